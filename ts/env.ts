@@ -1,0 +1,33 @@
+/** Settings of the whole package, as transformers.js' `env`. Change them before the first from_pretrained. */
+export interface Env {
+  /** The hub, without a trailing slash; default "https://huggingface.co". */
+  remote_host: string;
+  /** Path of a file below remote_host; default "{model}/resolve/{revision}/". */
+  remote_path_template: string;
+  /** false: never touch the network, as local_files_only on every call; default true. */
+  allow_remote_models: boolean;
+  /** Keep downloads (on disk in Node, by the Cache API in browsers); default true. */
+  use_cache: boolean;
+  /** Node, Deno, Bun: the folder of downloads; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`. undefined in browsers. */
+  cache_dir: string | undefined;
+  /** The Cache API's key in browsers; default "vit-msn". */
+  cache_key: string;
+  /** Replaces fetch, for proxies and tests; default the runtime's. */
+  fetch: typeof fetch;
+  /** Where warnings go; default console.warn. */
+  warn: (message: string) => void;
+  /** Hands in the engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file beside this package's JavaScript. */
+  wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
+}
+
+export const env: Env = {
+  remote_host: "https://huggingface.co",
+  remote_path_template: "{model}/resolve/{revision}/",
+  allow_remote_models: true,
+  use_cache: true,
+  cache_dir: undefined,
+  cache_key: "vit-msn",
+  fetch: (input, init) => globalThis.fetch(input, init),
+  warn: (message) => console.warn(message),
+  wasm: undefined,
+};

@@ -1,0 +1,44 @@
+/**
+ * What went wrong, as a stable word that a program can switch on. The message is a sentence for a person:
+ * it names the file, the key or the argument, what was expected and what to do.
+ */
+export type ErrorCode =
+  | "INVALID_ARGUMENT" // an option or input of a call is wrong: shape, type, range, NaN
+  | "INVALID_CONFIG" // config.json or preprocessor_config.json holds something impossible
+  | "INVALID_CHECKPOINT" // a weights file is truncated, lies about itself or asks for something forbidden
+  | "CHECKPOINT_MISMATCH" // a sound weights file that doesn't fit the config: missing or misshapen keys
+  | "INVALID_IMAGE" // bytes that are no picture, or a picture too large to decode
+  | "NOT_FOUND" // a file, a repository or a revision that isn't there
+  | "ACCESS_DENIED" // a gated or private repository
+  | "NETWORK" // the host can't be reached, answers with an error or breaks off
+  | "OFFLINE" // only local files are allowed, and the file isn't among them
+  | "IO" // the disk or the cache refuses
+  | "UNSUPPORTED" // a sound request that this build or this runtime can't do
+  | "OUT_OF_MEMORY" // the engine's memory is full
+  | "DISPOSED" // the model, tensor or pipeline was disposed
+  | "ABORTED" // the caller's AbortSignal fired
+  | "ENGINE_DEAD"; // the engine hit an internal fault; load the model again
+
+/** Every error that this package throws on purpose. `details` holds the same facts as the message, for programs. */
+export class VitMsnError extends Error {
+  override readonly name = "VitMsnError";
+  readonly code: ErrorCode;
+  readonly details: Readonly<Record<string, unknown>>;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { cause?: unknown; details?: Record<string, unknown> } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.details = options.details ?? {};
+  }
+}
+
+/** Throws ABORTED once `signal` has fired; the signal's reason is the error's cause. */
+export function throw_if_aborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted) {
+    throw new VitMsnError("ABORTED", `${what} was aborted by its AbortSignal.`, { cause: signal.reason });
+  }
+}

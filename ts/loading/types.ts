@@ -1,0 +1,78 @@
+/** What a progress callback is told; the fields are those of transformers.js. */
+export interface ProgressInfo {
+  /** "initiate" once a file is asked for, "progress" while its bytes arrive, "done" when it is whole, "ready" when the model can be used. */
+  status: "initiate" | "progress" | "done" | "ready";
+  /** The model's name: the folder, repo id or URL given to from_pretrained. */
+  name: string;
+  /** The file's name, as "model.safetensors"; absent for "ready". */
+  file?: string;
+  /** Bytes so far. */
+  loaded?: number;
+  /** Bytes in all; 0 where the server doesn't say. */
+  total?: number;
+  /** Per cent, 0 to 100. */
+  progress?: number;
+}
+export type ProgressCallback = (info: ProgressInfo) => void;
+
+/** Files by name, for models that a page holds already (a folder picked or dropped, or bytes from anywhere). */
+export type FileMap = Record<string, Blob | ArrayBuffer | Uint8Array> | Map<string, Blob | ArrayBuffer | Uint8Array>;
+
+/** Where a model comes from: a local folder (path or file: URL), a hub repo id, a base URL, or its files themselves. */
+export type PretrainedSource = string | URL | FileMap;
+
+/** The options of every from_pretrained that say where files come from. */
+export interface LoadOptions {
+  /** Branch, tag or commit of a hub repository; default "main". */
+  revision?: string;
+  /** Folder inside the repository or folder; default "". */
+  subfolder?: string;
+  /** Node, Deno, Bun: where downloads are kept; default env.cache_dir. */
+  cache_dir?: string;
+  /** Never touch the network; default false. */
+  local_files_only?: boolean;
+  /** Hub access token for gated and private repositories; default the HF_TOKEN environment variable. Only sent to env.remote_host. */
+  token?: string;
+  progress_callback?: ProgressCallback;
+  signal?: AbortSignal;
+}
+
+/** A file that is read in pieces, so that a checkpoint is never held in memory beside the weights made from it. */
+export interface RandomAccessFile {
+  /** For messages: the path or URL. */
+  readonly name: string;
+  readonly size: number;
+  /** Exactly `length` bytes from `offset`; throws INVALID_CHECKPOINT past the end. The caller may keep or change them unless the source was a caller's buffer. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** An opened source: names files relative to the model's folder. */
+export interface ModelSource {
+  /** For messages: the folder, repo id or URL. */
+  readonly name: string;
+  /** The file, or undefined where the source certainly lacks it (404, no such path). Other failures throw. */
+  open(file: string): Promise<RandomAccessFile | undefined>;
+}
+
+export type CheckpointDtype = "float32" | "float16" | "bfloat16";
+
+/** One tensor of a checkpoint, not read yet. */
+export interface CheckpointTensor {
+  /** The key as stored in the file. */
+  readonly key: string;
+  /** The file that holds it, for messages. */
+  readonly file: string;
+  readonly dtype: CheckpointDtype;
+  readonly dims: readonly number[];
+  /** Bytes [start, start+length) of the tensor's row-major little-endian data. */
+  read(start: number, length: number): Promise<Uint8Array>;
+}
+
+/** All tensors of a checkpoint, whatever its file format or number of shards. */
+export interface Checkpoint {
+  readonly tensors: ReadonlyMap<string, CheckpointTensor>;
+  /** Keys whose dtype isn't a float (an int64 position_ids buffer, say): listed so that a model can say why it can't use one. */
+  readonly other_keys: readonly string[];
+  close(): Promise<void>;
+}
