@@ -1,0 +1,134 @@
+/**
+ * The engine: what the model's code calls. One interface, one implementation for each kind of device; the model
+ * doesn't know which it has. It is no array library: ops are as coarse as fusion pays for, shapes are fixed by each op,
+ * and nothing is broadcast.
+ *
+ * Ops enqueue work and return a handle at once; only `read` waits. Every handle must be freed: use `Scope`.
+ */
+
+/** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
+export const ACTIVATIONS = [
+  "identity",
+  "gelu",
+  "relu",
+  "silu",
+  "gelu_new",
+  "quick_gelu",
+  "gelu_pytorch_tanh",
+] as const;
+export type Activation = (typeof ACTIVATIONS)[number];
+
+/** How weights are kept in memory; arithmetic is float32 in every case. */
+export const WEIGHT_DTYPES = ["float32", "float16", "bfloat16"] as const;
+export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
+
+declare const tensor_brand: unique symbol;
+declare const linear_brand: unique symbol;
+/** A float32 tensor on the device. */
+export type TensorHandle = number & { readonly [tensor_brand]: true };
+/** The weight [out_features, in_features] and bias [out_features] of a linear layer, in the layout its kernel reads. */
+export type LinearHandle = number & { readonly [linear_brand]: true };
+export type Handle = TensorHandle | LinearHandle;
+
+/** The sizes of a grid of patches, in patches. */
+export interface Grid {
+  height: number;
+  width: number;
+}
+
+export interface Engine {
+  /** Uploads float32 values. */
+  tensor(data: Float32Array, dims: readonly number[]): TensorHandle;
+  /** Uploads raw little-endian values of a checkpoint, rounded through `dtype` and widened to float32. */
+  parameter(
+    bytes: Uint8Array,
+    from: WeightDtype,
+    dtype: WeightDtype,
+    dims: readonly number[],
+  ): TensorHandle;
+  /** An empty linear layer: fill every row with `set_rows`, and the bias, before its first use. */
+  linear_weights(out_features: number, in_features: number, dtype: WeightDtype): LinearHandle;
+  /** Packs whole rows of the weight, from row `row` on; `bytes` are raw little-endian values of type `from`. */
+  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: WeightDtype): void;
+  /** Sets bias elements from `offset` on; those never set are zero. */
+  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: WeightDtype): void;
+  /** `rows` rows of the weight from `row` on, as raw values of the dtype it is kept in (for save_pretrained). */
+  get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array;
+  /** `count` bias elements from `offset` on, as raw values of the dtype the weight is kept in. */
+  get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array;
+
+  /** activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features]. */
+  linear(x: TensorHandle, weights: LinearHandle, activation: Activation, residual?: TensorHandle): TensorHandle;
+  /** Normalises the last dimension, then scales and shifts it. */
+  layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle;
+  /** Fused attention that never materialises the N×N scores; qkv [B, N, 3·D] (query | key | value) -> [B, N, D]. */
+  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle;
+  /** Attention by its definition; also returns the probabilities [B, heads, N, N]. */
+  eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle };
+  /** The patch projection: pixels [B, C, H, W] -> [B, num_patches, D]; the weight is the convolution's, flattened. */
+  patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle;
+  /**
+   * [cls + positions[0]; patches + positions[1..]] -> [B, 1 + num_patches, D]. Where `mask` ([B · num_patches], 0 or 1) is 1,
+   * mask_token [D] takes the patch's place before positions are added.
+   */
+  embed_tokens(
+    patches: TensorHandle,
+    cls_token: TensorHandle,
+    positions: TensorHandle,
+    masked?: { mask: Uint8Array; mask_token: TensorHandle },
+  ): TensorHandle;
+  /** Position encodings [1 + from.height·from.width, D] for another grid, bicubically (a = -0.75, align_corners = false). */
+  interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle;
+  /** [B, N, D] -> [B, D]: the CLS token, or the mean of the patch tokens. */
+  pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle;
+  /** Mean cross-entropy of logits [B, C] and class indices [B]; -100 is ignored -> [1]. */
+  cross_entropy(logits: TensorHandle, labels: Int32Array): TensorHandle;
+  /** Mean squared error over all elements -> [1]. */
+  mse_loss(x: TensorHandle, target: TensorHandle): TensorHandle;
+  /** Mean binary cross-entropy with logits over all elements -> [1]. */
+  bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle;
+
+  dims(x: TensorHandle): number[];
+  /** Waits for the tensor and copies it out. */
+  read(x: TensorHandle): Promise<Float32Array>;
+  free(handle: Handle): void;
+  /** What is alive, for leak tests and `env`-style reports. */
+  memory(): EngineMemory;
+  /** Releases everything; the engine refuses every later call. */
+  dispose(): void;
+}
+
+export interface EngineMemory {
+  /** Live tensors and linear layers. */
+  handles: number;
+  /** Bytes of their data. */
+  bytes: number;
+  /** Bytes the device has reserved in all (for WebAssembly, the size of its memory). */
+  reserved: number;
+}
+
+/** Frees the handles made inside it when it closes, but those that were kept. */
+export class Scope {
+  readonly #engine: Engine;
+  readonly #handles = new Set<Handle>();
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  /** Ties the handle to this scope. */
+  use<H extends Handle>(handle: H): H {
+    this.#handles.add(handle);
+    return handle;
+  }
+
+  /** Frees one handle before the scope ends, so that its memory can serve the next op. */
+  free(handle: Handle): void {
+    if (this.#handles.delete(handle)) this.#engine.free(handle);
+  }
+
+  close(): void {
+    for (const handle of this.#handles) this.#engine.free(handle);
+    this.#handles.clear();
+  }
+}

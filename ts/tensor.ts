@@ -1,0 +1,107 @@
+import { VitMsnError } from "./errors.ts";
+
+/** Element types of a Tensor and the array that holds each. */
+export interface TensorData {
+  float32: Float32Array;
+  int32: Int32Array;
+  int64: BigInt64Array;
+  uint8: Uint8Array;
+  bool: Uint8Array;
+}
+export type TensorType = keyof TensorData;
+
+const ARRAYS = {
+  float32: Float32Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
+} as const;
+
+/**
+ * A row-major array of numbers with a shape: what goes into a model and what comes out of it.
+ *
+ * The data lives in JavaScript memory, so a tensor outlives the model that made it and needs no dispose().
+ * `data` is read at once; `getData()` is the form that also fits tensors of other devices.
+ */
+export class Tensor<T extends TensorType = TensorType> {
+  readonly type: T;
+  readonly dims: readonly number[];
+  readonly data: TensorData[T];
+
+  /**
+   * @param type element type.
+   * @param data the elements: the type's own array (kept, not copied), or an array of numbers (copied).
+   * @param dims the shape; its product must be data.length.
+   * @throws VitMsnError INVALID_ARGUMENT where type, data and dims don't fit each other.
+   */
+  constructor(type: T, data: TensorData[T] | readonly number[], dims: readonly number[]) {
+    const ArrayOfType = ARRAYS[type] as (typeof ARRAYS)[T] | undefined;
+    if (ArrayOfType === undefined) {
+      throw invalid(`Tensor type "${String(type)}" is unknown; use one of ${Object.keys(ARRAYS).join(", ")}.`);
+    }
+    const size = checked_size(dims);
+    const array = Array.isArray(data) ? from_numbers(type, data) : (data as TensorData[T]);
+    if (!(array instanceof ArrayOfType)) {
+      throw invalid(
+        `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${describe(data)}.`,
+      );
+    }
+    if (array.length !== size) {
+      throw invalid(`Tensor of shape [${dims.join(", ")}] has ${size} elements, but data has ${array.length}.`);
+    }
+    this.type = type;
+    this.data = array as TensorData[T];
+    this.dims = [...dims];
+  }
+
+  /** Number of elements. */
+  get size(): number {
+    return this.data.length;
+  }
+
+  /** The elements in row-major order (the tensor's own array, not a copy). */
+  async getData(): Promise<TensorData[T]> {
+    return this.data;
+  }
+
+  /** The same elements under another shape of equal size; shares the data. */
+  reshape(...dims: number[]): Tensor<T> {
+    return new Tensor(this.type, this.data, dims);
+  }
+
+  /** The elements as nested arrays of JavaScript numbers, one level for each dimension. */
+  tolist(): NestedNumbers {
+    const values = Array.from(this.data as ArrayLike<number | bigint>, Number);
+    return nest(values, this.dims, 0);
+  }
+}
+
+export type NestedNumbers = number | NestedNumbers[];
+
+function nest(values: number[], dims: readonly number[], offset: number): NestedNumbers {
+  const [rows, ...rest] = dims;
+  if (rows === undefined) return values[offset] as number;
+  const stride = rest.reduce((a, b) => a * b, 1);
+  return Array.from({ length: rows }, (_, i) => nest(values, rest, offset + i * stride));
+}
+
+function checked_size(dims: readonly number[]): number {
+  if (!Array.isArray(dims) || dims.some((d) => !Number.isSafeInteger(d) || d < 0)) {
+    throw invalid(`Tensor dims must be non-negative integers, got [${Array.from(dims ?? []).join(", ")}].`);
+  }
+  return dims.reduce((a, b) => a * b, 1);
+}
+
+function from_numbers<T extends TensorType>(type: T, data: readonly number[]): TensorData[T] {
+  if (type === "int64") return BigInt64Array.from(data.map((x) => BigInt(x))) as TensorData[T];
+  return (ARRAYS[type] as Float32ArrayConstructor).from(data) as TensorData[T];
+}
+
+function describe(value: unknown): string {
+  return value === null || typeof value !== "object" ? typeof value : value.constructor.name;
+}
+
+function invalid(message: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message);
+}
