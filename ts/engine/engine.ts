@@ -46,6 +46,8 @@ export interface Engine {
     dtype: WeightDtype,
     dims: readonly number[],
   ): TensorHandle;
+  /** The values of a parameter as raw little-endian values of `dtype` (for save_pretrained). */
+  parameter_bytes(parameter: TensorHandle, dtype: WeightDtype): Uint8Array;
   /** An empty linear layer: fill every row with `set_rows`, and the bias, before its first use. */
   linear_weights(out_features: number, in_features: number, dtype: WeightDtype): LinearHandle;
   /** Packs whole rows of the weight, from row `row` on; `bytes` are raw little-endian values of type `from`. */

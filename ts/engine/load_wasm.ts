@@ -1,0 +1,71 @@
+import { default_wasm } from "#wasm";
+import { VitMsnError } from "../errors.ts";
+
+type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
+
+/** The package's own module, compiled once for all models. */
+let compiled: Promise<WebAssembly.Module> | undefined;
+
+/**
+ * The engine's WebAssembly module, from what the host handed in or from the file beside the package's JavaScript.
+ * @throws VitMsnError IO where it can't be read, UNSUPPORTED where this runtime can't compile it.
+ */
+export async function load_wasm_module(given: WasmInput | undefined): Promise<WebAssembly.Module> {
+  if (given !== undefined) return compile(given);
+  compiled ??= default_wasm().then(compile);
+  try {
+    return await compiled;
+  } catch (error) {
+    compiled = undefined; // the next call tries again
+    throw error;
+  }
+}
+
+async function compile(input: WasmInput): Promise<WebAssembly.Module> {
+  if (input instanceof WebAssembly.Module) return input;
+  const bytes = await read(input);
+  try {
+    return await WebAssembly.compile(bytes);
+  } catch (cause) {
+    throw compile_error(bytes, cause);
+  }
+}
+
+async function read(input: Exclude<WasmInput, WebAssembly.Module>): Promise<BufferSource> {
+  if (input instanceof URL) return read(await fetch_wasm(input));
+  if (!(input instanceof Response)) return input;
+  if (!input.ok) {
+    throw new VitMsnError("IO", `The engine's WebAssembly can't be loaded: ${input.url} answered ${input.status}.`);
+  }
+  return input.arrayBuffer();
+}
+
+async function fetch_wasm(url: URL): Promise<Response> {
+  try {
+    return await fetch(url);
+  } catch (cause) {
+    throw new VitMsnError("IO", `The engine's WebAssembly can't be loaded from ${url.href}.`, { cause });
+  }
+}
+
+function compile_error(bytes: BufferSource, cause: unknown): VitMsnError {
+  const view = ArrayBuffer.isView(bytes)
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    : new Uint8Array(bytes);
+  const is_wasm = view[0] === 0 && view[1] === 0x61 && view[2] === 0x73 && view[3] === 0x6d; // "\0asm"
+  if (!is_wasm) {
+    const start = new TextDecoder().decode(view.subarray(0, 16));
+    return new VitMsnError(
+      "IO",
+      `The engine's WebAssembly file isn't WebAssembly: it starts with ${JSON.stringify(start)}. ` +
+        "A server that answers unknown paths with a page gives this; serve vit_msn_simd128.wasm, or set env.wasm.",
+      { cause },
+    );
+  }
+  return new VitMsnError(
+    "UNSUPPORTED",
+    "This runtime can't compile the engine: it needs WebAssembly with fixed-width SIMD (Node 16.4, Chrome 91, " +
+      `Firefox 89, Safari 16.4 or newer) and a policy that allows it ("wasm-unsafe-eval"). ${String(cause)}`,
+    { cause },
+  );
+}

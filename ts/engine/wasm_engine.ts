@@ -1,0 +1,191 @@
+import { type ErrorCode, VitMsnError } from "../errors.ts";
+import type {
+  Activation,
+  Engine,
+  EngineMemory,
+  Grid,
+  Handle,
+  LinearHandle,
+  TensorHandle,
+  WeightDtype,
+} from "./engine.ts";
+import create_glue from "./generated/glue.js";
+
+type Glue = ReturnType<typeof create_glue>;
+
+/** Starts a WebAssembly instance of its own from the compiled module. */
+export function create_wasm_engine(module: WebAssembly.Module): Engine {
+  const glue = create_glue();
+  let memory: WebAssembly.Memory;
+  try {
+    memory = glue.initSync({ module }).memory;
+  } catch (cause) {
+    throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
+  }
+  return new WasmEngine(glue, memory);
+}
+
+/** The CPU engine: every call goes straight into WebAssembly, and every failure comes back as a VitMsnError. */
+class WasmEngine implements Engine {
+  #glue: Glue | undefined;
+  #memory: WebAssembly.Memory | undefined;
+  /** The fault that ended this engine: its memory can't be trusted any more. */
+  #fault: string | undefined;
+
+  constructor(glue: Glue, memory: WebAssembly.Memory) {
+    this.#glue = glue;
+    this.#memory = memory;
+  }
+
+  tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
+    return this.#call((glue) => glue.tensor(data, Uint32Array.from(dims))) as TensorHandle;
+  }
+
+  parameter(bytes: Uint8Array, from: WeightDtype, dtype: WeightDtype, dims: readonly number[]): TensorHandle {
+    return this.#call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
+  }
+
+  parameter_bytes(parameter: TensorHandle, dtype: WeightDtype): Uint8Array {
+    return this.#call((glue) => glue.parameter_bytes(parameter, dtype));
+  }
+
+  linear_weights(out_features: number, in_features: number, dtype: WeightDtype): LinearHandle {
+    return this.#call((glue) => glue.linear_weights(out_features, in_features, dtype)) as LinearHandle;
+  }
+
+  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: WeightDtype): void {
+    this.#call((glue) => glue.set_rows(weights, row, bytes, from));
+  }
+
+  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: WeightDtype): void {
+    this.#call((glue) => glue.set_bias(weights, offset, bytes, from));
+  }
+
+  get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array {
+    return this.#call((glue) => glue.get_rows(weights, row, rows));
+  }
+
+  get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array {
+    return this.#call((glue) => glue.get_bias(weights, offset, count));
+  }
+
+  linear(x: TensorHandle, weights: LinearHandle, activation: Activation, residual?: TensorHandle): TensorHandle {
+    return this.#call((glue) => glue.linear(x, weights, activation, residual)) as TensorHandle;
+  }
+
+  layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle {
+    return this.#call((glue) => glue.layer_norm(x, weight, bias, eps)) as TensorHandle;
+  }
+
+  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle {
+    return this.#call((glue) => glue.scaled_dot_product_attention(qkv, num_heads)) as TensorHandle;
+  }
+
+  eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle } {
+    const [context, probs] = this.#call((glue) => glue.eager_attention(qkv, num_heads));
+    return { context: context as TensorHandle, probs: probs as TensorHandle };
+  }
+
+  patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle {
+    return this.#call((glue) =>
+      glue.patch_embed(pixel_values, projection, patch.height, patch.width),
+    ) as TensorHandle;
+  }
+
+  embed_tokens(
+    patches: TensorHandle,
+    cls_token: TensorHandle,
+    positions: TensorHandle,
+    masked?: { mask: Uint8Array; mask_token: TensorHandle },
+  ): TensorHandle {
+    return this.#call((glue) =>
+      glue.embed_tokens(patches, cls_token, positions, masked?.mask, masked?.mask_token),
+    ) as TensorHandle;
+  }
+
+  interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle {
+    return this.#call((glue) =>
+      glue.interpolate_positions(positions, from.height, from.width, to.height, to.width),
+    ) as TensorHandle;
+  }
+
+  pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle {
+    return this.#call((glue) => glue.pool(x, kind)) as TensorHandle;
+  }
+
+  cross_entropy(logits: TensorHandle, labels: Int32Array): TensorHandle {
+    return this.#call((glue) => glue.cross_entropy(logits, labels)) as TensorHandle;
+  }
+
+  mse_loss(x: TensorHandle, target: TensorHandle): TensorHandle {
+    return this.#call((glue) => glue.mse_loss(x, target)) as TensorHandle;
+  }
+
+  bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle {
+    return this.#call((glue) => glue.bce_with_logits(logits, target)) as TensorHandle;
+  }
+
+  dims(x: TensorHandle): number[] {
+    return Array.from(this.#call((glue) => glue.dims(x)));
+  }
+
+  async read(x: TensorHandle): Promise<Float32Array> {
+    return this.#call((glue) => glue.read(x));
+  }
+
+  /** Freeing what a disposed or dead engine held is no error: cleaning up may come after either. */
+  free(handle: Handle): void {
+    if (this.#glue === undefined || this.#fault !== undefined) return;
+    this.#call((glue) => glue.free(handle));
+  }
+
+  memory(): EngineMemory {
+    const [handles, bytes] = this.#call((glue) => glue.live()) as unknown as [number, number];
+    return { handles, bytes, reserved: this.#memory?.buffer.byteLength ?? 0 };
+  }
+
+  /** Dropping the instance is what returns its memory: WebAssembly memory never shrinks. */
+  dispose(): void {
+    this.#glue = undefined;
+    this.#memory = undefined;
+  }
+
+  #call<T>(op: (glue: Glue) => T): T {
+    if (this.#fault !== undefined) throw dead(this.#fault);
+    if (this.#glue === undefined) {
+      throw new VitMsnError("DISPOSED", "This model's engine was disposed; load the model again.");
+    }
+    try {
+      return op(this.#glue);
+    } catch (error) {
+      throw this.#translate(error, this.#glue);
+    }
+  }
+
+  /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine is not used again. */
+  #translate(error: unknown, glue: Glue): VitMsnError {
+    const code = (error as { code?: ErrorCode } | null)?.code;
+    if (error instanceof Error && typeof code === "string") {
+      return new VitMsnError(code, error.message);
+    }
+    this.#fault = panic_message(glue) ?? String(error);
+    return dead(this.#fault, error);
+  }
+}
+
+/** What the panic hook kept, where the trap left the instance able to say it. */
+function panic_message(glue: Glue): string | undefined {
+  try {
+    return glue.last_panic();
+  } catch {
+    return undefined;
+  }
+}
+
+function dead(fault: string, cause?: unknown): VitMsnError {
+  return new VitMsnError(
+    "ENGINE_DEAD",
+    `The engine of this model hit an internal fault and answers no more; load the model again. Fault: ${fault}`,
+    { cause },
+  );
+}

@@ -1,0 +1,270 @@
+import { ACTIVATIONS, type Activation, type Grid } from "../engine/engine.ts";
+import { VitMsnError } from "../errors.ts";
+
+export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
+export type AttnImplementation = "sdpa" | "eager";
+
+/** The fields of a ViT-MSN config.json. Unknown fields are kept and written back. */
+export interface ViTMSNConfigFields {
+  /** Width of the hidden states; default 768. */
+  hidden_size: number;
+  /** Default 12. */
+  num_hidden_layers: number;
+  /** Divides hidden_size; default 12. */
+  num_attention_heads: number;
+  /** Width of the MLP's hidden layer; default 3072. */
+  intermediate_size: number;
+  /** Activation of the MLP; default "gelu", the exact one (erf). */
+  hidden_act: Exclude<Activation, "identity">;
+  /** Dropout of embeddings and hidden states in training; default 0. */
+  hidden_dropout_prob: number;
+  /** Dropout of attention probabilities in training; default 0. */
+  attention_probs_dropout_prob: number;
+  /** Standard deviation of freshly initialised weights; default 0.02. */
+  initializer_range: number;
+  /** Default 1e-6. */
+  layer_norm_eps: number;
+  /** Pixels: one side of a square, or [height, width]; default 224. */
+  image_size: number | readonly [number, number];
+  /** Pixels: one side of a square, or [height, width]; default 16. */
+  patch_size: number | readonly [number, number];
+  /** Default 3. */
+  num_channels: number;
+  /** Whether query, key and value have biases; default true. */
+  qkv_bias: boolean;
+  /** Number of classes; default the size of id2label, else 2. */
+  num_labels: number;
+  /** Class names by index; default LABEL_0, LABEL_1, … */
+  id2label: Record<number, string>;
+  label2id: Record<string, number>;
+  /** Which loss labels mean; unset, it is chosen from num_labels and the labels' type, as in the reference. */
+  problem_type: ProblemType | null;
+  /** Whether forward returns attentions when the call doesn't say; default false. */
+  output_attentions: boolean;
+  /** Whether forward returns hidden states when the call doesn't say; default false. */
+  output_hidden_states: boolean;
+}
+
+/** What the constructor takes: any of the fields, and any others, which are kept. */
+export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & Record<string, unknown>;
+
+// Sizes above these are no ViT that fits in a 4 GiB engine; they bound what a hostile config makes us allocate or loop over.
+const MAX_SIZE = 1 << 16;
+const MAX_LAYERS = 1024;
+
+const ACTIVATION_NAMES: readonly string[] = ACTIVATIONS.filter((name) => name !== "identity");
+const PROBLEM_TYPES: readonly string[] = [
+  "regression",
+  "single_label_classification",
+  "multi_label_classification",
+];
+
+/**
+ * The configuration of a ViT-MSN model: config.json's own fields with the reference's defaults
+ * (transformers' configuration_vit_msn.py).
+ *
+ * @throws VitMsnError INVALID_CONFIG naming the first field that is impossible.
+ */
+export class ViTMSNConfig implements ViTMSNConfigFields {
+  readonly model_type = "vit_msn";
+  hidden_size = 768;
+  num_hidden_layers = 12;
+  num_attention_heads = 12;
+  intermediate_size = 3072;
+  hidden_act: ViTMSNConfigFields["hidden_act"] = "gelu";
+  hidden_dropout_prob = 0;
+  attention_probs_dropout_prob = 0;
+  initializer_range = 0.02;
+  layer_norm_eps = 1e-6;
+  image_size: number | readonly [number, number] = 224;
+  patch_size: number | readonly [number, number] = 16;
+  num_channels = 3;
+  qkv_bias = true;
+  id2label: Record<number, string>;
+  label2id: Record<string, number>;
+  problem_type: ProblemType | null = null;
+  output_attentions = false;
+  output_hidden_states = false;
+  /** Fields of config.json that this class doesn't know, as they were. */
+  readonly extra: Readonly<Record<string, unknown>>;
+
+  /**
+   * @param init fields that differ from the defaults.
+   * @param source the file's name, for messages.
+   */
+  constructor(init: ViTMSNConfigInit = {}, source = "ViTMSNConfig") {
+    const check = new FieldChecker(init, source);
+    if (init.model_type !== undefined && init.model_type !== "vit_msn") {
+      check.fail("model_type", '"vit_msn"', "This package runs ViT-MSN models only.");
+    }
+    this.hidden_size = check.integer("hidden_size", this.hidden_size, 1, MAX_SIZE);
+    this.num_hidden_layers = check.integer("num_hidden_layers", this.num_hidden_layers, 0, MAX_LAYERS);
+    this.num_attention_heads = check.integer("num_attention_heads", this.num_attention_heads, 1, MAX_SIZE);
+    this.intermediate_size = check.integer("intermediate_size", this.intermediate_size, 1, 4 * MAX_SIZE);
+    this.hidden_act = check.one_of("hidden_act", this.hidden_act, ACTIVATION_NAMES);
+    this.hidden_dropout_prob = check.number("hidden_dropout_prob", this.hidden_dropout_prob, 0, 1);
+    this.attention_probs_dropout_prob = check.number(
+      "attention_probs_dropout_prob",
+      this.attention_probs_dropout_prob,
+      0,
+      1,
+    );
+    this.initializer_range = check.number("initializer_range", this.initializer_range, 0, 1e6);
+    this.layer_norm_eps = check.number("layer_norm_eps", this.layer_norm_eps, 0, 1);
+    this.image_size = check.size("image_size", this.image_size);
+    this.patch_size = check.size("patch_size", this.patch_size);
+    this.num_channels = check.integer("num_channels", this.num_channels, 1, 1024);
+    this.qkv_bias = check.boolean("qkv_bias", this.qkv_bias);
+    this.output_attentions = check.boolean("output_attentions", this.output_attentions);
+    this.output_hidden_states = check.boolean("output_hidden_states", this.output_hidden_states);
+    this.problem_type =
+      init.problem_type == null ? null : check.one_of("problem_type", "regression", PROBLEM_TYPES);
+    this.id2label = check.labels();
+    this.label2id = check.label_ids(this.id2label);
+    this.extra = Object.freeze(unknown_fields(init, this));
+    this.#check_together(check);
+  }
+
+  /** Number of classes: the size of id2label. */
+  get num_labels(): number {
+    return Object.keys(this.id2label).length;
+  }
+
+  /** Image size in pixels. */
+  get image_grid(): Grid {
+    return to_grid(this.image_size);
+  }
+
+  /** Patch size in pixels. */
+  get patch_grid(): Grid {
+    return to_grid(this.patch_size);
+  }
+
+  /** Patches in a picture of image_size, by rows and columns. */
+  get patches(): Grid {
+    const { image_grid: image, patch_grid: patch } = this;
+    return { height: Math.floor(image.height / patch.height), width: Math.floor(image.width / patch.width) };
+  }
+
+  /** config.json's content: every field, known and unknown. num_labels is left to id2label, as in the reference. */
+  to_dict(): Record<string, unknown> {
+    const { extra, ...fields } = this;
+    return { ...extra, ...fields };
+  }
+
+  toJSON(): Record<string, unknown> {
+    return this.to_dict();
+  }
+
+  #check_together(check: FieldChecker): void {
+    if (this.hidden_size % this.num_attention_heads !== 0) {
+      check.fail("num_attention_heads", `a divisor of hidden_size (${this.hidden_size})`);
+    }
+    const { image_grid: image, patch_grid: patch } = this;
+    if (patch.height > image.height || patch.width > image.width) {
+      check.fail("patch_size", `at most image_size (${image.height}×${image.width})`);
+    }
+    if (this.problem_type === "single_label_classification" && this.num_labels === 1) {
+      check.fail("problem_type", '"regression" or "multi_label_classification", since num_labels is 1');
+    }
+  }
+}
+
+function to_grid(size: number | readonly [number, number]): Grid {
+  return typeof size === "number" ? { height: size, width: size } : { height: size[0], width: size[1] };
+}
+
+function unknown_fields(init: ViTMSNConfigInit, known: object): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(init).filter(([key]) => !Object.hasOwn(known, key) && key !== "num_labels"),
+  );
+}
+
+/** Reads fields of an untrusted object; every failure names the file, the field, what was expected and what was found. */
+class FieldChecker {
+  readonly #init: ViTMSNConfigInit;
+  readonly #source: string;
+
+  constructor(init: ViTMSNConfigInit, source: string) {
+    this.#source = source;
+    if (init === null || typeof init !== "object" || Array.isArray(init)) {
+      throw new VitMsnError("INVALID_CONFIG", `${source} must be an object of fields.`);
+    }
+    this.#init = init;
+  }
+
+  fail(field: string, expected: string, hint = ""): never {
+    const found = JSON.stringify(this.#init[field])?.slice(0, 80) ?? "nothing";
+    throw new VitMsnError(
+      "INVALID_CONFIG",
+      `${this.#source}: "${field}" must be ${expected}, found ${found}.${hint && ` ${hint}`}`,
+      { details: { file: this.#source, field } },
+    );
+  }
+
+  number(field: keyof ViTMSNConfigFields, fallback: number, min: number, max: number): number {
+    const value = this.#init[field] ?? fallback;
+    if (typeof value !== "number" || !(value >= min && value <= max)) {
+      this.fail(field, `a number from ${min} to ${max}`);
+    }
+    return value;
+  }
+
+  integer(field: keyof ViTMSNConfigFields, fallback: number, min: number, max: number): number {
+    const value = this.#init[field] ?? fallback;
+    if (!is_integer(value, min, max)) this.fail(field, `a whole number from ${min} to ${max}`);
+    return value;
+  }
+
+  boolean(field: keyof ViTMSNConfigFields, fallback: boolean): boolean {
+    const value = this.#init[field] ?? fallback;
+    if (typeof value !== "boolean") this.fail(field, "true or false");
+    return value;
+  }
+
+  one_of<T extends string>(field: keyof ViTMSNConfigFields, fallback: T, names: readonly string[]): T {
+    const value = this.#init[field] ?? fallback;
+    if (typeof value !== "string" || !names.includes(value)) this.fail(field, `one of ${names.join(", ")}`);
+    return value as T;
+  }
+
+  size(field: "image_size" | "patch_size", fallback: number | readonly [number, number]) {
+    const value: unknown = this.#init[field] ?? fallback;
+    if (is_integer(value, 1, MAX_SIZE)) return value;
+    if (Array.isArray(value) && value.length === 2 && value.every((v) => is_integer(v, 1, MAX_SIZE))) {
+      return [value[0], value[1]] as [number, number];
+    }
+    return this.fail(field, `a whole number from 1 to ${MAX_SIZE}, or [height, width] of such`);
+  }
+
+  /** id2label, or LABEL_i for num_labels (default 2), as the reference derives one from the other. */
+  labels(): Record<number, string> {
+    const { id2label, num_labels } = this.#init;
+    const count = num_labels == null ? undefined : this.integer("num_labels", 2, 1, 10_000_000);
+    if (id2label == null) {
+      return Object.fromEntries(Array.from({ length: count ?? 2 }, (_, i) => [i, `LABEL_${i}`]));
+    }
+    const entries = typeof id2label === "object" ? Object.entries(id2label) : [];
+    const sound = entries.every(([id, label], i) => Number(id) === i && typeof label === "string");
+    if (entries.length === 0 || !sound) {
+      this.fail("id2label", "an object from the indices 0, 1, … to class names");
+    }
+    if (count !== undefined && count !== entries.length) {
+      this.fail("num_labels", `the number of classes in id2label (${entries.length})`);
+    }
+    return Object.fromEntries(entries);
+  }
+
+  label_ids(id2label: Record<number, string>): Record<string, number> {
+    const given = this.#init.label2id;
+    if (given == null) return Object.fromEntries(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
+    if (typeof given !== "object" || Object.values(given).some((id) => !is_integer(id, 0, 10_000_000))) {
+      this.fail("label2id", "an object from class names to indices");
+    }
+    return { ...given };
+  }
+}
+
+function is_integer(value: unknown, min: number, max: number): value is number {
+  return Number.isInteger(value) && (value as number) >= min && (value as number) <= max;
+}

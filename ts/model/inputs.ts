@@ -1,0 +1,118 @@
+import type { Grid } from "../engine/engine.ts";
+import { VitMsnError } from "../errors.ts";
+import { Tensor } from "../tensor.ts";
+import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
+
+/** The arguments of every forward. */
+export interface ForwardInputs {
+  /** float32 [batch, num_channels, height, width], as the image processor makes them. */
+  pixel_values: Tensor;
+  /** [batch, num_patches] of 0 and 1 (or booleans): patches that the mask token replaces. */
+  bool_masked_pos?: Tensor | readonly (readonly (boolean | number)[])[];
+  /** Accept pictures of another size than config.image_size; default false. */
+  interpolate_pos_encoding?: boolean;
+  /** Default config.output_attentions. Under "sdpa" these layers are then computed eagerly. */
+  output_attentions?: boolean;
+  /** Default config.output_hidden_states. */
+  output_hidden_states?: boolean;
+  /** Stops between layers with ABORTED. */
+  signal?: AbortSignal;
+}
+
+/** pixel_values and the grid of patches that they make. */
+export interface CheckedPixels {
+  data: Float32Array;
+  dims: readonly [number, number, number, number];
+  grid: Grid;
+}
+
+/**
+ * Checks pixel_values against the config, as the reference's ViTMSNPatchEmbeddings does.
+ * @throws VitMsnError INVALID_ARGUMENT on a wrong type, rank, channel count or size, and on values that aren't finite.
+ */
+export function check_pixel_values(
+  pixel_values: unknown,
+  config: ViTMSNConfig,
+  interpolate_pos_encoding: boolean,
+): CheckedPixels {
+  if (!(pixel_values instanceof Tensor)) {
+    throw invalid("pixel_values must be a Tensor; make it with ViTImageProcessor.", "pixel_values");
+  }
+  if (pixel_values.type !== "float32") {
+    throw invalid(
+      `pixel_values must be a float32 Tensor, got ${pixel_values.type}; ViTImageProcessor rescales and normalises pictures.`,
+      "pixel_values",
+    );
+  }
+  const dims = pixel_values.dims;
+  if (dims.length !== 4 || dims.some((d) => d < 1)) {
+    throw invalid(
+      `pixel_values must have shape [batch, channels, height, width], got [${dims.join(", ")}].`,
+      "pixel_values",
+    );
+  }
+  const [batch, channels, height, width] = dims as [number, number, number, number];
+  if (channels !== config.num_channels) {
+    throw invalid(
+      `pixel_values has ${channels} channels, but the model takes ${config.num_channels} (config.num_channels).`,
+      "pixel_values",
+    );
+  }
+  check_size(height, width, config, interpolate_pos_encoding);
+  const data = pixel_values.data as Float32Array;
+  check_finite(data, "pixel_values");
+  const patch = config.patch_grid;
+  const grid = { height: Math.floor(height / patch.height), width: Math.floor(width / patch.width) };
+  return { data, dims: [batch, channels, height, width], grid };
+}
+
+function check_size(height: number, width: number, config: ViTMSNConfig, interpolate: boolean): void {
+  const { image_grid: image, patch_grid: patch } = config;
+  if (!interpolate && (height !== image.height || width !== image.width)) {
+    throw invalid(
+      `Input image size (${height}×${width}) doesn't match the model's (${image.height}×${image.width}); ` +
+        "resize the picture, or pass interpolate_pos_encoding: true.",
+      "pixel_values",
+    );
+  }
+  if (height < patch.height || width < patch.width) {
+    throw invalid(
+      `Input image size (${height}×${width}) is smaller than one patch (${patch.height}×${patch.width}).`,
+      "pixel_values",
+    );
+  }
+}
+
+function check_finite(data: Float32Array, name: string): void {
+  const bad = data.findIndex((x) => !Number.isFinite(x));
+  if (bad >= 0) {
+    throw invalid(`${name} holds ${data[bad]} at index ${bad}; every value must be a finite number.`, name);
+  }
+}
+
+/**
+ * The mask as bytes [batch · num_patches].
+ * @throws VitMsnError INVALID_ARGUMENT on a wrong shape or on values other than 0 and 1.
+ */
+export function check_mask(
+  mask: NonNullable<ForwardInputs["bool_masked_pos"]>,
+  batch: number,
+  num_patches: number,
+): Uint8Array {
+  const dims = mask instanceof Tensor ? mask.dims : [mask.length, ...new Set(mask.map((row) => row.length))];
+  if (dims.length !== 2 || dims[0] !== batch || dims[1] !== num_patches) {
+    throw invalid(
+      `bool_masked_pos must have shape [batch, num_patches] = [${batch}, ${num_patches}], got [${dims.join(", ")}].`,
+      "bool_masked_pos",
+    );
+  }
+  const values = mask instanceof Tensor ? Array.from(mask.data as ArrayLike<number | bigint>, Number) : mask.flat().map(Number);
+  if (values.some((x) => x !== 0 && x !== 1)) {
+    throw invalid("bool_masked_pos must hold only 0 and 1, or booleans.", "bool_masked_pos");
+  }
+  return Uint8Array.from(values);
+}
+
+export function invalid(message: string, argument: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
+}

@@ -1,0 +1,253 @@
+import { type Engine, type Grid, Scope, type TensorHandle } from "../engine/engine.ts";
+import { Pacer } from "../engine/pacer.ts";
+import { VitMsnError } from "../errors.ts";
+import { Tensor } from "../tensor.ts";
+import { backbone_modules, classifier_module, type ModuleSpec } from "./architecture.ts";
+import { classifier_checkpoint_key } from "./checkpoint_keys.ts";
+import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
+import { type CheckedPixels, check_mask, check_pixel_values, type ForwardInputs } from "./inputs.ts";
+import { compute_loss, type Labels } from "./losses.ts";
+import type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./outputs.ts";
+import { PreTrainedModel } from "./pretrained.ts";
+import type { Weights } from "./weights.ts";
+
+/** Tensors that a forward collects for its output, still on the engine. */
+interface Collected {
+  hidden_states: TensorHandle[] | undefined;
+  attentions: TensorHandle[] | undefined;
+}
+
+/** One forward pass of the backbone; mirrors transformers' modeling_vit_msn.py, class for function. */
+class Forward {
+  readonly #engine: Engine;
+  readonly #weights: Weights;
+  readonly #config: ViTMSNConfig;
+  readonly #eager: boolean;
+  readonly scope: Scope;
+  readonly collected: Collected;
+
+  constructor(model: PreTrainedModel<never, unknown>, inputs: ForwardInputs) {
+    const { engine, weights, config } = model;
+    this.#engine = engine;
+    this.#weights = weights;
+    this.#config = config;
+    this.scope = new Scope(engine);
+    this.collected = {
+      hidden_states: (inputs.output_hidden_states ?? config.output_hidden_states) ? [] : undefined,
+      attentions: (inputs.output_attentions ?? config.output_attentions) ? [] : undefined,
+    };
+    this.#eager = model.attn_implementation === "eager";
+  }
+
+  /** ViTMSNModel.forward up to last_hidden_state [B, N, D]. */
+  async backbone(inputs: ForwardInputs): Promise<TensorHandle> {
+    const pacer = new Pacer(inputs.signal, "forward");
+    let hidden = this.#embeddings(inputs);
+    for (let i = 0; i < this.#config.num_hidden_layers; i++) {
+      await pacer.step();
+      hidden = this.#layer(hidden, `encoder.layer.${i}`);
+    }
+    await pacer.step();
+    const last = this.#layer_norm(hidden, "layernorm");
+    this.#retire(hidden);
+    return last;
+  }
+
+  /** ViTMSNEmbeddings: patches, mask token, CLS token and positions. */
+  #embeddings(inputs: ForwardInputs): TensorHandle {
+    const engine = this.#engine;
+    const pixels = check_pixel_values(inputs.pixel_values, this.#config, inputs.interpolate_pos_encoding ?? false);
+    const masked = this.#masked(inputs, pixels);
+    const pixel_values = this.scope.use(engine.tensor(pixels.data, pixels.dims));
+    const projection = this.#weights.linear("embeddings.patch_embeddings.projection");
+    const patches = this.scope.use(engine.patch_embed(pixel_values, projection, this.#config.patch_grid));
+    this.scope.free(pixel_values);
+    const cls_token = this.#weights.tensor("embeddings.cls_token");
+    const positions = this.#positions(pixels.grid);
+    const hidden = this.scope.use(engine.embed_tokens(patches, cls_token, positions, masked));
+    this.scope.free(patches);
+    this.scope.free(positions);
+    return this.#collect_hidden(hidden);
+  }
+
+  /** The position encodings for a grid of patches: the model's own, or interpolated. */
+  #positions(grid: Grid): TensorHandle {
+    const positions = this.#weights.tensor("embeddings.position_embeddings");
+    const own = this.#config.patches;
+    if (grid.height === own.height && grid.width === own.width) return positions;
+    return this.scope.use(this.#engine.interpolate_positions(positions, own, grid));
+  }
+
+  #masked(inputs: ForwardInputs, pixels: CheckedPixels) {
+    if (inputs.bool_masked_pos === undefined) return undefined;
+    if (!this.#weights.has("embeddings.mask_token")) {
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        "bool_masked_pos needs a mask token, and this checkpoint has none (embeddings.mask_token); " +
+          "leave bool_masked_pos out, or load a checkpoint that was made with use_mask_token.",
+        { details: { argument: "bool_masked_pos" } },
+      );
+    }
+    const { dims, grid } = pixels;
+    const mask = check_mask(inputs.bool_masked_pos, dims[0], grid.height * grid.width);
+    return { mask, mask_token: this.#weights.tensor("embeddings.mask_token") };
+  }
+
+  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual. */
+  #layer(hidden: TensorHandle, name: string): TensorHandle {
+    const attended = this.#attention(hidden, name);
+    this.#retire(hidden);
+    const output = this.#mlp(attended, name);
+    this.scope.free(attended);
+    return this.#collect_hidden(output);
+  }
+
+  #attention(hidden: TensorHandle, name: string): TensorHandle {
+    const normed = this.#layer_norm(hidden, `${name}.layernorm_before`);
+    const qkv = this.#linear(normed, `${name}.attention.qkv`);
+    this.scope.free(normed);
+    const context = this.#self_attention(qkv);
+    this.scope.free(qkv);
+    const dense = this.#weights.linear(`${name}.attention.output.dense`);
+    const output = this.scope.use(this.#engine.linear(context, dense, "identity", hidden));
+    this.scope.free(context);
+    return output;
+  }
+
+  #self_attention(qkv: TensorHandle): TensorHandle {
+    const { num_attention_heads } = this.#config;
+    const { attentions } = this.collected;
+    if (!this.#eager && attentions === undefined) {
+      return this.scope.use(this.#engine.scaled_dot_product_attention(qkv, num_attention_heads));
+    }
+    const { context, probs } = this.#engine.eager_attention(qkv, num_attention_heads);
+    this.scope.use(probs);
+    if (attentions) attentions.push(probs);
+    else this.scope.free(probs);
+    return this.scope.use(context);
+  }
+
+  #mlp(hidden: TensorHandle, name: string): TensorHandle {
+    const normed = this.#layer_norm(hidden, `${name}.layernorm_after`);
+    const inner = this.#linear(normed, `${name}.intermediate.dense`, this.#config.hidden_act);
+    this.scope.free(normed);
+    const dense = this.#weights.linear(`${name}.output.dense`);
+    const output = this.scope.use(this.#engine.linear(inner, dense, "identity", hidden));
+    this.scope.free(inner);
+    return output;
+  }
+
+  #linear(x: TensorHandle, name: string, activation: ViTMSNConfig["hidden_act"] | "identity" = "identity") {
+    return this.scope.use(this.#engine.linear(x, this.#weights.linear(name), activation));
+  }
+
+  #layer_norm(x: TensorHandle, name: string): TensorHandle {
+    const weight = this.#weights.tensor(`${name}.weight`);
+    const bias = this.#weights.tensor(`${name}.bias`);
+    return this.scope.use(this.#engine.layer_norm(x, weight, bias, this.#config.layer_norm_eps));
+  }
+
+  #collect_hidden(hidden: TensorHandle): TensorHandle {
+    this.collected.hidden_states?.push(hidden);
+    return hidden;
+  }
+
+  /** Frees a hidden state that no output wants. */
+  #retire(hidden: TensorHandle): void {
+    if (!this.collected.hidden_states?.includes(hidden)) this.scope.free(hidden);
+  }
+
+  /** Copies a tensor out of the engine. */
+  async read(handle: TensorHandle): Promise<Tensor<"float32">> {
+    const dims = this.#engine.dims(handle);
+    return new Tensor("float32", await this.#engine.read(handle), dims);
+  }
+
+  /** The optional outputs, for the main one to join. */
+  async read_collected(): Promise<ModelOutput> {
+    const { hidden_states, attentions } = this.collected;
+    const output: ModelOutput = {};
+    if (hidden_states) output.hidden_states = await Promise.all(hidden_states.map((h) => this.read(h)));
+    if (attentions) output.attentions = await Promise.all(attentions.map((a) => this.read(a)));
+    return output;
+  }
+}
+
+/** Runs `body` in a forward whose tensors are freed however it ends. */
+async function run<T>(
+  model: PreTrainedModel<never, unknown>,
+  inputs: ForwardInputs,
+  body: (forward: Forward) => Promise<T>,
+): Promise<T> {
+  const forward = new Forward(model, inputs);
+  try {
+    return await body(forward);
+  } finally {
+    forward.scope.close();
+  }
+}
+
+/**
+ * The ViT-MSN backbone: pictures to hidden states.
+ *
+ * Reference: transformers' ViTMSNModel; Assran et al., "Masked Siamese Networks for Label-Efficient Learning" (2022).
+ */
+export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput> {
+  static override modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
+    return backbone_modules(config, use_mask_token);
+  }
+
+  /**
+   * @returns last_hidden_state [batch, 1 + num_patches, hidden_size] after the final layernorm, and what was asked for.
+   * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
+   */
+  override forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
+    return run(this.ready(inputs), inputs, async (forward) => {
+      const last_hidden_state = await forward.read(await forward.backbone(inputs));
+      return { last_hidden_state, ...(await forward.read_collected()) };
+    });
+  }
+}
+
+/** The arguments of ViTMSNForImageClassification's forward. */
+export interface ClassificationInputs extends ForwardInputs {
+  /** Class indices or targets: the loss is computed where they are given. */
+  labels?: Labels;
+}
+
+/**
+ * The backbone with a linear classifier on the CLS token.
+ *
+ * Reference: transformers' ViTMSNForImageClassification.
+ */
+export class ViTMSNForImageClassification extends PreTrainedModel<ClassificationInputs, ImageClassifierOutput> {
+  static override modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
+    return [...backbone_modules(config, use_mask_token), classifier_module(config)];
+  }
+
+  static override readonly head_keys: readonly string[] = ["classifier.weight", "classifier.bias"];
+
+  static override checkpoint_key(key: string): string {
+    return classifier_checkpoint_key(key);
+  }
+
+  /**
+   * @returns logits [batch, num_labels], the loss where labels were given, and what else was asked for.
+   * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
+   */
+  override forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
+    const { engine, weights, config } = this.ready(inputs);
+    return run(this, inputs, async (forward) => {
+      const { scope } = forward;
+      const last_hidden_state = scope.use(await forward.backbone(inputs));
+      const cls = scope.use(engine.pool(last_hidden_state, "cls"));
+      const logits = scope.use(engine.linear(cls, weights.linear("classifier"), "identity"));
+      const loss = inputs.labels && compute_loss(engine, scope, logits, inputs.labels, config);
+      return {
+        ...(loss && { loss: await forward.read(loss) }),
+        logits: await forward.read(logits),
+        ...(await forward.read_collected()),
+      };
+    });
+  }
+}

@@ -1,0 +1,338 @@
+import { Callable } from "../callable.ts";
+import { create_engine, type Device, type DeviceOptions } from "../engine/create_engine.ts";
+import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
+import { env } from "../env.ts";
+import { VitMsnError } from "../errors.ts";
+import { open_checkpoint } from "../loading/checkpoint.ts";
+import { read_json } from "../loading/json.ts";
+import { write_safetensors } from "../loading/safetensors.ts";
+import { open_source } from "../loading/source.ts";
+import type { Checkpoint, LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
+import { type SaveDirectory, save_files } from "#storage";
+import type { ModuleSpec } from "./architecture.ts";
+import { canonical_key } from "./checkpoint_keys.ts";
+import { type AttnImplementation, ViTMSNConfig, type ViTMSNConfigInit } from "./configuration_vit_msn.ts";
+import type { ForwardInputs } from "./inputs.ts";
+import { type CheckpointMatch, create_weights, match_checkpoint, type Weights } from "./weights.ts";
+
+/** Names for the dtype option; the short ones are transformers.js'. */
+export type DtypeName = WeightDtype | "int8" | "fp32" | "fp16" | "bf16" | "q8";
+
+const DTYPE_ALIASES: Readonly<Record<string, string>> = {
+  fp32: "float32",
+  fp16: "float16",
+  bf16: "bfloat16",
+  q8: "int8",
+};
+
+/** How a model runs. */
+export interface ModelOptions extends DeviceOptions {
+  /** How weights are kept in memory: half precision halves it; arithmetic stays float32. Default "float32". */
+  dtype?: DtypeName;
+  /** "sdpa" (default) streams over keys and never holds the N×N scores; "eager" is attention by its definition. */
+  attn_implementation?: AttnImplementation;
+  /** Seed of parameters that no checkpoint gives, as a fresh classifier's; default 0. */
+  seed?: number;
+}
+
+/** The options of from_pretrained. */
+export interface PretrainedOptions extends ModelOptions, LoadOptions {
+  /** Overrides of config.json, as { num_labels: 3, id2label }, or a whole ViTMSNConfig. */
+  config?: ViTMSNConfig | ViTMSNConfigInit;
+  /** Initialise parameters afresh whose shape differs from the checkpoint's, instead of an error; default false. */
+  ignore_mismatched_sizes?: boolean;
+}
+
+/** The options of from_config. */
+export interface FromConfigOptions extends ModelOptions {
+  /** Whether to make a mask token, for bool_masked_pos; default false. */
+  use_mask_token?: boolean;
+}
+
+/** What a model class tells about itself; its static side. */
+interface ModelClass<M> {
+  new (config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions): M;
+  readonly name: string;
+  /** The architecture's parameters. */
+  modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[];
+  /** Keys that a backbone's checkpoint lacks by design. */
+  readonly head_keys: readonly string[];
+}
+
+interface ResolvedOptions {
+  device: Device;
+  dtype: WeightDtype;
+  attn_implementation: AttnImplementation;
+}
+
+const MASK_TOKEN = "embeddings.mask_token";
+const CONFIG_FILE = "config.json";
+
+/** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
+export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<[Inputs], Promise<Output>> {
+  /** The model's configuration. */
+  readonly config: ViTMSNConfig;
+  /** Where it runs. */
+  readonly device: Device;
+  /** How its weights are kept. */
+  readonly dtype: WeightDtype;
+  readonly attn_implementation: AttnImplementation;
+  /** @internal */
+  readonly engine: Engine;
+  /** @internal */
+  readonly weights: Weights;
+  #disposed = false;
+
+  static readonly head_keys: readonly string[] = [];
+
+  static modules(_config: ViTMSNConfig, _use_mask_token: boolean): ModuleSpec[] {
+    throw new VitMsnError("UNSUPPORTED", "Use ViTMSNModel or ViTMSNForImageClassification.");
+  }
+
+  /** The name that this class's checkpoints give a parameter. */
+  static checkpoint_key(key: string): string {
+    return key;
+  }
+
+  /** @internal Use from_pretrained or from_config. */
+  constructor(config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions) {
+    super();
+    this.config = config;
+    this.engine = engine;
+    this.weights = weights;
+    this.device = options.device;
+    this.dtype = options.dtype;
+    this.attn_implementation = options.attn_implementation;
+  }
+
+  abstract forward(inputs: Inputs): Promise<Output>;
+
+  override _call(inputs: Inputs): Promise<Output> {
+    return this.forward(inputs);
+  }
+
+  /**
+   * Loads a model: config.json beside model.safetensors (one file or an index of shards) or pytorch_model.bin.
+   *
+   * A backbone's checkpoint loads into a classifier too: its head is initialised afresh, which is said once by env.warn.
+   * @param source a local folder, a hub repo id, a base URL, or the files themselves.
+   * @throws VitMsnError NOT_FOUND, NETWORK, OFFLINE, ACCESS_DENIED, INVALID_CONFIG, INVALID_CHECKPOINT,
+   *   CHECKPOINT_MISMATCH (all missing and misshapen keys at once), UNSUPPORTED, OUT_OF_MEMORY or ABORTED.
+   */
+  static async from_pretrained<M>(
+    this: ModelClass<M>,
+    source: PretrainedSource,
+    options: PretrainedOptions = {},
+  ): Promise<M> {
+    const resolved = resolve_options(options);
+    const files = await open_source(source, options);
+    const config = await load_config(files, options.config);
+    const checkpoint = await open_checkpoint(files, { signal: options.signal });
+    try {
+      const model = await load_model(this, config, checkpoint, files.name, resolved, options);
+      options.progress_callback?.({ status: "ready", name: files.name });
+      return model;
+    } finally {
+      await checkpoint.close();
+    }
+  }
+
+  /** Makes a model with random weights, initialised as the reference does it (linear layers by N(0, initializer_range)). */
+  static async from_config<M>(
+    this: ModelClass<M>,
+    config: ViTMSNConfig | ViTMSNConfigInit,
+    options: FromConfigOptions = {},
+  ): Promise<M> {
+    const resolved = resolve_options(options);
+    const full = config instanceof ViTMSNConfig ? config : new ViTMSNConfig(config);
+    const modules = this.modules(full, options.use_mask_token ?? false);
+    return build(this, full, modules, new Map(), resolved, options);
+  }
+
+  /**
+   * Writes config.json and model.safetensors (the hub's key layout, in the model's dtype), which from_pretrained and
+   * Hugging Face transformers open.
+   * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
+   */
+  async save_pretrained(
+    directory: SaveDirectory,
+    options: Pick<LoadOptions, "signal" | "progress_callback"> = {},
+  ): Promise<void> {
+    this.#check_alive();
+    const model_class = this.constructor as typeof PreTrainedModel & { name: string };
+    const config = { ...this.config.to_dict(), architectures: [model_class.name], dtype: this.dtype };
+    const parameters = [...this.weights.export()].map((parameter) => ({
+      ...parameter,
+      key: model_class.checkpoint_key(parameter.key),
+      bytes: parameter.bytes(),
+    }));
+    const files = {
+      [CONFIG_FILE]: `${JSON.stringify(config, null, 2)}\n`,
+      "model.safetensors": write_safetensors(parameters, { format: "pt" }),
+    };
+    await save_files(directory, files, options);
+  }
+
+  /** What the model's engine holds right now. */
+  memory(): EngineMemory {
+    this.#check_alive();
+    return this.engine.memory();
+  }
+
+  /** Frees the model's memory; later calls throw DISPOSED. May be called twice. */
+  async dispose(): Promise<void> {
+    this.#disposed = true;
+    this.engine.dispose();
+  }
+
+  /** @internal Checks that a forward can start. */
+  protected ready(inputs: ForwardInputs): this {
+    this.#check_alive();
+    if (inputs === null || typeof inputs !== "object") {
+      throw new VitMsnError("INVALID_ARGUMENT", "forward takes an object: forward({ pixel_values }).");
+    }
+    return this;
+  }
+
+  #check_alive(): void {
+    if (this.#disposed) {
+      throw new VitMsnError("DISPOSED", "This model was disposed; load it again with from_pretrained.");
+    }
+  }
+}
+
+function resolve_options(options: ModelOptions): Omit<ResolvedOptions, "device"> {
+  const name = options.dtype ?? "float32";
+  const dtype = DTYPE_ALIASES[name] ?? name;
+  if (dtype === "int8") {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      'dtype "int8" is not available in this version; use "float32", "float16" or "bfloat16".',
+    );
+  }
+  if (!WEIGHT_DTYPES.includes(dtype as WeightDtype)) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `dtype must be one of ${WEIGHT_DTYPES.join(", ")} (or fp32, fp16, bf16), got ${JSON.stringify(name)}.`,
+    );
+  }
+  const attn_implementation = options.attn_implementation ?? "sdpa";
+  if (attn_implementation !== "sdpa" && attn_implementation !== "eager") {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `attn_implementation must be "sdpa" or "eager", got ${JSON.stringify(attn_implementation)}.`,
+    );
+  }
+  return { dtype: dtype as WeightDtype, attn_implementation };
+}
+
+async function load_config(files: ModelSource, given: PretrainedOptions["config"]): Promise<ViTMSNConfig> {
+  if (given instanceof ViTMSNConfig) return given;
+  const fields = await read_json(files, CONFIG_FILE);
+  if (fields === undefined) {
+    throw new VitMsnError("NOT_FOUND", `${files.name} has no ${CONFIG_FILE}; is it a ViT-MSN model?`, {
+      details: { file: CONFIG_FILE, source: files.name },
+    });
+  }
+  return new ViTMSNConfig(merge_config(fields, given ?? {}), `${files.name}: ${CONFIG_FILE}`);
+}
+
+/** Overrides win; new class names or another number of classes replace the file's whole set of labels. */
+function merge_config(fields: ViTMSNConfigInit, overrides: ViTMSNConfigInit): ViTMSNConfigInit {
+  if (overrides.num_labels === undefined && overrides.id2label === undefined) return { ...fields, ...overrides };
+  const { id2label, label2id, num_labels, ...rest } = fields;
+  const count = id2label && typeof id2label === "object" ? Object.keys(id2label).length : (num_labels ?? 2);
+  if (overrides.id2label === undefined && overrides.num_labels === count) return { ...fields, ...overrides };
+  return { ...rest, ...overrides };
+}
+
+async function load_model<M>(
+  model_class: ModelClass<M>,
+  config: ViTMSNConfig,
+  checkpoint: Checkpoint,
+  name: string,
+  resolved: Omit<ResolvedOptions, "device">,
+  options: PretrainedOptions,
+): Promise<M> {
+  const keys = [...checkpoint.tensors.keys()].map(canonical_key);
+  const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
+  const match = match_checkpoint(checkpoint, modules);
+  judge_match(match, checkpoint, name, model_class, options.ignore_mismatched_sizes ?? false);
+  return build(model_class, config, modules, match.found, resolved, options);
+}
+
+/** Throws where a model would be wrong, and warns where only a fresh head or leftover keys are to be told. */
+function judge_match(
+  match: CheckpointMatch,
+  checkpoint: Checkpoint,
+  name: string,
+  model_class: { name: string; head_keys: readonly string[] },
+  ignore_mismatched_sizes: boolean,
+): void {
+  const { missing, mismatched } = match;
+  const unexpected = match.unexpected.filter((key) => !canonical_key(key).startsWith("classifier."));
+  const fresh_head = model_class.head_keys.length > 0 && model_class.head_keys.every((key) => missing.includes(key));
+  const lost = fresh_head ? missing.filter((key) => !model_class.head_keys.includes(key)) : missing;
+  const misshapen = ignore_mismatched_sizes ? [] : mismatched;
+  if (lost.length > 0 || misshapen.length > 0) {
+    const other = checkpoint.other_keys.filter((key) => lost.includes(canonical_key(key)));
+    throw mismatch_error(name, { missing: lost, mismatched: misshapen, unexpected, other });
+  }
+  const fresh = [...missing, ...mismatched.map(({ key }) => canonical_key(key))];
+  if (fresh.length > 0) {
+    env.warn(
+      `${name}: not in the checkpoint and newly initialised: ${list(fresh)}. ` +
+        `Train ${model_class.name} on your own data before you trust what it predicts.`,
+    );
+  }
+  if (unexpected.length > 0) {
+    env.warn(`${name}: keys of the checkpoint that ${model_class.name} doesn't use: ${list(unexpected)}.`);
+  }
+}
+
+interface Mismatch extends Pick<CheckpointMatch, "missing" | "mismatched" | "unexpected"> {
+  other: string[];
+}
+
+function mismatch_error(name: string, { missing, mismatched, unexpected, other }: Mismatch): VitMsnError {
+  const shapes = mismatched.map(
+    ({ key, expected, found }) => `${key} is [${found.join(", ")}], expected [${expected.join(", ")}]`,
+  );
+  const parts = [
+    missing.length > 0 && `missing keys: ${list(missing)}`,
+    shapes.length > 0 && `misshapen keys: ${list(shapes, "; ")}`,
+    unexpected.length > 0 && `unexpected keys: ${list(unexpected)}`,
+    other.length > 0 && `keys whose dtype isn't float32, float16 or bfloat16: ${list(other)}`,
+  ].filter(Boolean);
+  return new VitMsnError(
+    "CHECKPOINT_MISMATCH",
+    `${name}: the checkpoint doesn't fit config.json. ${parts.join(". ")}.`,
+    { details: { missing_keys: missing, mismatched_keys: mismatched, unexpected_keys: unexpected } },
+  );
+}
+
+/** Names in full for programs are in `details`; a sentence stays readable with the first few. */
+function list(names: readonly string[], separator = ", "): string {
+  const shown = names.slice(0, 20).join(separator);
+  return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
+}
+
+async function build<M>(
+  model_class: ModelClass<M>,
+  config: ViTMSNConfig,
+  modules: readonly ModuleSpec[],
+  found: CheckpointMatch["found"],
+  resolved: Omit<ResolvedOptions, "device">,
+  options: ModelOptions & { signal?: AbortSignal },
+): Promise<M> {
+  const { engine, device } = await create_engine(options);
+  try {
+    const { seed = 0, signal } = options;
+    const { initializer_range } = config;
+    const weights = await create_weights(engine, modules, resolved.dtype, found, { seed, initializer_range, signal });
+    return new model_class(config, engine, weights, { ...resolved, device });
+  } catch (error) {
+    engine.dispose();
+    throw error;
+  }
+}
