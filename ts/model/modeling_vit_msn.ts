@@ -207,6 +207,18 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
       return { last_hidden_state, ...(await forward.read_collected()) };
     });
   }
+
+  /**
+   * One embedding a picture, [batch, hidden_size], after the final layernorm.
+   * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
+   */
+  get_image_features(inputs: ForwardInputs, pool: "cls" | "mean" = "cls"): Promise<Tensor<"float32">> {
+    const { engine } = this.ready(inputs);
+    return run(this, inputs, async (forward) => {
+      const last_hidden_state = forward.scope.use(await forward.backbone(inputs));
+      return forward.read(forward.scope.use(engine.pool(last_hidden_state, pool)));
+    });
+  }
 }
 
 /** The arguments of ViTMSNForImageClassification's forward. */

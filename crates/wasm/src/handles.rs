@@ -1,0 +1,115 @@
+//! The handles that JavaScript holds: numbers that are never used twice, so that a stale one is an error and
+//! never somebody else's tensor.
+
+use std::collections::BTreeMap;
+
+use vit_msn_cpu::PackedLinear;
+use vit_msn_tensor::{Error, Result, Tensor};
+
+/// What a handle can stand for.
+enum Object {
+    Tensor(Tensor),
+    Linear(PackedLinear),
+}
+
+impl Object {
+    fn byte_size(&self) -> usize {
+        match self {
+            Object::Tensor(tensor) => tensor.byte_size(),
+            Object::Linear(weights) => weights.byte_size(),
+        }
+    }
+}
+
+/// Everything that is alive on this engine.
+#[derive(Default)]
+pub struct Handles {
+    objects: BTreeMap<u32, Object>,
+    last: u32,
+}
+
+impl Handles {
+    /// A new handle for a tensor.
+    pub fn add_tensor(&mut self, tensor: Tensor) -> Result<u32> {
+        self.add(Object::Tensor(tensor))
+    }
+
+    /// A new handle for a linear layer's weights.
+    pub fn add_linear(&mut self, weights: PackedLinear) -> Result<u32> {
+        self.add(Object::Linear(weights))
+    }
+
+    fn add(&mut self, object: Object) -> Result<u32> {
+        // After four billion tensors a fresh engine is the honest answer; a reused number would not be.
+        self.last = self
+            .last
+            .checked_add(1)
+            .ok_or_else(|| Error::Unsupported("This engine is out of handles; load the model again.".to_string()))?;
+        self.objects.insert(self.last, object);
+        Ok(self.last)
+    }
+
+    /// The tensor of a handle.
+    pub fn tensor(&self, handle: u32) -> Result<&Tensor> {
+        match self.objects.get(&handle) {
+            Some(Object::Tensor(tensor)) => Ok(tensor),
+            Some(Object::Linear(_)) => Err(wrong_kind(handle, "linear weights", "a tensor")),
+            None => Err(stale(handle)),
+        }
+    }
+
+    /// The weights of a handle.
+    pub fn linear(&self, handle: u32) -> Result<&PackedLinear> {
+        match self.objects.get(&handle) {
+            Some(Object::Linear(weights)) => Ok(weights),
+            Some(Object::Tensor(_)) => Err(wrong_kind(handle, "a tensor", "linear weights")),
+            None => Err(stale(handle)),
+        }
+    }
+
+    /// The weights of a handle, to fill.
+    pub fn linear_mut(&mut self, handle: u32) -> Result<&mut PackedLinear> {
+        match self.objects.get_mut(&handle) {
+            Some(Object::Linear(weights)) => Ok(weights),
+            Some(Object::Tensor(_)) => Err(wrong_kind(handle, "a tensor", "linear weights")),
+            None => Err(stale(handle)),
+        }
+    }
+
+    /// Drops what a handle stands for.
+    pub fn free(&mut self, handle: u32) -> Result<()> {
+        self.objects.remove(&handle).map(drop).ok_or_else(|| stale(handle))
+    }
+
+    /// How many objects live, and the bytes of their data.
+    pub fn live(&self) -> (usize, usize) {
+        (self.objects.len(), self.objects.values().map(Object::byte_size).sum())
+    }
+}
+
+fn stale(handle: u32) -> Error {
+    Error::Disposed(format!("Handle {handle} was freed, or never was: don't use a tensor after its scope ends."))
+}
+
+fn wrong_kind(handle: u32, found: &str, expected: &str) -> Error {
+    Error::InvalidArgument(format!("Handle {handle} is {found}, expected {expected}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_handle_is_an_error_and_its_number_is_not_reused() {
+        let mut handles = Handles::default();
+        let first = handles.add_tensor(Tensor::zeros(&[2]).unwrap()).unwrap();
+        assert_eq!(handles.live(), (1, 8));
+        handles.free(first).unwrap();
+        assert_eq!(handles.live(), (0, 0));
+        let second = handles.add_tensor(Tensor::zeros(&[2]).unwrap()).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(handles.tensor(first).unwrap_err().code(), "DISPOSED");
+        assert_eq!(handles.free(first).unwrap_err().code(), "DISPOSED");
+        assert_eq!(handles.linear(second).err().unwrap().code(), "INVALID_ARGUMENT");
+    }
+}

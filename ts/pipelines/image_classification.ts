@@ -1,0 +1,101 @@
+import { VitMsnError } from "../errors.ts";
+import type { ImageInput } from "../image/raw_image.ts";
+import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
+import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import { ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
+
+export type FunctionToApply = "softmax" | "sigmoid" | "none";
+
+/** One class and how likely it is. */
+export interface ClassificationResult {
+  label: string;
+  score: number;
+}
+
+export interface ImageClassificationOptions extends ImagePipelineCallOptions {
+  /** How many classes, best first; default 5, at most all of them. null is the default, as in the reference. */
+  top_k?: number | null;
+  /**
+   * How logits become scores. Unset: "none" for regression, "sigmoid" for several labels or a single one, else "softmax".
+   */
+  function_to_apply?: FunctionToApply | null;
+}
+
+const DEFAULT_TOP_K = 5;
+
+/** A call signature that gives one list of results for one picture, and a list of such for a list of pictures. */
+export interface ImageClassificationPipeline {
+  (images: readonly ImageInput[], options?: ImageClassificationOptions): Promise<ClassificationResult[][]>;
+  (image: ImageInput, options?: ImageClassificationOptions): Promise<ClassificationResult[]>;
+}
+
+/** pipeline("image-classification"), as transformers' ImageClassificationPipeline. */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signatures of Callable's instances.
+export class ImageClassificationPipeline extends ImagePipeline<
+  ViTMSNForImageClassification,
+  [images: ImageInput | readonly ImageInput[], options?: ImageClassificationOptions],
+  ClassificationResult[] | ClassificationResult[][]
+> {
+  readonly task = "image-classification";
+
+  override async _call(
+    images: ImageInput | readonly ImageInput[],
+    options: ImageClassificationOptions = {},
+  ): Promise<ClassificationResult[] | ClassificationResult[][]> {
+    const { config } = this.model;
+    const apply = SCORES[score_function(options.function_to_apply, config)];
+    const top_k = check_top_k(options.top_k);
+    const results: ClassificationResult[][] = [];
+    for await (const inputs of this.batches(as_list(images), options)) {
+      const { logits } = await this.model.forward(inputs);
+      const [batch, num_labels] = logits.dims as [number, number];
+      for (let i = 0; i < batch; i++) {
+        const scores = apply(logits.data.subarray(i * num_labels, (i + 1) * num_labels));
+        results.push(best(scores, top_k, config));
+      }
+    }
+    return Array.isArray(images) ? results : (results[0] as ClassificationResult[]);
+  }
+}
+
+function as_list(images: ImageInput | readonly ImageInput[]): readonly ImageInput[] {
+  return Array.isArray(images) ? images : [images as ImageInput];
+}
+
+function check_top_k(top_k: number | null | undefined): number {
+  const k = top_k ?? DEFAULT_TOP_K;
+  if (!Number.isInteger(k) || k < 1) {
+    throw new VitMsnError("INVALID_ARGUMENT", `top_k must be a whole number from 1 on, got ${String(top_k)}.`);
+  }
+  return k;
+}
+
+function score_function(given: string | null | undefined, config: ViTMSNConfig): FunctionToApply {
+  if (given != null) {
+    const name = String(given).toLowerCase();
+    if (name === "softmax" || name === "sigmoid" || name === "none") return name;
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `function_to_apply must be "softmax", "sigmoid" or "none", got ${JSON.stringify(given)}.`,
+    );
+  }
+  if (config.problem_type === "regression") return "none";
+  const one_or_several = config.problem_type === "multi_label_classification" || config.num_labels === 1;
+  return one_or_several ? "sigmoid" : "softmax";
+}
+
+const SCORES: Record<FunctionToApply, (logits: Float32Array) => ArrayLike<number>> = {
+  none: (logits) => logits,
+  sigmoid: (logits) => Float64Array.from(logits, (x) => 1 / (1 + Math.exp(-x))),
+  softmax: (logits) => {
+    const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+    const exps = Float64Array.from(logits, (x) => Math.exp(x - max));
+    const sum = exps.reduce((a, b) => a + b, 0);
+    return exps.map((x) => x / sum);
+  },
+};
+
+function best(scores: ArrayLike<number>, top_k: number, config: ViTMSNConfig): ClassificationResult[] {
+  const results = Array.from(scores, (score, id) => ({ label: config.id2label[id] as string, score }));
+  return results.sort((a, b) => b.score - a.score).slice(0, top_k);
+}

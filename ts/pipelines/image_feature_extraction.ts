@@ -1,0 +1,82 @@
+import { VitMsnError } from "../errors.ts";
+import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import type { ImageInput } from "../image/raw_image.ts";
+import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
+import { Tensor } from "../tensor.ts";
+import { ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
+
+/** true or "cls": the CLS token after the final layernorm; "mean": the mean of the patch tokens; false: every token. */
+export type Pool = boolean | "cls" | "mean";
+
+export interface ImageFeatureExtractionOptions extends ImagePipelineCallOptions {
+  /** Default: what pipeline() was given, else false. */
+  pool?: Pool;
+}
+
+/** A call signature: pictures to one tensor, the batch first. */
+export interface ImageFeatureExtractionPipeline {
+  (
+    images: ImageInput | readonly ImageInput[],
+    options?: ImageFeatureExtractionOptions,
+  ): Promise<Tensor<"float32">>;
+}
+
+/**
+ * pipeline("image-feature-extraction"): last_hidden_state [batch, tokens, hidden_size], or with `pool`
+ * embeddings [batch, hidden_size]. ViT-MSN has no pooler layer, so the reference refuses to pool; here the CLS token
+ * serves, which is what MSN trains.
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature of Callable's instances.
+export class ImageFeatureExtractionPipeline extends ImagePipeline<
+  ViTMSNModel,
+  [images: ImageInput | readonly ImageInput[], options?: ImageFeatureExtractionOptions],
+  Tensor<"float32">
+> {
+  readonly task = "image-feature-extraction";
+  readonly #pool: Pool;
+
+  constructor(model: ViTMSNModel, processor: ViTImageProcessor, pool: Pool) {
+    super(model, processor);
+    this.#pool = check_pool(pool);
+  }
+
+  override async _call(
+    images: ImageInput | readonly ImageInput[],
+    options: ImageFeatureExtractionOptions = {},
+  ): Promise<Tensor<"float32">> {
+    const pool = check_pool(options.pool ?? this.#pool);
+    const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
+    const parts: Tensor<"float32">[] = [];
+    for await (const inputs of this.batches(list, options)) {
+      parts.push(
+        pool === false
+          ? (await this.model.forward(inputs)).last_hidden_state
+          : await this.model.get_image_features(inputs, pool === true ? "cls" : pool),
+      );
+    }
+    return concatenate(parts);
+  }
+}
+
+function check_pool(pool: Pool): Pool {
+  if (typeof pool === "boolean" || pool === "cls" || pool === "mean") return pool;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `pool must be true, false, "cls" or "mean", got ${JSON.stringify(pool)}.`,
+  );
+}
+
+/** Joins tensors of equal trailing shape along the batch. */
+function concatenate(parts: Tensor<"float32">[]): Tensor<"float32"> {
+  const [first] = parts;
+  if (first === undefined) throw new VitMsnError("INVALID_ARGUMENT", "The list of pictures is empty.");
+  if (parts.length === 1) return first;
+  const data = new Float32Array(parts.reduce((sum, part) => sum + part.size, 0));
+  let offset = 0;
+  for (const part of parts) {
+    data.set(part.data, offset);
+    offset += part.size;
+  }
+  const batch = parts.reduce((sum, part) => sum + (part.dims[0] as number), 0);
+  return new Tensor("float32", data, [batch, ...first.dims.slice(1)]);
+}

@@ -1,0 +1,52 @@
+import { Callable } from "../callable.ts";
+import { VitMsnError } from "../errors.ts";
+import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import type { ImageInput } from "../image/raw_image.ts";
+import type { ForwardInputs } from "../model/inputs.ts";
+import type { PreTrainedModel } from "../model/pretrained.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** The options of every pipeline call. */
+export interface ImagePipelineCallOptions {
+  /** Pictures computed at a time; default 1. Larger batches take more memory and little less time on a CPU. */
+  batch_size?: number;
+  signal?: AbortSignal;
+}
+
+/** What the pipelines share: a model with its processor, and pictures in batches. */
+export abstract class ImagePipeline<
+  Model extends PreTrainedModel<never, unknown>,
+  Args extends unknown[],
+  Result,
+> extends Callable<Args, Promise<Result>> {
+  readonly model: Model;
+  readonly processor: ViTImageProcessor;
+
+  constructor(model: Model, processor: ViTImageProcessor) {
+    super();
+    this.model = model;
+    this.processor = processor;
+  }
+
+  /** Frees the model's memory. */
+  async dispose(): Promise<void> {
+    await this.model.dispose();
+  }
+
+  /** The inputs of each forward, batch by batch, so that only one batch of pictures is decoded at a time. */
+  protected async *batches(
+    images: readonly ImageInput[],
+    { batch_size = 1, signal }: ImagePipelineCallOptions,
+  ): AsyncGenerator<ForwardInputs & { pixel_values: Tensor<"float32"> }> {
+    if (!Number.isInteger(batch_size) || batch_size < 1) {
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        `batch_size must be a whole number from 1 on, got ${String(batch_size)}.`,
+      );
+    }
+    for (let i = 0; i < images.length; i += batch_size) {
+      const { pixel_values } = await this.processor(images.slice(i, i + batch_size), { signal });
+      yield { pixel_values, signal };
+    }
+  }
+}
