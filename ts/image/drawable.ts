@@ -1,0 +1,71 @@
+import { VitMsnError } from "../errors.ts";
+import type { Pixels } from "./pixels.ts";
+
+/** What a browser can draw, beside picture files. */
+export type Drawable =
+  | HTMLImageElement
+  | HTMLVideoElement
+  | HTMLCanvasElement
+  | OffscreenCanvas
+  | ImageBitmap
+  | VideoFrame;
+
+const DRAWABLES = [
+  "HTMLImageElement",
+  "HTMLVideoElement",
+  "HTMLCanvasElement",
+  "OffscreenCanvas",
+  "ImageBitmap",
+  "VideoFrame",
+];
+
+export function is_drawable(input: unknown): input is Drawable {
+  return DRAWABLES.some((name) => {
+    const type = (globalThis as Record<string, unknown>)[name];
+    return typeof type === "function" && input instanceof type;
+  });
+}
+
+/** RGBA pixels of anything drawable, at its own size. A canvas is premultiplied: under low alpha, colour is coarse. */
+export function read_drawable(input: Drawable, name: string): Pixels {
+  const { width, height } = natural_size(input);
+  if (!(width > 0 && height > 0)) {
+    throw new VitMsnError(
+      "INVALID_IMAGE",
+      `${name} has no pixels (${width}×${height}); wait until it is loaded, e.g. with image.decode().`,
+      { details: { width, height } },
+    );
+  }
+  return draw(input, width, height, name);
+}
+
+function natural_size(input: Drawable): { width: number; height: number } {
+  if ("naturalWidth" in input) return { width: input.naturalWidth, height: input.naturalHeight };
+  if ("videoWidth" in input) return { width: input.videoWidth, height: input.videoHeight };
+  if ("displayWidth" in input) return { width: input.displayWidth, height: input.displayHeight };
+  return input;
+}
+
+export function draw(input: Drawable, width: number, height: number, name: string): Pixels {
+  if (typeof OffscreenCanvas === "undefined") {
+    throw new VitMsnError("UNSUPPORTED", `This runtime has no OffscreenCanvas to read ${name} with.`);
+  }
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  if (context === null) {
+    throw new VitMsnError(
+      "OUT_OF_MEMORY",
+      `No canvas of ${width}×${height} pixels is to be had for ${name}.`,
+    );
+  }
+  try {
+    context.drawImage(input, 0, 0, width, height);
+    const { data } = context.getImageData(0, 0, width, height);
+    return { data, width, height, channels: 4 };
+  } catch (cause) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${name} can't be read: ${(cause as Error).message} For a picture of another site, set crossorigin="anonymous" on it.`,
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,298 @@
+import { type SaveDirectory, save_files } from "#storage";
+import { Callable } from "../callable.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { read_json } from "../loading/json.ts";
+import { open_source } from "../loading/source.ts";
+import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
+import { Tensor } from "../tensor.ts";
+import {
+  type ImageProcessorOptions,
+  type ImageProcessorSettings,
+  MAX_OUTPUT_PIXELS,
+  parse_settings,
+} from "./image_processor_config.ts";
+import { output_size } from "./output_size.ts";
+import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
+
+export interface ImageProcessorOutput {
+  /** [batch, channels, height, width], ready for the model. */
+  pixel_values: Tensor<"float32">;
+  /** [height, width] of each picture as it was read. */
+  original_sizes: [number, number][];
+  /** [height, width] of each picture in pixel_values. */
+  reshaped_input_sizes: [number, number][];
+}
+
+/** Overrides of the processor's settings for one call, and how to read the pictures. */
+export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {}
+
+const CONFIG_FILE = "preprocessor_config.json";
+/** Where transformers v5 may keep it instead, under "image_processor". */
+const COMBINED_FILE = "processor_config.json";
+
+export interface ViTImageProcessor extends ImageProcessorSettings {
+  /** As preprocess. */
+  (images: ImageInput | readonly ImageInput[], options?: PreprocessOptions): Promise<ImageProcessorOutput>;
+}
+
+/**
+ * Makes a model's input from pictures, as the reference's ViTImageProcessor (its Pillow backend, bit for bit):
+ * RGB, resize on 8 bits, optional centre crop, ×rescale_factor, (x − image_mean) / image_std.
+ *
+ * Call it: `const { pixel_values } = await processor(image)`. Its settings are plain properties.
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor gives a function and assigns every setting.
+export class ViTImageProcessor extends Callable<
+  [images: ImageInput | readonly ImageInput[], options?: PreprocessOptions],
+  Promise<ImageProcessorOutput>
+> {
+  readonly #other_fields: Record<string, unknown>;
+
+  /**
+   * @param config the fields of preprocessor_config.json; missing ones get the reference's defaults, unknown ones
+   *   are kept and written back.
+   * @param where for messages: the file that config comes from.
+   * @throws VitMsnError INVALID_CONFIG that names the file and key.
+   */
+  constructor(config: ImageProcessorOptions & Record<string, unknown> = {}, where = "ViTImageProcessor") {
+    super();
+    const settings = parse_settings(config, where, "INVALID_CONFIG");
+    const others = Object.entries(config).filter(([key]) => !Object.hasOwn(settings, key));
+    this.#other_fields = Object.fromEntries(others);
+    Object.assign(this, settings);
+  }
+
+  /**
+   * Reads preprocessor_config.json (also the legacy form, with feature_extractor_type and an integer size), or
+   * processor_config.json's "image_processor".
+   *
+   * @throws VitMsnError NOT_FOUND, INVALID_CONFIG, NETWORK, OFFLINE, ABORTED.
+   */
+  static async from_pretrained(
+    source: PretrainedSource,
+    options: LoadOptions = {},
+  ): Promise<ViTImageProcessor> {
+    const opened = await open_source(source, options);
+    const { config, where } = await read_config(opened);
+    return new ViTImageProcessor(config, where);
+  }
+
+  /** As preprocess. */
+  call(
+    images: ImageInput | readonly ImageInput[],
+    options?: PreprocessOptions,
+  ): Promise<ImageProcessorOutput> {
+    return this.preprocess(images, options);
+  }
+
+  _call(
+    images: ImageInput | readonly ImageInput[],
+    options?: PreprocessOptions,
+  ): Promise<ImageProcessorOutput> {
+    return this.preprocess(images, options);
+  }
+
+  /**
+   * @param images one picture or a list, in any form that RawImage.read takes.
+   * @param options overrides of the settings for this call; `signal` aborts between pictures.
+   * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
+   */
+  async preprocess(
+    images: ImageInput | readonly ImageInput[],
+    options: PreprocessOptions = {},
+  ): Promise<ImageProcessorOutput> {
+    const { signal, max_pixels, ...overrides } = options;
+    const settings = this.#override(overrides);
+    const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
+    if (list.length === 0) throw invalid("The list of pictures is empty; give at least one.");
+    const batch = new Batch(settings, list.length);
+    for (const [index, input] of list.entries()) {
+      throw_if_aborted(signal, "Preprocessing");
+      batch.add(await RawImage.read(input, { signal, max_pixels }), index);
+    }
+    return batch.finish();
+  }
+
+  /** The fields of preprocessor_config.json, unknown ones included. */
+  to_dict(): Record<string, unknown> {
+    const has_type =
+      "image_processor_type" in this.#other_fields || "feature_extractor_type" in this.#other_fields;
+    const type = has_type ? {} : { image_processor_type: "ViTImageProcessor" };
+    return { ...type, ...this.#other_fields, ...this.#settings() };
+  }
+
+  to_json_string(): string {
+    return `${JSON.stringify(this.to_dict(), null, 2)}\n`;
+  }
+
+  /**
+   * Writes preprocessor_config.json, which from_pretrained and Hugging Face transformers open.
+   * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
+   */
+  async save_pretrained(directory: SaveDirectory): Promise<void> {
+    await save_files(directory, { [CONFIG_FILE]: this.to_json_string() });
+  }
+
+  #override(overrides: ImageProcessorOptions): ImageProcessorSettings {
+    const given = Object.entries(overrides).filter(([, value]) => value !== undefined && value !== null);
+    const merged = { ...this.#settings(), ...Object.fromEntries(given) };
+    return parse_settings(merged, "The image processor's call", "INVALID_ARGUMENT");
+  }
+
+  #settings(): ImageProcessorSettings {
+    const { do_resize, size, resample, do_center_crop, crop_size, do_rescale } = this;
+    const { rescale_factor, do_normalize, image_mean, image_std, do_convert_rgb } = this;
+    return {
+      do_convert_rgb,
+      do_resize,
+      size,
+      resample,
+      do_center_crop,
+      crop_size,
+      do_rescale,
+      rescale_factor,
+      do_normalize,
+      image_mean,
+      image_std,
+    };
+  }
+}
+
+async function read_config(source: ModelSource): Promise<{ config: Record<string, unknown>; where: string }> {
+  const config = await read_json(source, CONFIG_FILE);
+  if (config !== undefined) return { config, where: `${source.name}: ${CONFIG_FILE}` };
+  const combined = (await read_json(source, COMBINED_FILE))?.image_processor;
+  if (typeof combined === "object" && combined !== null) {
+    return { config: combined as Record<string, unknown>, where: `${source.name}: ${COMBINED_FILE}` };
+  }
+  throw new VitMsnError(
+    "NOT_FOUND",
+    `${source.name} has no ${CONFIG_FILE}, so how to prepare pictures isn't known; add one, or make a ViTImageProcessor yourself.`,
+    { details: { source: source.name, file: CONFIG_FILE } },
+  );
+}
+
+/** Pictures of one call on their way into one tensor. */
+class Batch {
+  readonly #settings: ImageProcessorSettings;
+  readonly #count: number;
+  readonly #original_sizes: [number, number][] = [];
+  /** The first picture's [channels, height, width], which all others must have. */
+  #shape: [number, number, number] | undefined;
+  #values = new Float32Array(0);
+  #tables: Float32Array[] = [];
+
+  constructor(settings: ImageProcessorSettings, count: number) {
+    this.#settings = settings;
+    this.#count = count;
+  }
+
+  add(image: RawImage, index: number): void {
+    const picture = transform(image, this.#settings, index);
+    const shape: [number, number, number] = [picture.channels, picture.height, picture.width];
+    if (this.#shape === undefined) this.#begin(shape);
+    else check_same_shape(this.#shape, shape, index);
+    this.#original_sizes.push([image.height, image.width]);
+    const plane = picture.height * picture.width;
+    for (let c = 0; c < picture.channels; c++) {
+      const table = this.#tables[c] as Float32Array;
+      const start = (index * picture.channels + c) * plane;
+      for (let i = 0, at = c; i < plane; i++, at += picture.channels) {
+        this.#values[start + i] = table[picture.data[at] as number] as number;
+      }
+    }
+  }
+
+  finish(): ImageProcessorOutput {
+    const [channels, height, width] = this.#shape as [number, number, number];
+    return {
+      pixel_values: new Tensor("float32", this.#values, [this.#count, channels, height, width]),
+      original_sizes: this.#original_sizes,
+      reshaped_input_sizes: this.#original_sizes.map(() => [height, width]),
+    };
+  }
+
+  #begin(shape: [number, number, number]): void {
+    this.#shape = shape;
+    this.#tables = value_tables(this.#settings, shape[0]);
+    const length = this.#count * shape[0] * shape[1] * shape[2];
+    try {
+      this.#values = new Float32Array(length);
+    } catch (cause) {
+      throw new VitMsnError(
+        "OUT_OF_MEMORY",
+        `${this.#count} pictures of ${shape[1]}×${shape[2]} pixels don't fit in memory; give fewer at once.`,
+        { cause },
+      );
+    }
+  }
+}
+
+/** Channels, resize and crop of one picture: all that happens on 8 bits. */
+function transform(image: RawImage, settings: ImageProcessorSettings, index: number): RawImage {
+  let picture = settings.do_convert_rgb ? image.rgb() : image;
+  if (settings.do_resize) {
+    const [height, width] = output_size(settings.size, picture.height, picture.width);
+    check_output(height, width, image, index);
+    picture = picture.resize(width, height, { resample: settings.resample });
+  }
+  if (settings.do_center_crop) {
+    picture = picture.center_crop(settings.crop_size.width, settings.crop_size.height);
+  }
+  check_output(picture.height, picture.width, image, index);
+  return picture;
+}
+
+function check_output(height: number, width: number, image: RawImage, index: number): void {
+  if (height >= 1 && width >= 1 && height * width <= MAX_OUTPUT_PIXELS) return;
+  throw new VitMsnError(
+    "INVALID_IMAGE",
+    `Picture ${index} of ${image.width}×${image.height} pixels would become ${width}×${height}; ` +
+      `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or give size as { height, width }.`,
+    { details: { index, width, height } },
+  );
+}
+
+function check_same_shape(first: readonly number[], shape: readonly number[], index: number): void {
+  if (first.every((size, i) => size === shape[i])) return;
+  const show = ([channels, height, width]: readonly number[]) =>
+    `${width}×${height} pixels and ${channels} channels`;
+  throw invalid(
+    `Pictures of one batch must end up alike: picture 0 has ${show(first)}, picture ${index} has ${show(shape)}. ` +
+      "Give size as { height, width }, or pass them one by one.",
+  );
+}
+
+/** What each of the 256 pixel values becomes, for each channel, rounded to float32 at the reference's places. */
+function value_tables(settings: ImageProcessorSettings, channels: number): Float32Array[] {
+  const { do_rescale, rescale_factor, do_normalize } = settings;
+  const means = per_channel(settings.image_mean, channels, do_normalize);
+  const stds = per_channel(settings.image_std, channels, do_normalize);
+  return Array.from({ length: channels }, (_, c) => {
+    const mean = Math.fround(means[c] as number);
+    const std = Math.fround(stds[c] as number);
+    const table = Float32Array.from({ length: 256 }, (_, value) => {
+      const scaled = Math.fround(do_rescale ? value * rescale_factor : value);
+      return do_normalize ? Math.fround(Math.fround(scaled - mean) / std) : scaled;
+    });
+    if (table.every(Number.isFinite)) return table;
+    throw invalid(
+      `rescale_factor ${rescale_factor}, image_mean ${means[c]} and image_std ${stds[c]} overflow float32 together.`,
+    );
+  });
+}
+
+function per_channel(values: number | number[], channels: number, is_used: boolean): number[] {
+  if (typeof values === "number") return new Array<number>(channels).fill(values);
+  if (is_used && values.length !== channels) {
+    throw invalid(
+      `The picture has ${channels} channels, but image_mean and image_std have ${values.length}; ` +
+        `set do_convert_rgb, or convert the picture first, as with image.${values.length === 1 ? "grayscale" : "rgb"}().`,
+    );
+  }
+  return values;
+}
+
+function invalid(message: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message);
+}

@@ -1,0 +1,216 @@
+import { decode_image, read_picture_file } from "#decode";
+import { VitMsnError } from "../errors.ts";
+import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
+import { fetch_picture, short_name } from "./fetch_picture.ts";
+import { check_byte_count } from "./header.ts";
+import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
+import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
+
+/** Everything that RawImage.read makes a picture from. */
+export type ImageInput =
+  | RawImage
+  | string
+  | URL
+  | Blob
+  | ArrayBuffer
+  | ArrayBufferView
+  | ImageData
+  | Drawable;
+
+export interface ReadOptions {
+  /** The most pixels to decode; default 178,956,970, where Pillow calls a picture a decompression bomb. */
+  max_pixels?: number;
+  signal?: AbortSignal;
+}
+
+/**
+ * A decoded picture: 8-bit pixels, row by row from the top left, channels interleaved.
+ *
+ * Every method gives a new picture and leaves this one as it is (it may share pixels where nothing changes).
+ * Resizing and conversion give what Pillow gives, bit for bit.
+ */
+export class RawImage implements Pixels {
+  readonly data: Uint8Array | Uint8ClampedArray;
+  /** In pixels. */
+  readonly width: number;
+  /** In pixels. */
+  readonly height: number;
+  /** 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. */
+  readonly channels: Channels;
+
+  /**
+   * @param data width·height·channels bytes; kept, not copied.
+   * @throws VitMsnError INVALID_ARGUMENT where the arguments don't fit each other.
+   */
+  constructor(data: Uint8Array | Uint8ClampedArray, width: number, height: number, channels: Channels) {
+    if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) {
+      throw invalid("RawImage takes its pixels as a Uint8Array or Uint8ClampedArray.");
+    }
+    check_sides("RawImage", width, height);
+    if (![1, 2, 3, 4].includes(channels)) {
+      throw invalid(`RawImage has 1 to 4 channels (grey, grey+alpha, RGB, RGBA), got ${channels}.`);
+    }
+    if (data.length !== width * height * channels) {
+      throw invalid(
+        `RawImage of ${width}×${height} pixels and ${channels} channels has ${width * height * channels} bytes, got ${data.length}.`,
+      );
+    }
+    this.data = data;
+    this.width = width;
+    this.height = height;
+    this.channels = channels;
+  }
+
+  /**
+   * Reads a picture: PNG, JPEG, WebP, AVIF or GIF (its first frame), from a path (Node), a URL (http, https, blob,
+   * data, file), a Blob or File, the bytes of a file, ImageData, or an element that can be drawn.
+   *
+   * The result is upright (EXIF orientation is applied) and has the file's channels: grey 1, RGB 3, with
+   * transparency 4; palettes and CMYK become RGB, 16 bits become 8. Colour profiles are ignored, as in the
+   * reference. A RawImage is given back as it is.
+   *
+   * @throws VitMsnError INVALID_IMAGE for what is no picture, truncated or too large; NOT_FOUND, ACCESS_DENIED,
+   *   NETWORK and IO for what can't be read; UNSUPPORTED; ABORTED.
+   */
+  static async read(input: ImageInput, options: ReadOptions = {}): Promise<RawImage> {
+    if (input instanceof RawImage) return input;
+    if (typeof input === "string" || input instanceof URL) return RawImage.fromURL(input, options);
+    if (input instanceof Blob) return RawImage.fromBlob(input, options);
+    if (is_drawable(input)) return RawImage.fromCanvas(input);
+    if (input instanceof ArrayBuffer) return decode(new Uint8Array(input), "The picture", options);
+    if (ArrayBuffer.isView(input)) {
+      const bytes = new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
+      return decode(bytes, "The picture", options);
+    }
+    if (is_image_data(input)) return new RawImage(input.data, input.width, input.height, 4);
+    throw invalid(
+      "RawImage.read takes a path, URL, Blob, the bytes of a picture file, ImageData, a canvas, image or frame, or a RawImage; " +
+        `got ${describe(input)}.`,
+    );
+  }
+
+  /** From a URL (http, https, blob, data, file) or, in Node, a path. Remote ones go through env.fetch. */
+  static async fromURL(url: string | URL, options: ReadOptions = {}): Promise<RawImage> {
+    const address = String(url);
+    const is_remote = /^(https?|blob|data):/i.test(address);
+    const bytes = await (is_remote ? fetch_picture : read_picture_file)(address, options.signal);
+    return decode(bytes, short_name(address), options);
+  }
+
+  /** From a Blob or File that holds a picture file. */
+  static async fromBlob(blob: Blob, options: ReadOptions = {}): Promise<RawImage> {
+    const name = (blob as Partial<File>).name || "The Blob";
+    check_byte_count(blob.size, name);
+    return decode(new Uint8Array(await blob.arrayBuffer()), name, options);
+  }
+
+  /** From a canvas, an image or video element, an ImageBitmap or a VideoFrame: RGBA. */
+  static fromCanvas(canvas: Drawable): RawImage {
+    return from_pixels(read_drawable(canvas, `The ${canvas.constructor.name}`));
+  }
+
+  /** [width, height] in pixels. */
+  get size(): [number, number] {
+    return [this.width, this.height];
+  }
+
+  /** Three channels: grey is repeated, alpha is dropped without blending, as Pillow's convert("RGB"). */
+  rgb(): RawImage {
+    return this.convert(3);
+  }
+
+  /** Four channels: missing alpha is opaque. */
+  rgba(): RawImage {
+    return this.convert(4);
+  }
+
+  /** One channel: L = 0.299 R + 0.587 G + 0.114 B, as Pillow's convert("L"). */
+  grayscale(): RawImage {
+    return this.convert(1);
+  }
+
+  convert(channels: Channels): RawImage {
+    if (![1, 2, 3, 4].includes(channels)) throw invalid(`A picture has 1 to 4 channels, got ${channels}.`);
+    return channels === this.channels ? this : from_pixels(convert_channels(this, channels));
+  }
+
+  /**
+   * @param width,height in pixels.
+   * @param options.resample Pillow's filter by name or code; default "bilinear" (2).
+   */
+  resize(width: number, height: number, options: { resample?: ResampleName | ResampleCode } = {}): RawImage {
+    check_sides("resize", width, height);
+    const { resample = RESAMPLE.bilinear } = options;
+    const code = resample_code(resample);
+    if (code === undefined)
+      throw invalid(`resample is one of ${Object.keys(RESAMPLE).join(", ")}; got ${resample}.`);
+    return from_pixels(resize_pixels(this, width, height, code));
+  }
+
+  /** @param box [x_min, y_min, x_max, y_max] in pixels, the last column and row included, as in transformers.js. */
+  crop(box: readonly [number, number, number, number]): RawImage {
+    const [x_min, y_min, x_max, y_max] = box;
+    const is_inside = x_min >= 0 && y_min >= 0 && x_max < this.width && y_max < this.height;
+    if (!box.every(Number.isInteger) || !is_inside || x_min > x_max || y_min > y_max) {
+      throw invalid(
+        `crop takes [x_min, y_min, x_max, y_max] within ${this.width}×${this.height} pixels, got [${box}].`,
+      );
+    }
+    return this.#window(x_min, y_min, x_max - x_min + 1, y_max - y_min + 1);
+  }
+
+  /** The middle width×height pixels; where the picture is smaller, it is padded with zeros, as in the reference. */
+  center_crop(width: number, height: number): RawImage {
+    check_sides("center_crop", width, height);
+    const left = Math.floor((this.width - width) / 2);
+    const top = Math.floor((this.height - height) / 2);
+    return this.#window(left, top, width, height);
+  }
+
+  clone(): RawImage {
+    return new RawImage(this.data.slice(), this.width, this.height, this.channels);
+  }
+
+  #window(left: number, top: number, width: number, height: number): RawImage {
+    const { channels } = this;
+    const data = new Uint8Array(width * height * channels);
+    const first = Math.max(left, 0);
+    const last = Math.min(left + width, this.width);
+    for (let y = Math.max(top, 0); y < Math.min(top + height, this.height); y++) {
+      const row = this.data.subarray((y * this.width + first) * channels, (y * this.width + last) * channels);
+      data.set(row, ((y - top) * width + first - left) * channels);
+    }
+    return new RawImage(data, width, height, channels);
+  }
+}
+
+async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Promise<RawImage> {
+  check_byte_count(bytes.length, name);
+  return from_pixels(await decode_image(bytes, { name, ...options }));
+}
+
+function from_pixels({ data, width, height, channels }: Pixels): RawImage {
+  return new RawImage(data, width, height, channels);
+}
+
+function is_image_data(input: unknown): input is ImageData {
+  const { data, width, height } = (input ?? {}) as Partial<ImageData>;
+  const is_bytes = (data as unknown) instanceof Uint8ClampedArray || (data as unknown) instanceof Uint8Array;
+  return is_bytes && typeof width === "number" && typeof height === "number";
+}
+
+function check_sides(what: string, width: number, height: number): void {
+  const is_side = (side: number) => Number.isSafeInteger(side) && side >= 1;
+  if (!is_side(width) || !is_side(height)) {
+    throw invalid(`${what} takes a width and height that are positive integers, got ${width} and ${height}.`);
+  }
+}
+
+function describe(value: unknown): string {
+  if (value === null || typeof value !== "object") return value === null ? "null" : typeof value;
+  return `an object of class ${value.constructor?.name ?? "Object"}`;
+}
+
+function invalid(message: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message);
+}

@@ -1,0 +1,223 @@
+import { VitMsnError } from "../errors.ts";
+import { type Channels, multiply_255, type Pixels } from "./pixels.ts";
+
+/** Pillow's codes of its resampling filters, as `resample` in preprocessor_config.json. */
+export const RESAMPLE = { nearest: 0, lanczos: 1, bilinear: 2, bicubic: 3, box: 4, hamming: 5 } as const;
+export type ResampleName = keyof typeof RESAMPLE;
+export type ResampleCode = (typeof RESAMPLE)[ResampleName];
+
+/** The code of a filter given by name or code; undefined for an unknown one. */
+export function resample_code(resample: unknown): ResampleCode | undefined {
+  if (typeof resample === "string") return RESAMPLE[resample.toLowerCase() as ResampleName];
+  return Object.values(RESAMPLE).find((code) => code === resample);
+}
+
+interface Filter {
+  /** Half the width, in source pixels at scale 1. */
+  support: number;
+  weight(x: number): number;
+}
+
+const sinc = (x: number) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
+
+/** Catmull-Rom's family with a = -0.5, as Pillow's BICUBIC. */
+function cubic(x: number): number {
+  const a = -0.5;
+  const t = Math.abs(x);
+  if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
+  if (t < 2) return (((t - 5) * t + 8) * t - 4) * a;
+  return 0;
+}
+
+const FILTERS: Record<Exclude<ResampleCode, 0>, Filter> = {
+  1: { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) },
+  2: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
+  3: { support: 2, weight: cubic },
+  4: { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
+  5: {
+    support: 1,
+    weight: (x) => (Math.abs(x) >= 1 ? 0 : sinc(x) * (0.54 + 0.46 * Math.cos(Math.PI * x))),
+  },
+};
+
+/**
+ * Resizes as Pillow's Image.resize does, bit for bit: the filter's support grows with the downscale factor
+ * (antialiasing), weights are 22-bit fixed point, and pixels are rounded to 8 bits after each of the two passes.
+ * Pictures with alpha are filtered premultiplied, so that the colour of transparent pixels doesn't bleed.
+ *
+ * @param width,height the new size in pixels, positive integers.
+ */
+export function resize_pixels(source: Pixels, width: number, height: number, resample: ResampleCode): Pixels {
+  if (source.width === width && source.height === height) return source;
+  if (resample === RESAMPLE.nearest) return resize_nearest(source, width, height);
+  const filter = FILTERS[resample];
+  const has_alpha = source.channels === 2 || source.channels === 4;
+  let picture = has_alpha ? premultiply(source) : source;
+  // The vertical pass reads every row that the horizontal one makes, as the whole picture is the box.
+  if (width !== picture.width) picture = resample_rows(picture, width, filter);
+  if (height !== picture.height) picture = resample_columns(picture, height, filter);
+  return has_alpha ? unpremultiply(picture) : picture;
+}
+
+function resize_nearest(source: Pixels, width: number, height: number): Pixels {
+  const { channels } = source;
+  const columns = nearest_positions(source.width, width);
+  const rows = nearest_positions(source.height, height);
+  const data = allocate(width, height, channels);
+  let to = 0;
+  for (const row of rows) {
+    for (const column of columns) {
+      const from = (row * source.width + column) * channels;
+      for (let c = 0; c < channels; c++) data[to++] = source.data[from + c] as number;
+    }
+  }
+  return { data, width, height, channels };
+}
+
+/** The source pixel under each target pixel's centre. The position is summed up, since Pillow's rounding shows. */
+function nearest_positions(source_size: number, size: number): Int32Array {
+  const step = source_size / size;
+  const positions = new Int32Array(size);
+  let position = step * 0.5;
+  for (let i = 0; i < size; i++, position += step) {
+    positions[i] = Math.min(Math.floor(position), source_size - 1);
+  }
+  return positions;
+}
+
+const PRECISION_BITS = 32 - 8 - 2;
+const HALF = 1 << (PRECISION_BITS - 1);
+
+/** Which source pixels make each target pixel, and with what weights in fixed point. */
+interface Coefficients {
+  /** Weights reserved for each target pixel. */
+  stride: number;
+  first: Int32Array;
+  count: Int32Array;
+  weights: Int32Array;
+}
+
+function coefficients(source_size: number, size: number, filter: Filter): Coefficients {
+  const scale = source_size / size;
+  const filter_scale = Math.max(scale, 1);
+  const support = filter.support * filter_scale;
+  const stride = Math.ceil(support) * 2 + 1;
+  const first = new Int32Array(size);
+  const count = new Int32Array(size);
+  const weights = allocate_weights(size * stride);
+  const exact = new Float64Array(stride);
+  for (let i = 0; i < size; i++) {
+    const centre = (i + 0.5) * scale;
+    const start = Math.max(Math.trunc(centre - support + 0.5), 0);
+    const taps = Math.min(Math.trunc(centre + support + 0.5), source_size) - start;
+    let sum = 0;
+    for (let k = 0; k < taps; k++) {
+      const weight = filter.weight((k + start - centre + 0.5) * (1 / filter_scale));
+      exact[k] = weight;
+      sum += weight;
+    }
+    first[i] = start;
+    count[i] = taps;
+    for (let k = 0; k < taps; k++) {
+      weights[i * stride + k] = to_fixed_point(sum === 0 ? (exact[k] as number) : (exact[k] as number) / sum);
+    }
+  }
+  return { stride, first, count, weights };
+}
+
+function to_fixed_point(weight: number): number {
+  return Math.trunc((weight < 0 ? -0.5 : 0.5) + weight * (1 << PRECISION_BITS));
+}
+
+function clip_8(sum: number): number {
+  return Math.min(Math.max(sum >> PRECISION_BITS, 0), 255);
+}
+
+function resample_rows(source: Pixels, width: number, filter: Filter): Pixels {
+  const { channels, height, data: input } = source;
+  const { stride, first, count, weights } = coefficients(source.width, width, filter);
+  const data = allocate(width, height, channels);
+  let to = 0;
+  for (let y = 0; y < height; y++) {
+    const row = y * source.width * channels;
+    for (let x = 0; x < width; x++) {
+      const begin = x * stride;
+      const end = begin + (count[x] as number);
+      const from = row + (first[x] as number) * channels;
+      for (let c = 0; c < channels; c++) {
+        let sum = HALF;
+        for (let k = begin, at = from + c; k < end; k++, at += channels) {
+          sum = (sum + Math.imul(input[at] as number, weights[k] as number)) | 0;
+        }
+        data[to++] = clip_8(sum);
+      }
+    }
+  }
+  return { data, width, height, channels };
+}
+
+function resample_columns(source: Pixels, height: number, filter: Filter): Pixels {
+  const { channels, width, data: input } = source;
+  const { stride, first, count, weights } = coefficients(source.height, height, filter);
+  const row_length = width * channels;
+  const data = allocate(width, height, channels);
+  const sums = new Int32Array(row_length);
+  for (let y = 0; y < height; y++) {
+    sums.fill(HALF);
+    for (let k = 0; k < (count[y] as number); k++) {
+      const weight = weights[y * stride + k] as number;
+      const row = ((first[y] as number) + k) * row_length;
+      for (let i = 0; i < row_length; i++) {
+        sums[i] = (sums[i] as number) + Math.imul(input[row + i] as number, weight);
+      }
+    }
+    const to = y * row_length;
+    for (let i = 0; i < row_length; i++) data[to + i] = clip_8(sums[i] as number);
+  }
+  return { data, width, height, channels };
+}
+
+function premultiply(source: Pixels): Pixels {
+  const { channels } = source;
+  const data = new Uint8Array(source.data);
+  for (let i = 0; i < data.length; i += channels) {
+    const alpha = data[i + channels - 1] as number;
+    for (let c = 0; c < channels - 1; c++) data[i + c] = multiply_255(data[i + c] as number, alpha);
+  }
+  return { ...source, data };
+}
+
+/** Changes `picture` in place: it is this module's own by now. */
+function unpremultiply(picture: Pixels): Pixels {
+  const { channels, data } = picture;
+  for (let i = 0; i < data.length; i += channels) {
+    const alpha = data[i + channels - 1] as number;
+    if (alpha === 0 || alpha === 255) continue;
+    for (let c = 0; c < channels - 1; c++) {
+      data[i + c] = Math.min(255, Math.trunc((255 * (data[i + c] as number)) / alpha));
+    }
+  }
+  return picture;
+}
+
+function allocate(width: number, height: number, channels: Channels): Uint8Array {
+  try {
+    return new Uint8Array(width * height * channels);
+  } catch (cause) {
+    throw new VitMsnError(
+      "OUT_OF_MEMORY",
+      `A picture of ${width}×${height} pixels doesn't fit in memory; ask for a smaller size.`,
+      { cause, details: { width, height } },
+    );
+  }
+}
+
+function allocate_weights(length: number): Int32Array {
+  try {
+    return new Int32Array(length);
+  } catch (cause) {
+    throw new VitMsnError("OUT_OF_MEMORY", "Resizing this picture needs more memory than there is.", {
+      cause,
+    });
+  }
+}
