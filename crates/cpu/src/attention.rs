@@ -1,0 +1,253 @@
+//! Self-attention over the output of one fused linear layer.
+//!
+//! Keys and values are packed once per head into the GEMM's panels. [`sdpa`] walks blocks of queries and keys
+//! with a running maximum and sum (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022), so that its
+//! memory doesn't grow with the square of the tokens; [`eager`] materialises and returns the probabilities.
+
+use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
+
+use crate::gemm::{Block, NR, Start};
+use crate::simd::{F32x4, map_in_place};
+use crate::softmax::{exp_of_difference, largest, softmax};
+
+/// Queries and keys of one block of [`sdpa`]: its scores (64 kB) stay in L2, a block of values in L1.
+const QUERY_BLOCK: usize = 64;
+const KEY_BLOCK: usize = 256;
+
+/// The sizes of an attention: D = heads · head_dim.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// B
+    pub batch: usize,
+    /// N
+    pub tokens: usize,
+    /// The number of heads.
+    pub heads: usize,
+    /// The channels of each head.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn check(&self, qkv: &[f32], out: &[f32]) -> Result<()> {
+        if self.heads == 0 || self.head_dim == 0 {
+            return Err(Error::InvalidArgument(
+                "Attention needs at least one head of at least one channel.".to_string(),
+            ));
+        }
+        let width = numel(&[self.heads, self.head_dim])?;
+        numel(&[self.tokens, 3, width])?;
+        check_len(
+            "The input of attention",
+            qkv.len(),
+            &[self.batch, self.tokens, 3, width],
+        )?;
+        check_len(
+            "The output of attention",
+            out.len(),
+            &[self.batch, self.tokens, width],
+        )
+    }
+}
+
+/// Fused attention without the N × N scores: qkv `[B, N, 3·D]` (queries, keys, values side by side) to out
+/// `[B, N, D]`, scaled by head_dim^-½. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+pub fn sdpa(qkv: &[f32], shape: AttentionShape, out: &mut [f32]) -> Result<()> {
+    shape.check(qkv, out)?;
+    let mut head = Head::new(shape)?;
+    let block_keys = KEY_BLOCK.min(shape.tokens);
+    let mut scores = try_vec(QUERY_BLOCK.min(shape.tokens) * block_keys)?;
+    for_each_head(qkv, shape, out, |_, qkv, out| {
+        head.pack(qkv);
+        for query0 in (0..shape.tokens).step_by(QUERY_BLOCK) {
+            let queries = QUERY_BLOCK.min(shape.tokens - query0);
+            let mut state = [(f32::NEG_INFINITY, 0.0); QUERY_BLOCK];
+            let out = &mut out[query0 * shape.width()..];
+            for key0 in (0..shape.tokens).step_by(KEY_BLOCK) {
+                let keys = KEY_BLOCK.min(shape.tokens - key0);
+                head.score(
+                    &qkv[query0 * 3 * shape.width()..],
+                    queries,
+                    key0,
+                    keys,
+                    &mut scores,
+                    block_keys,
+                );
+                for (query, state) in state[..queries].iter_mut().enumerate() {
+                    let row = &mut scores[query * block_keys..][..keys];
+                    let context = &mut out[query * shape.width()..][..shape.head_dim];
+                    update(row, state, context, key0 > 0);
+                }
+                head.combine(&scores, block_keys, queries, key0, keys, out);
+            }
+            for (query, (_, sum)) in state[..queries].iter().enumerate() {
+                let factor = F32x4::splat(1.0 / sum);
+                map_in_place(&mut out[query * shape.width()..][..shape.head_dim], |v| {
+                    v.mul(factor)
+                });
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Turns a row of scores into weights relative to the running maximum, and brings what was summed before to it.
+fn update(row: &mut [f32], (maximum, sum): &mut (f32, f32), context: &mut [f32], continues: bool) {
+    let new_maximum = maximum.max(largest(row));
+    let new_sum = exp_of_difference(row, new_maximum);
+    if continues {
+        let decay = (*maximum - new_maximum).exp();
+        *sum = *sum * decay + new_sum;
+        map_in_place(context, |v| v.mul(F32x4::splat(decay)));
+    } else {
+        *sum = new_sum;
+    }
+    *maximum = new_maximum;
+}
+
+/// Attention that also returns its probabilities: qkv `[B, N, 3·D]` to probs `[B, heads, N, N]` and out `[B, N, D]`.
+/// Errors as [`sdpa`].
+pub fn eager(qkv: &[f32], shape: AttentionShape, probs: &mut [f32], out: &mut [f32]) -> Result<()> {
+    shape.check(qkv, out)?;
+    let tokens = shape.tokens;
+    check_len(
+        "The probabilities of attention",
+        probs.len(),
+        &[shape.batch, shape.heads, tokens, tokens],
+    )?;
+    if probs.is_empty() {
+        return Ok(());
+    }
+    let mut head = Head::new(shape)?;
+    for_each_head(qkv, shape, out, |index, qkv, out| {
+        let probs = &mut probs[index * tokens * tokens..][..tokens * tokens];
+        head.pack(qkv);
+        head.score(qkv, tokens, 0, tokens, probs, tokens);
+        softmax(probs, tokens)?;
+        head.combine(probs, tokens, tokens, 0, tokens, out);
+        Ok(())
+    })
+}
+
+/// Calls `run(index, qkv, out)` for each head of each sample, the slices beginning at the head's first query and
+/// its first output.
+fn for_each_head(
+    qkv: &[f32],
+    shape: AttentionShape,
+    out: &mut [f32],
+    mut run: impl FnMut(usize, &[f32], &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    if qkv.is_empty() {
+        return Ok(());
+    }
+    let sample = shape.tokens * shape.width();
+    for (batch, (qkv, out)) in qkv
+        .chunks_exact(3 * sample)
+        .zip(out.chunks_exact_mut(sample))
+        .enumerate()
+    {
+        for head in 0..shape.heads {
+            let first = head * shape.head_dim;
+            run(batch * shape.heads + head, &qkv[first..], &mut out[first..])?;
+        }
+    }
+    Ok(())
+}
+
+/// The packed keys and values of one head.
+struct Head {
+    shape: AttentionShape,
+    /// Panels of NR keys, channel after channel, times the scale.
+    keys: Vec<f32>,
+    /// Panels of NR channels, key after key.
+    values: Vec<f32>,
+}
+
+impl Head {
+    fn new(shape: AttentionShape) -> Result<Self> {
+        let keys = try_vec(numel(&[shape.tokens.next_multiple_of(NR), shape.head_dim])?)?;
+        let values = try_vec(numel(&[shape.head_dim.next_multiple_of(NR), shape.tokens])?)?;
+        Ok(Self {
+            shape,
+            keys,
+            values,
+        })
+    }
+
+    /// Packs the keys and values of the head whose first query begins `qkv`. What pads the last panels stays zero.
+    fn pack(&mut self, qkv: &[f32]) {
+        let AttentionShape {
+            tokens, head_dim, ..
+        } = self.shape;
+        let width = self.shape.width();
+        let scale = (head_dim as f32).sqrt().recip();
+        for (token, row) in qkv.chunks(3 * width).take(tokens).enumerate() {
+            let panel = &mut self.keys[token / NR * NR * head_dim..][..NR * head_dim];
+            for (channel, value) in row[width..][..head_dim].iter().enumerate() {
+                panel[channel * NR + token % NR] = value * scale;
+            }
+            for (index, channels) in row[2 * width..][..head_dim].chunks(NR).enumerate() {
+                self.values[(index * tokens + token) * NR..][..channels.len()]
+                    .copy_from_slice(channels);
+            }
+        }
+    }
+
+    /// scores[query, key] = scale · q · k for keys from `key0` on, a multiple of NR.
+    fn score(
+        &self,
+        q: &[f32],
+        queries: usize,
+        key0: usize,
+        keys: usize,
+        scores: &mut [f32],
+        stride: usize,
+    ) {
+        let depth = self.shape.head_dim;
+        for first in (0..keys).step_by(NR) {
+            let block = Block {
+                rows: queries,
+                columns: NR.min(keys - first),
+                depth,
+                a_stride: 3 * self.shape.width(),
+                c_stride: stride,
+            };
+            let panel = &self.keys[(key0 + first) * depth..][..NR * depth];
+            block.multiply(q, panel, Start::Zero, &mut scores[first..], |_, _| {});
+        }
+    }
+
+    /// out[query, channel] += Σ weights[query, key] · v; the first block begins with zero.
+    fn combine(
+        &self,
+        weights: &[f32],
+        stride: usize,
+        queries: usize,
+        key0: usize,
+        keys: usize,
+        out: &mut [f32],
+    ) {
+        let AttentionShape {
+            tokens, head_dim, ..
+        } = self.shape;
+        let start = if key0 == 0 {
+            Start::Zero
+        } else {
+            Start::Accumulate
+        };
+        for (index, first) in (0..head_dim).step_by(NR).enumerate() {
+            let block = Block {
+                rows: queries,
+                columns: NR.min(head_dim - first),
+                depth: keys,
+                a_stride: stride,
+                c_stride: self.shape.width(),
+            };
+            let panel = &self.values[(index * tokens + key0) * NR..][..keys * NR];
+            block.multiply(weights, panel, start, &mut out[first..], |_, _| {});
+        }
+    }
+}

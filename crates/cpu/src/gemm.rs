@@ -1,0 +1,254 @@
+//! Matrix multiplication over packed panels, and the linear layer built on it.
+//!
+//! Blocking: a panel block (KC × NR floats, 24 kB) stays in the L1 cache while the rows of a block of x
+//! (MC × KC floats, up to 512 kB) stream past it from L2. Within it, the tile keeps MR × NR sums in registers:
+//! 2 × 16 is what fits V8's sixteen registers with the weights of one input beside them.
+
+use vit_msn_tensor::{Error, Result, check_len, try_vec};
+
+use crate::activation::Activation;
+use crate::pack::PackedLinear;
+use crate::simd::{F32x4, LANES};
+
+/// Columns of a tile and of a panel.
+pub(crate) const NR: usize = 16;
+/// Rows of a tile.
+const MR: usize = 2;
+/// The most inputs that a panel block holds.
+const KC: usize = 384;
+/// The most rows of x that a block holds.
+const MC: usize = 320;
+/// Inputs that the tile's loop takes at a time.
+const UNROLL: usize = 4;
+
+static ZEROS: [f32; NR] = [0.0; NR];
+
+/// `out = act(x · wᵀ + bias) + residual`: x `[rows, in_features]`, out and residual `[rows, out_features]`.
+/// Errors: INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, OUT_OF_MEMORY.
+pub fn linear(
+    x: &[f32],
+    w: &PackedLinear,
+    act: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<()> {
+    w.check_complete()?;
+    let (inputs, outputs) = (w.in_features(), w.out_features());
+    let rows = x.len() / inputs;
+    if !x.len().is_multiple_of(inputs) {
+        return Err(Error::InvalidArgument(format!(
+            "A linear layer with {inputs} inputs got {} values, which are no whole rows.",
+            x.len()
+        )));
+    }
+    check_len("The output of a linear layer", out.len(), &[rows, outputs])?;
+    if let Some(residual) = residual {
+        check_len(
+            "The residual of a linear layer",
+            residual.len(),
+            &[rows, outputs],
+        )?;
+    }
+    // Blocks of about the same size, in whole steps of the tile's loop.
+    let depth = inputs
+        .div_ceil(inputs.div_ceil(KC))
+        .next_multiple_of(UNROLL)
+        .min(inputs);
+    let mut scratch = try_vec(depth * NR)?;
+    for row0 in (0..rows).step_by(MC) {
+        let block_rows = MC.min(rows - row0);
+        for k0 in (0..inputs).step_by(depth) {
+            let block_depth = depth.min(inputs - k0);
+            let last = k0 + block_depth == inputs;
+            for panel in 0..outputs.div_ceil(NR) {
+                let column0 = panel * NR;
+                let block = Block {
+                    rows: block_rows,
+                    columns: NR.min(outputs - column0),
+                    depth: block_depth,
+                    a_stride: inputs,
+                    c_stride: outputs,
+                };
+                let start = if k0 == 0 {
+                    Start::From(w.panel_bias(panel))
+                } else {
+                    Start::Accumulate
+                };
+                let weights = w.panel_block(panel, k0, block_depth, &mut scratch);
+                let finish = |row: usize, values: &mut [f32]| {
+                    if !last {
+                        return;
+                    }
+                    act.apply(values);
+                    if let Some(residual) = residual {
+                        let first = (row0 + row) * outputs + column0;
+                        add(values, &residual[first..first + values.len()]);
+                    }
+                };
+                block.multiply(
+                    &x[row0 * inputs + k0..],
+                    weights,
+                    start,
+                    &mut out[row0 * outputs + column0..],
+                    finish,
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add(values: &mut [f32], others: &[f32]) {
+    for (value, other) in values.iter_mut().zip(others) {
+        *value += other;
+    }
+}
+
+/// What a tile's sums begin with.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// Zero.
+    Zero,
+    /// The same NR values in every row: a bias.
+    From(&'a [f32]),
+    /// What the target holds.
+    Accumulate,
+}
+
+/// The product of `rows` rows of A with one panel of B: `c[row, column] = start + Σₖ a[row, k] · b[k, column]`.
+pub(crate) struct Block {
+    pub rows: usize,
+    /// At most NR.
+    pub columns: usize,
+    pub depth: usize,
+    /// From one row to the next in A and in C.
+    pub a_stride: usize,
+    pub c_stride: usize,
+}
+
+impl Block {
+    /// Computes the block, and calls `finish(row, values)` on each row's `columns` values once they are done.
+    /// `a` and `c` begin at the block's first element; `panel` is `depth × NR`.
+    #[inline(always)]
+    pub fn multiply(
+        &self,
+        a: &[f32],
+        panel: &[f32],
+        start: Start,
+        c: &mut [f32],
+        finish: impl Fn(usize, &mut [f32]),
+    ) {
+        if self.rows == 0 || self.depth == 0 {
+            return;
+        }
+        assert!(self.columns <= NR && panel.len() >= self.depth * NR);
+        assert!(a.len() >= (self.rows - 1) * self.a_stride + self.depth);
+        assert!(c.len() >= (self.rows - 1) * self.c_stride + self.columns);
+        let pairs = self.rows / MR * MR;
+        for row in (0..pairs).step_by(MR) {
+            self.tile::<MR>(row, a, panel, start, c, &finish);
+        }
+        for row in pairs..self.rows {
+            self.tile::<1>(row, a, panel, start, c, &finish);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const R: usize>(
+        &self,
+        row: usize,
+        a: &[f32],
+        panel: &[f32],
+        start: Start,
+        c: &mut [f32],
+        finish: &impl Fn(usize, &mut [f32]),
+    ) {
+        let a_rows: [*const f32; R] =
+            std::array::from_fn(|r| a[(row + r) * self.a_stride..].as_ptr());
+        let mut ragged = [[0.0; NR]; R];
+        let direct = self.columns == NR;
+        let c_rows: [*mut f32; R] = std::array::from_fn(|r| {
+            let target = &mut c[(row + r) * self.c_stride..][..self.columns];
+            if direct {
+                return target.as_mut_ptr();
+            }
+            ragged[r][..self.columns].copy_from_slice(target);
+            ragged[r].as_mut_ptr()
+        });
+        let starts: [*const f32; R] = std::array::from_fn(|r| match start {
+            Start::Zero => ZEROS.as_ptr(),
+            Start::From(values) => values[..NR].as_ptr(),
+            Start::Accumulate => c_rows[r].cast_const(),
+        });
+        // SAFETY: `multiply` has checked that each row of A has `depth` floats and the panel `depth * NR`; the
+        // rows of C and the starts are NR floats, in C itself or in `ragged`.
+        unsafe { multiply_tile(self.depth, a_rows, panel.as_ptr(), starts, c_rows) };
+        for r in 0..R {
+            let target = &mut c[(row + r) * self.c_stride..][..self.columns];
+            if !direct {
+                target.copy_from_slice(&ragged[r][..self.columns]);
+            }
+            finish(row + r, target);
+        }
+    }
+}
+
+/// R rows of NR sums over `depth` inputs, held in registers.
+///
+/// # Safety
+/// Each of `a` must be readable for `depth` floats, `panel` for `depth * NR`, each of `starts` for NR; each of
+/// `c` must be writable for NR.
+#[inline(never)]
+unsafe fn multiply_tile<const R: usize>(
+    depth: usize,
+    mut a: [*const f32; R],
+    mut panel: *const f32,
+    starts: [*const f32; R],
+    c: [*mut f32; R],
+) {
+    // SAFETY: the caller's promise covers every pointer below: inputs 0..depth of each row and of the panel.
+    unsafe {
+        let mut sums =
+            starts.map(|start| std::array::from_fn(|v| F32x4::load(start.add(v * LANES))));
+        for _ in 0..depth / UNROLL {
+            for step in 0..UNROLL {
+                accumulate(&mut sums, a.map(|row| row.add(step)), panel.add(step * NR));
+            }
+            a = a.map(|row| row.add(UNROLL));
+            panel = panel.add(UNROLL * NR);
+        }
+        for _ in 0..depth % UNROLL {
+            accumulate(&mut sums, a, panel);
+            a = a.map(|row| row.add(1));
+            panel = panel.add(NR);
+        }
+        for (target, row) in c.into_iter().zip(sums) {
+            for (v, sum) in row.into_iter().enumerate() {
+                sum.store(target.add(v * LANES));
+            }
+        }
+    }
+}
+
+/// One input: adds the product of a column of A and a row of the panel.
+///
+/// # Safety
+/// Each of `a` must be readable for one float, `weights` for NR.
+#[inline(always)]
+unsafe fn accumulate<const R: usize>(
+    sums: &mut [[F32x4; NR / LANES]; R],
+    a: [*const f32; R],
+    weights: *const f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let weights: [F32x4; NR / LANES] =
+            std::array::from_fn(|v| F32x4::load(weights.add(v * LANES)));
+        for (row, value) in sums.iter_mut().zip(a) {
+            let value = F32x4::load_splat(value);
+            for (sum, weight) in row.iter_mut().zip(weights) {
+                *sum = value.mul_add(weight, *sum);
+            }
+        }
+    }
+}

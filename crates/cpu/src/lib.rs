@@ -1,0 +1,32 @@
+//! The engine's kernels on the CPU. Each is written once over four lanes ([`simd`]): SIMD128 on wasm32,
+//! arrays natively, where the tests run. Sizes are checked at the door; no kernel panics on what it is given.
+//!
+//! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`], float32 or half-width.
+
+mod activation;
+mod attention;
+mod embeddings;
+mod gemm;
+mod interpolate;
+mod layer_norm;
+mod loss;
+mod pack;
+mod patch_embed;
+mod pool;
+#[allow(missing_docs, reason = "lanes: the names are the documentation")]
+mod simd;
+mod softmax;
+#[cfg(test)]
+mod test_support;
+
+pub use activation::Activation;
+pub use attention::{AttentionShape, eager, sdpa};
+pub use embeddings::{EmbeddingShape, PatchMask, assemble_embeddings};
+pub use gemm::linear;
+pub use interpolate::interpolate_positions;
+pub use layer_norm::layer_norm;
+pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, mse};
+pub use pack::PackedLinear;
+pub use patch_embed::{PatchShape, patch_embed};
+pub use pool::{pool_cls, pool_mean};
+pub use softmax::softmax;

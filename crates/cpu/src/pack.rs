@@ -1,0 +1,451 @@
+//! The weight of a linear layer, packed once into the order in which the GEMM reads it.
+
+use half::{bf16, f16};
+use vit_msn_tensor::{Dtype, Error, Result, try_vec};
+
+use crate::gemm::NR;
+use crate::simd::{F32x4, LANES};
+
+/// One row of a panel: a weight of each of NR outputs for the same input. Aligned to a cache line, so that no
+/// vector load straddles two.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Row([f32; NR]);
+
+/// A [`Row`] in float16 or bfloat16 bits.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(32))]
+struct HalfRow([u16; NR]);
+
+enum Panels {
+    Full(Vec<Row>),
+    Half(Vec<HalfRow>),
+}
+
+/// How many inputs of a weight row are scattered at a time: the part of the panel stays in the L1 cache.
+const SCATTER: usize = 64;
+
+/// The weight `[out_features, in_features]` and bias `[out_features]` of a linear layer.
+///
+/// The outputs are cut into panels of 16; a panel holds, input after input, the 16 weights of its outputs, with
+/// zeros where the last panel has fewer outputs. Half-width weights stay half-width here and are widened a
+/// block at a time while the GEMM runs. Rows may arrive in any order and in pieces, so that loading never
+/// holds a second copy; a weight that misses rows is refused when used.
+pub struct PackedLinear {
+    out_features: usize,
+    in_features: usize,
+    dtype: Dtype,
+    panels: Panels,
+    /// Padded to whole panels. Rounded to `dtype`, but kept wide: it is small and starts every accumulator.
+    bias: Vec<f32>,
+    has_bias: bool,
+    rows_set: Vec<bool>,
+    bias_set: Vec<bool>,
+}
+
+impl PackedLinear {
+    /// An empty weight of shape `[out_features, in_features]`. Errors: INVALID_ARGUMENT for a zero size,
+    /// UNSUPPORTED for int8, OUT_OF_MEMORY.
+    pub fn new(
+        out_features: usize,
+        in_features: usize,
+        dtype: Dtype,
+        has_bias: bool,
+    ) -> Result<Self> {
+        if out_features == 0 || in_features == 0 {
+            return Err(Error::InvalidArgument(format!(
+                "A linear layer's weight can't have the shape [{out_features}, {in_features}]: both sizes must be at least 1."
+            )));
+        }
+        let panel_count = out_features.div_ceil(NR);
+        let rows = panel_count
+            .checked_mul(in_features)
+            .ok_or(Error::out_of_memory(panel_count, in_features))?;
+        let panels = match dtype {
+            Dtype::F32 => Panels::Full(try_vec(rows)?),
+            Dtype::F16 | Dtype::BF16 => Panels::Half(try_vec(rows)?),
+            Dtype::I8 => {
+                return Err(Error::Unsupported(
+                    "This engine has no int8 weights: use dtype \"float32\", \"float16\" or \"bfloat16\".".to_string(),
+                ));
+            }
+        };
+        Ok(Self {
+            out_features,
+            in_features,
+            dtype,
+            panels,
+            bias: try_vec(panel_count * NR)?,
+            has_bias,
+            rows_set: try_vec(out_features)?,
+            bias_set: try_vec(if has_bias { out_features } else { 0 })?,
+        })
+    }
+
+    /// N: the number of outputs.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// K: the number of inputs.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// The storage type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Whether the layer adds a bias.
+    pub fn has_bias(&self) -> bool {
+        self.has_bias
+    }
+
+    /// The bytes that weight and bias take.
+    pub fn byte_size(&self) -> usize {
+        let panels = match &self.panels {
+            Panels::Full(rows) => size_of_val(rows.as_slice()),
+            Panels::Half(rows) => size_of_val(rows.as_slice()),
+        };
+        panels + size_of_val(self.bias.as_slice())
+    }
+
+    /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of type `source`.
+    /// Errors: INVALID_ARGUMENT when the bytes are no whole rows or there are too many; INVALID_CHECKPOINT
+    /// naming the first value that isn't finite or doesn't fit the storage type.
+    pub fn set_rows(&mut self, row0: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
+        let row_bytes = self.in_features * source.size();
+        let rows = bytes.len() / row_bytes;
+        if !bytes.len().is_multiple_of(row_bytes) || rows > self.out_features.saturating_sub(row0) {
+            return Err(Error::InvalidArgument(format!(
+                "{} bytes of {} from row {row0} on don't fit a weight of shape [{}, {}].",
+                bytes.len(),
+                source.name(),
+                self.out_features,
+                self.in_features
+            )));
+        }
+        let place = Place {
+            row0,
+            depth: self.in_features,
+        };
+        let finite = match (&mut self.panels, self.dtype) {
+            (Panels::Full(panels), _) => scatter_from(
+                panels,
+                place,
+                source,
+                bytes,
+                |row: &mut Row| &mut row.0,
+                |v| v,
+                f32::is_finite,
+            )?,
+            (Panels::Half(panels), dtype) => scatter_half(panels, place, dtype, source, bytes)?,
+        };
+        if !finite {
+            return Err(self.find_unfit(row0, source, bytes));
+        }
+        self.rows_set[row0..row0 + rows].fill(true);
+        Ok(())
+    }
+
+    /// Sets the bias from element `offset` on. Errors as [`PackedLinear::set_rows`], and INVALID_ARGUMENT
+    /// where the layer has no bias.
+    pub fn set_bias(&mut self, offset: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
+        let count = bytes.len() / source.size();
+        if !self.has_bias
+            || !bytes.len().is_multiple_of(source.size())
+            || count > self.out_features.saturating_sub(offset)
+        {
+            return Err(Error::InvalidArgument(format!(
+                "{} bytes of {} from element {offset} on don't fit a bias of {} elements.",
+                bytes.len(),
+                source.name(),
+                self.bias_set.len()
+            )));
+        }
+        let target = &mut self.bias[offset..offset + count];
+        source.decode(bytes, target)?;
+        for (index, value) in target.iter_mut().enumerate() {
+            let rounded = self.dtype.round(*value);
+            if !rounded.is_finite() {
+                return Err(unfit(
+                    &format!("Element {} of the bias", offset + index),
+                    *value,
+                    self.dtype,
+                ));
+            }
+            *value = rounded;
+        }
+        self.bias_set[offset..offset + count].fill(true);
+        Ok(())
+    }
+
+    /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
+    /// Errors: INVALID_ARGUMENT for rows that don't exist, OUT_OF_MEMORY.
+    pub fn get_rows(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
+        if row0
+            .checked_add(rows)
+            .is_none_or(|end| end > self.out_features)
+        {
+            return Err(Error::InvalidArgument(format!(
+                "Rows {row0} to {row0} + {rows} aren't all in a weight of shape [{}, {}].",
+                self.out_features, self.in_features
+            )));
+        }
+        let mut bytes = try_vec(rows * self.in_features * self.dtype.size())?;
+        let place = Place {
+            row0,
+            depth: self.in_features,
+        };
+        match &self.panels {
+            Panels::Full(panels) => gather(panels, place, &mut bytes, |row, lane| {
+                row.0[lane].to_le_bytes()
+            }),
+            Panels::Half(panels) => gather(panels, place, &mut bytes, |row, lane| {
+                row.0[lane].to_le_bytes()
+            }),
+        }
+        Ok(bytes)
+    }
+
+    /// The bias as little-endian bytes of the storage type; None where the layer has none. Errors: OUT_OF_MEMORY.
+    pub fn get_bias(&self) -> Result<Option<Vec<u8>>> {
+        self.has_bias
+            .then(|| self.dtype.encode(&self.bias[..self.out_features]))
+            .transpose()
+    }
+
+    /// INVALID_ARGUMENT unless every row and every element of the bias was set.
+    pub fn check_complete(&self) -> Result<()> {
+        if let Some(row) = self.rows_set.iter().position(|set| !set) {
+            return Err(Error::InvalidArgument(format!(
+                "Row {row} of a weight was never set."
+            )));
+        }
+        if let Some(element) = self.bias_set.iter().position(|set| !set) {
+            return Err(Error::InvalidArgument(format!(
+                "Element {element} of a bias was never set."
+            )));
+        }
+        Ok(())
+    }
+
+    /// The NR bias values of a panel; zeros where there is no bias.
+    pub(crate) fn panel_bias(&self, panel: usize) -> &[f32] {
+        &self.bias[panel * NR..][..NR]
+    }
+
+    /// Inputs `k0..k0 + depth` of a panel as float32: the stored values themselves, or widened into `scratch`,
+    /// which must hold `depth * NR` values for a half-width weight.
+    pub(crate) fn panel_block<'a>(
+        &'a self,
+        panel: usize,
+        k0: usize,
+        depth: usize,
+        scratch: &'a mut [f32],
+    ) -> &'a [f32] {
+        let first = panel * self.in_features + k0;
+        match &self.panels {
+            Panels::Full(rows) => {
+                let rows = &rows[first..first + depth];
+                // SAFETY: a Row is exactly NR floats without padding (64 bytes, 64-byte alignment).
+                unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), depth * NR) }
+            }
+            Panels::Half(rows) => {
+                let rows = &rows[first..first + depth];
+                widen(rows, self.dtype, &mut scratch[..depth * NR]);
+                &scratch[..depth * NR]
+            }
+        }
+    }
+
+    /// The error for the first value of `bytes` that the storage type can't hold.
+    fn find_unfit(&self, row0: usize, source: Dtype, bytes: &[u8]) -> Error {
+        let values = bytes.chunks_exact(source.size()).map(|chunk| {
+            let mut value = [f32::NAN];
+            let _ = source.decode(chunk, &mut value);
+            value[0]
+        });
+        let found = values
+            .enumerate()
+            .find(|(_, value)| !self.dtype.round(*value).is_finite());
+        let (index, value) = found.unwrap_or((0, f32::NAN));
+        let (row, column) = (row0 + index / self.in_features, index % self.in_features);
+        unfit(
+            &format!("Row {row}, column {column} of the weight"),
+            value,
+            self.dtype,
+        )
+    }
+}
+
+fn unfit(place: &str, value: f32, dtype: Dtype) -> Error {
+    Error::InvalidCheckpoint(if value.is_finite() {
+        format!(
+            "{place} is {value:e}, too large for {}: load it with dtype \"float32\".",
+            dtype.name()
+        )
+    } else {
+        format!("{place} is {value}, which is no finite number: the checkpoint is damaged.")
+    })
+}
+
+/// Where in a weight rows begin, and how many inputs each has.
+#[derive(Clone, Copy)]
+struct Place {
+    row0: usize,
+    depth: usize,
+}
+
+/// [`scatter_from`] into float16 or bfloat16, which takes values of the same type bit for bit.
+fn scatter_half(
+    panels: &mut [HalfRow],
+    place: Place,
+    dtype: Dtype,
+    source: Dtype,
+    bytes: &[u8],
+) -> Result<bool> {
+    let exponent = if dtype == Dtype::F16 { 0x7c00 } else { 0x7f80 };
+    let finite = |bits: u16| bits & exponent != exponent;
+    if source == dtype {
+        return Ok(scatter(
+            panels,
+            place,
+            bytes,
+            |row| &mut row.0,
+            u16::from_le_bytes,
+            finite,
+        ));
+    }
+    match dtype {
+        Dtype::F16 => scatter_from(
+            panels,
+            place,
+            source,
+            bytes,
+            |row| &mut row.0,
+            |v| f16::from_f32(v).to_bits(),
+            finite,
+        ),
+        _ => scatter_from(
+            panels,
+            place,
+            source,
+            bytes,
+            |row| &mut row.0,
+            |v| bf16::from_f32(v).to_bits(),
+            finite,
+        ),
+    }
+}
+
+/// [`scatter`] from any floating type, widened to float32 and narrowed to what the panel holds.
+fn scatter_from<R, T: Copy>(
+    panels: &mut [R],
+    place: Place,
+    source: Dtype,
+    bytes: &[u8],
+    lanes: impl Fn(&mut R) -> &mut [T; NR],
+    narrow: impl Fn(f32) -> T,
+    finite: impl Fn(T) -> bool,
+) -> Result<bool> {
+    Ok(match source {
+        Dtype::F32 => scatter(
+            panels,
+            place,
+            bytes,
+            lanes,
+            |b| narrow(f32::from_le_bytes(b)),
+            finite,
+        ),
+        Dtype::F16 => scatter(
+            panels,
+            place,
+            bytes,
+            lanes,
+            |b| narrow(f16::from_le_bytes(b).to_f32()),
+            finite,
+        ),
+        Dtype::BF16 => scatter(
+            panels,
+            place,
+            bytes,
+            lanes,
+            |b| narrow(bf16::from_le_bytes(b).to_f32()),
+            finite,
+        ),
+        Dtype::I8 => {
+            return Err(Error::Unsupported(
+                "int8 weights can't be loaded without their scales.".to_string(),
+            ));
+        }
+    })
+}
+
+/// Writes rows into their lanes of the panels; false when a written value isn't finite. The caller has checked
+/// that the rows exist.
+fn scatter<R, T: Copy, const SIZE: usize>(
+    panels: &mut [R],
+    place: Place,
+    bytes: &[u8],
+    lanes: impl Fn(&mut R) -> &mut [T; NR],
+    convert: impl Fn([u8; SIZE]) -> T,
+    finite: impl Fn(T) -> bool,
+) -> bool {
+    let (values, _) = bytes.as_chunks::<SIZE>();
+    let end = place.row0 + values.len() / place.depth;
+    let mut all_finite = true;
+    let mut row = place.row0;
+    while row < end {
+        let panel = row / NR;
+        let panel_end = end.min((panel + 1) * NR);
+        for k0 in (0..place.depth).step_by(SCATTER) {
+            let k1 = place.depth.min(k0 + SCATTER);
+            let block = &mut panels[panel * place.depth + k0..panel * place.depth + k1];
+            for r in row..panel_end {
+                let source = &values[(r - place.row0) * place.depth + k0..][..k1 - k0];
+                for (target, &value) in block.iter_mut().zip(source) {
+                    let value = convert(value);
+                    all_finite &= finite(value);
+                    lanes(target)[r % NR] = value;
+                }
+            }
+        }
+        row = panel_end;
+    }
+    all_finite
+}
+
+/// The opposite of [`scatter`].
+fn gather<R, const SIZE: usize>(
+    panels: &[R],
+    place: Place,
+    bytes: &mut [u8],
+    read: impl Fn(&R, usize) -> [u8; SIZE],
+) {
+    let (values, _) = bytes.as_chunks_mut::<SIZE>();
+    for (offset, target) in values.chunks_exact_mut(place.depth).enumerate() {
+        let row = place.row0 + offset;
+        let panel = &panels[row / NR * place.depth..][..place.depth];
+        for (value, source) in target.iter_mut().zip(panel) {
+            *value = read(source, row % NR);
+        }
+    }
+}
+
+fn widen(rows: &[HalfRow], dtype: Dtype, out: &mut [f32]) {
+    for (row, target) in rows.iter().zip(out.chunks_exact_mut(NR)) {
+        for lane in (0..NR).step_by(LANES) {
+            let source = row.0[lane..lane + LANES].as_ptr();
+            let target = target[lane..lane + LANES].as_mut_ptr();
+            // SAFETY: both slices are four values long.
+            unsafe {
+                match dtype {
+                    Dtype::F16 => F32x4::load_f16(source).store(target),
+                    _ => F32x4::load_bf16(source).store(target),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! One vector per picture.
+
+use vit_msn_tensor::{Error, Result, check_len, numel};
+
+/// The CLS token: x `[batch, tokens, width]` to out `[batch, width]`.
+/// Errors: INVALID_ARGUMENT when lengths don't fit or there is no token.
+pub fn pool_cls(
+    x: &[f32],
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    check(x, batch, tokens, width, out, 1)?;
+    for (sample, target) in x
+        .chunks_exact(tokens * width)
+        .zip(out.chunks_exact_mut(width))
+    {
+        target.copy_from_slice(&sample[..width]);
+    }
+    Ok(())
+}
+
+/// The mean of the patches, without the CLS token: x `[batch, tokens, width]` to out `[batch, width]`.
+/// Errors: INVALID_ARGUMENT when lengths don't fit or there is no patch.
+pub fn pool_mean(
+    x: &[f32],
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    check(x, batch, tokens, width, out, 2)?;
+    for (sample, target) in x
+        .chunks_exact(tokens * width)
+        .zip(out.chunks_exact_mut(width))
+    {
+        target.fill(0.0);
+        for token in sample.chunks_exact(width).skip(1) {
+            for (sum, value) in target.iter_mut().zip(token) {
+                *sum += value;
+            }
+        }
+        for value in target {
+            *value /= (tokens - 1) as f32;
+        }
+    }
+    Ok(())
+}
+
+fn check(
+    x: &[f32],
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    out: &[f32],
+    needed: usize,
+) -> Result<()> {
+    if tokens < needed || width == 0 {
+        return Err(Error::InvalidArgument(format!(
+            "Pooling needs at least {needed} tokens of at least one channel, and got [{batch}, {tokens}, {width}]."
+        )));
+    }
+    numel(&[tokens, width])?;
+    check_len("The input of pooling", x.len(), &[batch, tokens, width])?;
+    check_len("The output of pooling", out.len(), &[batch, width])
+}

@@ -1,0 +1,415 @@
+//! Four float32 lanes: SIMD128 on wasm32, arrays elsewhere, so that native tests run the same algorithms.
+//!
+//! `min`, `max` and comparisons have one meaning on both: with NaN on the left, `min` and `max` give NaN and
+//! comparisons are false, so a NaN input reaches the output instead of being hidden.
+
+/// The number of lanes of an [`F32x4`].
+pub const LANES: usize = 4;
+
+pub use imp::F32x4;
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod imp {
+    use core::arch::wasm32::*;
+
+    /// Four float32 lanes.
+    #[derive(Clone, Copy)]
+    pub struct F32x4(v128);
+
+    /// All bits of a lane set or clear.
+    #[derive(Clone, Copy)]
+    pub struct Mask(v128);
+
+    impl F32x4 {
+        #[inline(always)]
+        pub fn splat(value: f32) -> Self {
+            Self(f32x4_splat(value))
+        }
+
+        /// # Safety
+        /// `source` must be readable for four floats (any alignment).
+        #[inline(always)]
+        pub unsafe fn load(source: *const f32) -> Self {
+            // SAFETY: the caller's promise; v128.load takes any alignment.
+            Self(unsafe { v128_load(source.cast()) })
+        }
+
+        /// # Safety
+        /// `source` must be readable for one float (any alignment).
+        #[inline(always)]
+        pub unsafe fn load_splat(source: *const f32) -> Self {
+            // SAFETY: the caller's promise; v128.load32_splat takes any alignment.
+            Self(unsafe { v128_load32_splat(source.cast()) })
+        }
+
+        /// # Safety
+        /// `target` must be writable for four floats (any alignment).
+        #[inline(always)]
+        pub unsafe fn store(self, target: *mut f32) {
+            // SAFETY: the caller's promise; v128.store takes any alignment.
+            unsafe { v128_store(target.cast(), self.0) }
+        }
+
+        /// Widens four bfloat16.
+        ///
+        /// # Safety
+        /// `source` must be readable for four values.
+        #[inline(always)]
+        pub unsafe fn load_bf16(source: *const u16) -> Self {
+            // SAFETY: the caller's promise.
+            Self(u32x4_shl(unsafe { u32x4_load_extend_u16x4(source) }, 16))
+        }
+
+        /// Widens four finite float16: the bits move into a float32 whose exponent is 112 too small, which one
+        /// exact multiplication mends, subnormals included.
+        ///
+        /// # Safety
+        /// `source` must be readable for four values.
+        #[inline(always)]
+        pub unsafe fn load_f16(source: *const u16) -> Self {
+            // SAFETY: the caller's promise.
+            let bits = unsafe { u32x4_load_extend_u16x4(source) };
+            let magnitude = u32x4_shl(v128_and(bits, u32x4_splat(0x7fff)), 13);
+            let sign = u32x4_shl(v128_and(bits, u32x4_splat(0x8000)), 16);
+            Self(v128_or(f32x4_mul(magnitude, u32x4_splat(239 << 23)), sign))
+        }
+
+        #[inline(always)]
+        pub fn to_array(self) -> [f32; 4] {
+            [
+                f32x4_extract_lane::<0>(self.0),
+                f32x4_extract_lane::<1>(self.0),
+                f32x4_extract_lane::<2>(self.0),
+                f32x4_extract_lane::<3>(self.0),
+            ]
+        }
+
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            Self(f32x4_add(self.0, other.0))
+        }
+
+        #[inline(always)]
+        pub fn sub(self, other: Self) -> Self {
+            Self(f32x4_sub(self.0, other.0))
+        }
+
+        #[inline(always)]
+        pub fn mul(self, other: Self) -> Self {
+            Self(f32x4_mul(self.0, other.0))
+        }
+
+        #[inline(always)]
+        pub fn div(self, other: Self) -> Self {
+            Self(f32x4_div(self.0, other.0))
+        }
+
+        /// `self * factor + addend`: the one place that decides between two roundings and a fused one.
+        #[inline(always)]
+        pub fn mul_add(self, factor: Self, addend: Self) -> Self {
+            #[cfg(target_feature = "relaxed-simd")]
+            return Self(f32x4_relaxed_madd(self.0, factor.0, addend.0));
+            #[cfg(not(target_feature = "relaxed-simd"))]
+            Self(f32x4_add(f32x4_mul(self.0, factor.0), addend.0))
+        }
+
+        #[inline(always)]
+        pub fn abs(self) -> Self {
+            Self(f32x4_abs(self.0))
+        }
+
+        #[inline(always)]
+        pub fn min(self, other: Self) -> Self {
+            Self(f32x4_pmin(self.0, other.0))
+        }
+
+        #[inline(always)]
+        pub fn max(self, other: Self) -> Self {
+            Self(f32x4_pmax(self.0, other.0))
+        }
+
+        #[inline(always)]
+        pub fn lt(self, other: Self) -> Mask {
+            Mask(f32x4_lt(self.0, other.0))
+        }
+
+        /// 2 to the power of the integer in the low bits of `self`, which must lie in −126..=127.
+        #[inline(always)]
+        pub fn exp2_of_low_bits(self) -> Self {
+            Self(i32x4_shl(i32x4_add(self.0, i32x4_splat(127)), 23))
+        }
+    }
+
+    impl Mask {
+        #[inline(always)]
+        pub fn select(self, yes: F32x4, no: F32x4) -> F32x4 {
+            F32x4(v128_bitselect(yes.0, no.0, self.0))
+        }
+    }
+}
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+mod imp {
+    use half::{bf16, f16};
+    use std::array::from_fn;
+
+    /// Four float32 lanes.
+    #[derive(Clone, Copy)]
+    pub struct F32x4([f32; 4]);
+
+    /// True or false for each lane.
+    #[derive(Clone, Copy)]
+    pub struct Mask([bool; 4]);
+
+    impl F32x4 {
+        #[inline(always)]
+        pub fn splat(value: f32) -> Self {
+            Self([value; 4])
+        }
+
+        /// # Safety
+        /// `source` must be readable for four floats (any alignment).
+        #[inline(always)]
+        pub unsafe fn load(source: *const f32) -> Self {
+            // SAFETY: the caller's promise.
+            Self(unsafe { source.cast::<[f32; 4]>().read_unaligned() })
+        }
+
+        /// # Safety
+        /// `source` must be readable for one float (any alignment).
+        #[inline(always)]
+        pub unsafe fn load_splat(source: *const f32) -> Self {
+            // SAFETY: the caller's promise.
+            Self([unsafe { source.read_unaligned() }; 4])
+        }
+
+        /// # Safety
+        /// `target` must be writable for four floats (any alignment).
+        #[inline(always)]
+        pub unsafe fn store(self, target: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { target.cast::<[f32; 4]>().write_unaligned(self.0) }
+        }
+
+        /// Widens four bfloat16.
+        ///
+        /// # Safety
+        /// `source` must be readable for four values.
+        #[inline(always)]
+        pub unsafe fn load_bf16(source: *const u16) -> Self {
+            // SAFETY: the caller's promise.
+            let bits = unsafe { source.cast::<[u16; 4]>().read_unaligned() };
+            Self(bits.map(|lane| bf16::from_bits(lane).to_f32()))
+        }
+
+        /// Widens four finite float16.
+        ///
+        /// # Safety
+        /// `source` must be readable for four values.
+        #[inline(always)]
+        pub unsafe fn load_f16(source: *const u16) -> Self {
+            // SAFETY: the caller's promise.
+            let bits = unsafe { source.cast::<[u16; 4]>().read_unaligned() };
+            Self(bits.map(|lane| f16::from_bits(lane).to_f32()))
+        }
+
+        #[inline(always)]
+        pub fn to_array(self) -> [f32; 4] {
+            self.0
+        }
+
+        #[inline(always)]
+        fn zip(self, other: Self, op: impl Fn(f32, f32) -> f32) -> Self {
+            Self(from_fn(|lane| op(self.0[lane], other.0[lane])))
+        }
+
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            self.zip(other, |a, b| a + b)
+        }
+
+        #[inline(always)]
+        pub fn sub(self, other: Self) -> Self {
+            self.zip(other, |a, b| a - b)
+        }
+
+        #[inline(always)]
+        pub fn mul(self, other: Self) -> Self {
+            self.zip(other, |a, b| a * b)
+        }
+
+        #[inline(always)]
+        pub fn div(self, other: Self) -> Self {
+            self.zip(other, |a, b| a / b)
+        }
+
+        /// `self * factor + addend`, in two roundings.
+        #[inline(always)]
+        pub fn mul_add(self, factor: Self, addend: Self) -> Self {
+            self.mul(factor).add(addend)
+        }
+
+        #[inline(always)]
+        pub fn abs(self) -> Self {
+            Self(self.0.map(f32::abs))
+        }
+
+        #[inline(always)]
+        pub fn min(self, other: Self) -> Self {
+            self.zip(other, |a, b| if b < a { b } else { a })
+        }
+
+        #[inline(always)]
+        pub fn max(self, other: Self) -> Self {
+            self.zip(other, |a, b| if a < b { b } else { a })
+        }
+
+        #[inline(always)]
+        pub fn lt(self, other: Self) -> Mask {
+            Mask(from_fn(|lane| self.0[lane] < other.0[lane]))
+        }
+
+        /// 2 to the power of the integer in the low bits of `self`, which must lie in −126..=127.
+        #[inline(always)]
+        pub fn exp2_of_low_bits(self) -> Self {
+            Self(
+                self.0
+                    .map(|lane| f32::from_bits(lane.to_bits().wrapping_add(127) << 23)),
+            )
+        }
+    }
+
+    impl Mask {
+        #[inline(always)]
+        pub fn select(self, yes: F32x4, no: F32x4) -> F32x4 {
+            F32x4(from_fn(|lane| {
+                if self.0[lane] {
+                    yes.0[lane]
+                } else {
+                    no.0[lane]
+                }
+            }))
+        }
+    }
+}
+
+impl F32x4 {
+    /// The sum of the lanes, in pairs.
+    #[inline(always)]
+    pub fn sum(self) -> f32 {
+        let [a, b, c, d] = self.to_array();
+        (a + c) + (b + d)
+    }
+
+    /// The largest lane; NaN lanes are left out.
+    #[inline(always)]
+    pub fn largest(self) -> f32 {
+        let [a, b, c, d] = self.to_array();
+        a.max(c).max(b.max(d))
+    }
+}
+
+/// Applies `op` to every element, four at a time; the rest runs through a padded vector.
+#[inline(always)]
+pub fn map_in_place(values: &mut [f32], op: impl Fn(F32x4) -> F32x4) {
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        let pointer = chunk.as_mut_ptr();
+        // SAFETY: the chunk is four floats.
+        unsafe { op(F32x4::load(pointer)).store(pointer) };
+    }
+    if !rest.is_empty() {
+        let mut padded = [0.0; LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        // SAFETY: `padded` is four floats.
+        let result = op(unsafe { F32x4::load(padded.as_ptr()) }).to_array();
+        rest.copy_from_slice(&result[..rest.len()]);
+    }
+}
+
+/// e^x with a relative error below 2e-7; 0 below −87, and held at e^88 above 88 so that it stays finite.
+#[inline(always)]
+pub fn exp(x: F32x4) -> F32x4 {
+    // Adding 1.5·2^23 leaves the rounded integer in the low bits of the sum.
+    let shift = F32x4::splat(12_582_912.0);
+    let bounded = x.max(F32x4::splat(-87.0)).min(F32x4::splat(88.0));
+    let shifted = bounded.mul_add(F32x4::splat(std::f32::consts::LOG2_E), shift);
+    let whole = shifted.sub(shift);
+    // ln 2 in two parts, the first short enough that its product with `whole` is exact.
+    let rest = whole.mul_add(F32x4::splat(-0.693_359_4), bounded);
+    let rest = whole.mul_add(F32x4::splat(2.121_944_4e-4), rest);
+    // Minimax polynomial of e^r on [−ln 2 / 2, ln 2 / 2], error 2e-9.
+    let series = F32x4::splat(1.394_110_8e-3)
+        .mul_add(rest, F32x4::splat(8.375_126_4e-3))
+        .mul_add(rest, F32x4::splat(4.166_635_3e-2))
+        .mul_add(rest, F32x4::splat(1.666_641_6e-1))
+        .mul_add(rest, F32x4::splat(0.5))
+        .mul_add(rest, F32x4::splat(1.0))
+        .mul_add(rest, F32x4::splat(1.0));
+    let result = series.mul(shifted.exp2_of_low_bits());
+    x.lt(F32x4::splat(-87.0)).select(F32x4::splat(0.0), result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exp_of(x: f32) -> f32 {
+        exp(F32x4::splat(x)).to_array()[0]
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp_and_flushes_below() {
+        for step in -870_000..=880_000 {
+            let x = step as f32 * 1e-4;
+            let expected = f64::from(x).exp();
+            assert!(
+                (f64::from(exp_of(x)) - expected).abs() <= 2e-7 * expected,
+                "exp({x}) = {}",
+                exp_of(x)
+            );
+        }
+        assert_eq!(exp_of(-88.0), 0.0);
+        assert_eq!(exp_of(f32::NEG_INFINITY), 0.0);
+        assert!(exp_of(f32::INFINITY).is_finite());
+        assert!(exp_of(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_of_zero_is_one() {
+        assert_eq!(exp_of(0.0), 1.0);
+    }
+
+    #[test]
+    fn halves_widen_exactly() {
+        for bits in (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00) {
+            let source = [bits; 4];
+            // SAFETY: `source` is four values.
+            let (wide, brain) = unsafe {
+                (
+                    F32x4::load_f16(source.as_ptr()),
+                    F32x4::load_bf16(source.as_ptr()),
+                )
+            };
+            assert_eq!(wide.to_array(), [half::f16::from_bits(bits).to_f32(); 4]);
+            assert_eq!(brain.to_array()[0].to_bits(), u32::from(bits) << 16);
+        }
+    }
+
+    #[test]
+    fn map_in_place_reaches_the_ragged_end() {
+        for len in 0..11 {
+            let mut values: Vec<f32> = (0..len).map(|v| v as f32).collect();
+            map_in_place(&mut values, |v| v.add(F32x4::splat(1.0)));
+            assert_eq!(values, (0..len).map(|v| v as f32 + 1.0).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn reductions() {
+        // SAFETY: the array is four floats.
+        let lanes = unsafe { F32x4::load([1.0, -2.0, 8.0, 3.5].as_ptr()) };
+        assert_eq!(lanes.sum(), 10.5);
+        assert_eq!(lanes.largest(), 8.0);
+    }
+}

@@ -1,0 +1,77 @@
+//! The engine's errors: a stable code for programs and a sentence for people.
+
+use std::fmt;
+
+/// Every failure that the engine reports on purpose. The payload is the whole sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// An argument of a call is wrong: a shape, a range, an element type.
+    InvalidArgument(String),
+    /// The engine's memory can't hold what was asked for.
+    OutOfMemory(String),
+    /// A handle that was disposed, or never existed.
+    Disposed(String),
+    /// A sound request that this build can't do.
+    Unsupported(String),
+    /// Weights that can't be used: values that aren't finite, or too large for the storage type.
+    InvalidCheckpoint(String),
+}
+
+/// The engine's result type.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The stable word that the facade's `VitMsnError.code` carries.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::InvalidArgument(_) => "INVALID_ARGUMENT",
+            Error::OutOfMemory(_) => "OUT_OF_MEMORY",
+            Error::Disposed(_) => "DISPOSED",
+            Error::Unsupported(_) => "UNSUPPORTED",
+            Error::InvalidCheckpoint(_) => "INVALID_CHECKPOINT",
+        }
+    }
+
+    /// OUT_OF_MEMORY for an allocation of `count` elements of `size` bytes.
+    pub fn out_of_memory(count: usize, size: usize) -> Self {
+        let bytes = count as u128 * size as u128;
+        Error::OutOfMemory(format!(
+            "The engine can't allocate {bytes} bytes: use a smaller batch or picture, a half-width dtype, or dispose what is no longer used."
+        ))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::InvalidArgument(message)
+            | Error::OutOfMemory(message)
+            | Error::Disposed(message)
+            | Error::Unsupported(message)
+            | Error::InvalidCheckpoint(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_facades_words_and_display_is_the_sentence() {
+        let sentence = || "A sentence.".to_string();
+        let cases = [
+            (Error::InvalidArgument(sentence()), "INVALID_ARGUMENT"),
+            (Error::OutOfMemory(sentence()), "OUT_OF_MEMORY"),
+            (Error::Disposed(sentence()), "DISPOSED"),
+            (Error::Unsupported(sentence()), "UNSUPPORTED"),
+            (Error::InvalidCheckpoint(sentence()), "INVALID_CHECKPOINT"),
+        ];
+        for (error, code) in cases {
+            assert_eq!(error.code(), code);
+            assert_eq!(error.to_string(), "A sentence.");
+        }
+    }
+}
