@@ -1,25 +1,7 @@
-import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
-
-/** The system's Chromium, or undefined: then playwright looks for the one it installed itself. */
-function find_chromium(): string | undefined {
-  const names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-  const folders = (process.env.PATH ?? "").split(delimiter);
-  const candidates = folders.flatMap((folder) => names.map((name) => join(folder, name)));
-  candidates.push("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome");
-  return process.env.CHROME_PATH || candidates.find(is_executable);
-}
-
-function is_executable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
+import { find_chromium } from "./scripts/chromium.mjs";
 
 // The tests need no network beyond the test server, and a browser that asks for updates is slower to start.
 const offline_args = [
@@ -33,7 +15,7 @@ const offline_args = [
 const root_args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
 
 const executablePath = find_chromium();
-const from_root = (path: string) => new URL(path, import.meta.url).pathname;
+const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 export default defineConfig({
   test: {

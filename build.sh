@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Builds, tests or shows vit-msn. Installs what is missing first, inside this folder wherever that is possible.
+set -euo pipefail
+cd "$(dirname "$0")"
+root=$PWD
+logs=$root/.out/logs
+source scripts/steps.sh
+source scripts/toolchain.sh
+source scripts/wasm_toolchain.sh
+
+usage() {
+  cat <<'EOF'
+Usage: ./build.sh [COMMAND]
+
+  (none)      install what is missing and build the package into dist/
+  demo        build, then classify sample pictures with the default model
+  test        build, then run every check and test: Rust, Node, Chromium, the packed package
+  -h, --help  show this
+
+It needs cargo (https://rustup.rs), Node 20 or newer and npm. Tools that are missing go to .tools/,
+logs to .out/logs/. A first run takes about ten minutes, most of it compiling tools; later runs are quick.
+
+Environment: CHROME_PATH  the Chromium or Chrome that the browser tests use
+EOF
+}
+
+install_for_build() {
+  need_node
+  need_rust
+  need_npm_packages
+  need_wasm_target
+  need_wasm_pack
+  need_wasm_bindgen
+}
+
+build() {
+  step "Engine: Rust to WebAssembly (simd128)" build_wasm simd128
+  step "Package: bundles, command line, default model" node scripts/bundle.mjs
+  step "Package: type declarations" npm_bin tsc -p tsconfig.build.json
+  node scripts/sizes.mjs || fail "A file of the package is larger than its budget; see the sizes above."
+}
+
+demo() {
+  echo "Ten pictures, one of each kind, classified by the default model:"
+  node dist/cli.js classify models/fashion/pictures/*.png --model default
+}
+
+run_checks() {
+  need_rust_lints
+  need_nextest
+  need_chromium
+  check "Rust formatting" cargo fmt --all --check
+  check "Rust lints, native" cargo clippy --workspace --all-targets --locked -- -D warnings
+  if [ -n "$wasm_clippy" ]; then
+    check "Rust lints, wasm32" in_wasm_toolchain simd128 cargo-clippy clippy -p vit-msn-wasm --locked -- -D warnings
+  else
+    echo "  Rust lints, wasm32: skipped, this machine's wasm32 compiler has no clippy"
+  fi
+  check "TypeScript lints and formatting" npm_bin biome ci --colors=off .
+  check "TypeScript types" npm_bin tsc --noEmit
+  check "Package manifest (publint)" npm_bin publint --strict
+  check "Package types (attw)" npm_bin attw --pack . --profile esm-only --no-color
+  check_aloud "Rust tests" cargo nextest run --workspace --locked --status-level fail
+  check_aloud "TypeScript tests, in Node and Chromium" node scripts/run_vitest.mjs
+}
+
+main() {
+  case "${1-}" in
+    "" | demo | test) ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; fail "There is no command \"$1\"." ;;
+  esac
+  [ $# -le 1 ] || { usage >&2; fail "One command at a time, please."; }
+  mkdir -p "$logs" "$tools"
+  install_for_build
+  build
+  case "${1-}" in
+    "") echo "Done in $SECONDS s: the package is in dist/." ;;
+    demo) demo; echo "Done in $SECONDS s." ;;
+    test) run_checks; finish_checks ;;
+  esac
+}
+
+main "$@"

@@ -1,0 +1,97 @@
+// Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
+// WebAssembly, the default model, and the licences of what is bundled.
+import { chmod, cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { build } from "esbuild";
+
+/** @typedef {import("esbuild").BuildOptions} BuildOptions */
+
+/** @type {BuildOptions} */
+const common = {
+  bundle: true,
+  format: "esm",
+  target: "es2022",
+  outdir: "dist",
+  // Whole names, so that a user's stack traces and constructor names read as the source does.
+  minifySyntax: true,
+  minifyWhitespace: true,
+  legalComments: "none",
+  logLevel: "warning",
+};
+
+/** The command line uses the package as any user does: it doesn't carry a second copy. @type {import("esbuild").Plugin} */
+const package_is_external = {
+  name: "package-is-external",
+  setup({ onResolve }) {
+    onResolve({ filter: /\/index\.ts$/ }, ({ path, importer }) =>
+      path === "../index.ts" && importer.includes("cli")
+        ? { path: "./index.node.js", external: true }
+        : undefined,
+    );
+  },
+};
+
+await rm("dist", { recursive: true, force: true });
+await mkdir("dist/models", { recursive: true });
+
+await build({
+  ...common,
+  entryPoints: { "index.node": "ts/index.ts" },
+  platform: "node",
+  packages: "external",
+});
+await build({
+  ...common,
+  entryPoints: { "index.web": "ts/index.ts" },
+  platform: "browser",
+});
+const { metafile } = await build({
+  ...common,
+  metafile: true,
+  entryPoints: { cli: "ts/cli/main.ts" },
+  platform: "node",
+  plugins: [package_is_external],
+  // commander and cli-progress are CommonJS: they ask for Node's modules by require.
+  banner: {
+    js: '#!/usr/bin/env node\nimport { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);',
+  },
+});
+await chmod("dist/cli.js", 0o755);
+refuse_second_copy(Object.keys(metafile.inputs));
+await write_licences(Object.keys(metafile.inputs));
+
+await cp("ts/engine/vit_msn_simd128.wasm", "dist/vit_msn_simd128.wasm");
+await cp("models/fashion", "dist/models/fashion", {
+  recursive: true,
+  // The thousand pictures of the accuracy test aren't part of the model.
+  filter: (path) => basename(path) !== "test1000.safetensors",
+});
+
+/** A copy of the package's classes in the command line would fail its `instanceof`. @param {string[]} inputs */
+function refuse_second_copy(inputs) {
+  const copies = inputs.filter((path) => path.startsWith("ts/") && !path.startsWith("ts/cli/"));
+  if (copies.length > 0)
+    throw new Error(`ts/cli must import from "../index.ts" alone, not from ${copies.join(", ")}.`);
+}
+
+/** @param {string[]} inputs */
+async function write_licences(inputs) {
+  const packages = new Set(
+    inputs.flatMap((path) => path.match(/^node_modules\/((?:@[^/]+\/)?[^/]+)/)?.[1] ?? []),
+  );
+  const texts = await Promise.all([...packages].sort().map(licence_of));
+  await writeFile(
+    "dist/THIRD_PARTY_LICENSES.txt",
+    `dist/cli.js contains the packages below.\n\n${texts.join("\n\n")}`,
+  );
+}
+
+/** @param {string} name */
+async function licence_of(name) {
+  const folder = join("node_modules", name);
+  for (const file of ["LICENSE", "license", "LICENSE.md", "LICENSE.txt", "LICENSE-MIT.txt", "LICENSE-MIT"]) {
+    const text = await readFile(join(folder, file), "utf8").catch(() => undefined);
+    if (text !== undefined) return `---- ${name}\n\n${text.trim()}\n`;
+  }
+  throw new Error(`The bundled package ${name} has no licence file where one was looked for.`);
+}

@@ -1,0 +1,31 @@
+// Finds the browser of the tests. As a program: prints its path, or exits with 1 where there is none.
+import { accessSync, constants } from "node:fs";
+import { delimiter, join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { chromium } from "playwright";
+
+/** CHROME_PATH, the system's Chromium or Chrome, or the Chromium that playwright installed; else undefined. */
+export function find_chromium() {
+  if (process.env.CHROME_PATH) return process.env.CHROME_PATH;
+  const names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+  const folders = (process.env.PATH ?? "").split(delimiter);
+  const candidates = folders.flatMap((folder) => names.map((name) => join(folder, name)));
+  candidates.push("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", chromium.executablePath());
+  return candidates.find(is_executable);
+}
+
+/** @param {string} path */
+function is_executable(path) {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  const path = find_chromium();
+  if (path === undefined || !is_executable(path)) process.exitCode = 1;
+  else console.log(path);
+}

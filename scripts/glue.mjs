@@ -1,0 +1,31 @@
+// Turns wasm-bindgen's glue into a factory. The glue keeps its instance in a variable of its module, which allows one
+// instance in a process; each call of create_glue() has variables of its own, so each model gets its own engine.
+//
+// Usage: node scripts/glue.mjs FOLDER_OF_WASM_PACK FOLDER_TO_WRITE
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { build } from "esbuild";
+
+const [from, to] = process.argv.slice(2);
+if (from === undefined || to === undefined)
+  throw new Error("glue.mjs needs two folders: wasm-pack's and its own.");
+await mkdir(to, { recursive: true });
+await build({
+  entryPoints: [join(from, "vit_msn_wasm.js")],
+  outfile: join(to, "glue.js"),
+  bundle: true,
+  format: "iife",
+  globalName: "glue",
+  target: "es2022",
+  banner: { js: "export default function create_glue() {" },
+  footer: { js: "return glue;\n}" },
+  // The engine hands in the module itself; the glue must not look for a file of its own.
+  define: { "import.meta.url": "undefined" },
+  logLevel: "warning",
+});
+await writeFile(join(to, "vit_msn_wasm.d.ts"), await readFile(join(from, "vit_msn_wasm.d.ts")));
+await writeFile(
+  join(to, "glue.d.ts"),
+  "/** A new copy of wasm-bindgen's glue, with an instance of its own. */\n" +
+    'export default function create_glue(): typeof import("./vit_msn_wasm.js");\n',
+);

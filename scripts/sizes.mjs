@@ -1,0 +1,19 @@
+// Prints what a user downloads, and fails where a file outgrew its budget (bytes before compression).
+import { readFileSync } from "node:fs";
+import { gzipSync } from "node:zlib";
+
+const budgets = [
+  { file: "dist/vit_msn_simd128.wasm", what: "engine, CPU", budget: 300_000 },
+  { file: "dist/index.web.js", what: "facade, browsers", budget: 60_000 },
+];
+const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;
+
+for (const { file, what, budget } of budgets) {
+  const bytes = readFileSync(file);
+  const over = bytes.length > budget;
+  console.log(
+    `  ${file} (${what}): ${kilobytes(bytes.length)}, ${kilobytes(gzipSync(bytes).length)} gzipped, ` +
+      `budget ${kilobytes(budget)}${over ? ": too large" : ""}`,
+  );
+  if (over) process.exitCode = 1;
+}

@@ -1,0 +1,58 @@
+# Steps that say in one line what they do and how long it took; their output goes to a log, shown when they fail.
+
+failed_checks=()
+
+fail() {
+  echo "build.sh: $*" >&2
+  exit 1
+}
+
+log_of() { echo "$logs/$(echo "$1" | tr -cs 'A-Za-z0-9' '-' | sed 's/-*$//').log"; }
+
+# Runs a command quietly; its exit status is the command's.
+quiet_step() {
+  local name=$1 log started=$SECONDS status=0
+  shift
+  log=$(log_of "$name")
+  printf '  %s ... ' "$name"
+  "$@" >"$log" 2>&1 || status=$?
+  if [ $status -eq 0 ]; then echo "$((SECONDS - started)) s"; else echo "failed after $((SECONDS - started)) s"; fi
+  return $status
+}
+
+show_log() {
+  echo "---- the end of ${1#"$root"/}" >&2
+  tail -n 40 "$1" >&2
+  echo "----" >&2
+}
+
+# A step that all that follows needs.
+step() {
+  quiet_step "$@" || { show_log "$(log_of "$1")"; fail "\"$1\" failed; its whole log is $(log_of "$1")."; }
+}
+
+# A step whose failure is remembered, so that one run shows all that is wrong.
+check() {
+  quiet_step "$@" || { show_log "$(log_of "$1")"; failed_checks+=("$1"); }
+}
+
+# A check whose output is worth watching.
+check_aloud() {
+  local name=$1 started=$SECONDS
+  shift
+  echo "  $name:"
+  "$@" || failed_checks+=("$name")
+  echo "  $name ... $((SECONDS - started)) s"
+}
+
+# The last line is the count of TypeScript tests, for whoever reads only that.
+finish_checks() {
+  local name
+  if [ ${#failed_checks[@]} -gt 0 ]; then
+    for name in "${failed_checks[@]}"; do echo "  failed: $name"; done
+  else
+    echo "  All checks passed in $SECONDS s."
+  fi
+  cat .out/vitest-count.txt
+  [ ${#failed_checks[@]} -eq 0 ]
+}

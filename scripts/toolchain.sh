@@ -1,0 +1,124 @@
+# Finds the tools of the build, or installs them: into .tools/ here, by rustup, or by apt-get where this user may.
+#
+# WebAssembly needs a standard library for wasm32-unknown-unknown. rustup's is used where rustup has it or can fetch
+# it. Elsewhere Debian's compiler (rustc-web, beside rustup's and in nobody's way) builds one from the packaged source,
+# once, into .tools/wasm-sysroot.
+
+tools=$root/.tools
+# ~/.cargo/bin: rustup may be installed in a shell that was started before it.
+export PATH=$tools/bin:$PATH:$HOME/.cargo/bin
+# What is missing is added below, by name; a cargo command must not fetch or update toolchains on its own.
+export RUSTUP_AUTO_INSTALL=0
+
+has() { command -v "$1" >/dev/null 2>&1; }
+npm_bin() { local name=$1; shift; "$root/node_modules/.bin/$name" "$@"; }
+
+may_apt() { has apt-get && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; }
+apt_install() {
+  local as_root=""
+  [ "$(id -u)" -eq 0 ] || as_root="sudo -n"
+  $as_root apt-get update -q || return 1
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+need_node() {
+  has node && has npm || fail "Node 20 or newer with npm is missing; install it from https://nodejs.org or your system's packages."
+  [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ] ||
+    fail "Node 20 or newer is needed; this is $(node --version)."
+}
+
+need_rust() {
+  has cargo && has rustc || fail "Rust is missing; install it from https://rustup.rs and run this again."
+  cargo --version >/dev/null 2>&1 || fail "cargo doesn't start; \"rustup toolchain install stable\" sets it up."
+  has cc && return
+  may_apt || fail "A C compiler (cc) is missing, Rust links with it; install gcc or clang."
+  step "C compiler and linker, by apt-get" apt_install gcc libc6-dev
+}
+
+need_npm_packages() {
+  # npm writes this file last, so an interrupted installation is done again.
+  local stamp=node_modules/.package-lock.json
+  [ -e $stamp ] && [ ! package.json -nt $stamp ] && [ ! package-lock.json -nt $stamp ] && return
+  step "npm packages" npm_install
+}
+npm_install() {
+  PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci && touch node_modules/.package-lock.json
+}
+
+# Tools of the build needn't be fast, they need to be there soon.
+cargo_install() {
+  CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    CARGO_TARGET_DIR=$tools/build cargo install --root "$tools" "$@"
+}
+
+need_wasm_pack() {
+  has wasm-pack && return
+  step "wasm-pack, compiled once (minutes)" cargo_install wasm-pack
+}
+
+need_wasm_bindgen() {
+  local version
+  version=$(awk '$0 == "name = \"wasm-bindgen\"" { getline; gsub(/[^0-9.]/, ""); print }' Cargo.lock)
+  [ -n "$version" ] || fail "Cargo.lock names no wasm-bindgen; restore it from git."
+  [ "$(wasm-bindgen --version 2>/dev/null)" = "wasm-bindgen $version" ] && return
+  # Without --locked: the lock file that it is published with no longer resolves.
+  step "wasm-bindgen $version, compiled once (minutes)" cargo_install --force wasm-bindgen-cli --version "$version"
+}
+
+need_nextest() {
+  cargo nextest --version >/dev/null 2>&1 && return
+  step "cargo-nextest, compiled once (minutes)" cargo_install --locked cargo-nextest
+}
+
+wasm_sysroot=$tools/wasm-sysroot
+wasm_clippy=""
+
+has_wasm_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown/lib" ]; }
+sysroot_is_current() { [ "$(cat "$wasm_sysroot/built-by" 2>/dev/null)" = "$(packaged_rust_version)" ]; }
+packaged_rust_version() { /usr/bin/rustc --version 2>/dev/null || echo none; }
+has_packaged_rust() {
+  [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && [ -d /usr/lib/rustlib/src/rust/library ] && has_wasm_linker
+}
+
+need_wasm_target() {
+  if ! has_wasm_target && ! sysroot_is_current; then
+    add_rustup_target || build_packaged_target
+  fi
+  if has_wasm_target; then
+    cargo clippy --version >/dev/null 2>&1 && wasm_clippy=yes || true
+  elif [ -x /usr/bin/clippy-driver ]; then
+    wasm_clippy=yes
+  fi
+}
+
+add_rustup_target() {
+  has rustup || return 1
+  quiet_step "wasm32 standard library, by rustup" rustup target add wasm32-unknown-unknown && has_wasm_target
+}
+
+build_packaged_target() {
+  if ! has_packaged_rust; then
+    may_apt || fail "The wasm32 standard library is missing; \"rustup target add wasm32-unknown-unknown\" installs it (or, on Debian as root: apt-get install rustc-web cargo-web rust-web-src rust-web-clippy lld)."
+    step "Debian's Rust with its source, by apt-get" \
+      apt_install rustc-web cargo-web rust-web-src rust-web-clippy lld
+  fi
+  step "wasm32 standard library, built once from Debian's source" build_sysroot
+}
+
+need_rust_lints() {
+  cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return
+  if has rustup; then
+    step "rustfmt and clippy, by rustup" rustup component add rustfmt clippy
+  elif may_apt; then
+    step "rustfmt and clippy, by apt-get" apt_install rustfmt-web rust-web-clippy
+  else
+    fail "rustfmt or clippy is missing; install them as your Rust was installed."
+  fi
+}
+
+need_chromium() {
+  node scripts/chromium.mjs >/dev/null && return
+  quiet_step "Chromium, by playwright" npm_bin playwright install chromium && return
+  may_apt || fail "No Chromium was found or could be installed; install one, or set CHROME_PATH to it."
+  step "Chromium, by apt-get" apt_install chromium
+}
