@@ -49,10 +49,15 @@ export interface Engine {
   /** The values of a parameter as raw little-endian values of `dtype` (for save_pretrained). */
   parameter_bytes(parameter: TensorHandle, dtype: WeightDtype): Uint8Array;
   /** An empty linear layer: fill every row with `set_rows`, and the bias, before its first use. */
-  linear_weights(out_features: number, in_features: number, dtype: WeightDtype): LinearHandle;
+  linear_weights(
+    out_features: number,
+    in_features: number,
+    dtype: WeightDtype,
+    has_bias: boolean,
+  ): LinearHandle;
   /** Packs whole rows of the weight, from row `row` on; `bytes` are raw little-endian values of type `from`. */
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: WeightDtype): void;
-  /** Sets bias elements from `offset` on; those never set are zero. */
+  /** Sets bias elements from `offset` on. */
   set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: WeightDtype): void;
   /** `rows` rows of the weight from `row` on, as raw values of the dtype it is kept in (for save_pretrained). */
   get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array;

@@ -49,8 +49,15 @@ class WasmEngine implements Engine {
     return this.#call((glue) => glue.parameter_bytes(parameter, dtype));
   }
 
-  linear_weights(out_features: number, in_features: number, dtype: WeightDtype): LinearHandle {
-    return this.#call((glue) => glue.linear_weights(out_features, in_features, dtype)) as LinearHandle;
+  linear_weights(
+    out_features: number,
+    in_features: number,
+    dtype: WeightDtype,
+    has_bias: boolean,
+  ): LinearHandle {
+    return this.#call((glue) =>
+      glue.linear_weights(out_features, in_features, dtype, has_bias),
+    ) as LinearHandle;
   }
 
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: WeightDtype): void {

@@ -186,7 +186,8 @@ class Filler {
 
   async linear(module: LinearSpec): Promise<LinearHandle> {
     const { in_features } = module;
-    const handle = this.#engine.linear_weights(module.out_features, in_features, this.#dtype);
+    const has_bias = module.parts.some(({ bias }) => bias !== undefined);
+    const handle = this.#engine.linear_weights(module.out_features, in_features, this.#dtype, has_bias);
     for (const { row, rows, weight, bias } of module.parts) {
       const step = rows_per_chunk(in_features, this.#found.get(weight.key)?.dtype ?? "float32");
       for (let done = 0; done < rows; done += step) {

@@ -11,6 +11,10 @@ pub type JsResult<T> = Result<T, JsValue>;
 pub fn to_js(error: Error) -> JsValue {
     let js = JsError::new(&error.to_string());
     // Setting a property of an object that was just made can't fail.
-    let _ = Reflect::set(&js, &JsValue::from_str("code"), &JsValue::from_str(error.code()));
+    let _ = Reflect::set(
+        &js,
+        &JsValue::from_str("code"),
+        &JsValue::from_str(error.code()),
+    );
     js.into()
 }

@@ -41,10 +41,9 @@ impl Handles {
 
     fn add(&mut self, object: Object) -> Result<u32> {
         // After four billion tensors a fresh engine is the honest answer; a reused number would not be.
-        self.last = self
-            .last
-            .checked_add(1)
-            .ok_or_else(|| Error::Unsupported("This engine is out of handles; load the model again.".to_string()))?;
+        self.last = self.last.checked_add(1).ok_or_else(|| {
+            Error::Unsupported("This engine is out of handles; load the model again.".to_string())
+        })?;
         self.objects.insert(self.last, object);
         Ok(self.last)
     }
@@ -78,17 +77,25 @@ impl Handles {
 
     /// Drops what a handle stands for.
     pub fn free(&mut self, handle: u32) -> Result<()> {
-        self.objects.remove(&handle).map(drop).ok_or_else(|| stale(handle))
+        self.objects
+            .remove(&handle)
+            .map(drop)
+            .ok_or_else(|| stale(handle))
     }
 
     /// How many objects live, and the bytes of their data.
     pub fn live(&self) -> (usize, usize) {
-        (self.objects.len(), self.objects.values().map(Object::byte_size).sum())
+        (
+            self.objects.len(),
+            self.objects.values().map(Object::byte_size).sum(),
+        )
     }
 }
 
 fn stale(handle: u32) -> Error {
-    Error::Disposed(format!("Handle {handle} was freed, or never was: don't use a tensor after its scope ends."))
+    Error::Disposed(format!(
+        "Handle {handle} was freed, or never was: don't use a tensor after its scope ends."
+    ))
 }
 
 fn wrong_kind(handle: u32, found: &str, expected: &str) -> Error {
@@ -110,6 +117,9 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(handles.tensor(first).unwrap_err().code(), "DISPOSED");
         assert_eq!(handles.free(first).unwrap_err().code(), "DISPOSED");
-        assert_eq!(handles.linear(second).err().unwrap().code(), "INVALID_ARGUMENT");
+        assert_eq!(
+            handles.linear(second).err().unwrap().code(),
+            "INVALID_ARGUMENT"
+        );
     }
 }
