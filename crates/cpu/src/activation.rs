@@ -76,8 +76,8 @@ fn gelu(x: F32x4) -> F32x4 {
 #[inline(always)]
 fn gelu_tanh(x: F32x4) -> F32x4 {
     // 2·√(2/π), and the cubic term's share of it.
-    let linear = F32x4::splat(1.595_769_1);
-    let cubic = F32x4::splat(1.595_769_1 * 0.044_715);
+    let linear = F32x4::splat(1.595_769_2);
+    let cubic = F32x4::splat(1.595_769_2 * 0.044_715);
     times_sigmoid(x, x.mul(x).mul_add(cubic, linear).mul(x))
 }
 

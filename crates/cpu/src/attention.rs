@@ -251,3 +251,158 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, values};
+    use proptest::prelude::*;
+
+    fn naive(qkv: &[f32], shape: AttentionShape) -> (Vec<f64>, Vec<f64>) {
+        let AttentionShape {
+            batch,
+            tokens,
+            heads,
+            head_dim,
+        } = shape;
+        let width = heads * head_dim;
+        let at = |b: usize, t: usize, part: usize, h: usize, c: usize| {
+            f64::from(qkv[((b * tokens + t) * 3 + part) * width + h * head_dim + c])
+        };
+        let mut probs = vec![0.0; batch * heads * tokens * tokens];
+        let mut out = vec![0.0; batch * tokens * width];
+        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            for q in 0..tokens {
+                let row = &mut probs[((b * heads + h) * tokens + q) * tokens..][..tokens];
+                for (k, value) in row.iter_mut().enumerate() {
+                    let dot: f64 = (0..head_dim)
+                        .map(|c| at(b, q, 0, h, c) * at(b, k, 1, h, c))
+                        .sum();
+                    *value = dot / (head_dim as f64).sqrt();
+                }
+                let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                row.iter_mut().for_each(|v| *v = (*v - largest).exp());
+                let sum: f64 = row.iter().sum();
+                row.iter_mut().for_each(|v| *v /= sum);
+                for c in 0..head_dim {
+                    out[(b * tokens + q) * width + h * head_dim + c] = row
+                        .iter()
+                        .enumerate()
+                        .map(|(k, p)| p * at(b, k, 2, h, c))
+                        .sum();
+                }
+            }
+        }
+        (probs, out)
+    }
+
+    fn check(shape: AttentionShape, scale: f32) {
+        let AttentionShape {
+            batch,
+            tokens,
+            heads,
+            ..
+        } = shape;
+        let size = batch * tokens * shape.width();
+        let qkv: Vec<f32> = values(3 * size, 21)
+            .into_iter()
+            .map(|v| v * scale)
+            .collect();
+        let (expected_probs, expected) = naive(&qkv, shape);
+        let mut out = vec![f32::NAN; size];
+        sdpa(&qkv, shape, &mut out).unwrap();
+        let tolerance = 2e-6 * f64::from(scale * scale).max(1.0);
+        assert_close(&out, &expected, tolerance);
+        let mut out = vec![f32::NAN; size];
+        let mut probs = vec![f32::NAN; batch * heads * tokens * tokens];
+        eager(&qkv, shape, &mut probs, &mut out).unwrap();
+        assert_close(&out, &expected, tolerance);
+        assert_close(&probs, &expected_probs, tolerance);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(80))]
+
+        #[test]
+        fn attention_matches_the_naive_one(
+            batch in 0usize..3, tokens in 0usize..50, heads in 1usize..4, head_dim in 1usize..40, scale in 0.1f32..6.0,
+        ) {
+            check(AttentionShape { batch, tokens, heads, head_dim }, scale);
+        }
+    }
+
+    #[test]
+    fn streaming_crosses_blocks_of_queries_and_keys() {
+        for (tokens, head_dim) in [
+            (KEY_BLOCK, 12),
+            (KEY_BLOCK + 1, 7),
+            (2 * KEY_BLOCK + 37, 64),
+            (QUERY_BLOCK, 1),
+        ] {
+            check(
+                AttentionShape {
+                    batch: 1,
+                    tokens,
+                    heads: 2,
+                    head_dim,
+                },
+                3.0,
+            );
+        }
+    }
+
+    #[test]
+    fn a_maximum_that_moves_between_blocks_is_rescaled() {
+        // The last key's score is far above all before it: everything summed until then must vanish.
+        let (tokens, shape) = (
+            KEY_BLOCK + 2,
+            AttentionShape {
+                batch: 1,
+                tokens: KEY_BLOCK + 2,
+                heads: 1,
+                head_dim: 1,
+            },
+        );
+        let mut qkv: Vec<f32> = (0..tokens)
+            .flat_map(|t| [1.0, t as f32 * 0.01, t as f32])
+            .collect();
+        qkv[3 * tokens - 2] = 500.0;
+        let mut out = vec![0.0; tokens];
+        sdpa(&qkv, shape, &mut out).unwrap();
+        assert_eq!(out, vec![(tokens - 1) as f32; tokens]);
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let shape = AttentionShape {
+            batch: 1,
+            tokens: 2,
+            heads: 2,
+            head_dim: 3,
+        };
+        assert_eq!(
+            sdpa(&[0.0; 35], shape, &mut [0.0; 12]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            sdpa(&[0.0; 36], shape, &mut [0.0; 11]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        let error = eager(&[0.0; 36], shape, &mut [0.0; 7], &mut [0.0; 12]).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        for (tokens, heads, head_dim) in
+            [(2, 0, 3), (2, 2, 0), (usize::MAX, 1, 1), (2, usize::MAX, 2)]
+        {
+            let shape = AttentionShape {
+                batch: 0,
+                tokens,
+                heads,
+                head_dim,
+            };
+            assert_eq!(
+                sdpa(&[], shape, &mut []).unwrap_err().code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+    }
+}

@@ -71,3 +71,84 @@ pub fn assemble_embeddings(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: EmbeddingShape = EmbeddingShape {
+        batch: 2,
+        patches: 2,
+        width: 2,
+    };
+    const PATCHES: [f32; 8] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    const CLS: [f32; 2] = [-1.0, -2.0];
+    const POSITIONS: [f32; 6] = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0];
+
+    #[test]
+    fn cls_comes_first_and_positions_are_added() {
+        let mut out = [0.0; 12];
+        assemble_embeddings(&PATCHES, SHAPE, &CLS, &POSITIONS, None, &mut out).unwrap();
+        assert_eq!(
+            out,
+            [
+                9.0, 18.0, 31.0, 42.0, 53.0, 64.0, 9.0, 18.0, 35.0, 46.0, 57.0, 68.0
+            ]
+        );
+    }
+
+    #[test]
+    fn the_mask_token_replaces_masked_patches() {
+        let mut out = [0.0; 12];
+        let mask = PatchMask {
+            masked: &[0, 1, 1, 0],
+            token: &[100.0, 200.0],
+        };
+        assemble_embeddings(&PATCHES, SHAPE, &CLS, &POSITIONS, Some(mask), &mut out).unwrap();
+        assert_eq!(
+            out,
+            [
+                9.0, 18.0, 31.0, 42.0, 150.0, 260.0, 9.0, 18.0, 130.0, 240.0, 57.0, 68.0
+            ]
+        );
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let run = |patches: usize,
+                   cls: usize,
+                   positions: usize,
+                   masked: usize,
+                   token: usize,
+                   out: usize| {
+            let zeros = [0.0; 20];
+            let mask = PatchMask {
+                masked: &[0; 9][..masked],
+                token: &zeros[..token],
+            };
+            let mut target = vec![0.0; out];
+            assemble_embeddings(
+                &zeros[..patches],
+                SHAPE,
+                &zeros[..cls],
+                &zeros[..positions],
+                Some(mask),
+                &mut target,
+            )
+        };
+        run(8, 2, 6, 4, 2, 12).unwrap();
+        for [a, b, c, d, e, f] in [
+            [7, 2, 6, 4, 2, 12],
+            [8, 1, 6, 4, 2, 12],
+            [8, 2, 5, 4, 2, 12],
+            [8, 2, 6, 5, 2, 12],
+            [8, 2, 6, 4, 3, 12],
+            [8, 2, 6, 4, 2, 11],
+        ] {
+            assert_eq!(
+                run(a, b, c, d, e, f).unwrap_err().code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+    }
+}

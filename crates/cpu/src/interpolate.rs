@@ -75,3 +75,88 @@ fn inner(x: f32) -> f32 {
 fn outer(x: f32) -> f32 {
     ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, values};
+    use proptest::prelude::*;
+
+    /// The kernel and the grid by their definition, in float64.
+    fn naive(
+        source: &[f32],
+        (rows, columns): (usize, usize),
+        (new_rows, new_columns): (usize, usize),
+        width: usize,
+    ) -> Vec<f64> {
+        let kernel = |x: f64| match x.abs() {
+            x if x <= 1.0 => 1.25 * x.powi(3) - 2.25 * x.powi(2) + 1.0,
+            x if x < 2.0 => -0.75 * (x.powi(3) - 5.0 * x.powi(2) + 8.0 * x - 4.0),
+            _ => 0.0,
+        };
+        let place = |index: usize, len: usize, new_len: usize| {
+            (index as f64 + 0.5) * len as f64 / new_len as f64 - 0.5
+        };
+        let mut out = Vec::new();
+        for (y, x) in (0..new_rows).flat_map(|y| (0..new_columns).map(move |x| (y, x))) {
+            let (py, px) = (place(y, rows, new_rows), place(x, columns, new_columns));
+            for channel in 0..width {
+                let mut sum = 0.0;
+                for (dy, dx) in (-1..=2).flat_map(|dy| (-1..=2).map(move |dx| (dy, dx))) {
+                    let (sy, sx) = (py.floor() as i64 + dy, px.floor() as i64 + dx);
+                    let weight = kernel(py - sy as f64) * kernel(px - sx as f64);
+                    let (cy, cx) = (
+                        sy.clamp(0, rows as i64 - 1),
+                        sx.clamp(0, columns as i64 - 1),
+                    );
+                    sum += weight
+                        * f64::from(
+                            source[(cy as usize * columns + cx as usize) * width + channel],
+                        );
+                }
+                out.push(sum);
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn positions_match_the_definition(grid in (1usize..9, 1usize..9), new in (1usize..14, 1usize..14), width in 1usize..6) {
+            let positions = values((1 + grid.0 * grid.1) * width, 41);
+            let mut out = vec![f32::NAN; (1 + new.0 * new.1) * width];
+            interpolate_positions(&positions, grid, new, width, &mut out).unwrap();
+            prop_assert_eq!(&out[..width], &positions[..width]);
+            assert_close(&out[width..], &naive(&positions[width..], grid, new, width), 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_same_grid_is_exact() {
+        let positions = values(13 * 3, 42);
+        let mut out = vec![0.0; 13 * 3];
+        interpolate_positions(&positions, (3, 4), (3, 4), 3, &mut out).unwrap();
+        assert_eq!(out, positions);
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        let run = |grid, new, width, len: usize, out: usize| {
+            interpolate_positions(&vec![0.0; len], grid, new, width, &mut vec![0.0; out])
+        };
+        run((2, 2), (1, 1), 3, 15, 6).unwrap();
+        for (grid, new, width, len, out) in [
+            ((0, 2), (1, 1), 3, 3, 6),
+            ((2, 2), (0, 1), 3, 15, 3),
+            ((2, 2), (1, 1), 0, 0, 0),
+            ((2, 2), (1, 1), 3, 14, 6),
+            ((2, 2), (1, 1), 3, 15, 7),
+            ((usize::MAX, 2), (1, 1), 3, 15, 6),
+        ] {
+            assert_eq!(
+                run(grid, new, width, len, out).unwrap_err().code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+    }
+}

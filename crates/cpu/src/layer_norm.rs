@@ -23,21 +23,35 @@ pub fn layer_norm(
     check_len("The bias of a layer norm", bias.len(), &[columns])?;
     check_len("The output of a layer norm", out.len(), &[x.len()])?;
     for (row, target) in x.chunks_exact(columns).zip(out.chunks_exact_mut(columns)) {
-        let (mean, variance) = moments(row);
-        let factor = 1.0 / (variance + eps).sqrt();
-        normalise(row, mean, factor, weight, bias, target);
+        let moments = Moments::of(row);
+        let factor = 1.0 / (moments.variance + eps).sqrt();
+        normalise(row, moments, factor, weight, bias, target);
     }
     Ok(())
 }
 
-/// Mean and biased variance. The first sum only picks a shift near the mean; the moments of what remains don't
-/// cancel, however large the mean.
-fn moments(row: &[f32]) -> (f32, f32) {
-    let count = row.len() as f32;
-    let shift = sum_of(row, 0.0).0 / count;
-    let (sum, squares) = sum_of(row, shift);
-    let rest = sum / count;
-    (shift + rest, (squares / count - rest * rest).max(0.0))
+/// The mean, as a float near it and what is missing, and the biased variance.
+#[derive(Clone, Copy)]
+struct Moments {
+    shift: f32,
+    rest: f32,
+    variance: f32,
+}
+
+impl Moments {
+    /// The first sum only picks a shift near the mean. What remains after it is small and nearly exact, so that
+    /// its moments don't cancel, however large the mean.
+    fn of(row: &[f32]) -> Self {
+        let count = row.len() as f32;
+        let shift = sum_of(row, 0.0).0 / count;
+        let (sum, squares) = sum_of(row, shift);
+        let rest = sum / count;
+        Self {
+            shift,
+            rest,
+            variance: (squares / count - rest * rest).max(0.0),
+        }
+    }
 }
 
 /// The sums of x − shift and of its square.
@@ -61,15 +75,23 @@ fn sum_of(row: &[f32], shift: f32) -> (f32, f32) {
     (sum, square)
 }
 
-fn normalise(row: &[f32], mean: f32, factor: f32, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+fn normalise(
+    row: &[f32],
+    moments: Moments,
+    factor: f32,
+    weight: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+) {
     let whole = row.len() / LANES * LANES;
-    let (means, factors) = (F32x4::splat(mean), F32x4::splat(factor));
+    let [shift, rest, factors] = [moments.shift, moments.rest, factor].map(F32x4::splat);
     for first in (0..whole).step_by(LANES) {
         let range = first..first + LANES;
         // SAFETY: each slice is four floats.
         unsafe {
             let value = F32x4::load(row[range.clone()].as_ptr())
-                .sub(means)
+                .sub(shift)
+                .sub(rest)
                 .mul(factors);
             let weights = F32x4::load(weight[range.clone()].as_ptr());
             let biases = F32x4::load(bias[range.clone()].as_ptr());
@@ -79,6 +101,88 @@ fn normalise(row: &[f32], mean: f32, factor: f32, weight: &[f32], bias: &[f32], 
         }
     }
     for index in whole..row.len() {
-        out[index] = (row[index] - mean) * factor * weight[index] + bias[index];
+        let value = (row[index] - moments.shift - moments.rest) * factor;
+        out[index] = value * weight[index] + bias[index];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, values};
+    use proptest::prelude::*;
+
+    fn naive(x: &[f32], weight: &[f32], bias: &[f32], eps: f64) -> Vec<f64> {
+        let n = weight.len() as f64;
+        x.chunks_exact(weight.len())
+            .flat_map(|row| {
+                let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+                let variance = row
+                    .iter()
+                    .map(|&v| (f64::from(v) - mean).powi(2))
+                    .sum::<f64>()
+                    / n;
+                let affine = weight
+                    .iter()
+                    .zip(bias)
+                    .map(|(&w, &b)| (f64::from(w), f64::from(b)));
+                row.iter()
+                    .zip(affine)
+                    .map(|(&v, (w, b))| (f64::from(v) - mean) / (variance + eps).sqrt() * w + b)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    fn check(rows: usize, columns: usize, mean: f32, tolerance: f64) {
+        let x: Vec<f32> = values(rows * columns, 4)
+            .into_iter()
+            .map(|v| v + mean)
+            .collect();
+        let (weight, bias) = (values(columns, 5), values(columns, 6));
+        let mut out = vec![0.0; x.len()];
+        layer_norm(&x, &weight, &bias, 1e-6, &mut out).unwrap();
+        assert_close(&out, &naive(&x, &weight, &bias, 1e-6), tolerance);
+    }
+
+    proptest! {
+        #[test]
+        fn layer_norm_matches_the_naive_one(rows in 0usize..4, columns in 2usize..130) {
+            check(rows, columns, 0.0, 3e-6);
+        }
+    }
+
+    #[test]
+    fn a_large_mean_does_not_cancel() {
+        for columns in [7, 384, 768, 1023] {
+            check(3, columns, 1e4, 1e-4);
+            check(3, columns, -1e4, 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_constant_row_gives_the_bias() {
+        let mut out = [0.0; 5];
+        layer_norm(
+            &[3.7; 5],
+            &[2.0; 5],
+            &[1.0, 2.0, 3.0, 4.0, 5.0],
+            1e-6,
+            &mut out,
+        )
+        .unwrap();
+        assert_close(&out, &[1.0, 2.0, 3.0, 4.0, 5.0], 1e-6);
+        let mut out = [0.0];
+        layer_norm(&[42.0], &[2.0], &[0.5], 1e-6, &mut out).unwrap();
+        assert_eq!(out, [0.5]);
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        for (x, weight, bias, out) in [(5, 2, 2, 5), (4, 2, 3, 4), (4, 2, 2, 3), (0, 0, 0, 0)] {
+            let (x, weight, bias) = (vec![0.0; x], vec![0.0; weight], vec![0.0; bias]);
+            let error = layer_norm(&x, &weight, &bias, 1e-6, &mut vec![0.0; out]).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
     }
 }

@@ -67,3 +67,81 @@ fn mean(sum: f64, count: usize, what: &str) -> Result<f64> {
     }
     Ok(sum / count as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::values;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cross_entropy_is_minus_the_mean_log_softmax(batch in 1usize..6, classes in 1usize..20) {
+            let logits = values(batch * classes, 51);
+            let labels: Vec<i32> = (0..batch).map(|b| (b * 7 % classes) as i32).collect();
+            let expected: f64 = logits.chunks(classes).zip(&labels).map(|(row, &label)| {
+                let sum: f64 = row.iter().map(|&v| f64::from(v).exp()).sum();
+                -(f64::from(row[label as usize]).exp() / sum).ln() / batch as f64
+            }).sum();
+            prop_assert!((cross_entropy(&logits, classes, &labels).unwrap() - expected).abs() < 1e-6);
+        }
+
+        #[test]
+        fn bce_is_the_binary_entropy(x in -20.0f32..20.0, t in 0.0f32..1.0) {
+            let (p, y) = (1.0 / (1.0 + (-f64::from(x)).exp()), f64::from(t));
+            let expected = -(y * p.ln() + (1.0 - y) * (1.0 - p).ln());
+            prop_assert!((bce_with_logits(&[x], &[t]).unwrap() - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn ignored_labels_do_not_count() {
+        let logits = [0.0, 1.0, 50.0, -50.0, 0.5, 0.5];
+        let all = cross_entropy(&[0.0, 1.0, 0.5, 0.5], 2, &[1i64, 0]).unwrap();
+        assert_eq!(
+            cross_entropy(&logits, 2, &[1i64, IGNORE_INDEX, 0]).unwrap(),
+            all
+        );
+        let error = cross_entropy(&logits, 2, &[IGNORE_INDEX; 3]).unwrap_err();
+        assert!(error.to_string().contains("aren't ignored"), "{error}");
+    }
+
+    #[test]
+    fn a_label_that_is_no_class_is_named() {
+        for label in [2i64, -1, i64::MAX, i64::MIN] {
+            let message = cross_entropy(&[0.0; 4], 2, &[0, label])
+                .unwrap_err()
+                .to_string();
+            assert!(
+                message.starts_with(&format!("Label 1 is {label}, but the model has 2 classes")),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn huge_logits_give_finite_losses() {
+        assert_eq!(cross_entropy(&[1e30, -1e30], 2, &[0i32]).unwrap(), 0.0);
+        assert_eq!(bce_with_logits(&[1e30, -1e30], &[1.0, 0.0]).unwrap(), 0.0);
+        assert!((cross_entropy(&[1e4, 0.0], 2, &[1i32]).unwrap() - 1e4).abs() < 1e-9);
+    }
+
+    #[test]
+    fn mse_is_the_mean_of_squares() {
+        assert_eq!(mse(&[1.0, 5.0], &[3.0, 4.0]).unwrap(), 2.5);
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        assert_eq!(mse(&[1.0], &[]).unwrap_err().code(), "INVALID_ARGUMENT");
+        assert_eq!(mse(&[], &[]).unwrap_err().code(), "INVALID_ARGUMENT");
+        assert_eq!(
+            bce_with_logits(&[1.0], &[1.0, 0.0]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            cross_entropy(&[1.0], 2, &[0i32]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+    }
+}

@@ -449,3 +449,201 @@ fn widen(rows: &[HalfRow], dtype: Dtype, out: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::values;
+    use proptest::prelude::*;
+
+    fn bytes_of(values: &[f32], dtype: Dtype) -> Vec<u8> {
+        dtype.encode(values).unwrap()
+    }
+
+    fn kinds() -> impl Strategy<Value = Dtype> {
+        prop_oneof![Just(Dtype::F32), Just(Dtype::F16), Just(Dtype::BF16)]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_exactly_however_they_are_cut(
+            n in 1usize..40, k in 1usize..150, cut in 0usize..40, source in kinds(), storage in kinds(),
+        ) {
+            let cut = cut.min(n);
+            let weight = bytes_of(&values(n * k, 7), source);
+            let bias = bytes_of(&values(n, 8), source);
+            let mut w = PackedLinear::new(n, k, storage, true).unwrap();
+            let size = source.size();
+            w.set_rows(cut, source, &weight[cut * k * size..]).unwrap();
+            w.set_rows(0, source, &weight[..cut * k * size]).unwrap();
+            w.set_bias(cut, source, &bias[cut * size..]).unwrap();
+            w.set_bias(0, source, &bias[..cut * size]).unwrap();
+            w.check_complete().unwrap();
+
+            let mut wide = vec![0.0; n * k];
+            source.decode(&weight, &mut wide).unwrap();
+            prop_assert_eq!(w.get_rows(0, n).unwrap(), bytes_of(&wide, storage));
+            let mut wide = vec![0.0; n];
+            source.decode(&bias, &mut wide).unwrap();
+            prop_assert_eq!(w.get_bias().unwrap().unwrap(), bytes_of(&wide, storage));
+        }
+    }
+
+    #[test]
+    fn half_width_weights_take_half_the_memory() {
+        let full = PackedLinear::new(64, 128, Dtype::F32, false)
+            .unwrap()
+            .byte_size();
+        let half = PackedLinear::new(64, 128, Dtype::BF16, false)
+            .unwrap()
+            .byte_size();
+        assert_eq!(full, 64 * 128 * 4 + 64 * 4);
+        assert_eq!(half, 64 * 128 * 2 + 64 * 4);
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_named() {
+        for storage in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let mut w = PackedLinear::new(3, 2, storage, true).unwrap();
+            let error = w
+                .set_rows(
+                    1,
+                    Dtype::F32,
+                    &bytes_of(&[1.0, 2.0, 3.0, f32::NAN], Dtype::F32),
+                )
+                .unwrap_err();
+            assert_eq!(error.code(), "INVALID_CHECKPOINT");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("Row 2, column 1 of the weight is NaN"),
+                "{error}"
+            );
+            let error = w
+                .set_bias(1, Dtype::F16, &bytes_of(&[f32::INFINITY], Dtype::F16))
+                .unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("Element 1 of the bias is inf"),
+                "{error}"
+            );
+            assert!(w.check_complete().is_err());
+        }
+    }
+
+    #[test]
+    fn values_too_large_for_the_storage_type_are_named() {
+        let mut w = PackedLinear::new(2, 2, Dtype::F16, true).unwrap();
+        let error = w
+            .set_rows(0, Dtype::F32, &bytes_of(&[1.0, 7e4, 0.0, 0.0], Dtype::F32))
+            .unwrap_err();
+        assert_eq!(error.code(), "INVALID_CHECKPOINT");
+        assert!(
+            error
+                .to_string()
+                .starts_with("Row 0, column 1 of the weight is 7e4, too large for float16"),
+            "{error}"
+        );
+        assert!(
+            w.set_bias(0, Dtype::BF16, &bytes_of(&[-1e10, 0.0], Dtype::BF16))
+                .is_err()
+        );
+        let mut w = PackedLinear::new(1, 1, Dtype::BF16, false).unwrap();
+        assert!(
+            w.set_rows(0, Dtype::F32, &bytes_of(&[f32::MAX], Dtype::F32))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_weight_with_missing_rows_is_refused() {
+        let mut w = PackedLinear::new(3, 1, Dtype::F32, true).unwrap();
+        let one = bytes_of(&[1.0], Dtype::F32);
+        w.set_rows(0, Dtype::F32, &one).unwrap();
+        w.set_rows(2, Dtype::F32, &one).unwrap();
+        assert!(
+            w.check_complete()
+                .unwrap_err()
+                .to_string()
+                .contains("Row 1")
+        );
+        w.set_rows(1, Dtype::F32, &one).unwrap();
+        assert!(
+            w.check_complete()
+                .unwrap_err()
+                .to_string()
+                .contains("Element 0")
+        );
+        w.set_bias(0, Dtype::F32, &bytes_of(&[1.0; 3], Dtype::F32))
+            .unwrap();
+        w.check_complete().unwrap();
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        for (n, k) in [(0, 3), (3, 0)] {
+            assert_eq!(
+                PackedLinear::new(n, k, Dtype::F32, true)
+                    .err()
+                    .unwrap()
+                    .code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+        assert_eq!(
+            PackedLinear::new(3, 3, Dtype::I8, true)
+                .err()
+                .unwrap()
+                .code(),
+            "UNSUPPORTED"
+        );
+        assert_eq!(
+            PackedLinear::new(usize::MAX / 4, 8, Dtype::F32, true)
+                .err()
+                .unwrap()
+                .code(),
+            "OUT_OF_MEMORY"
+        );
+        assert_eq!(
+            PackedLinear::new(usize::MAX, usize::MAX, Dtype::F16, true)
+                .err()
+                .unwrap()
+                .code(),
+            "OUT_OF_MEMORY"
+        );
+        let mut w = PackedLinear::new(3, 2, Dtype::F32, false).unwrap();
+        for (row0, len) in [(0, 7), (0, 32), (2, 16), (3, 8), (usize::MAX, 8)] {
+            assert_eq!(
+                w.set_rows(row0, Dtype::F32, &vec![0; len])
+                    .unwrap_err()
+                    .code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+        assert_eq!(
+            w.set_rows(0, Dtype::I8, &[0; 2]).unwrap_err().code(),
+            "UNSUPPORTED"
+        );
+        assert_eq!(
+            w.set_bias(0, Dtype::F32, &[0; 4]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(w.get_bias(), Ok(None));
+        for (row0, rows) in [(0, 4), (3, 1), (usize::MAX, 2)] {
+            assert_eq!(
+                w.get_rows(row0, rows).unwrap_err().code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+        let mut w = PackedLinear::new(3, 2, Dtype::F32, true).unwrap();
+        for (offset, len) in [(0, 3), (0, 16), (3, 4), (usize::MAX, 4)] {
+            assert_eq!(
+                w.set_bias(offset, Dtype::F32, &vec![0; len])
+                    .unwrap_err()
+                    .code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+    }
+}

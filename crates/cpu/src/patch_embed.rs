@@ -106,3 +106,120 @@ fn copy_patch(
         line.copy_from_slice(&pixels[first..first + shape.patch_width]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, packed, values};
+    use proptest::prelude::*;
+    use vit_msn_tensor::Dtype;
+
+    /// A convolution with stride = kernel, by its definition.
+    fn naive(pixels: &[f32], s: PatchShape, weight: &[f32], bias: &[f32]) -> Vec<f64> {
+        let (rows, columns) = s.grid().unwrap();
+        let mut out = Vec::new();
+        for b in 0..s.batch {
+            for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                for (d, &bias) in bias.iter().enumerate() {
+                    let mut sum = f64::from(bias);
+                    for (c, y, x) in (0..s.channels).flat_map(|c| {
+                        (0..s.patch_height)
+                            .flat_map(move |y| (0..s.patch_width).map(move |x| (c, y, x)))
+                    }) {
+                        let line = (b * s.channels + c) * s.height + row * s.patch_height + y;
+                        let pixel = pixels[line * s.width + column * s.patch_width + x];
+                        let w =
+                            weight[((d * s.channels + c) * s.patch_height + y) * s.patch_width + x];
+                        sum += f64::from(pixel) * f64::from(w);
+                    }
+                    out.push(sum);
+                }
+            }
+        }
+        out
+    }
+
+    fn check(shape: PatchShape, width: usize) {
+        let pixels = values(
+            shape.batch * shape.channels * shape.height * shape.width,
+            31,
+        );
+        let depth = shape.channels * shape.patch_height * shape.patch_width;
+        let (w, weight, bias) = packed(width, depth, Dtype::F32, 32);
+        let expected = naive(&pixels, shape, &weight, &bias);
+        let mut out = vec![f32::NAN; expected.len()];
+        patch_embed(&pixels, shape, &w, &mut out).unwrap();
+        assert_close(&out, &expected, 1e-5);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(80))]
+
+        #[test]
+        fn patches_match_the_convolution(
+            batch in 0usize..3, channels in 1usize..4, (ph, pw) in (1usize..6, 1usize..6),
+            (rows, columns) in (1usize..5, 1usize..5), (extra_h, extra_w) in (0usize..5, 0usize..5), width in 1usize..20,
+        ) {
+            let shape = PatchShape {
+                batch, channels, patch_height: ph, patch_width: pw,
+                height: ph * rows + extra_h % ph, width: pw * columns + extra_w % pw,
+            };
+            check(shape, width);
+        }
+    }
+
+    #[test]
+    fn patches_cross_blocks() {
+        check(
+            PatchShape {
+                batch: 2,
+                channels: 3,
+                height: 34,
+                width: 30,
+                patch_height: 2,
+                patch_width: 2,
+            },
+            5,
+        );
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        let (w, ..) = packed(4, 12, Dtype::F32, 1);
+        let good = PatchShape {
+            batch: 1,
+            channels: 3,
+            height: 4,
+            width: 4,
+            patch_height: 2,
+            patch_width: 2,
+        };
+        let wrong = [
+            PatchShape { height: 1, ..good },
+            PatchShape {
+                patch_width: 0,
+                ..good
+            },
+            PatchShape {
+                channels: 2,
+                ..good
+            },
+            PatchShape { batch: 2, ..good },
+            PatchShape {
+                channels: usize::MAX,
+                ..good
+            },
+        ];
+        for shape in wrong {
+            let error = patch_embed(&[0.0; 48], shape, &w, &mut [0.0; 16]).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT", "{shape:?}");
+        }
+        assert_eq!(
+            patch_embed(&[0.0; 48], good, &w, &mut [0.0; 15])
+                .unwrap_err()
+                .code(),
+            "INVALID_ARGUMENT"
+        );
+        patch_embed(&[0.0; 48], good, &w, &mut [0.0; 16]).unwrap();
+    }
+}

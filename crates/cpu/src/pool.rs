@@ -65,3 +65,48 @@ fn check(
     check_len("The input of pooling", x.len(), &[batch, tokens, width])?;
     check_len("The output of pooling", out.len(), &[batch, width])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: [f32; 12] = [
+        1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0,
+    ];
+
+    #[test]
+    fn cls_is_the_first_token() {
+        let mut out = [0.0; 4];
+        pool_cls(&X, 2, 3, 2, &mut out).unwrap();
+        assert_eq!(out, [1.0, 2.0, -1.0, -2.0]);
+    }
+
+    #[test]
+    fn the_mean_leaves_cls_out() {
+        let mut out = [0.0; 4];
+        pool_mean(&X, 2, 3, 2, &mut out).unwrap();
+        assert_eq!(out, [4.0, 5.0, -4.0, -5.0]);
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        let mut out = [0.0; 4];
+        assert_eq!(
+            pool_mean(&X[..4], 2, 1, 2, &mut out).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            pool_cls(&X[..11], 2, 3, 2, &mut out).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            pool_cls(&X, 2, 3, 2, &mut out[..3]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            pool_cls(&[], 0, usize::MAX, 2, &mut []).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        pool_cls(&[], 0, 3, 2, &mut []).unwrap();
+    }
+}

@@ -340,8 +340,8 @@ pub fn exp(x: F32x4) -> F32x4 {
     let rest = whole.mul_add(F32x4::splat(2.121_944_4e-4), rest);
     // Minimax polynomial of e^r on [−ln 2 / 2, ln 2 / 2], error 2e-9.
     let series = F32x4::splat(1.394_110_8e-3)
-        .mul_add(rest, F32x4::splat(8.375_126_4e-3))
-        .mul_add(rest, F32x4::splat(4.166_635_3e-2))
+        .mul_add(rest, F32x4::splat(8.375_127e-3))
+        .mul_add(rest, F32x4::splat(4.166_635_4e-2))
         .mul_add(rest, F32x4::splat(1.666_641_6e-1))
         .mul_add(rest, F32x4::splat(0.5))
         .mul_add(rest, F32x4::splat(1.0))

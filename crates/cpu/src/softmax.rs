@@ -49,3 +49,48 @@ pub(crate) fn exp_of_difference(row: &mut [f32], shift: f32) -> f32 {
     map_in_place(rest, |v| exp(v.sub(shift)));
     sum.sum() + rest.iter().sum::<f32>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, values};
+    use proptest::prelude::*;
+
+    fn naive(row: &[f32]) -> Vec<f64> {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exps: Vec<f64> = row
+            .iter()
+            .map(|&v| (f64::from(v) - f64::from(largest)).exp())
+            .collect();
+        let sum: f64 = exps.iter().sum();
+        exps.into_iter().map(|v| v / sum).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn softmax_matches_the_naive_one(rows in 0usize..5, columns in 1usize..70, scale in 0.1f32..200.0) {
+            let x: Vec<f32> = values(rows * columns, 9).into_iter().map(|v| v * scale).collect();
+            let mut out = x.clone();
+            softmax(&mut out, columns).unwrap();
+            for (row, actual) in x.chunks(columns).zip(out.chunks(columns)) {
+                assert_close(actual, &naive(row), 3e-7);
+            }
+        }
+    }
+
+    #[test]
+    fn huge_and_infinite_values_do_not_overflow() {
+        let mut x = [1e30, 1e30, -1e30, f32::NEG_INFINITY];
+        softmax(&mut x, 4).unwrap();
+        assert_eq!(x, [0.5, 0.5, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn ragged_rows_are_errors() {
+        assert_eq!(
+            softmax(&mut [0.0; 5], 2).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(softmax(&mut [], 0).unwrap_err().code(), "INVALID_ARGUMENT");
+    }
+}
