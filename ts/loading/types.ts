@@ -16,7 +16,9 @@ export interface ProgressInfo {
 export type ProgressCallback = (info: ProgressInfo) => void;
 
 /** Files by name, for models that a page holds already (a folder picked or dropped, or bytes from anywhere). */
-export type FileMap = Record<string, Blob | ArrayBuffer | Uint8Array> | Map<string, Blob | ArrayBuffer | Uint8Array>;
+export type FileMap =
+  | Record<string, Blob | ArrayBuffer | Uint8Array>
+  | Map<string, Blob | ArrayBuffer | Uint8Array>;
 
 /** Where a model comes from: a local folder (path or file: URL), a hub repo id, a base URL, or its files themselves. */
 export type PretrainedSource = string | URL | FileMap;

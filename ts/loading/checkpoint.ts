@@ -1,0 +1,194 @@
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { check_range } from "./bytes.ts";
+import { read_json } from "./json.ts";
+import { read_pytorch_bin } from "./pytorch_bin.ts";
+import { read_safetensors_header } from "./safetensors.ts";
+import type {
+  Checkpoint,
+  CheckpointDtype,
+  CheckpointTensor,
+  ModelSource,
+  RandomAccessFile,
+} from "./types.ts";
+
+/** The tensors of one file. */
+interface FileTensors {
+  tensors: CheckpointTensor[];
+  other_keys: string[];
+}
+type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
+
+const FLOATS: ReadonlyMap<string, CheckpointDtype> = new Map([
+  ["F32", "float32"],
+  ["F16", "float16"],
+  ["BF16", "bfloat16"],
+]);
+/** What is looked for, in this order, as transformers does. */
+const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
+  { file: "model.safetensors", index: "model.safetensors.index.json", read: read_safetensors },
+  { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch_bin },
+];
+const MAX_SHARDS = 1000;
+
+/**
+ * Opens a model's weights without reading them: model.safetensors, else its shards, else pytorch_model.bin, else its
+ * shards. Throws NOT_FOUND when there is none, INVALID_CHECKPOINT when a file is broken or lies about itself.
+ */
+export async function open_checkpoint(
+  source: ModelSource,
+  options: { signal?: AbortSignal } = {},
+): Promise<Checkpoint> {
+  // A server that answers with a page instead of "not found" mustn't hide a file of another name.
+  let refusal: unknown;
+  const probe = async <T>(look: () => Promise<T | undefined>): Promise<T | undefined> => {
+    throw_if_aborted(options.signal, `Loading ${source.name}`);
+    try {
+      return await look();
+    } catch (error) {
+      if (!(error instanceof VitMsnError) || error.code !== "NOT_FOUND") throw error;
+      refusal ??= error;
+      return undefined;
+    }
+  };
+  for (const { file, index, read } of CANDIDATES) {
+    const single = await probe(() => source.open(file));
+    if (single) return open_files([single], read);
+    const shards = await probe(() => read_json(source, index));
+    if (shards) return open_shards(source, index, shards, read, options.signal);
+  }
+  if (refusal) throw refusal;
+  const names = CANDIDATES.flatMap(({ file, index }) => [file, index]);
+  throw new VitMsnError(
+    "NOT_FOUND",
+    `${source.name} holds no weights: none of ${names.join(", ")} is there.`,
+    {
+      details: { source: source.name, files: names },
+    },
+  );
+}
+
+async function open_shards(
+  source: ModelSource,
+  index: string,
+  content: Record<string, unknown>,
+  read: ReadFile,
+  signal: AbortSignal | undefined,
+): Promise<Checkpoint> {
+  const shard_of = parse_weight_map(content, index, source.name);
+  const names = [...new Set(shard_of.values())];
+  const files: RandomAccessFile[] = [];
+  try {
+    for (const name of names) {
+      throw_if_aborted(signal, `Loading ${source.name}`);
+      const file = await source.open(name);
+      if (!file) throw invalid(source.name, `lacks the shard ${name} that ${index} names`, "NOT_FOUND");
+      files.push(file);
+    }
+  } catch (error) {
+    await close_all(files);
+    throw error;
+  }
+  const file_of = new Map(names.map((name, i) => [name, files[i] as RandomAccessFile]));
+  return open_files(files, read, { index: `${source.name}: ${index}`, shard_of, file_of });
+}
+
+function parse_weight_map(
+  content: Record<string, unknown>,
+  index: string,
+  name: string,
+): Map<string, string> {
+  const map = content.weight_map;
+  if (typeof map !== "object" || map === null || Array.isArray(map)) {
+    throw invalid(name, `has a ${index} without a weight_map`);
+  }
+  const entries = Object.entries(map);
+  if (!entries.every((entry): entry is [string, string] => typeof entry[1] === "string")) {
+    throw invalid(name, `has a ${index} whose weight_map names something else than files`);
+  }
+  const count = new Set(entries.map(([, file]) => file)).size;
+  if (count === 0 || count > MAX_SHARDS)
+    throw invalid(name, `has a ${index} that names ${count} files, not 1 to ${MAX_SHARDS}`);
+  return new Map(entries);
+}
+
+interface Sharding {
+  index: string;
+  shard_of: ReadonlyMap<string, string>;
+  file_of: ReadonlyMap<string, RandomAccessFile>;
+}
+
+async function open_files(
+  files: RandomAccessFile[],
+  read: ReadFile,
+  sharding?: Sharding,
+): Promise<Checkpoint> {
+  try {
+    const contents = new Map<RandomAccessFile, FileTensors>();
+    for (const file of files) contents.set(file, await read(file));
+    const { tensors, other_keys } = sharding
+      ? pick(contents, sharding)
+      : ([...contents.values()][0] as FileTensors);
+    return {
+      tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])),
+      other_keys,
+      close: () => close_all(files),
+    };
+  } catch (error) {
+    await close_all(files);
+    throw error;
+  }
+}
+
+/** Takes every key from the shard that the index gives it. */
+function pick(
+  contents: ReadonlyMap<RandomAccessFile, FileTensors>,
+  { index, shard_of, file_of }: Sharding,
+): FileTensors {
+  const keyed = new Map(
+    [...contents].map(([file, { tensors, other_keys }]) => [
+      file,
+      { tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])), others: new Set(other_keys) },
+    ]),
+  );
+  const picked: FileTensors = { tensors: [], other_keys: [] };
+  for (const [key, shard] of shard_of) {
+    const content = keyed.get(file_of.get(shard) as RandomAccessFile);
+    const tensor = content?.tensors.get(key);
+    if (tensor) picked.tensors.push(tensor);
+    else if (content?.others.has(key)) picked.other_keys.push(key);
+    else
+      throw invalid(
+        index,
+        `says that ${JSON.stringify(key)} is in ${shard}, which lacks it; the shards are of different models`,
+      );
+  }
+  return picked;
+}
+
+async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
+  const result: FileTensors = { tensors: [], other_keys: [] };
+  for (const { key, dtype: name, dims, start: base, end } of await read_safetensors_header(file)) {
+    const dtype = FLOATS.get(name);
+    if (!dtype) result.other_keys.push(key);
+    else {
+      const read = async (start: number, length: number) => {
+        check_range(`${file.name}: the tensor ${JSON.stringify(key)}`, end - base, start, length);
+        return file.read(base + start, length);
+      };
+      result.tensors.push({ key, file: file.name, dtype, dims, read });
+    }
+  }
+  return result;
+}
+
+async function close_all(files: readonly RandomAccessFile[]): Promise<void> {
+  await Promise.all(files.map((file) => file.close()));
+}
+
+function invalid(
+  name: string,
+  what: string,
+  code: "INVALID_CHECKPOINT" | "NOT_FOUND" = "INVALID_CHECKPOINT",
+): VitMsnError {
+  return new VitMsnError(code, `${name} ${what}.`, { details: { source: name } });
+}

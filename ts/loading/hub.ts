@@ -1,0 +1,225 @@
+import { download_store, fetch_is_unrestricted } from "#storage";
+import { env } from "../env.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { looks_like_page } from "./bytes.ts";
+import type { Progress } from "./progress.ts";
+import { type Answer, network_error, request, show_url, TransientError } from "./request.ts";
+import { type FileVersion, memory_store, type Store, type StoredCopy, type StoreWriter } from "./store.ts";
+import type { LoadOptions, RandomAccessFile } from "./types.ts";
+
+export interface RemoteOptions {
+  /** The URL names a commit: what was downloaded once never changes. */
+  immutable: boolean;
+  progress: Progress;
+  options: LoadOptions;
+}
+
+const MAX_TRIES = 4;
+const FIRST_WAIT_MS = 250;
+/** A server that asks for more patience than this gets none. */
+const MAX_WAIT_MS = 60_000;
+/** So many new bytes make a try that broke off count as none, so that a large file comes through a weak line. */
+const GOOD_TRY_BYTES = 1024 * 1024;
+const HEAD_BYTES = 256;
+
+/**
+ * Opens a file of a server: the kept copy where it is current or the server can't be asked, else a new download.
+ * undefined where the server says that the file isn't there.
+ */
+export async function open_remote(url: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
+  const store = env.use_cache ? download_store(url, remote.options.cache_dir) : memory_store(url.href);
+  const copy = await store.find();
+  if (!(await must_download(url, store, copy, remote))) return copy?.missing ? undefined : store.open();
+  return download(url, store, remote);
+}
+
+/** false when the kept copy serves. Throws OFFLINE when nothing is kept and the network mustn't be used. */
+async function must_download(
+  url: URL,
+  store: Store,
+  copy: StoredCopy | undefined,
+  remote: RemoteOptions,
+): Promise<boolean> {
+  const { local_files_only } = remote.options;
+  if (local_files_only || !env.allow_remote_models) {
+    if (copy) return false;
+    const why = local_files_only ? "local_files_only is set" : "env.allow_remote_models is false";
+    throw new VitMsnError(
+      "OFFLINE",
+      `${show_url(url)} isn't among the kept downloads (looked in ${store.place}), and ${why}. Load the model once with the network.`,
+      { details: { url: show_url(url), place: store.place } },
+    );
+  }
+  if (!copy) return true;
+  return !remote.immutable && !(await is_current(url, copy, remote));
+}
+
+/** Asks for one byte, whose headers tell the version: unlike HEAD and If-None-Match, every host and browser allows it. */
+async function is_current(url: URL, copy: StoredCopy, { options }: RemoteOptions): Promise<boolean> {
+  try {
+    const answer = await request(url, { ...options, headers: { range: "bytes=0-0" } });
+    answer.cancel();
+    if (answer.status === 404 || answer.status === 410) return copy.missing;
+    return !copy.missing && same_version(copy, version_of(answer)) && same_size(copy, answer);
+  } catch (error) {
+    // The copy is the best there is while the server can't be asked.
+    if (error instanceof TransientError) return true;
+    throw error;
+  }
+}
+
+function same_version(a: FileVersion, b: FileVersion): boolean {
+  if (a.etag !== undefined && b.etag !== undefined) return plain_etag(a.etag) === plain_etag(b.etag);
+  return a.last_modified !== undefined && a.last_modified === b.last_modified;
+}
+
+function same_size(copy: StoredCopy, answer: Answer): boolean {
+  const range = content_range(answer);
+  return range?.total === undefined || range.total === copy.size;
+}
+
+/** Servers mark a version as weak when they compress it. */
+function plain_etag(etag: string): string {
+  return etag.replace(/^W\//, "");
+}
+
+function version_of(answer: Answer): FileVersion {
+  return {
+    etag: answer.headers.get("etag") ?? undefined,
+    last_modified: answer.headers.get("last-modified") ?? undefined,
+  };
+}
+
+/** Downloads into the store, again where it breaks off and on from there where the server allows it. */
+async function download(
+  url: URL,
+  store: Store,
+  remote: RemoteOptions,
+): Promise<RandomAccessFile | undefined> {
+  const writer = await store.write();
+  try {
+    const found = await try_often(url, writer, remote);
+    if (found) return await writer.commit();
+    await store.mark_missing();
+    return undefined;
+  } finally {
+    await writer.close();
+  }
+}
+
+async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<boolean> {
+  for (let tries = 1; ; tries++) {
+    const before = writer.size;
+    try {
+      return await transfer(url, writer, remote);
+    } catch (error) {
+      if (!(error instanceof TransientError)) throw error;
+      if (writer.size >= before + GOOD_TRY_BYTES) tries = 1;
+      const wait = error.retry_after_ms ?? FIRST_WAIT_MS * 2 ** (tries - 1);
+      if (tries >= MAX_TRIES || wait > MAX_WAIT_MS) throw error.final;
+      await sleep(wait * (1 + Math.random() / 4), url, remote.options.signal);
+    }
+  }
+}
+
+/** One request for what is still missing. false: the file isn't there. */
+async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<boolean> {
+  const resumes = writer.size > 0 && writer.etag !== undefined;
+  const answer = await request(url, { ...remote.options, headers: resumes ? resume_headers(writer) : {} });
+  try {
+    if (answer.status === 404 || answer.status === 410) return false;
+    const goes_on = resumes && continues(answer, writer);
+    if (!goes_on && answer.status !== 200) {
+      if (!resumes)
+        throw network_error(url, `answers with status ${answer.status} to a plain request`, answer.status);
+      // What was kept belongs to another version, or the server can't go on: ask for all of it.
+      await writer.restart({}, false);
+      return await transfer(url, writer, remote);
+    }
+    if (!goes_on) await writer.restart(version_of(answer), is_resumable(answer));
+    await receive(url, answer, writer, remote.progress);
+    return true;
+  } finally {
+    answer.cancel();
+  }
+}
+
+/** A browser must ask the host before it may send If-Range; there the answer's own ETag decides alone. */
+function resume_headers(writer: StoreWriter): Record<string, string> {
+  const range = { range: `bytes=${writer.size}-` };
+  return fetch_is_unrestricted ? { ...range, "if-range": writer.etag as string } : range;
+}
+
+function continues(answer: Answer, writer: StoreWriter): boolean {
+  const starts_there = answer.status === 206 && content_range(answer)?.start === writer.size;
+  return starts_there && version_of(answer).etag === writer.etag && !is_encoded(answer);
+}
+
+/** Only a strong ETag promises the same bytes. */
+function is_resumable(answer: Answer): boolean {
+  const { etag } = version_of(answer);
+  return etag !== undefined && !etag.startsWith("W/") && !is_encoded(answer);
+}
+
+function is_encoded(answer: Answer): boolean {
+  const encoding = answer.headers.get("content-encoding");
+  return encoding !== null && encoding !== "" && encoding !== "identity";
+}
+
+async function receive(url: URL, answer: Answer, writer: StoreWriter, progress: Progress): Promise<void> {
+  const total = total_size(answer, writer.size);
+  const sure = answer.headers_visible && !is_encoded(answer);
+  let head = writer.size === 0 ? new Uint8Array(0) : undefined;
+  for await (const chunk of answer.chunks()) {
+    if (head && head.byteLength < HEAD_BYTES) {
+      head = new Uint8Array([...head, ...chunk.subarray(0, HEAD_BYTES)]);
+      refuse_page(url, head, answer);
+    }
+    await writer.append(chunk);
+    progress.update(writer.size, total ?? 0);
+  }
+  if (sure && total !== undefined && writer.size !== total) {
+    throw new TransientError(network_error(url, `sent ${writer.size} of ${total} bytes`));
+  }
+}
+
+/** Servers of single-page applications answer every address with their page. */
+function refuse_page(url: URL, head: Uint8Array, answer: Answer): void {
+  const is_html = answer.headers.get("content-type")?.startsWith("text/html") ?? false;
+  if (!looks_like_page(head) && !(is_html && head[0] === 0x3c)) return;
+  throw new VitMsnError(
+    "NOT_FOUND",
+    `${show_url(url)} is a web page where a file of the model is expected: the server probably has no such file and answers ` +
+      "with a page instead. Check the address and that the file is served there.",
+    { details: { url: show_url(url), content_type: answer.headers.get("content-type") } },
+  );
+}
+
+/** Size of the whole file when this answer is read to its end. */
+function total_size(answer: Answer, before: number): number | undefined {
+  const length = answer.headers.get("content-length");
+  return content_range(answer)?.total ?? (length === null ? undefined : before + Number(length));
+}
+
+function content_range(answer: Answer): { start: number; total?: number } | undefined {
+  const match = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(answer.headers.get("content-range") ?? "");
+  if (!match) return undefined;
+  return { start: Number(match[1]), total: match[2] === "*" ? undefined : Number(match[2]) };
+}
+
+function sleep(milliseconds: number, url: URL, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const finish = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", finish);
+      try {
+        throw_if_aborted(signal, `The download of ${show_url(url)}`);
+        resolve();
+      } catch (error) {
+        reject(error);
+      }
+    };
+    const timer = setTimeout(finish, milliseconds);
+    signal?.addEventListener("abort", finish);
+  });
+}

@@ -1,0 +1,219 @@
+import { default_token, fetch_is_unrestricted } from "#storage";
+import { env } from "../env.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+
+/** A failure that trying again may mend. */
+export class TransientError extends Error {
+  /** How long the server asks to wait. */
+  readonly retry_after_ms: number | undefined;
+  /** What the caller is told once no try is left. */
+  readonly final: VitMsnError;
+
+  constructor(final: VitMsnError, retry_after_ms?: number) {
+    super(final.message);
+    this.final = final;
+    this.retry_after_ms = retry_after_ms;
+  }
+}
+
+export interface RequestOptions {
+  headers?: Readonly<Record<string, string>>;
+  token?: string;
+  signal?: AbortSignal;
+}
+
+const MAX_REDIRECTS = 10;
+const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
+/** A server that sends nothing for so long is taken to be gone. */
+const SILENCE_MS = 60_000;
+
+/** An answer whose body is read under the same watch as its headers. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  /** false where the browser hides headers of another origin, Content-Encoding among them. */
+  readonly headers_visible: boolean;
+  chunks(): AsyncGenerator<Uint8Array, void, undefined>;
+  /** Ends the request, whatever is left of its body. */
+  cancel(): void;
+}
+
+/**
+ * Asks for `url`. The answer has status 200, 206, 404, 410 or 416; every other one is thrown, as a TransientError where
+ * trying again may help. The token goes to env.remote_host's origin only and never along a redirect to another origin.
+ */
+export async function request(url: URL, options: RequestOptions): Promise<Answer> {
+  throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
+  const watch = new Watch(options.signal);
+  try {
+    const response = await follow(url, options, watch);
+    await check_status(response, url, options);
+    return {
+      status: response.status,
+      headers: response.headers,
+      headers_visible: fetch_is_unrestricted || response.type === "basic",
+      chunks: () => read_body(response, url, watch, options.signal),
+      cancel: () => watch.end(),
+    };
+  } catch (error) {
+    watch.end();
+    throw translate(error, url, options.signal);
+  }
+}
+
+async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<Response> {
+  let at = url;
+  for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
+    const response = await env.fetch(at.href, {
+      headers: make_headers(at, options),
+      redirect: fetch_is_unrestricted ? "manual" : "follow",
+      signal: watch.signal,
+    });
+    watch.touch();
+    const target = REDIRECTS.has(response.status) ? response.headers.get("location") : null;
+    if (target === null) return response;
+    await response.body?.cancel();
+    at = redirect_target(target, at);
+  }
+  throw network_error(url, `redirects more than ${MAX_REDIRECTS} times`);
+}
+
+function redirect_target(target: string, from: URL): URL {
+  const url = URL.canParse(target, from.href) ? new URL(target, from) : undefined;
+  if (!url || !/^https?:$/.test(url.protocol) || (from.protocol === "https:" && url.protocol === "http:")) {
+    throw network_error(from, "redirects to an address that isn't safe to follow");
+  }
+  return url;
+}
+
+function make_headers(
+  url: URL,
+  { headers, token = default_token() }: RequestOptions,
+): Record<string, string> {
+  const hub = URL.canParse(env.remote_host) ? new URL(env.remote_host).origin : undefined;
+  const authorization: Record<string, string> =
+    token && url.origin === hub ? { authorization: `Bearer ${token}` } : {};
+  // Weights gain nothing from compression, and a compressed answer can neither be measured nor gone on with.
+  const encoding: Record<string, string> = fetch_is_unrestricted ? { "accept-encoding": "identity" } : {};
+  return { ...encoding, ...authorization, ...headers };
+}
+
+async function check_status(response: Response, url: URL, options: RequestOptions): Promise<void> {
+  const { status } = response;
+  const hub_error = response.headers.get("x-error-code");
+  if (status === 200 || status === 206 || status === 416) return;
+  if (hub_error === "RepoNotFound" && !options.token) throw missing_repo(url, status);
+  if (hub_error === "RevisionNotFound") throw not_found(url, "The repository has no such revision", status);
+  if (status === 404 || status === 410) return;
+  if (status === 401 || status === 403) throw access_denied(url, status);
+  const error = network_error(
+    url,
+    `answers with status ${status}${response.statusText ? ` (${response.statusText})` : ""}`,
+    status,
+  );
+  const transient = status === 408 || status === 429 || status >= 500;
+  throw transient ? new TransientError(error, retry_after(response)) : error;
+}
+
+function retry_after(response: Response): number | undefined {
+  const value = response.headers.get("retry-after");
+  if (value === null) return undefined;
+  const wait = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  return Number.isFinite(wait) ? Math.max(0, wait) : undefined;
+}
+
+async function* read_body(
+  response: Response,
+  url: URL,
+  watch: Watch,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const reader = response.body?.getReader();
+  try {
+    while (reader) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      watch.touch();
+      yield value;
+      watch.touch();
+    }
+  } catch (error) {
+    throw translate(error, url, signal);
+  } finally {
+    watch.end();
+  }
+}
+
+/** Ends a request when the caller aborts it or the server falls silent. */
+class Watch {
+  readonly signal: AbortSignal;
+  private readonly controller = new AbortController();
+  private readonly outer: AbortSignal | undefined;
+  private readonly on_abort = () => this.end();
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(outer: AbortSignal | undefined) {
+    this.signal = this.controller.signal;
+    this.outer = outer;
+    outer?.addEventListener("abort", this.on_abort);
+    this.touch();
+  }
+
+  touch(): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(
+      () => this.end(new Error(`nothing arrived for ${SILENCE_MS / 1000} s`)),
+      SILENCE_MS,
+    );
+  }
+
+  end(reason?: Error): void {
+    clearTimeout(this.timer);
+    this.outer?.removeEventListener("abort", this.on_abort);
+    this.controller.abort(reason);
+  }
+}
+
+/** What fetch and its body throw, as ours: the caller's abort, or a connection that failed. */
+function translate(error: unknown, url: URL, signal: AbortSignal | undefined): unknown {
+  if (signal?.aborted) {
+    return new VitMsnError("ABORTED", `The download of ${show_url(url)} was aborted by its AbortSignal.`, {
+      cause: signal.reason,
+    });
+  }
+  if (error instanceof VitMsnError || error instanceof TransientError) return error;
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+  const reason = cause instanceof Error && cause.message !== "" ? ` (${cause.message})` : "";
+  return new TransientError(network_error(url, `can't be reached or broke off${reason}`, undefined, error));
+}
+
+/** A URL for messages: without its query, which may hold a signature. */
+export function show_url(url: URL): string {
+  return `${url.origin}${url.pathname}`;
+}
+
+export function network_error(url: URL, what: string, status?: number, cause?: unknown): VitMsnError {
+  return new VitMsnError("NETWORK", `${show_url(url)} ${what}.`, {
+    cause,
+    details: { url: show_url(url), status },
+  });
+}
+
+function not_found(url: URL, what: string, status: number): VitMsnError {
+  return new VitMsnError("NOT_FOUND", `${what}: ${show_url(url)}.`, {
+    details: { url: show_url(url), status },
+  });
+}
+
+function missing_repo(url: URL, status: number): VitMsnError {
+  return not_found(url, "The repository doesn't exist, or is private and needs a token", status);
+}
+
+function access_denied(url: URL, status: number): VitMsnError {
+  return new VitMsnError(
+    "ACCESS_DENIED",
+    `${show_url(url)} can't be read (status ${status}): the model is gated or private. Accept its terms on its page and ` +
+      "give a token that may read it, by the token option or the HF_TOKEN environment variable.",
+    { details: { url: show_url(url), status } },
+  );
+}

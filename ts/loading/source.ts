@@ -1,0 +1,133 @@
+import { find_place, open_local_file } from "#storage";
+import { env } from "../env.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { blob_file, memory_file } from "./bytes.ts";
+import { open_remote } from "./hub.ts";
+import { folder_segments, path_segments } from "./names.ts";
+import { Progress } from "./progress.ts";
+import type { FileMap, LoadOptions, ModelSource, PretrainedSource, RandomAccessFile } from "./types.ts";
+
+type OpenFile = (segments: string[], progress: Progress) => Promise<RandomAccessFile | undefined>;
+
+const REPO_ID = /^[\w][\w.-]{0,95}(?:\/[\w][\w.-]{0,95})?$/;
+const COMMIT_HASH = /^[0-9a-f]{40}$/;
+
+/**
+ * Opens what from_pretrained is given: a local folder, a hub repo id ("org/name"), a base URL, or a map of files.
+ * In browsers a path ("/models/fashion", "./models") is a URL relative to the page. Nothing is read yet.
+ */
+export async function open_source(source: PretrainedSource, options: LoadOptions = {}): Promise<ModelSource> {
+  const subfolder = folder_segments(options.subfolder);
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    const name = "The map of files";
+    return make_source(name, options, subfolder, async (segments) =>
+      find_in_map(source, segments.join("/"), name),
+    );
+  }
+  const place = await find_place(source);
+  if (place?.folder !== undefined) {
+    const folder = place.folder;
+    return make_source(folder, options, subfolder, (segments) => open_local_file(folder, segments));
+  }
+  const base = place?.url === undefined ? hub_url(String(source), options.revision) : parse_base(place.url);
+  // A commit never changes, so a copy of it needs no question to the hub.
+  const immutable = place === undefined && COMMIT_HASH.test(options.revision ?? "");
+  return make_source(
+    place === undefined ? String(source) : show_url(base),
+    options,
+    subfolder,
+    (segments, progress) => open_remote(file_url(base, segments), { immutable, progress, options }),
+  );
+}
+
+function make_source(
+  name: string,
+  options: LoadOptions,
+  subfolder: string[],
+  open_file: OpenFile,
+): ModelSource {
+  return {
+    name,
+    async open(file) {
+      throw_if_aborted(options.signal, `Loading ${name}`);
+      const segments = [...subfolder, ...path_segments(file, "file name", "INVALID_CHECKPOINT")];
+      const progress = new Progress(options.progress_callback, name, file);
+      progress.initiate();
+      const opened = await open_file(segments, progress);
+      if (opened) progress.done(opened.size);
+      return opened;
+    },
+  };
+}
+
+/** The file of that name, else the one file of that name inside a folder, as names of a picked folder are given. */
+function find_in_map(files: FileMap, file: string, source: string): RandomAccessFile | undefined {
+  const entries = files instanceof Map ? [...files] : Object.entries(files);
+  const exact = entries.find(([name]) => name === file);
+  const nested = entries.filter(([name]) => name.endsWith(`/${file}`));
+  const depth = (name: string) => name.split("/").length;
+  const least = Math.min(...nested.map(([name]) => depth(name)));
+  const nearest = nested.filter(([name]) => depth(name) === least);
+  if (!exact && nearest.length > 1) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${source} holds ${nearest.length} files ${file} (${nearest.map(([name]) => name).join(", ")}); give those of one model.`,
+      { details: { file, names: nearest.map(([name]) => name) } },
+    );
+  }
+  const [name, content] = exact ?? nearest[0] ?? [];
+  return name === undefined ? undefined : map_file(name, content, source);
+}
+
+function map_file(name: string, content: unknown, source: string): RandomAccessFile {
+  if (content instanceof Uint8Array) return memory_file(name, content);
+  if (content instanceof ArrayBuffer) return memory_file(name, new Uint8Array(content));
+  if (content instanceof Blob) return blob_file(name, content);
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `${source} must hold Blobs, ArrayBuffers or Uint8Arrays; ${name} is none of them.`,
+    {
+      details: { file: name },
+    },
+  );
+}
+
+function hub_url(repo: string, revision = "main"): URL {
+  if (!REPO_ID.test(repo)) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${JSON.stringify(repo.slice(0, 200))} is neither a folder that exists, nor a URL, nor a hub repository such as ` +
+        '"facebook/vit-msn-small".',
+      { details: { source: repo } },
+    );
+  }
+  path_segments(revision, "revision", "INVALID_ARGUMENT");
+  const path = env.remote_path_template
+    .replaceAll("{model}", repo)
+    .replaceAll("{revision}", encodeURIComponent(revision));
+  return parse_base(`${env.remote_host.replace(/\/+$/, "")}/${path}`);
+}
+
+function parse_base(address: string): URL {
+  const url = URL.canParse(address) ? new URL(address) : undefined;
+  if (!url || !/^https?:$/.test(url.protocol) || url.username !== "" || url.password !== "") {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${url ? show_url(url) : JSON.stringify(address)} isn't a usable base URL: it must begin with http:// or https:// and carry no password.`,
+    );
+  }
+  if (!url.pathname.endsWith("/")) url.pathname += "/";
+  return url;
+}
+
+/** A file below the base; the base's query (a signature, say) goes along. */
+function file_url(base: URL, segments: readonly string[]): URL {
+  const url = new URL(base);
+  url.pathname += segments.map(encodeURIComponent).join("/");
+  return url;
+}
+
+/** Without query and user, which may be secrets. */
+function show_url(url: URL): string {
+  return `${url.origin}${url.pathname}`;
+}

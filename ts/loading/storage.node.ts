@@ -1,0 +1,421 @@
+import { createHash, randomUUID } from "node:crypto";
+import { constants } from "node:fs";
+import {
+  access,
+  type FileHandle,
+  mkdir,
+  open,
+  readFile,
+  rename,
+  rm,
+  stat,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
+import { homedir, hostname } from "node:os";
+import { dirname, isAbsolute, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { env } from "../env.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { check_range } from "./bytes.ts";
+import { path_segments } from "./names.ts";
+import { Progress } from "./progress.ts";
+import type { FilesToSave, Place, SaveDirectory, SaveOptions } from "./storage_types.ts";
+import { type FileVersion, MemoryWriter, type Store, type StoredCopy, type StoreWriter } from "./store.ts";
+import type { RandomAccessFile } from "./types.ts";
+
+export type { SaveDirectory } from "./storage_types.ts";
+
+/** Node's fetch shows redirects and sends any header; a browser's doesn't. */
+export const fetch_is_unrestricted = true;
+
+/** Reads of Node's files end at 2 GiB. */
+const MAX_READ_BYTES = 1 << 30;
+/** A lock that nobody touched for so long was left by a process that died on another machine. */
+const LOCK_STALE_MS = 60_000;
+const LOCK_TOUCH_MS = 10_000;
+
+/** The folder or URL that an address means; undefined where it may be a hub repo id. */
+export async function find_place(source: string | URL): Promise<Place | undefined> {
+  const address = String(source);
+  if (/^https?:/i.test(address)) return { url: address };
+  const path = /^file:/i.test(address) ? file_url_path(address) : address;
+  const explicit =
+    path !== address || isAbsolute(path) || /^\.{0,2}[/\\]|^\.{1,2}$|\\/.test(path) || path === "";
+  const info = path === "" ? undefined : await stat(path).catch(() => undefined);
+  if (info?.isDirectory()) return { folder: path };
+  if (!info && !explicit) return undefined;
+  const what = info
+    ? "is a file; give the folder that holds it"
+    : "isn't there; give a folder that exists, or a hub repository";
+  throw new VitMsnError(
+    info ? "INVALID_ARGUMENT" : "NOT_FOUND",
+    `The model's folder ${JSON.stringify(path)} ${what}.`,
+    {
+      details: { source: path, resolved: resolve(path) },
+    },
+  );
+}
+
+function file_url_path(address: string): string {
+  try {
+    return fileURLToPath(address);
+  } catch (cause) {
+    throw new VitMsnError("INVALID_ARGUMENT", `${address} names no local folder.`, { cause });
+  }
+}
+
+/** A file of a local folder; undefined where there is none. */
+export async function open_local_file(
+  folder: string,
+  segments: string[],
+): Promise<RandomAccessFile | undefined> {
+  const path = join(folder, ...segments);
+  try {
+    // Asked first, because opening a named pipe would wait for its writer.
+    if (!(await stat(path)).isFile())
+      throw new VitMsnError("IO", `${path} isn't a file.`, { details: { file: path } });
+    return disk_file(path, await open(path, constants.O_RDONLY));
+  } catch (error) {
+    if (is_code(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw io_error(`${path} can't be opened`, error);
+  }
+}
+
+async function disk_file(path: string, handle: FileHandle): Promise<RandomAccessFile> {
+  const { size } = await handle.stat();
+  return {
+    name: path,
+    size,
+    async read(offset, length) {
+      check_range(path, size, offset, length);
+      const bytes = new Uint8Array(length);
+      for (let done = 0; done < length; ) {
+        const { bytesRead } = await read_some(path, handle, bytes, done, offset + done);
+        // The file was cut after it was opened.
+        if (bytesRead === 0) check_range(path, offset + done, offset, length);
+        done += bytesRead;
+      }
+      return bytes;
+    },
+    close: () => handle.close(),
+  };
+}
+
+async function read_some(path: string, handle: FileHandle, bytes: Uint8Array, at: number, position: number) {
+  try {
+    return await handle.read(bytes, at, Math.min(bytes.byteLength - at, MAX_READ_BYTES), position);
+  } catch (error) {
+    throw io_error(`${path} can't be read`, error);
+  }
+}
+
+/** The hub token that the environment gives. */
+export function default_token(): string | undefined {
+  return process.env.HF_TOKEN || undefined;
+}
+
+/** Where downloads of `url` are kept on disk: below the cache folder, by host and path. */
+export function download_store(url: URL, cache_dir: string | undefined): Store {
+  const path = join(cache_root(cache_dir), ...cache_path(url));
+  return {
+    place: path,
+    find: () => find_copy(path, url),
+    open: async () => disk_file(path, await open(path, constants.O_RDONLY)),
+    mark_missing: () => mark_missing(path, url),
+    write: () => open_writer(path, url),
+  };
+}
+
+function cache_root(cache_dir: string | undefined): string {
+  const chosen = cache_dir ?? env.cache_dir;
+  if (chosen) return resolve(chosen);
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "vit-msn");
+}
+
+function cache_path(url: URL): string[] {
+  const path = `${url.host}${url.pathname}`.split("/").filter((segment) => segment !== "");
+  const safe = path.map((segment) => segment.replace(/[^\w.%@+=-]/g, "_").slice(0, 200));
+  const file = safe.pop() as string;
+  // A query may hold a secret, so its hash stands for it.
+  const query = url.search === "" ? [] : [createHash("sha256").update(url.search).digest("hex").slice(0, 16)];
+  return [...safe, ...query, file];
+}
+
+interface StoredMeta extends StoredCopy {
+  url: string;
+}
+
+async function find_copy(path: string, url: URL): Promise<StoredCopy | undefined> {
+  const meta = await read_meta(`${path}.meta.json`);
+  if (meta?.url !== url.href) return undefined;
+  if (meta.missing) return meta;
+  const info = await stat(path).catch(() => undefined);
+  return info?.isFile() && info.size === meta.size ? meta : undefined;
+}
+
+/** What was written beside a download; undefined where that is absent or damaged. */
+async function read_meta(path: string): Promise<StoredMeta | undefined> {
+  try {
+    const meta: unknown = JSON.parse(await readFile(path, "utf8"));
+    const sound = typeof meta === "object" && meta !== null && "url" in meta && "size" in meta;
+    return sound ? (meta as StoredMeta) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function write_meta(path: string, meta: StoredMeta): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  await writeFile(temporary, JSON.stringify(meta));
+  await rename(temporary, path);
+}
+
+/** A cache that can't be written is no reason to fail: the mark is only there to be asked when offline. */
+async function mark_missing(path: string, url: URL): Promise<void> {
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    await rm(path, { force: true });
+    await write_meta(`${path}.meta.json`, { url: url.href, size: 0, missing: true });
+  } catch (error) {
+    if (!is_code(error, ...READ_ONLY)) throw io_error(`${path} can't be written`, error);
+  }
+}
+
+const READ_ONLY = ["EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR"];
+
+async function open_writer(path: string, url: URL): Promise<StoreWriter> {
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    await access(dirname(path), constants.W_OK);
+  } catch (error) {
+    if (!is_code(error, ...READ_ONLY)) throw io_error(`${dirname(path)} can't be made`, error);
+    env.warn(
+      `Downloads aren't kept, because ${dirname(path)} can't be written; set env.cache_dir or cache_dir.`,
+    );
+    return new MemoryWriter(url.href);
+  }
+  const lock = await take_lock(`${path}.lock`);
+  // Whoever doesn't get the lock downloads beside its owner; the last rename wins, and every renamed file is whole.
+  const temporary = lock ? `${path}.incomplete` : `${path}.${randomUUID()}.incomplete`;
+  const writer = new DiskWriter(path, temporary, url, lock);
+  await writer.resume();
+  return writer;
+}
+
+class DiskWriter implements StoreWriter {
+  size = 0;
+  etag: string | undefined;
+  private version: FileVersion = {};
+  private handle: FileHandle | undefined;
+  private keep = true;
+  private readonly path: string;
+  private readonly temporary: string;
+  private readonly url: URL;
+  private readonly lock: Lock | undefined;
+
+  constructor(path: string, temporary: string, url: URL, lock: Lock | undefined) {
+    this.path = path;
+    this.temporary = temporary;
+    this.url = url;
+    this.lock = lock;
+  }
+
+  /** Takes up what an earlier process left. */
+  async resume(): Promise<void> {
+    if (!this.lock) return;
+    const meta = await read_meta(this.meta_path);
+    const info = await stat(this.temporary).catch(() => undefined);
+    if (meta?.url !== this.url.href || !meta.etag || !info?.isFile()) return;
+    this.size = info.size;
+    this.etag = meta.etag;
+    this.version = { etag: meta.etag, last_modified: meta.last_modified };
+  }
+
+  async restart(version: FileVersion, resumable: boolean): Promise<void> {
+    await this.guard(async () => {
+      await this.handle?.close();
+      this.handle = undefined;
+      await rm(this.meta_path, { force: true });
+      this.handle = await open(this.temporary, "w");
+      this.version = version;
+      this.size = 0;
+      this.keep = resumable && this.lock !== undefined;
+      this.etag = resumable ? version.etag : undefined;
+      if (this.keep)
+        await write_meta(this.meta_path, { ...version, url: this.url.href, size: 0, missing: false });
+    });
+  }
+
+  async append(bytes: Uint8Array): Promise<void> {
+    await this.guard(async () => {
+      this.handle ??= await open(this.temporary, "r+");
+      for (let done = 0; done < bytes.byteLength; ) {
+        const { bytesWritten } = await this.handle.write(bytes, done, bytes.byteLength - done, this.size);
+        done += bytesWritten;
+        this.size += bytesWritten;
+      }
+    });
+  }
+
+  async commit(): Promise<RandomAccessFile> {
+    return this.guard(async () => {
+      this.handle ??= await open(this.temporary, "r+");
+      await this.handle.datasync();
+      await this.handle.close();
+      this.handle = undefined;
+      await rename(this.temporary, this.path);
+      await rm(this.meta_path, { force: true });
+      await write_meta(`${this.path}.meta.json`, {
+        ...this.version,
+        url: this.url.href,
+        size: this.size,
+        missing: false,
+      });
+      return disk_file(this.path, await open(this.path, constants.O_RDONLY));
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.handle?.close();
+    this.handle = undefined;
+    if (!this.keep) await rm(this.temporary, { force: true });
+    await this.lock?.release();
+  }
+
+  private get meta_path(): string {
+    return `${this.temporary}.json`;
+  }
+
+  private async guard<T>(action: () => Promise<T>): Promise<T> {
+    try {
+      return await action();
+    } catch (error) {
+      throw io_error(`${this.path} can't be written`, error);
+    }
+  }
+}
+
+interface Lock {
+  release(): Promise<void>;
+}
+
+/** One process at a time goes on with a partial download. undefined: another one does. */
+async function take_lock(path: string): Promise<Lock | undefined> {
+  for (let attempt = 0; attempt < 2; attempt++) {
+    try {
+      await writeFile(path, JSON.stringify({ pid: process.pid, host: hostname() }), { flag: "wx" });
+      return held_lock(path);
+    } catch (error) {
+      if (!is_code(error, "EEXIST")) throw io_error(`${path} can't be written`, error);
+    }
+    if (!(await is_stale(path))) return undefined;
+    await rm(path, { force: true });
+  }
+  return undefined;
+}
+
+function held_lock(path: string): Lock {
+  const timer = setInterval(() => {
+    const now = new Date();
+    utimes(path, now, now).catch(() => {});
+  }, LOCK_TOUCH_MS);
+  timer.unref();
+  return {
+    async release() {
+      clearInterval(timer);
+      await rm(path, { force: true });
+    },
+  };
+}
+
+async function is_stale(path: string): Promise<boolean> {
+  const info = await stat(path).catch(() => undefined);
+  if (!info || Date.now() - info.mtimeMs > LOCK_STALE_MS) return true;
+  const owner = await readFile(path, "utf8")
+    .then((text) => JSON.parse(text) as { pid?: number; host?: string })
+    .catch(() => undefined);
+  return owner?.host === hostname() && typeof owner.pid === "number" && !is_alive(owner.pid);
+}
+
+function is_alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return !is_code(error, "ESRCH");
+  }
+}
+
+/**
+ * Writes files into a folder, made if need be. Everything is written under temporary names and renamed at the end,
+ * so that a failure leaves the files that were there before.
+ */
+export async function save_files(
+  directory: SaveDirectory,
+  files: FilesToSave,
+  options: SaveOptions = {},
+): Promise<void> {
+  const folder = save_folder(directory);
+  const written: { temporary: string; path: string }[] = [];
+  try {
+    await mkdir(folder, { recursive: true });
+    for (const [file, content] of Object.entries(files)) {
+      const path = join(folder, ...path_segments(file, "file name", "INVALID_ARGUMENT"));
+      const temporary = `${path}.${randomUUID()}.tmp`;
+      written.push({ temporary, path });
+      await write_file(
+        temporary,
+        content,
+        new Progress(options.progress_callback, folder, file),
+        options.signal,
+      );
+    }
+    for (const { temporary, path } of written) await rename(temporary, path);
+  } catch (error) {
+    await Promise.all(written.map(({ temporary }) => rm(temporary, { force: true })));
+    throw io_error(`${folder} can't be written`, error);
+  }
+}
+
+async function write_file(
+  path: string,
+  content: string | AsyncIterable<Uint8Array>,
+  progress: Progress,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const handle = await open(path, "w");
+  let size = 0;
+  try {
+    progress.initiate();
+    for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
+      throw_if_aborted(signal, `Saving ${path}`);
+      await handle.appendFile(piece);
+      size += piece.byteLength;
+      progress.update(size, 0);
+    }
+    progress.done(size);
+  } finally {
+    await handle.close();
+  }
+}
+
+function save_folder(directory: SaveDirectory): string {
+  if (directory instanceof URL) return file_url_path(directory.href);
+  if (typeof directory === "string" && directory !== "")
+    return directory.startsWith("file:") ? file_url_path(directory) : directory;
+  throw new VitMsnError("INVALID_ARGUMENT", "The folder to save into must be a path or a file: URL.");
+}
+
+function is_code(error: unknown, ...codes: string[]): boolean {
+  return error instanceof Error && "code" in error && codes.includes(String(error.code));
+}
+
+/** The system's error as ours; other errors as they are. */
+function io_error(what: string, error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof VitMsnError || !("syscall" in error)) return error;
+  return new VitMsnError("IO", `${what}: ${error.message}.`, {
+    cause: error,
+    details: { code: (error as { code?: string }).code },
+  });
+}

@@ -1,0 +1,331 @@
+import { env } from "../env.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { blob_file } from "./bytes.ts";
+import { path_segments } from "./names.ts";
+import { Progress } from "./progress.ts";
+import type { FilesToSave, Place, SaveDirectory, SaveOptions } from "./storage_types.ts";
+import {
+  type FileVersion,
+  MemoryWriter,
+  memory_store,
+  type Store,
+  type StoredCopy,
+  type StoreWriter,
+} from "./store.ts";
+import type { RandomAccessFile } from "./types.ts";
+
+export type { SaveDirectory } from "./storage_types.ts";
+
+/** A browser's fetch hides redirects, and asks a host's permission for some headers. */
+export const fetch_is_unrestricted = false;
+
+/** A download is kept in pieces of this size, so that one that breaks off can be gone on with. */
+const PART_BYTES = 16 * 1024 * 1024;
+const KEY_PARAMETER = "vit-msn";
+
+/** The URL that an address means in a page; undefined where it may be a hub repo id. */
+export async function find_place(source: string | URL): Promise<Place | undefined> {
+  const address = String(source);
+  if (/^https?:/i.test(address)) return { url: address };
+  if (/^[./]/.test(address)) return { url: new URL(address, page_url()).href };
+  if (!/^[a-z][a-z0-9+.-]*:/i.test(address)) return undefined;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `${address.slice(0, 200)} can't be opened here: give an http(s) URL, a path on the page's server, a hub repository, or the files themselves.`,
+  );
+}
+
+function page_url(): string {
+  return typeof document === "undefined" ? globalThis.location?.href : document.baseURI;
+}
+
+export async function open_local_file(
+  folder: string,
+  _segments: string[],
+): Promise<RandomAccessFile | undefined> {
+  throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: there are no local folders here.`);
+}
+
+export function default_token(): string | undefined {
+  return undefined;
+}
+
+/** Where downloads of `url` are kept: in the Cache API, or in memory where there is none (an insecure page). */
+export function download_store(url: URL, _cache_dir: string | undefined): Store {
+  if (typeof caches === "undefined") return memory_store(url.href);
+  return new CacheStore(url);
+}
+
+interface StoredMeta extends StoredCopy {
+  /** Names the parts of this version. */
+  id: string;
+  parts: number;
+}
+
+class CacheStore implements Store {
+  readonly place: string;
+  private readonly url: URL;
+
+  constructor(url: URL) {
+    this.url = url;
+    this.place = `the cache "${env.cache_key}"`;
+  }
+
+  async find(): Promise<StoredMeta | undefined> {
+    const meta = await this.read_meta("whole");
+    if (!meta || meta.missing) return meta;
+    // The browser may have evicted a part.
+    return (await this.read_parts(meta)) ? meta : undefined;
+  }
+
+  async open(): Promise<RandomAccessFile> {
+    const meta = await this.read_meta("whole");
+    const parts = meta && (await this.read_parts(meta));
+    if (!parts)
+      throw new VitMsnError(
+        "IO",
+        `${this.url.href} was removed from the browser's cache meanwhile; load it again.`,
+      );
+    return blob_file(this.url.href, new Blob(parts));
+  }
+
+  async mark_missing(): Promise<void> {
+    await this.remove();
+    await this.put_meta("whole", { id: "", parts: 0, size: 0, missing: true });
+  }
+
+  async write(): Promise<StoreWriter> {
+    const writer = new CacheWriter(this, this.url.href);
+    await writer.resume();
+    return writer;
+  }
+
+  async read_meta(kind: "whole" | "partial"): Promise<StoredMeta | undefined> {
+    try {
+      const response = await (await this.cache()).match(this.key(kind));
+      return response && ((await response.json()) as StoredMeta);
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** false when the browser refuses, usually for lack of room. */
+  async put_meta(kind: "whole" | "partial", meta: StoredMeta): Promise<boolean> {
+    return this.put(this.key(kind), new Blob([JSON.stringify(meta)]));
+  }
+
+  async put_part(id: string, index: number, part: Blob): Promise<boolean> {
+    return this.put(this.key(`${id}-${index}`), part);
+  }
+
+  async read_part(id: string, index: number): Promise<Blob | undefined> {
+    const response = await (await this.cache()).match(this.key(`${id}-${index}`));
+    return response?.blob();
+  }
+
+  async delete_partial(): Promise<void> {
+    await (await this.cache()).delete(this.key("partial"));
+  }
+
+  /** Removes everything kept of this URL, but for the parts of version `keep_id`. */
+  async remove(keep_id?: string): Promise<void> {
+    const cache = await this.cache();
+    const keys = await cache.keys(this.url.href, { ignoreSearch: true });
+    const stale = keys.filter(
+      ({ url }) => this.is_own(url) && !(keep_id && this.part_of(url)?.startsWith(`${keep_id}-`)),
+    );
+    await Promise.all(stale.map((key) => cache.delete(key)));
+  }
+
+  private async read_parts(meta: StoredMeta): Promise<Blob[] | undefined> {
+    const parts = await Promise.all(
+      Array.from({ length: meta.parts }, (_, index) => this.read_part(meta.id, index)),
+    );
+    const present = parts.filter((part) => part !== undefined);
+    const size = present.reduce((sum, part) => sum + part.size, 0);
+    return present.length === meta.parts && size === meta.size ? present : undefined;
+  }
+
+  private async put(key: string, body: Blob): Promise<boolean> {
+    try {
+      await (await this.cache()).put(key, new Response(body));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  private cache(): Promise<Cache> {
+    return caches.open(env.cache_key);
+  }
+
+  private key(what: string): string {
+    const url = new URL(this.url);
+    url.searchParams.set(KEY_PARAMETER, what);
+    return url.href;
+  }
+
+  private part_of(url: string): string | null {
+    return new URL(url).searchParams.get(KEY_PARAMETER);
+  }
+
+  /** Whether a key belongs to this URL, its query included. */
+  private is_own(url: string): boolean {
+    const part = this.part_of(url);
+    return part !== null && this.key(part) === url;
+  }
+}
+
+/** Keeps a download in parts. Where the cache refuses one, the rest stays in memory. */
+class CacheWriter implements StoreWriter {
+  etag: string | undefined;
+  private id = "";
+  private version: FileVersion = {};
+  /** Whole parts; the first `stored` are in the cache, the others in memory. */
+  private parts: Blob[] = [];
+  private stored = 0;
+  private rest: MemoryWriter;
+  private kept = true;
+  private readonly store: CacheStore;
+  private readonly name: string;
+
+  constructor(store: CacheStore, name: string) {
+    this.store = store;
+    this.name = name;
+    this.rest = new MemoryWriter(name);
+  }
+
+  get size(): number {
+    return this.parts.length * PART_BYTES + this.rest.size;
+  }
+
+  async resume(): Promise<void> {
+    const meta = await this.store.read_meta("partial");
+    if (!meta?.etag) return;
+    this.version = { etag: meta.etag, last_modified: meta.last_modified };
+    this.etag = meta.etag;
+    this.id = meta.id;
+    for (let part = await this.next_part(); part?.size === PART_BYTES; part = await this.next_part()) {
+      this.parts.push(part);
+      this.stored++;
+    }
+  }
+
+  private next_part(): Promise<Blob | undefined> {
+    return this.store.read_part(this.id, this.parts.length);
+  }
+
+  async restart(version: FileVersion, resumable: boolean): Promise<void> {
+    this.version = version;
+    this.parts = [];
+    this.stored = 0;
+    this.rest = new MemoryWriter(this.name);
+    this.etag = resumable ? version.etag : undefined;
+    // Two pages that download one version write the same parts under the same names.
+    this.id = this.etag ?? crypto.randomUUID();
+    const meta = { ...version, id: this.id, parts: 0, size: 0, missing: false };
+    if (this.etag) this.kept = await this.store.put_meta("partial", meta);
+  }
+
+  async append(bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.byteLength; ) {
+      const piece = bytes.subarray(done, done + PART_BYTES - this.rest.size);
+      await this.rest.append(piece);
+      done += piece.byteLength;
+      if (this.rest.size === PART_BYTES) await this.finish_part();
+    }
+  }
+
+  async commit(): Promise<RandomAccessFile> {
+    const size = this.size;
+    if (this.rest.size > 0) this.parts.push(this.rest.take());
+    await this.store_parts();
+    const meta = { ...this.version, id: this.id, parts: this.parts.length, size, missing: false };
+    if (this.kept) await this.store.remove(this.id);
+    if (this.kept) this.kept = await this.store.put_meta("whole", meta);
+    if (!this.kept) {
+      env.warn(
+        `${this.name} isn't kept, because the browser's storage has no room for it; it will be downloaded again.`,
+      );
+      await this.store.remove();
+    }
+    return blob_file(this.name, new Blob(this.parts));
+  }
+
+  async close(): Promise<void> {
+    this.parts = [];
+  }
+
+  private async finish_part(): Promise<void> {
+    this.parts.push(this.rest.take());
+    if (this.etag) await this.store_parts();
+  }
+
+  /** Hands parts to the cache and takes them back from there, where they need no memory. */
+  private async store_parts(): Promise<void> {
+    for (; this.kept && this.stored < this.parts.length; this.stored++) {
+      const part = this.parts[this.stored] as Blob;
+      this.kept = await this.store.put_part(this.id, this.stored, part);
+      if (this.kept) this.parts[this.stored] = (await this.store.read_part(this.id, this.stored)) ?? part;
+    }
+  }
+}
+
+/**
+ * Writes files into a directory handle: one that the user picked (showDirectoryPicker), or the origin's private file
+ * system (`await navigator.storage.getDirectory()`). Each file appears when it is whole.
+ */
+export async function save_files(
+  directory: SaveDirectory,
+  files: FilesToSave,
+  options: SaveOptions = {},
+): Promise<void> {
+  if (
+    typeof directory === "string" ||
+    directory instanceof URL ||
+    typeof directory?.getFileHandle !== "function"
+  ) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      "There are no local folders here: give a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
+    );
+  }
+  for (const [file, content] of Object.entries(files)) {
+    const progress = new Progress(options.progress_callback, directory.name, file);
+    try {
+      await write_file(directory, file, content, progress, options.signal);
+    } catch (cause) {
+      if (!(cause instanceof DOMException)) throw cause;
+      throw new VitMsnError("IO", `${file} can't be written into the directory: ${cause.message}`, {
+        cause,
+        details: { file },
+      });
+    }
+  }
+}
+
+async function write_file(
+  directory: FileSystemDirectoryHandle,
+  file: string,
+  content: string | AsyncIterable<Uint8Array>,
+  progress: Progress,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  path_segments(file, "file name", "INVALID_ARGUMENT");
+  const stream = await (await directory.getFileHandle(file, { create: true })).createWritable();
+  let size = 0;
+  try {
+    progress.initiate();
+    for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
+      throw_if_aborted(signal, `Saving ${file}`);
+      await stream.write(piece as Uint8Array<ArrayBuffer>);
+      size += piece.byteLength;
+      progress.update(size, 0);
+    }
+    await stream.close();
+    progress.done(size);
+  } catch (error) {
+    await stream.abort().catch(() => {});
+    throw error;
+  }
+}
