@@ -3,11 +3,14 @@ import { type DecodeOptions, finish_decoding } from "./decoding.ts";
 import { draw } from "./drawable.ts";
 import { fetch_picture } from "./fetch_picture.ts";
 import { check_size, invalid_image, MAX_PIXELS, type PictureHeader, read_header } from "./header.ts";
+import { take_orientation, turn_upright } from "./orientation.ts";
 import type { Pixels } from "./pixels.ts";
+import { read_unpremultiplied } from "./unpremultiplied.ts";
 
 /**
  * Decodes a picture file with the platform's decoder: upright by its EXIF orientation, 8 bits a channel, the first
  * frame of an animation, stored values without colour management. Works in pages and workers.
+ * Where there is no WebGL, pixels of low alpha lose precision of colour.
  *
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where the platform can't read the format.
  */
@@ -15,10 +18,15 @@ export async function decode_image(bytes: Uint8Array, options: DecodeOptions): P
   const { name, max_pixels = MAX_PIXELS, signal } = options;
   throw_if_aborted(signal, `Decoding ${name}`);
   const header = read_header(bytes, name, max_pixels);
-  const decoded = await decode_bitmap(bytes, header, name);
+  const decoded = await decode_upright(bytes, header, name);
   throw_if_aborted(signal, `Decoding ${name}`);
   check_size(decoded.width, decoded.height, name, max_pixels);
   return finish_decoding(decoded, header);
+}
+
+async function decode_upright(bytes: Uint8Array, header: PictureHeader, name: string): Promise<Pixels> {
+  const { bytes: unturned, orientation } = take_orientation(bytes, header.format);
+  return turn_upright(await decode_bitmap(unturned, header, name), orientation);
 }
 
 async function decode_bitmap(bytes: Uint8Array, header: PictureHeader, name: string): Promise<Pixels> {
@@ -35,7 +43,8 @@ async function decode_bitmap(bytes: Uint8Array, header: PictureHeader, name: str
     throw invalid_image(`${name} can't be decoded as ${header.format}; it may be damaged.`, name, {}, cause);
   }
   try {
-    return draw(bitmap, bitmap.width, bitmap.height, name);
+    const unpremultiplied = header.channels === 4 ? await read_unpremultiplied(bitmap) : undefined;
+    return unpremultiplied ?? draw(bitmap, bitmap.width, bitmap.height, name);
   } finally {
     bitmap.close();
   }

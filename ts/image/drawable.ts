@@ -62,10 +62,20 @@ export function draw(input: Drawable, width: number, height: number, name: strin
     const { data } = context.getImageData(0, 0, width, height);
     return { data, width, height, channels: 4 };
   } catch (cause) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `${name} can't be read: ${(cause as Error).message} For a picture of another site, set crossorigin="anonymous" on it.`,
-      { cause },
-    );
+    throw draw_error(cause, width, height, name);
   }
+}
+
+function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
+  const { name: kind, message } = cause as Error;
+  if (kind === "SecurityError") {
+    const advice = `it holds a picture of another site; set crossorigin="anonymous" on that one`;
+    return new VitMsnError("ACCESS_DENIED", `${name} can't be read: ${advice}.`, { cause });
+  }
+  if (kind === "RangeError") {
+    return new VitMsnError("OUT_OF_MEMORY", `${width}×${height} pixels of ${name} don't fit in memory.`, {
+      cause,
+    });
+  }
+  return new VitMsnError("INVALID_IMAGE", `${name} can't be read: ${message}`, { cause });
 }

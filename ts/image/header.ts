@@ -110,13 +110,11 @@ function read_png(view: DataView, name: string): PictureHeader {
     throw invalid_image(`${name} is a damaged PNG file: its first chunk isn't IHDR.`, name);
   const colour_type = view.getUint8(25);
   let has_alpha = colour_type === 4 || colour_type === 6;
-  for (let at = 33; at < view.byteLength; ) {
-    const length = view.getUint32(at);
-    const type = ascii(view, at + 4, 4);
-    if (at + 12 + length > view.byteLength) throw truncated(name, "PNG");
+  // Eight bytes of a chunk's length and type, its data, four of a checksum; tRNS comes before the pixels.
+  for (let at = 33, type = ""; at + 8 <= view.byteLength && type !== "IDAT"; ) {
+    type = ascii(view, at + 4, 4);
     if (type === "tRNS") has_alpha = true;
-    if (type === "IEND") break;
-    at += 12 + length;
+    at += 12 + view.getUint32(at);
   }
   return {
     format: "PNG",

@@ -1,0 +1,113 @@
+import { beforeAll, describe, expect, test } from "vitest";
+import { RawImage } from "../../ts/image/raw_image.ts";
+import { read_file } from "../support/files.ts";
+import { difference, type Expected, read_expected } from "../support/pictures.ts";
+
+const FOLDER = "test/fixtures/pictures";
+let expected: Map<string, Expected>;
+
+beforeAll(async () => {
+  expected = await read_expected(`${FOLDER}/expected.safetensors`);
+});
+
+async function read(name: string): Promise<RawImage> {
+  return RawImage.read(await read_file(`${FOLDER}/${name}`));
+}
+
+function expect_like_pillow(image: RawImage, name: string, tolerance = 0): void {
+  const { shape, data } = expected.get(`rgb.${name}`) as Expected;
+  expect([image.height, image.width, 3]).toEqual(shape);
+  expect(difference(image.rgb().data, data).max).toBeLessThanOrEqual(tolerance);
+}
+
+/** File, and the channels it has. */
+const LOSSLESS: [string, number][] = [
+  ["rgb.png", 3],
+  ["grey.png", 1],
+  ["grey_alpha.png", 4],
+  ["rgba.png", 4],
+  ["palette.png", 3],
+  ["palette_transparent.png", 4],
+  ["colour_key.png", 4],
+  ["one_bit.png", 1],
+  ["grey_16.png", 1],
+  ["one_pixel.png", 3],
+  ["wide.png", 3],
+  ["lossless.webp", 3],
+  ["transparent.webp", 4],
+  ["still.gif", 3],
+  ["animated.gif", 3],
+];
+
+describe("lossless pictures are read as Pillow reads them", () => {
+  test.each(LOSSLESS)("%s", async (name, channels) => {
+    const image = await read(name);
+    expect(image.channels).toBe(channels);
+    expect_like_pillow(image, name);
+  });
+});
+
+test("a GIF's transparent pixels have no colour, its others are read as Pillow reads them", async () => {
+  const image = await read("transparent.gif");
+  const { data } = expected.get("rgb.transparent.gif") as Expected;
+  expect(image.channels).toBe(4);
+  for (let pixel = 0; pixel < image.width * image.height; pixel++) {
+    const alpha = image.data[pixel * 4 + 3] as number;
+    const colour = [0, 1, 2].map((c) => (alpha === 0 ? 0 : data[pixel * 3 + c]));
+    expect([...image.data.subarray(pixel * 4, pixel * 4 + 4)]).toEqual([...colour, alpha]);
+  }
+});
+
+test("a picture of many tiles keeps the colour of its transparent pixels", async () => {
+  const image = await read("wide_transparent.png");
+  expect([image.width, image.height, image.channels]).toEqual([9000, 2, 4]);
+  expect_like_pillow(image, "wide_transparent.png");
+});
+
+describe("lossy pictures are read as Pillow reads them", () => {
+  // Decoders may round the YCbCr transform and upsample chroma each in their own way.
+  test.each([
+    ["photo.jpg", 3, 2],
+    ["progressive.jpg", 3, 2],
+    ["grey.jpg", 1, 1],
+    ["subsampled.jpg", 3, 4],
+    ["cmyk.jpg", 3, 2],
+    ["lossy.webp", 3, 4],
+    ["photo.avif", 3, 3],
+  ])("%s", async (name, channels, tolerance) => {
+    const image = await read(name);
+    expect(image.channels).toBe(channels);
+    expect_like_pillow(image, name, tolerance);
+  });
+});
+
+describe("pictures are turned upright", () => {
+  test.each([1, 2, 3, 4, 5, 6, 7, 8])("JPEG with EXIF orientation %i", async (orientation) => {
+    const name = `orientation_${orientation}.jpg`;
+    expect_like_pillow(await read(name), name, 2);
+  });
+
+  test.each([1, 2, 3, 4, 5, 6, 7, 8])("WebP with EXIF orientation %i", async (orientation) => {
+    const name = `orientation_${orientation}.webp`;
+    expect_like_pillow(await read(name), name);
+  });
+
+  test.each([
+    ["turned.png", 0],
+    ["turned_transparent.png", 0],
+    ["turned_transparent.webp", 0],
+    ["turned.avif", 3],
+  ])("%s", async (name, tolerance) => {
+    expect_like_pillow(await read(name), name, tolerance);
+  });
+});
+
+describe("colour profiles are ignored, as Pillow ignores them", () => {
+  test.each([
+    ["profile.png", 0],
+    ["profile.jpg", 2],
+    ["gamma.png", 0],
+  ])("%s", async (name, tolerance) => {
+    expect_like_pillow(await read(name), name, tolerance);
+  });
+});
