@@ -23,7 +23,8 @@ export async function load_wasm_module(given: WasmInput | undefined): Promise<We
 
 async function compile(input: WasmInput): Promise<WebAssembly.Module> {
   if (input instanceof WebAssembly.Module) return input;
-  const bytes = await read(input);
+  // TypeScript takes Module for an empty interface, which everything fits, so it can't rule it out by itself.
+  const bytes = await read(input as BufferSource | URL | Response);
   try {
     return await WebAssembly.compile(bytes);
   } catch (cause) {
@@ -31,7 +32,7 @@ async function compile(input: WasmInput): Promise<WebAssembly.Module> {
   }
 }
 
-async function read(input: Exclude<WasmInput, WebAssembly.Module>): Promise<BufferSource> {
+async function read(input: BufferSource | URL | Response): Promise<BufferSource> {
   if (input instanceof URL) return read(await fetch_wasm(input));
   if (!(input instanceof Response)) return input;
   if (!input.ok) {

@@ -1,0 +1,54 @@
+import { expect, test } from "vitest";
+import { pipeline, RawImage, type Tensor } from "vit-msn";
+import { model_files } from "../support/models.ts";
+import { max_difference, read_tensors } from "../support/tensors.ts";
+
+const PICTURES = 1000;
+const PIXELS = 28 * 28;
+const LABELS = 10;
+const WIDTH = 128;
+
+/** Real held-out pictures, their labels, and what the reference makes of them (models/fashion/README.md). */
+async function read_test_set() {
+  const tensors = await read_tensors("models/fashion/test1000.safetensors");
+  const pixels = tensors.get("pictures")?.data as Uint8Array;
+  const pictures = Array.from(
+    { length: PICTURES },
+    (_, i) => new RawImage(pixels.slice(i * PIXELS, (i + 1) * PIXELS), 28, 28, 1),
+  );
+  return {
+    pictures,
+    labels: tensors.get("labels")?.data as Int32Array,
+    logits: tensors.get("out.logits")?.data as Float32Array,
+    cls_before_norm: tensors.get("out.cls_before_norm")?.data as Float32Array,
+  };
+}
+
+function argmax(values: Float32Array): number {
+  return values.reduce((best, value, i) => (value > (values[best] as number) ? i : best), 0);
+}
+
+test("the default model classifies 1,000 real pictures as the reference does", { timeout: 120_000 }, async () => {
+  const { pictures, labels, logits, cls_before_norm } = await read_test_set();
+  const { model, processor } = await pipeline("image-classification", await model_files("models/fashion"));
+  let correct = 0;
+  const batch = 50;
+  for (let start = 0; start < PICTURES; start += batch) {
+    const { pixel_values } = await processor(pictures.slice(start, start + batch));
+    const output = await model.forward({ pixel_values, output_hidden_states: true });
+    const last = output.hidden_states?.at(-1) as Tensor<"float32">;
+    const tokens = last.dims[1] as number;
+    for (let i = 0; i < batch; i++) {
+      const found = output.logits.data.subarray(i * LABELS, (i + 1) * LABELS);
+      const expected = logits.subarray((start + i) * LABELS, (start + i + 1) * LABELS);
+      expect(argmax(found), `top-1 of picture ${start + i}`).toBe(argmax(expected));
+      expect(max_difference(found, expected), `logits of picture ${start + i}`).toBeLessThan(1e-4);
+      const cls = last.data.subarray(i * tokens * WIDTH, i * tokens * WIDTH + WIDTH);
+      const expected_cls = cls_before_norm.subarray((start + i) * WIDTH, (start + i + 1) * WIDTH);
+      expect(max_difference(cls, expected_cls), `CLS of picture ${start + i}`).toBeLessThan(1e-4);
+      if (argmax(found) === labels[start + i]) correct++;
+    }
+  }
+  console.log(`fashion: accuracy ${(correct / PICTURES).toFixed(3)} on ${PICTURES} held-out pictures, top-1 as the reference on all`);
+  await model.dispose();
+});
