@@ -54,9 +54,9 @@ export class ViTImageProcessor extends Callable<
    * @param where for messages: the file that config comes from.
    * @throws VitMsnError INVALID_CONFIG that names the file and key.
    */
-  constructor(config: ImageProcessorOptions & Record<string, unknown> = {}, where = "ViTImageProcessor") {
+  constructor(config: ImageProcessorOptions | Record<string, unknown> = {}, where = "ViTImageProcessor") {
     super();
-    const settings = parse_settings(config, where, "INVALID_CONFIG");
+    const settings = parse_settings({ ...config }, where, "INVALID_CONFIG");
     const others = Object.entries(config).filter(([key]) => !Object.hasOwn(settings, key));
     this.#other_fields = Object.fromEntries(others);
     Object.assign(this, settings);

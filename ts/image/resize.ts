@@ -8,7 +8,9 @@ export type ResampleCode = (typeof RESAMPLE)[ResampleName];
 
 /** The code of a filter given by name or code; undefined for an unknown one. */
 export function resample_code(resample: unknown): ResampleCode | undefined {
-  if (typeof resample === "string") return RESAMPLE[resample.toLowerCase() as ResampleName];
+  if (typeof resample === "string" && Object.hasOwn(RESAMPLE, resample.toLowerCase())) {
+    return RESAMPLE[resample.toLowerCase() as ResampleName];
+  }
   return Object.values(RESAMPLE).find((code) => code === resample);
 }
 
@@ -41,7 +43,7 @@ const FILTERS: Record<Exclude<ResampleCode, 0>, Filter> = {
 };
 
 /**
- * Resizes as Pillow's Image.resize does, bit for bit: the filter's support grows with the downscale factor
+ * Resizes as Image.resize of Pillow 13 does, bit for bit: the filter's support grows with the downscale factor
  * (antialiasing), weights are 22-bit fixed point, and pixels are rounded to 8 bits after each of the two passes.
  * Pictures with alpha are filtered premultiplied, so that the colour of transparent pixels doesn't bleed.
  *
@@ -52,11 +54,18 @@ export function resize_pixels(source: Pixels, width: number, height: number, res
   if (resample === RESAMPLE.nearest) return resize_nearest(source, width, height);
   const filter = FILTERS[resample];
   const has_alpha = source.channels === 2 || source.channels === 4;
-  let picture = has_alpha ? premultiply(source) : source;
-  // The vertical pass reads every row that the horizontal one makes, as the whole picture is the box.
-  if (width !== picture.width) picture = resample_rows(picture, width, filter);
-  if (height !== picture.height) picture = resample_columns(picture, height, filter);
+  const picture = resample_both_ways(has_alpha ? premultiply(source) : source, width, height, filter);
   return has_alpha ? unpremultiply(picture) : picture;
+}
+
+/** Since rounding follows each pass, their order shows: Pillow 13 takes the cheaper one first, earlier ones rows. */
+function resample_both_ways(source: Pixels, width: number, height: number, filter: Filter): Pixels {
+  const removed_columns = source.width - width;
+  const removed_rows = source.height - height;
+  if (removed_rows > 0 && 2 * removed_columns < removed_rows) {
+    return resample_rows(resample_columns(source, height, filter), width, filter);
+  }
+  return resample_columns(resample_rows(source, width, filter), height, filter);
 }
 
 function resize_nearest(source: Pixels, width: number, height: number): Pixels {
@@ -134,6 +143,7 @@ function clip_8(sum: number): number {
 }
 
 function resample_rows(source: Pixels, width: number, filter: Filter): Pixels {
+  if (source.width === width) return source;
   const { channels, height, data: input } = source;
   const { stride, first, count, weights } = coefficients(source.width, width, filter);
   const data = allocate(width, height, channels);
@@ -157,6 +167,7 @@ function resample_rows(source: Pixels, width: number, filter: Filter): Pixels {
 }
 
 function resample_columns(source: Pixels, height: number, filter: Filter): Pixels {
+  if (source.height === height) return source;
   const { channels, width, data: input } = source;
   const { stride, first, count, weights } = coefficients(source.height, height, filter);
   const row_length = width * channels;
