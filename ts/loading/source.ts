@@ -66,7 +66,7 @@ function find_in_map(files: FileMap, file: string, source: string): RandomAccess
   const exact = entries.find(([name]) => name === file);
   const nested = entries.filter(([name]) => name.endsWith(`/${file}`));
   const depth = (name: string) => name.split("/").length;
-  const least = Math.min(...nested.map(([name]) => depth(name)));
+  const least = nested.reduce((least, [name]) => Math.min(least, depth(name)), Number.POSITIVE_INFINITY);
   const nearest = nested.filter(([name]) => depth(name) === least);
   if (!exact && nearest.length > 1) {
     throw new VitMsnError(

@@ -1,0 +1,448 @@
+import { describe, expect, test } from "vitest";
+import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
+import { open_source } from "../../ts/loading/source.ts";
+import { expect_error } from "../support/errors.ts";
+import { read_file } from "../support/files.ts";
+import {
+  ascii,
+  bytes,
+  concat,
+  floats,
+  type Member,
+  op,
+  ordered_dict,
+  SIX,
+  state_dict_pickle,
+  type TorchTensor,
+  tensor_pickle,
+  torch_file,
+  uint32,
+  uint64,
+  type ZipOptions,
+  zip,
+} from "../support/torch_archive.ts";
+
+const open = async (file: Uint8Array) => open_checkpoint(await open_source({ "pytorch_model.bin": file }));
+const MATRIX: TorchTensor = { dims: [2, 3], strides: [3, 1] };
+const PLAIN = state_dict_pickle({ a: MATRIX });
+
+/** The values of tensor "a" of a file. */
+async function values_of(file: Uint8Array, key = "a"): Promise<number[]> {
+  const tensor = (await open(file)).tensors.get(key);
+  if (!tensor) throw new Error(`no tensor ${key}`);
+  const length = tensor.dims.reduce((product, dim) => product * dim, 4);
+  return [...new Float32Array((await tensor.read(0, length)).slice().buffer)];
+}
+
+test("the fixture that PyTorch wrote is read", async () => {
+  const checkpoint = await open(await read_file("test/fixtures/pytorch_bin/pytorch_model.bin"));
+  expect(checkpoint.tensors.size).toBe(56);
+  const weight = checkpoint.tensors.get("vit.embeddings.patch_embeddings.projection.weight");
+  expect(weight?.dims).toEqual([48, 3, 8, 8]);
+  expect(weight?.dtype).toBe("float32");
+  const data = await weight?.read(0, 48 * 3 * 8 * 8 * 4);
+  const values = new Float32Array(data?.slice().buffer ?? new ArrayBuffer(0));
+  expect(values.length).toBe(9216);
+  expect(values.every(Number.isFinite)).toBe(true);
+  expect(Math.max(...values.map(Math.abs))).toBeLessThan(1);
+});
+
+describe("sound files", () => {
+  test("contiguous, transposed, sliced and tied tensors", async () => {
+    const file = torch_file(
+      state_dict_pickle({
+        a: MATRIX,
+        transposed: { dims: [3, 2], strides: [1, 3] },
+        column: { dims: [2], strides: [3], offset: 1 },
+        tail: { dims: [2], strides: [1], offset: 4 },
+        scalar: { dims: [], strides: [], offset: 5 },
+        empty: { dims: [0, 3], strides: [7, 9] },
+        one: { dims: [1, 6], strides: [999, 1] },
+      }),
+    );
+    expect(await values_of(file)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(await values_of(file, "transposed")).toEqual([0, 3, 1, 4, 2, 5]);
+    expect(await values_of(file, "column")).toEqual([1, 4]);
+    expect(await values_of(file, "tail")).toEqual([4, 5]);
+    expect(await values_of(file, "scalar")).toEqual([5]);
+    expect(await values_of(file, "empty")).toEqual([]);
+    expect(await values_of(file, "one")).toEqual([0, 1, 2, 3, 4, 5]);
+    const transposed = (await open(file)).tensors.get("transposed");
+    expect(await transposed?.read(6, 8)).toEqual(floats(0, 3, 1, 4, 2, 5).slice(6, 14));
+    await expect_error(async () => transposed?.read(20, 8), "INVALID_CHECKPOINT", /"transposed"/);
+  });
+
+  test("half precision is a tensor; integers and doubles are listed apart", async () => {
+    const pickle = state_dict_pickle({
+      half: { type: "HalfStorage", dims: [2], strides: [1], count: 2 },
+      brain: { type: "BFloat16Storage", dims: [2], strides: [1], count: 2, storage: "1" },
+      ids: { type: "LongStorage", dims: [1], strides: [1], count: 1, storage: "2" },
+      double: { type: "DoubleStorage", dims: [1], strides: [1], count: 1, storage: "3" },
+    });
+    const checkpoint = await open(
+      torch_file(pickle, { 0: bytes(1, 2, 3, 4), 1: bytes(1, 2, 3, 4), 2: uint64(1), 3: uint64(1) }),
+    );
+    expect(checkpoint.tensors.get("half")?.dtype).toBe("float16");
+    expect(checkpoint.tensors.get("brain")?.dtype).toBe("bfloat16");
+    expect(checkpoint.other_keys).toEqual(["ids", "double"]);
+  });
+
+  test("any folder in the archive, none, zip64, padding before the data", async () => {
+    expect(await values_of(torch_file(PLAIN, { 0: SIX }, "pytorch_model/"))).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(await values_of(torch_file(PLAIN, { 0: SIX }, ""))).toEqual([0, 1, 2, 3, 4, 5]);
+    const members = [
+      { name: "a/data.pkl", data: PLAIN },
+      { name: "a/data/0", data: SIX, extra: concat(ascii("FB"), bytes(60, 0), new Uint8Array(60)) },
+    ];
+    expect(await values_of(zip(members))).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(await values_of(zip(members, { zip64: true }))).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+
+  test("an OrderedDict with _metadata, parameters, and the opcodes of protocol 4", async () => {
+    const parameter = concat(
+      op.global("torch._utils", "_rebuild_parameter"),
+      op.tuple(tensor_pickle(MATRIX), bytes(0x88), ordered_dict),
+      op.reduce,
+    );
+    const metadata = concat(op.empty_dict, op.set_items(op.short_unicode("_metadata"), ordered_dict));
+    const pickle = concat(
+      op.proto(4),
+      bytes(0x95),
+      uint64(1),
+      op.stack_global("collections", "OrderedDict"),
+      bytes(0x94),
+      op.empty_tuple,
+      op.reduce,
+      op.set_items(op.short_unicode("a"), parameter),
+      metadata,
+      op.build,
+      op.stop,
+    );
+    expect(await values_of(torch_file(pickle))).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+
+  test.each(["state_dict", "model"])("a training script's file that holds it under %j", async (name) => {
+    const inner = concat(op.empty_dict, op.set_items(op.unicode("a"), tensor_pickle(MATRIX)));
+    const epoch = [
+      op.unicode("epoch"),
+      op.long(2n ** 40n),
+      op.unicode("lr"),
+      concat(ascii("G"), new Uint8Array(8)),
+    ];
+    const pickle = concat(
+      op.proto(2),
+      op.empty_dict,
+      op.set_items(op.unicode(name), inner, ...epoch),
+      op.stop,
+    );
+    expect(await values_of(torch_file(pickle))).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+});
+
+describe("a pickle that asks for anything but tensors is refused by name", () => {
+  const command = op.tuple(op.unicode("touch /tmp/hacked"));
+  const refused: [string, Uint8Array, RegExp][] = [
+    [
+      "os.system by GLOBAL",
+      concat(op.global("os", "system"), command, op.reduce),
+      /asks for os\.system, .* Loading executes nothing/,
+    ],
+    [
+      "os.system by STACK_GLOBAL",
+      concat(op.stack_global("os", "system"), command, op.reduce),
+      /asks for os\.system/,
+    ],
+    [
+      "posix.system by INST",
+      concat(op.mark, op.unicode("ls"), ascii("iposix\nsystem\n")),
+      /asks for posix\.system/,
+    ],
+    ["builtins.eval", concat(op.global("builtins", "eval"), command, op.reduce), /builtins\.eval/],
+    [
+      "a name with dots that spells an allowed one",
+      op.stack_global("torch", "_utils._rebuild_tensor_v2\n"),
+      /asks for torch\._utils/,
+    ],
+    ["control characters in a name", op.stack_global("os", "\u001b[2Jsystem"), /asks for os\.\?\[2Jsystem/],
+    [
+      "a whole model",
+      concat(
+        op.global("transformers.models.vit_msn.modeling_vit_msn", "ViTMSNModel"),
+        op.empty_tuple,
+        bytes(0x81),
+      ),
+      /ViTMSNModel/,
+    ],
+    [
+      "a new object of an allowed class",
+      concat(op.global("collections", "OrderedDict"), op.empty_tuple, bytes(0x81)),
+      /instruction 0x81/,
+    ],
+    ["an extension", bytes(0x82, 1), /instruction 0x82/],
+    [
+      "a call of a storage class",
+      concat(op.global("torch", "FloatStorage"), op.empty_tuple, op.reduce),
+      /a call of torch\.FloatStorage/,
+    ],
+    ["a call of a string", concat(op.unicode("print"), op.empty_tuple, op.reduce), /a call of something/],
+    [
+      "a call without a tuple",
+      concat(op.global("collections", "OrderedDict"), op.empty_list, op.reduce),
+      /a call of something/,
+    ],
+    [
+      "attributes on a tensor",
+      concat(tensor_pickle(MATRIX), op.empty_dict, op.build),
+      /attributes to be set/,
+    ],
+    [
+      "attributes on a function",
+      concat(op.global("torch._utils", "_rebuild_tensor_v2"), op.empty_dict, op.build),
+      /attributes to be set/,
+    ],
+    ["bytes", bytes(0x43, 1, 0), /instruction 0x43/],
+    ["text opcodes", ascii("I1\n"), /instruction 0x49/],
+  ];
+  test.each(refused)("%s", async (_, code, message) => {
+    await expect_error(open(torch_file(concat(op.proto(2), code, op.stop))), "INVALID_CHECKPOINT", message);
+  });
+});
+
+describe("a pickle that is broken or a bomb is refused", () => {
+  const nested = (levels: number, instruction: Uint8Array) => {
+    const code = new Uint8Array(levels * instruction.byteLength);
+    for (let level = 0; level < levels; level++) code.set(instruction, level * instruction.byteLength);
+    return code;
+  };
+  const long_string = concat(ascii("X"), uint32(0xffffffff), ascii("short"));
+  const cases: [string, Uint8Array, RegExp][] = [
+    ["nothing", bytes(), /ends early/],
+    ["no end", op.empty_dict, /ends early/],
+    ["an empty stack", op.stop, /isn't there/],
+    ["a stack of marks only", concat(op.mark, op.stop), /isn't there/],
+    ["a tuple without a mark", ascii("t."), /never opened/],
+    ["protocol 0", concat(op.proto(0), op.empty_dict, op.stop), /protocol 0/],
+    ["protocol 9", concat(op.proto(9), op.empty_dict, op.stop), /protocol 9/],
+    ["a memo index of 2^32-1", concat(op.empty_dict, op.put(0xffffffff), op.stop), /memo index 4294967295/],
+    ["a memo index never written", concat(op.get(7), op.stop), /memo index 7, which was never written/],
+    ["a string of 4 GB", concat(long_string, op.stop), /4294967295 bytes are needed/],
+    ["a string of 2^63 bytes", concat(bytes(0x8d), uint64(2n ** 63n), op.stop), /bytes are needed/],
+    ["a frame past the end", concat(op.proto(4), bytes(0x95), uint64(1000), op.stop), /frame of 1000 bytes/],
+    [
+      "an integer of 200 bytes",
+      concat(bytes(0x8a, 200), new Uint8Array(200), op.stop),
+      /integer of 200 bytes/,
+    ],
+    ["a string that isn't UTF-8", concat(bytes(0x8c, 2, 0xff, 0xfe), op.stop), /isn't UTF-8/],
+    ["a name without an end", concat(ascii("c"), ascii("x".repeat(2000))), /name without an end/],
+    [
+      "items of a string",
+      concat(op.unicode("a"), op.set_items(op.unicode("b"), op.unicode("c")), op.stop),
+      /isn't a dict/,
+    ],
+    ["an odd number of items", concat(op.empty_dict, op.set_items(op.unicode("b")), op.stop), /isn't a dict/],
+    ["a list of a string", concat(op.unicode("a"), op.unicode("b"), ascii("a.")), /isn't a list/],
+    [
+      "a recursion of a million tuples",
+      concat(op.empty_tuple, nested(1_000_000, bytes(0x85)), op.stop),
+      /no dict of tensors/,
+    ],
+    ["two million instructions", nested(2_100_000, ascii("N0")), /more than 2000000 instructions/],
+    ["a stack of a million values", nested(1_100_000, ascii("N")), /stacks more than 1000000/],
+    [
+      "a billion laughs of tuples",
+      concat(op.empty_tuple, nested(10_000, concat(op.put(0), op.get(0), bytes(0x86))), op.stop),
+      /isn't there|no dict of tensors/,
+    ],
+    [
+      "a billion laughs of dicts",
+      concat(
+        op.empty_dict,
+        nested(
+          1000,
+          concat(
+            op.put(1),
+            ascii("0"),
+            op.empty_dict,
+            op.set_items(op.unicode("a"), op.get(1), op.unicode("b"), op.get(1)),
+          ),
+        ),
+        op.stop,
+      ),
+      /no tensors/,
+    ],
+    [
+      "a dict that holds itself",
+      concat(op.empty_dict, op.put(0), op.set_items(op.unicode("model"), op.get(0)), op.stop),
+      /no tensors/,
+    ],
+    ["a list", concat(op.empty_list, op.stop), /no dict of tensors/],
+    ["an empty dict", concat(op.empty_dict, op.stop), /no tensors/],
+    [
+      "an OrderedDict from items",
+      concat(op.global("collections", "OrderedDict"), op.tuple(op.empty_list), op.reduce, op.stop),
+      /unknown form/,
+    ],
+    [
+      "a parameter of no tensor",
+      concat(op.global("torch._utils", "_rebuild_parameter"), op.tuple(op.no), op.reduce, op.stop),
+      /isn't a tensor/,
+    ],
+    [
+      "a persistent id of another form",
+      concat(op.unicode("module"), op.persistent_id, op.stop),
+      /storage in an unknown form/,
+    ],
+  ];
+  test.each(cases)("%s", async (_, pickle, message) => {
+    await expect_error(open(torch_file(pickle)), "INVALID_CHECKPOINT", message);
+  });
+});
+
+describe("a tensor that lies about its storage is refused", () => {
+  test.each<[string, TorchTensor, RegExp]>([
+    ["a storage that isn't there", { ...MATRIX, storage: "9" }, /storage "9", which it doesn't hold/],
+    ["a storage by a path", { ...MATRIX, storage: "../version" }, /which it doesn't hold/],
+    [
+      "more elements than the storage",
+      { ...MATRIX, count: 600 },
+      /claims 600 elements of 4 bytes in archive\/data\/0, which has 24 bytes/,
+    ],
+    ["fewer elements than the storage", { ...MATRIX, count: 5 }, /claims 5 elements/],
+    ["a negative count", { ...MATRIX, count: -1 }, /unknown form/],
+    ["a shape beyond the storage", { dims: [2, 4], strides: [4, 1] }, /shape \[2,4\]/],
+    ["an offset beyond the storage", { ...MATRIX, offset: 1 }, /doesn't fit/],
+    ["an offset of an empty tensor", { dims: [0], strides: [1], offset: 7 }, /doesn't fit/],
+    ["a negative offset", { ...MATRIX, offset: -1 }, /unknown form/],
+    ["a negative stride", { dims: [2], strides: [-1] }, /unknown form/],
+    ["a negative size", { dims: [-2], strides: [1] }, /unknown form/],
+    ["more sizes than strides", { dims: [2, 3], strides: [1] }, /unknown form/],
+    ["one element that stands for 2^60", { dims: [2 ** 30, 2 ** 30], strides: [0, 0] }, /doesn't fit/],
+    ["repetition of the storage", { dims: [100, 6], strides: [0, 1] }, /doesn't fit/],
+    [
+      "strides that overflow",
+      { dims: [2, 2, 2], strides: [2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1] },
+      /doesn't fit/,
+    ],
+    ["65 axes", { dims: Array(65).fill(1), strides: Array(65).fill(1) }, /unknown form/],
+    ["a type that isn't a storage's", { ...MATRIX, type: "device" }, /asks for torch\.device/],
+  ])("%s", async (_, tensor, message) => {
+    await expect_error(open(torch_file(state_dict_pickle({ a: tensor }))), "INVALID_CHECKPOINT", message);
+  });
+
+  test("one storage as two types", async () => {
+    const pickle = state_dict_pickle({ a: MATRIX, b: { ...MATRIX, type: "IntStorage" } });
+    await expect_error(open(torch_file(pickle)), "INVALID_CHECKPOINT", /as two types/);
+  });
+});
+
+describe("an archive that is broken or a bomb is refused", () => {
+  const pickle_member: Member = { name: "a/data.pkl", data: PLAIN };
+  const storage: Member = { name: "a/data/0", data: SIX };
+  const both = [pickle_member, storage];
+  test.each<[string, Member[], ZipOptions, RegExp]>([
+    ["a deflated entry", [pickle_member, { ...storage, method: 8 }], {}, /compressed entry "a\/data\/0"/],
+    [
+      "a deflated entry of 4 GB",
+      [pickle_member, { ...storage, method: 8, claimed_size: 0xfffffff0 }],
+      {},
+      /compressed entry/,
+    ],
+    [
+      "a stored entry of 4 GB",
+      [pickle_member, { ...storage, claimed_size: 0xfffffff0 }],
+      {},
+      /overlaps|past the file/,
+    ],
+    [
+      "an entry one byte too long",
+      [{ ...pickle_member, claimed_size: PLAIN.byteLength + 1 }, storage],
+      {},
+      /overlaps/,
+    ],
+    ["an encrypted entry", [pickle_member, { ...storage, flags: 1 }], {}, /encrypted entry/],
+    [
+      "an entry without its 64-bit size",
+      [pickle_member, { ...storage, claimed_size: 0xffffffff }],
+      {},
+      /64-bit size/,
+    ],
+    ["overlapping entries", [pickle_member, { ...storage, claimed_offset: 0 }], {}, /overlaps/],
+    [
+      "an entry far outside",
+      [pickle_member, { ...storage, claimed_offset: 0x7fffffff }],
+      {},
+      /past the file/,
+    ],
+    [
+      "an entry that isn't where it should be",
+      [pickle_member, { ...storage, claimed_offset: 37, data: new Uint8Array(0) }],
+      {},
+      /overlaps/,
+    ],
+    [
+      "an entry of two names",
+      [pickle_member, { ...storage, local_name: "a/data/9" }],
+      {},
+      /calls one entry both/,
+    ],
+    ["a name given twice", [pickle_member, pickle_member], {}, /lists "a\/data.pkl" twice/],
+    ["two pickles", [pickle_member, { ...pickle_member, name: "b/data.pkl" }], {}, /2 files data.pkl/],
+    ["no pickle", [storage], {}, /0 files data.pkl/],
+    ["more entries than it has", both, { claimed_count: 3 }, /cut off|claims 3/],
+    ["fewer entries than it has", both, { claimed_count: 1 }, /longer than its entries/],
+    ["60,000 entries", both, { claimed_count: 60_000 }, /claims 60000 zip entries/],
+    [
+      "2^50 entries in zip64",
+      both,
+      { claimed_count: 2 ** 50, zip64: true },
+      /claims 1125899906842624 zip entries/,
+    ],
+    ["several disks", both, { disk: 1 }, /several disks/],
+  ])("%s", async (_, members, options, message) => {
+    await expect_error(open(zip(members, options)), "INVALID_CHECKPOINT", message);
+  });
+
+  test("another byte order", async () => {
+    const file = zip([pickle_member, storage, { name: "a/byteorder", data: ascii("big") }]);
+    await expect_error(open(file), "UNSUPPORTED", /byte order "big"/);
+  });
+
+  test("the format before PyTorch 1.6 says how to convert", async () => {
+    const legacy = bytes(
+      0x80,
+      0x02,
+      0x8a,
+      0x0a,
+      0x6c,
+      0xfc,
+      0x9c,
+      0x46,
+      0xf9,
+      0x20,
+      0x6a,
+      0xa8,
+      0x50,
+      0x19,
+      0x2e,
+    );
+    await expect_error(open(legacy), "UNSUPPORTED", /before 1\.6.*safetensors\.torch\.save_file/);
+  });
+
+  test.each<[string, Uint8Array, RegExp]>([
+    ["nothing", bytes(), /doesn't begin as a zip/],
+    ["text", ascii("hello"), /doesn't begin as a zip/],
+    ["a web page", ascii("<!doctype html><title>x</title>"), /web page/],
+    ["a Git LFS pointer", ascii("version https://git-lfs.github.com/spec/v1\noid"), /git lfs pull/],
+    ["a zip's first bytes", ascii("PK\x03\x04"), /no zip directory/],
+  ])("%s", async (_, file, message) => {
+    await expect_error(open(file), "INVALID_CHECKPOINT", message);
+  });
+
+  test("every truncation of a sound file", async () => {
+    const whole = torch_file(PLAIN);
+    for (let length = 0; length < whole.byteLength; length++) {
+      await expect_error(open(whole.subarray(0, length)), "INVALID_CHECKPOINT", /pytorch_model\.bin/);
+    }
+  });
+});
