@@ -38,7 +38,9 @@ export class Tensor<T extends TensorType = TensorType> {
   constructor(type: T, data: TensorData[T] | readonly number[], dims: readonly number[]) {
     const ArrayOfType = ARRAYS[type] as (typeof ARRAYS)[T] | undefined;
     if (ArrayOfType === undefined) {
-      throw invalid(`Tensor type "${String(type)}" is unknown; use one of ${Object.keys(ARRAYS).join(", ")}.`);
+      throw invalid(
+        `Tensor type "${String(type)}" is unknown; use one of ${Object.keys(ARRAYS).join(", ")}.`,
+      );
     }
     const size = checked_size(dims);
     const array = Array.isArray(data) ? from_numbers(type, data) : (data as TensorData[T]);
@@ -48,7 +50,9 @@ export class Tensor<T extends TensorType = TensorType> {
       );
     }
     if (array.length !== size) {
-      throw invalid(`Tensor of shape [${dims.join(", ")}] has ${size} elements, but data has ${array.length}.`);
+      throw invalid(
+        `Tensor of shape [${dims.join(", ")}] has ${size} elements, but data has ${array.length}.`,
+      );
     }
     this.type = type;
     this.data = array as TensorData[T];

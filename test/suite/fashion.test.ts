@@ -1,5 +1,5 @@
-import { expect, test } from "vitest";
 import { pipeline, RawImage, type Tensor } from "vit-msn";
+import { expect, test } from "vitest";
 import { model_files } from "../support/models.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 
@@ -28,7 +28,9 @@ function argmax(values: Float32Array): number {
   return values.reduce((best, value, i) => (value > (values[best] as number) ? i : best), 0);
 }
 
-test("the default model classifies 1,000 real pictures as the reference does", { timeout: 120_000 }, async () => {
+test("the default model classifies 1,000 real pictures as the reference does", {
+  timeout: 120_000,
+}, async () => {
   const { pictures, labels, logits, cls_before_norm } = await read_test_set();
   const { model, processor } = await pipeline("image-classification", await model_files("models/fashion"));
   let correct = 0;
@@ -49,6 +51,8 @@ test("the default model classifies 1,000 real pictures as the reference does", {
       if (argmax(found) === labels[start + i]) correct++;
     }
   }
-  console.log(`fashion: accuracy ${(correct / PICTURES).toFixed(3)} on ${PICTURES} held-out pictures, top-1 as the reference on all`);
+  console.log(
+    `fashion: accuracy ${(correct / PICTURES).toFixed(3)} on ${PICTURES} held-out pictures, top-1 as the reference on all`,
+  );
   await model.dispose();
 });

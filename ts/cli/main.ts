@@ -12,7 +12,8 @@ const INTERRUPTED = 130;
 
 function whole_number(text: string): number {
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("expected a whole number from 1 on.");
+  if (!Number.isInteger(value) || value < 1)
+    throw new InvalidArgumentError("expected a whole number from 1 on.");
   return value;
 }
 
@@ -20,7 +21,10 @@ function whole_number(text: string): number {
 function with_model_options(command: Command): Command {
   return command
     .argument("<image...>", 'picture files or http(s) URLs; "-" reads one from standard input')
-    .option("-m, --model <dir-or-repo>", "folder, hub repo id or base URL; default: the carried clothes model")
+    .option(
+      "-m, --model <dir-or-repo>",
+      "folder, hub repo id or base URL; default: the carried clothes model",
+    )
     .option("--revision <name>", "branch, tag or commit of a hub repo", "main")
     .option("--cache-dir <dir>", "where downloads are kept")
     .option("--local-files-only", "never touch the network")
@@ -51,8 +55,10 @@ function build_program(signal: AbortSignal): Command {
     .description("the likeliest classes of each picture")
     .option("-k, --top-k <n>", "classes to show", whole_number, 5)
     .addOption(
-      new Option("--function-to-apply <name>", "how logits become scores; default: by the model's problem type")
-        .choices(["softmax", "sigmoid", "none"]),
+      new Option(
+        "--function-to-apply <name>",
+        "how logits become scores; default: by the model's problem type",
+      ).choices(["softmax", "sigmoid", "none"]),
     )
     .option("--json", "one JSON object a line instead of a table")
     .action(async (images: string[], flags: ModelFlags) => {
@@ -61,7 +67,9 @@ function build_program(signal: AbortSignal): Command {
   with_model_options(program.command("embed"))
     .description("one embedding a picture, as JSON lines")
     .addOption(
-      new Option("--pool <name>", "CLS token, or mean of the patch tokens").choices(["cls", "mean"]).default("cls"),
+      new Option("--pool <name>", "CLS token, or mean of the patch tokens")
+        .choices(["cls", "mean"])
+        .default("cls"),
     )
     .action(async (images: string[], flags: ModelFlags) => {
       process.exitCode = await embed(images, flags, signal);

@@ -1,5 +1,11 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
-import { type PretrainedOptions, type ProgressCallback, type ProgressInfo, RawImage, VitMsnError } from "../index.ts";
+import {
+  type PretrainedOptions,
+  type ProgressCallback,
+  type ProgressInfo,
+  RawImage,
+  VitMsnError,
+} from "../index.ts";
 
 /** The options that commander parsed, common to all commands. */
 export interface ModelFlags {
@@ -47,7 +53,8 @@ export async function for_each_image(
     try {
       await body(name, await read_image(name, signal));
     } catch (error) {
-      if (!(error instanceof VitMsnError) || error.code === "ABORTED" || error.code === "ENGINE_DEAD") throw error;
+      if (!(error instanceof VitMsnError) || error.code === "ABORTED" || error.code === "ENGINE_DEAD")
+        throw error;
       console.error(`vit-msn: ${error.message} [${error.code}]`);
       exit_code = 1;
     }

@@ -40,12 +40,7 @@ export interface Engine {
   /** Uploads float32 values. */
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle;
   /** Uploads raw little-endian values of a checkpoint, rounded through `dtype` and widened to float32. */
-  parameter(
-    bytes: Uint8Array,
-    from: WeightDtype,
-    dtype: WeightDtype,
-    dims: readonly number[],
-  ): TensorHandle;
+  parameter(bytes: Uint8Array, from: WeightDtype, dtype: WeightDtype, dims: readonly number[]): TensorHandle;
   /** The values of a parameter as raw little-endian values of `dtype` (for save_pretrained). */
   parameter_bytes(parameter: TensorHandle, dtype: WeightDtype): Uint8Array;
   /** An empty linear layer: fill every row with `set_rows`, and the bias, before its first use. */
@@ -65,7 +60,12 @@ export interface Engine {
   get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array;
 
   /** activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features]. */
-  linear(x: TensorHandle, weights: LinearHandle, activation: Activation, residual?: TensorHandle): TensorHandle;
+  linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+  ): TensorHandle;
   /** Normalises the last dimension, then scales and shifts it. */
   layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle;
   /** Fused attention that never materialises the N×N scores; qkv [B, N, 3·D] (query | key | value) -> [B, N, D]. */

@@ -36,7 +36,10 @@ async function read(input: BufferSource | URL | Response): Promise<BufferSource>
   if (input instanceof URL) return read(await fetch_wasm(input));
   if (!(input instanceof Response)) return input;
   if (!input.ok) {
-    throw new VitMsnError("IO", `The engine's WebAssembly can't be loaded: ${input.url} answered ${input.status}.`);
+    throw new VitMsnError(
+      "IO",
+      `The engine's WebAssembly can't be loaded: ${input.url} answered ${input.status}.`,
+    );
   }
   return input.arrayBuffer();
 }

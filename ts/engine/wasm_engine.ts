@@ -76,7 +76,12 @@ class WasmEngine implements Engine {
     return this.#call((glue) => glue.get_bias(weights, offset, count));
   }
 
-  linear(x: TensorHandle, weights: LinearHandle, activation: Activation, residual?: TensorHandle): TensorHandle {
+  linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+  ): TensorHandle {
     return this.#call((glue) => glue.linear(x, weights, activation, residual)) as TensorHandle;
   }
 

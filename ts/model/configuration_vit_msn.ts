@@ -257,7 +257,8 @@ class FieldChecker {
 
   label_ids(id2label: Record<number, string>): Record<string, number> {
     const given = this.#init.label2id;
-    if (given == null) return Object.fromEntries(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
+    if (given == null)
+      return Object.fromEntries(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
     if (typeof given !== "object" || Object.values(given).some((id) => !is_integer(id, 0, 10_000_000))) {
       this.fail("label2id", "an object from class names to indices");
     }

@@ -106,7 +106,10 @@ export function check_mask(
       "bool_masked_pos",
     );
   }
-  const values = mask instanceof Tensor ? Array.from(mask.data as ArrayLike<number | bigint>, Number) : mask.flat().map(Number);
+  const values =
+    mask instanceof Tensor
+      ? Array.from(mask.data as ArrayLike<number | bigint>, Number)
+      : mask.flat().map(Number);
   if (values.some((x) => x !== 0 && x !== 1)) {
     throw invalid("bool_masked_pos must hold only 0 and 1, or booleans.", "bool_masked_pos");
   }

@@ -55,7 +55,10 @@ function as_tensor(labels: Labels): Tensor {
 
 function class_indices(labels: Tensor, batch: number, num_labels: number): Int32Array {
   if (labels.size !== batch) {
-    throw invalid(`labels must hold one class index a picture (${batch}), got [${labels.dims.join(", ")}].`, "labels");
+    throw invalid(
+      `labels must hold one class index a picture (${batch}), got [${labels.dims.join(", ")}].`,
+      "labels",
+    );
   }
   const values = Array.from(labels.data as ArrayLike<number | bigint>, Number);
   const sound = (x: number) => x === IGNORE_INDEX || (Number.isInteger(x) && x >= 0 && x < num_labels);

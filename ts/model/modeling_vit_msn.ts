@@ -56,7 +56,11 @@ class Forward {
   /** ViTMSNEmbeddings: patches, mask token, CLS token and positions. */
   #embeddings(inputs: ForwardInputs): TensorHandle {
     const engine = this.#engine;
-    const pixels = check_pixel_values(inputs.pixel_values, this.#config, inputs.interpolate_pos_encoding ?? false);
+    const pixels = check_pixel_values(
+      inputs.pixel_values,
+      this.#config,
+      inputs.interpolate_pos_encoding ?? false,
+    );
     const masked = this.#masked(inputs, pixels);
     const pixel_values = this.scope.use(engine.tensor(pixels.data, pixels.dims));
     const projection = this.#weights.linear("embeddings.patch_embeddings.projection");
@@ -187,12 +191,18 @@ async function run<T>(
   }
 }
 
+/** A model is called as it is in transformers: model(inputs) is model.forward(inputs). */
+export type ViTMSNModel = (inputs: ForwardInputs) => Promise<BaseModelOutput>;
+
 /**
  * The ViT-MSN backbone: pictures to hidden states.
  *
  * Reference: transformers' ViTMSNModel; Assran et al., "Masked Siamese Networks for Label-Efficient Learning" (2022).
  */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature of Callable's instances.
 export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput> {
+  static override readonly architecture = "ViTMSNModel";
+
   static override modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
     return backbone_modules(config, use_mask_token);
   }
@@ -227,12 +237,21 @@ export interface ClassificationInputs extends ForwardInputs {
   labels?: Labels;
 }
 
+/** A model is called as it is in transformers: model(inputs) is model.forward(inputs). */
+export type ViTMSNForImageClassification = (inputs: ClassificationInputs) => Promise<ImageClassifierOutput>;
+
 /**
  * The backbone with a linear classifier on the CLS token.
  *
  * Reference: transformers' ViTMSNForImageClassification.
  */
-export class ViTMSNForImageClassification extends PreTrainedModel<ClassificationInputs, ImageClassifierOutput> {
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature of Callable's instances.
+export class ViTMSNForImageClassification extends PreTrainedModel<
+  ClassificationInputs,
+  ImageClassifierOutput
+> {
+  static override readonly architecture = "ViTMSNForImageClassification";
+
   static override modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
     return [...backbone_modules(config, use_mask_token), classifier_module(config)];
   }

@@ -1,3 +1,4 @@
+import { type SaveDirectory, save_files } from "#storage";
 import { Callable } from "../callable.ts";
 import { create_engine, type Device, type DeviceOptions } from "../engine/create_engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
@@ -8,7 +9,6 @@ import { read_json } from "../loading/json.ts";
 import { write_safetensors } from "../loading/safetensors.ts";
 import { open_source } from "../loading/source.ts";
 import type { Checkpoint, LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
-import { type SaveDirectory, save_files } from "#storage";
 import type { ModuleSpec } from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import { type AttnImplementation, ViTMSNConfig, type ViTMSNConfigInit } from "./configuration_vit_msn.ts";
@@ -52,7 +52,8 @@ export interface FromConfigOptions extends ModelOptions {
 /** What a model class tells about itself; its static side. */
 interface ModelClass<M> {
   new (config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions): M;
-  readonly name: string;
+  /** The class's name in config.json; a literal, since minifiers rename classes. */
+  readonly architecture: string;
   /** The architecture's parameters. */
   modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[];
   /** Keys that a backbone's checkpoint lacks by design. */
@@ -69,7 +70,10 @@ const MASK_TOKEN = "embeddings.mask_token";
 const CONFIG_FILE = "config.json";
 
 /** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
-export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<[Inputs], Promise<Output>> {
+export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<
+  [Inputs],
+  Promise<Output>
+> {
   /** The model's configuration. */
   readonly config: ViTMSNConfig;
   /** Where it runs. */
@@ -83,6 +87,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   readonly weights: Weights;
   #disposed = false;
 
+  static readonly architecture: string = "PreTrainedModel";
   static readonly head_keys: readonly string[] = [];
 
   static modules(_config: ViTMSNConfig, _use_mask_token: boolean): ModuleSpec[] {
@@ -159,8 +164,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     options: Pick<LoadOptions, "signal" | "progress_callback"> = {},
   ): Promise<void> {
     this.#check_alive();
-    const model_class = this.constructor as typeof PreTrainedModel & { name: string };
-    const config = { ...this.config.to_dict(), architectures: [model_class.name], dtype: this.dtype };
+    const model_class = this.constructor as typeof PreTrainedModel;
+    const config = { ...this.config.to_dict(), architectures: [model_class.architecture], dtype: this.dtype };
     const parameters = [...this.weights.export()].map((parameter) => ({
       ...parameter,
       key: model_class.checkpoint_key(parameter.key),
@@ -239,7 +244,8 @@ async function load_config(files: ModelSource, given: PretrainedOptions["config"
 
 /** Overrides win; new class names or another number of classes replace the file's whole set of labels. */
 function merge_config(fields: ViTMSNConfigInit, overrides: ViTMSNConfigInit): ViTMSNConfigInit {
-  if (overrides.num_labels === undefined && overrides.id2label === undefined) return { ...fields, ...overrides };
+  if (overrides.num_labels === undefined && overrides.id2label === undefined)
+    return { ...fields, ...overrides };
   const { id2label, label2id, num_labels, ...rest } = fields;
   const count = id2label && typeof id2label === "object" ? Object.keys(id2label).length : (num_labels ?? 2);
   if (overrides.id2label === undefined && overrides.num_labels === count) return { ...fields, ...overrides };
@@ -266,12 +272,13 @@ function judge_match(
   match: CheckpointMatch,
   checkpoint: Checkpoint,
   name: string,
-  model_class: { name: string; head_keys: readonly string[] },
+  model_class: Pick<ModelClass<unknown>, "architecture" | "head_keys">,
   ignore_mismatched_sizes: boolean,
 ): void {
   const { missing, mismatched } = match;
   const unexpected = match.unexpected.filter((key) => !canonical_key(key).startsWith("classifier."));
-  const fresh_head = model_class.head_keys.length > 0 && model_class.head_keys.every((key) => missing.includes(key));
+  const fresh_head =
+    model_class.head_keys.length > 0 && model_class.head_keys.every((key) => missing.includes(key));
   const lost = fresh_head ? missing.filter((key) => !model_class.head_keys.includes(key)) : missing;
   const misshapen = ignore_mismatched_sizes ? [] : mismatched;
   if (lost.length > 0 || misshapen.length > 0) {
@@ -282,11 +289,13 @@ function judge_match(
   if (fresh.length > 0) {
     env.warn(
       `${name}: not in the checkpoint and newly initialised: ${list(fresh)}. ` +
-        `Train ${model_class.name} on your own data before you trust what it predicts.`,
+        `Train ${model_class.architecture} on your own data before you trust what it predicts.`,
     );
   }
   if (unexpected.length > 0) {
-    env.warn(`${name}: keys of the checkpoint that ${model_class.name} doesn't use: ${list(unexpected)}.`);
+    env.warn(
+      `${name}: keys of the checkpoint that ${model_class.architecture} doesn't use: ${list(unexpected)}.`,
+    );
   }
 }
 
@@ -329,7 +338,11 @@ async function build<M>(
   try {
     const { seed = 0, signal } = options;
     const { initializer_range } = config;
-    const weights = await create_weights(engine, modules, resolved.dtype, found, { seed, initializer_range, signal });
+    const weights = await create_weights(engine, modules, resolved.dtype, found, {
+      seed,
+      initializer_range,
+      signal,
+    });
     return new model_class(config, engine, weights, { ...resolved, device });
   } catch (error) {
     engine.dispose();

@@ -231,7 +231,8 @@ function located<T>(source: CheckpointTensor | undefined, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    if (source === undefined || !(error instanceof VitMsnError) || error.code === "OUT_OF_MEMORY") throw error;
+    if (source === undefined || !(error instanceof VitMsnError) || error.code === "OUT_OF_MEMORY")
+      throw error;
     throw new VitMsnError(error.code, `${source.file}: key "${source.key}": ${error.message}`, {
       cause: error,
       details: { file: source.file, key: source.key },

@@ -65,7 +65,10 @@ function as_list(images: ImageInput | readonly ImageInput[]): readonly ImageInpu
 function check_top_k(top_k: number | null | undefined): number {
   const k = top_k ?? DEFAULT_TOP_K;
   if (!Number.isInteger(k) || k < 1) {
-    throw new VitMsnError("INVALID_ARGUMENT", `top_k must be a whole number from 1 on, got ${String(top_k)}.`);
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `top_k must be a whole number from 1 on, got ${String(top_k)}.`,
+    );
   }
   return k;
 }

@@ -14,12 +14,10 @@ export interface ImageFeatureExtractionOptions extends ImagePipelineCallOptions 
 }
 
 /** A call signature: pictures to one tensor, the batch first. */
-export interface ImageFeatureExtractionPipeline {
-  (
-    images: ImageInput | readonly ImageInput[],
-    options?: ImageFeatureExtractionOptions,
-  ): Promise<Tensor<"float32">>;
-}
+export type ImageFeatureExtractionPipeline = (
+  images: ImageInput | readonly ImageInput[],
+  options?: ImageFeatureExtractionOptions,
+) => Promise<Tensor<"float32">>;
 
 /**
  * pipeline("image-feature-extraction"): last_hidden_state [batch, tokens, hidden_size], or with `pool`

@@ -52,7 +52,10 @@ export async function pipeline<T extends PipelineTask>(
   const load = Object.hasOwn(LOADERS, task) ? LOADERS[task] : undefined;
   if (load === undefined) {
     const tasks = Object.keys(LOADERS).join('" or "');
-    throw new VitMsnError("UNSUPPORTED", `Task ${JSON.stringify(task)} is not one of this package's: "${tasks}".`);
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      `Task ${JSON.stringify(task)} is not one of this package's: "${tasks}".`,
+    );
   }
   return load(model, options);
 }
