@@ -210,5 +210,8 @@ describe("what is no picture is refused by name", () => {
       code: "INVALID_IMAGE",
     });
     expect(await RawImage.read(png, { max_pixels: 37 * 23 })).toEqual(pixels);
+    await expect(RawImage.read(png, { max_pixels: Number.NaN })).rejects.toMatchObject({
+      code: "INVALID_ARGUMENT",
+    });
   });
 });

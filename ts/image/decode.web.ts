@@ -40,7 +40,8 @@ async function decode_bitmap(bytes: Uint8Array, header: PictureHeader, name: str
     });
   } catch (cause) {
     if (header.format === "TIFF") throw unsupported(header, name, cause);
-    throw invalid_image(`${name} can't be decoded as ${header.format}; it may be damaged.`, name, {}, cause);
+    const reason = `it is damaged, or this browser doesn't know ${header.format}`;
+    throw invalid_image(`${name} can't be decoded: ${reason}.`, name, {}, cause);
   }
   try {
     const unpremultiplied = header.channels === 4 ? await read_unpremultiplied(bitmap) : undefined;

@@ -186,6 +186,10 @@ export class RawImage implements Pixels {
 
 async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Promise<RawImage> {
   check_byte_count(bytes.length, name);
+  const { max_pixels } = options;
+  if (max_pixels !== undefined && !(Number.isSafeInteger(max_pixels) && max_pixels > 0)) {
+    throw invalid(`max_pixels must be a positive integer, got ${max_pixels}.`);
+  }
   return from_pixels(await decode_image(bytes, { name, ...options }));
 }
 

@@ -144,26 +144,51 @@ function clip_8(sum: number): number {
 
 function resample_rows(source: Pixels, width: number, filter: Filter): Pixels {
   if (source.width === width) return source;
-  const { channels, height, data: input } = source;
-  const { stride, first, count, weights } = coefficients(source.width, width, filter);
+  const { channels, height } = source;
+  const plan = coefficients(source.width, width, filter);
   const data = allocate(width, height, channels);
-  let to = 0;
+  const resample_row = channels === 3 ? resample_rgb_row : resample_any_row;
   for (let y = 0; y < height; y++) {
-    const row = y * source.width * channels;
-    for (let x = 0; x < width; x++) {
-      const begin = x * stride;
-      const end = begin + (count[x] as number);
-      const from = row + (first[x] as number) * channels;
-      for (let c = 0; c < channels; c++) {
-        let sum = HALF;
-        for (let k = begin, at = from + c; k < end; k++, at += channels) {
-          sum = (sum + Math.imul(input[at] as number, weights[k] as number)) | 0;
-        }
-        data[to++] = clip_8(sum);
-      }
-    }
+    const row = source.data.subarray(y * source.width * channels, (y + 1) * source.width * channels);
+    resample_row(row, data.subarray(y * width * channels, (y + 1) * width * channels), channels, plan);
   }
   return { data, width, height, channels };
+}
+
+type Bytes = Uint8Array | Uint8ClampedArray;
+
+/** The common case by itself: three sums in one walk over the weights take two thirds of the time. */
+function resample_rgb_row(input: Bytes, output: Bytes, _channels: Channels, plan: Coefficients): void {
+  const { stride, first, count, weights } = plan;
+  for (let x = 0, to = 0; x < first.length; x++, to += 3) {
+    const begin = x * stride;
+    const end = begin + (count[x] as number);
+    let [red, green, blue] = [HALF, HALF, HALF];
+    for (let k = begin, at = (first[x] as number) * 3; k < end; k++, at += 3) {
+      const weight = weights[k] as number;
+      red = (red + Math.imul(input[at] as number, weight)) | 0;
+      green = (green + Math.imul(input[at + 1] as number, weight)) | 0;
+      blue = (blue + Math.imul(input[at + 2] as number, weight)) | 0;
+    }
+    output[to] = clip_8(red);
+    output[to + 1] = clip_8(green);
+    output[to + 2] = clip_8(blue);
+  }
+}
+
+function resample_any_row(input: Bytes, output: Bytes, channels: Channels, plan: Coefficients): void {
+  const { stride, first, count, weights } = plan;
+  for (let x = 0, to = 0; x < first.length; x++) {
+    const begin = x * stride;
+    const end = begin + (count[x] as number);
+    for (let c = 0; c < channels; c++) {
+      let sum = HALF;
+      for (let k = begin, at = (first[x] as number) * channels + c; k < end; k++, at += channels) {
+        sum = (sum + Math.imul(input[at] as number, weights[k] as number)) | 0;
+      }
+      output[to++] = clip_8(sum);
+    }
+  }
 }
 
 function resample_columns(source: Pixels, height: number, filter: Filter): Pixels {
