@@ -1,6 +1,6 @@
 // Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
 // WebAssembly, the default model, and the licences of what is bundled.
-import { chmod, cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { build } from "esbuild";
 
@@ -12,7 +12,6 @@ const common = {
   format: "esm",
   target: "es2022",
   outdir: "dist",
-  // Whole names, so that a user's stack traces and constructor names read as the source does.
   minifySyntax: true,
   minifyWhitespace: true,
   legalComments: "none",
@@ -31,8 +30,11 @@ const package_is_external = {
   },
 };
 
-await rm("dist", { recursive: true, force: true });
-await mkdir("dist/models", { recursive: true });
+// What an earlier build left must not be packed; the type declarations are tsc's.
+await mkdir("dist", { recursive: true });
+const stale = (await readdir("dist")).filter((name) => name !== "types");
+await Promise.all(stale.map((name) => rm(join("dist", name), { recursive: true })));
+await mkdir("dist/models");
 
 await build({
   ...common,
@@ -44,6 +46,9 @@ await build({
   ...common,
   entryPoints: { "index.web": "ts/index.ts" },
   platform: "browser",
+  // Browsers download it: short names inside, but classes and functions still know their own.
+  minifyIdentifiers: true,
+  keepNames: true,
 });
 const { metafile } = await build({
   ...common,

@@ -45,14 +45,13 @@ check_aloud() {
   echo "  $name ... $((SECONDS - started)) s"
 }
 
-# The last line is the count of TypeScript tests, for whoever reads only that.
-finish_checks() {
+# Says what failed, or the sentence for success.
+finish() {
   local name
-  if [ ${#failed_checks[@]} -gt 0 ]; then
-    for name in "${failed_checks[@]}"; do echo "  failed: $name"; done
-  else
-    echo "  All checks passed in $SECONDS s."
+  if [ ${#failed_checks[@]} -eq 0 ]; then
+    echo "$1"
+    return
   fi
-  cat .out/vitest-count.txt
-  [ ${#failed_checks[@]} -eq 0 ]
+  for name in "${failed_checks[@]}"; do echo "  failed: $name" >&2; done
+  fail "${#failed_checks[@]} of the checks failed, see above."
 }
