@@ -1,0 +1,87 @@
+/**
+ * Pictures to pixel_values, beside sharp's resize (libvips, native code, one thread): MB/s of decoded pixels.
+ */
+import { parseArgs } from "node:util";
+import sharp from "sharp";
+import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
+import { RawImage } from "../ts/image/raw_image.ts";
+import { machine, print, type Row, round } from "./support/report.ts";
+import { type Body, repeat } from "./support/timing.ts";
+import { noise } from "./support/vit_msn.ts";
+
+const HELP = `Usage: node bench/run.mjs image [OPTIONS]
+
+  --size WxH   the picture; default 640x480 and 4000x3000
+  --json       print JSON`;
+
+const { values: options } = parseArgs({
+  options: {
+    size: { type: "string" },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+
+const SIDE = 224;
+
+/** A smooth picture with some noise, which compresses about as a photograph does. */
+function make_picture(width: number, height: number): Uint8Array {
+  const grain = noise(width * height * 3);
+  return Uint8Array.from(grain, (value, i) => {
+    const [x, y, c] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width), i % 3];
+    return 127 + 100 * Math.sin(x / (50 + 30 * c) + y / (90 + c)) + 12 * value;
+  });
+}
+
+async function measure(width: number, height: number): Promise<Row[]> {
+  const pixels = make_picture(width, height);
+  const raw = { width, height, channels: 3 } as const;
+  const image = new RawImage(pixels, width, height, 3);
+  const jpeg = await sharp(pixels, { raw }).jpeg({ quality: 90 }).toBuffer();
+  const png = await sharp(pixels, { raw }).png().toBuffer();
+  const processor = new ViTImageProcessor();
+  const steps: [string, Body][] = [
+    ["decode JPEG", () => RawImage.read(jpeg)],
+    ["decode PNG", () => RawImage.read(png)],
+    [`resize to ${SIDE}×${SIDE}, bilinear`, () => image.resize(SIDE, SIDE)],
+    [`resize to ${SIDE}×${SIDE}, bicubic`, () => image.resize(SIDE, SIDE, { resample: "bicubic" })],
+    ["processor: resize and normalise", () => processor.preprocess(image)],
+    ["processor: JPEG to pixel_values", () => processor.preprocess(jpeg)],
+    [
+      `sharp: resize to ${SIDE}×${SIDE}, linear`,
+      () => sharp(pixels, { raw }).resize(SIDE, SIDE, { fit: "fill", kernel: "linear" }).raw().toBuffer(),
+    ],
+    [
+      `sharp: JPEG to ${SIDE}×${SIDE}, linear`,
+      () => sharp(jpeg).resize(SIDE, SIDE, { fit: "fill", kernel: "linear" }).raw().toBuffer(),
+    ],
+  ];
+  const rows: Row[] = [];
+  for (const [step, body] of steps) {
+    const ms = await repeat(body, { min_ms: 500, min_rounds: 5 });
+    rows.push({
+      picture: `${width}×${height}`,
+      step,
+      ms: round(ms, 2),
+      "MB/s": round(pixels.length / ms / 1e3),
+    });
+  }
+  return rows;
+}
+
+async function main(): Promise<void> {
+  if (options.help) return console.log(HELP);
+  sharp.concurrency(1);
+  sharp.cache(false);
+  const where = machine();
+  const sizes = options.size === undefined ? ["640x480", "4000x3000"] : [options.size];
+  const rows: Row[] = [];
+  for (const size of sizes) {
+    const [width, height] = size.split("x").map(Number);
+    if (!width || !height) throw new Error("--size is WIDTHxHEIGHT, as 640x480.");
+    rows.push(...(await measure(width, height)));
+  }
+  print("Pictures to pixel_values, one thread; MB of decoded RGB pixels", where, rows, options.json);
+}
+
+await main();

@@ -1,0 +1,290 @@
+/**
+ * Every op of the CPU engine at the shapes of ViT-MSN, through the interface that the model calls: GFLOP/s or GB/s, and
+ * the share of what one core can do at most.
+ */
+import { parseArgs } from "node:util";
+import { create_engine } from "../ts/engine/create_engine.ts";
+import {
+  ACTIVATIONS,
+  type Activation,
+  type Engine,
+  type LinearHandle,
+  Scope,
+  type TensorHandle,
+  WEIGHT_DTYPES,
+  type WeightDtype,
+} from "../ts/engine/engine.ts";
+import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
+import { measure_peak, type Peak } from "./support/peak.ts";
+import { machine, print, type Row, round } from "./support/report.ts";
+import { repeat } from "./support/timing.ts";
+import { noise, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+
+const HELP = `Usage: node bench/run.mjs kernels [OPTIONS]
+
+  --size small|base   one architecture; default both
+  --batch N           one batch size; default 1 and 8
+  --only TEXT         ops whose name contains TEXT
+  --ms N              measure each op for so long; default 400
+  --json              print JSON`;
+
+const { values: options } = parseArgs({
+  options: {
+    size: { type: "string" },
+    batch: { type: "string" },
+    only: { type: "string", default: "" },
+    ms: { type: "string", default: "400" },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+
+/** What a call does: floating-point operations, or bytes read and written (each once). */
+type Work = { flops: number } | { bytes: number };
+type Prepare = (scope: Scope) => () => TensorHandle | undefined;
+
+const FLOAT_BYTES = 4;
+
+/** Runs cases on one engine and keeps their rows. */
+class Bench {
+  readonly engine: Engine;
+  readonly rows: Row[] = [];
+  readonly #peak: Peak;
+
+  constructor(engine: Engine, peak: Peak) {
+    this.engine = engine;
+    this.#peak = peak;
+  }
+
+  /** Measures one op; `prepare` makes its operands, and what it returns is timed and its result freed. */
+  async add(op: string, shape: string, work: Work, prepare: Prepare): Promise<void> {
+    if (!op.includes(options.only)) return;
+    const ms = await this.#time(prepare);
+    this.#report(op, shape, work, ms);
+  }
+
+  /** Measures what an activation adds to the linear layer that it is fused into. */
+  async add_activation(activation: Activation, rows: number, columns: number): Promise<void> {
+    const op = `${activation}, fused`;
+    if (!op.includes(options.only)) return;
+    const inputs = 16; // few, so that the activation is most of the time
+    const prepare = (name: Activation) => (scope: Scope) => {
+      const x = this.random(scope, [rows, inputs]);
+      const weights = this.linear(scope, columns, inputs);
+      return () => this.engine.linear(x, weights, name);
+    };
+    const ms = (await this.#time(prepare(activation))) - (await this.#time(prepare("identity")));
+    this.#report(op, `${rows}×${columns}`, { bytes: 2 * FLOAT_BYTES * rows * columns }, ms);
+  }
+
+  random(scope: Scope, dims: readonly number[]): TensorHandle {
+    return scope.use(this.engine.tensor(noise(dims.reduce((a, b) => a * b, 1)), dims));
+  }
+
+  linear(
+    scope: Scope,
+    out_features: number,
+    in_features: number,
+    dtype: WeightDtype = "float32",
+  ): LinearHandle {
+    const weights = scope.use(this.engine.linear_weights(out_features, in_features, dtype, true));
+    this.engine.set_rows(weights, 0, bytes_of(noise(out_features * in_features)), "float32");
+    this.engine.set_bias(weights, 0, bytes_of(noise(out_features)), "float32");
+    return weights;
+  }
+
+  async #time(prepare: Prepare): Promise<number> {
+    const scope = new Scope(this.engine);
+    const run = prepare(scope);
+    const once = () => {
+      const result = run();
+      if (result !== undefined) this.engine.free(result);
+    };
+    const ms = await repeat(once, { min_ms: Number(options.ms), min_rounds: 5 });
+    scope.close();
+    return ms;
+  }
+
+  #report(op: string, shape: string, work: Work, ms: number): void {
+    const is_compute = "flops" in work;
+    const rate = (is_compute ? work.flops : work.bytes) / ms / 1e6;
+    const most = is_compute ? this.#peak.gflops : this.#peak.gb_per_s;
+    const unit = is_compute ? "GFLOP/s" : "GB/s";
+    this.rows.push({
+      op,
+      shape,
+      ms: round(ms, 3),
+      rate: round(rate),
+      unit,
+      "% of peak": round((100 * rate) / most),
+    });
+  }
+}
+
+function bytes_of(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer);
+}
+
+/** The four kinds of linear layers of a block, with what is fused into each. */
+async function linear_layers(
+  bench: Bench,
+  config: ViTMSNConfig,
+  tokens: number,
+  dtype: WeightDtype,
+): Promise<void> {
+  const { hidden_size: d, intermediate_size: mlp } = config;
+  const layers = [
+    { name: "qkv", inputs: d, outputs: 3 * d, activation: "identity", has_residual: false },
+    { name: "attention output", inputs: d, outputs: d, activation: "identity", has_residual: true },
+    { name: "mlp up, gelu", inputs: d, outputs: mlp, activation: "gelu", has_residual: false },
+    { name: "mlp down", inputs: mlp, outputs: d, activation: "identity", has_residual: true },
+  ] as const;
+  for (const { name, inputs, outputs, activation, has_residual } of layers) {
+    const op = `linear ${name}, ${dtype}`;
+    const shape = `${tokens}×${inputs} → ${outputs}`;
+    await bench.add(op, shape, { flops: 2 * tokens * inputs * outputs }, (scope) => {
+      const x = bench.random(scope, [tokens, inputs]);
+      const weights = bench.linear(scope, outputs, inputs, dtype);
+      const residual = has_residual ? bench.random(scope, [tokens, outputs]) : undefined;
+      return () => bench.engine.linear(x, weights, activation, residual);
+    });
+  }
+}
+
+async function attention(bench: Bench, config: ViTMSNConfig, batch: number, tokens: number): Promise<void> {
+  const { hidden_size: d, num_attention_heads: heads } = config;
+  const work = { flops: 4 * batch * tokens * tokens * d };
+  const shape = `${batch}×${tokens}, ${heads} heads of ${d / heads}`;
+  await bench.add("scaled_dot_product_attention", shape, work, (scope) => {
+    const qkv = bench.random(scope, [batch, tokens, 3 * d]);
+    return () => bench.engine.scaled_dot_product_attention(qkv, heads);
+  });
+  await bench.add("eager_attention", shape, work, (scope) => {
+    const qkv = bench.random(scope, [batch, tokens, 3 * d]);
+    return () => {
+      const { context, probs } = bench.engine.eager_attention(qkv, heads);
+      bench.engine.free(probs);
+      return context;
+    };
+  });
+}
+
+async function embeddings(bench: Bench, config: ViTMSNConfig, batch: number): Promise<void> {
+  const { hidden_size: d, num_channels: c, image_grid: image, patch_grid: patch, patches } = config;
+  const count = patches.height * patches.width;
+  const inputs = c * patch.height * patch.width;
+  await bench.add(
+    "patch_embed",
+    `${batch}×${c}×${image.height}×${image.width}`,
+    { flops: 2 * batch * count * inputs * d },
+    (scope) => {
+      const pixels = bench.random(scope, [batch, c, image.height, image.width]);
+      const projection = bench.linear(scope, d, inputs);
+      return () => bench.engine.patch_embed(pixels, projection, patch);
+    },
+  );
+  await bench.add(
+    "embed_tokens",
+    `${batch}×${count}×${d}`,
+    { bytes: 2 * FLOAT_BYTES * batch * count * d },
+    (scope) => {
+      const tokens = bench.random(scope, [batch, count, d]);
+      const cls_token = bench.random(scope, [1, 1, d]);
+      const positions = bench.random(scope, [1, count + 1, d]);
+      return () => bench.engine.embed_tokens(tokens, cls_token, positions);
+    },
+  );
+  const larger = { height: 2 * patches.height, width: 2 * patches.width };
+  await bench.add(
+    "interpolate_positions",
+    `${count}×${d} → ${4 * count}`,
+    { bytes: 5 * FLOAT_BYTES * count * d },
+    (scope) => {
+      const positions = bench.random(scope, [1, count + 1, d]);
+      return () => bench.engine.interpolate_positions(positions, patches, larger);
+    },
+  );
+}
+
+async function row_ops(bench: Bench, config: ViTMSNConfig, batch: number, tokens: number): Promise<void> {
+  const { hidden_size: d, layer_norm_eps, intermediate_size: mlp } = config;
+  const moved = { bytes: 2 * FLOAT_BYTES * batch * tokens * d };
+  await bench.add("layer_norm", `${batch * tokens}×${d}`, moved, (scope) => {
+    const x = bench.random(scope, [batch, tokens, d]);
+    const weight = bench.random(scope, [d]);
+    const bias = bench.random(scope, [d]);
+    return () => bench.engine.layer_norm(x, weight, bias, layer_norm_eps);
+  });
+  await bench.add(
+    "pool mean",
+    `${batch}×${tokens}×${d}`,
+    { bytes: FLOAT_BYTES * batch * tokens * d },
+    (scope) => {
+      const x = bench.random(scope, [batch, tokens, d]);
+      return () => bench.engine.pool(x, "mean");
+    },
+  );
+  for (const activation of ACTIVATIONS) {
+    if (activation !== "identity") await bench.add_activation(activation, batch * tokens, mlp);
+  }
+}
+
+/** What loading a checkpoint costs: its values are widened or narrowed, and packed for the GEMM. */
+async function weights(bench: Bench, config: ViTMSNConfig): Promise<void> {
+  const { hidden_size: d, intermediate_size: mlp } = config;
+  const values = bytes_of(noise(d * mlp));
+  for (const dtype of WEIGHT_DTYPES) {
+    const kept = dtype === "float32" ? 4 : 2;
+    await bench.add(
+      `set_rows, float32 kept as ${dtype}`,
+      `${mlp}×${d}`,
+      { bytes: (4 + kept) * d * mlp },
+      (scope) => {
+        const linear = scope.use(bench.engine.linear_weights(mlp, d, dtype, true));
+        return () => {
+          bench.engine.set_rows(linear, 0, values, "float32");
+          return undefined;
+        };
+      },
+    );
+  }
+  const floats = noise(d * mlp);
+  await bench.add("tensor (upload)", `${mlp}×${d}`, { bytes: 2 * FLOAT_BYTES * d * mlp }, () => () => {
+    return bench.engine.tensor(floats, [mlp, d]);
+  });
+}
+
+async function measure_size(bench: Bench, size: Size, batches: readonly number[]): Promise<void> {
+  const config = new ViTMSNConfig(SIZES[size]);
+  const tokens = config.patches.height * config.patches.width + 1;
+  for (const batch of batches) {
+    await linear_layers(bench, config, batch * tokens, "float32");
+    await attention(bench, config, batch, tokens);
+    await row_ops(bench, config, batch, tokens);
+    await embeddings(bench, config, batch);
+  }
+  await linear_layers(bench, config, tokens, "float16");
+  await linear_layers(bench, config, tokens, "bfloat16");
+  await weights(bench, config);
+}
+
+async function main(): Promise<void> {
+  if (options.help) return console.log(HELP);
+  use_built_engine();
+  const where = machine();
+  const sizes = options.size === undefined ? (Object.keys(SIZES) as Size[]) : [options.size as Size];
+  const batches = options.batch === undefined ? [1, 8] : [Number(options.batch)];
+  const peak = await measure_peak();
+  const rows: Row[] = [];
+  for (const size of sizes) {
+    const { engine } = await create_engine({ device: "wasm" });
+    const bench = new Bench(engine, peak);
+    await measure_size(bench, size, batches);
+    engine.dispose();
+    rows.push(...bench.rows.map((row) => ({ model: size, ...row })));
+  }
+  const title = `Engine ops, one thread; peak ${round(peak.gflops)} GFLOP/s and ${round(peak.gb_per_s)} GB/s (plain SIMD128, measured)`;
+  print(title, where, rows, options.json);
+}
+
+await main();

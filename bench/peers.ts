@@ -1,0 +1,126 @@
+/**
+ * ViT-MSN end to end beside onnxruntime-web: float32, one thread, 224×224, both in this process and in turn.
+ */
+import { readFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import * as ort from "onnxruntime-web";
+import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
+import type { Tensor } from "../ts/tensor.ts";
+import { to_onnx } from "./onnx/vit_msn.ts";
+import { machine, print, type Row, round } from "./support/report.ts";
+import { alternate, median } from "./support/timing.ts";
+import { pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+
+const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
+
+  --size small|base   one architecture; default both
+  --batch N           pictures in a forward; default 1
+  --rounds N          counted rounds; default 15
+  --model DIR         a checkpoint's folder, with --onnx: the same model as ONNX (bench/export_onnx.py writes it).
+  --onnx FILE         Default: random weights, and ONNX written from them (bench/onnx/vit_msn.ts).
+  --json              print JSON`;
+
+/** Largest difference of the two runtimes' logits. */
+const TOLERANCE = 1e-3;
+
+const { values: options } = parseArgs({
+  options: {
+    size: { type: "string" },
+    batch: { type: "string", default: "1" },
+    rounds: { type: "string", default: "15" },
+    model: { type: "string" },
+    onnx: { type: "string" },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+
+interface Pair {
+  name: string;
+  model: ViTMSNForImageClassification;
+  onnx: Uint8Array<ArrayBuffer>;
+}
+
+async function open_pair(size: Size): Promise<Pair> {
+  const model = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm" });
+  return { name: size, model, onnx: await to_onnx(model) };
+}
+
+async function open_files(folder: string, onnx: string): Promise<Pair> {
+  const model = await ViTMSNForImageClassification.from_pretrained(folder, {
+    device: "wasm",
+    local_files_only: true,
+  });
+  return { name: folder, model, onnx: new Uint8Array(readFileSync(onnx)) };
+}
+
+async function create_session(onnx: Uint8Array): Promise<ort.InferenceSession> {
+  ort.env.wasm.numThreads = 1;
+  return ort.InferenceSession.create(onnx, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+}
+
+async function compare({ name, model, onnx }: Pair, batch: number, rounds: number): Promise<Row> {
+  const session = await create_session(onnx);
+  const { height, width } = model.config.image_grid;
+  const pixel_values = pictures(batch, height, width);
+  const ours = async () => (await model.forward({ pixel_values })).logits;
+  const theirs = () => run_session(session, pixel_values);
+  const difference = largest_difference((await ours()).data, await theirs());
+  if (!(difference <= TOLERANCE)) throw new Error(`${name}: the logits differ by ${difference}.`);
+  const { a, b } = await alternate(ours, theirs, rounds);
+  await session.release();
+  await model.dispose();
+  return {
+    model: name,
+    batch,
+    "vit-msn, ms": round(median(a)),
+    "onnxruntime-web, ms": round(median(b)),
+    ratio: round(median(a) / median(b), 3),
+    "best of each, ms": `${round(Math.min(...a))} / ${round(Math.min(...b))}`,
+    "logits differ by": difference.toExponential(1),
+  };
+}
+
+async function run_session(
+  session: ort.InferenceSession,
+  pixel_values: Tensor<"float32">,
+): Promise<Float32Array> {
+  const [input, output] = [session.inputNames[0] as string, session.outputNames[0] as string];
+  const feeds = { [input]: new ort.Tensor("float32", pixel_values.data, pixel_values.dims) };
+  return (await session.run(feeds))[output]?.data as Float32Array;
+}
+
+function largest_difference(a: Float32Array, b: Float32Array): number {
+  if (a.length !== b.length) throw new Error(`${a.length} logits beside ${b.length}.`);
+  return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] as number))), 0);
+}
+
+function chosen_sizes(): Size[] {
+  const all = Object.keys(SIZES) as Size[];
+  if (options.size === undefined) return all;
+  if (!all.includes(options.size as Size)) throw new Error(`--size is one of ${all.join(", ")}.`);
+  return [options.size as Size];
+}
+
+async function main(): Promise<void> {
+  if (options.help) return console.log(HELP);
+  if ((options.model === undefined) !== (options.onnx === undefined))
+    throw new Error("--model and --onnx go together.");
+  use_built_engine();
+  const where = machine();
+  const [batch, rounds] = [Number(options.batch), Number(options.rounds)];
+  const rows: Row[] = [];
+  if (options.model !== undefined && options.onnx !== undefined) {
+    rows.push(await compare(await open_files(options.model, options.onnx), batch, rounds));
+  } else {
+    for (const size of chosen_sizes()) rows.push(await compare(await open_pair(size), batch, rounds));
+  }
+  print(
+    "ViT-MSN at 224×224, float32, one thread, plain SIMD128; medians of a forward",
+    where,
+    rows,
+    options.json,
+  );
+}
+
+await main();

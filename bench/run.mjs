@@ -1,0 +1,33 @@
+// Runs a benchmark: bundles its TypeScript (Node 20 can't read it) and imports the result into this process, so that
+// node's own flags, as --cpu-prof, work.
+//
+// Usage: node [NODE_FLAGS] bench/run.mjs peers|kernels|profile|image [OPTIONS]
+import { existsSync } from "node:fs";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { build } from "esbuild";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const [name = "", ...options] = process.argv.slice(2);
+const source = `${root}bench/${name}.ts`;
+
+if (!/^[a-z]+$/.test(name) || !existsSync(source)) {
+  console.error(
+    "Usage: node bench/run.mjs peers|kernels|profile|image [OPTIONS]; --help after a name shows its options.",
+  );
+  process.exit(2);
+}
+const outfile = `${root}.out/bench/${name}.mjs`;
+await build({
+  entryPoints: [source],
+  outfile,
+  bundle: true,
+  platform: "node",
+  format: "esm",
+  target: "node20",
+  packages: "external",
+  sourcemap: "inline",
+  logLevel: "warning",
+});
+process.argv = [process.execPath, outfile, ...options];
+process.chdir(root);
+await import(pathToFileURL(outfile).href);

@@ -1,0 +1,55 @@
+/** What is timed; a promise is awaited. */
+export type Body = () => unknown;
+
+/** Milliseconds of one call. */
+export async function time(body: Body): Promise<number> {
+  const start = performance.now();
+  const result = body();
+  if (result instanceof Promise) await result;
+  return performance.now() - start;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const [low, high] = [sorted[(sorted.length - 1) >> 1] as number, sorted[middle] as number];
+  return (low + high) / 2;
+}
+
+export interface RepeatOptions {
+  /** Measure at least this long, in milliseconds. */
+  min_ms: number;
+  min_rounds: number;
+}
+
+/** Median milliseconds of a call, after warming up: V8 swaps its baseline code of WebAssembly for optimised code meanwhile. */
+export async function repeat(body: Body, { min_ms, min_rounds }: RepeatOptions): Promise<number> {
+  await run_for(body, min_ms / 4, 2);
+  return median(await run_for(body, min_ms, min_rounds));
+}
+
+async function run_for(body: Body, min_ms: number, min_rounds: number): Promise<number[]> {
+  const times: number[] = [];
+  for (let total = 0; total < min_ms || times.length < min_rounds; ) {
+    const ms = await time(body);
+    times.push(ms);
+    total += ms;
+  }
+  return times;
+}
+
+/**
+ * Times two bodies in turn, so that a machine that slows down or speeds up does it to both; who goes first alternates
+ * too. Two rounds of warming up aren't counted.
+ */
+export async function alternate(a: Body, b: Body, rounds: number): Promise<{ a: number[]; b: number[] }> {
+  const times = { a: [] as number[], b: [] as number[] };
+  for (let round = -2; round < rounds; round++) {
+    const order = round % 2 === 0 ? (["a", "b"] as const) : (["b", "a"] as const);
+    for (const name of order) {
+      const ms = await time(name === "a" ? a : b);
+      if (round >= 0) times[name].push(ms);
+    }
+  }
+  return times;
+}

@@ -1,0 +1,35 @@
+import { existsSync, readFileSync } from "node:fs";
+import { env } from "../../ts/env.ts";
+import type { ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
+import { Tensor } from "../../ts/tensor.ts";
+
+/** The released architectures that are measured. */
+export const SIZES = {
+  small: { hidden_size: 384, num_attention_heads: 6, intermediate_size: 1536, num_labels: 1000 },
+  base: { num_labels: 1000 },
+} as const satisfies Record<string, ViTMSNConfigInit>;
+export type Size = keyof typeof SIZES;
+
+const WASM = "ts/engine/vit_msn_simd128.wasm";
+
+/** The engine that build.sh made, handed to every model of this process. */
+export function use_built_engine(): Uint8Array<ArrayBuffer> {
+  if (!existsSync(WASM)) throw new Error(`${WASM} is missing; run ./build.sh first.`);
+  const wasm = new Uint8Array(readFileSync(WASM));
+  env.wasm = wasm;
+  return wasm;
+}
+
+/** Uniform values in [-1, 1), the same in every run. */
+export function noise(length: number, seed = 1): Float32Array {
+  let state = seed >>> 0;
+  return Float32Array.from({ length }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes' generator
+    return state / 2 ** 31 - 1;
+  });
+}
+
+/** A batch of pictures as the processor would give it. */
+export function pictures(batch: number, height = 224, width = 224): Tensor<"float32"> {
+  return new Tensor("float32", noise(batch * 3 * height * width), [batch, 3, height, width]);
+}
