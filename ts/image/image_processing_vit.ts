@@ -11,8 +11,10 @@ import {
   MAX_OUTPUT_PIXELS,
   parse_settings,
 } from "./image_processor_config.ts";
-import { output_size } from "./output_size.ts";
+import { output_size, type ProcessorSize } from "./output_size.ts";
 import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
+
+export type { ImageProcessorOptions, ImageProcessorSettings, ProcessorSize };
 
 export interface ImageProcessorOutput {
   /** [batch, channels, height, width], ready for the model. */
@@ -78,14 +80,14 @@ export class ViTImageProcessor extends Callable<
   }
 
   /** As preprocess. */
-  call(
+  override call(
     images: ImageInput | readonly ImageInput[],
     options?: PreprocessOptions,
   ): Promise<ImageProcessorOutput> {
     return this.preprocess(images, options);
   }
 
-  _call(
+  override _call(
     images: ImageInput | readonly ImageInput[],
     options?: PreprocessOptions,
   ): Promise<ImageProcessorOutput> {

@@ -191,15 +191,11 @@ async function run<T>(
   }
 }
 
-/** A model is called as it is in transformers: model(inputs) is model.forward(inputs). */
-export type ViTMSNModel = (inputs: ForwardInputs) => Promise<BaseModelOutput>;
-
 /**
  * The ViT-MSN backbone: pictures to hidden states.
  *
  * Reference: transformers' ViTMSNModel; Assran et al., "Masked Siamese Networks for Label-Efficient Learning" (2022).
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature of Callable's instances.
 export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput> {
   static override readonly architecture = "ViTMSNModel";
 
@@ -237,15 +233,11 @@ export interface ClassificationInputs extends ForwardInputs {
   labels?: Labels;
 }
 
-/** A model is called as it is in transformers: model(inputs) is model.forward(inputs). */
-export type ViTMSNForImageClassification = (inputs: ClassificationInputs) => Promise<ImageClassifierOutput>;
-
 /**
  * The backbone with a linear classifier on the CLS token.
  *
  * Reference: transformers' ViTMSNForImageClassification.
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature of Callable's instances.
 export class ViTMSNForImageClassification extends PreTrainedModel<
   ClassificationInputs,
   ImageClassifierOutput

@@ -13,18 +13,11 @@ export interface ImageFeatureExtractionOptions extends ImagePipelineCallOptions 
   pool?: Pool;
 }
 
-/** A call signature: pictures to one tensor, the batch first. */
-export type ImageFeatureExtractionPipeline = (
-  images: ImageInput | readonly ImageInput[],
-  options?: ImageFeatureExtractionOptions,
-) => Promise<Tensor<"float32">>;
-
 /**
  * pipeline("image-feature-extraction"): last_hidden_state [batch, tokens, hidden_size], or with `pool`
  * embeddings [batch, hidden_size]. ViT-MSN has no pooler layer, so the reference refuses to pool; here the CLS token
  * serves, which is what MSN trains.
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature of Callable's instances.
 export class ImageFeatureExtractionPipeline extends ImagePipeline<
   ViTMSNModel,
   [images: ImageInput | readonly ImageInput[], options?: ImageFeatureExtractionOptions],
