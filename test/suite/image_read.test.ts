@@ -80,6 +80,12 @@ describe("a URL that can't be read", () => {
     });
   });
 
+  test("messages leave out a URL's query, which may hold a signature", async () => {
+    answer_with(() => new Response("no", { status: 404 }));
+    const error = await RawImage.read(`${url}?signature=secret`).catch((error) => error);
+    expect(JSON.stringify([error.message, error.details])).not.toContain("secret");
+  });
+
   test("an unreachable host is NETWORK, with the cause", async () => {
     const cause = new TypeError("fetch failed");
     answer_with(() => Promise.reject(cause));

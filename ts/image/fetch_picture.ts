@@ -4,30 +4,35 @@ import { check_byte_count, invalid_image } from "./header.ts";
 
 /** The bytes behind an http(s):, blob: or data: URL, at most MAX_BYTES. */
 export async function fetch_picture(url: string, signal?: AbortSignal): Promise<Uint8Array> {
-  throw_if_aborted(signal, `Reading ${short_name(url)}`);
+  const name = short_name(url);
+  throw_if_aborted(signal, `Reading ${name}`);
   if (/^data:/i.test(url)) return decode_data_url(url);
   try {
     const response = await env.fetch(url, { signal });
-    if (!response.ok) throw status_error(url, response);
-    return await read_body(response, url);
+    if (!response.ok) {
+      await response.body?.cancel();
+      throw status_error(name, response);
+    }
+    return await read_body(response, name);
   } catch (cause) {
-    throw_if_aborted(signal, `Reading ${url}`);
+    throw_if_aborted(signal, `Reading ${name}`);
     if (cause instanceof VitMsnError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new VitMsnError(
       "NETWORK",
-      `${url} can't be fetched: ${reason}. Check the address and the network.`,
+      `${name} can't be fetched: ${reason}. Check the address and the network.`,
       {
         cause,
-        details: { file: url },
+        details: { file: name },
       },
     );
   }
 }
 
-/** A URL for messages: a data: URL without its data. */
+/** A URL for messages: a data: URL without its data, others without their query, which may hold a signature. */
 export function short_name(url: string): string {
-  return /^data:/i.test(url) ? `${url.slice(0, 24)}… (a data: URL)` : url;
+  if (/^data:/i.test(url)) return `${url.slice(0, 24)}… (a data: URL)`;
+  return /^https?:/i.test(url) ? (url.split(/[?#]/, 1)[0] as string) : url;
 }
 
 const STATUS_CODES: Record<number, ErrorCode> = {
@@ -37,40 +42,33 @@ const STATUS_CODES: Record<number, ErrorCode> = {
   410: "NOT_FOUND",
 };
 
-function status_error(url: string, response: Response): VitMsnError {
+function status_error(name: string, response: Response): VitMsnError {
   const { status, statusText } = response;
   const answer = `${status} ${statusText}`.trim();
-  return new VitMsnError(STATUS_CODES[status] ?? "NETWORK", `${url} answered ${answer}; check the address.`, {
-    details: { file: url, status },
-  });
+  return new VitMsnError(
+    STATUS_CODES[status] ?? "NETWORK",
+    `${name} answered ${answer}; check the address.`,
+    {
+      details: { file: name, status },
+    },
+  );
 }
 
-async function read_body(response: Response, url: string): Promise<Uint8Array> {
-  check_byte_count(Number(response.headers.get("content-length") ?? 0), url);
-  const chunks: Uint8Array[] = [];
-  let size = 0;
+async function read_body(response: Response, name: string): Promise<Uint8Array> {
+  const chunks: BlobPart[] = [];
   const reader = response.body?.getReader();
-  for (let next = await reader?.read(); next?.value !== undefined; next = await reader?.read()) {
-    chunks.push(next.value);
-    size += next.value.length;
-    try {
-      check_byte_count(size, url);
-    } catch (error) {
-      await reader?.cancel();
-      throw error;
+  try {
+    check_byte_count(Number(response.headers.get("content-length") ?? 0), name);
+    let size = 0;
+    for (let next = await reader?.read(); next?.value !== undefined; next = await reader?.read()) {
+      chunks.push(next.value as BlobPart);
+      size += next.value.length;
+      check_byte_count(size, name);
     }
+  } finally {
+    await reader?.cancel();
   }
-  return join(chunks, size);
-}
-
-function join(chunks: Uint8Array[], size: number): Uint8Array {
-  const bytes = new Uint8Array(size);
-  let offset = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, offset);
-    offset += chunk.length;
-  }
-  return bytes;
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 
 /** By hand, since a page's content security policy may forbid to fetch data: URLs. */

@@ -6,6 +6,8 @@ import { check_byte_count } from "./header.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
 
+export type { Channels, Drawable, ResampleCode, ResampleName };
+
 /** Everything that RawImage.read makes a picture from. */
 export type ImageInput =
   | RawImage
