@@ -1,0 +1,167 @@
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const BOOT = "models/fashion/pictures/9-ankle-boot.png";
+const BAG = "models/fashion/pictures/8-bag.png";
+
+interface Finished {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the built command line from the repository's root. */
+function vit_msn(
+  args: string[],
+  options: { stdin?: Uint8Array; env?: NodeJS.ProcessEnv } = {},
+): Promise<Finished> {
+  const child = spawn(process.execPath, [join(root, "dist/cli.js"), ...args], {
+    cwd: root,
+    env: { ...process.env, ...options.env },
+  });
+  const output = { stdout: "", stderr: "" };
+  child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
+  child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
+  child.stdin.end(options.stdin);
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, ...output })));
+}
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "vit-msn-cli-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+describe("vit-msn classify", () => {
+  test("prints a table of labels and scores, and nothing else to standard output", async () => {
+    const { code, stdout, stderr } = await vit_msn(["classify", BOOT, BAG, "--top-k", "2"]);
+    expect([code, stderr]).toEqual([0, ""]);
+    const [heading, first, , second, ...rest] = stdout.split("\n");
+    expect(heading).toMatch(/^picture +score +label$/);
+    expect(first).toMatch(/^models\/fashion\/pictures\/9-ankle-boot\.png +0\.\d{4} +Ankle boot$/);
+    expect(second).toMatch(/8-bag\.png +0\.\d{4} +Bag$/);
+    expect(rest).toHaveLength(2);
+  });
+
+  test("--json prints one object a line", async () => {
+    const { code, stdout } = await vit_msn(["classify", "--json", "-k", "3", BOOT, BAG]);
+    expect(code).toBe(0);
+    const lines = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(lines.map(({ image }) => image)).toEqual([BOOT, BAG]);
+    expect(lines[0].results).toHaveLength(3);
+    expect(lines[0].results[0].label).toBe("Ankle boot");
+  });
+
+  test("takes a model's folder, its options and a picture from standard input", async () => {
+    const args = [
+      "classify",
+      "-",
+      "--model",
+      "models/fashion",
+      "--dtype",
+      "float16",
+      "--attn",
+      "eager",
+      "--json",
+    ];
+    const { code, stdout } = await vit_msn(args, { stdin: await readFile(join(root, BOOT)) });
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout).results[0].label).toBe("Ankle boot");
+  });
+
+  test("downloads a model and pictures, and keeps the model for the next time", async () => {
+    const asked: string[] = [];
+    const server = createServer(async (request, response) => {
+      asked.push(request.url ?? "");
+      try {
+        response.end(await readFile(join(root, "models", request.url as string)));
+      } catch {
+        response.writeHead(404).end();
+      }
+    }).listen(0, "127.0.0.1");
+    await new Promise((resolve) => server.once("listening", resolve));
+    const host = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const args = ["classify", "--model", `${host}/fashion/`, "--cache-dir", folder, "--json"];
+    const first = await vit_msn([...args, `${host}/fashion/pictures/8-bag.png`]);
+    expect([first.code, JSON.parse(first.stdout).results[0].label]).toEqual([0, "Bag"]);
+    expect(asked).toContain("/fashion/model.safetensors");
+    server.close();
+    const offline = await vit_msn([...args, "--local-files-only", BAG]);
+    expect([offline.code, JSON.parse(offline.stdout).results[0].label]).toEqual([0, "Bag"]);
+  });
+
+  test("goes on after a picture that fails, and exits with 1", async () => {
+    const broken = join(folder, "broken.png");
+    await writeFile(broken, "<html>");
+    const { code, stdout, stderr } = await vit_msn(["classify", broken, "missing.png", BOOT, "--json"]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/broken\.png.*\[INVALID_IMAGE\]/);
+    expect(stderr).toMatch(/missing\.png.*\[NOT_FOUND\]/);
+    expect(JSON.parse(stdout).image).toBe(BOOT);
+  });
+
+  test("a model that isn't there is one sentence and exit code 1", async () => {
+    const { code, stdout, stderr } = await vit_msn(["classify", BOOT, "--model", "./no-such-model"]);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr.trim().split("\n")).toHaveLength(1);
+    expect(stderr).toMatch(/^vit-msn: .*no-such-model.* \[NOT_FOUND\]$/m);
+  });
+});
+
+describe("vit-msn embed", () => {
+  test("prints one embedding a line, the same as the picture's alone", async () => {
+    const { code, stdout } = await vit_msn(["embed", BOOT, BAG]);
+    expect(code).toBe(0);
+    const lines = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(lines.map(({ image, embedding }) => [image, embedding.length])).toEqual([
+      [BOOT, 128],
+      [BAG, 128],
+    ]);
+    const mean = await vit_msn(["embed", "--pool", "mean", BOOT]);
+    expect(JSON.parse(mean.stdout).embedding).not.toEqual(lines[0].embedding);
+  });
+});
+
+describe("usage", () => {
+  test.each([[["--help"]], [["classify", "--help"]], [["embed", "--help"]], [["--version"]]])(
+    "%o goes to standard output",
+    async (args) => {
+      const { code, stdout, stderr } = await vit_msn(args);
+      expect([code, stderr]).toEqual([0, ""]);
+      expect(stdout).toMatch(args[0] === "--version" ? /^\d+\.\d+\.\d+\n$/ : /Usage: vit-msn/);
+    },
+  );
+
+  test.each([
+    [[], "Usage"],
+    [["classify"], "image"],
+    [["paint", BOOT], "paint"],
+    [["classify", BOOT, "--colour"], "--colour"],
+    [["classify", BOOT, "--top-k", "0"], "whole number"],
+    [["classify", BOOT, "--dtype", "float64"], "float32"],
+    [["classify", BOOT, "--threads", "many"], "whole number"],
+  ])("%o is wrong usage: exit code 2", async (args, word) => {
+    const { code, stdout, stderr } = await vit_msn(args);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(word);
+  });
+
+  test("more threads than one are accepted, and what they do is said", async () => {
+    const { code, stderr } = await vit_msn(["classify", BOOT, "--threads", "2"]);
+    expect(code).toBe(0);
+    expect(stderr).toContain("one thread");
+  });
+});

@@ -1,0 +1,81 @@
+import { Tensor, ViTImageProcessor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
+import { expect, test } from "vitest";
+import { temporary_directory } from "../support/directories.ts";
+import { fixture_files } from "../support/models.ts";
+
+const PIXELS = new Tensor(
+  "float32",
+  Float32Array.from({ length: 3072 }, (_, i) => Math.sin(i)),
+  [1, 3, 32, 32],
+);
+
+test.each(["float32", "float16", "bfloat16"] as const)("a %s model comes back exactly", async (dtype) => {
+  const directory = await temporary_directory();
+  const model = await ViTMSNForImageClassification.from_pretrained(await fixture_files("tiny"), { dtype });
+  await model.save_pretrained(directory.target);
+  const files = await directory.read_files();
+  expect(Object.keys(files).sort()).toEqual(["config.json", "model.safetensors"]);
+  const again = await ViTMSNForImageClassification.from_pretrained(files, { dtype });
+  const [a, b] = [
+    await model.forward({ pixel_values: PIXELS }),
+    await again.forward({ pixel_values: PIXELS }),
+  ];
+  expect(b.logits.data).toEqual(a.logits.data);
+  expect(again.config.to_dict()).toMatchObject({
+    ...model.config.to_dict(),
+    architectures: ["ViTMSNForImageClassification"],
+    dtype,
+  });
+  await Promise.all([model.dispose(), again.dispose(), directory.remove()]);
+});
+
+test("keys are the hub's, whatever layout was loaded, and the mask token is kept", async () => {
+  const directory = await temporary_directory();
+  for (const [name, first, last] of [
+    ["keys_v5_names", "vit.embeddings.cls_token", "classifier.bias"],
+    ["pytorch_bin", "vit.embeddings.cls_token", "classifier.bias"],
+  ] as const) {
+    const model = await ViTMSNForImageClassification.from_pretrained(await fixture_files(name));
+    await model.save_pretrained(directory.target);
+    await model.dispose();
+    const keys = header_keys((await directory.read_files())["model.safetensors"] as Uint8Array);
+    const reference = header_keys((await fixture_files("tiny"))["model.safetensors"] as Uint8Array);
+    expect(keys).toEqual(expect.arrayContaining([first, last]));
+    expect(keys.sort()).toEqual(reference.sort());
+  }
+  const masked = await ViTMSNModel.from_pretrained(await fixture_files("masked"));
+  await masked.save_pretrained(directory.target);
+  const again = await ViTMSNModel.from_pretrained(await directory.read_files());
+  const bool_masked_pos = [Array.from({ length: 16 }, (_, i) => i % 2)];
+  const inputs = { pixel_values: PIXELS, bool_masked_pos };
+  expect((await again.forward(inputs)).last_hidden_state).toEqual(
+    (await masked.forward(inputs)).last_hidden_state,
+  );
+  await Promise.all([masked.dispose(), again.dispose(), directory.remove()]);
+});
+
+test("a processor comes back, beside its model", async () => {
+  const directory = await temporary_directory();
+  const processor = await ViTImageProcessor.from_pretrained(await fixture_files("tiny"));
+  await processor.save_pretrained(directory.target);
+  const again = await ViTImageProcessor.from_pretrained(await directory.read_files());
+  expect(again.to_dict()).toEqual(processor.to_dict());
+  await directory.remove();
+});
+
+test("saving can be aborted, and a disposed model can't be saved", async () => {
+  const directory = await temporary_directory();
+  const model = await ViTMSNModel.from_pretrained(await fixture_files("backbone"));
+  const saving = model.save_pretrained(directory.target, { signal: AbortSignal.abort() });
+  await expect(saving).rejects.toMatchObject({ code: "ABORTED" });
+  expect(await directory.read_files()).toEqual({});
+  await model.dispose();
+  await expect(model.save_pretrained(directory.target)).rejects.toMatchObject({ code: "DISPOSED" });
+  await directory.remove();
+});
+
+function header_keys(file: Uint8Array): string[] {
+  const length = new DataView(file.buffer, file.byteOffset).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
+  return Object.keys(header).filter((key) => key !== "__metadata__");
+}

@@ -1,0 +1,45 @@
+/** A folder of a test: on disk in Node, in the origin's private file system in a browser. */
+export interface TemporaryDirectory {
+  /** What save_pretrained takes. */
+  target: string | FileSystemDirectoryHandle;
+  read_files(): Promise<Record<string, Uint8Array>>;
+  remove(): Promise<void>;
+}
+
+export async function temporary_directory(): Promise<TemporaryDirectory> {
+  return typeof document === "undefined" ? on_disk() : in_browser();
+}
+
+async function on_disk(): Promise<TemporaryDirectory> {
+  // The names stay out of the import expressions, so that the browser's bundler doesn't look for Node's modules.
+  const [fs_name, os_name] = ["node:fs/promises", "node:os"];
+  const fs = (await import(/* @vite-ignore */ fs_name)) as typeof import("node:fs/promises");
+  const os = (await import(/* @vite-ignore */ os_name)) as typeof import("node:os");
+  const target = await fs.mkdtemp(`${os.tmpdir()}/vit-msn-test-`);
+  const read = async (name: string) =>
+    [name, new Uint8Array(await fs.readFile(`${target}/${name}`))] as const;
+  return {
+    target,
+    read_files: async () => Object.fromEntries(await Promise.all((await fs.readdir(target)).map(read))),
+    remove: () => fs.rm(target, { recursive: true }),
+  };
+}
+
+async function in_browser(): Promise<TemporaryDirectory> {
+  const root = await navigator.storage.getDirectory();
+  const name = `vit-msn-test-${crypto.randomUUID()}`;
+  const target = await root.getDirectoryHandle(name, { create: true });
+  return {
+    target,
+    read_files: async () => {
+      const files: Record<string, Uint8Array> = {};
+      for await (const [file, handle] of target.entries()) {
+        if (handle.kind !== "file") continue;
+        const blob = await (handle as FileSystemFileHandle).getFile();
+        files[file] = new Uint8Array(await blob.arrayBuffer());
+      }
+      return files;
+    },
+    remove: () => root.removeEntry(name, { recursive: true }),
+  };
+}
