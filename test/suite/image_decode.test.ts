@@ -85,6 +85,7 @@ describe("lossy pictures are read as Pillow reads them", () => {
     ["cmyk.jpg", 3, 2],
     ["lossy.webp", 3, 4],
     ["photo.avif", 3, 3],
+    ["transparent.avif", 4, 3],
   ])("%s", async (name, channels, tolerance) => {
     const image = await read(name);
     expect(image.channels).toBe(channels);

@@ -10,7 +10,7 @@ import { read_unpremultiplied } from "./unpremultiplied.ts";
 /**
  * Decodes a picture file with the platform's decoder: upright by its EXIF orientation, 8 bits a channel, the first
  * frame of an animation, stored values without colour management. Works in pages and workers.
- * Where there is no WebGL, pixels of low alpha lose precision of colour.
+ * Where there is no WebGL, and in turned AVIF files, pixels of low alpha lose precision of colour.
  *
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where the platform can't read the format.
  */
@@ -44,7 +44,8 @@ async function decode_bitmap(bytes: Uint8Array, header: PictureHeader, name: str
     throw invalid_image(`${name} can't be decoded: ${reason}.`, name, {}, cause);
   }
   try {
-    const unpremultiplied = header.channels === 4 ? await read_unpremultiplied(bitmap) : undefined;
+    const may_have_alpha = header.channels === 4 || header.channels === undefined;
+    const unpremultiplied = may_have_alpha ? await read_unpremultiplied(bitmap) : undefined;
     return unpremultiplied ?? draw(bitmap, bitmap.width, bitmap.height, name);
   } finally {
     bitmap.close();

@@ -68,7 +68,7 @@ export class RawImage implements Pixels {
    * data, file), a Blob or File, the bytes of a file, ImageData, or an element that can be drawn.
    *
    * The result is upright (EXIF orientation is applied) and has the file's channels: grey 1, RGB 3, with
-   * transparency 4; palettes and CMYK become RGB, 16 bits become 8. Colour profiles are ignored, as in the
+   * transparency 4; palettes and CMYK become RGB, 16 bits become 8, a GIF's transparent pixels are black. Colour profiles are ignored, as in the
    * reference. A RawImage is given back as it is.
    *
    * @throws VitMsnError INVALID_IMAGE for what is no picture, truncated or too large; NOT_FOUND, ACCESS_DENIED,
