@@ -22,11 +22,19 @@ function base64(bytes: Uint8Array): string {
   return btoa(String.fromCharCode(...bytes));
 }
 
+function shared_copy(bytes: Uint8Array): Uint8Array {
+  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length));
+  copy.set(bytes);
+  return copy;
+}
+
 describe("RawImage.read takes", () => {
   test.each<[string, () => Parameters<typeof RawImage.read>[0]]>([
     ["a Uint8Array", () => png],
     ["part of a larger buffer", () => Uint8Array.from([1, 2, 3, ...png, 4]).subarray(3, -1)],
     ["an ArrayBuffer", () => png.slice().buffer],
+    // Shared memory is only there on isolated pages.
+    ["shared memory", () => (typeof SharedArrayBuffer === "undefined" ? png : shared_copy(png))],
     ["a DataView", () => new DataView(png.slice().buffer)],
     ["a Blob", () => new Blob([png as BlobPart])],
     ["a File", () => new File([png as BlobPart], "cat.png", { type: "image/png" })],

@@ -82,11 +82,12 @@ describe("RawImage", () => {
     expect([...image.center_crop(5, 1).data]).toEqual([0, 1, 2, 3, 0]);
   });
 
-  test("clones", () => {
-    const image = new RawImage(Uint8Array.of(1), 1, 1, 1);
-    const clone = image.clone();
-    clone.data[0] = 2;
-    expect(image.data[0]).toBe(1);
+  test("clones, whoever made the pixels", async () => {
+    for (const image of [new RawImage(Uint8Array.of(1), 1, 1, 1), await read("rgb.png")]) {
+      const first = image.data[0] as number;
+      image.clone().data[0] = first ^ 1;
+      expect(image.data[0]).toBe(first);
+    }
   });
 
   test.each([

@@ -62,7 +62,10 @@ async function read_pixels(picture: Sharp, header: PictureHeader, name: string):
   const pipeline = header.is_cmyk ? picture.pipelineColourspace("cmyk").toColourspace("cmyk") : picture;
   try {
     const { data, info } = await pipeline.raw().toBuffer({ resolveWithObject: true });
-    const pixels = { data, width: info.width, height: info.height, channels: info.channels as Channels };
+    const { width, height } = info;
+    // A plain view: Buffer's slice() shares memory where Uint8Array's copies.
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const pixels = { data: bytes, width, height, channels: info.channels as Channels };
     return header.is_cmyk ? cmyk_to_rgb(pixels) : pixels;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);

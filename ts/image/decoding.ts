@@ -1,5 +1,5 @@
 import type { PictureHeader } from "./header.ts";
-import { convert_channels, is_opaque, type Pixels } from "./pixels.ts";
+import { type Channels, convert_channels, is_opaque, type Pixels } from "./pixels.ts";
 
 export interface DecodeOptions {
   /** For messages: the path or URL. */
@@ -11,7 +11,11 @@ export interface DecodeOptions {
 
 /** Gives a decoded picture the channels that its file has, since decoders widen (grey to RGB, all to RGBA). */
 export function finish_decoding(decoded: Pixels, header: PictureHeader): Pixels {
-  const is_plain = decoded.channels !== 4 || is_opaque(decoded.data);
-  const from_pixels = decoded.channels === 2 ? 4 : decoded.channels === 1 ? 1 : is_plain ? 3 : 4;
-  return convert_channels(decoded, header.channels ?? from_pixels);
+  return convert_channels(decoded, header.channels ?? needed_channels(decoded));
+}
+
+/** What the pixels themselves need, for formats whose header doesn't tell. */
+function needed_channels({ data, channels }: Pixels): Channels {
+  if (channels === 4) return is_opaque(data) ? 3 : 4;
+  return channels === 2 ? 4 : channels;
 }

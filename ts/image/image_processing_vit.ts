@@ -25,6 +25,9 @@ export interface ImageProcessorOutput {
   reshaped_input_sizes: [number, number][];
 }
 
+/** One picture or a list, in any form that RawImage.read takes. */
+export type ImageInputs = ImageInput | readonly ImageInput[];
+
 /** Overrides of the processor's settings for one call, and how to read the pictures. */
 export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {}
 
@@ -34,7 +37,7 @@ const COMBINED_FILE = "processor_config.json";
 
 export interface ViTImageProcessor extends ImageProcessorSettings {
   /** As preprocess. */
-  (images: ImageInput | readonly ImageInput[], options?: PreprocessOptions): Promise<ImageProcessorOutput>;
+  (images: ImageInputs, options?: PreprocessOptions): Promise<ImageProcessorOutput>;
 }
 
 /**
@@ -45,7 +48,7 @@ export interface ViTImageProcessor extends ImageProcessorSettings {
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor gives a function and assigns every setting.
 export class ViTImageProcessor extends Callable<
-  [images: ImageInput | readonly ImageInput[], options?: PreprocessOptions],
+  [images: ImageInputs, options?: PreprocessOptions],
   Promise<ImageProcessorOutput>
 > {
   readonly #other_fields: Record<string, unknown>;
@@ -80,29 +83,19 @@ export class ViTImageProcessor extends Callable<
   }
 
   /** As preprocess. */
-  override call(
-    images: ImageInput | readonly ImageInput[],
-    options?: PreprocessOptions,
-  ): Promise<ImageProcessorOutput> {
+  override call(images: ImageInputs, options?: PreprocessOptions): Promise<ImageProcessorOutput> {
     return this.preprocess(images, options);
   }
 
-  override _call(
-    images: ImageInput | readonly ImageInput[],
-    options?: PreprocessOptions,
-  ): Promise<ImageProcessorOutput> {
+  override _call(images: ImageInputs, options?: PreprocessOptions): Promise<ImageProcessorOutput> {
     return this.preprocess(images, options);
   }
 
   /**
-   * @param images one picture or a list, in any form that RawImage.read takes.
    * @param options overrides of the settings for this call; `signal` aborts between pictures.
    * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
    */
-  async preprocess(
-    images: ImageInput | readonly ImageInput[],
-    options: PreprocessOptions = {},
-  ): Promise<ImageProcessorOutput> {
+  async preprocess(images: ImageInputs, options: PreprocessOptions = {}): Promise<ImageProcessorOutput> {
     const { signal, max_pixels, ...overrides } = options;
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];

@@ -170,7 +170,7 @@ export class RawImage implements Pixels {
   }
 
   clone(): RawImage {
-    return new RawImage(this.data.slice(), this.width, this.height, this.channels);
+    return new RawImage(new Uint8Array(this.data), this.width, this.height, this.channels);
   }
 
   #window(left: number, top: number, width: number, height: number): RawImage {
@@ -192,7 +192,9 @@ async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Pr
   if (max_pixels !== undefined && !(Number.isSafeInteger(max_pixels) && max_pixels > 0)) {
     throw invalid(`max_pixels must be a positive integer, got ${max_pixels}.`);
   }
-  return from_pixels(await decode_image(bytes, { name, ...options }));
+  // Decoders take no shared memory, and another thread might change it under them.
+  const own_bytes = bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
+  return from_pixels(await decode_image(own_bytes, { name, ...options }));
 }
 
 function from_pixels({ data, width, height, channels }: Pixels): RawImage {
