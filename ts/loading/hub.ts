@@ -21,6 +21,8 @@ const MAX_WAIT_MS = 60_000;
 /** So many new bytes make a try that broke off count as none, so that a large file comes through a weak line. */
 const GOOD_TRY_BYTES = 1024 * 1024;
 const HEAD_BYTES = 256;
+/** How long a server may take to say whether a kept copy is current. */
+const CHECK_MS = 10_000;
 
 /**
  * Opens a file of a server: the kept copy where it is current or the server can't be asked, else a new download.
@@ -57,7 +59,7 @@ async function must_download(
 /** Asks for one byte, whose headers tell the version: unlike HEAD and If-None-Match, every host and browser allows it. */
 async function is_current(url: URL, copy: StoredCopy, { options }: RemoteOptions): Promise<boolean> {
   try {
-    const answer = await request(url, { ...options, headers: { range: "bytes=0-0" } });
+    const answer = await request(url, { ...options, headers: { range: "bytes=0-0" }, silence_ms: CHECK_MS });
     answer.cancel();
     if (answer.status === 404 || answer.status === 410) return copy.missing;
     return !copy.missing && same_version(copy, version_of(answer)) && same_size(copy, answer);

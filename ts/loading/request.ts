@@ -20,6 +20,8 @@ export interface RequestOptions {
   headers?: Readonly<Record<string, string>>;
   token?: string;
   signal?: AbortSignal;
+  /** How long the server may be silent; default 60 s. */
+  silence_ms?: number;
 }
 
 const MAX_REDIRECTS = 10;
@@ -44,7 +46,7 @@ export interface Answer {
  */
 export async function request(url: URL, options: RequestOptions): Promise<Answer> {
   throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
-  const watch = new Watch(options.signal);
+  const watch = new Watch(options.signal, options.silence_ms ?? SILENCE_MS);
   try {
     const response = await follow(url, options, watch);
     await check_status(response, url, options);
@@ -69,6 +71,7 @@ async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<
       redirect: fetch_is_unrestricted ? "manual" : "follow",
       signal: watch.signal,
     });
+    throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
     watch.touch();
     const target = REDIRECTS.has(response.status) ? response.headers.get("location") : null;
     if (target === null) return response;
@@ -133,6 +136,8 @@ async function* read_body(
     while (reader) {
       const { done, value } = await reader.read();
       if (done) return;
+      // A fetch of the caller's own may not heed the signal.
+      throw_if_aborted(signal, `The download of ${show_url(url)}`);
       watch.touch();
       yield value;
       watch.touch();
@@ -149,10 +154,12 @@ class Watch {
   readonly signal: AbortSignal;
   private readonly controller = new AbortController();
   private readonly outer: AbortSignal | undefined;
+  private readonly silence_ms: number;
   private readonly on_abort = () => this.end();
   private timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(outer: AbortSignal | undefined) {
+  constructor(outer: AbortSignal | undefined, silence_ms: number) {
+    this.silence_ms = silence_ms;
     this.signal = this.controller.signal;
     this.outer = outer;
     outer?.addEventListener("abort", this.on_abort);
@@ -161,10 +168,8 @@ class Watch {
 
   touch(): void {
     clearTimeout(this.timer);
-    this.timer = setTimeout(
-      () => this.end(new Error(`nothing arrived for ${SILENCE_MS / 1000} s`)),
-      SILENCE_MS,
-    );
+    const give_up = () => this.end(new Error(`nothing arrived for ${this.silence_ms / 1000} s`));
+    this.timer = setTimeout(give_up, this.silence_ms);
   }
 
   end(reason?: Error): void {

@@ -5,6 +5,7 @@ import {
   type FileHandle,
   mkdir,
   open,
+  readdir,
   readFile,
   rename,
   rm,
@@ -13,7 +14,7 @@ import {
   writeFile,
 } from "node:fs/promises";
 import { homedir, hostname } from "node:os";
-import { dirname, isAbsolute, join, resolve } from "node:path";
+import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
@@ -31,9 +32,11 @@ export const fetch_is_unrestricted = true;
 
 /** Reads of Node's files end at 2 GiB. */
 const MAX_READ_BYTES = 1 << 30;
-/** A lock that nobody touched for so long was left by a process that died on another machine. */
-const LOCK_STALE_MS = 60_000;
-const LOCK_TOUCH_MS = 10_000;
+/** A download that got no byte for so long has no process any more, wherever it ran. */
+const ABANDONED_MS = 600_000;
+const HOST = hostname().replace(/\W/g, "_").slice(0, 40);
+const OWNER = `${HOST}-${process.pid}`;
+const FREE = "free";
 
 /** The folder or URL that an address means; undefined where it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
@@ -195,61 +198,59 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
     );
     return new MemoryWriter(url.href);
   }
-  const lock = await take_lock(`${path}.lock`);
-  // Whoever doesn't get the lock downloads beside its owner; the last rename wins, and every renamed file is whole.
-  const temporary = lock ? `${path}.incomplete` : `${path}.${randomUUID()}.incomplete`;
-  const writer = new DiskWriter(path, temporary, url, lock);
+  const writer = new DiskWriter(path, url);
   await writer.resume();
   return writer;
 }
 
+/**
+ * Writes a download beside its place, in a file of its own, and renames it once it is whole: of several processes that
+ * download one file the last rename wins. A download that breaks off is left under the owner "free", or under a process
+ * that has died; renaming it to its own name is how one process, and only one, takes it over.
+ */
 class DiskWriter implements StoreWriter {
   size = 0;
   etag: string | undefined;
   private version: FileVersion = {};
   private handle: FileHandle | undefined;
-  private keep = true;
   private readonly path: string;
-  private readonly temporary: string;
+  private readonly partial: string;
   private readonly url: URL;
-  private readonly lock: Lock | undefined;
 
-  constructor(path: string, temporary: string, url: URL, lock: Lock | undefined) {
+  constructor(path: string, url: URL) {
     this.path = path;
-    this.temporary = temporary;
+    this.partial = partial_path(path, OWNER);
     this.url = url;
-    this.lock = lock;
   }
 
-  /** Takes up what an earlier process left. */
+  /** Takes up what an earlier download left. */
   async resume(): Promise<void> {
-    if (!this.lock) return;
-    const meta = await read_meta(this.meta_path);
-    const info = await stat(this.temporary).catch(() => undefined);
-    if (meta?.url !== this.url.href || !meta.etag || !info?.isFile()) return;
-    this.size = info.size;
-    this.etag = meta.etag;
-    this.version = { etag: meta.etag, last_modified: meta.last_modified };
+    for (const left of await abandoned_partials(this.path)) {
+      const meta = await read_meta(`${left}.json`);
+      if (meta?.url !== this.url.href || !meta.etag) continue;
+      if (!(await take_over(left, this.partial))) continue;
+      await rm(`${left}.json`, { force: true });
+      this.size = (await stat(this.partial)).size;
+      this.version = { etag: meta.etag, last_modified: meta.last_modified };
+      this.etag = meta.etag;
+      return this.guard(() => this.describe());
+    }
   }
 
   async restart(version: FileVersion, resumable: boolean): Promise<void> {
     await this.guard(async () => {
       await this.handle?.close();
-      this.handle = undefined;
-      await rm(this.meta_path, { force: true });
-      this.handle = await open(this.temporary, "w");
+      this.handle = await open(this.partial, "w");
       this.version = version;
       this.size = 0;
-      this.keep = resumable && this.lock !== undefined;
       this.etag = resumable ? version.etag : undefined;
-      if (this.keep)
-        await write_meta(this.meta_path, { ...version, url: this.url.href, size: 0, missing: false });
+      await this.describe();
     });
   }
 
   async append(bytes: Uint8Array): Promise<void> {
     await this.guard(async () => {
-      this.handle ??= await open(this.temporary, "r+");
+      this.handle ??= await open(this.partial, "r+");
       for (let done = 0; done < bytes.byteLength; ) {
         const { bytesWritten } = await this.handle.write(bytes, done, bytes.byteLength - done, this.size);
         done += bytesWritten;
@@ -260,18 +261,20 @@ class DiskWriter implements StoreWriter {
 
   async commit(): Promise<RandomAccessFile> {
     return this.guard(async () => {
-      this.handle ??= await open(this.temporary, "r+");
+      this.handle ??= await open(this.partial, "r+");
       await this.handle.datasync();
       await this.handle.close();
       this.handle = undefined;
-      await rename(this.temporary, this.path);
-      await rm(this.meta_path, { force: true });
+      await rename(this.partial, this.path);
+      this.size = 0;
+      const { size } = await stat(this.path);
       await write_meta(`${this.path}.meta.json`, {
         ...this.version,
         url: this.url.href,
-        size: this.size,
+        size,
         missing: false,
       });
+      await Promise.all((await abandoned_partials(this.path)).map(remove_partial));
       return disk_file(this.path, await open(this.path, constants.O_RDONLY));
     });
   }
@@ -279,12 +282,22 @@ class DiskWriter implements StoreWriter {
   async close(): Promise<void> {
     await this.handle?.close();
     this.handle = undefined;
-    if (!this.keep) await rm(this.temporary, { force: true });
-    await this.lock?.release();
+    // Failing to keep a part only costs the next download its head start.
+    if (this.size > 0 && this.etag !== undefined) await this.set_free().catch(() => {});
+    await remove_partial(this.partial);
   }
 
-  private get meta_path(): string {
-    return `${this.temporary}.json`;
+  private async set_free(): Promise<void> {
+    const free = partial_path(this.path, FREE);
+    await this.describe(free);
+    await rename(this.partial, free);
+  }
+
+  /** Notes the version beside the bytes, so that a later process can go on with them. */
+  private async describe(partial = this.partial): Promise<void> {
+    if (this.etag === undefined) await rm(`${partial}.json`, { force: true });
+    else
+      await write_meta(`${partial}.json`, { ...this.version, url: this.url.href, size: 0, missing: false });
   }
 
   private async guard<T>(action: () => Promise<T>): Promise<T> {
@@ -296,46 +309,46 @@ class DiskWriter implements StoreWriter {
   }
 }
 
-interface Lock {
-  release(): Promise<void>;
+function partial_path(path: string, owner: string): string {
+  return `${path}.${owner}.${randomUUID()}.incomplete`;
 }
 
-/** One process at a time goes on with a partial download. undefined: another one does. */
-async function take_lock(path: string): Promise<Lock | undefined> {
-  for (let attempt = 0; attempt < 2; attempt++) {
-    try {
-      await writeFile(path, JSON.stringify({ pid: process.pid, host: hostname() }), { flag: "wx" });
-      return held_lock(path);
-    } catch (error) {
-      if (!is_code(error, "EEXIST")) throw io_error(`${path} can't be written`, error);
-    }
-    if (!(await is_stale(path))) return undefined;
-    await rm(path, { force: true });
+/** Partial downloads of `path` that nobody works on. */
+async function abandoned_partials(path: string): Promise<string[]> {
+  const names = await readdir(dirname(path)).catch(() => []);
+  const paths = names
+    .filter((name) => name.startsWith(`${basename(path)}.`) && name.endsWith(".incomplete"))
+    .map((name) => join(dirname(path), name));
+  const abandoned = await Promise.all(
+    paths.map((partial) => is_abandoned(partial, partial.slice(path.length + 1))),
+  );
+  return paths.filter((_, i) => abandoned[i]);
+}
+
+async function is_abandoned(partial: string, suffix: string): Promise<boolean> {
+  const owner = suffix.split(".")[0] as string;
+  const [host, pid] = owner.split("-");
+  if (owner === FREE || (host === HOST && !is_alive(Number(pid)))) return true;
+  const info = await stat(partial).catch(() => undefined);
+  return info !== undefined && Date.now() - info.mtimeMs > ABANDONED_MS;
+}
+
+/** false: another process was faster. */
+async function take_over(left: string, partial: string): Promise<boolean> {
+  const now = new Date();
+  try {
+    // Fresh before it is ours, so that nobody takes it for abandoned by its age.
+    await utimes(left, now, now);
+    await rename(left, partial);
+    return true;
+  } catch {
+    return false;
   }
-  return undefined;
 }
 
-function held_lock(path: string): Lock {
-  const timer = setInterval(() => {
-    const now = new Date();
-    utimes(path, now, now).catch(() => {});
-  }, LOCK_TOUCH_MS);
-  timer.unref();
-  return {
-    async release() {
-      clearInterval(timer);
-      await rm(path, { force: true });
-    },
-  };
-}
-
-async function is_stale(path: string): Promise<boolean> {
-  const info = await stat(path).catch(() => undefined);
-  if (!info || Date.now() - info.mtimeMs > LOCK_STALE_MS) return true;
-  const owner = await readFile(path, "utf8")
-    .then((text) => JSON.parse(text) as { pid?: number; host?: string })
-    .catch(() => undefined);
-  return owner?.host === hostname() && typeof owner.pid === "number" && !is_alive(owner.pid);
+async function remove_partial(partial: string): Promise<void> {
+  await rm(partial, { force: true });
+  await rm(`${partial}.json`, { force: true });
 }
 
 function is_alive(pid: number): boolean {

@@ -1,0 +1,581 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { env } from "../../ts/env.ts";
+import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
+import { read_json } from "../../ts/loading/json.ts";
+import { open_source } from "../../ts/loading/source.ts";
+import type { LoadOptions, ProgressInfo } from "../../ts/loading/types.ts";
+import { expect_error } from "../support/errors.ts";
+
+type Handler = (request: IncomingMessage, response: ServerResponse, count: number) => void;
+
+/** A server of 127.0.0.1 whose answers each test sets; every request is noted. */
+class FakeHub {
+  readonly requests: IncomingMessage[] = [];
+  handler: Handler = (_, response) => void response.writeHead(404).end();
+  private readonly server: Server;
+
+  constructor() {
+    this.server = createServer((request, response) => {
+      this.requests.push(request);
+      this.handler(request, response, this.requests.length);
+    });
+  }
+
+  async start(): Promise<void> {
+    await new Promise<void>((resolve) => this.server.listen(0, "127.0.0.1", resolve));
+  }
+
+  async stop(): Promise<void> {
+    this.server.closeAllConnections();
+    await new Promise((resolve) => this.server.close(resolve));
+  }
+
+  get origin(): string {
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  header(index: number, name: string): string | undefined {
+    return this.requests[index]?.headers[name] as string | undefined;
+  }
+}
+
+const CONTENT = Buffer.from(Array.from({ length: 3_000_000 }, (_, i) => (i * 7919) & 255));
+const JSON_TEXT = '{"hidden_size": 48}';
+const original = { ...env };
+let hub: FakeHub;
+let cache_dir: string;
+
+beforeEach(async () => {
+  hub = new FakeHub();
+  await hub.start();
+  cache_dir = await mkdtemp(join(tmpdir(), "vit-msn-test-"));
+  Object.assign(env, original, { remote_host: hub.origin });
+  delete process.env.HF_TOKEN;
+});
+
+afterEach(async () => {
+  await hub.stop();
+  await rm(cache_dir, { recursive: true, force: true });
+  Object.assign(env, original);
+});
+
+/** Serves `content` as a good server does: ETag, ranges, If-Range. */
+function serve(content: Buffer, etag = '"v1"'): Handler {
+  return (request, response) => {
+    const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
+    const if_range = request.headers["if-range"];
+    if (!range || (if_range !== undefined && if_range !== etag)) {
+      response.writeHead(200, { etag, "content-length": content.byteLength }).end(content);
+      return;
+    }
+    const start = Number(range[1]);
+    const end = Math.min(range[2] ? Number(range[2]) : Number.POSITIVE_INFINITY, content.byteLength - 1);
+    if (start >= content.byteLength) {
+      response.writeHead(416, { "content-range": `bytes */${content.byteLength}` }).end();
+      return;
+    }
+    const headers = {
+      etag,
+      "content-length": end - start + 1,
+      "content-range": `bytes ${start}-${end}/${content.byteLength}`,
+    };
+    response.writeHead(206, headers).end(content.subarray(start, end + 1));
+  };
+}
+
+/** Sends the first `length` bytes and breaks the connection. */
+function break_off(response: ServerResponse, length: number, headers: Record<string, string | number>): void {
+  response.writeHead(200, { "content-length": CONTENT.byteLength, ...headers });
+  // The bytes must be on the wire before the end, or they are lost with it.
+  response.write(CONTENT.subarray(0, length), () => setTimeout(() => response.destroy(), 50));
+}
+
+async function load(
+  file = "weights.bin",
+  options: LoadOptions = {},
+  source: string | URL = "org/name",
+): Promise<Buffer | undefined> {
+  const opened = await (await open_source(source, { cache_dir, ...options })).open(file);
+  if (!opened) return undefined;
+  const bytes = Buffer.from(await opened.read(0, opened.size));
+  await opened.close();
+  return bytes;
+}
+
+async function kept_files(): Promise<string[]> {
+  const entries = await readdir(cache_dir, { recursive: true, withFileTypes: true });
+  return entries
+    .filter((entry) => entry.isFile())
+    .map(({ name }) => name)
+    .sort();
+}
+
+describe("a hub repository", () => {
+  test("is asked for by the hub's address, kept, and read from disk", async () => {
+    hub.handler = serve(CONTENT);
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(hub.requests[0]?.url).toBe("/org/name/resolve/main/weights.bin");
+    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+  });
+
+  test("takes revision and subfolder into its address", async () => {
+    hub.handler = serve(CONTENT);
+    await load("a b.bin", { revision: "refs/pr/5", subfolder: "small/v2" }, "name");
+    expect(hub.requests[0]?.url).toBe("/name/resolve/refs%2Fpr%2F5/small/v2/a%20b.bin");
+  });
+
+  test("is asked for its version only, once it is kept", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    await load();
+    expect(hub.requests.length).toBe(2);
+    expect(hub.header(1, "range")).toBe("bytes=0-0");
+  });
+
+  test("is loaded again when it changed", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    hub.handler = serve(Buffer.from("new"), '"v2"');
+    expect((await load())?.toString()).toBe("new");
+  });
+
+  test("isn't asked at all for a commit that is kept", async () => {
+    hub.handler = serve(CONTENT);
+    const revision = "0123456789abcdef0123456789abcdef01234567";
+    await load("weights.bin", { revision });
+    await load("weights.bin", { revision });
+    expect(hub.requests.length).toBe(1);
+  });
+
+  test("is loaded each time without a cache", async () => {
+    env.use_cache = false;
+    hub.handler = serve(CONTENT);
+    await load();
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(hub.requests.length).toBe(2);
+    expect(await kept_files()).toEqual([]);
+  });
+
+  test("whose copy was damaged is loaded again", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    const [name] = (await readdir(cache_dir, { recursive: true })).filter((path) =>
+      path.endsWith("weights.bin"),
+    );
+    await writeFile(join(cache_dir, name as string), "cut");
+    expect((await load())?.equals(CONTENT)).toBe(true);
+  });
+
+  test("whose description was damaged is loaded again", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    const [name] = (await readdir(cache_dir, { recursive: true })).filter((path) =>
+      path.endsWith(".meta.json"),
+    );
+    await writeFile(join(cache_dir, name as string), "{");
+    expect((await load())?.equals(CONTENT)).toBe(true);
+  });
+});
+
+describe("a base URL", () => {
+  test("keeps its query, which stays out of messages and names", async () => {
+    hub.handler = serve(Buffer.from(JSON_TEXT));
+    const source = await open_source(`${hub.origin}/models/fashion?sig=secret`, { cache_dir });
+    expect(await read_json(source, "config.json")).toEqual({ hidden_size: 48 });
+    expect(hub.requests[0]?.url).toBe("/models/fashion/config.json?sig=secret");
+    expect(source.name).toBe(`${hub.origin}/models/fashion/`);
+    expect((await readdir(cache_dir, { recursive: true })).join()).not.toContain("secret");
+  });
+
+  test("may be a URL object and is kept too", async () => {
+    hub.handler = serve(CONTENT);
+    const url = new URL(`${hub.origin}/models/fashion/`);
+    await load("weights.bin", {}, url);
+    expect((await load("weights.bin", { local_files_only: true }, url))?.equals(CONTENT)).toBe(true);
+  });
+});
+
+describe("a download that breaks off", () => {
+  test("goes on from where it was", async () => {
+    hub.handler = (request, response, count) => {
+      if (count === 1) break_off(response, 1_500_000, { etag: '"v1"' });
+      else serve(CONTENT)(request, response, count);
+    };
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(hub.header(1, "range")).toMatch(/^bytes=[1-9]\d*-$/);
+    expect(hub.header(1, "if-range")).toBe('"v1"');
+    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+  });
+
+  test("goes on in a later process", async () => {
+    hub.handler = (_, response) => break_off(response, 1_000_000, { etag: '"v1"' });
+    const abort = new AbortController();
+    const progress_callback = ({ loaded = 0 }: ProgressInfo) => loaded > 0 && abort.abort();
+    await expect_error(
+      load("weights.bin", { signal: abort.signal, progress_callback }),
+      "ABORTED",
+      /aborted/,
+    );
+    expect((await kept_files()).join()).toMatch(
+      /^weights\.bin\.free\.[\w-]+\.incomplete,weights\.bin\.free\.[\w-]+\.incomplete\.json$/,
+    );
+    hub.handler = serve(CONTENT);
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(hub.header(hub.requests.length - 1, "range")).toMatch(/^bytes=[1-9]\d*-$/);
+  });
+
+  test("begins again when the file changed meanwhile", async () => {
+    const changed = Buffer.from(CONTENT.map((byte) => byte ^ 255));
+    hub.handler = (request, response, count) => {
+      if (count === 1) break_off(response, 1_500_000, { etag: '"v1"' });
+      else serve(changed, '"v2"')(request, response, count);
+    };
+    expect((await load())?.equals(changed)).toBe(true);
+  });
+
+  test("begins again when the server sends a part of another version", async () => {
+    const changed = Buffer.from(CONTENT.map((byte) => byte ^ 255));
+    hub.handler = (request, response, count) => {
+      if (count === 1) return break_off(response, 1_500_000, { etag: '"v1"' });
+      // This server takes no notice of If-Range.
+      delete request.headers["if-range"];
+      return serve(changed, '"v2"')(request, response, count);
+    };
+    expect((await load())?.equals(changed)).toBe(true);
+  });
+
+  test("begins again without a strong ETag", async () => {
+    hub.handler = (request, response, count) => {
+      if (count === 1) break_off(response, 1_500_000, { etag: 'W/"v1"' });
+      else serve(CONTENT)(request, response, count);
+    };
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(hub.header(1, "range")).toBeUndefined();
+  });
+
+  test("begins again when more is kept than the file has", async () => {
+    hub.handler = (_, response) => break_off(response, 2_000_000, { etag: '"v1"' });
+    await load("weights.bin", { signal: AbortSignal.timeout(150) }).catch(() => {});
+    hub.handler = serve(CONTENT.subarray(0, 1000), '"v1"');
+    expect((await load())?.equals(CONTENT.subarray(0, 1000))).toBe(true);
+  });
+
+  test("is an error after some tries, which says how far it came", async () => {
+    hub.handler = (_, response) => break_off(response, 1000, {});
+    await expect_error(load(), "NETWORK", /weights\.bin (can't be reached or broke off|sent \d+ of 3000000)/);
+    expect(hub.requests.length).toBe(4);
+    expect(await kept_files()).toEqual([]);
+  });
+
+  test("is noticed by its size alone, where the body ends in good order", async () => {
+    hub.handler = (request, response, count) => {
+      if (count === 1) return break_off(response, 1_000_000, { etag: '"v1"' });
+      const from = /\d+/.exec(request.headers.range ?? "")?.[0];
+      return void response
+        .writeHead(206, { etag: '"v1"', "content-range": `bytes ${from}-2999999/3000000` })
+        .end("short");
+    };
+    await expect_error(load(), "NETWORK", /weights\.bin sent \d+ of 3000000 bytes/);
+  });
+});
+
+describe("a server's refusal", () => {
+  test("404 is no file", async () => {
+    expect(await load()).toBeUndefined();
+  });
+
+  test.each([401, 403])("%i asks for a token", async (status) => {
+    hub.handler = (_, response) => void response.writeHead(status).end();
+    await expect_error(load(), "ACCESS_DENIED", new RegExp(`status ${status}.*gated or private.*HF_TOKEN`));
+    expect(hub.requests.length).toBe(1);
+  });
+
+  test("a repository and a revision that aren't there are told apart from a file", async () => {
+    hub.handler = (_, response) => void response.writeHead(401, { "x-error-code": "RepoNotFound" }).end();
+    await expect_error(load(), "NOT_FOUND", /repository doesn't exist, or is private/);
+    hub.handler = (_, response) => void response.writeHead(404, { "x-error-code": "RevisionNotFound" }).end();
+    await expect_error(load("weights.bin", { revision: "v9" }), "NOT_FOUND", /no such revision.*v9/);
+  });
+
+  test("429 is waited out as long as the server asks", async () => {
+    hub.handler = (request, response, count) => {
+      if (count === 1) response.writeHead(429, { "retry-after": "1" }).end();
+      else serve(CONTENT)(request, response, count);
+    };
+    const start = performance.now();
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(performance.now() - start).toBeGreaterThan(990);
+  });
+
+  test("429 for an hour is an error at once", async () => {
+    hub.handler = (_, response) => void response.writeHead(429, { "retry-after": "3600" }).end();
+    await expect_error(load(), "NETWORK", /status 429/);
+    expect(hub.requests.length).toBe(1);
+  });
+
+  test("500 is tried again, and is an error in the end", async () => {
+    hub.handler = (request, response, count) => {
+      if (count < 3) response.writeHead(500).end();
+      else serve(CONTENT)(request, response, count);
+    };
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    hub.handler = (_, response) => void response.writeHead(503).end();
+    await expect_error(load("other.bin"), "NETWORK", /other\.bin answers with status 503/);
+  });
+
+  test("418 is an error at once", async () => {
+    hub.handler = (_, response) => void response.writeHead(418).end();
+    const error = await expect_error(load(), "NETWORK", /status 418/);
+    expect(error.details).toMatchObject({ status: 418 });
+    expect(hub.requests.length).toBe(1);
+  });
+
+  test("a page instead of a file names its address", async () => {
+    hub.handler = (_, response) =>
+      void response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><html></html>");
+    await expect_error(load("config.json"), "NOT_FOUND", /resolve\/main\/config\.json is a web page/);
+    hub.handler = (_, response) => void response.writeHead(200).end("\n<html><body>Sign in</body></html>");
+    await expect_error(load(), "NOT_FOUND", /web page/);
+    expect(await kept_files()).toEqual([]);
+  });
+
+  test("pages for some files don't hide the weights that are there", async () => {
+    const fixture = await readFile(new URL("../fixtures/pytorch_bin/pytorch_model.bin", import.meta.url));
+    hub.handler = (request, response, count) => {
+      if (request.url?.endsWith("/pytorch_model.bin")) serve(fixture)(request, response, count);
+      else response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html>");
+    };
+    const checkpoint = await open_checkpoint(await open_source("org/name", { cache_dir }));
+    expect(checkpoint.tensors.size).toBe(56);
+    await checkpoint.close();
+    hub.handler = (_, response) => void response.writeHead(200).end("<!doctype html>");
+    await expect_error(
+      open_checkpoint(await open_source("org/other", { cache_dir })),
+      "NOT_FOUND",
+      /model\.safetensors is a web page/,
+    );
+  });
+
+  test("redirects without end", async () => {
+    hub.handler = (_, response) => void response.writeHead(302, { location: "/again" }).end();
+    await expect_error(load(), "NETWORK", /redirects more than 10 times/);
+  });
+
+  test.each(["file:///etc/passwd", "http://[", "javascript:1"])("a redirect to %s", async (location) => {
+    hub.handler = (_, response) => void response.writeHead(302, { location }).end();
+    await expect_error(load(), "NETWORK", /isn't safe to follow/);
+  });
+});
+
+describe("the token", () => {
+  test("goes to the hub, and not along a redirect to another origin", async () => {
+    const other = new FakeHub();
+    await other.start();
+    try {
+      other.handler = serve(CONTENT);
+      hub.handler = (_, response) =>
+        void response.writeHead(302, { location: `${other.origin}/blob?x=1` }).end();
+      expect((await load("weights.bin", { token: "hf_secret" }))?.equals(CONTENT)).toBe(true);
+      expect(hub.header(0, "authorization")).toBe("Bearer hf_secret");
+      expect(other.requests.length).toBe(1);
+      expect(other.header(0, "authorization")).toBeUndefined();
+    } finally {
+      await other.stop();
+    }
+  });
+
+  test("comes from HF_TOKEN by default, follows a redirect at home, and isn't sent to a base URL elsewhere", async () => {
+    process.env.HF_TOKEN = "hf_env";
+    hub.handler = (request, response, count) => {
+      if (count === 1) response.writeHead(307, { location: "/moved" }).end();
+      else serve(CONTENT)(request, response, count);
+    };
+    await load();
+    expect(hub.header(0, "authorization")).toBe("Bearer hf_env");
+    expect(hub.header(1, "authorization")).toBe("Bearer hf_env");
+    env.remote_host = "https://huggingface.co";
+    await load("weights.bin", {}, `${hub.origin}/elsewhere`);
+    expect(hub.header(2, "authorization")).toBeUndefined();
+  });
+});
+
+describe("compressed answers", () => {
+  test("aren't asked for, and their size isn't held against them", async () => {
+    const packed = gzipSync(JSON_TEXT.repeat(100));
+    hub.handler = (_, response) => {
+      response
+        .writeHead(200, { "content-encoding": "gzip", "content-length": packed.byteLength, etag: 'W/"v1"' })
+        .end(packed);
+    };
+    expect((await load("vocab.txt"))?.toString()).toBe(JSON_TEXT.repeat(100));
+    expect(hub.header(0, "accept-encoding")).toBe("identity");
+    expect((await load("vocab.txt"))?.toString()).toBe(JSON_TEXT.repeat(100));
+  });
+});
+
+describe("without the network", () => {
+  test("a kept copy serves, and what was missing is missing", async () => {
+    hub.handler = (request, response, count) => {
+      if (request.url?.endsWith("config.json")) serve(Buffer.from(JSON_TEXT))(request, response, count);
+      else response.writeHead(404).end();
+    };
+    await load("config.json");
+    await load("model.safetensors");
+    const before = hub.requests.length;
+    expect((await load("config.json", { local_files_only: true }))?.toString()).toBe(JSON_TEXT);
+    expect(await load("model.safetensors", { local_files_only: true })).toBeUndefined();
+    env.allow_remote_models = false;
+    expect((await load("config.json"))?.toString()).toBe(JSON_TEXT);
+    expect(hub.requests.length).toBe(before);
+  });
+
+  test("what isn't kept is an error that says where it was looked for", async () => {
+    const error = await expect_error(
+      load("config.json", { local_files_only: true }),
+      "OFFLINE",
+      /config\.json isn't among the kept downloads/,
+    );
+    expect(error.message).toContain(cache_dir);
+    expect(error.message).toContain("local_files_only is set");
+    env.allow_remote_models = false;
+    await expect_error(load("config.json"), "OFFLINE", /env\.allow_remote_models is false/);
+    expect(hub.requests.length).toBe(0);
+  });
+
+  test("a server that fails or is gone leaves the copy", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    hub.handler = (_, response) => void response.writeHead(500).end();
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    await hub.stop();
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    await expect_error(load("other.bin"), "NETWORK", /other\.bin can't be reached/);
+    hub = new FakeHub();
+    await hub.start();
+  });
+
+  test("a server that doesn't answer leaves the copy", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      hub.handler = () => vi.advanceTimersByTime(10_001);
+      expect((await load())?.equals(CONTENT)).toBe(true);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  test("a file that was missing may appear, and one that was there may go", async () => {
+    expect(await load()).toBeUndefined();
+    hub.handler = serve(CONTENT);
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    hub.handler = (_, response) => void response.writeHead(404).end();
+    expect(await load()).toBeUndefined();
+    expect(await load("weights.bin", { local_files_only: true })).toBeUndefined();
+  });
+});
+
+describe("an abort", () => {
+  test("ends a body that comes slowly", async () => {
+    const abort = new AbortController();
+    hub.handler = (_, response) => {
+      response.writeHead(200, { "content-length": 1000 }).write("x");
+      setTimeout(() => abort.abort(new Error("enough")), 100);
+    };
+    const error = await expect_error(
+      load("weights.bin", { signal: abort.signal }),
+      "ABORTED",
+      /weights\.bin was aborted/,
+    );
+    expect(error.cause).toMatchObject({ message: "enough" });
+    expect(await kept_files()).toEqual([]);
+  });
+
+  test("ends a wait for the server and one between tries", async () => {
+    hub.handler = () => {};
+    await expect_error(load("a.bin", { signal: AbortSignal.timeout(100) }), "ABORTED", /aborted/);
+    hub.handler = (_, response) => void response.writeHead(503, { "retry-after": "30" }).end();
+    const start = performance.now();
+    await expect_error(load("b.bin", { signal: AbortSignal.timeout(200) }), "ABORTED", /aborted/);
+    expect(performance.now() - start).toBeLessThan(5000);
+  });
+});
+
+describe("progress", () => {
+  test("grows to the whole file", async () => {
+    hub.handler = (_, response) => {
+      response.writeHead(200, { "content-length": CONTENT.byteLength });
+      const half = CONTENT.byteLength / 2;
+      response.write(CONTENT.subarray(0, half));
+      setTimeout(() => response.end(CONTENT.subarray(half)), 300);
+    };
+    const seen: ProgressInfo[] = [];
+    await load("weights.bin", { progress_callback: (info) => seen.push(info) });
+    expect(seen[0]).toEqual({ status: "initiate", name: "org/name", file: "weights.bin" });
+    expect(seen.at(-1)).toMatchObject({ status: "done", loaded: 3_000_000, total: 3_000_000, progress: 100 });
+    const loaded = seen.filter(({ status }) => status === "progress").map((info) => info.loaded as number);
+    expect(loaded.length).toBeGreaterThan(1);
+    expect(loaded.length).toBeLessThan(10);
+    expect(loaded).toEqual([...loaded].sort((a, b) => a - b));
+  });
+
+  test("a callback that throws ends the download with its own error", async () => {
+    hub.handler = serve(CONTENT);
+    const progress_callback = ({ status }: ProgressInfo) => {
+      if (status === "progress") throw new RangeError("mine");
+    };
+    await expect(load("weights.bin", { progress_callback })).rejects.toThrow("mine");
+    expect(hub.requests.length).toBe(1);
+  });
+});
+
+describe("two downloads at once", () => {
+  test("of one file both end whole", async () => {
+    hub.handler = (_, response) => {
+      response.writeHead(200, { etag: '"v1"', "content-length": CONTENT.byteLength });
+      response.write(CONTENT.subarray(0, 1_000_000));
+      setTimeout(() => response.end(CONTENT.subarray(1_000_000)), 100);
+    };
+    const results = await Promise.all(Array.from({ length: 4 }, () => load()));
+    expect(results.every((bytes) => bytes?.equals(CONTENT))).toBe(true);
+    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+  });
+
+  test("of which one was killed: the next goes on, one at a time", async () => {
+    const name = "weights.bin";
+    const base = `${hub.origin}/x`;
+    hub.handler = serve(CONTENT);
+    await load(name, {}, base);
+    const path = (await readdir(cache_dir, { recursive: true })).find((found) =>
+      found.endsWith(name),
+    ) as string;
+    const dead = join(cache_dir, `${path}.${hostname().replace(/\W/g, "_")}-${2 ** 22 + 1}.1.incomplete`);
+    await rm(join(cache_dir, `${path}.meta.json`));
+    await writeFile(dead, CONTENT.subarray(0, 2_000_000));
+    await writeFile(
+      `${dead}.json`,
+      JSON.stringify({ url: `${base}/${name}`, etag: '"v1"', size: 0, missing: false }),
+    );
+    const results = await Promise.all([load(name, {}, base), load(name, {}, base)]);
+    expect(results.every((bytes) => bytes?.equals(CONTENT))).toBe(true);
+    const ranges = hub.requests.slice(1).map(({ headers }) => headers.range);
+    expect(ranges.sort()).toEqual(["bytes=2000000-", undefined]);
+    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+  });
+});
+
+test("a cache that can't be written is a warning, and the download serves from memory", async () => {
+  const warnings: string[] = [];
+  env.warn = (message) => warnings.push(message);
+  hub.handler = serve(CONTENT);
+  await writeFile(join(cache_dir, "file"), "");
+  expect((await load("weights.bin", { cache_dir: join(cache_dir, "file") }))?.equals(CONTENT)).toBe(true);
+  expect(warnings.join()).toMatch(/can't be written; set env.cache_dir/);
+});
