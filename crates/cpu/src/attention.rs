@@ -216,7 +216,7 @@ impl Head {
                 c_stride: stride,
             };
             let panel = &self.keys[(key0 + first) * depth..][..NR * depth];
-            block.multiply(q, panel, Start::Zero, &mut scores[first..], |_, _| {});
+            block.multiply(q, panel, Start::Zero, &mut scores[first..]);
         }
     }
 
@@ -247,7 +247,7 @@ impl Head {
                 c_stride: self.shape.width(),
             };
             let panel = &self.values[(index * tokens + key0) * NR..][..keys * NR];
-            block.multiply(weights, panel, start, &mut out[first..], |_, _| {});
+            block.multiply(weights, panel, start, &mut out[first..]);
         }
     }
 }

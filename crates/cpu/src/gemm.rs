@@ -73,32 +73,31 @@ pub fn linear(
                     Start::Accumulate
                 };
                 let weights = w.panel_block(panel, k0, block_depth, &mut scratch);
-                let finish = |row: usize, values: &mut [f32]| {
-                    if !last {
-                        return;
-                    }
-                    act.apply(values);
+                let target = &mut out[row0 * outputs + column0..(row0 + block_rows) * outputs];
+                block.multiply(&x[row0 * inputs + k0..], weights, start, target);
+                if last {
+                    act.apply_columns(target, block.columns, outputs);
                     if let Some(residual) = residual {
-                        let first = (row0 + row) * outputs + column0;
-                        add(values, &residual[first..first + values.len()]);
+                        add_columns(
+                            target,
+                            &residual[row0 * outputs + column0..],
+                            block.columns,
+                            outputs,
+                        );
                     }
-                };
-                block.multiply(
-                    &x[row0 * inputs + k0..],
-                    weights,
-                    start,
-                    &mut out[row0 * outputs + column0..],
-                    finish,
-                );
+                }
             }
         }
     }
     Ok(())
 }
 
-fn add(values: &mut [f32], others: &[f32]) {
-    for (value, other) in values.iter_mut().zip(others) {
-        *value += other;
+/// Adds the first `columns` values of each row of `stride`.
+fn add_columns(values: &mut [f32], others: &[f32], columns: usize, stride: usize) {
+    for (row, others) in values.chunks_mut(stride).zip(others.chunks(stride)) {
+        for (value, other) in row[..columns].iter_mut().zip(&others[..columns]) {
+            *value += other;
+        }
     }
 }
 
@@ -125,17 +124,9 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Computes the block, and calls `finish(row, values)` on each row's `columns` values once they are done.
-    /// `a` and `c` begin at the block's first element; `panel` is `depth × NR`.
+    /// Computes the block. `a` and `c` begin at the block's first element; `panel` is `depth × NR`.
     #[inline(always)]
-    pub fn multiply(
-        &self,
-        a: &[f32],
-        panel: &[f32],
-        start: Start,
-        c: &mut [f32],
-        finish: impl Fn(usize, &mut [f32]),
-    ) {
+    pub fn multiply(&self, a: &[f32], panel: &[f32], start: Start, c: &mut [f32]) {
         if self.rows == 0 || self.depth == 0 {
             return;
         }
@@ -143,7 +134,7 @@ impl Block {
         assert!(a.len() >= (self.rows - 1) * self.a_stride + self.depth);
         assert!(c.len() >= (self.rows - 1) * self.c_stride + self.columns);
         for row in (0..self.rows).step_by(MR) {
-            self.tile(row, MR.min(self.rows - row), a, panel, start, c, &finish);
+            self.tile(row, MR.min(self.rows - row), a, panel, start, c);
         }
     }
 
@@ -154,16 +145,7 @@ impl Block {
         reason = "the block's own arguments, and which rows of it"
     )]
     #[inline(always)]
-    fn tile(
-        &self,
-        row: usize,
-        rows: usize,
-        a: &[f32],
-        panel: &[f32],
-        start: Start,
-        c: &mut [f32],
-        finish: &impl Fn(usize, &mut [f32]),
-    ) {
+    fn tile(&self, row: usize, rows: usize, a: &[f32], panel: &[f32], start: Start, c: &mut [f32]) {
         let a_rows = [0, rows - 1].map(|r| a[(row + r) * self.a_stride..][..self.depth].as_ptr());
         let mut spare = [[0.0; NR]; MR];
         let direct = self.columns == NR;
@@ -189,7 +171,6 @@ impl Block {
             if !direct {
                 target.copy_from_slice(&values[..self.columns]);
             }
-            finish(row + r, target);
         }
     }
 }
