@@ -83,6 +83,11 @@ describe("a header that lies is refused", () => {
     ["a header that isn't JSON", file_of('{"a":'), /isn't sound JSON/],
     ["a header that isn't an object", file_of("[]"), /isn't a JSON object/],
     ["a header of deep nesting", file_of("[".repeat(100_000)), /nested deeper/],
+    [
+      "a header of a million values",
+      file_of(`{"a":[${"0,".repeat(1_000_000)}0]}`),
+      /more than 1000000 values/,
+    ],
     ["an entry that isn't an object", file_of({ a: 3 }), /unknown dtype/],
     ["an unknown dtype", file_of({ a: { ...A, dtype: "F33" } }), /"a" has the unknown dtype "F33"/],
     ["a dtype that isn't a string", file_of({ a: { ...A, dtype: 7 } }), /unknown dtype 7/],

@@ -136,9 +136,17 @@ class JsonScanner {
   }
 
   private fail(what: string): never {
-    const before = this.text.slice(0, this.position);
-    const line = before.split("\n").length;
-    const column = this.position - before.lastIndexOf("\n");
+    let line = 1;
+    let line_start = 0;
+    for (
+      let at = this.text.indexOf("\n");
+      at >= 0 && at < this.position;
+      at = this.text.indexOf("\n", at + 1)
+    ) {
+      line++;
+      line_start = at + 1;
+    }
+    const column = this.position - line_start + 1;
     const ends =
       this.position >= this.text.length ? " The text ends there; the file was probably cut off." : "";
     throw new VitMsnError(

@@ -89,7 +89,7 @@ function parse_header(bytes: Uint8Array, name: string): object {
   const limits = {
     code: "INVALID_CHECKPOINT",
     max_depth: 8,
-    max_values: 4_000_000,
+    max_values: 1_000_000,
     unique_keys: true,
   } as const;
   const header = parse_json(text, `The header of ${name}`, limits);
