@@ -32,127 +32,129 @@ export function parse_json(text: string, name: string, limits: JsonLimits): unkn
 }
 
 class JsonScanner {
-  private position = 0;
-  private values = 0;
+  #position = 0;
+  #values = 0;
   /** Containers that are open: an object's keys so far, or undefined for an array. */
-  private readonly open: (Set<string> | undefined)[] = [];
-  private readonly text: string;
-  private readonly name: string;
-  private readonly limits: JsonLimits;
+  readonly #open: (Set<string> | undefined)[] = [];
+  readonly #text: string;
+  readonly #name: string;
+  readonly #limits: JsonLimits;
 
   constructor(text: string, name: string, limits: JsonLimits) {
-    this.text = text;
-    this.name = name;
-    this.limits = limits;
+    this.#text = text;
+    this.#name = name;
+    this.#limits = limits;
   }
 
   scan(): void {
-    this.scan_value();
-    while (this.open.length > 0) {
-      if (this.close_container()) continue;
-      const keys = this.open.at(-1);
-      if (this.peek() !== ",") this.fail(keys ? "a comma or } is expected" : "a comma or ] is expected");
-      this.position++;
-      if (keys) this.scan_key(keys);
-      this.scan_value();
+    this.#scan_value();
+    while (this.#open.length > 0) {
+      if (this.#close_container()) continue;
+      const keys = this.#open.at(-1);
+      if (this.#peek() !== ",") this.#fail(keys ? "a comma or } is expected" : "a comma or ] is expected");
+      this.#position++;
+      if (keys) this.#scan_key(keys);
+      this.#scan_value();
     }
-    if (this.peek() !== "") this.fail("its end is expected");
+    if (this.#peek() !== "") this.#fail("its end is expected");
   }
 
   /** A scalar, an empty container, or a container's opening down to its first scalar. */
-  private scan_value(): void {
+  #scan_value(): void {
     for (;;) {
-      if (++this.values > this.limits.max_values)
-        this.fail(`it has more than ${this.limits.max_values} values`);
-      const char = this.peek();
+      if (++this.#values > this.#limits.max_values)
+        this.#fail(`it has more than ${this.#limits.max_values} values`);
+      const char = this.#peek();
       if (char !== "{" && char !== "[") break;
-      this.position++;
-      if (this.open.length >= this.limits.max_depth)
-        this.fail(`it is nested deeper than ${this.limits.max_depth}`);
-      this.open.push(char === "{" ? new Set() : undefined);
-      if (this.close_container()) return;
-      const keys = this.open.at(-1);
-      if (keys) this.scan_key(keys);
+      this.#position++;
+      if (this.#open.length >= this.#limits.max_depth)
+        this.#fail(`it is nested deeper than ${this.#limits.max_depth}`);
+      this.#open.push(char === "{" ? new Set() : undefined);
+      if (this.#close_container()) return;
+      const keys = this.#open.at(-1);
+      if (keys) this.#scan_key(keys);
     }
-    if (this.peek() === '"') this.scan_string();
-    else this.scan_scalar();
+    if (this.#peek() === '"') this.#scan_string();
+    else this.#scan_scalar();
   }
 
-  private close_container(): boolean {
-    if (this.peek() !== (this.open.at(-1) ? "}" : "]")) return false;
-    this.position++;
-    this.open.pop();
+  #close_container(): boolean {
+    if (this.#peek() !== (this.#open.at(-1) ? "}" : "]")) return false;
+    this.#position++;
+    this.#open.pop();
     return true;
   }
 
-  private scan_key(keys: Set<string>): void {
-    if (this.peek() !== '"') this.fail("a key in double quotes is expected");
-    const literal = this.scan_string();
-    if (this.limits.unique_keys) {
+  #scan_key(keys: Set<string>): void {
+    if (this.#peek() !== '"') this.#fail("a key in double quotes is expected");
+    const literal = this.#scan_string();
+    if (this.#limits.unique_keys) {
       const key = JSON.parse(literal) as string;
-      if (keys.has(key)) this.fail(`the key ${literal.slice(0, 200)} is given twice`);
+      if (keys.has(key)) this.#fail(`the key ${literal.slice(0, 200)} is given twice`);
       keys.add(key);
     }
-    if (this.peek() !== ":") this.fail("a colon is expected");
-    this.position++;
+    if (this.#peek() !== ":") this.#fail("a colon is expected");
+    this.#position++;
   }
 
   /** Passes a string and returns it with its quotes. */
-  private scan_string(): string {
-    const start = this.position++;
+  #scan_string(): string {
+    const start = this.#position++;
     for (;;) {
-      const code = this.text.charCodeAt(this.position++);
-      if (code === 0x22) return this.text.slice(start, this.position);
-      if (code === 0x5c) this.scan_escape();
+      const code = this.#text.charCodeAt(this.#position++);
+      if (code === 0x22) return this.#text.slice(start, this.#position);
+      if (code === 0x5c) this.#scan_escape();
       else if (!(code >= 0x20)) {
-        this.position--;
-        this.fail("a string isn't closed");
+        this.#position--;
+        this.#fail("a string isn't closed");
       }
     }
   }
 
-  private scan_escape(): void {
-    const found = /^(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/.exec(this.text.slice(this.position, this.position + 5));
-    if (!found) this.fail("an unknown escape stands in a string");
-    else this.position += found[0].length;
+  #scan_escape(): void {
+    const found = /^(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/.exec(
+      this.#text.slice(this.#position, this.#position + 5),
+    );
+    if (!found) this.#fail("an unknown escape stands in a string");
+    else this.#position += found[0].length;
   }
 
-  private scan_scalar(): void {
-    const start = this.position;
-    const limit = Math.min(this.text.length, start + MAX_SCALAR_LENGTH);
-    while (this.position < limit && /[-+.\w]/.test(this.text.charAt(this.position))) this.position++;
-    if (SCALAR.test(this.text.slice(start, this.position))) return;
-    this.position = start;
-    this.fail("a value is expected");
+  #scan_scalar(): void {
+    const start = this.#position;
+    const limit = Math.min(this.#text.length, start + MAX_SCALAR_LENGTH);
+    while (this.#position < limit && /[-+.\w]/.test(this.#text.charAt(this.#position))) this.#position++;
+    if (SCALAR.test(this.#text.slice(start, this.#position))) return;
+    this.#position = start;
+    this.#fail("a value is expected");
   }
 
   /** The next character that isn't white space, "" at the end. */
-  private peek(): string {
+  #peek(): string {
     for (;;) {
-      const char = this.text.charAt(this.position);
+      const char = this.#text.charAt(this.#position);
       if (char !== " " && char !== "\n" && char !== "\r" && char !== "\t") return char;
-      this.position++;
+      this.#position++;
     }
   }
 
-  private fail(what: string): never {
+  #fail(what: string): never {
     let line = 1;
     let line_start = 0;
     for (
-      let at = this.text.indexOf("\n");
-      at >= 0 && at < this.position;
-      at = this.text.indexOf("\n", at + 1)
+      let at = this.#text.indexOf("\n");
+      at >= 0 && at < this.#position;
+      at = this.#text.indexOf("\n", at + 1)
     ) {
       line++;
       line_start = at + 1;
     }
-    const column = this.position - line_start + 1;
+    const column = this.#position - line_start + 1;
     const ends =
-      this.position >= this.text.length ? " The text ends there; the file was probably cut off." : "";
+      this.#position >= this.#text.length ? " The text ends there; the file was probably cut off." : "";
     throw new VitMsnError(
-      this.limits.code,
-      `${this.name} isn't sound JSON: ${what} at line ${line}, column ${column} (character ${this.position}).${ends}`,
-      { details: { file: this.name, position: this.position, line, column } },
+      this.#limits.code,
+      `${this.#name} isn't sound JSON: ${what} at line ${line}, column ${column} (character ${this.#position}).${ends}`,
+      { details: { file: this.#name, position: this.#position, line, column } },
     );
   }
 }

@@ -55,81 +55,81 @@ export function refuse_pickle(file: string, asked: string): VitMsnError {
 }
 
 class Unpickler {
-  private at = 0;
-  private readonly stack: unknown[] = [];
-  private readonly memo = new Map<number, unknown>();
-  private readonly bytes: Uint8Array;
-  private readonly view: DataView;
-  private readonly file: string;
-  private readonly rules: PickleRules;
+  #at = 0;
+  readonly #stack: unknown[] = [];
+  readonly #memo = new Map<number, unknown>();
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  readonly #file: string;
+  readonly #rules: PickleRules;
 
   constructor(bytes: Uint8Array, file: string, rules: PickleRules) {
-    this.bytes = bytes;
-    this.view = view_of(bytes);
-    this.file = file;
-    this.rules = rules;
+    this.#bytes = bytes;
+    this.#view = view_of(bytes);
+    this.#file = file;
+    this.#rules = rules;
   }
 
   run(): unknown {
     for (let ops = 0; ops < MAX_OPS; ops++) {
-      const op = this.bytes[this.take(1)] as number;
-      if (op === 0x2e) return this.pop();
-      this.step(op);
-      if (this.stack.length > MAX_STACK) throw this.broken(`stacks more than ${MAX_STACK} values`);
+      const op = this.#bytes[this.#take(1)] as number;
+      if (op === 0x2e) return this.#pop();
+      this.#step(op);
+      if (this.#stack.length > MAX_STACK) throw this.#broken(`stacks more than ${MAX_STACK} values`);
     }
-    throw this.broken(`has more than ${MAX_OPS} instructions`);
+    throw this.#broken(`has more than ${MAX_OPS} instructions`);
   }
 
   /** One instruction; those that only push a constant or read the memo are in `push_op`. */
-  private step(op: number): void {
+  #step(op: number): void {
     switch (op) {
       case 0x80: // PROTO
-        this.check_protocol(this.uint8());
+        this.#check_protocol(this.#uint8());
         break;
       case 0x95: // FRAME
-        this.check_frame();
+        this.#check_frame();
         break;
       case 0x30: // POP
-        this.stack.pop();
+        this.#stack.pop();
         break;
       case 0x31: // POP_MARK
-        this.pop_mark();
+        this.#pop_mark();
         break;
       case 0x71: // BINPUT
-        this.put(this.uint8());
+        this.#put(this.#uint8());
         break;
       case 0x72: // LONG_BINPUT
-        this.put(this.uint32());
+        this.#put(this.#uint32());
         break;
       case 0x94: // MEMOIZE
-        this.put(this.memo.size);
+        this.#put(this.#memo.size);
         break;
       case 0x61: // APPEND
-        this.append([this.pop()]);
+        this.#append([this.#pop()]);
         break;
       case 0x65: // APPENDS
-        this.append(this.pop_mark());
+        this.#append(this.#pop_mark());
         break;
       case 0x73: // SETITEM
-        this.set_items(this.pop_many(2));
+        this.#set_items(this.#pop_many(2));
         break;
       case 0x75: // SETITEMS
-        this.set_items(this.pop_mark());
+        this.#set_items(this.#pop_mark());
         break;
       case 0x62: // BUILD
-        this.build(this.pop());
+        this.#build(this.#pop());
         break;
       default:
-        this.stack.push(this.push_op(op));
+        this.#stack.push(this.#push_op(op));
     }
   }
 
-  private push_op(op: number): unknown {
+  #push_op(op: number): unknown {
     switch (op) {
       case 0x28: // MARK
         return MARK;
       case 0x32: // DUP
-        return this.top();
+        return this.#top();
       case 0x4e: // NONE
         return null;
       case 0x88: // NEWTRUE
@@ -141,206 +141,206 @@ class Unpickler {
       case 0x7d: // EMPTY_DICT
         return new PickleDict();
       case 0x68: // BINGET
-        return this.get(this.uint8());
+        return this.#get(this.#uint8());
       case 0x6a: // LONG_BINGET
-        return this.get(this.uint32());
+        return this.#get(this.#uint32());
       case 0x52: // REDUCE
-        return this.reduce();
+        return this.#reduce();
       case 0x51: // BINPERSID
-        return this.rules.persistent_load(this.pop());
+        return this.#rules.persistent_load(this.#pop());
       case 0x63: // GLOBAL
-        return this.global(this.line(), this.line());
+        return this.#global(this.#line(), this.#line());
       case 0x93: // STACK_GLOBAL
-        return this.stack_global();
+        return this.#stack_global();
       default:
-        return this.tuple_op(op);
+        return this.#tuple_op(op);
     }
   }
 
-  private tuple_op(op: number): unknown {
+  #tuple_op(op: number): unknown {
     switch (op) {
       case 0x29: // EMPTY_TUPLE
         return new PickleTuple([]);
       case 0x85: // TUPLE1
-        return new PickleTuple(this.pop_many(1));
+        return new PickleTuple(this.#pop_many(1));
       case 0x86: // TUPLE2
-        return new PickleTuple(this.pop_many(2));
+        return new PickleTuple(this.#pop_many(2));
       case 0x87: // TUPLE3
-        return new PickleTuple(this.pop_many(3));
+        return new PickleTuple(this.#pop_many(3));
       case 0x74: // TUPLE
-        return new PickleTuple(this.pop_mark());
+        return new PickleTuple(this.#pop_mark());
       default:
-        return this.scalar_op(op);
+        return this.#scalar_op(op);
     }
   }
 
-  private scalar_op(op: number): unknown {
+  #scalar_op(op: number): unknown {
     switch (op) {
       case 0x4b: // BININT1
-        return this.uint8();
+        return this.#uint8();
       case 0x4d: // BININT2
-        return this.view.getUint16(this.take(2), true);
+        return this.#view.getUint16(this.#take(2), true);
       case 0x4a: // BININT
-        return this.view.getInt32(this.take(4), true);
+        return this.#view.getInt32(this.#take(4), true);
       case 0x8a: // LONG1
-        return this.long(this.uint8());
+        return this.#long(this.#uint8());
       case 0x8b: // LONG4
-        return this.long(this.uint32());
+        return this.#long(this.#uint32());
       case 0x47: // BINFLOAT
-        return this.view.getFloat64(this.take(8), false);
+        return this.#view.getFloat64(this.#take(8), false);
       case 0x8c: // SHORT_BINUNICODE
-        return this.text(this.uint8());
+        return this.#text(this.#uint8());
       case 0x58: // BINUNICODE
-        return this.text(this.uint32());
+        return this.#text(this.#uint32());
       case 0x8d: // BINUNICODE8
-        return this.text(this.uint64());
+        return this.#text(this.#uint64());
       default:
-        throw this.refuse_op(op);
+        throw this.#refuse_op(op);
     }
   }
 
-  private refuse_op(op: number): VitMsnError {
+  #refuse_op(op: number): VitMsnError {
     // INST is an older GLOBAL and REDUCE in one: its name is worth telling.
-    if (op === 0x69) return refuse_pickle(this.file, show_name(this.line(), this.line()));
-    return refuse_pickle(this.file, `the pickle instruction 0x${op.toString(16).padStart(2, "0")}`);
+    if (op === 0x69) return refuse_pickle(this.#file, show_name(this.#line(), this.#line()));
+    return refuse_pickle(this.#file, `the pickle instruction 0x${op.toString(16).padStart(2, "0")}`);
   }
 
-  private check_protocol(protocol: number): void {
+  #check_protocol(protocol: number): void {
     if (protocol < 2 || protocol > 5)
-      throw this.broken(`is written in pickle protocol ${protocol}; 2 to 5 are known`);
+      throw this.#broken(`is written in pickle protocol ${protocol}; 2 to 5 are known`);
   }
 
-  private check_frame(): void {
-    const length = this.uint64();
-    if (length > this.bytes.byteLength - this.at)
-      throw this.broken(`claims a frame of ${length} bytes past its end`);
+  #check_frame(): void {
+    const length = this.#uint64();
+    if (length > this.#bytes.byteLength - this.#at)
+      throw this.#broken(`claims a frame of ${length} bytes past its end`);
   }
 
-  private global(module: string, name: string): PickleGlobal {
+  #global(module: string, name: string): PickleGlobal {
     const full_name = `${module}.${name}`;
-    if (!this.rules.globals.has(full_name)) throw refuse_pickle(this.file, show_name(module, name));
+    if (!this.#rules.globals.has(full_name)) throw refuse_pickle(this.#file, show_name(module, name));
     return new PickleGlobal(full_name);
   }
 
-  private stack_global(): PickleGlobal {
-    const [module, name] = this.pop_many(2);
+  #stack_global(): PickleGlobal {
+    const [module, name] = this.#pop_many(2);
     if (typeof module !== "string" || typeof name !== "string")
-      throw this.broken("names a global by something else than strings");
-    return this.global(module, name);
+      throw this.#broken("names a global by something else than strings");
+    return this.#global(module, name);
   }
 
-  private reduce(): unknown {
-    const [callee, args] = this.pop_many(2);
+  #reduce(): unknown {
+    const [callee, args] = this.#pop_many(2);
     if (!(callee instanceof PickleGlobal) || !(args instanceof PickleTuple)) {
-      throw refuse_pickle(this.file, "a call of something that isn't a known function");
+      throw refuse_pickle(this.#file, "a call of something that isn't a known function");
     }
-    return this.rules.reduce(callee, args.items);
+    return this.#rules.reduce(callee, args.items);
   }
 
   /** A state dict carries `_metadata` as an attribute, which no tensor needs: it is dropped. */
-  private build(_state: unknown): void {
-    if (!(this.top() instanceof PickleDict))
-      throw refuse_pickle(this.file, "attributes to be set on something else than a dict");
+  #build(_state: unknown): void {
+    if (!(this.#top() instanceof PickleDict))
+      throw refuse_pickle(this.#file, "attributes to be set on something else than a dict");
   }
 
-  private append(items: unknown[]): void {
-    const list = this.top();
-    if (!Array.isArray(list)) throw this.broken("appends to something that isn't a list");
+  #append(items: unknown[]): void {
+    const list = this.#top();
+    if (!Array.isArray(list)) throw this.#broken("appends to something that isn't a list");
     for (const item of items) list.push(item);
   }
 
-  private set_items(items: unknown[]): void {
-    const dict = this.top();
+  #set_items(items: unknown[]): void {
+    const dict = this.#top();
     if (!(dict instanceof PickleDict) || items.length % 2 !== 0)
-      throw this.broken("sets items of something that isn't a dict");
+      throw this.#broken("sets items of something that isn't a dict");
     for (let i = 0; i < items.length; i += 2) dict.set(items[i], items[i + 1]);
   }
 
-  private put(index: number): void {
-    if (index >= MAX_OPS) throw this.broken(`uses memo index ${index}, more than ${MAX_OPS}`);
-    this.memo.set(index, this.top());
+  #put(index: number): void {
+    if (index >= MAX_OPS) throw this.#broken(`uses memo index ${index}, more than ${MAX_OPS}`);
+    this.#memo.set(index, this.#top());
   }
 
-  private get(index: number): unknown {
-    if (!this.memo.has(index)) throw this.broken(`reads memo index ${index}, which was never written`);
-    return this.memo.get(index);
+  #get(index: number): unknown {
+    if (!this.#memo.has(index)) throw this.#broken(`reads memo index ${index}, which was never written`);
+    return this.#memo.get(index);
   }
 
-  private top(): unknown {
-    const value = this.stack.at(-1);
-    if (value === undefined || value === MARK) throw this.broken("uses a value that isn't there");
+  #top(): unknown {
+    const value = this.#stack.at(-1);
+    if (value === undefined || value === MARK) throw this.#broken("uses a value that isn't there");
     return value;
   }
 
-  private pop(): unknown {
-    const value = this.top();
-    this.stack.pop();
+  #pop(): unknown {
+    const value = this.#top();
+    this.#stack.pop();
     return value;
   }
 
-  private pop_many(count: number): unknown[] {
-    const values = Array.from({ length: count }, () => this.pop());
+  #pop_many(count: number): unknown[] {
+    const values = Array.from({ length: count }, () => this.#pop());
     return values.reverse();
   }
 
-  private pop_mark(): unknown[] {
-    const mark = this.stack.lastIndexOf(MARK);
-    if (mark < 0) throw this.broken("closes a group that was never opened");
-    const values = this.stack.splice(mark + 1);
-    this.stack.pop();
+  #pop_mark(): unknown[] {
+    const mark = this.#stack.lastIndexOf(MARK);
+    if (mark < 0) throw this.#broken("closes a group that was never opened");
+    const values = this.#stack.splice(mark + 1);
+    this.#stack.pop();
     return values;
   }
 
   /** A little-endian two's complement integer: a number where it is safe, else a bigint. */
-  private long(length: number): number | bigint {
-    if (length > 8) throw this.broken(`holds an integer of ${length} bytes`);
-    const start = this.take(length);
+  #long(length: number): number | bigint {
+    if (length > 8) throw this.#broken(`holds an integer of ${length} bytes`);
+    const start = this.#take(length);
     let value = 0n;
-    for (let i = length - 1; i >= 0; i--) value = (value << 8n) | BigInt(this.bytes[start + i] as number);
+    for (let i = length - 1; i >= 0; i--) value = (value << 8n) | BigInt(this.#bytes[start + i] as number);
     const signed = BigInt.asIntN(length * 8, value);
     return Number.isSafeInteger(Number(signed)) ? Number(signed) : signed;
   }
 
-  private text(length: number): string {
-    const start = this.take(length);
-    const text = decode_utf8(this.bytes.subarray(start, start + length));
-    if (text === undefined) throw this.broken("holds a string that isn't UTF-8");
+  #text(length: number): string {
+    const start = this.#take(length);
+    const text = decode_utf8(this.#bytes.subarray(start, start + length));
+    if (text === undefined) throw this.#broken("holds a string that isn't UTF-8");
     return text;
   }
 
   /** A name up to the line's end. */
-  private line(): string {
-    const end = this.bytes.subarray(this.at, this.at + MAX_NAME_BYTES + 1).indexOf(0x0a);
-    if (end < 0) throw this.broken("holds a name without an end");
-    const text = this.text(end);
-    this.at++;
+  #line(): string {
+    const end = this.#bytes.subarray(this.#at, this.#at + MAX_NAME_BYTES + 1).indexOf(0x0a);
+    if (end < 0) throw this.#broken("holds a name without an end");
+    const text = this.#text(end);
+    this.#at++;
     return text;
   }
 
-  private uint8(): number {
-    return this.view.getUint8(this.take(1));
+  #uint8(): number {
+    return this.#view.getUint8(this.#take(1));
   }
 
-  private uint32(): number {
-    return this.view.getUint32(this.take(4), true);
+  #uint32(): number {
+    return this.#view.getUint32(this.#take(4), true);
   }
 
-  private uint64(): number {
-    return Number(this.view.getBigUint64(this.take(8), true));
+  #uint64(): number {
+    return Number(this.#view.getBigUint64(this.#take(8), true));
   }
 
   /** Passes `length` bytes and returns where they start. */
-  private take(length: number): number {
-    if (length > this.bytes.byteLength - this.at)
-      throw this.broken(`ends early: ${length} bytes are needed at byte ${this.at}`);
-    const start = this.at;
-    this.at += length;
+  #take(length: number): number {
+    if (length > this.#bytes.byteLength - this.#at)
+      throw this.#broken(`ends early: ${length} bytes are needed at byte ${this.#at}`);
+    const start = this.#at;
+    this.#at += length;
     return start;
   }
 
-  private broken(what: string): VitMsnError {
-    return new VitMsnError("INVALID_CHECKPOINT", `The pickle in ${this.file} ${what}.`, {
-      details: { file: this.file },
+  #broken(what: string): VitMsnError {
+    return new VitMsnError("INVALID_CHECKPOINT", `The pickle in ${this.#file} ${what}.`, {
+      details: { file: this.#file },
     });
   }
 }

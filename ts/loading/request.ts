@@ -152,30 +152,30 @@ async function* read_body(
 /** Ends a request when the caller aborts it or the server falls silent. */
 class Watch {
   readonly signal: AbortSignal;
-  private readonly controller = new AbortController();
-  private readonly outer: AbortSignal | undefined;
-  private readonly silence_ms: number;
-  private readonly on_abort = () => this.end();
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #controller = new AbortController();
+  readonly #outer: AbortSignal | undefined;
+  readonly #silence_ms: number;
+  readonly #on_abort = () => this.end();
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(outer: AbortSignal | undefined, silence_ms: number) {
-    this.silence_ms = silence_ms;
-    this.signal = this.controller.signal;
-    this.outer = outer;
-    outer?.addEventListener("abort", this.on_abort);
+    this.#silence_ms = silence_ms;
+    this.signal = this.#controller.signal;
+    this.#outer = outer;
+    outer?.addEventListener("abort", this.#on_abort);
     this.touch();
   }
 
   touch(): void {
-    clearTimeout(this.timer);
-    const give_up = () => this.end(new Error(`nothing arrived for ${this.silence_ms / 1000} s`));
-    this.timer = setTimeout(give_up, this.silence_ms);
+    clearTimeout(this.#timer);
+    const give_up = () => this.end(new Error(`nothing arrived for ${this.#silence_ms / 1000} s`));
+    this.#timer = setTimeout(give_up, this.#silence_ms);
   }
 
   end(reason?: Error): void {
-    clearTimeout(this.timer);
-    this.outer?.removeEventListener("abort", this.on_abort);
-    this.controller.abort(reason);
+    clearTimeout(this.#timer);
+    this.#outer?.removeEventListener("abort", this.#on_abort);
+    this.#controller.abort(reason);
   }
 }
 

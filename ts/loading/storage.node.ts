@@ -211,48 +211,48 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
 class DiskWriter implements StoreWriter {
   size = 0;
   etag: string | undefined;
-  private version: FileVersion = {};
-  private handle: FileHandle | undefined;
-  private readonly path: string;
-  private readonly partial: string;
-  private readonly url: URL;
+  #version: FileVersion = {};
+  #handle: FileHandle | undefined;
+  readonly #path: string;
+  readonly #partial: string;
+  readonly #url: URL;
 
   constructor(path: string, url: URL) {
-    this.path = path;
-    this.partial = partial_path(path, OWNER);
-    this.url = url;
+    this.#path = path;
+    this.#partial = partial_path(path, OWNER);
+    this.#url = url;
   }
 
   /** Takes up what an earlier download left. */
   async resume(): Promise<void> {
-    for (const left of await abandoned_partials(this.path)) {
+    for (const left of await abandoned_partials(this.#path)) {
       const meta = await read_meta(`${left}.json`);
-      if (meta?.url !== this.url.href || !meta.etag) continue;
-      if (!(await take_over(left, this.partial))) continue;
+      if (meta?.url !== this.#url.href || !meta.etag) continue;
+      if (!(await take_over(left, this.#partial))) continue;
       await rm(`${left}.json`, { force: true });
-      this.size = (await stat(this.partial)).size;
-      this.version = { etag: meta.etag, last_modified: meta.last_modified };
+      this.size = (await stat(this.#partial)).size;
+      this.#version = { etag: meta.etag, last_modified: meta.last_modified };
       this.etag = meta.etag;
-      return this.guard(() => this.describe());
+      return this.#guard(() => this.#describe());
     }
   }
 
   async restart(version: FileVersion, resumable: boolean): Promise<void> {
-    await this.guard(async () => {
-      await this.handle?.close();
-      this.handle = await open(this.partial, "w");
-      this.version = version;
+    await this.#guard(async () => {
+      await this.#handle?.close();
+      this.#handle = await open(this.#partial, "w");
+      this.#version = version;
       this.size = 0;
       this.etag = resumable ? version.etag : undefined;
-      await this.describe();
+      await this.#describe();
     });
   }
 
   async append(bytes: Uint8Array): Promise<void> {
-    await this.guard(async () => {
-      this.handle ??= await open(this.partial, "r+");
+    await this.#guard(async () => {
+      this.#handle ??= await open(this.#partial, "r+");
       for (let done = 0; done < bytes.byteLength; ) {
-        const { bytesWritten } = await this.handle.write(bytes, done, bytes.byteLength - done, this.size);
+        const { bytesWritten } = await this.#handle.write(bytes, done, bytes.byteLength - done, this.size);
         done += bytesWritten;
         this.size += bytesWritten;
       }
@@ -260,51 +260,51 @@ class DiskWriter implements StoreWriter {
   }
 
   async commit(): Promise<RandomAccessFile> {
-    return this.guard(async () => {
-      this.handle ??= await open(this.partial, "r+");
-      await this.handle.datasync();
-      await this.handle.close();
-      this.handle = undefined;
-      await rename(this.partial, this.path);
+    return this.#guard(async () => {
+      this.#handle ??= await open(this.#partial, "r+");
+      await this.#handle.datasync();
+      await this.#handle.close();
+      this.#handle = undefined;
+      await rename(this.#partial, this.#path);
       this.size = 0;
-      const { size } = await stat(this.path);
-      await write_meta(`${this.path}.meta.json`, {
-        ...this.version,
-        url: this.url.href,
+      const { size } = await stat(this.#path);
+      await write_meta(`${this.#path}.meta.json`, {
+        ...this.#version,
+        url: this.#url.href,
         size,
         missing: false,
       });
-      await Promise.all((await abandoned_partials(this.path)).map(remove_partial));
-      return disk_file(this.path, await open(this.path, constants.O_RDONLY));
+      await Promise.all((await abandoned_partials(this.#path)).map(remove_partial));
+      return disk_file(this.#path, await open(this.#path, constants.O_RDONLY));
     });
   }
 
   async close(): Promise<void> {
-    await this.handle?.close();
-    this.handle = undefined;
+    await this.#handle?.close();
+    this.#handle = undefined;
     // Failing to keep a part only costs the next download its head start.
-    if (this.size > 0 && this.etag !== undefined) await this.set_free().catch(() => {});
-    await remove_partial(this.partial);
+    if (this.size > 0 && this.etag !== undefined) await this.#set_free().catch(() => {});
+    await remove_partial(this.#partial);
   }
 
-  private async set_free(): Promise<void> {
-    const free = partial_path(this.path, FREE);
-    await this.describe(free);
-    await rename(this.partial, free);
+  async #set_free(): Promise<void> {
+    const free = partial_path(this.#path, FREE);
+    await this.#describe(free);
+    await rename(this.#partial, free);
   }
 
   /** Notes the version beside the bytes, so that a later process can go on with them. */
-  private async describe(partial = this.partial): Promise<void> {
+  async #describe(partial = this.#partial): Promise<void> {
     if (this.etag === undefined) await rm(`${partial}.json`, { force: true });
     else
-      await write_meta(`${partial}.json`, { ...this.version, url: this.url.href, size: 0, missing: false });
+      await write_meta(`${partial}.json`, { ...this.#version, url: this.#url.href, size: 0, missing: false });
   }
 
-  private async guard<T>(action: () => Promise<T>): Promise<T> {
+  async #guard<T>(action: () => Promise<T>): Promise<T> {
     try {
       return await action();
     } catch (error) {
-      throw io_error(`${this.path} can't be written`, error);
+      throw io_error(`${this.#path} can't be written`, error);
     }
   }
 }

@@ -64,10 +64,10 @@ interface StoredMeta extends StoredCopy {
 
 class CacheStore implements Store {
   readonly place: string;
-  private readonly url: URL;
+  readonly #url: URL;
 
   constructor(url: URL) {
-    this.url = url;
+    this.#url = url;
     this.place = `the cache "${env.cache_key}"`;
   }
 
@@ -75,18 +75,18 @@ class CacheStore implements Store {
     const meta = await this.read_meta("whole");
     if (!meta || meta.missing) return meta;
     // The browser may have evicted a part.
-    return (await this.read_parts(meta)) ? meta : undefined;
+    return (await this.#read_parts(meta)) ? meta : undefined;
   }
 
   async open(): Promise<RandomAccessFile> {
     const meta = await this.read_meta("whole");
-    const parts = meta && (await this.read_parts(meta));
+    const parts = meta && (await this.#read_parts(meta));
     if (!parts)
       throw new VitMsnError(
         "IO",
-        `${this.url.href} was removed from the browser's cache meanwhile; load it again.`,
+        `${this.#url.href} was removed from the browser's cache meanwhile; load it again.`,
       );
-    return blob_file(this.url.href, new Blob(parts));
+    return blob_file(this.#url.href, new Blob(parts));
   }
 
   async mark_missing(): Promise<void> {
@@ -95,14 +95,14 @@ class CacheStore implements Store {
   }
 
   async write(): Promise<StoreWriter> {
-    const writer = new CacheWriter(this, this.url.href);
+    const writer = new CacheWriter(this, this.#url.href);
     await writer.resume();
     return writer;
   }
 
   async read_meta(kind: "whole" | "partial"): Promise<StoredMeta | undefined> {
     try {
-      const response = await (await this.cache()).match(this.key(kind));
+      const response = await (await this.#cache()).match(this.#key(kind));
       return response && ((await response.json()) as StoredMeta);
     } catch {
       return undefined;
@@ -111,33 +111,33 @@ class CacheStore implements Store {
 
   /** false when the browser refuses, usually for lack of room. */
   async put_meta(kind: "whole" | "partial", meta: StoredMeta): Promise<boolean> {
-    return this.put(this.key(kind), new Blob([JSON.stringify(meta)]));
+    return this.#put(this.#key(kind), new Blob([JSON.stringify(meta)]));
   }
 
   async put_part(id: string, index: number, part: Blob): Promise<boolean> {
-    return this.put(this.key(`${id}-${index}`), part);
+    return this.#put(this.#key(`${id}-${index}`), part);
   }
 
   async read_part(id: string, index: number): Promise<Blob | undefined> {
-    const response = await (await this.cache()).match(this.key(`${id}-${index}`));
+    const response = await (await this.#cache()).match(this.#key(`${id}-${index}`));
     return response?.blob();
   }
 
   async delete_partial(): Promise<void> {
-    await (await this.cache()).delete(this.key("partial"));
+    await (await this.#cache()).delete(this.#key("partial"));
   }
 
   /** Removes everything kept of this URL, but for the parts of version `keep_id`. */
   async remove(keep_id?: string): Promise<void> {
-    const cache = await this.cache();
-    const keys = await cache.keys(this.url.href, { ignoreSearch: true });
+    const cache = await this.#cache();
+    const keys = await cache.keys(this.#url.href, { ignoreSearch: true });
     const stale = keys.filter(
-      ({ url }) => this.is_own(url) && !(keep_id && this.part_of(url)?.startsWith(`${keep_id}-`)),
+      ({ url }) => this.#is_own(url) && !(keep_id && this.#part_of(url)?.startsWith(`${keep_id}-`)),
     );
     await Promise.all(stale.map((key) => cache.delete(key)));
   }
 
-  private async read_parts(meta: StoredMeta): Promise<Blob[] | undefined> {
+  async #read_parts(meta: StoredMeta): Promise<Blob[] | undefined> {
     const parts = await Promise.all(
       Array.from({ length: meta.parts }, (_, index) => this.read_part(meta.id, index)),
     );
@@ -146,127 +146,128 @@ class CacheStore implements Store {
     return present.length === meta.parts && size === meta.size ? present : undefined;
   }
 
-  private async put(key: string, body: Blob): Promise<boolean> {
+  async #put(key: string, body: Blob): Promise<boolean> {
     try {
-      await (await this.cache()).put(key, new Response(body));
+      await (await this.#cache()).put(key, new Response(body));
       return true;
     } catch {
       return false;
     }
   }
 
-  private cache(): Promise<Cache> {
+  #cache(): Promise<Cache> {
     return caches.open(env.cache_key);
   }
 
-  private key(what: string): string {
-    const url = new URL(this.url);
+  #key(what: string): string {
+    const url = new URL(this.#url);
     url.searchParams.set(KEY_PARAMETER, what);
     return url.href;
   }
 
-  private part_of(url: string): string | null {
+  #part_of(url: string): string | null {
     return new URL(url).searchParams.get(KEY_PARAMETER);
   }
 
   /** Whether a key belongs to this URL, its query included. */
-  private is_own(url: string): boolean {
-    const part = this.part_of(url);
-    return part !== null && this.key(part) === url;
+  #is_own(url: string): boolean {
+    const part = this.#part_of(url);
+    return part !== null && this.#key(part) === url;
   }
 }
 
 /** Keeps a download in parts. Where the cache refuses one, the rest stays in memory. */
 class CacheWriter implements StoreWriter {
   etag: string | undefined;
-  private id = "";
-  private version: FileVersion = {};
+  #id = "";
+  #version: FileVersion = {};
   /** Whole parts; the first `stored` are in the cache, the others in memory. */
-  private parts: Blob[] = [];
-  private stored = 0;
-  private rest: MemoryWriter;
-  private kept = true;
-  private readonly store: CacheStore;
-  private readonly name: string;
+  #parts: Blob[] = [];
+  #stored = 0;
+  #rest: MemoryWriter;
+  #kept = true;
+  readonly #store: CacheStore;
+  readonly #name: string;
 
   constructor(store: CacheStore, name: string) {
-    this.store = store;
-    this.name = name;
-    this.rest = new MemoryWriter(name);
+    this.#store = store;
+    this.#name = name;
+    this.#rest = new MemoryWriter(name);
   }
 
   get size(): number {
-    return this.parts.length * PART_BYTES + this.rest.size;
+    return this.#parts.length * PART_BYTES + this.#rest.size;
   }
 
   async resume(): Promise<void> {
-    const meta = await this.store.read_meta("partial");
+    const meta = await this.#store.read_meta("partial");
     if (!meta?.etag) return;
-    this.version = { etag: meta.etag, last_modified: meta.last_modified };
+    this.#version = { etag: meta.etag, last_modified: meta.last_modified };
     this.etag = meta.etag;
-    this.id = meta.id;
-    for (let part = await this.next_part(); part?.size === PART_BYTES; part = await this.next_part()) {
-      this.parts.push(part);
-      this.stored++;
+    this.#id = meta.id;
+    for (let part = await this.#next_part(); part?.size === PART_BYTES; part = await this.#next_part()) {
+      this.#parts.push(part);
+      this.#stored++;
     }
   }
 
-  private next_part(): Promise<Blob | undefined> {
-    return this.store.read_part(this.id, this.parts.length);
+  #next_part(): Promise<Blob | undefined> {
+    return this.#store.read_part(this.#id, this.#parts.length);
   }
 
   async restart(version: FileVersion, resumable: boolean): Promise<void> {
-    this.version = version;
-    this.parts = [];
-    this.stored = 0;
-    this.rest = new MemoryWriter(this.name);
+    this.#version = version;
+    this.#parts = [];
+    this.#stored = 0;
+    this.#rest = new MemoryWriter(this.#name);
     this.etag = resumable ? version.etag : undefined;
     // Two pages that download one version write the same parts under the same names.
-    this.id = this.etag ?? crypto.randomUUID();
-    const meta = { ...version, id: this.id, parts: 0, size: 0, missing: false };
-    if (this.etag) this.kept = await this.store.put_meta("partial", meta);
+    this.#id = this.etag ?? crypto.randomUUID();
+    const meta = { ...version, id: this.#id, parts: 0, size: 0, missing: false };
+    if (this.etag) this.#kept = await this.#store.put_meta("partial", meta);
   }
 
   async append(bytes: Uint8Array): Promise<void> {
     for (let done = 0; done < bytes.byteLength; ) {
-      const piece = bytes.subarray(done, done + PART_BYTES - this.rest.size);
-      await this.rest.append(piece);
+      const piece = bytes.subarray(done, done + PART_BYTES - this.#rest.size);
+      await this.#rest.append(piece);
       done += piece.byteLength;
-      if (this.rest.size === PART_BYTES) await this.finish_part();
+      if (this.#rest.size === PART_BYTES) await this.#finish_part();
     }
   }
 
   async commit(): Promise<RandomAccessFile> {
     const size = this.size;
-    if (this.rest.size > 0) this.parts.push(this.rest.take());
-    await this.store_parts();
-    const meta = { ...this.version, id: this.id, parts: this.parts.length, size, missing: false };
-    if (this.kept) await this.store.remove(this.id);
-    if (this.kept) this.kept = await this.store.put_meta("whole", meta);
-    if (!this.kept) {
+    if (this.#rest.size > 0) this.#parts.push(this.#rest.take());
+    await this.#store_parts();
+    const meta = { ...this.#version, id: this.#id, parts: this.#parts.length, size, missing: false };
+    if (this.#kept) await this.#store.remove(this.#id);
+    if (this.#kept) this.#kept = await this.#store.put_meta("whole", meta);
+    if (!this.#kept) {
       env.warn(
-        `${this.name} isn't kept, because the browser's storage has no room for it; it will be downloaded again.`,
+        `${this.#name} isn't kept, because the browser's storage has no room for it; it will be downloaded again.`,
       );
-      await this.store.remove();
+      await this.#store.remove();
     }
-    return blob_file(this.name, new Blob(this.parts));
+    return blob_file(this.#name, new Blob(this.#parts));
   }
 
   async close(): Promise<void> {
-    this.parts = [];
+    this.#parts = [];
   }
 
-  private async finish_part(): Promise<void> {
-    this.parts.push(this.rest.take());
-    if (this.etag) await this.store_parts();
+  async #finish_part(): Promise<void> {
+    this.#parts.push(this.#rest.take());
+    if (this.etag) await this.#store_parts();
   }
 
   /** Hands parts to the cache and takes them back from there, where they need no memory. */
-  private async store_parts(): Promise<void> {
-    for (; this.kept && this.stored < this.parts.length; this.stored++) {
-      const part = this.parts[this.stored] as Blob;
-      this.kept = await this.store.put_part(this.id, this.stored, part);
-      if (this.kept) this.parts[this.stored] = (await this.store.read_part(this.id, this.stored)) ?? part;
+  async #store_parts(): Promise<void> {
+    for (; this.#kept && this.#stored < this.#parts.length; this.#stored++) {
+      const part = this.#parts[this.#stored] as Blob;
+      this.#kept = await this.#store.put_part(this.#id, this.#stored, part);
+      if (this.#kept)
+        this.#parts[this.#stored] = (await this.#store.read_part(this.#id, this.#stored)) ?? part;
     }
   }
 }

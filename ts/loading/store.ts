@@ -57,37 +57,37 @@ export function memory_store(url: string): Store {
 export class MemoryWriter implements StoreWriter {
   size = 0;
   etag: string | undefined;
-  private chunks: Uint8Array<ArrayBuffer>[] = [];
-  private readonly name: string;
+  #chunks: Uint8Array<ArrayBuffer>[] = [];
+  readonly #name: string;
 
   constructor(name: string) {
-    this.name = name;
+    this.#name = name;
   }
 
   async restart(version: FileVersion, resumable: boolean): Promise<void> {
     this.size = 0;
-    this.chunks = [];
+    this.#chunks = [];
     this.etag = resumable ? version.etag : undefined;
   }
 
   async append(bytes: Uint8Array): Promise<void> {
-    this.chunks.push(bytes as Uint8Array<ArrayBuffer>);
+    this.#chunks.push(bytes as Uint8Array<ArrayBuffer>);
     this.size += bytes.byteLength;
   }
 
   async commit(): Promise<RandomAccessFile> {
-    return blob_file(this.name, this.take());
+    return blob_file(this.#name, this.take());
   }
 
   /** What was collected so far, which is then forgotten. */
   take(): Blob {
-    const blob = new Blob(this.chunks);
-    this.chunks = [];
+    const blob = new Blob(this.#chunks);
+    this.#chunks = [];
     this.size = 0;
     return blob;
   }
 
   async close(): Promise<void> {
-    this.chunks = [];
+    this.#chunks = [];
   }
 }
