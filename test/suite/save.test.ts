@@ -69,6 +69,10 @@ test("saving can be aborted, and a disposed model can't be saved", async () => {
   const saving = model.save_pretrained(directory.target, { signal: AbortSignal.abort() });
   await expect(saving).rejects.toMatchObject({ code: "ABORTED" });
   expect(await directory.read_files()).toEqual({});
+  const controller = new AbortController();
+  const options = { signal: controller.signal, progress_callback: () => controller.abort() };
+  await expect(model.save_pretrained(directory.target, options)).rejects.toMatchObject({ code: "ABORTED" });
+  expect(Object.keys(await directory.read_files())).not.toContain("model.safetensors");
   await model.dispose();
   await expect(model.save_pretrained(directory.target)).rejects.toMatchObject({ code: "DISPOSED" });
   await directory.remove();

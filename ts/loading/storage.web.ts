@@ -313,6 +313,8 @@ async function write_file(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   path_segments(file, "file name", "INVALID_ARGUMENT");
+  throw_if_aborted(signal, `Saving ${file}`);
+  const is_new = !(await has_file(directory, file));
   const stream = await (await directory.getFileHandle(file, { create: true })).createWritable();
   let size = 0;
   try {
@@ -327,6 +329,15 @@ async function write_file(
     progress.done(size);
   } catch (error) {
     await stream.abort().catch(() => {});
+    // Asking for the handle has made an empty file; one that was there before keeps its content.
+    if (is_new) await directory.removeEntry(file).catch(() => {});
     throw error;
   }
+}
+
+async function has_file(directory: FileSystemDirectoryHandle, file: string): Promise<boolean> {
+  return directory.getFileHandle(file).then(
+    () => true,
+    () => false,
+  );
 }
