@@ -16,6 +16,7 @@ mod pool;
 #[allow(missing_docs, reason = "lanes: the names are the documentation")]
 mod simd;
 mod softmax;
+mod take_tokens;
 #[cfg(test)]
 mod test_support;
 
@@ -30,3 +31,4 @@ pub use pack::PackedLinear;
 pub use patch_embed::{PatchShape, patch_embed};
 pub use pool::{pool_cls, pool_mean};
 pub use softmax::softmax;
+pub use take_tokens::{SelectionShape, take_tokens};

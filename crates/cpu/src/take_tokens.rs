@@ -1,0 +1,105 @@
+//! Masked inference: the encoder sees only the patches that are to be seen.
+
+use vit_msn_tensor::{Error, Result, check_len, numel};
+
+/// The sizes of a selection: `[batch, tokens, width]` to `[batch, 1 + kept, width]`.
+#[derive(Debug, Clone, Copy)]
+pub struct SelectionShape {
+    /// B
+    pub batch: usize,
+    /// N, the CLS token among them.
+    pub tokens: usize,
+    /// K: the patches that stay of each picture.
+    pub kept: usize,
+    /// D
+    pub width: usize,
+}
+
+/// The CLS token and the chosen patches of each picture, in the order of `patches` `[B, K]`, whose indices count
+/// from the first patch: x `[B, N, D]` to out `[B, 1 + K, D]`. Masked Siamese Networks drop patches so, after positions
+/// are added (Assran et al., 2022).
+/// Errors: INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist.
+pub fn take_tokens(
+    x: &[f32],
+    shape: SelectionShape,
+    patches: &[u32],
+    out: &mut [f32],
+) -> Result<()> {
+    let SelectionShape {
+        batch,
+        tokens,
+        kept,
+        width,
+    } = shape;
+    if tokens == 0 || kept == 0 || width == 0 {
+        return Err(Error::InvalidArgument(format!(
+            "{kept} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
+        )));
+    }
+    numel(&[tokens, width])?;
+    numel(&[1 + kept, width])?;
+    check_len("The tokens", x.len(), &[batch, tokens, width])?;
+    check_len("The chosen patches", patches.len(), &[batch, kept])?;
+    check_len("The chosen tokens", out.len(), &[batch, 1 + kept, width])?;
+    if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
+        return Err(Error::InvalidArgument(format!(
+            "There is no patch {patch}: a picture has {} here.",
+            tokens - 1
+        )));
+    }
+    let pictures = x.chunks_exact(tokens * width);
+    let targets = out.chunks_exact_mut((1 + kept) * width);
+    for ((picture, target), patches) in pictures.zip(targets).zip(patches.chunks_exact(kept)) {
+        let (cls, rows) = target.split_at_mut(width);
+        cls.copy_from_slice(&picture[..width]);
+        for (row, &patch) in rows.chunks_exact_mut(width).zip(patches) {
+            row.copy_from_slice(&picture[(1 + patch as usize) * width..][..width]);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: SelectionShape = SelectionShape {
+        batch: 2,
+        tokens: 4,
+        kept: 2,
+        width: 1,
+    };
+    const X: [f32; 8] = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0];
+
+    #[test]
+    fn cls_comes_first_and_patches_in_the_given_order() {
+        let mut out = [0.0; 6];
+        take_tokens(&X, SHAPE, &[2, 0, 1, 2], &mut out).unwrap();
+        assert_eq!(out, [0.0, 3.0, 1.0, 10.0, 12.0, 13.0]);
+    }
+
+    #[test]
+    fn a_patch_that_does_not_exist_and_wrong_sizes_are_errors() {
+        let mut out = [0.0; 6];
+        let error = take_tokens(&X, SHAPE, &[0, 3, 0, 1], &mut out).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "There is no patch 3: a picture has 3 here."
+        );
+        for (shape, patches) in [
+            (SHAPE, &[0, 1, 2][..]),
+            (SelectionShape { kept: 0, ..SHAPE }, &[]),
+            (SelectionShape { tokens: 3, ..SHAPE }, &[0, 1, 0, 1]),
+            (
+                SelectionShape {
+                    width: usize::MAX,
+                    ..SHAPE
+                },
+                &[0, 1, 0, 1],
+            ),
+        ] {
+            let error = take_tokens(&X, shape, patches, &mut out).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
+    }
+}
