@@ -115,6 +115,10 @@ class WasmEngine implements Engine {
     ) as TensorHandle;
   }
 
+  take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle {
+    return this.#call((glue) => glue.take_tokens(x, patches, kept)) as TensorHandle;
+  }
+
   interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle {
     return this.#call((glue) =>
       glue.interpolate_positions(positions, from.height, from.width, to.height, to.width),

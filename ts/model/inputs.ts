@@ -9,6 +9,12 @@ export interface ForwardInputs {
   pixel_values: Tensor;
   /** [batch, num_patches] of 0 and 1 (or booleans): patches that the mask token replaces. */
   bool_masked_pos?: Tensor | readonly (readonly (boolean | number)[])[];
+  /**
+   * Which patches the encoder sees, by index in reading order: [batch, kept], or one list for all pictures. The others
+   * are dropped after positions are added, as MSN does in pre-training, and cost no time. Outputs have 1 + kept tokens,
+   * in this order. Default: all.
+   */
+  visible_patches?: Tensor | readonly number[] | readonly (readonly number[])[];
   /** Accept pictures of another size than config.image_size; default false. */
   interpolate_pos_encoding?: boolean;
   /** Default config.output_attentions. Under "sdpa" these layers are then computed eagerly. */
@@ -114,6 +120,59 @@ export function check_mask(
     throw invalid("bool_masked_pos must hold only 0 and 1, or booleans.", "bool_masked_pos");
   }
   return Uint8Array.from(values);
+}
+
+/** The indices [batch · kept] of the patches that stay. */
+export interface VisiblePatches {
+  patches: Uint32Array;
+  kept: number;
+}
+
+/**
+ * The visible patches of each picture.
+ * @throws VitMsnError INVALID_ARGUMENT on a wrong shape, on patches that don't exist and on any that is named twice.
+ */
+export function check_visible_patches(
+  visible: NonNullable<ForwardInputs["visible_patches"]>,
+  batch: number,
+  num_patches: number,
+): VisiblePatches {
+  const rows = rows_of(visible);
+  const each = rows.length === 1 ? Array.from({ length: batch }, () => rows[0] as number[]) : rows;
+  const kept = each[0]?.length ?? 0;
+  if (each.length !== batch || kept < 1 || each.some((row) => row.length !== kept)) {
+    throw invalid(
+      `visible_patches must be one list of patches, or as many for each of the ${batch} pictures; ` +
+        `got rows of ${rows.map((row) => row.length).join(", ")}.`,
+      "visible_patches",
+    );
+  }
+  for (const row of rows) {
+    const bad = row.find((x) => !Number.isInteger(x) || x < 0 || x >= num_patches);
+    if (bad !== undefined) {
+      throw invalid(
+        `visible_patches holds ${bad}; a patch is a whole number from 0 to ${num_patches - 1}.`,
+        "visible_patches",
+      );
+    }
+    if (new Set(row).size !== kept) throw invalid("visible_patches names a patch twice.", "visible_patches");
+  }
+  return { patches: Uint32Array.from(each.flat()), kept };
+}
+
+function rows_of(visible: NonNullable<ForwardInputs["visible_patches"]>): number[][] {
+  if (visible instanceof Tensor) {
+    const values = Array.from(visible.data as ArrayLike<number | bigint>, Number);
+    const kept = visible.dims.at(-1) ?? 0;
+    if (visible.dims.length > 2 || kept === 0) return [];
+    return Array.from({ length: values.length / kept }, (_, i) => values.slice(i * kept, (i + 1) * kept));
+  }
+  if (!Array.isArray(visible))
+    throw invalid("visible_patches must be a Tensor or arrays of numbers.", "visible_patches");
+  const nested = visible.some((row) => Array.isArray(row));
+  return nested
+    ? visible.map((row) => [...(row as readonly number[])])
+    : [[...(visible as readonly number[])]];
 }
 
 export function invalid(message: string, argument: string): VitMsnError {

@@ -5,7 +5,13 @@ import { Tensor } from "../tensor.ts";
 import { backbone_modules, classifier_module, type ModuleSpec } from "./architecture.ts";
 import { classifier_checkpoint_key } from "./checkpoint_keys.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
-import { type CheckedPixels, check_mask, check_pixel_values, type ForwardInputs } from "./inputs.ts";
+import {
+  type CheckedPixels,
+  check_mask,
+  check_pixel_values,
+  check_visible_patches,
+  type ForwardInputs,
+} from "./inputs.ts";
 import { compute_loss, type Labels } from "./losses.ts";
 import type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./outputs.ts";
 import { PreTrainedModel } from "./pretrained.ts";
@@ -71,7 +77,16 @@ class Forward {
     const hidden = this.scope.use(engine.embed_tokens(patches, cls_token, positions, masked));
     this.scope.free(patches);
     this.scope.free(positions);
-    return this.#collect_hidden(hidden);
+    return this.#collect_hidden(this.#visible(hidden, inputs, pixels));
+  }
+
+  /** Drops the patches that aren't visible, as MSN's encoder does in pre-training. */
+  #visible(hidden: TensorHandle, { visible_patches }: ForwardInputs, { dims, grid }: CheckedPixels) {
+    if (visible_patches === undefined) return hidden;
+    const { patches, kept } = check_visible_patches(visible_patches, dims[0], grid.height * grid.width);
+    const visible = this.scope.use(this.#engine.take_tokens(hidden, patches, kept));
+    this.scope.free(hidden);
+    return visible;
   }
 
   /** The position encodings for a grid of patches: the model's own, or interpolated. */

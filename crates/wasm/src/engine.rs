@@ -2,7 +2,7 @@
 
 use vit_msn_cpu as cpu;
 use vit_msn_cpu::{
-    Activation, AttentionShape, EmbeddingShape, PackedLinear, PatchMask, PatchShape,
+    Activation, AttentionShape, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
 };
 use vit_msn_tensor::{Dtype, Error, Result, Tensor, numel, try_vec};
 
@@ -192,6 +192,21 @@ impl Engine {
             mask,
             out.data_mut(),
         )?;
+        self.handles.add_tensor(out)
+    }
+
+    /// The CLS token and the chosen patches of each picture.
+    pub fn take_tokens(&mut self, x: u32, patches: &[u32], kept: usize) -> Result<u32> {
+        let x = self.handles.tensor(x)?;
+        let [batch, tokens, width] = rank(x.dims(), "The tokens")?;
+        let shape = SelectionShape {
+            batch,
+            tokens,
+            kept,
+            width,
+        };
+        let mut out = Tensor::zeros(&[batch, kept.saturating_add(1), width])?;
+        cpu::take_tokens(x.data(), shape, patches, out.data_mut())?;
         self.handles.add_tensor(out)
     }
 

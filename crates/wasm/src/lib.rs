@@ -179,6 +179,12 @@ pub fn embed_tokens(
     with_engine(|engine| engine.embed_tokens(patches, cls_token, positions, mask.zip(mask_token)))
 }
 
+/// The CLS token and `kept` chosen patches of each picture.
+#[wasm_bindgen]
+pub fn take_tokens(x: u32, patches: &[u32], kept: usize) -> JsResult<u32> {
+    with_engine(|engine| engine.take_tokens(x, patches, kept))
+}
+
 /// Position encodings for another grid.
 #[wasm_bindgen]
 pub fn interpolate_positions(
