@@ -108,9 +108,13 @@ mod imp {
         #[inline(always)]
         pub fn mul_add(self, factor: Self, addend: Self) -> Self {
             #[cfg(target_feature = "relaxed-simd")]
-            return Self(f32x4_relaxed_madd(self.0, factor.0, addend.0));
+            {
+                Self(f32x4_relaxed_madd(self.0, factor.0, addend.0))
+            }
             #[cfg(not(target_feature = "relaxed-simd"))]
-            Self(f32x4_add(f32x4_mul(self.0, factor.0), addend.0))
+            {
+                Self(f32x4_add(f32x4_mul(self.0, factor.0), addend.0))
+            }
         }
 
         #[inline(always)]
