@@ -22,9 +22,9 @@ export interface RepeatOptions {
   min_rounds: number;
 }
 
-/** Median milliseconds of a call, after warming up: V8 swaps its baseline code of WebAssembly for optimised code meanwhile. */
+/** Median milliseconds of a call, after as long a warm-up: V8 swaps its baseline code of WebAssembly meanwhile. */
 export async function repeat(body: Body, { min_ms, min_rounds }: RepeatOptions): Promise<number> {
-  await run_for(body, min_ms / 4, 2);
+  await run_for(body, min_ms, 2);
   return median(await run_for(body, min_ms, min_rounds));
 }
 
