@@ -142,11 +142,12 @@ impl PackedLinear {
             )?,
             (Panels::Half(panels), dtype) => scatter_half(panels, place, dtype, source, bytes)?,
         };
-        if !finite {
-            return Err(self.find_unfit(row0, source, bytes));
+        self.rows_set[row0..row0 + rows].fill(finite);
+        if finite {
+            Ok(())
+        } else {
+            Err(self.find_unfit(row0, source, bytes))
         }
-        self.rows_set[row0..row0 + rows].fill(true);
-        Ok(())
     }
 
     /// Sets the bias from element `offset` on. Errors as [`PackedLinear::set_rows`], and INVALID_ARGUMENT
@@ -164,6 +165,7 @@ impl PackedLinear {
                 self.bias_set.len()
             )));
         }
+        self.bias_set[offset..offset + count].fill(false);
         let target = &mut self.bias[offset..offset + count];
         source.decode(bytes, target)?;
         for (index, value) in target.iter_mut().enumerate() {
@@ -530,6 +532,22 @@ mod tests {
             );
             assert!(w.check_complete().is_err());
         }
+    }
+
+    #[test]
+    fn a_row_that_failed_counts_as_missing() {
+        let mut w = PackedLinear::new(1, 1, Dtype::F32, true).unwrap();
+        let (good, bad) = (
+            bytes_of(&[1.0], Dtype::F32),
+            bytes_of(&[f32::NAN], Dtype::F32),
+        );
+        w.set_rows(0, Dtype::F32, &good).unwrap();
+        w.set_bias(0, Dtype::F32, &good).unwrap();
+        w.set_rows(0, Dtype::F32, &bad).unwrap_err();
+        assert!(w.check_complete().is_err());
+        w.set_rows(0, Dtype::F32, &good).unwrap();
+        w.set_bias(0, Dtype::F32, &bad).unwrap_err();
+        assert!(w.check_complete().is_err());
     }
 
     #[test]
