@@ -42,7 +42,7 @@ build() {
 
 declare_types() {
   rm -rf dist/types
-  npm_bin tsc -p tsconfig.build.json
+  npm_bin tsc -p tsconfig.build.json && node scripts/declarations.mjs
 }
 
 demo() {
@@ -56,7 +56,7 @@ run_checks() {
   need_chromium
   check "Rust formatting" cargo fmt --all --check
   check "Rust lints, native" cargo clippy --workspace --all-targets --locked -- -D warnings
-  if [ -n "$wasm_clippy" ]; then
+  if has_wasm_clippy; then
     check "Rust lints, wasm32" in_wasm_toolchain simd128 cargo-clippy clippy -p vit-msn-wasm --locked -- -D warnings
   else
     echo "  Rust lints, wasm32: skipped, this machine's wasm32 compiler has no clippy"

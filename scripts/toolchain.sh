@@ -47,7 +47,7 @@ npm_install() {
 
 # Tools of the build needn't be fast, they need to be there soon.
 cargo_install() {
-  CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+  CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     CARGO_TARGET_DIR=$tools/build cargo install --root "$tools" "$@"
 }
 
@@ -67,11 +67,11 @@ need_wasm_bindgen() {
 
 need_nextest() {
   cargo nextest --version >/dev/null 2>&1 && return
-  step "cargo-nextest, compiled once (minutes)" cargo_install --locked cargo-nextest
+  step "cargo-nextest, compiled once (minutes)" \
+    cargo_install --locked cargo-nextest --no-default-features --features default-no-update
 }
 
 wasm_sysroot=$tools/wasm-sysroot
-wasm_clippy=""
 
 has_wasm_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown/lib" ]; }
 sysroot_is_current() { [ "$(cat "$wasm_sysroot/built-by" 2>/dev/null)" = "$(packaged_rust_version)" ]; }
@@ -84,11 +84,10 @@ need_wasm_target() {
   if ! has_wasm_target && ! sysroot_is_current; then
     add_rustup_target || build_packaged_target
   fi
-  if has_wasm_target; then
-    cargo clippy --version >/dev/null 2>&1 && wasm_clippy=yes || true
-  elif [ -x /usr/bin/clippy-driver ]; then
-    wasm_clippy=yes
-  fi
+}
+# The compiler for wasm32 is checked by the clippy of its own version.
+has_wasm_clippy() {
+  if has_wasm_target; then cargo clippy --version >/dev/null 2>&1; else [ -x /usr/bin/clippy-driver ]; fi
 }
 
 add_rustup_target() {
