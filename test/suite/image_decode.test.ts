@@ -1,13 +1,14 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
-import { difference, type Expected, read_expected } from "../support/pictures.ts";
+import { difference } from "../support/pictures.ts";
+import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/pictures";
-let expected: Map<string, Expected>;
+let expected: Map<string, FixtureTensor>;
 
 beforeAll(async () => {
-  expected = await read_expected(`${FOLDER}/expected.safetensors`);
+  expected = await read_tensors(`${FOLDER}/expected.safetensors`);
 });
 
 async function read(name: string): Promise<RawImage> {
@@ -15,9 +16,9 @@ async function read(name: string): Promise<RawImage> {
 }
 
 function expect_like_pillow(image: RawImage, name: string, tolerance = 0): void {
-  const { shape, data } = expected.get(`rgb.${name}`) as Expected;
-  expect([image.height, image.width, 3]).toEqual(shape);
-  expect(difference(image.rgb().data, data).max).toBeLessThanOrEqual(tolerance);
+  const { dims, data } = expected.get(`rgb.${name}`) as FixtureTensor;
+  expect([image.height, image.width, 3]).toEqual(dims);
+  expect(difference(image.rgb().data, data as Uint8Array).max).toBeLessThanOrEqual(tolerance);
 }
 
 /** File, and the channels it has. */
@@ -60,7 +61,7 @@ test.each([
 
 test("a GIF's transparent pixels have no colour, its others are read as Pillow reads them", async () => {
   const image = await read("transparent.gif");
-  const { data } = expected.get("rgb.transparent.gif") as Expected;
+  const { data } = expected.get("rgb.transparent.gif") as FixtureTensor;
   expect(image.channels).toBe(4);
   for (let pixel = 0; pixel < image.width * image.height; pixel++) {
     const alpha = image.data[pixel * 4 + 3] as number;

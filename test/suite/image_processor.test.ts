@@ -3,14 +3,15 @@ import { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import { output_size } from "../../ts/image/output_size.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
-import { difference, type Expected, read_expected } from "../support/pictures.ts";
+import { difference } from "../support/pictures.ts";
+import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/images";
 
 describe("pictures become what the reference makes of them", () => {
-  let expected: Map<string, Expected>;
+  let expected: Map<string, FixtureTensor>;
   beforeAll(async () => {
-    expected = await read_expected(`${FOLDER}/expected.safetensors`);
+    expected = await read_tensors(`${FOLDER}/expected.safetensors`);
   });
 
   test.each(["landscape", "portrait", "upscale", "grey", "rgba", "exact"])("%s.png", async (name) => {
@@ -21,13 +22,16 @@ describe("pictures become what the reference makes of them", () => {
     expect(pixel_values.dims).toEqual([1, 3, 224, 224]);
     expect(original_sizes).toEqual([[image.height, image.width]]);
     expect(reshaped_input_sizes).toEqual([[224, 224]]);
-    const pil = difference(pixel_values.data, (expected.get(`out.pil.${name}`) as Expected).data);
+    const pil = difference(
+      pixel_values.data,
+      (expected.get(`out.pil.${name}`) as FixtureTensor).data as ArrayLike<number>,
+    );
     expect(pil.mean).toBeLessThanOrEqual(1e-3);
     // Half floats near 1 are 2^-11 apart: the resized bytes are Pillow's own.
     expect(pil.max).toBeLessThanOrEqual(2 ** -11);
     const torchvision = difference(
       pixel_values.data,
-      (expected.get(`out.torchvision.${name}`) as Expected).data,
+      (expected.get(`out.torchvision.${name}`) as FixtureTensor).data as ArrayLike<number>,
     );
     expect(torchvision.max).toBeLessThanOrEqual(2 / 255 / 0.5 + 2 ** -11);
   });
@@ -35,7 +39,10 @@ describe("pictures become what the reference makes of them", () => {
   test("landscape.jpg, whose expected values come from the picture before compression", async () => {
     const processor = new ViTImageProcessor();
     const { pixel_values } = await processor(await read_file(`${FOLDER}/landscape.jpg`));
-    const pil = difference(pixel_values.data, (expected.get("out.pil.landscape") as Expected).data);
+    const pil = difference(
+      pixel_values.data,
+      (expected.get("out.pil.landscape") as FixtureTensor).data as ArrayLike<number>,
+    );
     expect(pil.mean).toBeLessThan(0.06);
   });
 });

@@ -2,14 +2,15 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { RESAMPLE, type ResampleName } from "../../ts/image/resize.ts";
 import { read_file } from "../support/files.ts";
-import { difference, type Expected, read_expected } from "../support/pictures.ts";
+import { difference } from "../support/pictures.ts";
+import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/pictures";
 const SOURCES = ["rgb.png", "grey.png", "grey_alpha.png", "rgba.png", "wide.png", "one_pixel.png"];
-let expected: Map<string, Expected>;
+let expected: Map<string, FixtureTensor>;
 
 beforeAll(async () => {
-  expected = await read_expected(`${FOLDER}/expected.safetensors`);
+  expected = await read_tensors(`${FOLDER}/expected.safetensors`);
 });
 
 async function read(name: string): Promise<RawImage> {
@@ -21,12 +22,12 @@ describe.each(SOURCES)("resizing %s gives Pillow's bytes", (source) => {
     const prefix = `resize.${source}.${filter}.`;
     const cases = [...expected].filter(([name]) => name.startsWith(prefix));
     expect(cases.length).toBeGreaterThan(0);
-    for (const [name, { shape, data }] of cases) {
-      const [height, width, channels] = shape as [number, number, 1 | 2 | 3 | 4];
+    for (const [name, { dims, data }] of cases) {
+      const [height, width, channels] = dims as [number, number, 1 | 2 | 3 | 4];
       const image = (await read(source)).convert(channels);
       const resized = image.resize(width, height, { resample: filter });
-      expect([resized.height, resized.width, resized.channels], name).toEqual(shape);
-      expect(difference(resized.data, data), name).toEqual({ mean: 0, max: 0 });
+      expect([resized.height, resized.width, resized.channels], name).toEqual(dims);
+      expect(difference(resized.data, data as Uint8Array), name).toEqual({ mean: 0, max: 0 });
     }
   });
 });
@@ -49,7 +50,9 @@ describe("RawImage", () => {
     const image = await read("rgb.png");
     const grey = image.grayscale();
     expect(grey.channels).toBe(1);
-    expect(difference(grey.data, (expected.get("grey.rgb.png") as Expected).data).max).toBe(0);
+    expect(
+      difference(grey.data, (expected.get("grey.rgb.png") as FixtureTensor).data as ArrayLike<number>).max,
+    ).toBe(0);
   });
 
   test("converts between channels: alpha is dropped without blending, missing alpha is opaque", () => {

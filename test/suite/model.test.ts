@@ -1,6 +1,7 @@
 import { env, Tensor, ViTMSNConfig, ViTMSNForImageClassification, ViTMSNModel, VitMsnError } from "vit-msn";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { fixture_files } from "../support/models.ts";
+import { error_of } from "../support/rejections.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 
 const TINY = {
@@ -13,6 +14,9 @@ const TINY = {
   num_labels: 3,
 };
 
+/** Takes long enough to be interrupted. */
+const DEEP = { ...TINY, hidden_size: 256, intermediate_size: 1024, num_hidden_layers: 40, image_size: 96 };
+
 function pixels(dims: number[], fill: (i: number) => number = (i) => Math.sin(i)): Tensor<"float32"> {
   const size = dims.reduce((a, b) => a * b, 1);
   return new Tensor(
@@ -20,16 +24,6 @@ function pixels(dims: number[], fill: (i: number) => number = (i) => Math.sin(i)
     Float32Array.from({ length: size }, (_, i) => fill(i)),
     dims,
   );
-}
-
-/** What a promise rejects with, which must be one of this package's errors. */
-async function error_of(promise: Promise<unknown>): Promise<VitMsnError> {
-  const error = await promise.then(
-    () => undefined,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(VitMsnError);
-  return error as VitMsnError;
 }
 
 const warn = env.warn;
@@ -374,13 +368,7 @@ describe("abort and dispose", () => {
   });
 
   test("a signal that fires during forward stops it between layers, and the model goes on", async () => {
-    const model = await ViTMSNModel.from_config({
-      ...TINY,
-      hidden_size: 256,
-      intermediate_size: 1024,
-      num_hidden_layers: 40,
-      image_size: 96,
-    });
+    const model = await ViTMSNModel.from_config(DEEP);
     const { handles } = model.memory();
     const pixel_values = pixels([2, 3, 96, 96]);
     const controller = new AbortController();
@@ -408,13 +396,7 @@ describe("abort and dispose", () => {
   });
 
   test("disposing during a forward ends it with DISPOSED", async () => {
-    const model = await ViTMSNModel.from_config({
-      ...TINY,
-      hidden_size: 256,
-      intermediate_size: 1024,
-      num_hidden_layers: 40,
-      image_size: 96,
-    });
+    const model = await ViTMSNModel.from_config(DEEP);
     const forward = error_of(model.forward({ pixel_values: pixels([2, 3, 96, 96]) }));
     setTimeout(() => void model.dispose(), 20);
     expect((await forward).code).toBe("DISPOSED");

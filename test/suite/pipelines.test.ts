@@ -5,20 +5,14 @@ import {
   RawImage,
   ViTMSNForImageClassification,
   ViTMSNModel,
-  VitMsnError,
 } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
 import { fixture_files, model_files } from "../support/models.ts";
+import { error_of } from "../support/rejections.ts";
 
 const BOOT = "models/fashion/pictures/9-ankle-boot.png";
 const BAG = "models/fashion/pictures/8-bag.png";
-
-async function error_of(promise: Promise<unknown>): Promise<VitMsnError> {
-  const error = await promise.catch((reason: unknown) => reason);
-  expect(error).toBeInstanceOf(VitMsnError);
-  return error as VitMsnError;
-}
 
 describe("image-classification", () => {
   let classify: ImageClassificationPipeline;
