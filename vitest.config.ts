@@ -1,18 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
-import { find_chromium } from "./scripts/chromium.mjs";
-
-// The tests need no network beyond the test server, and a browser that asks for updates is slower to start.
-const offline_args = [
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-// Chromium's sandbox refuses to run as root, as in a container.
-const root_args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
+import { find_chromium, launch_args } from "./scripts/chromium.mjs";
 
 const executablePath = find_chromium();
 const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url));
@@ -45,7 +34,7 @@ export default defineConfig({
             headless: true,
             screenshotFailures: false,
             provider: playwright({
-              launchOptions: { executablePath, args: [...offline_args, ...root_args] },
+              launchOptions: { executablePath, args: launch_args },
             }),
             instances: [{ browser: "chromium" }],
           },
