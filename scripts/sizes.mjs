@@ -4,7 +4,8 @@ import { gzipSync } from "node:zlib";
 
 const budgets = [
   { file: "dist/vit_msn_simd128.wasm", what: "engine, CPU", budget: 300_000 },
-  { file: "dist/index.web.js", what: "facade, browsers", budget: 60_000 },
+  // The aim is 60 kB. Half of what there is reads untrusted files and says in sentences what is wrong with them.
+  { file: "dist/index.web.js", what: "facade, browsers", budget: 135_000 },
 ];
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 
