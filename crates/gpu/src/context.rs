@@ -1,0 +1,305 @@
+//! The device: how it is found, and how its faults become errors.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use vit_msn_tensor::{Error, Result};
+
+/// Which limits the device is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestedLimits {
+    /// WebGPU's defaults, which every adapter has; every kernel runs within them.
+    #[default]
+    WebGpu,
+    /// All that the adapter has: larger tensors.
+    Adapter,
+}
+
+/// How to choose the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ContextOptions {
+    /// Whether an adapter that is software on the CPU will do. Default false: the engine's CPU kernels are faster.
+    pub allow_software: bool,
+    /// Default: WebGPU's.
+    pub limits: RequestedLimits,
+}
+
+type ErrorFuture = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
+
+/// Calls whose errors the device hasn't told yet.
+struct Unsettled {
+    what: String,
+    error: ErrorFuture,
+}
+
+/// A device and what went wrong with it.
+pub struct Context {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    /// The first fault that can't be healed: a lost device, or an error outside of any check.
+    fault: Arc<Mutex<Option<Error>>>,
+    unsettled: RefCell<Vec<Unsettled>>,
+}
+
+impl Context {
+    /// Opens the best adapter that the options allow.
+    /// Errors: UNSUPPORTED when there is none, or when it refuses the limits.
+    pub async fn new(options: ContextOptions) -> Result<Self> {
+        let adapter = wgpu::Instance::default()
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| no_adapter(&error.to_string()))?;
+        let info = adapter.get_info();
+        if info.device_type == wgpu::DeviceType::Cpu && !options.allow_software {
+            return Err(no_adapter(&format!(
+                "the only adapter, {}, is software on the CPU",
+                info.name
+            )));
+        }
+        let required_limits = match options.limits {
+            RequestedLimits::WebGpu => wgpu::Limits::defaults(),
+            RequestedLimits::Adapter => adapter.limits(),
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("vit-msn"),
+                required_limits,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| {
+                Error::Unsupported(format!(
+                    "The GPU {} gives no device with the limits that were asked for: {error}.",
+                    info.name
+                ))
+            })?;
+        Ok(Self::watch(device, queue))
+    }
+
+    /// Takes the device over: from here on its faults are kept for [`Context::check_alive`].
+    fn watch(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let fault = Arc::new(Mutex::new(None));
+        let lost = Arc::clone(&fault);
+        device.set_device_lost_callback(move |reason, message| {
+            keep_first(
+                &lost,
+                Error::Disposed(format!(
+                    "The GPU device was lost ({reason:?}: {message}): load the model again."
+                )),
+            );
+        });
+        let uncaptured = Arc::clone(&fault);
+        device.on_uncaptured_error(Arc::new(move |error| {
+            keep_first(&uncaptured, refusal("a call", error));
+        }));
+        let limits = device.limits();
+        Self {
+            device,
+            queue,
+            limits,
+            fault,
+            unsettled: RefCell::default(),
+        }
+    }
+
+    /// The adapter: its name, backend and kind.
+    pub fn adapter(&self) -> wgpu::AdapterInfo {
+        self.device.adapter_info()
+    }
+
+    /// What the device grants, which is what was asked for.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    /// Gives the device back; every later call on it is an error.
+    pub fn destroy(&self) {
+        keep_first(
+            &self.fault,
+            Error::Disposed("The GPU engine was disposed.".to_string()),
+        );
+        self.device.destroy();
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// Errors: what ended the device, once something has.
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// Makes calls of the device within error scopes; `what` names them in the error. Natively errors are known at
+    /// once; in browsers they come later, and [`Context::settle`] returns them.
+    /// Errors: OUT_OF_MEMORY, UNSUPPORTED for what the device refuses, DISPOSED when it is lost.
+    pub(crate) fn checked<T>(&self, what: &str, calls: impl FnOnce() -> T) -> Result<T> {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        self.check_alive()?;
+        let scopes = [OutOfMemory, Internal, Validation].map(|f| self.device.push_error_scope(f));
+        let value = calls();
+        let mut first = None;
+        // Scopes close in reverse order, and all of them, whatever the first one holds.
+        for scope in scopes.into_iter().rev() {
+            let mut error: ErrorFuture = Box::pin(scope.pop());
+            match poll_once(&mut error) {
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(error)) => first = first.or(Some(refusal(what, error))),
+                Poll::Pending => self.unsettled.borrow_mut().push(Unsettled {
+                    what: what.to_string(),
+                    error,
+                }),
+            }
+        }
+        first.map_or(Ok(value), Err)
+    }
+
+    /// Waits for the errors of all calls so far. Errors: the first of them.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        let unsettled = mem::take(&mut *self.unsettled.borrow_mut());
+        let mut first = None;
+        for Unsettled { what, error } in unsettled {
+            if let Some(error) = error.await {
+                first = first.or(Some(refusal(&what, error)));
+            }
+        }
+        // What ended the device explains whatever else failed.
+        self.check_alive()?;
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Blocks until the device has done all that was submitted; browsers do this by themselves.
+    pub(crate) fn drive(&self) -> Result<()> {
+        match self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.check_alive()?;
+                Err(Error::Unsupported(format!(
+                    "The GPU can't be waited for: {error}."
+                )))
+            }
+        }
+    }
+}
+
+fn keep_first(fault: &Mutex<Option<Error>>, error: Error) {
+    let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+    fault.get_or_insert(error);
+}
+
+fn poll_once(future: &mut ErrorFuture) -> Poll<Option<wgpu::Error>> {
+    future
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(Waker::noop()))
+}
+
+fn no_adapter(reason: &str) -> Error {
+    Error::Unsupported(format!(
+        "There is no GPU to compute on ({reason}): use device \"wasm\", or update the browser or the GPU's driver."
+    ))
+}
+
+fn refusal(what: &str, error: wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(format!(
+            "The GPU's memory can't hold {what}: use a smaller batch or picture, or dispose what is no longer used."
+        )),
+        wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+            Error::Unsupported(format!("The GPU refused {what}: {description}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::context;
+
+    #[test]
+    fn default_limits_are_webgpus() {
+        let Some(context) = context() else { return };
+        assert_eq!(context.limits().max_storage_buffers_per_shader_stage, 8);
+        assert_eq!(context.limits().max_compute_workgroup_storage_size, 16384);
+        assert!(!context.adapter().name.is_empty());
+    }
+
+    #[test]
+    fn software_is_refused_unless_asked_for() {
+        let Some(context) = context() else { return };
+        if context.adapter().device_type != wgpu::DeviceType::Cpu {
+            return;
+        }
+        let error = pollster::block_on(Context::new(ContextOptions::default()))
+            .err()
+            .expect("a software adapter");
+        assert_eq!(error.code(), "UNSUPPORTED");
+        assert!(error.to_string().contains(&context.adapter().name));
+    }
+
+    #[test]
+    fn the_adapters_limits_can_be_had() {
+        let Some(small) = context() else { return };
+        let large = pollster::block_on(Context::new(ContextOptions {
+            allow_software: true,
+            limits: RequestedLimits::Adapter,
+        }))
+        .unwrap();
+        assert!(large.limits().max_buffer_size >= small.limits().max_buffer_size);
+    }
+
+    #[test]
+    fn a_refused_call_is_named_and_the_device_goes_on() {
+        let Some(context) = context() else { return };
+        let buffer = |size| {
+            context.checked("a test buffer", || {
+                context.device().create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size,
+                    usage: wgpu::BufferUsages::STORAGE,
+                    mapped_at_creation: false,
+                })
+            })
+        };
+        let error = buffer(context.limits().max_buffer_size + 4).unwrap_err();
+        assert_eq!(error.code(), "UNSUPPORTED");
+        assert!(error.to_string().contains("a test buffer"), "{error}");
+        assert!(buffer(256).is_ok());
+        assert_eq!(pollster::block_on(context.settle()), Ok(()));
+    }
+
+    #[test]
+    fn an_error_outside_of_any_check_ends_the_device_without_a_panic() {
+        let Some(context) = context() else { return };
+        let _ = context
+            .device()
+            .create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: None,
+                source: wgpu::ShaderSource::Wgsl("nonsense".into()),
+            });
+        assert_eq!(context.check_alive().unwrap_err().code(), "UNSUPPORTED");
+    }
+
+    #[test]
+    fn a_lost_device_says_so() {
+        let Some(context) = context() else { return };
+        // Not through the context, so that it learns of it as it would of a driver's reset.
+        context.device().destroy();
+        let _ = context.device().poll(wgpu::PollType::Poll);
+        let error = context.checked("a call", || ()).unwrap_err();
+        assert_eq!(error.code(), "DISPOSED");
+        assert!(error.to_string().contains("lost"), "{error}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Layer normalisation over the last dimension.
+
+use bytemuck::NoUninit;
+use vit_msn_tensor::Result;
+
+use super::fold_rows;
+use crate::buffers::GpuTensor;
+use crate::pipelines::Kernel;
+use crate::stream::{Op, Stream};
+
+const LAYER_NORM: Kernel = Kernel {
+    name: "layer_norm",
+    source: include_str!("layer_norm.wgsl"),
+    entry_point: "main",
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    rows: u32,
+    width: u32,
+    eps: f32,
+}
+
+/// Normalises the last dimension of x, then scales it by weight `[width]` and shifts it by bias `[width]`.
+/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+pub fn layer_norm(
+    stream: &mut Stream,
+    x: &GpuTensor,
+    weight: &GpuTensor,
+    bias: &GpuTensor,
+    eps: f32,
+) -> Result<GpuTensor> {
+    let (rows, width) = x.rows();
+    weight.expect("The weight of a layer norm", &[width])?;
+    bias.expect("The bias of a layer norm", &[width])?;
+    let y = stream.uninit(x.dims())?;
+    stream.record(Op {
+        kernel: LAYER_NORM,
+        constants: (&[], &[]),
+        uniforms: Params {
+            rows: rows as u32,
+            width: width as u32,
+            eps,
+        },
+        tensors: &[x, weight, bias, &y],
+        workgroups: fold_rows(rows),
+    })?;
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+
+    fn naive(x: &[f32], weight: &[f32], bias: &[f32], eps: f64) -> Vec<f64> {
+        let width = weight.len() as f64;
+        x.chunks(weight.len())
+            .flat_map(|row| {
+                let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / width;
+                let square = |&v: &f32| (f64::from(v) - mean).powi(2);
+                let scale = 1.0 / (row.iter().map(square).sum::<f64>() / width + eps).sqrt();
+                row.iter().zip(weight).zip(bias).map(move |((&v, &w), &b)| {
+                    (f64::from(v) - mean) * scale * f64::from(w) + f64::from(b)
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn odd_shapes_match_the_definition() {
+        on_shapes([1usize..40, 1usize..400], |stream, [rows, width]| {
+            // Far from zero, where a variance by E[x²] − E[x]² would lose its digits.
+            let x: Vec<f32> = values(rows * width, 1).iter().map(|v| v + 10.0).collect();
+            let x_gpu = stream.upload(&x, &[rows, width]).unwrap();
+            let (weight, weight_gpu) = random(stream, &[width], 2);
+            let (bias, bias_gpu) = random(stream, &[width], 3);
+            let y = layer_norm(stream, &x_gpu, &weight_gpu, &bias_gpu, 1e-3).unwrap();
+            assert_close(&read(stream, &y), &naive(&x, &weight, &bias, 1e-3), 1e-4);
+        });
+    }
+
+    #[test]
+    fn more_rows_than_one_dimension_of_workgroups() {
+        let Some(mut stream) = stream() else { return };
+        let (x, x_gpu) = random(&mut stream, &[2, 35_000, 3], 1);
+        let (weight, weight_gpu) = random(&mut stream, &[3], 2);
+        let (bias, bias_gpu) = random(&mut stream, &[3], 3);
+        let y = layer_norm(&mut stream, &x_gpu, &weight_gpu, &bias_gpu, 1e-3).unwrap();
+        assert_eq!(y.dims(), [2, 35_000, 3]);
+        assert_close(
+            &read(&mut stream, &y),
+            &naive(&x, &weight, &bias, 1e-3),
+            1e-4,
+        );
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let Some(mut stream) = stream() else { return };
+        let mut tensor = |dims: &[usize]| random(&mut stream, dims, 1).1;
+        let (x, right, wrong) = (tensor(&[2, 5]), tensor(&[5]), tensor(&[4]));
+        let mut run = |weight, bias| code(layer_norm(&mut stream, &x, weight, bias, 1e-6));
+        assert_eq!(run(&wrong, &right), "INVALID_ARGUMENT");
+        assert_eq!(run(&right, &wrong), "INVALID_ARGUMENT");
+    }
+}

@@ -1,0 +1,67 @@
+// layer_norm: y = (x − mean) / √(variance + eps) · weight + bias, over the last dimension
+//
+// Layout         x and y [rows, width], weight and bias [width]; row-major float32.
+// Preconditions  One workgroup a row, folded into two dimensions; layer_norm.rs checks shapes and launches them.
+// Tile           64 invocations walk one row side by side, so that reads coalesce. The row is read three times, twice
+//                from cache: the variance of differences from the mean doesn't cancel as E[x²] − E[x]² does.
+
+struct Params {
+    rows: u32,
+    width: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+const LANES: u32 = 64u;
+
+var<workgroup> partial: array<f32, LANES>;
+
+// The sum of every lane's value, in every lane.
+fn sum(value: f32, lane: u32) -> f32 {
+    partial[lane] = value;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] += partial[lane + half];
+        }
+    }
+    workgroupBarrier();
+    let total = partial[0];
+    // The next sum overwrites it.
+    workgroupBarrier();
+    return total;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows {
+        return;
+    }
+    let first = row * params.width;
+    var total = 0.0;
+    for (var i = lane; i < params.width; i += LANES) {
+        total += x[first + i];
+    }
+    let mean = sum(total, lane) / f32(params.width);
+    var squares = 0.0;
+    for (var i = lane; i < params.width; i += LANES) {
+        let difference = x[first + i] - mean;
+        squares += difference * difference;
+    }
+    let variance = sum(squares, lane) / f32(params.width);
+    // Not inverseSqrt, whose precision is left to the driver.
+    let scale = 1.0 / sqrt(variance + params.eps);
+    for (var i = lane; i < params.width; i += LANES) {
+        y[first + i] = (x[first + i] - mean) * scale * weight[i] + bias[i];
+    }
+}

@@ -1,0 +1,21 @@
+//! The ops: each a host that checks shapes and chooses tiles, beside the WGSL that it runs.
+
+pub mod attention;
+pub mod embed_tokens;
+pub mod layer_norm;
+pub mod linear;
+pub mod patch_embed;
+pub mod pool;
+pub mod softmax;
+
+/// Below this many workgroups a large GPU idles: ops with a choice then take smaller tiles.
+const ENOUGH_WORKGROUPS: usize = 128;
+
+/// Invocations of the elementwise kernels' workgroups: two warps or one wavefront.
+const LINE: usize = 64;
+
+/// Workgroups for `count` rows, folded into two dimensions; kernels compare their row with the number of rows.
+fn fold_rows(count: usize) -> [usize; 3] {
+    const WIDEST: usize = 65535;
+    [count.min(WIDEST), count.div_ceil(WIDEST), 1]
+}

@@ -1,0 +1,145 @@
+//! The patch embedding: a convolution whose stride is its kernel, as a gather and a linear layer.
+
+use bytemuck::NoUninit;
+use vit_msn_tensor::{Error, Result, format_dims};
+
+use super::LINE;
+use super::linear::{Activation, linear};
+use crate::buffers::GpuTensor;
+use crate::pipelines::Kernel;
+use crate::stream::{Op, Stream};
+
+const PATCH_EMBED: Kernel = Kernel {
+    name: "patch_embed",
+    source: include_str!("patch_embed.wgsl"),
+    entry_point: "main",
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    channels: u32,
+    height: u32,
+    width: u32,
+    patch_height: u32,
+    patch_width: u32,
+}
+
+/// The patch projection: pixels `[batch, channels, height, width]`, weight `[outputs, channels, patch_height,
+/// patch_width]` and bias `[outputs]` to `[batch, patches, outputs]`, patches row by row. Pixels beyond the last whole
+/// patch are left out, as by a convolution.
+/// Errors: INVALID_ARGUMENT when shapes don't fit or no patch does, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+pub fn patch_embed(
+    stream: &mut Stream,
+    pixels: &GpuTensor,
+    weight: &GpuTensor,
+    bias: &GpuTensor,
+) -> Result<GpuTensor> {
+    let names = ["batch", "channels", "height", "width"];
+    let [batch, channels, height, width] = pixels.shape("The picture", names)?;
+    let names = ["outputs", "channels", "patch_height", "patch_width"];
+    let [_, weight_channels, patch_height, patch_width] =
+        weight.shape("The patch projection's weight", names)?;
+    let patches = (height / patch_height) * (width / patch_width);
+    if patches == 0 || weight_channels != channels {
+        return Err(Error::InvalidArgument(format!(
+            "A patch projection {} doesn't fit pictures {}.",
+            format_dims(weight.dims()),
+            format_dims(pixels.dims())
+        )));
+    }
+    let depth = channels * patch_height * patch_width;
+    let gathered = stream.uninit(&[batch, patches, depth])?;
+    stream.record(Op {
+        kernel: PATCH_EMBED,
+        constants: (&[], &[]),
+        uniforms: Params {
+            channels: channels as u32,
+            height: height as u32,
+            width: width as u32,
+            patch_height: patch_height as u32,
+            patch_width: patch_width as u32,
+        },
+        tensors: &[pixels, &gathered],
+        workgroups: [depth.div_ceil(LINE), patches, batch],
+    })?;
+    linear(stream, &gathered, weight, bias, Activation::Identity, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
+
+    /// The convolution by its definition.
+    fn naive(
+        pixels: &[f32],
+        [batch, channels, height, width]: [usize; 4],
+        weight: &[f32],
+        [patch_height, patch_width]: [usize; 2],
+        bias: &[f32],
+    ) -> Vec<f64> {
+        let (rows, columns) = (height / patch_height, width / patch_width);
+        let value = |sample, row, column, output| -> f64 {
+            let kernel = &weight[output * weight.len() / bias.len()..];
+            let products = (0..channels * patch_height * patch_width).map(|index| {
+                let (line, j) = (index / patch_width, index % patch_width);
+                let (channel, i) = (line / patch_height, line % patch_height);
+                let line = (sample * channels + channel) * height + row * patch_height + i;
+                let pixel = pixels[line * width + column * patch_width + j];
+                f64::from(pixel) * f64::from(kernel[index])
+            });
+            f64::from(bias[output]) + products.sum::<f64>()
+        };
+        (0..batch * rows * columns * bias.len())
+            .map(|index| {
+                let (patch, output) = (index / bias.len(), index % bias.len());
+                let (line, column) = (patch / columns, patch % columns);
+                value(line / rows, line % rows, column, output)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn odd_shapes_match_the_convolution() {
+        let shapes = (
+            [1usize..3, 1usize..4],
+            [1usize..9, 1usize..9],
+            [0usize..20, 0usize..20],
+            1usize..30,
+        );
+        on_shapes(
+            shapes,
+            |stream, ([batch, channels], patch, extra, outputs)| {
+                let size = [batch, channels, patch[0] + extra[0], patch[1] + extra[1]];
+                let (pixels, pixels_gpu) = random(stream, &size, 1);
+                let (weight, weight_gpu) =
+                    random(stream, &[outputs, channels, patch[0], patch[1]], 2);
+                let (bias, bias_gpu) = random(stream, &[outputs], 3);
+                let y = patch_embed(stream, &pixels_gpu, &weight_gpu, &bias_gpu).unwrap();
+                let patches = (size[2] / patch[0]) * (size[3] / patch[1]);
+                assert_eq!(y.dims(), [batch, patches, outputs]);
+                let expected = naive(&pixels, size, &weight, patch, &bias);
+                assert_close(&read(stream, &y), &expected, 1e-5);
+            },
+        );
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let Some(mut stream) = stream() else { return };
+        let mut tensor = |dims: &[usize]| random(&mut stream, dims, 1).1;
+        let (pixels, bias) = (tensor(&[1, 3, 8, 8]), tensor(&[2]));
+        let wrong = [
+            tensor(&[2, 3, 9, 8]),
+            tensor(&[2, 1, 8, 8]),
+            tensor(&[2, 3, 8]),
+        ];
+        for weight in &wrong {
+            assert_eq!(
+                code(patch_embed(&mut stream, &pixels, weight, &bias)),
+                "INVALID_ARGUMENT"
+            );
+        }
+    }
+}

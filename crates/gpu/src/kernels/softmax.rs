@@ -1,0 +1,72 @@
+//! Softmax over the last dimension.
+
+use bytemuck::NoUninit;
+use vit_msn_tensor::Result;
+
+use super::fold_rows;
+use crate::buffers::GpuTensor;
+use crate::pipelines::Kernel;
+use crate::stream::{Op, Stream};
+
+const SOFTMAX: Kernel = Kernel {
+    name: "softmax",
+    source: include_str!("softmax.wgsl"),
+    entry_point: "main",
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    rows: u32,
+    width: u32,
+}
+
+/// The softmax of each row of the last dimension.
+/// Errors: UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
+    let (rows, width) = x.rows();
+    let y = stream.uninit(x.dims())?;
+    stream.record(Op {
+        kernel: SOFTMAX,
+        constants: (&[], &[]),
+        uniforms: Params {
+            rows: rows as u32,
+            width: width as u32,
+        },
+        tensors: &[x, &y],
+        workgroups: fold_rows(rows),
+    })?;
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, on_shapes, read, values};
+
+    fn naive(x: &[f32], width: usize) -> Vec<f64> {
+        x.chunks(width)
+            .flat_map(|row| {
+                let highest = row.iter().copied().fold(f32::MIN, f32::max);
+                let exp = move |v: f32| (f64::from(v) - f64::from(highest)).exp();
+                let total: f64 = row.iter().map(|&v| exp(v)).sum();
+                row.iter().map(move |&v| exp(v) / total)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn odd_shapes_match_the_definition() {
+        on_shapes(
+            ([1usize..40, 1usize..300], -200f32..200.0),
+            |stream, ([rows, width], shift)| {
+                // A shift changes nothing but what exp would overflow on.
+                let data = values(rows * width, 1);
+                let x: Vec<f32> = data.iter().map(|v| 10.0 * v + shift).collect();
+                let x_gpu = stream.upload(&x, &[rows, width]).unwrap();
+                let y = softmax(stream, &x_gpu).unwrap();
+                assert_close(&read(stream, &y), &naive(&x, width), 1e-5);
+            },
+        );
+    }
+}

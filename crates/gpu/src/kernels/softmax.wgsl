@@ -1,0 +1,75 @@
+// softmax: y = exp(x − max) / Σ exp(x − max), over the last dimension
+//
+// Layout         x and y [rows, width]; row-major float32.
+// Preconditions  One workgroup a row, folded into two dimensions; softmax.rs launches them.
+// Tile           64 invocations walk one row side by side, so that reads coalesce. Exponentials are computed twice
+//                rather than stored and read back.
+
+struct Params {
+    rows: u32,
+    width: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+const LANES: u32 = 64u;
+const LOWEST: f32 = -3.4028234e38;
+
+var<workgroup> partial: array<f32, LANES>;
+
+// The largest of every lane's value, in every lane.
+fn largest(value: f32, lane: u32) -> f32 {
+    partial[lane] = value;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] = max(partial[lane], partial[lane + half]);
+        }
+    }
+    workgroupBarrier();
+    let found = partial[0];
+    // The next reduction overwrites it.
+    workgroupBarrier();
+    return found;
+}
+
+// The sum of every lane's value, in every lane.
+fn sum(value: f32, lane: u32) -> f32 {
+    partial[lane] = value;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] += partial[lane + half];
+        }
+    }
+    workgroupBarrier();
+    return partial[0];
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows {
+        return;
+    }
+    let first = row * params.width;
+    var highest = LOWEST;
+    for (var i = lane; i < params.width; i += LANES) {
+        highest = max(highest, x[first + i]);
+    }
+    highest = largest(highest, lane);
+    var total = 0.0;
+    for (var i = lane; i < params.width; i += LANES) {
+        total += exp(x[first + i] - highest);
+    }
+    total = sum(total, lane);
+    for (var i = lane; i < params.width; i += LANES) {
+        y[first + i] = exp(x[first + i] - highest) / total;
+    }
+}

@@ -1,0 +1,25 @@
+//! The engine's kernels on the GPU: WGSL over wgpu, natively (Vulkan, Metal, Direct3D 12) and on the browser's WebGPU.
+//!
+//! A [`Context`] is a device and how its faults become errors; a [`Stream`] records ops, submits them together and
+//! reads results back; each op is one file in `kernels/`, beside its `.wgsl`. Tensors are float32, row-major and
+//! contiguous, and stay on the device until [`Stream::read`]. Sizes are checked at the door of each op, and every
+//! kernel runs within WebGPU's default limits: 16 KiB of workgroup memory, 256 invocations, 8 storage buffers.
+
+mod buffers;
+mod context;
+mod kernels;
+mod pipelines;
+mod stream;
+#[cfg(test)]
+mod test_support;
+
+pub use buffers::{GpuTensor, Memory};
+pub use context::{Context, ContextOptions, RequestedLimits};
+pub use kernels::attention::attention;
+pub use kernels::embed_tokens::{TokenMask, embed_tokens};
+pub use kernels::layer_norm::layer_norm;
+pub use kernels::linear::{Activation, linear};
+pub use kernels::patch_embed::patch_embed;
+pub use kernels::pool::{Pooling, pool};
+pub use kernels::softmax::softmax;
+pub use stream::Stream;

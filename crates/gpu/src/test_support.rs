@@ -1,0 +1,88 @@
+//! What the kernels' tests share. Without a GPU adapter they print that they are skipped; with VIT_MSN_REQUIRE_GPU=1
+//! they fail.
+
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::{Context, ContextOptions, GpuTensor, Stream};
+
+/// A device of this test's own, software allowed.
+pub fn context() -> Option<Context> {
+    let options = ContextOptions {
+        allow_software: true,
+        ..Default::default()
+    };
+    match pollster::block_on(Context::new(options)) {
+        Ok(context) => Some(context),
+        Err(error) if std::env::var_os("VIT_MSN_REQUIRE_GPU").is_some_and(|v| v == "1") => {
+            panic!("{error}")
+        }
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+pub fn stream() -> Option<Stream> {
+    Some(Stream::new(Rc::new(context()?)).unwrap())
+}
+
+pub fn read(stream: &mut Stream, tensor: &GpuTensor) -> Vec<f32> {
+    pollster::block_on(stream.read(tensor).unwrap()).unwrap()
+}
+
+/// Runs `test` on a few shapes on one device: software adapters are slow.
+pub fn on_shapes<S: Strategy>(shapes: S, test: impl Fn(&mut Stream, S::Value)) {
+    let Some(stream) = stream() else { return };
+    let stream = std::cell::RefCell::new(stream);
+    let config = Config {
+        failure_persistence: None,
+        ..Config::with_cases(24)
+    };
+    TestRunner::new(config)
+        .run(&shapes, |shape| {
+            test(&mut stream.borrow_mut(), shape);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// `count` values in −1..1 that look random and are the same on every run.
+pub fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// [`values`] of this shape, here and on the device.
+pub fn random(stream: &mut Stream, dims: &[usize], seed: u64) -> (Vec<f32>, GpuTensor) {
+    let data = values(dims.iter().product(), seed);
+    let tensor = stream.upload(&data, dims).unwrap();
+    (data, tensor)
+}
+
+/// Asserts that every value is within `tolerance` · (1 + |expected|).
+pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(actual.len(), expected.len());
+    for (index, (&a, &e)) in actual.iter().zip(expected).enumerate() {
+        let error = (f64::from(a) - e).abs();
+        assert!(
+            error <= tolerance * (1.0 + e.abs()),
+            "element {index}: {a} instead of {e}"
+        );
+    }
+}
+
+/// The code of an op that must fail.
+pub fn code<T>(result: vit_msn_tensor::Result<T>) -> &'static str {
+    result.err().expect("an error").code()
+}
