@@ -121,3 +121,15 @@ need_chromium() {
   may_apt || fail "No Chromium was found or could be installed; install one, or set CHROME_PATH to it."
   step "Chromium, by apt-get" apt_install chromium
 }
+
+# The GPU kernels' tests run on any Vulkan, Metal or DirectX; on Linux without a GPU that is Mesa's software Vulkan.
+has_vulkan() { compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null || compgen -G "/etc/vulkan/icd.d/*.json" >/dev/null; }
+need_vulkan() {
+  [ "$(uname)" = Linux ] || return 0
+  has_vulkan && return
+  if may_apt; then
+    step "Software Vulkan, by apt-get" apt_install mesa-vulkan-drivers libvulkan1
+  else
+    echo "  Tests of the GPU kernels: skipped, there is no Vulkan driver (Debian: apt-get install mesa-vulkan-drivers)"
+  fi
+}
