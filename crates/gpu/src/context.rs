@@ -60,8 +60,8 @@ impl Context {
         let info = adapter.get_info();
         if info.device_type == wgpu::DeviceType::Cpu && !options.allow_software {
             return Err(no_adapter(&format!(
-                "the only adapter, {}, is software on the CPU",
-                info.name
+                "the only adapter{} is software on the CPU",
+                called(&info.name)
             )));
         }
         let required_limits = match options.limits {
@@ -77,8 +77,8 @@ impl Context {
             .await
             .map_err(|error| {
                 Error::Unsupported(format!(
-                    "The GPU {} gives no device with the limits that were asked for: {error}.",
-                    info.name
+                    "The GPU{} gives no device with the limits that were asked for: {error}.",
+                    called(&info.name)
                 ))
             })?;
         Ok(Self::watch(device, queue))
@@ -204,6 +204,14 @@ fn poll_once(future: &mut ErrorFuture) -> Poll<Option<wgpu::Error>> {
     future
         .as_mut()
         .poll(&mut std::task::Context::from_waker(Waker::noop()))
+}
+
+/// Browsers may keep an adapter's name to themselves.
+fn called(name: &str) -> String {
+    match name {
+        "" => String::new(),
+        name => format!(" ({name})"),
+    }
 }
 
 fn no_adapter(reason: &str) -> Error {
