@@ -128,13 +128,8 @@ impl GpuTensor {
     }
 
     /// The number of elements.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.dims.iter().product()
-    }
-
-    /// Always false: a tensor on the device has at least one element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub(crate) fn byte_size(&self) -> u64 {
