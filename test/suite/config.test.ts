@@ -1,6 +1,9 @@
 import { ViTMSNConfig, VitMsnError } from "vit-msn";
 import { describe, expect, test } from "vitest";
+import { temporary_directory } from "../support/directories.ts";
 import { read_file } from "../support/files.ts";
+import { fixture_files } from "../support/models.ts";
+import { error_of } from "../support/rejections.ts";
 
 describe("ViTMSNConfig", () => {
   test("has the reference's defaults", () => {
@@ -33,6 +36,17 @@ describe("ViTMSNConfig", () => {
     expect(JSON.parse(JSON.stringify(config))).toEqual(fields);
     expect(config.extra).toHaveProperty("chunk_size_feed_forward", 0);
     expect(config.num_labels).toBe(10);
+  });
+
+  test("from_pretrained reads it, save_pretrained writes it", async () => {
+    const directory = await temporary_directory();
+    const config = await ViTMSNConfig.from_pretrained(await fixture_files("tiny_rect"));
+    expect(config.image_size).toEqual([32, 48]);
+    await config.save_pretrained(directory.target);
+    const again = await ViTMSNConfig.from_pretrained(await directory.read_files());
+    expect(again.to_dict()).toEqual(config.to_dict());
+    expect((await error_of(ViTMSNConfig.from_pretrained({}))).code).toBe("NOT_FOUND");
+    await directory.remove();
   });
 
   test("takes sizes as a number or as [height, width]", () => {

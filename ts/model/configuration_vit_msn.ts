@@ -1,5 +1,9 @@
+import { type SaveDirectory, save_files } from "#storage";
 import { ACTIVATIONS, type Activation, type Grid } from "../engine/engine.ts";
 import { VitMsnError } from "../errors.ts";
+import { read_json } from "../loading/json.ts";
+import { open_source } from "../loading/source.ts";
+import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
 
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
@@ -51,6 +55,8 @@ export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & Record<string, unkn
 // Sizes above these are no ViT that fits in a 4 GiB engine; they bound what a hostile config makes us allocate or loop over.
 const MAX_SIZE = 1 << 16;
 const MAX_LAYERS = 1024;
+
+export const CONFIG_FILE = "config.json";
 
 const ACTIVATION_NAMES: readonly string[] = ACTIVATIONS.filter((name) => name !== "identity");
 const PROBLEM_TYPES: readonly string[] = [
@@ -125,6 +131,24 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     this.#check_together(check);
   }
 
+  /**
+   * Reads config.json from a local folder, a hub repo id, a base URL or a map of files.
+   * @throws VitMsnError INVALID_CONFIG, NOT_FOUND, NETWORK, OFFLINE, ACCESS_DENIED or ABORTED.
+   */
+  static async from_pretrained(source: PretrainedSource, options: LoadOptions = {}): Promise<ViTMSNConfig> {
+    return read_config(await open_source(source, options));
+  }
+
+  /** Writes config.json into a folder; in browsers a FileSystemDirectoryHandle. */
+  async save_pretrained(directory: SaveDirectory): Promise<void> {
+    await save_files(directory, { [CONFIG_FILE]: this.to_json_string() });
+  }
+
+  /** config.json's text. */
+  to_json_string(): string {
+    return `${JSON.stringify(this, null, 2)}\n`;
+  }
+
   /** Number of classes: the size of id2label. */
   get num_labels(): number {
     return Object.keys(this.id2label).length;
@@ -168,6 +192,30 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
       check.fail("problem_type", '"regression" or "multi_label_classification", since num_labels is 1');
     }
   }
+}
+
+/** The config of an opened source, with some of its fields replaced. */
+export async function read_config(
+  files: ModelSource,
+  overrides: ViTMSNConfigInit = {},
+): Promise<ViTMSNConfig> {
+  const fields = await read_json(files, CONFIG_FILE);
+  if (fields === undefined) {
+    throw new VitMsnError("NOT_FOUND", `${files.name} has no ${CONFIG_FILE}; is it a ViT-MSN model?`, {
+      details: { file: CONFIG_FILE, source: files.name },
+    });
+  }
+  return new ViTMSNConfig(merge_config(fields, overrides), `${files.name}: ${CONFIG_FILE}`);
+}
+
+/** Overrides win; new class names or another number of classes replace the file's whole set of labels. */
+function merge_config(fields: ViTMSNConfigInit, overrides: ViTMSNConfigInit): ViTMSNConfigInit {
+  if (overrides.num_labels === undefined && overrides.id2label === undefined)
+    return { ...fields, ...overrides };
+  const { id2label, label2id, num_labels, ...rest } = fields;
+  const count = id2label && typeof id2label === "object" ? Object.keys(id2label).length : (num_labels ?? 2);
+  if (overrides.id2label === undefined && overrides.num_labels === count) return { ...fields, ...overrides };
+  return { ...rest, ...overrides };
 }
 
 function to_grid(size: number | readonly [number, number]): Grid {

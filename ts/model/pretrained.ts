@@ -5,13 +5,18 @@ import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from 
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
-import { read_json } from "../loading/json.ts";
 import { write_safetensors } from "../loading/safetensors.ts";
 import { open_source } from "../loading/source.ts";
 import type { Checkpoint, LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
 import type { ModuleSpec } from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
-import { type AttnImplementation, ViTMSNConfig, type ViTMSNConfigInit } from "./configuration_vit_msn.ts";
+import {
+  type AttnImplementation,
+  CONFIG_FILE,
+  read_config,
+  ViTMSNConfig,
+  type ViTMSNConfigInit,
+} from "./configuration_vit_msn.ts";
 import type { ForwardInputs } from "./inputs.ts";
 import { type CheckpointMatch, create_weights, match_checkpoint, type Weights } from "./weights.ts";
 
@@ -67,7 +72,6 @@ interface ResolvedOptions {
 }
 
 const MASK_TOKEN = "embeddings.mask_token";
-const CONFIG_FILE = "config.json";
 
 /** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
 export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<
@@ -131,7 +135,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   ): Promise<M> {
     const resolved = resolve_options(options);
     const files = await open_source(source, options);
-    const config = await load_config(files, options.config);
+    const config =
+      options.config instanceof ViTMSNConfig ? options.config : await read_config(files, options.config);
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
       const model = await load_model(this, config, checkpoint, files.name, resolved, options);
@@ -229,27 +234,6 @@ function resolve_options(options: ModelOptions): Omit<ResolvedOptions, "device">
     );
   }
   return { dtype: dtype as WeightDtype, attn_implementation };
-}
-
-async function load_config(files: ModelSource, given: PretrainedOptions["config"]): Promise<ViTMSNConfig> {
-  if (given instanceof ViTMSNConfig) return given;
-  const fields = await read_json(files, CONFIG_FILE);
-  if (fields === undefined) {
-    throw new VitMsnError("NOT_FOUND", `${files.name} has no ${CONFIG_FILE}; is it a ViT-MSN model?`, {
-      details: { file: CONFIG_FILE, source: files.name },
-    });
-  }
-  return new ViTMSNConfig(merge_config(fields, given ?? {}), `${files.name}: ${CONFIG_FILE}`);
-}
-
-/** Overrides win; new class names or another number of classes replace the file's whole set of labels. */
-function merge_config(fields: ViTMSNConfigInit, overrides: ViTMSNConfigInit): ViTMSNConfigInit {
-  if (overrides.num_labels === undefined && overrides.id2label === undefined)
-    return { ...fields, ...overrides };
-  const { id2label, label2id, num_labels, ...rest } = fields;
-  const count = id2label && typeof id2label === "object" ? Object.keys(id2label).length : (num_labels ?? 2);
-  if (overrides.id2label === undefined && overrides.num_labels === count) return { ...fields, ...overrides };
-  return { ...rest, ...overrides };
 }
 
 async function load_model<M>(
