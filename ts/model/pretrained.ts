@@ -7,7 +7,7 @@ import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { write_safetensors } from "../loading/safetensors.ts";
 import { open_source } from "../loading/source.ts";
-import type { Checkpoint, LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
+import type { Checkpoint, LoadOptions, PretrainedSource } from "../loading/types.ts";
 import type { ModuleSpec } from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import {
