@@ -86,6 +86,7 @@ describe("ViTMSNConfig", () => {
     [{ id2label: {} }, "id2label", "indices"],
     [{ id2label: { 0: 1 } }, "id2label", "class names"],
     [{ id2label: { 0: "a", 1: "b" }, num_labels: 3 }, "num_labels", "(2)"],
+    [{ num_labels: 1e9 }, "num_labels", "131072"],
     [{ label2id: { a: "0" } }, "label2id", "indices"],
     [{ num_labels: 1, problem_type: "single_label_classification" }, "problem_type", "num_labels is 1"],
     [{ problem_type: "clustering" }, "problem_type", "regression"],

@@ -55,6 +55,7 @@ export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & Record<string, unkn
 // Sizes above these are no ViT that fits in a 4 GiB engine; they bound what a hostile config makes us allocate or loop over.
 const MAX_SIZE = 1 << 16;
 const MAX_LAYERS = 1024;
+const MAX_LABELS = 1 << 17;
 
 export const CONFIG_FILE = "config.json";
 
@@ -288,7 +289,7 @@ class FieldChecker {
   /** id2label, or LABEL_i for num_labels (default 2), as the reference derives one from the other. */
   labels(): Record<number, string> {
     const { id2label, num_labels } = this.#init;
-    const count = num_labels == null ? undefined : this.integer("num_labels", 2, 1, 10_000_000);
+    const count = num_labels == null ? undefined : this.integer("num_labels", 2, 1, MAX_LABELS);
     if (id2label == null) {
       return Object.fromEntries(Array.from({ length: count ?? 2 }, (_, i) => [i, `LABEL_${i}`]));
     }
@@ -307,7 +308,7 @@ class FieldChecker {
     const given = this.#init.label2id;
     if (given == null)
       return Object.fromEntries(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
-    if (typeof given !== "object" || Object.values(given).some((id) => !is_integer(id, 0, 10_000_000))) {
+    if (typeof given !== "object" || Object.values(given).some((id) => !is_integer(id, 0, MAX_LABELS))) {
       this.fail("label2id", "an object from class names to indices");
     }
     return { ...given };
