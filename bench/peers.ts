@@ -9,7 +9,7 @@ import type { Tensor } from "../ts/tensor.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { alternate, median } from "./support/timing.ts";
-import { pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+import { chosen_sizes, pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
 
@@ -95,13 +95,6 @@ function largest_difference(a: Float32Array, b: Float32Array): number {
   return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] as number))), 0);
 }
 
-function chosen_sizes(): Size[] {
-  const all = Object.keys(SIZES) as Size[];
-  if (options.size === undefined) return all;
-  if (!all.includes(options.size as Size)) throw new Error(`--size is one of ${all.join(", ")}.`);
-  return [options.size as Size];
-}
-
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
   if ((options.model === undefined) !== (options.onnx === undefined))
@@ -113,7 +106,8 @@ async function main(): Promise<void> {
   if (options.model !== undefined && options.onnx !== undefined) {
     rows.push(await compare(await open_files(options.model, options.onnx), batch, rounds));
   } else {
-    for (const size of chosen_sizes()) rows.push(await compare(await open_pair(size), batch, rounds));
+    for (const size of chosen_sizes(options.size))
+      rows.push(await compare(await open_pair(size), batch, rounds));
   }
   print(
     "ViT-MSN at 224×224, float32, one thread, plain SIMD128; medians of a forward",

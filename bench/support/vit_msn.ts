@@ -10,6 +10,14 @@ export const SIZES = {
 } as const satisfies Record<string, ViTMSNConfigInit>;
 export type Size = keyof typeof SIZES;
 
+/** What `--size` names; all sizes by default. */
+export function chosen_sizes(name: string | undefined): Size[] {
+  const all = Object.keys(SIZES) as Size[];
+  if (name === undefined) return all;
+  if (!all.includes(name as Size)) throw new Error(`--size is one of ${all.join(", ")}.`);
+  return [name as Size];
+}
+
 const WASM = "ts/engine/vit_msn_simd128.wasm";
 
 /** The engine that build.sh made, handed to every model of this process. */
