@@ -113,7 +113,7 @@ class Bench {
     this.rows.push({
       op,
       shape,
-      ms: round(ms, 3),
+      ms: round(ms, 4),
       rate: round(rate),
       unit,
       "% of peak": round((100 * rate) / most),
@@ -194,6 +194,18 @@ async function embeddings(bench: Bench, config: ViTMSNConfig, batch: number): Pr
       return () => bench.engine.embed_tokens(tokens, cls_token, positions);
     },
   );
+  const kept = Math.round(0.7 * count);
+  await bench.add(
+    "take_tokens",
+    `${batch}×${count + 1}×${d} → ${kept + 1}`,
+    { bytes: 2 * FLOAT_BYTES * batch * (kept + 1) * d },
+    (scope) => {
+      const tokens = bench.random(scope, [batch, count + 1, d]);
+      const spread = Array.from({ length: kept }, (_, i) => Math.floor((i * count) / kept));
+      const patches = Uint32Array.from(Array.from({ length: batch }, () => spread).flat());
+      return () => bench.engine.take_tokens(tokens, patches, kept);
+    },
+  );
   const larger = { height: 2 * patches.height, width: 2 * patches.width };
   await bench.add(
     "interpolate_positions",
@@ -215,17 +227,38 @@ async function row_ops(bench: Bench, config: ViTMSNConfig, batch: number, tokens
     const bias = bench.random(scope, [d]);
     return () => bench.engine.layer_norm(x, weight, bias, layer_norm_eps);
   });
-  await bench.add(
-    "pool mean",
-    `${batch}×${tokens}×${d}`,
-    { bytes: FLOAT_BYTES * batch * tokens * d },
-    (scope) => {
-      const x = bench.random(scope, [batch, tokens, d]);
-      return () => bench.engine.pool(x, "mean");
-    },
-  );
+  for (const kind of ["cls", "mean"] as const) {
+    const read = kind === "cls" ? 1 : tokens - 1;
+    await bench.add(
+      `pool ${kind}`,
+      `${batch}×${tokens}×${d}`,
+      { bytes: FLOAT_BYTES * batch * (read + 1) * d },
+      (scope) => {
+        const x = bench.random(scope, [batch, tokens, d]);
+        return () => bench.engine.pool(x, kind);
+      },
+    );
+  }
   for (const activation of ACTIVATIONS) {
     if (activation !== "identity") await bench.add_activation(activation, batch * tokens, mlp);
+  }
+}
+
+/** The losses of a batch's logits; a target is as large as they are but for cross-entropy's class indices. */
+async function losses(bench: Bench, { num_labels }: ViTMSNConfig, batch: number): Promise<void> {
+  const size = batch * num_labels;
+  const shape = `${batch}×${num_labels}`;
+  await bench.add("cross_entropy", shape, { bytes: FLOAT_BYTES * (size + batch) }, (scope) => {
+    const logits = bench.random(scope, [batch, num_labels]);
+    const labels = Int32Array.from({ length: batch }, (_, i) => i);
+    return () => bench.engine.cross_entropy(logits, labels);
+  });
+  for (const loss of ["mse_loss", "bce_with_logits"] as const) {
+    await bench.add(loss, shape, { bytes: 2 * FLOAT_BYTES * size }, (scope) => {
+      const logits = bench.random(scope, [batch, num_labels]);
+      const target = bench.random(scope, [batch, num_labels]);
+      return () => bench.engine[loss](logits, target);
+    });
   }
 }
 
@@ -262,6 +295,7 @@ async function measure_size(bench: Bench, size: Size, batches: readonly number[]
     await attention(bench, config, batch, tokens);
     await row_ops(bench, config, batch, tokens);
     await embeddings(bench, config, batch);
+    await losses(bench, config, batch);
   }
   await linear_layers(bench, config, tokens, "float16");
   await linear_layers(bench, config, tokens, "bfloat16");
