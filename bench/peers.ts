@@ -1,18 +1,22 @@
 /**
- * ViT-MSN end to end beside onnxruntime-web: float32, one thread, 224×224, both in this process and in turn.
+ * ViT-MSN end to end beside another runtime: float32, one thread, 224×224, both in this process and in turn.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import * as ort from "onnxruntime-web";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
-import type { Tensor } from "../ts/tensor.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
+import { open_onnxruntime_web } from "./peers/onnxruntime_web.ts";
+import type { OpenPeer } from "./peers/peer.ts";
+import { open_tfjs } from "./peers/tfjs.ts";
+import { open_transformers_js } from "./peers/transformers_js.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { alternate, median } from "./support/timing.ts";
 import { chosen_sizes, pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
 
+  --peer NAME         onnxruntime-web (default), transformers.js or tfjs
+  --peers-dir DIR     the folder whose node_modules has transformers.js or tfjs; default this one
   --size small|base   one architecture; default both
   --batch N           pictures in a forward; default 1
   --rounds N          counted rounds; default 15
@@ -23,8 +27,16 @@ const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
 /** Largest difference of the two runtimes' logits. */
 const TOLERANCE = 1e-3;
 
+const PEERS: Readonly<Record<string, OpenPeer>> = {
+  "onnxruntime-web": open_onnxruntime_web,
+  "transformers.js": open_transformers_js,
+  tfjs: open_tfjs,
+};
+
 const { values: options } = parseArgs({
   options: {
+    peer: { type: "string", default: "onnxruntime-web" },
+    "peers-dir": { type: "string", default: "." },
     size: { type: "string" },
     batch: { type: "string", default: "1" },
     rounds: { type: "string", default: "15" },
@@ -38,12 +50,12 @@ const { values: options } = parseArgs({
 interface Pair {
   name: string;
   model: ViTMSNForImageClassification;
-  onnx: Uint8Array<ArrayBuffer>;
+  onnx: () => Promise<Uint8Array<ArrayBuffer>>;
 }
 
 async function open_pair(size: Size): Promise<Pair> {
   const model = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm" });
-  return { name: size, model, onnx: await to_onnx(model) };
+  return { name: size, model, onnx: () => to_onnx(model) };
 }
 
 async function open_files(folder: string, onnx: string): Promise<Pair> {
@@ -51,48 +63,40 @@ async function open_files(folder: string, onnx: string): Promise<Pair> {
     device: "wasm",
     local_files_only: true,
   });
-  return { name: folder, model, onnx: new Uint8Array(readFileSync(onnx)) };
-}
-
-async function create_session(onnx: Uint8Array): Promise<ort.InferenceSession> {
-  ort.env.wasm.numThreads = 1;
-  return ort.InferenceSession.create(onnx, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+  return { name: folder, model, onnx: async () => new Uint8Array(readFileSync(onnx)) };
 }
 
 async function compare({ name, model, onnx }: Pair, batch: number, rounds: number): Promise<Row> {
-  const session = await create_session(onnx);
+  const peer = await chosen_peer()({ model, onnx, folder: options["peers-dir"] });
   const { height, width } = model.config.image_grid;
   const pixel_values = pictures(batch, height, width);
   const ours = async () => (await model.forward({ pixel_values })).logits;
-  const theirs = () => run_session(session, pixel_values);
+  const theirs = () => peer.run(pixel_values);
   const difference = largest_difference((await ours()).data, await theirs());
   if (!(difference <= TOLERANCE)) throw new Error(`${name}: the logits differ by ${difference}.`);
   const { a, b } = await alternate(ours, theirs, rounds);
-  await session.release();
+  await peer.close();
   await model.dispose();
   return {
     model: name,
     batch,
     "vit-msn, ms": round(median(a)),
-    "onnxruntime-web, ms": round(median(b)),
+    [`${options.peer}, ms`]: round(median(b)),
     ratio: round(median(a) / median(b), 3),
     "best of each, ms": `${round(Math.min(...a))} / ${round(Math.min(...b))}`,
     "logits differ by": difference.toExponential(1),
   };
 }
 
-async function run_session(
-  session: ort.InferenceSession,
-  pixel_values: Tensor<"float32">,
-): Promise<Float32Array> {
-  const [input, output] = [session.inputNames[0] as string, session.outputNames[0] as string];
-  const feeds = { [input]: new ort.Tensor("float32", pixel_values.data, pixel_values.dims) };
-  return (await session.run(feeds))[output]?.data as Float32Array;
-}
-
 function largest_difference(a: Float32Array, b: Float32Array): number {
   if (a.length !== b.length) throw new Error(`${a.length} logits beside ${b.length}.`);
   return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] as number))), 0);
+}
+
+function chosen_peer(): OpenPeer {
+  const open = PEERS[options.peer];
+  if (open === undefined) throw new Error(`--peer is one of ${Object.keys(PEERS).join(", ")}.`);
+  return open;
 }
 
 async function main(): Promise<void> {

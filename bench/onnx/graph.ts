@@ -23,8 +23,8 @@ export class Graph {
     op_type: string,
     inputs: readonly string[],
     attributes: Readonly<Record<string, Attribute>> = {},
+    output = `${op_type}_${this.#count++}`,
   ): string {
-    const output = `${op_type}_${this.#count++}`;
     this.#nodes.push(
       message(
         1,

@@ -1,5 +1,6 @@
 import type { ViTMSNConfig } from "../../ts/model/configuration_vit_msn.ts";
 import type { ViTMSNForImageClassification } from "../../ts/model/modeling_vit_msn.ts";
+import { read_weights, transpose, type WeightsByKey } from "../support/weights.ts";
 import { Graph } from "./graph.ts";
 
 /**
@@ -8,22 +9,6 @@ import { Graph } from "./graph.ts";
  */
 export async function to_onnx(model: ViTMSNForImageClassification): Promise<Uint8Array<ArrayBuffer>> {
   return new Export(model.config, await read_weights(model)).model();
-}
-
-type WeightsByKey = ReadonlyMap<string, { data: Float32Array; dims: readonly number[] }>;
-
-async function read_weights(model: ViTMSNForImageClassification): Promise<WeightsByKey> {
-  const weights = new Map<string, { data: Float32Array; dims: readonly number[] }>();
-  for (const { key, dims, byte_length, bytes } of model.weights.export()) {
-    const data = new Uint8Array(byte_length);
-    let offset = 0;
-    for await (const piece of bytes()) {
-      data.set(piece, offset);
-      offset += piece.length;
-    }
-    weights.set(key, { data: new Float32Array(data.buffer), dims });
-  }
-  return weights;
 }
 
 class Export {
@@ -43,9 +28,10 @@ class Export {
     const normed = this.#layer_norm(hidden, "layernorm");
     const cls = this.#graph.node("Gather", [normed, this.#graph.integers([0])], { axis: 1 });
     const logits = this.#linear(this.#reshape(cls, [-1, this.#config.hidden_size]), "classifier");
+    this.#graph.node("Identity", [logits], {}, "logits");
     return this.#graph.model(
       { name: "pixel_values", dims: ["batch", num_channels, image_grid.height, image_grid.width] },
-      { name: logits, dims: ["batch", num_labels] },
+      { name: "logits", dims: ["batch", num_labels] },
     );
   }
 
@@ -159,13 +145,4 @@ class Export {
     if (weight === undefined) throw new Error(`The model has no parameter "${key}".`);
     return weight;
   }
-}
-
-function transpose(data: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(data.length);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++)
-      out[column * rows + row] = data[row * columns + column] as number;
-  }
-  return out;
 }
