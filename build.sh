@@ -34,7 +34,10 @@ install_for_build() {
 }
 
 build() {
-  step "Engine: Rust to WebAssembly (simd128)" build_wasm simd128
+  local level
+  for level in $wasm_levels; do
+    step "Engine: Rust to WebAssembly ($level)" build_wasm "$level"
+  done
   step "Package: bundles, command line, default model" node scripts/bundle.mjs
   step "Package: type declarations" declare_types
   node scripts/sizes.mjs || failed_checks+=("sizes: a file of the package is larger than its budget")

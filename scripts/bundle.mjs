@@ -50,6 +50,18 @@ await build({
   minifyIdentifiers: true,
   keepNames: true,
 });
+// The programs of the engine's threads.
+await build({
+  ...common,
+  entryPoints: { "thread.node": "ts/engine/thread.node.ts" },
+  platform: "node",
+});
+await build({
+  ...common,
+  entryPoints: { "thread.web": "ts/engine/thread.web.ts" },
+  platform: "browser",
+  minifyIdentifiers: true,
+});
 const { metafile } = await build({
   ...common,
   metafile: true,
@@ -65,7 +77,9 @@ await chmod("dist/cli.js", 0o755);
 refuse_second_copy(Object.keys(metafile.inputs));
 await write_licences(Object.keys(metafile.inputs));
 
-await cp("ts/engine/vit_msn_simd128.wasm", "dist/vit_msn_simd128.wasm");
+for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads"]) {
+  await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
+}
 await cp("models/fashion", "dist/models/fashion", {
   recursive: true,
   // The thousand pictures of the accuracy test aren't part of the model.

@@ -72,18 +72,36 @@ need_nextest() {
 }
 
 wasm_sysroot=$tools/wasm-sysroot
+threads_sysroot=$tools/wasm-threads-sysroot
 
 has_wasm_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown/lib" ]; }
-sysroot_is_current() { [ "$(cat "$wasm_sysroot/built-by" 2>/dev/null)" = "$(packaged_rust_version)" ]; }
-packaged_rust_version() { /usr/bin/rustc --version 2>/dev/null || echo none; }
+# Whether the sysroot in a folder was built by this compiler.
+sysroot_is_current() { [ "$(cat "$1/built-by" 2>/dev/null)" = "$("$2" --version 2>/dev/null || echo none)" ]; }
 has_packaged_rust() {
   [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && [ -d /usr/lib/rustlib/src/rust/library ] && has_wasm_linker
 }
 
 need_wasm_target() {
-  if ! has_wasm_target && ! sysroot_is_current; then
+  if ! has_wasm_target && ! sysroot_is_current "$wasm_sysroot" /usr/bin/rustc; then
     add_rustup_target || build_packaged_target
   fi
+  need_threads_target
+}
+
+# Threads need a standard library that was compiled for them, which nobody hands out.
+need_threads_target() {
+  local rustc=/usr/bin/rustc cargo=/usr/bin/cargo
+  if has_wasm_target; then
+    rustc=$(rustc --print sysroot)/bin/rustc
+    cargo=$(rustc --print sysroot)/bin/cargo
+  fi
+  sysroot_is_current "$threads_sysroot" "$rustc" && return
+  if has_wasm_target && [ ! -d "$(rustc --print sysroot)/lib/rustlib/src/rust/library" ]; then
+    has rustup || fail "Rust's own source is missing, which threads are built from; install it as your Rust was installed (\"rust-src\")."
+    step "Rust's source, by rustup" rustup component add rust-src
+  fi
+  step "wasm32 standard library for threads, built once" \
+    build_sysroot "$threads_sysroot" "$rustc" "$cargo" "-C target-feature=$thread_features"
 }
 # The compiler for wasm32 is checked by the clippy of its own version.
 has_wasm_clippy() {
@@ -101,7 +119,8 @@ build_packaged_target() {
     step "Debian's Rust with its source, by apt-get" \
       apt_install rustc-web cargo-web rust-web-src rust-web-clippy lld
   fi
-  step "wasm32 standard library, built once from Debian's source" build_sysroot
+  step "wasm32 standard library, built once from Debian's source" \
+    build_sysroot "$wasm_sysroot" /usr/bin/rustc /usr/bin/cargo ""
 }
 
 need_rust_lints() {

@@ -1,11 +1,27 @@
 # How crates are compiled for wasm32: by rustup's toolchain, or by Debian's with the standard library built here.
 
 # One binary for each feature level; a user's browser downloads the one it can run.
+wasm_levels="simd128 relaxed simd128_threads relaxed_threads"
+
 wasm_rustflags() {
   case $1 in
     simd128) echo "-C target-feature=+simd128" ;;
+    relaxed) echo "-C target-feature=+simd128,+relaxed-simd" ;;
+    simd128_threads | relaxed_threads) echo "$(wasm_rustflags "${1%_threads}"),$thread_features $(shared_memory)" ;;
     *) fail "There is no feature level \"$1\"." ;;
   esac
+}
+
+thread_features=+atomics,+bulk-memory,+mutable-globals
+
+# The memory is JavaScript's, shared by all threads and of up to 4 GiB; wasm-bindgen sets up each thread's stack and
+# thread-local variables by the exports.
+shared_memory() {
+  local arg
+  for arg in --shared-memory --import-memory --max-memory=4294967296 --export=__wasm_init_tls --export=__tls_size \
+    --export=__tls_align --export=__tls_base; do
+    echo "-C link-arg=$arg"
+  done | xargs
 }
 
 # Panic messages name source files: without the folders of whoever built this.
@@ -19,44 +35,54 @@ has_wasm_linker() { [ -x "$(rustup_linker)" ] || has lld; }
 
 # Runs a command with the compiler, flags and output folder for wasm32 at a feature level.
 in_wasm_toolchain() {
-  local level=$1 path=$PATH
+  local level=$1 sysroot
   shift
-  if ! has_wasm_target; then path=$wasm_sysroot/bin:$PATH; fi
-  env PATH="$path" SYSROOT="$(has_wasm_target && rustc --print sysroot || echo "$wasm_sysroot")" \
+  sysroot=$(sysroot_of "$level")
+  env PATH="${sysroot:+$sysroot/bin:}$PATH" SYSROOT="${sysroot:-$(rustc --print sysroot)}" \
     CARGO_BUILD_TARGET=wasm32-unknown-unknown CARGO_TARGET_DIR="$root/target/wasm-$level" \
     CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="$(wasm_rustflags "$level") $(without_machine_paths)" \
     "$@"
 }
 
-# std for wasm32 from the packaged source, in a folder laid out as a toolchain, so that wasm-pack and plain cargo
-# commands find it as they would find rustup's.
+# The sysroot built here that a level needs; none where rustup's own serves.
+sysroot_of() {
+  case $1 in
+    *_threads) echo "$threads_sysroot" ;;
+    *) has_wasm_target || echo "$wasm_sysroot" ;;
+  esac
+}
+
+# std for wasm32 from its source, in a folder laid out as a toolchain, so that wasm-pack and plain cargo commands find
+# it as they would find rustup's. Usage: build_sysroot FOLDER RUSTC CARGO RUSTFLAGS
 build_sysroot() {
-  local work=$tools/wasm-sysroot-build host
-  host=$(/usr/bin/rustc -vV | sed -n 's/^host: //p')
-  rm -rf "$work" "$wasm_sysroot"
-  mkdir -p "$work/src" "$wasm_sysroot/bin" "$wasm_sysroot/lib/rustlib/wasm32-unknown-unknown/lib"
+  local sysroot=$1 rustc=$2 cargo=$3 flags=$4 work=$1-build host
+  host=$("$rustc" -vV | sed -n 's/^host: //p')
+  rm -rf "$work" "$sysroot"
+  mkdir -p "$work/src" "$sysroot/bin" "$sysroot/lib/rustlib/wasm32-unknown-unknown/lib"
   printf '[package]\nname = "empty"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n' >"$work/Cargo.toml"
   echo '#![no_std]' >"$work/src/lib.rs"
   # embed-bitcode: the engine is built with link-time optimisation, which needs it in std too.
-  (cd "$work" && RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C embed-bitcode=yes $(without_machine_paths)" CARGO_TARGET_DIR=$work/target \
-    /usr/bin/cargo build --release --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort) || return 1
+  (cd "$work" && RUSTC=$rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C embed-bitcode=yes $flags $(without_machine_paths)" CARGO_TARGET_DIR=$work/target \
+    "$cargo" build --release --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort) || return 1
   find "$work/target/wasm32-unknown-unknown" -name '*.rlib' ! -name 'libempty*' \
-    -exec cp {} "$wasm_sysroot/lib/rustlib/wasm32-unknown-unknown/lib/" \;
-  ln -s "/usr/lib/rustlib/$host" "$wasm_sysroot/lib/rustlib/$host"
+    -exec cp {} "$sysroot/lib/rustlib/wasm32-unknown-unknown/lib/" \;
+  ln -s "$("$rustc" --print sysroot)/lib/rustlib/$host" "$sysroot/lib/rustlib/$host"
   # cargo-clippy under its own name: "cargo clippy" would prefer the one of rustup.
-  ln -s /usr/bin/cargo /usr/bin/cargo-clippy "$wasm_sysroot/bin/"
+  ln -s "$cargo" "$sysroot/bin/cargo"
+  [ ! -x "$(dirname "$cargo")/cargo-clippy" ] || ln -s "$(dirname "$cargo")/cargo-clippy" "$sysroot/bin/"
   if [ -x "$(rustup_linker)" ]; then
-    ln -s "$(rustup_linker)" "$wasm_sysroot/bin/rust-lld"
+    ln -s "$(rustup_linker)" "$sysroot/bin/rust-lld"
   else
-    ln -s "$(command -v lld)" "$wasm_sysroot/bin/rust-lld"
+    ln -s "$(command -v lld)" "$sysroot/bin/rust-lld"
   fi
-  printf '#!/bin/sh\nexec /usr/bin/rustc --sysroot "$(dirname "$0")/.." "$@"\n' >"$wasm_sysroot/bin/rustc"
-  chmod +x "$wasm_sysroot/bin/rustc"
+  printf '#!/bin/sh\nexec %s --sysroot "$(dirname "$0")/.." "$@"\n' "$rustc" >"$sysroot/bin/rustc"
+  chmod +x "$sysroot/bin/rustc"
   rm -rf "$work"
-  packaged_rust_version >"$wasm_sysroot/built-by"
+  "$rustc" --version >"$sysroot/built-by"
 }
 
-# ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it.
+# ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it. The glue of
+# the last level, which has threads, serves them all.
 build_wasm() {
   local level=$1 pkg=$root/target/wasm-$1/pkg
   # wasm-bindgen of the right version is on PATH, and nothing is to be downloaded behind the build's back.
@@ -68,7 +94,7 @@ build_wasm() {
 
 # wasm-opt works for seconds: not again on what the compiler left unchanged.
 optimise_wasm() {
-  local last=$root/target/wasm-last-optimised.wasm
+  local last=$1.last-optimised
   [ -e "$2" ] && cmp -s "$1" "$last" && return
   npm_bin wasm-opt -O3 --strip-debug --strip-producers "$1" -o "$2" && cp "$1" "$last"
 }

@@ -5,6 +5,7 @@
  */
 export type { Device, DeviceOptions } from "./engine/create_engine.ts";
 export type { EngineMemory } from "./engine/engine.ts";
+export type { EngineInfo, Level } from "./engine/levels.ts";
 export { type Env, env } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export * from "./image/image_processing_vit.ts";

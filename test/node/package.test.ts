@@ -36,7 +36,7 @@ describe("the packed package, installed in an empty project", () => {
   it("classifies a picture with the default model", async () => {
     const stdout = await run_script(`
       import { pipeline } from "vit-msn";
-      const classify = await pipeline("image-classification");
+      const classify = await pipeline("image-classification", undefined, { num_threads: 2 });
       const [best] = await classify("bag.png", { top_k: 1 });
       console.log(JSON.stringify(best));
       await classify.dispose();
@@ -78,7 +78,8 @@ describe("the packed package, installed in an empty project", () => {
 
   it("contains what the package needs and nothing else", async () => {
     const files = await readdir(join(project, "node_modules/vit-msn"), { recursive: true });
-    expect(files).toContain("dist/vit_msn_simd128.wasm");
+    for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads"])
+      expect(files).toContain(`dist/vit_msn_${level}.wasm`);
     expect(files).toContain("dist/models/fashion/model.safetensors");
     expect(files).toContain("LICENSE");
     expect(files.filter((name) => /test1000|\.test\.|^ts\b|^crates\b/.test(name))).toEqual([]);

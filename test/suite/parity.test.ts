@@ -6,7 +6,8 @@ import {
   ViTMSNForImageClassification,
   ViTMSNModel,
 } from "vit-msn";
-import { describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
+import { read_file } from "../support/files.ts";
 import { fixture_files } from "../support/models.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
@@ -36,6 +37,19 @@ const FLOAT32_TOLERANCE = 1e-4;
  * these cases is 2.7e-3 and 2.0e-2 (their ratio is that of the roundings), and the bounds are twice that.
  */
 const HALF_TOLERANCES = { float16: 5.4e-3, bfloat16: 4e-2 } as const;
+
+/** A page's main thread may not wait for others: threads in browsers are test/node/threads_page.test.ts. */
+const THREADED = [
+  { level: "simd128+threads", num_threads: 2 },
+  { level: "relaxed+threads", num_threads: 1 },
+  { level: "relaxed+threads", num_threads: 3 },
+];
+/** Every engine that this runtime can run. */
+const ENGINES = [
+  { level: "simd128", num_threads: 1 },
+  { level: "relaxed", num_threads: 1 },
+  ...(typeof document === "undefined" ? THREADED : []),
+];
 
 async function load(name: string, options: PretrainedOptions) {
   const files = await fixture_files(name);
@@ -82,31 +96,40 @@ function expect_same(output: ModelOutput, expected: Tensors, tolerance: number):
   }
 }
 
-describe.each(["sdpa", "eager"] as const)("%s gives the reference's outputs", (attn_implementation) => {
-  test.each([...CLASSIFIERS, ...BACKBONES])("%s", async (name) => {
-    const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
-    const model = await load(name, { attn_implementation });
-    const inputs = inputs_of(name, expected);
-    expect_same(await model.forward(inputs), expected, FLOAT32_TOLERANCE);
-    // Asking for attentions computes them eagerly; the path that streams is compared without them.
-    const { logits, last_hidden_state } = (await model.forward({
-      ...inputs,
-      output_attentions: false,
-      output_hidden_states: false,
-    })) as { logits?: Tensor<"float32">; last_hidden_state?: Tensor<"float32"> };
-    const main = expected.get("out.logits") ?? expected.get("out.last_hidden_state");
-    const found = (logits ?? last_hidden_state)?.data as Float32Array;
-    expect(max_difference(found, main?.data as Float32Array)).toBeLessThanOrEqual(FLOAT32_TOLERANCE);
-    await model.dispose();
+describe.each(ENGINES)("$level, $num_threads threads", ({ level, num_threads }) => {
+  const engine: PretrainedOptions = { num_threads };
+  beforeAll(async () => {
+    const file = `dist/vit_msn_${level.replace("+", "_")}.wasm`;
+    engine.wasm = await WebAssembly.compile((await read_file(file)) as Uint8Array<ArrayBuffer>);
   });
-});
 
-describe.each(["float16", "bfloat16"] as const)("%s weights stay near the reference", (dtype) => {
-  test.each([...CLASSIFIERS, ...BACKBONES])("%s", async (name) => {
-    const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
-    const model = await load(name, { dtype });
-    expect(model.dtype).toBe(dtype);
-    expect_same(await model.forward(inputs_of(name, expected)), expected, HALF_TOLERANCES[dtype]);
-    await model.dispose();
+  describe.each(["sdpa", "eager"] as const)("%s gives the reference's outputs", (attn_implementation) => {
+    test.each([...CLASSIFIERS, ...BACKBONES])("%s", async (name) => {
+      const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
+      const model = await load(name, { ...engine, attn_implementation });
+      expect(model.engine_info).toMatchObject({ level, threads: num_threads });
+      const inputs = inputs_of(name, expected);
+      expect_same(await model.forward(inputs), expected, FLOAT32_TOLERANCE);
+      // Asking for attentions computes them eagerly; the path that streams is compared without them.
+      const { logits, last_hidden_state } = (await model.forward({
+        ...inputs,
+        output_attentions: false,
+        output_hidden_states: false,
+      })) as { logits?: Tensor<"float32">; last_hidden_state?: Tensor<"float32"> };
+      const main = expected.get("out.logits") ?? expected.get("out.last_hidden_state");
+      const found = (logits ?? last_hidden_state)?.data as Float32Array;
+      expect(max_difference(found, main?.data as Float32Array)).toBeLessThanOrEqual(FLOAT32_TOLERANCE);
+      await model.dispose();
+    });
+  });
+
+  describe.each(["float16", "bfloat16"] as const)("%s weights stay near the reference", (dtype) => {
+    test.each([...CLASSIFIERS, ...BACKBONES])("%s", async (name) => {
+      const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
+      const model = await load(name, { ...engine, dtype });
+      expect(model.dtype).toBe(dtype);
+      expect_same(await model.forward(inputs_of(name, expected)), expected, HALF_TOLERANCES[dtype]);
+      await model.dispose();
+    });
   });
 });

@@ -1,8 +1,12 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { Engine } from "./engine.ts";
+import { choose_level, type EngineInfo, obstacle_to_threads } from "./levels.ts";
 import { load_wasm_module } from "./load_wasm.ts";
-import { create_wasm_engine } from "./wasm_engine.ts";
+import { create_wasm_engine, has_threads, type WasmEngine } from "./wasm_engine.ts";
+
+/** More than any of today's machines makes use of, and few enough for every runtime. */
+const MAX_THREADS = 64;
 
 /** A device that a model runs on. */
 export type Device = "wasm";
@@ -11,21 +15,62 @@ export type Device = "wasm";
 export interface DeviceOptions {
   /** "auto" (default) takes the best that there is; "wasm" is the CPU. "webgpu" is not available in this version. */
   device?: Device | "webgpu" | "auto";
-  /** Threads of the CPU engine. This version runs one, and says so where more are asked for. Default 1. */
+  /**
+   * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation
+   * and a Worker that loads the model. Where they can't be had, the model runs on one and `engine_info` says why.
+   */
   num_threads?: number;
   /** The engine's WebAssembly for this model; default env.wasm, else the file beside this package's JavaScript. */
   wasm?: WebAssembly.Module | BufferSource | URL | Response;
+}
+
+/** An engine, where it runs and how. */
+export interface StartedEngine {
+  engine: Engine;
+  device: Device;
+  engine_info: EngineInfo;
 }
 
 /**
  * Starts an engine of its own for one model: disposing it returns all its memory, and a fault in it harms no other.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
  */
-export async function create_engine(options: DeviceOptions): Promise<{ engine: Engine; device: Device }> {
+export async function create_engine(options: DeviceOptions): Promise<StartedEngine> {
   check_device(options.device ?? "auto");
-  check_threads(options.num_threads ?? 1);
-  const module = await load_wasm_module(options.wasm ?? env.wasm);
-  return { engine: create_wasm_engine(module), device: "wasm" };
+  const num_threads = options.num_threads ?? 1;
+  check_threads(num_threads);
+  const given = options.wasm ?? env.wasm;
+  const choice = choose_level(num_threads);
+  const module = await load_wasm_module(given, choice.level);
+  const reasons = given === undefined ? choice.reasons : reasons_of_given(module, num_threads);
+  const engine = create_wasm_engine(module);
+  const may_share = obstacle_to_threads(num_threads) === undefined && has_threads(module);
+  const threads = may_share ? await start_threads(engine, num_threads, reasons) : 1;
+  const engine_info = Object.freeze({ level: engine.level, threads, reasons: Object.freeze(reasons) });
+  if (threads < num_threads) {
+    env.warn(`vit-msn: num_threads is ${num_threads}, but the model runs on one. ${reasons.join(" ")}`);
+  }
+  return { engine, device: "wasm", engine_info };
+}
+
+/** What the host's own choice of WebAssembly leaves to say. */
+function reasons_of_given(module: WebAssembly.Module, num_threads: number): string[] {
+  const obstacle = obstacle_to_threads(num_threads);
+  const handed_in = "The engine's WebAssembly was handed in (env.wasm)";
+  if (obstacle !== undefined) return [`${handed_in}.`, obstacle];
+  if (has_threads(module)) return [`${handed_in}.`];
+  return [`${handed_in} and has no threads: hand in vit_msn_relaxed_threads.wasm.`];
+}
+
+/** How many threads there are: as many as wanted or, where workers can't start, one. */
+async function start_threads(engine: WasmEngine, num_threads: number, reasons: string[]): Promise<number> {
+  try {
+    await engine.start_workers(num_threads - 1);
+    return num_threads;
+  } catch (error) {
+    reasons.push(`Workers can't start here: ${error instanceof Error ? error.message : String(error)}.`);
+    return 1;
+  }
 }
 
 function check_device(device: string): void {
@@ -44,13 +89,10 @@ function check_device(device: string): void {
 }
 
 function check_threads(num_threads: number): void {
-  if (!Number.isInteger(num_threads) || num_threads < 1) {
+  if (!Number.isInteger(num_threads) || num_threads < 1 || num_threads > MAX_THREADS) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `num_threads must be a whole number from 1 on, got ${String(num_threads)}.`,
+      `num_threads must be a whole number from 1 to ${MAX_THREADS}, got ${String(num_threads)}.`,
     );
-  }
-  if (num_threads > 1) {
-    env.warn(`vit-msn: this version computes on one thread; num_threads ${num_threads} has no effect.`);
   }
 }

@@ -103,8 +103,8 @@ export interface Engine {
   free(handle: Handle): void;
   /** What is alive, for leak tests and `env`-style reports. */
   memory(): EngineMemory;
-  /** Releases everything; the engine refuses every later call. */
-  dispose(): void;
+  /** Releases everything, and refuses every later call at once; resolves when the device has let go of it. */
+  dispose(): Promise<void>;
 }
 
 export interface EngineMemory {

@@ -1,22 +1,27 @@
 import { default_wasm } from "#wasm";
 import { VitMsnError } from "../errors.ts";
+import type { Level } from "./levels.ts";
 
 type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
 
-/** The package's own module, compiled once for all models. */
-let compiled: Promise<WebAssembly.Module> | undefined;
+/** The package's own modules, each compiled once for all models. */
+const compiled = new Map<Level, Promise<WebAssembly.Module>>();
 
 /**
- * The engine's WebAssembly module, from what the host handed in or from the file beside the package's JavaScript.
+ * The engine's WebAssembly module, from what the host handed in or from the level's file beside the package's JavaScript.
  * @throws VitMsnError IO where it can't be read, UNSUPPORTED where this runtime can't compile it.
  */
-export async function load_wasm_module(given: WasmInput | undefined): Promise<WebAssembly.Module> {
+export async function load_wasm_module(
+  given: WasmInput | undefined,
+  level: Level = "simd128",
+): Promise<WebAssembly.Module> {
   if (given !== undefined) return compile(given);
-  compiled ??= default_wasm().then(compile);
+  const module = compiled.get(level) ?? default_wasm(level).then(compile);
+  compiled.set(level, module);
   try {
-    return await compiled;
+    return await module;
   } catch (error) {
-    compiled = undefined; // the next call tries again
+    compiled.delete(level); // the next call tries again
     throw error;
   }
 }
@@ -62,7 +67,7 @@ function compile_error(bytes: BufferSource, cause: unknown): VitMsnError {
     return new VitMsnError(
       "IO",
       `The engine's WebAssembly file isn't WebAssembly: it starts with ${JSON.stringify(start)}. ` +
-        "A server that answers unknown paths with a page gives this; serve vit_msn_simd128.wasm, or set env.wasm.",
+        "A server that answers unknown paths with a page gives this; serve the package's .wasm files, or set env.wasm.",
       { cause },
     );
   }

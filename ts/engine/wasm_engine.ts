@@ -10,31 +10,56 @@ import type {
   WeightDtype,
 } from "./engine.ts";
 import create_glue from "./generated/glue.js";
+import type { Level } from "./levels.ts";
+import { ThreadPool } from "./thread_pool.ts";
 
 type Glue = ReturnType<typeof create_glue>;
 
 /** Starts a WebAssembly instance of its own from the compiled module. */
-export function create_wasm_engine(module: WebAssembly.Module): Engine {
+export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
   const glue = create_glue();
   let memory: WebAssembly.Memory;
   try {
-    memory = glue.initSync({ module }).memory;
+    // The glue makes the shared memory of a module with threads; others have their own, and this one isn't used.
+    const unused = has_threads(module) ? undefined : new WebAssembly.Memory({ initial: 0 });
+    memory = glue.initSync({ module, memory: unused }).memory;
   } catch (cause) {
     throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
   }
-  return new WasmEngine(glue, memory);
+  return new WasmEngine(glue, module, memory);
+}
+
+/** Whether a module was built for threads: those take their memory from outside. */
+export function has_threads(module: WebAssembly.Module): boolean {
+  return WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
 }
 
 /** The CPU engine: every call goes straight into WebAssembly, and every failure comes back as a VitMsnError. */
-class WasmEngine implements Engine {
+export class WasmEngine implements Engine {
+  readonly level: Level;
+  readonly #module: WebAssembly.Module;
   #glue: Glue | undefined;
   #memory: WebAssembly.Memory | undefined;
+  #pool: ThreadPool | undefined;
   /** The fault that ended this engine: its memory can't be trusted any more. */
   #fault: string | undefined;
 
-  constructor(glue: Glue, memory: WebAssembly.Memory) {
+  constructor(glue: Glue, module: WebAssembly.Module, memory: WebAssembly.Memory) {
+    this.level = `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
     this.#glue = glue;
+    this.#module = module;
     this.#memory = memory;
+  }
+
+  /**
+   * Starts workers that share this engine's work from then on. The module must have threads.
+   * @throws Error with the reason where they can't start; the engine goes on without.
+   */
+  async start_workers(count: number): Promise<void> {
+    const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
+    this.#pool = await ThreadPool.start(count, start, (reason) => {
+      this.#fault ??= `one of its threads was lost: ${reason}.`;
+    });
   }
 
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
@@ -161,16 +186,17 @@ class WasmEngine implements Engine {
   }
 
   /** Dropping the instance is what returns its memory: WebAssembly memory never shrinks. */
-  dispose(): void {
+  async dispose(): Promise<void> {
     this.#glue = undefined;
     this.#memory = undefined;
+    await this.#pool?.dispose();
   }
 
   #call<T>(op: (glue: Glue) => T): T {
-    if (this.#fault !== undefined) throw dead(this.#fault);
     if (this.#glue === undefined) {
       throw new VitMsnError("DISPOSED", "This model's engine was disposed; load the model again.");
     }
+    if (this.#fault !== undefined) throw dead(this.#fault);
     try {
       return op(this.#glue);
     } catch (error) {

@@ -1,9 +1,10 @@
 import { readFile } from "node:fs/promises";
 import { VitMsnError } from "../errors.ts";
+import type { Level } from "./levels.ts";
 
-/** The engine's WebAssembly beside this file. */
-export async function default_wasm(): Promise<BufferSource> {
-  const url = new URL("./vit_msn_simd128.wasm", import.meta.url);
+/** The engine's WebAssembly of a level, beside this file. */
+export async function default_wasm(level: Level): Promise<BufferSource> {
+  const url = new URL(`./vit_msn_${level.replace("+", "_")}.wasm`, import.meta.url);
   try {
     return await readFile(url);
   } catch (cause) {

@@ -2,6 +2,7 @@ import { type SaveDirectory, save_files } from "#storage";
 import { Callable } from "../callable.ts";
 import { create_engine, type Device, type DeviceOptions } from "../engine/create_engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
+import type { EngineInfo } from "../engine/levels.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
@@ -67,9 +68,13 @@ interface ModelClass<M> {
 
 interface ResolvedOptions {
   device: Device;
+  engine_info: EngineInfo;
   dtype: WeightDtype;
   attn_implementation: AttnImplementation;
 }
+
+/** What is known before an engine runs. */
+type RequestedOptions = Omit<ResolvedOptions, "device" | "engine_info">;
 
 const MASK_TOKEN = "embeddings.mask_token";
 
@@ -82,6 +87,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   readonly config: ViTMSNConfig;
   /** Where it runs. */
   readonly device: Device;
+  /** Which engine runs it, on how many threads, and why no better one. */
+  readonly engine_info: EngineInfo;
   /** How its weights are kept. */
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
@@ -110,6 +117,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     this.engine = engine;
     this.weights = weights;
     this.device = options.device;
+    this.engine_info = options.engine_info;
     this.dtype = options.dtype;
     this.attn_implementation = options.attn_implementation;
   }
@@ -192,7 +200,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   /** Frees the model's memory; later calls throw DISPOSED. May be called twice. */
   async dispose(): Promise<void> {
     this.#disposed = true;
-    this.engine.dispose();
+    await this.engine.dispose();
   }
 
   /** @internal Checks that a forward can start. */
@@ -211,7 +219,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 }
 
-function resolve_options(options: ModelOptions): Omit<ResolvedOptions, "device"> {
+function resolve_options(options: ModelOptions): RequestedOptions {
   const name = options.dtype ?? "float32";
   const dtype = DTYPE_ALIASES[name] ?? name;
   if (dtype === "int8") {
@@ -241,7 +249,7 @@ async function load_model<M>(
   config: ViTMSNConfig,
   checkpoint: Checkpoint,
   name: string,
-  resolved: Omit<ResolvedOptions, "device">,
+  resolved: RequestedOptions,
   options: PretrainedOptions,
 ): Promise<M> {
   const keys = [...checkpoint.tensors.keys()].map(canonical_key);
@@ -315,10 +323,10 @@ async function build<M>(
   config: ViTMSNConfig,
   modules: readonly ModuleSpec[],
   found: CheckpointMatch["found"],
-  resolved: Omit<ResolvedOptions, "device">,
+  resolved: RequestedOptions,
   options: ModelOptions & { signal?: AbortSignal },
 ): Promise<M> {
-  const { engine, device } = await create_engine(options);
+  const { engine, device, engine_info } = await create_engine(options);
   try {
     const { seed = 0, signal } = options;
     const { initializer_range } = config;
@@ -327,9 +335,9 @@ async function build<M>(
       initializer_range,
       signal,
     });
-    return new model_class(config, engine, weights, { ...resolved, device });
+    return new model_class(config, engine, weights, { ...resolved, device, engine_info });
   } catch (error) {
-    engine.dispose();
+    await engine.dispose();
     throw error;
   }
 }

@@ -38,31 +38,28 @@ impl Activation {
 
     /// Replaces every value by its activation. NaN stays NaN; infinities give the limits.
     pub fn apply(self, values: &mut [f32]) {
-        self.apply_columns(values, values.len(), values.len());
+        self.apply_rows(std::iter::once(values));
     }
 
-    /// [`Activation::apply`] to the first `columns` values of each row of `stride` values; the last row may end
-    /// after its columns.
-    pub(crate) fn apply_columns(self, values: &mut [f32], columns: usize, stride: usize) {
+    /// [`Activation::apply`] to each of `rows`.
+    pub(crate) fn apply_rows<'a>(self, rows: impl Iterator<Item = &'a mut [f32]>) {
         match self {
             Self::Identity => {}
-            Self::Gelu => map_columns(values, columns, stride, gelu),
-            Self::Relu => map_columns(values, columns, stride, |x| x.max(F32x4::splat(0.0))),
-            Self::Silu => map_columns(values, columns, stride, |x| times_sigmoid(x, x)),
-            Self::GeluTanh => map_columns(values, columns, stride, gelu_tanh),
+            Self::Gelu => map_rows(rows, gelu),
+            Self::Relu => map_rows(rows, |x| x.max(F32x4::splat(0.0))),
+            Self::Silu => map_rows(rows, |x| times_sigmoid(x, x)),
+            Self::GeluTanh => map_rows(rows, gelu_tanh),
             Self::QuickGelu => {
-                map_columns(values, columns, stride, |x| {
-                    times_sigmoid(x, x.mul(F32x4::splat(1.702)))
-                });
+                map_rows(rows, |x| times_sigmoid(x, x.mul(F32x4::splat(1.702))));
             }
         }
     }
 }
 
 #[inline(always)]
-fn map_columns(values: &mut [f32], columns: usize, stride: usize, op: impl Fn(F32x4) -> F32x4) {
-    for row in values.chunks_mut(stride.max(1)) {
-        map_in_place(&mut row[..columns], &op);
+fn map_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, op: impl Fn(F32x4) -> F32x4) {
+    for row in rows {
+        map_in_place(row, &op);
     }
 }
 

@@ -7,8 +7,9 @@
 use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
 
 use crate::gemm::{Block, NR, Start};
+use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{F32x4, map_in_place};
-use crate::softmax::{exp_of_difference, largest, softmax};
+use crate::softmax::{exp_of_difference, largest, softmax_rows};
 
 /// Queries and keys of one block of [`sdpa`]: its scores (64 kB) stay in L2, a block of values in L1.
 const QUERY_BLOCK: usize = 64;
@@ -57,41 +58,37 @@ impl AttentionShape {
 /// `[B, N, D]`, scaled by head_dim^-½. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
 pub fn sdpa(qkv: &[f32], shape: AttentionShape, out: &mut [f32]) -> Result<()> {
     shape.check(qkv, out)?;
-    let mut head = Head::new(shape)?;
-    let block_keys = KEY_BLOCK.min(shape.tokens);
-    let mut scores = try_vec(QUERY_BLOCK.min(shape.tokens) * block_keys)?;
-    for_each_head(qkv, shape, out, |_, qkv, out| {
-        head.pack(qkv);
-        for query0 in (0..shape.tokens).step_by(QUERY_BLOCK) {
-            let queries = QUERY_BLOCK.min(shape.tokens - query0);
-            let mut state = [(f32::NEG_INFINITY, 0.0); QUERY_BLOCK];
-            let out = &mut out[query0 * shape.width()..];
-            for key0 in (0..shape.tokens).step_by(KEY_BLOCK) {
-                let keys = KEY_BLOCK.min(shape.tokens - key0);
-                head.score(
-                    &qkv[query0 * 3 * shape.width()..],
-                    queries,
-                    key0,
-                    keys,
-                    &mut scores,
-                    block_keys,
-                );
-                for (query, state) in state[..queries].iter_mut().enumerate() {
-                    let row = &mut scores[query * block_keys..][..keys];
-                    let context = &mut out[query * shape.width()..][..shape.head_dim];
-                    update(row, state, context, key0 > 0);
+    let tokens = shape.tokens;
+    let block_keys = KEY_BLOCK.min(tokens);
+    let scores_size = QUERY_BLOCK.min(tokens) * block_keys;
+    for_each_head(
+        qkv,
+        shape,
+        out,
+        scores_size,
+        &|_, head, scores, qkv, mut out| {
+            for query0 in (0..tokens).step_by(QUERY_BLOCK) {
+                let queries = QUERY_BLOCK.min(tokens - query0);
+                let mut state = [(f32::NEG_INFINITY, 0.0); QUERY_BLOCK];
+                let mut out = out.skip(query0);
+                let q = &qkv[query0 * 3 * shape.width()..];
+                for key0 in (0..tokens).step_by(KEY_BLOCK) {
+                    let keys = KEY_BLOCK.min(tokens - key0);
+                    let rows = &mut Rows::new(scores, block_keys);
+                    head.score(q, queries, key0, keys, rows);
+                    for (query, state) in state[..queries].iter_mut().enumerate() {
+                        let context = out.row(query, shape.head_dim);
+                        update(rows.row(query, keys), state, context, key0 > 0);
+                    }
+                    head.combine(scores, block_keys, queries, key0, keys, &mut out);
                 }
-                head.combine(&scores, block_keys, queries, key0, keys, out);
+                for (query, (_, sum)) in state[..queries].iter().enumerate() {
+                    let factor = F32x4::splat(1.0 / sum);
+                    map_in_place(out.row(query, shape.head_dim), |v| v.mul(factor));
+                }
             }
-            for (query, (_, sum)) in state[..queries].iter().enumerate() {
-                let factor = F32x4::splat(1.0 / sum);
-                map_in_place(&mut out[query * shape.width()..][..shape.head_dim], |v| {
-                    v.mul(factor)
-                });
-            }
-        }
-        Ok(())
-    })
+        },
+    )
 }
 
 /// Turns a row of scores into weights relative to the running maximum, and brings what was summed before to it.
@@ -121,39 +118,52 @@ pub fn eager(qkv: &[f32], shape: AttentionShape, probs: &mut [f32], out: &mut [f
     if probs.is_empty() {
         return Ok(());
     }
-    let mut head = Head::new(shape)?;
-    for_each_head(qkv, shape, out, |index, qkv, out| {
-        let probs = &mut probs[index * tokens * tokens..][..tokens * tokens];
-        head.pack(qkv);
-        head.score(qkv, tokens, 0, tokens, probs, tokens);
-        softmax(probs, tokens)?;
-        head.combine(probs, tokens, tokens, 0, tokens, out);
-        Ok(())
+    let probs = Parts::new(probs);
+    for_each_head(qkv, shape, out, 0, &|index, head, _, qkv, mut out| {
+        let size = tokens * tokens;
+        // SAFETY: each head has its own probabilities.
+        let probs = unsafe { probs.get(index * size, size) };
+        head.score(qkv, tokens, 0, tokens, &mut Rows::new(probs, tokens));
+        softmax_rows(probs, tokens);
+        head.combine(probs, tokens, tokens, 0, tokens, &mut out);
     })
 }
 
-/// Calls `run(index, qkv, out)` for each head of each sample, the slices beginning at the head's first query and
-/// its first output.
+/// What runs for one head: its index, its packed keys and values, the thread's scratch, qkv from the head's first
+/// query on, and the rows of its output.
+type RunHead<'a> = dyn Fn(usize, &Head, &mut [f32], &[f32], Rows<f32>) + Sync + 'a;
+
+/// Packs and runs each head of each sample; a thread has `scratch_size` floats of scratch.
 fn for_each_head(
     qkv: &[f32],
     shape: AttentionShape,
     out: &mut [f32],
-    mut run: impl FnMut(usize, &[f32], &mut [f32]) -> Result<()>,
+    scratch_size: usize,
+    run: &RunHead,
 ) -> Result<()> {
     if qkv.is_empty() {
         return Ok(());
     }
-    let sample = shape.tokens * shape.width();
-    for (batch, (qkv, out)) in qkv
-        .chunks_exact(3 * sample)
-        .zip(out.chunks_exact_mut(sample))
-        .enumerate()
-    {
-        for head in 0..shape.heads {
-            let first = head * shape.head_dim;
-            run(batch * shape.heads + head, &qkv[first..], &mut out[first..])?;
-        }
-    }
+    let (width, sample) = (shape.width(), shape.tokens * shape.width());
+    let heads = shape.batch * shape.heads;
+    let threads = threads_for((2 * sample).saturating_mul(shape.batch * shape.tokens)).min(heads);
+    let mut scratch = (0..threads)
+        .map(|_| Ok((Head::new(shape)?, try_vec(scratch_size)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
+    for_each_task(threads, heads, &|task| {
+        // SAFETY: each thread has its own scratch.
+        let (head, scratch) = &mut unsafe { scratch.get(task.thread, 1) }[0];
+        let (batch, channel) = (
+            task.index / shape.heads,
+            task.index % shape.heads * shape.head_dim,
+        );
+        let qkv = &qkv[batch * 3 * sample..][..3 * sample][channel..];
+        head.pack(qkv);
+        // SAFETY: each task has its own channels of its sample's rows.
+        let out = unsafe { out.rows(batch * sample + channel, width) };
+        run(task.index, head, scratch, qkv, out);
+    });
     Ok(())
 }
 
@@ -197,15 +207,7 @@ impl Head {
     }
 
     /// scores[query, key] = scale · q · k for keys from `key0` on, a multiple of NR.
-    fn score(
-        &self,
-        q: &[f32],
-        queries: usize,
-        key0: usize,
-        keys: usize,
-        scores: &mut [f32],
-        stride: usize,
-    ) {
+    fn score(&self, q: &[f32], queries: usize, key0: usize, keys: usize, scores: &mut Rows<f32>) {
         let depth = self.shape.head_dim;
         for first in (0..keys).step_by(NR) {
             let block = Block {
@@ -213,10 +215,9 @@ impl Head {
                 columns: NR.min(keys - first),
                 depth,
                 a_stride: 3 * self.shape.width(),
-                c_stride: stride,
             };
             let panel = &self.keys[(key0 + first) * depth..][..NR * depth];
-            block.multiply(q, panel, Start::Zero, &mut scores[first..]);
+            block.multiply(q, panel, Start::Zero, &mut scores.shift(first));
         }
     }
 
@@ -228,7 +229,7 @@ impl Head {
         queries: usize,
         key0: usize,
         keys: usize,
-        out: &mut [f32],
+        out: &mut Rows<f32>,
     ) {
         let AttentionShape {
             tokens, head_dim, ..
@@ -244,10 +245,9 @@ impl Head {
                 columns: NR.min(head_dim - first),
                 depth: keys,
                 a_stride: stride,
-                c_stride: self.shape.width(),
             };
             let panel = &self.values[(index * tokens + key0) * NR..][..keys * NR];
-            block.multiply(weights, panel, start, &mut out[first..]);
+            block.multiply(weights, panel, start, &mut out.shift(first));
         }
     }
 }
@@ -255,7 +255,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, values};
+    use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
 
     fn naive(qkv: &[f32], shape: AttentionShape) -> (Vec<f64>, Vec<f64>) {
@@ -349,6 +349,28 @@ mod tests {
                 3.0,
             );
         }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let shape = AttentionShape {
+            batch: 2,
+            tokens: 197,
+            heads: 6,
+            head_dim: 20,
+        };
+        let qkv = values(3 * 2 * 197 * 120, 21);
+        same_with_workers(|| {
+            let mut out = vec![f32::NAN; 2 * 197 * 120];
+            sdpa(&qkv, shape, &mut out).unwrap();
+            out
+        });
+        same_with_workers(|| {
+            let mut out = vec![f32::NAN; 2 * 197 * 120];
+            let mut probs = vec![f32::NAN; 2 * 6 * 197 * 197];
+            eager(&qkv, shape, &mut probs, &mut out).unwrap();
+            [out, probs].concat()
+        });
     }
 
     #[test]

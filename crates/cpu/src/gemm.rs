@@ -8,6 +8,7 @@ use vit_msn_tensor::{Error, Result, check_len, try_vec};
 
 use crate::activation::Activation;
 use crate::pack::PackedLinear;
+use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{F32x4, LANES};
 
 /// Columns of a tile and of a panel.
@@ -52,50 +53,60 @@ pub fn linear(
         .div_ceil(inputs.div_ceil(KC))
         .next_multiple_of(4)
         .min(inputs);
-    let mut scratch = try_vec(depth * NR)?;
-    for row0 in (0..rows).step_by(MC) {
+    let multiply_adds = rows.saturating_mul(inputs).saturating_mul(outputs);
+    let threads = threads_for(multiply_adds);
+    let panels = outputs.div_ceil(NR);
+    let row_blocks = rows.div_ceil(MC);
+    // Several tasks a thread, for balance; alone, all panels in one, so that a block of x stays in L2 longest.
+    let wanted = if threads == 1 { 1 } else { 8 * threads };
+    let group = panels.div_ceil(wanted.div_ceil(row_blocks.max(1)));
+    let groups = panels.div_ceil(group);
+    let scratch_size = depth * NR;
+    let mut scratch = try_vec(threads * scratch_size)?;
+    let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
+    for_each_task(threads, row_blocks * groups, &|task| {
+        // SAFETY: each thread has its own scratch.
+        let scratch = unsafe { scratch.get(task.thread * scratch_size, scratch_size) };
+        let row0 = task.index / groups * MC;
+        let panel0 = task.index % groups * group;
         let block_rows = MC.min(rows - row0);
         for k0 in (0..inputs).step_by(depth) {
             let block_depth = depth.min(inputs - k0);
-            let last = k0 + block_depth == inputs;
-            for panel in 0..outputs.div_ceil(NR) {
+            for panel in panel0..panels.min(panel0 + group) {
                 let column0 = panel * NR;
                 let block = Block {
                     rows: block_rows,
                     columns: NR.min(outputs - column0),
                     depth: block_depth,
                     a_stride: inputs,
-                    c_stride: outputs,
                 };
                 let start = if k0 == 0 {
                     Start::From(w.panel_bias(panel))
                 } else {
                     Start::Accumulate
                 };
-                let weights = w.panel_block(panel, k0, block_depth, &mut scratch);
-                let target = &mut out[row0 * outputs + column0..(row0 + block_rows) * outputs];
-                block.multiply(&x[row0 * inputs + k0..], weights, start, target);
-                if last {
-                    act.apply_columns(target, block.columns, outputs);
+                let weights = w.panel_block(panel, k0, block_depth, scratch);
+                let first = row0 * outputs + column0;
+                // SAFETY: each task has its own rows and columns of the output.
+                let mut target = unsafe { out.rows(first, outputs) };
+                block.multiply(&x[row0 * inputs + k0..], weights, start, &mut target);
+                if k0 + block_depth == inputs {
+                    act.apply_rows(target.each(block_rows, block.columns));
                     if let Some(residual) = residual {
-                        add_columns(
-                            target,
-                            &residual[row0 * outputs + column0..],
-                            block.columns,
-                            outputs,
-                        );
+                        let rows = target.each(block_rows, block.columns);
+                        add_rows(rows, &residual[first..], outputs);
                     }
                 }
             }
         }
-    }
+    });
     Ok(())
 }
 
-/// Adds the first `columns` values of each row of `stride`.
-fn add_columns(values: &mut [f32], others: &[f32], columns: usize, stride: usize) {
-    for (row, others) in values.chunks_mut(stride).zip(others.chunks(stride)) {
-        for (value, other) in row[..columns].iter_mut().zip(&others[..columns]) {
+/// Adds to each of `rows` the beginning of its row of `stride` values.
+fn add_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, others: &[f32], stride: usize) {
+    for (row, others) in rows.zip(others.chunks(stride)) {
+        for (value, other) in row.iter_mut().zip(others) {
             *value += other;
         }
     }
@@ -118,21 +129,19 @@ pub(crate) struct Block {
     /// At most NR.
     pub columns: usize,
     pub depth: usize,
-    /// From one row to the next in A and in C.
+    /// From one row to the next in A.
     pub a_stride: usize,
-    pub c_stride: usize,
 }
 
 impl Block {
     /// Computes the block. `a` and `c` begin at the block's first element; `panel` is `depth × NR`.
     #[inline(always)]
-    pub fn multiply(&self, a: &[f32], panel: &[f32], start: Start, c: &mut [f32]) {
+    pub fn multiply(&self, a: &[f32], panel: &[f32], start: Start, c: &mut Rows<f32>) {
         if self.rows == 0 || self.depth == 0 {
             return;
         }
         assert!(self.columns <= NR && panel.len() >= self.depth * NR);
         assert!(a.len() >= (self.rows - 1) * self.a_stride + self.depth);
-        assert!(c.len() >= (self.rows - 1) * self.c_stride + self.columns);
         for row in (0..self.rows).step_by(MR) {
             self.tile(row, MR.min(self.rows - row), a, panel, start, c);
         }
@@ -145,13 +154,21 @@ impl Block {
         reason = "the block's own arguments, and which rows of it"
     )]
     #[inline(always)]
-    fn tile(&self, row: usize, rows: usize, a: &[f32], panel: &[f32], start: Start, c: &mut [f32]) {
+    fn tile(
+        &self,
+        row: usize,
+        rows: usize,
+        a: &[f32],
+        panel: &[f32],
+        start: Start,
+        c: &mut Rows<f32>,
+    ) {
         let a_rows = [0, rows - 1].map(|r| a[(row + r) * self.a_stride..][..self.depth].as_ptr());
         let mut spare = [[0.0; NR]; MR];
         let direct = self.columns == NR;
         let mut targets = spare.each_mut().map(|values| values.as_mut_ptr());
         for r in 0..rows {
-            let target = &mut c[(row + r) * self.c_stride..][..self.columns];
+            let target = c.row(row + r, self.columns);
             if direct {
                 targets[r] = target.as_mut_ptr();
             } else {
@@ -167,9 +184,9 @@ impl Block {
         // `depth * NR`; targets and starts are NR floats, in C itself, in `spare`, in ZEROS or in a bias.
         unsafe { multiply_tile(self.depth, a_rows, panel.as_ptr(), starts, targets) };
         for (r, values) in spare.iter().enumerate().take(rows) {
-            let target = &mut c[(row + r) * self.c_stride..][..self.columns];
             if !direct {
-                target.copy_from_slice(&values[..self.columns]);
+                c.row(row + r, self.columns)
+                    .copy_from_slice(&values[..self.columns]);
             }
         }
     }
@@ -251,7 +268,7 @@ unsafe fn accumulate(sums: &mut Sums, first: *const f32, second: *const f32, wei
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, packed, values};
+    use crate::test_support::{assert_close, packed, same_with_workers, values};
     use proptest::prelude::*;
     use vit_msn_tensor::Dtype;
 
@@ -305,6 +322,25 @@ mod tests {
         ] {
             for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
                 check(m, k, n, dtype);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        for (m, k, n) in [(197, 2 * KC + 8, 70), (MC + 21, 96, 384), (2, 768, 1000)] {
+            let x = values(m * k, 3);
+            let residual = values(m * n, 4);
+            for dtype in [Dtype::F32, Dtype::F16] {
+                let (w, weight, bias) = packed(n, k, dtype, 11);
+                let run = |act, residual| {
+                    let mut out = vec![f32::NAN; m * n];
+                    linear(&x, &w, act, residual, &mut out).unwrap();
+                    out
+                };
+                let out = same_with_workers(|| run(Activation::Identity, None));
+                assert_close(&out, &naive(&x, &weight, &bias, k), 1e-7 * k as f64);
+                same_with_workers(|| run(Activation::Gelu, Some(&residual)));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use vit_msn_tensor::{Error, Result, check_len};
 
+use crate::parallel::for_each_block_of_rows;
 use crate::simd::{F32x4, LANES};
 
 /// `out = (x − mean) / √(variance + eps) · weight + bias` for each row of `weight.len()` values; the variance is
@@ -22,11 +23,16 @@ pub fn layer_norm(
     }
     check_len("The bias of a layer norm", bias.len(), &[columns])?;
     check_len("The output of a layer norm", out.len(), &[x.len()])?;
-    for (row, target) in x.chunks_exact(columns).zip(out.chunks_exact_mut(columns)) {
-        let moments = Moments::of(row);
-        let factor = 1.0 / (moments.variance + eps).sqrt();
-        normalise(row, moments, factor, weight, bias, target);
-    }
+    // About four passes over each value.
+    let work = x.len().saturating_mul(4);
+    for_each_block_of_rows(out, columns, work, &|first, out| {
+        let rows = x[first * columns..].chunks_exact(columns);
+        for (row, target) in rows.zip(out.chunks_exact_mut(columns)) {
+            let moments = Moments::of(row);
+            let factor = 1.0 / (moments.variance + eps).sqrt();
+            normalise(row, moments, factor, weight, bias, target);
+        }
+    });
     Ok(())
 }
 
@@ -109,7 +115,7 @@ fn normalise(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, values};
+    use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
 
     fn naive(x: &[f32], weight: &[f32], bias: &[f32], eps: f64) -> Vec<f64> {
@@ -175,6 +181,16 @@ mod tests {
         let mut out = [0.0];
         layer_norm(&[42.0], &[2.0], &[0.5], 1e-6, &mut out).unwrap();
         assert_eq!(out, [0.5]);
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let (x, weight, bias) = (values(701 * 384, 4), values(384, 5), values(384, 6));
+        same_with_workers(|| {
+            let mut out = vec![0.0; x.len()];
+            layer_norm(&x, &weight, &bias, 1e-6, &mut out).unwrap();
+            out
+        });
     }
 
     #[test]

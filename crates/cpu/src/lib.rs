@@ -11,6 +11,7 @@ mod interpolate;
 mod layer_norm;
 mod loss;
 mod pack;
+mod parallel;
 mod patch_embed;
 mod pool;
 #[allow(missing_docs, reason = "lanes: the names are the documentation")]
@@ -28,6 +29,7 @@ pub use interpolate::interpolate_positions;
 pub use layer_norm::layer_norm;
 pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, mse};
 pub use pack::PackedLinear;
+pub use parallel::{lose_worker, work};
 pub use patch_embed::{PatchShape, patch_embed};
 pub use pool::{pool_cls, pool_mean};
 pub use softmax::softmax;

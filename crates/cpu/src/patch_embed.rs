@@ -5,6 +5,7 @@ use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
 use crate::activation::Activation;
 use crate::gemm::linear;
 use crate::pack::PackedLinear;
+use crate::parallel::for_each_block_of_rows;
 
 /// Patches that are laid out at a time.
 const PATCH_BLOCK: usize = 256;
@@ -79,11 +80,14 @@ pub fn patch_embed(
         .enumerate()
     {
         let lines = &mut scratch[..target.len() / w.out_features() * depth];
-        for (offset, line) in lines.chunks_exact_mut(depth).enumerate() {
-            let patch = block * PATCH_BLOCK + offset;
-            let (sample, cell) = (patch / (rows * columns), patch % (rows * columns));
-            copy_patch(pixels, shape, sample, cell / columns, cell % columns, line);
-        }
+        let work = lines.len().saturating_mul(4);
+        for_each_block_of_rows(lines, depth, work, &|first, lines| {
+            for (offset, line) in lines.chunks_exact_mut(depth).enumerate() {
+                let patch = block * PATCH_BLOCK + first + offset;
+                let (sample, cell) = (patch / (rows * columns), patch % (rows * columns));
+                copy_patch(pixels, shape, sample, cell / columns, cell % columns, line);
+            }
+        });
         linear(lines, w, Activation::Identity, None, target)?;
     }
     Ok(())
@@ -110,7 +114,7 @@ fn copy_patch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, packed, values};
+    use crate::test_support::{assert_close, packed, same_with_workers, values};
     use proptest::prelude::*;
     use vit_msn_tensor::Dtype;
 
@@ -181,6 +185,25 @@ mod tests {
             },
             5,
         );
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let shape = PatchShape {
+            batch: 2,
+            channels: 3,
+            height: 224,
+            width: 224,
+            patch_height: 16,
+            patch_width: 16,
+        };
+        let pixels = values(2 * 3 * 224 * 224, 31);
+        let (w, ..) = packed(20, 768, Dtype::F32, 32);
+        same_with_workers(|| {
+            let mut out = vec![f32::NAN; 2 * 196 * 20];
+            patch_embed(&pixels, shape, &w, &mut out).unwrap();
+            out
+        });
     }
 
     #[test]

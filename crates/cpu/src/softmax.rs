@@ -13,12 +13,17 @@ pub fn softmax(x: &mut [f32], columns: usize) -> Result<()> {
             x.len()
         )));
     }
+    softmax_rows(x, columns);
+    Ok(())
+}
+
+/// [`softmax`] of whole rows.
+pub(crate) fn softmax_rows(x: &mut [f32], columns: usize) {
     for row in x.chunks_exact_mut(columns) {
         let sum = exp_of_difference(row, largest(row));
         let factor = F32x4::splat(1.0 / sum);
         map_in_place(row, |v| v.mul(factor));
     }
-    Ok(())
 }
 
 /// The largest value of a row; −∞ for none.

@@ -42,3 +42,22 @@ pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
         );
     }
 }
+
+/// Starts threads that help with jobs until the process of this test ends.
+pub fn start_workers(count: usize) {
+    for _ in 0..count {
+        std::thread::spawn(|| crate::work());
+    }
+}
+
+/// What `run` gives alone, checked to be the same bit for bit with one, two and seven workers.
+pub fn same_with_workers(run: impl Fn() -> Vec<f32>) -> Vec<f32> {
+    let alone = run();
+    for more in [1, 1, 5] {
+        start_workers(more);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&run()), bits(&alone));
+    }
+    alone
+}

@@ -7,6 +7,7 @@ mod handles;
 
 use std::cell::RefCell;
 use std::panic;
+use std::sync::Mutex;
 
 use vit_msn_cpu::Activation;
 use vit_msn_tensor::{Dtype, Result};
@@ -17,30 +18,44 @@ use crate::error::{JsResult, to_js};
 
 thread_local! {
     static ENGINE: RefCell<Engine> = RefCell::default();
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
+
+/// The first panic of any thread: one that is lost makes the thread that waits for it panic too.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Keeps a panic's message for [`last_panic`]: the trap that follows reaches JavaScript without one.
 #[wasm_bindgen(start)]
 pub fn start() {
     panic::set_hook(Box::new(|info| {
-        PANIC.with(|message| {
-            if let Ok(mut message) = message.try_borrow_mut() {
-                *message = Some(info.to_string());
-            }
-        });
+        if let Ok(mut message) = PANIC.try_lock() {
+            message.get_or_insert_with(|| info.to_string());
+        }
     }));
 }
 
 /// The message of the panic that ended this instance.
 #[wasm_bindgen]
 pub fn last_panic() -> Option<String> {
-    PANIC.with(|message| {
-        message
-            .try_borrow()
-            .ok()
-            .and_then(|message| message.clone())
-    })
+    PANIC.try_lock().ok().and_then(|message| message.clone())
+}
+
+/// What SIMD this binary was built for: "simd128" or "relaxed".
+#[wasm_bindgen]
+pub fn simd_level() -> String {
+    let is_relaxed = cfg!(target_feature = "relaxed-simd");
+    if is_relaxed { "relaxed" } else { "simd128" }.to_string()
+}
+
+/// Gives the calling thread, a Worker with an instance on the same memory, to the engine; never returns.
+#[wasm_bindgen]
+pub fn work() {
+    vit_msn_cpu::work()
+}
+
+/// Says that a Worker trapped, so that nobody waits for it.
+#[wasm_bindgen]
+pub fn lose_worker() {
+    vit_msn_cpu::lose_worker();
 }
 
 fn with_engine<T>(op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {

@@ -1,0 +1,452 @@
+//! Threads: a job is a number of tasks that the calling thread and the workers take one by one.
+//!
+//! A worker is any thread that entered [`work`]: a Worker on wasm32, where the standard library can't start threads,
+//! and an ordinary thread in native tests. A job doesn't wait for workers that come late: it is closed as soon as no
+//! task is left, and only those inside are waited for. So more threads than cores cost little, and a worker that ends
+//! while it is idle is not missed.
+//!
+//! Kernels split rows and columns, never a sum: results are the same bit for bit with every number of threads.
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Looks at a changing value before a thread sleeps: about 20 µs, what the host needs between two ops. Waking a
+/// thread costs as much.
+const SPINS: u32 = 1 << 14;
+/// Multiply-adds that are worth waking others for: about 20 µs.
+const WORTH_SHARING: usize = 1 << 19;
+/// How long one task of a worker may outlast all others, in seconds, before the worker is given up.
+const PATIENCE: u32 = 120;
+/// The bit of [`Pool::state`] that lets workers in; the bits below count those inside.
+const OPEN: u32 = 1 << 31;
+
+/// One task of a job.
+#[derive(Clone, Copy)]
+pub(crate) struct Task {
+    /// Which of the job's tasks.
+    pub index: usize,
+    /// Which of the job's threads runs it, for scratch memory.
+    pub thread: usize,
+}
+
+/// The threads that share a job of so many multiply-adds: 1 where it is small.
+pub(crate) fn threads_for(multiply_adds: usize) -> usize {
+    if multiply_adds < WORTH_SHARING {
+        1
+    } else {
+        1 + POOL.workers.load(SeqCst)
+    }
+}
+
+/// Runs tasks 0 to `count` on at most `threads` threads, in any order, and returns when all are done.
+pub(crate) fn for_each_task(threads: usize, count: usize, task: &(dyn Fn(Task) + Sync)) {
+    // A second caller at the same time, or a task of a job, goes alone.
+    if threads > 1 && count > 1 && !POOL.busy.swap(true, SeqCst) {
+        POOL.run(threads, count, task);
+    } else {
+        for index in 0..count {
+            task(Task { index, thread: 0 });
+        }
+    }
+}
+
+/// Gives the calling thread to the pool, for good.
+pub fn work() -> ! {
+    POOL.work()
+}
+
+/// Says that a worker was lost inside a task: the thread that waits for it panics instead of waiting.
+pub fn lose_worker() {
+    POOL.lost.store(true, SeqCst);
+    POOL.left.notify_all();
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    task: *const (dyn Fn(Task) + Sync),
+    count: usize,
+    threads: usize,
+}
+
+struct Pool {
+    /// How many threads entered [`work`].
+    workers: AtomicUsize,
+    /// Whether a job runs.
+    busy: AtomicBool,
+    /// Written while nobody is inside, read by those who are.
+    job: UnsafeCell<Option<Job>>,
+    /// [`OPEN`] while there are tasks, and how many workers are inside.
+    state: AtomicU32,
+    /// The next task.
+    next: AtomicUsize,
+    /// Counts jobs: what idle workers watch.
+    epoch: AtomicU32,
+    sleepers: AtomicU32,
+    lost: AtomicBool,
+    lock: Mutex<()>,
+    /// For workers: a job came.
+    came: Condvar,
+    /// For the caller: the last worker left.
+    left: Condvar,
+}
+
+// SAFETY: `job` is written by the one thread that holds `busy`, while no worker is inside.
+unsafe impl Sync for Pool {}
+
+static POOL: Pool = Pool {
+    workers: AtomicUsize::new(0),
+    busy: AtomicBool::new(false),
+    job: UnsafeCell::new(None),
+    state: AtomicU32::new(0),
+    next: AtomicUsize::new(0),
+    epoch: AtomicU32::new(0),
+    sleepers: AtomicU32::new(0),
+    lost: AtomicBool::new(false),
+    lock: Mutex::new(()),
+    came: Condvar::new(),
+    left: Condvar::new(),
+};
+
+impl Pool {
+    /// The caller holds `busy`.
+    fn run(&self, threads: usize, count: usize, task: &(dyn Fn(Task) + Sync)) {
+        // SAFETY: only the lifetime changes; `Closing` lets no worker outlive this call.
+        let task: &'static (dyn Fn(Task) + Sync) = unsafe { std::mem::transmute(task) };
+        let job = Job {
+            task,
+            count,
+            threads,
+        };
+        // SAFETY: the state is 0, nobody is inside.
+        unsafe { *self.job.get() = Some(job) };
+        self.next.store(0, SeqCst);
+        self.state.store(OPEN, SeqCst);
+        let closing = Closing(self);
+        self.epoch.fetch_add(1, SeqCst);
+        if self.sleepers.load(SeqCst) > 0 {
+            // With the lock no worker is between its last look and its sleep.
+            drop(self.lock());
+            self.came.notify_all();
+        }
+        self.take_tasks(job, 0);
+        drop(closing);
+    }
+
+    fn take_tasks(&self, job: Job, thread: usize) {
+        // SAFETY: the closure lives until `Closing` has seen every worker leave.
+        let task = unsafe { &*job.task };
+        loop {
+            let index = self.next.fetch_add(1, SeqCst);
+            if index >= job.count {
+                break;
+            }
+            task(Task { index, thread });
+        }
+    }
+
+    fn work(&self) -> ! {
+        let thread = 1 + self.workers.fetch_add(1, SeqCst);
+        let mut seen = self.epoch.load(SeqCst);
+        loop {
+            seen = self.wait_for_job(seen);
+            self.help(thread);
+        }
+    }
+
+    fn wait_for_job(&self, seen: u32) -> u32 {
+        for _ in 0..SPINS {
+            let epoch = self.epoch.load(SeqCst);
+            if epoch != seen {
+                return epoch;
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = self.lock();
+        self.sleepers.fetch_add(1, SeqCst);
+        while self.epoch.load(SeqCst) == seen {
+            guard = self
+                .came
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, SeqCst);
+        self.epoch.load(SeqCst)
+    }
+
+    fn help(&self, thread: usize) {
+        let enter = |state: u32| (state & OPEN != 0).then_some(state + 1);
+        if self.state.fetch_update(SeqCst, SeqCst, enter).is_err() {
+            return;
+        }
+        let leaving = Leaving(self);
+        // SAFETY: the job stays as it is while somebody is inside.
+        if let Some(job) = unsafe { *self.job.get() }
+            && thread < job.threads
+        {
+            self.take_tasks(job, thread);
+        }
+        drop(leaving);
+    }
+
+    /// Waits until nobody is inside.
+    fn wait_for_workers(&self) {
+        for _ in 0..SPINS {
+            if self.state.load(SeqCst) == 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = self.lock();
+        for _ in 0..PATIENCE {
+            if self.state.load(SeqCst) == 0 {
+                return;
+            }
+            if self.lost.load(SeqCst) {
+                break;
+            }
+            let waited = self.left.wait_timeout(guard, Duration::from_secs(1));
+            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(guard);
+        panic!("A thread of the engine was lost in the middle of its work.");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a job, also when a task panics: no worker may still use what the job borrowed.
+struct Closing<'a>(&'a Pool);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.state.fetch_and(!OPEN, SeqCst);
+        self.0.wait_for_workers();
+        self.0.busy.store(false, SeqCst);
+    }
+}
+
+/// Counts a worker out, also when its task panics.
+struct Leaving<'a>(&'a Pool);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.0.state.fetch_sub(1, SeqCst) == 1 {
+            drop(self.0.lock());
+            self.0.left.notify_all();
+        }
+    }
+}
+
+/// A slice that the threads of a job write, each its own elements.
+pub(crate) struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the users of `get` promise that no two threads have the same element.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            slice: PhantomData,
+        }
+    }
+
+    /// `count` elements from `first` on. Panics where there are fewer.
+    ///
+    /// # Safety
+    /// None of them may be in a slice that another caller still has.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the callers share the elements out")]
+    pub unsafe fn get(&self, first: usize, count: usize) -> &mut [T] {
+        assert!(first <= self.len && count <= self.len - first);
+        // SAFETY: inside the slice, and nobody else's by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
+    }
+
+    /// Rows that begin `stride` elements after each other, the first at `first`.
+    ///
+    /// # Safety
+    /// The elements that the holder will take may be in nobody else's rows or slice.
+    pub unsafe fn rows(&self, first: usize, stride: usize) -> Rows<'_, T> {
+        assert!(first <= self.len);
+        Rows {
+            // SAFETY: not beyond the end of the slice.
+            start: unsafe { self.start.add(first) },
+            len: self.len - first,
+            stride,
+            slice: PhantomData,
+        }
+    }
+}
+
+/// Rows of a matrix, of which the holder has some columns for itself.
+pub(crate) struct Rows<'a, T> {
+    start: *mut T,
+    len: usize,
+    stride: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Rows<'a, T> {
+    pub fn new(slice: &'a mut [T], stride: usize) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            stride,
+            slice: PhantomData,
+        }
+    }
+
+    /// The first `columns` elements of a row. Panics where the slice ends before.
+    #[inline(always)]
+    pub fn row(&mut self, row: usize, columns: usize) -> &mut [T] {
+        let first = row * self.stride;
+        assert!(first <= self.len && columns <= self.len - first);
+        // SAFETY: inside the slice, and nobody else's by the promise that made these rows.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), columns) }
+    }
+
+    /// The first `columns` elements of each of `count` rows.
+    pub fn each(&mut self, count: usize, columns: usize) -> impl Iterator<Item = &mut [T]> {
+        assert!(columns <= self.stride);
+        let (start, len, stride) = (self.start, self.len, self.stride);
+        (0..count).map(move |row| {
+            assert!(row * stride <= len && columns <= len - row * stride);
+            // SAFETY: inside the slice; the rows don't overlap, and this borrows them all.
+            unsafe { std::slice::from_raw_parts_mut(start.add(row * stride), columns) }
+        })
+    }
+
+    /// The rows from `row` on.
+    pub fn skip(&mut self, row: usize) -> Rows<'_, T> {
+        self.shift(row * self.stride)
+    }
+
+    /// The same rows without their first elements.
+    pub fn shift(&mut self, first: usize) -> Rows<'_, T> {
+        assert!(first <= self.len);
+        Rows {
+            // SAFETY: not beyond the end of the slice.
+            start: unsafe { self.start.add(first) },
+            len: self.len - first,
+            stride: self.stride,
+            slice: PhantomData,
+        }
+    }
+}
+
+/// Calls `run(first row, rows)` on blocks of whole rows of `values`, side by side; `multiply_adds` is the whole work.
+pub(crate) fn for_each_block_of_rows(
+    values: &mut [f32],
+    columns: usize,
+    multiply_adds: usize,
+    run: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
+    let rows = values.len() / columns;
+    let threads = threads_for(multiply_adds);
+    let block = rows
+        .div_ceil(if threads == 1 { 1 } else { 4 * threads })
+        .max(1);
+    let parts = Parts::new(values);
+    for_each_task(threads, rows.div_ceil(block), &|task| {
+        let first = task.index * block;
+        let count = block.min(rows - first);
+        // SAFETY: each task has its own rows.
+        run(first, unsafe {
+            parts.get(first * columns, count * columns)
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::start_workers;
+
+    fn count_tasks(threads: usize, count: usize) -> Vec<u32> {
+        let counts: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
+        for_each_task(threads, count, &|task| {
+            assert!(task.thread < threads);
+            counts[task.index].fetch_add(1, SeqCst);
+        });
+        counts.into_iter().map(AtomicU32::into_inner).collect()
+    }
+
+    #[test]
+    fn every_task_runs_once() {
+        start_workers(3);
+        for round in 0..2000 {
+            let count = round % 23;
+            assert_eq!(count_tasks(1 + round % 4, count), vec![1; count]);
+        }
+    }
+
+    #[test]
+    fn workers_that_slept_are_woken() {
+        start_workers(2);
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(5));
+            let helped = AtomicU32::new(0);
+            for_each_task(3, 30, &|task| {
+                std::thread::sleep(Duration::from_millis(1));
+                helped.fetch_add(u32::from(task.thread > 0), SeqCst);
+            });
+            assert!(helped.into_inner() > 0);
+        }
+    }
+
+    #[test]
+    fn a_task_may_have_tasks() {
+        start_workers(2);
+        let total = AtomicU32::new(0);
+        for_each_task(3, 8, &|_| {
+            for_each_task(3, 8, &|_| {
+                total.fetch_add(1, SeqCst);
+            });
+        });
+        assert_eq!(total.into_inner(), 64);
+    }
+
+    #[test]
+    fn a_worker_lost_inside_a_task_is_not_waited_for() {
+        start_workers(1);
+        let result = std::panic::catch_unwind(|| {
+            for_each_task(2, 2, &|task| {
+                if task.thread == 0 {
+                    // Not before the worker has the other task, or it would be done here.
+                    while POOL.next.load(SeqCst) < 2 {}
+                } else {
+                    lose_worker();
+                    std::thread::sleep(Duration::from_secs(20));
+                }
+            });
+        });
+        let message = *result.unwrap_err().downcast::<&str>().unwrap();
+        assert!(message.contains("lost"));
+    }
+
+    #[test]
+    fn rows_are_shared_out_whole() {
+        start_workers(2);
+        for rows in [0, 1, 5, 197] {
+            let mut values = vec![0.0; rows * 3];
+            for_each_block_of_rows(&mut values, 3, usize::MAX, &|first, block| {
+                for (index, value) in block.iter_mut().enumerate() {
+                    *value = (first * 3 + index) as f32;
+                }
+            });
+            let expected: Vec<f32> = (0..rows * 3).map(|v| v as f32).collect();
+            assert_eq!(values, expected);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+// A worker's program that has nothing to do.

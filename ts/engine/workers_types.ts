@@ -1,0 +1,7 @@
+/** A thread of the engine, seen from the one that started it. */
+export interface ThreadWorker {
+  /** Lets the process end although the thread is there. */
+  unref(): void;
+  /** Ends the thread, wherever it is. */
+  terminate(): Promise<void>;
+}
