@@ -72,19 +72,16 @@ afterAll(async () => {
 async function run_on(path: string, in_worker: boolean, num_threads: number): Promise<Outcome> {
   const page = await browser.newPage();
   await page.goto(`${host}/${path}`);
+  // As text: the test runner rewrites imports in code.
   const outcome = await page.evaluate(
-    async ([in_worker, num_threads]) => {
-      const program = "/program.js";
-      if (!in_worker) return (await import(program)).run(num_threads);
-      const worker = new Worker(program, { type: "module" });
-      const answer = new Promise((resolve, reject) => {
-        worker.onmessage = ({ data }) => resolve(data);
-        worker.onerror = ({ message }) => reject(new Error(message));
-      });
-      worker.postMessage(num_threads);
-      return answer;
-    },
-    [in_worker, num_threads] as const,
+    in_worker
+      ? `new Promise((resolve, reject) => {
+          const worker = new Worker("/program.js", { type: "module" });
+          worker.onmessage = ({ data }) => resolve(data);
+          worker.onerror = ({ message }) => reject(new Error(message));
+          worker.postMessage(${num_threads});
+        })`
+      : `import("/program.js").then(({ run }) => run(${num_threads}))`,
   );
   await page.close();
   return outcome as Outcome;

@@ -1,13 +1,12 @@
 import { start_worker } from "#workers";
-import type { ThreadStart } from "./thread.ts";
-import type { ThreadWorker } from "./workers_types.ts";
+import type { ThreadMessage, ThreadStart } from "./thread.ts";
 
 /** The workers that help an engine: each has an instance on the engine's memory and waits there for tasks. */
 export class ThreadPool {
-  readonly #workers: ThreadWorker[];
+  readonly #members: Member[];
 
-  private constructor(workers: ThreadWorker[]) {
-    this.#workers = workers;
+  private constructor(members: Member[]) {
+    this.#members = members;
   }
 
   /**
@@ -20,39 +19,57 @@ export class ThreadPool {
     start: ThreadStart,
     on_lost: (reason: string) => void,
   ): Promise<ThreadPool> {
-    const workers: ThreadWorker[] = [];
-    const pool = new ThreadPool(workers);
-    let lost = (reason: string) => on_lost(reason);
-    const ready = Array.from(
-      { length: count },
-      () =>
-        new Promise<void>((resolve, reject) => {
-          const fail = (reason: string) => {
-            reject(new Error(reason));
-            lost(reason);
-          };
-          workers.push(
-            start_worker(
-              start,
-              (message) => (message.status === "ready" ? resolve() : fail(message.reason)),
-              fail,
-            ),
-          );
-        }),
-    );
+    const pool = new ThreadPool(Array.from({ length: count }, () => new Member()));
     try {
-      await Promise.all(ready);
+      // One after the other: wasm-bindgen's set-up of a thread traps where several run at the same time.
+      for (const member of pool.#members) await member.join(start);
     } catch (error) {
-      lost = () => {};
-      await Promise.allSettled(ready);
       await pool.dispose();
       throw error;
     }
-    for (const worker of workers) worker.unref();
+    for (const member of pool.#members) member.listen(on_lost);
     return pool;
   }
 
   async dispose(): Promise<void> {
-    await Promise.all(this.#workers.splice(0).map((worker) => worker.terminate()));
+    await Promise.all(this.#members.map((member) => member.terminate()));
+  }
+}
+
+/** One worker. */
+class Member {
+  readonly #worker = start_worker((message) => this.#hear(message));
+  #lost: string | undefined;
+  #listener: ((message: ThreadMessage) => void) | undefined;
+
+  /** Resolves when it works; rejects with the reason why it can't. */
+  join(start: ThreadStart): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#listener = (message) => {
+        if (message.status === "ready") resolve();
+        else reject(new Error(message.reason));
+      };
+      if (this.#lost === undefined) this.#worker.post(start);
+      else reject(new Error(this.#lost));
+    });
+  }
+
+  /** From now on it may be alone: it keeps no process alive, and its loss is told. */
+  listen(on_lost: (reason: string) => void): void {
+    this.#worker.unref();
+    this.#listener = (message) => {
+      if (message.status === "lost") on_lost(message.reason);
+    };
+    if (this.#lost !== undefined) on_lost(this.#lost);
+  }
+
+  terminate(): Promise<void> {
+    this.#listener = undefined;
+    return this.#worker.terminate();
+  }
+
+  #hear(message: ThreadMessage): void {
+    if (message.status === "lost") this.#lost ??= message.reason;
+    this.#listener?.(message);
   }
 }

@@ -15,13 +15,6 @@ worker_threads.Worker = class extends worker_threads.Worker {
     started.push(this);
     super.once("exit", () => ended++);
   }
-
-  /** The package takes its own listeners back; the one that counts stays. */
-  removeAllListeners() {
-    super.removeAllListeners();
-    super.once("exit", () => ended++);
-    return this;
-  }
 };
 syncBuiltinESMExports();
 
