@@ -8,7 +8,7 @@ import { type AttnImplementation, ViTMSNConfig } from "../ts/model/configuration
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { alternate_for } from "./support/timing.ts";
-import { chosen_sizes, noise, pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+import { chosen_sizes, noise, pictures, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs attention [OPTIONS]
 
@@ -115,7 +115,6 @@ function chosen_cases(): Case[] {
 
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
-  use_built_engine();
   const where = machine();
   const rows: Row[] = [];
   for (const size of chosen_sizes(options.size)) {

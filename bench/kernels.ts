@@ -18,7 +18,7 @@ import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
 import { measure_peak, type Peak } from "./support/peak.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { repeat } from "./support/timing.ts";
-import { noise, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+import { noise, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs kernels [OPTIONS]
 
@@ -304,7 +304,6 @@ async function measure_size(bench: Bench, size: Size, batches: readonly number[]
 
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
-  use_built_engine();
   const where = machine();
   const sizes = options.size === undefined ? (Object.keys(SIZES) as Size[]) : [options.size as Size];
   const batches = options.batch === undefined ? [1, 8] : [Number(options.batch)];

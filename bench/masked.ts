@@ -6,7 +6,7 @@ import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { time } from "./support/timing.ts";
-import { chosen_sizes, pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+import { chosen_sizes, pictures, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs masked [OPTIONS]
 
@@ -63,7 +63,6 @@ async function measure(size: Size, batch: number, rounds: number): Promise<Row[]
 
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
-  use_built_engine();
   const where = machine();
   const rows: Row[] = [];
   for (const size of chosen_sizes(options.size)) {

@@ -1,5 +1,5 @@
 /**
- * ViT-MSN end to end beside another runtime: float32, one thread, 224×224, both in this process and in turn.
+ * ViT-MSN end to end beside another runtime: float32, 224×224, both in this process and in turn.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -11,7 +11,7 @@ import { open_tfjs } from "./peers/tfjs.ts";
 import { open_transformers_js } from "./peers/transformers_js.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { alternate, median } from "./support/timing.ts";
-import { chosen_sizes, pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+import { chosen_sizes, pictures, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
 
@@ -19,6 +19,7 @@ const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
   --peers-dir DIR     the folder whose node_modules has transformers.js or tfjs; default this one
   --size small|base   one architecture; default both
   --batch N           pictures in a forward; default 1
+  --threads N         threads of each runtime; default 1
   --rounds N          counted rounds; default 15
   --model DIR         a checkpoint's folder, with --onnx: the same model as ONNX (bench/export_onnx.py writes it).
   --onnx FILE         Default: random weights, and ONNX written from them (bench/onnx/vit_msn.ts).
@@ -39,6 +40,7 @@ const { values: options } = parseArgs({
     "peers-dir": { type: "string", default: "." },
     size: { type: "string" },
     batch: { type: "string", default: "1" },
+    threads: { type: "string", default: "1" },
     rounds: { type: "string", default: "15" },
     model: { type: "string" },
     onnx: { type: "string" },
@@ -47,6 +49,8 @@ const { values: options } = parseArgs({
   },
 });
 
+const num_threads = Number(options.threads);
+
 interface Pair {
   name: string;
   model: ViTMSNForImageClassification;
@@ -54,20 +58,21 @@ interface Pair {
 }
 
 async function open_pair(size: Size): Promise<Pair> {
-  const model = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm" });
+  const model = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm", num_threads });
   return { name: size, model, onnx: () => to_onnx(model) };
 }
 
 async function open_files(folder: string, onnx: string): Promise<Pair> {
   const model = await ViTMSNForImageClassification.from_pretrained(folder, {
     device: "wasm",
+    num_threads,
     local_files_only: true,
   });
   return { name: folder, model, onnx: async () => new Uint8Array(readFileSync(onnx)) };
 }
 
 async function compare({ name, model, onnx }: Pair, batch: number, rounds: number): Promise<Row> {
-  const peer = await chosen_peer()({ model, onnx, folder: options["peers-dir"] });
+  const peer = await chosen_peer()({ model, onnx, folder: options["peers-dir"], num_threads });
   const { height, width } = model.config.image_grid;
   const pixel_values = pictures(batch, height, width);
   const ours = async () => (await model.forward({ pixel_values })).logits;
@@ -80,6 +85,8 @@ async function compare({ name, model, onnx }: Pair, batch: number, rounds: numbe
   return {
     model: name,
     batch,
+    engine: model.engine_info.level,
+    threads: model.engine_info.threads,
     "vit-msn, ms": round(median(a)),
     [`${options.peer}, ms`]: round(median(b)),
     ratio: round(median(a) / median(b), 3),
@@ -103,7 +110,6 @@ async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
   if ((options.model === undefined) !== (options.onnx === undefined))
     throw new Error("--model and --onnx go together.");
-  use_built_engine();
   const where = machine();
   const [batch, rounds] = [Number(options.batch), Number(options.rounds)];
   const rows: Row[] = [];
@@ -113,12 +119,7 @@ async function main(): Promise<void> {
     for (const size of chosen_sizes(options.size))
       rows.push(await compare(await open_pair(size), batch, rounds));
   }
-  print(
-    "ViT-MSN at 224×224, float32, one thread, plain SIMD128; medians of a forward",
-    where,
-    rows,
-    options.json,
-  );
+  print("ViT-MSN at 224×224, float32; medians of a forward", where, rows, options.json);
 }
 
 await main();

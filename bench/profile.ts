@@ -6,7 +6,7 @@ import { parseArgs } from "node:util";
 import type { Engine } from "../ts/engine/engine.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
-import { pictures, SIZES, type Size, use_built_engine } from "./support/vit_msn.ts";
+import { pictures, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs profile [OPTIONS]
 
@@ -105,7 +105,6 @@ function rows_of(totals: Totals, whole_ms: number, rounds: number): Row[] {
 
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
-  use_built_engine();
   const where = machine();
   const size = options.size as Size;
   const model = await ViTMSNForImageClassification.from_config(SIZES[size], {

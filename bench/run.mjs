@@ -2,7 +2,7 @@
 // node's own flags, as --cpu-prof, work.
 //
 // Usage: node [NODE_FLAGS] bench/run.mjs peers|attention|masked|kernels|profile|tiles|image [OPTIONS]
-import { existsSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
 
@@ -28,6 +28,10 @@ await build({
   sourcemap: "inline",
   logLevel: "warning",
 });
+// The engine that build.sh made lies beside the bundle, as it does in the package.
+for (const file of readdirSync(`${root}dist`).filter((file) => /\.wasm$|^thread\.node/.test(file))) {
+  copyFileSync(`${root}dist/${file}`, `${root}.out/bench/${file}`);
+}
 process.argv = [process.execPath, outfile, ...options];
 process.chdir(root);
 await import(pathToFileURL(outfile).href);

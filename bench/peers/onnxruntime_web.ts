@@ -1,9 +1,9 @@
 import * as ort from "onnxruntime-web";
 import type { OpenPeer } from "./peer.ts";
 
-/** onnxruntime-web on one thread, all graph optimisations. */
-export const open_onnxruntime_web: OpenPeer = async ({ onnx }) => {
-  ort.env.wasm.numThreads = 1;
+/** onnxruntime-web with all graph optimisations. */
+export const open_onnxruntime_web: OpenPeer = async ({ onnx, num_threads }) => {
+  ort.env.wasm.numThreads = num_threads;
   const session = await ort.InferenceSession.create(await onnx(), {
     executionProviders: ["wasm"],
     graphOptimizationLevel: "all",

@@ -17,6 +17,7 @@ export interface PeerSource {
   onnx: () => Promise<Uint8Array<ArrayBuffer>>;
   /** The folder whose node_modules has the runtime. */
   folder: string;
+  num_threads: number;
 }
 
 export type OpenPeer = (source: PeerSource) => Promise<Peer>;

@@ -24,12 +24,12 @@ interface TransformersModule {
 }
 
 /**
- * transformers.js in float32 on its own onnxruntime-web, one thread. In Node it would take onnxruntime-node, which is
+ * transformers.js in float32 on its own onnxruntime-web. In Node it would take onnxruntime-node, which is
  * native code; a runtime at Symbol.for("onnxruntime") goes before that.
  */
 export const open_transformers_js: OpenPeer = async (source) => {
   const ort = require_its_own_ort(source.folder);
-  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.numThreads = source.num_threads;
   (globalThis as Record<symbol, unknown>)[ORT_SYMBOL] = ort;
   const { env, Tensor, AutoModelForImageClassification } = require_from<TransformersModule>(
     source.folder,

@@ -1,5 +1,3 @@
-import { existsSync, readFileSync } from "node:fs";
-import { env } from "../../ts/env.ts";
 import type { ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
 import { Tensor } from "../../ts/tensor.ts";
 
@@ -16,16 +14,6 @@ export function chosen_sizes(name: string | undefined): Size[] {
   if (name === undefined) return all;
   if (!all.includes(name as Size)) throw new Error(`--size is one of ${all.join(", ")}.`);
   return [name as Size];
-}
-
-const WASM = "ts/engine/vit_msn_simd128.wasm";
-
-/** The engine that build.sh made, handed to every model of this process. */
-export function use_built_engine(): Uint8Array<ArrayBuffer> {
-  if (!existsSync(WASM)) throw new Error(`${WASM} is missing; run ./build.sh first.`);
-  const wasm = new Uint8Array(readFileSync(WASM));
-  env.wasm = wasm;
-  return wasm;
 }
 
 /** Uniform values in [-1, 1), the same in every run. */

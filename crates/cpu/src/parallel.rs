@@ -148,8 +148,9 @@ impl Pool {
     }
 
     fn work(&self) -> ! {
-        let thread = 1 + self.workers.fetch_add(1, SeqCst);
+        // In this order: whoever counts this worker can rely on its seeing the next job.
         let mut seen = self.epoch.load(SeqCst);
+        let thread = 1 + self.workers.fetch_add(1, SeqCst);
         loop {
             seen = self.wait_for_job(seen);
             self.help(thread);

@@ -3,6 +3,7 @@
 use vit_msn_tensor::Dtype;
 
 use crate::PackedLinear;
+use crate::parallel::threads_for;
 
 /// `count` values in −1..1 that look random and are the same on every run.
 pub fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -45,8 +46,12 @@ pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
 
 /// Starts threads that help with jobs until the process of this test ends.
 pub fn start_workers(count: usize) {
+    let wanted = threads_for(usize::MAX) + count;
     for _ in 0..count {
         std::thread::spawn(|| crate::work());
+    }
+    while threads_for(usize::MAX) < wanted {
+        std::thread::yield_now();
     }
 }
 
@@ -55,7 +60,6 @@ pub fn same_with_workers(run: impl Fn() -> Vec<f32>) -> Vec<f32> {
     let alone = run();
     for more in [1, 1, 5] {
         start_workers(more);
-        std::thread::sleep(std::time::Duration::from_millis(20));
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&run()), bits(&alone));
     }
