@@ -267,7 +267,7 @@ async function weights(bench: Bench, config: ViTMSNConfig): Promise<void> {
   const { hidden_size: d, intermediate_size: mlp } = config;
   const values = bytes_of(noise(d * mlp));
   for (const dtype of WEIGHT_DTYPES) {
-    const kept = dtype === "float32" ? 4 : 2;
+    const kept = { float32: 4, float16: 2, bfloat16: 2, int8: 1 }[dtype];
     await bench.add(
       `set_rows, float32 kept as ${dtype}`,
       `${mlp}×${d}`,
@@ -299,6 +299,7 @@ async function measure_size(bench: Bench, size: Size, batches: readonly number[]
   }
   await linear_layers(bench, config, tokens, "float16");
   await linear_layers(bench, config, tokens, "bfloat16");
+  for (const batch of batches) await linear_layers(bench, config, batch * tokens, "int8");
   await weights(bench, config);
 }
 

@@ -3,6 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { WEIGHT_DTYPES, type WeightDtype } from "../ts/engine/engine.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { open_onnxruntime_web } from "./peers/onnxruntime_web.ts";
@@ -20,13 +21,15 @@ const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
   --size small|base   one architecture; default both
   --batch N           pictures in a forward; default 1
   --threads N         threads of each runtime; default 1
+  --dtype NAME        how ours keeps its weights, as int8; default float32. The peer's are float32 in any case
   --rounds N          counted rounds; default 15
   --model DIR         a checkpoint's folder, with --onnx: the same model as ONNX (bench/export_onnx.py writes it).
   --onnx FILE         Default: random weights, and ONNX written from them (bench/onnx/vit_msn.ts).
   --json              print JSON`;
 
-/** Largest difference of the two runtimes' logits. */
+/** Largest difference of the two runtimes' logits: in float32, and where rounded weights make one. */
 const TOLERANCE = 1e-3;
+const ROUNDED_TOLERANCE = 0.2;
 
 const PEERS: Readonly<Record<string, OpenPeer>> = {
   "onnxruntime-web": open_onnxruntime_web,
@@ -41,6 +44,7 @@ const { values: options } = parseArgs({
     size: { type: "string" },
     batch: { type: "string", default: "1" },
     threads: { type: "string", default: "1" },
+    dtype: { type: "string", default: "float32" },
     rounds: { type: "string", default: "15" },
     model: { type: "string" },
     onnx: { type: "string" },
@@ -50,35 +54,49 @@ const { values: options } = parseArgs({
 });
 
 const num_threads = Number(options.threads);
+const dtype = options.dtype as WeightDtype;
 
 interface Pair {
   name: string;
   model: ViTMSNForImageClassification;
+  /** The same in float32, for the peer: the model itself, if that is its dtype. */
+  exact: ViTMSNForImageClassification;
   onnx: () => Promise<Uint8Array<ArrayBuffer>>;
 }
 
 async function open_pair(size: Size): Promise<Pair> {
-  const model = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm", num_threads });
-  return { name: size, model, onnx: () => to_onnx(model) };
+  const exact = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm", num_threads });
+  const onnx = () => to_onnx(exact);
+  if (dtype === "float32") return { name: size, model: exact, exact, onnx };
+  const options = { device: "wasm", num_threads, dtype } as const;
+  return {
+    name: size,
+    model: await ViTMSNForImageClassification.from_config(SIZES[size], options),
+    exact,
+    onnx,
+  };
 }
 
 async function open_files(folder: string, onnx: string): Promise<Pair> {
-  const model = await ViTMSNForImageClassification.from_pretrained(folder, {
-    device: "wasm",
-    num_threads,
-    local_files_only: true,
-  });
-  return { name: folder, model, onnx: async () => new Uint8Array(readFileSync(onnx)) };
+  const options = { device: "wasm", num_threads, local_files_only: true } as const;
+  const exact = await ViTMSNForImageClassification.from_pretrained(folder, options);
+  const model =
+    dtype === "float32"
+      ? exact
+      : await ViTMSNForImageClassification.from_pretrained(folder, { ...options, dtype });
+  return { name: folder, model, exact, onnx: async () => new Uint8Array(readFileSync(onnx)) };
 }
 
-async function compare({ name, model, onnx }: Pair, batch: number, rounds: number): Promise<Row> {
-  const peer = await chosen_peer()({ model, onnx, folder: options["peers-dir"], num_threads });
+async function compare({ name, model, exact, onnx }: Pair, batch: number, rounds: number): Promise<Row> {
+  const peer = await chosen_peer()({ model: exact, onnx, folder: options["peers-dir"], num_threads });
+  if (exact !== model) await exact.dispose();
   const { height, width } = model.config.image_grid;
   const pixel_values = pictures(batch, height, width);
   const ours = async () => (await model.forward({ pixel_values })).logits;
   const theirs = () => peer.run(pixel_values);
   const difference = largest_difference((await ours()).data, await theirs());
-  if (!(difference <= TOLERANCE)) throw new Error(`${name}: the logits differ by ${difference}.`);
+  if (!(difference <= (dtype === "float32" ? TOLERANCE : ROUNDED_TOLERANCE)))
+    throw new Error(`${name}: the logits differ by ${difference}.`);
   const { a, b } = await alternate(ours, theirs, rounds);
   await peer.close();
   await model.dispose();
@@ -110,6 +128,7 @@ async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
   if ((options.model === undefined) !== (options.onnx === undefined))
     throw new Error("--model and --onnx go together.");
+  if (!WEIGHT_DTYPES.includes(dtype)) throw new Error(`--dtype is one of ${WEIGHT_DTYPES.join(", ")}.`);
   const where = machine();
   const [batch, rounds] = [Number(options.batch), Number(options.rounds)];
   const rows: Row[] = [];
@@ -119,7 +138,8 @@ async function main(): Promise<void> {
     for (const size of chosen_sizes(options.size))
       rows.push(await compare(await open_pair(size), batch, rounds));
   }
-  print("ViT-MSN at 224×224, float32; medians of a forward", where, rows, options.json);
+  const title = `ViT-MSN at 224×224, ${dtype} beside the peer's float32; medians of a forward`;
+  print(title, where, rows, options.json);
 }
 
 await main();

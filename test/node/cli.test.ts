@@ -62,6 +62,12 @@ describe("vit-msn classify", () => {
     expect(lines[0].results[0].label).toBe("Ankle boot");
   });
 
+  test("computes in int8", async () => {
+    const { code, stdout } = await vit_msn(["classify", BOOT, "--dtype", "int8", "--json"]);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout).results[0].label).toBe("Ankle boot");
+  });
+
   test("takes a model's folder, its options and a picture from standard input", async () => {
     const args = [
       "classify",

@@ -56,3 +56,27 @@ test("the default model classifies 1,000 real pictures as the reference does", {
   );
   await model.dispose();
 });
+
+/** Top-1 changes against the float32 reference that rounding may cause. */
+const MOST_CHANGES = 3;
+
+test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 pictures`, {
+  timeout: 120_000,
+}, async () => {
+  const { pictures, logits } = await read_test_set();
+  const files = await model_files("models/fashion");
+  const { model, processor } = await pipeline("image-classification", files, { dtype: "int8" });
+  let changes = 0;
+  const batch = 50;
+  for (let start = 0; start < PICTURES; start += batch) {
+    const { pixel_values } = await processor(pictures.slice(start, start + batch));
+    const found = (await model.forward({ pixel_values })).logits.data;
+    for (let i = 0; i < batch; i++) {
+      const expected = logits.subarray((start + i) * LABELS, (start + i + 1) * LABELS);
+      if (argmax(found.subarray(i * LABELS, (i + 1) * LABELS)) !== argmax(expected)) changes++;
+    }
+  }
+  console.log(`fashion: int8 changes the top-1 of ${changes} pictures of ${PICTURES}`);
+  expect(changes).toBeLessThanOrEqual(MOST_CHANGES);
+  await model.dispose();
+});

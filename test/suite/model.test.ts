@@ -278,8 +278,6 @@ describe("loading", () => {
   });
 
   test.each([
-    [{ dtype: "int8" }, "UNSUPPORTED", "int8"],
-    [{ dtype: "q8" }, "UNSUPPORTED", "int8"],
     [{ dtype: "float64" }, "INVALID_ARGUMENT", "float64"],
     [{ device: "webgpu" }, "UNSUPPORTED", "webgpu"],
     [{ device: "cuda" }, "INVALID_ARGUMENT", "cuda"],

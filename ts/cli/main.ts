@@ -30,7 +30,7 @@ function with_model_options(command: Command): Command {
     .option("--local-files-only", "never touch the network")
     .addOption(
       new Option("--dtype <name>", "how weights are kept in memory")
-        .choices(["float32", "float16", "bfloat16"])
+        .choices(["float32", "float16", "bfloat16", "int8"])
         .default("float32"),
     )
     .addOption(

@@ -13,7 +13,7 @@ export interface ModelFlags {
   revision: string;
   cacheDir?: string;
   localFilesOnly?: boolean;
-  dtype: "float32" | "float16" | "bfloat16";
+  dtype: "float32" | "float16" | "bfloat16" | "int8";
   attn: "sdpa" | "eager";
   threads: number;
   quiet?: boolean;

@@ -18,8 +18,15 @@ export const ACTIVATIONS = [
 ] as const;
 export type Activation = (typeof ACTIVATIONS)[number];
 
-/** How weights are kept in memory; arithmetic is float32 in every case. */
-export const WEIGHT_DTYPES = ["float32", "float16", "bfloat16"] as const;
+/** Floating types of parameters; arithmetic is float32 in every case. */
+export const FLOAT_DTYPES = ["float32", "float16", "bfloat16"] as const;
+export type FloatDtype = (typeof FLOAT_DTYPES)[number];
+
+/**
+ * How a linear layer's weight is kept in memory. "int8": signed bytes and a float32 scale for each output; the
+ * layer's input is quantised row by row while it runs, sums are exact, all around it is float32.
+ */
+export const WEIGHT_DTYPES = [...FLOAT_DTYPES, "int8"] as const;
 export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
 declare const tensor_brand: unique symbol;
@@ -40,9 +47,9 @@ export interface Engine {
   /** Uploads float32 values. */
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle;
   /** Uploads raw little-endian values of a checkpoint, rounded through `dtype` and widened to float32. */
-  parameter(bytes: Uint8Array, from: WeightDtype, dtype: WeightDtype, dims: readonly number[]): TensorHandle;
+  parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle;
   /** The values of a parameter as raw little-endian values of `dtype` (for save_pretrained). */
-  parameter_bytes(parameter: TensorHandle, dtype: WeightDtype): Uint8Array;
+  parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Uint8Array;
   /** An empty linear layer: fill every row with `set_rows`, and the bias, before its first use. */
   linear_weights(
     out_features: number,
@@ -51,12 +58,16 @@ export interface Engine {
     has_bias: boolean,
   ): LinearHandle;
   /** Packs whole rows of the weight, from row `row` on; `bytes` are raw little-endian values of type `from`. */
-  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: WeightDtype): void;
+  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void;
+  /** Packs rows that are quantised already: signed bytes, and each row's scale as little-endian float32. */
+  set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void;
   /** Sets bias elements from `offset` on. */
-  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: WeightDtype): void;
+  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void;
   /** `rows` rows of the weight from `row` on, as raw values of the dtype it is kept in (for save_pretrained). */
   get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array;
-  /** `count` bias elements from `offset` on, as raw values of the dtype the weight is kept in. */
+  /** The scales of `rows` rows of an int8 weight from `row` on, as little-endian float32. */
+  get_scales(weights: LinearHandle, row: number, rows: number): Uint8Array;
+  /** `count` bias elements from `offset` on, as raw values of the dtype the weight is kept in; beside int8, float32. */
   get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array;
 
   /** activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features]. */

@@ -3,6 +3,7 @@ import type {
   Activation,
   Engine,
   EngineMemory,
+  FloatDtype,
   Grid,
   Handle,
   LinearHandle,
@@ -66,11 +67,11 @@ export class WasmEngine implements Engine {
     return this.#call((glue) => glue.tensor(data, Uint32Array.from(dims))) as TensorHandle;
   }
 
-  parameter(bytes: Uint8Array, from: WeightDtype, dtype: WeightDtype, dims: readonly number[]): TensorHandle {
+  parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle {
     return this.#call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
   }
 
-  parameter_bytes(parameter: TensorHandle, dtype: WeightDtype): Uint8Array {
+  parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Uint8Array {
     return this.#call((glue) => glue.parameter_bytes(parameter, dtype));
   }
 
@@ -85,16 +86,24 @@ export class WasmEngine implements Engine {
     ) as LinearHandle;
   }
 
-  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: WeightDtype): void {
+  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void {
     this.#call((glue) => glue.set_rows(weights, row, bytes, from));
   }
 
-  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: WeightDtype): void {
+  set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void {
+    this.#call((glue) => glue.set_quantised_rows(weights, row, bytes, scales));
+  }
+
+  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void {
     this.#call((glue) => glue.set_bias(weights, offset, bytes, from));
   }
 
   get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array {
     return this.#call((glue) => glue.get_rows(weights, row, rows));
+  }
+
+  get_scales(weights: LinearHandle, row: number, rows: number): Uint8Array {
+    return this.#call((glue) => glue.get_scales(weights, row, rows));
   }
 
   get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array {

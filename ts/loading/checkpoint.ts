@@ -17,10 +17,11 @@ interface FileTensors {
 }
 type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
 
-const FLOATS: ReadonlyMap<string, CheckpointDtype> = new Map([
+const DTYPES: ReadonlyMap<string, CheckpointDtype> = new Map([
   ["F32", "float32"],
   ["F16", "float16"],
   ["BF16", "bfloat16"],
+  ["I8", "int8"],
 ]);
 /** What is looked for, in this order, as transformers does. */
 const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
@@ -173,7 +174,7 @@ async function read_pytorch(file: RandomAccessFile): Promise<FileTensors> {
 async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
   const result: FileTensors = { tensors: [], other_keys: [] };
   for (const { key, dtype: name, dims, start: base, end } of await read_safetensors_header(file)) {
-    const dtype = FLOATS.get(name);
+    const dtype = DTYPES.get(name);
     if (!dtype) result.other_keys.push(key);
     else {
       const read = async (start: number, length: number) => {

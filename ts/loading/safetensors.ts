@@ -32,6 +32,7 @@ const DTYPE_NAMES: Readonly<Record<CheckpointDtype, string>> = {
   float32: "F32",
   float16: "F16",
   bfloat16: "BF16",
+  int8: "I8",
 };
 /** The safetensors library's own limit. */
 const MAX_HEADER_BYTES = 100_000_000;
@@ -229,7 +230,7 @@ async function* tensor_bytes(tensor: TensorToWrite): AsyncGenerator<Uint8Array, 
 }
 
 function element_bytes(tensor: TensorToWrite): number {
-  return tensor.dtype === "float32" ? 4 : 2;
+  return (DTYPE_BITS.get(DTYPE_NAMES[tensor.dtype]) as number) / 8;
 }
 
 function is_object(value: unknown): value is object {

@@ -57,7 +57,8 @@ export interface ModelSource {
   open(file: string): Promise<RandomAccessFile | undefined>;
 }
 
-export type CheckpointDtype = "float32" | "float16" | "bfloat16";
+/** int8 values mean nothing without their scales: `<key>_scale`, see ARCHITECTURE.md. */
+export type CheckpointDtype = "float32" | "float16" | "bfloat16" | "int8";
 
 /** One tensor of a checkpoint, not read yet. */
 export interface CheckpointTensor {
@@ -74,7 +75,7 @@ export interface CheckpointTensor {
 /** All tensors of a checkpoint, whatever its file format or number of shards. */
 export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
-  /** Keys whose dtype isn't a float (an int64 position_ids buffer, say): listed so that a model can say why it can't use one. */
+  /** Keys whose dtype is none of CheckpointDtype (an int64 position_ids buffer, say): listed so that a model can say why it can't use one. */
   readonly other_keys: readonly string[];
   close(): Promise<void>;
 }

@@ -30,6 +30,11 @@ export interface LinearSpec {
   out_features: number;
   in_features: number;
   parts: LinearPart[];
+  /**
+   * Whether an int8 model quantises it. The layers of the encoder are nearly all of a model; the patch projection and the
+   * classifier, where pictures come in and logits go out, are 3 % of it or less and stay float32.
+   */
+  quantisable: boolean;
 }
 
 export type ModuleSpec = TensorSpec | LinearSpec;
@@ -57,7 +62,7 @@ export function backbone_modules(config: ViTMSNConfig, use_mask_token: boolean):
 
 /** The classifier on the CLS token. */
 export function classifier_module(config: ViTMSNConfig): LinearSpec {
-  return linear("classifier", config.num_labels, config.hidden_size);
+  return linear("classifier", config.num_labels, config.hidden_size, false);
 }
 
 function layer_modules(config: ViTMSNConfig, index: number): ModuleSpec[] {
@@ -71,17 +76,17 @@ function layer_modules(config: ViTMSNConfig, index: number): ModuleSpec[] {
       `${layer}.attention.attention.key`,
       `${layer}.attention.attention.value`,
     ]),
-    linear(`${layer}.attention.output.dense`, d, d),
+    linear(`${layer}.attention.output.dense`, d, d, true),
     ...layer_norm(`${layer}.layernorm_after`, d),
-    linear(`${layer}.intermediate.dense`, mlp, d),
-    linear(`${layer}.output.dense`, d, mlp),
+    linear(`${layer}.intermediate.dense`, mlp, d, true),
+    linear(`${layer}.output.dense`, d, mlp, true),
   ];
 }
 
 function patch_projection(config: ViTMSNConfig): LinearSpec {
   const { hidden_size: d, num_channels: c, patch_grid: patch } = config;
   const name = "embeddings.patch_embeddings.projection";
-  const projection = linear(name, d, c * patch.height * patch.width);
+  const projection = linear(name, d, c * patch.height * patch.width, false);
   const [part] = projection.parts as [LinearPart];
   part.weight.dims = [d, c, patch.height, patch.width];
   return projection;
@@ -95,14 +100,14 @@ function layer_norm(name: string, d: number): TensorSpec[] {
   return [tensor(`${name}.weight`, [d], "ones"), tensor(`${name}.bias`, [d], "zeros")];
 }
 
-function linear(name: string, out_features: number, in_features: number): LinearSpec {
+function linear(name: string, out_features: number, in_features: number, quantisable: boolean): LinearSpec {
   const part = linear_part(name, 0, out_features, in_features, true);
-  return { kind: "linear", name, out_features, in_features, parts: [part] };
+  return { kind: "linear", name, out_features, in_features, parts: [part], quantisable };
 }
 
 function stacked(name: string, d: number, has_bias: boolean, keys: string[]): LinearSpec {
   const parts = keys.map((key, i) => linear_part(key, i * d, d, d, has_bias));
-  return { kind: "linear", name, out_features: keys.length * d, in_features: d, parts };
+  return { kind: "linear", name, out_features: keys.length * d, in_features: d, parts, quantisable: true };
 }
 
 function linear_part(key: string, row: number, rows: number, columns: number, has_bias: boolean): LinearPart {

@@ -1,14 +1,30 @@
-import type { Engine, Handle, LinearHandle, TensorHandle, WeightDtype } from "../engine/engine.ts";
+import type {
+  Engine,
+  FloatDtype,
+  Handle,
+  LinearHandle,
+  TensorHandle,
+  WeightDtype,
+} from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { view_of } from "../loading/bytes.ts";
 import type { Checkpoint, CheckpointTensor } from "../loading/types.ts";
-import { type LinearSpec, type ModuleSpec, type ParameterSpec, parameters_of } from "./architecture.ts";
+import {
+  type LinearPart,
+  type LinearSpec,
+  type ModuleSpec,
+  type ParameterSpec,
+  parameters_of,
+} from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
 const CHUNK_BYTES = 4 << 20;
 
-const BYTES_PER_ELEMENT: Record<WeightDtype, number> = { float32: 4, float16: 2, bfloat16: 2 };
+const BYTES_PER_ELEMENT: Record<WeightDtype, number> = { float32: 4, float16: 2, bfloat16: 2, int8: 1 };
+/** The scales of an int8 weight [out, in] are float32 [out] under the weight's key with this behind it. */
+const SCALE_SUFFIX = "_scale";
 
 /** A model's parameters on the engine, by their canonical names. */
 export class Weights {
@@ -54,7 +70,7 @@ export class Weights {
   #export_tensor(spec: ParameterSpec): ExportedParameter {
     const handle = this.tensor(spec.key);
     const engine = this.#engine;
-    const dtype = this.dtype;
+    const dtype = float_dtype(this.dtype);
     return exported(spec, dtype, async function* () {
       yield engine.parameter_bytes(handle, dtype);
     });
@@ -63,15 +79,21 @@ export class Weights {
   *#export_linear(module: LinearSpec): Generator<ExportedParameter> {
     const engine = this.#engine;
     const handle = this.linear(module.name);
+    const dtype = linear_dtype(module, this.dtype);
     for (const { row, rows, weight, bias } of module.parts) {
-      const step = rows_per_chunk(module.in_features, this.dtype);
-      yield exported(weight, this.dtype, async function* () {
+      const step = rows_per_chunk(module.in_features, dtype);
+      yield exported(weight, dtype, async function* () {
         for (let done = 0; done < rows; done += step) {
           yield engine.get_rows(handle, row + done, Math.min(step, rows - done));
         }
       });
+      if (dtype === "int8") {
+        yield exported({ key: weight.key + SCALE_SUFFIX, dims: [rows] }, "float32", async function* () {
+          yield engine.get_scales(handle, row, rows);
+        });
+      }
       if (bias) {
-        yield exported(bias, this.dtype, async function* () {
+        yield exported(bias, float_dtype(dtype), async function* () {
           yield engine.get_bias(handle, row, rows);
         });
       }
@@ -88,8 +110,17 @@ export interface ExportedParameter {
   bytes(): AsyncGenerator<Uint8Array>;
 }
 
+/** What an int8 model keeps beside its int8 weights is float32. */
+function float_dtype(dtype: WeightDtype): FloatDtype {
+  return dtype === "int8" ? "float32" : dtype;
+}
+
+function linear_dtype(module: LinearSpec, dtype: WeightDtype): WeightDtype {
+  return module.quantisable ? dtype : float_dtype(dtype);
+}
+
 function exported(
-  spec: ParameterSpec,
+  spec: Pick<ParameterSpec, "key" | "dims">,
   dtype: WeightDtype,
   bytes: () => AsyncGenerator<Uint8Array>,
 ): ExportedParameter {
@@ -99,24 +130,41 @@ function exported(
 
 /** What of a checkpoint fits a model, by canonical key, and what doesn't, by the checkpoint's own keys. */
 export interface CheckpointMatch {
-  found: ReadonlyMap<string, CheckpointTensor>;
+  found: ReadonlyMap<string, FoundTensor>;
   missing: string[];
   unexpected: string[];
   mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[];
 }
 
+/** A checkpoint's tensor for a parameter. */
+export type FoundTensor = FoundFloats | FoundIntegers;
+
+interface FoundFloats {
+  tensor: CheckpointTensor;
+  dtype: FloatDtype;
+}
+
+interface FoundIntegers {
+  tensor: CheckpointTensor;
+  dtype: "int8";
+  scale: CheckpointTensor;
+}
+
 /** Compares a checkpoint with a model's parameters before anything is allocated. */
 export function match_checkpoint(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): CheckpointMatch {
   const wanted = new Map(modules.flatMap(parameters_of).map((spec) => [spec.key, spec]));
-  const found = new Map<string, CheckpointTensor>();
+  const scales = scales_of(checkpoint, modules);
+  const found = new Map<string, FoundTensor>();
   const match: CheckpointMatch = { found, missing: [], unexpected: [], mismatched: [] };
+  const used = new Set(scales.values());
   for (const tensor of checkpoint.tensors.values()) {
     const key = canonical_key(tensor.key);
     const spec = wanted.get(key);
-    if (spec === undefined) match.unexpected.push(tensor.key);
-    else if (found.has(key)) throw ambiguous(key, found.get(key) as CheckpointTensor, tensor);
+    if (spec === undefined) {
+      if (!used.has(tensor)) match.unexpected.push(tensor.key);
+    } else if (found.has(key)) throw ambiguous(key, (found.get(key) as FoundTensor).tensor, tensor);
     else {
-      found.set(key, tensor);
+      found.set(key, with_scale(tensor, scales.get(key)));
       if (!same_dims(spec.dims, tensor.dims)) {
         match.mismatched.push({ key: tensor.key, expected: spec.dims, found: tensor.dims });
       }
@@ -126,6 +174,41 @@ export function match_checkpoint(checkpoint: Checkpoint, modules: readonly Modul
   const misshapen = new Set(match.mismatched.map(({ key }) => canonical_key(key)));
   match.missing = [...wanted.keys()].filter((key) => !found.has(key) && !misshapen.has(key));
   return match;
+}
+
+/** The scales of the int8 weights of linear layers, by the weights' canonical keys. */
+function scales_of(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): Map<string, CheckpointTensor> {
+  const parts = modules.flatMap((module) => (module.kind === "linear" ? module.parts : []));
+  const weights = new Set(parts.map(({ weight }) => weight.key));
+  const scales = new Map<string, CheckpointTensor>();
+  for (const tensor of checkpoint.tensors.values()) {
+    if (tensor.dtype !== "int8" || !weights.has(canonical_key(tensor.key))) continue;
+    const rows = tensor.dims[0] ?? 0;
+    const scale = checkpoint.tensors.get(tensor.key + SCALE_SUFFIX);
+    if (scale?.dtype !== "float32" || !same_dims(scale.dims, [rows])) throw bad_scale(tensor, scale, rows);
+    scales.set(canonical_key(tensor.key), scale);
+  }
+  return scales;
+}
+
+function bad_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined, rows: number): VitMsnError {
+  const key = tensor.key + SCALE_SUFFIX;
+  const found = scale ? `but it is ${scale.dtype} [${scale.dims.join(", ")}]` : "but there is none";
+  return new VitMsnError(
+    "INVALID_CHECKPOINT",
+    `${tensor.file}: the int8 weight "${tensor.key}" needs its scales as "${key}", float32 [${rows}], ${found}.`,
+    { details: { file: tensor.file, key } },
+  );
+}
+
+function with_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined): FoundTensor {
+  if (tensor.dtype !== "int8") return { tensor, dtype: tensor.dtype };
+  if (scale) return { tensor, dtype: tensor.dtype, scale };
+  throw new VitMsnError(
+    "INVALID_CHECKPOINT",
+    `${tensor.file}: key "${tensor.key}" is int8, which only the weights of linear layers can be.`,
+    { details: { file: tensor.file, key: tensor.key } },
+  );
 }
 
 function ambiguous(key: string, a: CheckpointTensor, b: CheckpointTensor): VitMsnError {
@@ -147,7 +230,7 @@ export async function create_weights(
   engine: Engine,
   modules: readonly ModuleSpec[],
   dtype: WeightDtype,
-  found: ReadonlyMap<string, CheckpointTensor>,
+  found: ReadonlyMap<string, FoundTensor>,
   options: FillOptions,
 ): Promise<Weights> {
   const handles = new Map<string, Handle>();
@@ -162,13 +245,13 @@ export async function create_weights(
 class Filler {
   readonly #engine: Engine;
   readonly #dtype: WeightDtype;
-  readonly #found: ReadonlyMap<string, CheckpointTensor>;
+  readonly #found: ReadonlyMap<string, FoundTensor>;
   readonly #options: FillOptions;
 
   constructor(
     engine: Engine,
     dtype: WeightDtype,
-    found: ReadonlyMap<string, CheckpointTensor>,
+    found: ReadonlyMap<string, FoundTensor>,
     options: FillOptions,
   ) {
     this.#engine = engine;
@@ -179,42 +262,70 @@ class Filler {
 
   async tensor(spec: ParameterSpec): Promise<TensorHandle> {
     const { bytes, dtype } = await this.#values(spec, 0, count(spec.dims));
-    return located(this.#found.get(spec.key), () =>
-      this.#engine.parameter(bytes, dtype, this.#dtype, spec.dims),
+    return this.#located(spec, () =>
+      this.#engine.parameter(bytes, dtype, float_dtype(this.#dtype), spec.dims),
     );
   }
 
   async linear(module: LinearSpec): Promise<LinearHandle> {
-    const { in_features } = module;
     const has_bias = module.parts.some(({ bias }) => bias !== undefined);
-    const handle = this.#engine.linear_weights(module.out_features, in_features, this.#dtype, has_bias);
-    for (const { row, rows, weight, bias } of module.parts) {
-      const step = rows_per_chunk(in_features, this.#found.get(weight.key)?.dtype ?? "float32");
+    const dtype = linear_dtype(module, this.#dtype);
+    const handle = this.#engine.linear_weights(module.out_features, module.in_features, dtype, has_bias);
+    for (const part of module.parts) {
+      const { row, rows, weight, bias } = part;
+      const source = this.#found.get(weight.key);
+      const step = rows_per_chunk(module.in_features, source?.dtype ?? "float32");
       for (let done = 0; done < rows; done += step) {
-        const taken = Math.min(step, rows - done);
-        const { bytes, dtype } = await this.#values(weight, done * in_features, taken * in_features);
-        located(this.#found.get(weight.key), () => this.#engine.set_rows(handle, row + done, bytes, dtype));
+        const chunk = { done, taken: Math.min(step, rows - done), in_features: module.in_features };
+        if (source?.dtype === "int8") await this.#quantised_rows(handle, part, source, chunk);
+        else await this.#rows(handle, part, chunk);
       }
       if (bias) {
         const { bytes, dtype } = await this.#values(bias, 0, rows);
-        located(this.#found.get(bias.key), () => this.#engine.set_bias(handle, row, bytes, dtype));
+        this.#located(bias, () => this.#engine.set_bias(handle, row, bytes, dtype));
       }
     }
     return handle;
   }
 
-  /** Elements [start, start + length) of a parameter as raw bytes of some dtype. */
+  async #rows(handle: LinearHandle, { row, weight }: LinearPart, chunk: RowChunk): Promise<void> {
+    const { done, taken, in_features } = chunk;
+    const { bytes, dtype } = await this.#values(weight, done * in_features, taken * in_features);
+    this.#located(weight, () => this.#engine.set_rows(handle, row + done, bytes, dtype));
+  }
+
+  async #quantised_rows(
+    handle: LinearHandle,
+    { row, weight }: LinearPart,
+    { tensor, scale }: FoundIntegers,
+    { done, taken, in_features }: RowChunk,
+  ): Promise<void> {
+    throw_if_aborted(this.#options.signal, "Loading the model");
+    const width = BYTES_PER_ELEMENT.float32;
+    const scales = await scale.read(done * width, taken * width);
+    check_scales(scale, scales, done);
+    const bytes = await tensor.read(done * in_features, taken * in_features);
+    this.#located(weight, () => this.#engine.set_quantised_rows(handle, row + done, bytes, scales));
+  }
+
+  /** Elements [start, start + length) of a parameter as raw bytes of some floating type. */
   async #values(
     spec: ParameterSpec,
     start: number,
     length: number,
-  ): Promise<{ bytes: Uint8Array; dtype: WeightDtype }> {
+  ): Promise<{ bytes: Uint8Array; dtype: FloatDtype }> {
     throw_if_aborted(this.#options.signal, "Loading the model");
     const source = this.#found.get(spec.key);
-    if (source === undefined) return { bytes: this.#fresh(spec, start, length), dtype: "float32" };
+    if (source === undefined || source.dtype === "int8")
+      return { bytes: this.#fresh(spec, start, length), dtype: "float32" };
     const width = BYTES_PER_ELEMENT[source.dtype];
-    const bytes = await source.read(start * width, length * width);
+    const bytes = await source.tensor.read(start * width, length * width);
     return { bytes, dtype: source.dtype };
+  }
+
+  /** Adds the file and key to the engine's complaint about a value. */
+  #located<T>(spec: ParameterSpec, action: () => T): T {
+    return located(this.#found.get(spec.key)?.tensor, action);
   }
 
   #fresh(spec: ParameterSpec, start: number, length: number): Uint8Array {
@@ -223,6 +334,27 @@ class Filler {
       return new Uint8Array(normal_values(seed, spec.key, start, length, initializer_range).buffer);
     }
     return new Uint8Array(new Float32Array(length).fill(spec.init === "ones" ? 1 : 0).buffer);
+  }
+}
+
+/** Rows [done, done + taken) of a checkpoint's weight. */
+interface RowChunk {
+  done: number;
+  taken: number;
+  in_features: number;
+}
+
+/** The engine would refuse them too, but can't know that it is the scales' own key that is to blame. */
+function check_scales(tensor: CheckpointTensor, bytes: Uint8Array, first: number): void {
+  const view = view_of(bytes);
+  for (let offset = 0; offset < bytes.byteLength; offset += 4) {
+    const scale = view.getFloat32(offset, true);
+    if (scale > 0 && scale < Number.POSITIVE_INFINITY) continue;
+    throw new VitMsnError(
+      "INVALID_CHECKPOINT",
+      `${tensor.file}: key "${tensor.key}": element ${first + offset / 4} is ${scale}, but scales are finite and above 0.`,
+      { details: { file: tensor.file, key: tensor.key } },
+    );
   }
 }
 

@@ -7,6 +7,7 @@
 use vit_msn_tensor::{Error, Result, check_len, try_vec};
 
 use crate::activation::Activation;
+use crate::linear_i8::{Epilogue, linear_i8};
 use crate::pack::PackedLinear;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{F32x4, LANES};
@@ -47,6 +48,15 @@ pub fn linear(
             residual.len(),
             &[rows, outputs],
         )?;
+    }
+    if let Some(quantised) = w.quantised() {
+        let bias = w.padded_bias();
+        let epilogue = Epilogue {
+            bias,
+            act,
+            residual,
+        };
+        return linear_i8(x, inputs, quantised, epilogue, out, outputs);
     }
     // Blocks of about the same size, in whole turns of the tile's loop.
     let depth = inputs
@@ -104,7 +114,11 @@ pub fn linear(
 }
 
 /// Adds to each of `rows` the beginning of its row of `stride` values.
-fn add_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, others: &[f32], stride: usize) {
+pub(crate) fn add_rows<'a>(
+    rows: impl Iterator<Item = &'a mut [f32]>,
+    others: &[f32],
+    stride: usize,
+) {
     for (row, others) in rows.zip(others.chunks(stride)) {
         for (value, other) in row.iter_mut().zip(others) {
             *value += other;

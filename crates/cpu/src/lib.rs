@@ -1,19 +1,22 @@
 //! The engine's kernels on the CPU. Each is written once over four lanes ([`simd`]): SIMD128 on wasm32,
 //! arrays natively, where the tests run. Sizes are checked at the door; no kernel panics on what it is given.
 //!
-//! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`], float32 or half-width.
+//! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`]: float32, half-width or int8.
 
 mod activation;
 mod attention;
+mod dot_i8;
 mod embeddings;
 mod gemm;
 mod interpolate;
 mod layer_norm;
+mod linear_i8;
 mod loss;
 mod pack;
 mod parallel;
 mod patch_embed;
 mod pool;
+mod quantise;
 #[allow(missing_docs, reason = "lanes: the names are the documentation")]
 mod simd;
 mod softmax;

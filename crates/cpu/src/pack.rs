@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use vit_msn_tensor::{Dtype, Error, Result, try_vec};
 
 use crate::gemm::NR;
+use crate::quantise::{QuantisedPanels, check_scale};
 use crate::simd::{F32x4, LANES};
 
 /// One row of a panel: a weight of each of NR outputs for the same input. Aligned to a cache line, so that no
@@ -20,6 +21,7 @@ struct HalfRow([u16; NR]);
 enum Panels {
     Full(Vec<Row>),
     Half(Vec<HalfRow>),
+    Quantised(QuantisedPanels),
 }
 
 /// How many inputs of a weight row are scattered at a time: the part of the panel stays in the L1 cache.
@@ -64,11 +66,7 @@ impl PackedLinear {
         let panels = match dtype {
             Dtype::F32 => Panels::Full(try_vec(rows)?),
             Dtype::F16 | Dtype::BF16 => Panels::Half(try_vec(rows)?),
-            Dtype::I8 => {
-                return Err(Error::Unsupported(
-                    "This engine has no int8 weights: use dtype \"float32\", \"float16\" or \"bfloat16\".".to_string(),
-                ));
-            }
+            Dtype::I8 => Panels::Quantised(QuantisedPanels::new(out_features, in_features)?),
         };
         Ok(Self {
             out_features,
@@ -107,12 +105,13 @@ impl PackedLinear {
         let panels = match &self.panels {
             Panels::Full(rows) => size_of_val(rows.as_slice()),
             Panels::Half(rows) => size_of_val(rows.as_slice()),
+            Panels::Quantised(panels) => panels.byte_size(),
         };
         panels + size_of_val(self.bias.as_slice())
     }
 
-    /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of type `source`.
-    /// Errors: INVALID_ARGUMENT when the bytes are no whole rows or there are too many; INVALID_CHECKPOINT
+    /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of the floating type `source`;
+    /// int8 storage quantises them. Errors: INVALID_ARGUMENT when the bytes are no whole rows or there are too many; INVALID_CHECKPOINT
     /// naming the first value that isn't finite or doesn't fit the storage type.
     pub fn set_rows(&mut self, row0: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
         let row_bytes = self.in_features * source.size();
@@ -141,12 +140,66 @@ impl PackedLinear {
                 f32::is_finite,
             )?,
             (Panels::Half(panels), dtype) => scatter_half(panels, place, dtype, source, bytes)?,
+            (Panels::Quantised(panels), _) => quantise(panels, place, source, bytes)?,
         };
         self.rows_set[row0..row0 + rows].fill(finite);
         if finite {
             Ok(())
         } else {
             Err(self.find_unfit(row0, source, bytes))
+        }
+    }
+
+    /// Sets rows from `row0` on that are quantised already: signed bytes, and the little-endian float32 scale of each
+    /// row. int8 storage keeps them as they are, other types hold their products. Errors: as [`PackedLinear::set_rows`],
+    /// and INVALID_CHECKPOINT for a scale that isn't finite and positive.
+    pub fn set_quantised_rows(&mut self, row0: usize, bytes: &[u8], scales: &[u8]) -> Result<()> {
+        let rows = bytes.len() / self.in_features;
+        if Some(bytes.len()) != rows.checked_mul(self.in_features)
+            || scales.len() != rows * size_of::<f32>()
+            || rows > self.out_features.saturating_sub(row0)
+        {
+            return Err(Error::InvalidArgument(format!(
+                "{} int8 weights and {} bytes of scales from row {row0} on don't fit a weight of shape [{}, {}].",
+                bytes.len(),
+                scales.len(),
+                self.out_features,
+                self.in_features
+            )));
+        }
+        self.rows_set[row0..row0 + rows].fill(false);
+        let (scales, _) = scales.as_chunks::<4>();
+        for (offset, (weights, scale)) in
+            bytes.chunks_exact(self.in_features).zip(scales).enumerate()
+        {
+            self.set_quantised_row(row0 + offset, weights, f32::from_le_bytes(*scale))?;
+        }
+        self.rows_set[row0..row0 + rows].fill(true);
+        Ok(())
+    }
+
+    fn set_quantised_row(&mut self, row: usize, weights: &[u8], scale: f32) -> Result<()> {
+        if let Panels::Quantised(panels) = &mut self.panels {
+            return panels.set_row(row, weights, scale);
+        }
+        check_scale(row, scale)?;
+        let mut wide = try_vec(weights.len())?;
+        for (value, &weight) in wide.iter_mut().zip(weights) {
+            *value = f32::from(weight as i8) * scale;
+        }
+        self.set_rows(row, Dtype::F32, &Dtype::F32.encode(&wide)?)
+    }
+
+    /// The scales of `rows` int8 rows from `row0` on as little-endian float32. Errors: INVALID_ARGUMENT for rows that
+    /// don't exist or another storage type, OUT_OF_MEMORY.
+    pub fn get_scales(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
+        self.check_rows(row0, rows)?;
+        match &self.panels {
+            Panels::Quantised(panels) => Dtype::F32.encode(panels.scales(row0, rows)),
+            _ => Err(Error::InvalidArgument(format!(
+                "A weight of {} has no scales.",
+                self.dtype.name()
+            ))),
         }
     }
 
@@ -186,15 +239,7 @@ impl PackedLinear {
     /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
     /// Errors: INVALID_ARGUMENT for rows that don't exist, OUT_OF_MEMORY.
     pub fn get_rows(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
-        if row0
-            .checked_add(rows)
-            .is_none_or(|end| end > self.out_features)
-        {
-            return Err(Error::InvalidArgument(format!(
-                "Rows {row0} to {row0} + {rows} aren't all in a weight of shape [{}, {}].",
-                self.out_features, self.in_features
-            )));
-        }
+        self.check_rows(row0, rows)?;
         let mut bytes = try_vec(rows * self.in_features * self.dtype.size())?;
         let place = Place {
             row0,
@@ -207,15 +252,40 @@ impl PackedLinear {
             Panels::Half(panels) => gather(panels, place, &mut bytes, |row, lane| {
                 row.0[lane].to_le_bytes()
             }),
+            Panels::Quantised(panels) => {
+                for (offset, target) in bytes.chunks_exact_mut(self.in_features).enumerate() {
+                    panels.get_row(row0 + offset, target);
+                }
+            }
         }
         Ok(bytes)
     }
 
-    /// The bias as little-endian bytes of the storage type; None where the layer has none. Errors: OUT_OF_MEMORY.
+    fn check_rows(&self, row0: usize, rows: usize) -> Result<()> {
+        let end = row0.checked_add(rows);
+        if end.is_some_and(|end| end <= self.out_features) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!(
+            "Rows {row0} to {row0} + {rows} aren't all in a weight of shape [{}, {}].",
+            self.out_features, self.in_features
+        )))
+    }
+
+    /// The bias as little-endian bytes of [`PackedLinear::bias_dtype`]; None where the layer has none.
+    /// Errors: OUT_OF_MEMORY.
     pub fn get_bias(&self) -> Result<Option<Vec<u8>>> {
         self.has_bias
-            .then(|| self.dtype.encode(&self.bias[..self.out_features]))
+            .then(|| self.bias_dtype().encode(&self.bias[..self.out_features]))
             .transpose()
+    }
+
+    /// The type that the bias is rounded to: the storage type, but float32 beside int8 weights.
+    pub fn bias_dtype(&self) -> Dtype {
+        match self.dtype {
+            Dtype::I8 => Dtype::F32,
+            dtype => dtype,
+        }
     }
 
     /// INVALID_ARGUMENT unless every row and every element of the bias was set.
@@ -236,6 +306,19 @@ impl PackedLinear {
     /// The NR bias values of a panel; zeros where there is no bias.
     pub(crate) fn panel_bias(&self, panel: usize) -> &[f32] {
         &self.bias[panel * NR..][..NR]
+    }
+
+    /// The bias, padded with zeros to whole panels.
+    pub(crate) fn padded_bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// The panels of int8 storage.
+    pub(crate) fn quantised(&self) -> Option<&QuantisedPanels> {
+        match &self.panels {
+            Panels::Quantised(panels) => Some(panels),
+            Panels::Full(_) | Panels::Half(_) => None,
+        }
     }
 
     /// Inputs `k0..k0 + depth` of a panel as float32: the stored values themselves, or widened into `scratch`,
@@ -259,6 +342,7 @@ impl PackedLinear {
                 widen(rows, self.dtype, &mut scratch[..depth * NR]);
                 &scratch[..depth * NR]
             }
+            Panels::Quantised(_) => unreachable!("int8 weights have a kernel of their own"),
         }
     }
 
@@ -340,6 +424,23 @@ fn scatter_half(
             finite,
         ),
     }
+}
+
+/// Quantises rows of any floating type; false when a value isn't finite.
+fn quantise(
+    panels: &mut QuantisedPanels,
+    place: Place,
+    source: Dtype,
+    bytes: &[u8],
+) -> Result<bool> {
+    let mut values = try_vec(place.depth)?;
+    let mut all_finite = true;
+    for (offset, row) in bytes.chunks_exact(place.depth * source.size()).enumerate() {
+        source.decode(row, &mut values)?;
+        all_finite &= values.iter().all(|value| value.is_finite());
+        panels.quantise_row(place.row0 + offset, &values);
+    }
+    Ok(all_finite)
 }
 
 /// [`scatter`] from any floating type, widened to float32 and narrowed to what the panel holds.
@@ -504,8 +605,59 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_not_finite_are_named() {
+    fn quantised_rows_are_kept_or_widened() {
+        let (weights, scales) = ([127, 1, 0, -128i8 as u8], [0.5, 2.0]);
+        let scales = bytes_of(&scales, Dtype::F32);
+        let mut w = PackedLinear::new(2, 2, Dtype::I8, false).unwrap();
+        w.set_quantised_rows(0, &weights, &scales).unwrap();
+        assert_eq!(w.get_rows(0, 2).unwrap(), weights);
+        assert_eq!(w.get_scales(0, 2).unwrap(), scales);
         for storage in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let mut w = PackedLinear::new(2, 2, storage, false).unwrap();
+            w.set_quantised_rows(0, &weights, &scales).unwrap();
+            let wide = bytes_of(&[63.5, 0.5, 0.0, -256.0], storage);
+            assert_eq!(w.get_rows(0, 2).unwrap(), wide);
+            assert_eq!(w.get_scales(0, 2).unwrap_err().code(), "INVALID_ARGUMENT");
+        }
+    }
+
+    #[test]
+    fn damaged_quantised_rows_are_errors() {
+        for storage in [Dtype::I8, Dtype::F32] {
+            let mut w = PackedLinear::new(2, 2, storage, false).unwrap();
+            let one = bytes_of(&[1.0], Dtype::F32);
+            for (row, bytes, scales) in [
+                (0, 3, 1),
+                (0, 4, 1),
+                (1, 4, 2),
+                (2, 2, 1),
+                (usize::MAX, 2, 1),
+            ] {
+                let error = w.set_quantised_rows(row, &vec![0; bytes], &one.repeat(scales));
+                assert_eq!(error.unwrap_err().code(), "INVALID_ARGUMENT");
+            }
+            let nan = bytes_of(&[f32::NAN], Dtype::F32);
+            let error = w.set_quantised_rows(0, &[0, 0], &nan).unwrap_err();
+            assert_eq!(error.code(), "INVALID_CHECKPOINT");
+            w.set_quantised_rows(1, &[0, 0], &one).unwrap();
+            assert!(
+                w.check_complete()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("Row 0")
+            );
+        }
+    }
+
+    #[test]
+    fn int8_takes_a_quarter() {
+        let w = PackedLinear::new(64, 128, Dtype::I8, false).unwrap();
+        assert_eq!(w.byte_size(), 64 * 128 + 2 * 64 * 4);
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_named() {
+        for storage in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8] {
             let mut w = PackedLinear::new(3, 2, storage, true).unwrap();
             let error = w
                 .set_rows(
@@ -609,13 +761,6 @@ mod tests {
                 "INVALID_ARGUMENT"
             );
         }
-        assert_eq!(
-            PackedLinear::new(3, 3, Dtype::I8, true)
-                .err()
-                .unwrap()
-                .code(),
-            "UNSUPPORTED"
-        );
         assert_eq!(
             PackedLinear::new(usize::MAX / 4, 8, Dtype::F32, true)
                 .err()

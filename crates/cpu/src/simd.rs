@@ -14,7 +14,7 @@ mod imp {
 
     /// Four float32 lanes.
     #[derive(Clone, Copy)]
-    pub struct F32x4(v128);
+    pub struct F32x4(pub(crate) v128);
 
     /// All bits of a lane set or clear.
     #[derive(Clone, Copy)]

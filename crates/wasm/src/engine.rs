@@ -56,11 +56,11 @@ impl Engine {
             .add_linear(PackedLinear::new(outputs, inputs, dtype, has_bias)?)
     }
 
-    /// Bias elements as raw values of the storage type.
+    /// Bias elements as raw values of the storage type, float32 beside int8 weights.
     pub fn get_bias(&self, weights: u32, offset: usize, count: usize) -> Result<Vec<u8>> {
         let weights = self.handles.linear(weights)?;
         let bytes = weights.get_bias()?.unwrap_or_default();
-        let size = weights.dtype().size();
+        let size = weights.bias_dtype().size();
         let range = offset.checked_mul(size).zip(
             offset
                 .checked_add(count)

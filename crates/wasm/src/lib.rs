@@ -120,6 +120,23 @@ pub fn set_rows(weights: u32, row: usize, bytes: &[u8], from: &str) -> JsResult<
     })
 }
 
+/// Packs rows that are quantised already: signed bytes, and each row's float32 scale.
+#[wasm_bindgen]
+pub fn set_quantised_rows(weights: u32, row: usize, bytes: &[u8], scales: &[u8]) -> JsResult<()> {
+    with_engine(|engine| {
+        engine
+            .handles
+            .linear_mut(weights)?
+            .set_quantised_rows(row, bytes, scales)
+    })
+}
+
+/// The float32 scales of int8 rows.
+#[wasm_bindgen]
+pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
+    with_engine(|engine| engine.handles.linear(weights)?.get_scales(row, rows))
+}
+
 /// Sets bias elements.
 #[wasm_bindgen]
 pub fn set_bias(weights: u32, offset: usize, bytes: &[u8], from: &str) -> JsResult<()> {
@@ -137,7 +154,7 @@ pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
     with_engine(|engine| engine.handles.linear(weights)?.get_rows(row, rows))
 }
 
-/// Bias elements as raw values of the storage type.
+/// Bias elements as raw values of the storage type, float32 beside int8 weights.
 #[wasm_bindgen]
 pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Vec<u8>> {
     with_engine(|engine| engine.get_bias(weights, offset, count))
