@@ -1,8 +1,13 @@
 //! Matrix multiplication over packed panels, and the linear layer built on it.
 //!
-//! Blocking: a panel block (KC × NR floats, 24 kB) stays in the L1 cache while the rows of a block of x
-//! (MC × KC floats, up to 480 kB) stream past it from L2. Within it, the tile keeps MR × NR sums in registers:
-//! 2 × 16 is what fits V8's sixteen registers with the weights of one input beside them.
+//! A tile keeps MR × NR sums in registers: 6 × 8 where multiply and add are one instruction, 2 × 16 where the
+//! product needs a register too, and that many only with the exits in [`multiply_tile`].
+//!
+//! Blocking: a wide tile stays with one panel block (KC × NR floats, 24 kB, in L1) while the rows of a block of x
+//! (MC × KC floats) stream past it from L2. A tall one reads more of x than of the panel, so its rows stay in L1
+//! while a stripe of panels streams past them, one after the other in memory.
+
+use std::ops::Range;
 
 use vit_msn_tensor::{Error, Result, check_len, try_vec};
 
@@ -10,16 +15,18 @@ use crate::activation::Activation;
 use crate::linear_i8::{Epilogue, linear_i8};
 use crate::pack::PackedLinear;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
-use crate::simd::{F32x4, LANES};
+use crate::simd::{F32x4, FUSED, LANES};
 
-/// Columns of a tile and of a panel.
-pub(crate) const NR: usize = 16;
-/// Rows of a tile.
-const MR: usize = 2;
+/// Rows and columns of a tile; a panel has as many columns.
+const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
+const MR: usize = TILE.0;
+pub(crate) const NR: usize = TILE.1;
 /// The most inputs that a panel block holds.
-const KC: usize = 384;
+const KC: usize = (24 << 10) / (4 * NR);
 /// The most rows of x that a block holds.
-const MC: usize = 320;
+const MC: usize = 320 / MR * MR;
+/// The most bytes of a stripe of panel blocks: they stay in L2.
+const STRIPE_BYTES: usize = 480 << 10;
 
 static ZEROS: [f32; NR] = [0.0; NR];
 
@@ -72,6 +79,18 @@ pub fn linear(
     let group = panels.div_ceil(wanted.div_ceil(row_blocks.max(1)));
     let groups = panels.div_ceil(group);
     let scratch_size = depth * NR;
+    // Half-width panels are widened one at a time, so all rows meet one before the next.
+    let (stripe, stripe_rows) = if FUSED && w.is_full() {
+        ((STRIPE_BYTES / size_of::<f32>() / scratch_size).max(1), MR)
+    } else {
+        (1, MC)
+    };
+    let product = Product {
+        x,
+        w,
+        act,
+        residual,
+    };
     let mut scratch = try_vec(threads * scratch_size)?;
     let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
     for_each_task(threads, row_blocks * groups, &|task| {
@@ -79,38 +98,81 @@ pub fn linear(
         let scratch = unsafe { scratch.get(task.thread * scratch_size, scratch_size) };
         let row0 = task.index / groups * MC;
         let panel0 = task.index % groups * group;
-        let block_rows = MC.min(rows - row0);
+        let (row_end, panel_end) = (rows.min(row0 + MC), panels.min(panel0 + group));
         for k0 in (0..inputs).step_by(depth) {
-            let block_depth = depth.min(inputs - k0);
-            for panel in panel0..panels.min(panel0 + group) {
-                let column0 = panel * NR;
-                let block = Block {
-                    rows: block_rows,
-                    columns: NR.min(outputs - column0),
-                    depth: block_depth,
-                    a_stride: inputs,
-                };
-                let start = if k0 == 0 {
-                    Start::From(w.panel_bias(panel))
-                } else {
-                    Start::Accumulate
-                };
-                let weights = w.panel_block(panel, k0, block_depth, scratch);
-                let first = row0 * outputs + column0;
-                // SAFETY: each task has its own rows and columns of the output.
-                let mut target = unsafe { out.rows(first, outputs) };
-                block.multiply(&x[row0 * inputs + k0..], weights, start, &mut target);
-                if k0 + block_depth == inputs {
-                    act.apply_rows(target.each(block_rows, block.columns));
-                    if let Some(residual) = residual {
-                        let rows = target.each(block_rows, block.columns);
-                        add_rows(rows, &residual[first..], outputs);
-                    }
+            for panel in (panel0..panel_end).step_by(stripe) {
+                for row in (row0..row_end).step_by(stripe_rows) {
+                    let part = Part {
+                        rows: row..row_end.min(row + stripe_rows),
+                        panels: panel..panel_end.min(panel + stripe),
+                        inputs: k0..inputs.min(k0 + depth),
+                    };
+                    // SAFETY: each task has its own rows and columns of the output.
+                    unsafe { product.compute(part, scratch, &out) };
                 }
             }
         }
     });
     Ok(())
+}
+
+/// What [`linear`] computes.
+struct Product<'a> {
+    x: &'a [f32],
+    w: &'a PackedLinear,
+    act: Activation,
+    residual: Option<&'a [f32]>,
+}
+
+/// Rows of a product, the panels that they meet, and the inputs that are summed up.
+struct Part {
+    rows: Range<usize>,
+    panels: Range<usize>,
+    inputs: Range<usize>,
+}
+
+impl Product<'_> {
+    /// Adds a part's sums to the output, and finishes them after the last input.
+    ///
+    /// # Safety
+    /// Nobody else may use the part's rows and columns of the output.
+    unsafe fn compute(&self, part: Part, scratch: &mut [f32], out: &Parts<f32>) {
+        let (inputs, outputs) = (self.w.in_features(), self.w.out_features());
+        let row0 = part.rows.start;
+        for panel in part.panels.clone() {
+            let column0 = panel * NR;
+            let block = Block {
+                rows: part.rows.len(),
+                columns: NR.min(outputs - column0),
+                depth: part.inputs.len(),
+                a_stride: inputs,
+            };
+            let start = if part.inputs.start == 0 {
+                Start::From(self.w.panel_bias(panel))
+            } else {
+                Start::Accumulate
+            };
+            let weights = self
+                .w
+                .panel_block(panel, part.inputs.start, block.depth, scratch);
+            // SAFETY: the caller's promise.
+            let mut target = unsafe { out.rows(row0 * outputs + column0, outputs) };
+            let x = &self.x[row0 * inputs + part.inputs.start..];
+            block.multiply(x, weights, start, &mut target);
+        }
+        if part.inputs.end == inputs {
+            let column0 = part.panels.start * NR;
+            let columns = outputs.min(part.panels.end * NR) - column0;
+            let first = row0 * outputs + column0;
+            // SAFETY: the caller's promise.
+            let mut target = unsafe { out.rows(first, outputs) };
+            self.act.apply_rows(target.each(part.rows.len(), columns));
+            if let Some(residual) = self.residual {
+                let rows = target.each(part.rows.len(), columns);
+                add_rows(rows, &residual[first..], outputs);
+            }
+        }
+    }
 }
 
 /// Adds to each of `rows` the beginning of its row of `stride` values.
@@ -161,8 +223,8 @@ impl Block {
         }
     }
 
-    /// One tile. Where only one row or fewer than NR columns are left, the tile computes in `spare` what has no
-    /// place in C: the missing row is the first once more.
+    /// One tile. Where fewer than MR rows or NR columns are left, the tile computes in `spare` what has no place
+    /// in C: a missing row is the last once more.
     #[allow(
         clippy::too_many_arguments,
         reason = "the block's own arguments, and which rows of it"
@@ -177,7 +239,9 @@ impl Block {
         start: Start,
         c: &mut Rows<f32>,
     ) {
-        let a_rows = [0, rows - 1].map(|r| a[(row + r) * self.a_stride..][..self.depth].as_ptr());
+        let a_rows = std::array::from_fn(|r| {
+            a[(row + r.min(rows - 1)) * self.a_stride..][..self.depth].as_ptr()
+        });
         let mut spare = [[0.0; NR]; MR];
         let direct = self.columns == NR;
         let mut targets = spare.each_mut().map(|values| values.as_mut_ptr());
@@ -228,26 +292,17 @@ unsafe fn multiply_tile(
         // LLVM can't foresee k through an unknown mask, so it leaves the addresses as they are written: V8 then
         // takes the constant offsets into the loads. The exits between the steps keep LLVM from computing sum
         // after sum over all four inputs, which needs more vectors at once than there are registers. Measured in
-        // V8 on a 59 GFLOP/s core: 33 with neither, 40 with the exits, 43 with both.
+        // V8 on a 59 GFLOP/s core, 2 × 16: 33 with neither, 40 with the exits, 43 with both.
         let mask = std::hint::black_box(usize::MAX);
         let mut k = 0;
         loop {
-            let (first, second, weights) = (a[0].add(k), a[1].add(k), panel.add(k * NR));
+            let (rows, weights) = (a.map(|row| row.add(k)), panel.add(k * NR));
             let left = depth - k;
-            accumulate(&mut sums, first, second, weights);
-            if left == 1 {
-                break;
-            }
-            accumulate(&mut sums, first.add(1), second.add(1), weights.add(NR));
-            if left == 2 {
-                break;
-            }
-            accumulate(&mut sums, first.add(2), second.add(2), weights.add(2 * NR));
-            if left == 3 {
-                break;
-            }
-            accumulate(&mut sums, first.add(3), second.add(3), weights.add(3 * NR));
-            if left == 4 {
+            if step::<0>(&mut sums, rows, weights, left)
+                || step::<1>(&mut sums, rows, weights, left)
+                || step::<2>(&mut sums, rows, weights, left)
+                || step::<3>(&mut sums, rows, weights, left)
+            {
                 break;
             }
             k = (k + 4) & mask;
@@ -260,22 +315,33 @@ unsafe fn multiply_tile(
     }
 }
 
-/// One input: adds the product of two values of A and a row of the panel.
+/// Adds the products of input `I` of a turn: values of A with a row of the panel. True when it was the last.
 ///
 /// # Safety
-/// `first` and `second` must be readable for one float, `weights` for NR.
+/// Each of `a` must be readable for `I + 1` floats, `panel` for `(I + 1) * NR`.
 #[inline(always)]
-unsafe fn accumulate(sums: &mut Sums, first: *const f32, second: *const f32, weights: *const f32) {
+unsafe fn step<const I: usize>(
+    sums: &mut Sums,
+    a: [*const f32; MR],
+    panel: *const f32,
+    left: usize,
+) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let weights: [F32x4; NR / LANES] =
-            std::array::from_fn(|v| F32x4::load(weights.add(v * LANES)));
-        let values = [F32x4::load_splat(first), F32x4::load_splat(second)];
-        for (row, value) in sums.iter_mut().zip(values) {
+            std::array::from_fn(|v| F32x4::load(panel.add(I * NR + v * LANES)));
+        for (r, (row, value)) in sums.iter_mut().zip(a).enumerate() {
+            let value = F32x4::load_splat(value.add(I));
             for (sum, weight) in row.iter_mut().zip(weights) {
                 *sum = value.mul_add(weight, *sum);
             }
+            // Keeps V8 from loading all values of A before the first product. Never met, and each a condition of
+            // its own, or they would be merged.
+            if FUSED && r + 1 < MR && left == usize::MAX - (I * MR + r) {
+                return true;
+            }
         }
+        left == I + 1
     }
 }
 

@@ -7,15 +7,15 @@ use crate::gemm::NR;
 use crate::quantise::{QuantisedPanels, check_scale};
 use crate::simd::{F32x4, LANES};
 
-/// One row of a panel: a weight of each of NR outputs for the same input. Aligned to a cache line, so that no
-/// vector load straddles two.
+/// One row of a panel: a weight of each of NR outputs for the same input. Aligned, so that no vector load straddles
+/// two cache lines.
 #[derive(Clone, Copy, Default)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 struct Row([f32; NR]);
 
 /// A [`Row`] in float16 or bfloat16 bits.
 #[derive(Clone, Copy, Default)]
-#[repr(C, align(32))]
+#[repr(C, align(16))]
 struct HalfRow([u16; NR]);
 
 enum Panels {
@@ -303,6 +303,11 @@ impl PackedLinear {
         Ok(())
     }
 
+    /// Whether the weights are float32, which the GEMM reads in place.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.panels, Panels::Full(_))
+    }
+
     /// The NR bias values of a panel; zeros where there is no bias.
     pub(crate) fn panel_bias(&self, panel: usize) -> &[f32] {
         &self.bias[panel * NR..][..NR]
@@ -334,7 +339,7 @@ impl PackedLinear {
         match &self.panels {
             Panels::Full(rows) => {
                 let rows = &rows[first..first + depth];
-                // SAFETY: a Row is exactly NR floats without padding (64 bytes, 64-byte alignment).
+                // SAFETY: a Row is exactly NR floats without padding (a multiple of 32 bytes, aligned to 32).
                 unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), depth * NR) }
             }
             Panels::Half(rows) => {

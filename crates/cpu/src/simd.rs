@@ -6,6 +6,9 @@
 /// The number of lanes of an [`F32x4`].
 pub const LANES: usize = 4;
 
+/// Whether [`F32x4::mul_add`] is one instruction.
+pub(crate) const FUSED: bool = cfg!(target_feature = "relaxed-simd");
+
 pub use imp::F32x4;
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
