@@ -76,9 +76,13 @@ export class Tensor<T extends TensorType = TensorType> {
 
   /** The elements as nested arrays of JavaScript numbers, one level for each dimension. */
   tolist(): NestedNumbers {
-    const values = Array.from(this.data as ArrayLike<number | bigint>, Number);
-    return nest(values, this.dims, 0);
+    return nest(numbers_of(this), this.dims, 0);
   }
+}
+
+/** A tensor's elements as JavaScript numbers, whatever its type. */
+export function numbers_of(tensor: Tensor): number[] {
+  return Array.from(tensor.data as ArrayLike<number | bigint>, Number);
 }
 
 export type NestedNumbers = number | NestedNumbers[];

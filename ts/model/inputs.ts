@@ -1,6 +1,6 @@
 import type { Grid } from "../engine/engine.ts";
 import { VitMsnError } from "../errors.ts";
-import { Tensor } from "../tensor.ts";
+import { numbers_of, Tensor } from "../tensor.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 /** The arguments of every forward. */
@@ -112,10 +112,7 @@ export function check_mask(
       "bool_masked_pos",
     );
   }
-  const values =
-    mask instanceof Tensor
-      ? Array.from(mask.data as ArrayLike<number | bigint>, Number)
-      : mask.flat().map(Number);
+  const values = mask instanceof Tensor ? numbers_of(mask) : mask.flat().map(Number);
   if (values.some((x) => x !== 0 && x !== 1)) {
     throw invalid("bool_masked_pos must hold only 0 and 1, or booleans.", "bool_masked_pos");
   }
@@ -162,7 +159,7 @@ export function check_visible_patches(
 
 function rows_of(visible: NonNullable<ForwardInputs["visible_patches"]>): number[][] {
   if (visible instanceof Tensor) {
-    const values = Array.from(visible.data as ArrayLike<number | bigint>, Number);
+    const values = numbers_of(visible);
     const kept = visible.dims.at(-1) ?? 0;
     if (visible.dims.length > 2 || kept === 0) return [];
     return Array.from({ length: values.length / kept }, (_, i) => values.slice(i * kept, (i + 1) * kept));

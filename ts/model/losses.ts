@@ -1,5 +1,5 @@
 import type { Engine, Scope, TensorHandle } from "../engine/engine.ts";
-import { Tensor } from "../tensor.ts";
+import { numbers_of, Tensor } from "../tensor.ts";
 import type { ProblemType, ViTMSNConfig } from "./configuration_vit_msn.ts";
 import { invalid } from "./inputs.ts";
 
@@ -60,7 +60,7 @@ function class_indices(labels: Tensor, batch: number, num_labels: number): Int32
       "labels",
     );
   }
-  const values = Array.from(labels.data as ArrayLike<number | bigint>, Number);
+  const values = numbers_of(labels);
   const sound = (x: number) => x === IGNORE_INDEX || (Number.isInteger(x) && x >= 0 && x < num_labels);
   const bad = values.find((x) => !sound(x));
   if (bad !== undefined) {
@@ -88,7 +88,7 @@ function float_target(
       "labels",
     );
   }
-  const values = Float32Array.from(labels.data as ArrayLike<number | bigint>, Number);
+  const values = Float32Array.from(numbers_of(labels));
   if (!values.every(Number.isFinite)) throw invalid("labels must hold finite numbers.", "labels");
   return scope.use(engine.tensor(values, dims));
 }

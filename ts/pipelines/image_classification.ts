@@ -46,7 +46,7 @@ export class ImageClassificationPipeline extends ImagePipeline<
     const apply = SCORES[score_function(options.function_to_apply, config)];
     const top_k = check_top_k(options.top_k);
     const results: ClassificationResult[][] = [];
-    for await (const inputs of this.batches(as_list(images), options)) {
+    for await (const inputs of this.batches(images, options)) {
       const { logits } = await this.model.forward(inputs);
       const [batch, num_labels] = logits.dims as [number, number];
       for (let i = 0; i < batch; i++) {
@@ -56,10 +56,6 @@ export class ImageClassificationPipeline extends ImagePipeline<
     }
     return Array.isArray(images) ? results : (results[0] as ClassificationResult[]);
   }
-}
-
-function as_list(images: ImageInput | readonly ImageInput[]): readonly ImageInput[] {
-  return Array.isArray(images) ? images : [images as ImageInput];
 }
 
 function check_top_k(top_k: number | null | undefined): number {

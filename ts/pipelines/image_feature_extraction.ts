@@ -36,9 +36,8 @@ export class ImageFeatureExtractionPipeline extends ImagePipeline<
     options: ImageFeatureExtractionOptions = {},
   ): Promise<Tensor<"float32">> {
     const pool = check_pool(options.pool ?? this.#pool);
-    const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
     const parts: Tensor<"float32">[] = [];
-    for await (const inputs of this.batches(list, options)) {
+    for await (const inputs of this.batches(images, options)) {
       parts.push(
         pool === false
           ? (await this.model.forward(inputs)).last_hidden_state

@@ -33,9 +33,9 @@ export abstract class ImagePipeline<
     await this.model.dispose();
   }
 
-  /** The inputs of each forward, batch by batch, so that only one batch of pictures is decoded at a time. */
+  /** The inputs of each forward for one picture or a list, batch by batch, so that only one batch of pictures is decoded at a time. */
   protected async *batches(
-    images: readonly ImageInput[],
+    images: ImageInput | readonly ImageInput[],
     { batch_size = 1, signal }: ImagePipelineCallOptions,
   ): AsyncGenerator<ForwardInputs & { pixel_values: Tensor<"float32"> }> {
     if (!Number.isInteger(batch_size) || batch_size < 1) {
@@ -44,8 +44,9 @@ export abstract class ImagePipeline<
         `batch_size must be a whole number from 1 on, got ${String(batch_size)}.`,
       );
     }
-    for (let i = 0; i < images.length; i += batch_size) {
-      const { pixel_values } = await this.processor(images.slice(i, i + batch_size), { signal });
+    const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
+    for (let i = 0; i < list.length; i += batch_size) {
+      const { pixel_values } = await this.processor(list.slice(i, i + batch_size), { signal });
       yield { pixel_values, signal };
     }
   }

@@ -29,7 +29,7 @@ const SCATTER: usize = 64;
 
 /// The weight `[out_features, in_features]` and bias `[out_features]` of a linear layer.
 ///
-/// The outputs are cut into panels of 16; a panel holds, input after input, the 16 weights of its outputs, with
+/// The outputs are cut into panels of NR; a panel holds, input after input, the NR weights of its outputs, with
 /// zeros where the last panel has fewer outputs. Half-width weights stay half-width here and are widened a
 /// block at a time while the GEMM runs. Rows may arrive in any order and in pieces, so that loading never
 /// holds a second copy; a weight that misses rows is refused when used.
