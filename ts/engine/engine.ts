@@ -3,7 +3,8 @@
  * doesn't know which it has. It is no array library: ops are as coarse as fusion pays for, shapes are fixed by each op,
  * and nothing is broadcast.
  *
- * Ops enqueue work and return a handle at once; only `read` waits. Every handle must be freed: use `Scope`.
+ * Ops enqueue work and return a handle at once; only what copies values out waits. Every handle must be freed: use
+ * `Scope`.
  */
 
 /** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
@@ -49,7 +50,7 @@ export interface Engine {
   /** Uploads raw little-endian values of a checkpoint, rounded through `dtype` and widened to float32. */
   parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle;
   /** The values of a parameter as raw little-endian values of `dtype` (for save_pretrained). */
-  parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Uint8Array;
+  parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Promise<Uint8Array>;
   /** An empty linear layer: fill every row with `set_rows`, and the bias, before its first use. */
   linear_weights(
     out_features: number,
@@ -64,11 +65,11 @@ export interface Engine {
   /** Sets bias elements from `offset` on. */
   set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void;
   /** `rows` rows of the weight from `row` on, as raw values of the dtype it is kept in (for save_pretrained). */
-  get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array;
+  get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array>;
   /** The scales of `rows` rows of an int8 weight from `row` on, as little-endian float32. */
-  get_scales(weights: LinearHandle, row: number, rows: number): Uint8Array;
+  get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array>;
   /** `count` bias elements from `offset` on, as raw values of the dtype the weight is kept in; beside int8, float32. */
-  get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array;
+  get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array>;
 
   /** activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features]. */
   linear(

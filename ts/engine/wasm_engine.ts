@@ -71,7 +71,7 @@ export class WasmEngine implements Engine {
     return this.#call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
   }
 
-  parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Uint8Array {
+  async parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Promise<Uint8Array> {
     return this.#call((glue) => glue.parameter_bytes(parameter, dtype));
   }
 
@@ -98,15 +98,15 @@ export class WasmEngine implements Engine {
     this.#call((glue) => glue.set_bias(weights, offset, bytes, from));
   }
 
-  get_rows(weights: LinearHandle, row: number, rows: number): Uint8Array {
+  async get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
     return this.#call((glue) => glue.get_rows(weights, row, rows));
   }
 
-  get_scales(weights: LinearHandle, row: number, rows: number): Uint8Array {
+  async get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
     return this.#call((glue) => glue.get_scales(weights, row, rows));
   }
 
-  get_bias(weights: LinearHandle, offset: number, count: number): Uint8Array {
+  async get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array> {
     return this.#call((glue) => glue.get_bias(weights, offset, count));
   }
 

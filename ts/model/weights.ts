@@ -72,7 +72,7 @@ export class Weights {
     const engine = this.#engine;
     const dtype = float_dtype(this.dtype);
     return exported(spec, dtype, async function* () {
-      yield engine.parameter_bytes(handle, dtype);
+      yield await engine.parameter_bytes(handle, dtype);
     });
   }
 
@@ -84,17 +84,17 @@ export class Weights {
       const step = rows_per_chunk(module.in_features, dtype);
       yield exported(weight, dtype, async function* () {
         for (let done = 0; done < rows; done += step) {
-          yield engine.get_rows(handle, row + done, Math.min(step, rows - done));
+          yield await engine.get_rows(handle, row + done, Math.min(step, rows - done));
         }
       });
       if (dtype === "int8") {
         yield exported({ key: weight.key + SCALE_SUFFIX, dims: [rows] }, "float32", async function* () {
-          yield engine.get_scales(handle, row, rows);
+          yield await engine.get_scales(handle, row, rows);
         });
       }
       if (bias) {
         yield exported(bias, float_dtype(dtype), async function* () {
-          yield engine.get_bias(handle, row, rows);
+          yield await engine.get_bias(handle, row, rows);
         });
       }
     }

@@ -1,59 +1,26 @@
 //! The activations of the reference's `ACT2FN` that ViT configurations use.
 
 use crate::simd::{F32x4, exp_nonpositive, map_in_place, polynomial8};
-use vit_msn_tensor::{Error, Result};
+use vit_msn_tensor::Activation;
 
-/// An elementwise activation; `hidden_act` in config.json.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x
-    Identity,
-    /// x·Φ(x), with the exact normal distribution.
-    Gelu,
-    /// max(x, 0)
-    Relu,
-    /// x·σ(x)
-    Silu,
-    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))): the reference's `gelu_new` and `gelu_pytorch_tanh`.
-    GeluTanh,
-    /// x·σ(1.702x)
-    QuickGelu,
+/// Replaces every value of `rows` by its activation. NaN stays NaN; infinities give the limits.
+pub(crate) fn activate_rows<'a>(act: Activation, rows: impl Iterator<Item = &'a mut [f32]>) {
+    match act {
+        Activation::Identity => {}
+        Activation::Gelu => map_rows(rows, gelu),
+        Activation::Relu => map_rows(rows, |x| x.max(F32x4::splat(0.0))),
+        Activation::Silu => map_rows(rows, |x| times_sigmoid(x, x)),
+        Activation::GeluTanh => map_rows(rows, gelu_tanh),
+        Activation::QuickGelu => {
+            map_rows(rows, |x| times_sigmoid(x, x.mul(F32x4::splat(1.702))));
+        }
+    }
 }
 
-impl Activation {
-    /// The activation called `name` in config.json. Errors: INVALID_ARGUMENT naming the known ones.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "identity" => Ok(Self::Identity),
-            "gelu" => Ok(Self::Gelu),
-            "relu" => Ok(Self::Relu),
-            "silu" => Ok(Self::Silu),
-            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
-            "quick_gelu" => Ok(Self::QuickGelu),
-            _ => Err(Error::InvalidArgument(format!(
-                "Unknown activation {name:?}: use \"gelu\", \"relu\", \"silu\", \"gelu_new\", \"gelu_pytorch_tanh\" or \"quick_gelu\"."
-            ))),
-        }
-    }
-
-    /// Replaces every value by its activation. NaN stays NaN; infinities give the limits.
-    pub fn apply(self, values: &mut [f32]) {
-        self.apply_rows(std::iter::once(values));
-    }
-
-    /// [`Activation::apply`] to each of `rows`.
-    pub(crate) fn apply_rows<'a>(self, rows: impl Iterator<Item = &'a mut [f32]>) {
-        match self {
-            Self::Identity => {}
-            Self::Gelu => map_rows(rows, gelu),
-            Self::Relu => map_rows(rows, |x| x.max(F32x4::splat(0.0))),
-            Self::Silu => map_rows(rows, |x| times_sigmoid(x, x)),
-            Self::GeluTanh => map_rows(rows, gelu_tanh),
-            Self::QuickGelu => {
-                map_rows(rows, |x| times_sigmoid(x, x.mul(F32x4::splat(1.702))));
-            }
-        }
-    }
+/// [`activate_rows`] of one row.
+#[cfg(test)]
+pub(crate) fn activate(act: Activation, values: &mut [f32]) {
+    activate_rows(act, std::iter::once(values));
 }
 
 #[inline(always)]
@@ -110,76 +77,21 @@ fn times_sigmoid(x: F32x4, u: F32x4) -> F32x4 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ALL: [Activation; 6] = [
-        Activation::Identity,
-        Activation::Gelu,
-        Activation::Relu,
-        Activation::Silu,
-        Activation::GeluTanh,
-        Activation::QuickGelu,
-    ];
-
-    /// erf by its series where that converges well, by its continued fraction beyond.
-    fn erf(x: f64) -> f64 {
-        let a = x.abs();
-        let value = if a < 3.0 {
-            let mut term = a;
-            let mut sum = a;
-            for n in 1..120 {
-                term *= -a * a / f64::from(n);
-                sum += term / f64::from(2 * n + 1);
-            }
-            sum * 2.0 / std::f64::consts::PI.sqrt()
-        } else {
-            let fraction = (1..=60)
-                .rev()
-                .fold(a, |rest, k| a + f64::from(k) / 2.0 / rest);
-            1.0 - (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
-        };
-        value.copysign(x)
-    }
-
-    fn naive(act: Activation, x: f64) -> f64 {
-        let sigmoid = |u: f64| 1.0 / (1.0 + (-u).exp());
-        match act {
-            Activation::Identity => x,
-            Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
-            Activation::Relu => x.max(0.0),
-            Activation::Silu => x * sigmoid(x),
-            Activation::GeluTanh => {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-                0.5 * x * (1.0 + inner.tanh())
-            }
-            Activation::QuickGelu => x * sigmoid(1.702 * x),
-        }
-    }
-
-    #[test]
-    fn the_tests_erf_is_right() {
-        for (x, expected) in [
-            (0.5, 0.520_499_877_813_046_5),
-            (2.0, 0.995_322_265_018_952_7),
-            (4.0, 0.999_999_984_582_742_1),
-        ] {
-            assert!((erf(x) - expected).abs() < 1e-14);
-            assert!((erf(-x) + expected).abs() < 1e-14);
-        }
-    }
+    use vit_msn_tensor::testing::activation;
 
     #[test]
     fn every_activation_is_within_2e_7() {
-        for act in ALL {
+        for act in Activation::ALL {
             let mut worst = 0.0f64;
             let inputs: Vec<f32> = (-200_000..=200_000)
                 .map(|step| step as f32 * 1e-4)
                 .collect();
             let mut outputs = inputs.clone();
-            act.apply(&mut outputs);
+            activate(act, &mut outputs);
             for (&x, &y) in inputs.iter().zip(&outputs) {
                 // Beyond 1 the last bit of the result itself is worth more than 2e-7.
-                let error =
-                    (f64::from(y) - naive(act, f64::from(x))).abs() / f64::from(x.abs().max(1.0));
+                let error = (f64::from(y) - activation(act, f64::from(x))).abs()
+                    / f64::from(x.abs().max(1.0));
                 worst = worst.max(error);
             }
             assert!(worst <= 2e-7, "{act:?}: {worst:e}");
@@ -188,7 +100,7 @@ mod tests {
 
     #[test]
     fn infinities_and_huge_values_give_the_limits() {
-        for act in ALL.into_iter().skip(1) {
+        for act in Activation::ALL.into_iter().skip(1) {
             let mut values = [
                 f32::NEG_INFINITY,
                 f32::MIN,
@@ -199,7 +111,7 @@ mod tests {
                 f32::MAX,
                 f32::INFINITY,
             ];
-            act.apply(&mut values);
+            activate(act, &mut values);
             let [a, b, c, d, zero, x, y, z] = values;
             assert!(
                 [a, b, c, d, zero].iter().all(|v| v.abs() < 1e-25),
@@ -211,39 +123,13 @@ mod tests {
 
     #[test]
     fn nan_stays_nan() {
-        for act in ALL {
+        for act in Activation::ALL {
             let mut values = [1.0, f32::NAN, 2.0];
-            act.apply(&mut values);
+            activate(act, &mut values);
             assert!(
                 !values[0].is_nan() && values[1].is_nan() && !values[2].is_nan(),
                 "{act:?}"
             );
         }
-    }
-
-    #[test]
-    fn names() {
-        assert_eq!(Activation::from_name("gelu_new"), Ok(Activation::GeluTanh));
-        assert_eq!(
-            Activation::from_name("gelu_pytorch_tanh"),
-            Ok(Activation::GeluTanh)
-        );
-        for (name, act) in [
-            ("gelu", Activation::Gelu),
-            ("relu", Activation::Relu),
-            ("silu", Activation::Silu),
-        ] {
-            assert_eq!(Activation::from_name(name), Ok(act));
-        }
-        assert_eq!(
-            Activation::from_name("quick_gelu"),
-            Ok(Activation::QuickGelu)
-        );
-        assert!(
-            Activation::from_name("mish")
-                .unwrap_err()
-                .to_string()
-                .contains("mish")
-        );
     }
 }

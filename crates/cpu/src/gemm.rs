@@ -9,9 +9,9 @@
 
 use std::ops::Range;
 
-use vit_msn_tensor::{Error, Result, check_len, try_vec};
+use vit_msn_tensor::{Activation, Error, Result, check_len, try_vec};
 
-use crate::activation::Activation;
+use crate::activation::activate_rows;
 use crate::linear_i8::{Epilogue, linear_i8};
 use crate::pack::PackedLinear;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
@@ -166,7 +166,7 @@ impl Product<'_> {
             let first = row0 * outputs + column0;
             // SAFETY: the caller's promise.
             let mut target = unsafe { out.rows(first, outputs) };
-            self.act.apply_rows(target.each(part.rows.len(), columns));
+            activate_rows(self.act, target.each(part.rows.len(), columns));
             if let Some(residual) = self.residual {
                 let rows = target.each(part.rows.len(), columns);
                 add_rows(rows, &residual[first..], outputs);
@@ -348,6 +348,7 @@ unsafe fn step<const I: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::activate;
     use crate::test_support::{assert_close, packed, same_with_workers, values};
     use proptest::prelude::*;
     use vit_msn_tensor::Dtype;
@@ -439,7 +440,7 @@ mod tests {
                 .into_iter()
                 .map(|v| v as f32)
                 .collect();
-            act.apply(&mut activated);
+            activate(act, &mut activated);
             let expected: Vec<f64> = activated
                 .iter()
                 .zip(&residual)

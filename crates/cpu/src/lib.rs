@@ -24,7 +24,6 @@ mod take_tokens;
 #[cfg(test)]
 mod test_support;
 
-pub use activation::Activation;
 pub use attention::{AttentionShape, eager, sdpa};
 pub use embeddings::{EmbeddingShape, PatchMask, assemble_embeddings};
 pub use gemm::linear;

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use vit_msn_tensor::{Result, try_vec};
+use vit_msn_tensor::{Activation, Result, try_vec};
 
-use crate::activation::Activation;
+use crate::activation::activate_rows;
 use crate::dot_i8::{MR, NR, Tile, quantise_row, widen};
 use crate::gemm::add_rows;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
@@ -126,7 +126,7 @@ impl<'a> Multiplier<'a> {
                 let target = stripe.shift(column - first);
                 block.multiply_panel(panel, columns, epilogue.bias, target);
             }
-            epilogue.act.apply_rows(stripe.each(rows, columns.len()));
+            activate_rows(epilogue.act, stripe.each(rows, columns.len()));
             if let Some(residual) = epilogue.residual {
                 let rows = stripe.each(rows, columns.len());
                 add_rows(rows, &residual[first..], outputs);
@@ -216,6 +216,7 @@ mod tests {
     use vit_msn_tensor::Dtype;
 
     use super::*;
+    use crate::activation::activate;
     use crate::test_support::values;
     use crate::{PackedLinear, linear};
 
@@ -285,7 +286,7 @@ mod tests {
         let (x, residual, w) = (values(m * k, 1), values(m * n, 2), packed(n, k));
         for act in [Activation::Identity, Activation::Gelu, Activation::Relu] {
             let mut expected = naive(&x, &w);
-            act.apply(&mut expected);
+            activate(act, &mut expected);
             for (value, residual) in expected.iter_mut().zip(&residual) {
                 *value += residual;
             }

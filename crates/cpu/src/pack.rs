@@ -220,18 +220,9 @@ impl PackedLinear {
         }
         self.bias_set[offset..offset + count].fill(false);
         let target = &mut self.bias[offset..offset + count];
-        source.decode(bytes, target)?;
-        for (index, value) in target.iter_mut().enumerate() {
-            let rounded = self.dtype.round(*value);
-            if !rounded.is_finite() {
-                return Err(unfit(
-                    &format!("Element {} of the bias", offset + index),
-                    *value,
-                    self.dtype,
-                ));
-            }
-            *value = rounded;
-        }
+        source.decode_rounded(bytes, self.dtype, target, |index| {
+            format!("Element {} of the bias", offset + index)
+        })?;
         self.bias_set[offset..offset + count].fill(true);
         Ok(())
     }
@@ -363,23 +354,9 @@ impl PackedLinear {
             .find(|(_, value)| !self.dtype.round(*value).is_finite());
         let (index, value) = found.unwrap_or((0, f32::NAN));
         let (row, column) = (row0 + index / self.in_features, index % self.in_features);
-        unfit(
-            &format!("Row {row}, column {column} of the weight"),
-            value,
-            self.dtype,
-        )
+        self.dtype
+            .unfit(&format!("Row {row}, column {column} of the weight"), value)
     }
-}
-
-fn unfit(place: &str, value: f32, dtype: Dtype) -> Error {
-    Error::InvalidCheckpoint(if value.is_finite() {
-        format!(
-            "{place} is {value:e}, too large for {}: load it with dtype \"float32\".",
-            dtype.name()
-        )
-    } else {
-        format!("{place} is {value}, which is no finite number: the checkpoint is damaged.")
-    })
 }
 
 /// Where in a weight rows begin, and how many inputs each has.

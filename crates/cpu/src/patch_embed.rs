@@ -1,8 +1,7 @@
 //! The patch embedding: a convolution whose stride is its kernel, so each patch is one row of a GEMM.
 
-use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
+use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
-use crate::activation::Activation;
 use crate::gemm::linear;
 use crate::pack::PackedLinear;
 use crate::parallel::for_each_block_of_rows;

@@ -18,7 +18,7 @@ pub use context::{Context, ContextOptions, RequestedLimits};
 pub use kernels::attention::attention;
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::layer_norm::layer_norm;
-pub use kernels::linear::{Activation, linear};
+pub use kernels::linear::linear;
 pub use kernels::patch_embed::patch_embed;
 pub use kernels::pool::{Pooling, pool};
 pub use kernels::softmax::softmax;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+pub use vit_msn_tensor::testing::{assert_close, values};
 
 use crate::{Context, ContextOptions, GpuTensor, Stream};
 
@@ -50,36 +51,11 @@ pub fn on_shapes<S: Strategy>(shapes: S, test: impl Fn(&mut Stream, S::Value)) {
         .unwrap();
 }
 
-/// `count` values in −1..1 that look random and are the same on every run.
-pub fn values(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
 /// [`values`] of this shape, here and on the device.
 pub fn random(stream: &mut Stream, dims: &[usize], seed: u64) -> (Vec<f32>, GpuTensor) {
     let data = values(dims.iter().product(), seed);
     let tensor = stream.upload(&data, dims).unwrap();
     (data, tensor)
-}
-
-/// Asserts that every value is within `tolerance` · (1 + |expected|).
-pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
-    assert_eq!(actual.len(), expected.len());
-    for (index, (&a, &e)) in actual.iter().zip(expected).enumerate() {
-        let error = (f64::from(a) - e).abs();
-        assert!(
-            error <= tolerance * (1.0 + e.abs()),
-            "element {index}: {a} instead of {e}"
-        );
-    }
 }
 
 /// The code of an op that must fail.

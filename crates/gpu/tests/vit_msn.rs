@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use safetensors::SafeTensors;
 use vit_msn_gpu::{
-    Activation, Context, ContextOptions, GpuTensor, Pooling, Stream, attention, embed_tokens,
-    layer_norm, linear, patch_embed, pool,
+    Context, ContextOptions, GpuTensor, Pooling, Stream, attention, embed_tokens, layer_norm,
+    linear, patch_embed, pool,
 };
-use vit_msn_tensor::Dtype;
+use vit_msn_tensor::{Activation, Dtype};
 
 const LAYERS: usize = 3;
 const HEADS: usize = 4;

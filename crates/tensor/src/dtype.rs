@@ -68,6 +68,38 @@ impl Dtype {
         Ok(())
     }
 
+    /// [`Dtype::decode`], then every value rounded through `target`; `place(index)` says in an error where a value stands.
+    /// Errors: as `decode`, and INVALID_CHECKPOINT for a value that isn't finite, or too large for `target`.
+    pub fn decode_rounded(
+        self,
+        bytes: &[u8],
+        target: Dtype,
+        out: &mut [f32],
+        place: impl Fn(usize) -> String,
+    ) -> Result<()> {
+        self.decode(bytes, out)?;
+        for (index, value) in out.iter_mut().enumerate() {
+            let rounded = target.round(*value);
+            if !rounded.is_finite() {
+                return Err(target.unfit(&place(index), *value));
+            }
+            *value = rounded;
+        }
+        Ok(())
+    }
+
+    /// INVALID_CHECKPOINT for the value at `place`, which this type can't hold.
+    pub fn unfit(self, place: &str, value: f32) -> Error {
+        Error::InvalidCheckpoint(if value.is_finite() {
+            format!(
+                "{place} is {value:e}, too large for {}: load it with dtype \"float32\".",
+                self.name()
+            )
+        } else {
+            format!("{place} is {value}, which is no finite number: the checkpoint is damaged.")
+        })
+    }
+
     /// Rounds `values` to this type (nearest, ties to even) as little-endian bytes; what is too large
     /// becomes infinite. Errors: OUT_OF_MEMORY, UNSUPPORTED for int8.
     pub fn encode(self, values: &[f32]) -> Result<Vec<u8>> {

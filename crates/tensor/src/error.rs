@@ -13,6 +13,8 @@ pub enum Error {
     Disposed(String),
     /// A sound request that this build can't do.
     Unsupported(String),
+    /// The device is gone or can't be trusted any more: nothing but a new engine helps.
+    EngineDead(String),
     /// Weights that can't be used: values that aren't finite, or too large for the storage type.
     InvalidCheckpoint(String),
 }
@@ -28,6 +30,7 @@ impl Error {
             Error::OutOfMemory(_) => "OUT_OF_MEMORY",
             Error::Disposed(_) => "DISPOSED",
             Error::Unsupported(_) => "UNSUPPORTED",
+            Error::EngineDead(_) => "ENGINE_DEAD",
             Error::InvalidCheckpoint(_) => "INVALID_CHECKPOINT",
         }
     }
@@ -48,6 +51,7 @@ impl fmt::Display for Error {
             | Error::OutOfMemory(message)
             | Error::Disposed(message)
             | Error::Unsupported(message)
+            | Error::EngineDead(message)
             | Error::InvalidCheckpoint(message) => f.write_str(message),
         }
     }
@@ -67,6 +71,7 @@ mod tests {
             (Error::OutOfMemory(sentence()), "OUT_OF_MEMORY"),
             (Error::Disposed(sentence()), "DISPOSED"),
             (Error::Unsupported(sentence()), "UNSUPPORTED"),
+            (Error::EngineDead(sentence()), "ENGINE_DEAD"),
             (Error::InvalidCheckpoint(sentence()), "INVALID_CHECKPOINT"),
         ];
         for (error, code) in cases {

@@ -2,9 +2,9 @@
 
 use vit_msn_cpu as cpu;
 use vit_msn_cpu::{
-    Activation, AttentionShape, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
+    AttentionShape, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
 };
-use vit_msn_tensor::{Dtype, Error, Result, Tensor, numel, try_vec};
+use vit_msn_tensor::{Activation, Dtype, Error, Result, Tensor, numel, try_vec};
 
 use crate::handles::Handles;
 
@@ -30,17 +30,9 @@ impl Engine {
         dims: &[usize],
     ) -> Result<u32> {
         let mut tensor = Tensor::zeros(dims)?;
-        from.decode(bytes, tensor.data_mut())?;
-        for (index, value) in tensor.data_mut().iter_mut().enumerate() {
-            let rounded = dtype.round(*value);
-            if !rounded.is_finite() {
-                return Err(Error::InvalidCheckpoint(format!(
-                    "element {index} is {value}, which is no finite {} number.",
-                    dtype.name()
-                )));
-            }
-            *value = rounded;
-        }
+        from.decode_rounded(bytes, dtype, tensor.data_mut(), |index| {
+            format!("Element {index}")
+        })?;
         self.handles.add_tensor(tensor)
     }
 

@@ -9,8 +9,7 @@ use std::cell::RefCell;
 use std::panic;
 use std::sync::Mutex;
 
-use vit_msn_cpu::Activation;
-use vit_msn_tensor::{Dtype, Result};
+use vit_msn_tensor::{Activation, Dtype, Result};
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;

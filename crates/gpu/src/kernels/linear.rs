@@ -1,7 +1,7 @@
 //! Linear layers: a tiled GEMM with bias, activation and residual in its epilogue.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result, format_dims};
+use vit_msn_tensor::{Activation, Error, Result, format_dims};
 
 use super::ENOUGH_WORKGROUPS;
 use crate::buffers::GpuTensor;
@@ -19,21 +19,16 @@ const SCALAR: Kernel = Kernel {
 };
 const CONSTANTS: Constants = &["THREADS", "ACTIVATION", "RESIDUAL"];
 
-/// An elementwise activation; the values are the kernel's ACTIVATION.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x
-    Identity = 0,
-    /// x·Φ(x), with the exact normal distribution.
-    Gelu = 1,
-    /// max(x, 0)
-    Relu = 2,
-    /// x·σ(x)
-    Silu = 3,
-    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))): the reference's `gelu_new` and `gelu_pytorch_tanh`.
-    GeluTanh = 4,
-    /// x·σ(1.702x)
-    QuickGelu = 5,
+/// The kernel's ACTIVATION.
+fn code_of(activation: Activation) -> u32 {
+    match activation {
+        Activation::Identity => 0,
+        Activation::Gelu => 1,
+        Activation::Relu => 2,
+        Activation::Silu => 3,
+        Activation::GeluTanh => 4,
+        Activation::QuickGelu => 5,
+    }
 }
 
 #[repr(C)]
@@ -76,7 +71,7 @@ pub fn linear(
             CONSTANTS,
             &[
                 threads as u32,
-                activation as u32,
+                code_of(activation),
                 u32::from(residual.is_some()),
             ],
         ),
@@ -117,49 +112,7 @@ fn threads(rows: usize, outputs: usize) -> usize {
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
-
-    const ALL: [Activation; 6] = [
-        Activation::Identity,
-        Activation::Gelu,
-        Activation::Relu,
-        Activation::Silu,
-        Activation::GeluTanh,
-        Activation::QuickGelu,
-    ];
-
-    /// erf by its series where that converges well, by its continued fraction beyond.
-    fn erf(x: f64) -> f64 {
-        let size = x.abs();
-        let root = std::f64::consts::PI.sqrt();
-        let value = if size < 3.0 {
-            let (mut term, mut sum) = (size, size);
-            for n in 1..120 {
-                term *= -size * size / f64::from(n);
-                sum += term / f64::from(2 * n + 1);
-            }
-            sum * 2.0 / root
-        } else {
-            let levels = (1..=60).rev().map(|k| f64::from(k) / 2.0);
-            let fraction = levels.fold(size, |rest, level| size + level / rest);
-            1.0 - (-size * size).exp() / (fraction * root)
-        };
-        value.copysign(x)
-    }
-
-    fn activate(activation: Activation, x: f64) -> f64 {
-        let sigmoid = |u: f64| 1.0 / (1.0 + (-u).exp());
-        match activation {
-            Activation::Identity => x,
-            Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
-            Activation::Relu => x.max(0.0),
-            Activation::Silu => x * sigmoid(x),
-            Activation::GeluTanh => {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-                0.5 * x * (1.0 + inner.tanh())
-            }
-            Activation::QuickGelu => x * sigmoid(1.702 * x),
-        }
-    }
+    use vit_msn_tensor::testing::activation as activation_of;
 
     fn naive(x: &[f32], weight: &[f32], bias: &[f32], activation: Activation) -> Vec<f64> {
         let inputs = weight.len() / bias.len();
@@ -176,7 +129,7 @@ mod tests {
                     .zip(bias)
                     .map(move |(column, &bias)| (dot(row, column), f64::from(bias)))
             })
-            .map(|(product, bias)| activate(activation, product + bias))
+            .map(|(product, bias)| activation_of(activation, product + bias))
             .collect()
     }
 
@@ -206,7 +159,7 @@ mod tests {
     fn odd_shapes_match_the_definition() {
         let shapes = ([1usize..90, 1usize..80, 1usize..90], 0usize..6, 0..2);
         on_shapes(shapes, |stream, (shape, activation, residual)| {
-            check(stream, shape, ALL[activation], residual == 1);
+            check(stream, shape, Activation::ALL[activation], residual == 1);
         });
     }
 
@@ -229,11 +182,11 @@ mod tests {
             stream.upload(&[1.0], &[1, 1]).unwrap(),
             stream.upload(&[0.0], &[1]).unwrap(),
         );
-        for activation in ALL {
+        for activation in Activation::ALL {
             let y = linear(&mut stream, &x_gpu, &one, &zero, activation, None).unwrap();
             let expected: Vec<f64> = x
                 .iter()
-                .map(|&x| activate(activation, f64::from(x)))
+                .map(|&x| activation_of(activation, f64::from(x)))
                 .collect();
             assert_close(&read(&mut stream, &y), &expected, 1e-6);
         }
@@ -249,7 +202,7 @@ mod tests {
             stream.upload(&[1.0], &[1, 1]).unwrap(),
             stream.upload(&[0.0], &[1]).unwrap(),
         );
-        for activation in &ALL[1..] {
+        for activation in &Activation::ALL[1..] {
             let y = linear(&mut stream, &x, &one, &zero, *activation, None).unwrap();
             assert_close(&read(&mut stream, &y), &[0.0, 1e20, 0.0, 100.0], 1e-6);
         }

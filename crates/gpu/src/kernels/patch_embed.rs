@@ -1,10 +1,10 @@
 //! The patch embedding: a convolution whose stride is its kernel, as a gather and a linear layer.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result, format_dims};
+use vit_msn_tensor::{Activation, Error, Result, format_dims};
 
 use super::LINE;
-use super::linear::{Activation, linear};
+use super::linear::linear;
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
