@@ -34,8 +34,6 @@ export const fetch_is_unrestricted = true;
 const MAX_READ_BYTES = 1 << 30;
 /** A download that got no byte for so long has no process any more, wherever it ran. */
 const ABANDONED_MS = 600_000;
-const HOST = hostname().replace(/\W/g, "_").slice(0, 40);
-const OWNER = `${HOST}-${process.pid}`;
 const FREE = "free";
 
 /** The folder or URL that an address means; undefined where it may be a hub repo id. */
@@ -219,7 +217,7 @@ class DiskWriter implements StoreWriter {
 
   constructor(path: string, url: URL) {
     this.#path = path;
-    this.#partial = partial_path(path, OWNER);
+    this.#partial = partial_path(path, `${host_name()}-${process.pid}`);
     this.#url = url;
   }
 
@@ -328,7 +326,7 @@ async function abandoned_partials(path: string): Promise<string[]> {
 async function is_abandoned(partial: string, suffix: string): Promise<boolean> {
   const owner = suffix.split(".")[0] as string;
   const [host, pid] = owner.split("-");
-  if (owner === FREE || (host === HOST && !is_alive(Number(pid)))) return true;
+  if (owner === FREE || (host === host_name() && !is_alive(Number(pid)))) return true;
   const info = await stat(partial).catch(() => undefined);
   return info !== undefined && Date.now() - info.mtimeMs > ABANDONED_MS;
 }
@@ -343,6 +341,22 @@ async function take_over(left: string, partial: string): Promise<boolean> {
     return true;
   } catch {
     return false;
+  }
+}
+
+let known_host: string | undefined;
+
+/** This machine's name in a partial file's; one of its own where the runtime keeps it back (Deno without --allow-sys). */
+function host_name(): string {
+  known_host ??= read_host_name().replace(/\W/g, "_").slice(0, 40);
+  return known_host;
+}
+
+function read_host_name(): string {
+  try {
+    return hostname();
+  } catch {
+    return randomUUID();
   }
 }
 

@@ -1,0 +1,26 @@
+// Run by Deno and Bun: a fixture's logits and the carried model's classes of pictures, as JSON.
+// Usage: program.mjs FILE, of JSON: { fixture, pixel_values, dims, pictures, num_threads }
+import { readFile } from "node:fs/promises";
+import process from "node:process";
+import { env, pipeline, Tensor, ViTMSNForImageClassification } from "vit-msn";
+
+const { fixture, pixel_values, dims, pictures, num_threads } = JSON.parse(
+  await readFile(process.argv[2] ?? "", "utf8"),
+);
+/** @type {string[]} */
+const warnings = [];
+env.warn = (message) => warnings.push(message);
+
+const model = await ViTMSNForImageClassification.from_pretrained(fixture, { num_threads });
+const { logits } = await model.forward({ pixel_values: new Tensor("float32", pixel_values, dims) });
+await model.dispose();
+
+const classify = await pipeline("image-classification", undefined, { num_threads });
+const classes = [];
+for (const picture of /** @type {string[]} */ (pictures)) {
+  const [best] = await classify(picture, { top_k: 1 });
+  classes.push(best?.label);
+}
+await classify.dispose();
+
+console.log(JSON.stringify({ info: model.engine_info, logits: [...logits.data], classes, warnings }));

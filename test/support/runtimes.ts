@@ -1,0 +1,55 @@
+import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+const execute = promisify(execFile);
+const modules = new URL("../../node_modules/", import.meta.url);
+
+/** A JavaScript runtime other than the tests' own. */
+export interface Runtime {
+  name: "Deno" | "Bun";
+  version: string;
+  /** Runs a program and gives what it printed; one that doesn't end by itself is an error. */
+  run(program: string, args: readonly string[], cwd: string): Promise<string>;
+}
+
+/** Deno with only the permissions that models and pictures need. */
+export async function deno(): Promise<Runtime> {
+  const path = await binary("@deno", ["deno", "deno.exe"]);
+  return runtime("Deno", path, [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--allow-read",
+    "--allow-env",
+    "--allow-ffi",
+    "--allow-sys",
+  ]);
+}
+
+export async function bun(): Promise<Runtime> {
+  return runtime("Bun", await binary("@oven", ["bin/bun", "bin/bun.exe"]), []);
+}
+
+async function runtime(name: Runtime["name"], path: string, options: readonly string[]): Promise<Runtime> {
+  const { stdout } = await execute(path, ["--version"]);
+  return {
+    name,
+    version: /\d+(\.\d+)+/.exec(stdout)?.[0] ?? "",
+    run: async (program, args, cwd) =>
+      (await execute(path, [...options, program, ...args], { cwd, timeout: 60_000 })).stdout,
+  };
+}
+
+/** The binary in the scope's platform package: npm runs no install script, which would put it elsewhere. */
+async function binary(scope: string, names: readonly string[]): Promise<string> {
+  const folder = new URL(`${scope}/`, modules);
+  const packages = existsSync(folder) ? await readdir(folder) : [];
+  const urls = packages.flatMap((name) => names.map((file) => new URL(`${name}/${file}`, folder)));
+  const url = urls.find((candidate) => existsSync(candidate));
+  if (url === undefined)
+    throw new Error(`node_modules/${scope} has no binary for this machine; npm install.`);
+  return fileURLToPath(url);
+}
