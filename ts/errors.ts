@@ -36,6 +36,27 @@ export class VitMsnError extends Error {
   }
 }
 
+/** As `work`, but rejects with ABORTED as soon as `signal` fires; what `work` comes to then is nobody's business. */
+export async function until_aborted<T>(
+  work: Promise<T>,
+  signal: AbortSignal | undefined,
+  what: string,
+): Promise<T> {
+  if (signal === undefined) return work;
+  let stop: (() => void) | undefined;
+  const aborted = new Promise<void>((resolve) => {
+    stop = resolve;
+    signal.addEventListener("abort", stop);
+  });
+  try {
+    await Promise.race([work, aborted]);
+    throw_if_aborted(signal, what);
+    return await work;
+  } finally {
+    signal.removeEventListener("abort", stop as () => void);
+  }
+}
+
 /** Throws ABORTED once `signal` has fired; the signal's reason is the error's cause. */
 export function throw_if_aborted(signal: AbortSignal | undefined, what: string): void {
   if (signal?.aborted) {

@@ -110,6 +110,8 @@ export interface Engine {
   bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle;
 
   dims(x: TensorHandle): number[];
+  /** Resolves when all that was asked for so far on the way to this value is done; rejects with what went wrong there. */
+  ready(handle: Handle): Promise<void>;
   /** Waits for the tensor and copies it out. */
   read(x: TensorHandle): Promise<Float32Array>;
   free(handle: Handle): void;

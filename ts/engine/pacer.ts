@@ -1,12 +1,15 @@
-import { throw_if_aborted } from "../errors.ts";
+import { throw_if_aborted, until_aborted } from "../errors.ts";
 
-/** Longest time in ms that a CPU forward keeps the event loop from timers, input and abort events. */
+/** Longest time in ms that the CPU engine keeps this thread's event loop from timers, input and abort events. */
 const SLICE_MS = 30;
+/** Steps that an engine elsewhere may be behind: it never waits for the next one, and stops soon after an abort. */
+const AHEAD = 2;
 
-/** Lets a long computation on this thread be aborted, and the page breathe, between its steps. */
+/** Lets a long computation be aborted, the page breathe, and an engine elsewhere keep up, between its steps. */
 export class Pacer {
   readonly #signal: AbortSignal | undefined;
   readonly #what: string;
+  readonly #under_way: Promise<void>[] = [];
   #last = performance.now();
 
   constructor(signal: AbortSignal | undefined, what: string) {
@@ -15,13 +18,31 @@ export class Pacer {
     throw_if_aborted(signal, what);
   }
 
-  /** Call between steps. @throws VitMsnError ABORTED once the signal has fired. */
-  async step(): Promise<void> {
+  /**
+   * Call between steps.
+   * @param ready when the step before is done, as Engine.ready says.
+   * @throws VitMsnError ABORTED once the signal has fired, and what `ready` of an earlier step rejected with.
+   */
+  async step(ready: Promise<void>): Promise<void> {
     if (performance.now() - this.#last > SLICE_MS) {
       await next_task();
       this.#last = performance.now();
     }
+    ready.catch(() => {}); // told when its turn comes
+    this.#under_way.push(ready);
+    await this.#until_left(AHEAD);
     throw_if_aborted(this.#signal, this.#what);
+  }
+
+  /** Call after the last step: resolves when all are done. */
+  finish(): Promise<void> {
+    return this.#until_left(0);
+  }
+
+  async #until_left(count: number): Promise<void> {
+    while (this.#under_way.length > count) {
+      await until_aborted(this.#under_way.shift() as Promise<void>, this.#signal, this.#what);
+    }
   }
 }
 

@@ -179,6 +179,9 @@ export class WasmEngine implements Engine {
     return Array.from(this.#call((glue) => glue.dims(x)));
   }
 
+  /** Ops are done when they return. */
+  async ready(): Promise<void> {}
+
   async read(x: TensorHandle): Promise<Float32Array> {
     return this.#call((glue) => glue.read(x));
   }

@@ -1,6 +1,6 @@
 import { type Engine, type Grid, Scope, type TensorHandle } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
-import { VitMsnError } from "../errors.ts";
+import { until_aborted, VitMsnError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { backbone_modules, classifier_module, type ModuleSpec } from "./architecture.ts";
 import { classifier_checkpoint_key } from "./checkpoint_keys.ts";
@@ -29,6 +29,7 @@ class Forward {
   readonly #weights: Weights;
   readonly #config: ViTMSNConfig;
   readonly #eager: boolean;
+  readonly #signal: AbortSignal | undefined;
   readonly scope: Scope;
   readonly collected: Collected;
 
@@ -37,6 +38,7 @@ class Forward {
     this.#engine = engine;
     this.#weights = weights;
     this.#config = config;
+    this.#signal = inputs.signal;
     this.scope = new Scope(engine);
     this.collected = {
       hidden_states: (inputs.output_hidden_states ?? config.output_hidden_states) ? [] : undefined,
@@ -50,10 +52,10 @@ class Forward {
     const pacer = new Pacer(inputs.signal, "forward");
     let hidden = this.#embeddings(inputs);
     for (let i = 0; i < this.#config.num_hidden_layers; i++) {
-      await pacer.step();
+      await pacer.step(this.#engine.ready(hidden));
       hidden = this.#layer(hidden, `encoder.layer.${i}`);
     }
-    await pacer.step();
+    await pacer.step(this.#engine.ready(hidden));
     const last = this.#layer_norm(hidden, "layernorm");
     this.#retire(hidden);
     return last;
@@ -179,7 +181,8 @@ class Forward {
   /** Copies a tensor out of the engine. */
   async read(handle: TensorHandle): Promise<Tensor<"float32">> {
     const dims = this.#engine.dims(handle);
-    return new Tensor("float32", await this.#engine.read(handle), dims);
+    const data = await until_aborted(this.#engine.read(handle), this.#signal, "forward");
+    return new Tensor("float32", data, dims);
   }
 
   /** The optional outputs, for the main one to join. */

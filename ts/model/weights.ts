@@ -6,6 +6,7 @@ import type {
   TensorHandle,
   WeightDtype,
 } from "../engine/engine.ts";
+import { Pacer } from "../engine/pacer.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { view_of } from "../loading/bytes.ts";
 import type { Checkpoint, CheckpointTensor } from "../loading/types.ts";
@@ -21,6 +22,9 @@ import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
 const CHUNK_BYTES = 4 << 20;
+/** Fresh values take their time: so many bytes at once keep a page waiting for about 10 ms. */
+const FRESH_CHUNK_BYTES = 512 << 10;
+const LOADING = "Loading the model";
 
 const BYTES_PER_ELEMENT: Record<WeightDtype, number> = { float32: 4, float16: 2, bfloat16: 2, int8: 1 };
 /** The scales of an int8 weight [out, in] are float32 [out] under the weight's key with this behind it. */
@@ -239,6 +243,7 @@ export async function create_weights(
     const name = module.kind === "tensor" ? module.key : module.name;
     handles.set(name, await (module.kind === "tensor" ? filler.tensor(module) : filler.linear(module)));
   }
+  await filler.finish();
   return new Weights(engine, modules, dtype, handles);
 }
 
@@ -247,6 +252,7 @@ class Filler {
   readonly #dtype: WeightDtype;
   readonly #found: ReadonlyMap<string, FoundTensor>;
   readonly #options: FillOptions;
+  readonly #pacer: Pacer;
 
   constructor(
     engine: Engine,
@@ -258,13 +264,21 @@ class Filler {
     this.#dtype = dtype;
     this.#found = found;
     this.#options = options;
+    this.#pacer = new Pacer(options.signal, LOADING);
   }
 
   async tensor(spec: ParameterSpec): Promise<TensorHandle> {
     const { bytes, dtype } = await this.#values(spec, 0, count(spec.dims));
-    return this.#located(spec, () =>
+    const handle = await this.#located(spec, () =>
       this.#engine.parameter(bytes, dtype, float_dtype(this.#dtype), spec.dims),
     );
+    await this.#done(spec, handle);
+    return handle;
+  }
+
+  /** Resolves when the engine has taken everything. */
+  finish(): Promise<void> {
+    return this.#pacer.finish();
   }
 
   async linear(module: LinearSpec): Promise<LinearHandle> {
@@ -274,15 +288,19 @@ class Filler {
     for (const part of module.parts) {
       const { row, rows, weight, bias } = part;
       const source = this.#found.get(weight.key);
-      const step = rows_per_chunk(module.in_features, source?.dtype ?? "float32");
+      const step = source
+        ? rows_per_chunk(module.in_features, source.dtype)
+        : rows_per_chunk(module.in_features, "float32", FRESH_CHUNK_BYTES);
       for (let done = 0; done < rows; done += step) {
         const chunk = { done, taken: Math.min(step, rows - done), in_features: module.in_features };
         if (source?.dtype === "int8") await this.#quantised_rows(handle, part, source, chunk);
         else await this.#rows(handle, part, chunk);
+        await this.#done(weight, handle);
       }
       if (bias) {
         const { bytes, dtype } = await this.#values(bias, 0, rows);
-        this.#located(bias, () => this.#engine.set_bias(handle, row, bytes, dtype));
+        await this.#located(bias, () => this.#engine.set_bias(handle, row, bytes, dtype));
+        await this.#done(bias, handle);
       }
     }
     return handle;
@@ -291,7 +309,7 @@ class Filler {
   async #rows(handle: LinearHandle, { row, weight }: LinearPart, chunk: RowChunk): Promise<void> {
     const { done, taken, in_features } = chunk;
     const { bytes, dtype } = await this.#values(weight, done * in_features, taken * in_features);
-    this.#located(weight, () => this.#engine.set_rows(handle, row + done, bytes, dtype));
+    await this.#located(weight, () => this.#engine.set_rows(handle, row + done, bytes, dtype));
   }
 
   async #quantised_rows(
@@ -300,12 +318,12 @@ class Filler {
     { tensor, scale }: FoundIntegers,
     { done, taken, in_features }: RowChunk,
   ): Promise<void> {
-    throw_if_aborted(this.#options.signal, "Loading the model");
+    throw_if_aborted(this.#options.signal, LOADING);
     const width = BYTES_PER_ELEMENT.float32;
     const scales = await scale.read(done * width, taken * width);
     check_scales(scale, scales, done);
     const bytes = await tensor.read(done * in_features, taken * in_features);
-    this.#located(weight, () => this.#engine.set_quantised_rows(handle, row + done, bytes, scales));
+    await this.#located(weight, () => this.#engine.set_quantised_rows(handle, row + done, bytes, scales));
   }
 
   /** Elements [start, start + length) of a parameter as raw bytes of some floating type. */
@@ -314,7 +332,7 @@ class Filler {
     start: number,
     length: number,
   ): Promise<{ bytes: Uint8Array; dtype: FloatDtype }> {
-    throw_if_aborted(this.#options.signal, "Loading the model");
+    throw_if_aborted(this.#options.signal, LOADING);
     const source = this.#found.get(spec.key);
     if (source === undefined || source.dtype === "int8")
       return { bytes: this.#fresh(spec, start, length), dtype: "float32" };
@@ -323,8 +341,13 @@ class Filler {
     return { bytes, dtype: source.dtype };
   }
 
+  /** Call after each piece: holds the next one back while too many are on their way to the engine. */
+  #done(spec: ParameterSpec, handle: Handle): Promise<void> {
+    return this.#pacer.step(this.#located(spec, () => this.#engine.ready(handle)));
+  }
+
   /** Adds the file and key to the engine's complaint about a value. */
-  #located<T>(spec: ParameterSpec, action: () => T): T {
+  #located<T>(spec: ParameterSpec, action: () => T | Promise<T>): Promise<T> {
     return located(this.#found.get(spec.key)?.tensor, action);
   }
 
@@ -359,9 +382,9 @@ function check_scales(tensor: CheckpointTensor, bytes: Uint8Array, first: number
 }
 
 /** Adds the file and key to the engine's complaint about a value. */
-function located<T>(source: CheckpointTensor | undefined, action: () => T): T {
+async function located<T>(source: CheckpointTensor | undefined, action: () => T | Promise<T>): Promise<T> {
   try {
-    return action();
+    return await action();
   } catch (error) {
     if (source === undefined || !(error instanceof VitMsnError) || error.code === "OUT_OF_MEMORY")
       throw error;
@@ -372,8 +395,8 @@ function located<T>(source: CheckpointTensor | undefined, action: () => T): T {
   }
 }
 
-function rows_per_chunk(in_features: number, dtype: WeightDtype): number {
-  return Math.max(1, Math.floor(CHUNK_BYTES / (in_features * BYTES_PER_ELEMENT[dtype])));
+function rows_per_chunk(in_features: number, dtype: WeightDtype, chunk_bytes = CHUNK_BYTES): number {
+  return Math.max(1, Math.floor(chunk_bytes / (in_features * BYTES_PER_ELEMENT[dtype])));
 }
 
 function same_dims(a: readonly number[], b: readonly number[]): boolean {
