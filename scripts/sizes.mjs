@@ -9,7 +9,7 @@ const budgets = [
   { file: "dist/vit_msn_relaxed_threads.wasm", what: "the same, relaxed SIMD and threads", budget: 300_000 },
   { file: "dist/thread.web.js", what: "a thread's program, browsers", budget: 15_000 },
   // The aim is 60 kB. Half of what there is reads untrusted files and says in sentences what is wrong with them.
-  { file: "dist/index.web.js", what: "facade, browsers", budget: 135_000 },
+  { file: "dist/index.web.js", what: "facade, browsers", budget: 142_000 },
 ];
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 

@@ -3,7 +3,8 @@ import { VitMsnError } from "../errors.ts";
 import type { Engine } from "./engine.ts";
 import { choose_level, type EngineInfo, obstacle_to_threads } from "./levels.ts";
 import { load_wasm_module } from "./load_wasm.ts";
-import { create_wasm_engine, has_threads, type WasmEngine } from "./wasm_engine.ts";
+import { has_threads, type WasmEngine } from "./wasm_engine.ts";
+import { create_wasm_engine } from "./wasm_training_engine.ts";
 
 /** More than any of today's machines makes use of, and few enough for every runtime. */
 const MAX_THREADS = 64;

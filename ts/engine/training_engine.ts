@@ -129,6 +129,13 @@ export interface TrainingEngine extends Engine {
     v: TensorHandle,
     step: AdamWStep,
   ): void;
-  sgd_step(parameter: TensorHandle, gradient: TensorHandle, momentum: TensorHandle, step: SgdStep): void;
-  lars_step(parameter: TensorHandle, gradient: TensorHandle, momentum: TensorHandle, step: LarsStep): void;
+  /** `buffer` holds the momentum; without momentum there needn't be one. */
+  sgd_step(
+    parameter: TensorHandle,
+    gradient: TensorHandle,
+    buffer: TensorHandle | undefined,
+    step: SgdStep,
+  ): void;
+  /** `buffer` holds the momentum: zero before the first step. */
+  lars_step(parameter: TensorHandle, gradient: TensorHandle, buffer: TensorHandle, step: LarsStep): void;
 }

@@ -10,32 +10,19 @@ import type {
   TensorHandle,
   WeightDtype,
 } from "./engine.ts";
-import create_glue from "./generated/glue.js";
+import type create_glue from "./generated/glue.js";
 import type { Level } from "./levels.ts";
 import { ThreadPool } from "./thread_pool.ts";
 
-type Glue = ReturnType<typeof create_glue>;
-
-/** Starts a WebAssembly instance of its own from the compiled module. */
-export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
-  const glue = create_glue();
-  let memory: WebAssembly.Memory;
-  try {
-    // The glue makes the shared memory of a module with threads; others have their own, and this one isn't used.
-    const unused = has_threads(module) ? undefined : new WebAssembly.Memory({ initial: 0 });
-    memory = glue.initSync({ module, memory: unused }).memory;
-  } catch (cause) {
-    throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
-  }
-  return new WasmEngine(glue, module, memory);
-}
+/** The exported functions of an instance. */
+export type Glue = ReturnType<typeof create_glue>;
 
 /** Whether a module was built for threads: those take their memory from outside. */
 export function has_threads(module: WebAssembly.Module): boolean {
   return WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
 }
 
-/** The CPU engine: every call goes straight into WebAssembly, and every failure comes back as a VitMsnError. */
+/** Inference on the CPU: every call goes straight into WebAssembly, and every failure comes back as a VitMsnError. */
 export class WasmEngine implements Engine {
   readonly level: Level;
   readonly #module: WebAssembly.Module;
@@ -64,15 +51,15 @@ export class WasmEngine implements Engine {
   }
 
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
-    return this.#call((glue) => glue.tensor(data, Uint32Array.from(dims))) as TensorHandle;
+    return this.call((glue) => glue.tensor(data, Uint32Array.from(dims))) as TensorHandle;
   }
 
   parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle {
-    return this.#call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
+    return this.call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
   }
 
   async parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Promise<Uint8Array> {
-    return this.#call((glue) => glue.parameter_bytes(parameter, dtype));
+    return this.call((glue) => glue.parameter_bytes(parameter, dtype));
   }
 
   linear_weights(
@@ -81,33 +68,33 @@ export class WasmEngine implements Engine {
     dtype: WeightDtype,
     has_bias: boolean,
   ): LinearHandle {
-    return this.#call((glue) =>
+    return this.call((glue) =>
       glue.linear_weights(out_features, in_features, dtype, has_bias),
     ) as LinearHandle;
   }
 
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void {
-    this.#call((glue) => glue.set_rows(weights, row, bytes, from));
+    this.call((glue) => glue.set_rows(weights, row, bytes, from));
   }
 
   set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void {
-    this.#call((glue) => glue.set_quantised_rows(weights, row, bytes, scales));
+    this.call((glue) => glue.set_quantised_rows(weights, row, bytes, scales));
   }
 
   set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void {
-    this.#call((glue) => glue.set_bias(weights, offset, bytes, from));
+    this.call((glue) => glue.set_bias(weights, offset, bytes, from));
   }
 
   async get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
-    return this.#call((glue) => glue.get_rows(weights, row, rows));
+    return this.call((glue) => glue.get_rows(weights, row, rows));
   }
 
   async get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
-    return this.#call((glue) => glue.get_scales(weights, row, rows));
+    return this.call((glue) => glue.get_scales(weights, row, rows));
   }
 
   async get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array> {
-    return this.#call((glue) => glue.get_bias(weights, offset, count));
+    return this.call((glue) => glue.get_bias(weights, offset, count));
   }
 
   linear(
@@ -116,24 +103,24 @@ export class WasmEngine implements Engine {
     activation: Activation,
     residual?: TensorHandle,
   ): TensorHandle {
-    return this.#call((glue) => glue.linear(x, weights, activation, residual)) as TensorHandle;
+    return this.call((glue) => glue.linear(x, weights, activation, residual)) as TensorHandle;
   }
 
   layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle {
-    return this.#call((glue) => glue.layer_norm(x, weight, bias, eps)) as TensorHandle;
+    return this.call((glue) => glue.layer_norm(x, weight, bias, eps)) as TensorHandle;
   }
 
   scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle {
-    return this.#call((glue) => glue.scaled_dot_product_attention(qkv, num_heads)) as TensorHandle;
+    return this.call((glue) => glue.scaled_dot_product_attention(qkv, num_heads)) as TensorHandle;
   }
 
   eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle } {
-    const [context, probs] = this.#call((glue) => glue.eager_attention(qkv, num_heads));
+    const [context, probs] = this.call((glue) => glue.eager_attention(qkv, num_heads));
     return { context: context as TensorHandle, probs: probs as TensorHandle };
   }
 
   patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle {
-    return this.#call((glue) =>
+    return this.call((glue) =>
       glue.patch_embed(pixel_values, projection, patch.height, patch.width),
     ) as TensorHandle;
   }
@@ -144,56 +131,56 @@ export class WasmEngine implements Engine {
     positions: TensorHandle,
     masked?: { mask: Uint8Array; mask_token: TensorHandle },
   ): TensorHandle {
-    return this.#call((glue) =>
+    return this.call((glue) =>
       glue.embed_tokens(patches, cls_token, positions, masked?.mask, masked?.mask_token),
     ) as TensorHandle;
   }
 
   take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle {
-    return this.#call((glue) => glue.take_tokens(x, patches, kept)) as TensorHandle;
+    return this.call((glue) => glue.take_tokens(x, patches, kept)) as TensorHandle;
   }
 
   interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle {
-    return this.#call((glue) =>
+    return this.call((glue) =>
       glue.interpolate_positions(positions, from.height, from.width, to.height, to.width),
     ) as TensorHandle;
   }
 
   pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle {
-    return this.#call((glue) => glue.pool(x, kind)) as TensorHandle;
+    return this.call((glue) => glue.pool(x, kind)) as TensorHandle;
   }
 
   cross_entropy(logits: TensorHandle, labels: Int32Array): TensorHandle {
-    return this.#call((glue) => glue.cross_entropy(logits, labels)) as TensorHandle;
+    return this.call((glue) => glue.cross_entropy(logits, labels)) as TensorHandle;
   }
 
   mse_loss(x: TensorHandle, target: TensorHandle): TensorHandle {
-    return this.#call((glue) => glue.mse_loss(x, target)) as TensorHandle;
+    return this.call((glue) => glue.mse_loss(x, target)) as TensorHandle;
   }
 
   bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle {
-    return this.#call((glue) => glue.bce_with_logits(logits, target)) as TensorHandle;
+    return this.call((glue) => glue.bce_with_logits(logits, target)) as TensorHandle;
   }
 
   dims(x: TensorHandle): number[] {
-    return Array.from(this.#call((glue) => glue.dims(x)));
+    return Array.from(this.call((glue) => glue.dims(x)));
   }
 
   /** Ops are done when they return. */
   async ready(): Promise<void> {}
 
   async read(x: TensorHandle): Promise<Float32Array> {
-    return this.#call((glue) => glue.read(x));
+    return this.call((glue) => glue.read(x));
   }
 
   /** Freeing what a disposed or dead engine held is no error: cleaning up may come after either. */
   free(handle: Handle): void {
     if (this.#glue === undefined || this.#fault !== undefined) return;
-    this.#call((glue) => glue.free(handle));
+    this.call((glue) => glue.free(handle));
   }
 
   memory(): EngineMemory {
-    const [handles, bytes] = this.#call((glue) => glue.live()) as unknown as [number, number];
+    const [handles, bytes] = this.call((glue) => glue.live()) as unknown as [number, number];
     return { handles, bytes, reserved: this.#memory?.buffer.byteLength ?? 0 };
   }
 
@@ -204,7 +191,8 @@ export class WasmEngine implements Engine {
     await this.#pool?.dispose();
   }
 
-  #call<T>(op: (glue: Glue) => T): T {
+  /** Runs ops of the instance, and turns what they raise into VitMsnErrors. */
+  protected call<T>(op: (glue: Glue) => T): T {
     if (this.#glue === undefined) {
       throw new VitMsnError("DISPOSED", "This model's engine was disposed; load the model again.");
     }

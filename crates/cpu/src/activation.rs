@@ -30,6 +30,18 @@ fn map_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, op: impl Fn(F32x4) ->
     }
 }
 
+/// Minimax polynomial of r = ½·erfcx(a/√2) in t on a ∈ [0, 6], error 1.1e-8.
+pub(crate) const GELU_TAIL: [f32; 8] = [
+    -3.419_456_2e-4,
+    1.348_339_6e-1,
+    9.586_185e-2,
+    2.396_032_3e-1,
+    -1.859_047e-1,
+    4.204_656_5e-1,
+    -2.550_663e-1,
+    5.054_825e-2,
+];
+
 /// x·Φ(x) = max(x, 0) − |x|·Φ(−|x|), where Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)): no large numbers cancel. Beyond
 /// 6, where a·r is nearly constant, r's argument is held.
 #[inline(always)]
@@ -37,20 +49,9 @@ fn gelu(x: F32x4) -> F32x4 {
     let one = F32x4::splat(1.0);
     let size = x.abs().min(F32x4::splat(6.0));
     let t = one.div(size.mul_add(F32x4::splat(0.325), one));
-    // Minimax polynomial of r = ½·erfcx(a/√2) in t on a ∈ [0, 6], error 1.1e-8.
-    const R: [f32; 8] = [
-        -3.419_456_2e-4,
-        1.348_339_6e-1,
-        9.586_185e-2,
-        2.396_032_3e-1,
-        -1.859_047e-1,
-        4.204_656_5e-1,
-        -2.550_663e-1,
-        5.054_825e-2,
-    ];
     let decay = exp_nonpositive(x.mul(x).mul(F32x4::splat(-0.5)));
     x.max(F32x4::splat(0.0))
-        .sub(size.mul(decay).mul(polynomial8(t, R)))
+        .sub(size.mul(decay).mul(polynomial8(t, GELU_TAIL)))
 }
 
 /// The tanh form is x·σ(2u), since ½(1 + tanh u) = σ(2u).

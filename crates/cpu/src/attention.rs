@@ -29,11 +29,11 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    fn check(&self, qkv: &[f32], out: &[f32]) -> Result<()> {
+    pub(crate) fn check(&self, qkv: &[f32], out: &[f32]) -> Result<()> {
         if self.heads == 0 || self.head_dim == 0 {
             return Err(Error::InvalidArgument(
                 "Attention needs at least one head of at least one channel.".to_string(),

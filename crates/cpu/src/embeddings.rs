@@ -1,6 +1,6 @@
 //! Tokens from patches: masking, the CLS token and positions.
 
-use vit_msn_tensor::{Result, check_len};
+use vit_msn_tensor::{Result, check_len, try_vec};
 
 /// The sizes of the token embeddings: `[batch, 1 + patches, width]`.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,88 @@ pub fn assemble_embeddings(
         let position = &positions[token * width..][..width];
         for ((value, source), position) in target.iter_mut().zip(source).zip(position) {
             *value = source + position;
+        }
+    }
+    Ok(())
+}
+
+/// Where the gradients of [`assemble_embeddings`] go: shapes as there.
+pub struct EmbeddingGradients<'a> {
+    /// `[B, patches, D]`
+    pub patches: &'a mut [f32],
+    /// `[D]`
+    pub cls: &'a mut [f32],
+    /// `[1 + patches, D]`
+    pub positions: &'a mut [f32],
+    /// The mask `[B, patches]`, and the gradient `[D]` by the mask token.
+    pub mask: Option<(&'a [u8], &'a mut [f32])>,
+}
+
+/// The gradients by what [`assemble_embeddings`] puts together, from grad `[B, 1 + patches, D]`: what masked patches
+/// would get goes to the mask token. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+pub fn assemble_embeddings_backward(
+    grad: &[f32],
+    shape: EmbeddingShape,
+    out: EmbeddingGradients,
+) -> Result<()> {
+    let EmbeddingShape {
+        batch,
+        patches: count,
+        width,
+    } = shape;
+    let tokens = count.saturating_add(1);
+    check_len(
+        "The gradient of the embeddings",
+        grad.len(),
+        &[batch, tokens, width],
+    )?;
+    check_len(
+        "The gradient by the patches",
+        out.patches.len(),
+        &[batch, count, width],
+    )?;
+    check_len("The gradient by the CLS token", out.cls.len(), &[width])?;
+    check_len(
+        "The gradient by the positions",
+        out.positions.len(),
+        &[tokens, width],
+    )?;
+    if let Some((masked, token)) = &out.mask {
+        check_len("bool_masked_pos", masked.len(), &[batch, count])?;
+        check_len("The gradient by the mask token", token.len(), &[width])?;
+    }
+    if width == 0 {
+        return Ok(());
+    }
+    out.positions.fill(0.0);
+    // Float64: it sums over all masked patches of all pictures.
+    let mut mask_sum = try_vec::<f64>(width)?;
+    let masked = out.mask.as_ref().map(|(masked, _)| *masked);
+    for (row, grad) in grad.chunks_exact(width).enumerate() {
+        let (sample, token) = (row / tokens, row % tokens);
+        let position = &mut out.positions[token * width..][..width];
+        for (sum, value) in position.iter_mut().zip(grad) {
+            *sum += value;
+        }
+        if token == 0 {
+            continue;
+        }
+        let patch = sample * count + token - 1;
+        let target = &mut out.patches[patch * width..][..width];
+        if masked.is_some_and(|masked| masked[patch] != 0) {
+            target.fill(0.0);
+            for (sum, &value) in mask_sum.iter_mut().zip(grad) {
+                *sum += f64::from(value);
+            }
+        } else {
+            target.copy_from_slice(grad);
+        }
+    }
+    // The CLS token and its position are the two summands of the same outputs.
+    out.cls.copy_from_slice(&out.positions[..width]);
+    if let Some((_, token)) = out.mask {
+        for (target, sum) in token.iter_mut().zip(mask_sum) {
+            *target = sum as f32;
         }
     }
     Ok(())
@@ -149,6 +231,57 @@ mod tests {
                 run(a, b, c, d, e, f).unwrap_err().code(),
                 "INVALID_ARGUMENT"
             );
+        }
+    }
+
+    #[test]
+    fn gradients_go_to_what_was_put_together() {
+        let grad: Vec<f32> = (1..=12).map(|v| v as f32).collect();
+        let [mut patches, mut cls] = [vec![f32::NAN; 8], vec![f32::NAN; 2]];
+        let [mut positions, mut token] = [vec![f32::NAN; 6], vec![f32::NAN; 2]];
+        let mut run = |masked: Option<&[u8]>| {
+            let out = EmbeddingGradients {
+                patches: &mut patches,
+                cls: &mut cls,
+                positions: &mut positions,
+                mask: masked.map(|masked| (masked, &mut token[..])),
+            };
+            assemble_embeddings_backward(&grad, SHAPE, out).unwrap();
+            [
+                patches.clone(),
+                cls.clone(),
+                positions.clone(),
+                token.clone(),
+            ]
+        };
+        let [patches, cls, positions, _] = run(None);
+        assert_eq!(patches, [3.0, 4.0, 5.0, 6.0, 9.0, 10.0, 11.0, 12.0]);
+        assert_eq!(cls, [8.0, 10.0]);
+        assert_eq!(positions, [8.0, 10.0, 12.0, 14.0, 16.0, 18.0]);
+        let [patches, _, same, token] = run(Some(&[0, 1, 1, 0]));
+        assert_eq!(patches, [3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 11.0, 12.0]);
+        assert_eq!(token, [14.0, 16.0]);
+        assert_eq!(same, positions);
+    }
+
+    #[test]
+    fn wrong_lengths_of_gradients_are_errors() {
+        for [grad, patches, cls, positions, masked, token] in [
+            [11, 8, 2, 6, 4, 2],
+            [12, 7, 2, 6, 4, 2],
+            [12, 8, 1, 6, 4, 2],
+            [12, 8, 2, 5, 4, 2],
+            [12, 8, 2, 6, 3, 2],
+            [12, 8, 2, 6, 4, 1],
+        ] {
+            let out = EmbeddingGradients {
+                patches: &mut vec![0.0; patches],
+                cls: &mut vec![0.0; cls],
+                positions: &mut vec![0.0; positions],
+                mask: Some((&vec![0; masked], &mut vec![0.0; token])),
+            };
+            let error = assemble_embeddings_backward(&vec![0.0; grad], SHAPE, out).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
     }
 }

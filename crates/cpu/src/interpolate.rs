@@ -16,39 +16,18 @@ pub fn interpolate_positions(
     width: usize,
     out: &mut [f32],
 ) -> Result<()> {
-    let [cells, new_cells] = [numel(&[grid.0, grid.1])?, numel(&[new_grid.0, new_grid.1])?];
-    if cells == 0 || new_cells == 0 || width == 0 {
-        return Err(Error::InvalidArgument(format!(
-            "Positions can't be interpolated from a grid of {}×{} to one of {}×{} at width {width}.",
-            grid.0, grid.1, new_grid.0, new_grid.1
-        )));
-    }
-    check_len(
-        "The position embeddings",
-        positions.len(),
-        &[cells.saturating_add(1), width],
-    )?;
-    check_len(
-        "The interpolated positions",
-        out.len(),
-        &[new_cells.saturating_add(1), width],
-    )?;
+    check(positions, grid, new_grid, width, out)?;
     let (cls, source) = positions.split_at(width);
     let (out_cls, out_cells) = out.split_at_mut(width);
     out_cls.copy_from_slice(cls);
     for (cell, target) in out_cells.chunks_exact_mut(width).enumerate() {
-        let vertical = taps(cell / new_grid.1, grid.0, new_grid.0);
-        let horizontal = taps(cell % new_grid.1, grid.1, new_grid.1);
         target.fill(0.0);
-        for (row, row_weight) in vertical {
-            for (column, column_weight) in horizontal {
-                let weight = row_weight * column_weight;
-                let values = &source[(row * grid.1 + column) * width..][..width];
-                for (target, value) in target.iter_mut().zip(values) {
-                    *target += weight * value;
-                }
+        for_each_tap(cell, grid, new_grid, |source_cell, weight| {
+            let values = &source[source_cell * width..][..width];
+            for (target, value) in target.iter_mut().zip(values) {
+                *target += weight * value;
             }
-        }
+        });
     }
     Ok(())
 }
@@ -74,6 +53,74 @@ fn inner(x: f32) -> f32 {
 /// The kernel between one and two samples from its centre.
 fn outer(x: f32) -> f32 {
     ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
+}
+
+/// The gradient of [`interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to out
+/// `[1 + rows·columns, width]`. Errors as there.
+pub fn interpolate_positions_backward(
+    grad: &[f32],
+    grid: (usize, usize),
+    new_grid: (usize, usize),
+    width: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    check(out, grid, new_grid, width, grad)?;
+    let (cls, cells) = grad.split_at(width);
+    let (out_cls, out_cells) = out.split_at_mut(width);
+    out_cls.copy_from_slice(cls);
+    out_cells.fill(0.0);
+    for (cell, grad) in cells.chunks_exact(width).enumerate() {
+        for_each_tap(cell, grid, new_grid, |source, weight| {
+            let target = &mut out_cells[source * width..][..width];
+            for (target, value) in target.iter_mut().zip(grad) {
+                *target += weight * value;
+            }
+        });
+    }
+    Ok(())
+}
+
+/// INVALID_ARGUMENT unless both grids have cells and the positions their sizes.
+fn check(
+    positions: &[f32],
+    grid: (usize, usize),
+    new_grid: (usize, usize),
+    width: usize,
+    interpolated: &[f32],
+) -> Result<()> {
+    let [cells, new_cells] = [numel(&[grid.0, grid.1])?, numel(&[new_grid.0, new_grid.1])?];
+    if cells == 0 || new_cells == 0 || width == 0 {
+        return Err(Error::InvalidArgument(format!(
+            "Positions can't be interpolated from a grid of {}×{} to one of {}×{} at width {width}.",
+            grid.0, grid.1, new_grid.0, new_grid.1
+        )));
+    }
+    check_len(
+        "The position embeddings",
+        positions.len(),
+        &[cells.saturating_add(1), width],
+    )?;
+    check_len(
+        "The interpolated positions",
+        interpolated.len(),
+        &[new_cells.saturating_add(1), width],
+    )
+}
+
+/// Calls `visit` with the sixteen cells of `grid` that make a cell of `new_grid`, and their weights.
+fn for_each_tap(
+    cell: usize,
+    grid: (usize, usize),
+    new_grid: (usize, usize),
+    mut visit: impl FnMut(usize, f32),
+) {
+    let vertical = taps(cell / new_grid.1, grid.0, new_grid.0);
+    let horizontal = taps(cell % new_grid.1, grid.1, new_grid.1);
+    for (row, row_weight) in vertical {
+        for (column, column_weight) in horizontal {
+            visit(row * grid.1 + column, row_weight * column_weight);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +204,34 @@ mod tests {
                 run(grid, new, width, len, out).unwrap_err().code(),
                 "INVALID_ARGUMENT"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_gradient_is_the_transpose(grid in (1usize..7, 1usize..7), new in (1usize..9, 1usize..9), width in 1usize..4) {
+            let (cells, new_cells) = (1 + grid.0 * grid.1, 1 + new.0 * new.1);
+            let (positions, grad) = (values(cells * width, 43), values(new_cells * width, 44));
+            let (mut forward, mut backward) = (vec![f32::NAN; new_cells * width], vec![f32::NAN; cells * width]);
+            interpolate_positions(&positions, grid, new, width, &mut forward).unwrap();
+            interpolate_positions_backward(&grad, grid, new, width, &mut backward).unwrap();
+            // ⟨grad, A·x⟩ = ⟨Aᵀ·grad, x⟩
+            let dot = |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum() };
+            prop_assert!((dot(&grad, &forward) - dot(&backward, &positions)).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_of_gradients_are_errors() {
+        for (len, out) in [(5, 15), (6, 14)] {
+            let error = interpolate_positions_backward(
+                &vec![0.0; len],
+                (2, 2),
+                (1, 1),
+                3,
+                &mut vec![0.0; out],
+            );
+            assert_eq!(error.unwrap_err().code(), "INVALID_ARGUMENT");
         }
     }
 }

@@ -38,16 +38,16 @@ pub fn layer_norm(
 
 /// The mean, as a float near it and what is missing, and the biased variance.
 #[derive(Clone, Copy)]
-struct Moments {
-    shift: f32,
-    rest: f32,
-    variance: f32,
+pub(crate) struct Moments {
+    pub shift: f32,
+    pub rest: f32,
+    pub variance: f32,
 }
 
 impl Moments {
     /// The first sum only picks a shift near the mean. What remains after it is small and nearly exact, so that
     /// its moments don't cancel, however large the mean.
-    fn of(row: &[f32]) -> Self {
+    pub fn of(row: &[f32]) -> Self {
         let count = row.len() as f32;
         let shift = sum_of(row, 0.0).0 / count;
         let (sum, squares) = sum_of(row, shift);

@@ -4,14 +4,22 @@
 //! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`]: float32, half-width or int8.
 
 mod activation;
+mod activation_backward;
 mod attention;
+mod attention_backward;
 mod dot_i8;
+mod dropout;
+mod elementwise;
 mod embeddings;
 mod gemm;
 mod interpolate;
 mod layer_norm;
+mod layer_norm_backward;
+mod linear_backward;
 mod linear_i8;
 mod loss;
+mod loss_backward;
+mod optimiser;
 mod pack;
 mod parallel;
 mod patch_embed;
@@ -23,16 +31,28 @@ mod softmax;
 mod take_tokens;
 #[cfg(test)]
 mod test_support;
+mod transpose;
 
+pub use activation_backward::{activate, activate_backward};
 pub use attention::{AttentionShape, eager, sdpa};
-pub use embeddings::{EmbeddingShape, PatchMask, assemble_embeddings};
+pub use attention_backward::{eager_backward, sdpa_backward};
+pub use dropout::dropout;
+pub use elementwise::{accumulate, add, sum_of_squares};
+pub use embeddings::{
+    EmbeddingGradients, EmbeddingShape, PatchMask, assemble_embeddings,
+    assemble_embeddings_backward,
+};
 pub use gemm::linear;
-pub use interpolate::interpolate_positions;
+pub use interpolate::{interpolate_positions, interpolate_positions_backward};
 pub use layer_norm::layer_norm;
-pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, mse};
+pub use layer_norm_backward::{LayerNormGradients, layer_norm_backward};
+pub use linear_backward::{linear_backward_input, linear_backward_weights};
+pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoothed, mse};
+pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_backward};
+pub use optimiser::{AdamW, Lars, Sgd, adamw_step, lars_step, sgd_step};
 pub use pack::PackedLinear;
 pub use parallel::{lose_worker, work};
-pub use patch_embed::{PatchShape, patch_embed};
-pub use pool::{pool_cls, pool_mean};
+pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
+pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
 pub use softmax::softmax;
-pub use take_tokens::{SelectionShape, take_tokens};
+pub use take_tokens::{SelectionShape, take_tokens, take_tokens_backward};

@@ -12,8 +12,39 @@ pub fn cross_entropy<L: Copy + Into<i64>>(
     classes: usize,
     labels: &[L],
 ) -> Result<f64> {
+    cross_entropy_smoothed(logits, classes, labels, 0.0)
+}
+
+/// [`cross_entropy`] with label smoothing s as PyTorch's: the target is (1 − s)·one_hot + s / classes.
+/// Errors: as there, and for s outside [0, 1].
+pub fn cross_entropy_smoothed<L: Copy + Into<i64>>(
+    logits: &[f32],
+    classes: usize,
+    labels: &[L],
+    smoothing: f64,
+) -> Result<f64> {
+    check_smoothing(smoothing)?;
+    let mut sum = 0.0;
+    let count = for_each_label(logits, classes, labels, |_, row, class| {
+        let log_sum = LogSum::of(row);
+        sum += (1.0 - smoothing) * log_sum.minus(row[class]);
+        if smoothing > 0.0 {
+            let others: f64 = row.iter().map(|&v| log_sum.minus(v)).sum();
+            sum += smoothing / classes as f64 * others;
+        }
+    })?;
+    mean(sum, count, "labels that aren't ignored")
+}
+
+/// Calls `visit` with the index, the logits and the class of each label that isn't ignored, and counts them.
+pub(crate) fn for_each_label<L: Copy + Into<i64>>(
+    logits: &[f32],
+    classes: usize,
+    labels: &[L],
+    mut visit: impl FnMut(usize, &[f32], usize),
+) -> Result<usize> {
     check_len("The logits", logits.len(), &[labels.len(), classes])?;
-    let (mut sum, mut count) = (0.0, 0usize);
+    let mut count = 0;
     for (index, label) in labels.iter().map(|&label| label.into()).enumerate() {
         if label == IGNORE_INDEX {
             continue;
@@ -24,13 +55,42 @@ pub fn cross_entropy<L: Copy + Into<i64>>(
                 classes.saturating_sub(1)
             ))
         })?;
-        let row = &logits[index * classes..][..classes];
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f64 = row.iter().map(|&v| f64::from(v - largest).exp()).sum();
-        sum += total.ln() + f64::from(largest) - f64::from(row[class]);
+        visit(index, &logits[index * classes..][..classes], class);
         count += 1;
     }
-    mean(sum, count, "labels that aren't ignored")
+    Ok(count)
+}
+
+pub(crate) fn check_smoothing(smoothing: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&smoothing) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "label_smoothing must be from 0 to 1, got {smoothing}."
+    )))
+}
+
+/// ln Σ e^logit of a row, in two parts: the largest logit, and what is added to it.
+#[derive(Clone, Copy)]
+pub(crate) struct LogSum {
+    largest: f32,
+    rest: f64,
+}
+
+impl LogSum {
+    pub fn of(row: &[f32]) -> Self {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = row.iter().map(|&v| f64::from(v - largest).exp()).sum();
+        Self {
+            largest,
+            rest: total.ln(),
+        }
+    }
+
+    /// −ln of the probability of a logit.
+    pub fn minus(self, logit: f32) -> f64 {
+        self.rest + f64::from(self.largest) - f64::from(logit)
+    }
 }
 
 /// The mean squared error. Errors: INVALID_ARGUMENT when the lengths differ or are zero.
@@ -59,7 +119,7 @@ pub fn bce_with_logits(logits: &[f32], targets: &[f32]) -> Result<f64> {
     )
 }
 
-fn mean(sum: f64, count: usize, what: &str) -> Result<f64> {
+pub(crate) fn mean(sum: f64, count: usize, what: &str) -> Result<f64> {
     if count == 0 {
         return Err(Error::InvalidArgument(format!(
             "A loss needs at least one of the {what}."
@@ -143,5 +203,22 @@ mod tests {
             cross_entropy(&[1.0], 2, &[0i32]).unwrap_err().code(),
             "INVALID_ARGUMENT"
         );
+    }
+
+    #[test]
+    fn smoothing_mixes_in_the_mean_over_classes() {
+        let (logits, classes, labels) = (values(4 * 5, 3), 5, [1i32, -100, 0, 4]);
+        let plain = |labels: &[i32]| cross_entropy(&logits, classes, labels).unwrap();
+        let own = plain(&labels);
+        let over_classes: f64 = (0..5).map(|c| plain(&[c, -100, c, c])).sum::<f64>() / 5.0;
+        for smoothing in [0.0, 0.1, 1.0] {
+            let expected = (1.0 - smoothing) * own + smoothing * over_classes;
+            let actual = cross_entropy_smoothed(&logits, classes, &labels, smoothing).unwrap();
+            assert!((actual - expected).abs() < 1e-12);
+        }
+        for smoothing in [-0.1, 1.1, f64::NAN] {
+            let error = cross_entropy_smoothed(&logits, classes, &labels, smoothing).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
     }
 }

@@ -80,6 +80,25 @@ impl PackedLinear {
         })
     }
 
+    /// A float32 right operand of one product, without a bias, which its maker fills through
+    /// [`PackedLinear::panels_mut`]. Errors: as [`PackedLinear::new`].
+    pub(crate) fn operand(out_features: usize, in_features: usize) -> Result<Self> {
+        let mut operand = Self::new(out_features, in_features, Dtype::F32, false)?;
+        operand.rows_set.fill(true);
+        Ok(operand)
+    }
+
+    /// The panels of float32 storage, one after the other; none of other types.
+    pub(crate) fn panels_mut(&mut self) -> &mut [f32] {
+        match &mut self.panels {
+            // SAFETY: as in `panel_block`.
+            Panels::Full(rows) => unsafe {
+                std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len() * NR)
+            },
+            Panels::Half(_) | Panels::Quantised(_) => &mut [],
+        }
+    }
+
     /// N: the number of outputs.
     pub fn out_features(&self) -> usize {
         self.out_features

@@ -262,6 +262,11 @@ impl<'a, T> Parts<'a, T> {
         }
     }
 
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// `count` elements from `first` on. Panics where there are fewer.
     ///
     /// # Safety

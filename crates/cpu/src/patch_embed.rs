@@ -3,6 +3,7 @@
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
 use crate::gemm::linear;
+use crate::linear_backward::linear_backward_weights;
 use crate::pack::PackedLinear;
 use crate::parallel::for_each_block_of_rows;
 
@@ -40,6 +41,14 @@ impl PatchShape {
         }
         Ok((rows, columns))
     }
+
+    fn check_pixels(&self, pixels: &[f32]) -> Result<()> {
+        check_len(
+            "The picture",
+            pixels.len(),
+            &[self.batch, self.channels, self.height, self.width],
+        )
+    }
 }
 
 /// Pixels `[B, C, H, W]` to patch embeddings `[B, rows · columns, out_features]`, with the projection's weight
@@ -62,11 +71,7 @@ pub fn patch_embed(
             w.in_features()
         )));
     }
-    check_len(
-        "The picture",
-        pixels.len(),
-        &[shape.batch, shape.channels, shape.height, shape.width],
-    )?;
+    shape.check_pixels(pixels)?;
     check_len(
         "The patch embedding",
         out.len(),
@@ -79,14 +84,7 @@ pub fn patch_embed(
         .enumerate()
     {
         let lines = &mut scratch[..target.len() / w.out_features() * depth];
-        let work = lines.len().saturating_mul(4);
-        for_each_block_of_rows(lines, depth, work, &|first, lines| {
-            for (offset, line) in lines.chunks_exact_mut(depth).enumerate() {
-                let patch = block * PATCH_BLOCK + first + offset;
-                let (sample, cell) = (patch / (rows * columns), patch % (rows * columns));
-                copy_patch(pixels, shape, sample, cell / columns, cell % columns, line);
-            }
-        });
+        copy_patches(pixels, shape, (rows, columns), block * PATCH_BLOCK, lines);
         linear(lines, w, Activation::Identity, None, target)?;
     }
     Ok(())
@@ -108,6 +106,48 @@ fn copy_patch(
             + column * shape.patch_width;
         line.copy_from_slice(&pixels[first..first + shape.patch_width]);
     }
+}
+
+/// The gradients of [`patch_embed`] by the projection's weight `[out_features, C · patch_height · patch_width]` and bias
+/// `[out_features]`, from grad `[B, rows · columns, out_features]`.
+/// Errors: INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
+pub fn patch_embed_backward(
+    grad: &[f32],
+    pixels: &[f32],
+    shape: PatchShape,
+    weight: &mut [f32],
+    bias: &mut [f32],
+) -> Result<()> {
+    let (rows, columns) = shape.grid()?;
+    let depth = numel(&[shape.channels, shape.patch_height, shape.patch_width])?;
+    shape.check_pixels(pixels)?;
+    check_len(
+        "The gradient of the patch embedding",
+        grad.len(),
+        &[shape.batch, rows, columns, bias.len()],
+    )?;
+    let mut lines = try_vec(numel(&[shape.batch, rows, columns, depth])?)?;
+    copy_patches(pixels, shape, (rows, columns), 0, &mut lines);
+    linear_backward_weights(grad, &lines, weight, bias)
+}
+
+/// Lays out patches from `first` on, a row of `lines` each.
+fn copy_patches(
+    pixels: &[f32],
+    shape: PatchShape,
+    (rows, columns): (usize, usize),
+    first: usize,
+    lines: &mut [f32],
+) {
+    let depth = shape.channels * shape.patch_height * shape.patch_width;
+    let work = lines.len().saturating_mul(4);
+    for_each_block_of_rows(lines, depth, work, &|row0, lines| {
+        for (offset, line) in lines.chunks_exact_mut(depth).enumerate() {
+            let patch = first + row0 + offset;
+            let (sample, cell) = (patch / (rows * columns), patch % (rows * columns));
+            copy_patch(pixels, shape, sample, cell / columns, cell % columns, line);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -243,5 +283,65 @@ mod tests {
             "INVALID_ARGUMENT"
         );
         patch_embed(&[0.0; 48], good, &w, &mut [0.0; 16]).unwrap();
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_convolution() {
+        let shape = PatchShape {
+            batch: 3,
+            channels: 2,
+            height: 7,
+            width: 11,
+            patch_height: 2,
+            patch_width: 3,
+        };
+        let (width, depth, patches) = (5, 12, 9);
+        let pixels = values(3 * 2 * 7 * 11, 1);
+        let grad = values(3 * patches * width, 2);
+        let (mut weight, mut bias) = (vec![f32::NAN; width * depth], vec![f32::NAN; width]);
+        patch_embed_backward(&grad, &pixels, shape, &mut weight, &mut bias).unwrap();
+        // The op is linear in each parameter: its gradient is what one unit of it adds, times grad.
+        let dot =
+            |out: Vec<f64>| -> f64 { out.iter().zip(&grad).map(|(o, &g)| o * f64::from(g)).sum() };
+        let unit = |len: usize, index: usize| -> Vec<f32> {
+            (0..len).map(|i| f32::from(i == index)).collect()
+        };
+        let by_weight: Vec<f64> = (0..width * depth)
+            .map(|index| {
+                dot(naive(
+                    &pixels,
+                    shape,
+                    &unit(width * depth, index),
+                    &vec![0.0; width],
+                ))
+            })
+            .collect();
+        assert_close(&weight, &by_weight, 1e-5);
+        let by_bias: Vec<f64> = (0..width)
+            .map(|index| {
+                dot(naive(
+                    &pixels,
+                    shape,
+                    &vec![0.0; width * depth],
+                    &unit(width, index),
+                ))
+            })
+            .collect();
+        assert_close(&bias, &by_bias, 1e-5);
+        for (grad, pixels, weight, bias) in [
+            (134, 462, 60, 5),
+            (135, 461, 60, 5),
+            (135, 462, 59, 5),
+            (135, 462, 60, 4),
+        ] {
+            let error = patch_embed_backward(
+                &vec![0.0; grad],
+                &vec![0.0; pixels],
+                shape,
+                &mut vec![0.0; weight],
+                &mut vec![0.0; bias],
+            );
+            assert_eq!(error.unwrap_err().code(), "INVALID_ARGUMENT");
+        }
     }
 }

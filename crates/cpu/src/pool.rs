@@ -66,6 +66,48 @@ fn check(
     check_len("The output of pooling", out.len(), &[batch, width])
 }
 
+/// The gradient of [`pool_cls`]: grad `[batch, width]` to out `[batch, tokens, width]`. Errors as there.
+pub fn pool_cls_backward(
+    grad: &[f32],
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    check(out, batch, tokens, width, grad, 1)?;
+    for (sample, grad) in samples(out, tokens, width).zip(grad.chunks_exact(width)) {
+        let (cls, patches) = sample.split_at_mut(width);
+        cls.copy_from_slice(grad);
+        patches.fill(0.0);
+    }
+    Ok(())
+}
+
+/// The gradient of [`pool_mean`]: grad `[batch, width]` to out `[batch, tokens, width]`. Errors as there.
+pub fn pool_mean_backward(
+    grad: &[f32],
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    check(out, batch, tokens, width, grad, 2)?;
+    for (sample, grad) in samples(out, tokens, width).zip(grad.chunks_exact(width)) {
+        let (cls, patches) = sample.split_at_mut(width);
+        cls.fill(0.0);
+        for token in patches.chunks_exact_mut(width) {
+            for (target, grad) in token.iter_mut().zip(grad) {
+                *target = grad / (tokens - 1) as f32;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn samples(out: &mut [f32], tokens: usize, width: usize) -> impl Iterator<Item = &mut [f32]> {
+    out.chunks_exact_mut(tokens * width)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +150,24 @@ mod tests {
             "INVALID_ARGUMENT"
         );
         pool_cls(&[], 0, 3, 2, &mut []).unwrap();
+    }
+
+    #[test]
+    fn gradients_go_where_values_came_from() {
+        let (grad, mut out) = ([1.0, 2.0, 3.0, 4.0], [f32::NAN; 12]);
+        pool_cls_backward(&grad, 2, 3, 2, &mut out).unwrap();
+        assert_eq!(
+            out,
+            [1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]
+        );
+        pool_mean_backward(&grad, 2, 3, 2, &mut out).unwrap();
+        assert_eq!(
+            out,
+            [0.0, 0.0, 0.5, 1.0, 0.5, 1.0, 0.0, 0.0, 1.5, 2.0, 1.5, 2.0]
+        );
+        let error = pool_mean_backward(&grad, 2, 1, 2, &mut out[..4]).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        let error = pool_cls_backward(&grad[..3], 2, 3, 2, &mut out).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
     }
 }

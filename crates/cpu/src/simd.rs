@@ -126,6 +126,20 @@ mod imp {
         }
 
         #[inline(always)]
+        pub fn sqrt(self) -> Self {
+            Self(f32x4_sqrt(self.0))
+        }
+
+        /// The first two lanes of both, in turn; then the last two.
+        #[inline(always)]
+        pub fn interleave(self, other: Self) -> (Self, Self) {
+            (
+                Self(i32x4_shuffle::<0, 4, 1, 5>(self.0, other.0)),
+                Self(i32x4_shuffle::<2, 6, 3, 7>(self.0, other.0)),
+            )
+        }
+
+        #[inline(always)]
         pub fn min(self, other: Self) -> Self {
             Self(f32x4_pmin(self.0, other.0))
         }
@@ -259,6 +273,18 @@ mod imp {
         #[inline(always)]
         pub fn abs(self) -> Self {
             Self(self.0.map(f32::abs))
+        }
+
+        #[inline(always)]
+        pub fn sqrt(self) -> Self {
+            Self(self.0.map(f32::sqrt))
+        }
+
+        /// The first two lanes of both, in turn; then the last two.
+        #[inline(always)]
+        pub fn interleave(self, other: Self) -> (Self, Self) {
+            let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+            (Self([a, e, b, f]), Self([c, g, d, h]))
         }
 
         #[inline(always)]

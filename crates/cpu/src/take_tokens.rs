@@ -15,6 +15,34 @@ pub struct SelectionShape {
     pub width: usize,
 }
 
+impl SelectionShape {
+    fn check(&self, x: &[f32], patches: &[u32], out: &[f32]) -> Result<()> {
+        let Self {
+            batch,
+            tokens,
+            kept,
+            width,
+        } = *self;
+        if tokens == 0 || kept == 0 || width == 0 {
+            return Err(Error::InvalidArgument(format!(
+                "{kept} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
+            )));
+        }
+        numel(&[tokens, width])?;
+        numel(&[1 + kept, width])?;
+        check_len("The tokens", x.len(), &[batch, tokens, width])?;
+        check_len("The chosen patches", patches.len(), &[batch, kept])?;
+        check_len("The chosen tokens", out.len(), &[batch, 1 + kept, width])?;
+        if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
+            return Err(Error::InvalidArgument(format!(
+                "There is no patch {patch}: a picture has {} here.",
+                tokens - 1
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// The CLS token and the chosen patches of each picture, in the order of `patches` `[B, K]`, whose indices count
 /// from the first patch: x `[B, N, D]` to out `[B, 1 + K, D]`. Masked Siamese Networks drop patches so, after positions
 /// are added (Assran et al., 2022).
@@ -25,28 +53,13 @@ pub fn take_tokens(
     patches: &[u32],
     out: &mut [f32],
 ) -> Result<()> {
+    shape.check(x, patches, out)?;
     let SelectionShape {
-        batch,
         tokens,
         kept,
         width,
+        ..
     } = shape;
-    if tokens == 0 || kept == 0 || width == 0 {
-        return Err(Error::InvalidArgument(format!(
-            "{kept} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
-        )));
-    }
-    numel(&[tokens, width])?;
-    numel(&[1 + kept, width])?;
-    check_len("The tokens", x.len(), &[batch, tokens, width])?;
-    check_len("The chosen patches", patches.len(), &[batch, kept])?;
-    check_len("The chosen tokens", out.len(), &[batch, 1 + kept, width])?;
-    if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
-        return Err(Error::InvalidArgument(format!(
-            "There is no patch {patch}: a picture has {} here.",
-            tokens - 1
-        )));
-    }
     let pictures = x.chunks_exact(tokens * width);
     let targets = out.chunks_exact_mut((1 + kept) * width);
     for ((picture, target), patches) in pictures.zip(targets).zip(patches.chunks_exact(kept)) {
@@ -54,6 +67,37 @@ pub fn take_tokens(
         cls.copy_from_slice(&picture[..width]);
         for (row, &patch) in rows.chunks_exact_mut(width).zip(patches) {
             row.copy_from_slice(&picture[(1 + patch as usize) * width..][..width]);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of [`take_tokens`]: grad `[B, 1 + K, D]` to out `[B, N, D]`, zero for the tokens that were left out; what
+/// was taken twice gets both. Errors as there.
+pub fn take_tokens_backward(
+    grad: &[f32],
+    shape: SelectionShape,
+    patches: &[u32],
+    out: &mut [f32],
+) -> Result<()> {
+    shape.check(out, patches, grad)?;
+    let SelectionShape {
+        tokens,
+        kept,
+        width,
+        ..
+    } = shape;
+    out.fill(0.0);
+    let pictures = out.chunks_exact_mut(tokens * width);
+    let grads = grad.chunks_exact((1 + kept) * width);
+    for ((picture, grad), patches) in pictures.zip(grads).zip(patches.chunks_exact(kept)) {
+        let (cls, rows) = grad.split_at(width);
+        picture[..width].copy_from_slice(cls);
+        for (row, &patch) in rows.chunks_exact(width).zip(patches) {
+            let target = &mut picture[(1 + patch as usize) * width..][..width];
+            for (sum, value) in target.iter_mut().zip(row) {
+                *sum += value;
+            }
         }
     }
     Ok(())
@@ -101,5 +145,17 @@ mod tests {
             let error = take_tokens(&X, shape, patches, &mut out).unwrap_err();
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
+    }
+
+    #[test]
+    fn gradients_go_back_to_the_tokens_that_were_taken() {
+        let mut out = [f32::NAN; 8];
+        let grad = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        take_tokens_backward(&grad, SHAPE, &[2, 0, 1, 1], &mut out).unwrap();
+        assert_eq!(out, [1.0, 3.0, 0.0, 2.0, 4.0, 0.0, 11.0, 0.0]);
+        let error = take_tokens_backward(&grad, SHAPE, &[2, 0, 1, 3], &mut out).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        let error = take_tokens_backward(&grad[1..], SHAPE, &[0; 4], &mut out).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
     }
 }

@@ -267,12 +267,12 @@ impl Engine {
         Ok(copy)
     }
 
-    fn scalar(&mut self, value: f64) -> Result<u32> {
+    pub(crate) fn scalar(&mut self, value: f64) -> Result<u32> {
         self.tensor(vec![value as f32], &[1])
     }
 }
 
-fn attention_shape(dims: &[usize], heads: usize) -> Result<AttentionShape> {
+pub(crate) fn attention_shape(dims: &[usize], heads: usize) -> Result<AttentionShape> {
     let [batch, tokens, width] = rank(dims, "qkv")?;
     let channels = heads
         .checked_mul(3)
@@ -290,7 +290,7 @@ fn attention_shape(dims: &[usize], heads: usize) -> Result<AttentionShape> {
     })
 }
 
-fn rank<const N: usize>(dims: &[usize], what: &str) -> Result<[usize; N]> {
+pub(crate) fn rank<const N: usize>(dims: &[usize], what: &str) -> Result<[usize; N]> {
     dims.try_into().map_err(|_| {
         Error::InvalidArgument(format!(
             "{what} must have {N} dimensions, got the shape {dims:?}."
@@ -298,7 +298,7 @@ fn rank<const N: usize>(dims: &[usize], what: &str) -> Result<[usize; N]> {
     })
 }
 
-fn with_last(dims: &[usize], last: usize) -> Result<Vec<usize>> {
+pub(crate) fn with_last(dims: &[usize], last: usize) -> Result<Vec<usize>> {
     match dims.split_last() {
         Some((_, leading)) => Ok([leading, &[last]].concat()),
         None => Err(Error::InvalidArgument(

@@ -57,6 +57,28 @@ impl Handles {
         }
     }
 
+    /// The tensors of several handles, to write to. Errors: INVALID_ARGUMENT where one is given twice.
+    pub fn tensors_mut<const N: usize>(&mut self, handles: [u32; N]) -> Result<[&mut Tensor; N]> {
+        for (index, &handle) in handles.iter().enumerate() {
+            self.tensor(handle)?;
+            if handles[..index].contains(&handle) {
+                return Err(Error::InvalidArgument(format!(
+                    "Handle {handle} is given twice to an op that writes to it."
+                )));
+            }
+        }
+        let place_of = |handle: &u32| handles.iter().position(|other| other == handle);
+        let mut found: Vec<(usize, &mut Tensor)> = Vec::with_capacity(N);
+        for (handle, object) in &mut self.objects {
+            if let (Some(place), Object::Tensor(tensor)) = (place_of(handle), object) {
+                found.push((place, tensor));
+            }
+        }
+        found.sort_unstable_by_key(|(place, _)| *place);
+        let tensors: Vec<&mut Tensor> = found.into_iter().map(|(_, tensor)| tensor).collect();
+        tensors.try_into().map_err(|_| stale(0))
+    }
+
     /// The weights of a handle.
     pub fn linear(&self, handle: u32) -> Result<&PackedLinear> {
         match self.objects.get(&handle) {
@@ -121,5 +143,18 @@ mod tests {
             handles.linear(second).err().unwrap().code(),
             "INVALID_ARGUMENT"
         );
+    }
+
+    #[test]
+    fn several_tensors_are_written_in_the_order_asked_for() {
+        let mut handles = Handles::default();
+        let [a, b, c] =
+            [1, 2, 3].map(|size| handles.add_tensor(Tensor::zeros(&[size]).unwrap()).unwrap());
+        let [x, y] = handles.tensors_mut([c, a]).unwrap();
+        assert_eq!([x.dims(), y.dims()], [[3], [1]]);
+        let error = handles.tensors_mut([a, b, a]).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        let error = handles.tensors_mut([a, 99]).unwrap_err();
+        assert_eq!(error.code(), "DISPOSED");
     }
 }

@@ -4,6 +4,8 @@
 mod engine;
 mod error;
 mod handles;
+mod training;
+mod training_exports;
 
 use std::cell::RefCell;
 use std::panic;

@@ -1,0 +1,198 @@
+//! Activations of their own, and their gradients.
+
+use vit_msn_tensor::{Activation, Result, check_len};
+
+use crate::activation::{GELU_TAIL, activate_rows};
+use crate::elementwise::{BLOCK, update};
+use crate::parallel::for_each_block_of_rows;
+use crate::simd::{F32x4, exp_nonpositive, polynomial8};
+
+/// What an element costs, in multiply-adds.
+const WORK: usize = 16;
+
+/// out = act(x). Errors: INVALID_ARGUMENT when the lengths differ.
+pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
+    check_len("The output of an activation", out.len(), &[x.len()])?;
+    let work = x.len().saturating_mul(WORK);
+    for_each_block_of_rows(out, 1, work, &|first, out| {
+        let x = &x[first..][..out.len()];
+        for (out, x) in out.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+            out.copy_from_slice(x);
+            activate_rows(act, std::iter::once(out));
+        }
+    });
+    Ok(())
+}
+
+/// out = grad · act′(x), where x is the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
+/// Errors: INVALID_ARGUMENT when the lengths differ.
+pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
+    check_len("The gradient of an activation", grad.len(), &[x.len()])?;
+    check_len("The gradient by its input", out.len(), &[x.len()])?;
+    match act {
+        Activation::Identity => out.copy_from_slice(grad),
+        Activation::Gelu => scale_by(grad, x, out, gelu_slope),
+        Activation::Relu => {
+            let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
+            scale_by(grad, x, out, |x| {
+                // NaN stays NaN: x − x is 0 for every number but an infinity, which is capped.
+                let nan_or_zero = x.min(one).max(zero.sub(one));
+                zero.lt(x).select(one, nan_or_zero.sub(nan_or_zero))
+            });
+        }
+        Activation::Silu => scale_by(grad, x, out, |x| slope_of_sigmoid(x, x, F32x4::splat(1.0))),
+        Activation::GeluTanh => scale_by(grad, x, out, gelu_tanh_slope),
+        Activation::QuickGelu => {
+            let factor = F32x4::splat(1.702);
+            scale_by(grad, x, out, |x| slope_of_sigmoid(x, x.mul(factor), factor));
+        }
+    }
+    Ok(())
+}
+
+fn scale_by(grad: &[f32], x: &[f32], out: &mut [f32], slope: impl Fn(F32x4) -> F32x4 + Sync) {
+    update([out], [grad, x], WORK, &|_, [grad, x]| [grad.mul(slope(x))]);
+}
+
+/// Φ(x) + x·φ(x); Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)) as in the activation itself.
+#[inline(always)]
+fn gelu_slope(x: F32x4) -> F32x4 {
+    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
+    // Beyond 6 either is its limit to within 1e-7.
+    let x = x.min(F32x4::splat(6.0)).max(F32x4::splat(-6.0));
+    let t = one.div(x.abs().mul_add(F32x4::splat(0.325), one));
+    let decay = exp_nonpositive(x.mul(x).mul(F32x4::splat(-0.5)));
+    let tail = decay.mul(polynomial8(t, GELU_TAIL));
+    let cdf = x.lt(zero).select(tail, one.sub(tail));
+    // 1 / √(2π)
+    x.mul(decay).mul_add(F32x4::splat(0.398_942_3), cdf)
+}
+
+/// The derivative of x·σ(2u) with 2u = x·(a + b·x²), as in the activation itself.
+#[inline(always)]
+fn gelu_tanh_slope(x: F32x4) -> F32x4 {
+    // Beyond 10 either is its limit, while x³ might overflow.
+    let x = x.min(F32x4::splat(10.0)).max(F32x4::splat(-10.0));
+    let linear = F32x4::splat(1.595_769_2);
+    let cubic = F32x4::splat(1.595_769_2 * 0.044_715);
+    let square = x.mul(x);
+    let inner = square.mul_add(cubic, linear).mul(x);
+    let inner_slope = square.mul_add(cubic.mul(F32x4::splat(3.0)), linear);
+    slope_of_sigmoid(x, inner, inner_slope)
+}
+
+/// The derivative of x·σ(u): σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
+#[inline(always)]
+fn slope_of_sigmoid(x: F32x4, u: F32x4, u_slope: F32x4) -> F32x4 {
+    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
+    // e^−|u| never overflows. σ(−|u|) and σ(|u|):
+    let decay = exp_nonpositive(zero.sub(u.abs()));
+    let large = one.div(decay.add(one));
+    let small = decay.mul(large);
+    let sigmoid = u.lt(zero).select(small, large);
+    // Beyond 100 the product is as good as 0, while ∞ times it would not be.
+    let x = x.min(F32x4::splat(100.0)).max(F32x4::splat(-100.0));
+    x.mul(u_slope).mul(small.mul(large)).add(sigmoid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{same_with_workers, values};
+    use vit_msn_tensor::testing::activation;
+
+    fn slope(act: Activation, x: f64) -> f64 {
+        let step = 1e-5;
+        (activation(act, x + step) - activation(act, x - step)) / (2.0 * step)
+    }
+
+    #[test]
+    fn every_slope_is_the_activations() {
+        for act in Activation::ALL {
+            // Not on relu's corner.
+            let x: Vec<f32> = (-20_000..20_000).map(|v| (v as f32 + 0.5) * 1e-3).collect();
+            let mut out = vec![f32::NAN; x.len()];
+            activate_backward(&vec![2.0; x.len()], &x, act, &mut out).unwrap();
+            for (&x, &actual) in x.iter().zip(&out) {
+                let expected = 2.0 * slope(act, f64::from(x));
+                let error = (f64::from(actual) - expected).abs();
+                assert!(
+                    error <= 1e-6,
+                    "{act:?} at {x}: {actual} instead of {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn limits_and_nan() {
+        for act in Activation::ALL.into_iter().skip(1) {
+            let x = [
+                f32::NEG_INFINITY,
+                f32::MIN,
+                -1e20,
+                -200.0,
+                200.0,
+                1e20,
+                f32::MAX,
+                f32::INFINITY,
+                f32::NAN,
+            ];
+            let mut out = [0.0; 9];
+            activate_backward(&[1.0; 9], &x, act, &mut out).unwrap();
+            assert!(out[..4].iter().all(|v| v.abs() < 1e-6), "{act:?}: {out:?}");
+            assert!(
+                out[4..8].iter().all(|v| (v - 1.0).abs() < 1e-6),
+                "{act:?}: {out:?}"
+            );
+            assert!(out[8].is_nan(), "{act:?}");
+        }
+    }
+
+    #[test]
+    fn relu_is_flat_at_zero() {
+        let mut out = [f32::NAN; 3];
+        activate_backward(&[5.0; 3], &[-0.0, 0.0, 1e-30], Activation::Relu, &mut out).unwrap();
+        assert_eq!(out, [0.0, 0.0, 5.0]);
+    }
+
+    #[test]
+    fn an_activation_of_its_own_is_the_fused_one() {
+        for len in [0, 1, 5, 40_001] {
+            let x = values(len, 3);
+            for act in Activation::ALL {
+                let mut expected = x.clone();
+                crate::activation::activate(act, &mut expected);
+                let mut out = vec![f32::NAN; len];
+                activate(&x, act, &mut out).unwrap();
+                assert_eq!(out, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let (x, grad) = (values(70_001, 4), values(70_001, 5));
+        for act in [Activation::Gelu, Activation::Silu] {
+            same_with_workers(|| {
+                let mut out = vec![0.0; x.len()];
+                let mut slopes = vec![0.0; x.len()];
+                activate(&x, act, &mut out).unwrap();
+                activate_backward(&grad, &x, act, &mut slopes).unwrap();
+                [out, slopes].concat()
+            });
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let act = Activation::Gelu;
+        for (grad, x, out) in [(2, 3, 3), (3, 3, 4)] {
+            let error =
+                activate_backward(&vec![0.0; grad], &vec![0.0; x], act, &mut vec![0.0; out]);
+            assert_eq!(error.unwrap_err().code(), "INVALID_ARGUMENT");
+        }
+        let error = activate(&[0.0; 2], act, &mut [0.0; 3]).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+    }
+}

@@ -1,0 +1,486 @@
+//! The gradients of self-attention by queries, keys and values.
+//!
+//! With S = scale · Q·Kᵀ, P = softmax(S) and O = P·V: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P ∘ (dP − D) with
+//! D = rowsum(dO ∘ O) = rowsum(P ∘ dP), dQ = scale · dS·K and dK = scale · dSᵀ·Q (Dao et al., FlashAttention, 2022,
+//! appendix B). A block of queries has all its scores at once, so memory grows with the tokens, not their square.
+
+use vit_msn_tensor::{Result, check_len, numel, try_vec};
+
+use crate::attention::AttentionShape;
+use crate::elementwise::update_block;
+use crate::gemm::{Block, NR, Start};
+use crate::parallel::{Parts, Rows, for_each_task, threads_for};
+use crate::simd::{F32x4, LANES};
+use crate::softmax::softmax_rows;
+use crate::transpose::transpose;
+
+/// Queries of one block: whole tiles of the GEMM.
+const QUERY_BLOCK: usize = 48;
+
+/// The gradient of [`crate::sdpa`] by qkv `[B, N, 3·D]`; grad and context, which the op returned, are `[B, N, D]`.
+/// Probabilities are computed again. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+pub fn sdpa_backward(
+    grad: &[f32],
+    qkv: &[f32],
+    context: &[f32],
+    shape: AttentionShape,
+    out: &mut [f32],
+) -> Result<()> {
+    check(grad, qkv, shape, out)?;
+    shape.check(qkv, context)?;
+    for_each_head(grad, qkv, Saved::Context(context), shape, out)
+}
+
+/// The gradient of [`crate::eager`] by qkv, from the probabilities `[B, heads, N, N]` that the op returned.
+/// Errors as [`sdpa_backward`].
+pub fn eager_backward(
+    grad: &[f32],
+    qkv: &[f32],
+    probs: &[f32],
+    shape: AttentionShape,
+    out: &mut [f32],
+) -> Result<()> {
+    check(grad, qkv, shape, out)?;
+    check_len(
+        "The probabilities of attention",
+        probs.len(),
+        &[shape.batch, shape.heads, shape.tokens, shape.tokens],
+    )?;
+    for_each_head(grad, qkv, Saved::Probs(probs), shape, out)
+}
+
+fn check(grad: &[f32], qkv: &[f32], shape: AttentionShape, out: &[f32]) -> Result<()> {
+    shape.check(qkv, grad)?;
+    check_len("The gradient by qkv", out.len(), &[qkv.len()])
+}
+
+/// What the forward op left.
+#[derive(Clone, Copy)]
+enum Saved<'a> {
+    Context(&'a [f32]),
+    Probs(&'a [f32]),
+}
+
+fn for_each_head(
+    grad: &[f32],
+    qkv: &[f32],
+    saved: Saved,
+    shape: AttentionShape,
+    out: &mut [f32],
+) -> Result<()> {
+    if qkv.is_empty() {
+        return Ok(());
+    }
+    let (tokens, width) = (shape.tokens, shape.width());
+    let sample = tokens * width;
+    let heads = shape.batch * shape.heads;
+    let multiply_adds = (5 * sample).saturating_mul(shape.batch * tokens);
+    let threads = threads_for(multiply_adds).min(heads);
+    let mut heads_of_threads = (0..threads)
+        .map(|_| Head::new(shape))
+        .collect::<Result<Vec<_>>>()?;
+    let (heads_of_threads, out) = (Parts::new(&mut heads_of_threads), Parts::new(out));
+    for_each_task(threads, heads, &|task| {
+        // SAFETY: each thread has its own.
+        let head = &mut unsafe { heads_of_threads.get(task.thread, 1) }[0];
+        let (batch, channel) = (
+            task.index / shape.heads,
+            task.index % shape.heads * shape.head_dim,
+        );
+        let first = batch * sample + channel;
+        let (qkv, grad) = (&qkv[batch * 3 * sample + channel..], &grad[first..]);
+        let saved = match saved {
+            Saved::Context(context) => Saved::Context(&context[first..]),
+            Saved::Probs(probs) => Saved::Probs(&probs[task.index * tokens * tokens..]),
+        };
+        // SAFETY: each task has its own channels of its sample's queries, keys and values.
+        let out = [0, 1, 2].map(|part| unsafe {
+            out.rows(batch * 3 * sample + part * width + channel, 3 * width)
+        });
+        head.run(grad, qkv, saved, out);
+    });
+    Ok(())
+}
+
+/// The operands of one head and the scratch memory of its thread.
+struct Head {
+    shape: AttentionShape,
+    /// Panels of NR keys, channel after channel, times the scale; the values likewise, unscaled.
+    keys_by_channel: Vec<f32>,
+    values_by_channel: Vec<f32>,
+    /// Panels of NR channels, token after token.
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    grads: Vec<f32>,
+    /// [QUERY_BLOCK, N]
+    probs: Vec<f32>,
+    slopes: Vec<f32>,
+    /// [N, QUERY_BLOCK]
+    turned: Vec<f32>,
+}
+
+impl Head {
+    fn new(shape: AttentionShape) -> Result<Self> {
+        let AttentionShape {
+            tokens, head_dim, ..
+        } = shape;
+        let by_channel = numel(&[tokens.next_multiple_of(NR), head_dim])?;
+        let by_token = numel(&[head_dim.next_multiple_of(NR), tokens])?;
+        let block = numel(&[QUERY_BLOCK.min(tokens), tokens])?;
+        Ok(Self {
+            shape,
+            keys_by_channel: try_vec(by_channel)?,
+            values_by_channel: try_vec(by_channel)?,
+            queries: try_vec(by_token)?,
+            keys: try_vec(by_token)?,
+            grads: try_vec(by_token)?,
+            probs: try_vec(block)?,
+            slopes: try_vec(block)?,
+            turned: try_vec(block)?,
+        })
+    }
+
+    /// `grad`, `qkv` and the saved tensor begin at the head's first element; `out` are the rows of the gradients by its
+    /// queries, keys and values.
+    fn run(&mut self, grad: &[f32], qkv: &[f32], saved: Saved, out: [Rows<f32>; 3]) {
+        self.pack(grad, qkv);
+        let AttentionShape {
+            tokens, head_dim, ..
+        } = self.shape;
+        let width = self.shape.width();
+        let [mut by_queries, mut by_keys, mut by_values] = out;
+        for query0 in (0..tokens).step_by(QUERY_BLOCK) {
+            let queries = QUERY_BLOCK.min(tokens - query0);
+            let block = queries * tokens;
+            let (q, grad) = (&qkv[query0 * 3 * width..], &grad[query0 * width..]);
+            let start = if query0 == 0 {
+                Start::Zero
+            } else {
+                Start::Accumulate
+            };
+            let by_key = Product {
+                rows: queries,
+                depth: head_dim,
+                columns: tokens,
+                panel_depth: head_dim,
+            };
+            match saved {
+                Saved::Probs(saved) => {
+                    self.probs[..block].copy_from_slice(&saved[query0 * tokens..][..block]);
+                }
+                Saved::Context(_) => {
+                    let scores = &mut Rows::new(&mut self.probs, tokens);
+                    by_key.run(q, 3 * width, &self.keys_by_channel, Start::Zero, scores);
+                    softmax_rows(&mut self.probs[..block], tokens);
+                }
+            }
+            let by_channel = Product {
+                rows: tokens,
+                depth: queries,
+                columns: head_dim,
+                panel_depth: tokens,
+            };
+            transpose(
+                &self.probs,
+                tokens,
+                queries,
+                tokens,
+                &mut self.turned,
+                queries,
+            );
+            let panels = &self.grads[query0 * NR..];
+            by_channel.run(&self.turned, queries, panels, start, &mut by_values);
+
+            let slopes = &mut Rows::new(&mut self.slopes, tokens);
+            by_key.run(grad, width, &self.values_by_channel, Start::Zero, slopes);
+            self.slopes_of_scores(queries, |query, probs, slopes| match saved {
+                Saved::Probs(_) => dot(probs, slopes),
+                Saved::Context(context) => {
+                    let context = &context[(query0 + query) * width..][..head_dim];
+                    dot(&grad[query * width..][..head_dim], context)
+                }
+            });
+            let by_query = Product {
+                rows: queries,
+                depth: tokens,
+                columns: head_dim,
+                panel_depth: tokens,
+            };
+            let target = &mut by_queries.skip(query0);
+            by_query.run(&self.slopes, tokens, &self.keys, Start::Zero, target);
+            transpose(
+                &self.slopes,
+                tokens,
+                queries,
+                tokens,
+                &mut self.turned,
+                queries,
+            );
+            let panels = &self.queries[query0 * NR..];
+            by_channel.run(&self.turned, queries, panels, start, &mut by_keys);
+        }
+    }
+
+    /// Packs a head; what pads the last panels stays zero.
+    fn pack(&mut self, grad: &[f32], qkv: &[f32]) {
+        let AttentionShape {
+            tokens, head_dim, ..
+        } = self.shape;
+        let width = self.shape.width();
+        let scale = self.scale();
+        for token in 0..tokens {
+            let row = &qkv[token * 3 * width..];
+            let [query, key, value] = [0, 1, 2].map(|part| &row[part * width..][..head_dim]);
+            let grad = &grad[token * width..][..head_dim];
+            let first = token / NR * NR * head_dim + token % NR;
+            for channel in 0..head_dim {
+                self.keys_by_channel[first + channel * NR] = key[channel] * scale;
+                self.values_by_channel[first + channel * NR] = value[channel];
+            }
+            for (source, panels) in [
+                (query, &mut self.queries),
+                (key, &mut self.keys),
+                (grad, &mut self.grads),
+            ] {
+                for (index, channels) in source.chunks(NR).enumerate() {
+                    panels[(index * tokens + token) * NR..][..channels.len()]
+                        .copy_from_slice(channels);
+                }
+            }
+        }
+    }
+
+    /// Turns the gradients by probabilities into scale · those by scores: P ∘ (dP − D); `total` gives a query's D.
+    fn slopes_of_scores(&mut self, queries: usize, total: impl Fn(usize, &[f32], &[f32]) -> f32) {
+        let tokens = self.shape.tokens;
+        let scale = F32x4::splat(self.scale());
+        let rows = self.slopes.chunks_exact_mut(tokens).take(queries);
+        for (query, (slopes, probs)) in rows.zip(self.probs.chunks_exact(tokens)).enumerate() {
+            let total = F32x4::splat(total(query, probs, slopes));
+            update_block([slopes], [probs], |[slope], [prob]| {
+                [slope.sub(total).mul(prob.mul(scale))]
+            });
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        (self.shape.head_dim as f32).sqrt().recip()
+    }
+}
+
+/// A product of rows with packed panels, whose depth may be a part of the panels'.
+struct Product {
+    rows: usize,
+    depth: usize,
+    columns: usize,
+    panel_depth: usize,
+}
+
+impl Product {
+    #[inline(never)]
+    fn run(&self, a: &[f32], a_stride: usize, panels: &[f32], start: Start, out: &mut Rows<f32>) {
+        for first in (0..self.columns).step_by(NR) {
+            let block = Block {
+                rows: self.rows,
+                columns: NR.min(self.columns - first),
+                depth: self.depth,
+                a_stride,
+            };
+            let panel = &panels[first * self.panel_depth..][..self.depth * NR];
+            block.multiply(a, panel, start, &mut out.shift(first));
+        }
+    }
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let lanes = x.iter().zip(y).fold(F32x4::splat(0.0), |sum, (x, y)| {
+        // SAFETY: each chunk is four floats.
+        unsafe { F32x4::load(x.as_ptr()).mul_add(F32x4::load(y.as_ptr()), sum) }
+    });
+    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+    lanes.sum() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, same_with_workers, values};
+    use crate::{eager, sdpa};
+    use proptest::prelude::*;
+
+    /// The rows of one head's queries, keys or values (`part`), in float64.
+    fn head(qkv: &[f64], s: AttentionShape, b: usize, h: usize, part: usize) -> Vec<&[f64]> {
+        let width = s.width();
+        let first = |t: usize| ((b * s.tokens + t) * 3 + part) * width + h * s.head_dim;
+        (0..s.tokens)
+            .map(|t| &qkv[first(t)..][..s.head_dim])
+            .collect()
+    }
+
+    fn product(x: &[f64], y: &[f64]) -> f64 {
+        x.iter().zip(y).map(|(x, y)| x * y).sum()
+    }
+
+    fn naive_probs(queries: &[&[f64]], keys: &[&[f64]]) -> Vec<Vec<f64>> {
+        let scale = keys
+            .first()
+            .map_or(1.0, |key| (key.len() as f64).sqrt().recip());
+        let softmax = |query: &&[f64]| {
+            let scores: Vec<f64> = keys.iter().map(|key| scale * product(query, key)).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let exps: Vec<f64> = scores.iter().map(|v| (v - largest).exp()).collect();
+            let sum: f64 = exps.iter().sum();
+            exps.into_iter().map(|v| v / sum).collect()
+        };
+        queries.iter().map(softmax).collect()
+    }
+
+    /// Σ grad · attention(qkv), whose gradient is asked for.
+    fn loss(grad: &[f32], qkv: &[f64], s: AttentionShape) -> f64 {
+        let mut sum = 0.0;
+        for (b, h) in (0..s.batch).flat_map(|b| (0..s.heads).map(move |h| (b, h))) {
+            let [q, k, v] = [0, 1, 2].map(|part| head(qkv, s, b, h, part));
+            for (token, probs) in naive_probs(&q, &k).iter().enumerate() {
+                for channel in 0..s.head_dim {
+                    let out: f64 = probs.iter().zip(&v).map(|(p, v)| p * v[channel]).sum();
+                    let first = (b * s.tokens + token) * s.width() + h * s.head_dim;
+                    sum += f64::from(grad[first + channel]) * out;
+                }
+            }
+        }
+        sum
+    }
+
+    /// The formulas above in float64, element by element.
+    fn naive(grad: &[f32], qkv: &[f32], s: AttentionShape) -> Vec<f64> {
+        let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+        let (grad, qkv) = (wide(grad), wide(qkv));
+        let scale = (s.head_dim as f64).sqrt().recip();
+        let mut out = vec![0.0; qkv.len()];
+        for (b, h) in (0..s.batch).flat_map(|b| (0..s.heads).map(move |h| (b, h))) {
+            let [q, k, v] = [0, 1, 2].map(|part| head(&qkv, s, b, h, part));
+            let at = |t: usize, part: usize| {
+                ((b * s.tokens + t) * 3 + part) * s.width() + h * s.head_dim
+            };
+            for (i, probs) in naive_probs(&q, &k).iter().enumerate() {
+                let grad = &grad[(b * s.tokens + i) * s.width() + h * s.head_dim..][..s.head_dim];
+                let slopes: Vec<f64> = v.iter().map(|value| product(grad, value)).collect();
+                let total = product(probs, &slopes);
+                for j in 0..s.tokens {
+                    let slope = scale * probs[j] * (slopes[j] - total);
+                    for c in 0..s.head_dim {
+                        out[at(i, 0) + c] += slope * k[j][c];
+                        out[at(j, 1) + c] += slope * q[i][c];
+                        out[at(j, 2) + c] += probs[j] * grad[c];
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn shape(batch: usize, tokens: usize, heads: usize, head_dim: usize) -> AttentionShape {
+        AttentionShape {
+            batch,
+            tokens,
+            heads,
+            head_dim,
+        }
+    }
+
+    /// The gradients by both ops.
+    fn run(grad: &[f32], qkv: &[f32], s: AttentionShape) -> [Vec<f32>; 2] {
+        let mut context = vec![f32::NAN; grad.len()];
+        let mut fused = vec![f32::NAN; qkv.len()];
+        sdpa(qkv, s, &mut context).unwrap();
+        sdpa_backward(grad, qkv, &context, s, &mut fused).unwrap();
+        let mut probs = vec![f32::NAN; s.batch * s.heads * s.tokens * s.tokens];
+        let mut by_definition = vec![f32::NAN; qkv.len()];
+        eager(qkv, s, &mut probs, &mut context).unwrap();
+        eager_backward(grad, qkv, &probs, s, &mut by_definition).unwrap();
+        [fused, by_definition]
+    }
+
+    fn check(s: AttentionShape, scale: f32) {
+        let size = s.batch * s.tokens * s.width();
+        let qkv: Vec<f32> = values(3 * size, 1).into_iter().map(|v| v * scale).collect();
+        let grad = values(size, 2);
+        let expected = naive(&grad, &qkv, s);
+        for actual in run(&grad, &qkv, s) {
+            assert_close(&actual, &expected, 1e-5 * f64::from(scale * scale).max(1.0));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn gradients_match_the_formulas(
+            batch in 0usize..3, tokens in 1usize..60, heads in 1usize..4, head_dim in 1usize..36, scale in 0.1f32..4.0,
+        ) {
+            check(shape(batch, tokens, heads, head_dim), scale);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        #[test]
+        fn the_formulas_match_finite_differences(tokens in 1usize..8, heads in 1usize..3, head_dim in 1usize..6) {
+            let s = shape(1, tokens, heads, head_dim);
+            let (grad, qkv) = (values(tokens * s.width(), 3), values(3 * tokens * s.width(), 4));
+            let wide: Vec<f64> = qkv.iter().map(|&v| f64::from(v)).collect();
+            let step = 1e-5;
+            for (index, expected) in naive(&grad, &qkv, s).into_iter().enumerate() {
+                let at = |offset: f64| {
+                    let mut moved = wide.clone();
+                    moved[index] += offset;
+                    loss(&grad, &moved, s)
+                };
+                let slope = (at(step) - at(-step)) / (2.0 * step);
+                prop_assert!((slope - expected).abs() < 1e-8, "{index}: {slope}, {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_cross_blocks_of_queries() {
+        for (tokens, head_dim) in [
+            (QUERY_BLOCK, 8),
+            (QUERY_BLOCK + 1, 7),
+            (3 * QUERY_BLOCK + 5, 64),
+            (0, 3),
+        ] {
+            check(shape(1, tokens, 2, head_dim), 2.0);
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let s = shape(2, 197, 6, 20);
+        let (grad, qkv) = (values(2 * 197 * 120, 5), values(3 * 2 * 197 * 120, 6));
+        same_with_workers(|| run(&grad, &qkv, s).concat());
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let s = shape(1, 2, 2, 3);
+        for (grad, qkv, context, out) in [
+            (11, 36, 12, 36),
+            (12, 35, 12, 36),
+            (12, 36, 11, 36),
+            (12, 36, 12, 35),
+        ] {
+            let [grad, qkv, context, mut out] = [grad, qkv, context, out].map(|len| vec![0.0; len]);
+            let error = sdpa_backward(&grad, &qkv, &context, s, &mut out).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
+        let error =
+            eager_backward(&[0.0; 12], &[0.0; 36], &[0.0; 7], s, &mut [0.0; 36]).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        let none = shape(1, 2, 0, 3);
+        let error = eager_backward(&[], &[], &[], none, &mut []).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+    }
+}

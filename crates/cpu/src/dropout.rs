@@ -1,0 +1,143 @@
+//! Dropout, by a counter-based generator: which elements stay depends on the seed and their index alone.
+//!
+//! Element `i` is dropped where `hash(hash(i ^ hash(seed)) ^ hash(seed ^ 0x9e3779b9))` is below
+//! `min(⌊probability · 2³²⌋, 2³² − 1)`; all numbers are unsigned and of 32 bits, and `hash` is lowbias32 (C. Wellons,
+//! "Prospecting for hash functions", 2018):
+//! `x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16`.
+//! Other elements are multiplied by `1 / (1 − probability)` (by 0 for probability 1). Every engine does the same.
+
+use vit_msn_tensor::{Error, Result, check_len};
+
+use crate::elementwise::BLOCK;
+use crate::parallel::{Parts, for_each_task, threads_for};
+
+/// What an element costs, in multiply-adds.
+const WORK: usize = 8;
+
+/// Zeroes each element with `probability` and divides the others by 1 − probability. Its gradient is the same op with
+/// the same seed. Errors: INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.
+pub fn dropout(x: &[f32], probability: f64, seed: u32, out: &mut [f32]) -> Result<()> {
+    check_len("The output of dropout", out.len(), &[x.len()])?;
+    let mask = Mask::new(probability, seed)?;
+    let out = Parts::new(out);
+    let threads = threads_for(x.len().saturating_mul(WORK));
+    for_each_task(threads, x.len().div_ceil(BLOCK), &|task| {
+        let first = task.index * BLOCK;
+        let x = &x[first..];
+        // SAFETY: each task has its own elements.
+        let out = unsafe { out.get(first, BLOCK.min(x.len())) };
+        mask.apply(x, first as u32, out);
+    });
+    Ok(())
+}
+
+/// Which elements stay.
+struct Mask {
+    keys: [u32; 2],
+    threshold: u32,
+    scale: f32,
+}
+
+impl Mask {
+    fn new(probability: f64, seed: u32) -> Result<Self> {
+        if !(0.0..=1.0).contains(&probability) {
+            return Err(Error::InvalidArgument(format!(
+                "A dropout probability must be from 0 to 1, got {probability}."
+            )));
+        }
+        Ok(Self {
+            keys: [hash(seed), hash(seed ^ 0x9e37_79b9)],
+            // The cast saturates.
+            threshold: (probability * 4_294_967_296.0) as u32,
+            scale: if probability < 1.0 {
+                (1.0 / (1.0 - probability)) as f32
+            } else {
+                0.0
+            },
+        })
+    }
+
+    /// LLVM makes vectors of this loop.
+    fn apply(&self, x: &[f32], first: u32, out: &mut [f32]) {
+        for (index, (target, &value)) in (first..).zip(out.iter_mut().zip(x)) {
+            let bits = hash(hash(index ^ self.keys[0]) ^ self.keys[1]);
+            let kept = value * self.scale;
+            *target = if bits < self.threshold { 0.0 } else { kept };
+        }
+    }
+}
+
+/// lowbias32
+fn hash(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ x >> 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{same_with_workers, values};
+
+    fn run(x: &[f32], probability: f64, seed: u32) -> Vec<f32> {
+        let mut out = vec![f32::NAN; x.len()];
+        dropout(x, probability, seed, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_mask_is_the_documented_one() {
+        // Computed from the definition above by another program.
+        let expected = [2.0, 0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 0.0];
+        assert_eq!(run(&[1.0; 12], 0.5, 42), expected);
+    }
+
+    #[test]
+    fn as_many_are_dropped_as_asked_for_whatever_the_seed() {
+        let x = vec![1.0; 200_000];
+        for (probability, seed) in [(0.1, 0), (0.1, 1), (0.5, 2), (0.9, u32::MAX)] {
+            let out = run(&x, probability, seed);
+            let dropped = out.iter().filter(|v| **v == 0.0).count() as f64 / x.len() as f64;
+            let spread = (probability * (1.0 - probability) / x.len() as f64).sqrt();
+            assert!((dropped - probability).abs() < 4.0 * spread, "{dropped}");
+        }
+    }
+
+    #[test]
+    fn masks_of_neighbouring_seeds_and_elements_are_unrelated() {
+        let x = vec![1.0; 100_000];
+        let [a, b] = [7, 8].map(|seed| run(&x, 0.5, seed));
+        let share = |same: usize| same as f64 / x.len() as f64;
+        let between_seeds = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        assert!((share(between_seeds) - 0.5).abs() < 0.01);
+        for lag in [1, 2, 64, 384] {
+            let same = a.iter().zip(&a[lag..]).filter(|(a, b)| a == b).count();
+            assert!((share(same) - 0.5).abs() < 0.01, "{lag}");
+        }
+    }
+
+    #[test]
+    fn the_extremes_keep_all_or_none() {
+        let x = values(1000, 1);
+        assert_eq!(run(&x, 0.0, 3), x);
+        assert!(run(&x, 1.0, 3).iter().all(|&v| v == 0.0));
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let x = values(300_001, 2);
+        same_with_workers(|| run(&x, 0.3, 9));
+    }
+
+    #[test]
+    fn what_is_no_probability_is_an_error() {
+        for probability in [-0.1, 1.5, f64::NAN] {
+            let error = dropout(&[1.0], probability, 0, &mut [0.0]).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
+        let error = dropout(&[1.0], 0.5, 0, &mut []).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+    }
+}

@@ -1,0 +1,91 @@
+//! Transposing blocks of matrices, four by four in registers.
+
+use crate::simd::{F32x4, LANES};
+
+/// `target[column · target_stride + row] = source[row · source_stride + column]` for each of `rows` and `columns`.
+/// Panics where a slice is too short.
+pub(crate) fn transpose(
+    source: &[f32],
+    source_stride: usize,
+    rows: usize,
+    columns: usize,
+    target: &mut [f32],
+    target_stride: usize,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(columns <= source_stride && rows <= target_stride);
+    assert!(source.len() >= (rows - 1) * source_stride + columns);
+    assert!(target.len() >= (columns - 1) * target_stride + rows);
+    let (whole_rows, whole_columns) = (rows / LANES * LANES, columns / LANES * LANES);
+    for row in (0..whole_rows).step_by(LANES) {
+        for column in (0..whole_columns).step_by(LANES) {
+            // SAFETY: row + 3 and column + 3 are inside both slices by the assertions.
+            unsafe {
+                let source = source.as_ptr().add(row * source_stride + column);
+                let target = target.as_mut_ptr().add(column * target_stride + row);
+                transpose_4x4(source, source_stride, target, target_stride);
+            }
+        }
+    }
+    let mut copy = |row: usize, column: usize| {
+        target[column * target_stride + row] = source[row * source_stride + column];
+    };
+    for row in 0..rows {
+        let first = if row < whole_rows { whole_columns } else { 0 };
+        (first..columns).for_each(|column| copy(row, column));
+    }
+}
+
+/// # Safety
+/// Four rows of four floats, a stride apart, must be readable at `source` and writable at `target`.
+#[inline(always)]
+unsafe fn transpose_4x4(
+    source: *const f32,
+    source_stride: usize,
+    target: *mut f32,
+    target_stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [a, b, c, d] = std::array::from_fn(|row| F32x4::load(source.add(row * source_stride)));
+        let ((ac0, ac1), (bd0, bd1)) = (a.interleave(c), b.interleave(d));
+        let ((t0, t1), (t2, t3)) = (ac0.interleave(bd0), ac1.interleave(bd1));
+        for (column, lanes) in [t0, t1, t2, t3].into_iter().enumerate() {
+            lanes.store(target.add(column * target_stride));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::values;
+
+    #[test]
+    fn every_element_finds_its_place_and_no_other_is_touched() {
+        for (rows, columns) in [(0, 3), (1, 1), (4, 4), (3, 5), (8, 12), (13, 7), (6, 17)] {
+            let (source_stride, target_stride) = (columns + 2, rows + 3);
+            let source = values(rows * source_stride, 1);
+            let mut target = vec![9.0; columns * target_stride];
+            transpose(
+                &source,
+                source_stride,
+                rows,
+                columns,
+                &mut target,
+                target_stride,
+            );
+            for (index, &value) in target.iter().enumerate() {
+                let (column, row) = (index / target_stride, index % target_stride);
+                let expected = if row < rows {
+                    source[row * source_stride + column]
+                } else {
+                    9.0
+                };
+                assert_eq!(value, expected);
+            }
+        }
+    }
+}
