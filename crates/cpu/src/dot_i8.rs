@@ -16,8 +16,6 @@ pub(crate) const MR: usize = 4;
 pub(crate) const NR: usize = 8;
 /// Inputs whose weights lie side by side: what one 32-bit lane sums.
 pub(crate) const PAIR: usize = 2;
-/// The largest magnitude of a quantised weight.
-pub(crate) const WEIGHT_LIMIT: f32 = 127.0;
 /// The most inputs whose sum is sure to fit int32 with activations of 8 bits.
 pub(crate) const MAX_DEPTH: usize = i32::MAX as usize / (127 * 128);
 

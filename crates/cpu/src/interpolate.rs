@@ -1,9 +1,6 @@
 //! Position embeddings for pictures of another size.
 
-use vit_msn_tensor::{Error, Result, check_len, numel};
-
-/// The cubic kernel's parameter, as in PyTorch and OpenCV (Keys, 1981, uses −0.5).
-const A: f32 = -0.75;
+use vit_msn_tensor::{Error, Result, bicubic_taps, check_len, numel};
 
 /// Interpolates positions `[1 + rows·columns, width]` to out `[1 + new_rows·new_columns, width]`: bicubic with
 /// corners unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the CLS
@@ -30,29 +27,6 @@ pub fn interpolate_positions(
         });
     }
     Ok(())
-}
-
-/// The four source indices and weights of output index `index` along one axis.
-fn taps(index: usize, len: usize, new_len: usize) -> [(usize, f32); 4] {
-    // float32, as PyTorch computes it: the same pictures get the same weights.
-    let place = len as f32 / new_len as f32 * (index as f32 + 0.5) - 0.5;
-    let first = place.floor();
-    let t = place - first;
-    let weights = [outer(t + 1.0), inner(t), inner(1.0 - t), outer(2.0 - t)];
-    std::array::from_fn(|tap| {
-        let wanted = first as i64 + tap as i64 - 1;
-        (wanted.clamp(0, len as i64 - 1) as usize, weights[tap])
-    })
-}
-
-/// The kernel within one sample of its centre.
-fn inner(x: f32) -> f32 {
-    ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-}
-
-/// The kernel between one and two samples from its centre.
-fn outer(x: f32) -> f32 {
-    ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
 }
 
 /// The gradient of [`interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to out
@@ -114,8 +88,8 @@ fn for_each_tap(
     new_grid: (usize, usize),
     mut visit: impl FnMut(usize, f32),
 ) {
-    let vertical = taps(cell / new_grid.1, grid.0, new_grid.0);
-    let horizontal = taps(cell % new_grid.1, grid.1, new_grid.1);
+    let vertical = bicubic_taps(cell / new_grid.1, grid.0, new_grid.0);
+    let horizontal = bicubic_taps(cell % new_grid.1, grid.1, new_grid.1);
     for (row, row_weight) in vertical {
         for (column, column_weight) in horizontal {
             visit(row * grid.1 + column, row_weight * column_weight);

@@ -1,10 +1,10 @@
 //! The weight of a linear layer, packed once into the order in which the GEMM reads it.
 
 use half::{bf16, f16};
-use vit_msn_tensor::{Dtype, Error, Result, try_vec};
+use vit_msn_tensor::{Dtype, Error, Result, check_scale, try_vec};
 
 use crate::gemm::NR;
-use crate::quantise::{QuantisedPanels, check_scale};
+use crate::quantise::QuantisedPanels;
 use crate::simd::{F32x4, LANES};
 
 /// One row of a panel: a weight of each of NR outputs for the same input. Aligned, so that no vector load straddles

@@ -1,8 +1,8 @@
 //! int8 weights: one scale for each output, packed into the panels that the integer tile reads.
 
-use vit_msn_tensor::{Error, Result, try_vec};
+use vit_msn_tensor::{Error, Result, check_scale, quantise_row, try_vec};
 
-use crate::dot_i8::{MAX_DEPTH, NR, PAIR, WEIGHT_LIMIT};
+use crate::dot_i8::{MAX_DEPTH, NR, PAIR};
 
 /// Bytes of a cache line, so that no load straddles two.
 #[derive(Clone, Copy, Default)]
@@ -64,17 +64,9 @@ impl QuantisedPanels {
 
     /// Quantises a row of finite values: its largest magnitude becomes 127.
     pub fn quantise_row(&mut self, row: usize, values: &[f32]) {
-        let largest = values
-            .iter()
-            .fold(0.0, |most: f32, value| most.max(value.abs()));
-        // A row of zeros has a scale, too; a subnormal one would have no finite inverse.
-        let scale = (largest / WEIGHT_LIMIT).max(f32::MIN_POSITIVE);
-        let factor = 1.0 / scale;
+        let (scale, weights) = quantise_row(values);
         self.scales[row] = scale;
-        let quantised = values
-            .iter()
-            .map(|value| (value * factor).round_ties_even() as i8);
-        self.fill_row(row, quantised);
+        self.fill_row(row, weights);
     }
 
     /// Sets a row that is quantised already. Errors: INVALID_CHECKPOINT for a scale that isn't finite and positive.
@@ -118,16 +110,6 @@ impl QuantisedPanels {
 #[inline(always)]
 fn place(row: usize, k: usize) -> usize {
     (k / PAIR * NR + row % NR) * PAIR + k % PAIR
-}
-
-/// INVALID_CHECKPOINT unless a stored scale can be one.
-pub(crate) fn check_scale(row: usize, scale: f32) -> Result<()> {
-    if scale.is_finite() && scale > 0.0 {
-        return Ok(());
-    }
-    Err(Error::InvalidCheckpoint(format!(
-        "The scale of row {row} is {scale}, but scales are finite and above 0: the checkpoint is damaged."
-    )))
 }
 
 #[cfg(test)]

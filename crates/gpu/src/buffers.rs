@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use vit_msn_tensor::{Error, Result, format_dims, numel};
+use vit_msn_tensor::{Error, Result, check_len, format_dims, numel};
 
 use crate::context::Context;
 
@@ -24,9 +24,22 @@ pub struct Memory {
 /// were recorded, so whoever used it before is done by then.
 #[derive(Default)]
 pub(crate) struct BufferPool {
-    free: BTreeMap<u64, Vec<wgpu::Buffer>>,
+    /// Each with the batch in which it was freed.
+    free: BTreeMap<u64, Vec<(wgpu::Buffer, u64)>>,
+    /// The batch that is being recorded, and whether anything is in it.
+    batch: u64,
+    recording: bool,
     live: u64,
     reserved: u64,
+}
+
+/// Who fills a buffer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilledBy {
+    /// An op that is recorded after those that used it.
+    Op,
+    /// A write, which runs before all that is recorded and not submitted.
+    Write,
 }
 
 impl BufferPool {
@@ -43,9 +56,23 @@ impl BufferPool {
         self.reserved = self.live;
     }
 
-    fn take(&mut self, context: &Context, class: u64) -> Result<wgpu::Buffer> {
-        let buffer = match self.free.get_mut(&class).and_then(Vec::pop) {
-            Some(buffer) => buffer,
+    /// An op was recorded.
+    pub fn recorded(&mut self) {
+        self.recording = true;
+    }
+
+    /// Everything recorded was submitted.
+    pub fn next_batch(&mut self) {
+        self.batch += 1;
+        self.recording = false;
+    }
+
+    fn take(&mut self, context: &Context, class: u64, by: FilledBy) -> Result<wgpu::Buffer> {
+        let (batch, idle) = (self.batch, !self.recording || by == FilledBy::Op);
+        let usable = |freed: u64| idle || freed < batch;
+        let free = self.free.entry(class).or_default();
+        let buffer = match free.iter().rposition(|&(_, freed)| usable(freed)) {
+            Some(index) => free.remove(index).0,
             None => {
                 let buffer = new_buffer(context, class)?;
                 self.reserved += class;
@@ -59,7 +86,8 @@ impl BufferPool {
     fn give_back(&mut self, buffer: wgpu::Buffer) {
         let class = buffer.size();
         self.live -= class;
-        self.free.entry(class).or_default().push(buffer);
+        let batch = self.batch;
+        self.free.entry(class).or_default().push((buffer, batch));
     }
 }
 
@@ -82,11 +110,81 @@ fn size_class(bytes: u64) -> u64 {
     bytes.next_multiple_of(1 << step).max(MIN_CLASS)
 }
 
-/// A float32 tensor on the device, row-major and contiguous. Dropping it returns its buffer to the pool.
+/// The pool, as all that takes buffers from it shares it.
+pub(crate) type SharedPool = Rc<RefCell<BufferPool>>;
+
+/// A buffer of the pool; dropping it returns it.
+pub(crate) struct DeviceBuffer {
+    buffer: wgpu::Buffer,
+    /// What was asked for; the buffer is as large as its class.
+    bytes: u64,
+    pool: SharedPool,
+}
+
+/// What a kernel sees of a buffer.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Binding {
+    pub buffer: wgpu::Buffer,
+    pub bytes: u64,
+    /// Whether the buffer is all of what it stands for: see [`GpuTensor::part`].
+    pub whole: bool,
+}
+
+impl DeviceBuffer {
+    /// `bytes` bytes, a multiple of 4 above 0, of whatever the buffer held last.
+    /// Errors: UNSUPPORTED when `what` is larger than one binding may be, OUT_OF_MEMORY.
+    pub fn new(
+        context: &Context,
+        pool: &SharedPool,
+        bytes: u64,
+        by: FilledBy,
+        what: impl Fn() -> String,
+    ) -> Result<Self> {
+        let limits = context.limits();
+        if bytes > limits.max_storage_buffer_binding_size {
+            return Err(Error::Unsupported(format!(
+                "{} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or picture.",
+                what(),
+                limits.max_storage_buffer_binding_size
+            )));
+        }
+        let class = size_class(bytes).min(limits.max_buffer_size);
+        Ok(Self {
+            buffer: pool.borrow_mut().take(context, class, by)?,
+            bytes,
+            pool: Rc::clone(pool),
+        })
+    }
+
+    pub fn binding(&self) -> Binding {
+        Binding {
+            buffer: self.buffer.clone(),
+            bytes: self.bytes,
+            whole: true,
+        }
+    }
+
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// All of it, for a readback.
+    pub fn piece(&self) -> (&wgpu::Buffer, u64, u64) {
+        (&self.buffer, 0, self.bytes)
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        self.pool.borrow_mut().give_back(self.buffer.clone());
+    }
+}
+
+/// A float32 tensor on the device, row-major and contiguous. Dropping it returns its memory to the pool.
 pub struct GpuTensor {
     dims: Vec<usize>,
-    buffer: wgpu::Buffer,
-    pool: Rc<RefCell<BufferPool>>,
+    /// One buffer, or several one after the other where one binding can't hold the probabilities of attention.
+    parts: Vec<DeviceBuffer>,
 }
 
 impl GpuTensor {
@@ -95,30 +193,39 @@ impl GpuTensor {
     /// OUT_OF_MEMORY.
     pub(crate) fn uninit(
         context: &Context,
-        pool: &Rc<RefCell<BufferPool>>,
+        pool: &SharedPool,
         dims: &[usize],
+        by: FilledBy,
     ) -> Result<Self> {
-        let bytes = (numel(dims)? as u64).saturating_mul(4);
-        if bytes == 0 {
-            return Err(Error::InvalidArgument(format!(
-                "A tensor on the GPU needs at least one element, and {} has none.",
-                format_dims(dims)
-            )));
-        }
-        let limits = context.limits();
-        if bytes > limits.max_storage_buffer_binding_size {
-            return Err(Error::Unsupported(format!(
-                "A tensor {} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or picture.",
-                format_dims(dims),
-                limits.max_storage_buffer_binding_size
-            )));
-        }
-        let class = size_class(bytes).min(limits.max_buffer_size);
-        let buffer = pool.borrow_mut().take(context, class)?;
+        let bytes = byte_size(dims)?;
+        let what = || format!("A tensor {}", format_dims(dims));
         Ok(Self {
             dims: dims.to_vec(),
-            buffer,
-            pool: Rc::clone(pool),
+            parts: vec![DeviceBuffer::new(context, pool, bytes, by, what)?],
+        })
+    }
+
+    /// A tensor of `units` blocks in as many parts as bindings of `most` blocks are needed.
+    /// Errors: as [`GpuTensor::uninit`].
+    pub(crate) fn uninit_parts(
+        context: &Context,
+        pool: &SharedPool,
+        dims: &[usize],
+        units: usize,
+        most: usize,
+    ) -> Result<Self> {
+        let unit_bytes = byte_size(dims)? / units as u64;
+        let what = || format!("A part of a tensor {}", format_dims(dims));
+        let parts = (0..units)
+            .step_by(most)
+            .map(|first| {
+                let bytes = unit_bytes * most.min(units - first) as u64;
+                DeviceBuffer::new(context, pool, bytes, FilledBy::Op, what)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            dims: dims.to_vec(),
+            parts,
         })
     }
 
@@ -132,24 +239,27 @@ impl GpuTensor {
         self.dims.iter().product()
     }
 
-    pub(crate) fn byte_size(&self) -> u64 {
-        self.len() as u64 * 4
-    }
-
+    /// The buffer of a tensor that has one.
+    #[cfg(test)]
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
-        &self.buffer
+        self.parts[0].buffer()
     }
 
-    /// Errors: INVALID_ARGUMENT, calling the tensor `what`, unless it has this shape.
-    pub(crate) fn expect(&self, what: &str, dims: &[usize]) -> Result<()> {
-        if self.dims == dims {
-            return Ok(());
+    /// What kernels see of the tensor; one in several parts has no such binding, and ops refuse it.
+    pub(crate) fn binding(&self) -> Binding {
+        Binding {
+            whole: self.parts.len() == 1,
+            ..self.parts[0].binding()
         }
-        Err(Error::InvalidArgument(format!(
-            "{what} has the shape {}, expected {}.",
-            format_dims(&self.dims),
-            format_dims(dims)
-        )))
+    }
+
+    pub(crate) fn parts(&self) -> &[DeviceBuffer] {
+        &self.parts
+    }
+
+    /// Errors: INVALID_ARGUMENT, calling the tensor `what`, unless it has as many elements as `dims`.
+    pub(crate) fn expect(&self, what: &str, dims: &[usize]) -> Result<()> {
+        check_len(what, self.len(), dims)
     }
 
     /// The last dimension and the number of rows of that width; a scalar is one row of one.
@@ -174,9 +284,14 @@ impl GpuTensor {
     }
 }
 
-impl Drop for GpuTensor {
-    fn drop(&mut self) {
-        self.pool.borrow_mut().give_back(self.buffer.clone());
+/// Errors: INVALID_ARGUMENT for a shape without elements.
+fn byte_size(dims: &[usize]) -> Result<u64> {
+    match (numel(dims)? as u64).saturating_mul(4) {
+        0 => Err(Error::InvalidArgument(format!(
+            "A tensor on the GPU needs at least one element, and {} has none.",
+            format_dims(dims)
+        ))),
+        bytes => Ok(bytes),
     }
 }
 

@@ -81,17 +81,17 @@ impl Context {
                     called(&info.name)
                 ))
             })?;
-        Ok(Self::watch(device, queue))
+        Ok(Self::from_device(device, queue))
     }
 
-    /// Takes the device over: from here on its faults are kept for [`Context::check_alive`].
-    fn watch(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+    /// Takes over a device that someone else opened: from here on its faults are this context's.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let fault = Arc::new(Mutex::new(None));
         let lost = Arc::clone(&fault);
         device.set_device_lost_callback(move |reason, message| {
             keep_first(
                 &lost,
-                Error::Disposed(format!(
+                Error::EngineDead(format!(
                     "The GPU device was lost ({reason:?}: {message}): load the model again."
                 )),
             );
@@ -145,7 +145,7 @@ impl Context {
 
     /// Makes calls of the device within error scopes; `what` names them in the error. Natively errors are known at
     /// once; in browsers they come later, and [`Context::settle`] returns them.
-    /// Errors: OUT_OF_MEMORY, UNSUPPORTED for what the device refuses, DISPOSED when it is lost.
+    /// Errors: OUT_OF_MEMORY, UNSUPPORTED for what the device refuses, ENGINE_DEAD when it is lost.
     pub(crate) fn checked<T>(&self, what: &str, calls: impl FnOnce() -> T) -> Result<T> {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         self.check_alive()?;
@@ -307,7 +307,7 @@ mod tests {
         context.device().destroy();
         let _ = context.device().poll(wgpu::PollType::Poll);
         let error = context.checked("a call", || ()).unwrap_err();
-        assert_eq!(error.code(), "DISPOSED");
+        assert_eq!(error.code(), "ENGINE_DEAD");
         assert!(error.to_string().contains("lost"), "{error}");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Context`] is a device and how its faults become errors; a [`Stream`] records ops, submits them together and
 //! reads results back; each op is one file in `kernels/`, beside its `.wgsl`. Tensors are float32, row-major and
-//! contiguous, and stay on the device until [`Stream::read`]. Sizes are checked at the door of each op, and every
+//! contiguous, and stay on the device until [`Stream::read`]; the weights of linear layers ([`GpuLinear`]) may be half
+//! that width, or bytes. Sizes are checked at the door of each op, and every
 //! kernel runs within WebGPU's default limits: 16 KiB of workgroup memory, 256 invocations, 8 storage buffers.
 
 mod buffers;
@@ -12,14 +13,19 @@ mod pipelines;
 mod stream;
 #[cfg(test)]
 mod test_support;
+mod weights;
 
 pub use buffers::{GpuTensor, Memory};
 pub use context::{Context, ContextOptions, RequestedLimits};
-pub use kernels::attention::attention;
+pub use kernels::attention::{attention, eager_attention};
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
+pub use kernels::interpolate::interpolate_positions;
 pub use kernels::layer_norm::layer_norm;
 pub use kernels::linear::linear;
+pub use kernels::loss::{bce_with_logits, cross_entropy, mse};
 pub use kernels::patch_embed::patch_embed;
 pub use kernels::pool::{Pooling, pool};
 pub use kernels::softmax::softmax;
+pub use kernels::take_tokens::take_tokens;
 pub use stream::Stream;
+pub use weights::GpuLinear;

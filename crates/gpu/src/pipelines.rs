@@ -7,12 +7,14 @@ use vit_msn_tensor::Result;
 
 use crate::context::Context;
 
-/// A WGSL module and the entry point in it. Binding 0 holds the uniforms, the bindings from 1 on the tensors.
+/// A WGSL module and the entry point in it. Binding 0 holds the uniforms, the bindings from 1 on the buffers that are
+/// read, then those that are written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     /// The op's name, for errors and GPU debuggers.
     pub name: &'static str,
-    pub source: &'static str,
+    /// The module's text in parts: what kernels share, then the kernel.
+    pub sources: &'static [&'static str],
     pub entry_point: &'static str,
 }
 
@@ -20,19 +22,35 @@ pub(crate) struct Kernel {
 /// overrides, since they size arrays in functions.
 pub(crate) type Constants = &'static [&'static str];
 
-/// Every pipeline that was asked for so far.
+/// How many buffers a kernel reads and writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Arity {
+    pub reads: usize,
+    pub writes: usize,
+}
+
+/// Every pipeline and layout that was asked for so far.
 #[derive(Default)]
 pub(crate) struct PipelineCache {
+    layouts: HashMap<Arity, wgpu::BindGroupLayout>,
     pipelines: HashMap<(Kernel, Vec<u32>), wgpu::ComputePipeline>,
 }
 
 impl PipelineCache {
+    /// The layout of the bindings of a kernel: uniforms with a dynamic offset, then storage buffers.
+    pub fn layout(&mut self, context: &Context, arity: Arity) -> &wgpu::BindGroupLayout {
+        self.layouts
+            .entry(arity)
+            .or_insert_with(|| layout_of(context, arity))
+    }
+
     /// The pipeline of `kernel` with `values` for the constants called `names`, compiled on its first use.
-    /// Errors: UNSUPPORTED naming the op when the device refuses it, DISPOSED when it is lost.
+    /// Errors: UNSUPPORTED naming the op when the device refuses it, ENGINE_DEAD when it is lost.
     pub fn get(
         &mut self,
         context: &Context,
         kernel: Kernel,
+        arity: Arity,
         names: Constants,
         values: &[u32],
     ) -> Result<wgpu::ComputePipeline> {
@@ -40,11 +58,9 @@ impl PipelineCache {
         if let Some(pipeline) = self.pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = compile(
-            context,
-            kernel,
-            &with_constants(kernel.source, names, values),
-        )?;
+        let source = with_constants(kernel.sources, names, values);
+        let layout = self.layout(context, arity).clone();
+        let pipeline = compile(context, kernel, &layout, &source)?;
         self.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -56,25 +72,64 @@ impl PipelineCache {
     }
 }
 
-fn with_constants(source: &str, names: Constants, values: &[u32]) -> String {
+fn layout_of(context: &Context, arity: Arity) -> wgpu::BindGroupLayout {
+    let buffer = |binding: usize, ty, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let storage = |index: usize| {
+        let read_only = index < arity.reads;
+        let ty = wgpu::BufferBindingType::Storage { read_only };
+        buffer(1 + index, ty, false)
+    };
+    let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform, true)];
+    entries.extend((0..arity.reads + arity.writes).map(storage));
+    context
+        .device()
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: None,
+            entries: &entries,
+        })
+}
+
+fn with_constants(sources: &[&str], names: Constants, values: &[u32]) -> String {
     let mut text = String::new();
     for (name, value) in names.iter().zip(values) {
         // Writing to a string can't fail.
         let _ = writeln!(text, "const {name}: u32 = {value}u;");
     }
-    text + source
+    for source in sources {
+        text += source;
+    }
+    text
 }
 
-fn compile(context: &Context, kernel: Kernel, source: &str) -> Result<wgpu::ComputePipeline> {
+fn compile(
+    context: &Context,
+    kernel: Kernel,
+    layout: &wgpu::BindGroupLayout,
+    source: &str,
+) -> Result<wgpu::ComputePipeline> {
     let device = context.device();
     context.checked(kernel.name, || {
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(kernel.name),
+            bind_group_layouts: &[Some(layout)],
+            immediate_size: 0,
+        });
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
-            layout: None,
+            layout: Some(&layout),
             module: &module,
             entry_point: Some(kernel.entry_point),
             compilation_options: wgpu::PipelineCompilationOptions {

@@ -1,6 +1,6 @@
 //! A stream of ops: recorded one by one, submitted together, read back only on request.
 
-use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::Future;
 use std::mem;
 use std::rc::Rc;
@@ -9,15 +9,22 @@ use bytemuck::NoUninit;
 use futures_channel::oneshot;
 use vit_msn_tensor::{Dtype, Error, Result, check_len, try_vec};
 
-use crate::buffers::{BufferPool, GpuTensor, Memory};
+use crate::buffers::{Binding, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool};
 use crate::context::Context;
-use crate::pipelines::{Constants, Kernel, PipelineCache};
+use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
 
-/// Uniforms start at multiples of this: the default min_uniform_buffer_offset_alignment, the largest there is.
+/// Bytes of one dispatch's uniforms, and what their offsets are multiples of: the default
+/// min_uniform_buffer_offset_alignment, the largest there is.
 const UNIFORM_SLOT: usize = 256;
 
 /// Dispatches of one submission at most: more than a forward of ViT-MSN large takes (24 layers of 7, and 6).
 const MAX_DISPATCHES: usize = 256;
+
+/// Bind groups that are kept at most: those of a few forwards of different sizes.
+const MAX_BIND_GROUPS: usize = 4096;
+
+/// Written bytes after which the device is told to take them: until then they are held twice.
+const MAX_UNSUBMITTED: u64 = 32 << 20;
 
 /// One run of a kernel.
 pub(crate) struct Op<'a, Uniforms> {
@@ -26,34 +33,37 @@ pub(crate) struct Op<'a, Uniforms> {
     pub constants: (Constants, &'a [u32]),
     /// Binding 0.
     pub uniforms: Uniforms,
-    /// The bindings from 1 on. The one that is written must not be among the others.
-    pub tensors: &'a [&'a GpuTensor],
+    /// The bindings from 1 on.
+    pub reads: &'a [Binding],
+    /// The bindings after those; none of them may be among the former.
+    pub writes: &'a [Binding],
     pub workgroups: [usize; 3],
 }
 
 struct Dispatch {
     name: &'static str,
     pipeline: wgpu::ComputePipeline,
-    /// Each binding's buffer and how much of it.
-    bindings: Vec<(wgpu::Buffer, u64)>,
-    uniform_bytes: u64,
+    bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
 }
 
 /// Records ops on one device and submits them together. Dropping it doesn't submit.
 pub struct Stream {
     context: Rc<Context>,
-    pool: Rc<RefCell<BufferPool>>,
+    pool: SharedPool,
     pipelines: PipelineCache,
+    bind_groups: HashMap<(Arity, Vec<Binding>), wgpu::BindGroup>,
     /// Of the batch that is being recorded: each dispatch's, one slot apiece.
     uniforms: Vec<u8>,
     uniform_buffer: wgpu::Buffer,
     recorded: Vec<Dispatch>,
     dispatches: u64,
+    /// Bytes written since the last submission.
+    unsubmitted: u64,
 }
 
 impl Stream {
-    /// A stream on the context's device. Errors: OUT_OF_MEMORY, DISPOSED when the device is lost.
+    /// A stream on the context's device. Errors: OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
     pub fn new(context: Rc<Context>) -> Result<Self> {
         let uniform_buffer = context.checked("the ops' uniforms", || {
             context.device().create_buffer(&wgpu::BufferDescriptor {
@@ -67,10 +77,12 @@ impl Stream {
             context,
             pool: Rc::default(),
             pipelines: PipelineCache::default(),
+            bind_groups: HashMap::new(),
             uniforms: Vec::new(),
             uniform_buffer,
             recorded: Vec::new(),
             dispatches: 0,
+            unsubmitted: 0,
         })
     }
 
@@ -79,13 +91,14 @@ impl Stream {
         &self.context
     }
 
-    /// Device memory of this stream's tensors.
+    /// Device memory of this stream's tensors and weights.
     pub fn memory(&self) -> Memory {
         self.pool.borrow().memory()
     }
 
     /// Gives the memory of dropped tensors back to the device.
     pub fn trim(&mut self) {
+        self.bind_groups.clear();
         self.pool.borrow_mut().trim();
     }
 
@@ -95,52 +108,115 @@ impl Stream {
     }
 
     /// Copies `data` to the device as a tensor of shape `dims`.
-    /// Errors: INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+    /// Errors: INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
     pub fn upload(&mut self, data: &[f32], dims: &[usize]) -> Result<GpuTensor> {
         check_len("The data", data.len(), dims)?;
-        // A write runs before the commands that are submitted after it: those recorded earlier may still need
-        // what this buffer held.
-        self.submit()?;
-        let tensor = self.uninit(dims)?;
-        self.context.checked("an upload", || {
-            self.context
-                .queue()
-                .write_buffer(tensor.buffer(), 0, bytemuck::cast_slice(data));
-        })?;
+        let tensor = GpuTensor::uninit(&self.context, &self.pool, dims, FilledBy::Write)?;
+        self.write(tensor.parts()[0].buffer(), 0, bytemuck::cast_slice(data))?;
         Ok(tensor)
+    }
+
+    /// Copies a checkpoint's raw little-endian values of type `from` to the device, rounded through `dtype` and widened
+    /// to float32. Errors: as [`Stream::upload`], and INVALID_CHECKPOINT for a value that isn't finite or doesn't fit.
+    pub fn upload_parameter(
+        &mut self,
+        bytes: &[u8],
+        from: Dtype,
+        dtype: Dtype,
+        dims: &[usize],
+    ) -> Result<GpuTensor> {
+        let mut values = try_vec(bytes.len() / from.size())?;
+        check_len("The data", values.len(), dims)?;
+        from.decode_rounded(bytes, dtype, &mut values, |index| {
+            format!("Element {index}")
+        })?;
+        self.upload(&values, dims)
+    }
+
+    /// Copies values of any plain type to the device, for an op's tables; `what` names them in an error.
+    pub(crate) fn upload_table<T: NoUninit>(
+        &mut self,
+        data: &[T],
+        what: &str,
+    ) -> Result<DeviceBuffer> {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let what = || what.to_string();
+        let size = bytes.len() as u64;
+        let buffer = DeviceBuffer::new(&self.context, &self.pool, size, FilledBy::Write, what)?;
+        self.write(buffer.buffer(), 0, bytes)?;
+        Ok(buffer)
+    }
+
+    /// Writes a multiple of 4 bytes at a multiple of 4 into a buffer that no recorded op uses.
+    pub(crate) fn write(&mut self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.context.checked("an upload", || {
+            self.context.queue().write_buffer(buffer, offset, bytes);
+        })?;
+        self.unsubmitted += bytes.len() as u64;
+        if self.unsubmitted > MAX_UNSUBMITTED {
+            self.unsubmitted = 0;
+            self.context.checked("an upload", || {
+                self.context.queue().submit([]);
+            })?;
+        }
+        Ok(())
     }
 
     /// A tensor for an op to fill.
     pub(crate) fn uninit(&mut self, dims: &[usize]) -> Result<GpuTensor> {
-        GpuTensor::uninit(&self.context, &self.pool, dims)
+        GpuTensor::uninit(&self.context, &self.pool, dims, FilledBy::Op)
+    }
+
+    /// A tensor of `units` blocks for an op to fill part by part, each of at most `most` blocks.
+    pub(crate) fn uninit_parts(
+        &mut self,
+        dims: &[usize],
+        units: usize,
+        most: usize,
+    ) -> Result<GpuTensor> {
+        GpuTensor::uninit_parts(&self.context, &self.pool, dims, units, most)
+    }
+
+    /// A buffer for [`Stream::write`] to fill; `what` names it in an error.
+    pub(crate) fn buffer(&self, bytes: u64, what: impl Fn() -> String) -> Result<DeviceBuffer> {
+        DeviceBuffer::new(&self.context, &self.pool, bytes, FilledBy::Write, what)
     }
 
     /// Adds an op to the batch.
-    /// Errors: UNSUPPORTED naming the op when it has too many workgroups or the device refuses it, DISPOSED.
+    /// Errors: UNSUPPORTED naming the op when it has too many workgroups or the device refuses it, ENGINE_DEAD.
     pub(crate) fn record<Uniforms: NoUninit>(&mut self, op: Op<'_, Uniforms>) -> Result<()> {
+        const { assert!(size_of::<Uniforms>() <= UNIFORM_SLOT) };
         let workgroups = self.check_workgroups(op.kernel.name, op.workgroups)?;
+        let buffers = [op.reads, op.writes].concat();
+        if buffers.iter().any(|binding| !binding.whole) {
+            return Err(Error::Unsupported(format!(
+                "{} can't take a tensor that is larger than this GPU device's bindings: use a smaller batch or picture.",
+                op.kernel.name
+            )));
+        }
         let (names, values) = op.constants;
+        let arity = Arity {
+            reads: op.reads.len(),
+            writes: op.writes.len(),
+        };
         let pipeline = self
             .pipelines
-            .get(&self.context, op.kernel, names, values)?;
+            .get(&self.context, op.kernel, arity, names, values)?;
+        let bind_group = self.bind(op.kernel.name, arity, buffers)?;
         if self.recorded.len() == MAX_DISPATCHES {
             self.submit()?;
         }
-        let uniforms = bytemuck::bytes_of(&op.uniforms);
-        self.uniforms.extend_from_slice(uniforms);
+        self.uniforms
+            .extend_from_slice(bytemuck::bytes_of(&op.uniforms));
         self.uniforms
             .resize((self.recorded.len() + 1) * UNIFORM_SLOT, 0);
         self.recorded.push(Dispatch {
             name: op.kernel.name,
             pipeline,
-            bindings: op
-                .tensors
-                .iter()
-                .map(|tensor| (tensor.buffer().clone(), tensor.byte_size()))
-                .collect(),
-            uniform_bytes: uniforms.len() as u64,
+            bind_group,
             workgroups,
         });
+        self.pool.borrow_mut().recorded();
         self.dispatches += 1;
         Ok(())
     }
@@ -155,6 +231,44 @@ impl Stream {
         Ok(workgroups.map(|count| count as u32))
     }
 
+    /// The bind group of these buffers. A forward takes the same buffers from the pool as the one before it, so it
+    /// mostly exists.
+    fn bind(&mut self, name: &str, arity: Arity, buffers: Vec<Binding>) -> Result<wgpu::BindGroup> {
+        let key = (arity, buffers);
+        if let Some(bind_group) = self.bind_groups.get(&key) {
+            return Ok(bind_group.clone());
+        }
+        let layout = self.pipelines.layout(&self.context, arity);
+        let uniforms = (&self.uniform_buffer, UNIFORM_SLOT as u64);
+        let storage = key.1.iter().map(|binding| (&binding.buffer, binding.bytes));
+        let entries: Vec<_> = std::iter::once(uniforms)
+            .chain(storage)
+            .zip(0..)
+            .map(|((buffer, size), binding)| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer,
+                    offset: 0,
+                    size: wgpu::BufferSize::new(size),
+                }),
+            })
+            .collect();
+        let bind_group = self.context.checked(name, || {
+            self.context
+                .device()
+                .create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(name),
+                    layout,
+                    entries: &entries,
+                })
+        })?;
+        if self.bind_groups.len() == MAX_BIND_GROUPS {
+            self.bind_groups.clear();
+        }
+        self.bind_groups.insert(key, bind_group.clone());
+        Ok(bind_group)
+    }
+
     /// Hands the recorded ops to the device as one command buffer, without waiting for them.
     /// Errors: as recorded ops have; in browsers they come with the next [`Stream::read`].
     pub fn submit(&mut self) -> Result<()> {
@@ -163,6 +277,8 @@ impl Stream {
         }
         let batch = mem::take(&mut self.recorded);
         let uniforms = mem::take(&mut self.uniforms);
+        self.pool.borrow_mut().next_batch();
+        self.unsubmitted = 0;
         let (device, queue) = (self.context.device(), self.context.queue());
         self.context.checked(&describe(&batch), || {
             queue.write_buffer(&self.uniform_buffer, 0, &uniforms);
@@ -170,8 +286,9 @@ impl Stream {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for (slot, dispatch) in batch.iter().enumerate() {
                 let [x, y, z] = dispatch.workgroups;
+                let offset = (slot * UNIFORM_SLOT) as u32;
                 pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &self.bind(slot, dispatch), &[]);
+                pass.set_bind_group(0, &dispatch.bind_group, &[offset]);
                 pass.dispatch_workgroups(x, y, z);
             }
             drop(pass);
@@ -179,56 +296,46 @@ impl Stream {
         })
     }
 
-    fn bind(&self, slot: usize, dispatch: &Dispatch) -> wgpu::BindGroup {
-        let uniforms = (
-            &self.uniform_buffer,
-            (slot * UNIFORM_SLOT) as u64,
-            dispatch.uniform_bytes,
-        );
-        let tensors = dispatch
-            .bindings
-            .iter()
-            .map(|(buffer, size)| (buffer, 0, *size));
-        let entries: Vec<_> = std::iter::once(uniforms)
-            .chain(tensors)
-            .zip(0..)
-            .map(|((buffer, offset, size), binding)| wgpu::BindGroupEntry {
-                binding,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer,
-                    offset,
-                    size: wgpu::BufferSize::new(size),
-                }),
-            })
-            .collect();
-        self.context
-            .device()
-            .create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(dispatch.name),
-                layout: &dispatch.pipeline.get_bind_group_layout(0),
-                entries: &entries,
-            })
-    }
-
     /// Submits what was recorded and copies the tensor out. The copy is under way when this returns: the tensor may
     /// be dropped and further ops recorded before the result is awaited. Natively, awaiting blocks.
-    /// Errors: those of the ops before it, OUT_OF_MEMORY, DISPOSED when the device is lost.
+    /// Errors: those of the ops before it, OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
     pub fn read(
         &mut self,
         tensor: &GpuTensor,
     ) -> Result<impl Future<Output = Result<Vec<f32>>> + use<>> {
+        let pieces: Vec<_> = tensor.parts().iter().map(DeviceBuffer::piece).collect();
+        self.read_pieces(&pieces, |bytes| {
+            let mut values = try_vec(bytes.len() / 4)?;
+            Dtype::F32.decode(bytes, &mut values)?;
+            Ok(values)
+        })
+    }
+
+    /// [`Stream::read`] of pieces of buffers, each an offset and a size that are multiples of 4, one after the other;
+    /// `convert` makes the result of their bytes.
+    pub(crate) fn read_pieces<T, F: FnOnce(&[u8]) -> Result<T>>(
+        &mut self,
+        pieces: &[(&wgpu::Buffer, u64, u64)],
+        convert: F,
+    ) -> Result<impl Future<Output = Result<T>> + use<T, F>> {
         self.submit()?;
-        let (context, size) = (Rc::clone(&self.context), tensor.byte_size());
+        let context = Rc::clone(&self.context);
         let (sender, mapped) = oneshot::channel();
+        let total: u64 = pieces.iter().map(|piece| piece.2).sum();
         let staging = context.checked("a readback", || {
             let staging = context.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("readback"),
-                size,
+                // Nothing can't be mapped.
+                size: total.max(4),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
             let mut encoder = context.device().create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(tensor.buffer(), 0, &staging, 0, size);
+            let mut end = 0;
+            for &(buffer, offset, size) in pieces {
+                encoder.copy_buffer_to_buffer(buffer, offset, &staging, end, size);
+                end += size;
+            }
             context.queue().submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| {
                 // Nobody listens once the caller has dropped the future.
@@ -244,12 +351,10 @@ impl Stream {
             if !matches!(outcome, Ok(Ok(()))) {
                 return Err(unreadable("its memory can't be mapped"));
             }
-            let mut values = try_vec(size as usize / 4)?;
             let view = staging
                 .get_mapped_range(..)
                 .map_err(|error| unreadable(&error.to_string()))?;
-            Dtype::F32.decode(&view, &mut values)?;
-            Ok(values)
+            convert(&view[..total as usize])
         })
     }
 }
@@ -273,7 +378,7 @@ mod tests {
 
     const DOUBLE: Kernel = Kernel {
         name: "double",
-        source: "
+        sources: &["
             struct Params { factor: f32 }
             @group(0) @binding(0) var<uniform> params: Params;
             @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -281,7 +386,7 @@ mod tests {
             @compute @workgroup_size(1)
             fn main(@builtin(global_invocation_id) id: vec3<u32>) {
                 y[id.x] = params.factor * x[id.x] + f32(SHIFT);
-            }",
+            }"],
         entry_point: "main",
     };
 
@@ -292,7 +397,8 @@ mod tests {
                 kernel: DOUBLE,
                 constants: (&["SHIFT"], &[shift]),
                 uniforms: factor,
-                tensors: &[x, &y],
+                reads: &[x.binding()],
+                writes: &[y.binding()],
                 workgroups: [x.len(), 1, 1],
             })
             .unwrap();
@@ -328,14 +434,50 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_into_a_recycled_buffer_leaves_recorded_ops_their_input() {
+    fn an_upload_leaves_recorded_ops_their_input() {
         let Some(mut stream) = stream() else { return };
         let x = stream.upload(&[1.0], &[1]).unwrap();
+        let first = x.buffer().clone();
         let y = double(&mut stream, &x, 2.0, 0);
         drop(x);
         let z = stream.upload(&[9.0], &[1]).unwrap();
         assert_eq!(read(&mut stream, &y), [2.0]);
         assert_eq!(read(&mut stream, &z), [9.0]);
+        // What was submitted is done with it.
+        assert_eq!(stream.upload(&[9.0], &[1]).unwrap().buffer(), &first);
+    }
+
+    #[test]
+    fn a_repeated_forward_makes_no_bind_groups() {
+        let Some(mut stream) = stream() else { return };
+        let x = stream.upload(&[1.0], &[1]).unwrap();
+        let mut forward = || {
+            let y = double(&mut stream, &x, 2.0, 0);
+            let z = double(&mut stream, &y, 2.0, 0);
+            assert_eq!(read(&mut stream, &z), [4.0]);
+            stream.bind_groups.len()
+        };
+        let first = forward();
+        assert_eq!((first, forward(), forward()), (2, 2, 2));
+        stream.trim();
+        assert_eq!(stream.bind_groups.len(), 0);
+    }
+
+    #[test]
+    fn parameters_are_rounded_and_checked() {
+        let Some(mut stream) = stream() else { return };
+        let bytes = 1.001f32.to_le_bytes();
+        let x = stream
+            .upload_parameter(&bytes, Dtype::F32, Dtype::BF16, &[1])
+            .unwrap();
+        assert_eq!(read(&mut stream, &x), [1.0]);
+        let mut code = |bytes: &[u8], dims: &[usize]| {
+            let error = stream.upload_parameter(bytes, Dtype::F32, Dtype::F16, dims);
+            error.err().unwrap().code()
+        };
+        assert_eq!(code(&1e6f32.to_le_bytes(), &[1]), "INVALID_CHECKPOINT");
+        assert_eq!(code(&bytes, &[2]), "INVALID_ARGUMENT");
+        assert_eq!(code(&bytes[..3], &[0]), "INVALID_ARGUMENT");
     }
 
     #[test]
@@ -353,17 +495,21 @@ mod tests {
     fn a_refused_op_is_named_and_the_stream_goes_on() {
         let Some(mut stream) = stream() else { return };
         let x = stream.upload(&[1.0], &[1]).unwrap();
-        let tensors = [&x];
+        let (reads, writes) = ([x.binding()], [stream.uninit(&[1]).unwrap().binding()]);
         let op = |kernel, workgroups| Op {
             kernel,
             constants: (&["SHIFT"], &[0]),
             uniforms: 1.0f32,
-            tensors: &tensors,
+            reads: &reads,
+            writes: &writes,
             workgroups,
         };
         // One tensor where the kernel has two.
-        stream.record(op(DOUBLE, [1, 1, 1])).unwrap();
-        let missing = stream.submit().unwrap_err();
+        let one = Op {
+            writes: &[],
+            ..op(DOUBLE, [1, 1, 1])
+        };
+        let missing = stream.record(one).unwrap_err();
         let broken = Kernel {
             entry_point: "nowhere",
             ..DOUBLE
@@ -384,7 +530,8 @@ mod tests {
         let x = stream.upload(&[1.0], &[1]).unwrap();
         let pending = stream.read(&x).unwrap();
         stream.context().destroy();
-        assert_eq!(pollster::block_on(pending).unwrap_err().code(), "DISPOSED");
+        let error = pollster::block_on(pending).unwrap_err();
+        assert_eq!(error.code(), "DISPOSED");
         assert_eq!(stream.read(&x).err().unwrap().code(), "DISPOSED");
         assert_eq!(
             stream.upload(&[1.0], &[1]).err().unwrap().code(),

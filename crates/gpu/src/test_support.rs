@@ -1,13 +1,15 @@
 //! What the kernels' tests share. Without a GPU adapter they print that they are skipped; with VIT_MSN_REQUIRE_GPU=1
 //! they fail.
 
+use std::future::Future;
 use std::rc::Rc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 pub use vit_msn_tensor::testing::{assert_close, values};
+use vit_msn_tensor::{Dtype, Result};
 
-use crate::{Context, ContextOptions, GpuTensor, Stream};
+use crate::{Context, ContextOptions, GpuLinear, GpuTensor, Stream};
 
 /// A device of this test's own, software allowed.
 pub fn context() -> Option<Context> {
@@ -32,7 +34,29 @@ pub fn stream() -> Option<Stream> {
 }
 
 pub fn read(stream: &mut Stream, tensor: &GpuTensor) -> Vec<f32> {
-    pollster::block_on(stream.read(tensor).unwrap()).unwrap()
+    wait(stream.read(tensor))
+}
+
+/// The result of a readback that must succeed.
+pub fn wait<T>(pending: Result<impl Future<Output = Result<T>>>) -> T {
+    pollster::block_on(pending.unwrap()).unwrap()
+}
+
+/// A complete layer of float32 weights `[bias.len(), …]`.
+pub fn layer(stream: &mut Stream, weight: &[f32], bias: &[f32]) -> GpuLinear {
+    layer_of(stream, weight, bias, Dtype::F32)
+}
+
+/// A complete layer in any storage type.
+pub fn layer_of(stream: &mut Stream, weight: &[f32], bias: &[f32], dtype: Dtype) -> GpuLinear {
+    let (outputs, inputs) = (bias.len(), weight.len() / bias.len());
+    let mut layer = GpuLinear::new(stream, outputs, inputs, dtype, true).unwrap();
+    let bytes = |values: &[f32]| Dtype::F32.encode(values).unwrap();
+    layer
+        .set_rows(stream, 0, Dtype::F32, &bytes(weight))
+        .unwrap();
+    layer.set_bias(stream, 0, Dtype::F32, &bytes(bias)).unwrap();
+    layer
 }
 
 /// Runs `test` on a few shapes on one device: software adapters are slow.
@@ -59,6 +83,6 @@ pub fn random(stream: &mut Stream, dims: &[usize], seed: u64) -> (Vec<f32>, GpuT
 }
 
 /// The code of an op that must fail.
-pub fn code<T>(result: vit_msn_tensor::Result<T>) -> &'static str {
+pub fn code<T>(result: Result<T>) -> &'static str {
     result.err().expect("an error").code()
 }

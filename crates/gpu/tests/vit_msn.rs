@@ -1,27 +1,42 @@
-//! A whole ViT-MSN from these ops, against the reference's logits. Without a GPU adapter it prints that it is skipped;
-//! with VIT_MSN_REQUIRE_GPU=1 it fails.
+//! Whole ViT-MSNs from these ops, against the reference's outputs. Without a GPU adapter it prints that it is skipped; with
+//! VIT_MSN_REQUIRE_GPU=1 it fails.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use safetensors::SafeTensors;
+use safetensors::{Dtype as FileDtype, SafeTensors};
 use vit_msn_gpu::{
-    Context, ContextOptions, GpuTensor, Pooling, Stream, attention, embed_tokens, layer_norm,
-    linear, patch_embed, pool,
+    Context, ContextOptions, GpuLinear, GpuTensor, Pooling, RequestedLimits, Stream, TokenMask,
+    attention, bce_with_logits, cross_entropy, eager_attention, embed_tokens,
+    interpolate_positions, layer_norm, linear, mse, patch_embed, pool,
 };
 use vit_msn_tensor::{Activation, Dtype};
 
 const LAYERS: usize = 3;
-const HEADS: usize = 4;
 const EPS: f32 = 1e-6;
 
-type Values = HashMap<String, (Vec<f32>, Vec<usize>)>;
+/// (folder, activation, heads, the checkpoint's grid)
+const FIXTURES: [(&str, Activation, usize, (usize, usize)); 13] = [
+    ("tiny", Activation::Gelu, 4, (4, 4)),
+    ("odd_heads", Activation::Gelu, 5, (8, 8)),
+    ("interpolate", Activation::Gelu, 4, (4, 4)),
+    ("masked", Activation::Gelu, 4, (4, 4)),
+    ("backbone", Activation::Gelu, 4, (4, 4)),
+    ("multi_label", Activation::Gelu, 4, (4, 4)),
+    ("regression", Activation::Gelu, 4, (4, 4)),
+    ("tiny_nobias", Activation::Gelu, 4, (4, 4)),
+    ("tiny_rect", Activation::Gelu, 4, (4, 6)),
+    ("tiny_gelu_new", Activation::GeluTanh, 4, (4, 4)),
+    ("tiny_quick_gelu", Activation::QuickGelu, 4, (4, 4)),
+    ("tiny_relu", Activation::Relu, 4, (4, 4)),
+    ("tiny_silu", Activation::Silu, 4, (4, 4)),
+];
 
-fn stream() -> Option<Stream> {
+fn stream(limits: RequestedLimits) -> Option<Stream> {
     let options = ContextOptions {
         allow_software: true,
-        ..Default::default()
+        limits,
     };
     match pollster::block_on(Context::new(options)) {
         Ok(context) => Some(Stream::new(Rc::new(context)).unwrap()),
@@ -35,61 +50,120 @@ fn stream() -> Option<Stream> {
     }
 }
 
-fn load(name: &str) -> Values {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/fixtures/tiny");
-    let bytes = std::fs::read(folder.join(name)).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    file.iter()
-        .filter(|(_, view)| view.dtype() == safetensors::Dtype::F32)
-        .map(|(key, view)| {
-            let mut values = vec![0.0; view.data().len() / 4];
-            Dtype::F32.decode(view.data(), &mut values).unwrap();
-            (key.to_string(), (values, view.shape().to_vec()))
-        })
-        .collect()
+/// A file's tensors by name, without "vit." in front: type, shape, bytes.
+struct Tensors(HashMap<String, (FileDtype, Vec<usize>, Vec<u8>)>);
+
+impl Tensors {
+    fn open(path: PathBuf) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let entry = |(key, view): (String, safetensors::tensor::TensorView)| {
+            let key = key.strip_prefix("vit.").unwrap_or(&key).to_string();
+            (
+                key,
+                (view.dtype(), view.shape().to_vec(), view.data().to_vec()),
+            )
+        };
+        Self(file.tensors().into_iter().map(entry).collect())
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    fn dims(&self, key: &str) -> &[usize] {
+        &self.0[key].1
+    }
+
+    fn bytes(&self, key: &str) -> &[u8] {
+        &self.0[key].2
+    }
+
+    fn floats(&self, key: &str) -> Vec<f32> {
+        let mut values = vec![0.0; self.bytes(key).len() / 4];
+        Dtype::F32.decode(self.bytes(key), &mut values).unwrap();
+        values
+    }
+
+    fn upload(&self, stream: &mut Stream, key: &str) -> GpuTensor {
+        stream.upload(&self.floats(key), self.dims(key)).unwrap()
+    }
 }
 
 struct Model {
+    activation: Activation,
+    heads: usize,
+    grid: (usize, usize),
+    patch: (usize, usize),
+    eager: bool,
     parameters: HashMap<String, GpuTensor>,
+    layers: HashMap<String, GpuLinear>,
 }
 
 impl Model {
-    /// Uploads the checkpoint, with each layer's queries, keys and values as one weight and without dimensions of 1 in
-    /// front.
-    fn new(stream: &mut Stream, mut checkpoint: Values) -> Self {
-        for layer in 0..LAYERS {
-            let prefix = format!("vit.encoder.layer.{layer}.attention");
-            for kind in ["weight", "bias"] {
-                let parts = ["query", "key", "value"].map(|part| {
-                    checkpoint
-                        .remove(&format!("{prefix}.attention.{part}.{kind}"))
-                        .unwrap()
-                });
-                let mut dims = parts[0].1.clone();
-                dims[0] *= 3;
-                let values = parts.into_iter().flat_map(|(values, _)| values).collect();
-                checkpoint.insert(format!("{prefix}.qkv.{kind}"), (values, dims));
+    /// Loads a fixture's checkpoint with the encoder's weights kept as `dtype`; int8 is for them alone.
+    fn new(
+        stream: &mut Stream,
+        (folder, activation, heads, grid): (&str, Activation, usize, (usize, usize)),
+        dtype: Dtype,
+        eager: bool,
+    ) -> Self {
+        let checkpoint = Tensors::open(fixture(folder).join("model.safetensors"));
+        let around = if dtype == Dtype::I8 {
+            Dtype::F32
+        } else {
+            dtype
+        };
+        let mut layers = HashMap::new();
+        let mut load = |stream: &mut Stream, key: &str, parts: &[&str], dtype| {
+            if checkpoint.has(&format!("{}.weight", parts[0])) {
+                layers.insert(key.to_string(), fuse(stream, &checkpoint, parts, dtype));
+            }
+        };
+        for index in 0..LAYERS {
+            let key = |name: &str| format!("encoder.layer.{index}.{name}");
+            let qkv =
+                ["query", "key", "value"].map(|name| key(&format!("attention.attention.{name}")));
+            load(
+                stream,
+                &key("qkv"),
+                &qkv.each_ref().map(String::as_str),
+                dtype,
+            );
+            for name in [
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            ] {
+                load(stream, &key(name), &[&key(name)], dtype);
             }
         }
+        let projection = "embeddings.patch_embeddings.projection";
+        load(stream, projection, &[projection], around);
+        load(stream, "classifier", &["classifier"], around);
         let parameters = checkpoint
-            .into_iter()
-            .map(|(key, (values, dims))| {
-                let dims: Vec<_> = dims.into_iter().skip_while(|&dim| dim == 1).collect();
-                (key, stream.upload(&values, &dims).unwrap())
+            .0
+            .iter()
+            .map(|(key, (_, dims, bytes))| {
+                let tensor = stream.upload_parameter(bytes, Dtype::F32, around, dims);
+                (key.clone(), tensor.unwrap())
             })
             .collect();
-        Self { parameters }
-    }
-
-    fn pair(&self, key: &str) -> (&GpuTensor, &GpuTensor) {
-        (
-            &self.parameters[&format!("{key}.weight")],
-            &self.parameters[&format!("{key}.bias")],
-        )
+        let dims = checkpoint.dims(&format!("{projection}.weight"));
+        Self {
+            activation,
+            heads,
+            grid,
+            patch: (dims[2], dims[3]),
+            eager,
+            parameters,
+            layers,
+        }
     }
 
     fn norm(&self, stream: &mut Stream, x: &GpuTensor, key: &str) -> GpuTensor {
-        let (weight, bias) = self.pair(key);
+        let [weight, bias] =
+            ["weight", "bias"].map(|kind| &self.parameters[&format!("{key}.{kind}")]);
         layer_norm(stream, x, weight, bias, EPS).unwrap()
     }
 
@@ -101,72 +175,197 @@ impl Model {
         activation: Activation,
         residual: Option<&GpuTensor>,
     ) -> GpuTensor {
-        let (weight, bias) = self.pair(key);
-        linear(stream, x, weight, bias, activation, residual).unwrap()
+        linear(stream, x, &self.layers[key], activation, residual).unwrap()
     }
 
-    fn embed(&self, stream: &mut Stream, pixels: &GpuTensor) -> GpuTensor {
-        let (weight, bias) = self.pair("vit.embeddings.patch_embeddings.projection");
-        let patches = patch_embed(stream, pixels, weight, bias).unwrap();
-        let cls = &self.parameters["vit.embeddings.cls_token"];
-        let positions = &self.parameters["vit.embeddings.position_embeddings"];
-        embed_tokens(stream, &patches, cls, positions, None).unwrap()
+    fn embed(&self, stream: &mut Stream, inputs: &Tensors) -> GpuTensor {
+        let pixels = inputs.upload(stream, "in.pixel_values");
+        let projection = &self.layers["embeddings.patch_embeddings.projection"];
+        let patches = patch_embed(stream, &pixels, projection, self.patch).unwrap();
+        let [.., height, width] = *pixels.dims() else {
+            panic!("pixel_values have 4 dimensions")
+        };
+        let grid = (height / self.patch.0, width / self.patch.1);
+        let mut positions = &self.parameters["embeddings.position_embeddings"];
+        let interpolated;
+        if grid != self.grid {
+            interpolated = interpolate_positions(stream, positions, self.grid, grid).unwrap();
+            positions = &interpolated;
+        }
+        let masked = inputs.has("in.bool_masked_pos").then(|| {
+            let mask: Vec<f32> = inputs
+                .bytes("in.bool_masked_pos")
+                .iter()
+                .map(|&byte| f32::from(byte))
+                .collect();
+            let dims = inputs.dims("in.bool_masked_pos");
+            stream.upload(&mask, dims).unwrap()
+        });
+        let mask = masked.as_ref().map(|masked| TokenMask {
+            masked,
+            token: &self.parameters["embeddings.mask_token"],
+        });
+        let cls = &self.parameters["embeddings.cls_token"];
+        embed_tokens(stream, &patches, cls, positions, mask).unwrap()
     }
 
-    fn layer(&self, stream: &mut Stream, x: &GpuTensor, index: usize) -> GpuTensor {
-        use Activation::{Gelu, Identity};
-        let key = |name: &str| format!("vit.encoder.layer.{index}.{name}");
+    /// The layer's output, and its probabilities where attention is eager.
+    fn layer(
+        &self,
+        stream: &mut Stream,
+        x: &GpuTensor,
+        index: usize,
+    ) -> (GpuTensor, Option<GpuTensor>) {
+        use Activation::Identity;
+        let key = |name: &str| format!("encoder.layer.{index}.{name}");
         let normed = self.norm(stream, x, &key("layernorm_before"));
-        let qkv = self.linear(stream, &normed, &key("attention.qkv"), Identity, None);
-        let context = attention(stream, &qkv, HEADS).unwrap();
+        let qkv = self.linear(stream, &normed, &key("qkv"), Identity, None);
+        let (context, probs) = if self.eager {
+            let (context, probs) = eager_attention(stream, &qkv, self.heads).unwrap();
+            (context, Some(probs))
+        } else {
+            (attention(stream, &qkv, self.heads).unwrap(), None)
+        };
         let output = key("attention.output.dense");
         let x = self.linear(stream, &context, &output, Identity, Some(x));
         let normed = self.norm(stream, &x, &key("layernorm_after"));
-        let hidden = self.linear(stream, &normed, &key("intermediate.dense"), Gelu, None);
-        self.linear(stream, &hidden, &key("output.dense"), Identity, Some(&x))
+        let dense = key("intermediate.dense");
+        let hidden = self.linear(stream, &normed, &dense, self.activation, None);
+        let x = self.linear(stream, &hidden, &key("output.dense"), Identity, Some(&x));
+        (x, probs)
+    }
+
+    /// Runs the fixture; all that it expects must come out within `tolerance`.
+    fn check(&self, stream: &mut Stream, expected: &Tensors, tolerance: f32) {
+        let mut x = self.embed(stream, expected);
+        let compare = |stream: &mut Stream, actual: &GpuTensor, name: &str| {
+            let actual = pollster::block_on(stream.read(actual).unwrap()).unwrap();
+            assert_within(name, &actual, &expected.floats(name), tolerance);
+        };
+        for index in 0..LAYERS {
+            compare(stream, &x, &format!("out.hidden_states.{index}"));
+            let (y, probs) = self.layer(stream, &x, index);
+            if let Some(probs) = probs {
+                compare(stream, &probs, &format!("out.attentions.{index}"));
+            }
+            x = y;
+        }
+        compare(stream, &x, &format!("out.hidden_states.{LAYERS}"));
+        let x = self.norm(stream, &x, "layernorm");
+        if expected.has("out.last_hidden_state") {
+            return compare(stream, &x, "out.last_hidden_state");
+        }
+        let cls = pool(stream, &x, Pooling::Cls).unwrap();
+        let logits = self.linear(stream, &cls, "classifier", Activation::Identity, None);
+        compare(stream, &logits, "out.logits");
+        let loss = loss(stream, &logits, expected);
+        compare(stream, &loss, "out.loss");
     }
 }
 
-fn assert_within(actual: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(actual.len(), expected.len());
+fn loss(stream: &mut Stream, logits: &GpuTensor, expected: &Tensors) -> GpuTensor {
+    if expected.0["in.labels"].0 == FileDtype::I64 {
+        let (labels, _) = expected.bytes("in.labels").as_chunks::<8>();
+        let labels: Vec<i32> = labels
+            .iter()
+            .map(|label| i64::from_le_bytes(*label) as i32)
+            .collect();
+        return cross_entropy(stream, logits, &labels).unwrap();
+    }
+    let targets = expected.upload(stream, "in.labels");
+    match expected.dims("out.logits")[1] {
+        1 => mse(stream, logits, &targets).unwrap(),
+        _ => bce_with_logits(stream, logits, &targets).unwrap(),
+    }
+}
+
+/// Layers with the same inputs as one, output after output.
+fn fuse(stream: &mut Stream, checkpoint: &Tensors, parts: &[&str], dtype: Dtype) -> GpuLinear {
+    let weight = |part: &str| format!("{part}.weight");
+    let dims = checkpoint.dims(&weight(parts[0]));
+    let (outputs, inputs) = (dims[0], dims[1..].iter().product());
+    let bias = |part: &str| format!("{part}.bias");
+    let has_bias = checkpoint.has(&bias(parts[0]));
+    let all = outputs * parts.len();
+    let mut layer = GpuLinear::new(stream, all, inputs, dtype, has_bias).unwrap();
+    for (index, part) in parts.iter().enumerate() {
+        let (first, bytes) = (index * outputs, checkpoint.bytes(&weight(part)));
+        layer.set_rows(stream, first, Dtype::F32, bytes).unwrap();
+        if has_bias {
+            let bytes = checkpoint.bytes(&bias(part));
+            layer.set_bias(stream, first, Dtype::F32, bytes).unwrap();
+        }
+    }
+    layer
+}
+
+fn fixture(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../test/fixtures")
+        .join(folder)
+}
+
+fn assert_within(name: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(actual.len(), expected.len(), "{name}");
     for (index, (a, e)) in actual.iter().zip(expected).enumerate() {
         assert!(
             (a - e).abs() <= tolerance,
-            "element {index}: {a} instead of {e}"
+            "element {index} of {name}: {a} instead of {e}"
         );
     }
 }
 
-#[test]
-fn the_tiny_model_matches_the_reference() {
-    let Some(mut stream) = stream() else { return };
-    let expected = load("expected.safetensors");
-    let model = Model::new(&mut stream, load("model.safetensors"));
-    let read =
-        |stream: &mut Stream, x: &GpuTensor| pollster::block_on(stream.read(x).unwrap()).unwrap();
-    let (pixels, dims) = &expected["in.pixel_values"];
-    let pixels = stream.upload(pixels, dims).unwrap();
-    let mut x = model.embed(&mut stream, &pixels);
-    for index in 0..=LAYERS {
-        let hidden = &expected[&format!("out.hidden_states.{index}")].0;
-        assert_within(&read(&mut stream, &x), hidden, 1e-4);
-        if index < LAYERS {
-            x = model.layer(&mut stream, &x, index);
+/// Runs fixtures with fused and with eager attention.
+fn check(
+    stream: &mut Stream,
+    fixtures: &[(&str, Activation, usize, (usize, usize))],
+    dtype: Dtype,
+    tolerance: f32,
+) {
+    for &case in fixtures {
+        let expected = Tensors::open(fixture(case.0).join("expected.safetensors"));
+        for eager in [false, true] {
+            println!("{} as {}, eager: {eager}", case.0, dtype.name());
+            Model::new(stream, case, dtype, eager).check(stream, &expected, tolerance);
         }
     }
-    let x = model.norm(&mut stream, &x, "vit.layernorm");
-    let cls = pool(&mut stream, &x, Pooling::Cls).unwrap();
-    let logits = model.linear(&mut stream, &cls, "classifier", Activation::Identity, None);
-    assert_within(&read(&mut stream, &logits), &expected["out.logits"].0, 1e-4);
+}
+
+#[test]
+fn every_fixture_matches_the_reference() {
+    let Some(mut stream) = stream(RequestedLimits::WebGpu) else {
+        return;
+    };
+    check(&mut stream, &FIXTURES, Dtype::F32, 1e-4);
+}
+
+#[test]
+fn all_of_the_adapters_limits_give_the_same() {
+    let Some(mut stream) = stream(RequestedLimits::Adapter) else {
+        return;
+    };
+    check(&mut stream, &FIXTURES[..3], Dtype::F32, 1e-4);
+}
+
+/// Weights' rounding only: arithmetic is float32.
+#[test]
+fn narrow_weights_match_within_their_rounding() {
+    let Some(mut stream) = stream(RequestedLimits::WebGpu) else {
+        return;
+    };
+    for (dtype, tolerance) in [(Dtype::F16, 5.4e-3), (Dtype::BF16, 4e-2), (Dtype::I8, 8e-2)] {
+        check(&mut stream, &FIXTURES[..3], dtype, tolerance);
+    }
 }
 
 #[test]
 fn a_layer_is_seven_dispatches_and_its_memory_returns() {
-    let Some(mut stream) = stream() else { return };
-    let model = Model::new(&mut stream, load("model.safetensors"));
-    let (pixels, dims) = &load("expected.safetensors")["in.pixel_values"];
-    let pixels = stream.upload(pixels, dims).unwrap();
-    let x = model.embed(&mut stream, &pixels);
+    let Some(mut stream) = stream(RequestedLimits::WebGpu) else {
+        return;
+    };
+    let expected = Tensors::open(fixture("tiny").join("expected.safetensors"));
+    let model = Model::new(&mut stream, FIXTURES[0], Dtype::F32, false);
+    let x = model.embed(&mut stream, &expected);
     let before = (stream.memory(), stream.dispatches());
     drop(model.layer(&mut stream, &x, 0));
     assert_eq!(stream.dispatches(), before.1 + 7);

@@ -2,15 +2,19 @@
 //! No backend and no JavaScript: kernels live in `vit-msn-cpu`, the boundary in `vit-msn-wasm`.
 
 mod activation;
+mod bicubic;
 mod dtype;
 mod error;
+mod quantise;
 mod shape;
 mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use activation::Activation;
+pub use bicubic::bicubic_taps;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
+pub use quantise::{check_scale, quantise_row};
 pub use shape::{check_len, format_dims, numel};
 pub use tensor::{Tensor, try_vec};

@@ -1,16 +1,22 @@
 //! Scaled dot-product attention, fused: all heads and queries in one dispatch.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result, format_dims};
+use vit_msn_tensor::{Error, Result};
 
 use super::ENOUGH_WORKGROUPS;
-use crate::buffers::GpuTensor;
+use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::{Constants, Kernel};
 use crate::stream::{Op, Stream};
 
+const TILE: &str = include_str!("attention_tile.wgsl");
 const ATTENTION: Kernel = Kernel {
     name: "attention",
-    source: include_str!("attention.wgsl"),
+    sources: &[TILE, include_str!("attention.wgsl")],
+    entry_point: "main",
+};
+const EAGER: Kernel = Kernel {
+    name: "eager_attention",
+    sources: &[TILE, include_str!("eager_attention.wgsl")],
     entry_point: "main",
 };
 const CONSTANTS: Constants = &["ROWS", "HEAD_VECS"];
@@ -25,47 +31,117 @@ struct Params {
     width: u32,
     head_dim: u32,
     scale: f32,
+    heads: u32,
+    first_head: u32,
+}
+
+/// The sizes of an attention.
+struct Shape {
+    batch: usize,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Shape {
+    fn of(qkv: &GpuTensor, heads: usize) -> Result<Self> {
+        let [batch, tokens, width] = qkv.shape("qkv", ["batch", "tokens", "3·width"])?;
+        let channels = heads
+            .checked_mul(3)
+            .filter(|&parts| parts > 0 && width.is_multiple_of(parts))
+            .ok_or_else(|| {
+                Error::InvalidArgument(format!(
+                    "qkv of width {width} can't be cut into queries, keys and values of {heads} heads."
+                ))
+            })?;
+        let head_dim = width / channels;
+        if head_dim > MAX_HEAD_DIM {
+            return Err(Error::Unsupported(format!(
+                "Attention on the GPU takes heads of {MAX_HEAD_DIM} values at most, and these have {head_dim}: use device \"wasm\"."
+            )));
+        }
+        Ok(Self {
+            batch,
+            tokens,
+            heads,
+            head_dim,
+        })
+    }
+
+    /// The heads of the whole batch.
+    fn all_heads(&self) -> usize {
+        self.batch * self.heads
+    }
+
+    fn result_dims(&self) -> [usize; 3] {
+        [self.batch, self.tokens, self.heads * self.head_dim]
+    }
+
+    /// The op for `heads` heads from `first_head` on, of which only the bindings are missing.
+    fn record(
+        &self,
+        stream: &mut Stream,
+        kernel: Kernel,
+        (first_head, heads): (usize, usize),
+        qkv: &GpuTensor,
+        writes: &[Binding],
+    ) -> Result<()> {
+        let rows = rows(heads, self.tokens);
+        stream.record(Op {
+            kernel,
+            constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
+            uniforms: Params {
+                tokens: self.tokens as u32,
+                width: (self.heads * self.head_dim) as u32,
+                head_dim: self.head_dim as u32,
+                scale: 1.0 / (self.head_dim as f32).sqrt(),
+                heads: self.heads as u32,
+                first_head: first_head as u32,
+            },
+            reads: &[qkv.binding()],
+            writes,
+            workgroups: [self.tokens.div_ceil(rows), heads, 1],
+        })
+    }
 }
 
 /// Attention of every head over all tokens, scores scaled by 1/√head_dim: qkv `[batch, tokens, 3·width]`, a token's
 /// queries, then its keys, then its values, to `[batch, tokens, width]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED for heads wider than 256, OUT_OF_MEMORY, DISPOSED.
+/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED for heads wider than 256, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn attention(stream: &mut Stream, qkv: &GpuTensor, heads: usize) -> Result<GpuTensor> {
-    let names = ["batch", "tokens", "3·width"];
-    let [batch, tokens, columns] = qkv.shape("The input of attention", names)?;
-    let head_dim = columns.checked_div(3 * heads).unwrap_or(0);
-    if head_dim == 0 || head_dim * 3 * heads != columns {
-        return Err(Error::InvalidArgument(format!(
-            "Attention can't split {} into queries, keys and values of {heads} heads.",
-            format_dims(qkv.dims())
-        )));
-    }
-    if head_dim > MAX_HEAD_DIM {
-        return Err(Error::Unsupported(format!(
-            "Attention on the GPU takes heads of {MAX_HEAD_DIM} values at most, and these have {head_dim}: use device \"wasm\"."
-        )));
-    }
-    let width = columns / 3;
-    let y = stream.uninit(&[batch, tokens, width])?;
-    let rows = rows(batch, heads, tokens);
-    stream.record(Op {
-        kernel: ATTENTION,
-        constants: (CONSTANTS, &[rows as u32, head_dim.div_ceil(4) as u32]),
-        uniforms: Params {
-            tokens: tokens as u32,
-            width: width as u32,
-            head_dim: head_dim as u32,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-        },
-        tensors: &[qkv, &y],
-        workgroups: [tokens.div_ceil(rows), heads, batch],
-    })?;
+    let shape = Shape::of(qkv, heads)?;
+    let y = stream.uninit(&shape.result_dims())?;
+    let all = (0, shape.all_heads());
+    shape.record(stream, ATTENTION, all, qkv, &[y.binding()])?;
     Ok(y)
 }
 
+/// [`attention`] that also returns its probabilities `[batch, heads, tokens, tokens]`, in as many parts as the device's
+/// bindings need. Errors: as [`attention`], and UNSUPPORTED where not even one head's fit.
+pub fn eager_attention(
+    stream: &mut Stream,
+    qkv: &GpuTensor,
+    heads: usize,
+) -> Result<(GpuTensor, GpuTensor)> {
+    let shape = Shape::of(qkv, heads)?;
+    let y = stream.uninit(&shape.result_dims())?;
+    let limits = stream.context().limits();
+    let head_bytes = (shape.tokens as u64).saturating_pow(2).saturating_mul(4);
+    let most = (limits.max_storage_buffer_binding_size / head_bytes)
+        .clamp(1, limits.max_compute_workgroups_per_dimension.into()) as usize;
+    let all = shape.all_heads();
+    let dims = [shape.batch, heads, shape.tokens, shape.tokens];
+    let probs = stream.uninit_parts(&dims, all, most)?;
+    for (part, first) in probs.parts().iter().zip((0..all).step_by(most)) {
+        let heads = (first, most.min(all - first));
+        shape.record(stream, EAGER, heads, qkv, &[y.binding(), part.binding()])?;
+    }
+    Ok((y, probs))
+}
+
 /// Queries of a workgroup: more of them read the keys and values less often, fewer make more workgroups.
-fn rows(batch: usize, heads: usize, tokens: usize) -> usize {
-    if batch * heads * tokens.div_ceil(64) >= ENOUGH_WORKGROUPS {
+fn rows(heads: usize, tokens: usize) -> usize {
+    if heads * tokens.div_ceil(64) >= ENOUGH_WORKGROUPS {
         64
     } else {
         32
@@ -77,13 +153,15 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
 
-    fn naive(qkv: &[f32], tokens: usize, heads: usize, head_dim: usize) -> Vec<f64> {
+    /// (context, probabilities)
+    fn naive(qkv: &[f32], tokens: usize, heads: usize, head_dim: usize) -> (Vec<f64>, Vec<f64>) {
         let width = heads * head_dim;
         let at = |sample: usize, token: usize, which: usize, head: usize| {
             let start = ((sample * tokens + token) * 3 + which) * width + head * head_dim;
             &qkv[start..start + head_dim]
         };
         let mut y = vec![0.0; qkv.len() / 3];
+        let mut probs = vec![0.0; qkv.len() / 3 / width * heads * tokens];
         for (row, y) in y.chunks_mut(width).enumerate() {
             let (sample, token) = (row / tokens, row % tokens);
             for (head, y) in y.chunks_mut(head_dim).enumerate() {
@@ -98,13 +176,15 @@ mod tests {
                     .collect();
                 let total: f64 = weights.iter().sum();
                 for (other, weight) in weights.iter().enumerate() {
+                    let map = (sample * heads + head) * tokens + token;
+                    probs[map * tokens + other] = weight / total;
                     for (y, &v) in y.iter_mut().zip(at(sample, other, 2, head)) {
                         *y += weight / total * f64::from(v);
                     }
                 }
             }
         }
-        y
+        (y, probs)
     }
 
     fn check(stream: &mut Stream, [batch, tokens, heads, head_dim]: [usize; 4], size: f32) {
@@ -112,13 +192,14 @@ mod tests {
         let data = values(dims.iter().product(), 1);
         let qkv: Vec<f32> = data.iter().map(|v| size * v).collect();
         let qkv_gpu = stream.upload(&qkv, &dims).unwrap();
+        let (expected, expected_probs) = naive(&qkv, tokens, heads, head_dim);
         let y = attention(stream, &qkv_gpu, heads).unwrap();
         assert_eq!(y.dims(), [batch, tokens, heads * head_dim]);
-        assert_close(
-            &read(stream, &y),
-            &naive(&qkv, tokens, heads, head_dim),
-            1e-5,
-        );
+        assert_close(&read(stream, &y), &expected, 1e-5);
+        let (y, probs) = eager_attention(stream, &qkv_gpu, heads).unwrap();
+        assert_eq!(probs.dims(), [batch, heads, tokens, tokens]);
+        assert_close(&read(stream, &y), &expected, 1e-5);
+        assert_close(&read(stream, &probs), &expected_probs, 1e-5);
     }
 
     #[test]
@@ -138,7 +219,7 @@ mod tests {
     #[test]
     fn large_workgroups_match_the_definition() {
         let Some(mut stream) = stream() else { return };
-        assert_eq!(rows(2, 22, 150), 64);
+        assert_eq!(rows(2 * 22, 150), 64);
         check(&mut stream, [2, 150, 22, 4], 1.0);
     }
 

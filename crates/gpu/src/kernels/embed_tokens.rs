@@ -10,7 +10,7 @@ use crate::stream::{Op, Stream};
 
 const EMBED_TOKENS: Kernel = Kernel {
     name: "embed_tokens",
-    source: include_str!("embed_tokens.wgsl"),
+    sources: &[include_str!("embed_tokens.wgsl")],
     entry_point: "main",
 };
 const CONSTANTS: Constants = &["MASKED"];
@@ -32,7 +32,7 @@ struct Params {
 
 /// `[cls; patches] + positions`: patches `[batch, patches, width]`, cls `[width]`, positions `[1 + patches, width]` to
 /// `[batch, 1 + patches, width]`. Where the mask isn't 0, its token takes the patch's place before positions are added.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn embed_tokens(
     stream: &mut Stream,
     patches: &GpuTensor,
@@ -56,7 +56,14 @@ pub fn embed_tokens(
         uniforms: Params {
             width: width as u32,
         },
-        tensors: &[patches, cls, positions, masked, token, &y],
+        reads: &[
+            patches.binding(),
+            cls.binding(),
+            positions.binding(),
+            masked.binding(),
+            token.binding(),
+        ],
+        writes: &[y.binding()],
         workgroups: [width.div_ceil(LINE), 1 + count, batch],
     })?;
     Ok(y)

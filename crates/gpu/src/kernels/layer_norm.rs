@@ -3,14 +3,14 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::fold_rows;
+use super::{REDUCE, fold_rows};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
 const LAYER_NORM: Kernel = Kernel {
     name: "layer_norm",
-    source: include_str!("layer_norm.wgsl"),
+    sources: &[REDUCE, include_str!("layer_norm.wgsl")],
     entry_point: "main",
 };
 
@@ -23,7 +23,7 @@ struct Params {
 }
 
 /// Normalises the last dimension of x, then scales it by weight `[width]` and shifts it by bias `[width]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn layer_norm(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -43,7 +43,8 @@ pub fn layer_norm(
             width: width as u32,
             eps,
         },
-        tensors: &[x, weight, bias, &y],
+        reads: &[x.binding(), weight.binding(), bias.binding()],
+        writes: &[y.binding()],
         workgroups: fold_rows(rows),
     })?;
     Ok(y)

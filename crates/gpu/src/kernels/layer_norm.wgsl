@@ -17,26 +17,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-const LANES: u32 = 64u;
-
-var<workgroup> partial: array<f32, LANES>;
-
-// The sum of every lane's value, in every lane.
-fn sum(value: f32, lane: u32) -> f32 {
-    partial[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane < half {
-            partial[lane] += partial[lane + half];
-        }
-    }
-    workgroupBarrier();
-    let total = partial[0];
-    // The next sum overwrites it.
-    workgroupBarrier();
-    return total;
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,

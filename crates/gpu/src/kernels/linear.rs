@@ -1,22 +1,27 @@
 //! Linear layers: a tiled GEMM with bias, activation and residual in its epilogue.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Activation, Error, Result, format_dims};
+use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
 use super::ENOUGH_WORKGROUPS;
 use crate::buffers::GpuTensor;
 use crate::pipelines::{Constants, Kernel};
 use crate::stream::{Op, Stream};
+use crate::weights::GpuLinear;
 
-const VEC4: Kernel = Kernel {
-    name: "linear",
-    source: include_str!("linear.wgsl"),
-    entry_point: "main_vec4",
-};
-const SCALAR: Kernel = Kernel {
-    entry_point: "main_scalar",
-    ..VEC4
-};
+const NAME: &str = "linear";
+const ACTIVATION: &str = include_str!("activation.wgsl");
+const TILE: &str = include_str!("linear.wgsl");
+
+/// The module for a storage type: how weights are loaded, and the rest.
+fn sources(dtype: Dtype) -> &'static [&'static str] {
+    match dtype {
+        Dtype::F32 => &[include_str!("weight_f32.wgsl"), ACTIVATION, TILE],
+        Dtype::F16 => &[include_str!("weight_f16.wgsl"), ACTIVATION, TILE],
+        Dtype::BF16 => &[include_str!("weight_bf16.wgsl"), ACTIVATION, TILE],
+        Dtype::I8 => &[include_str!("weight_i8.wgsl"), ACTIVATION, TILE],
+    }
+}
 const CONSTANTS: Constants = &["THREADS", "ACTIVATION", "RESIDUAL"];
 
 /// The kernel's ACTIVATION.
@@ -37,22 +42,29 @@ struct Params {
     rows: u32,
     inputs: u32,
     outputs: u32,
+    first: u32,
+    part: u32,
 }
 
-/// activation(x · weightᵀ + bias) + residual: x `[..., inputs]`, weight `[outputs, inputs]` (a convolution's further
-/// dimensions count as one), bias `[outputs]`, residual and result `[..., outputs]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+/// activation(x · weightᵀ + bias) + residual: x `[..., inputs]`, residual and result `[..., outputs]`.
+/// Errors: INVALID_ARGUMENT when shapes don't fit or the weight misses rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear(
     stream: &mut Stream,
     x: &GpuTensor,
-    weight: &GpuTensor,
-    bias: &GpuTensor,
+    weights: &GpuLinear,
     activation: Activation,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
+    weights.check_complete()?;
     let (rows, inputs) = x.rows();
-    let outputs = outputs(weight, inputs)?;
-    bias.expect("The bias of a linear layer", &[outputs])?;
+    if inputs != weights.in_features() {
+        return Err(Error::InvalidArgument(format!(
+            "A linear layer of {} inputs can't take {}.",
+            weights.in_features(),
+            format_dims(x.dims())
+        )));
+    }
+    let outputs = weights.out_features();
     let mut dims = x.dims().to_vec();
     dims.pop();
     dims.push(outputs);
@@ -61,40 +73,46 @@ pub fn linear(
     }
     let y = stream.uninit(&dims)?;
     let threads = threads(rows, outputs);
-    stream.record(Op {
-        kernel: if inputs.is_multiple_of(4) {
-            VEC4
-        } else {
-            SCALAR
-        },
-        constants: (
-            CONSTANTS,
-            &[
-                threads as u32,
-                code_of(activation),
-                u32::from(residual.is_some()),
+    let constants = [
+        threads as u32,
+        code_of(activation),
+        u32::from(residual.is_some()),
+    ];
+    let side = 4 * threads;
+    for part in weights.parts() {
+        stream.record(Op {
+            kernel: kernel(weights.dtype(), inputs),
+            constants: (CONSTANTS, &constants),
+            uniforms: Params {
+                rows: rows as u32,
+                inputs: inputs as u32,
+                outputs: outputs as u32,
+                first: part.start as u32,
+                part: part.rows as u32,
+            },
+            reads: &[
+                x.binding(),
+                part.buffer.binding(),
+                weights.scales().unwrap_or(weights.bias()).binding(),
+                weights.bias().binding(),
+                residual.unwrap_or(x).binding(),
             ],
-        ),
-        uniforms: Params {
-            rows: rows as u32,
-            inputs: inputs as u32,
-            outputs: outputs as u32,
-        },
-        tensors: &[x, weight, bias, residual.unwrap_or(x), &y],
-        workgroups: [outputs.div_ceil(4 * threads), rows.div_ceil(4 * threads), 1],
-    })?;
+            writes: &[y.binding()],
+            workgroups: [part.rows.div_ceil(side), rows.div_ceil(side), 1],
+        })?;
+    }
     Ok(y)
 }
 
-fn outputs(weight: &GpuTensor, inputs: usize) -> Result<usize> {
-    match weight.dims() {
-        [outputs, rest @ ..] if !rest.is_empty() && outputs * inputs == weight.len() => {
-            Ok(*outputs)
-        }
-        dims => Err(Error::InvalidArgument(format!(
-            "A linear layer whose weight is {} can't take rows of {inputs} values.",
-            format_dims(dims)
-        ))),
+fn kernel(dtype: Dtype, inputs: usize) -> Kernel {
+    Kernel {
+        name: NAME,
+        sources: sources(dtype),
+        entry_point: if inputs.is_multiple_of(4) {
+            "main_vec4"
+        } else {
+            "main_scalar"
+        },
     }
 }
 
@@ -111,7 +129,10 @@ fn threads(rows: usize, outputs: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+    use crate::test_support::{
+        assert_close, code, layer, layer_of, on_shapes, random, read, stream, values,
+    };
+    use vit_msn_tensor::quantise_row;
     use vit_msn_tensor::testing::activation as activation_of;
 
     fn naive(x: &[f32], weight: &[f32], bias: &[f32], activation: Activation) -> Vec<f64> {
@@ -138,13 +159,20 @@ mod tests {
         [rows, inputs, outputs]: [usize; 3],
         activation: Activation,
         with_residual: bool,
+        dtype: Dtype,
     ) {
         let (x, x_gpu) = random(stream, &[rows, inputs], 1);
-        let (weight, weight_gpu) = random(stream, &[outputs, inputs], 2);
-        let (bias, bias_gpu) = random(stream, &[outputs], 3);
         let (residual, residual_gpu) = random(stream, &[rows, outputs], 4);
+        let (weight, bias) = (values(outputs * inputs, 2), values(outputs, 3));
+        let weights = layer_of(stream, &weight, &bias, dtype);
         let added = with_residual.then_some(&residual_gpu);
-        let y = linear(stream, &x_gpu, &weight_gpu, &bias_gpu, activation, added).unwrap();
+        let y = linear(stream, &x_gpu, &weights, activation, added).unwrap();
+        // The definition for what the storage type holds.
+        let bias: Vec<_> = bias.iter().map(|&v| dtype.round(v)).collect();
+        let weight: Vec<_> = weight
+            .chunks(inputs)
+            .flat_map(|row| stored(row, dtype))
+            .collect();
         let mut expected = naive(&x, &weight, &bias, activation);
         if with_residual {
             for (value, &residual) in expected.iter_mut().zip(&residual) {
@@ -155,21 +183,37 @@ mod tests {
         assert_close(&read(stream, &y), &expected, 1e-5);
     }
 
+    fn stored(row: &[f32], dtype: Dtype) -> Vec<f32> {
+        match dtype {
+            Dtype::I8 => {
+                let (scale, steps) = quantise_row(row);
+                steps.map(|step| f32::from(step) * scale).collect()
+            }
+            dtype => row.iter().map(|&v| dtype.round(v)).collect(),
+        }
+    }
+
+    const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8];
+
     #[test]
     fn odd_shapes_match_the_definition() {
-        let shapes = ([1usize..90, 1usize..80, 1usize..90], 0usize..6, 0..2);
-        on_shapes(shapes, |stream, (shape, activation, residual)| {
-            check(stream, shape, Activation::ALL[activation], residual == 1);
-        });
+        let shapes = [1usize..90, 1usize..80, 1usize..90];
+        on_shapes(
+            (shapes, 0usize..2, 0..2, 0usize..4),
+            |stream, (shape, activation, residual, dtype)| {
+                let activation = Activation::ALL[activation];
+                check(stream, shape, activation, residual == 1, DTYPES[dtype]);
+            },
+        );
     }
 
     #[test]
     fn large_tiles_match_the_definition() {
         let Some(mut stream) = stream() else { return };
-        for inputs in [19, 32] {
+        for (inputs, dtype) in [(19, Dtype::F32), (32, Dtype::F32), (20, Dtype::I8)] {
             let shape = [8 * 64 - 5, inputs, 16 * 64 - 3];
             assert_eq!(threads(shape[0], shape[2]), 16);
-            check(&mut stream, shape, Activation::Identity, true);
+            check(&mut stream, shape, Activation::Identity, true, dtype);
         }
     }
 
@@ -178,12 +222,9 @@ mod tests {
         let Some(mut stream) = stream() else { return };
         let x: Vec<f32> = (-600..=600).map(|step| step as f32 * 0.01).collect();
         let x_gpu = stream.upload(&x, &[x.len(), 1]).unwrap();
-        let (one, zero) = (
-            stream.upload(&[1.0], &[1, 1]).unwrap(),
-            stream.upload(&[0.0], &[1]).unwrap(),
-        );
+        let one = layer(&mut stream, &[1.0], &[0.0]);
         for activation in Activation::ALL {
-            let y = linear(&mut stream, &x_gpu, &one, &zero, activation, None).unwrap();
+            let y = linear(&mut stream, &x_gpu, &one, activation, None).unwrap();
             let expected: Vec<f64> = x
                 .iter()
                 .map(|&x| activation_of(activation, f64::from(x)))
@@ -198,45 +239,36 @@ mod tests {
         let x = stream
             .upload(&[-1e20, 1e20, -100.0, 100.0], &[4, 1])
             .unwrap();
-        let (one, zero) = (
-            stream.upload(&[1.0], &[1, 1]).unwrap(),
-            stream.upload(&[0.0], &[1]).unwrap(),
-        );
+        let one = layer(&mut stream, &[1.0], &[0.0]);
         for activation in &Activation::ALL[1..] {
-            let y = linear(&mut stream, &x, &one, &zero, *activation, None).unwrap();
+            let y = linear(&mut stream, &x, &one, *activation, None).unwrap();
             assert_close(&read(&mut stream, &y), &[0.0, 1e20, 0.0, 100.0], 1e-6);
         }
     }
 
     #[test]
-    fn leading_dimensions_stay() {
+    fn leading_dimensions_stay_and_a_layer_may_have_no_bias() {
         let Some(mut stream) = stream() else { return };
-        let x = stream.upload(&values(2 * 3 * 4, 1), &[2, 3, 4]).unwrap();
-        let (_, weight) = random(&mut stream, &[5, 2, 2, 1], 2);
-        let (_, bias) = random(&mut stream, &[5], 3);
-        let y = linear(&mut stream, &x, &weight, &bias, Activation::Identity, None).unwrap();
-        assert_eq!(y.dims(), [2, 3, 5]);
+        let x = stream.upload(&[1.0; 24], &[2, 3, 4]).unwrap();
+        let mut weights = GpuLinear::new(&mut stream, 1, 4, Dtype::F32, false).unwrap();
+        let row = Dtype::F32.encode(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+        weights.set_rows(&mut stream, 0, Dtype::F32, &row).unwrap();
+        let y = linear(&mut stream, &x, &weights, Activation::Identity, None).unwrap();
+        assert_eq!(y.dims(), [2, 3, 1]);
+        assert_eq!(read(&mut stream, &y), [10.0; 6]);
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_errors() {
+    fn shapes_that_do_not_fit_and_missing_rows_are_errors() {
         let Some(mut stream) = stream() else { return };
-        let mut tensor = |dims: &[usize]| random(&mut stream, dims, 1).1;
-        let (x, weight, bias) = (tensor(&[3, 4]), tensor(&[5, 4]), tensor(&[5]));
-        let (narrow, short, flat) = (tensor(&[5, 3]), tensor(&[4]), tensor(&[20]));
-        let mut run = |weight, bias, residual| {
-            code(linear(
-                &mut stream,
-                &x,
-                weight,
-                bias,
-                Activation::Gelu,
-                residual,
-            ))
-        };
-        assert_eq!(run(&narrow, &bias, None), "INVALID_ARGUMENT");
-        assert_eq!(run(&flat, &bias, None), "INVALID_ARGUMENT");
-        assert_eq!(run(&weight, &short, None), "INVALID_ARGUMENT");
-        assert_eq!(run(&weight, &bias, Some(&x)), "INVALID_ARGUMENT");
+        let (_, x) = random(&mut stream, &[3, 4], 1);
+        let whole = layer(&mut stream, &[1.0; 20], &[0.0; 5]);
+        let narrow = layer(&mut stream, &[1.0; 15], &[0.0; 5]);
+        let empty = GpuLinear::new(&mut stream, 5, 4, Dtype::F32, true).unwrap();
+        let mut run =
+            |weights, residual| code(linear(&mut stream, &x, weights, Activation::Gelu, residual));
+        assert_eq!(run(&narrow, None), "INVALID_ARGUMENT");
+        assert_eq!(run(&empty, None), "INVALID_ARGUMENT");
+        assert_eq!(run(&whole, Some(&x)), "INVALID_ARGUMENT");
     }
 }

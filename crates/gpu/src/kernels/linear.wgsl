@@ -1,12 +1,14 @@
 // linear: y = activation(x · weightᵀ + bias) + residual
 //
-// Layout         x [rows, inputs], weight [outputs, inputs] as checkpoints store it, bias [outputs],
-//                residual and y [rows, outputs]; all row-major float32.
+// Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32. A part of the
+//                weight [part, inputs] from row `first` on, as weight_*.wgsl reads it: load_weight gives four
+//                values of a row, which is padded with zeros to a multiple of four.
 // Constants      THREADS     side of the square workgroup: 16 or 8
-//                ACTIVATION  0 identity, 1 gelu, 2 relu, 3 silu, 4 gelu by tanh, 5 x·σ(1.702x)
+//                ACTIVATION  that of activation.wgsl
 //                RESIDUAL    1 adds the residual; else its binding holds any tensor
 // Preconditions  main_vec4 needs inputs to be a multiple of 4; main_scalar takes any. linear.rs checks the shapes,
-//                chooses the entry point and covers y with workgroups: x over outputs, y over rows.
+//                chooses the entry point and covers the part's columns of y with workgroups: x over outputs, y over
+//                rows.
 // Tile           Each invocation owns 4×4 results, THREADS apart in both directions, so that neighbours read
 //                neighbouring vectors of the tiles. Depth is walked 16 values at a time: x and weight are both
 //                contiguous in depth, so one vec4 of each is one load, and 8 vec4 from workgroup memory feed
@@ -18,16 +20,18 @@ struct Params {
     rows: u32,
     inputs: u32,
     outputs: u32,
+    // The part's first output and how many it has.
+    first: u32,
+    part: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> x_vec4: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> weight_vec4: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read> residual: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read> scales: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 const TILE: u32 = 4u * THREADS;
 const DEPTH_VECS: u32 = 4u;
@@ -47,16 +51,12 @@ fn stage_vec4(corner: vec2<u32>, depth: u32, lane: u32) {
         let line = i / DEPTH_VECS;
         let part = i % DEPTH_VECS;
         let source = depth / 4u + part;
-        let column = min(corner.x + line, params.outputs - 1u);
-        let row = min(corner.y + line, params.rows - 1u);
         var x_part = vec4<f32>();
-        var weight_part = vec4<f32>();
         if source < width {
-            x_part = x_vec4[row * width + source];
-            weight_part = weight_vec4[column * width + source];
+            x_part = x_vec4[min(corner.y + line, params.rows - 1u) * width + source];
         }
         x_tile[part * STRIDE + line] = x_part;
-        weight_tile[part * STRIDE + line] = weight_part;
+        stage_weight(corner.x + line, source, part * STRIDE + line);
     }
 }
 
@@ -64,20 +64,26 @@ fn stage_scalar(corner: vec2<u32>, depth: u32, lane: u32) {
     for (var i = lane; i < TILE * DEPTH_VECS; i += THREADS * THREADS) {
         let line = i / DEPTH_VECS;
         let part = i % DEPTH_VECS;
-        let column = min(corner.x + line, params.outputs - 1u);
         let row = min(corner.y + line, params.rows - 1u);
         var x_part = vec4<f32>();
-        var weight_part = vec4<f32>();
         for (var j = 0u; j < 4u; j++) {
             let source = depth + 4u * part + j;
             if source < params.inputs {
                 x_part[j] = x[row * params.inputs + source];
-                weight_part[j] = weight[column * params.inputs + source];
             }
         }
         x_tile[part * STRIDE + line] = x_part;
-        weight_tile[part * STRIDE + line] = weight_part;
+        stage_weight(corner.x + line, depth / 4u + part, part * STRIDE + line);
     }
+}
+
+fn stage_weight(column: u32, source: u32, place: u32) {
+    let width = (params.inputs + 3u) / 4u;
+    var weight_part = vec4<f32>();
+    if source < width {
+        weight_part = load_weight(min(column, params.part - 1u) * width + source);
+    }
+    weight_tile[place] = weight_part;
 }
 
 // Adds the products of the staged depths to the 4×4 results; a vector of them is one row.
@@ -99,10 +105,11 @@ fn store(sums: ptr<function, array<vec4<f32>, 4>>, corner: vec2<u32>, thread: ve
     for (var i = 0u; i < 4u; i++) {
         let row = corner.y + thread.y + i * THREADS;
         for (var j = 0u; j < 4u; j++) {
-            let column = corner.x + thread.x + j * THREADS;
-            if row < params.rows && column < params.outputs {
+            let part_column = corner.x + thread.x + j * THREADS;
+            if row < params.rows && part_column < params.part {
+                let column = params.first + part_column;
                 let index = row * params.outputs + column;
-                var value = activate((*sums)[i][j] + bias[column]);
+                var value = activate(scaled((*sums)[i][j], column) + bias[column]);
                 if RESIDUAL == 1u {
                     value += residual[index];
                 }
@@ -144,39 +151,4 @@ fn main_scalar(
         workgroupBarrier();
     }
     store(&sums, corner, thread.xy);
-}
-
-fn activate(v: f32) -> f32 {
-    switch ACTIVATION {
-        case 1u: { return gelu(v); }
-        case 2u: { return max(v, 0.0); }
-        case 3u: { return times_sigmoid(v, v); }
-        // The tanh form is v·σ(2u), since ½(1 + tanh u) = σ(2u): 1.5957691 is 2·√(2/π).
-        case 4u: { return times_sigmoid(v, 1.5957691 * v * (1.0 + 0.044715 * v * v)); }
-        case 5u: { return times_sigmoid(v, 1.702 * v); }
-        default: { return v; }
-    }
-}
-
-// v·Φ(v) = max(v, 0) − |v|·Φ(−|v|) with Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.3a)); r is a minimax polynomial of
-// ½·erfcx(a/√2) on a ∈ [0, 14], error 2e-8, the one that the CPU's gelu uses. Beyond 14 the tail is 0.
-fn gelu(v: f32) -> f32 {
-    let size = min(abs(v), 14.0);
-    let t = 1.0 / (1.0 + 0.3 * size);
-    var r = 3.7548766e-2;
-    r = r * t - 1.6537375e-1;
-    r = r * t + 2.213504e-1;
-    r = r * t - 6.877566e-2;
-    r = r * t + 1.3764614e-1;
-    r = r * t + 9.657086e-2;
-    r = r * t + 1.2148725e-1;
-    r = r * t + 1.1954163e-1;
-    r = r * t + 4.3772447e-6;
-    return max(v, 0.0) - size * r * exp(-0.5 * size * size);
-}
-
-// v·σ(u) for u of v's sign; e^−|u| never overflows.
-fn times_sigmoid(v: f32, u: f32) -> f32 {
-    let decay = exp(-abs(u));
-    return v * select(1.0, decay, u < 0.0) / (1.0 + decay);
 }

@@ -2,17 +2,23 @@
 
 pub mod attention;
 pub mod embed_tokens;
+pub mod interpolate;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
 pub mod patch_embed;
 pub mod pool;
 pub mod softmax;
+pub mod take_tokens;
 
 /// Below this many workgroups a large GPU idles: ops with a choice then take smaller tiles.
 const ENOUGH_WORKGROUPS: usize = 128;
 
 /// Invocations of the elementwise kernels' workgroups: two warps or one wavefront.
 const LINE: usize = 64;
+
+/// Reductions over a workgroup.
+const REDUCE: &str = include_str!("reduce.wgsl");
 
 /// Workgroups for `count` rows, folded into two dimensions; kernels compare their row with the number of rows.
 fn fold_rows(count: usize) -> [usize; 3] {

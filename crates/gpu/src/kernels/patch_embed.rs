@@ -1,17 +1,18 @@
 //! The patch embedding: a convolution whose stride is its kernel, as a gather and a linear layer.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Activation, Error, Result, format_dims};
+use vit_msn_tensor::{Activation, Error, Result};
 
 use super::LINE;
 use super::linear::linear;
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
+use crate::weights::GpuLinear;
 
 const PATCH_EMBED: Kernel = Kernel {
     name: "patch_embed",
-    source: include_str!("patch_embed.wgsl"),
+    sources: &[include_str!("patch_embed.wgsl")],
     entry_point: "main",
 };
 
@@ -25,30 +26,34 @@ struct Params {
     patch_width: u32,
 }
 
-/// The patch projection: pixels `[batch, channels, height, width]`, weight `[outputs, channels, patch_height,
-/// patch_width]` and bias `[outputs]` to `[batch, patches, outputs]`, patches row by row. Pixels beyond the last whole
-/// patch are left out, as by a convolution.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or no patch does, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+/// The patch projection: pixels `[batch, channels, height, width]` and the weight of a convolution `[outputs, channels,
+/// patch_height, patch_width]`, flattened into a linear layer's, to `[batch, patches, outputs]`, patches row by row.
+/// `patch` is (height, width). Pixels beyond the last whole patch are left out, as by a convolution.
+/// Errors: INVALID_ARGUMENT when shapes don't fit or no patch does, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn patch_embed(
     stream: &mut Stream,
     pixels: &GpuTensor,
-    weight: &GpuTensor,
-    bias: &GpuTensor,
+    projection: &GpuLinear,
+    patch: (usize, usize),
 ) -> Result<GpuTensor> {
     let names = ["batch", "channels", "height", "width"];
     let [batch, channels, height, width] = pixels.shape("The picture", names)?;
-    let names = ["outputs", "channels", "patch_height", "patch_width"];
-    let [_, weight_channels, patch_height, patch_width] =
-        weight.shape("The patch projection's weight", names)?;
-    let patches = (height / patch_height) * (width / patch_width);
-    if patches == 0 || weight_channels != channels {
+    let (patch_height, patch_width) = patch;
+    let rows = height.checked_div(patch_height).unwrap_or(0);
+    let columns = width.checked_div(patch_width).unwrap_or(0);
+    if rows == 0 || columns == 0 {
         return Err(Error::InvalidArgument(format!(
-            "A patch projection {} doesn't fit pictures {}.",
-            format_dims(weight.dims()),
-            format_dims(pixels.dims())
+            "A picture of {height}×{width} pixels holds no patch of {patch_height}×{patch_width}."
         )));
     }
+    let patches = rows * columns;
     let depth = channels * patch_height * patch_width;
+    if depth != projection.in_features() {
+        return Err(Error::InvalidArgument(format!(
+            "Patches of {channels}×{patch_height}×{patch_width} have {depth} values, but the projection takes {}.",
+            projection.in_features()
+        )));
+    }
     let gathered = stream.uninit(&[batch, patches, depth])?;
     stream.record(Op {
         kernel: PATCH_EMBED,
@@ -60,16 +65,17 @@ pub fn patch_embed(
             patch_height: patch_height as u32,
             patch_width: patch_width as u32,
         },
-        tensors: &[pixels, &gathered],
+        reads: &[pixels.binding()],
+        writes: &[gathered.binding()],
         workgroups: [depth.div_ceil(LINE), patches, batch],
     })?;
-    linear(stream, &gathered, weight, bias, Activation::Identity, None)
+    linear(stream, &gathered, projection, Activation::Identity, None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
+    use crate::test_support::{assert_close, code, layer, on_shapes, random, read, stream, values};
 
     /// The convolution by its definition.
     fn naive(
@@ -113,10 +119,10 @@ mod tests {
             |stream, ([batch, channels], patch, extra, outputs)| {
                 let size = [batch, channels, patch[0] + extra[0], patch[1] + extra[1]];
                 let (pixels, pixels_gpu) = random(stream, &size, 1);
-                let (weight, weight_gpu) =
-                    random(stream, &[outputs, channels, patch[0], patch[1]], 2);
-                let (bias, bias_gpu) = random(stream, &[outputs], 3);
-                let y = patch_embed(stream, &pixels_gpu, &weight_gpu, &bias_gpu).unwrap();
+                let weight = values(outputs * channels * patch[0] * patch[1], 2);
+                let bias = values(outputs, 3);
+                let projection = layer(stream, &weight, &bias);
+                let y = patch_embed(stream, &pixels_gpu, &projection, patch.into()).unwrap();
                 let patches = (size[2] / patch[0]) * (size[3] / patch[1]);
                 assert_eq!(y.dims(), [batch, patches, outputs]);
                 let expected = naive(&pixels, size, &weight, patch, &bias);
@@ -128,18 +134,13 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_errors() {
         let Some(mut stream) = stream() else { return };
-        let mut tensor = |dims: &[usize]| random(&mut stream, dims, 1).1;
-        let (pixels, bias) = (tensor(&[1, 3, 8, 8]), tensor(&[2]));
-        let wrong = [
-            tensor(&[2, 3, 9, 8]),
-            tensor(&[2, 1, 8, 8]),
-            tensor(&[2, 3, 8]),
-        ];
-        for weight in &wrong {
-            assert_eq!(
-                code(patch_embed(&mut stream, &pixels, weight, &bias)),
-                "INVALID_ARGUMENT"
-            );
+        let (_, pixels) = random(&mut stream, &[1, 3, 8, 8], 1);
+        let (_, flat) = random(&mut stream, &[3, 8, 8], 1);
+        let projection = layer(&mut stream, &[1.0; 24], &[0.0; 2]);
+        let mut run = |pixels, patch| code(patch_embed(&mut stream, pixels, &projection, patch));
+        for patch in [(9, 1), (1, 9), (0, 2), (2, 3)] {
+            assert_eq!(run(&pixels, patch), "INVALID_ARGUMENT");
         }
+        assert_eq!(run(&flat, (2, 2)), "INVALID_ARGUMENT");
     }
 }

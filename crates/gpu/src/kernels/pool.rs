@@ -10,7 +10,7 @@ use crate::stream::{Op, Stream};
 
 const POOL: Kernel = Kernel {
     name: "pool",
-    source: include_str!("pool.wgsl"),
+    sources: &[include_str!("pool.wgsl")],
     entry_point: "main",
 };
 const CONSTANTS: Constants = &["MEAN"];
@@ -32,7 +32,7 @@ struct Params {
 }
 
 /// x `[batch, tokens, width]` to `[batch, width]`.
-/// Errors: INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+/// Errors: INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuTensor> {
     let names = ["batch", "tokens", "width"];
     let [batch, tokens, width] = x.shape("The input of pooling", names)?;
@@ -50,7 +50,8 @@ pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuT
             tokens: tokens as u32,
             width: width as u32,
         },
-        tensors: &[x, &y],
+        reads: &[x.binding()],
+        writes: &[y.binding()],
         workgroups: [width.div_ceil(LINE), batch, 1],
     })?;
     Ok(y)

@@ -3,14 +3,14 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::fold_rows;
+use super::{REDUCE, fold_rows};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
 const SOFTMAX: Kernel = Kernel {
     name: "softmax",
-    source: include_str!("softmax.wgsl"),
+    sources: &[REDUCE, include_str!("softmax.wgsl")],
     entry_point: "main",
 };
 
@@ -22,7 +22,7 @@ struct Params {
 }
 
 /// The softmax of each row of the last dimension.
-/// Errors: UNSUPPORTED, OUT_OF_MEMORY, DISPOSED.
+/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
     let (rows, width) = x.rows();
     let y = stream.uninit(x.dims())?;
@@ -33,7 +33,8 @@ pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
             rows: rows as u32,
             width: width as u32,
         },
-        tensors: &[x, &y],
+        reads: &[x.binding()],
+        writes: &[y.binding()],
         workgroups: fold_rows(rows),
     })?;
     Ok(y)

@@ -14,40 +14,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-const LANES: u32 = 64u;
-const LOWEST: f32 = -3.4028234e38;
-
-var<workgroup> partial: array<f32, LANES>;
-
-// The largest of every lane's value, in every lane.
-fn largest(value: f32, lane: u32) -> f32 {
-    partial[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane < half {
-            partial[lane] = max(partial[lane], partial[lane + half]);
-        }
-    }
-    workgroupBarrier();
-    let found = partial[0];
-    // The next reduction overwrites it.
-    workgroupBarrier();
-    return found;
-}
-
-// The sum of every lane's value, in every lane.
-fn sum(value: f32, lane: u32) -> f32 {
-    partial[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane < half {
-            partial[lane] += partial[lane + half];
-        }
-    }
-    workgroupBarrier();
-    return partial[0];
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,0 +1,203 @@
+//! The reference's losses.
+
+use bytemuck::NoUninit;
+use vit_msn_tensor::{Error, Result, check_len};
+
+use super::REDUCE;
+use crate::buffers::{Binding, GpuTensor};
+use crate::pipelines::Kernel;
+use crate::stream::{Op, Stream};
+
+/// The label that cross-entropy leaves out.
+const IGNORE_INDEX: i32 = -100;
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    rows: u32,
+    width: u32,
+    count: f32,
+}
+
+/// The mean cross-entropy of logits `[labels.len(), classes]` over the labels that aren't −100, as `[1]`.
+/// Errors: INVALID_ARGUMENT for another shape, naming a label that is no class, or when every label is ignored;
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn cross_entropy(stream: &mut Stream, logits: &GpuTensor, labels: &[i32]) -> Result<GpuTensor> {
+    let [_, classes] = logits.shape("The logits", ["batch", "classes"])?;
+    check_len("The logits", logits.len(), &[labels.len(), classes])?;
+    let count = check_labels(labels, classes)?;
+    let table = stream.upload_table(labels, "The labels")?;
+    record(stream, "cross_entropy", logits, table.binding(), count)
+}
+
+/// How many labels count.
+fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
+    let mut count = 0;
+    for (index, &label) in labels.iter().enumerate() {
+        if label == IGNORE_INDEX {
+            continue;
+        }
+        if usize::try_from(label).is_ok_and(|class| class < classes) {
+            count += 1;
+            continue;
+        }
+        return Err(Error::InvalidArgument(format!(
+            "Label {index} is {label}, but the model has {classes} classes: use 0 to {}, or {IGNORE_INDEX} to ignore it.",
+            classes.saturating_sub(1)
+        )));
+    }
+    if count == 0 {
+        return Err(Error::InvalidArgument(
+            "A loss needs at least one of the labels that aren't ignored.".to_string(),
+        ));
+    }
+    Ok(count)
+}
+
+/// The mean squared error over all elements, as `[1]`. Errors: INVALID_ARGUMENT when the lengths differ, UNSUPPORTED,
+/// OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn mse(stream: &mut Stream, predictions: &GpuTensor, targets: &GpuTensor) -> Result<GpuTensor> {
+    targets.expect("The targets", &[predictions.len()])?;
+    let count = targets.len();
+    record(stream, "mse", predictions, targets.binding(), count)
+}
+
+/// The mean binary cross-entropy of logits with targets in 0..=1 over all elements, as `[1]`, computed without overflow.
+/// Errors: as [`mse`].
+pub fn bce_with_logits(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    targets: &GpuTensor,
+) -> Result<GpuTensor> {
+    targets.expect("The targets", &[logits.len()])?;
+    let count = targets.len();
+    record(stream, "bce_with_logits", logits, targets.binding(), count)
+}
+
+fn record(
+    stream: &mut Stream,
+    entry_point: &'static str,
+    x: &GpuTensor,
+    target: Binding,
+    count: usize,
+) -> Result<GpuTensor> {
+    let (rows, width) = x.rows();
+    let y = stream.uninit(&[1])?;
+    stream.record(Op {
+        kernel: Kernel {
+            name: entry_point,
+            sources: &[REDUCE, include_str!("loss.wgsl")],
+            entry_point,
+        },
+        constants: (&[], &[]),
+        uniforms: Params {
+            rows: rows as u32,
+            width: width as u32,
+            count: count as f32,
+        },
+        reads: &[x.binding(), target],
+        writes: &[y.binding()],
+        workgroups: [1, 1, 1],
+    })?;
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
+
+    #[test]
+    fn odd_shapes_match_the_definitions() {
+        let shapes = ([1usize..9, 1usize..300], 1f32..30.0);
+        on_shapes(shapes, |stream, ([batch, classes], size)| {
+            let (x, _) = random(stream, &[batch, classes], 1);
+            let logits: Vec<f32> = x.iter().map(|v| v * size).collect();
+            let logits_gpu = stream.upload(&logits, &[batch, classes]).unwrap();
+            let targets: Vec<f32> = x.iter().rev().map(|v| 0.5 * v + 0.5).collect();
+            let targets_gpu = stream.upload(&targets, &[batch, classes]).unwrap();
+            let labels: Vec<i32> = (0..batch)
+                .map(|row| {
+                    if row % 3 == 1 {
+                        -100
+                    } else {
+                        (row * 7 % classes) as i32
+                    }
+                })
+                .collect();
+            let losses = [
+                cross_entropy(stream, &logits_gpu, &labels).unwrap(),
+                mse(stream, &logits_gpu, &targets_gpu).unwrap(),
+                bce_with_logits(stream, &logits_gpu, &targets_gpu).unwrap(),
+            ]
+            .map(|loss| read(stream, &loss)[0]);
+            let pairs = || {
+                logits
+                    .iter()
+                    .zip(&targets)
+                    .map(|(&x, &t)| (f64::from(x), f64::from(t)))
+            };
+            let bce = |(x, t): (f64, f64)| x.max(0.0) - x * t + (-x.abs()).exp().ln_1p();
+            let kept = labels.iter().filter(|&&label| label >= 0).count() as f64;
+            let entropy: f64 = logits
+                .chunks(classes)
+                .zip(&labels)
+                .filter(|&(_, &label)| label >= 0)
+                .map(|(row, &label)| {
+                    let sum: f64 = row.iter().map(|&v| f64::from(v).exp()).sum();
+                    sum.ln() - f64::from(row[label as usize])
+                })
+                .sum();
+            let count = logits.len() as f64;
+            let expected = [
+                entropy / kept,
+                pairs().map(|(x, t)| (x - t).powi(2)).sum::<f64>() / count,
+                pairs().map(bce).sum::<f64>() / count,
+            ];
+            assert_close(&losses, &expected, 2e-6);
+        });
+    }
+
+    #[test]
+    fn huge_logits_give_finite_losses() {
+        let Some(mut stream) = stream() else { return };
+        let x = stream.upload(&[1e4, 0.0], &[1, 2]).unwrap();
+        let target = stream.upload(&[1.0, 0.0], &[1, 2]).unwrap();
+        let loss = cross_entropy(&mut stream, &x, &[1]).unwrap();
+        assert_close(&read(&mut stream, &loss), &[1e4], 1e-6);
+        let loss = bce_with_logits(&mut stream, &x, &target).unwrap();
+        assert_close(&read(&mut stream, &loss), &[0.5 * 2f64.ln()], 1e-6);
+    }
+
+    #[test]
+    fn labels_that_are_no_class_and_wrong_shapes_are_errors() {
+        let Some(mut stream) = stream() else { return };
+        let (_, x) = random(&mut stream, &[2, 2], 1);
+        let (_, other) = random(&mut stream, &[3], 1);
+        for label in [2, -1, i32::MAX, i32::MIN] {
+            let error = cross_entropy(&mut stream, &x, &[0, label]).err().unwrap();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("Label 1 is {label}, but the model has 2 classes")),
+                "{error}"
+            );
+        }
+        let error = cross_entropy(&mut stream, &x, &[-100, -100]).err().unwrap();
+        assert!(error.to_string().contains("aren't ignored"), "{error}");
+        assert_eq!(
+            code(cross_entropy(&mut stream, &x, &[0])),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            code(cross_entropy(&mut stream, &other, &[0; 3])),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(code(mse(&mut stream, &x, &other)), "INVALID_ARGUMENT");
+        assert_eq!(
+            code(bce_with_logits(&mut stream, &x, &other)),
+            "INVALID_ARGUMENT"
+        );
+    }
+}

@@ -1,0 +1,70 @@
+// loss: the losses of classification and regression, as means
+//
+// Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32; y [1].
+//                Row-major float32.
+// Preconditions  One workgroup; loss.rs checks the shapes, that labels are classes or −100, and counts those that are.
+// Tile           64 invocations walk a row, or all elements, side by side. Losses are small beside the model.
+
+struct Params {
+    rows: u32,
+    width: u32,
+    // What the sum is divided by.
+    count: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> target_values: array<f32>;
+@group(0) @binding(2) var<storage, read> labels: array<i32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(LANES)
+fn cross_entropy(@builtin(local_invocation_index) lane: u32) {
+    var total = 0.0;
+    for (var row = 0u; row < params.rows; row++) {
+        let first = row * params.width;
+        var highest = LOWEST;
+        for (var i = lane; i < params.width; i += LANES) {
+            highest = max(highest, x[first + i]);
+        }
+        highest = largest(highest, lane);
+        var exponentials = 0.0;
+        for (var i = lane; i < params.width; i += LANES) {
+            exponentials += exp(x[first + i] - highest);
+        }
+        exponentials = sum(exponentials, lane);
+        // −100 is left out.
+        let label = labels[row];
+        let logit = x[first + u32(max(label, 0))];
+        total += select(log(exponentials) + (highest - logit), 0.0, label < 0);
+    }
+    if lane == 0u {
+        y[0] = total / params.count;
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn mse(@builtin(local_invocation_index) lane: u32) {
+    var total = 0.0;
+    for (var i = lane; i < params.rows * params.width; i += LANES) {
+        let difference = x[i] - target_values[i];
+        total += difference * difference;
+    }
+    total = sum(total, lane);
+    if lane == 0u {
+        y[0] = total / params.count;
+    }
+}
+
+// max(x, 0) − x·t + ln(1 + e^−|x|), which doesn't overflow.
+@compute @workgroup_size(LANES)
+fn bce_with_logits(@builtin(local_invocation_index) lane: u32) {
+    var total = 0.0;
+    for (var i = lane; i < params.rows * params.width; i += LANES) {
+        total += max(x[i], 0.0) - x[i] * target_values[i] + log(1.0 + exp(-abs(x[i])));
+    }
+    total = sum(total, lane);
+    if lane == 0u {
+        y[0] = total / params.count;
+    }
+}

@@ -1,0 +1,38 @@
+// reduce: sums and maxima over the 64 invocations of a workgroup, for kernels that give a row to each workgroup.
+// Every invocation calls them, and all get the same result.
+
+const LANES: u32 = 64u;
+const LOWEST: f32 = -3.4028234e38;
+
+var<workgroup> partial: array<f32, LANES>;
+
+// The sum of every lane's value.
+fn sum(value: f32, lane: u32) -> f32 {
+    partial[lane] = value;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] += partial[lane + half];
+        }
+    }
+    workgroupBarrier();
+    let total = partial[0];
+    // The next reduction overwrites it.
+    workgroupBarrier();
+    return total;
+}
+
+// The largest of every lane's value.
+fn largest(value: f32, lane: u32) -> f32 {
+    partial[lane] = value;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] = max(partial[lane], partial[lane + half]);
+        }
+    }
+    workgroupBarrier();
+    let found = partial[0];
+    workgroupBarrier();
+    return found;
+}

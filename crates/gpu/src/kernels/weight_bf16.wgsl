@@ -1,0 +1,12 @@
+// weight: bfloat16, float32's upper half, two values a word, lower half first
+
+@group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
+
+fn load_weight(index: u32) -> vec4<f32> {
+    let words = weight[index];
+    return bitcast<vec4<f32>>(vec4<u32>(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
+}
+
+fn scaled(sum: f32, column: u32) -> f32 {
+    return sum;
+}

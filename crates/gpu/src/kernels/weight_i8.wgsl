@@ -1,0 +1,14 @@
+// weight: signed bytes, four values a word, lowest byte first, and a scale for each output. Products are sums of whole
+// numbers times x, and scaled once.
+
+@group(0) @binding(2) var<storage, read> weight: array<u32>;
+
+fn load_weight(index: u32) -> vec4<f32> {
+    let word = weight[index];
+    // Each byte is shifted to the top, and back down with its sign.
+    return vec4<f32>(bitcast<vec4<i32>>(vec4<u32>(word << 24u, word << 16u, word << 8u, word)) >> vec4<u32>(24u));
+}
+
+fn scaled(sum: f32, column: u32) -> f32 {
+    return sum * scales[column];
+}
