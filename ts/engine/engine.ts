@@ -150,6 +150,12 @@ export class Scope {
     if (this.#handles.delete(handle)) this.#engine.free(handle);
   }
 
+  /** Unties one handle, which is the caller's to free from then on. */
+  release<H extends Handle>(handle: H): H {
+    this.#handles.delete(handle);
+    return handle;
+  }
+
   close(): void {
     for (const handle of this.#handles) this.#engine.free(handle);
     this.#handles.clear();

@@ -23,9 +23,8 @@ export function compute_loss(
   config: ViTMSNConfig,
 ): TensorHandle {
   const target = as_tensor(labels);
-  config.problem_type ??= infer_problem_type(config.num_labels, target);
   const batch = engine.dims(logits)[0] as number;
-  switch (config.problem_type) {
+  switch (problem_type_of(target, config)) {
     case "single_label_classification":
       return scope.use(engine.cross_entropy(logits, class_indices(target, batch, config.num_labels)));
     case "regression":
@@ -33,6 +32,12 @@ export function compute_loss(
     case "multi_label_classification":
       return scope.use(engine.bce_with_logits(logits, float_target(engine, scope, target, batch, config)));
   }
+}
+
+/** What the labels mean, by the config or, where that leaves it open, by the labels; then the config says it, too. */
+export function problem_type_of(labels: Labels, config: ViTMSNConfig): ProblemType {
+  config.problem_type ??= infer_problem_type(config.num_labels, as_tensor(labels));
+  return config.problem_type;
 }
 
 function infer_problem_type(num_labels: number, labels: Tensor): ProblemType {
@@ -53,7 +58,9 @@ function as_tensor(labels: Labels): Tensor {
   return new Tensor("float32", rows.flat(), [rows.length, rows[0]?.length ?? 0]);
 }
 
-function class_indices(labels: Tensor, batch: number, num_labels: number): Int32Array {
+/** The classes of a batch, checked. @throws VitMsnError INVALID_ARGUMENT. */
+export function class_indices(given: Labels, batch: number, num_labels: number): Int32Array {
+  const labels = as_tensor(given);
   if (labels.size !== batch) {
     throw invalid(
       `labels must hold one class index a picture (${batch}), got [${labels.dims.join(", ")}].`,

@@ -23,23 +23,37 @@ interface Collected {
   attentions: TensorHandle[] | undefined;
 }
 
+/** What differentiation asks of the forward besides being the engine that its ops run on. */
+export interface Recorder extends Engine {
+  /** Layers whose activations are computed again, instead of kept, for the gradient: so many at a time; 0: all are kept. */
+  readonly layers_per_checkpoint: number;
+  /** Runs layers on `hidden`. They may run a second time, with a scope for what they make then. */
+  checkpoint(
+    hidden: TensorHandle,
+    layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
+  ): Promise<TensorHandle>;
+}
+
 /** One forward pass of the backbone; mirrors transformers' modeling_vit_msn.py, class for function. */
 class Forward {
   readonly #engine: Engine;
+  /** Where layers are to run again for the gradient. */
+  readonly #checkpoints: Recorder | undefined;
   readonly #weights: Weights;
   readonly #config: ViTMSNConfig;
   readonly #eager: boolean;
   readonly #signal: AbortSignal | undefined;
-  readonly scope: Scope;
+  #scope: Scope;
   readonly collected: Collected;
 
-  constructor(model: PreTrainedModel<never, unknown>, inputs: ForwardInputs) {
-    const { engine, weights, config } = model;
-    this.#engine = engine;
+  constructor(model: PreTrainedModel<never, unknown>, inputs: ForwardInputs, recorder?: Recorder) {
+    const { weights, config } = model;
+    this.#engine = recorder ?? model.engine;
+    this.#checkpoints = recorder?.layers_per_checkpoint ? recorder : undefined;
     this.#weights = weights;
     this.#config = config;
     this.#signal = inputs.signal;
-    this.scope = new Scope(engine);
+    this.#scope = new Scope(this.#engine);
     this.collected = {
       hidden_states: (inputs.output_hidden_states ?? config.output_hidden_states) ? [] : undefined,
       attentions: (inputs.output_attentions ?? config.output_attentions) ? [] : undefined,
@@ -47,13 +61,21 @@ class Forward {
     this.#eager = model.attn_implementation === "eager";
   }
 
+  /** Ties what is made to this forward's end. */
+  get scope(): Scope {
+    return this.#scope;
+  }
+
   /** ViTMSNModel.forward up to last_hidden_state [B, N, D]. */
   async backbone(inputs: ForwardInputs): Promise<TensorHandle> {
     const pacer = new Pacer(inputs.signal, "forward");
+    const { num_hidden_layers } = this.#config;
+    const stretch = this.#checkpoints?.layers_per_checkpoint ?? num_hidden_layers;
     let hidden = this.#embeddings(inputs);
-    for (let i = 0; i < this.#config.num_hidden_layers; i++) {
-      await pacer.step(this.#engine.ready(hidden));
-      hidden = this.#layer(hidden, `encoder.layer.${i}`);
+    for (let first = 0; first < num_hidden_layers; first += stretch) {
+      const last = Math.min(first + stretch, num_hidden_layers);
+      const layers = (hidden: TensorHandle, scope?: Scope) => this.#layers(hidden, first, last, pacer, scope);
+      hidden = await (this.#checkpoints?.checkpoint(hidden, layers) ?? layers(hidden));
     }
     await pacer.step(this.#engine.ready(hidden));
     const last = this.#layer_norm(hidden, "layernorm");
@@ -112,6 +134,21 @@ class Forward {
     const { dims, grid } = pixels;
     const mask = check_mask(inputs.bool_masked_pos, dims[0], grid.height * grid.width);
     return { mask, mask_token: this.#weights.tensor("embeddings.mask_token") };
+  }
+
+  /** Layers [first, last) one after the other. */
+  async #layers(hidden: TensorHandle, first: number, last: number, pacer: Pacer, scope = this.#scope) {
+    const own = this.#scope;
+    this.#scope = scope;
+    try {
+      for (let i = first; i < last; i++) {
+        await pacer.step(this.#engine.ready(hidden));
+        hidden = this.#layer(hidden, `encoder.layer.${i}`);
+      }
+      return hidden;
+    } finally {
+      this.#scope = own;
+    }
   }
 
   /** ViTMSNLayer: pre-norm attention and MLP, each with its residual. */
@@ -200,8 +237,9 @@ async function run<T>(
   model: PreTrainedModel<never, unknown>,
   inputs: ForwardInputs,
   body: (forward: Forward) => Promise<T>,
+  recorder?: Recorder,
 ): Promise<T> {
-  const forward = new Forward(model, inputs);
+  const forward = new Forward(model, inputs, recorder);
   try {
     return await body(forward);
   } finally {
@@ -277,18 +315,40 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
-    const { engine, weights, config } = this.ready(inputs);
+    const { engine, config } = this.ready(inputs);
     return run(this, inputs, async (forward) => {
-      const { scope } = forward;
-      const last_hidden_state = scope.use(await forward.backbone(inputs));
-      const cls = scope.use(engine.pool(last_hidden_state, "cls"));
-      const logits = scope.use(engine.linear(cls, weights.linear("classifier"), "identity"));
-      const loss = inputs.labels && compute_loss(engine, scope, logits, inputs.labels, config);
+      const logits = await this.#logits(forward, inputs, engine);
+      const loss = inputs.labels && compute_loss(engine, forward.scope, logits, inputs.labels, config);
       return {
         ...(loss && { loss: await forward.read(loss) }),
         logits: await forward.read(logits),
         ...(await forward.read_collected()),
       };
     });
+  }
+
+  /**
+   * @internal Computes the logits and gives them to `body` before anything is freed, so that a loss can be computed from
+   * them and, on a recorder, differentiated.
+   */
+  with_logits<T>(
+    inputs: ForwardInputs,
+    body: (logits: TensorHandle, scope: Scope) => Promise<T>,
+    recorder?: Recorder,
+  ): Promise<T> {
+    const { engine } = this.ready(inputs);
+    return run(
+      this,
+      inputs,
+      async (forward) => body(await this.#logits(forward, inputs, recorder ?? engine), forward.scope),
+      recorder,
+    );
+  }
+
+  async #logits(forward: Forward, inputs: ForwardInputs, engine: Engine): Promise<TensorHandle> {
+    const { scope } = forward;
+    const last_hidden_state = scope.use(await forward.backbone(inputs));
+    const cls = scope.use(engine.pool(last_hidden_state, "cls"));
+    return scope.use(engine.linear(cls, this.weights.linear("classifier"), "identity"));
   }
 }

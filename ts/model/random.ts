@@ -4,14 +4,14 @@
  */
 
 /** FNV-1a: spreads a parameter's name over 32 bits. */
-function hash_name(name: string): number {
+export function hash_name(name: string): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
   return hash >>> 0;
 }
 
 /** lowbias32 (Wellons, "Prospecting for Hash Functions"): a bijection of 32 bits with little bias. */
-function mix(x: number): number {
+export function mix(x: number): number {
   x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
   x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
   return (x ^ (x >>> 16)) >>> 0;

@@ -35,13 +35,13 @@ export class Weights {
   readonly modules: readonly ModuleSpec[];
   readonly dtype: WeightDtype;
   readonly #engine: Engine;
-  readonly #handles: ReadonlyMap<string, Handle>;
+  readonly #handles: Map<string, Handle>;
 
   constructor(
     engine: Engine,
     modules: readonly ModuleSpec[],
     dtype: WeightDtype,
-    handles: ReadonlyMap<string, Handle>,
+    handles: Map<string, Handle>,
   ) {
     this.#engine = engine;
     this.modules = modules;
@@ -61,6 +61,17 @@ export class Weights {
 
   has(name: string): boolean {
     return this.#handles.has(name);
+  }
+
+  /** Puts another in a module's place and frees the one that was there. */
+  replace(name: string, handle: Handle): void {
+    this.#engine.free(this.#handles.get(name) as Handle);
+    this.#handles.set(name, handle);
+  }
+
+  /** Takes over all modules of another set of weights of the same architecture and engine. */
+  adopt(other: Weights): void {
+    for (const [name, handle] of other.#handles) this.replace(name, handle);
   }
 
   /** Reads parameters back as raw values of `dtype`, in pieces, in the checkpoint's order. */

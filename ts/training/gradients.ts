@@ -1,0 +1,105 @@
+import type { Engine, Scope, TensorHandle } from "../engine/engine.ts";
+import type { TrainingEngine } from "../engine/training_engine.ts";
+import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
+import { class_indices, compute_loss, type Labels, problem_type_of } from "../model/losses.ts";
+import type { ClassificationInputs, ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import { Tensor } from "../tensor.ts";
+import { layers_per_checkpoint } from "./checkpointing.ts";
+import { type Freezing, type Parameter, Parameters, training_engine } from "./parameters.ts";
+import { Tape } from "./tape.ts";
+
+export interface GradientOptions extends Freezing {
+  /** Compute activations again instead of keeping them: less memory, a third more time, the same gradients; default false. */
+  gradient_checkpointing?: boolean;
+  /** Of the cross-entropy, from 0 to 1; default 0. */
+  label_smoothing_factor?: number;
+}
+
+/** A loss and its gradients. */
+export interface LossAndGradients {
+  loss: number;
+  /** By the keys of the hub's layout, without "vit.": one for each parameter that isn't frozen and had an influence. */
+  gradients: Map<string, Tensor<"float32">>;
+}
+
+/**
+ * The gradients of the loss by the model's parameters, without dropout: what one step of training would follow.
+ * @throws VitMsnError INVALID_ARGUMENT, UNSUPPORTED, ABORTED, OUT_OF_MEMORY.
+ */
+export async function compute_gradients(
+  model: ViTMSNForImageClassification,
+  inputs: ClassificationInputs & { labels: Labels },
+  options: GradientOptions = {},
+): Promise<LossAndGradients> {
+  const engine = training_engine(model);
+  const parameters = new Parameters(model, options);
+  try {
+    const tape = new Tape(engine, parameters, {
+      layers_per_checkpoint: options.gradient_checkpointing
+        ? layers_per_checkpoint(model.config.num_hidden_layers)
+        : 0,
+      signal: inputs.signal,
+    });
+    try {
+      const loss = await model.with_logits(
+        inputs,
+        async (logits, scope) => {
+          const smoothing = options.label_smoothing_factor ?? 0;
+          const loss = training_loss(tape, scope, logits, inputs.labels, model.config, smoothing);
+          const [value] = await tape.read(loss);
+          await tape.backward(loss);
+          return value as number;
+        },
+        tape,
+      );
+      return { loss, gradients: await read_gradients(engine, parameters) };
+    } finally {
+      tape.close();
+    }
+  } finally {
+    await parameters.dispose();
+  }
+}
+
+/** An engine with the loss that training needs besides the model's. */
+export type LossEngine = Engine & Pick<TrainingEngine, "cross_entropy_smoothed">;
+
+/** The model's loss; of class indices, with label smoothing. */
+export function training_loss(
+  engine: LossEngine,
+  scope: Scope,
+  logits: TensorHandle,
+  labels: Labels,
+  config: ViTMSNConfig,
+  label_smoothing: number,
+): TensorHandle {
+  if (label_smoothing === 0 || problem_type_of(labels, config) !== "single_label_classification") {
+    return compute_loss(engine, scope, logits, labels, config);
+  }
+  const indices = class_indices(labels, engine.dims(logits)[0] as number, config.num_labels);
+  return scope.use(engine.cross_entropy_smoothed(logits, indices, label_smoothing));
+}
+
+async function read_gradients(
+  engine: TrainingEngine,
+  parameters: Parameters,
+): Promise<Map<string, Tensor<"float32">>> {
+  const gradients = new Map<string, Tensor<"float32">>();
+  for (const parameter of parameters.trained) {
+    if (parameter.gradient === undefined) continue;
+    split(parameter, await engine.read(parameter.gradient)).forEach((tensor, i) => {
+      gradients.set((parameter.specs[i] as { key: string }).key, tensor);
+    });
+  }
+  return gradients;
+}
+
+/** A parameter's values as the checkpoint's parameters that it is made of. */
+function split({ specs }: Parameter, values: Float32Array): Tensor<"float32">[] {
+  let start = 0;
+  return specs.map(({ dims }) => {
+    const size = dims.reduce((a, b) => a * b, 1);
+    start += size;
+    return new Tensor("float32", values.slice(start - size, start), dims);
+  });
+}

@@ -1,0 +1,247 @@
+import type { Handle, LinearHandle, TensorHandle } from "../engine/engine.ts";
+import type { LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
+import { VitMsnError } from "../errors.ts";
+import type { LinearSpec, ParameterSpec } from "../model/architecture.ts";
+import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import type { Weights } from "../model/weights.ts";
+import type { GradientSink } from "./tape.ts";
+
+/** A tensor that is learned, as the engine keeps it: query, key and value are one. */
+export interface Parameter {
+  /** As "encoder.layer.0.attention.qkv.weight". */
+  readonly name: string;
+  /** What it holds of the checkpoint's parameters, one below the other. */
+  readonly specs: readonly ParameterSpec[];
+  /** Its float32 values, which the optimiser changes. */
+  readonly value: TensorHandle;
+  readonly size: number;
+  /** 0 for the embeddings, then each layer's number from 1, and one more for what follows them. */
+  readonly depth: number;
+  /** Whether weight decay applies: the weights of linear layers; not biases, norms, positions, CLS or mask token. */
+  readonly is_decayed: boolean;
+  readonly is_trained: boolean;
+  /** The sum so far. */
+  gradient: TensorHandle | undefined;
+}
+
+/** A linear layer, and float32 copies of what it keeps packed for its kernel. */
+interface TrainedLinear {
+  readonly handle: LinearHandle;
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+}
+
+/** Which parameters stay as they are. */
+export interface Freezing {
+  /** Train the classifier alone; default false. */
+  freeze_backbone?: boolean;
+  /** The embeddings and so many layers from the bottom; default none. */
+  freeze_layers?: number;
+  /** Parameters whose checkpoint key begins so, without "vit.", as "embeddings." or "encoder.layer.0."; default none. */
+  freeze_keys?: readonly string[];
+}
+
+/** The parameters of a model that is being trained, and their gradients. */
+export class Parameters implements GradientSink {
+  readonly all: readonly Parameter[];
+  readonly #engine: TrainingEngine;
+  readonly #weights: Weights;
+  readonly #linears = new Map<LinearHandle, TrainedLinear>();
+  readonly #tensors = new Map<TensorHandle, Parameter>();
+
+  /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't learn; INVALID_ARGUMENT. */
+  constructor(model: ViTMSNForImageClassification, freezing: Freezing = {}) {
+    this.#engine = training_engine(model);
+    this.#weights = model.weights;
+    const is_frozen = frozen_keys(model, freezing);
+    const depth = (name: string) => depth_of(name, model.config.num_hidden_layers);
+    const all: Parameter[] = [];
+    for (const module of model.weights.modules) {
+      if (module.kind === "linear") all.push(...this.#add_linear_layer(module, is_frozen, depth(module.name)));
+      else {
+        const value = model.weights.tensor(module.key);
+        const is_trained = !is_frozen(module.key);
+        const parameter = this.#parameter(module.key, [module], value, depth(module.key), false, is_trained);
+        all.push(parameter);
+        if (is_trained) this.#tensors.set(value, parameter);
+      }
+    }
+    this.all = all;
+  }
+
+  /** Those that are trained. */
+  get trained(): Parameter[] {
+    return this.all.filter(({ is_trained }) => is_trained);
+  }
+
+  wants(handle: Handle): boolean {
+    return this.#tensors.has(handle as TensorHandle) || this.#linears.has(handle as LinearHandle);
+  }
+
+  add(tensor: TensorHandle, gradient: TensorHandle): void {
+    this.#add_gradient(this.#tensors.get(tensor), gradient);
+  }
+
+  add_linear(handle: LinearHandle, { weight, bias }: LinearGradients): void {
+    const linear = this.#linears.get(handle);
+    this.#add_gradient(linear?.weight, weight);
+    this.#add_gradient(linear?.bias, bias);
+  }
+
+  /** √Σ g² over all gradients, summed in a fixed order. */
+  async gradient_norm(): Promise<number> {
+    let sum = 0;
+    for (const { gradient } of this.trained) {
+      if (gradient === undefined) continue;
+      const squares = this.#engine.sum_of_squares(gradient);
+      try {
+        sum += (await this.#engine.read(squares))[0] as number;
+      } finally {
+        this.#engine.free(squares);
+      }
+    }
+    return Math.sqrt(sum);
+  }
+
+  /** Forgets all gradients. */
+  clear_gradients(): void {
+    for (const parameter of this.all) {
+      if (parameter.gradient !== undefined) this.#engine.free(parameter.gradient);
+      parameter.gradient = undefined;
+    }
+  }
+
+  /** Gives the model's linear layers the values that an optimiser has changed. */
+  write_back(): void {
+    for (const { handle, weight, bias } of this.#linears.values()) {
+      this.#engine.set_linear(handle, weight.value, bias?.value);
+    }
+  }
+
+  /** Ends training: the model keeps the values, in its own dtype. */
+  async dispose(): Promise<void> {
+    this.clear_gradients();
+    for (const { weight, bias } of this.#linears.values()) {
+      this.#engine.free(weight.value);
+      if (bias) this.#engine.free(bias.value);
+    }
+    await this.#round_tensors();
+    this.#linears.clear();
+    this.#tensors.clear();
+  }
+
+  /** What a half-width model keeps outside its linear layers becomes what its checkpoint will say. */
+  async #round_tensors(): Promise<void> {
+    const { dtype } = this.#weights;
+    if (dtype === "float32" || dtype === "int8") return;
+    for (const [handle, { name }] of this.#tensors) {
+      const dims = this.#engine.dims(handle);
+      const bytes = await this.#engine.parameter_bytes(handle, dtype);
+      this.#weights.replace(name, this.#engine.parameter(bytes, dtype, dtype, dims));
+    }
+  }
+
+  #add_linear_layer(module: LinearSpec, is_frozen: (key: string) => boolean, depth: number): Parameter[] {
+    const handle = this.#weights.linear(module.name);
+    const weights = module.parts.map(({ weight }) => weight);
+    const biases = module.parts.flatMap(({ bias }) => bias ?? []);
+    const trains_weight = weights.some(({ key }) => !is_frozen(key));
+    const trains_bias = biases.some(({ key }) => !is_frozen(key));
+    if (!trains_weight && !trains_bias) return [];
+    const weight = this.#parameter(
+      `${module.name}.weight`,
+      weights,
+      this.#engine.linear_weight(handle),
+      depth,
+      true,
+      trains_weight,
+    );
+    const bias =
+      biases.length > 0
+        ? this.#parameter(
+            `${module.name}.bias`,
+            biases,
+            this.#engine.linear_bias(handle),
+            depth,
+            false,
+            trains_bias,
+          )
+        : undefined;
+    this.#linears.set(handle, { handle, weight, bias });
+    return bias ? [weight, bias] : [weight];
+  }
+
+  #parameter(
+    name: string,
+    specs: readonly ParameterSpec[],
+    value: TensorHandle,
+    depth: number,
+    is_decayed: boolean,
+    is_trained: boolean,
+  ): Parameter {
+    const size = specs.reduce((sum, { dims }) => sum + dims.reduce((a, b) => a * b, 1), 0);
+    return { name, specs, value, size, depth, is_decayed, is_trained, gradient: undefined };
+  }
+
+  #add_gradient(parameter: Parameter | undefined, gradient: TensorHandle): void {
+    if (!parameter?.is_trained) this.#engine.free(gradient);
+    else if (parameter.gradient === undefined) parameter.gradient = gradient;
+    else {
+      this.#engine.accumulate(parameter.gradient, gradient, 1);
+      this.#engine.free(gradient);
+    }
+  }
+}
+
+/** The model's engine, where it can learn. */
+export function training_engine(model: ViTMSNForImageClassification): TrainingEngine {
+  if (model.dtype === "int8") {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      'An int8 model can\'t be trained: its weights are rounded too coarsely for small steps. Load it with dtype "float32".',
+    );
+  }
+  if (!("adamw_step" in model.engine)) {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      `Training needs an engine that can compute gradients, and that of device "${model.device}" can't.`,
+    );
+  }
+  return model.engine as TrainingEngine;
+}
+
+function frozen_keys(model: ViTMSNForImageClassification, freezing: Freezing): (key: string) => boolean {
+  const { freeze_backbone = false, freeze_layers = 0, freeze_keys = [] } = freezing;
+  const layers = model.config.num_hidden_layers;
+  if (!Number.isInteger(freeze_layers) || freeze_layers < 0 || freeze_layers > layers) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `freeze_layers must be a whole number from 0 to ${layers}, the model's layers; got ${freeze_layers}.`,
+    );
+  }
+  const keys = model.weights.modules.flatMap((module) =>
+    module.kind === "linear"
+      ? module.parts.flatMap(({ weight, bias }) => [weight.key, ...(bias ? [bias.key] : [])])
+      : [module.key],
+  );
+  const unused = freeze_keys.filter((start) => !keys.some((key) => key.startsWith(start)));
+  if (unused.length > 0) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `freeze_keys: no parameter's key begins with ${unused.map((start) => JSON.stringify(start)).join(" or ")}; keys are as "encoder.layer.0.attention.output.dense.weight".`,
+    );
+  }
+  const bottom =
+    freeze_layers > 0
+      ? ["embeddings.", ...Array.from({ length: freeze_layers }, (_, i) => `encoder.layer.${i}.`)]
+      : [];
+  const starts = [...bottom, ...freeze_keys];
+  return (key) =>
+    (freeze_backbone && !key.startsWith("classifier.")) || starts.some((start) => key.startsWith(start));
+}
+
+function depth_of(name: string, layers: number): number {
+  const layer = /^encoder\.layer\.(\d+)\./.exec(name)?.[1];
+  if (layer !== undefined) return Number(layer) + 1;
+  return name.startsWith("embeddings.") ? 0 : layers + 1;
+}

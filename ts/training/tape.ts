@@ -1,0 +1,531 @@
+import {
+  type Activation,
+  type EngineMemory,
+  type FloatDtype,
+  type Grid,
+  type Handle,
+  type LinearHandle,
+  Scope,
+  type TensorHandle,
+  type WeightDtype,
+} from "../engine/engine.ts";
+import { Pacer } from "../engine/pacer.ts";
+import type { LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
+import { VitMsnError } from "../errors.ts";
+import type { Recorder } from "../model/modeling_vit_msn.ts";
+import { mix } from "../model/random.ts";
+
+/** Where the gradients of parameters go. What is added belongs to the sink from then on. */
+export interface GradientSink {
+  /** Whether the gradient by this parameter is wanted: a tensor, or a linear layer's weight or bias. */
+  wants(parameter: Handle): boolean;
+  add(parameter: TensorHandle, gradient: TensorHandle): void;
+  add_linear(layer: LinearHandle, gradients: LinearGradients): void;
+}
+
+export interface TapeOptions {
+  /** Layers whose activations are computed again for the gradient, so many at a time; default 0: all are kept. */
+  layers_per_checkpoint?: number;
+  /** Dropout after the embeddings and before each residual, as in the reference; default 0. */
+  hidden_dropout_prob?: number;
+  /** Decides what dropout drops; default 0. */
+  seed?: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** A tensor of the forward, as differentiation sees it. */
+interface Value {
+  readonly wants_gradient: boolean;
+  /** The parameter that it is. */
+  readonly parameter?: TensorHandle;
+  /** The sum of what its uses gave so far. */
+  gradient: TensorHandle | undefined;
+}
+
+/** One op that ran. `backward` owns the gradient that it is given. */
+interface Step {
+  readonly output: Value;
+  readonly held: readonly TensorHandle[];
+  readonly backward: (gradient: TensorHandle) => void | Promise<void>;
+}
+
+const CONSTANT: Value = Object.freeze({ wants_gradient: false, gradient: undefined });
+
+/**
+ * Reverse-mode differentiation as a decorator: an Engine that notes what runs on it and then goes back through it. The
+ * model's forward runs on it unchanged.
+ *
+ * Lifetimes are explicit. A tensor that a gradient needs is held, and outlives its `free`, until its step has gone back;
+ * `close()` lets go of everything, however the forward and the backward ended. Ops on which no wanted parameter has any
+ * influence are not noted. One tape serves one forward and one backward.
+ */
+export class Tape implements Recorder {
+  readonly layers_per_checkpoint: number;
+  readonly #engine: TrainingEngine;
+  readonly #sink: GradientSink;
+  readonly #dropout_prob: number;
+  readonly #seed: number;
+  readonly #pacer: Pacer;
+  /** Gradients on their way. */
+  readonly #made: Scope;
+  readonly #values = new Map<TensorHandle, Value>();
+  readonly #holds = new Map<TensorHandle, number>();
+  /** Freed by the forward while they are held. */
+  readonly #released = new Set<TensorHandle>();
+  #steps: Step[] = [];
+  /** false while layers run whose activations will be computed again. */
+  #recording = true;
+  /** Dropouts so far: which of them it is makes a dropout's seed. */
+  #dropouts = 0;
+  #loss_scale = 1;
+
+  constructor(engine: TrainingEngine, sink: GradientSink, options: TapeOptions = {}) {
+    this.#engine = engine;
+    this.#sink = sink;
+    this.#made = new Scope(engine);
+    this.layers_per_checkpoint = options.layers_per_checkpoint ?? 0;
+    this.#dropout_prob = options.hidden_dropout_prob ?? 0;
+    this.#seed = options.seed ?? 0;
+    this.#pacer = new Pacer(options.signal, "training");
+  }
+
+  /**
+   * Gives the sink the gradient of scale · loss by every wanted parameter.
+   * @param loss what one of the loss ops returned, on this tape.
+   */
+  async backward(loss: TensorHandle, scale = 1): Promise<void> {
+    const value = this.#values.get(loss);
+    if (value === undefined) {
+      throw new VitMsnError("INVALID_ARGUMENT", "backward takes a loss that was computed on this tape.");
+    }
+    this.#loss_scale = scale;
+    value.gradient = this.#made.use(this.#engine.tensor(Float32Array.of(scale), [1]));
+    await this.#go_back();
+  }
+
+  /** Frees what is held, in any case. */
+  close(): void {
+    this.#drop_steps();
+    this.#made.close();
+  }
+
+  // What the model's forward calls.
+
+  linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+  ): TensorHandle {
+    if (residual !== undefined && (activation !== "identity" || this.#dropout_prob > 0)) {
+      const branch = this.#dropped(this.linear(x, weights, activation));
+      const sum = this.#add(branch, residual);
+      this.free(branch);
+      return sum;
+    }
+    const input = this.#value(x);
+    const is_trained = this.#sink.wants(weights);
+    const is_constant = !input.wants_gradient && !is_trained;
+    if (activation !== "identity" && !is_constant) {
+      const before = this.linear(x, weights, "identity");
+      const output = this.#activate(before, activation);
+      this.free(before);
+      return output;
+    }
+    const skipped = residual === undefined ? CONSTANT : this.#value(residual);
+    const output = this.#engine.linear(x, weights, activation, residual);
+    const wants_gradient = !is_constant || skipped.wants_gradient;
+    return this.#note(output, wants_gradient, is_trained ? [x] : [], (gradient) => {
+      if (input.wants_gradient) this.#give(input, this.#engine.linear_backward_input(gradient, weights));
+      if (is_trained) this.#sink.add_linear(weights, this.#engine.linear_backward_weights(gradient, x));
+      this.#pass(skipped, gradient);
+    });
+  }
+
+  layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle {
+    const [input, scale, shift] = [this.#value(x), this.#value(weight), this.#value(bias)];
+    const output = this.#engine.layer_norm(x, weight, bias, eps);
+    return this.#note(output, any_wants(input, scale, shift), [x], (gradient) => {
+      const by = this.#engine.layer_norm_backward(gradient, x, weight, eps);
+      this.#made.free(gradient);
+      this.#give(input, by.x);
+      this.#give(scale, by.weight);
+      this.#give(shift, by.bias);
+    });
+  }
+
+  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle {
+    const input = this.#value(qkv);
+    const context = this.#engine.scaled_dot_product_attention(qkv, num_heads);
+    return this.#note(context, input.wants_gradient, [qkv, context], (gradient) => {
+      const backward = this.#engine.scaled_dot_product_attention_backward(gradient, qkv, context, num_heads);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle } {
+    const input = this.#value(qkv);
+    const { context, probs } = this.#engine.eager_attention(qkv, num_heads);
+    this.#note(context, input.wants_gradient, [qkv, probs], (gradient) => {
+      const backward = this.#engine.eager_attention_backward(gradient, qkv, probs, num_heads);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+    return { context, probs };
+  }
+
+  patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle {
+    const is_trained = this.#sink.wants(projection);
+    const output = this.#engine.patch_embed(pixel_values, projection, patch);
+    return this.#note(output, is_trained, [pixel_values], (gradient) => {
+      this.#sink.add_linear(projection, this.#engine.patch_embed_backward(gradient, pixel_values, patch));
+      this.#made.free(gradient);
+    });
+  }
+
+  embed_tokens(
+    patches: TensorHandle,
+    cls_token: TensorHandle,
+    positions: TensorHandle,
+    masked?: { mask: Uint8Array; mask_token: TensorHandle },
+  ): TensorHandle {
+    const [embedded, cls, places] = [this.#value(patches), this.#value(cls_token), this.#value(positions)];
+    const mask = masked ? this.#value(masked.mask_token) : CONSTANT;
+    const output = this.#engine.embed_tokens(patches, cls_token, positions, masked);
+    this.#note(output, any_wants(embedded, cls, places, mask), [], (gradient) => {
+      const by = this.#engine.embed_tokens_backward(gradient, masked?.mask);
+      this.#made.free(gradient);
+      this.#give(embedded, by.patches);
+      this.#give(cls, by.cls_token);
+      this.#give(places, by.positions);
+      if (by.mask_token !== undefined) this.#give(mask, by.mask_token);
+    });
+    return this.#dropped(output);
+  }
+
+  take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle {
+    const input = this.#value(x);
+    const tokens = this.#engine.dims(x)[1] as number;
+    const output = this.#engine.take_tokens(x, patches, kept);
+    return this.#note(output, input.wants_gradient, [], (gradient) => {
+      const backward = this.#engine.take_tokens_backward(gradient, patches, kept, tokens);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle {
+    const input = this.#value(positions);
+    const output = this.#engine.interpolate_positions(positions, from, to);
+    return this.#note(output, input.wants_gradient, [], (gradient) => {
+      const backward = this.#engine.interpolate_positions_backward(gradient, from, to);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle {
+    const input = this.#value(x);
+    const tokens = this.#engine.dims(x)[1] as number;
+    const output = this.#engine.pool(x, kind);
+    return this.#note(output, input.wants_gradient, [], (gradient) => {
+      const backward = this.#engine.pool_backward(gradient, kind, tokens);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  cross_entropy(logits: TensorHandle, labels: Int32Array): TensorHandle {
+    return this.#loss(this.#engine.cross_entropy(logits, labels), logits, () =>
+      this.#engine.cross_entropy_backward(logits, labels, 0),
+    );
+  }
+
+  /** As TrainingEngine's. */
+  cross_entropy_smoothed(logits: TensorHandle, labels: Int32Array, label_smoothing: number): TensorHandle {
+    const loss = this.#engine.cross_entropy_smoothed(logits, labels, label_smoothing);
+    return this.#loss(loss, logits, () =>
+      this.#engine.cross_entropy_backward(logits, labels, label_smoothing),
+    );
+  }
+
+  mse_loss(x: TensorHandle, target: TensorHandle): TensorHandle {
+    const loss = this.#engine.mse_loss(x, target);
+    return this.#loss(loss, x, () => this.#engine.mse_loss_backward(x, target), target);
+  }
+
+  bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle {
+    const loss = this.#engine.bce_with_logits(logits, target);
+    return this.#loss(loss, logits, () => this.#engine.bce_with_logits_backward(logits, target), target);
+  }
+
+  async checkpoint(
+    hidden: TensorHandle,
+    layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
+  ): Promise<TensorHandle> {
+    const input = this.#value(hidden);
+    const dropouts = this.#dropouts;
+    // The layers free their input; the second run needs it.
+    this.#hold(hidden);
+    this.#recording = false;
+    try {
+      const output = await layers(hidden);
+      this.#recording = true;
+      return this.#note(output, this.#value(output).wants_gradient, [hidden], (gradient) =>
+        this.#again(hidden, layers, input, dropouts, gradient),
+      );
+    } finally {
+      this.#recording = true;
+      this.#let_go(hidden);
+    }
+  }
+
+  free(handle: Handle): void {
+    if (this.#holds.has(handle as TensorHandle)) this.#released.add(handle as TensorHandle);
+    else {
+      this.#values.delete(handle as TensorHandle);
+      this.#engine.free(handle);
+    }
+  }
+
+  // What isn't differentiated.
+
+  tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
+    return this.#engine.tensor(data, dims);
+  }
+
+  parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle {
+    return this.#engine.parameter(bytes, from, dtype, dims);
+  }
+
+  parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Promise<Uint8Array> {
+    return this.#engine.parameter_bytes(parameter, dtype);
+  }
+
+  linear_weights(
+    out_features: number,
+    in_features: number,
+    dtype: WeightDtype,
+    has_bias: boolean,
+  ): LinearHandle {
+    return this.#engine.linear_weights(out_features, in_features, dtype, has_bias);
+  }
+
+  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void {
+    this.#engine.set_rows(weights, row, bytes, from);
+  }
+
+  set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void {
+    this.#engine.set_quantised_rows(weights, row, bytes, scales);
+  }
+
+  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void {
+    this.#engine.set_bias(weights, offset, bytes, from);
+  }
+
+  get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
+    return this.#engine.get_rows(weights, row, rows);
+  }
+
+  get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
+    return this.#engine.get_scales(weights, row, rows);
+  }
+
+  get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array> {
+    return this.#engine.get_bias(weights, offset, count);
+  }
+
+  dims(x: TensorHandle): number[] {
+    return this.#engine.dims(x);
+  }
+
+  read(x: TensorHandle): Promise<Float32Array> {
+    return this.#engine.read(x);
+  }
+
+  ready(x: Handle): Promise<void> {
+    return this.#engine.ready(x);
+  }
+
+  memory(): EngineMemory {
+    return this.#engine.memory();
+  }
+
+  dispose(): Promise<void> {
+    return this.#engine.dispose();
+  }
+
+  // Ops that the forward's fused ones are taken apart into.
+
+  #activate(x: TensorHandle, activation: Activation): TensorHandle {
+    const input = this.#value(x);
+    return this.#note(this.#engine.activate(x, activation), input.wants_gradient, [x], (gradient) => {
+      const backward = this.#engine.activate_backward(gradient, x, activation);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  #add(x: TensorHandle, y: TensorHandle): TensorHandle {
+    const [a, b] = [this.#value(x), this.#value(y)];
+    return this.#note(this.#engine.add(x, y), any_wants(a, b), [], (gradient) => {
+      // The first may take the gradient itself only where the second needs none.
+      if (a.wants_gradient && b.wants_gradient) this.#give(a, this.#copy(gradient, 1));
+      this.#pass(b.wants_gradient ? b : a, gradient);
+    });
+  }
+
+  /** x after dropout; x itself is freed where it is another. */
+  #dropped(x: TensorHandle): TensorHandle {
+    if (this.#dropout_prob === 0) return x;
+    const probability = this.#dropout_prob;
+    const seed = mix(this.#seed ^ mix(++this.#dropouts));
+    const input = this.#value(x);
+    const output = this.#engine.dropout(x, probability, seed);
+    this.free(x);
+    return this.#note(output, input.wants_gradient, [], (gradient) => {
+      const backward = this.#engine.dropout(gradient, probability, seed);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  #loss(
+    loss: TensorHandle,
+    logits: TensorHandle,
+    backward: () => TensorHandle,
+    target?: TensorHandle,
+  ): TensorHandle {
+    const input = this.#value(logits);
+    const held = target === undefined ? [logits] : [logits, target];
+    return this.#note(loss, input.wants_gradient, held, (gradient) => {
+      this.#made.free(gradient);
+      const by_logits = this.#made.use(backward());
+      if (this.#loss_scale === 1) this.#pass(input, by_logits);
+      else {
+        const scaled = this.#copy(by_logits, this.#loss_scale);
+        this.#made.free(by_logits);
+        this.#give(input, scaled);
+      }
+    });
+  }
+
+  /** scale · x in a tensor of its own. */
+  #copy(x: TensorHandle, scale: number): TensorHandle {
+    const dims = this.#engine.dims(x);
+    const copy = this.#made.use(
+      this.#engine.tensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims),
+    );
+    this.#engine.accumulate(copy, x, scale);
+    return copy;
+  }
+
+  // Noting, and going back.
+
+  #value(handle: TensorHandle): Value {
+    const known = this.#values.get(handle);
+    if (known !== undefined) return known;
+    if (!this.#sink.wants(handle)) return CONSTANT;
+    return { wants_gradient: true, parameter: handle, gradient: undefined };
+  }
+
+  #note(
+    output: TensorHandle,
+    wants_gradient: boolean,
+    held: readonly TensorHandle[],
+    backward: Step["backward"],
+  ): TensorHandle {
+    const value = { wants_gradient, gradient: undefined };
+    this.#values.set(output, value);
+    if (wants_gradient && this.#recording) {
+      for (const handle of held) this.#hold(handle);
+      this.#steps.push({ output: value, held, backward });
+    }
+    return output;
+  }
+
+  #hold(handle: TensorHandle): void {
+    this.#holds.set(handle, (this.#holds.get(handle) ?? 0) + 1);
+  }
+
+  #let_go(handle: TensorHandle): void {
+    const holds = (this.#holds.get(handle) as number) - 1;
+    if (holds > 0) {
+      this.#holds.set(handle, holds);
+      return;
+    }
+    this.#holds.delete(handle);
+    if (this.#released.delete(handle)) this.free(handle);
+  }
+
+  #drop_steps(): void {
+    for (const { held } of this.#steps) for (const handle of held) this.#let_go(handle);
+    this.#steps = [];
+  }
+
+  /** Each step once, the last first: when its turn comes, all uses of its output have given their gradients. */
+  async #go_back(): Promise<void> {
+    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
+      const { output, held, backward } = step;
+      const { gradient } = output;
+      output.gradient = undefined;
+      try {
+        if (gradient === undefined) continue;
+        await this.#pacer.step(this.#engine.ready(gradient));
+        await backward(gradient);
+      } finally {
+        for (const handle of held) this.#let_go(handle);
+      }
+    }
+  }
+
+  /** Runs layers a second time, noted now, and goes back through them. */
+  async #again(
+    hidden: TensorHandle,
+    layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
+    input: Value,
+    dropouts: number,
+    gradient: TensorHandle,
+  ): Promise<void> {
+    const [steps, dropouts_so_far] = [this.#steps, this.#dropouts];
+    const scope = new Scope(this);
+    const start: Value = { wants_gradient: input.wants_gradient, gradient: undefined };
+    this.#values.set(hidden, start);
+    this.#steps = [];
+    this.#dropouts = dropouts;
+    try {
+      const output = await layers(hidden, scope);
+      (this.#values.get(output) as Value).gradient = gradient;
+      scope.free(output);
+      await this.#go_back();
+    } finally {
+      this.#drop_steps();
+      scope.close();
+      this.#steps = steps;
+      this.#dropouts = dropouts_so_far;
+    }
+    if (start.gradient !== undefined) this.#pass(input, start.gradient);
+  }
+
+  /** Adds a gradient that was just made to a value's. */
+  #give(value: Value, gradient: TensorHandle): void {
+    this.#pass(value, this.#made.use(gradient));
+  }
+
+  /** Adds a gradient, which is the value's from then on, to the value's. */
+  #pass(value: Value, gradient: TensorHandle): void {
+    if (!value.wants_gradient) this.#made.free(gradient);
+    else if (value.parameter !== undefined)
+      this.#sink.add(value.parameter, this.#made.release(gradient));
+    else if (value.gradient === undefined) value.gradient = gradient;
+    else {
+      this.#engine.accumulate(value.gradient, gradient, 1);
+      this.#made.free(gradient);
+    }
+  }
+}
+
+function any_wants(...values: readonly Value[]): boolean {
+  return values.some(({ wants_gradient }) => wants_gradient);
+}
