@@ -16,6 +16,7 @@ export type ErrorCode =
   | "UNSUPPORTED" // a sound request that this build or this runtime can't do
   | "OUT_OF_MEMORY" // the engine's memory is full
   | "DISPOSED" // the model, tensor or pipeline was disposed
+  | "DIVERGED" // training's loss or gradients are no longer finite
   | "ABORTED" // the caller's AbortSignal fired
   | "ENGINE_DEAD"; // the engine hit an internal fault; load the model again
 

@@ -57,7 +57,8 @@ export class Parameters implements GradientSink {
     const depth = (name: string) => depth_of(name, model.config.num_hidden_layers);
     const all: Parameter[] = [];
     for (const module of model.weights.modules) {
-      if (module.kind === "linear") all.push(...this.#add_linear_layer(module, is_frozen, depth(module.name)));
+      if (module.kind === "linear")
+        all.push(...this.#add_linear_layer(module, is_frozen, depth(module.name)));
       else {
         const value = model.weights.tensor(module.key);
         const is_trained = !is_frozen(module.key);

@@ -414,9 +414,7 @@ export class Tape implements Recorder {
   /** scale · x in a tensor of its own. */
   #copy(x: TensorHandle, scale: number): TensorHandle {
     const dims = this.#engine.dims(x);
-    const copy = this.#made.use(
-      this.#engine.tensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims),
-    );
+    const copy = this.#made.use(this.#engine.tensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims));
     this.#engine.accumulate(copy, x, scale);
     return copy;
   }
@@ -516,8 +514,7 @@ export class Tape implements Recorder {
   /** Adds a gradient, which is the value's from then on, to the value's. */
   #pass(value: Value, gradient: TensorHandle): void {
     if (!value.wants_gradient) this.#made.free(gradient);
-    else if (value.parameter !== undefined)
-      this.#sink.add(value.parameter, this.#made.release(gradient));
+    else if (value.parameter !== undefined) this.#sink.add(value.parameter, this.#made.release(gradient));
     else if (value.gradient === undefined) value.gradient = gradient;
     else {
       this.#engine.accumulate(value.gradient, gradient, 1);

@@ -1,0 +1,120 @@
+import { VitMsnError } from "../errors.ts";
+import type { TrainerState } from "./trainer_state.ts";
+import type { TrainingArguments } from "./training_arguments.ts";
+
+/** What a callback may ask for; each is done once and then false again, but the stop. */
+export interface TrainerControl {
+  should_log: boolean;
+  should_evaluate: boolean;
+  should_save: boolean;
+  /** Ends the training after this step. */
+  should_training_stop: boolean;
+}
+
+/** What every callback is told. */
+export interface TrainerEvent {
+  readonly args: TrainingArguments;
+  readonly state: TrainerState;
+  readonly control: TrainerControl;
+}
+
+/** One optimiser step. */
+export interface StepEvent extends TrainerEvent {
+  /** The mean over the step's pictures. */
+  readonly loss: number;
+  /** The share of the step's pictures that were classified rightly, before the step; undefined where there are no classes. */
+  readonly accuracy: number | undefined;
+  /** The gradients' norm before clipping. */
+  readonly grad_norm: number;
+  readonly learning_rate: number;
+  /** Seconds that the remaining steps will take, evaluation and saving not counted. */
+  readonly eta_seconds: number;
+}
+
+export interface LogEvent extends TrainerEvent {
+  readonly logs: Readonly<Record<string, number>>;
+}
+
+export interface EvaluateEvent extends TrainerEvent {
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+export interface SaveEvent extends TrainerEvent {
+  /** The folder's name in output_dir. */
+  readonly checkpoint: string;
+}
+
+export interface PredictionEvent extends TrainerEvent {
+  /** Batches done, and in all (undefined for a stream). */
+  readonly batches_done: number;
+  readonly batches: number | undefined;
+}
+
+/** Is told how a training run goes, and may steer it by `control`; transformers' TrainerCallback. */
+export interface TrainerCallback {
+  on_train_begin?(event: TrainerEvent): void | Promise<void>;
+  on_epoch_begin?(event: TrainerEvent): void | Promise<void>;
+  on_step_end?(event: StepEvent): void | Promise<void>;
+  on_log?(event: LogEvent): void | Promise<void>;
+  on_evaluate?(event: EvaluateEvent): void | Promise<void>;
+  /** After each batch of an evaluation or prediction. */
+  on_prediction_step?(event: PredictionEvent): void | Promise<void>;
+  on_save?(event: SaveEvent): void | Promise<void>;
+  on_epoch_end?(event: TrainerEvent): void | Promise<void>;
+  on_train_end?(event: TrainerEvent): void | Promise<void>;
+  /** Names what `state` keeps in checkpoints. */
+  readonly state_name?: string;
+  /** What to keep in checkpoints, as JSON. */
+  state?(): unknown;
+  /** Takes it over when training is resumed. */
+  load_state?(state: unknown): void;
+}
+
+/** Stops when evaluation hasn't improved for a while. */
+export class EarlyStoppingCallback implements TrainerCallback {
+  readonly state_name = "EarlyStoppingCallback";
+  readonly #patience: number;
+  readonly #threshold: number;
+  #evaluations_without_gain = 0;
+
+  /**
+   * @param options.early_stopping_patience evaluations without a gain after which to stop; default 1.
+   * @param options.early_stopping_threshold how much better the metric must be to be a gain; default 0.
+   */
+  constructor(options: { early_stopping_patience?: number; early_stopping_threshold?: number } = {}) {
+    this.#patience = options.early_stopping_patience ?? 1;
+    this.#threshold = options.early_stopping_threshold ?? 0;
+    if (!Number.isInteger(this.#patience) || this.#patience < 1 || !(this.#threshold >= 0)) {
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        "early_stopping_patience must be a whole number from 1 on, and early_stopping_threshold a number from 0 on.",
+      );
+    }
+  }
+
+  on_train_begin({ args }: TrainerEvent): void {
+    if (args.eval_strategy === "no") {
+      throw new VitMsnError("INVALID_ARGUMENT", 'Early stopping needs an eval_strategy other than "no".');
+    }
+  }
+
+  on_evaluate({ args, state, control, metrics }: EvaluateEvent): void {
+    const metric = metrics[`eval_${args.metric_for_best_model}`] as number;
+    const gain =
+      state.best_metric === null
+        ? Number.POSITIVE_INFINITY
+        : (metric - state.best_metric) * (args.greater_is_better ? 1 : -1);
+    this.#evaluations_without_gain = gain > this.#threshold ? 0 : this.#evaluations_without_gain + 1;
+    if (this.#evaluations_without_gain >= this.#patience) control.should_training_stop = true;
+  }
+
+  state(): unknown {
+    return { evaluations_without_gain: this.#evaluations_without_gain };
+  }
+
+  load_state(state: unknown): void {
+    const { evaluations_without_gain } = (state ?? {}) as { evaluations_without_gain?: unknown };
+    if (Number.isInteger(evaluations_without_gain))
+      this.#evaluations_without_gain = evaluations_without_gain as number;
+  }
+}

@@ -1,0 +1,223 @@
+import { save_files } from "#storage";
+import { Scope, type TensorHandle } from "../engine/engine.ts";
+import { VitMsnError } from "../errors.ts";
+import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import { open_checkpoint } from "../loading/checkpoint.ts";
+import { read_json } from "../loading/json.ts";
+import { read_safetensors_header, type TensorToWrite, write_safetensors } from "../loading/safetensors.ts";
+import { open_source } from "../loading/source.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
+import type { ModelSource, PretrainedSource } from "../loading/types.ts";
+import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import { create_weights, match_checkpoint } from "../model/weights.ts";
+import type { Learner } from "./learner.ts";
+import type { Parameter } from "./parameters.ts";
+import type { TrainerState } from "./trainer_state.ts";
+import type { TrainingArguments } from "./training_arguments.ts";
+
+export const STATE_FILE = "trainer_state.json";
+const ARGUMENTS_FILE = "training_args.json";
+const OPTIMIZER_FILE = "optimizer.safetensors";
+const CHECKPOINT = /^checkpoint-(\d+)$/;
+/** Before a parameter's name: its float32 values, which a half-width model's own file lacks. */
+const MASTER = "master";
+
+/** The folder's name of a step's checkpoint. */
+export function checkpoint_name(step: number): string {
+  return `checkpoint-${step}`;
+}
+
+/** The names of checkpoints, the oldest first. */
+export function sort_checkpoints(names: readonly string[]): string[] {
+  const steps = names.flatMap((name) => (CHECKPOINT.test(name) ? Number(CHECKPOINT.exec(name)?.[1]) : []));
+  return steps.sort((a, b) => a - b).map(checkpoint_name);
+}
+
+/** What a checkpoint consists of. */
+export interface CheckpointContent {
+  model: ViTMSNForImageClassification;
+  learner: Learner;
+  state: TrainerState;
+  args: TrainingArguments;
+  processor: ViTImageProcessor | undefined;
+}
+
+/**
+ * Writes a checkpoint: the model as save_pretrained does, the optimiser's memory (and a half-width model's float32 values),
+ * the options, and last of all the state, which marks it as whole.
+ */
+export async function write_checkpoint(directory: SaveDirectory, content: CheckpointContent): Promise<void> {
+  const { model, learner, state, args, processor } = content;
+  await model.save_pretrained(directory);
+  await processor?.save_pretrained(directory);
+  await save_files(directory, {
+    [OPTIMIZER_FILE]: write_safetensors(optimizer_tensors(model, learner), { format: "pt" }),
+    [ARGUMENTS_FILE]: json(args.to_dict()),
+  });
+  await save_files(directory, { [STATE_FILE]: json({ ...state, optimizer_steps: learner.optimizer.steps }) });
+}
+
+export function json(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}
+
+function* optimizer_tensors(model: ViTMSNForImageClassification, learner: Learner): Generator<TensorToWrite> {
+  const { engine, optimizer, parameters } = learner;
+  const tensor = (key: string, { size }: Parameter, handle: TensorHandle): TensorToWrite => ({
+    key,
+    dtype: "float32",
+    dims: engine.dims(handle),
+    byte_length: 4 * size,
+    bytes: (async function* () {
+      const { buffer, byteOffset, byteLength } = await engine.read(handle);
+      yield new Uint8Array(buffer, byteOffset, byteLength);
+    })(),
+  });
+  for (const parameter of optimizer.known()) {
+    const state = optimizer.state(parameter);
+    for (const [i, slot] of optimizer.slots.entries()) {
+      yield tensor(`${slot}.${parameter.name}`, parameter, state[i] as TensorHandle);
+    }
+  }
+  if (model.dtype === "float32") return;
+  for (const parameter of parameters.trained) {
+    yield tensor(`${MASTER}.${parameter.name}`, parameter, parameter.value);
+  }
+}
+
+/** A checkpoint that was read, but not put into anything yet. */
+export interface LoadedCheckpoint {
+  name: string;
+  files: ModelSource;
+  state: TrainerState;
+  optimizer_steps: number;
+  /** The optimiser's tensors by "slot.parameter". */
+  tensors: ReadonlyMap<string, LoadedTensor>;
+}
+
+interface LoadedTensor {
+  dims: readonly number[];
+  data: Float32Array;
+}
+
+/** Reads and checks a checkpoint. @throws VitMsnError INVALID_CHECKPOINT, NOT_FOUND or IO. */
+export async function read_checkpoint(source: PretrainedSource): Promise<LoadedCheckpoint> {
+  const files = await open_source(source);
+  const { optimizer_steps, ...state } = await read_state(files);
+  const tensors = await read_optimizer(files);
+  // A weights file that is cut off is found before anything is changed.
+  await (await open_checkpoint(files)).close();
+  return { name: files.name, files, state, optimizer_steps, tensors };
+}
+
+async function read_state(files: ModelSource): Promise<TrainerState & { optimizer_steps: number }> {
+  const state = await read_json(files, STATE_FILE).catch((cause: unknown) => {
+    if (!(cause instanceof VitMsnError) || cause.code !== "INVALID_CONFIG") throw cause;
+    throw new VitMsnError("INVALID_CHECKPOINT", cause.message, { cause });
+  });
+  if (state === undefined) throw unsound(files, `has no ${STATE_FILE}, so training can't go on from it`);
+  const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+  const counts = ["global_step", "epochs_done", "batches_done", "optimizer_steps"];
+  const { running, log_history, stateful_callbacks } = state as unknown as TrainerState;
+  const sums = typeof running === "object" && running !== null ? Object.values(running) : [];
+  const sound =
+    counts.every((name) => is_count(state[name])) &&
+    Number.isFinite(state.total_loss) &&
+    sums.length === 4 &&
+    sums.every(Number.isFinite) &&
+    Array.isArray(log_history) &&
+    typeof stateful_callbacks === "object" &&
+    stateful_callbacks !== null;
+  if (!sound) throw unsound(files, `has a ${STATE_FILE} that wasn't written by this package's Trainer`);
+  return state as unknown as TrainerState & { optimizer_steps: number };
+}
+
+async function read_optimizer(files: ModelSource): Promise<Map<string, LoadedTensor>> {
+  const file = await files.open(OPTIMIZER_FILE);
+  if (file === undefined) throw unsound(files, `has no ${OPTIMIZER_FILE}, so training can't go on from it`);
+  try {
+    const tensors = new Map<string, LoadedTensor>();
+    for (const { key, dtype, dims, start, end } of await read_safetensors_header(file)) {
+      if (dtype !== "F32")
+        throw unsound(files, `has a ${OPTIMIZER_FILE} with ${key} of type ${dtype}, not F32`);
+      const data = new Float32Array((await file.read(start, end - start)).slice().buffer);
+      if (!data.every(Number.isFinite))
+        throw unsound(files, `has a ${OPTIMIZER_FILE} whose ${key} isn't finite`);
+      tensors.set(key, { dims, data });
+    }
+    return tensors;
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Gives a model the weights of a checkpoint of the same architecture.
+ * @throws VitMsnError CHECKPOINT_MISMATCH and what loading throws; the model is unchanged then.
+ */
+export async function load_weights(model: ViTMSNForImageClassification, files: ModelSource): Promise<void> {
+  const checkpoint = await open_checkpoint(files);
+  try {
+    const { modules, dtype } = model.weights;
+    const { found, missing, mismatched } = match_checkpoint(checkpoint, modules);
+    if (missing.length > 0 || mismatched.length > 0) {
+      throw new VitMsnError(
+        "CHECKPOINT_MISMATCH",
+        `${files.name} is a checkpoint of another model: ${[...missing, ...mismatched.map(({ key }) => key)].slice(0, 5).join(", ")} don't fit.`,
+        { details: { missing_keys: missing, mismatched_keys: mismatched } },
+      );
+    }
+    const options = { seed: 0, initializer_range: model.config.initializer_range };
+    model.weights.adopt(await create_weights(model.engine, modules, dtype, found, options));
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** Gives a learner's optimiser and float32 values what a checkpoint holds. @throws VitMsnError CHECKPOINT_MISMATCH. */
+export function restore_learner(
+  learner: Learner,
+  { name, tensors, optimizer_steps }: LoadedCheckpoint,
+): void {
+  const { engine, optimizer, parameters } = learner;
+  const find = (key: string, parameter: Parameter) => {
+    const tensor = tensors.get(key);
+    if (tensor === undefined || tensor.data.length === parameter.size) return tensor?.data;
+    throw mismatch(`${name} is a checkpoint of another model: ${key} has another size.`);
+  };
+  for (const parameter of parameters.trained) {
+    const state = optimizer.slots.flatMap((slot) => find(`${slot}.${parameter.name}`, parameter) ?? []);
+    if (state.length === optimizer.slots.length) optimizer.restore(parameter, state);
+    else if (optimizer_steps > 0 && parameter.name !== "embeddings.mask_token") {
+      throw mismatch(
+        `${name} remembers nothing of ${parameter.name} for this optimiser; resume with the optim and frozen parameters that the checkpoint was made with.`,
+      );
+    }
+    const master = find(`${MASTER}.${parameter.name}`, parameter);
+    if (master !== undefined) set_values(engine, parameter, master);
+  }
+  optimizer.steps = optimizer_steps;
+  parameters.write_back();
+}
+
+/** Overwrites a tensor's values: what is there less itself is 0, and adding to 0 rounds nothing. */
+function set_values(engine: Learner["engine"], { value, size }: Parameter, data: Float32Array): void {
+  const scope = new Scope(engine);
+  try {
+    const dims = engine.dims(value);
+    const negative = scope.use(engine.tensor(new Float32Array(size), dims));
+    engine.accumulate(negative, value, -1);
+    engine.accumulate(value, negative, 1);
+    engine.accumulate(value, scope.use(engine.tensor(data, dims)), 1);
+  } finally {
+    scope.close();
+  }
+}
+
+function mismatch(message: string): VitMsnError {
+  return new VitMsnError("CHECKPOINT_MISMATCH", message);
+}
+
+function unsound(files: ModelSource, what: string): VitMsnError {
+  return new VitMsnError("INVALID_CHECKPOINT", `${files.name} ${what}.`, { details: { source: files.name } });
+}

@@ -1,0 +1,170 @@
+import { env } from "../../env.ts";
+import { VitMsnError } from "../../errors.ts";
+import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
+import { RawImage } from "../../image/raw_image.ts";
+import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
+import { Tensor } from "../../tensor.ts";
+import type { Random } from "../random.ts";
+import { type Example, type ExampleLabel, name_of } from "./dataset.ts";
+import type { ImageTransform } from "./transforms.ts";
+
+/** What one forward gets. */
+export interface Batch {
+  /** float32 [batch, channels, height, width]. */
+  pixel_values: Tensor;
+  /** Class indices [batch], or targets; missing where examples have none. */
+  labels?: Tensor;
+}
+
+/** An example with what a collator may want to know of it. */
+export interface DrawnExample {
+  example: Example;
+  /** Its place in the data. */
+  index: number;
+  /** Its own in this epoch. */
+  random: Random;
+}
+
+export interface CollateContext {
+  /** Whether the batch is for training, where pictures are augmented. */
+  is_training: boolean;
+  /** The batch's own in this epoch. */
+  random: Random;
+  signal?: AbortSignal | undefined;
+}
+
+/** Makes a batch; undefined where none of the examples can be used. */
+export type DataCollator = (
+  examples: readonly DrawnExample[],
+  context: CollateContext,
+) => Promise<Batch | undefined>;
+
+export interface ImageCollatorOptions {
+  config: ViTMSNConfig;
+  /** Needed where examples hold pictures. */
+  processor?: ViTImageProcessor | undefined;
+  train_transform?: ImageTransform | undefined;
+  eval_transform?: ImageTransform | undefined;
+  /** A picture that can't be read: "error" (default), or "skip" it with a warning that names it. */
+  unreadable_pictures?: "error" | "skip";
+}
+
+/** Reads pictures, transforms them, and makes pixel_values by the processor and labels by the config. */
+export function image_collator(options: ImageCollatorOptions): DataCollator {
+  const warned = new Set<string>();
+  return async (drawn, context) => {
+    const pixels: Tensor[] = [];
+    const labels: (ExampleLabel | undefined)[] = [];
+    for (const one of drawn) {
+      try {
+        pixels.push(await pixel_values_of(one, options, context));
+        labels.push(one.example.label);
+      } catch (error) {
+        skip_or_throw(error, name_of(one.example, one.index), options, warned);
+      }
+    }
+    if (pixels.length === 0) return undefined;
+    const target = label_tensor(labels, drawn, options.config);
+    return { pixel_values: stack(pixels, drawn), ...(target && { labels: target }) };
+  };
+}
+
+async function pixel_values_of(
+  { example, index, random }: DrawnExample,
+  options: ImageCollatorOptions,
+  { is_training, signal }: CollateContext,
+): Promise<Tensor> {
+  if (example.pixel_values !== undefined) return example.pixel_values;
+  if (example.image === undefined) {
+    throw invalid(`Example ${index} of the data has neither image nor pixel_values.`, index);
+  }
+  if (options.processor === undefined) {
+    throw invalid(
+      "Pictures need a processor: give the Trainer one as image_processor, or pixel_values as data.",
+      index,
+    );
+  }
+  const image = await RawImage.read(example.image, { signal });
+  const transform = is_training ? options.train_transform : options.eval_transform;
+  const { pixel_values } = await options.processor.preprocess(transform?.(image, random) ?? image, {
+    signal,
+  });
+  return pixel_values.reshape(...pixel_values.dims.slice(1));
+}
+
+const UNREADABLE = ["INVALID_IMAGE", "NOT_FOUND", "ACCESS_DENIED", "IO", "NETWORK", "OFFLINE"];
+
+function skip_or_throw(
+  error: unknown,
+  name: string,
+  { unreadable_pictures = "error" }: ImageCollatorOptions,
+  warned: Set<string>,
+): void {
+  if (!(error instanceof VitMsnError) || !UNREADABLE.includes(error.code)) throw error;
+  if (unreadable_pictures === "error") {
+    throw new VitMsnError(
+      error.code,
+      `${name} can't be used for training: ${error.message} Remove it, or set unreadable_pictures to "skip".`,
+      { cause: error, details: { ...error.details, picture: name } },
+    );
+  }
+  if (!warned.has(name)) env.warn(`${name} is left out: ${error.message}`);
+  warned.add(name);
+}
+
+/** One tensor of all pictures. */
+function stack(pixels: readonly Tensor[], drawn: readonly DrawnExample[]): Tensor {
+  const [first] = pixels as [Tensor, ...Tensor[]];
+  const data = new Float32Array(first.size * pixels.length);
+  pixels.forEach((picture, i) => {
+    if (
+      picture.type !== "float32" ||
+      picture.dims.length !== 3 ||
+      picture.dims.join() !== first.dims.join()
+    ) {
+      throw invalid(
+        `The pictures of a batch must be float32 [channels, height, width] and alike; one is ${first.type} [${first.dims.join(", ")}], ` +
+          `another ${picture.type} [${picture.dims.join(", ")}].`,
+        drawn[i]?.index,
+      );
+    }
+    data.set(picture.data as Float32Array, i * first.size);
+  });
+  return new Tensor("float32", data, [pixels.length, ...first.dims]);
+}
+
+/** Class indices, or float targets, as the model's problem needs; undefined where no example has a label. */
+function label_tensor(
+  labels: readonly (ExampleLabel | undefined)[],
+  drawn: readonly DrawnExample[],
+  config: ViTMSNConfig,
+): Tensor | undefined {
+  if (labels.every((label) => label === undefined)) return undefined;
+  const missing = labels.indexOf(undefined);
+  if (missing >= 0)
+    throw invalid(`Example ${drawn[missing]?.index} of the data has no label.`, drawn[missing]?.index);
+  if (labels.some(Array.isArray)) {
+    const rows = labels as readonly (readonly number[])[];
+    const data = rows.flatMap((row) => (Array.isArray(row) ? row : [row]));
+    return new Tensor("float32", data, [rows.length, data.length / rows.length]);
+  }
+  const numbers = labels.map((label, i) =>
+    typeof label === "string" ? class_index(label, config, drawn[i]) : label,
+  );
+  const is_regression = config.problem_type === "regression" || config.num_labels === 1;
+  return new Tensor(is_regression ? "float32" : "int32", numbers as number[], [numbers.length]);
+}
+
+function class_index(label: string, { label2id }: ViTMSNConfig, one: DrawnExample | undefined): number {
+  const index = Object.hasOwn(label2id, label) ? label2id[label] : undefined;
+  if (index !== undefined) return index;
+  throw invalid(
+    `The model has no class ${JSON.stringify(label)}: its classes are ${Object.keys(label2id).slice(0, 20).join(", ")}. ` +
+      "Load it with config: { id2label } of your classes and ignore_mismatched_sizes: true, so that its classifier is new.",
+    one?.index,
+  );
+}
+
+function invalid(message: string, index: number | undefined): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument: "train_dataset", index } });
+}

@@ -1,0 +1,97 @@
+import { throw_if_aborted, VitMsnError } from "../../errors.ts";
+import { permutation, Random } from "../random.ts";
+import type { Batch, DataCollator, DrawnExample } from "./collate.ts";
+import { type OpenedData, open_data, type TrainingData } from "./dataset.ts";
+
+export interface DataLoaderOptions {
+  batch_size: number;
+  collate: DataCollator;
+  /** For training: in random order, by the seed, and augmented. */
+  is_training: boolean;
+  seed: number;
+  drop_last?: boolean;
+  signal?: AbortSignal | undefined;
+}
+
+/** Keeps the random numbers of orders, pictures and batches apart. */
+const [ORDER, PICTURE, BATCH] = [1, 2, 3];
+
+/** Batches of data, epoch by epoch: what an epoch gives depends only on the seed and the epoch's number. */
+export class DataLoader {
+  /** Examples of one epoch; undefined for a stream. */
+  readonly length: number | undefined;
+  readonly #data: OpenedData;
+  readonly #options: DataLoaderOptions;
+
+  constructor(data: TrainingData, what: string, options: DataLoaderOptions) {
+    this.#data = open_data(data, what);
+    this.#options = options;
+    this.length = this.#data.dataset?.length;
+    if (this.length === 0)
+      throw new VitMsnError("INVALID_ARGUMENT", `${what} is empty.`, { details: { argument: what } });
+  }
+
+  /** Batches of one epoch; undefined for a stream. */
+  get batches_per_epoch(): number | undefined {
+    if (this.length === undefined) return undefined;
+    const { batch_size, drop_last } = this.#options;
+    return Math.max(
+      1,
+      drop_last ? Math.floor(this.length / batch_size) : Math.ceil(this.length / batch_size),
+    );
+  }
+
+  /**
+   * An epoch's batches; a batch is undefined where none of its pictures can be read. While one is used, the next is read.
+   * @param skip batches that were used already: they aren't read again.
+   */
+  async *epoch(epoch: number, skip = 0): AsyncGenerator<Batch | undefined> {
+    let next: Promise<Batch | undefined> | undefined;
+    for await (const { drawn, number } of this.#drawn(epoch, skip)) {
+      throw_if_aborted(this.#options.signal, "Reading pictures");
+      const previous = next;
+      next = this.#collate(drawn, epoch, number);
+      next.catch(() => {}); // told when its turn comes
+      if (previous !== undefined) yield await previous;
+    }
+    if (next !== undefined) yield await next;
+  }
+
+  #collate(drawn: DrawnExample[], epoch: number, number: number): Promise<Batch | undefined> {
+    const { collate, is_training, seed, signal } = this.#options;
+    return collate(drawn, { is_training, random: new Random(seed, BATCH, epoch, number), signal });
+  }
+
+  /** The examples of each batch, not read yet. */
+  async *#drawn(epoch: number, skip: number): AsyncGenerator<{ drawn: DrawnExample[]; number: number }> {
+    const { batch_size, drop_last = false, seed } = this.#options;
+    let number = 0;
+    let drawn: DrawnExample[] = [];
+    for await (const one of this.#examples(epoch, skip * batch_size)) {
+      drawn.push({ ...one, random: new Random(seed, PICTURE, epoch, one.index) });
+      if (drawn.length < batch_size) continue;
+      yield { drawn, number: skip + number++ };
+      drawn = [];
+    }
+    const is_only = skip + number === 0;
+    if (drawn.length > 0 && (!drop_last || is_only)) yield { drawn, number: skip + number };
+  }
+
+  async *#examples(epoch: number, skip: number): AsyncGenerator<Pick<DrawnExample, "example" | "index">> {
+    const { is_training, seed } = this.#options;
+    const { dataset, stream } = this.#data;
+    if (dataset === undefined) {
+      let index = 0;
+      for await (const example of stream()) {
+        if (index >= skip) yield { example, index };
+        index++;
+      }
+      return;
+    }
+    const order = is_training ? permutation(dataset.length, new Random(seed, ORDER, epoch)) : undefined;
+    for (let i = skip; i < dataset.length; i++) {
+      const index = order?.[i] ?? i;
+      yield { example: await dataset.get(index), index };
+    }
+  }
+}

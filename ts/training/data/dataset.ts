@@ -1,0 +1,109 @@
+import { VitMsnError } from "../../errors.ts";
+import type { ImageInput } from "../../image/raw_image.ts";
+import { Tensor } from "../../tensor.ts";
+
+/**
+ * What a picture shows: a class by name or index (-100: leave it out of the loss); for several labels, or values to predict, a
+ * number for each of the model's labels; for one value, a number.
+ */
+export type ExampleLabel = string | number | readonly number[];
+
+/** One labelled picture, in any form that RawImage.read takes, or as the processor's output already. */
+export interface Example {
+  image?: ImageInput;
+  /** float32 [channels, height, width], in place of `image`. */
+  pixel_values?: Tensor;
+  /** May be missing where only predictions are asked for. */
+  label?: ExampleLabel;
+}
+
+/** Examples by index, each made when it is asked for. */
+export interface Dataset {
+  readonly length: number;
+  get(index: number): Example | Promise<Example>;
+  /** The names of all classes that labels use, where they are known. */
+  readonly classes?: readonly string[];
+}
+
+/** Whole tensors: pixel_values [N, channels, height, width] and a label for each. */
+export interface TensorData {
+  pixel_values: Tensor;
+  labels?: Tensor | readonly ExampleLabel[];
+}
+
+/** Examples one after the other, in the order that they come in; a function gives those of each epoch. */
+export type ExampleStream = AsyncIterable<Example> | (() => AsyncIterable<Example>);
+
+/** Everything that a Trainer learns from. */
+export type TrainingData = readonly Example[] | Dataset | TensorData | ExampleStream;
+
+/** Data as the loader reads it: by index, or as a stream. */
+export type OpenedData =
+  | { readonly dataset: Dataset; readonly stream?: undefined }
+  | { readonly dataset?: undefined; readonly stream: () => AsyncIterable<Example> };
+
+/** @throws VitMsnError INVALID_ARGUMENT for what is no data. */
+export function open_data(data: TrainingData, what: string): OpenedData {
+  if (Array.isArray(data)) {
+    const examples = data as readonly Example[];
+    return { dataset: { length: examples.length, get: (index) => examples[index] as Example } };
+  }
+  if (typeof data === "function") return { stream: data };
+  if (typeof data === "object" && data !== null) {
+    if ("get" in data && "length" in data) return { dataset: data };
+    if ("pixel_values" in data) return { dataset: tensor_dataset(data, what) };
+    if (Symbol.asyncIterator in data) return { stream: () => data };
+  }
+  throw invalid(
+    `${what} must be a list of { image, label }, an ImageFolder or other { length, get }, tensors { pixel_values, labels }, ` +
+      "or an async iterable of { image, label }.",
+    what,
+  );
+}
+
+function tensor_dataset({ pixel_values, labels }: TensorData, what: string): Dataset {
+  if (
+    !(pixel_values instanceof Tensor) ||
+    pixel_values.type !== "float32" ||
+    pixel_values.dims.length !== 4
+  ) {
+    throw invalid(`${what}.pixel_values must be a float32 Tensor [N, channels, height, width].`, what);
+  }
+  const [length, ...dims] = pixel_values.dims as [number, number, number, number];
+  const label_of = labels === undefined ? () => undefined : label_reader(labels, length, what);
+  const size = dims.reduce((a, b) => a * b, 1);
+  const data = pixel_values.data as Float32Array;
+  return {
+    length,
+    get: (index) => ({
+      pixel_values: new Tensor("float32", data.subarray(index * size, (index + 1) * size), dims),
+      label: label_of(index),
+    }),
+  };
+}
+
+function label_reader(
+  labels: NonNullable<TensorData["labels"]>,
+  length: number,
+  what: string,
+): (index: number) => ExampleLabel {
+  const count = labels instanceof Tensor ? labels.dims[0] : labels.length;
+  if (count !== length) {
+    throw invalid(`${what} has ${length} pictures, but labels for ${count}.`, what);
+  }
+  if (!(labels instanceof Tensor)) return (index) => labels[index] as ExampleLabel;
+  const width = length === 0 ? 1 : labels.size / length;
+  if (labels.dims.length === 1) return (index) => Number(labels.data[index]);
+  return (index) => Array.from(labels.data.slice(index * width, (index + 1) * width), Number);
+}
+
+/** A picture's name, for messages. */
+export function name_of({ image }: Example, index: number): string {
+  if (typeof image === "string" || image instanceof URL) return String(image).slice(0, 300);
+  const name = (image as Partial<File> | undefined)?.name;
+  return typeof name === "string" && name !== "" ? name : `picture ${index}`;
+}
+
+function invalid(message: string, argument: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
+}

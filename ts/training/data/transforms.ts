@@ -1,0 +1,135 @@
+import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
+import { output_size } from "../../image/output_size.ts";
+import { RawImage, type ResampleCode } from "../../image/raw_image.ts";
+import type { Random } from "../random.ts";
+
+/** Changes a picture before the processor turns it into pixel_values; `random` is the picture's own in this epoch. */
+export type ImageTransform = (image: RawImage, random: Random) => RawImage;
+
+/** [height, width] in pixels. */
+export type Size = readonly [number, number];
+
+export interface RandomResizedCropOptions {
+  /** The share of the picture's area that stays; default [0.08, 1]. */
+  scale?: readonly [number, number];
+  /** Width by height of what stays; default [3/4, 4/3]. */
+  ratio?: readonly [number, number];
+  /** Pillow's code of the filter; default 2, bilinear. */
+  resample?: ResampleCode;
+}
+
+interface Box {
+  left: number;
+  top: number;
+  width: number;
+  height: number;
+}
+
+/** Tries after which a crop of the wanted area and shape is given up, as torchvision. */
+const TRIES = 10;
+
+/** One transform after the other. */
+export function compose(...transforms: readonly ImageTransform[]): ImageTransform {
+  return (image, random) => transforms.reduce((picture, transform) => transform(picture, random), image);
+}
+
+/** A random part of the picture, resized to `size`: torchvision's RandomResizedCrop. */
+export function random_resized_crop(size: Size, options: RandomResizedCropOptions = {}): ImageTransform {
+  const { scale = [0.08, 1], ratio = [3 / 4, 4 / 3], resample } = options;
+  const [height, width] = size;
+  return (image, random) =>
+    crop(image, random_box(image, scale, ratio, random)).resize(width, height, { resample });
+}
+
+/** torchvision's RandomResizedCrop.get_params. */
+export function random_box(
+  { width, height }: Pick<RawImage, "width" | "height">,
+  scale: readonly [number, number],
+  ratio: readonly [number, number],
+  random: Pick<Random, "uniform" | "integer">,
+): Box {
+  for (let i = 0; i < TRIES; i++) {
+    const area = width * height * random.uniform(...scale);
+    const shape = Math.exp(random.uniform(Math.log(ratio[0]), Math.log(ratio[1])));
+    const w = Math.round(Math.sqrt(area * shape));
+    const h = Math.round(Math.sqrt(area / shape));
+    if (w < 1 || h < 1 || w > width || h > height) continue;
+    const top = random.integer(height - h + 1);
+    return { left: random.integer(width - w + 1), top, width: w, height: h };
+  }
+  return middle_box(width, height, ratio);
+}
+
+/** The largest part in the middle whose shape is allowed. */
+function middle_box(width: number, height: number, [lowest, highest]: readonly [number, number]): Box {
+  const shape = width / height;
+  const w = shape > highest ? Math.round(height * highest) : width;
+  const h = shape < lowest ? Math.round(width / lowest) : height;
+  return { left: (width - w) >> 1, top: (height - h) >> 1, width: w, height: h };
+}
+
+/** The picture's mirror image, with probability `probability`. */
+export function random_horizontal_flip(probability = 0.5): ImageTransform {
+  return (image, random) => (random.uniform() < probability ? mirror(image) : image);
+}
+
+/** Left and right exchanged. */
+export function mirror(image: RawImage): RawImage {
+  const { width, height, channels, data } = image;
+  const mirrored = new Uint8Array(data.length);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const from = (y * width + x) * channels;
+      const to = (y * width + width - 1 - x) * channels;
+      for (let c = 0; c < channels; c++) mirrored[to + c] = data[from + c] as number;
+    }
+  }
+  return new RawImage(mirrored, width, height, channels);
+}
+
+/** What the reference's example does to pictures. */
+export interface ReferenceTransforms {
+  /** RandomResizedCrop and a horizontal flip. */
+  train: ImageTransform;
+  /** Resize and CenterCrop. */
+  eval: ImageTransform;
+}
+
+/**
+ * The transforms of transformers' run_image_classification.py for a processor's size: a size by height and width squashes
+ * pictures in evaluation, one by the shortest edge crops their middle.
+ */
+export function reference_transforms(processor: ViTImageProcessor): ReferenceTransforms {
+  const { size, resample, do_convert_rgb } = processor;
+  const target: Size =
+    "shortest_edge" in size ? [size.shortest_edge, size.shortest_edge] : output_size(size, 1 << 20, 1 << 20);
+  const channels = (image: RawImage) => (do_convert_rgb ? image.rgb() : image);
+  const augment = compose(random_resized_crop(target, { resample }), random_horizontal_flip());
+  return {
+    train: (image, random) => augment(channels(image), random),
+    eval: (image) => {
+      const picture = channels(image);
+      const [height, width] =
+        "shortest_edge" in size
+          ? output_size({ shortest_edge: size.shortest_edge }, picture.height, picture.width)
+          : target;
+      return center_crop(picture.resize(width, height, { resample }), target);
+    },
+  };
+}
+
+/** torchvision's CenterCrop: half pixels are rounded to even. */
+function center_crop(image: RawImage, [height, width]: Size): RawImage {
+  const top = half_to_even(image.height - height);
+  return crop(image, { left: half_to_even(image.width - width), top, width, height });
+}
+
+function half_to_even(difference: number): number {
+  const half = Math.floor(difference / 2);
+  return difference % 2 !== 0 && half % 2 !== 0 ? half + 1 : half;
+}
+
+function crop(image: RawImage, { left, top, width, height }: Box): RawImage {
+  if (width === image.width && height === image.height) return image;
+  return image.crop([left, top, left + width - 1, top + height - 1]);
+}

@@ -1,0 +1,178 @@
+import type { TrainingEngine } from "../engine/training_engine.ts";
+import { VitMsnError } from "../errors.ts";
+import { problem_type_of } from "../model/losses.ts";
+import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import { mix } from "../model/random.ts";
+import type { Tensor } from "../tensor.ts";
+import { layers_per_checkpoint } from "./checkpointing.ts";
+import type { Batch } from "./data/collate.ts";
+import { training_loss } from "./gradients.ts";
+import { count_correct } from "./metrics.ts";
+import { Optimizer } from "./optimizers.ts";
+import { type Parameter, Parameters, training_engine } from "./parameters.ts";
+import { learning_rate_factor, type ScheduleSteps } from "./schedules.ts";
+import { Tape } from "./tape.ts";
+import type { TrainingArguments } from "./training_arguments.ts";
+
+/** What one optimiser step showed. */
+export interface StepResult {
+  loss: number;
+  /** Pictures whose labels counted. */
+  examples: number;
+  /** Those that were classified rightly; undefined where there are no classes. */
+  correct: number | undefined;
+  grad_norm: number;
+  learning_rate: number;
+}
+
+/** As torch's clip_grad_norm_. */
+const CLIP_EPSILON = 1e-6;
+/** The label of a picture that the loss leaves out. */
+const IGNORED = -100;
+
+/** A model with its gradients and its optimiser: what makes one step. */
+export class Learner {
+  readonly parameters: Parameters;
+  readonly optimizer: Optimizer;
+  readonly engine: TrainingEngine;
+  readonly #model: ViTMSNForImageClassification;
+  readonly #args: TrainingArguments;
+  readonly #schedule: ScheduleSteps;
+
+  /** @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT. */
+  constructor(model: ViTMSNForImageClassification, args: TrainingArguments, max_steps: number) {
+    const { attention_probs_dropout_prob, num_hidden_layers } = model.config;
+    if (attention_probs_dropout_prob > 0) {
+      throw new VitMsnError(
+        "UNSUPPORTED",
+        `Dropout of attention probabilities isn't implemented, and config.attention_probs_dropout_prob is ${attention_probs_dropout_prob}; load the model with config: { attention_probs_dropout_prob: 0 }.`,
+      );
+    }
+    this.engine = training_engine(model);
+    this.#model = model;
+    this.#args = args;
+    this.#schedule = { total: max_steps, warmup: args.get_warmup_steps(max_steps) };
+    this.parameters = new Parameters(model, args);
+    if (this.parameters.trained.length === 0)
+      throw new VitMsnError("INVALID_ARGUMENT", "Every parameter is frozen: there is nothing to train.");
+    const top = num_hidden_layers + 1;
+    const share = ({ depth }: Parameter) => args.layer_decay ** (top - depth);
+    this.optimizer = new Optimizer(this.engine, args, share);
+  }
+
+  /**
+   * Learns from batches as if they were one.
+   * @param step the optimiser steps that were done before.
+   * @throws VitMsnError DIVERGED where the loss or a gradient isn't finite: the parameters are those before the step.
+   */
+  async step(
+    batches: readonly Batch[],
+    step: number,
+    signal: AbortSignal | undefined,
+  ): Promise<StepResult | undefined> {
+    const counts = batches.map((batch) => this.#counted(batch));
+    const total = counts.reduce((a, b) => a + b, 0);
+    if (total === 0) return undefined;
+    const learning_rate =
+      this.#args.learning_rate * learning_rate_factor(this.#args.lr_scheduler_type, step, this.#schedule);
+    try {
+      const result: StepResult = { loss: 0, examples: total, correct: 0, grad_norm: 0, learning_rate };
+      for (const [i, batch] of batches.entries()) {
+        const share = (counts[i] as number) / total;
+        if (share === 0) continue;
+        const seed = mix(this.#args.seed ^ mix(step ^ mix(i)));
+        const { loss, correct } = await this.#learn_from(batch, share, seed, signal);
+        if (!Number.isFinite(loss)) throw diverged("The loss", loss, step, learning_rate);
+        result.loss += share * loss;
+        result.correct = correct === undefined ? undefined : (result.correct ?? 0) + correct;
+      }
+      result.grad_norm = await this.parameters.gradient_norm();
+      if (!Number.isFinite(result.grad_norm))
+        throw diverged("The gradients' norm", result.grad_norm, step, learning_rate);
+      this.#update(learning_rate, result.grad_norm);
+      return result;
+    } finally {
+      this.parameters.clear_gradients();
+    }
+  }
+
+  /** Frees what training needed; the model keeps what it learned. */
+  async dispose(): Promise<void> {
+    this.optimizer.dispose();
+    await this.parameters.dispose();
+  }
+
+  #update(learning_rate: number, grad_norm: number): void {
+    const { max_grad_norm } = this.#args;
+    const is_clipped = max_grad_norm > 0 && grad_norm + CLIP_EPSILON > max_grad_norm;
+    const gradient_scale = is_clipped ? max_grad_norm / (grad_norm + CLIP_EPSILON) : 1;
+    this.optimizer.step(this.parameters.trained, { learning_rate, gradient_scale });
+    this.parameters.write_back();
+  }
+
+  /** Adds a batch's gradients, `share` of them, and gives its loss. */
+  async #learn_from(batch: Batch, share: number, seed: number, signal: AbortSignal | undefined) {
+    const { config } = this.#model;
+    const tape = new Tape(this.engine, this.parameters, {
+      layers_per_checkpoint: this.#args.gradient_checkpointing
+        ? layers_per_checkpoint(config.num_hidden_layers)
+        : 0,
+      hidden_dropout_prob: config.hidden_dropout_prob,
+      seed,
+      signal,
+    });
+    const labels = batch.labels as Tensor;
+    const inputs = {
+      pixel_values: batch.pixel_values,
+      signal,
+      output_attentions: false,
+      output_hidden_states: false,
+    };
+    try {
+      return await this.#model.with_logits(
+        inputs,
+        async (logits, scope) => {
+          const smoothing = this.#args.label_smoothing_factor;
+          const handle = training_loss(tape, scope, logits, labels, config, smoothing);
+          const loss = (await tape.read(handle))[0] as number;
+          const values = await tape.read(logits);
+          if (Number.isFinite(loss)) await tape.backward(handle, share);
+          return { loss, correct: this.#correct(values, labels) };
+        },
+        tape,
+      );
+    } finally {
+      tape.close();
+    }
+  }
+
+  #correct(logits: Float32Array, labels: Tensor): number | undefined {
+    const { config } = this.#model;
+    if (problem_type_of(labels, config) !== "single_label_classification") return undefined;
+    return count_correct(logits, labels, config.num_labels).correct;
+  }
+
+  /** How many pictures of a batch the loss counts. */
+  #counted({ labels, pixel_values }: Batch): number {
+    if (labels === undefined) {
+      throw new VitMsnError("INVALID_ARGUMENT", "The training data has no labels.", {
+        details: { argument: "train_dataset" },
+      });
+    }
+    if (problem_type_of(labels, this.#model.config) !== "single_label_classification")
+      return pixel_values.dims[0] as number;
+    return (
+      labels.size -
+      Array.from(labels.data as ArrayLike<number | bigint>, Number).filter((x) => x === IGNORED).length
+    );
+  }
+}
+
+function diverged(what: string, value: number, step: number, learning_rate: number): VitMsnError {
+  return new VitMsnError(
+    "DIVERGED",
+    `${what} is ${value} at step ${step + 1} (learning rate ${learning_rate.toPrecision(3)}), so training stopped; the model is as ` +
+      "it was before that step. A lower learning_rate, a longer warm-up or a smaller max_grad_norm usually helps.",
+    { details: { step: step + 1, learning_rate } },
+  );
+}

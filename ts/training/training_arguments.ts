@@ -1,0 +1,303 @@
+import { VitMsnError } from "../errors.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
+import { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
+import { SCHEDULES, type Schedule } from "./schedules.ts";
+
+/** When something is done: never, every so many optimiser steps, or after each epoch. */
+export const STRATEGIES = ["no", "steps", "epoch"] as const;
+export type Strategy = (typeof STRATEGIES)[number];
+
+/** The options of a training run, with the names and defaults of transformers' TrainingArguments. */
+export interface TrainingOptions {
+  /** Where checkpoints and results go: a folder's path; in browsers a FileSystemDirectoryHandle. Needed to save. */
+  output_dir?: SaveDirectory;
+
+  /** Passes over the data; default 3. */
+  num_train_epochs?: number;
+  /** Optimiser steps in all, instead of num_train_epochs; default -1: unset. */
+  max_steps?: number;
+  /** Pictures of one forward and backward; default 8. */
+  per_device_train_batch_size?: number;
+  /** Default 8. */
+  per_device_eval_batch_size?: number;
+  /** Batches whose gradients one optimiser step takes together; default 1. */
+  gradient_accumulation_steps?: number;
+  /** Leave out an epoch's last batch where it is smaller; default false. */
+  dataloader_drop_last?: boolean;
+
+  /** The highest; default 5e-5. */
+  learning_rate?: number;
+  /** Default "linear". */
+  lr_scheduler_type?: Schedule;
+  /** Steps over which the learning rate rises, or below 1 their share of all steps; default 0. */
+  warmup_steps?: number;
+  /** The share of all steps over which the learning rate rises, where warmup_steps is 0; default 0. */
+  warmup_ratio?: number;
+  /** "adamw_torch" (default), "sgd" or "lars". */
+  optim?: OptimizerName;
+  /** Of linear layers' weights; biases, norms, positions, CLS and mask token have none. Default 0. */
+  weight_decay?: number;
+  /** Default 0.9. */
+  adam_beta1?: number;
+  /** Default 0.999. */
+  adam_beta2?: number;
+  /** Default 1e-8. */
+  adam_epsilon?: number;
+  /** Of "sgd" and "lars"; default 0.9. */
+  momentum?: number;
+  /** Of "sgd"; default false. */
+  nesterov?: boolean;
+  /** Of "lars"; default 0.001. */
+  lars_trust_coefficient?: number;
+  /** Gradients are scaled down to this norm over all parameters; 0: never. Default 1. */
+  max_grad_norm?: number;
+  /** Each layer's learning rate is that of the layer above times this; default 1. */
+  layer_decay?: number;
+  /** Of the cross-entropy; default 0. */
+  label_smoothing_factor?: number;
+
+  /** Train the classifier alone; default false. */
+  freeze_backbone?: boolean;
+  /** Leave the embeddings and so many layers from the bottom as they are; default 0. */
+  freeze_layers?: number;
+  /** Leave parameters as they are whose checkpoint key begins so, as "embeddings."; default none. */
+  freeze_keys?: readonly string[];
+  /** Compute activations again instead of keeping them: less memory, a third more time, the same results; default false. */
+  gradient_checkpointing?: boolean;
+
+  /** Default "no". */
+  eval_strategy?: Strategy;
+  /** Default logging_steps. */
+  eval_steps?: number;
+  /** Evaluate before the first step, too; default false. */
+  eval_on_start?: boolean;
+  /** Default "steps" with an output_dir, else "no". */
+  save_strategy?: Strategy;
+  /** Default 500. */
+  save_steps?: number;
+  /** Checkpoints to keep, the best one included; default all. */
+  save_total_limit?: number;
+  /** Optimiser steps between entries of the log; default 500. */
+  logging_steps?: number;
+  /** Log the first step, too; default false. */
+  logging_first_step?: boolean;
+  /** Give the model the best checkpoint's weights in the end; saving and evaluating must coincide. Default false. */
+  load_best_model_at_end?: boolean;
+  /** Which of evaluate's metrics tells which model is best, with or without "eval_"; default "loss". */
+  metric_for_best_model?: string;
+  /** Default true, for a loss false. */
+  greater_is_better?: boolean;
+
+  /** Of dropout, and of what the next one doesn't cover; default 42. */
+  seed?: number;
+  /** Of the pictures' order and augmentation; default seed. */
+  data_seed?: number;
+}
+
+/** What a value must be. */
+type Rule =
+  | { kind: "integer" | "number"; min: number; max: number; or?: number }
+  | { kind: "flag" }
+  | { kind: "choice"; choices: readonly string[] }
+  | { kind: "text" }
+  | { kind: "texts" }
+  | { kind: "folder" };
+
+const count = (min = 0): Rule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER });
+const share: Rule = { kind: "number", min: 0, max: 1 };
+const positive: Rule = { kind: "number", min: 0, max: 1e6 };
+const flag: Rule = { kind: "flag" };
+const seed: Rule = { kind: "integer", min: 0, max: 0xffffffff };
+
+/** Every option by name: what the command line and the checks go by. */
+export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, Rule>> = {
+  output_dir: { kind: "folder" },
+  num_train_epochs: { kind: "number", min: 0, max: 1e6 },
+  max_steps: { kind: "integer", min: 1, max: Number.MAX_SAFE_INTEGER, or: -1 },
+  per_device_train_batch_size: count(1),
+  per_device_eval_batch_size: count(1),
+  gradient_accumulation_steps: count(1),
+  dataloader_drop_last: flag,
+  learning_rate: positive,
+  lr_scheduler_type: { kind: "choice", choices: SCHEDULES },
+  warmup_steps: { kind: "number", min: 0, max: Number.MAX_SAFE_INTEGER },
+  warmup_ratio: share,
+  optim: { kind: "choice", choices: OPTIMIZERS },
+  weight_decay: positive,
+  adam_beta1: share,
+  adam_beta2: share,
+  adam_epsilon: positive,
+  momentum: share,
+  nesterov: flag,
+  lars_trust_coefficient: positive,
+  max_grad_norm: positive,
+  layer_decay: share,
+  label_smoothing_factor: share,
+  freeze_backbone: flag,
+  freeze_layers: count(),
+  freeze_keys: { kind: "texts" },
+  gradient_checkpointing: flag,
+  eval_strategy: { kind: "choice", choices: STRATEGIES },
+  eval_steps: count(1),
+  eval_on_start: flag,
+  save_strategy: { kind: "choice", choices: STRATEGIES },
+  save_steps: count(1),
+  save_total_limit: count(1),
+  logging_steps: count(1),
+  logging_first_step: flag,
+  load_best_model_at_end: flag,
+  metric_for_best_model: { kind: "text" },
+  greater_is_better: flag,
+  seed,
+  data_seed: seed,
+};
+
+/** Options that stay undefined where they aren't given. */
+type Optional = "output_dir" | "save_total_limit";
+type Filled = Required<Omit<TrainingOptions, Optional>> & Pick<TrainingOptions, Optional>;
+
+const DEFAULTS = {
+  num_train_epochs: 3,
+  max_steps: -1,
+  per_device_train_batch_size: 8,
+  per_device_eval_batch_size: 8,
+  gradient_accumulation_steps: 1,
+  dataloader_drop_last: false,
+  learning_rate: 5e-5,
+  lr_scheduler_type: "linear",
+  warmup_steps: 0,
+  warmup_ratio: 0,
+  optim: "adamw_torch",
+  weight_decay: 0,
+  adam_beta1: 0.9,
+  adam_beta2: 0.999,
+  adam_epsilon: 1e-8,
+  momentum: 0.9,
+  nesterov: false,
+  lars_trust_coefficient: 0.001,
+  max_grad_norm: 1,
+  layer_decay: 1,
+  label_smoothing_factor: 0,
+  freeze_backbone: false,
+  freeze_layers: 0,
+  freeze_keys: [],
+  gradient_checkpointing: false,
+  eval_strategy: "no",
+  eval_on_start: false,
+  save_steps: 500,
+  logging_steps: 500,
+  logging_first_step: false,
+  load_best_model_at_end: false,
+  metric_for_best_model: "loss",
+  seed: 42,
+} as const satisfies TrainingOptions;
+
+/** The checked options of a training run, every default filled in. */
+export interface TrainingArguments extends Filled {}
+
+/**
+ * The checked options of a training run.
+ * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown one, a wrong value, or some that contradict.
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
+export class TrainingArguments {
+  constructor(options: TrainingOptions = {}) {
+    const given: TrainingOptions = Object.fromEntries(
+      Object.entries(options).filter(([, value]) => value !== undefined),
+    );
+    for (const [name, value] of Object.entries(given)) check_option(name, value);
+    const logging_steps = given.logging_steps ?? DEFAULTS.logging_steps;
+    const metric = (given.metric_for_best_model ?? DEFAULTS.metric_for_best_model).replace(/^eval_/, "");
+    const derived = {
+      eval_steps: logging_steps,
+      save_strategy: given.output_dir === undefined ? "no" : "steps",
+      greater_is_better: !metric.endsWith("loss"),
+      data_seed: given.seed ?? DEFAULTS.seed,
+    } as const;
+    Object.assign(this, DEFAULTS, derived, given, { metric_for_best_model: metric });
+    this.#check_together();
+  }
+
+  /** Steps over which the learning rate rises. */
+  get_warmup_steps(num_training_steps: number): number {
+    const { warmup_steps, warmup_ratio } = this;
+    if (warmup_steps >= 1) return Math.trunc(warmup_steps);
+    return Math.ceil(num_training_steps * (warmup_steps > 0 ? warmup_steps : warmup_ratio));
+  }
+
+  /** The options as JSON can hold them. */
+  to_dict(): Record<string, unknown> {
+    const { output_dir, ...options } = this;
+    return typeof output_dir === "string" ? { output_dir, ...options } : { ...options };
+  }
+
+  #check_together(): void {
+    if (this.save_strategy !== "no" && this.output_dir === undefined) {
+      throw invalid(`save_strategy "${this.save_strategy}" needs an output_dir.`, "output_dir");
+    }
+    if (this.nesterov && this.momentum === 0) throw invalid("nesterov needs a momentum above 0.", "nesterov");
+    if (!this.load_best_model_at_end) return;
+    if (this.eval_strategy === "no" || this.eval_strategy !== this.save_strategy) {
+      throw invalid(
+        'load_best_model_at_end needs the same eval_strategy and save_strategy, and not "no"; ' +
+          `they are "${this.eval_strategy}" and "${this.save_strategy}".`,
+        "load_best_model_at_end",
+      );
+    }
+    if (this.eval_strategy === "steps" && this.save_steps % this.eval_steps !== 0) {
+      throw invalid(
+        `load_best_model_at_end needs save_steps (${this.save_steps}) to be a multiple of eval_steps (${this.eval_steps}).`,
+        "save_steps",
+      );
+    }
+  }
+}
+
+/** Checks one option's value. @throws VitMsnError INVALID_ARGUMENT that names it. */
+function check_option(name: string, value: unknown): void {
+  if (!Object.hasOwn(TRAINING_OPTIONS, name)) {
+    throw invalid(
+      `Training has no option ${JSON.stringify(name)}; it has ${Object.keys(TRAINING_OPTIONS).join(", ")}.`,
+      name,
+    );
+  }
+  const rule = TRAINING_OPTIONS[name as keyof TrainingOptions];
+  const expected = unmet(rule, value);
+  if (expected !== undefined) throw invalid(`${name} must be ${expected}, got ${show(value)}.`, name);
+}
+
+/** What is expected instead of a value; undefined where it is right. */
+function unmet(rule: Rule, value: unknown): string | undefined {
+  switch (rule.kind) {
+    case "integer":
+    case "number": {
+      const fits = rule.kind === "integer" ? Number.isSafeInteger(value) : Number.isFinite(value);
+      if (fits && (value as number) >= rule.min && (value as number) <= rule.max) return undefined;
+      if (rule.or !== undefined && value === rule.or) return undefined;
+      const range = rule.max >= 1e6 ? `from ${rule.min} on` : `from ${rule.min} to ${rule.max}`;
+      return `a ${rule.kind === "integer" ? "whole " : ""}number ${range}`;
+    }
+    case "flag":
+      return typeof value === "boolean" ? undefined : "true or false";
+    case "choice":
+      return rule.choices.includes(value as string) ? undefined : `one of ${rule.choices.join(", ")}`;
+    case "text":
+      return typeof value === "string" && value !== "" ? undefined : "a text";
+    case "texts":
+      return Array.isArray(value) && value.every((text) => typeof text === "string")
+        ? undefined
+        : "a list of texts";
+    case "folder": {
+      const is_path = (typeof value === "string" && value !== "") || value instanceof URL;
+      return is_path || (typeof value === "object" && value !== null) ? undefined : "a folder";
+    }
+  }
+}
+
+function show(value: unknown): string {
+  return (JSON.stringify(value) ?? String(value)).slice(0, 100);
+}
+
+function invalid(message: string, argument: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
+}
