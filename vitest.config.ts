@@ -6,6 +6,12 @@ import { find_chromium, launch_args } from "./scripts/chromium.mjs";
 const executablePath = find_chromium();
 const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
+/** The package's entries; the longer name first, since a name also stands for what begins with it. */
+const aliases = (runtime: "node" | "web") => ({
+  "vit-msn/training": from_root(`./dist/training.${runtime}.js`),
+  "vit-msn": from_root(`./dist/index.${runtime}.js`),
+});
+
 // Node 20 has relaxed SIMD, which the tests of the engine's levels need, behind a flag. Newer ones don't know the flag.
 const is_node_20 = process.versions.node.startsWith("20.");
 const relaxed_simd_args = is_node_20 ? ["--experimental-wasm-relaxed-simd"] : [];
@@ -18,7 +24,7 @@ export default defineConfig({
     projects: [
       {
         // Tests use the package as its users get it: the bundles in dist/.
-        resolve: { alias: { "vit-msn": from_root("./dist/index.node.js") } },
+        resolve: { alias: aliases("node") },
         test: {
           name: "node",
           environment: "node",
@@ -28,7 +34,7 @@ export default defineConfig({
         },
       },
       {
-        resolve: { alias: { "vit-msn": from_root("./dist/index.web.js") } },
+        resolve: { alias: aliases("web") },
         optimizeDeps: { noDiscovery: true, include: ["fast-check"] },
         test: {
           name: "chromium",

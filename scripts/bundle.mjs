@@ -18,15 +18,17 @@ const common = {
   logLevel: "warning",
 };
 
+/** What the command line imports of the package. @type {Readonly<Record<string, string>>} */
+const entries = { "../index.ts": "./index.node.js", "../training/index.ts": "./training.node.js" };
+
 /** The command line uses the package as any user does: it doesn't carry a second copy. @type {import("esbuild").Plugin} */
 const package_is_external = {
   name: "package-is-external",
   setup({ onResolve }) {
-    onResolve({ filter: /\/index\.ts$/ }, ({ path, importer }) =>
-      path === "../index.ts" && importer.includes("cli")
-        ? { path: "./index.node.js", external: true }
-        : undefined,
-    );
+    onResolve({ filter: /\/index\.ts$/ }, ({ path, importer }) => {
+      const entry = /\bcli\b/.test(importer) ? entries[path.replace(/^(\.\.\/)+/, "../")] : undefined;
+      return entry === undefined ? undefined : { path: entry, external: true };
+    });
   },
 };
 
@@ -36,15 +38,21 @@ const stale = (await readdir("dist")).filter((name) => name !== "types");
 await Promise.all(stale.map((name) => rm(join("dist", name), { recursive: true })));
 await mkdir("dist/models");
 
+// What both entries use is one file that each imports, so that there is one copy of every class. Nothing is imported later:
+// service workers can't.
 await build({
   ...common,
-  entryPoints: { "index.node": "ts/index.ts" },
+  entryPoints: { "index.node": "ts/index.ts", "training.node": "ts/training/index.ts" },
+  splitting: true,
+  chunkNames: "shared.node",
   platform: "node",
   packages: "external",
 });
 await build({
   ...common,
-  entryPoints: { "index.web": "ts/index.ts" },
+  entryPoints: { "index.web": "ts/index.ts", "training.web": "ts/training/index.ts" },
+  splitting: true,
+  chunkNames: "shared.web",
   platform: "browser",
   // Browsers download it: short names inside, but classes and functions still know their own.
   minifyIdentifiers: true,
@@ -90,7 +98,9 @@ await cp("models/fashion", "dist/models/fashion", {
 function refuse_second_copy(inputs) {
   const copies = inputs.filter((path) => path.startsWith("ts/") && !path.startsWith("ts/cli/"));
   if (copies.length > 0)
-    throw new Error(`ts/cli must import from "../index.ts" alone, not from ${copies.join(", ")}.`);
+    throw new Error(
+      `ts/cli must import from ${Object.keys(entries).join(" and ")} alone, not from ${copies.join(", ")}.`,
+    );
 }
 
 /** @param {string[]} inputs */

@@ -46,6 +46,23 @@ describe("the packed package, installed in an empty project", () => {
     expect(best.score).toBeGreaterThan(0.9);
   });
 
+  it("trains by its second entry, which shares its classes with the first", async () => {
+    const stdout = await run_script(`
+      import { Tensor, ViTMSNForImageClassification, VitMsnError } from "vit-msn";
+      import { Trainer } from "vit-msn/training";
+      const config = { hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, image_size: 8, patch_size: 4 };
+      const model = await ViTMSNForImageClassification.from_config(config);
+      const pixel_values = new Tensor("float32", new Float32Array(4 * 192).fill(0.5), [4, 3, 8, 8]);
+      const data = { pixel_values, labels: [0, 1, 1, 1] };
+      const trainer = new Trainer({ model, train_dataset: data, args: { max_steps: 30, learning_rate: 0.01, save_strategy: "no" } });
+      const { training_loss } = await trainer.train();
+      const refused = (() => { try { new Trainer({ model, args: { colour: 1 } }); } catch (error) { return error; } })();
+      console.log(JSON.stringify([training_loss < 0.68, refused instanceof VitMsnError]));
+      await model.dispose();
+    `);
+    expect(JSON.parse(stdout)).toEqual([true, true]);
+  });
+
   it("puts the command line on the path", async () => {
     const { stdout } = await run("npx", ["--no-install", "vit-msn", "classify", "bag.png", "--json"], {
       cwd: project,
@@ -88,6 +105,7 @@ describe("the packed package, installed in an empty project", () => {
 
 const consumer = `
 import { env, pipeline, RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
+import { EarlyStoppingCallback, ImageFolder, Trainer, type TrainingOptions } from "vit-msn/training";
 env.use_cache = false;
 const model = await ViTMSNForImageClassification.from_pretrained("some/repo", { dtype: "float32" });
 const processor = await ViTImageProcessor.from_pretrained("some/repo");
@@ -97,5 +115,10 @@ const dims: readonly number[] = out.logits.dims;
 const tensor: Tensor = new Tensor("float32", new Float32Array(3), [1, 3]);
 const classify = await pipeline("image-classification");
 const results: { label: string; score: number }[] = await classify("bag.png", { top_k: 5 });
-export { dims, results, tensor };
+const args: TrainingOptions = { output_dir: "out", eval_strategy: "epoch", save_strategy: "epoch" };
+const callbacks = [new EarlyStoppingCallback()];
+const train_dataset = await ImageFolder.open("pictures");
+const trainer = new Trainer({ model, args, image_processor: processor, train_dataset, callbacks });
+const loss: number = (await trainer.train({ resume_from_checkpoint: true })).training_loss;
+export { dims, loss, results, tensor };
 `;

@@ -17,7 +17,11 @@ const DECODERS = {
 
 /** The tensors of a safetensors fixture by name: a plain reader, so that tests don't trust the one they test. */
 export async function read_tensors(path: string): Promise<Map<string, FixtureTensor>> {
-  const bytes = await read_file(path);
+  return parse_tensors(await read_file(path));
+}
+
+/** The same, of a file that is in memory. */
+export function parse_tensors(bytes: Uint8Array): Map<string, FixtureTensor> {
   const start = 8 + new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
   const names = Object.keys(header).filter((name) => name !== "__metadata__");

@@ -1,6 +1,7 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { check_range } from "./bytes.ts";
 import { read_json } from "./json.ts";
+import { read_pytorch_bin } from "./pytorch_bin.ts";
 import { read_safetensors_header } from "./safetensors.ts";
 import type {
   Checkpoint,
@@ -26,7 +27,7 @@ const DTYPES: ReadonlyMap<string, CheckpointDtype> = new Map([
 /** What is looked for, in this order, as transformers does. */
 const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
   { file: "model.safetensors", index: "model.safetensors.index.json", read: read_safetensors },
-  { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch },
+  { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch_bin },
 ];
 const MAX_SHARDS = 1000;
 
@@ -163,12 +164,6 @@ function pick(
       );
   }
   return picked;
-}
-
-/** Fetched only by those who need it: most checkpoints are safetensors. */
-async function read_pytorch(file: RandomAccessFile): Promise<FileTensors> {
-  const { read_pytorch_bin } = await import("./pytorch_bin.ts");
-  return read_pytorch_bin(file);
 }
 
 async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
