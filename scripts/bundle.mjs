@@ -58,15 +58,21 @@ await build({
   minifyIdentifiers: true,
   keepNames: true,
 });
-// The programs of the engine's threads.
+// The programs of the engine's threads, and of its own Worker.
 await build({
   ...common,
-  entryPoints: { "thread.node": "ts/engine/thread.node.ts" },
+  entryPoints: {
+    "thread.node": "ts/engine/thread.node.ts",
+    "engine_worker.node": "ts/engine/engine_worker.node.ts",
+  },
   platform: "node",
 });
 await build({
   ...common,
-  entryPoints: { "thread.web": "ts/engine/thread.web.ts" },
+  entryPoints: {
+    "thread.web": "ts/engine/thread.web.ts",
+    "engine_worker.web": "ts/engine/engine_worker.web.ts",
+  },
   platform: "browser",
   minifyIdentifiers: true,
 });

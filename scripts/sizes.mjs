@@ -12,8 +12,9 @@ const budgets = [
     budget: 300_000,
   },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 15_000 },
+  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 35_000 },
   // The aim is 60 kB. Half of what there is reads untrusted files and says in sentences what is wrong with them.
-  { files: ["dist/index.web.js", "dist/shared.web.js"], what: "facade, browsers", budget: 142_000 },
+  { files: ["dist/index.web.js", "dist/shared.web.js"], what: "facade, browsers", budget: 148_000 },
   { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 60_000 },
 ];
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;

@@ -68,11 +68,25 @@ describe("an engine with threads", () => {
     expect(await scenario("cycles")).toEqual({ started: 100, ended: 100 });
   });
 
-  test("answers no more once a worker was killed; other models are not affected", async () => {
-    const [during, after, other] = await scenario<string[]>("killed");
+  test.each([
+    ["killed", /^ENGINE_DEAD: .*threads was lost/],
+    ["killed_engine", /^ENGINE_DEAD: .*Worker was lost/],
+  ])("answers no more once a worker was %s; other models are not affected", async (name, dead) => {
+    const [during, after, other] = await scenario<string[]>(name);
     expect(during).toMatch(/^(done$|ENGINE_DEAD: )/);
-    expect(after).toMatch(/^ENGINE_DEAD: .*threads was lost/);
+    expect(after).toMatch(dead);
     expect(other).toBe("done");
+  });
+
+  test("ends its workers when nobody holds the model any more", async () => {
+    const { started, ended } = await scenario<Record<string, number>>("dropped");
+    expect(started).toBe(9);
+    expect(ended).toBe(9);
+  });
+
+  test.runIf(process.platform === "linux")("ends the threads of an engine's Worker with it", async () => {
+    const { before = 0, after } = await scenario<Record<string, number>>("nested");
+    expect(after).toBeLessThanOrEqual(before);
   });
 
   test("may be disposed in the middle of a forward", async () => {
@@ -82,7 +96,7 @@ describe("an engine with threads", () => {
   });
 
   test("lets the process end where nobody disposes of it", async () => {
-    expect(await scenario("forgotten")).toBe(3);
+    expect(await scenario("forgotten")).toEqual([3, 3]);
   });
 
   test("goes on alone where workers can't start", async () => {
@@ -94,6 +108,18 @@ describe("an engine with threads", () => {
     expect(threads).toBe(1);
     expect(reasons.join(" ")).toContain("Workers can't start here: it was ended.");
     expect(warnings).toHaveLength(1);
+  });
+
+  test("goes on here where its engine can't have a Worker", async () => {
+    const { worker, threads, reasons, warnings } = await scenario<{
+      worker: boolean;
+      threads: number;
+      reasons: string[];
+      warnings: string[];
+    }>("no_engine_worker");
+    expect([worker, threads]).toEqual([false, 1]);
+    expect(reasons[0]).toContain("can't have a Worker here: it was ended.");
+    expect(warnings[0]).toContain("worker is true");
   });
 
   test("doesn't collapse with many more threads than cores", async () => {

@@ -2,11 +2,14 @@ import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname } from "node:path";
-import { type Browser, chromium } from "playwright";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Browser, chromium, type Page } from "playwright";
+import type { EngineInfo, PretrainedOptions } from "vit-msn";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
+import { config_json, make_checkpoint } from "../real_size/weights.ts";
+import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
-// Threads in a browser: a page of its own, because they depend on the headers it is served with.
+// Threads and Workers in a browser: pages of their own, because they depend on the headers they are served with.
 
 const CONTENT_TYPES: Record<string, string> = { ".js": "text/javascript", ".wasm": "application/wasm" };
 const ISOLATION = {
@@ -15,49 +18,72 @@ const ISOLATION = {
 };
 const root = new URL("../../", import.meta.url);
 
-/** The program of the page's Worker, and of the page itself: classifies noise and tells what ran. */
+/** The program of a page, and of its Worker: loads a model, classifies noise or what is given, and tells what ran. */
 const PROGRAM = `
-import { env, Tensor, ViTMSNForImageClassification } from "/dist/index.web.js";
-export async function run(num_threads) {
+import { env, Tensor, ViTMSNForImageClassification, ViTMSNModel } from "/dist/index.web.js";
+const config = { hidden_size: 192, num_hidden_layers: 2, num_attention_heads: 3, intermediate_size: 768 };
+const noise = Array.from({ length: 3 * 224 * 224 }, (_, i) => Math.sin(i * 0.7));
+export async function run({ options, fixture, pixel_values = noise, dims = [1, 3, 224, 224], ...inputs }) {
   const warnings = [];
   env.warn = (message) => warnings.push(message);
-  const config = { hidden_size: 192, num_hidden_layers: 2, num_attention_heads: 3, intermediate_size: 768 };
-  const model = await ViTMSNForImageClassification.from_config(config, { num_threads });
-  const data = Float32Array.from({ length: 3 * 224 * 224 }, (_, i) => Math.sin(i * 0.7));
-  const { logits } = await model.forward({ pixel_values: new Tensor("float32", data, [1, 3, 224, 224]) });
+  env.use_cache = false;
+  const model_class = inputs.bool_masked_pos ? ViTMSNModel : ViTMSNForImageClassification;
+  const model = await (fixture
+    ? model_class.from_pretrained(location.origin + "/test/fixtures/" + fixture + "/", options)
+    : model_class.from_config(config, options));
+  const output = await model.forward({ pixel_values: new Tensor("float32", pixel_values, dims), ...inputs });
   const info = model.engine_info;
   await model.dispose();
-  return { ...info, warnings, logits: [...logits.data] };
+  const { data } = output.logits ?? output.last_hidden_state;
+  return { ...info, warnings, output: [...data] };
 }
 if (typeof document === "undefined") onmessage = async ({ data }) => postMessage(await run(data));
 `;
 
-interface Outcome {
-  level: string;
-  threads: number;
-  reasons: string[];
-  warnings: string[];
-  logits: number[];
+interface Job {
+  options: PretrainedOptions;
+  fixture?: string;
+  pixel_values?: number[];
+  dims?: readonly number[];
+  interpolate_pos_encoding?: boolean;
 }
+interface Outcome extends EngineInfo {
+  warnings: string[];
+  output: number[];
+}
+
+/** Pages by path, and the headers that they and their Workers are served with. */
+const PAGES: Record<string, Record<string, string>> = {
+  plain: {},
+  isolated: ISOLATION,
+  no_workers: { ...ISOLATION, "Content-Security-Policy": "worker-src 'none'" },
+};
 
 let server: Server;
 let browser: Browser;
 let host: string;
+let small: Record<string, Uint8Array>;
 
 beforeAll(async () => {
+  small = {
+    "config.json": new TextEncoder().encode(config_json("small")),
+    "model.safetensors": make_checkpoint("small"),
+  };
   server = createServer(async (request, response) => {
     const path = (request.url ?? "/").slice(1);
-    const headers = { ...(path !== "plain" && ISOLATION) };
-    if (path === "plain" || path === "isolated") {
-      response.writeHead(200, { "content-type": "text/html", ...headers }).end("<!doctype html>");
-    } else if (path === "program.js") {
-      response.writeHead(200, { "content-type": "text/javascript", ...headers }).end(PROGRAM);
-    } else {
-      const body = await readFile(new URL(path, root)).catch(() => undefined);
-      if (body === undefined) response.writeHead(404).end();
-      else
-        response.writeHead(200, { "content-type": CONTENT_TYPES[extname(path)] ?? "", ...headers }).end(body);
-    }
+    const own = PAGES[path];
+    const body = own
+      ? "<!doctype html>"
+      : path === "program.js"
+        ? PROGRAM
+        : path === "small.js"
+          ? SMALL
+          : path.startsWith("small/")
+            ? small[path.slice(6)]
+            : await readFile(new URL(path, root)).catch(() => undefined);
+    const type = own ? "text/html" : (CONTENT_TYPES[extname(path)] ?? "application/octet-stream");
+    response.writeHead(body === undefined ? 404 : 200, { "content-type": type, ...(own ?? ISOLATION) });
+    response.end(body);
   }).listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   host = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
@@ -68,42 +94,149 @@ afterAll(async () => {
   server.close();
 });
 
-/** Runs the program on a page, in a Worker or on the page's main thread. */
-async function run_on(path: string, in_worker: boolean, num_threads: number): Promise<Outcome> {
+async function with_page<T>(path: string, body: (page: Page) => Promise<T>): Promise<T> {
   const page = await browser.newPage();
-  await page.goto(`${host}/${path}`);
-  // As text: the test runner rewrites imports in code.
-  const outcome = await page.evaluate(
-    in_worker
-      ? `new Promise((resolve, reject) => {
-          const worker = new Worker("/program.js", { type: "module" });
-          worker.onmessage = ({ data }) => resolve(data);
-          worker.onerror = ({ message }) => reject(new Error(message));
-          worker.postMessage(${num_threads});
-        })`
-      : `import("/program.js").then(({ run }) => run(${num_threads}))`,
-  );
-  await page.close();
-  return outcome as Outcome;
+  try {
+    await page.goto(`${host}/${path}`);
+    return await body(page);
+  } finally {
+    await page.close();
+  }
 }
 
-test("a Worker of an isolated page computes on several threads, and gets the same bits", async () => {
-  const alone = await run_on("isolated", true, 1);
-  const shared = await run_on("isolated", true, 3);
-  expect([alone.level, alone.threads]).toEqual(["relaxed", 1]);
-  expect([shared.level, shared.threads, shared.reasons]).toEqual(["relaxed+threads", 3, []]);
-  expect(shared.logits).toEqual(alone.logits);
+/** Runs the program on the page's main thread. As text: the test runner rewrites imports in code. */
+const on_page = (page: Page, job: Job) =>
+  page.evaluate(`import("/program.js").then(({ run }) => run(${JSON.stringify(job)}))`) as Promise<Outcome>;
+
+/** Runs it in a Worker of the page. */
+const in_worker = (page: Page, job: Job) =>
+  page.evaluate(`new Promise((resolve, reject) => {
+    const worker = new Worker("/program.js", { type: "module" });
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.onerror = ({ message }) => reject(new Error(message));
+    worker.postMessage(${JSON.stringify(job)});
+  })`) as Promise<Outcome>;
+
+describe("a cross-origin isolated page", () => {
+  test("computes on several threads, in the engine's own Worker or in the page's, and gets the same bits", async () => {
+    await with_page("isolated", async (page) => {
+      const alone = await on_page(page, { options: {} });
+      expect(alone).toMatchObject({ level: "relaxed", threads: 1, worker: false });
+      const own = await on_page(page, { options: { num_threads: 3 } });
+      expect(own).toMatchObject({
+        level: "relaxed+threads",
+        threads: 3,
+        worker: true,
+        reasons: [],
+        warnings: [],
+      });
+      const inside = await in_worker(page, { options: { num_threads: 3 } });
+      expect(inside).toMatchObject({ level: "relaxed+threads", threads: 3, worker: false, reasons: [] });
+      const nested = await in_worker(page, { options: { num_threads: 2, worker: true } });
+      expect(nested).toMatchObject({ level: "relaxed+threads", threads: 2, worker: true, reasons: [] });
+      for (const { output } of [own, inside, nested]) expect(output).toEqual(alone.output);
+    });
+  });
+
+  test("runs on one thread where it is told to have no Worker, and says why", async () => {
+    const job = { options: { num_threads: 2, worker: false } };
+    const outcome = await with_page("isolated", (page) => on_page(page, job));
+    expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
+    expect(outcome.reasons.join(" ")).toContain("main thread");
+    expect(outcome.warnings).toHaveLength(1);
+  });
+
+  test.each(["float32", "float16", "bfloat16", "int8"] as const)(
+    "gives the reference's outputs on 2 and 3 threads: %s",
+    async (dtype) => {
+      await with_page("isolated", async (page) => {
+        for (const fixture of FIXTURES) {
+          const expected = await read_tensors(`test/fixtures/${fixture}/expected.safetensors`);
+          const { data, dims } = expected.get("in.pixel_values") as FixtureTensor;
+          for (const num_threads of [2, 3]) {
+            const outcome = await on_page(page, {
+              options: { num_threads, dtype },
+              fixture,
+              pixel_values: Array.from(data as Float32Array),
+              dims,
+              interpolate_pos_encoding: fixture === "interpolate",
+            });
+            expect(outcome).toMatchObject({ level: "relaxed+threads", threads: num_threads, worker: true });
+            const logits = expected.get("out.logits")?.data as Float32Array;
+            expect(max_difference(outcome.output, logits), fixture).toBeLessThan(TOLERANCES[dtype]);
+          }
+        }
+      });
+    },
+  );
 });
 
-test.each([
-  ["isolated", false, "load the model in a Worker"],
-  ["plain", true, "crossOriginIsolated"],
-] as const)(
-  "on a page that is %s (in a Worker: %s) it runs on one and says why",
-  async (path, in_worker, reason) => {
-    const outcome = await run_on(path, in_worker, 2);
-    expect([outcome.level, outcome.threads]).toEqual(["relaxed", 1]);
-    expect(outcome.reasons.join(" ")).toContain(reason);
+/** Of test/suite/parity.test.ts, which runs all of them here on one thread and in Node on several. */
+const FIXTURES = ["tiny", "tiny_rect", "tiny_nobias", "odd_heads", "interpolate", "multi_label"];
+const TOLERANCES = { float32: 1e-4, float16: 5.4e-3, bfloat16: 4e-2, int8: 8e-2 } as const;
+
+describe("a page that is not isolated", () => {
+  test.each([
+    ["its main thread", on_page],
+    ["its Worker", in_worker],
+  ])("runs on one thread and says why: %s", async (_, run) => {
+    const outcome = await with_page("plain", (page) => run(page, { options: { num_threads: 2 } }));
+    expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
+    expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
     expect(outcome.warnings).toHaveLength(1);
-  },
-);
+  });
+
+  test("can have the engine in a Worker all the same", async () => {
+    const job = { options: { num_threads: 2, worker: true } };
+    const outcome = await with_page("plain", (page) => on_page(page, job));
+    expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: true });
+    expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
+    expect(outcome.warnings).toHaveLength(1);
+  });
+});
+
+test("where the page's policy forbids Workers, the model runs on the page's thread and says why", async () => {
+  const job = { options: { num_threads: 2, worker: true } };
+  const outcome = await with_page("no_workers", (page) => on_page(page, job));
+  expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
+  expect(outcome.reasons[0]).toContain("can't have a Worker here");
+  expect(outcome.warnings[0]).toContain("worker is true");
+});
+
+/** Loads a model of small's size and runs it while the page's long tasks are watched: what took above 50 ms, in ms. */
+const SMALL = `
+import { env, Tensor, ViTMSNForImageClassification } from "/dist/index.web.js";
+export async function run(options) {
+  env.use_cache = false;
+  env.warn = () => {};
+  const tasks = [];
+  new PerformanceObserver((list) => tasks.push(...list.getEntries())).observe({ type: "longtask" });
+  const pixel_values = new Tensor("float32", new Float32Array(4 * 3 * 224 * 224).fill(0.5), [4, 3, 224, 224]);
+  const model = await ViTMSNForImageClassification.from_pretrained(location.origin + "/small/", options);
+  for (let i = 0; i < 2; i++) await model.forward({ pixel_values });
+  const { worker, threads } = model.engine_info;
+  await model.dispose();
+  await new Promise((resolve) => setTimeout(resolve, 100)); // entries come after their tasks
+  return { worker, threads, tasks: tasks.map(({ duration }) => Math.round(duration)) };
+}
+`;
+
+interface Watched {
+  worker: boolean;
+  threads: number;
+  tasks: number[];
+}
+
+test("a page stays free while the engine's Worker loads a model of small's size and runs it", async () => {
+  const watch = (options: PretrainedOptions) =>
+    with_page("isolated", (page) =>
+      page.evaluate(`import("/small.js").then(({ run }) => run(${JSON.stringify(options)}))`),
+    ) as Promise<Watched>;
+  const here = await watch({});
+  const there = await watch({ num_threads: 2 });
+  const told = ({ tasks }: Watched) => `${tasks.length} long tasks, ${Math.max(0, ...tasks)} ms at most`;
+  console.log(`On the page: ${told(here)}; in a Worker: ${told(there)}`);
+  expect([here.worker, there.worker, there.threads]).toEqual([false, true, 2]);
+  // None on a quiet machine; a busy one may take the page's time itself.
+  expect(there.tasks.length).toBeLessThan(here.tasks.length / 4);
+});

@@ -46,17 +46,15 @@ const HALF_TOLERANCES = { float16: 5.4e-3, bfloat16: 4e-2 } as const;
 const INT8_TOLERANCE = 8e-2;
 const TOLERANCES = { ...HALF_TOLERANCES, int8: INT8_TOLERANCE } as const;
 
-/** A page's main thread may not wait for others: threads in browsers are test/node/threads_page.test.ts. */
-const THREADED = [
-  { level: "simd128+threads", num_threads: 2 },
-  { level: "relaxed+threads", num_threads: 1 },
-  { level: "relaxed+threads", num_threads: 3 },
-];
+const levels = (names: readonly string[], counts: readonly number[], worker = false) =>
+  names.flatMap((level) => counts.map((num_threads) => ({ level, num_threads, worker })));
+/** Pages are served without what threads need: theirs are in test/node/threads_page.test.ts. */
+const THREADED = levels(["simd128+threads", "relaxed+threads"], [1, 2, 3]);
 /** Every engine that this runtime can run. */
 const ENGINES = [
-  { level: "simd128", num_threads: 1 },
-  { level: "relaxed", num_threads: 1 },
-  ...(typeof document === "undefined" ? THREADED : []),
+  ...levels(["simd128", "relaxed"], [1]),
+  ...levels(["relaxed"], [1], true),
+  ...(typeof document === "undefined" ? [...THREADED, ...levels(["relaxed+threads"], [2], true)] : []),
 ];
 
 async function load(name: string, options: PretrainedOptions) {
@@ -104,8 +102,8 @@ function expect_same(output: ModelOutput, expected: Tensors, tolerance: number):
   }
 }
 
-describe.each(ENGINES)("$level, $num_threads threads", ({ level, num_threads }) => {
-  const engine: PretrainedOptions = { num_threads };
+describe.each(ENGINES)("$level, $num_threads threads, worker: $worker", ({ level, num_threads, worker }) => {
+  const engine: PretrainedOptions = { num_threads, worker };
   beforeAll(async () => {
     const file = `dist/vit_msn_${level.replace("+", "_")}.wasm`;
     engine.wasm = await WebAssembly.compile((await read_file(file)) as Uint8Array<ArrayBuffer>);
@@ -115,7 +113,7 @@ describe.each(ENGINES)("$level, $num_threads threads", ({ level, num_threads }) 
     test.each([...CLASSIFIERS, ...BACKBONES])("%s", async (name) => {
       const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
       const model = await load(name, { ...engine, attn_implementation });
-      expect(model.engine_info).toMatchObject({ level, threads: num_threads });
+      expect(model.engine_info).toMatchObject({ level, threads: num_threads, worker });
       const inputs = inputs_of(name, expected);
       expect_same(await model.forward(inputs), expected, FLOAT32_TOLERANCE);
       // Asking for attentions computes them eagerly; the path that streams is compared without them.

@@ -17,10 +17,15 @@ export interface DeviceOptions {
   /** "auto" (default) takes the best that there is; "wasm" is the CPU. "webgpu" is not available in this version. */
   device?: Device | "webgpu" | "auto";
   /**
-   * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation
-   * and a Worker that loads the model. Where they can't be had, the model runs on one and `engine_info` says why.
+   * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation.
+   * Where they can't be had, the model runs on one and `engine_info` says why.
    */
   num_threads?: number;
+  /**
+   * Whether the engine runs in a Worker of its own, so that this thread stays free while the model loads and computes.
+   * Default false; on the main thread of a page, which may not wait for threads, true where num_threads is above 1.
+   */
+  worker?: boolean;
   /** The engine's WebAssembly for this model; default env.wasm, else the file beside this package's JavaScript. */
   wasm?: WebAssembly.Module | BufferSource | URL | Response;
 }
@@ -47,7 +52,12 @@ export async function create_engine(options: DeviceOptions): Promise<StartedEngi
   const engine = create_wasm_engine(module);
   const may_share = obstacle_to_threads(num_threads) === undefined && has_threads(module);
   const threads = may_share ? await start_threads(engine, num_threads, reasons) : 1;
-  const engine_info = Object.freeze({ level: engine.level, threads, reasons: Object.freeze(reasons) });
+  const engine_info = Object.freeze({
+    level: engine.level,
+    threads,
+    worker: false,
+    reasons: Object.freeze(reasons),
+  });
   if (threads < num_threads) {
     env.warn(`vit-msn: num_threads is ${num_threads}, but the model runs on one. ${reasons.join(" ")}`);
   }

@@ -7,6 +7,8 @@ export interface EngineInfo {
   readonly level: Level;
   /** Threads that compute. */
   readonly threads: number;
+  /** Whether it computes in a Worker of its own. */
+  readonly worker: boolean;
   /** One sentence for each reason why not a better level or as many threads as were asked for; else empty. */
   readonly reasons: readonly string[];
 }
@@ -59,14 +61,23 @@ function flaw_of_relaxed_simd(): string | undefined {
 /** Why there can be no more threads than one here; undefined where there can. */
 export function obstacle_to_threads(num_threads: number): string | undefined {
   if (num_threads === 1) return "One thread, as num_threads is 1.";
-  if (typeof SharedArrayBuffer === "undefined" || globalThis.crossOriginIsolated === false) {
+  if (!has_shared_memory()) {
     return (
       "Threads need a page that is crossOriginIsolated: serve it with the headers " +
       "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp."
     );
   }
-  if (!may_block()) return "Threads can't be waited for on a page's main thread: load the model in a Worker.";
+  if (!may_block()) return "Threads can't be waited for on a page's main thread, only in a Worker.";
   return undefined;
+}
+
+/** Whether all that keeps so many threads from this thread is that it may not wait for them. */
+export function must_not_block(num_threads: number): boolean {
+  return num_threads > 1 && has_shared_memory() && !may_block();
+}
+
+function has_shared_memory(): boolean {
+  return typeof SharedArrayBuffer !== "undefined" && globalThis.crossOriginIsolated !== false;
 }
 
 /** Whether this thread may sleep until another wakes it: everywhere but on a browser's main thread. */

@@ -1,4 +1,5 @@
 import create_glue from "./generated/glue.js";
+import type { Lost } from "./workers_types.ts";
 
 /** What a thread of the engine is started with: the engine's module and its shared memory. */
 export interface ThreadStart {
@@ -7,7 +8,7 @@ export interface ThreadStart {
 }
 
 /** What it says: that it is about to work, or that it can't any more. */
-export type ThreadMessage = { status: "ready" } | { status: "lost"; reason: string };
+export type ThreadMessage = { status: "ready" } | Lost;
 
 /** Bytes of a thread's stack, in whole pages: kernels keep their buffers elsewhere. */
 const STACK_SIZE = 4 << 16;

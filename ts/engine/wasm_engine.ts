@@ -10,12 +10,21 @@ import type {
   TensorHandle,
   WeightDtype,
 } from "./engine.ts";
+import { engine_dead, engine_disposed } from "./engine_errors.ts";
 import type create_glue from "./generated/glue.js";
 import type { Level } from "./levels.ts";
 import { ThreadPool } from "./thread_pool.ts";
 
 /** The exported functions of an instance. */
 export type Glue = ReturnType<typeof create_glue>;
+
+/** What ended an engine: its memory can't be trusted any more. */
+interface Fate {
+  fault: string | undefined;
+}
+
+/** An engine that was forgotten lets its threads go. */
+const forgotten = new FinalizationRegistry<ThreadPool>((pool) => void pool.dispose());
 
 /** Whether a module was built for threads: those take their memory from outside. */
 export function has_threads(module: WebAssembly.Module): boolean {
@@ -29,8 +38,8 @@ export class WasmEngine implements Engine {
   #glue: Glue | undefined;
   #memory: WebAssembly.Memory | undefined;
   #pool: ThreadPool | undefined;
-  /** The fault that ended this engine: its memory can't be trusted any more. */
-  #fault: string | undefined;
+  /** An object, for threads to report to: they don't keep an engine that nobody else holds. */
+  readonly #fate: Fate = { fault: undefined };
 
   constructor(glue: Glue, module: WebAssembly.Module, memory: WebAssembly.Memory) {
     this.level = `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
@@ -45,9 +54,12 @@ export class WasmEngine implements Engine {
    */
   async start_workers(count: number): Promise<void> {
     const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
-    this.#pool = await ThreadPool.start(count, start, (reason) => {
-      this.#fault ??= `one of its threads was lost: ${reason}.`;
+    const fate = this.#fate;
+    const pool = await ThreadPool.start(count, start, (reason) => {
+      fate.fault ??= `one of its threads was lost: ${reason}.`;
     });
+    this.#pool = pool;
+    forgotten.register(this, pool, pool);
   }
 
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
@@ -175,7 +187,7 @@ export class WasmEngine implements Engine {
 
   /** Freeing what a disposed or dead engine held is no error: cleaning up may come after either. */
   free(handle: Handle): void {
-    if (this.#glue === undefined || this.#fault !== undefined) return;
+    if (this.#glue === undefined || this.#fate.fault !== undefined) return;
     this.call((glue) => glue.free(handle));
   }
 
@@ -188,15 +200,17 @@ export class WasmEngine implements Engine {
   async dispose(): Promise<void> {
     this.#glue = undefined;
     this.#memory = undefined;
-    await this.#pool?.dispose();
+    if (this.#pool === undefined) return;
+    forgotten.unregister(this.#pool);
+    await this.#pool.dispose();
   }
 
   /** Runs ops of the instance, and turns what they raise into VitMsnErrors. */
   protected call<T>(op: (glue: Glue) => T): T {
     if (this.#glue === undefined) {
-      throw new VitMsnError("DISPOSED", "This model's engine was disposed; load the model again.");
+      throw engine_disposed();
     }
-    if (this.#fault !== undefined) throw dead(this.#fault);
+    if (this.#fate.fault !== undefined) throw engine_dead(this.#fate.fault);
     try {
       return op(this.#glue);
     } catch (error) {
@@ -210,8 +224,9 @@ export class WasmEngine implements Engine {
     if (error instanceof Error && typeof code === "string") {
       return new VitMsnError(code, error.message);
     }
-    this.#fault = panic_message(glue) ?? String(error);
-    return dead(this.#fault, error);
+    const fault = panic_message(glue) ?? String(error);
+    this.#fate.fault = fault;
+    return engine_dead(fault, error);
   }
 }
 
@@ -222,12 +237,4 @@ function panic_message(glue: Glue): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-function dead(fault: string, cause?: unknown): VitMsnError {
-  return new VitMsnError(
-    "ENGINE_DEAD",
-    `The engine of this model hit an internal fault and answers no more; load the model again. Fault: ${fault}`,
-    { cause },
-  );
 }

@@ -1,14 +1,35 @@
-import type { ThreadMessage } from "./thread.ts";
-import type { ThreadWorker } from "./workers_types.ts";
+import type { EngineReply, EngineRequest } from "./engine_worker.ts";
+import type { ThreadMessage, ThreadStart } from "./thread.ts";
+import type { Lost, StartedWorker } from "./workers_types.ts";
 
 /** Starts a thread; `listener` hears what it says, and that it was lost where it ends by itself. */
-export function start_worker(listener: (message: ThreadMessage) => void): ThreadWorker {
-  const worker = new Worker(new URL("./thread.web.js", import.meta.url), { type: "module", name: "vit-msn" });
-  worker.onmessage = ({ data }: MessageEvent<ThreadMessage>) => listener(data);
+export function start_thread(listener: (message: ThreadMessage) => void): StartedWorker<ThreadStart> {
+  return wrap(
+    new Worker(new URL("./thread.web.js", import.meta.url), { type: "module", name: "vit-msn" }),
+    listener,
+  );
+}
+
+/** Starts the Worker of an engine; `listener` as a thread's. */
+export function start_engine_worker(
+  listener: (message: EngineReply | Lost) => void,
+): StartedWorker<EngineRequest> {
+  return wrap(
+    new Worker(new URL("./engine_worker.web.js", import.meta.url), { type: "module", name: "vit-msn" }),
+    listener,
+  );
+}
+
+function wrap<Request, Reply>(
+  worker: Worker,
+  listener: (message: Reply | Lost) => void,
+): StartedWorker<Request> {
+  worker.onmessage = ({ data }: MessageEvent<Reply>) => listener(data);
   worker.onerror = ({ message }) =>
     listener({ status: "lost", reason: message ?? "its script can't be loaded" });
   return {
-    post: (start) => worker.postMessage(start),
+    post: (request, transfer = []) => worker.postMessage(request, transfer),
+    ref: () => {},
     unref: () => {}, // pages and workers end without asking
     terminate: async () => worker.terminate(),
   };

@@ -1,11 +1,16 @@
-import type { ThreadStart } from "./thread.ts";
+/** The end of a Worker that nobody asked for. */
+export interface Lost {
+  status: "lost";
+  reason: string;
+}
 
-/** A thread of the engine, seen from the one that started it. */
-export interface ThreadWorker {
-  /** Hands it the engine. */
-  post(start: ThreadStart): void;
-  /** Lets the process end although the thread is there. */
+/** A Worker, seen from the one that started it. */
+export interface StartedWorker<Request> {
+  post(request: Request, transfer?: ArrayBuffer[]): void;
+  /** Keeps the process there as long as the worker is; so it starts. */
+  ref(): void;
+  /** Lets the process end although the worker is there. */
   unref(): void;
-  /** Ends the thread, wherever it is. */
+  /** Ends the worker, wherever it is. */
   terminate(): Promise<void>;
 }

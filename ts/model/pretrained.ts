@@ -1,8 +1,9 @@
 import { type SaveDirectory, save_files } from "#storage";
 import { Callable } from "../callable.ts";
-import { create_engine, type Device, type DeviceOptions } from "../engine/create_engine.ts";
+import type { Device, DeviceOptions } from "../engine/create_engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
 import type { EngineInfo } from "../engine/levels.ts";
+import { open_engine } from "../engine/open_engine.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
@@ -338,7 +339,7 @@ async function build<M>(
   resolved: RequestedOptions,
   options: ModelOptions & { signal?: AbortSignal },
 ): Promise<M> {
-  const { engine, device, engine_info } = await create_engine(options);
+  const { engine, device, engine_info } = await open_engine(options);
   try {
     const { seed = 0, signal } = options;
     const { initializer_range } = config;

@@ -1,6 +1,9 @@
 // One scenario of an engine with threads, in a process of its own: prints what it saw as JSON.
 // Usage: node child.mjs SCENARIO
+import { readdirSync } from "node:fs";
 import { createRequire, syncBuiltinESMExports } from "node:module";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 
 // Watches the workers that the package starts.
 /** @type {typeof import("node:worker_threads")} */
@@ -11,7 +14,7 @@ let ended = 0;
 worker_threads.Worker = class extends worker_threads.Worker {
   /** @param {URL} url @param {object} options */
   constructor(url, options) {
-    super(scenario_name === "no_workers" ? new URL("./ends_at_once.mjs", import.meta.url) : url, options);
+    super(scenario_name.startsWith("no_") ? new URL("./ends_at_once.mjs", import.meta.url) : url, options);
     started.push(this);
     super.once("exit", () => ended++);
   }
@@ -25,7 +28,8 @@ const warnings = [];
 env.warn = (message) => warnings.push(message);
 const config = { hidden_size: 96, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 384 };
 const pixel_values = new Tensor("float32", new Float32Array(3 * 224 * 224).fill(0.5), [1, 3, 224, 224]);
-const load = (/** @type {number} */ num_threads) => ViTMSNModel.from_config(config, { num_threads });
+const load = (/** @type {number} */ num_threads, worker = false) =>
+  ViTMSNModel.from_config(config, { num_threads, worker });
 const code_of = (/** @type {Promise<unknown>} */ promise) =>
   promise.then(
     () => "done",
@@ -45,17 +49,45 @@ const scenarios = {
   },
 
   /** A worker that is ended from outside, idle or at work. */
-  async killed() {
-    const model = await load(2);
-    await model.forward({ pixel_values });
-    const forward = code_of(model.forward({ pixel_values }));
-    await started[0]?.terminate();
-    const outcomes = [await forward, await code_of(model.forward({ pixel_values }))];
+  killed: () => kill(false),
+
+  /** The Worker of an engine, which has threads of its own. */
+  killed_engine: () => kill(true),
+
+  /** Models with threads, with a Worker and with both, that nobody disposes of and nobody holds. */
+  async dropped() {
+    for (let i = 0; i < 3; i++) {
+      for (const [num_threads, worker] of /** @type {const} */ ([
+        [2, false],
+        [1, true],
+        [2, true],
+      ])) {
+        await (await load(num_threads, worker)).forward({ pixel_values });
+      }
+    }
+    setFlagsFromString("--expose-gc");
+    const collect_garbage = runInNewContext("gc");
+    for (let i = 0; i < 100 && ended < started.length; i++) {
+      collect_garbage();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    return { started: started.length, ended };
+  },
+
+  /** Disposing of an engine's Worker ends its threads. */
+  async nested() {
+    const threads = () => readdirSync("/proc/self/task").length;
+    const model = await load(1, true);
     await model.dispose();
-    const other = await load(2);
-    outcomes.push(await code_of(other.forward({ pixel_values })));
-    await other.dispose();
-    return outcomes;
+    const before = threads();
+    for (let i = 0; i < 5; i++) {
+      const other = await load(3, true);
+      await other.forward({ pixel_values });
+      await other.dispose();
+    }
+    for (let i = 0; i < 100 && threads() > before; i++)
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    return { before, after: threads() };
   },
 
   /** Disposing in the middle of a forward. */
@@ -69,17 +101,14 @@ const scenarios = {
 
   /** Nobody disposes: the process ends all the same. */
   async forgotten() {
-    const model = await load(3);
-    await model.forward({ pixel_values });
-    return model.engine_info.threads;
+    const models = [await load(3), await load(3, true)];
+    for (const model of models) await model.forward({ pixel_values });
+    return models.map((model) => model.engine_info.threads);
   },
 
   /** Workers that end before they begin. */
-  async no_workers() {
-    const model = await load(2);
-    await model.forward({ pixel_values });
-    return { ...model.engine_info, warnings };
-  },
+  no_workers: () => load_without(false),
+  no_engine_worker: () => load_without(true),
 
   /** Many more threads than cores. */
   async oversubscribed() {
@@ -96,6 +125,25 @@ const scenarios = {
     return times;
   },
 };
+
+async function kill(/** @type {boolean} */ worker) {
+  const model = await load(2, worker);
+  await model.forward({ pixel_values });
+  const forward = code_of(model.forward({ pixel_values }));
+  await started[0]?.terminate();
+  const outcomes = [await forward, await code_of(model.forward({ pixel_values }))];
+  await model.dispose();
+  const other = await load(2);
+  outcomes.push(await code_of(other.forward({ pixel_values })));
+  await other.dispose();
+  return outcomes;
+}
+
+async function load_without(/** @type {boolean} */ worker) {
+  const model = await load(2, worker);
+  await model.forward({ pixel_values });
+  return { ...model.engine_info, warnings };
+}
 
 function many_pictures() {
   return new Tensor("float32", new Float32Array(16 * 3 * 224 * 224).fill(0.5), [16, 3, 224, 224]);

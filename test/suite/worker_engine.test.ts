@@ -1,0 +1,305 @@
+import { Tensor, ViTMSNForImageClassification, ViTMSNModel, VitMsnError } from "vit-msn";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Activation, Engine, Handle, TensorHandle } from "../../ts/engine/engine.ts";
+import { temporary_directory } from "../support/directories.ts";
+import { model_files } from "../support/models.ts";
+
+// An engine in a Worker is the same engine, spoken to by messages.
+
+const CONFIG = {
+  hidden_size: 24,
+  num_attention_heads: 3,
+  num_hidden_layers: 2,
+  intermediate_size: 40,
+  image_size: 32,
+  patch_size: 8,
+  num_labels: 5,
+  initializer_range: 0.2,
+};
+const noise = (length: number) => Float32Array.from({ length }, (_, i) => Math.sin(i * 1.3));
+const bytes_of = (values: Float32Array) => new Uint8Array(values.buffer);
+const pixel_values = () => new Tensor("float32", noise(2 * 3 * 32 * 32), [2, 3, 32, 32]);
+
+/** The outcome of what fails: it must be ours. */
+async function failure(promise: Promise<unknown>): Promise<VitMsnError> {
+  const error = await promise.then(
+    () => undefined,
+    (cause) => cause,
+  );
+  expect(error).toBeInstanceOf(VitMsnError);
+  return error as VitMsnError;
+}
+
+function thrown(action: () => unknown): string | undefined {
+  try {
+    action();
+  } catch (error) {
+    return (error as VitMsnError).code;
+  }
+  return undefined;
+}
+
+describe("a model whose engine is in a Worker", () => {
+  test("answers bit for bit as one on this thread, whatever it is asked", async () => {
+    const options = { use_mask_token: true };
+    const here = await ViTMSNModel.from_config(CONFIG, options);
+    const there = await ViTMSNModel.from_config(CONFIG, { ...options, worker: true });
+    expect([here.engine_info.worker, there.engine_info.worker]).toEqual([false, true]);
+    expect(there.engine_info).toMatchObject({ level: here.engine_info.level, threads: 1 });
+    const inputs = [
+      { pixel_values: pixel_values(), output_hidden_states: true, output_attentions: true },
+      { pixel_values: pixel_values(), visible_patches: [3, 1, 15] },
+      { pixel_values: pixel_values(), bool_masked_pos: [masked(3), masked(9)] },
+      {
+        pixel_values: new Tensor("float32", noise(3 * 40 * 24), [1, 3, 40, 24]),
+        interpolate_pos_encoding: true,
+      },
+    ];
+    for (const input of inputs) expect(await there.forward(input)).toEqual(await here.forward(input));
+    for (const pool of ["cls", "mean"] as const)
+      expect(await there.get_image_features(inputs[0] as (typeof inputs)[0], pool)).toEqual(
+        await here.get_image_features(inputs[0] as (typeof inputs)[0], pool),
+      );
+    await Promise.all([here.dispose(), there.dispose()]);
+  });
+
+  test("computes the losses", async () => {
+    const kinds = [
+      { num_labels: 5, labels: [4, -100] },
+      { num_labels: 1, labels: new Tensor("float32", [0.5, -1], [2, 1]) },
+      { num_labels: 2, labels: new Tensor("float32", [0, 1, 1, 0], [2, 2]) },
+    ];
+    for (const { num_labels, labels } of kinds) {
+      const models = await Promise.all(
+        [false, true].map((worker) =>
+          ViTMSNForImageClassification.from_config({ ...CONFIG, num_labels }, { worker }),
+        ),
+      );
+      const [here, there] = await Promise.all(
+        models.map((model) => model.forward({ pixel_values: pixel_values(), labels })),
+      );
+      expect(there).toEqual(here);
+      await Promise.all(models.map((model) => model.dispose()));
+    }
+  });
+
+  test("is saved as it was", async () => {
+    const saved = [];
+    for (const worker of [false, true]) {
+      const model = await ViTMSNForImageClassification.from_config(CONFIG, { dtype: "int8", worker });
+      const directory = await temporary_directory();
+      await model.save_pretrained(directory.target);
+      saved.push(await directory.read_files());
+      await directory.remove();
+      await model.dispose();
+    }
+    expect(saved[1]).toEqual(saved[0]);
+  });
+
+  test("runs several forwards at once, and holds nothing after them", async () => {
+    const model = await ViTMSNModel.from_config(CONFIG, { worker: true });
+    const before = model.memory();
+    const alone = await model.forward({ pixel_values: pixel_values() });
+    const together = await Promise.all(
+      Array.from({ length: 5 }, () => model.forward({ pixel_values: pixel_values() })),
+    );
+    for (const output of together) expect(output).toEqual(alone);
+    // What was freed is told with the next answer or by itself, soon after.
+    await expect.poll(() => model.memory().bytes).toBe(before.bytes);
+    expect(model.memory().handles).toBe(before.handles);
+    await model.dispose();
+  });
+
+  test("an abort ends a forward at once, and the model goes on", async () => {
+    const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
+    const { handles } = model.memory();
+    const expected = await model.forward({ pixel_values: pixel_values() });
+    const controller = new AbortController();
+    const forward = model.forward({ pixel_values: many_pictures(), signal: controller.signal });
+    setTimeout(() => controller.abort(), 5);
+    expect((await failure(forward)).code).toBe("ABORTED");
+    expect(model.memory().handles).toBe(handles);
+    expect(await model.forward({ pixel_values: pixel_values() })).toEqual(expected);
+    await model.dispose();
+  });
+
+  test("disposing ends a forward at once with DISPOSED", async () => {
+    const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
+    const forward = failure(model.forward({ pixel_values: many_pictures() }));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    await model.dispose();
+    await model.dispose();
+    expect((await forward).code).toBe("DISPOSED");
+    expect(thrown(() => model.forward({ pixel_values: pixel_values() }))).toBe("DISPOSED");
+  });
+
+  test("a value that no weight can have is told with its file and key, and ends the loading", async () => {
+    const files = await model_files("test/fixtures/tiny", ["config.json", "model.safetensors"]);
+    const weights = (files["model.safetensors"] as Uint8Array).slice();
+    const start = 8 + Number(new DataView(weights.buffer).getBigUint64(0, true));
+    const header = JSON.parse(new TextDecoder().decode(weights.subarray(8, start)));
+    for (const key of Object.keys(header).filter((name) =>
+      /layer\.1.*(dense|layernorm_after)\.\w+$/.test(name),
+    )) {
+      const broken = weights.slice();
+      new DataView(broken.buffer).setFloat32(start + header[key].data_offsets[0], Number.NaN, true);
+      const source = { ...files, "model.safetensors": broken };
+      const error = await failure(ViTMSNForImageClassification.from_pretrained(source, { worker: true }));
+      expect(error.code).toBe("INVALID_CHECKPOINT");
+      expect(error.message).toContain(`model.safetensors: key "${key}"`);
+    }
+  });
+
+  test("leaves the caller's arrays alone", async () => {
+    const files = await model_files("test/fixtures/tiny", ["config.json", "model.safetensors"]);
+    const before = (files["model.safetensors"] as Uint8Array).slice();
+    const model = await ViTMSNModel.from_pretrained(files, { worker: true });
+    expect(files["model.safetensors"]).toEqual(before);
+    const { data } = pixel_values();
+    const size = model.config.image_size as number;
+    const input = data.slice(0, 3 * size * size);
+    const kept = input.slice();
+    await model.forward({ pixel_values: new Tensor("float32", input, [1, 3, size, size]) });
+    expect(input).toEqual(kept);
+    await model.dispose();
+  });
+
+  test("worker must be true or false", async () => {
+    const options = { worker: "yes" as unknown as boolean };
+    expect((await failure(ViTMSNModel.from_config(CONFIG, options))).message).toContain("worker");
+  });
+});
+
+const masked = (every: number) => Array.from({ length: 16 }, (_, i) => i % every === 0);
+
+/** A second's work. */
+function many_pictures(): Tensor<"float32"> {
+  return new Tensor("float32", new Float32Array(1024 * 3 * 32 * 32).fill(0.5), [1024, 3, 32, 32]);
+}
+
+describe("the engine in a Worker", () => {
+  let models: ViTMSNModel[];
+  let here: Engine;
+  let there: Engine;
+  beforeAll(async () => {
+    models = await Promise.all([false, true].map((worker) => ViTMSNModel.from_config(CONFIG, { worker })));
+    [here, there] = models.map((model) => model.engine as Engine) as [Engine, Engine];
+  });
+  afterAll(async () => {
+    await Promise.all(models.map((model) => model.dispose()));
+  });
+
+  /** Ops on both engines: the same dims, known at once, and the same values. */
+  test.each(Object.entries(ops()))("knows the dims of %s before it has run", async (_, make) => {
+    const made = make(there);
+    const expected = make(here);
+    for (const [i, x] of made.entries()) {
+      const other = expected[i] as TensorHandle;
+      expect(there.dims(x)).toEqual(here.dims(other));
+      expect(await there.read(x)).toEqual(await here.read(other));
+    }
+  });
+
+  test("an op that fails names itself where its result is waited for, and harms no other value", async () => {
+    const x = there.tensor(noise(12), [1, 2, 6]);
+    const wrong = there.scaled_dot_product_attention(x, 4);
+    const further = there.layer_norm(wrong, x, x, 1e-6);
+    const other = there.scaled_dot_product_attention(x, 2);
+    for (const waiting of [there.read(wrong), there.ready(wrong), there.read(further)]) {
+      const error = await failure(waiting);
+      expect(error.code).toBe("INVALID_ARGUMENT");
+      expect(error.message).toContain("4 heads");
+      expect(error.message).toContain("(in scaled_dot_product_attention)");
+    }
+    expect((await there.read(other)).length).toBe(4);
+    const handles: Handle[] = [x, wrong, further, other];
+    for (const handle of handles) there.free(handle);
+  });
+
+  test("an op that changes weights fails with them", async () => {
+    const weights = there.linear_weights(2, 2, "float32", true);
+    there.set_rows(weights, 0, bytes_of(Float32Array.of(1, 2, Number.NaN, 4)), "float32");
+    expect(await failure(there.ready(weights))).toMatchObject({ code: "INVALID_CHECKPOINT" });
+    expect((await failure(there.get_rows(weights, 0, 1))).message).toContain("(in set_rows)");
+    there.free(weights);
+  });
+
+  test("a handle that was freed is refused at once", async () => {
+    const x = there.tensor(Float32Array.of(1), [1, 1]);
+    there.free(x);
+    expect(thrown(() => there.dims(x))).toBe("DISPOSED");
+    expect(thrown(() => there.free(x))).toBe("DISPOSED");
+    expect(thrown(() => there.pool(x, "cls"))).toBe("DISPOSED");
+    expect((await failure(there.read(x))).code).toBe("DISPOSED");
+  });
+
+  test("takes values as they are at the call", async () => {
+    const values = Float32Array.of(1, 2);
+    const x = there.tensor(values, [2]);
+    values.fill(0);
+    expect(await there.read(x)).toEqual(Float32Array.of(1, 2));
+    const part = new Float32Array([9, 8, 7, 6]).subarray(1, 3);
+    expect(await there.read(there.tensor(part, [2]))).toEqual(Float32Array.of(8, 7));
+  });
+});
+
+function ops(): Record<string, (engine: Engine) => TensorHandle[]> {
+  const tokens = (engine: Engine) => engine.tensor(noise(2 * 5 * 6), [2, 5, 6]);
+  const vector = (engine: Engine) => engine.tensor(noise(6), [6]);
+  const linear = (engine: Engine, out: number, inputs: number) => {
+    const weights = engine.linear_weights(out, inputs, "float32", true);
+    engine.set_rows(weights, 0, bytes_of(noise(out * inputs)), "float32");
+    engine.set_bias(weights, 0, bytes_of(noise(out)), "float32");
+    return weights;
+  };
+  const parameter = (engine: Engine, dims: number[]) =>
+    engine.parameter(bytes_of(noise(dims.reduce((a, b) => a * b))), "float32", "float16", dims);
+  return {
+    parameter: (engine) => [parameter(engine, [1, 7, 2])],
+    ...Object.fromEntries(
+      (["identity", "gelu"] as Activation[]).map((activation) => [
+        `linear, ${activation}`,
+        (engine: Engine) => [engine.linear(tokens(engine), linear(engine, 4, 6), activation)],
+      ]),
+    ),
+    "linear with residual": (engine) => [
+      engine.linear(tokens(engine), linear(engine, 6, 6), "identity", tokens(engine)),
+    ],
+    layer_norm: (engine) => [engine.layer_norm(tokens(engine), vector(engine), vector(engine), 1e-6)],
+    scaled_dot_product_attention: (engine) => [engine.scaled_dot_product_attention(tokens(engine), 2)],
+    eager_attention: (engine) => {
+      const { context, probs } = engine.eager_attention(tokens(engine), 2);
+      return [context, probs];
+    },
+    patch_embed: (engine) => {
+      const pixels = engine.tensor(noise(2 * 3 * 9 * 7), [2, 3, 9, 7]);
+      return [engine.patch_embed(pixels, linear(engine, 4, 3 * 2 * 3), { height: 2, width: 3 })];
+    },
+    embed_tokens: (engine) => {
+      const positions = engine.tensor(noise(6 * 6), [1, 6, 6]);
+      const mask = Uint8Array.of(1, 0, 0, 0, 0, 1, 1, 0, 0, 0);
+      const masked = { mask, mask_token: vector(engine) };
+      return [
+        engine.embed_tokens(tokens(engine), vector(engine), positions),
+        engine.embed_tokens(tokens(engine), vector(engine), positions, masked),
+      ];
+    },
+    take_tokens: (engine) => [engine.take_tokens(tokens(engine), Uint32Array.of(3, 0, 1, 2), 2)],
+    interpolate_positions: (engine) => [
+      engine.interpolate_positions(
+        engine.tensor(noise(7 * 4), [1, 7, 4]),
+        { height: 2, width: 3 },
+        { height: 4, width: 5 },
+      ),
+    ],
+    pool: (engine) => [engine.pool(tokens(engine), "cls"), engine.pool(tokens(engine), "mean")],
+    losses: (engine) => {
+      const logits = () => engine.tensor(noise(6), [2, 3]);
+      return [
+        engine.cross_entropy(logits(), Int32Array.of(2, -100)),
+        engine.mse_loss(logits(), engine.tensor(new Float32Array(6), [2, 3])),
+        engine.bce_with_logits(logits(), engine.tensor(new Float32Array(6).fill(1), [2, 3])),
+      ];
+    },
+  };
+}

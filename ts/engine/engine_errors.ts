@@ -1,0 +1,15 @@
+import { VitMsnError } from "../errors.ts";
+
+/** What every call of a disposed engine throws. */
+export function engine_disposed(): VitMsnError {
+  return new VitMsnError("DISPOSED", "This model's engine was disposed; load the model again.");
+}
+
+/** What every call throws once the engine hit a fault. */
+export function engine_dead(fault: string, cause?: unknown): VitMsnError {
+  return new VitMsnError(
+    "ENGINE_DEAD",
+    `The engine of this model hit an internal fault and answers no more; load the model again. Fault: ${fault}`,
+    { cause },
+  );
+}

@@ -1,0 +1,9 @@
+// The program of an engine's Worker in browsers.
+import { type EngineReply, type EngineRequest, serve_engine } from "./engine_worker.ts";
+
+const scope = globalThis as unknown as {
+  onmessage: ((event: MessageEvent<EngineRequest>) => void) | null;
+  postMessage(reply: EngineReply, transfer: ArrayBuffer[]): void;
+};
+const serve = serve_engine((reply, transfer) => scope.postMessage(reply, transfer));
+scope.onmessage = ({ data }) => serve(data);

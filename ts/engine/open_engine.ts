@@ -1,0 +1,39 @@
+import { env } from "../env.ts";
+import { VitMsnError } from "../errors.ts";
+import { create_engine, type DeviceOptions, type StartedEngine } from "./create_engine.ts";
+import { must_not_block } from "./levels.ts";
+import { load_wasm_module } from "./load_wasm.ts";
+import { start_worker_engine } from "./worker_engine.ts";
+
+/**
+ * Starts an engine of its own for one model, in a Worker where that is asked for or needed.
+ * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
+ */
+export async function open_engine(options: DeviceOptions): Promise<StartedEngine> {
+  const { worker = must_not_block(options.num_threads ?? 1) } = options;
+  if (typeof worker !== "boolean") {
+    throw new VitMsnError("INVALID_ARGUMENT", `worker must be true or false, got ${JSON.stringify(worker)}.`);
+  }
+  if (!worker) return create_engine(options);
+  const wasm = options.wasm ?? env.wasm;
+  try {
+    const { device, num_threads } = options;
+    return await start_worker_engine({
+      device,
+      num_threads,
+      // A module is all that every Worker can be handed.
+      wasm: wasm && (await load_wasm_module(wasm)),
+    });
+  } catch (error) {
+    if (error instanceof VitMsnError) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    return without_worker(options, `The engine can't have a Worker here: ${reason}.`);
+  }
+}
+
+async function without_worker(options: DeviceOptions, reason: string): Promise<StartedEngine> {
+  if (options.worker) env.warn(`vit-msn: worker is true, but the model runs on this thread. ${reason}`);
+  const started = await create_engine(options);
+  const reasons = Object.freeze([reason, ...started.engine_info.reasons]);
+  return { ...started, engine_info: Object.freeze({ ...started.engine_info, reasons }) };
+}

@@ -1,0 +1,91 @@
+/**
+ * The engine's ops as data, for an engine that is spoken to by messages: where an op's arguments are handles, and the
+ * dims of what it returns, which the caller knows before the op has run. Adding an op to Engine is a line here.
+ */
+import type { Engine, Handle } from "./engine.ts";
+
+export type Dims = readonly number[];
+/** Where a handle stands: an argument, or a field of one. */
+type Place = number | readonly [argument: number, field: string];
+
+/** What waits for an answer; the first argument is a handle. */
+export const QUESTIONS = ["ready", "read", "parameter_bytes", "get_rows", "get_scales", "get_bias"] as const;
+export type Question = (typeof QUESTIONS)[number];
+/** What enqueues work and returns handles, or changes its first argument and returns nothing. */
+export type OpName = Exclude<keyof Engine, Question | "dims" | "free" | "memory" | "dispose">;
+
+/** Dims where there were handles. */
+type Shape<T> = T extends Handle ? Dims : T;
+type Shapes<A extends unknown[]> = { [I in keyof A]: Shape<A[I]> };
+type Results<R> = R extends Handle ? Dims : R extends object ? { [K in keyof R]: Dims } : R;
+
+interface Op<F extends (...args: never[]) => unknown> {
+  handles: readonly Place[];
+  /** The dims of the results; no more than arithmetic, since the op itself refuses shapes that don't fit. */
+  dims: (...args: Shapes<Parameters<F>>) => Results<ReturnType<F>>;
+}
+
+const nothing = () => {};
+const scalar = () => [1];
+
+/** Weights count as [out_features, in_features]. */
+export const OPS: { readonly [K in OpName]: Op<Engine[K]> } = {
+  tensor: { handles: [], dims: (_data, dims) => dims },
+  parameter: { handles: [], dims: (_bytes, _from, _dtype, dims) => dims },
+  linear_weights: { handles: [], dims: (out_features, in_features) => [out_features, in_features] },
+  set_rows: { handles: [0], dims: nothing },
+  set_quantised_rows: { handles: [0], dims: nothing },
+  set_bias: { handles: [0], dims: nothing },
+  linear: { handles: [0, 1, 3], dims: (x, weights) => [...x.slice(0, -1), weights[0] ?? 0] },
+  layer_norm: { handles: [0, 1, 2], dims: (x) => x },
+  scaled_dot_product_attention: { handles: [0], dims: (qkv) => third(qkv) },
+  eager_attention: {
+    handles: [0],
+    dims: (qkv, heads) => ({ context: third(qkv), probs: [qkv[0] ?? 0, heads, qkv[1] ?? 0, qkv[1] ?? 0] }),
+  },
+  patch_embed: {
+    handles: [0, 1],
+    dims: ([batch = 0, , height = 0, width = 0], [features = 0], patch) => [
+      batch,
+      Math.floor(height / patch.height) * Math.floor(width / patch.width),
+      features,
+    ],
+  },
+  embed_tokens: {
+    handles: [0, 1, 2, [3, "mask_token"]],
+    dims: ([batch = 0, patches = 0, width = 0]) => [batch, 1 + patches, width],
+  },
+  take_tokens: { handles: [0], dims: ([batch = 0, , width = 0], _, kept) => [batch, 1 + kept, width] },
+  interpolate_positions: {
+    handles: [0],
+    dims: (positions, _, to) => [1, 1 + to.height * to.width, positions.at(-1) ?? 0],
+  },
+  pool: { handles: [0], dims: ([batch = 0, , width = 0]) => [batch, width] },
+  cross_entropy: { handles: [0], dims: scalar },
+  mse_loss: { handles: [0, 1], dims: scalar },
+  bce_with_logits: { handles: [0, 1], dims: scalar },
+};
+
+/** qkv [B, N, 3·D] -> [B, N, D]. */
+function third([batch = 0, tokens = 0, width = 0]: Dims): number[] {
+  return [batch, tokens, width / 3];
+}
+
+/** The arguments with something else in the places of handles; one that is left out stays so. */
+export function map_handles(
+  places: readonly Place[],
+  args: readonly unknown[],
+  map: (handle: number) => unknown,
+): unknown[] {
+  const mapped = [...args];
+  for (const place of places) {
+    const [index, field] = typeof place === "number" ? [place] : place;
+    const argument = args[index];
+    if (argument === undefined) continue;
+    mapped[index] =
+      field === undefined
+        ? map(argument as number)
+        : { ...argument, [field]: map((argument as Record<string, number>)[field] as number) };
+  }
+  return mapped;
+}
