@@ -1,37 +1,13 @@
-import { spawn } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { root, vit_msn } from "../support/cli.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
 const BOOT = "models/fashion/pictures/9-ankle-boot.png";
 const BAG = "models/fashion/pictures/8-bag.png";
-
-interface Finished {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-/** Runs the built command line from the repository's root. */
-function vit_msn(
-  args: string[],
-  options: { stdin?: Uint8Array; env?: NodeJS.ProcessEnv } = {},
-): Promise<Finished> {
-  const child = spawn(process.execPath, [join(root, "dist/cli.js"), ...args], {
-    cwd: root,
-    env: { ...process.env, ...options.env },
-  });
-  const output = { stdout: "", stderr: "" };
-  child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
-  child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
-  child.stdin.end(options.stdin);
-  return new Promise((resolve) => child.on("close", (code) => resolve({ code, ...output })));
-}
 
 let folder: string;
 beforeAll(async () => {
@@ -158,17 +134,17 @@ describe("usage", () => {
     [["classify", BOOT, "--colour"], "--colour"],
     [["classify", BOOT, "--top-k", "0"], "whole number"],
     [["classify", BOOT, "--dtype", "float64"], "float32"],
-    [["classify", BOOT, "--threads", "many"], "whole number"],
+    [["classify", BOOT, "--num-threads", "many"], "whole number"],
   ])("%o is wrong usage: exit code 2", async (args, word) => {
     const { code, stdout, stderr } = await vit_msn(args);
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toContain(word);
   });
 
-  test("--threads 2 gives the same result as one thread", async () => {
+  test("--num-threads 2 gives the same result as one thread", async () => {
     const [alone, shared] = [
       await vit_msn(["classify", BOOT, "--json"]),
-      await vit_msn(["classify", BOOT, "--json", "--threads", "2"]),
+      await vit_msn(["classify", BOOT, "--json", "--num-threads", "2"]),
     ];
     expect(shared).toEqual({ ...alone, code: 0, stderr: "" });
   });

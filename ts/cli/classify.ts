@@ -1,40 +1,102 @@
-import { type ClassificationResult, type FunctionToApply, pipeline } from "../index.ts";
-import { for_each_image, load, type ModelFlags } from "./run.ts";
+import { type Command, Option } from "commander";
+import { type FunctionToApply, pipeline } from "../index.ts";
+import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
+import {
+  type BatchFlags,
+  job_options,
+  output_options,
+  whole_number,
+  with_batch_options,
+} from "./batch/options.ts";
+import { json_line, type Row } from "./batch/rows.ts";
+import { PrintSink, print } from "./batch/stdout.ts";
+import { load, type ModelFlags, model_identity, with_model_options } from "./run.ts";
 
-interface ClassifyFlags extends ModelFlags {
-  topK?: number;
+interface ClassifyFlags extends ModelFlags, BatchFlags {
+  topK: number;
   functionToApply?: FunctionToApply;
   json?: boolean;
 }
 
-/** `vit-msn classify`: prints the likeliest classes of each picture as it is done. Gives the exit code. */
-export async function classify(images: string[], flags: ClassifyFlags, signal: AbortSignal): Promise<number> {
-  const classifier = await load(flags, signal, (options) =>
-    pipeline("image-classification", flags.model, options),
-  );
-  const print = flags.json ? print_json : table_printer(images);
-  try {
-    return await for_each_image(images, signal, async (name, image) => {
-      const options = { top_k: flags.topK, function_to_apply: flags.functionToApply, signal };
-      print(name, await classifier(image, options));
+/** `vit-msn classify`: the likeliest classes of each picture, printed or written to a file. */
+export function add_classify(program: Command, signal: AbortSignal): void {
+  const command = program.command("classify");
+  with_model_options(with_batch_options(command))
+    .description("the likeliest classes of each picture")
+    .option("-k, --top-k <n>", "classes to show", whole_number, 5)
+    .addOption(
+      new Option(
+        "--function-to-apply <name>",
+        "how logits become scores; default: by the model's problem type",
+      ).choices(["softmax", "sigmoid", "none"]),
+    )
+    .option("--json", "print one JSON object a line instead of a table")
+    .action(async (images: string[], flags: ClassifyFlags) => {
+      process.exitCode = await classify(images, flags, signal, command);
     });
+}
+
+async function classify(
+  images: string[],
+  flags: ClassifyFlags,
+  signal: AbortSignal,
+  command: Command,
+): Promise<number> {
+  const { topK, functionToApply, quiet = false } = flags;
+  const options = job_options(images, flags, quiet, signal, command);
+  const identity = {
+    command: "classify",
+    ...model_identity(flags),
+    top_k: topK,
+    function_to_apply: functionToApply,
+  };
+  const output = output_options(flags, identity, command);
+  if (output !== undefined) return run_to_file(() => load_classifier(flags, signal), options, output);
+  const task = await load_classifier(flags, signal);
+  try {
+    if (!flags.json) await print(table_heading(images));
+    const sink = new PrintSink(flags.json ? json_line : table_rows(images));
+    await run_to_sink(task, sink, options);
+    return sink.failures === 0 ? 0 : 1;
   } finally {
-    await classifier.dispose();
+    await task.dispose();
   }
 }
 
-function print_json(image: string, results: ClassificationResult[]): void {
-  process.stdout.write(`${JSON.stringify({ image, results })}\n`);
+async function load_classifier(flags: ClassifyFlags, signal: AbortSignal): Promise<Task> {
+  const classifier = await load(flags, signal, (options) =>
+    pipeline("image-classification", flags.model, options),
+  );
+  const { topK: top_k, functionToApply: function_to_apply, batchSize: batch_size } = flags;
+  return {
+    shape: { width: Math.min(top_k, classifier.model.config.num_labels), has_labels: true },
+    async compute(images, signal) {
+      const all = await classifier(images, { top_k, function_to_apply, batch_size, signal });
+      return all.map((results) => ({
+        labels: results.map(({ label }) => label),
+        values: results.map(({ score }) => score),
+      }));
+    },
+    dispose: () => classifier.dispose(),
+  };
 }
 
-/** Prints rows under a heading; the first column is as wide as the longest name. */
-function table_printer(images: readonly string[]) {
-  const width = Math.max("picture".length, ...images.map((name) => name.length));
-  process.stdout.write(`${"picture".padEnd(width)}   score  label\n`);
-  return (image: string, results: ClassificationResult[]): void => {
-    results.forEach(({ label, score }, i) => {
-      const name = i === 0 ? image : "";
-      process.stdout.write(`${name.padEnd(width)}  ${score.toFixed(4).padStart(6)}  ${label}\n`);
-    });
-  };
+/** The first column is as wide as the longest name that is known beforehand. */
+function column_width(images: readonly string[]): number {
+  return images.reduce((width, name) => Math.max(width, name.length), "picture".length);
+}
+
+function table_heading(images: readonly string[]): string {
+  return `${"picture".padEnd(column_width(images))}   score  label\n`;
+}
+
+function table_rows(images: readonly string[]): (row: Row) => string {
+  const width = column_width(images);
+  return ({ image, labels = [], values }) =>
+    labels
+      .map((label, i) => {
+        const name = (i === 0 ? image : "").padEnd(width);
+        return `${name}  ${(values[i] as number).toFixed(4).padStart(6)}  ${label}\n`;
+      })
+      .join("");
 }

@@ -1,21 +1,62 @@
+import { type Command, Option } from "commander";
 import { pipeline } from "../index.ts";
-import { for_each_image, load, type ModelFlags } from "./run.ts";
+import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
+import { type BatchFlags, job_options, output_options, with_batch_options } from "./batch/options.ts";
+import { json_line } from "./batch/rows.ts";
+import { PrintSink } from "./batch/stdout.ts";
+import { load, type ModelFlags, model_identity, with_model_options } from "./run.ts";
 
-interface EmbedFlags extends ModelFlags {
-  pool?: "cls" | "mean";
+interface EmbedFlags extends ModelFlags, BatchFlags {
+  pool: "cls" | "mean";
 }
 
-/** `vit-msn embed`: prints one JSON line a picture, {"image", "embedding"}. Gives the exit code. */
-export async function embed(images: string[], flags: EmbedFlags, signal: AbortSignal): Promise<number> {
+/** `vit-msn embed`: one embedding a picture, printed or written to a file. */
+export function add_embed(program: Command, signal: AbortSignal): void {
+  const command = program.command("embed");
+  with_model_options(with_batch_options(command))
+    .description("one embedding a picture, as JSON lines or in a file")
+    .addOption(
+      new Option("--pool <name>", "CLS token, or mean of the patch tokens")
+        .choices(["cls", "mean"])
+        .default("cls"),
+    )
+    .action(async (images: string[], flags: EmbedFlags) => {
+      process.exitCode = await embed(images, flags, signal, command);
+    });
+}
+
+async function embed(
+  images: string[],
+  flags: EmbedFlags,
+  signal: AbortSignal,
+  command: Command,
+): Promise<number> {
+  const { pool, quiet = false } = flags;
+  const options = job_options(images, flags, quiet, signal, command);
+  const output = output_options(flags, { command: "embed", ...model_identity(flags), pool }, command);
+  if (output !== undefined) return run_to_file(() => load_extractor(flags, signal), options, output);
+  const task = await load_extractor(flags, signal);
+  try {
+    const sink = new PrintSink(json_line);
+    await run_to_sink(task, sink, options);
+    return sink.failures === 0 ? 0 : 1;
+  } finally {
+    await task.dispose();
+  }
+}
+
+async function load_extractor(flags: EmbedFlags, signal: AbortSignal): Promise<Task> {
   const extractor = await load(flags, signal, (options) =>
     pipeline("image-feature-extraction", flags.model, options),
   );
-  try {
-    return await for_each_image(images, signal, async (image, picture) => {
-      const features = await extractor(picture, { pool: flags.pool ?? "cls", signal });
-      process.stdout.write(`${JSON.stringify({ image, embedding: Array.from(features.data) })}\n`);
-    });
-  } finally {
-    await extractor.dispose();
-  }
+  const { pool, batchSize: batch_size } = flags;
+  const width = extractor.model.config.hidden_size;
+  return {
+    shape: { width, has_labels: false },
+    async compute(images, signal) {
+      const { data } = await extractor(images, { pool, batch_size, signal });
+      return images.map((_, i) => ({ values: data.subarray(i * width, (i + 1) * width) }));
+    },
+    dispose: () => extractor.dispose(),
+  };
 }

@@ -1,11 +1,7 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
-import {
-  type PretrainedOptions,
-  type ProgressCallback,
-  type ProgressInfo,
-  RawImage,
-  VitMsnError,
-} from "../index.ts";
+import { type Command, Option } from "commander";
+import type { PretrainedOptions, ProgressCallback, ProgressInfo } from "../index.ts";
+import { whole_number } from "./batch/options.ts";
 
 /** The options that commander parsed, common to all commands. */
 export interface ModelFlags {
@@ -15,8 +11,36 @@ export interface ModelFlags {
   localFilesOnly?: boolean;
   dtype: "float32" | "float16" | "bfloat16" | "int8";
   attn: "sdpa" | "eager";
-  threads: number;
+  device: "wasm" | "webgpu" | "auto";
+  numThreads: number;
   quiet?: boolean;
+}
+
+/** The options of every command that loads a model. */
+export function with_model_options(command: Command): Command {
+  return command
+    .option(
+      "-m, --model <dir-or-repo>",
+      "folder, hub repo id or base URL; default: the carried clothes model",
+    )
+    .option("--revision <name>", "branch, tag or commit of a hub repo", "main")
+    .option("--cache-dir <dir>", "where downloads are kept")
+    .option("--local-files-only", "never touch the network for a model")
+    .addOption(
+      new Option("--dtype <name>", "how weights are kept in memory")
+        .choices(["float32", "float16", "bfloat16", "int8"])
+        .default("float32"),
+    )
+    .addOption(
+      new Option("--attn <name>", "attention implementation").choices(["sdpa", "eager"]).default("sdpa"),
+    )
+    .addOption(
+      new Option("--device <name>", "where the model runs")
+        .choices(["wasm", "webgpu", "auto"])
+        .default("wasm"),
+    )
+    .option("-t, --num-threads <n>", "threads of the CPU engine", whole_number, 1)
+    .option("-q, --quiet", "no progress, no summary");
 }
 
 /** Loads a pipeline under progress bars on standard error. */
@@ -33,7 +57,8 @@ export async function load<P>(
       local_files_only: flags.localFilesOnly,
       dtype: flags.dtype,
       attn_implementation: flags.attn,
-      num_threads: flags.threads,
+      device: flags.device,
+      num_threads: flags.numThreads,
       progress_callback: bars.callback,
       signal,
     });
@@ -42,31 +67,9 @@ export async function load<P>(
   }
 }
 
-/** Runs `body` for every picture; one that fails is reported and doesn't stop the others. Gives the exit code. */
-export async function for_each_image(
-  images: readonly string[],
-  signal: AbortSignal,
-  body: (name: string, image: RawImage) => Promise<void>,
-): Promise<number> {
-  let exit_code = 0;
-  for (const name of images) {
-    try {
-      await body(name, await read_image(name, signal));
-    } catch (error) {
-      if (!(error instanceof VitMsnError) || error.code === "ABORTED" || error.code === "ENGINE_DEAD")
-        throw error;
-      console.error(`vit-msn: ${error.message} [${error.code}]`);
-      exit_code = 1;
-    }
-  }
-  return exit_code;
-}
-
-async function read_image(name: string, signal: AbortSignal): Promise<RawImage> {
-  if (name !== "-") return RawImage.read(name, { signal });
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Uint8Array);
-  return RawImage.read(Buffer.concat(chunks), { signal });
+/** What of these options decides a model's answers. */
+export function model_identity({ model, revision, dtype, attn }: ModelFlags): Record<string, unknown> {
+  return { model: model ?? "the carried one", revision, dtype, attn };
 }
 
 /** One bar a file that is downloaded; nothing where standard error is no terminal. */

@@ -49,7 +49,7 @@ function status_error(name: string, response: Response): VitMsnError {
     STATUS_CODES[status] ?? "NETWORK",
     `${name} answered ${answer}; check the address.`,
     {
-      details: { file: name, status },
+      details: { file: name, status, retry_after: response.headers.get("retry-after") ?? undefined },
     },
   );
 }

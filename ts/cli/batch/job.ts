@@ -1,0 +1,279 @@
+import { createHash } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import { dirname } from "node:path";
+import { version } from "../../../package.json";
+import { RawImage, VitMsnError } from "../../index.ts";
+import { FORMATS, type FormatName } from "./formats.ts";
+import {
+  check_identity,
+  check_probe,
+  type Identity,
+  type Journal,
+  type Progress,
+  refusal,
+} from "./journal.ts";
+import { lock } from "./lock.ts";
+import { failures_path, Output } from "./output.ts";
+import { RunProgress } from "./progress.ts";
+import type { RowShape } from "./rows.ts";
+import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
+import { type Reached, Selection, SourcesChanged } from "./selection.ts";
+import type { Shard } from "./shard.ts";
+import { can_be_counted, pictures, type Sources } from "./sources.ts";
+
+/** Exit codes of a run that came to its end. */
+export const DONE = 0;
+/** Some pictures failed, and all others were computed and written. */
+export const DONE_BUT_FAILURES = 3;
+
+/** A loaded model and what it computes of pictures. */
+export interface Task extends Computation {
+  shape: RowShape;
+  dispose(): Promise<void>;
+}
+
+export interface JobOptions extends BatchOptions {
+  sources: Sources;
+  shard: Shard;
+  quiet: boolean;
+}
+
+export interface OutputOptions {
+  output: string;
+  format: FormatName;
+  restart: boolean;
+  /** Seconds of work that a kill may cost. */
+  save_every: number;
+  /** What of the command decides the rows. */
+  identity: Identity;
+}
+
+/** Computes everything, handing it to `sink` as it comes. */
+export async function run_to_sink(task: Task, sink: Sink, options: JobOptions): Promise<void> {
+  const selection = new Selection(pictures(options.sources, options.signal), options.shard);
+  await run_batches(selection.pictures(), task, sink, options);
+}
+
+/**
+ * Computes everything into a file, going on where an earlier run of the same command was ended.
+ *
+ * @param load loads the model; it isn't asked for where nothing is left to compute.
+ * @returns the exit code.
+ */
+export async function run_to_file(
+  load: () => Promise<Task>,
+  options: JobOptions,
+  target: OutputOptions,
+): Promise<number> {
+  const { output, format, restart, identity } = target;
+  await mkdir(dirname(output), { recursive: true });
+  const unlock = await lock(output);
+  try {
+    const whole_identity = describe(identity, format, options);
+    const journal = await Output.find(output, restart);
+    if (journal !== undefined) check_identity(output, journal.identity, whole_identity);
+    if (journal !== undefined && journal.state !== "running")
+      return await end_again(target, journal, options);
+    const task = await load();
+    try {
+      const answer = await probe(task, options.signal);
+      if (journal !== undefined) check_probe(output, journal.probe, answer);
+      const begun = journal ?? (await begin(output, whole_identity, answer, task.shape));
+      return await compute_to_file(task, options, target, begun);
+    } finally {
+      await task.dispose();
+    }
+  } catch (error) {
+    throw readable(error, output);
+  } finally {
+    await unlock();
+  }
+}
+
+const PROBE_LENGTH = 64;
+
+/** Where every run begins. The journal is there before any row is. */
+async function begin(
+  output: string,
+  identity: Identity,
+  probe: readonly number[],
+  shape: RowShape,
+): Promise<Journal> {
+  const nothing = { position: 0, rows: 0, failures: 0, row_bytes: 0, failure_bytes: 0 };
+  const names_sha256 = createHash("sha256").digest("hex");
+  const journal: Journal = { version: 1, identity, state: "running", ...nothing, names_sha256, probe, shape };
+  await Output.begin(output, journal);
+  return journal;
+}
+
+/** What makes the rows what they are; not how fast they come, as threads, device and batches. */
+function describe(identity: Identity, format: FormatName, { sources, shard }: JobOptions): Identity {
+  return {
+    version,
+    ...identity,
+    format,
+    shard: `${shard.index}/${shard.count}`,
+    sources: shortened(sources.paths),
+    lists: shortened(sources.lists),
+  };
+}
+
+/** A shell may have expanded a glob into very many names. */
+function shortened(names: readonly string[]): unknown {
+  if (names.length <= 20) return names;
+  return { count: names.length, sha256: createHash("sha256").update(names.join("\n")).digest("hex") };
+}
+
+/** A run that has computed everything: its file may still have to be made. */
+async function end_again(
+  { output, format }: OutputOptions,
+  journal: Journal,
+  options: JobOptions,
+): Promise<number> {
+  // Otherwise it would pass for the output of the sources as they are now.
+  const selection = new Selection(pictures(options.sources, options.signal), options.shard, journal);
+  for await (const { reached } of selection.pictures()) if (reached.position > journal.position) break;
+  if (selection.reached.position > journal.position)
+    throw refusal(output, `the sources have more than the ${journal.position} pictures that they had`);
+  await (await Output.open(output, FORMATS[format], journal)).finish(journal.shape);
+  if (!options.quiet) console.error(`vit-msn: ${output} is complete: ${summary(journal)}.`);
+  return exit_code(journal);
+}
+
+function exit_code({ failures }: Readonly<Progress>): number {
+  return failures === 0 ? DONE : DONE_BUT_FAILURES;
+}
+
+function summary({ rows, failures }: Pick<Progress, "rows" | "failures">): string {
+  const pictures = `${rows} ${rows === 1 ? "picture" : "pictures"}`;
+  return failures === 0 ? pictures : `${pictures}, and ${failures} failed`;
+}
+
+/** Appends to an output and saves it now and then. */
+class FileSink implements Sink {
+  readonly #file: Output;
+  readonly #progress: RunProgress;
+  readonly #save_every_ms: number;
+  #reached: Reached;
+  #saved = Date.now();
+
+  constructor(file: Output, progress: RunProgress, save_every_ms: number) {
+    this.#file = file;
+    this.#progress = progress;
+    this.#save_every_ms = save_every_ms;
+    this.#reached = file.progress;
+  }
+
+  async write(outcomes: readonly Outcome[], reached: Reached): Promise<void> {
+    const failures: string[] = [];
+    for (const outcome of outcomes) {
+      if ("row" in outcome) this.#file.add(outcome.row);
+      else {
+        this.#file.add_failure(outcome.image, outcome.error);
+        failures.push(`${outcome.error.message} [${outcome.error.code}]`);
+      }
+    }
+    this.#reached = reached;
+    this.#progress.add(outcomes.length - failures.length, failures);
+    if (Date.now() - this.#saved >= this.#save_every_ms) await this.save();
+  }
+
+  async save(reached: Reached = this.#reached): Promise<void> {
+    await this.#file.commit(reached);
+    this.#saved = Date.now();
+  }
+}
+
+async function compute_to_file(
+  task: Task,
+  options: JobOptions,
+  { output, format, save_every }: OutputOptions,
+  journal: Journal,
+): Promise<number> {
+  const file = await Output.open(output, FORMATS[format], journal);
+  const progress = new RunProgress(options.quiet, journal.rows + journal.failures);
+  try {
+    const sink = new FileSink(file, progress, save_every * 1000);
+    const selection = new Selection(pictures(options.sources, options.signal), options.shard, journal);
+    const counting = progress.wants_total ? count_ahead(options, progress) : undefined;
+    try {
+      await run_batches(selection.pictures(), task, sink, options);
+    } catch (error) {
+      // Whatever ends the run, what is computed is kept.
+      await sink.save();
+      const { rows, failures } = file.progress;
+      if (!options.quiet && !(error instanceof SourcesChanged))
+        progress.say(
+          `stopped after ${summary({ rows, failures })}; the same command again goes on from there.`,
+        );
+      throw error;
+    } finally {
+      await counting?.stop();
+    }
+    await sink.save(selection.reached);
+    await file.finish(journal.shape);
+  } finally {
+    progress.stop();
+    await file.close();
+  }
+  if (!options.quiet) say_done(output, file.progress);
+  return exit_code(file.progress);
+}
+
+function say_done(output: string, progress: Readonly<Progress>): void {
+  const listed = progress.failures === 0 ? "" : ` (listed in ${failures_path(output)})`;
+  console.error(`vit-msn: wrote ${output}: ${summary(progress)}${listed}.`);
+}
+
+/** Counts the pictures beside the run, for the bar. */
+function count_ahead({ sources, shard, signal }: JobOptions, progress: RunProgress) {
+  const stopped = new AbortController();
+  const count = async () => {
+    if (!can_be_counted(sources)) return;
+    const all = AbortSignal.any([signal, stopped.signal]);
+    let position = 0;
+    for await (const _ of pictures(sources, all)) {
+      if (all.aborted) return;
+      // Most of a walk is done in one go: others get their turn.
+      if (++position % 1000 === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    progress.total = Math.ceil((position - shard.index) / shard.count);
+  };
+  // What can't be counted is told by the run itself, when it comes there.
+  const counting = count().catch(() => {});
+  return {
+    stop: () => {
+      stopped.abort();
+      return counting;
+    },
+  };
+}
+
+/** What the file system and the sources have to say, as ours. */
+function readable(error: unknown, output: string): unknown {
+  if (error instanceof SourcesChanged) return refusal(output, error.message);
+  const is_system_error = error instanceof Error && "syscall" in error;
+  if (!is_system_error) return error;
+  return new VitMsnError("IO", `${output} can't be written: ${error.message}.`, { cause: error });
+}
+
+/** A fixed picture with something to see at every scale. */
+function probe_picture(): RawImage {
+  const side = 64;
+  const pixels = Uint8Array.from({ length: side * side * 3 }, (_, i) => {
+    const [x, y, channel] = [Math.floor(i / 3) % side, Math.floor(i / 3 / side), i % 3];
+    return (x * (3 + channel) + y * (5 - channel) + ((x * y) >> (2 + channel))) % 256;
+  });
+  return new RawImage(pixels, side, side, 3);
+}
+
+/** A picture of one pixel: whether this machine can decode any is known before thousands fail. */
+const SMALLEST_PNG =
+  "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
+
+/** What the model answers to one fixed picture: how another run knows it again. */
+async function probe(task: Task, signal: AbortSignal): Promise<number[]> {
+  await RawImage.read(SMALLEST_PNG, { signal });
+  const [row] = await task.compute([probe_picture()], signal);
+  return Array.from(row?.values ?? []).slice(0, PROBE_LENGTH);
+}

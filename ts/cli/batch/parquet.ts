@@ -1,0 +1,74 @@
+import type { SchemaElement } from "hyparquet";
+import { fileWriter, ParquetWriter } from "hyparquet-writer";
+import type { Row, RowFile } from "./rows.ts";
+
+/** A row group's rows are in memory at a time. */
+const VALUES_IN_GROUP = 1 << 20;
+const MAX_ROWS_IN_GROUP = 10_000;
+
+/**
+ * Columns: `image`, and `embedding` (list of float), or `labels` (list of string) and `scores` (list of float).
+ * Rows groups are as large whenever the rows were computed, so the same rows are the same bytes.
+ */
+export async function write_parquet(path: string, file: RowFile): Promise<void> {
+  const { rows, width, has_labels } = file;
+  const writer = new ParquetWriter({
+    writer: fileWriter(path),
+    schema: schema(has_labels),
+    createdBy: "vit-msn",
+  });
+  const group_size = Math.max(
+    1,
+    Math.min(MAX_ROWS_IN_GROUP, Math.floor(VALUES_IN_GROUP / Math.max(1, width))),
+  );
+  const write = (group: Row[]) =>
+    writer.write({ columnData: columns(group, has_labels), rowGroupSize: group_size });
+  let group: Row[] = [];
+  for await (const row of rows()) {
+    group.push(row);
+    if (group.length < group_size) continue;
+    await write(group);
+    group = [];
+  }
+  if (group.length > 0) await write(group);
+  await writer.finish();
+}
+
+function columns(rows: readonly Row[], has_labels: boolean) {
+  const images = { name: "image", data: rows.map(({ image }) => image) };
+  const values = {
+    name: has_labels ? "scores" : "embedding",
+    data: rows.map((row) => Array.from(row.values)),
+    // A dictionary of floats, or their compression, takes long and gains nothing.
+    encoding: "PLAIN" as const,
+    codec: "UNCOMPRESSED" as const,
+    statistics: false,
+  };
+  const labels = { name: "labels", data: rows.map((row) => [...(row.labels ?? [])]) };
+  return has_labels ? [images, labels, values] : [images, values];
+}
+
+function schema(has_labels: boolean): SchemaElement[] {
+  const image: SchemaElement = {
+    name: "image",
+    type: "BYTE_ARRAY",
+    converted_type: "UTF8",
+    repetition_type: "REQUIRED",
+  };
+  const lists = has_labels
+    ? [
+        ...list("labels", { type: "BYTE_ARRAY", converted_type: "UTF8" }),
+        ...list("scores", { type: "FLOAT" }),
+      ]
+    : list("embedding", { type: "FLOAT" });
+  return [{ name: "root", num_children: has_labels ? 3 : 2 }, image, ...lists];
+}
+
+/** A list in Parquet's three levels, nothing of it null. */
+function list(name: string, element: Pick<SchemaElement, "type" | "converted_type">): SchemaElement[] {
+  return [
+    { name, repetition_type: "REQUIRED", num_children: 1, converted_type: "LIST" },
+    { name: "list", repetition_type: "REPEATED", num_children: 1 },
+    { name: "element", repetition_type: "REQUIRED", ...element },
+  ];
+}

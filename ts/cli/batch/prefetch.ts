@@ -1,0 +1,109 @@
+export interface PrefetchOptions<R> {
+  /** Results that are under way or waiting at most. */
+  limit: number;
+  /** How much memory a result holds; while waiting ones hold `max_weight`, no more work is begun. */
+  weight(result: R): number;
+  max_weight: number;
+}
+
+/**
+ * Runs `work` ahead of the consumer, several items at a time, and gives the results in the items' order.
+ * An error of the items or the work comes in its item's place and ends it.
+ */
+export async function* prefetch<T, R>(
+  items: AsyncIterable<T>,
+  work: (item: T) => Promise<R>,
+  options: PrefetchOptions<R>,
+): AsyncGenerator<R> {
+  const queue = new Ahead(items, work, options);
+  const pump = queue.fill();
+  try {
+    for (let next = await queue.next(); next !== undefined; next = await queue.next()) yield await next;
+  } finally {
+    queue.close();
+    await pump;
+  }
+}
+
+class Ahead<T, R> {
+  readonly #iterator: AsyncIterator<T>;
+  readonly #work: (item: T) => Promise<R>;
+  readonly #options: PrefetchOptions<R>;
+  readonly #results: Promise<R>[] = [];
+  #weight = 0;
+  #ended = false;
+  #closed = false;
+  #wake_reader = () => {};
+  #wake_pump = () => {};
+
+  constructor(items: AsyncIterable<T>, work: (item: T) => Promise<R>, options: PrefetchOptions<R>) {
+    this.#iterator = items[Symbol.asyncIterator]();
+    this.#work = work;
+    this.#options = options;
+  }
+
+  async fill(): Promise<void> {
+    try {
+      while (await this.#has_room()) {
+        const { done, value } = await this.#iterator.next();
+        if (done) break;
+        this.#push(this.#start(value));
+      }
+    } catch (error) {
+      this.#push(Promise.reject(error));
+    } finally {
+      this.#ended = true;
+      this.#wake_reader();
+      await this.#iterator.return?.();
+    }
+  }
+
+  /** The oldest result, or undefined after the last. */
+  async next(): Promise<Promise<R> | undefined> {
+    while (this.#results.length === 0 && !this.#ended) {
+      await new Promise<void>((resolve) => {
+        this.#wake_reader = resolve;
+      });
+    }
+    const result = this.#results.shift();
+    const leave = (done: R) => {
+      this.#weight -= this.#options.weight(done);
+      this.#wake_pump();
+    };
+    return result?.then((done) => {
+      leave(done);
+      return done;
+    });
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#wake_pump();
+  }
+
+  async #has_room(): Promise<boolean> {
+    const { limit, max_weight } = this.#options;
+    while (
+      !this.#closed &&
+      (this.#results.length >= limit || (this.#weight >= max_weight && this.#results.length > 0))
+    ) {
+      await new Promise<void>((resolve) => {
+        this.#wake_pump = resolve;
+      });
+    }
+    return !this.#closed;
+  }
+
+  async #start(item: T): Promise<R> {
+    const result = await this.#work(item);
+    this.#weight += this.#options.weight(result);
+    return result;
+  }
+
+  #push(result: Promise<R>): void {
+    // It is the reader who hears of an error, when its turn comes.
+    result.catch(() => {});
+    this.#results.push(result);
+    this.#wake_reader();
+  }
+}
