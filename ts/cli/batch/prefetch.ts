@@ -18,7 +18,7 @@ export async function* prefetch<T, R>(
   const queue = new Ahead(items, work, options);
   const pump = queue.fill();
   try {
-    for (let next = await queue.next(); next !== undefined; next = await queue.next()) yield await next;
+    for (let next = await queue.next(); next !== undefined; next = await queue.next()) yield next.result;
   } finally {
     queue.close();
     await pump;
@@ -58,21 +58,19 @@ class Ahead<T, R> {
     }
   }
 
-  /** The oldest result, or undefined after the last. */
-  async next(): Promise<Promise<R> | undefined> {
+  /** The oldest result; it takes its room until it is there. undefined after the last. */
+  async next(): Promise<{ result: R } | undefined> {
     while (this.#results.length === 0 && !this.#ended) {
       await new Promise<void>((resolve) => {
         this.#wake_reader = resolve;
       });
     }
-    const result = this.#results.shift();
-    const leave = (done: R) => {
-      this.#weight -= this.#options.weight(done);
+    const [oldest] = this.#results;
+    return oldest?.then((result) => {
+      this.#results.shift();
+      this.#weight -= this.#options.weight(result);
       this.#wake_pump();
-    };
-    return result?.then((done) => {
-      leave(done);
-      return done;
+      return { result };
     });
   }
 

@@ -1,0 +1,696 @@
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { buffer } from "node:stream/consumers";
+import { promisify } from "node:util";
+import { gzipSync } from "node:zlib";
+import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
+import { parse as parse_npy } from "npyjs";
+import { pack } from "tar-stream";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { prefetch } from "../../ts/cli/batch/prefetch.ts";
+import { sorted_names, walk, walk_glob } from "../../ts/cli/batch/walk.ts";
+import { root, start, vit_msn } from "../support/cli.ts";
+
+// `embed` and `classify` over many pictures: sources, outputs, shards, and going on after a kill.
+
+const PICTURES = join(root, "models/fashion/pictures");
+/** A model that takes a millisecond a picture. */
+const TINY = ["--model", "test/fixtures/tiny"];
+
+let folder: string;
+let pictures: Buffer[];
+/** A tar shard of 300 pictures, some of them not pictures. */
+let shard: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "vit-msn-batch-"));
+  const names = (await readdir(PICTURES)).sort();
+  pictures = await Promise.all(names.map((name) => readFile(join(PICTURES, name))));
+  shard = join(folder, "shard.tar");
+  await writeFile(shard, await make_shard(300, (i) => (i % 50 === 49 ? Buffer.from("<html>") : picture(i))));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+function picture(i: number): Buffer {
+  return pictures[i % pictures.length] as Buffer;
+}
+
+/** A webdataset: each sample's files have its key as their name. */
+async function make_shard(count: number, bytes_of: (i: number) => Buffer): Promise<Buffer> {
+  const tar = pack();
+  for (let i = 0; i < count; i++) {
+    const key = String(i).padStart(6, "0");
+    tar.entry({ name: `${key}.png` }, bytes_of(i));
+    tar.entry({ name: `${key}.json` }, `{"key":${i}}`);
+  }
+  tar.finalize();
+  return buffer(tar);
+}
+
+function json_lines<T>(text: string): T[] {
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line) as T);
+}
+
+interface Embedded {
+  image: string;
+  embedding: number[];
+}
+
+const images_of = (text: string) => json_lines<Embedded>(text).map(({ image }) => image);
+
+/** Serves what `answer` says, at 127.0.0.1. */
+async function serve(answer: (request: IncomingMessage, response: ServerResponse) => void) {
+  const server = createServer(answer).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close: () => server.close() };
+}
+
+describe("sources", () => {
+  test("folders with those below them, shards in them, globs and lists come in one order", async () => {
+    const data = join(folder, "data");
+    await mkdir(join(data, "b/deeper"), { recursive: true });
+    for (const [i, name] of [
+      "c.png",
+      "a.PNG",
+      "b/2.png",
+      "b/1.png",
+      "b/deeper/x.png",
+      ".hidden.png",
+    ].entries())
+      await writeFile(join(data, name), picture(i));
+    await writeFile(join(data, "notes.txt"), "no picture");
+    await writeFile(join(data, "d.tar.gz"), gzipSync(await make_shard(2, picture)));
+    await symlink(data, join(data, "e-loop"));
+    const list = join(folder, "list.txt");
+    await writeFile(list, `${data}/c.png\r\n\n${data}/b\n`);
+    const { code, stdout } = await vit_msn(["embed", data, `${data}/**/[12].png`, "--list", list, ...TINY]);
+    expect(code).toBe(0);
+    const below = ["a.PNG", "b/1.png", "b/2.png", "b/deeper/x.png", "c.png"];
+    const members = ["d.tar.gz/000000.png", "d.tar.gz/000001.png"];
+    const matched = ["b/1.png", "b/2.png"];
+    const listed = ["c.png", "b/1.png", "b/2.png", "b/deeper/x.png"];
+    expect(images_of(stdout)).toEqual(
+      [...below, ...members, ...matched, ...listed].map((name) => join(data, name)),
+    );
+  });
+
+  test("a list comes from standard input; batches, prefetching and threads change no bit", async () => {
+    const stdin = (await readdir(PICTURES)).map((name) => join(PICTURES, name)).join("\n");
+    const [alone, together] = await Promise.all([
+      vit_msn(["embed", "--list", "-"], { stdin }),
+      vit_msn(["embed", "--list", "-", "--batch-size", "4", "--num-threads", "2"], { stdin }),
+    ]);
+    expect([alone.code, alone.stderr]).toEqual([0, ""]);
+    expect(images_of(alone.stdout)).toHaveLength(10);
+    expect(together.stdout).toBe(alone.stdout);
+  });
+
+  test("shards that are cut off, damaged, empty or missing fail after what could be read", async () => {
+    const whole = await make_shard(4, picture);
+    const sources = {
+      "cut.tar": whole.subarray(0, 2000),
+      "cut.tar.gz": gzipSync(whole).subarray(0, -200),
+      "noise.tar": Buffer.alloc(4096, 37),
+      "text.tgz": Buffer.from("hello"),
+      "empty.tar": Buffer.alloc(0),
+    };
+    for (const [name, bytes] of Object.entries(sources)) await writeFile(join(folder, name), bytes);
+    const paths = [...Object.keys(sources), "missing.tar", "no-such-folder/*.png"].map((name) =>
+      join(folder, name),
+    );
+    const { code, stdout, stderr } = await vit_msn(["embed", ...paths, `${PICTURES}/8-bag.png`, ...TINY]);
+    expect(code).toBe(1);
+    const failures = stderr.trim().split("\n");
+    expect(failures).toHaveLength(paths.length);
+    for (const [i, path] of paths.entries()) expect(failures[i]).toContain(basename(path));
+    expect(stderr).not.toContain("unexpected fault");
+    const images = images_of(stdout);
+    expect(images.at(-1)).toBe(`${PICTURES}/8-bag.png`);
+    expect(images[0]).toBe(join(folder, "cut.tar/000000.png"));
+  });
+
+  test("URLs are tried again when that may help", async () => {
+    const asked = new Map<string, number>();
+    const server = await serve(({ url = "" }, response) => {
+      const tries = (asked.get(url) ?? 0) + 1;
+      asked.set(url, tries);
+      if (url === "/gone.png") response.writeHead(404).end();
+      else if (url === "/busy.png" && tries === 1) response.writeHead(429, { "retry-after": "1" }).end();
+      else if (url === "/broken.png" && tries <= 2) response.writeHead(503).end();
+      else if (url === "/cut.png" && tries === 1)
+        response.writeHead(200, { "content-length": 5000 }).end("x");
+      else if (url === "/silent.png" && tries === 1) response.writeHead(200).write("x");
+      else response.end(picture(0));
+    });
+    const names = ["gone", "busy", "broken", "cut", "silent"].map((name) => `${server.url}/${name}.png`);
+    const result = await vit_msn(["embed", "--list", "-", "--timeout", "1", ...TINY], {
+      stdin: names.join("\n"),
+    });
+    server.close();
+    expect(result.stderr).toMatch(/^vit-msn: .*gone\.png answered 404.*\[NOT_FOUND\]\n$/);
+    expect(images_of(result.stdout)).toEqual(names.slice(1));
+    expect(Object.fromEntries(asked)).toEqual({
+      "/gone.png": 1,
+      "/busy.png": 2,
+      "/broken.png": 3,
+      "/cut.png": 2,
+      "/silent.png": 2,
+    });
+  });
+
+  test("a remote shard that breaks off goes on where it was; one that stays away ends the run, to be gone on with", async () => {
+    const bytes = await make_shard(6, picture);
+    let tries = 0;
+    const server = await serve(({ url }, response) => {
+      if (url !== "/a.tar") return response.writeHead(503).end();
+      if (++tries > 1) return response.end(bytes);
+      response.writeHead(200, { "content-length": bytes.length }).write(bytes.subarray(0, 7000));
+      setTimeout(() => response.destroy(), 100);
+    });
+    const options = [...TINY, "--retries", "1"];
+    const whole = await vit_msn(["embed", `${server.url}/a.tar?signature=x`, ...options]);
+    expect(tries).toBe(0);
+    expect(whole.code).toBe(1);
+    const broken = await vit_msn(["embed", `${server.url}/a.tar`, ...options]);
+    expect([broken.code, broken.stderr]).toEqual([0, ""]);
+    expect(images_of(broken.stdout)).toEqual(
+      Array.from({ length: 6 }, (_, i) => `${server.url}/a.tar/00000${i}.png`),
+    );
+    expect(tries).toBe(2);
+    const away = await vit_msn(["embed", `${PICTURES}/8-bag.png`, `${server.url}/away.tar`, ...options]);
+    server.close();
+    expect(away.code).toBe(1);
+    expect(away.stderr).toMatch(/away\.tar answered 503.*\[NETWORK\]/);
+    expect(images_of(away.stdout)).toHaveLength(1);
+  });
+
+  test("a folder's names are sorted with only some of them in memory", async () => {
+    const names = Array.from({ length: 57 }, (_, i) => `n${(i * 31) % 57}`);
+    const many = join(folder, "many");
+    await mkdir(many);
+    await Promise.all(names.map((name) => writeFile(join(many, name), "")));
+    for (const held of [1, 7, 56, 57, 58, 1000]) {
+      const sorted: string[] = [];
+      for await (const name of sorted_names(many, held)) sorted.push(name);
+      expect(sorted).toEqual([...names].sort());
+    }
+  });
+
+  test("globs", async () => {
+    const tree = join(folder, "tree");
+    await mkdir(join(tree, "x/y"), { recursive: true });
+    for (const name of ["a1.png", "a2.png", "b1.jpg", "x/a1.png", "x/y/a1.png"])
+      await writeFile(join(tree, name), "");
+    const matches = async (glob: string) => {
+      const found: string[] = [];
+      for await (const path of walk_glob(`${tree}/${glob}`)) found.push(path.slice(tree.length + 1));
+      return found;
+    };
+    expect(await matches("*.png")).toEqual(["a1.png", "a2.png"]);
+    expect(await matches("**/a1.png")).toEqual(["a1.png", "x/a1.png", "x/y/a1.png"]);
+    expect(await matches("*/*.png")).toEqual(["x/a1.png"]);
+    expect(await matches("{a,b}[1].*")).toEqual(["a1.png", "b1.jpg"]);
+    expect(await matches("nothing*")).toEqual([]);
+    const depth_one: string[] = [];
+    for await (const path of walk(tree, 1)) depth_one.push(basename(path));
+    expect(depth_one).toEqual(["a1.png", "a2.png", "b1.jpg"]);
+  });
+});
+
+describe("prefetch", () => {
+  const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+  const numbers = async function* (count: number) {
+    for (let i = 0; i < count; i++) yield i;
+  };
+
+  test("works ahead within its limits, and gives results in order", async () => {
+    let [running, most, weight, most_weight] = [0, 0, 0, 0];
+    const work = async (i: number) => {
+      most = Math.max(most, ++running);
+      await wait((i * 7) % 5);
+      running--;
+      weight += 10;
+      most_weight = Math.max(most_weight, weight);
+      return i;
+    };
+    const results: number[] = [];
+    for await (const i of prefetch(numbers(40), work, { limit: 6, max_weight: 30, weight: () => 10 })) {
+      weight -= 10;
+      results.push(i);
+      await wait(1);
+    }
+    expect(results).toEqual(Array.from({ length: 40 }, (_, i) => i));
+    expect(most).toBeGreaterThan(1);
+    expect(most).toBeLessThanOrEqual(6);
+    // What was already under way when the weight was reached may come on top.
+    expect(most_weight).toBeLessThanOrEqual(30 + 60);
+  });
+
+  test("an error comes in its place; leaving early ends the source", async () => {
+    let ended = false;
+    const source = async function* () {
+      try {
+        yield* numbers(100);
+      } finally {
+        ended = true;
+      }
+    };
+    const work = async (i: number) => {
+      if (i === 3) throw new Error("three");
+      return i;
+    };
+    const seen: number[] = [];
+    const run = async () => {
+      for await (const i of prefetch(source(), work, { limit: 4, max_weight: 1, weight: () => 0 }))
+        seen.push(i);
+    };
+    await expect(run()).rejects.toThrow("three");
+    expect([seen, ended]).toEqual([[0, 1, 2], true]);
+  });
+});
+
+describe("outputs", () => {
+  test("JSONL, Parquet and NumPy hold the same rows, in order; failures are listed", async () => {
+    const outputs = ["o.jsonl", "o.parquet", "o.npy", "o.npz"].map((name) => join(folder, "out", name));
+    for (const output of outputs) {
+      const { code, stderr } = await vit_msn([
+        "embed",
+        shard,
+        "--output",
+        output,
+        "--batch-size",
+        "7",
+        ...TINY,
+      ]);
+      expect([code, stderr.trim().split("\n").at(-1)]).toEqual([
+        3,
+        `vit-msn: wrote ${output}: 294 pictures, and 6 failed (listed in ${output}.errors.jsonl).`,
+      ]);
+    }
+    const [jsonl, parquet, npy, npz] = outputs as [string, string, string, string];
+    const rows = json_lines<Embedded>(await readFile(jsonl, "utf8"));
+    expect(rows).toHaveLength(294);
+    expect(rows[49]?.image).toBe(`${shard}/000050.png`);
+
+    const file = await asyncBufferFromFile(parquet);
+    expect(await parquetReadObjects({ file })).toEqual(rows);
+
+    const array = parse_npy(new Uint8Array(await readFile(npy)).buffer);
+    expect([array.shape, array.dtype, array.fortranOrder]).toEqual([[294, 48], "f4", false]);
+    expect(Array.from(array.data as Float32Array)).toEqual(rows.flatMap(({ embedding }) => embedding));
+    const names = json_lines<string>(await readFile(`${npy}.images.jsonl`, "utf8"));
+    expect(names).toEqual(rows.map(({ image }) => image));
+
+    expect((await readFile(npz)).subarray(0, 4).toString("latin1")).toBe("PK\x03\x04");
+    const failures = json_lines<{ image: string; code: string }>(
+      await readFile(`${jsonl}.errors.jsonl`, "utf8"),
+    );
+    expect(failures.map(({ image, code }) => [basename(image), code])).toEqual(
+      [49, 99, 149, 199, 249, 299].map((i) => [`${String(i).padStart(6, "0")}.png`, "INVALID_IMAGE"]),
+    );
+    expect((await readdir(join(folder, "out"))).filter((name) => /part|tmp/.test(name))).toEqual([]);
+  });
+
+  test("classes go to JSONL, Parquet and .npz, but not to .npy", async () => {
+    const [jsonl, parquet] = [join(folder, "c.jsonl"), join(folder, "c.parquet")];
+    for (const output of [jsonl, parquet]) {
+      const { code } = await vit_msn(["classify", PICTURES, "--top-k", "2", "--output", output, "--quiet"]);
+      expect(code).toBe(0);
+    }
+    type Classified = { image: string; results: { label: string; score: number }[] };
+    const rows = json_lines<Classified>(await readFile(jsonl, "utf8"));
+    expect(rows[9]?.results.map(({ label }) => label)).toEqual(["Ankle boot", "Sneaker"]);
+    const file = await asyncBufferFromFile(parquet);
+    expect(await parquetReadObjects({ file })).toEqual(
+      rows.map(({ image, results }) => ({
+        image,
+        labels: results.map(({ label }) => label),
+        scores: results.map(({ score }) => Math.fround(score)),
+      })),
+    );
+    const refused = await vit_msn(["classify", PICTURES, "--output", join(folder, "c.npy")]);
+    expect([refused.code, refused.stderr]).toEqual([
+      2,
+      expect.stringContaining(".npy file has no place for labels"),
+    ]);
+  });
+
+  test("--on-error stop ends at the first failure; the same command goes on once it is mended", async () => {
+    const data = join(folder, "mended");
+    await mkdir(data);
+    for (let i = 0; i < 5; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : picture(i));
+    const command = ["embed", data, "--output", join(folder, "mended.jsonl"), ...TINY];
+    const stopped = await vit_msn([...command, "--on-error", "stop"]);
+    expect(stopped.code).toBe(1);
+    expect(stopped.stderr).toMatch(/stopped after 3 pictures; the same command again goes on/);
+    expect(stopped.stderr).toMatch(/3\.png.*\[INVALID_IMAGE\]/);
+    await writeFile(join(data, "3.png"), picture(3));
+    const finished = await vit_msn([...command, "--on-error", "stop"]);
+    expect(finished.code).toBe(0);
+    const images = images_of(await readFile(join(folder, "mended.jsonl"), "utf8"));
+    expect(images.map((name) => basename(name))).toEqual(["0.png", "1.png", "2.png", "3.png", "4.png"]);
+  });
+
+  test.each([
+    [[], /no images/],
+    [["-", "--list", "-"], /only once/],
+    [["a.png", "--output", "rows.csv"], /tells no format/],
+    [["a.png", "--format", "jsonl"], /need an --output/],
+    [["a.png", "--shard", "4/4"], /i from 0 to n - 1/],
+    [["a.png", "--batch-size", "0"], /whole number/],
+    [["a.png", "--on-error", "panic"], /skip, stop/],
+  ])("%o is wrong usage", async (args, words) => {
+    const { code, stdout, stderr } = await vit_msn(["embed", ...args]);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toMatch(words);
+  });
+});
+
+/** Numbers that look random and are the same each time. */
+function* pseudo_random(seed: number): Generator<number, never> {
+  for (let state = seed; ; ) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    yield state / 2 ** 32;
+  }
+}
+
+/** Kills the command at some moment of its run, again and again, until it comes to its end. Gives how often it was killed. */
+async function run_with_kills(
+  command: string[],
+  output: string,
+  kills: number,
+  seed: number,
+): Promise<number> {
+  const random = pseudo_random(seed);
+  let killed = 0;
+  for (let tries = 0; tries < kills; tries++) {
+    const run = start(command);
+    // Loading takes about as long as all the rest: time counts from the first save.
+    const journal = await changed_journal(output, run.finished);
+    if (journal) {
+      await new Promise((resolve) => setTimeout(resolve, random.next().value * 150));
+      run.kill("SIGKILL");
+    }
+    const { signal } = await run.finished;
+    if (signal === "SIGKILL") killed++;
+  }
+  expect((await vit_msn(command)).code).toBe(3);
+  return killed;
+}
+
+/** Waits until a run saves its progress or ends; tells which. */
+async function changed_journal(output: string, finished: Promise<unknown>): Promise<boolean> {
+  const read = () => readFile(`${output}.journal.json`, "utf8").catch(() => "");
+  const before = await read();
+  let has_ended = false;
+  finished.then(() => {
+    has_ended = true;
+  });
+  while (!has_ended) {
+    if ((await read()) !== before) return true;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  return false;
+}
+
+describe("going on after an end of any kind", () => {
+  const command_of = (output: string) => [
+    ...["embed", shard, "--output", output, "--save-every", "0", "--batch-size", "4", "--quiet"],
+    ...TINY,
+  ];
+
+  test.each(["jsonl", "parquet", "npz"])(
+    "kill -9 at random moments leaves %s as an undisturbed run does",
+    async (format) => {
+      const [undisturbed, killed] = [join(folder, `whole.${format}`), join(folder, `killed.${format}`)];
+      expect((await vit_msn(command_of(undisturbed))).code).toBe(3);
+      const kills = await run_with_kills(command_of(killed), killed, 3, format.length);
+      expect(kills).toBeGreaterThan(0);
+      expect((await readFile(killed)).equals(await readFile(undisturbed))).toBe(true);
+      const failures = async (output: string) => readFile(`${output}.errors.jsonl`, "utf8");
+      expect(await failures(killed)).toBe(await failures(undisturbed));
+    },
+    120_000,
+  );
+
+  test("what a killed run wrote beyond its journal is cut off", async () => {
+    const output = join(folder, "beyond.jsonl");
+    await vit_msn(command_of(output));
+    const whole = await readFile(output);
+    const journal = JSON.parse(await readFile(`${output}.journal.json`, "utf8"));
+    // As if killed after the hundredth row was saved, and others were half written.
+    const rows = whole.toString().split("\n").slice(0, 98);
+    const text = `${rows.join("\n")}\n`;
+    const { createHash } = await import("node:crypto");
+    const names = Array.from({ length: 100 }, (_, i) => `${shard}/${String(i).padStart(6, "0")}.png\n`);
+    const names_sha256 = createHash("sha256").update(names.join("")).digest("hex");
+    const errors = json_lines(await readFile(`${output}.errors.jsonl`, "utf8")).slice(0, 2);
+    const error_text = errors.map((error) => `${JSON.stringify(error)}\n`).join("");
+    const counts = { position: 100, rows: 98, failures: 2 };
+    const bytes = { row_bytes: text.length, failure_bytes: error_text.length };
+    const saved = { ...journal, ...counts, ...bytes, state: "running", names_sha256 };
+    await writeFile(`${output}.journal.json`, JSON.stringify(saved));
+    await writeFile(`${output}.part`, `${text}{"image":"half`);
+    await writeFile(`${output}.errors.jsonl`, `${error_text}{`);
+    await rm(output);
+    expect((await vit_msn(command_of(output))).code).toBe(3);
+    expect((await readFile(output)).equals(whole)).toBe(true);
+  });
+
+  test("a kill while the file is being finished loses nothing", async () => {
+    for (const format of ["jsonl", "npy"]) {
+      const output = join(folder, `finishing.${format}`);
+      const part = join(folder, `part.${format}`);
+      await vit_msn(command_of(output));
+      const whole = await readFile(output);
+      const journal = JSON.parse(await readFile(`${output}.journal.json`, "utf8"));
+      const finishing = JSON.stringify({ ...journal, state: "finishing" });
+      // Killed after the file got its name, and before the journal said so.
+      await writeFile(`${output}.journal.json`, finishing);
+      if (format === "jsonl") {
+        expect((await vit_msn(command_of(output))).code).toBe(3);
+        expect((await readFile(output)).equals(whole)).toBe(true);
+        // Killed before it got its name.
+        await writeFile(`${output}.journal.json`, finishing);
+        await rename(output, `${output}.part`);
+      } else {
+        const rows = await spool_of(output, part);
+        await writeFile(`${output}.part`, rows);
+        await rm(output);
+      }
+      expect((await vit_msn(command_of(output))).code).toBe(3);
+      expect((await readFile(output)).equals(whole)).toBe(true);
+    }
+  });
+
+  /** The rows as a run keeps them before it finishes: those of one that stops at the end of its sources. */
+  async function spool_of(output: string, copy: string): Promise<Buffer> {
+    const { encode_row } = await import("../../ts/cli/batch/rows.ts");
+    const { data } = parse_npy(new Uint8Array(await readFile(output)).buffer);
+    const names = json_lines<string>(await readFile(`${output}.images.jsonl`, "utf8"));
+    const values = data as Float32Array;
+    const rows = names.map((image, i) =>
+      encode_row({ image, values: values.subarray(i * 48, (i + 1) * 48) }),
+    );
+    await writeFile(copy, Buffer.concat(rows));
+    return readFile(copy);
+  }
+
+  test.each(["SIGINT", "SIGTERM"] as const)("%s stops cleanly and says how to go on", async (name) => {
+    const output = join(folder, `${name}.jsonl`);
+    const command = command_of(output).filter((word) => word !== "--quiet");
+    const run = start(command);
+    expect(await changed_journal(output, run.finished)).toBe(true);
+    run.kill(name);
+    const { code, stderr } = await run.finished;
+    expect(code).toBe(name === "SIGINT" ? 130 : 143);
+    expect(stderr).toMatch(/stopped after \d+ pictures?.*; the same command again goes on from there\.\n$/);
+    expect((await vit_msn(command)).code).toBe(3);
+    expect(images_of(await readFile(output, "utf8"))).toHaveLength(294);
+  });
+
+  test("a finished output is left alone; --restart begins anew", async () => {
+    const output = join(folder, "again.jsonl");
+    const command = ["embed", PICTURES, "--output", output, ...TINY];
+    expect((await vit_msn(command)).code).toBe(0);
+    await writeFile(output, "mine now");
+    const again = await vit_msn(command);
+    expect([again.code, again.stderr]).toEqual([0, `vit-msn: ${output} is complete: 10 pictures.\n`]);
+    expect(await readFile(output, "utf8")).toBe("mine now");
+    expect((await vit_msn([...command, "--restart"])).code).toBe(0);
+    expect(images_of(await readFile(output, "utf8"))).toHaveLength(10);
+  });
+
+  test("changed options, sources and weights are noticed", async () => {
+    const [output, data, model] = ["changed.jsonl", "changing", "model"].map((name) =>
+      join(folder, name),
+    ) as [string, string, string];
+    await mkdir(data);
+    await mkdir(model);
+    for (const name of ["config.json", "model.safetensors", "preprocessor_config.json"])
+      await copyFile(join(root, "test/fixtures/tiny", name), join(model, name));
+    for (let i = 0; i < 4; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : picture(i));
+    const command = ["embed", data, "--model", model, "--output", output, "--on-error", "stop"];
+    expect((await vit_msn(command)).code).toBe(1);
+    const refusals: [string[], RegExp][] = [
+      [["--pool", "mean"], /pool was "cls" and is "mean"/],
+      [["--dtype", "float16"], /dtype was "float32" and is "float16"/],
+      [["--shard", "0/2"], /shard was "0\/1" and is "0\/2"/],
+      [["--format", "npy"], /format was "jsonl" and is "npy"/],
+      [[PICTURES], /sources was .*changing.* and is /],
+    ];
+    for (const [options, words] of refusals) {
+      const { code, stderr } = await vit_msn([...command, ...options]);
+      expect([code, stderr]).toEqual([1, expect.stringMatching(words)]);
+    }
+    await rename(join(data, "1.png"), join(data, "10.png"));
+    expect((await vit_msn(command)).stderr).toMatch(/the first 3 pictures of the sources are others now/);
+    for (const name of ["0.png", "10.png"]) await rm(join(data, name));
+    expect((await vit_msn(command)).stderr).toMatch(/the first 3 pictures of the sources only 2 are left/);
+    for (const i of [0, 1]) await writeFile(join(data, `${i}.png`), picture(i));
+    const weights = await readFile(join(model, "model.safetensors"));
+    for (let at = weights.length - 4096; at < weights.length; at += 4) weights.writeFloatLE(0.5, at);
+    await writeFile(join(model, "model.safetensors"), weights);
+    expect((await vit_msn(command)).stderr).toMatch(/the model's weights are others/);
+  }, 60_000);
+
+  test("an output that no run made isn't overwritten; nor is one that is shorter than its journal says", async () => {
+    const output = join(folder, "foreign.jsonl");
+    await writeFile(output, "precious");
+    const command = ["embed", PICTURES, "--output", output, ...TINY];
+    expect(await vit_msn(command)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("already there"),
+    });
+    expect(await readFile(output, "utf8")).toBe("precious");
+    expect((await vit_msn([...command, "--restart"])).code).toBe(0);
+    const journal = JSON.parse(await readFile(`${output}.journal.json`, "utf8"));
+    await writeFile(`${output}.journal.json`, JSON.stringify({ ...journal, state: "running" }));
+    expect(await vit_msn(command)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("shorter than"),
+    });
+    await writeFile(`${output}.journal.json`, "{");
+    expect(await vit_msn(command)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("isn't the journal"),
+    });
+  });
+
+  test("a second run of the same output waits for no one: it is refused while the first one lives", async () => {
+    const output = join(folder, "locked.jsonl");
+    const first = start(command_of(output));
+    expect(await changed_journal(output, first.finished)).toBe(true);
+    first.kill("SIGSTOP");
+    const second = await vit_msn(command_of(output));
+    first.kill("SIGKILL");
+    await first.finished;
+    expect(second).toMatchObject({ code: 1, stderr: expect.stringContaining("another process") });
+    expect((await vit_msn(command_of(output))).code).toBe(3);
+  });
+});
+
+describe("many machines, any length", () => {
+  test("four shards, one of them killed and gone on with, have every picture exactly once", async () => {
+    const output = (i: number) => join(folder, `shards/${i}.jsonl`);
+    const command = (i: number) => [
+      ...[
+        "embed",
+        shard,
+        PICTURES,
+        "--shard",
+        `${i}/4`,
+        "--output",
+        output(i),
+        "--save-every",
+        "0",
+        "--quiet",
+      ],
+      ...TINY,
+    ];
+    const runs = [0, 1, 2, 3].map((i) => start(command(i)));
+    await changed_journal(output(2), (runs[2] as (typeof runs)[0]).finished);
+    runs[2]?.kill("SIGKILL");
+    const ends = await Promise.all(runs.map((run) => run.finished));
+    expect(ends.map(({ signal }) => signal)).toEqual([null, null, "SIGKILL", null]);
+    expect([0, 3]).toContain((await vit_msn(command(2))).code);
+    const whole = await vit_msn(["embed", shard, PICTURES, ...TINY]);
+    const texts = await Promise.all([0, 1, 2, 3].map((i) => readFile(output(i), "utf8")));
+    const lines = texts.flatMap((text) => text.trim().split("\n"));
+    expect(lines.sort()).toEqual(whole.stdout.trim().split("\n").sort());
+    for (const text of texts) expect(images_of(text).length).toBeGreaterThan(70);
+  }, 60_000);
+
+  test("20,000 pictures pass through 48 MB of heap", async () => {
+    const long = join(folder, "long.tar");
+    // Decoding would take most of the time: one in twenty is a picture.
+    const junk = Buffer.from("<html>");
+    await writeFile(long, await make_shard(20_000, (i) => (i % 20 === 0 ? picture(i) : junk)));
+    const output = join(folder, "long.parquet");
+    const command = ["embed", long, "--output", output, "--batch-size", "8", "--save-every", "1", ...TINY];
+    const { code, stderr } = await vit_msn(command, { node: ["--max-old-space-size=48"] });
+    expect([code, stderr.trim().split("\n").length]).toEqual([3, 19_001]);
+    expect(stderr).toContain("1000 pictures, and 19000 failed");
+  }, 120_000);
+
+  test.each(["slurm.sh", "kubernetes.yaml"])("examples/jobs/%s runs as it is", async (name) => {
+    const results = join(folder, name);
+    const tools = join(results, "tools");
+    await mkdir(tools, { recursive: true });
+    const script = (text: string) => `#!/bin/sh\n${text}\n`;
+    const cli = `exec "${process.execPath}" "${root}/dist/cli.js" "$@"`;
+    const commands = { srun: 'exec "$@"', npx: `shift; ${cli}`, "vit-msn": cli };
+    for (const [command, text] of Object.entries(commands))
+      await writeFile(join(tools, command), script(text), { mode: 0o755 });
+    const text = await readFile(join(root, "examples/jobs", name), "utf8");
+    const job = name === "slurm.sh" ? text : command_of_yaml(text, shard, results);
+    const run = (index: number) => {
+      const slurm = {
+        SLURM_ARRAY_TASK_ID: `${index}`,
+        SLURM_ARRAY_TASK_COUNT: "16",
+        SLURM_CPUS_PER_TASK: "1",
+      };
+      const paths = { DATA: shard, RESULTS: results, MODEL: "test/fixtures/tiny" };
+      const PATH = `${tools}:${process.env.PATH}`;
+      return promisify(execFile)("bash", ["-c", job], {
+        cwd: root,
+        env: { ...process.env, ...slurm, ...paths, JOB_COMPLETION_INDEX: `${index}`, PATH },
+      });
+    };
+    // The first of these has a picture that can't be read.
+    for (const index of [1, 2]) await run(index);
+    const parts = (await readdir(results)).filter((file) => file.endsWith(".parquet")).sort();
+    const rows = await Promise.all(
+      parts.map(async (part) => parquetReadObjects({ file: await asyncBufferFromFile(join(results, part)) })),
+    );
+    expect(rows.map((part) => part.length)).toEqual([18, 19]);
+    expect(rows[1]?.[0]?.image).toBe(`${shard}/000002.png`);
+  });
+
+  /** The container's command, with this machine's paths. */
+  function command_of_yaml(text: string, data: string, results: string): string {
+    const block = /- \|\n((?: {14}.*\n)+)/.exec(text)?.[1] ?? "";
+    return block
+      .replaceAll("/data/pictures", data)
+      .replaceAll("/results", results)
+      .replace("facebook/vit-msn-small", "test/fixtures/tiny");
+  }
+});
