@@ -10,6 +10,20 @@ export { type Env, env } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export * from "./image/image_processing_vit.ts";
 export * from "./image/raw_image.ts";
+export type { PenaltyScore } from "./learning/cross_validation.ts";
+export type { Evaluation } from "./learning/evaluation.ts";
+export type { FeatureKind } from "./learning/features.ts";
+export type { FitReport } from "./learning/fit.ts";
+export {
+  type FewShotMethod,
+  type FitOptions,
+  type LearningProgress,
+  type LearningProgressCallback,
+  MSN_PENALTIES,
+  type MsnPenalty,
+  PENALTY_GRID,
+} from "./learning/fit_options.ts";
+export type { NeighborWeights } from "./learning/heads.ts";
 export type {
   FileMap,
   LoadOptions,
@@ -33,6 +47,14 @@ export {
 } from "./model/modeling_vit_msn.ts";
 export type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./model/outputs.ts";
 export type { DtypeName, FromConfigOptions, ModelOptions, PretrainedOptions } from "./model/pretrained.ts";
+export {
+  type FewShotCallOptions,
+  type FewShotFeatureOptions,
+  FewShotImageClassificationPipeline,
+  type FewShotImageOptions,
+  type FewShotSaveOptions,
+  type LabelledImages,
+} from "./pipelines/few_shot_image_classification.ts";
 export {
   type ClassificationResult,
   type FunctionToApply,

@@ -20,16 +20,18 @@ export class Pacer {
 
   /**
    * Call between steps.
-   * @param ready when the step before is done, as Engine.ready says.
+   * @param ready when the step before is done, as Engine.ready says; none for a step that is done on this thread.
    * @throws VitMsnError ABORTED once the signal has fired, and what `ready` of an earlier step rejected with.
    */
-  async step(ready: Promise<void>): Promise<void> {
+  async step(ready?: Promise<void>): Promise<void> {
     if (performance.now() - this.#last > SLICE_MS) {
       await next_task();
       this.#last = performance.now();
     }
-    ready.catch(() => {}); // told when its turn comes
-    this.#under_way.push(ready);
+    if (ready !== undefined) {
+      ready.catch(() => {}); // told when its turn comes
+      this.#under_way.push(ready);
+    }
     await this.#until_left(AHEAD);
     throw_if_aborted(this.#signal, this.#what);
   }

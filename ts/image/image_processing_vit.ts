@@ -9,6 +9,7 @@ import {
   type ImageProcessorOptions,
   type ImageProcessorSettings,
   MAX_OUTPUT_PIXELS,
+  PROCESSOR_FILE,
   parse_settings,
 } from "./image_processor_config.ts";
 import { output_size, type ProcessorSize } from "./output_size.ts";
@@ -31,7 +32,6 @@ export type ImageInputs = ImageInput | readonly ImageInput[];
 /** Overrides of the processor's settings for one call, and how to read the pictures. */
 export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {}
 
-const CONFIG_FILE = "preprocessor_config.json";
 /** Where transformers v5 may keep it instead, under "image_processor". */
 const COMBINED_FILE = "processor_config.json";
 
@@ -125,7 +125,7 @@ export class ViTImageProcessor extends Callable<
    * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
    */
   async save_pretrained(directory: SaveDirectory): Promise<void> {
-    await save_files(directory, { [CONFIG_FILE]: this.to_json_string() });
+    await save_files(directory, { [PROCESSOR_FILE]: this.to_json_string() });
   }
 
   #override(overrides: ImageProcessorOptions): ImageProcessorSettings {
@@ -154,16 +154,16 @@ export class ViTImageProcessor extends Callable<
 }
 
 async function read_config(source: ModelSource): Promise<{ config: Record<string, unknown>; where: string }> {
-  const config = await read_json(source, CONFIG_FILE);
-  if (config !== undefined) return { config, where: `${source.name}: ${CONFIG_FILE}` };
+  const config = await read_json(source, PROCESSOR_FILE);
+  if (config !== undefined) return { config, where: `${source.name}: ${PROCESSOR_FILE}` };
   const combined = (await read_json(source, COMBINED_FILE))?.image_processor;
   if (typeof combined === "object" && combined !== null) {
     return { config: combined as Record<string, unknown>, where: `${source.name}: ${COMBINED_FILE}` };
   }
   throw new VitMsnError(
     "NOT_FOUND",
-    `${source.name} has no ${CONFIG_FILE}, so how to prepare pictures isn't known; add one, or make a ViTImageProcessor yourself.`,
-    { details: { source: source.name, file: CONFIG_FILE } },
+    `${source.name} has no ${PROCESSOR_FILE}, so how to prepare pictures isn't known; add one, or make a ViTImageProcessor yourself.`,
+    { details: { source: source.name, file: PROCESSOR_FILE } },
   );
 }
 

@@ -38,6 +38,8 @@ export interface ImageProcessorOptions
   resample?: ResampleCode | ResampleName;
 }
 
+/** Beside a model's config.json. */
+export const PROCESSOR_FILE = "preprocessor_config.json";
 /** The most pixels of one output picture: 8192 × 8192, 805 MB as float32 RGB. */
 export const MAX_OUTPUT_PIXELS = 2 ** 26;
 

@@ -12,7 +12,7 @@ import type {
 } from "./types.ts";
 
 /** The tensors of one file. */
-interface FileTensors {
+export interface FileTensors {
   tensors: CheckpointTensor[];
   other_keys: string[];
 }
@@ -166,7 +166,8 @@ function pick(
   return picked;
 }
 
-async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
+/** The tensors of a safetensors file, none of them read yet. */
+export async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
   const result: FileTensors = { tensors: [], other_keys: [] };
   for (const { key, dtype: name, dims, start: base, end } of await read_safetensors_header(file)) {
     const dtype = DTYPES.get(name);

@@ -173,6 +173,14 @@ export interface TensorToWrite {
   bytes: Uint8Array | AsyncIterable<Uint8Array>;
 }
 
+/** A tensor of a safetensors file from values in memory. */
+export function float32_tensor(key: string, dims: readonly number[], values: Float32Array): TensorToWrite {
+  const bytes = new Uint8Array(values.length * 4);
+  const view = new DataView(bytes.buffer);
+  for (const [i, value] of values.entries()) view.setFloat32(4 * i, value, true);
+  return { key, dtype: "float32", dims, byte_length: bytes.byteLength, bytes };
+}
+
 /**
  * Writes a safetensors file as a stream, so that saving needs no second copy of the weights. Tensors are ordered
  * as the safetensors library orders them: widest dtype first, then by key.

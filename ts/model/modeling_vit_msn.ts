@@ -68,6 +68,14 @@ class Forward {
 
   /** ViTMSNModel.forward up to last_hidden_state [B, N, D]. */
   async backbone(inputs: ForwardInputs): Promise<TensorHandle> {
+    const hidden = await this.encoder(inputs);
+    const last = this.#layer_norm(hidden, "layernorm");
+    this.#retire(hidden);
+    return last;
+  }
+
+  /** The last block's output [B, N, D], before the final layernorm. */
+  async encoder(inputs: ForwardInputs): Promise<TensorHandle> {
     const pacer = new Pacer(inputs.signal, "forward");
     const { num_hidden_layers } = this.#config;
     const stretch = this.#checkpoints?.layers_per_checkpoint ?? num_hidden_layers;
@@ -78,9 +86,7 @@ class Forward {
       hidden = await (this.#checkpoints?.checkpoint(hidden, layers) ?? layers(hidden));
     }
     await pacer.step(this.#engine.ready(hidden));
-    const last = this.#layer_norm(hidden, "layernorm");
-    this.#retire(hidden);
-    return last;
+    return hidden;
   }
 
   /** ViTMSNEmbeddings: patches, mask token, CLS token and positions. */
@@ -271,14 +277,20 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 
   /**
-   * One embedding a picture, [batch, hidden_size], after the final layernorm.
+   * One embedding a picture, [batch, hidden_size].
    * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
+   * @param options.before_norm take the last block's output as it is, without the final layernorm: what MSN's low-shot
+   *   evaluation reads; default false.
    */
-  get_image_features(inputs: ForwardInputs, pool: "cls" | "mean" = "cls"): Promise<Tensor<"float32">> {
+  get_image_features(
+    inputs: ForwardInputs,
+    pool: "cls" | "mean" = "cls",
+    { before_norm = false }: { before_norm?: boolean } = {},
+  ): Promise<Tensor<"float32">> {
     const { engine } = this.ready(inputs);
     return run(this, inputs, async (forward) => {
-      const last_hidden_state = forward.scope.use(await forward.backbone(inputs));
-      return forward.read(forward.scope.use(engine.pool(last_hidden_state, pool)));
+      const hidden = await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs));
+      return forward.read(forward.scope.use(engine.pool(forward.scope.use(hidden), pool)));
     });
   }
 }

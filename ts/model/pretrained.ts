@@ -7,7 +7,7 @@ import { open_engine } from "../engine/open_engine.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
-import { write_safetensors } from "../loading/safetensors.ts";
+import { type TensorToWrite, write_safetensors } from "../loading/safetensors.ts";
 import { open_source } from "../loading/source.ts";
 import type { Checkpoint, LoadOptions, PretrainedSource } from "../loading/types.ts";
 import type { ModuleSpec } from "./architecture.ts";
@@ -185,17 +185,12 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   ): Promise<void> {
     this.#check_alive();
     const model_class = this.constructor as typeof PreTrainedModel;
-    const architectures = [model_class.architecture];
-    const config = { ...describe_dtype(this.config.to_dict(), this.dtype), architectures };
     const parameters = [...this.weights.export()].map((parameter) => ({
       ...parameter,
       key: model_class.checkpoint_key(parameter.key),
       bytes: parameter.bytes(),
     }));
-    const files = {
-      [CONFIG_FILE]: `${JSON.stringify(config, null, 2)}\n`,
-      "model.safetensors": write_safetensors(parameters, { format: "pt" }),
-    };
+    const files = checkpoint_files(this.config, this.dtype, model_class.architecture, parameters);
     await save_files(directory, files, options);
   }
 
@@ -225,6 +220,20 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
       throw new VitMsnError("DISPOSED", "This model was disposed; load it again with from_pretrained.");
     }
   }
+}
+
+/** config.json and model.safetensors of a model. */
+export function checkpoint_files(
+  config: ViTMSNConfig,
+  dtype: WeightDtype,
+  architecture: string,
+  parameters: Iterable<TensorToWrite>,
+) {
+  const fields = { ...describe_dtype(config.to_dict(), dtype), architectures: [architecture] };
+  return {
+    [CONFIG_FILE]: `${JSON.stringify(fields, null, 2)}\n`,
+    "model.safetensors": write_safetensors(parameters, { format: "pt" }),
+  };
 }
 
 function resolve_options(options: ModelOptions): RequestedOptions {

@@ -51,14 +51,15 @@ export class ImageClassificationPipeline extends ImagePipeline<
       const [batch, num_labels] = logits.dims as [number, number];
       for (let i = 0; i < batch; i++) {
         const scores = apply(logits.data.subarray(i * num_labels, (i + 1) * num_labels));
-        results.push(best(scores, top_k, config));
+        results.push(best(scores, top_k, config.id2label));
       }
     }
     return Array.isArray(images) ? results : (results[0] as ClassificationResult[]);
   }
 }
 
-function check_top_k(top_k: number | null | undefined): number {
+/** top_k, checked. */
+export function check_top_k(top_k: number | null | undefined): number {
   const k = top_k ?? DEFAULT_TOP_K;
   if (!Number.isInteger(k) || k < 1) {
     throw new VitMsnError(
@@ -94,7 +95,12 @@ const SCORES: Record<FunctionToApply, (logits: Float32Array) => ArrayLike<number
   },
 };
 
-function best(scores: ArrayLike<number>, top_k: number, config: ViTMSNConfig): ClassificationResult[] {
-  const results = Array.from(scores, (score, id) => ({ label: config.id2label[id] as string, score }));
+/** The `top_k` likeliest labels, best first. */
+export function best(
+  scores: ArrayLike<number>,
+  top_k: number,
+  labels: Readonly<Record<number, string>>,
+): ClassificationResult[] {
+  const results = Array.from(scores, (score, id) => ({ label: labels[id] as string, score }));
   return results.sort((a, b) => b.score - a.score).slice(0, top_k);
 }

@@ -4,11 +4,15 @@ import { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import type { PretrainedSource } from "../loading/types.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../model/modeling_vit_msn.ts";
 import type { PretrainedOptions } from "../model/pretrained.ts";
+import type {
+  FewShotFeatureOptions,
+  FewShotImageClassificationPipeline,
+} from "./few_shot_image_classification.ts";
 import { ImageClassificationPipeline } from "./image_classification.ts";
 import { ImageFeatureExtractionPipeline, type Pool } from "./image_feature_extraction.ts";
 
 /** The options of pipeline(): from_pretrained's, and the defaults of a task's calls. */
-export interface PipelineOptions extends PretrainedOptions {
+export interface PipelineOptions extends PretrainedOptions, FewShotFeatureOptions {
   /** "image-feature-extraction": what calls return when they don't say; default false. */
   pool?: Pool;
 }
@@ -17,6 +21,7 @@ export interface PipelineOptions extends PretrainedOptions {
 export interface Pipelines {
   "image-classification": ImageClassificationPipeline;
   "image-feature-extraction": ImageFeatureExtractionPipeline;
+  "few-shot-image-classification": FewShotImageClassificationPipeline;
 }
 export type PipelineTask = keyof Pipelines;
 
@@ -33,12 +38,17 @@ const LOADERS: {
     const model = await ViTMSNModel.from_pretrained(source, options);
     return new ImageFeatureExtractionPipeline(model, processor, options.pool ?? false);
   },
+  "few-shot-image-classification": async (source, options) => {
+    const processor = await ViTImageProcessor.from_pretrained(source, options);
+    const model = await ViTMSNModel.from_pretrained(source, options);
+    return new FewShotImageClassificationPipeline(model, processor, options);
+  },
 };
 
 /**
  * Loads a model and its image processor for a task.
  *
- * @param task "image-classification" or "image-feature-extraction".
+ * @param task "image-classification", "image-feature-extraction" or "few-shot-image-classification".
  * @param model a local folder, a hub repo id, a base URL or the files themselves; default the small model that this
  *   package carries (ten kinds of clothes).
  * @param options from_pretrained's options.

@@ -1,0 +1,119 @@
+import type { Pacer } from "../engine/pacer.ts";
+import { VitMsnError } from "../errors.ts";
+import type { LearningProgressCallback, LogisticPlan } from "./fit_options.ts";
+import { argmax, softmax } from "./heads.ts";
+import { type Design, fit_logistic_regression, type Rows, type Solution } from "./logistic_regression.ts";
+
+/** How one penalty did on pictures that it wasn't fitted to. */
+export interface PenaltyScore {
+  penalty: number;
+  /** The share of pictures that were right. */
+  accuracy: number;
+  /** Their mean cross-entropy. */
+  loss: number;
+}
+
+/** The optimum isn't needed to all its digits to compare penalties. */
+const TOLERANCE = 1e-3;
+
+/**
+ * Stratified k-fold cross-validation of the penalties: the i-th picture of each class, in the order in which they were added, is
+ * left out in fold i mod k. Each fold goes from the strongest penalty to the weakest, every fit starting from the one before.
+ * @throws VitMsnError INVALID_ARGUMENT where some label has a single picture.
+ */
+export async function cross_validate(
+  { rows }: Design,
+  classes: Int32Array,
+  labels: readonly string[],
+  plan: LogisticPlan,
+  pacer: Pacer,
+  progress_callback: LearningProgressCallback | undefined,
+): Promise<PenaltyScore[]> {
+  const { fold_of, folds } = stratify(classes, labels, plan.folds);
+  const penalties = [...new Set(plan.penalties)].sort((a, b) => b - a);
+  const scores = penalties.map((penalty) => ({ penalty, right: 0, loss: 0 }));
+  const total = folds * penalties.length;
+  for (let fold = 0, done = 0; fold < folds; fold++) {
+    const kept = select(rows, classes, (i) => fold_of[i] !== fold);
+    const left_out = select(rows, classes, (i) => fold_of[i] === fold);
+    let start: Solution | undefined;
+    for (const score of scores) {
+      start = await fit_logistic_regression(kept.rows, kept.classes, labels.length, {
+        ...plan,
+        penalty: score.penalty,
+        tolerance: Math.max(plan.tolerance, TOLERANCE),
+        start,
+        pacer,
+      });
+      const { right, loss } = judge(start, left_out.rows, left_out.classes);
+      score.right += right;
+      score.loss += loss;
+      progress_callback?.({ status: "cross_validation", done: ++done, total });
+    }
+  }
+  const result = scores.map(({ penalty, right, loss }) => ({
+    penalty,
+    accuracy: right / rows.count,
+    loss: loss / rows.count,
+  }));
+  return result.reverse();
+}
+
+function stratify(classes: Int32Array, labels: readonly string[], wanted: number) {
+  const counts = new Int32Array(labels.length);
+  const nth = classes.map((c) => {
+    const before = counts[c] as number;
+    counts[c] = before + 1;
+    return before;
+  });
+  const single = counts.findIndex((count) => count < 2);
+  if (single >= 0) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `penalty: "auto" leaves pictures out to judge by, so every label needs two at least, and ${JSON.stringify(labels[single])} ` +
+        "has one; add another, or name a penalty.",
+      { details: { label: labels[single] } },
+    );
+  }
+  const folds = Math.min(wanted, Math.min(...counts));
+  return { fold_of: nth.map((n) => n % folds), folds };
+}
+
+/** The rows that `wanted` tells. */
+export function select(
+  { values, size, count }: Rows,
+  classes: Int32Array,
+  wanted: (i: number) => boolean,
+): { rows: Rows; classes: Int32Array } {
+  const chosen = Array.from({ length: count }, (_, i) => i).filter(wanted);
+  const out = new Float64Array(chosen.length * size);
+  for (const [to, from] of chosen.entries())
+    out.set(values.subarray(from * size, (from + 1) * size), to * size);
+  return {
+    rows: { values: out, count: chosen.length, size },
+    classes: Int32Array.from(chosen, (i) => classes[i] as number),
+  };
+}
+
+function judge(solution: Solution, { values, count, size }: Rows, classes: Int32Array) {
+  let right = 0;
+  let loss = 0;
+  for (let i = 0; i < count; i++) {
+    const scores = probabilities(solution, values.subarray(i * size, (i + 1) * size));
+    const own = classes[i] as number;
+    if (argmax(scores) === own) right++;
+    loss -= Math.log(Math.max(scores[own] as number, Number.MIN_VALUE));
+  }
+  return { right, loss };
+}
+
+/** A row's class probabilities. */
+export function probabilities({ weights, bias }: Solution, row: Float64Array): Float64Array {
+  const size = row.length;
+  const logits = bias.map((start, c) => {
+    let sum = start;
+    for (let k = 0; k < size; k++) sum += (weights[c * size + k] as number) * (row[k] as number);
+    return sum;
+  });
+  return softmax(logits);
+}

@@ -1,0 +1,367 @@
+import type { Pacer } from "../engine/pacer.ts";
+import {
+  add_scaled,
+  CLASS_BLOCK,
+  cholesky,
+  cholesky_solve,
+  dot,
+  gram,
+  orthonormal_basis,
+  ROW_BLOCK,
+  round_up,
+  times_transposed,
+  transposed_times,
+} from "./linear_algebra.ts";
+
+/** Row vectors in float64: `count` of `size` numbers each. */
+export interface Rows {
+  values: Float64Array;
+  count: number;
+  size: number;
+}
+
+/**
+ * Features as the solver sees them. An optimal weight lies in the span of the features (its gradient is a sum of them),
+ * so where pictures are fewer than features, the problem is solved in an orthonormal basis of that span: the same
+ * optimum, in as many dimensions as there are pictures at most.
+ */
+export interface Design {
+  /** The features' coordinates. */
+  rows: Rows;
+  /** [rows.size, feature size], where a basis is used. */
+  basis: Float64Array | undefined;
+  feature_size: number;
+}
+
+export function make_design(features: Rows): Design {
+  const { values, count, size } = features;
+  if (count >= size) return { rows: features, basis: undefined, feature_size: size };
+  const basis = orthonormal_basis(values, size);
+  const rank = basis.length / size;
+  const coordinates = new Float64Array(count * rank);
+  for (let i = 0; i < count; i++) {
+    const row = values.subarray(i * size, (i + 1) * size);
+    for (let j = 0; j < rank; j++)
+      coordinates[i * rank + j] = dot(row, basis.subarray(j * size, (j + 1) * size));
+  }
+  return { rows: { values: coordinates, count, size: rank }, basis, feature_size: size };
+}
+
+/** Weights [classes, coordinates] of a design as weights [classes, features]. */
+export function to_features(weights: Float64Array, { basis, rows, feature_size }: Design): Float64Array {
+  if (basis === undefined) return weights;
+  const classes = weights.length / rows.size;
+  const out = new Float64Array(classes * feature_size);
+  for (let c = 0; c < classes; c++) {
+    const row = out.subarray(c * feature_size, (c + 1) * feature_size);
+    for (let j = 0; j < rows.size; j++) {
+      const direction = basis.subarray(j * feature_size, (j + 1) * feature_size);
+      add_scaled(row, weights[c * rows.size + j] as number, direction);
+    }
+  }
+  return out;
+}
+
+export interface LogisticOptions {
+  /** λ of the objective; above 0. */
+  penalty: number;
+  /** Whether each class has a bias, which isn't penalised. */
+  intercept: boolean;
+  /** Stops where the gradient's norm is at most this share of its norm at weights of zero. */
+  tolerance: number;
+  /** Newton steps at most. */
+  max_iterations: number;
+  /** Where to start; default zeros. */
+  start?: Solution | undefined;
+  pacer: Pacer;
+  on_iteration?: ((iteration: number, gradient: number) => void) | undefined;
+}
+
+export interface Solution {
+  /** [classes, size]. */
+  weights: Float64Array;
+  /** [classes]; zeros without an intercept. */
+  bias: Float64Array;
+  iterations: number;
+  /** The objective's value. */
+  loss: number;
+  /** The gradient's norm over its norm at weights of zero. */
+  gradient: number;
+  converged: boolean;
+}
+
+/** A Newton system is solved to this share of the gradient: cheap steps far from the optimum, still linear near it. */
+const FORCING = 0.2;
+const MAX_CG_STEPS = 500;
+/** The preconditioner is made anew once the curvature has changed by this factor. */
+const STALE = 2;
+/** Armijo's share of the predicted descent. */
+const DESCENT = 1e-4;
+const MAX_HALVINGS = 40;
+
+/**
+ * Multinomial logistic regression with an L2 penalty: minimises (1/n) Σ cross-entropy + (λ/2n) ‖W‖² over W
+ * (and the bias, which isn't penalised). The objective is MSN's low-shot evaluation's (logistic_eval.py with cyanure);
+ * scikit-learn's LogisticRegression has C = 1/λ.
+ *
+ * Newton's method: conjugate gradients on H·s = -g, with H only applied, preconditioned by w·XᵀX + λI, where w is the mean
+ * curvature p(1-p); Armijo's rule shortens a step. λ > 0 makes the optimum unique.
+ * Reference: Nocedal and Wright, "Numerical Optimization", 7.1.
+ *
+ * @param classes the class of each row, from 0 to num_classes - 1.
+ */
+export async function fit_logistic_regression(
+  rows: Rows,
+  classes: Int32Array,
+  num_classes: number,
+  options: LogisticOptions,
+): Promise<Solution> {
+  return new Solver(rows, classes, num_classes, options).run();
+}
+
+/** All sums are over pictures: the objective and gradient are divided by n only where they are told. */
+class Solver {
+  readonly #x: Float64Array;
+  readonly #targets: Float64Array;
+  readonly #count: number;
+  readonly #size: number;
+  /** Features, and the constant 1 of the bias. */
+  readonly #columns: number;
+  readonly #num_classes: number;
+  readonly #padded_classes: number;
+  readonly #options: LogisticOptions;
+  readonly #gram: Float64Array;
+  #factor: Float64Array | undefined;
+  #factor_curvature = 0;
+
+  constructor(rows: Rows, classes: Int32Array, num_classes: number, options: LogisticOptions) {
+    this.#count = rows.count;
+    this.#size = rows.size;
+    this.#columns = rows.size + (options.intercept ? 1 : 0);
+    this.#num_classes = num_classes;
+    this.#padded_classes = round_up(num_classes, CLASS_BLOCK);
+    this.#options = options;
+    const padded_rows = round_up(rows.count, ROW_BLOCK);
+    this.#x = new Float64Array(padded_rows * this.#columns);
+    this.#targets = new Float64Array(padded_rows * this.#padded_classes);
+    for (let i = 0; i < rows.count; i++) {
+      this.#x.set(rows.values.subarray(i * rows.size, (i + 1) * rows.size), i * this.#columns);
+      if (options.intercept) this.#x[i * this.#columns + rows.size] = 1;
+      this.#targets[i * this.#padded_classes + (classes[i] as number)] = 1;
+    }
+    this.#gram = gram(this.#x, this.#columns);
+  }
+
+  async run(): Promise<Solution> {
+    const { tolerance, max_iterations, pacer, on_iteration } = this.#options;
+    const zero = new Float64Array(this.#padded_classes * this.#columns);
+    const at_zero = this.#norm_of_gradient(zero);
+    // Every class has the same features' sum (one class, or all features zero): zero is the optimum.
+    const scale = at_zero === 0 ? 1 : at_zero;
+    const weights = this.#start() ?? zero;
+    let logits = this.#logits(weights);
+    let state = this.#evaluate(weights, logits);
+    let gradient = this.#gradient(weights, state.probs);
+    let norm = Math.sqrt(dot(gradient, gradient));
+    let iterations = 0;
+    while (norm > tolerance * scale && iterations < max_iterations) {
+      iterations++;
+      const step = await this.#newton_step(gradient, norm, state.probs);
+      const logit_step = this.#logits(step);
+      const moved = this.#line_search(weights, logits, step, logit_step, state.loss, dot(gradient, step));
+      if (moved === undefined) break; // rounding: no descent is left
+      add_scaled(weights, moved, step);
+      add_scaled(logits, moved, logit_step);
+      // Sums of steps drift; every tenth product is computed anew.
+      if (iterations % 10 === 0) logits = this.#logits(weights);
+      state = this.#evaluate(weights, logits);
+      gradient = this.#gradient(weights, state.probs);
+      norm = Math.sqrt(dot(gradient, gradient));
+      on_iteration?.(iterations, norm / scale);
+      await pacer.step();
+    }
+    return this.#solution(weights, iterations, state.loss, norm / scale);
+  }
+
+  #start(): Float64Array | undefined {
+    const { start } = this.#options;
+    if (start === undefined) return undefined;
+    const weights = new Float64Array(this.#padded_classes * this.#columns);
+    for (let c = 0; c < this.#num_classes; c++) {
+      weights.set(start.weights.subarray(c * this.#size, (c + 1) * this.#size), c * this.#columns);
+      if (this.#options.intercept) weights[c * this.#columns + this.#size] = start.bias[c] as number;
+    }
+    return weights;
+  }
+
+  #solution(padded: Float64Array, iterations: number, loss: number, gradient: number): Solution {
+    const weights = new Float64Array(this.#num_classes * this.#size);
+    const bias = new Float64Array(this.#num_classes);
+    for (let c = 0; c < this.#num_classes; c++) {
+      const row = padded.subarray(c * this.#columns, (c + 1) * this.#columns);
+      weights.set(row.subarray(0, this.#size), c * this.#size);
+      if (this.#options.intercept) bias[c] = row[this.#size] as number;
+    }
+    const converged = gradient <= this.#options.tolerance;
+    return { weights, bias, iterations, loss: loss / this.#count, gradient, converged };
+  }
+
+  #norm_of_gradient(weights: Float64Array): number {
+    const gradient = this.#gradient(weights, this.#evaluate(weights, this.#logits(weights)).probs);
+    return Math.sqrt(dot(gradient, gradient));
+  }
+
+  #logits(weights: Float64Array): Float64Array {
+    const out = new Float64Array(this.#targets.length);
+    times_transposed(this.#x, weights, this.#columns, out);
+    return out;
+  }
+
+  /** The objective times n, and the probabilities; those of padded rows and classes are 0. */
+  #evaluate(weights: Float64Array, logits: Float64Array): { loss: number; probs: Float64Array } {
+    const stride = this.#padded_classes;
+    const probs = new Float64Array(logits.length);
+    let loss = 0.5 * this.#options.penalty * this.#penalised_square(weights);
+    for (let i = 0; i < this.#count; i++) {
+      const start = i * stride;
+      let max = -Infinity;
+      for (let c = 0; c < this.#num_classes; c++) max = Math.max(max, logits[start + c] as number);
+      let sum = 0;
+      let own = 0;
+      for (let c = 0; c < this.#num_classes; c++) {
+        const shifted = (logits[start + c] as number) - max;
+        const value = Math.exp(shifted);
+        probs[start + c] = value;
+        sum += value;
+        own += shifted * (this.#targets[start + c] as number);
+      }
+      for (let c = 0; c < this.#num_classes; c++) probs[start + c] = (probs[start + c] as number) / sum;
+      loss += Math.log(sum) - own;
+    }
+    return { loss, probs };
+  }
+
+  #penalised_square(weights: Float64Array): number {
+    let sum = dot(weights, weights);
+    if (this.#options.intercept) {
+      for (let at = this.#size; at < weights.length; at += this.#columns) sum -= (weights[at] as number) ** 2;
+    }
+    return sum;
+  }
+
+  /** out += λ·w, but for biases. */
+  #add_penalty(out: Float64Array, weights: Float64Array): void {
+    const { penalty, intercept } = this.#options;
+    add_scaled(out, penalty, weights);
+    if (!intercept) return;
+    for (let at = this.#size; at < out.length; at += this.#columns)
+      out[at] = (out[at] as number) - penalty * (weights[at] as number);
+  }
+
+  #gradient(weights: Float64Array, probs: Float64Array): Float64Array {
+    const errors = probs.slice();
+    add_scaled(errors, -1, this.#targets);
+    const out = new Float64Array(weights.length);
+    transposed_times(errors, this.#x, this.#columns, out);
+    this.#add_penalty(out, weights);
+    return out;
+  }
+
+  /** The Hessian times `v`: Xᵀ(P ∘ (Xv - Σ P ∘ Xv)) + λv. */
+  #hessian_times(v: Float64Array, probs: Float64Array): Float64Array {
+    const moved = this.#logits(v);
+    const stride = this.#padded_classes;
+    for (let start = 0; start < moved.length; start += stride) {
+      let mean = 0;
+      for (let c = 0; c < stride; c++) mean += (probs[start + c] as number) * (moved[start + c] as number);
+      for (let c = 0; c < stride; c++) {
+        const at = start + c;
+        moved[at] = (probs[at] as number) * ((moved[at] as number) - mean);
+      }
+    }
+    const out = new Float64Array(v.length);
+    transposed_times(moved, this.#x, this.#columns, out);
+    this.#add_penalty(out, v);
+    return out;
+  }
+
+  /** Preconditioned conjugate gradients on H·s = -g. */
+  async #newton_step(gradient: Float64Array, norm: number, probs: Float64Array): Promise<Float64Array> {
+    const step = new Float64Array(gradient.length);
+    const residual = gradient.map((value) => -value);
+    const factor = this.#factor_for(this.#mean_curvature(probs));
+    let preconditioned = this.#precondition(factor, residual);
+    const direction = preconditioned.slice();
+    let energy = dot(residual, preconditioned);
+    for (let k = 0; k < MAX_CG_STEPS && Math.sqrt(dot(residual, residual)) > FORCING * norm; k++) {
+      const product = this.#hessian_times(direction, probs);
+      const curvature = dot(direction, product);
+      if (!(curvature > 0)) break; // rounding
+      add_scaled(step, energy / curvature, direction);
+      add_scaled(residual, -energy / curvature, product);
+      preconditioned = this.#precondition(factor, residual);
+      const next = dot(residual, preconditioned);
+      for (let i = 0; i < direction.length; i++)
+        direction[i] = (preconditioned[i] as number) + (next / energy) * (direction[i] as number);
+      energy = next;
+      await this.#options.pacer.step();
+    }
+    return step;
+  }
+
+  #precondition(factor: Float64Array, residual: Float64Array): Float64Array {
+    const out = residual.slice();
+    cholesky_solve(factor, this.#columns, out);
+    return out;
+  }
+
+  #factor_for(curvature: number): Float64Array {
+    const change = curvature / this.#factor_curvature;
+    if (this.#factor === undefined || change > STALE || change < 1 / STALE) {
+      this.#factor = this.#factorise(curvature);
+      this.#factor_curvature = curvature;
+    }
+    return this.#factor;
+  }
+
+  /** The mean of p(1 - p). */
+  #mean_curvature(probs: Float64Array): number {
+    let sum = 0;
+    for (let i = 0; i < probs.length; i++) sum += (probs[i] as number) * (1 - (probs[i] as number));
+    return Math.max(sum / (this.#count * this.#num_classes), Number.MIN_VALUE);
+  }
+
+  #factorise(curvature: number): Float64Array {
+    const size = this.#columns;
+    const matrix = this.#gram.map((value) => value * curvature);
+    // A hundred-billionth of the trace keeps the bias' row, which has no penalty, clear of rounding.
+    let trace = 0;
+    for (let i = 0; i < size; i++) trace += matrix[i * size + i] as number;
+    const diagonal = this.#options.penalty + (1e-11 * trace) / size;
+    for (let i = 0; i < size; i++) matrix[i * size + i] = (matrix[i * size + i] as number) + diagonal;
+    return cholesky(matrix, size);
+  }
+
+  /** The share of the step to take, or undefined where rounding hides any descent. */
+  #line_search(
+    weights: Float64Array,
+    logits: Float64Array,
+    step: Float64Array,
+    logit_step: Float64Array,
+    loss: number,
+    slope: number,
+  ): number | undefined {
+    if (!(slope < 0)) return undefined;
+    // Near the optimum a true descent is smaller than the objective's rounding, and the whole step is right.
+    const rounding = 1e-13 * Math.abs(loss);
+    for (let halvings = 0, share = 1; halvings < MAX_HALVINGS; halvings++, share /= 2) {
+      const moved = weights.slice();
+      add_scaled(moved, share, step);
+      const moved_logits = logits.slice();
+      add_scaled(moved_logits, share, logit_step);
+      const next = this.#evaluate(moved, moved_logits).loss;
+      if (next <= loss + DESCENT * share * slope + rounding) return share;
+    }
+    return undefined;
+  }
+}
