@@ -4,8 +4,8 @@ import { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import type { PretrainedSource } from "../loading/types.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../model/modeling_vit_msn.ts";
 import type { PretrainedOptions } from "../model/pretrained.ts";
-import type {
-  FewShotFeatureOptions,
+import {
+  type FewShotFeatureOptions,
   FewShotImageClassificationPipeline,
 } from "./few_shot_image_classification.ts";
 import { ImageClassificationPipeline } from "./image_classification.ts";
