@@ -86,11 +86,11 @@ function column_width(images: readonly string[]): number {
   return images.reduce((width, name) => Math.max(width, name.length), "picture".length);
 }
 
-function table_heading(images: readonly string[]): string {
+export function table_heading(images: readonly string[]): string {
   return `${"picture".padEnd(column_width(images))}   score  label\n`;
 }
 
-function table_rows(images: readonly string[]): (row: Row) => string {
+export function table_rows(images: readonly string[]): (row: Row) => string {
   const width = column_width(images);
   return ({ image, labels = [], values }) =>
     labels

@@ -3,6 +3,7 @@ import { version } from "../../package.json";
 import { env, VitMsnError } from "../index.ts";
 import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
+import { add_few_shot } from "./few_shot.ts";
 
 /** Exit codes, as shells expect them. */
 const FAILED = 1;
@@ -11,7 +12,7 @@ const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 function build_program(signal: AbortSignal): Command {
   const program = new Command("vit-msn")
-    .description("ViT-MSN on your own pictures: classes, or embeddings.")
+    .description("ViT-MSN on your own pictures: classes, embeddings, or labels of your own.")
     .version(version)
     .exitOverride()
     .showHelpAfterError("(--help shows the options)")
@@ -23,6 +24,7 @@ function build_program(signal: AbortSignal): Command {
     );
   add_classify(program, signal);
   add_embed(program, signal);
+  add_few_shot(program, signal);
   return program;
 }
 

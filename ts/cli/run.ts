@@ -1,4 +1,4 @@
-import { MultiBar, Presets, type SingleBar } from "cli-progress";
+import { MultiBar, Presets, SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
 import type { PretrainedOptions, ProgressCallback, ProgressInfo } from "../index.ts";
 import { whole_number } from "./batch/options.ts";
@@ -70,6 +70,16 @@ export async function load<P>(
 /** What of these options decides a model's answers. */
 export function model_identity({ model, revision, dtype, attn }: ModelFlags): Record<string, unknown> {
   return { model: model ?? "the carried one", revision, dtype, attn };
+}
+
+/** A bar of `total` things; undefined where standard error is no terminal, or bars aren't wanted. */
+export function make_bar({ quiet }: ModelFlags, things: string, total: number): SingleBar | undefined {
+  if (quiet === true || !process.stderr.isTTY) return undefined;
+  const format = `${things} [{bar}] {value}/{total} | {eta} s left`;
+  const options = { format, stream: process.stderr, hideCursor: true, clearOnComplete: true };
+  const bar = new SingleBar(options, Presets.shades_classic);
+  bar.start(total, 0);
+  return bar;
 }
 
 /** One bar a file that is downloaded; nothing where standard error is no terminal. */
