@@ -9,6 +9,7 @@ import {
 } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
+import { read_file } from "../support/files.ts";
 import { fixture_files, model_files } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
@@ -456,6 +457,36 @@ describe("export_model", () => {
         for (const [j, { score }] of list.entries()) expect(other[i]?.[j]?.score).toBeCloseTo(score, 4);
       }
       await Promise.all([teach.dispose(), classify.dispose(), directory.remove()]);
+    },
+  );
+
+  /** Recorded by test/reference/check_exported_head.py, which teaches and exports the same. */
+  test.each([
+    ["cls_before_norm", {}, {}],
+    ["cls", { features: "cls", normalize: false }, { intercept: true, penalty: 1 }],
+  ] as const)(
+    "%s: the logits that Hugging Face transformers gives for it",
+    async (name, features, options) => {
+      const recorded = JSON.parse(
+        new TextDecoder().decode(await read_file("test/fixtures/few_shot/exported_logits.json")),
+      );
+      const own = await Promise.all(
+        recorded.pictures.map((file: string) => read_file(`models/fashion/pictures/${file}`)),
+      );
+      const teach = await make(features);
+      for (const [label, kinds] of Object.entries({ bag: [8], shoe: [5, 7, 9], top: [0, 2, 4, 6] }))
+        await teach.add(
+          label,
+          kinds.map((kind) => own[kind]),
+        );
+      await teach.fit(options);
+      const directory = await temporary_directory();
+      await teach.export_model(directory.target);
+      const { model, processor } = await pipeline("image-classification", await directory.read_files());
+      const { pixel_values } = await processor(own);
+      const { logits } = await model.forward({ pixel_values });
+      expect(max_difference(logits.data, recorded.logits[name].flat())).toBeLessThan(1e-4);
+      await Promise.all([teach.dispose(), model.dispose(), directory.remove()]);
     },
   );
 

@@ -1,0 +1,148 @@
+import { spawn } from "node:child_process";
+import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import sharp from "sharp";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { read_tensors } from "../support/tensors.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const BOOT = join(root, "models/fashion/pictures/9-ankle-boot.png");
+const KINDS: Record<number, string> = { 1: "trouser", 8: "bag", 9: "boot" };
+const PIXELS = 28 * 28;
+
+interface Finished {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the built command line in the tests' folder. */
+function few_shot(...args: string[]): Promise<Finished> {
+  const child = spawn(process.execPath, [join(root, "dist/cli.js"), "few-shot", ...args], { cwd: folder });
+  const output = { stdout: "", stderr: "" };
+  child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
+  child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
+  child.stdin.end();
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, ...output })));
+}
+
+let folder: string;
+
+/** pets/ has four pictures of each of three kinds, others/ eight. */
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "vit-msn-few-shot-"));
+  const tensors = await read_tensors("models/fashion/test1000.safetensors");
+  const pixels = tensors.get("pictures")?.data as Uint8Array;
+  const labels = tensors.get("labels")?.data as Int32Array;
+  for (const [kind, name] of Object.entries(KINDS)) {
+    const indices = Array.from(labels.keys()).filter((i) => labels[i] === Number(kind));
+    for (const [n, i] of indices.slice(0, 12).entries()) {
+      const place = join(folder, n < 4 ? "clothes" : "others", name);
+      await mkdir(place, { recursive: true });
+      const raw = { width: 28, height: 28, channels: 1 } as const;
+      await sharp(pixels.slice(i * PIXELS, (i + 1) * PIXELS), { raw })
+        .png()
+        .toFile(join(place, `${n}.png`));
+    }
+  }
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+test("teaches from a folder, evaluates twice, and classifies", async () => {
+  const { code, stdout, stderr } = await few_shot(
+    ...["--teach", "clothes", "--eval", "others", "--leave-one-out", BOOT, "--top-k", "1"],
+  );
+  expect(code).toBe(0);
+  expect(stderr).toMatch(
+    /logistic_regression on 12 pictures of 3 labels, penalty 0\.0025; 100\.0 % of them right/,
+  );
+  expect(stdout).toMatch(/^leave-one-out: \d+\.\d % \(\d+ of 12\)$/m);
+  expect(stdout).toMatch(/^evaluation: \d+\.\d % \(\d+ of 24\)$/m);
+  expect(stdout).toMatch(/^ {2}trouser +\d+\.\d % of 8/m);
+  expect(stdout).toMatch(/ankle-boot\.png +\d\.\d{4} +boot$/m);
+});
+
+test("saves a head, goes on from it, and exports a model that classify opens", async () => {
+  const first = await few_shot("--teach", "clothes", "--save", "head", "--json");
+  expect(first.code).toBe(0);
+  expect(JSON.parse(first.stdout).fit).toMatchObject({ pictures: 12, labels: ["bag", "boot", "trouser"] });
+  expect((await readdir(join(folder, "head"))).sort()).toEqual(["few_shot.json", "few_shot.safetensors"]);
+
+  const used = await few_shot("--head", "head", BOOT, "--json", "--top-k", "1");
+  expect(JSON.parse(used.stdout).results[0].label).toBe("boot");
+
+  const more = await few_shot(
+    ...["--head", "head", "--teach", "others", "--method", "nearest_centroid", "--export", "model", "--json"],
+  );
+  expect(more.code).toBe(0);
+  expect(JSON.parse(more.stdout).fit).toMatchObject({ pictures: 36, method: "nearest_centroid" });
+  expect((await readdir(join(folder, "model"))).sort()).toEqual([
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+  ]);
+  const classify = spawn(
+    process.execPath,
+    [join(root, "dist/cli.js"), "classify", BOOT, "-m", "model", "--json"],
+    {
+      cwd: folder,
+    },
+  );
+  let text = "";
+  for await (const piece of classify.stdout) text += piece;
+  expect(JSON.parse(text).results[0].label).toBe("boot");
+});
+
+test("chooses a penalty by cross-validation", async () => {
+  const { code, stdout } = await few_shot(
+    "--teach",
+    "clothes",
+    "--penalty",
+    "auto",
+    "--save",
+    "auto",
+    "--json",
+  );
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout).fit.cross_validation).toHaveLength(7);
+});
+
+test("tells of a picture that can't be read and of a class without pictures, learns from the others, and exits with 1", async () => {
+  await cp(join(folder, "clothes"), join(folder, "flawed"), { recursive: true });
+  await mkdir(join(folder, "flawed/hat"));
+  await writeFile(join(folder, "flawed/bag/broken.png"), "<html>");
+  const { code, stdout, stderr } = await few_shot("--teach", "flawed", "--leave-one-out", "--json");
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/no picture of the class hat; left out/);
+  expect(stderr).toMatch(/broken\.png.*\[INVALID_IMAGE\]/);
+  expect(JSON.parse(stdout.split("\n")[0] as string).fit.pictures).toBe(12);
+});
+
+test.each([
+  [[], /--teach/],
+  [["--head", "head"], /pictures to classify/],
+  [["--teach", "clothes", BOOT, "--method", "svm"], /knn/],
+  [["--teach", "clothes", BOOT, "--batch-size", "0"], /whole number/],
+])("%o is wrong usage: exit code 2", async (args, words) => {
+  const { code, stdout, stderr } = await few_shot(...args);
+  expect([code, stdout]).toEqual([2, ""]);
+  expect(stderr).toMatch(words);
+});
+
+test.each([
+  [["--teach", "nowhere", BOOT], /nowhere.*\[NOT_FOUND\]/],
+  [["--teach", "clothes", BOOT, "--penalty", "small"], /"few".*\[INVALID_ARGUMENT\]/],
+  [["--head", "clothes", BOOT], /few_shot\.json.*\[NOT_FOUND\]/],
+])("%o fails in one sentence: exit code 1", async (args, words) => {
+  const { code, stdout, stderr } = await few_shot(...args);
+  expect([code, stdout]).toEqual([1, ""]);
+  expect(stderr).toMatch(words);
+});
+
+test("--help goes to standard output", async () => {
+  const { code, stdout } = await few_shot("--help");
+  expect(code).toBe(0);
+  expect(stdout).toContain("--leave-one-out");
+});
