@@ -9,7 +9,7 @@ import {
   type FitReport,
   type LearningProgress,
   pipeline,
-  type RawImage,
+  RawImage,
   VitMsnError,
 } from "../index.ts";
 import { ImageFolder } from "../training/index.ts";
