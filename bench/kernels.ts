@@ -14,6 +14,7 @@ import {
   WEIGHT_DTYPES,
   type WeightDtype,
 } from "../ts/engine/engine.ts";
+import type { TrainingEngine } from "../ts/engine/training_engine.ts";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
 import { measure_peak, type Peak } from "./support/peak.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
@@ -47,12 +48,12 @@ const FLOAT_BYTES = 4;
 
 /** Runs cases on one engine and keeps their rows. */
 class Bench {
-  readonly engine: Engine;
+  readonly engine: Engine & TrainingEngine;
   readonly rows: Row[] = [];
   readonly #peak: Peak;
 
   constructor(engine: Engine, peak: Peak) {
-    this.engine = engine;
+    this.engine = engine as TrainingEngine; // the CPU's is one
     this.#peak = peak;
   }
 
@@ -262,6 +263,116 @@ async function losses(bench: Bench, { num_labels }: ViTMSNConfig, batch: number)
   }
 }
 
+/** The gradients of a block's ops. */
+async function gradients(bench: Bench, config: ViTMSNConfig, batch: number, tokens: number): Promise<void> {
+  const { hidden_size: d, intermediate_size: mlp, num_attention_heads: heads, layer_norm_eps } = config;
+  const rows = batch * tokens;
+  for (const [name, inputs, outputs] of [
+    ["qkv", d, 3 * d],
+    ["attention output", d, d],
+    ["mlp up", d, mlp],
+    ["mlp down", mlp, d],
+  ] as const) {
+    const shape = `${rows}×${inputs} → ${outputs}`;
+    const work = { flops: 2 * rows * inputs * outputs };
+    await bench.add(`linear_backward_input ${name}`, shape, work, (scope) => {
+      const grad = bench.random(scope, [rows, outputs]);
+      const weights = bench.linear(scope, outputs, inputs);
+      return () => bench.engine.linear_backward_input(grad, weights);
+    });
+    await bench.add(`linear_backward_weights ${name}`, shape, work, (scope) => {
+      const grad = bench.random(scope, [rows, outputs]);
+      const x = bench.random(scope, [rows, inputs]);
+      return () => {
+        const { weight, bias } = bench.engine.linear_backward_weights(grad, x);
+        bench.engine.free(bias);
+        return weight;
+      };
+    });
+  }
+  const work = { flops: 10 * batch * tokens * tokens * d };
+  const shape = `${batch}×${tokens}, ${heads} heads of ${d / heads}`;
+  await bench.add("scaled_dot_product_attention_backward", shape, work, (scope) => {
+    const grad = bench.random(scope, [batch, tokens, d]);
+    const qkv = bench.random(scope, [batch, tokens, 3 * d]);
+    const context = scope.use(bench.engine.scaled_dot_product_attention(qkv, heads));
+    return () => bench.engine.scaled_dot_product_attention_backward(grad, qkv, context, heads);
+  });
+  await bench.add("layer_norm_backward", `${rows}×${d}`, { bytes: 3 * FLOAT_BYTES * rows * d }, (scope) => {
+    const grad = bench.random(scope, [rows, d]);
+    const x = bench.random(scope, [rows, d]);
+    const weight = bench.random(scope, [d]);
+    return () => {
+      const by = bench.engine.layer_norm_backward(grad, x, weight, layer_norm_eps);
+      bench.engine.free(by.weight);
+      bench.engine.free(by.bias);
+      return by.x;
+    };
+  });
+  const elements = rows * mlp;
+  for (const activation of ACTIVATIONS) {
+    if (activation === "identity") continue;
+    const moved = { bytes: 3 * FLOAT_BYTES * elements };
+    await bench.add(`activate_backward ${activation}`, `${rows}×${mlp}`, moved, (scope) => {
+      const grad = bench.random(scope, [rows, mlp]);
+      const x = bench.random(scope, [rows, mlp]);
+      return () => bench.engine.activate_backward(grad, x, activation);
+    });
+  }
+  await bench.add("activate gelu", `${rows}×${mlp}`, { bytes: 2 * FLOAT_BYTES * elements }, (scope) => {
+    const x = bench.random(scope, [rows, mlp]);
+    return () => bench.engine.activate(x, "gelu");
+  });
+  await bench.add("dropout", `${rows}×${d}`, { bytes: 2 * FLOAT_BYTES * rows * d }, (scope) => {
+    const x = bench.random(scope, [rows, d]);
+    return () => bench.engine.dropout(x, 0.1, 1);
+  });
+  await bench.add("add", `${rows}×${d}`, { bytes: 3 * FLOAT_BYTES * rows * d }, (scope) => {
+    const x = bench.random(scope, [rows, d]);
+    const y = bench.random(scope, [rows, d]);
+    return () => bench.engine.add(x, y);
+  });
+}
+
+/** The steps of optimisers on the largest weight of a block, and its way into the layer. */
+async function optimisers(
+  bench: Bench,
+  { hidden_size: d, intermediate_size: mlp }: ViTMSNConfig,
+): Promise<void> {
+  const shape = `${mlp}×${d}`;
+  const pass = FLOAT_BYTES * d * mlp;
+  const common = { learning_rate: 1e-4, weight_decay: 0.01, gradient_scale: 1 };
+  const tensors = (scope: Scope) => {
+    const made = [1, 2, 3, 4].map(() => bench.random(scope, [mlp, d]));
+    return made as [TensorHandle, TensorHandle, TensorHandle, TensorHandle];
+  };
+  await bench.add("adamw_step", shape, { bytes: 7 * pass }, (scope) => {
+    const [parameter, gradient, m] = tensors(scope);
+    const v = scope.use(bench.engine.tensor(new Float32Array(d * mlp), [mlp, d]));
+    const step = { ...common, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step: 1 };
+    return () => void bench.engine.adamw_step(parameter, gradient, m, v, step);
+  });
+  await bench.add("sgd_step", shape, { bytes: 5 * pass }, (scope) => {
+    const [parameter, gradient, buffer] = tensors(scope);
+    const step = { ...common, momentum: 0.9, nesterov: false, first: false };
+    return () => void bench.engine.sgd_step(parameter, gradient, buffer, step);
+  });
+  await bench.add("lars_step", shape, { bytes: 7 * pass }, (scope) => {
+    const [parameter, gradient, buffer] = tensors(scope);
+    const step = { ...common, momentum: 0.9, trust_coefficient: 0.001, epsilon: 1e-8 };
+    return () => void bench.engine.lars_step(parameter, gradient, buffer, step);
+  });
+  await bench.add("sum_of_squares", shape, { bytes: pass }, (scope) => {
+    const [x] = tensors(scope);
+    return () => bench.engine.sum_of_squares(x);
+  });
+  await bench.add("set_linear", shape, { bytes: 2 * pass }, (scope) => {
+    const [weight] = tensors(scope);
+    const layer = bench.linear(scope, mlp, d);
+    return () => void bench.engine.set_linear(layer, weight);
+  });
+}
+
 /** What loading a checkpoint costs: its values are widened or narrowed, and packed for the GEMM. */
 async function weights(bench: Bench, config: ViTMSNConfig): Promise<void> {
   const { hidden_size: d, intermediate_size: mlp } = config;
@@ -296,7 +407,9 @@ async function measure_size(bench: Bench, size: Size, batches: readonly number[]
     await row_ops(bench, config, batch, tokens);
     await embeddings(bench, config, batch);
     await losses(bench, config, batch);
+    await gradients(bench, config, batch, tokens);
   }
+  await optimisers(bench, config);
   await linear_layers(bench, config, tokens, "float16");
   await linear_layers(bench, config, tokens, "bfloat16");
   for (const batch of batches) await linear_layers(bench, config, batch * tokens, "int8");

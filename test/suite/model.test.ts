@@ -323,7 +323,7 @@ describe("loading", () => {
     const files = await fixture_files("tiny");
     for (const [value, dtype, word] of [
       [Number.NaN, "float32", "NaN"],
-      [1e6, "float16", "1000000"],
+      [1e6, "float16", "1e6"],
     ] as const) {
       const bytes = files["model.safetensors"]?.slice() as Uint8Array;
       new DataView(bytes.buffer).setFloat32(bytes.length - 4, value, true);
