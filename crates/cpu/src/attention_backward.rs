@@ -10,12 +10,12 @@ use crate::attention::AttentionShape;
 use crate::elementwise::update_block;
 use crate::gemm::{Block, NR, Start};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
-use crate::simd::{F32x4, LANES};
+use crate::simd::{F32x4, LANES, map_in_place};
 use crate::softmax::softmax_rows;
-use crate::transpose::transpose;
+use crate::transpose::{pack_columns, transpose};
 
 /// Queries of one block: whole tiles of the GEMM.
-const QUERY_BLOCK: usize = 48;
+const QUERY_BLOCK: usize = 102;
 
 /// The gradient of [`crate::sdpa`] by qkv `[B, N, 3·D]`; grad and context, which the op returned, are `[B, N, D]`.
 /// Probabilities are computed again. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
@@ -227,25 +227,29 @@ impl Head {
             tokens, head_dim, ..
         } = self.shape;
         let width = self.shape.width();
-        let scale = self.scale();
-        for token in 0..tokens {
-            let row = &qkv[token * 3 * width..];
-            let [query, key, value] = [0, 1, 2].map(|part| &row[part * width..][..head_dim]);
-            let grad = &grad[token * width..][..head_dim];
-            let first = token / NR * NR * head_dim + token % NR;
-            for channel in 0..head_dim {
-                self.keys_by_channel[first + channel * NR] = key[channel] * scale;
-                self.values_by_channel[first + channel * NR] = value[channel];
-            }
+        let (keys, values) = (&qkv[width..], &qkv[2 * width..]);
+        for first in (0..tokens).step_by(NR) {
+            let count = NR.min(tokens - first);
             for (source, panels) in [
-                (query, &mut self.queries),
-                (key, &mut self.keys),
-                (grad, &mut self.grads),
+                (keys, &mut self.keys_by_channel),
+                (values, &mut self.values_by_channel),
             ] {
-                for (index, channels) in source.chunks(NR).enumerate() {
-                    panels[(index * tokens + token) * NR..][..channels.len()]
-                        .copy_from_slice(channels);
-                }
+                let source = &source[first * 3 * width..];
+                let panel = &mut panels[first * head_dim..];
+                transpose(source, 3 * width, count, head_dim, panel, NR);
+            }
+        }
+        let scale = F32x4::splat((head_dim as f32).sqrt().recip());
+        map_in_place(&mut self.keys_by_channel, |key| key.mul(scale));
+        for first in (0..head_dim).step_by(NR) {
+            let count = NR.min(head_dim - first);
+            for (source, stride, panels) in [
+                (qkv, 3 * width, &mut self.queries),
+                (keys, 3 * width, &mut self.keys),
+                (grad, width, &mut self.grads),
+            ] {
+                let panel = &mut panels[first * tokens..][..tokens * NR];
+                pack_columns(&source[first..], stride, count, panel);
             }
         }
     }

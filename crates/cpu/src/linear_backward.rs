@@ -6,7 +6,7 @@ use crate::gemm::{NR, linear};
 use crate::pack::PackedLinear;
 use crate::parallel::{Parts, for_each_task, threads_for};
 use crate::simd::{F32x4, LANES};
-use crate::transpose::transpose;
+use crate::transpose::{pack_columns, transpose};
 
 /// Rows that are packed at a time: a block of them stays in L2.
 const ROW_BLOCK: usize = 64;
@@ -110,13 +110,7 @@ fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<PackedLinear> {
             let width = NR.min(columns - column0);
             // SAFETY: each task has its own rows of every panel.
             let target = unsafe { panels.get((column0 / NR * rows + row0) * NR, count * NR) };
-            for (target, source) in target.chunks_exact_mut(NR).zip(block.chunks(columns)) {
-                if width == NR {
-                    target.copy_from_slice(&source[column0..][..NR]);
-                } else {
-                    target[..width].copy_from_slice(&source[column0..][..width]);
-                }
-            }
+            pack_columns(&block[column0..], columns, width, target);
         }
     });
     Ok(operand)

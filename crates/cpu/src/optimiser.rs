@@ -244,3 +244,136 @@ fn check_scale(value: f64) -> Result<()> {
         "An optimiser's gradient_scale must be finite, got {value}: is the gradient's norm?"
     )))
 }
+
+// `test/suite/optimizers.test.ts` compares all of them with PyTorch's, step by step.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, same_with_workers, values};
+
+    const ADAMW: AdamW = AdamW {
+        learning_rate: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        weight_decay: 0.5,
+        step: 1,
+        gradient_scale: 2.0,
+    };
+    const SGD: Sgd = Sgd {
+        learning_rate: 0.1,
+        momentum: 0.9,
+        weight_decay: 0.0,
+        nesterov: false,
+        first: true,
+        gradient_scale: 1.0,
+    };
+    const LARS: Lars = Lars {
+        learning_rate: 0.5,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        trust_coefficient: 0.01,
+        epsilon: 0.0,
+        gradient_scale: 3.0,
+    };
+
+    #[test]
+    fn the_first_step_of_adamw_is_of_the_learning_rate() {
+        let mut w = [2.0, -1.0, 0.5];
+        let (mut m, mut v) = ([0.0; 3], [0.0; 3]);
+        adamw_step(&mut w, &[3.0, -1e-3, 0.0], &mut m, &mut v, ADAMW).unwrap();
+        assert_close(&w, &[2.0 * 0.95 - 0.1, -0.95 + 0.1, 0.5 * 0.95], 1e-5);
+        assert_close(&m, &[0.6, -2e-4, 0.0], 1e-6);
+        assert_close(&v, &[0.36, 4e-8, 0.0], 1e-6);
+    }
+
+    #[test]
+    fn momentum_is_what_the_first_gradient_leaves() {
+        let (mut w, mut buffer) = ([1.0, 1.0], [f32::MAX; 2]);
+        // A buffer that was never written doesn't matter, as long as it is finite.
+        sgd_step(&mut w, &[1.0, -1.0], Some(&mut buffer), SGD).unwrap();
+        assert_eq!(buffer, [1.0, -1.0]);
+        let next = Sgd {
+            first: false,
+            ..SGD
+        };
+        sgd_step(&mut w, &[0.0, 0.0], Some(&mut buffer), next).unwrap();
+        assert_close(&w, &[0.81, 1.19], 1e-6);
+    }
+
+    #[test]
+    fn the_step_of_lars_follows_the_norms() {
+        let (mut w, mut buffer) = ([3.0, 4.0], [0.0; 2]);
+        // ‖w‖ = 5, so that the step is 0.5 · 0.01 · 5 long, whatever the gradient's size.
+        lars_step(&mut w, &[0.0, 1e-3], &mut buffer, LARS).unwrap();
+        assert_close(&w, &[3.0, 4.0 - 0.025], 1e-6);
+        let (mut w, mut buffer) = ([0.0, 0.0], [0.0; 2]);
+        lars_step(&mut w, &[0.0, 2.0], &mut buffer, LARS).unwrap();
+        assert_eq!(w, [0.0, -3.0]);
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let (start, gradient) = (values(200_003, 1), values(200_003, 2));
+        same_with_workers(|| {
+            let [mut a, mut b, mut c] = [0, 1, 2].map(|_| start.clone());
+            let mut states = [0, 1, 2, 3].map(|_| vec![0.0; start.len()]);
+            let [m, v, x, y] = &mut states;
+            adamw_step(&mut a, &gradient, m, v, ADAMW).unwrap();
+            sgd_step(&mut b, &gradient, Some(x), SGD).unwrap();
+            lars_step(&mut c, &gradient, y, LARS).unwrap();
+            [a, b, c].concat()
+        });
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_an_error_and_changes_nothing() {
+        let codes = |result: Result<()>| assert_eq!(result.unwrap_err().code(), "INVALID_ARGUMENT");
+        let (mut w, mut m, mut v) = ([1.0], [0.0], [0.0]);
+        for options in [
+            AdamW { step: 0, ..ADAMW },
+            AdamW {
+                beta1: 1.0,
+                ..ADAMW
+            },
+            AdamW {
+                beta2: -0.1,
+                ..ADAMW
+            },
+            AdamW {
+                epsilon: f64::NAN,
+                ..ADAMW
+            },
+            AdamW {
+                learning_rate: -1.0,
+                ..ADAMW
+            },
+            AdamW {
+                weight_decay: f64::INFINITY,
+                ..ADAMW
+            },
+            AdamW {
+                gradient_scale: f64::NAN,
+                ..ADAMW
+            },
+        ] {
+            codes(adamw_step(&mut w, &[1.0], &mut m, &mut v, options));
+        }
+        codes(adamw_step(&mut w, &[1.0, 2.0], &mut m, &mut v, ADAMW));
+        codes(adamw_step(&mut w, &[1.0], &mut [0.0; 2], &mut v, ADAMW));
+        codes(sgd_step(&mut w, &[1.0], None, SGD));
+        let still = Sgd {
+            momentum: 0.0,
+            nesterov: true,
+            ..SGD
+        };
+        codes(sgd_step(&mut w, &[1.0], None, still));
+        codes(lars_step(&mut w, &[1.0], &mut [], LARS));
+        let backwards = Lars {
+            trust_coefficient: -1.0,
+            ..LARS
+        };
+        codes(lars_step(&mut w, &[1.0], &mut m, backwards));
+        assert_eq!(w, [1.0]);
+    }
+}

@@ -1,5 +1,6 @@
-//! Transposing blocks of matrices, four by four in registers.
+//! Transposing blocks of matrices, four by four in registers, and packing their columns.
 
+use crate::gemm::NR;
 use crate::simd::{F32x4, LANES};
 
 /// `target[column · target_stride + row] = source[row · source_stride + column]` for each of `rows` and `columns`.
@@ -35,6 +36,21 @@ pub(crate) fn transpose(
     for row in 0..rows {
         let first = if row < whole_rows { whole_columns } else { 0 };
         (first..columns).for_each(|column| copy(row, column));
+    }
+}
+
+/// Writes the first `width` values, NR at most, of rows that begin `stride` apart into a panel, NR for each row; what pads
+/// a row stays. Panics where a slice is too short.
+pub(crate) fn pack_columns(source: &[f32], stride: usize, width: usize, panel: &mut [f32]) {
+    let rows = panel.as_chunks_mut::<NR>().0.iter_mut();
+    for (row, target) in rows.enumerate() {
+        let source = &source[row * stride..];
+        if width == NR {
+            // Of a known length: a few loads and stores.
+            target.copy_from_slice(&source[..NR]);
+        } else {
+            target[..width].copy_from_slice(&source[..width]);
+        }
     }
 }
 
@@ -81,6 +97,24 @@ mod tests {
                 let (column, row) = (index / target_stride, index % target_stride);
                 let expected = if row < rows {
                     source[row * source_stride + column]
+                } else {
+                    9.0
+                };
+                assert_eq!(value, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_packed_row_after_row() {
+        let source = values(5 * 20, 2);
+        for width in [1, NR - 1, NR] {
+            let mut panel = vec![9.0; 5 * NR];
+            pack_columns(&source[1..], 20, width, &mut panel);
+            for (index, &value) in panel.iter().enumerate() {
+                let (row, column) = (index / NR, index % NR);
+                let expected = if column < width {
+                    source[row * 20 + 1 + column]
                 } else {
                     9.0
                 };
