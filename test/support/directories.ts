@@ -3,6 +3,10 @@ export interface TemporaryDirectory {
   /** What save_pretrained takes. */
   target: string | FileSystemDirectoryHandle;
   read_files(): Promise<Record<string, Uint8Array>>;
+  /** The names of what is in it. */
+  list(): Promise<string[]>;
+  /** Rewrites a file of a folder in it. */
+  change(folder: string, file: string, change: (bytes: Uint8Array) => Uint8Array): Promise<void>;
   remove(): Promise<void>;
 }
 
@@ -21,6 +25,11 @@ async function on_disk(): Promise<TemporaryDirectory> {
   return {
     target,
     read_files: async () => Object.fromEntries(await Promise.all((await fs.readdir(target)).map(read))),
+    list: () => fs.readdir(target),
+    change: async (folder, file, change) => {
+      const path = `${target}/${folder}/${file}`;
+      await fs.writeFile(path, change(new Uint8Array(await fs.readFile(path))));
+    },
     remove: () => fs.rm(target, { recursive: true }),
   };
 }
@@ -39,6 +48,18 @@ async function in_browser(): Promise<TemporaryDirectory> {
         files[file] = new Uint8Array(await blob.arrayBuffer());
       }
       return files;
+    },
+    list: async () => {
+      const names: string[] = [];
+      for await (const entry of target.keys()) names.push(entry);
+      return names;
+    },
+    change: async (folder, file, change) => {
+      const handle = await (await target.getDirectoryHandle(folder)).getFileHandle(file);
+      const bytes = change(new Uint8Array(await (await handle.getFile()).arrayBuffer()));
+      const stream = await handle.createWritable();
+      await stream.write(bytes as Uint8Array<ArrayBuffer>);
+      await stream.close();
     },
     remove: () => root.removeEntry(name, { recursive: true }),
   };

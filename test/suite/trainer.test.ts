@@ -1,0 +1,630 @@
+import { env, RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
+import {
+  EarlyStoppingCallback,
+  type Example,
+  learning_rate_factor,
+  Trainer,
+  TrainingArguments,
+  type TrainingOptions,
+} from "vit-msn/training";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { temporary_directory } from "../support/directories.ts";
+import { error_of } from "../support/rejections.ts";
+
+const CONFIG = {
+  hidden_size: 16,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  intermediate_size: 32,
+  image_size: 8,
+  patch_size: 4,
+  num_labels: 3,
+};
+const PIXELS = 3 * 8 * 8;
+
+const warn = env.warn;
+beforeEach(() => {
+  env.warn = vi.fn();
+});
+afterEach(() => {
+  env.warn = warn;
+});
+
+/** Pictures of three kinds that a small model can tell apart. */
+function pictures(count: number): Example[] {
+  return Array.from({ length: count }, (_, i) => {
+    const label = i % 3;
+    const values = Float32Array.from(
+      { length: PIXELS },
+      (_, p) => Math.sin(p * (label + 1) + i) + 0.5 * label,
+    );
+    return { pixel_values: new Tensor("float32", values, [3, 8, 8]), label };
+  });
+}
+
+type ModelOptions = Parameters<typeof ViTMSNForImageClassification.from_config>[1];
+
+function new_model(config: Record<string, unknown> = {}, options: ModelOptions = {}) {
+  return ViTMSNForImageClassification.from_config({ ...CONFIG, ...config }, { seed: 3, ...options });
+}
+
+/** The parameters as save_pretrained writes them. */
+async function weights_of(model: ViTMSNForImageClassification): Promise<Uint8Array> {
+  const directory = await temporary_directory();
+  await model.save_pretrained(directory.target);
+  const files = await directory.read_files();
+  await directory.remove();
+  return files["model.safetensors"] as Uint8Array;
+}
+
+const losses = ({ state }: Trainer) => state.log_history.flatMap(({ loss }) => loss ?? []);
+
+const ARGS = { learning_rate: 0.01, logging_steps: 1, per_device_train_batch_size: 4 } as const;
+
+describe("options", () => {
+  test.each([
+    [{ learning_rat: 1 }, /no option "learning_rat".*learning_rate/],
+    [{ learning_rate: -1 }, /learning_rate must be a number from 0/],
+    [{ optim: "adam" }, /optim must be one of adamw_torch, sgd, lars, got "adam"/],
+    [{ per_device_train_batch_size: 0 }, /per_device_train_batch_size must be a whole number from 1/],
+    [{ num_train_epochs: Number.NaN }, /num_train_epochs/],
+    [{ lr_scheduler_type: "sawtooth" }, /lr_scheduler_type must be one of linear, cosine/],
+    [{ gradient_checkpointing: "yes" }, /gradient_checkpointing must be true or false/],
+    [{ save_strategy: "epoch" }, /save_strategy "epoch" needs an output_dir/],
+    [{ load_best_model_at_end: true }, /same eval_strategy and save_strategy/],
+    [{ label_smoothing_factor: 1.5 }, /label_smoothing_factor must be a number from 0 to 1/],
+  ])("%o is refused by name", (options, message) => {
+    expect(() => new TrainingArguments(options as TrainingOptions)).toThrow(message);
+  });
+
+  test("defaults are transformers'", () => {
+    expect(new TrainingArguments()).toMatchObject({
+      num_train_epochs: 3,
+      max_steps: -1,
+      per_device_train_batch_size: 8,
+      learning_rate: 5e-5,
+      weight_decay: 0,
+      max_grad_norm: 1,
+      lr_scheduler_type: "linear",
+      logging_steps: 500,
+      save_strategy: "no",
+      seed: 42,
+      greater_is_better: false,
+    });
+    expect(new TrainingArguments({ metric_for_best_model: "eval_accuracy" })).toMatchObject({
+      metric_for_best_model: "accuracy",
+      greater_is_better: true,
+    });
+  });
+
+  test("warm-up is a number of steps or a share of them", () => {
+    expect(new TrainingArguments({ warmup_steps: 7 }).get_warmup_steps(100)).toBe(7);
+    expect(new TrainingArguments({ warmup_steps: 0.07 }).get_warmup_steps(101)).toBe(8);
+    expect(new TrainingArguments({ warmup_ratio: 0.1 }).get_warmup_steps(101)).toBe(11);
+  });
+});
+
+describe("schedules", () => {
+  /** transformers' and torch's, for 10 steps with 2 of warm-up. */
+  test.each([
+    ["linear", [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]],
+    ["cosine", [0, 0.5, 1, 0.96194, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.03806]],
+    ["constant", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]],
+    ["constant_with_warmup", [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1]],
+    ["one_cycle", [0.04, 1, 0.96194, 0.853554, 0.691343, 0.500002, 0.30866, 0.14645, 0.038064, 4e-6]],
+  ] as const)("%s", (name, wanted) => {
+    const factors = wanted.map((_, step) => learning_rate_factor(name, step, { total: 10, warmup: 2 }));
+    factors.forEach((factor, i) => expect(factor, `step ${i}`).toBeCloseTo(wanted[i] as number, 5));
+  });
+});
+
+describe("learning", () => {
+  test.each([
+    { optim: "adamw_torch", learning_rate: 0.01 },
+    { optim: "sgd", learning_rate: 0.1, nesterov: true },
+    { optim: "sgd", learning_rate: 0.2, momentum: 0.8 },
+    { optim: "lars", learning_rate: 0.1, lars_trust_coefficient: 0.1 },
+  ] as const)("%o tells three kinds of pictures apart", async (options) => {
+    const model = await new_model();
+    const before = model.memory();
+    const train_dataset = pictures(24);
+    const trainer = new Trainer({
+      model,
+      train_dataset,
+      args: { ...ARGS, ...options, num_train_epochs: 20 },
+    });
+    const { global_step, training_loss } = await trainer.train();
+    expect(global_step).toBe(120);
+    expect(training_loss).toBeLessThan(1);
+    const { eval_accuracy, eval_loss } = await trainer.evaluate(train_dataset);
+    expect(eval_accuracy).toBeGreaterThan(0.95);
+    expect(eval_loss).toBeLessThan(0.4);
+    expect(model.memory().handles).toBe(before.handles);
+    expect(model.memory().bytes).toBe(before.bytes);
+    await model.dispose();
+  });
+
+  test("the same seed gives the same bits; another, or dropout's, others", async () => {
+    const run = async (args: TrainingOptions, config = {}) => {
+      const model = await new_model(config);
+      const trainer = new Trainer({
+        model,
+        train_dataset: pictures(10),
+        args: { ...ARGS, max_steps: 6, ...args },
+      });
+      await trainer.train();
+      const weights = await weights_of(model);
+      await model.dispose();
+      return { losses: losses(trainer), weights };
+    };
+    const first = await run({});
+    expect(await run({})).toEqual(first);
+    expect((await run({ gradient_checkpointing: true })).weights).toEqual(first.weights);
+    expect((await run({ data_seed: 7 })).losses).not.toEqual(first.losses);
+    const dropped = await run({}, { hidden_dropout_prob: 0.3 });
+    expect(dropped.losses[0]).not.toBe(first.losses[0]);
+    expect(await run({}, { hidden_dropout_prob: 0.3 })).toEqual(dropped);
+    const again = await run({ gradient_checkpointing: true }, { hidden_dropout_prob: 0.3 });
+    expect(again.weights).toEqual(dropped.weights);
+    expect((await run({ seed: 43, data_seed: 42 }, { hidden_dropout_prob: 0.3 })).losses).not.toEqual(
+      dropped.losses,
+    );
+  });
+
+  test("accumulated batches are one large batch", async () => {
+    const run = async (args: TrainingOptions) => {
+      const model = await new_model();
+      const trainer = new Trainer({
+        model,
+        train_dataset: pictures(24),
+        args: { ...ARGS, max_steps: 5, ...args },
+      });
+      await trainer.train();
+      await model.dispose();
+      return losses(trainer);
+    };
+    const large = await run({ per_device_train_batch_size: 8 });
+    const small = await run({ per_device_train_batch_size: 2, gradient_accumulation_steps: 4 });
+    large.forEach((loss, i) => expect(small[i]).toBeCloseTo(loss, 5));
+  });
+
+  test.each(["float16", "bfloat16"] as const)("a %s model learns, and is what it saves", async (dtype) => {
+    const model = await new_model({}, { dtype });
+    const train_dataset = pictures(24);
+    const trainer = new Trainer({
+      model,
+      train_dataset,
+      args: { ...ARGS, num_train_epochs: 20 },
+    });
+    await trainer.train();
+    expect((await trainer.evaluate(train_dataset)).eval_accuracy).toBeGreaterThan(0.95);
+    const directory = await temporary_directory();
+    await trainer.save_model(directory.target);
+    const again = await ViTMSNForImageClassification.from_pretrained(await directory.read_files(), { dtype });
+    const pixel_values = new Tensor(
+      "float32",
+      pictures(1)[0]?.pixel_values?.data as Float32Array,
+      [1, 3, 8, 8],
+    );
+    expect((await again.forward({ pixel_values })).logits).toEqual(
+      (await model.forward({ pixel_values })).logits,
+    );
+    await Promise.all([model.dispose(), again.dispose(), directory.remove()]);
+  });
+
+  test("frozen parameters keep their bits", async () => {
+    const model = await new_model();
+    const before = await weights_of(model);
+    const args = { ...ARGS, max_steps: 3, freeze_layers: 1, weight_decay: 0.1 };
+    await new Trainer({ model, train_dataset: pictures(8), args }).train();
+    const after = await weights_of(model);
+    const length = new DataView(before.buffer, before.byteOffset).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(before.subarray(8, 8 + length)));
+    for (const [key, { data_offsets }] of Object.entries<{ data_offsets: [number, number] }>(header)) {
+      if (key === "__metadata__") continue;
+      const [start, end] = data_offsets.map((offset) => 8 + length + offset) as [number, number];
+      const is_frozen = key.startsWith("vit.embeddings.") || key.startsWith("vit.encoder.layer.0.");
+      const same = before.subarray(start, end).every((byte, i) => byte === after[start + i]);
+      expect(same, key).toBe(is_frozen);
+    }
+    await model.dispose();
+  });
+
+  test("layer_decay makes lower layers learn more slowly", async () => {
+    const model = await new_model();
+    const moved = async (layer_decay: number) => {
+      const trainer = new Trainer({
+        model,
+        train_dataset: pictures(8),
+        args: { ...ARGS, max_steps: 1, layer_decay, optim: "sgd", lr_scheduler_type: "constant" },
+      });
+      await trainer.train();
+    };
+    await moved(0); // only what is above the layers learns at a decay of 0
+    const keys = await weights_of(model);
+    await moved(0);
+    expect(await weights_of(model)).not.toEqual(keys);
+    await model.dispose();
+  });
+
+  test("several labels and values to predict", async () => {
+    for (const [config, label] of [
+      [{ problem_type: "multi_label_classification" }, (i: number) => [i % 2, 1, 0]],
+      [{ num_labels: 1, problem_type: "regression" }, (i: number) => (i % 3) / 2],
+    ] as const) {
+      const model = await new_model(config);
+      const train_dataset = pictures(12).map((example, i) => ({ ...example, label: label(i) }));
+      const trainer = new Trainer({ model, train_dataset, args: { ...ARGS, num_train_epochs: 15 } });
+      await trainer.train();
+      const [first, last] = [losses(trainer)[0] as number, losses(trainer).at(-1) as number];
+      expect(last).toBeLessThan(first / 2);
+      expect(trainer.state.log_history[0]?.accuracy).toBeUndefined();
+      const { eval_accuracy } = await trainer.evaluate(train_dataset);
+      expect(eval_accuracy).toBeUndefined();
+      await model.dispose();
+    }
+  });
+
+  test("a loss that isn't finite stops it, names the step and leaves the model as it was", async () => {
+    const model = await new_model();
+    const train_dataset = pictures(8);
+    const args = { ...ARGS, optim: "sgd", learning_rate: 1e5, max_grad_norm: 0, max_steps: 50 } as const;
+    const error = await error_of(new Trainer({ model, train_dataset, args }).train());
+    expect(error.code).toBe("DIVERGED");
+    expect(error.message).toMatch(/ at step \d+ .*learning_rate/);
+    expect(error.details.step).toBeGreaterThan(1);
+    await model.dispose();
+  });
+
+  test("an int8 model is refused, and dropout of attention says that it isn't there", async () => {
+    const int8 = await new_model({}, { dtype: "int8" });
+    expect(() => new Trainer({ model: int8 })).toThrow(/int8/);
+    const dropping = await new_model({ attention_probs_dropout_prob: 0.1 });
+    const error = await error_of(new Trainer({ model: dropping, train_dataset: pictures(3) }).train());
+    expect(error.code).toBe("UNSUPPORTED");
+    expect(error.message).toContain("attention_probs_dropout_prob");
+    await Promise.all([int8.dispose(), dropping.dispose()]);
+  });
+});
+
+describe("data", () => {
+  test("a stream, tensors, labels by name, and labels left out", async () => {
+    const model = await new_model({ id2label: { 0: "a", 1: "b", 2: "c" }, num_labels: 3 });
+    const examples = pictures(9);
+    const named = examples.map(({ pixel_values, label }) => ({
+      pixel_values,
+      label: "abc"[label as number] as string,
+    }));
+    const whole = Float32Array.from(
+      examples.flatMap(({ pixel_values }) => [...(pixel_values?.data as Float32Array)]),
+    );
+    const data = {
+      list: named,
+      tensors: {
+        pixel_values: new Tensor("float32", whole, [9, 3, 8, 8]),
+        labels: examples.map(({ label }) => label as number),
+      },
+      dataset: { length: 9, get: async (i: number) => named[i] as Example },
+    };
+    const results = [];
+    for (const eval_dataset of Object.values(data)) {
+      const { eval_loss, eval_accuracy } = await new Trainer({ model, eval_dataset }).evaluate();
+      results.push([eval_loss, eval_accuracy]);
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+    async function* stream() {
+      yield* named;
+    }
+    const endless = new Trainer({ model, train_dataset: stream, args: { ...ARGS, max_steps: 5 } });
+    await endless.train();
+    expect(losses(endless)).toHaveLength(5);
+    const unknown_length = new Trainer({ model, train_dataset: stream(), args: ARGS });
+    expect((await error_of(unknown_length.train())).message).toMatch(/max_steps/);
+    const ignoring = new Trainer({
+      model,
+      args: ARGS,
+      train_dataset: examples.map((one) => ({ ...one, label: -100 })),
+    });
+    await ignoring.train();
+    expect(losses(ignoring)).toEqual([]);
+    await model.dispose();
+  });
+
+  test.each([
+    [[], /train_dataset is empty/],
+    [
+      [{ pixel_values: new Tensor("float32", new Float32Array(PIXELS), [3, 8, 8]), label: "z" }],
+      /no class "z".*LABEL_0/,
+    ],
+    [
+      [{ pixel_values: new Tensor("float32", new Float32Array(PIXELS), [3, 8, 8]), label: 3 }],
+      /labels holds 3/,
+    ],
+    [[{ pixel_values: new Tensor("float32", new Float32Array(PIXELS), [3, 8, 8]) }], /no labels/],
+    [[{ label: 1 }], /neither image nor pixel_values/],
+    [[{ image: new RawImage(new Uint8Array(192), 8, 8, 3), label: 1 }], /need a processor/],
+    [
+      [{ pixel_values: new Tensor("float32", new Float32Array(48), [3, 4, 4]), label: 1 }],
+      /Input image size/,
+    ],
+    [7 as unknown as Example[], /train_dataset must be a list/],
+  ])("%# is refused in a sentence", async (train_dataset, message) => {
+    const model = await new_model();
+    const error = await error_of(new Trainer({ model, train_dataset, args: ARGS }).train());
+    expect(error.code).toBe("INVALID_ARGUMENT");
+    expect(error.message).toMatch(message);
+    await model.dispose();
+  });
+
+  test("a picture that can't be read stops it by name, or is left out with a warning", async () => {
+    const model = await new_model();
+    const image_processor = new ViTImageProcessor({ size: 8 });
+    const sound = new RawImage(new Uint8Array(192).fill(9), 8, 8, 3);
+    const broken = new File([new Uint8Array([1, 2, 3])], "broken.png");
+    const train_dataset = [
+      { image: sound, label: 0 },
+      { image: broken, label: 1 },
+    ];
+    const options = { model, image_processor, train_dataset, args: { ...ARGS, max_steps: 4 } };
+    const error = await error_of(new Trainer(options).train());
+    expect(error.code).toBe("INVALID_IMAGE");
+    expect(error.message).toMatch(/broken\.png.*unreadable_pictures/);
+    const trainer = new Trainer({ ...options, unreadable_pictures: "skip" });
+    await trainer.train();
+    expect(losses(trainer)).toHaveLength(4);
+    expect(env.warn).toHaveBeenCalledTimes(1);
+    expect(env.warn).toHaveBeenCalledWith(expect.stringContaining("broken.png is left out"));
+    await model.dispose();
+  });
+});
+
+describe("evaluation and callbacks", () => {
+  test("predictions, own metrics and what callbacks are told", async () => {
+    const model = await new_model();
+    const seen: string[] = [];
+    const note = (name: string) => () => void seen.push(name);
+    const trainer = new Trainer({
+      model,
+      train_dataset: pictures(6),
+      eval_dataset: pictures(5),
+      args: { ...ARGS, per_device_eval_batch_size: 2, num_train_epochs: 1, eval_strategy: "epoch" },
+      compute_metrics: ({ predictions, label_ids }) => ({
+        rows: predictions.dims[0] as number,
+        labels: label_ids.size,
+      }),
+      callbacks: [
+        {
+          on_train_begin: note("begin"),
+          on_epoch_begin: note("epoch"),
+          on_step_end: ({ loss, accuracy, eta_seconds, learning_rate }) => {
+            seen.push("step");
+            expect([loss, accuracy, eta_seconds, learning_rate].every(Number.isFinite)).toBe(true);
+          },
+          on_log: note("log"),
+          on_prediction_step: note("prediction"),
+          on_evaluate: note("evaluate"),
+          on_epoch_end: note("epoch end"),
+          on_train_end: note("end"),
+        },
+      ],
+    });
+    await trainer.train();
+    expect(seen).toEqual(
+      "begin,epoch,step,log,step,log,epoch end,prediction,prediction,prediction,log,evaluate,log,end".split(
+        ",",
+      ),
+    );
+    expect(trainer.state.log_history.at(-2)).toMatchObject({
+      eval_rows: 5,
+      eval_labels: 5,
+      epoch: 1,
+      step: 2,
+    });
+    const { predictions, label_ids, metrics } = await trainer.predict(pictures(5));
+    expect(predictions.dims).toEqual([5, 3]);
+    expect([...(label_ids?.data as Int32Array)]).toEqual([0, 1, 2, 0, 1]);
+    expect(metrics.test_rows).toBe(5);
+    const unlabelled = await trainer.predict(pictures(2).map(({ pixel_values }) => ({ pixel_values })));
+    expect([unlabelled.label_ids, unlabelled.metrics.test_loss]).toEqual([undefined, undefined]);
+    await model.dispose();
+  });
+
+  test("stops early, and keeps the best model", async () => {
+    const directory = await temporary_directory();
+    const model = await new_model();
+    let evaluations = 0;
+    const metric = [3, 1, 2, 2];
+    const trainer = new Trainer({
+      model,
+      train_dataset: pictures(8),
+      eval_dataset: pictures(3),
+      args: {
+        ...ARGS,
+        output_dir: directory.target,
+        num_train_epochs: 10,
+        eval_strategy: "epoch",
+        save_strategy: "epoch",
+        save_total_limit: 2,
+        load_best_model_at_end: true,
+        metric_for_best_model: "worry",
+        greater_is_better: false,
+      },
+      compute_metrics: () => ({ worry: metric[evaluations++] as number }),
+      callbacks: [new EarlyStoppingCallback({ early_stopping_patience: 2 })],
+    });
+    let best: Uint8Array | undefined;
+    trainer.add_callback({
+      on_save: async ({ checkpoint }) => {
+        if (checkpoint === "checkpoint-4") best = await weights_of(model);
+      },
+    });
+    const { global_step } = await trainer.train();
+    expect(global_step).toBe(8);
+    expect(trainer.state).toMatchObject({
+      best_metric: 1,
+      best_global_step: 4,
+      best_model_checkpoint: "checkpoint-4",
+    });
+    expect(await weights_of(model)).toEqual(best);
+    expect((await directory.list()).sort()).toEqual(["checkpoint-4", "checkpoint-8"]);
+    await Promise.all([model.dispose(), directory.remove()]);
+  });
+
+  test("an abort ends it", async () => {
+    const model = await new_model();
+    const { handles } = model.memory();
+    const controller = new AbortController();
+    const callbacks = [{ on_step_end: () => controller.abort() }];
+    const trainer = new Trainer({ model, train_dataset: pictures(8), args: ARGS, callbacks });
+    expect((await error_of(trainer.train({ signal: controller.signal }))).code).toBe("ABORTED");
+    expect(model.memory().handles).toBe(handles);
+    expect((await error_of(trainer.train({ signal: AbortSignal.abort() }))).code).toBe("ABORTED");
+    await model.dispose();
+  });
+
+  test("it trains once at a time", async () => {
+    const model = await new_model();
+    const trainer = new Trainer({ model, train_dataset: pictures(8), args: { ...ARGS, max_steps: 2 } });
+    const first = trainer.train();
+    expect((await error_of(trainer.train())).message).toMatch(/training already/);
+    await first;
+    await model.dispose();
+  });
+});
+
+describe("checkpoints", () => {
+  const CASES = [
+    { dtype: "float32", optim: "adamw_torch" },
+    { dtype: "float16", optim: "adamw_torch" },
+    { dtype: "float32", optim: "sgd" },
+  ] as const;
+
+  test.each(CASES)(
+    "a run that is broken off and resumed gives the same bits: %o",
+    async ({ dtype, optim }) => {
+      const whole = await temporary_directory();
+      const broken = await temporary_directory();
+      const args = {
+        ...ARGS,
+        optim,
+        max_steps: 14,
+        gradient_accumulation_steps: 2,
+        logging_steps: 3,
+        save_steps: 4,
+        eval_strategy: "steps",
+        eval_steps: 5,
+      } as const;
+      const make = async (output_dir: TrainingOptions["output_dir"], stop_at: number) => {
+        const model = await new_model({ hidden_dropout_prob: 0.1 }, { dtype });
+        const trainer = new Trainer({
+          model,
+          train_dataset: pictures(22),
+          eval_dataset: pictures(5),
+          args: { ...args, output_dir },
+          callbacks: [
+            {
+              on_step_end: ({ state, control }) => {
+                if (state.global_step === stop_at) control.should_training_stop = true;
+              },
+            },
+          ],
+        });
+        return { model, trainer };
+      };
+      const finish = async ({ model, trainer }: Awaited<ReturnType<typeof make>>) => {
+        const kept = trainer.state.log_history.map(({ loss, eval_loss, accuracy, step, epoch }) => ({
+          loss,
+          eval_loss,
+          accuracy,
+          step,
+          epoch,
+        }));
+        const weights = await weights_of(model);
+        await model.dispose();
+        return { kept, weights };
+      };
+      const undisturbed = await make(whole.target, -1);
+      await undisturbed.trainer.train();
+      const wanted = await finish(undisturbed);
+      const first = await make(broken.target, 7);
+      await first.trainer.train({ resume_from_checkpoint: true });
+      await first.model.dispose();
+      expect((await broken.list()).sort()).toEqual(["checkpoint-4"]);
+      const second = await make(broken.target, -1);
+      await second.trainer.train({ resume_from_checkpoint: true });
+      expect(await finish(second)).toEqual(wanted);
+      expect((await broken.list()).sort()).toEqual([
+        "checkpoint-12",
+        "checkpoint-14",
+        "checkpoint-4",
+        "checkpoint-8",
+      ]);
+      // By name, from an earlier one.
+      const third = await make(broken.target, -1);
+      await third.trainer.train({ resume_from_checkpoint: "checkpoint-8" });
+      expect(await finish(third)).toEqual(wanted);
+      await Promise.all([whole.remove(), broken.remove()]);
+    },
+  );
+
+  test("a damaged checkpoint is named; the one before it serves", async () => {
+    const directory = await temporary_directory();
+    const args = { ...ARGS, max_steps: 3, save_steps: 1, output_dir: directory.target };
+    const run = async (resume_from_checkpoint: boolean | string) => {
+      const model = await new_model();
+      const trainer = new Trainer({ model, train_dataset: pictures(8), args });
+      try {
+        await trainer.train({ resume_from_checkpoint });
+        return losses(trainer);
+      } finally {
+        await model.dispose();
+      }
+    };
+    const wanted = await run(false);
+    for (const [name, file, change] of [
+      ["checkpoint-3", "optimizer.safetensors", (bytes: Uint8Array) => bytes.subarray(0, 1000)],
+      ["checkpoint-2", "trainer_state.json", (bytes: Uint8Array) => bytes.subarray(0, 50)],
+    ] as const) {
+      await directory.change(name, file, change);
+      const error = await error_of(run(name));
+      expect(error.code).toBe("INVALID_CHECKPOINT");
+      expect(error.message).toContain(file);
+    }
+    expect(await run(true)).toEqual(wanted);
+    expect(env.warn).toHaveBeenCalledWith(expect.stringMatching(/checkpoint-2 can't be resumed from/));
+    await directory.change("checkpoint-3", "model.safetensors", (bytes) => bytes.subarray(0, -1));
+    expect((await error_of(run("checkpoint-3"))).code).toBe("INVALID_CHECKPOINT");
+    await directory.remove();
+  });
+
+  test("another model's checkpoint and another optimiser's are refused, and the model is as it was", async () => {
+    const directory = await temporary_directory();
+    const args = { ...ARGS, max_steps: 2, save_steps: 2, output_dir: directory.target };
+    const model = await new_model();
+    await new Trainer({ model, train_dataset: pictures(8), args }).train();
+    const other = await new_model({ num_hidden_layers: 3 });
+    const before = await weights_of(other);
+    const wrong = new Trainer({ model: other, train_dataset: pictures(8), args });
+    expect((await error_of(wrong.train({ resume_from_checkpoint: true }))).code).toBe("CHECKPOINT_MISMATCH");
+    expect(await weights_of(other)).toEqual(before);
+    const sgd = new Trainer({
+      model,
+      train_dataset: pictures(8),
+      args: { ...args, optim: "sgd", max_steps: 3 },
+    });
+    expect((await error_of(sgd.train({ resume_from_checkpoint: true }))).message).toMatch(/optim/);
+    await Promise.all([model.dispose(), other.dispose(), directory.remove()]);
+  });
+
+  test("resuming where there is no checkpoint begins", async () => {
+    const directory = await temporary_directory();
+    const model = await new_model();
+    const args = { ...ARGS, max_steps: 1, output_dir: directory.target };
+    const { global_step } = await new Trainer({ model, train_dataset: pictures(8), args }).train({
+      resume_from_checkpoint: true,
+    });
+    expect(global_step).toBe(1);
+    await Promise.all([model.dispose(), directory.remove()]);
+  });
+});
