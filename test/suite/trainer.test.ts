@@ -1,5 +1,6 @@
 import { env, RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
 import {
+  compute_gradients,
   EarlyStoppingCallback,
   type Example,
   learning_rate_factor,
@@ -10,6 +11,7 @@ import {
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
 import { error_of } from "../support/rejections.ts";
+import { max_difference, parse_tensors } from "../support/tensors.ts";
 
 const CONFIG = {
   hidden_size: 16,
@@ -122,7 +124,6 @@ describe("learning", () => {
   test.each([
     { optim: "adamw_torch", learning_rate: 0.01 },
     { optim: "sgd", learning_rate: 0.1, nesterov: true },
-    { optim: "sgd", learning_rate: 0.2, momentum: 0.8 },
     { optim: "lars", learning_rate: 0.1, lars_trust_coefficient: 0.1 },
   ] as const)("%o tells three kinds of pictures apart", async (options) => {
     const model = await new_model();
@@ -142,6 +143,84 @@ describe("learning", () => {
     expect(model.memory().handles).toBe(before.handles);
     expect(model.memory().bytes).toBe(before.bytes);
     await model.dispose();
+  });
+
+  test.each([
+    { optim: "sgd", learning_rate: 0.1, weight_decay: 0.1 },
+    { optim: "sgd", learning_rate: 0.1, momentum: 0 },
+    { optim: "adamw_torch", learning_rate: 0.01, weight_decay: 0.1 },
+  ] as const)("three steps of %o are those of its definition", async (options) => {
+    const train_dataset = pictures(4);
+    const pixels = train_dataset.flatMap(({ pixel_values }) => [...(pixel_values?.data as Float32Array)]);
+    const inputs = {
+      pixel_values: new Tensor("float32", pixels, [4, 3, 8, 8]),
+      labels: train_dataset.map(({ label }) => label as number),
+    };
+    const model = await new_model();
+    const wanted = new Map<string, Float64Array>();
+    const buffers = new Map<string, { m: Float64Array; v: Float64Array }>();
+    const {
+      optim,
+      learning_rate: rate,
+      weight_decay = 0,
+      momentum = 0.9,
+    } = options as TrainingOptions & {
+      learning_rate: number;
+    };
+    const args = {
+      ...ARGS,
+      ...options,
+      max_steps: 1,
+      lr_scheduler_type: "constant",
+      max_grad_norm: 0,
+    } as const;
+    const directory = await temporary_directory();
+    for (let step = 1; step <= 3; step++) {
+      const { gradients } = await compute_gradients(model, inputs);
+      const now = parse_tensors(await weights_of(model));
+      for (const [key, { data }] of gradients) {
+        const name = key.startsWith("classifier.") ? key : `vit.${key}`;
+        const value = wanted.get(key) ?? Float64Array.from(now.get(name)?.data as Float32Array);
+        const { m, v } = buffers.get(key) ?? {
+          m: new Float64Array(data.length),
+          v: new Float64Array(data.length),
+        };
+        const is_decayed = /weight$/.test(key) && !key.includes("layernorm");
+        const decay = is_decayed ? weight_decay : 0;
+        for (const [i, gradient] of data.entries()) {
+          const before = value[i] as number;
+          if (optim === "sgd") {
+            const total = gradient + decay * before;
+            m[i] = step === 1 ? total : momentum * (m[i] as number) + total;
+            value[i] = before - rate * (momentum === 0 ? total : (m[i] as number));
+          } else {
+            m[i] = 0.9 * (m[i] as number) + 0.1 * gradient;
+            v[i] = 0.999 * (v[i] as number) + 0.001 * gradient * gradient;
+            const [first, second] = [
+              (m[i] as number) / (1 - 0.9 ** step),
+              (v[i] as number) / (1 - 0.999 ** step),
+            ];
+            value[i] = before * (1 - rate * decay) - (rate * first) / (Math.sqrt(second) + 1e-8);
+          }
+        }
+        wanted.set(key, value);
+        buffers.set(key, { m, v });
+      }
+      const trainer = new Trainer({
+        model,
+        train_dataset,
+        args: { ...args, max_steps: step, output_dir: directory.target, save_steps: 1 },
+      });
+      await trainer.train({ resume_from_checkpoint: true });
+    }
+    const found = parse_tensors(await weights_of(model));
+    for (const [key, values] of wanted) {
+      // The gradient by keys' biases is rounding alone, which AdamW takes at its full rate.
+      if (key.endsWith("key.bias")) continue;
+      const name = key.startsWith("classifier.") ? key : `vit.${key}`;
+      expect(max_difference(found.get(name)?.data as Float32Array, values), key).toBeLessThan(1e-5);
+    }
+    await Promise.all([model.dispose(), directory.remove()]);
   });
 
   test("the same seed gives the same bits; another, or dropout's, others", async () => {

@@ -5,6 +5,8 @@ export interface TemporaryDirectory {
   read_files(): Promise<Record<string, Uint8Array>>;
   /** The names of what is in it. */
   list(): Promise<string[]>;
+  /** Writes a file below it, "folder/…/name". */
+  write(path: string, bytes: Uint8Array): Promise<void>;
   /** Rewrites a file of a folder in it. */
   change(folder: string, file: string, change: (bytes: Uint8Array) => Uint8Array): Promise<void>;
   remove(): Promise<void>;
@@ -26,6 +28,10 @@ async function on_disk(): Promise<TemporaryDirectory> {
     target,
     read_files: async () => Object.fromEntries(await Promise.all((await fs.readdir(target)).map(read))),
     list: () => fs.readdir(target),
+    write: async (path, bytes) => {
+      await fs.mkdir(`${target}/${path}`.replace(/\/[^/]*$/, ""), { recursive: true });
+      await fs.writeFile(`${target}/${path}`, bytes);
+    },
     change: async (folder, file, change) => {
       const path = `${target}/${folder}/${file}`;
       await fs.writeFile(path, change(new Uint8Array(await fs.readFile(path))));
@@ -53,6 +59,15 @@ async function in_browser(): Promise<TemporaryDirectory> {
       const names: string[] = [];
       for await (const entry of target.keys()) names.push(entry);
       return names;
+    },
+    write: async (path, bytes) => {
+      const folders = path.split("/");
+      const file = folders.pop() as string;
+      let folder = target;
+      for (const name of folders) folder = await folder.getDirectoryHandle(name, { create: true });
+      const stream = await (await folder.getFileHandle(file, { create: true })).createWritable();
+      await stream.write(bytes as Uint8Array<ArrayBuffer>);
+      await stream.close();
     },
     change: async (folder, file, change) => {
       const handle = await (await target.getDirectoryHandle(folder)).getFileHandle(file);

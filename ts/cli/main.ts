@@ -4,6 +4,7 @@ import { env, VitMsnError } from "../index.ts";
 import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
+import { add_train, with_dashes } from "./train_options.ts";
 
 /** Exit codes, as shells expect them. */
 const FAILED = 1;
@@ -12,7 +13,7 @@ const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 function build_program(signal: AbortSignal): Command {
   const program = new Command("vit-msn")
-    .description("ViT-MSN on your own pictures: classes, embeddings, or labels of your own.")
+    .description("ViT-MSN on your own pictures: classes, embeddings, labels of your own, or training.")
     .version(version)
     .exitOverride()
     .showHelpAfterError("(--help shows the options)")
@@ -25,6 +26,7 @@ function build_program(signal: AbortSignal): Command {
   add_classify(program, signal);
   add_embed(program, signal);
   add_few_shot(program, signal);
+  add_train(program, signal);
   return program;
 }
 
@@ -44,7 +46,7 @@ env.warn = (message) => console.error(`vit-msn: ${message}`);
 const controller = new AbortController();
 for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => controller.abort(name));
 try {
-  await build_program(controller.signal).parseAsync();
+  await build_program(controller.signal).parseAsync(with_dashes(process.argv));
 } catch (error) {
   process.exitCode = report(error);
 }

@@ -83,7 +83,7 @@ export function make_bar({ quiet }: ModelFlags, things: string, total: number): 
 }
 
 /** One bar a file that is downloaded; nothing where standard error is no terminal. */
-class DownloadBars {
+export class DownloadBars {
   readonly #bars = new Map<string, SingleBar>();
   readonly #multi: MultiBar | undefined;
 

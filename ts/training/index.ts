@@ -41,9 +41,11 @@ export { learning_rate_factor, SCHEDULES, type Schedule, type ScheduleSteps } fr
 export * from "./trainer.ts";
 export type { LogEntry, RunningSums, TrainerState } from "./trainer_state.ts";
 export {
+  type OptionRule,
   STRATEGIES,
   type Strategy,
   TRAINING_OPTIONS,
   TrainingArguments,
   type TrainingOptions,
+  unmet_rule,
 } from "./training_arguments.ts";

@@ -94,8 +94,8 @@ export interface TrainingOptions {
   data_seed?: number;
 }
 
-/** What a value must be. */
-type Rule =
+/** What an option's value must be. */
+export type OptionRule =
   | { kind: "integer" | "number"; min: number; max: number; or?: number }
   | { kind: "flag" }
   | { kind: "choice"; choices: readonly string[] }
@@ -103,14 +103,14 @@ type Rule =
   | { kind: "texts" }
   | { kind: "folder" };
 
-const count = (min = 0): Rule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER });
-const share: Rule = { kind: "number", min: 0, max: 1 };
-const positive: Rule = { kind: "number", min: 0, max: 1e6 };
-const flag: Rule = { kind: "flag" };
-const seed: Rule = { kind: "integer", min: 0, max: 0xffffffff };
+const count = (min = 0): OptionRule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER });
+const share: OptionRule = { kind: "number", min: 0, max: 1 };
+const positive: OptionRule = { kind: "number", min: 0, max: 1e6 };
+const flag: OptionRule = { kind: "flag" };
+const seed: OptionRule = { kind: "integer", min: 0, max: 0xffffffff };
 
 /** Every option by name: what the command line and the checks go by. */
-export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, Rule>> = {
+export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule>> = {
   output_dir: { kind: "folder" },
   num_train_epochs: { kind: "number", min: 0, max: 1e6 },
   max_steps: { kind: "integer", min: 1, max: Number.MAX_SAFE_INTEGER, or: -1 },
@@ -262,12 +262,12 @@ function check_option(name: string, value: unknown): void {
     );
   }
   const rule = TRAINING_OPTIONS[name as keyof TrainingOptions];
-  const expected = unmet(rule, value);
+  const expected = unmet_rule(rule, value);
   if (expected !== undefined) throw invalid(`${name} must be ${expected}, got ${show(value)}.`, name);
 }
 
 /** What is expected instead of a value; undefined where it is right. */
-function unmet(rule: Rule, value: unknown): string | undefined {
+export function unmet_rule(rule: OptionRule, value: unknown): string | undefined {
   switch (rule.kind) {
     case "integer":
     case "number": {

@@ -1,0 +1,331 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { ViTMSNForImageClassification } from "vit-msn";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
+interface Finished {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Starts the built command line; `limit` bounds the size of any file that it writes, in KiB. */
+function start(args: string[], limit?: number): { child: ChildProcess; finished: Promise<Finished> } {
+  const command = [process.execPath, join(root, "dist/cli.js"), "train", ...args];
+  // A write past the limit is then an error of the system's, as on a full disk, instead of a signal.
+  const shell = `trap '' XFSZ; ulimit -f ${limit}; exec "$@"`;
+  const child =
+    limit === undefined
+      ? spawn(command[0] as string, command.slice(1), { cwd: root })
+      : spawn("bash", ["-c", shell, "bash", ...command], { cwd: root });
+  const output = { stdout: "", stderr: "" };
+  child.stdout?.on("data", (text: Buffer) => (output.stdout += text.toString()));
+  child.stderr?.on("data", (text: Buffer) => (output.stderr += text.toString()));
+  const finished = new Promise<Finished>((resolve) =>
+    child.on("close", (code, signal) => resolve({ code, signal, ...output })),
+  );
+  return { child, finished };
+}
+
+const run = (args: string[], limit?: number) => start(args, limit).finished;
+
+let folder: string;
+let pictures: string;
+let held_out: string;
+/** A small model with the classes of other pictures. */
+let model: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "vit-msn-train-"));
+  [pictures, held_out, model] = [join(folder, "pictures"), join(folder, "held_out"), join(folder, "model")];
+  await write_picture_folders(pictures, 0, 8);
+  await write_picture_folders(held_out, 90, 4);
+  const small = await ViTMSNForImageClassification.from_config({
+    hidden_size: 32,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    intermediate_size: 64,
+    image_size: 28,
+    patch_size: 4,
+    num_labels: 7,
+    hidden_dropout_prob: 0.05,
+  });
+  await small.save_pretrained(model);
+  await small.dispose();
+  await cp(join(root, "models/fashion/preprocessor_config.json"), join(model, "preprocessor_config.json"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+let count = 0;
+const output_folder = () => join(folder, `output-${count++}`);
+const read_json = async (...path: string[]) => JSON.parse(await readFile(join(...path), "utf8"));
+
+const common = (output_dir: string) => [
+  ...["--train_dir", pictures, "--validation_dir", held_out, "--output_dir", output_dir],
+  ...["--model_name_or_path", model, "--ignore_mismatched_sizes", "--learning_rate", "0.003"],
+];
+
+describe("vit-msn train", () => {
+  test("learns from folders, evaluates, and writes the model and the report", async () => {
+    const output_dir = output_folder();
+    const args = [
+      "--model_name_or_path",
+      "models/fashion",
+      "--num_train_epochs",
+      "3",
+      "--eval_strategy",
+      "epoch",
+      "--logging_steps",
+      "2",
+      "--seed",
+      "7",
+    ];
+    const { code, stdout, stderr } = await run([...common(output_dir), ...args]);
+    expect([code, stderr]).toEqual([
+      0,
+      expect.stringMatching(/newly initialised: classifier\.[\s\S]*step 9\/9: .*loss/),
+    ]);
+    expect(stdout).toMatch(/^train_loss = [\d.]+$/m);
+    expect(stdout).toMatch(/^eval_accuracy = [\d.]+$/m);
+    expect((await readdir(output_dir)).sort()).toEqual([
+      "README.md",
+      "all_results.json",
+      "checkpoint-9",
+      "config.json",
+      "confusion_matrix.svg",
+      "eval_results.json",
+      "loss_curve.svg",
+      "model.safetensors",
+      "preprocessor_config.json",
+      "train_results.json",
+      "trainer_state.json",
+    ]);
+    const { eval_accuracy, eval_loss } = await read_json(output_dir, "eval_results.json");
+    expect(await read_json(output_dir, "all_results.json")).toMatchObject({
+      eval_accuracy,
+      eval_loss,
+      epoch: 3,
+    });
+    expect(eval_accuracy).toBeGreaterThan(0.9);
+    expect(
+      (await read_json(output_dir, "trainer_state.json")).log_history.filter((e: object) => "eval_loss" in e),
+    ).toHaveLength(3);
+    const card = await readFile(join(output_dir, "README.md"), "utf8");
+    expect(card).toMatch(/^---\nlibrary_name: transformers\n/);
+    for (const name of Object.keys(CLOTHES)) expect(card).toContain(name);
+    expect(card).not.toContain(folder);
+    for (const name of ["loss_curve.svg", "confusion_matrix.svg"]) {
+      expect(await readFile(join(output_dir, name), "utf8")).toMatch(
+        /^<svg xmlns=[\s\S]*<title>[\s\S]*<\/svg>\n$/,
+      );
+    }
+    // The classify command knows the classes that were learned.
+    const trained = await ViTMSNForImageClassification.from_pretrained(output_dir);
+    expect(Object.values(trained.config.id2label)).toEqual(Object.keys(CLOTHES).sort());
+    await trained.dispose();
+  });
+
+  test("takes its options from a JSON file, splits off what it evaluates on, and freezes", async () => {
+    const output_dir = output_folder();
+    const options = {
+      train_dir: pictures,
+      train_val_split: 0.25,
+      output_dir,
+      model_name_or_path: model,
+      ignore_mismatched_sizes: true,
+      freeze_backbone: true,
+      max_steps: 2,
+      max_eval_samples: 4,
+      save_strategy: "no",
+    };
+    const file = join(folder, "options.json");
+    await writeFile(file, JSON.stringify(options));
+    const { code, stdout } = await run([file, "--quiet"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/eval_loss/);
+    expect(await readFile(join(output_dir, "confusion_matrix.svg"), "utf8")).toContain("<svg");
+    await writeFile(file, JSON.stringify({ ...options, colour: 1 }));
+    expect(await run([file])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('no option "colour"'),
+    });
+    await writeFile(file, JSON.stringify({ ...options, max_steps: "two" }));
+    expect(await run([file])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("max_steps must be a whole number"),
+    });
+  });
+
+  test("killed at any moment, it goes on with nothing lost", async () => {
+    const args = [
+      "--max_steps",
+      "40",
+      "--save_steps",
+      "4",
+      "--logging_steps",
+      "1",
+      "--save_total_limit",
+      "2",
+    ];
+    const [whole, killed] = [output_folder(), output_folder()];
+    const undisturbed = await run([...common(whole), ...args]);
+    expect(undisturbed.code).toBe(0);
+    let kills = 0;
+    for (let attempt = 0; attempt < 20; attempt++) {
+      const { child, finished } = start([...common(killed), ...args]);
+      const known = kills === 0 ? [] : await checkpoints(killed);
+      // Once there is a checkpoint that wasn't there: at any moment after, also while the next is written.
+      const timer = setInterval(async () => {
+        const found = await checkpoints(killed);
+        if (kills < 2 && found.some((name) => !known.includes(name)))
+          setTimeout(() => child.kill("SIGKILL"), 23 * kills);
+      }, 5);
+      const { signal, code, stderr } = await finished;
+      clearInterval(timer);
+      if (signal === "SIGKILL") kills++;
+      else {
+        expect([code, stderr]).toEqual([0, expect.stringContaining("training goes on from it")]);
+        break;
+      }
+    }
+    expect(kills).toBeGreaterThan(0);
+    const history = async (output: string) =>
+      (await read_json(output, "trainer_state.json")).log_history
+        .filter(({ loss }: { loss?: number }) => loss !== undefined)
+        .map(({ step, loss, accuracy, grad_norm }: Record<string, number>) => ({
+          step,
+          loss,
+          accuracy,
+          grad_norm,
+        }));
+    expect(await history(killed)).toEqual(await history(whole));
+    expect(await readFile(join(killed, "model.safetensors"))).toEqual(
+      await readFile(join(whole, "model.safetensors")),
+    );
+    expect((await readdir(killed)).filter((name) => name.endsWith(".incomplete"))).toEqual([]);
+  });
+
+  test("an interrupt saves a checkpoint and stops; the same command goes on", async () => {
+    const output_dir = output_folder();
+    const args = [...common(output_dir), "--max_steps", "60", "--logging_steps", "1"];
+    const { child, finished } = start(args);
+    child.stderr?.on("data", (text: Buffer) => {
+      if (text.toString().includes("step 3/")) child.kill("SIGINT");
+    });
+    const { code, stderr } = await finished;
+    expect(code).toBe(130);
+    expect(stderr).toMatch(/stopped after step \d+; the same command goes on from there/);
+    expect(await checkpoints(output_dir)).toHaveLength(1);
+    expect((await run(args)).code).toBe(0);
+  });
+
+  test("a full disk is an error that keeps the checkpoints before", async () => {
+    const output_dir = output_folder();
+    const args = [...common(output_dir), "--save_steps", "2"];
+    expect((await run([...args, "--max_steps", "2"])).code).toBe(0);
+    const { code, stderr } = await run([...args, "--max_steps", "6"], 16);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/can't be written.*\[IO\]/);
+    expect(await checkpoints(output_dir)).toEqual(["checkpoint-2"]);
+    expect((await readdir(output_dir)).filter((name) => name.endsWith(".incomplete"))).toEqual([]);
+    expect((await run([...args, "--max_steps", "6"])).code).toBe(0);
+  });
+
+  test("evaluates alone", async () => {
+    const output_dir = output_folder();
+    await mkdir(output_dir);
+    const args = [
+      "--do_train",
+      "false",
+      "--validation_dir",
+      held_out,
+      "--output_dir",
+      output_dir,
+      "--model_name_or_path",
+      model,
+    ];
+    const { code, stdout } = await run([...args, "--ignore_mismatched_sizes"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/eval_accuracy/);
+    expect((await readdir(output_dir)).sort()).toEqual([
+      "all_results.json",
+      "confusion_matrix.svg",
+      "eval_results.json",
+    ]);
+  });
+});
+
+async function checkpoints(output: string): Promise<string[]> {
+  return (await readdir(output).catch(() => [])).filter((name) => name.startsWith("checkpoint-"));
+}
+
+describe("what can be wrong", () => {
+  test("a class without pictures and a picture that can't be read are named, or left out", async () => {
+    const flawed = join(folder, "flawed");
+    await cp(pictures, flawed, { recursive: true });
+    await mkdir(join(flawed, "umbrella"));
+    await writeFile(join(flawed, "umbrella", "notes.txt"), "no picture");
+    await writeFile(join(flawed, "bag", "broken.png"), "no picture either");
+    const args = [
+      "--train_dir",
+      flawed,
+      "--train_val_split",
+      "0",
+      "--model_name_or_path",
+      model,
+      "--ignore_mismatched_sizes",
+      "--max_steps",
+      "4",
+    ];
+    const empty = await run([...args, "--output_dir", output_folder()]);
+    expect(empty).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/no picture of the class umbrella.*empty_classes/),
+    });
+    const skip_empty = [...args, "--empty_classes", "skip"];
+    const broken = await run([...skip_empty, "--output_dir", output_folder()]);
+    expect(broken).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/bag\/broken\.png.*unreadable_pictures/),
+    });
+    const output_dir = output_folder();
+    const both = await run([...skip_empty, "--unreadable_pictures", "skip", "--output_dir", output_dir]);
+    expect(both.code).toBe(0);
+    expect(both.stderr).toMatch(/umbrella; left out/);
+    expect(both.stderr).toMatch(/broken\.png is left out/);
+    expect(Object.values((await read_json(output_dir, "config.json")).id2label)).toEqual([
+      "bag",
+      "sandal",
+      "trouser",
+    ]);
+  });
+
+  test.each([
+    [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
+    [["--output_dir", "x"], 1, /needs --train-dir/],
+    [["--train_dir", "models"], 1, /needs --output-dir/],
+    [["--learning-rate", "fast"], 2, /expected a number/],
+    [["--optim", "adam"], 2, /adamw_torch, sgd, lars/],
+    [["--colour"], 2, /unknown option/],
+    [["--do_eval", "perhaps"], 2, /expected true or false/],
+    [["none.json"], 1, /none\.json.*\[NOT_FOUND\]/],
+  ])("%o", async (args, code, message) => {
+    expect(await run(args)).toMatchObject({ code, stderr: expect.stringMatching(message) });
+  });
+
+  test("an output folder that holds something else isn't written into", async () => {
+    const output_dir = output_folder();
+    await mkdir(output_dir);
+    await writeFile(join(output_dir, "thesis.txt"), "");
+    const { code, stderr } = await run(common(output_dir));
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/isn't empty.*--overwrite-output-dir/);
+  });
+});

@@ -1,0 +1,79 @@
+import type { LogEntry } from "../../training/index.ts";
+import { round, svg, text } from "./svg.ts";
+
+interface Point {
+  step: number;
+  value: number;
+}
+
+const [WIDTH, HEIGHT] = [720, 400];
+const FRAME = { left: 64, right: 20, top: 44, bottom: 52 };
+const LINES = [
+  { name: "training loss", key: "loss", colour: "#1f6fb4" },
+  { name: "validation loss", key: "eval_loss", colour: "#d9541e" },
+] as const;
+
+/** The losses in a training run's log over its steps, as an SVG. */
+export function loss_curve(log: readonly LogEntry[]): string {
+  const lines = LINES.map((line) => ({ ...line, points: points_of(log, line.key) })).filter(
+    ({ points }) => points.length > 0,
+  );
+  const all = lines.flatMap(({ points }) => points);
+  const last = Math.max(1, ...all.map(({ step }) => step));
+  const top = nice_ceiling(Math.max(1e-6, ...all.map(({ value }) => value)));
+  const x = (step: number) => FRAME.left + (step / last) * (WIDTH - FRAME.left - FRAME.right);
+  const y = (value: number) => HEIGHT - FRAME.bottom - (value / top) * (HEIGHT - FRAME.top - FRAME.bottom);
+  return svg(WIDTH, HEIGHT, "Loss by optimiser step", [
+    ...axes(last, top, x, y),
+    ...lines.flatMap(({ name, colour, points }, i) => [
+      curve(points, colour, x, y),
+      `<rect x="${FRAME.left + 170 * i}" y="18" width="12" height="12" fill="${colour}"/>`,
+      text(FRAME.left + 170 * i + 18, 28, `${name}: ${points.at(-1)?.value.toPrecision(4)}`),
+    ]),
+  ]);
+}
+
+function points_of(log: readonly LogEntry[], key: string): Point[] {
+  return log.flatMap(({ step, [key]: value }) =>
+    value !== undefined && Number.isFinite(value) ? [{ step, value }] : [],
+  );
+}
+
+/** A line, or a dot where there is but one point. */
+function curve(
+  points: readonly Point[],
+  colour: string,
+  x: (step: number) => number,
+  y: (value: number) => number,
+): string {
+  const [first] = points as [Point];
+  if (points.length === 1)
+    return `<circle cx="${round(x(first.step))}" cy="${round(y(first.value))}" r="4" fill="${colour}"/>`;
+  const path = points.map(({ step, value }) => `${round(x(step))},${round(y(value))}`).join(" ");
+  return `<polyline points="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`;
+}
+
+function axes(
+  last: number,
+  top: number,
+  x: (step: number) => number,
+  y: (value: number) => number,
+): string[] {
+  const [right, bottom] = [WIDTH - FRAME.right, HEIGHT - FRAME.bottom];
+  const rows = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => {
+    const at = round(y(share * top));
+    return [
+      `<line x1="${FRAME.left}" y1="${at}" x2="${right}" y2="${at}" stroke="#ddd"/>`,
+      text(FRAME.left - 8, at + 4, `${Number((share * top).toPrecision(3))}`, { anchor: "end" }),
+    ];
+  });
+  const steps = [...new Set([0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * last)))];
+  const columns = steps.map((step) => text(x(step), bottom + 18, `${step}`, { anchor: "middle" }));
+  return [...rows, ...columns, text((FRAME.left + right) / 2, HEIGHT - 12, "step", { anchor: "middle" })];
+}
+
+/** The least of 1, 2 and 5 times a power of ten that is no smaller. */
+function nice_ceiling(value: number): number {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return ([1, 2, 5, 10].find((digit) => digit * power >= value) ?? 10) * power;
+}

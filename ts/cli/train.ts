@@ -1,0 +1,213 @@
+import { readdir } from "node:fs/promises";
+import {
+  env,
+  type PretrainedOptions,
+  ViTImageProcessor,
+  ViTMSNForImageClassification,
+  VitMsnError,
+} from "../index.ts";
+import {
+  confusion_matrix,
+  EarlyStoppingCallback,
+  ImageFolder,
+  reference_transforms,
+  Trainer,
+  type TrainerCallback,
+  TrainingArguments,
+  type TrainingOptions,
+} from "../training/index.ts";
+import { write_report } from "./report/write_report.ts";
+import { DownloadBars } from "./run.ts";
+import type { TrainFlags } from "./train_options.ts";
+import { TrainingBars } from "./training_bars.ts";
+
+const DEFAULT_MODEL = "facebook/vit-msn-small";
+const DEFAULT_SPLIT = 0.15;
+const DEFAULT_SEED = 42;
+/** Exit codes by the signal's name, as main.ts gives it. */
+const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** `vit-msn train`: fine-tunes on folders of pictures and writes model, metrics, figures and a model card. Gives the exit code. */
+export async function train(
+  flags: TrainFlags,
+  options: TrainingOptions,
+  signal: AbortSignal,
+): Promise<number> {
+  const { do_train = true } = flags;
+  const output_dir = required(options.output_dir as string | undefined, "output_dir");
+  const seed = options.seed ?? DEFAULT_SEED;
+  const { train_dataset, eval_dataset } = await open_folders(flags, do_train, seed);
+  const args = new TrainingArguments(options);
+  const resume = do_train ? await checkpoint_to_resume(output_dir, flags) : undefined;
+  const { model, processor } = await load_model(
+    flags,
+    (train_dataset ?? eval_dataset)?.classes ?? [],
+    seed,
+    signal,
+  );
+  const stop = stop_on_signal(signal);
+  try {
+    const transforms = reference_transforms(processor);
+    const bars = new TrainingBars(flags.quiet !== true);
+    const trainer = new Trainer({
+      model,
+      args,
+      train_dataset,
+      eval_dataset,
+      image_processor: processor,
+      train_transform: transforms.train,
+      eval_transform: transforms.eval,
+      unreadable_pictures: flags.unreadable_pictures,
+      callbacks: [...early_stopping(flags), bars, stop.callback],
+    });
+    try {
+      if (do_train) {
+        const { metrics } = await trainer.train({ resume_from_checkpoint: resume });
+        if (stop.has_stopped()) return interrupted(trainer, signal);
+        await trainer.save_model();
+        await trainer.save_metrics("train", metrics);
+        await trainer.save_state();
+      }
+      const evaluates = (flags.do_eval ?? true) && eval_dataset !== undefined;
+      const evaluation = evaluates
+        ? await trainer.predict(eval_dataset, { metric_key_prefix: "eval", signal })
+        : undefined;
+      bars.stop();
+      const results = await write_report(trainer, {
+        base_model: flags.model_name_or_path ?? DEFAULT_MODEL,
+        train_examples: do_train ? train_dataset?.length : undefined,
+        eval_examples: evaluation?.predictions.dims[0],
+        eval_metrics: evaluation?.metrics,
+        confusion:
+          evaluation?.label_ids &&
+          confusion_matrix({ predictions: evaluation.predictions, label_ids: evaluation.label_ids }),
+      });
+      for (const [name, value] of Object.entries(results)) process.stdout.write(`${name} = ${value}\n`);
+      return 0;
+    } finally {
+      bars.stop();
+    }
+  } finally {
+    stop.forget();
+    await model.dispose();
+  }
+}
+
+/** The pictures to learn from and to evaluate on; the latter are split off where they have no folder of their own. */
+async function open_folders(flags: TrainFlags, do_train: boolean, seed: number) {
+  const { empty_classes } = flags;
+  const folder =
+    do_train || flags.validation_dir === undefined ? required(flags.train_dir, "train_dir") : undefined;
+  const all = folder === undefined ? undefined : await ImageFolder.open(folder, { empty_classes });
+  const split = flags.train_val_split ?? DEFAULT_SPLIT;
+  const [rest, held_out] =
+    flags.validation_dir !== undefined || split === 0 || all === undefined
+      ? [all, await open_validation(flags, all)]
+      : all.split(split, seed);
+  return {
+    train_dataset: rest && limit(rest, flags.max_train_samples, seed),
+    eval_dataset: held_out && limit(held_out, flags.max_eval_samples, seed),
+  };
+}
+
+/** Its classes have the indices of the training data's; one that has no picture there is said, not an error. */
+async function open_validation({ validation_dir }: TrainFlags, all: ImageFolder | undefined) {
+  if (validation_dir === undefined) return undefined;
+  return ImageFolder.open(validation_dir, all ? { classes: all.classes, empty_classes: "skip" } : {});
+}
+
+function limit(folder: ImageFolder, count: number | undefined, seed: number): ImageFolder {
+  return count === undefined ? folder : folder.take(count, seed);
+}
+
+async function load_model(flags: TrainFlags, classes: readonly string[], seed: number, signal: AbortSignal) {
+  const source = flags.model_name_or_path ?? DEFAULT_MODEL;
+  const bars = new DownloadBars(flags.quiet !== true);
+  const options: PretrainedOptions = {
+    revision: flags.model_revision,
+    cache_dir: flags.cache_dir,
+    local_files_only: flags.local_files_only,
+    token: flags.token,
+    dtype: flags.dtype,
+    attn_implementation: flags.attn_implementation,
+    num_threads: flags.num_threads,
+    ignore_mismatched_sizes: flags.ignore_mismatched_sizes,
+    progress_callback: bars.callback,
+    seed,
+    signal,
+  };
+  try {
+    const processor = await ViTImageProcessor.from_pretrained(flags.image_processor_name ?? source, options);
+    const id2label = Object.fromEntries(classes.map((name, i) => [i, name]));
+    const label2id = Object.fromEntries(classes.map((name, i) => [name, i]));
+    const config = { id2label, label2id, problem_type: "single_label_classification" } as const;
+    const model = await ViTMSNForImageClassification.from_pretrained(source, { ...options, config });
+    return { model, processor };
+  } finally {
+    bars.stop();
+  }
+}
+
+/**
+ * Where to go on: what was asked for, else the newest checkpoint in output_dir.
+ * @throws VitMsnError INVALID_ARGUMENT where output_dir holds something else, which isn't to be overwritten.
+ */
+async function checkpoint_to_resume(output_dir: string, flags: TrainFlags): Promise<string | boolean> {
+  if (flags.resume_from_checkpoint !== undefined) return flags.resume_from_checkpoint;
+  if (flags.overwrite_output_dir) return false;
+  const names = (await readdir(output_dir).catch(() => [])).filter((name) => !name.startsWith("."));
+  if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
+    env.warn(
+      `${output_dir} holds a checkpoint: training goes on from it. To begin anew, add --overwrite-output-dir.`,
+    );
+    return true;
+  }
+  if (names.length > 0) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${output_dir} isn't empty and holds no checkpoint; choose another output_dir, or add --overwrite-output-dir.`,
+      { details: { argument: "output_dir" } },
+    );
+  }
+  return false;
+}
+
+function early_stopping({ early_stopping_patience }: TrainFlags): TrainerCallback[] {
+  return early_stopping_patience === undefined
+    ? []
+    : [new EarlyStoppingCallback({ early_stopping_patience })];
+}
+
+/** An interrupt ends training after the step that is under way, with a checkpoint. A second one ends the process. */
+function stop_on_signal(signal: AbortSignal) {
+  let stopped = false;
+  const callback: TrainerCallback = {
+    on_step_end: ({ control }) => {
+      if (!signal.aborted) return;
+      stopped = true;
+      control.should_save = true;
+      control.should_training_stop = true;
+    },
+  };
+  const tell = () =>
+    process.stderr.write("\nvit-msn: stopping after this step; interrupt again to stop at once.\n");
+  signal.addEventListener("abort", tell);
+  return { callback, has_stopped: () => stopped, forget: () => signal.removeEventListener("abort", tell) };
+}
+
+function interrupted(trainer: Trainer, signal: AbortSignal): number {
+  const { global_step } = trainer.state;
+  const how =
+    trainer.args.save_strategy === "no"
+      ? "nothing was saved, as save_strategy is no."
+      : "the same command goes on from there.";
+  process.stderr.write(`vit-msn: stopped after step ${global_step}; ${how}\n`);
+  return INTERRUPTED[signal.reason as keyof typeof INTERRUPTED] ?? INTERRUPTED.SIGINT;
+}
+
+function required(value: string | undefined, name: string): string {
+  if (value !== undefined) return value;
+  throw new VitMsnError("INVALID_ARGUMENT", `vit-msn train needs --${name.replaceAll("_", "-")}.`, {
+    details: { argument: name },
+  });
+}

@@ -1,0 +1,79 @@
+import { Presets, SingleBar } from "cli-progress";
+import type {
+  LogEvent,
+  PredictionEvent,
+  StepEvent,
+  TrainerCallback,
+  TrainerEvent,
+} from "../training/index.ts";
+
+/** A bar over a training run's steps, and one over each evaluation; where standard error is no terminal, a line for each entry of the log. */
+export class TrainingBars implements TrainerCallback {
+  readonly #wanted: boolean;
+  readonly #has_terminal = process.stderr.isTTY === true;
+  #training: SingleBar | undefined;
+  #evaluation: SingleBar | undefined;
+
+  constructor(wanted: boolean) {
+    this.#wanted = wanted;
+  }
+
+  on_train_begin({ state }: TrainerEvent): void {
+    this.#training = this.#bar("training [{bar}] {value}/{total} steps | {facts}");
+    this.#training?.start(state.max_steps, state.global_step, { facts: "" });
+  }
+
+  on_step_end({ state, loss, accuracy, learning_rate, eta_seconds }: StepEvent): void {
+    const facts = [
+      `loss ${loss.toFixed(4)}`,
+      ...(accuracy === undefined ? [] : [`accuracy ${accuracy.toFixed(3)}`]),
+      `learning rate ${learning_rate.toExponential(2)}`,
+      `${show_time(eta_seconds)} left`,
+    ];
+    this.#training?.update(state.global_step, { facts: facts.join(" | ") });
+  }
+
+  on_prediction_step({ batches_done, batches = 0 }: PredictionEvent): void {
+    if (this.#evaluation === undefined) {
+      this.#evaluation = this.#bar("evaluation [{bar}] {value}/{total} batches");
+      this.#evaluation?.start(batches, 0);
+    }
+    this.#evaluation?.update(batches_done);
+    if (batches_done < batches) return;
+    this.#evaluation?.stop();
+    this.#evaluation = undefined;
+  }
+
+  on_log({ state, logs }: LogEvent): void {
+    if (!this.#wanted || this.#has_terminal) return;
+    const facts = Object.entries(logs).filter(([name]) => name !== "step");
+    const shown = facts.map(([name, value]) => `${name} ${Number(value.toPrecision(5))}`).join(", ");
+    process.stderr.write(`step ${state.global_step}/${state.max_steps}: ${shown}\n`);
+  }
+
+  on_train_end(): void {
+    this.stop();
+  }
+
+  stop(): void {
+    this.#evaluation?.stop();
+    this.#training?.stop();
+    this.#evaluation = undefined;
+    this.#training = undefined;
+  }
+
+  #bar(format: string): SingleBar | undefined {
+    if (!this.#wanted || !this.#has_terminal) return undefined;
+    return new SingleBar(
+      { format, stream: process.stderr, hideCursor: true, clearOnComplete: false },
+      Presets.shades_classic,
+    );
+  }
+}
+
+function show_time(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  const minutes = Math.floor(seconds / 60);
+  if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes > 0 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.round(seconds)} s`;
+}
