@@ -62,7 +62,9 @@ function normalised(pixels: Uint8Array): Tensor {
 export const mirrored_batches: DataCollator = async (drawn, { is_training, random }): Promise<Batch> => {
   const size = 3 * SIDE * SIDE;
   const values = new Float32Array(drawn.length * size);
-  drawn.forEach(({ example }, i) => values.set(example.pixel_values?.data as Float32Array, i * size));
+  for (const [i, { example }] of drawn.entries()) {
+    values.set((example.pixel_values as Tensor<"float32">).data, i * size);
+  }
   if (is_training && random.uniform() < 0.5) {
     for (let row = 0; row < values.length; row += SIDE) values.subarray(row, row + SIDE).reverse();
   }

@@ -33,7 +33,7 @@ afterEach(() => {
 });
 
 /** Pictures of three kinds that a small model can tell apart. */
-function pictures(count: number): Example[] {
+function pictures(count: number): (Example & { pixel_values: Tensor<"float32">; label: number })[] {
   return Array.from({ length: count }, (_, i) => {
     const label = i % 3;
     const values = Float32Array.from(
@@ -116,7 +116,8 @@ describe("schedules", () => {
     ["one_cycle", [0.04, 1, 0.96194, 0.853554, 0.691343, 0.500002, 0.30866, 0.14645, 0.038064, 4e-6]],
   ] as const)("%s", (name, wanted) => {
     const factors = wanted.map((_, step) => learning_rate_factor(name, step, { total: 10, warmup: 2 }));
-    factors.forEach((factor, i) => expect(factor, `step ${i}`).toBeCloseTo(wanted[i] as number, 5));
+    for (const [i, factor] of factors.entries())
+      expect(factor, `step ${i}`).toBeCloseTo(wanted[i] as number, 5);
   });
 });
 
@@ -151,10 +152,10 @@ describe("learning", () => {
     { optim: "adamw_torch", learning_rate: 0.01, weight_decay: 0.1 },
   ] as const)("three steps of %o are those of its definition", async (options) => {
     const train_dataset = pictures(4);
-    const pixels = train_dataset.flatMap(({ pixel_values }) => [...(pixel_values?.data as Float32Array)]);
+    const pixels = train_dataset.flatMap(({ pixel_values }) => [...pixel_values.data]);
     const inputs = {
       pixel_values: new Tensor("float32", pixels, [4, 3, 8, 8]),
-      labels: train_dataset.map(({ label }) => label as number),
+      labels: train_dataset.map(({ label }) => label),
     };
     const model = await new_model();
     const wanted = new Map<string, Float64Array>();
@@ -264,7 +265,7 @@ describe("learning", () => {
     };
     const large = await run({ per_device_train_batch_size: 8 });
     const small = await run({ per_device_train_batch_size: 2, gradient_accumulation_steps: 4 });
-    large.forEach((loss, i) => expect(small[i]).toBeCloseTo(loss, 5));
+    for (const [i, loss] of large.entries()) expect(small[i]).toBeCloseTo(loss, 5);
   });
 
   test.each(["float16", "bfloat16"] as const)("a %s model learns, and is what it saves", async (dtype) => {
@@ -282,7 +283,7 @@ describe("learning", () => {
     const again = await ViTMSNForImageClassification.from_pretrained(await directory.read_files(), { dtype });
     const pixel_values = new Tensor(
       "float32",
-      pictures(1)[0]?.pixel_values?.data as Float32Array,
+      (pictures(1)[0] as Example & { pixel_values: Tensor<"float32"> }).pixel_values.data,
       [1, 3, 8, 8],
     );
     expect((await again.forward({ pixel_values })).logits).toEqual(
@@ -372,16 +373,14 @@ describe("data", () => {
     const examples = pictures(9);
     const named = examples.map(({ pixel_values, label }) => ({
       pixel_values,
-      label: "abc"[label as number] as string,
+      label: "abc"[label] as string,
     }));
-    const whole = Float32Array.from(
-      examples.flatMap(({ pixel_values }) => [...(pixel_values?.data as Float32Array)]),
-    );
+    const whole = Float32Array.from(examples.flatMap(({ pixel_values }) => [...pixel_values.data]));
     const data = {
       list: named,
       tensors: {
         pixel_values: new Tensor("float32", whole, [9, 3, 8, 8]),
-        labels: examples.map(({ label }) => label as number),
+        labels: examples.map(({ label }) => label),
       },
       dataset: { length: 9, get: async (i: number) => named[i] as Example },
     };
@@ -502,7 +501,7 @@ describe("evaluation and callbacks", () => {
     });
     const { predictions, label_ids, metrics } = await trainer.predict(pictures(5));
     expect(predictions.dims).toEqual([5, 3]);
-    expect([...(label_ids?.data as Int32Array)]).toEqual([0, 1, 2, 0, 1]);
+    expect(label_ids?.tolist()).toEqual([0, 1, 2, 0, 1]);
     expect(metrics.test_rows).toBe(5);
     const unlabelled = await trainer.predict(pictures(2).map(({ pixel_values }) => ({ pixel_values })));
     expect([unlabelled.label_ids, unlabelled.metrics.test_loss]).toEqual([undefined, undefined]);
