@@ -9,15 +9,20 @@ use std::task::{Poll, Waker};
 
 use vit_msn_tensor::{Error, Result};
 
-/// Which limits the device is asked for.
+/// Which limits and features the device is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RequestedLimits {
-    /// WebGPU's defaults, which every adapter has; every kernel runs within them.
+    /// WebGPU's defaults, which every adapter has, and no feature; every op runs within them.
     #[default]
     WebGpu,
-    /// All that the adapter has: larger tensors.
+    /// All that the adapter has: larger tensors, timestamp queries, float16 arithmetic and subgroups, as far as they exist.
     Adapter,
 }
+
+/// What kernels use where it exists.
+const USED_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
 
 /// How to choose the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,14 +69,15 @@ impl Context {
                 called(&info.name)
             )));
         }
-        let required_limits = match options.limits {
-            RequestedLimits::WebGpu => wgpu::Limits::defaults(),
-            RequestedLimits::Adapter => adapter.limits(),
+        let (required_limits, required_features) = match options.limits {
+            RequestedLimits::WebGpu => (wgpu::Limits::defaults(), wgpu::Features::empty()),
+            RequestedLimits::Adapter => (adapter.limits(), adapter.features() & USED_FEATURES),
         };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("vit-msn"),
                 required_limits,
+                required_features,
                 ..Default::default()
             })
             .await
@@ -118,6 +124,11 @@ impl Context {
     /// What the device grants, which is what was asked for.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.limits
+    }
+
+    /// Whether the device has these features.
+    pub(crate) fn has(&self, features: wgpu::Features) -> bool {
+        self.device.features().contains(features)
     }
 
     /// Gives the device back; every later call on it is an error.

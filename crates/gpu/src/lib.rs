@@ -10,6 +10,7 @@ mod buffers;
 mod context;
 mod kernels;
 mod pipelines;
+mod profile;
 mod stream;
 #[cfg(test)]
 mod test_support;
@@ -27,5 +28,6 @@ pub use kernels::patch_embed::patch_embed;
 pub use kernels::pool::{Pooling, pool};
 pub use kernels::softmax::softmax;
 pub use kernels::take_tokens::take_tokens;
+pub use profile::OpProfile;
 pub use stream::Stream;
 pub use weights::GpuLinear;

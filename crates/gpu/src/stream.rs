@@ -12,6 +12,7 @@ use vit_msn_tensor::{Dtype, Error, Result, check_len, try_vec};
 use crate::buffers::{Binding, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool};
 use crate::context::Context;
 use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
+use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, least_bytes, set_times};
 
 /// Bytes of one dispatch's uniforms, and what their offsets are multiples of: the default
 /// min_uniform_buffer_offset_alignment, the largest there is.
@@ -38,6 +39,7 @@ pub(crate) struct Op<'a, Uniforms> {
     /// The bindings after those; none of them may be among the former.
     pub writes: &'a [Binding],
     pub workgroups: [usize; 3],
+    pub cost: Cost,
 }
 
 struct Dispatch {
@@ -45,6 +47,32 @@ struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
+    cost: Cost,
+    least_bytes: u64,
+}
+
+impl Dispatch {
+    fn encode(&self, slot: usize, pass: &mut wgpu::ComputePass) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[(slot * UNIFORM_SLOT) as u32]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+
+    fn profile(&self) -> OpProfile {
+        OpProfile {
+            name: self.name,
+            nanoseconds: None,
+            flop: self.cost.flop,
+            bytes: self.cost.bytes,
+            least_bytes: self.least_bytes,
+            workgroups: self
+                .workgroups
+                .iter()
+                .map(|&count| u64::from(count))
+                .product(),
+        }
+    }
 }
 
 /// Records ops on one device and submits them together. Dropping it doesn't submit.
@@ -60,6 +88,8 @@ pub struct Stream {
     dispatches: u64,
     /// Bytes written since the last submission.
     unsubmitted: u64,
+    /// The batches since [`Stream::start_profile`].
+    profile: Option<Vec<ProfiledBatch>>,
 }
 
 impl Stream {
@@ -83,6 +113,7 @@ impl Stream {
             recorded: Vec::new(),
             dispatches: 0,
             unsubmitted: 0,
+            profile: None,
         })
     }
 
@@ -202,6 +233,7 @@ impl Stream {
         let pipeline = self
             .pipelines
             .get(&self.context, op.kernel, arity, names, values)?;
+        let least_bytes = least_bytes(&buffers);
         let bind_group = self.bind(op.kernel.name, arity, buffers)?;
         if self.recorded.len() == MAX_DISPATCHES {
             self.submit()?;
@@ -215,6 +247,8 @@ impl Stream {
             pipeline,
             bind_group,
             workgroups,
+            cost: op.cost,
+            least_bytes,
         });
         self.pool.borrow_mut().recorded();
         self.dispatches += 1;
@@ -283,16 +317,43 @@ impl Stream {
         self.context.checked(&describe(&batch), || {
             queue.write_buffer(&self.uniform_buffer, 0, &uniforms);
             let mut encoder = device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (slot, dispatch) in batch.iter().enumerate() {
-                let [x, y, z] = dispatch.workgroups;
-                let offset = (slot * UNIFORM_SLOT) as u32;
-                pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, &[offset]);
-                pass.dispatch_workgroups(x, y, z);
+            if let Some(profile) = &mut self.profile {
+                profile.push(encode_profiled(&self.context, &batch, &mut encoder));
+            } else {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for (slot, dispatch) in batch.iter().enumerate() {
+                    dispatch.encode(slot, &mut pass);
+                }
             }
-            drop(pass);
             queue.submit([encoder.finish()]);
+        })
+    }
+
+    /// From here on each dispatch is timed, until [`Stream::finish_profile`]. Dispatches then don't overlap, which costs
+    /// a little. Errors: as [`Stream::submit`].
+    pub fn start_profile(&mut self) -> Result<()> {
+        self.submit()?;
+        self.profile = Some(Vec::new());
+        Ok(())
+    }
+
+    /// Submits what was recorded and gives each dispatch since [`Stream::start_profile`], in order.
+    /// Errors: as [`Stream::read`].
+    pub fn finish_profile(
+        &mut self,
+    ) -> Result<impl Future<Output = Result<Vec<OpProfile>>> + use<>> {
+        self.submit()?;
+        let batches = self.profile.take().unwrap_or_default();
+        let buffers = || batches.iter().filter_map(|batch| batch.timestamps.as_ref());
+        let pieces: Vec<_> = buffers().map(|buffer| (buffer, 0, buffer.size())).collect();
+        let mut ops = batches
+            .iter()
+            .flat_map(|batch| batch.ops.clone())
+            .collect::<Vec<_>>();
+        let period = self.context.queue().get_timestamp_period();
+        self.read_pieces(&pieces, move |bytes| {
+            set_times(&mut ops, bytes, period)?;
+            Ok(ops)
         })
     }
 
@@ -359,6 +420,26 @@ impl Stream {
     }
 }
 
+/// Encodes each dispatch in a pass of its own, between two timestamps.
+fn encode_profiled(
+    context: &Context,
+    batch: &[Dispatch],
+    encoder: &mut wgpu::CommandEncoder,
+) -> ProfiledBatch {
+    let timer = Timer::new(context, batch.len());
+    for (slot, dispatch) in batch.iter().enumerate() {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(dispatch.name),
+            timestamp_writes: timer.as_ref().map(|timer| timer.around(slot)),
+        });
+        dispatch.encode(slot, &mut pass);
+    }
+    ProfiledBatch {
+        ops: batch.iter().map(Dispatch::profile).collect(),
+        timestamps: timer.map(|timer| timer.resolve(encoder)),
+    }
+}
+
 fn unreadable(reason: &str) -> Error {
     Error::Unsupported(format!("The GPU doesn't give a tensor back: {reason}."))
 }
@@ -400,6 +481,7 @@ mod tests {
                 reads: &[x.binding()],
                 writes: &[y.binding()],
                 workgroups: [x.len(), 1, 1],
+                cost: Cost::default(),
             })
             .unwrap();
         y
@@ -503,6 +585,7 @@ mod tests {
             reads: &reads,
             writes: &writes,
             workgroups,
+            cost: Cost::default(),
         };
         // One tensor where the kernel has two.
         let one = Op {

@@ -9,13 +9,17 @@ use proptest::test_runner::{Config, TestRunner};
 pub use vit_msn_tensor::testing::{assert_close, values};
 use vit_msn_tensor::{Dtype, Result};
 
-use crate::{Context, ContextOptions, GpuLinear, GpuTensor, Stream};
+use crate::{Context, ContextOptions, GpuLinear, GpuTensor, RequestedLimits, Stream};
 
 /// A device of this test's own, software allowed.
 pub fn context() -> Option<Context> {
+    context_with(RequestedLimits::WebGpu)
+}
+
+pub fn context_with(limits: RequestedLimits) -> Option<Context> {
     let options = ContextOptions {
         allow_software: true,
-        ..Default::default()
+        limits,
     };
     match pollster::block_on(Context::new(options)) {
         Ok(context) => Some(context),
@@ -30,7 +34,11 @@ pub fn context() -> Option<Context> {
 }
 
 pub fn stream() -> Option<Stream> {
-    Some(Stream::new(Rc::new(context()?)).unwrap())
+    Some(stream_on(context()?))
+}
+
+pub fn stream_on(context: Context) -> Stream {
+    Stream::new(Rc::new(context)).unwrap()
 }
 
 pub fn read(stream: &mut Stream, tensor: &GpuTensor) -> Vec<f32> {

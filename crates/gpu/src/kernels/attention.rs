@@ -3,9 +3,10 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result};
 
-use super::ENOUGH_WORKGROUPS;
+use super::{ENOUGH_WORKGROUPS, cost};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::{Constants, Kernel};
+use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 
 const TILE: &str = include_str!("attention_tile.wgsl");
@@ -77,6 +78,19 @@ impl Shape {
         [self.batch, self.tokens, self.heads * self.head_dim]
     }
 
+    /// A workgroup reads its queries, and all keys and values; eager attention reads keys twice, and writes all
+    /// probabilities.
+    fn cost(&self, rows: usize, heads: usize, eager: bool) -> Cost {
+        let [tokens, width, heads] = [self.tokens, self.head_dim, heads].map(|v| v as u64);
+        let passes = if eager { 3 } else { 2 };
+        let written = width + if eager { tokens } else { 0 };
+        let walked = passes * tokens * tokens.div_ceil(rows as u64) * width;
+        cost(
+            heads * (tokens * (width + written) + walked),
+            2 * passes * heads * tokens * tokens * width,
+        )
+    }
+
     /// The op for `heads` heads from `first_head` on, of which only the bindings are missing.
     fn record(
         &self,
@@ -101,6 +115,7 @@ impl Shape {
             reads: &[qkv.binding()],
             writes,
             workgroups: [self.tokens.div_ceil(rows), heads, 1],
+            cost: self.cost(rows, heads, kernel == EAGER),
         })
     }
 }

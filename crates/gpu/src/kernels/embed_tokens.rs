@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::LINE;
+use super::{LINE, cost};
 use crate::buffers::GpuTensor;
 use crate::pipelines::{Constants, Kernel};
 use crate::stream::{Op, Stream};
@@ -65,6 +65,7 @@ pub fn embed_tokens(
         ],
         writes: &[y.binding()],
         workgroups: [width.div_ceil(LINE), 1 + count, batch],
+        cost: cost(3 * y.len() as u64, y.len() as u64),
     })?;
     Ok(y)
 }

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, bicubic_taps, numel};
 
-use super::{LINE, fold_rows};
+use super::{LINE, cost, fold_rows};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -70,6 +70,7 @@ pub fn interpolate_positions(
         reads: &[positions.binding(), table.binding()],
         writes: &[y.binding()],
         workgroups: [width.div_ceil(LINE), height, depth],
+        cost: cost(17 * y.len() as u64, 48 * y.len() as u64),
     })?;
     Ok(y)
 }

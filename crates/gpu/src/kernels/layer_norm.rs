@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE, fold_rows};
+use super::{REDUCE, cost, fold_rows};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -46,6 +46,7 @@ pub fn layer_norm(
         reads: &[x.binding(), weight.binding(), bias.binding()],
         writes: &[y.binding()],
         workgroups: fold_rows(rows),
+        cost: cost(x.len() as u64 * 4 + 2 * x.len() as u64, x.len() as u64 * 8),
     })?;
     Ok(y)
 }

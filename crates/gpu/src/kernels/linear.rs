@@ -6,6 +6,7 @@ use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 use super::ENOUGH_WORKGROUPS;
 use crate::buffers::GpuTensor;
 use crate::pipelines::{Constants, Kernel};
+use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 use crate::weights::GpuLinear;
 
@@ -99,9 +100,32 @@ pub fn linear(
             ],
             writes: &[y.binding()],
             workgroups: [part.rows.div_ceil(side), rows.div_ceil(side), 1],
+            cost: cost_of(
+                [rows, inputs, part.rows],
+                side,
+                weights.dtype(),
+                residual.is_some(),
+            ),
         })?;
     }
     Ok(y)
+}
+
+/// Each workgroup reads its rows of x and of the weight once.
+fn cost_of(
+    [rows, inputs, outputs]: [usize; 3],
+    side: usize,
+    dtype: Dtype,
+    with_residual: bool,
+) -> Cost {
+    let times = |a: usize, b: usize| a as u64 * b as u64;
+    let x = 4 * times(rows, inputs) * outputs.div_ceil(side) as u64;
+    let weight = times(dtype.size() * outputs, inputs) * rows.div_ceil(side) as u64;
+    let written = 4 * times(rows, outputs) * (1 + u64::from(with_residual));
+    Cost {
+        flop: 2 * times(rows, inputs) * outputs as u64,
+        bytes: x + weight + written,
+    }
 }
 
 fn kernel(dtype: Dtype, inputs: usize) -> Kernel {

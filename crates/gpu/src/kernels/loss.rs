@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
 
-use super::REDUCE;
+use super::{REDUCE, cost};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -98,6 +98,7 @@ fn record(
         reads: &[x.binding(), target],
         writes: &[y.binding()],
         workgroups: [1, 1, 1],
+        cost: cost(2 * x.len() as u64, 8 * x.len() as u64),
     })?;
     Ok(y)
 }

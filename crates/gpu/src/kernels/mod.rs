@@ -11,6 +11,8 @@ pub mod pool;
 pub mod softmax;
 pub mod take_tokens;
 
+use crate::profile::Cost;
+
 /// Below this many workgroups a large GPU idles: ops with a choice then take smaller tiles.
 const ENOUGH_WORKGROUPS: usize = 128;
 
@@ -19,6 +21,14 @@ const LINE: usize = 64;
 
 /// Reductions over a workgroup.
 const REDUCE: &str = include_str!("reduce.wgsl");
+
+/// The cost of moving `floats` float32 values in all, and of `flop` operations.
+fn cost(floats: u64, flop: u64) -> Cost {
+    Cost {
+        flop,
+        bytes: 4 * floats,
+    }
+}
 
 /// Workgroups for `count` rows, folded into two dimensions; kernels compare their row with the number of rows.
 fn fold_rows(count: usize) -> [usize; 3] {

@@ -3,8 +3,8 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Error, Result};
 
-use super::LINE;
 use super::linear::linear;
+use super::{LINE, cost};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -68,6 +68,7 @@ pub fn patch_embed(
         reads: &[pixels.binding()],
         writes: &[gathered.binding()],
         workgroups: [depth.div_ceil(LINE), patches, batch],
+        cost: cost(2 * gathered.len() as u64, 0),
     })?;
     linear(stream, &gathered, projection, Activation::Identity, None)
 }

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, format_dims};
 
-use super::LINE;
+use super::{LINE, cost};
 use crate::buffers::GpuTensor;
 use crate::pipelines::{Constants, Kernel};
 use crate::stream::{Op, Stream};
@@ -53,6 +53,13 @@ pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuT
         reads: &[x.binding()],
         writes: &[y.binding()],
         workgroups: [width.div_ceil(LINE), batch, 1],
+        cost: cost(
+            match pooling {
+                Pooling::Cls => 2 * y.len() as u64,
+                Pooling::Mean => x.len() as u64 + y.len() as u64,
+            },
+            x.len() as u64,
+        ),
     })?;
     Ok(y)
 }

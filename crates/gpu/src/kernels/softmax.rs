@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE, fold_rows};
+use super::{REDUCE, cost, fold_rows};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -36,6 +36,7 @@ pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
         reads: &[x.binding()],
         writes: &[y.binding()],
         workgroups: fold_rows(rows),
+        cost: cost(x.len() as u64 * 4, x.len() as u64 * 5),
     })?;
     Ok(y)
 }

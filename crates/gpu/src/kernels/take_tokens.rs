@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
 
-use super::LINE;
+use super::{LINE, cost};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -55,6 +55,7 @@ pub fn take_tokens(
         reads: &[x.binding(), table.binding()],
         writes: &[y.binding()],
         workgroups: [width.div_ceil(LINE), 1 + kept, batch],
+        cost: cost(2 * y.len() as u64, 0),
     })?;
     Ok(y)
 }
