@@ -121,6 +121,14 @@ impl Context {
         self.device.adapter_info()
     }
 
+    /// Whether the adapter is software on the CPU, as far as it tells.
+    pub fn is_software(&self) -> bool {
+        let info = self.adapter();
+        let known = ["SwiftShader", "llvmpipe"];
+        info.device_type == wgpu::DeviceType::Cpu
+            || known.iter().any(|name| info.name.contains(name))
+    }
+
     /// What the device grants, which is what was asked for.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.limits

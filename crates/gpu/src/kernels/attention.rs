@@ -9,21 +9,26 @@ use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 
+const PARAMS: &str = include_str!("attention_params.wgsl");
+const VEC4: &str = include_str!("qkv_vec4.wgsl");
+const SCALAR: &str = include_str!("qkv_scalar.wgsl");
 const TILE: &str = include_str!("attention_tile.wgsl");
-const ATTENTION: Kernel = Kernel {
+const DIRECT: &str = include_str!("attention_direct.wgsl");
+const EAGER: &str = include_str!("eager_attention.wgsl");
+
+const STAGED: Kernel = Kernel {
     name: "attention",
-    sources: &[TILE, include_str!("attention.wgsl")],
-    entry_point: "main",
-};
-const EAGER: Kernel = Kernel {
-    name: "eager_attention",
-    sources: &[TILE, include_str!("eager_attention.wgsl")],
+    sources: &[PARAMS, include_str!("attention_staged.wgsl")],
     entry_point: "main",
 };
 const CONSTANTS: Constants = &["ROWS", "HEAD_VECS"];
 
-/// The widest head whose tile fits into WebGPU's 16 KiB of workgroup memory.
-const MAX_HEAD_DIM: usize = 256;
+/// The widest head whose staged tile fits into WebGPU's 16 KiB of workgroup memory.
+const MAX_STAGED: usize = 256;
+
+/// Queries and channels of a direct workgroup.
+const DIRECT_QUERIES: usize = 16;
+const DIRECT_CHANNELS: usize = 64;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -56,11 +61,6 @@ impl Shape {
                 ))
             })?;
         let head_dim = width / channels;
-        if head_dim > MAX_HEAD_DIM {
-            return Err(Error::Unsupported(format!(
-                "Attention on the GPU takes heads of {MAX_HEAD_DIM} values at most, and these have {head_dim}: use device \"wasm\"."
-            )));
-        }
         Ok(Self {
             batch,
             tokens,
@@ -78,56 +78,110 @@ impl Shape {
         [self.batch, self.tokens, self.heads * self.head_dim]
     }
 
-    /// A workgroup reads its queries, and all keys and values; eager attention reads keys twice, and writes all
-    /// probabilities.
-    fn cost(&self, rows: usize, heads: usize, eager: bool) -> Cost {
+    /// Each workgroup reads its queries, and all keys and values; direct ones read keys again for each 64 channels, eager
+    /// attention reads them twice and writes all probabilities.
+    fn cost(&self, heads: usize, workgroups: [usize; 3], eager: bool) -> Cost {
         let [tokens, width, heads] = [self.tokens, self.head_dim, heads].map(|v| v as u64);
-        let passes = if eager { 3 } else { 2 };
+        let [groups, _, repeats] = workgroups.map(|v| v as u64);
+        let passes = 1 + repeats * if eager { 2 } else { 1 };
         let written = width + if eager { tokens } else { 0 };
-        let walked = passes * tokens * tokens.div_ceil(rows as u64) * width;
         cost(
-            heads * (tokens * (width + written) + walked),
+            heads * (tokens * (width + written) + passes * groups * tokens * width),
             2 * passes * heads * tokens * tokens * width,
         )
     }
 
-    /// The op for `heads` heads from `first_head` on, of which only the bindings are missing.
-    fn record(
+    fn params(&self, first_head: usize) -> Params {
+        Params {
+            tokens: self.tokens as u32,
+            width: (self.heads * self.head_dim) as u32,
+            head_dim: self.head_dim as u32,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            heads: self.heads as u32,
+            first_head: first_head as u32,
+        }
+    }
+
+    fn direct_kernel(&self, eager: bool) -> Kernel {
+        let sources: &'static [&'static str] = match (eager, self.head_dim.is_multiple_of(4)) {
+            (false, true) => &[PARAMS, VEC4, TILE, DIRECT],
+            (false, false) => &[PARAMS, SCALAR, TILE, DIRECT],
+            (true, true) => &[PARAMS, VEC4, TILE, EAGER],
+            (true, false) => &[PARAMS, SCALAR, TILE, EAGER],
+        };
+        Kernel {
+            name: if eager {
+                "eager_attention"
+            } else {
+                "attention"
+            },
+            sources,
+            entry_point: "main",
+        }
+    }
+
+    /// For `heads` heads from `first_head` on; eager where probabilities are among what is written.
+    fn record_direct(
         &self,
         stream: &mut Stream,
-        kernel: Kernel,
         (first_head, heads): (usize, usize),
         qkv: &GpuTensor,
         writes: &[Binding],
     ) -> Result<()> {
-        let rows = rows(heads, self.tokens);
+        let eager = writes.len() > 1;
+        let workgroups = [
+            self.tokens.div_ceil(DIRECT_QUERIES),
+            heads,
+            self.head_dim.div_ceil(DIRECT_CHANNELS),
+        ];
         stream.record(Op {
-            kernel,
-            constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
-            uniforms: Params {
-                tokens: self.tokens as u32,
-                width: (self.heads * self.head_dim) as u32,
-                head_dim: self.head_dim as u32,
-                scale: 1.0 / (self.head_dim as f32).sqrt(),
-                heads: self.heads as u32,
-                first_head: first_head as u32,
-            },
+            kernel: self.direct_kernel(eager),
+            constants: (&[], &[]),
+            uniforms: self.params(first_head),
             reads: &[qkv.binding()],
             writes,
-            workgroups: [self.tokens.div_ceil(rows), heads, 1],
-            cost: self.cost(rows, heads, kernel == EAGER),
+            workgroups,
+            cost: self.cost(heads, workgroups, eager),
+        })
+    }
+
+    fn record_staged(&self, stream: &mut Stream, qkv: &GpuTensor, y: &GpuTensor) -> Result<()> {
+        let rows = rows(self.all_heads(), self.tokens);
+        let workgroups = [self.tokens.div_ceil(rows), self.all_heads(), 1];
+        stream.record(Op {
+            kernel: STAGED,
+            constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
+            uniforms: self.params(0),
+            reads: &[qkv.binding()],
+            writes: &[y.binding()],
+            workgroups,
+            cost: self.cost(self.all_heads(), workgroups, false),
         })
     }
 }
 
 /// Attention of every head over all tokens, scores scaled by 1/√head_dim: qkv `[batch, tokens, 3·width]`, a token's
 /// queries, then its keys, then its values, to `[batch, tokens, width]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED for heads wider than 256, OUT_OF_MEMORY, ENGINE_DEAD.
+/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn attention(stream: &mut Stream, qkv: &GpuTensor, heads: usize) -> Result<GpuTensor> {
     let shape = Shape::of(qkv, heads)?;
+    let direct = stream.context().is_software() || shape.head_dim > MAX_STAGED;
+    attention_with(stream, direct, qkv, &shape)
+}
+
+fn attention_with(
+    stream: &mut Stream,
+    direct: bool,
+    qkv: &GpuTensor,
+    shape: &Shape,
+) -> Result<GpuTensor> {
     let y = stream.uninit(&shape.result_dims())?;
-    let all = (0, shape.all_heads());
-    shape.record(stream, ATTENTION, all, qkv, &[y.binding()])?;
+    if direct {
+        let all = (0, shape.all_heads());
+        shape.record_direct(stream, all, qkv, &[y.binding()])?;
+    } else {
+        shape.record_staged(stream, qkv, &y)?;
+    }
     Ok(y)
 }
 
@@ -149,7 +203,7 @@ pub fn eager_attention(
     let probs = stream.uninit_parts(&dims, all, most)?;
     for (part, first) in probs.parts().iter().zip((0..all).step_by(most)) {
         let heads = (first, most.min(all - first));
-        shape.record(stream, EAGER, heads, qkv, &[y.binding(), part.binding()])?;
+        shape.record_direct(stream, heads, qkv, &[y.binding(), part.binding()])?;
     }
     Ok((y, probs))
 }
@@ -208,9 +262,14 @@ mod tests {
         let qkv: Vec<f32> = data.iter().map(|v| size * v).collect();
         let qkv_gpu = stream.upload(&qkv, &dims).unwrap();
         let (expected, expected_probs) = naive(&qkv, tokens, heads, head_dim);
-        let y = attention(stream, &qkv_gpu, heads).unwrap();
-        assert_eq!(y.dims(), [batch, tokens, heads * head_dim]);
-        assert_close(&read(stream, &y), &expected, 1e-5);
+        let shape = Shape::of(&qkv_gpu, heads).unwrap();
+        for direct in [true, false] {
+            if direct || head_dim <= MAX_STAGED {
+                let y = attention_with(stream, direct, &qkv_gpu, &shape).unwrap();
+                assert_eq!(y.dims(), [batch, tokens, heads * head_dim]);
+                assert_close(&read(stream, &y), &expected, 1e-5);
+            }
+        }
         let (y, probs) = eager_attention(stream, &qkv_gpu, heads).unwrap();
         assert_eq!(probs.dims(), [batch, heads, tokens, tokens]);
         assert_close(&read(stream, &y), &expected, 1e-5);
@@ -228,7 +287,13 @@ mod tests {
     #[test]
     fn the_widest_heads_fit() {
         let Some(mut stream) = stream() else { return };
-        check(&mut stream, [1, 33, 1, MAX_HEAD_DIM], 1.0);
+        check(&mut stream, [1, 33, 1, MAX_STAGED], 1.0);
+    }
+
+    #[test]
+    fn heads_wider_than_the_staged_tile_fit() {
+        let Some(mut stream) = stream() else { return };
+        check(&mut stream, [1, 18, 1, MAX_STAGED + 3], 1.0);
     }
 
     #[test]
@@ -256,11 +321,9 @@ mod tests {
         let Some(mut stream) = stream() else { return };
         let (_, qkv) = random(&mut stream, &[1, 2, 12], 1);
         let (_, flat) = random(&mut stream, &[2, 12], 1);
-        let (_, wide) = random(&mut stream, &[1, 1, 3 * (MAX_HEAD_DIM + 1)], 1);
         assert_eq!(code(attention(&mut stream, &qkv, 0)), "INVALID_ARGUMENT");
         assert_eq!(code(attention(&mut stream, &qkv, 3)), "INVALID_ARGUMENT");
         assert_eq!(code(attention(&mut stream, &qkv, 8)), "INVALID_ARGUMENT");
         assert_eq!(code(attention(&mut stream, &flat, 1)), "INVALID_ARGUMENT");
-        assert_eq!(code(attention(&mut stream, &wide, 1)), "UNSUPPORTED");
     }
 }

@@ -1,92 +1,118 @@
-// attention_tile: what the kernels of attention share. A query and its result stay in the registers of one invocation,
-// and 16 keys or values pass through workgroup memory: 16 · KEYS · HEAD_VECS bytes, 4,096 for heads of 64, 16,384 for
-// heads of 256. All invocations read the same vector of the tile at a time, which is a broadcast.
+// attention_tile: what the direct kernels of attention share. 16 queries a workgroup, 64 keys at a time.
 //
-// Constants      ROWS       queries of a workgroup, one an invocation: 64 or 32
-//                HEAD_VECS  head_dim / 4, rounded up; at most 64
+// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32.
+// Preconditions  Workgroups: x over queries, y over the dispatch's heads, z over 64 channels of a head each: scores of wider
+//                heads are computed again for each 64 channels. attention.rs checks the shapes.
+// Tile           Invocation 16 · quad + lane has the four queries of its quad. First their scores with four keys, 4 · lane
+//                and the next three: 8 vectors feed 64 multiply-adds. Then their results in four channels, 4 · lane and
+//                the next three, over all keys: 2 vectors feed 16. Weights change hands in workgroup memory (4 KiB);
+//                keys and values come straight from storage.
 
-struct Params {
-    tokens: u32,
-    width: u32,
-    head_dim: u32,
-    scale: f32,
-    heads: u32,
-    // The first head of the dispatch, counted over the whole batch.
-    first_head: u32,
+const LANES: u32 = 16u;
+const KEYS: u32 = 4u * LANES;
+const QUADS: u32 = 4u;
+
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+// [key, quad], of the quad's four queries.
+var<workgroup> weights: array<vec4<f32>, KEYS * QUADS>;
+// [quad, lane], of the quad's four queries.
+var<workgroup> partial: array<vec4<f32>, QUADS * LANES>;
+
+// Of each of a quad's queries, four values side by side: for four keys or four channels.
+struct Four {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
-
-const KEYS: u32 = 16u;
-const LOWEST: f32 = -3.4028234e38;
-
-var<workgroup> tile: array<vec4<f32>, KEYS * HEAD_VECS>;
-
-// Four values from `first` on, of a head's `count` values still there; zeros beyond.
-fn load(first: u32, count: u32) -> vec4<f32> {
-    var value = vec4<f32>(qkv[first], 0.0, 0.0, 0.0);
-    if count > 1u {
-        value.y = qkv[first + 1u];
-    }
-    if count > 2u {
-        value.z = qkv[first + 2u];
-    }
-    if count > 3u {
-        value.w = qkv[first + 3u];
-    }
-    return value;
+fn products(query: vec4<f32>, k0: vec4<f32>, k1: vec4<f32>, k2: vec4<f32>, k3: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(dot(query, k0), dot(query, k1), dot(query, k2), dot(query, k3));
 }
 
-// Where the head's query (which = 0), key (1) or value (2) of a token starts.
-fn head_start(head: u32, token: u32, which: u32) -> u32 {
-    let row = (head / params.heads * params.tokens + token) * 3u + which;
-    return row * params.width + head % params.heads * params.head_dim;
-}
-
-// Copies the keys or values from token `first` on. Those beyond the end repeat the last one, and weigh nothing.
-fn stage(head: u32, first: u32, which: u32, lane: u32) {
-    for (var i = lane; i < KEYS * HEAD_VECS; i += ROWS) {
-        let token = min(first + i / HEAD_VECS, params.tokens - 1u);
-        let offset = 4u * (i % HEAD_VECS);
-        tile[i] = load(head_start(head, token, which) + offset, params.head_dim - offset);
+// Scores of four queries with four keys; those of keys beyond the last token are the lowest number.
+fn score(head: u32, query: u32, key: u32) -> Four {
+    let last = params.tokens - 1u;
+    let queries = min(query + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
+    let keys = min(key + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
+    var s: Four;
+    for (var part = 0u; 4u * part < params.head_dim; part++) {
+        let k0 = load(head, keys.x, 1u, part);
+        let k1 = load(head, keys.y, 1u, part);
+        let k2 = load(head, keys.z, 1u, part);
+        let k3 = load(head, keys.w, 1u, part);
+        s.a += products(load(head, queries.x, 0u, part), k0, k1, k2, k3);
+        s.b += products(load(head, queries.y, 0u, part), k0, k1, k2, k3);
+        s.c += products(load(head, queries.z, 0u, part), k0, k1, k2, k3);
+        s.d += products(load(head, queries.w, 0u, part), k0, k1, k2, k3);
     }
+    let exists = key + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.tokens);
+    let lowest = vec4<f32>(LOWEST);
+    return Four(
+        select(lowest, s.a * params.scale, exists),
+        select(lowest, s.b * params.scale, exists),
+        select(lowest, s.c * params.scale, exists),
+        select(lowest, s.d * params.scale, exists),
+    );
 }
 
-// The query's scores with the staged keys; those beyond the last token get the lowest number.
-fn score_tile(query: ptr<function, array<vec4<f32>, HEAD_VECS>>, first: u32) -> array<f32, KEYS> {
-    var scores: array<f32, KEYS>;
-    for (var key = 0u; key < KEYS; key++) {
-        var score = 0.0;
-        for (var i = 0u; i < HEAD_VECS; i++) {
-            score += dot((*query)[i], tile[key * HEAD_VECS + i]);
+// Each query's largest value.
+fn largest(s: Four) -> vec4<f32> {
+    // The transpose has a query in each component.
+    let t = transpose(mat4x4<f32>(s.a, s.b, s.c, s.d));
+    return max(max(t[0], t[1]), max(t[2], t[3]));
+}
+
+fn sum(s: Four) -> vec4<f32> {
+    let t = transpose(mat4x4<f32>(s.a, s.b, s.c, s.d));
+    return (t[0] + t[1]) + (t[2] + t[3]);
+}
+
+// exp(s − highest), each query with its own.
+fn exp_of_difference(s: Four, highest: vec4<f32>) -> Four {
+    return Four(exp(s.a - highest.x), exp(s.b - highest.y), exp(s.c - highest.z), exp(s.d - highest.w));
+}
+
+// Each row of f times its component.
+fn scale_rows(f: Four, factor: vec4<f32>) -> Four {
+    return Four(f.a * factor.x, f.b * factor.y, f.c * factor.z, f.d * factor.w);
+}
+
+// Hands the weights of a lane's four keys to the quad's other lanes.
+fn share(s: Four, quad: u32, lane: u32) {
+    let t = transpose(mat4x4<f32>(s.a, s.b, s.c, s.d));
+    let first = 4u * lane * QUADS + quad;
+    weights[first] = t[0];
+    weights[first + QUADS] = t[1];
+    weights[first + 2u * QUADS] = t[2];
+    weights[first + 3u * QUADS] = t[3];
+}
+
+// Adds the values of the keys from `first` on, by their weights.
+fn combine(head: u32, first: u32, quad: u32, part: u32, context: Four) -> Four {
+    var result = context;
+    if 4u * part < params.head_dim {
+        for (var key = 0u; key < min(KEYS, params.tokens - first); key++) {
+            let value = load(head, first + key, 2u, part);
+            let weight = weights[key * QUADS + quad];
+            result.a += weight.x * value;
+            result.b += weight.y * value;
+            result.c += weight.z * value;
+            result.d += weight.w * value;
         }
-        scores[key] = select(LOWEST, score, first + key < params.tokens);
     }
-    return scores;
+    return result;
 }
 
-// The largest of a tile's scores and `highest`.
-fn highest_of(scores: ptr<function, array<f32, KEYS>>, highest: f32) -> f32 {
-    var found = highest;
-    for (var key = 0u; key < KEYS; key++) {
-        found = max(found, (*scores)[key]);
+fn store(head: u32, query: u32, part: u32, context: Four) {
+    let rows = mat4x4<f32>(context.a, context.b, context.c, context.d);
+    for (var i = 0u; i < 16u; i++) {
+        let row = query + i / 4u;
+        let channel = 4u * part + i % 4u;
+        if row < params.tokens && channel < params.head_dim {
+            let token = head / params.heads * params.tokens + row;
+            y[token * params.width + head % params.heads * params.head_dim + channel] = rows[i / 4u][i % 4u];
+        }
     }
-    return found;
-}
-
-// The query of a row, scaled; rows beyond the last repeat it.
-fn load_query(head: u32, row: u32) -> array<vec4<f32>, HEAD_VECS> {
-    let start = head_start(head, min(row, params.tokens - 1u), 0u);
-    var query: array<vec4<f32>, HEAD_VECS>;
-    for (var i = 0u; i < HEAD_VECS; i++) {
-        query[i] = params.scale * load(start + 4u * i, params.head_dim - 4u * i);
-    }
-    return query;
-}
-
-// Where the head's result of a row starts.
-fn result_start(head: u32, row: u32) -> u32 {
-    let token = head / params.heads * params.tokens + row;
-    return token * params.width + head % params.heads * params.head_dim;
 }

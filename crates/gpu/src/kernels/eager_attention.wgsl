@@ -1,58 +1,66 @@
-// eager_attention: attention that also writes its probabilities
+// eager_attention: attention that also writes its probabilities, with the tile of attention_tile.wgsl
 //
-// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim], probs [part, tokens,
-//                tokens]: those of the dispatch's heads; row-major float32.
-// Preconditions  Workgroups: x over queries, y over the dispatch's heads; attention.rs checks the shapes and HEAD_VECS.
-// Tile           That of attention_tile.wgsl. Keys are walked twice, first for each row's maximum and sum: a third more
-//                arithmetic than reading scores back would take, and probabilities are written once and never read.
+// Layout         probs [part, tokens, tokens]: those of the dispatch's heads; row-major float32.
+// Tile           Keys are walked twice, first for each query's maximum and sum: a third more arithmetic than reading scores
+//                back would take, and probabilities are written once and never read.
 
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read_write> probs: array<f32>;
 
-@compute @workgroup_size(ROWS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn keep(head: u32, query: u32, key: u32, s: Four) {
+    let rows = mat4x4<f32>(s.a, s.b, s.c, s.d);
+    for (var i = 0u; i < 16u; i++) {
+        let row = query + i / 4u;
+        let column = key + i % 4u;
+        if row < params.tokens && column < params.tokens {
+            probs[(head * params.tokens + row) * params.tokens + column] = rows[i / 4u][i % 4u];
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let head = params.first_head + group.y;
-    let row = group.x * ROWS + lane;
-    // Invocations beyond the last query help staging, and store nothing.
-    var query = load_query(head, row);
-    var highest = LOWEST;
-    var total = 0.0;
+    let quad = index / LANES;
+    let lane = index % LANES;
+    let query = 4u * (group.x * QUADS + quad);
+    let part = group.z * LANES + lane;
+    // Of the lane's own keys, then of all.
+    var highest = vec4<f32>(LOWEST);
+    var total = vec4<f32>();
     for (var first = 0u; first < params.tokens; first += KEYS) {
-        stage(head, first, 1u, lane);
-        workgroupBarrier();
-        var scores = score_tile(&query, first);
-        let new_highest = highest_of(&scores, highest);
-        total *= exp(highest - new_highest);
-        highest = new_highest;
-        for (var key = 0u; key < KEYS; key++) {
-            total += select(0.0, exp(scores[key] - highest), first + key < params.tokens);
-        }
-        workgroupBarrier();
+        let s = score(head, query, first + 4u * lane);
+        let now = max(highest, largest(s));
+        let exponentials = exp_of_difference(s, now);
+        // A lane without keys has only the lowest number, whose difference to itself is 0.
+        let exists = vec4<bool>(first + 4u * lane < params.tokens);
+        total = total * exp(highest - now) + select(vec4<f32>(), sum(exponentials), exists);
+        highest = now;
     }
-    var result: array<vec4<f32>, HEAD_VECS>;
+    partial[index] = highest;
+    workgroupBarrier();
+    var now = highest;
+    for (var other = 0u; other < LANES; other++) {
+        now = max(now, partial[quad * LANES + other]);
+    }
+    workgroupBarrier();
+    partial[index] = total * exp(highest - now);
+    highest = now;
+    workgroupBarrier();
+    total = vec4<f32>();
+    for (var other = 0u; other < LANES; other++) {
+        total += partial[quad * LANES + other];
+    }
+    var context: Four;
     for (var first = 0u; first < params.tokens; first += KEYS) {
-        stage(head, first, 1u, lane);
+        let key = first + 4u * lane;
+        let s = scale_rows(exp_of_difference(score(head, query, key), highest), 1.0 / total);
         workgroupBarrier();
-        var scores = score_tile(&query, first);
+        share(s, quad, lane);
         workgroupBarrier();
-        stage(head, first, 2u, lane);
-        workgroupBarrier();
-        for (var key = 0u; key < KEYS; key++) {
-            let token = first + key;
-            let probability = select(0.0, exp(scores[key] - highest) / total, token < params.tokens);
-            for (var i = 0u; i < HEAD_VECS; i++) {
-                result[i] += probability * tile[key * HEAD_VECS + i];
-            }
-            if row < params.tokens && token < params.tokens {
-                probs[(group.y * params.tokens + row) * params.tokens + token] = probability;
-            }
+        if group.z == 0u {
+            keep(group.y, query, key, s);
         }
-        workgroupBarrier();
+        context = combine(head, first, quad, part, context);
     }
-    if row < params.tokens {
-        let start = result_start(head, row);
-        for (var i = 0u; i < params.head_dim; i++) {
-            y[start + i] = result[i / 4u][i % 4u];
-        }
-    }
+    store(head, query, part, context);
 }

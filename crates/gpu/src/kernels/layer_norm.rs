@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE, cost, fold_rows};
+use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -35,9 +35,10 @@ pub fn layer_norm(
     weight.expect("The weight of a layer norm", &[width])?;
     bias.expect("The bias of a layer norm", &[width])?;
     let y = stream.uninit(x.dims())?;
+    let lanes = lanes(stream.context());
     stream.record(Op {
         kernel: LAYER_NORM,
-        constants: (&[], &[]),
+        constants: (REDUCE_CONSTANTS, &lanes),
         uniforms: Params {
             rows: rows as u32,
             width: width as u32,

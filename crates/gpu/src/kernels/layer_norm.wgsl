@@ -2,7 +2,7 @@
 //
 // Layout         x and y [rows, width], weight and bias [width]; row-major float32.
 // Preconditions  One workgroup a row, folded into two dimensions; layer_norm.rs checks shapes and launches them.
-// Tile           64 invocations walk one row side by side, so that reads coalesce. The row is read three times, twice
+// Tile           LANES invocations walk one row side by side, so that reads coalesce. The row is read three times, twice
 //                from cache: the variance of differences from the mean doesn't cancel as E[x²] − E[x]² does.
 
 struct Params {

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
 
-use super::{REDUCE, cost};
+use super::{REDUCE, REDUCE_CONSTANTS, cost, lanes};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -83,13 +83,14 @@ fn record(
 ) -> Result<GpuTensor> {
     let (rows, width) = x.rows();
     let y = stream.uninit(&[1])?;
+    let lanes = lanes(stream.context());
     stream.record(Op {
         kernel: Kernel {
             name: entry_point,
             sources: &[REDUCE, include_str!("loss.wgsl")],
             entry_point,
         },
-        constants: (&[], &[]),
+        constants: (REDUCE_CONSTANTS, &lanes),
         uniforms: Params {
             rows: rows as u32,
             width: width as u32,

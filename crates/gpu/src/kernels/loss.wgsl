@@ -3,7 +3,7 @@
 // Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32; y [1].
 //                Row-major float32.
 // Preconditions  One workgroup; loss.rs checks the shapes, that labels are classes or −100, and counts those that are.
-// Tile           64 invocations walk a row, or all elements, side by side. Losses are small beside the model.
+// Tile           LANES invocations walk a row, or all elements, side by side. Losses are small beside the model.
 
 struct Params {
     rows: u32,

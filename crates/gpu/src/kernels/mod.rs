@@ -11,6 +11,8 @@ pub mod pool;
 pub mod softmax;
 pub mod take_tokens;
 
+use crate::context::Context;
+use crate::pipelines::Constants;
 use crate::profile::Cost;
 
 /// Below this many workgroups a large GPU idles: ops with a choice then take smaller tiles.
@@ -21,6 +23,12 @@ const LINE: usize = 64;
 
 /// Reductions over a workgroup.
 const REDUCE: &str = include_str!("reduce.wgsl");
+const REDUCE_CONSTANTS: Constants = &["LANES"];
+
+/// The value of the reductions' constant: invocations of a workgroup.
+fn lanes(context: &Context) -> [u32; 1] {
+    [if context.is_software() { 8 } else { 64 }]
+}
 
 /// The cost of moving `floats` float32 values in all, and of `flop` operations.
 fn cost(floats: u64, flop: u64) -> Cost {

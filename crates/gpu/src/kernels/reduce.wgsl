@@ -1,7 +1,8 @@
-// reduce: sums and maxima over the 64 invocations of a workgroup, for kernels that give a row to each workgroup.
-// Every invocation calls them, and all get the same result.
+// reduce: sums and maxima over the invocations of a workgroup, for kernels that give a row to each workgroup. Every
+// invocation calls them, and all get the same result.
+//
+// Constants      LANES  a power of two: 64, or 8 on adapters that are software on the CPU, where barriers are dear
 
-const LANES: u32 = 64u;
 const LOWEST: f32 = -3.4028234e38;
 
 var<workgroup> partial: array<f32, LANES>;

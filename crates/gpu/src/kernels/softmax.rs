@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE, cost, fold_rows};
+use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -26,9 +26,10 @@ struct Params {
 pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
     let (rows, width) = x.rows();
     let y = stream.uninit(x.dims())?;
+    let lanes = lanes(stream.context());
     stream.record(Op {
         kernel: SOFTMAX,
-        constants: (&[], &[]),
+        constants: (REDUCE_CONSTANTS, &lanes),
         uniforms: Params {
             rows: rows as u32,
             width: width as u32,

@@ -2,7 +2,7 @@
 //
 // Layout         x and y [rows, width]; row-major float32.
 // Preconditions  One workgroup a row, folded into two dimensions; softmax.rs launches them.
-// Tile           64 invocations walk one row side by side, so that reads coalesce. Exponentials are computed twice
+// Tile           LANES invocations walk one row side by side, so that reads coalesce. Exponentials are computed twice
 //                rather than stored and read back.
 
 struct Params {

@@ -1,0 +1,15 @@
+// attention: what its kernels are given
+
+struct Params {
+    tokens: u32,
+    width: u32,
+    head_dim: u32,
+    scale: f32,
+    heads: u32,
+    // The first head of the dispatch, counted over the whole batch.
+    first_head: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+const LOWEST: f32 = -3.4028234e38;

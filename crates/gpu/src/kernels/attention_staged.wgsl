@@ -1,0 +1,127 @@
+// attention_staged: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, for GPUs
+//
+// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32.
+// Constants      ROWS       queries of a workgroup, one an invocation: 64 or 32
+//                HEAD_VECS  head_dim / 4, rounded up; at most 64
+// Preconditions  Workgroups: x over queries, y over the heads of the batch. attention.rs checks the shapes and HEAD_VECS.
+// Tile           A query and its result stay in the registers of one invocation (2 · HEAD_VECS vectors and KEYS scores),
+//                and 16 keys, then their 16 values, pass through workgroup memory: 16 · KEYS · HEAD_VECS bytes, 4,096 for
+//                heads of 64, 16,384 for heads of 256. All invocations read the same vector of it at a time, which is a
+//                broadcast. Device memory is read ⌈N / ROWS⌉ times, and in scalars, since a head starts at a multiple of 4
+//                only where head_dim is one: this is 1/ROWS of the work. Statistics and sums are float32, and relative to
+//                the maximum so far.
+
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> qkv: array<f32>;
+
+const KEYS: u32 = 16u;
+
+var<workgroup> tile: array<vec4<f32>, KEYS * HEAD_VECS>;
+
+// Four values from `first` on, of a head's `count` values still there; zeros beyond.
+fn load(first: u32, count: u32) -> vec4<f32> {
+    var value = vec4<f32>(qkv[first], 0.0, 0.0, 0.0);
+    if count > 1u {
+        value.y = qkv[first + 1u];
+    }
+    if count > 2u {
+        value.z = qkv[first + 2u];
+    }
+    if count > 3u {
+        value.w = qkv[first + 3u];
+    }
+    return value;
+}
+
+// Where the head's query (which = 0), key (1) or value (2) of a token starts.
+fn head_start(head: u32, token: u32, which: u32) -> u32 {
+    let row = (head / params.heads * params.tokens + token) * 3u + which;
+    return row * params.width + head % params.heads * params.head_dim;
+}
+
+// Copies the keys or values from token `first` on. Those beyond the end repeat the last one, and weigh nothing.
+fn stage(head: u32, first: u32, which: u32, lane: u32) {
+    for (var i = lane; i < KEYS * HEAD_VECS; i += ROWS) {
+        let token = min(first + i / HEAD_VECS, params.tokens - 1u);
+        let offset = 4u * (i % HEAD_VECS);
+        tile[i] = load(head_start(head, token, which) + offset, params.head_dim - offset);
+    }
+}
+
+// The query's scores with the staged keys; those beyond the last token get the lowest number.
+fn score_tile(query: ptr<function, array<vec4<f32>, HEAD_VECS>>, first: u32) -> array<f32, KEYS> {
+    var scores: array<f32, KEYS>;
+    for (var key = 0u; key < KEYS; key++) {
+        var score = 0.0;
+        for (var i = 0u; i < HEAD_VECS; i++) {
+            score += dot((*query)[i], tile[key * HEAD_VECS + i]);
+        }
+        scores[key] = select(LOWEST, score, first + key < params.tokens);
+    }
+    return scores;
+}
+
+// The largest of a tile's scores and `highest`.
+fn highest_of(scores: ptr<function, array<f32, KEYS>>, highest: f32) -> f32 {
+    var found = highest;
+    for (var key = 0u; key < KEYS; key++) {
+        found = max(found, (*scores)[key]);
+    }
+    return found;
+}
+
+// The query of a row, scaled; rows beyond the last repeat it.
+fn load_query(head: u32, row: u32) -> array<vec4<f32>, HEAD_VECS> {
+    let start = head_start(head, min(row, params.tokens - 1u), 0u);
+    var query: array<vec4<f32>, HEAD_VECS>;
+    for (var i = 0u; i < HEAD_VECS; i++) {
+        query[i] = params.scale * load(start + 4u * i, params.head_dim - 4u * i);
+    }
+    return query;
+}
+
+// Where the head's result of a row starts.
+fn result_start(head: u32, row: u32) -> u32 {
+    let token = head / params.heads * params.tokens + row;
+    return token * params.width + head % params.heads * params.head_dim;
+}
+
+@compute @workgroup_size(ROWS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let head = params.first_head + group.y;
+    let row = group.x * ROWS + lane;
+    // Invocations beyond the last query help staging, and store nothing.
+    var query = load_query(head, row);
+    var result: array<vec4<f32>, HEAD_VECS>;
+    var highest = LOWEST;
+    var total = 0.0;
+    for (var first = 0u; first < params.tokens; first += KEYS) {
+        stage(head, first, 1u, lane);
+        workgroupBarrier();
+        var scores = score_tile(&query, first);
+        workgroupBarrier();
+        stage(head, first, 2u, lane);
+        workgroupBarrier();
+        let new_highest = highest_of(&scores, highest);
+        let rescale = exp(highest - new_highest);
+        highest = new_highest;
+        total *= rescale;
+        for (var i = 0u; i < HEAD_VECS; i++) {
+            result[i] *= rescale;
+        }
+        for (var key = 0u; key < KEYS; key++) {
+            let weight = select(0.0, exp(scores[key] - highest), first + key < params.tokens);
+            total += weight;
+            for (var i = 0u; i < HEAD_VECS; i++) {
+                result[i] += weight * tile[key * HEAD_VECS + i];
+            }
+        }
+        workgroupBarrier();
+    }
+    if row < params.tokens {
+        let start = result_start(head, row);
+        for (var i = 0u; i < params.head_dim; i++) {
+            y[start + i] = result[i / 4u][i % 4u] / total;
+        }
+    }
+}

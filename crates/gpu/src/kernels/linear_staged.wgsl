@@ -1,0 +1,77 @@
+// linear_staged: the product through workgroup memory, for GPUs
+//
+// Constants      THREADS  side of the square workgroup: 16 or 8
+//                EACH     results of an invocation in each direction: 8 or 4
+// Tile           An invocation's results lie THREADS apart in both directions, so that neighbours read neighbouring
+//                vectors of the tiles. Depth is walked DEPTH_VECS vectors at a time: x and weight are both contiguous in
+//                depth, so one vec4 of each is one load, and 2 · EACH vectors from workgroup memory feed 4 · EACH²
+//                multiply-adds. linear.rs has the table of tiles, with their memory and FLOP for each byte.
+
+const TILE: u32 = EACH * THREADS;
+// 16 values of depth, but 8 where the tile is so large that 16 KiB hold no more.
+const DEPTH_VECS: u32 = select(4u, 2u, TILE > 64u);
+// One vector of padding puts the depths of a row, which are written together, into different banks.
+const STRIDE: u32 = TILE + 1u;
+const QUADS: u32 = EACH / 4u;
+
+// [depth, row] and [depth, column]
+var<workgroup> x_tile: array<vec4<f32>, DEPTH_VECS * STRIDE>;
+var<workgroup> weight_tile: array<vec4<f32>, DEPTH_VECS * STRIDE>;
+
+// Rows and columns beyond the end repeat the last one: their results are never stored. Depths beyond the end are
+// zero in both operands.
+fn stage(corner: vec2<u32>, depth: u32, lane: u32) {
+    let width = (params.inputs + 3u) / 4u;
+    for (var i = lane; i < TILE * DEPTH_VECS; i += THREADS * THREADS) {
+        let line = i / DEPTH_VECS;
+        let part = depth + i % DEPTH_VECS;
+        var x_part = vec4<f32>();
+        var weight_part = vec4<f32>();
+        if part < width {
+            x_part = load_x(min(corner.y + line, params.rows - 1u), part);
+            weight_part = load_weight(min(corner.x + line, params.part - 1u) * width + part);
+        }
+        let place = i % DEPTH_VECS * STRIDE + line;
+        x_tile[place] = x_part;
+        weight_tile[place] = weight_part;
+    }
+}
+
+@compute @workgroup_size(THREADS, THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) thread: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let corner = group.xy * TILE;
+    let width = (params.inputs + 3u) / 4u;
+    // A vector of them is four results of one row.
+    var sums: array<vec4<f32>, EACH * QUADS>;
+    for (var depth = 0u; depth < width; depth += DEPTH_VECS) {
+        stage(corner, depth, lane);
+        workgroupBarrier();
+        for (var part = 0u; part < DEPTH_VECS; part++) {
+            var weights: array<vec4<f32>, EACH>;
+            for (var j = 0u; j < EACH; j++) {
+                weights[j] = weight_tile[part * STRIDE + thread.x + j * THREADS];
+            }
+            for (var i = 0u; i < EACH; i++) {
+                let v = x_tile[part * STRIDE + thread.y + i * THREADS];
+                for (var q = 0u; q < QUADS; q++) {
+                    let j = 4u * q;
+                    sums[i * QUADS + q] += vec4<f32>(
+                        dot(v, weights[j]),
+                        dot(v, weights[j + 1u]),
+                        dot(v, weights[j + 2u]),
+                        dot(v, weights[j + 3u]),
+                    );
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < EACH * EACH; i++) {
+        let row = corner.y + thread.y + i / EACH * THREADS;
+        store(sums[i / 4u][i % 4u], row, corner.x + thread.x + i % EACH * THREADS);
+    }
+}

@@ -1,0 +1,7 @@
+// x: float32 rows of whole vectors
+
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+
+fn load_x(row: u32, part: u32) -> vec4<f32> {
+    return x[row * (params.inputs / 4u) + part];
+}
