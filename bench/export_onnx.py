@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Exports a ViT-MSN classifier to ONNX, for the comparison with onnxruntime-web.
 
-  python bench/export_onnx.py MODEL OUT.onnx [--attention eager|sdpa] [--opset 18]
+  python bench/export_onnx.py MODEL OUT.onnx [--attention eager|sdpa] [--opset 18] [--int8]
 
 MODEL is a folder or hub id that transformers' ViTMSNForImageClassification.from_pretrained opens. float32, dynamic
-batch, one output: logits. Needs: pip install torch transformers onnx onnxscript
+batch, one output: logits; with --int8 quantised dynamically by onnxruntime, as it does by default.
+Needs: pip install torch transformers onnx onnxscript, and onnxruntime for --int8
 """
 import argparse
 import pathlib
+import tempfile
 
 import torch
 from transformers import ViTMSNForImageClassification
@@ -43,12 +45,26 @@ def export(source, out, attention, opset):
     )
 
 
+def quantise(out):
+    """Replaces a float32 model by one whose linear layers have int8 weights."""
+    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = pathlib.Path(folder, "prepared.onnx")
+        quant_pre_process(str(out), str(prepared))
+        quantize_dynamic(str(prepared), str(out), op_types_to_quantize=["MatMul", "Gemm"])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
     parser.add_argument("--opset", type=int, default=18)
+    parser.add_argument("--int8", action="store_true")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     export(options.model, options.out, options.attention, options.opset)
+    if options.int8:
+        quantise(options.out)

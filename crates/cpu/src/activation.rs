@@ -1,18 +1,28 @@
 //! The activations of the reference's `ACT2FN` that ViT configurations use.
 
-use crate::simd::{F32x4, exp_nonpositive, map_in_place, polynomial8};
+use crate::simd::{Exp, F32x4, constant, map_in_place, polynomial8};
 use vit_msn_tensor::Activation;
 
 /// Replaces every value of `rows` by its activation. NaN stays NaN; infinities give the limits.
 pub(crate) fn activate_rows<'a>(act: Activation, rows: impl Iterator<Item = &'a mut [f32]>) {
     match act {
         Activation::Identity => {}
-        Activation::Gelu => map_rows(rows, gelu),
+        Activation::Gelu => {
+            let gelu = Gelu::new();
+            map_rows(rows, |x| gelu.of(x));
+        }
         Activation::Relu => map_rows(rows, |x| x.max(F32x4::splat(0.0))),
-        Activation::Silu => map_rows(rows, |x| times_sigmoid(x, x)),
-        Activation::GeluTanh => map_rows(rows, gelu_tanh),
+        Activation::Silu => {
+            let gate = Gate::new();
+            map_rows(rows, |x| gate.of(x, x));
+        }
+        Activation::GeluTanh => {
+            let (gate, gelu) = (Gate::new(), GeluTanh::new());
+            map_rows(rows, |x| gate.of(x, gelu.argument(x)));
+        }
         Activation::QuickGelu => {
-            map_rows(rows, |x| times_sigmoid(x, x.mul(F32x4::splat(1.702))));
+            let (gate, slope) = (Gate::new(), constant(1.702));
+            map_rows(rows, |x| gate.of(x, x.mul(slope)));
         }
     }
 }
@@ -42,37 +52,88 @@ pub(crate) const GELU_TAIL: [f32; 8] = [
     5.054_825e-2,
 ];
 
-/// x·Φ(x) = max(x, 0) − |x|·Φ(−|x|), where Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)): no large numbers cancel. Beyond
-/// 6, where a·r is nearly constant, r's argument is held.
-#[inline(always)]
-fn gelu(x: F32x4) -> F32x4 {
-    let one = F32x4::splat(1.0);
-    let size = x.abs().min(F32x4::splat(6.0));
-    let t = one.div(size.mul_add(F32x4::splat(0.325), one));
-    let decay = exp_nonpositive(x.mul(x).mul(F32x4::splat(-0.5)));
-    x.max(F32x4::splat(0.0))
-        .sub(size.mul(decay).mul(polynomial8(t, GELU_TAIL)))
+/// GELU with its constants.
+struct Gelu {
+    exp: Exp,
+    largest: F32x4,
+    slope: F32x4,
+    minus_half: F32x4,
+    r: [F32x4; 8],
+}
+
+impl Gelu {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            exp: Exp::new(),
+            largest: constant(6.0),
+            slope: constant(0.325),
+            minus_half: constant(-0.5),
+            r: GELU_TAIL.map(constant),
+        }
+    }
+
+    /// x·Φ(x) = max(x, 0) − |x|·Φ(−|x|), where Φ(−a) = e^(−a²/2)·r(t), t = 1 / (1 + 0.325a): no large numbers cancel.
+    /// Beyond 6, where a·r is nearly constant, r's argument is held.
+    #[inline(always)]
+    fn of(&self, x: F32x4) -> F32x4 {
+        let one = self.exp.one;
+        let size = x.abs().min(self.largest);
+        let t = one.div(size.mul_add(self.slope, one));
+        let decay = self.exp.of_nonpositive(x.mul(x).mul(self.minus_half));
+        x.max(F32x4::splat(0.0))
+            .sub(size.mul(decay).mul(polynomial8(t, self.r)))
+    }
 }
 
 /// The tanh form is x·σ(2u), since ½(1 + tanh u) = σ(2u).
-#[inline(always)]
-fn gelu_tanh(x: F32x4) -> F32x4 {
-    // 2·√(2/π), and the cubic term's share of it.
-    let linear = F32x4::splat(1.595_769_2);
-    let cubic = F32x4::splat(1.595_769_2 * 0.044_715);
-    times_sigmoid(x, x.mul(x).mul_add(cubic, linear).mul(x))
+struct GeluTanh {
+    linear: F32x4,
+    cubic: F32x4,
 }
 
-/// x·σ(u), for u of x's sign.
-#[inline(always)]
-fn times_sigmoid(x: F32x4, u: F32x4) -> F32x4 {
-    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
-    // e^−|u| never overflows; σ(u) is 1 or e^−|u| over 1 + e^−|u|.
-    let decay = exp_nonpositive(zero.sub(u.abs()));
-    let numerator = u.lt(zero).select(decay, one);
-    // Below −100 the result is as good as 0, while −∞ times it would be NaN.
-    x.max(F32x4::splat(-100.0))
-        .mul(numerator.div(decay.add(one)))
+impl GeluTanh {
+    #[inline(always)]
+    fn new() -> Self {
+        // 2·√(2/π), and the cubic term's share of it.
+        Self {
+            linear: constant(1.595_769_2),
+            cubic: constant(1.595_769_2 * 0.044_715),
+        }
+    }
+
+    /// 2u
+    #[inline(always)]
+    fn argument(&self, x: F32x4) -> F32x4 {
+        x.mul(x).mul_add(self.cubic, self.linear).mul(x)
+    }
+}
+
+/// x·σ(u) with its constants.
+struct Gate {
+    exp: Exp,
+    lowest: F32x4,
+}
+
+impl Gate {
+    #[inline(always)]
+    fn new() -> Self {
+        // Below −100 the result is as good as 0, while −∞ times it would be NaN.
+        Self {
+            exp: Exp::new(),
+            lowest: constant(-100.0),
+        }
+    }
+
+    /// x·σ(u), for u of x's sign.
+    #[inline(always)]
+    fn of(&self, x: F32x4, u: F32x4) -> F32x4 {
+        let (zero, one) = (F32x4::splat(0.0), self.exp.one);
+        // e^−|u| never overflows; σ(u) is 1 or e^−|u| over 1 + e^−|u|.
+        let decay = self.exp.of_nonpositive(zero.sub(u.abs()));
+        let numerator = u.lt(zero).select(decay, one);
+        x.max(self.lowest).mul(numerator.div(decay.add(one)))
+    }
 }
 
 #[cfg(test)]

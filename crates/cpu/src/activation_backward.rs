@@ -5,7 +5,7 @@ use vit_msn_tensor::{Activation, Result, check_len};
 use crate::activation::{GELU_TAIL, activate_rows};
 use crate::elementwise::{BLOCK, update};
 use crate::parallel::for_each_block_of_rows;
-use crate::simd::{F32x4, exp_nonpositive, polynomial8};
+use crate::simd::{Exp, F32x4, polynomial8};
 
 /// What an element costs, in multiply-adds.
 const WORK: usize = 16;
@@ -29,9 +29,10 @@ pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
 pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
     check_len("The gradient of an activation", grad.len(), &[x.len()])?;
     check_len("The gradient by its input", out.len(), &[x.len()])?;
+    let exp = Exp::new();
     match act {
         Activation::Identity => out.copy_from_slice(grad),
-        Activation::Gelu => scale_by(grad, x, out, gelu_slope),
+        Activation::Gelu => scale_by(grad, x, out, |x| gelu_slope(&exp, x)),
         Activation::Relu => {
             let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
             scale_by(grad, x, out, |x| {
@@ -40,11 +41,15 @@ pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f3
                 zero.lt(x).select(one, nan_or_zero.sub(nan_or_zero))
             });
         }
-        Activation::Silu => scale_by(grad, x, out, |x| slope_of_sigmoid(x, x, F32x4::splat(1.0))),
-        Activation::GeluTanh => scale_by(grad, x, out, gelu_tanh_slope),
+        Activation::Silu => scale_by(grad, x, out, |x| {
+            slope_of_sigmoid(&exp, x, x, F32x4::splat(1.0))
+        }),
+        Activation::GeluTanh => scale_by(grad, x, out, |x| gelu_tanh_slope(&exp, x)),
         Activation::QuickGelu => {
             let factor = F32x4::splat(1.702);
-            scale_by(grad, x, out, |x| slope_of_sigmoid(x, x.mul(factor), factor));
+            scale_by(grad, x, out, |x| {
+                slope_of_sigmoid(&exp, x, x.mul(factor), factor)
+            });
         }
     }
     Ok(())
@@ -56,13 +61,13 @@ fn scale_by(grad: &[f32], x: &[f32], out: &mut [f32], slope: impl Fn(F32x4) -> F
 
 /// Φ(x) + x·φ(x); Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)) as in the activation itself.
 #[inline(always)]
-fn gelu_slope(x: F32x4) -> F32x4 {
+fn gelu_slope(exp: &Exp, x: F32x4) -> F32x4 {
     let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
     // Beyond 6 either is its limit to within 1e-7.
     let x = x.min(F32x4::splat(6.0)).max(F32x4::splat(-6.0));
     let t = one.div(x.abs().mul_add(F32x4::splat(0.325), one));
-    let decay = exp_nonpositive(x.mul(x).mul(F32x4::splat(-0.5)));
-    let tail = decay.mul(polynomial8(t, GELU_TAIL));
+    let decay = exp.of_nonpositive(x.mul(x).mul(F32x4::splat(-0.5)));
+    let tail = decay.mul(polynomial8(t, GELU_TAIL.map(F32x4::splat)));
     let cdf = x.lt(zero).select(tail, one.sub(tail));
     // 1 / √(2π)
     x.mul(decay).mul_add(F32x4::splat(0.398_942_3), cdf)
@@ -70,7 +75,7 @@ fn gelu_slope(x: F32x4) -> F32x4 {
 
 /// The derivative of x·σ(2u) with 2u = x·(a + b·x²), as in the activation itself.
 #[inline(always)]
-fn gelu_tanh_slope(x: F32x4) -> F32x4 {
+fn gelu_tanh_slope(exp: &Exp, x: F32x4) -> F32x4 {
     // Beyond 10 either is its limit, while x³ might overflow.
     let x = x.min(F32x4::splat(10.0)).max(F32x4::splat(-10.0));
     let linear = F32x4::splat(1.595_769_2);
@@ -78,15 +83,15 @@ fn gelu_tanh_slope(x: F32x4) -> F32x4 {
     let square = x.mul(x);
     let inner = square.mul_add(cubic, linear).mul(x);
     let inner_slope = square.mul_add(cubic.mul(F32x4::splat(3.0)), linear);
-    slope_of_sigmoid(x, inner, inner_slope)
+    slope_of_sigmoid(exp, x, inner, inner_slope)
 }
 
 /// The derivative of x·σ(u): σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
 #[inline(always)]
-fn slope_of_sigmoid(x: F32x4, u: F32x4, u_slope: F32x4) -> F32x4 {
+fn slope_of_sigmoid(exp: &Exp, x: F32x4, u: F32x4, u_slope: F32x4) -> F32x4 {
     let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
     // e^−|u| never overflows. σ(−|u|) and σ(|u|):
-    let decay = exp_nonpositive(zero.sub(u.abs()));
+    let decay = exp.of_nonpositive(zero.sub(u.abs()));
     let large = one.div(decay.add(one));
     let small = decay.mul(large);
     let sigmoid = u.lt(zero).select(small, large);

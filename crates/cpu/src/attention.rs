@@ -4,16 +4,22 @@
 //! with a running maximum and sum (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022), so that its
 //! memory doesn't grow with the square of the tokens; [`eager`] materialises and returns the probabilities.
 
+use std::ops::Range;
+
 use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
 
-use crate::gemm::{Block, NR, Start};
+use crate::gemm::{NR, Panels, Start, Tile};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
-use crate::simd::{F32x4, map_in_place};
+use crate::simd::{Exp, F32x4, LANES, map_in_place};
 use crate::softmax::{exp_of_difference, largest, softmax_rows};
 
-/// Queries and keys of one block of [`sdpa`]: its scores (64 kB) stay in L2, a block of values in L1.
-const QUERY_BLOCK: usize = 64;
+/// Queries of one tile: their scores with a block of keys stay in L1.
+const MR: usize = Tile::MOST;
+/// Queries that meet a block of keys and values before the next; the block stays in L2.
+const QUERY_BLOCK: usize = 66 / MR * MR;
 const KEY_BLOCK: usize = 256;
+/// From the scores of one query to the next's, which are in other sets of the cache.
+const SCORES_STRIDE: usize = KEY_BLOCK + 16;
 
 /// The sizes of an attention: D = heads · head_dim.
 #[derive(Debug, Clone, Copy)]
@@ -59,42 +65,52 @@ impl AttentionShape {
 pub fn sdpa(qkv: &[f32], shape: AttentionShape, out: &mut [f32]) -> Result<()> {
     shape.check(qkv, out)?;
     let tokens = shape.tokens;
-    let block_keys = KEY_BLOCK.min(tokens);
-    let scores_size = QUERY_BLOCK.min(tokens) * block_keys;
-    for_each_head(
-        qkv,
-        shape,
-        out,
-        scores_size,
-        &|_, head, scores, qkv, mut out| {
-            for query0 in (0..tokens).step_by(QUERY_BLOCK) {
-                let queries = QUERY_BLOCK.min(tokens - query0);
-                let mut state = [(f32::NEG_INFINITY, 0.0); QUERY_BLOCK];
-                let mut out = out.skip(query0);
-                let q = &qkv[query0 * 3 * shape.width()..];
-                for key0 in (0..tokens).step_by(KEY_BLOCK) {
-                    let keys = KEY_BLOCK.min(tokens - key0);
-                    let rows = &mut Rows::new(scores, block_keys);
-                    head.score(q, queries, key0, keys, rows);
-                    for (query, state) in state[..queries].iter_mut().enumerate() {
-                        let context = out.row(query, shape.head_dim);
-                        update(rows.row(query, keys), state, context, key0 > 0);
+    for_each_head(qkv, shape, out, &|_, head, scores, qkv, mut out| {
+        let exp = Exp::new();
+        for query0 in (0..tokens).step_by(QUERY_BLOCK) {
+            let query_end = tokens.min(query0 + QUERY_BLOCK);
+            let mut state = [[(f32::NEG_INFINITY, 0.0); MR]; QUERY_BLOCK / MR];
+            for key0 in (0..tokens).step_by(KEY_BLOCK) {
+                let keys = key0..tokens.min(key0 + KEY_BLOCK);
+                let padded = key0..keys.end.next_multiple_of(NR);
+                for (query, state) in (query0..query_end).step_by(MR).zip(&mut state) {
+                    let count = MR.min(query_end - query);
+                    let q = &qkv[query * 3 * shape.width()..];
+                    let mut out = out.skip(query);
+                    let rows = &mut Rows::new(scores, SCORES_STRIDE);
+                    head.score(q, count, padded.clone(), rows);
+                    for (row, state) in state[..count].iter_mut().enumerate() {
+                        let context = out.row(row, shape.head_dim);
+                        let scores = rows.row(row, padded.len());
+                        scores[keys.len()..].fill(f32::NEG_INFINITY);
+                        update(&exp, scores, state, context, key0 > 0);
                     }
-                    head.combine(scores, block_keys, queries, key0, keys, &mut out);
-                }
-                for (query, (_, sum)) in state[..queries].iter().enumerate() {
-                    let factor = F32x4::splat(1.0 / sum);
-                    map_in_place(out.row(query, shape.head_dim), |v| v.mul(factor));
+                    let weights = Tile {
+                        values: scores,
+                        stride: SCORES_STRIDE,
+                        rows: count,
+                    };
+                    head.combine(weights, keys.clone(), &mut out);
                 }
             }
-        },
-    )
+            for (query, (_, sum)) in (query0..query_end).zip(state.as_flattened()) {
+                let factor = F32x4::splat(1.0 / sum);
+                map_in_place(out.skip(query).row(0, shape.head_dim), |v| v.mul(factor));
+            }
+        }
+    })
 }
 
 /// Turns a row of scores into weights relative to the running maximum, and brings what was summed before to it.
-fn update(row: &mut [f32], (maximum, sum): &mut (f32, f32), context: &mut [f32], continues: bool) {
+fn update(
+    exp: &Exp,
+    row: &mut [f32],
+    (maximum, sum): &mut (f32, f32),
+    context: &mut [f32],
+    continues: bool,
+) {
     let new_maximum = maximum.max(largest(row));
-    let new_sum = exp_of_difference(row, new_maximum);
+    let new_sum = exp_of_difference(exp, row, new_maximum);
     if continues {
         let decay = (*maximum - new_maximum).exp();
         *sum = *sum * decay + new_sum;
@@ -119,28 +135,33 @@ pub fn eager(qkv: &[f32], shape: AttentionShape, probs: &mut [f32], out: &mut [f
         return Ok(());
     }
     let probs = Parts::new(probs);
-    for_each_head(qkv, shape, out, 0, &|index, head, _, qkv, mut out| {
+    for_each_head(qkv, shape, out, &|index, head, _, qkv, mut out| {
         let size = tokens * tokens;
         // SAFETY: each head has its own probabilities.
         let probs = unsafe { probs.get(index * size, size) };
-        head.score(qkv, tokens, 0, tokens, &mut Rows::new(probs, tokens));
-        softmax_rows(probs, tokens);
-        head.combine(probs, tokens, tokens, 0, tokens, &mut out);
+        for query in (0..tokens).step_by(MR) {
+            let count = MR.min(tokens - query);
+            let q = &qkv[query * 3 * shape.width()..];
+            let rows = &mut probs[query * tokens..][..count * tokens];
+            let scores = &mut Rows::new(rows, tokens);
+            head.score(q, count, 0..tokens, scores);
+            softmax_rows(rows, tokens);
+            let weights = Tile {
+                values: rows,
+                stride: tokens,
+                rows: count,
+            };
+            head.combine(weights, 0..tokens, &mut out.skip(query));
+        }
     })
 }
 
-/// What runs for one head: its index, its packed keys and values, the thread's scratch, qkv from the head's first
-/// query on, and the rows of its output.
+/// What runs for one head: its index, its packed keys and values, the thread's scores of a tile of queries, qkv from the
+/// head's first query on, and the rows of its output.
 type RunHead<'a> = dyn Fn(usize, &Head, &mut [f32], &[f32], Rows<f32>) + Sync + 'a;
 
-/// Packs and runs each head of each sample; a thread has `scratch_size` floats of scratch.
-fn for_each_head(
-    qkv: &[f32],
-    shape: AttentionShape,
-    out: &mut [f32],
-    scratch_size: usize,
-    run: &RunHead,
-) -> Result<()> {
+/// Packs and runs each head of each sample.
+fn for_each_head(qkv: &[f32], shape: AttentionShape, out: &mut [f32], run: &RunHead) -> Result<()> {
     if qkv.is_empty() {
         return Ok(());
     }
@@ -148,12 +169,12 @@ fn for_each_head(
     let heads = shape.batch * shape.heads;
     let threads = threads_for((2 * sample).saturating_mul(shape.batch * shape.tokens)).min(heads);
     let mut scratch = (0..threads)
-        .map(|_| Ok((Head::new(shape)?, try_vec(scratch_size)?)))
+        .map(|_| Ok((Head::new(shape)?, try_vec(MR * SCORES_STRIDE)?)))
         .collect::<Result<Vec<_>>>()?;
     let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
     for_each_task(threads, heads, &|task| {
         // SAFETY: each thread has its own scratch.
-        let (head, scratch) = &mut unsafe { scratch.get(task.thread, 1) }[0];
+        let (head, scores) = &mut unsafe { scratch.get(task.thread, 1) }[0];
         let (batch, channel) = (
             task.index / shape.heads,
             task.index % shape.heads * shape.head_dim,
@@ -162,7 +183,7 @@ fn for_each_head(
         head.pack(qkv);
         // SAFETY: each task has its own channels of its sample's rows.
         let out = unsafe { out.rows(batch * sample + channel, width) };
-        run(task.index, head, scratch, qkv, out);
+        run(task.index, head, scores, qkv, out);
     });
     Ok(())
 }
@@ -194,60 +215,79 @@ impl Head {
         } = self.shape;
         let width = self.shape.width();
         let scale = (head_dim as f32).sqrt().recip();
-        for (token, row) in qkv.chunks(3 * width).take(tokens).enumerate() {
-            let panel = &mut self.keys[token / NR * NR * head_dim..][..NR * head_dim];
-            for (channel, value) in row[width..][..head_dim].iter().enumerate() {
-                panel[channel * NR + token % NR] = value * scale;
-            }
+        let rows = || qkv.chunks(3 * width).take(tokens);
+        for (token, row) in rows().enumerate() {
             for (index, channels) in row[2 * width..][..head_dim].chunks(NR).enumerate() {
                 self.values[(index * tokens + token) * NR..][..channels.len()]
                     .copy_from_slice(channels);
             }
         }
-    }
-
-    /// scores[query, key] = scale · q · k for keys from `key0` on, a multiple of NR.
-    fn score(&self, q: &[f32], queries: usize, key0: usize, keys: usize, scores: &mut Rows<f32>) {
-        let depth = self.shape.head_dim;
-        for first in (0..keys).step_by(NR) {
-            let block = Block {
-                rows: queries,
-                columns: NR.min(keys - first),
-                depth,
-                a_stride: 3 * self.shape.width(),
-            };
-            let panel = &self.keys[(key0 + first) * depth..][..NR * depth];
-            block.multiply(q, panel, Start::Zero, &mut scores.shift(first));
+        for first in (0..tokens).step_by(LANES) {
+            let panel = &mut self.keys[first / NR * NR * head_dim..][..NR * head_dim];
+            let count = LANES.min(tokens - first);
+            let keys = std::array::from_fn(|key| {
+                &qkv[(first + key.min(count - 1)) * 3 * width + width..][..head_dim]
+            });
+            pack_keys(keys, count, scale, panel, first % NR);
         }
     }
 
+    /// scores[query, key] = scale · q · k for the first `count` queries of `q` and for keys from a multiple of NR on; those
+    /// that pad the last panel are zeros.
+    fn score(&self, q: &[f32], count: usize, keys: Range<usize>, scores: &mut Rows<f32>) {
+        let depth = self.shape.head_dim;
+        let queries = Tile {
+            values: q,
+            stride: 3 * self.shape.width(),
+            rows: count,
+        };
+        let panels = Panels {
+            values: &self.keys[keys.start * depth..],
+            stride: NR * depth,
+            depth,
+        };
+        panels.multiply(queries, keys.len(), Start::Zero, scores);
+    }
+
     /// out[query, channel] += Σ weights[query, key] · v; the first block begins with zero.
-    fn combine(
-        &self,
-        weights: &[f32],
-        stride: usize,
-        queries: usize,
-        key0: usize,
-        keys: usize,
-        out: &mut Rows<f32>,
-    ) {
+    fn combine(&self, weights: Tile, keys: Range<usize>, out: &mut Rows<f32>) {
         let AttentionShape {
             tokens, head_dim, ..
         } = self.shape;
-        let start = if key0 == 0 {
+        let start = if keys.start == 0 {
             Start::Zero
         } else {
             Start::Accumulate
         };
-        for (index, first) in (0..head_dim).step_by(NR).enumerate() {
-            let block = Block {
-                rows: queries,
-                columns: NR.min(head_dim - first),
-                depth: keys,
-                a_stride: stride,
-            };
-            let panel = &self.values[(index * tokens + key0) * NR..][..keys * NR];
-            block.multiply(weights, panel, start, &mut out.shift(first));
+        let panels = Panels {
+            values: &self.values[keys.start * NR..],
+            stride: tokens * NR,
+            depth: keys.len(),
+        };
+        panels.multiply(weights, head_dim, start, out);
+    }
+}
+
+/// Writes the first `count` of four keys, times `scale`, into the columns of a panel from `column` on.
+fn pack_keys(keys: [&[f32]; LANES], count: usize, scale: f32, panel: &mut [f32], column: usize) {
+    let whole = if count == LANES {
+        keys[0].len() / LANES * LANES
+    } else {
+        0
+    };
+    for channel in (0..whole).step_by(LANES) {
+        // SAFETY: the slices are four floats each.
+        unsafe {
+            let rows = keys.map(|key| F32x4::load(key[channel..channel + LANES].as_ptr()));
+            for (offset, values) in F32x4::transpose(rows).into_iter().enumerate() {
+                let target = &mut panel[(channel + offset) * NR + column..][..LANES];
+                values.mul(F32x4::splat(scale)).store(target.as_mut_ptr());
+            }
+        }
+    }
+    for (offset, key) in keys[..count].iter().enumerate() {
+        for (channel, value) in key.iter().enumerate().skip(whole) {
+            panel[channel * NR + column + offset] = value * scale;
         }
     }
 }

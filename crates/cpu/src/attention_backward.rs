@@ -8,7 +8,7 @@ use vit_msn_tensor::{Result, check_len, numel, try_vec};
 
 use crate::attention::AttentionShape;
 use crate::elementwise::update_block;
-use crate::gemm::{Block, NR, Start};
+use crate::gemm::{NR, Panels, Start};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{F32x4, LANES, map_in_place};
 use crate::softmax::softmax_rows;
@@ -283,16 +283,12 @@ struct Product {
 impl Product {
     #[inline(never)]
     fn run(&self, a: &[f32], a_stride: usize, panels: &[f32], start: Start, out: &mut Rows<f32>) {
-        for first in (0..self.columns).step_by(NR) {
-            let block = Block {
-                rows: self.rows,
-                columns: NR.min(self.columns - first),
-                depth: self.depth,
-                a_stride,
-            };
-            let panel = &panels[first * self.panel_depth..][..self.depth * NR];
-            block.multiply(a, panel, start, &mut out.shift(first));
-        }
+        let panels = Panels {
+            values: panels,
+            stride: self.panel_depth * NR,
+            depth: self.depth,
+        };
+        panels.multiply_rows(a, a_stride, self.rows, self.columns, start, out);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Matrix multiplication over packed panels, and the linear layer built on it.
 //!
 //! A tile keeps MR × NR sums in registers: 6 × 8 where multiply and add are one instruction, 2 × 16 where the
-//! product needs a register too, and that many only with the exits in [`multiply_tile`].
+//! product needs a register too, and that many only with the exits in [`multiply_panels`].
 //!
 //! Blocking: a wide tile stays with one panel block (KC × NR floats, 24 kB, in L1) while the rows of a block of x
-//! (MC × KC floats) stream past it from L2. A tall one reads more of x than of the panel, so its rows stay in L1
-//! while a stripe of panels streams past them, one after the other in memory.
+//! (MC × KC floats) stream past it from L2. A tall one reads more of x than of the panel, so MR rows are copied to
+//! one place and stay in L1 while a stripe of panel blocks streams past them; the stripe stays in L2 until all rows
+//! have met it.
 
 use std::ops::Range;
 
@@ -21,12 +22,18 @@ use crate::simd::{F32x4, FUSED, LANES};
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
 const MR: usize = TILE.0;
 pub(crate) const NR: usize = TILE.1;
-/// The most inputs that a panel block holds.
-const KC: usize = (24 << 10) / (4 * NR);
-/// The most rows of x that a block holds.
+/// The most inputs of a block.
+const KC: usize = if FUSED { 512 } else { 384 };
+/// The most rows of x that meet a stripe before the next.
 const MC: usize = 320 / MR * MR;
-/// The most bytes of a stripe of panel blocks: they stay in L2.
-const STRIPE_BYTES: usize = 480 << 10;
+/// The most bytes of a stripe.
+const STRIPE_BYTES: usize = if FUSED { 480 << 10 } else { 0 };
+/// Rows that share a pass of the activation function: enough values to be worth its preparation, and in L1 still.
+const EPILOGUE_ROWS: usize = if FUSED { MR } else { MC };
+/// From one of the rows that are copied to the next: a cache line more than a power of two, so that they aren't all in
+/// the same set of the cache.
+const COPY_STRIDE: usize = KC + 16;
+const COPY_SIZE: usize = if FUSED { MR * COPY_STRIDE } else { 0 };
 
 static ZEROS: [f32; NR] = [0.0; NR];
 
@@ -78,12 +85,14 @@ pub fn linear(
     let wanted = if threads == 1 { 1 } else { 8 * threads };
     let group = panels.div_ceil(wanted.div_ceil(row_blocks.max(1)));
     let groups = panels.div_ceil(group);
-    let scratch_size = depth * NR;
-    // Half-width panels are widened one at a time, so all rows meet one before the next.
-    let (stripe, stripe_rows) = if FUSED && w.is_full() {
-        ((STRIPE_BYTES / size_of::<f32>() / scratch_size).max(1), MR)
+    // Stripes of about the same size, too.
+    let most = (STRIPE_BYTES / size_of::<f32>() / (depth * NR)).max(1);
+    let stripe_panels = group.div_ceil(group.div_ceil(most));
+    // Half-width panels are widened a stripe at a time.
+    let scratch_size = if w.is_full() {
+        0
     } else {
-        (1, MC)
+        stripe_panels * depth * NR
     };
     let product = Product {
         x,
@@ -91,25 +100,30 @@ pub fn linear(
         act,
         residual,
     };
+    let mut copies = try_vec(threads * COPY_SIZE)?;
     let mut scratch = try_vec(threads * scratch_size)?;
-    let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
+    let (copies, scratch) = (Parts::new(&mut copies), Parts::new(&mut scratch));
+    let out = Parts::new(out);
     for_each_task(threads, row_blocks * groups, &|task| {
         // SAFETY: each thread has its own scratch.
-        let scratch = unsafe { scratch.get(task.thread * scratch_size, scratch_size) };
+        let (copy, scratch) = unsafe {
+            (
+                copies.get(task.thread * COPY_SIZE, COPY_SIZE),
+                scratch.get(task.thread * scratch_size, scratch_size),
+            )
+        };
         let row0 = task.index / groups * MC;
         let panel0 = task.index % groups * group;
         let (row_end, panel_end) = (rows.min(row0 + MC), panels.min(panel0 + group));
         for k0 in (0..inputs).step_by(depth) {
-            for panel in (panel0..panel_end).step_by(stripe) {
-                for row in (row0..row_end).step_by(stripe_rows) {
-                    let part = Part {
-                        rows: row..row_end.min(row + stripe_rows),
-                        panels: panel..panel_end.min(panel + stripe),
-                        inputs: k0..inputs.min(k0 + depth),
-                    };
-                    // SAFETY: each task has its own rows and columns of the output.
-                    unsafe { product.compute(part, scratch, &out) };
-                }
+            for panel in (panel0..panel_end).step_by(stripe_panels) {
+                let part = Part {
+                    rows: row0..row_end,
+                    panels: panel..panel_end.min(panel + stripe_panels),
+                    inputs: k0..inputs.min(k0 + depth),
+                };
+                // SAFETY: each task has its own rows and columns of the output.
+                unsafe { product.compute(part, copy, scratch, &out) };
             }
         }
     });
@@ -136,40 +150,45 @@ impl Product<'_> {
     ///
     /// # Safety
     /// Nobody else may use the part's rows and columns of the output.
-    unsafe fn compute(&self, part: Part, scratch: &mut [f32], out: &Parts<f32>) {
+    unsafe fn compute(&self, part: Part, copy: &mut [f32], scratch: &mut [f32], out: &Parts<f32>) {
         let (inputs, outputs) = (self.w.in_features(), self.w.out_features());
-        let row0 = part.rows.start;
-        for panel in part.panels.clone() {
-            let column0 = panel * NR;
-            let block = Block {
-                rows: part.rows.len(),
-                columns: NR.min(outputs - column0),
-                depth: part.inputs.len(),
-                a_stride: inputs,
-            };
-            let start = if part.inputs.start == 0 {
-                Start::From(self.w.panel_bias(panel))
-            } else {
-                Start::Accumulate
-            };
-            let weights = self
-                .w
-                .panel_block(panel, part.inputs.start, block.depth, scratch);
-            // SAFETY: the caller's promise.
-            let mut target = unsafe { out.rows(row0 * outputs + column0, outputs) };
-            let x = &self.x[row0 * inputs + part.inputs.start..];
-            block.multiply(x, weights, start, &mut target);
-        }
-        if part.inputs.end == inputs {
-            let column0 = part.panels.start * NR;
-            let columns = outputs.min(part.panels.end * NR) - column0;
-            let first = row0 * outputs + column0;
-            // SAFETY: the caller's promise.
-            let mut target = unsafe { out.rows(first, outputs) };
-            activate_rows(self.act, target.each(part.rows.len(), columns));
-            if let Some(residual) = self.residual {
-                let rows = target.each(part.rows.len(), columns);
-                add_rows(rows, &residual[first..], outputs);
+        let Part {
+            rows,
+            panels,
+            inputs: range,
+        } = part;
+        let column0 = panels.start * NR;
+        let columns = outputs.min(panels.end * NR) - column0;
+        let start = if range.start == 0 {
+            Start::From(self.w.panel_biases(panels.clone()))
+        } else {
+            Start::Accumulate
+        };
+        let weights = self.w.panel_blocks(panels, range.clone(), scratch);
+        for first in rows.clone().step_by(EPILOGUE_ROWS) {
+            let last = rows.end.min(first + EPILOGUE_ROWS);
+            for row in (first..last).step_by(MR) {
+                let mut x = Tile {
+                    values: &self.x[row * inputs + range.start..],
+                    stride: inputs,
+                    rows: MR.min(last - row),
+                };
+                if FUSED {
+                    x = x.copied(range.len(), copy);
+                }
+                // SAFETY: the caller's promise.
+                let mut target = unsafe { out.rows(row * outputs + column0, outputs) };
+                weights.multiply(x, columns, start, &mut target);
+            }
+            if range.end == inputs {
+                let first_value = first * outputs + column0;
+                // SAFETY: the caller's promise.
+                let mut target = unsafe { out.rows(first_value, outputs) };
+                activate_rows(self.act, target.each(last - first, columns));
+                if let Some(residual) = self.residual {
+                    let rows = target.each(last - first, columns);
+                    add_rows(rows, &residual[first_value..], outputs);
+                }
             }
         }
     }
@@ -193,123 +212,207 @@ pub(crate) fn add_rows<'a>(
 pub(crate) enum Start<'a> {
     /// Zero.
     Zero,
-    /// The same NR values in every row: a bias.
+    /// The same values in every row, NR for each panel: a bias.
     From(&'a [f32]),
     /// What the target holds.
     Accumulate,
 }
 
-/// The product of `rows` rows of A with one panel of B: `c[row, column] = start + Σₖ a[row, k] · b[k, column]`.
-pub(crate) struct Block {
+/// Some rows of A, at least one and at most MR.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    pub values: &'a [f32],
+    /// From one row to the next.
+    pub stride: usize,
     pub rows: usize,
-    /// At most NR.
-    pub columns: usize,
-    pub depth: usize,
-    /// From one row to the next in A.
-    pub a_stride: usize,
 }
 
-impl Block {
-    /// Computes the block. `a` and `c` begin at the block's first element; `panel` is `depth × NR`.
+impl<'a> Tile<'a> {
+    /// The most rows.
+    pub const MOST: usize = MR;
+
+    /// The beginning of MR rows. Those that aren't there are the last once more.
     #[inline(always)]
-    pub fn multiply(&self, a: &[f32], panel: &[f32], start: Start, c: &mut Rows<f32>) {
-        if self.rows == 0 || self.depth == 0 {
-            return;
+    fn starts(&self, depth: usize) -> [*const f32; MR] {
+        std::array::from_fn(|r| self.values[r.min(self.rows - 1) * self.stride..][..depth].as_ptr())
+    }
+
+    /// The same rows closer together: their first `depth` values.
+    fn copied(self, depth: usize, target: &'a mut [f32]) -> Self {
+        let rows = self.values.chunks(self.stride).take(self.rows);
+        for (row, copy) in rows.zip(target.chunks_mut(COPY_STRIDE)) {
+            copy[..depth].copy_from_slice(&row[..depth]);
         }
-        assert!(self.columns <= NR && panel.len() >= self.depth * NR);
-        assert!(a.len() >= (self.rows - 1) * self.a_stride + self.depth);
-        for row in (0..self.rows).step_by(MR) {
-            self.tile(row, MR.min(self.rows - row), a, panel, start, c);
+        Self {
+            values: target,
+            stride: COPY_STRIDE,
+            ..self
+        }
+    }
+}
+
+/// Neighbouring panels of B, each `depth × NR`, `stride` from one to the next.
+pub(crate) struct Panels<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+    /// At least 1.
+    pub depth: usize,
+}
+
+impl Panels<'_> {
+    /// `c[row, column] = start + Σₖ a[row, k] · b[k, column]` for the first `columns` columns, at least one.
+    #[inline(always)]
+    pub fn multiply(&self, a: Tile, columns: usize, start: Start, c: &mut Rows<f32>) {
+        let (whole, rest) = (columns / NR, columns % NR);
+        let last = columns.div_ceil(NR) - 1;
+        let rows = a.rows;
+        assert!((1..=MR).contains(&rows) && self.depth > 0);
+        assert!(self.values.len() >= last * self.stride + self.depth * NR);
+        // Rows that aren't there are the last once more, with the same sums in the same place.
+        let mut target = |first: usize, columns: usize| {
+            std::array::from_fn(|r| c.row(r.min(rows - 1), first + columns)[first..].as_mut_ptr())
+        };
+        if whole > 0 {
+            let job = Job {
+                depth: self.depth,
+                a: a.starts(self.depth),
+                panels: self.values.as_ptr(),
+                stride: self.stride,
+                count: whole,
+                starts: Starts::of(start, 0, whole * NR),
+                targets: target(0, whole * NR),
+            };
+            // SAFETY: rows were sliced to `depth` floats, panels measured above, a bias in `Starts::of`, and targets are
+            // `whole * NR` floats.
+            unsafe { multiply_panels(&job) };
+        }
+        if rest > 0 {
+            let mut spare = [[0.0; NR]; MR];
+            if matches!(start, Start::Accumulate) {
+                for (row, spare) in spare.iter_mut().enumerate() {
+                    let source = c.row(row.min(rows - 1), columns);
+                    spare[..rest].copy_from_slice(&source[columns - rest..]);
+                }
+            }
+            let job = Job {
+                depth: self.depth,
+                a: a.starts(self.depth),
+                panels: self.values[last * self.stride..].as_ptr(),
+                stride: self.stride,
+                count: 1,
+                starts: Starts::of(start, last * NR, NR),
+                targets: spare.each_mut().map(|row| row.as_mut_ptr()),
+            };
+            // SAFETY: as above; the targets are NR floats of `spare`.
+            unsafe { multiply_panels(&job) };
+            for (row, spare) in spare.iter().enumerate().take(rows) {
+                c.row(row, columns)[columns - rest..].copy_from_slice(&spare[..rest]);
+            }
         }
     }
 
-    /// One tile. Where fewer than MR rows or NR columns are left, the tile computes in `spare` what has no place
-    /// in C: a missing row is the last once more.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the block's own arguments, and which rows of it"
-    )]
-    #[inline(always)]
-    fn tile(
+    /// [`Panels::multiply`] for any number of rows, `stride` from one to the next.
+    pub fn multiply_rows(
         &self,
-        row: usize,
-        rows: usize,
         a: &[f32],
-        panel: &[f32],
+        stride: usize,
+        rows: usize,
+        columns: usize,
         start: Start,
         c: &mut Rows<f32>,
     ) {
-        let a_rows = std::array::from_fn(|r| {
-            a[(row + r.min(rows - 1)) * self.a_stride..][..self.depth].as_ptr()
-        });
-        let mut spare = [[0.0; NR]; MR];
-        let direct = self.columns == NR;
-        let mut targets = spare.each_mut().map(|values| values.as_mut_ptr());
-        for r in 0..rows {
-            let target = c.row(row + r, self.columns);
-            if direct {
-                targets[r] = target.as_mut_ptr();
-            } else {
-                spare[r][..self.columns].copy_from_slice(target);
-            }
+        for row in (0..rows).step_by(MR) {
+            let tile = Tile {
+                values: &a[row * stride..],
+                stride,
+                rows: MR.min(rows - row),
+            };
+            self.multiply(tile, columns, start, &mut c.skip(row));
         }
-        let starts = match start {
-            Start::Zero => [ZEROS.as_ptr(); MR],
-            Start::From(values) => [values[..NR].as_ptr(); MR],
-            Start::Accumulate => targets.map(|target| target.cast_const()),
-        };
-        // SAFETY: each row of A was sliced to `depth` floats, and `multiply` has checked that the panel has
-        // `depth * NR`; targets and starts are NR floats, in C itself, in `spare`, in ZEROS or in a bias.
-        unsafe { multiply_tile(self.depth, a_rows, panel.as_ptr(), starts, targets) };
-        for (r, values) in spare.iter().enumerate().take(rows) {
-            if !direct {
-                c.row(row + r, self.columns)
-                    .copy_from_slice(&values[..self.columns]);
-            }
+    }
+}
+
+/// What [`multiply_panels`] reads and writes.
+struct Job {
+    /// Inputs, at least one.
+    depth: usize,
+    /// `depth` floats of each row.
+    a: [*const f32; MR],
+    /// `count` panels of `depth * NR` floats, `stride` floats from one to the next.
+    panels: *const f32,
+    stride: usize,
+    count: usize,
+    starts: Starts,
+    /// `count * NR` floats for each row.
+    targets: [*mut f32; MR],
+}
+
+/// Where the sums begin: at the same `count * NR` floats for all rows, NR after NR, or at NR floats again and again, or
+/// at the targets themselves.
+enum Starts {
+    Shared { values: *const f32, step: usize },
+    Targets,
+}
+
+impl Starts {
+    fn of(start: Start, first: usize, count: usize) -> Self {
+        match start {
+            Start::Zero => Self::Shared {
+                values: ZEROS.as_ptr(),
+                step: 0,
+            },
+            Start::From(values) => Self::Shared {
+                values: values[first..][..count].as_ptr(),
+                step: NR,
+            },
+            Start::Accumulate => Self::Targets,
         }
     }
 }
 
 type Sums = [[F32x4; NR / LANES]; MR];
 
-/// MR × NR sums over `depth` inputs, at least one, held in registers.
+/// The products of a tile of rows with one panel after the other, MR × NR sums at a time held in registers.
 ///
 /// # Safety
-/// Each of `a` must be readable for `depth` floats, `panel` for `depth * NR`, each of `starts` for NR; each of
-/// `targets` must be writable for NR.
+/// The job's pointers must be valid for what their fields say.
 #[inline(never)]
-unsafe fn multiply_tile(
-    depth: usize,
-    a: [*const f32; MR],
-    panel: *const f32,
-    starts: [*const f32; MR],
-    targets: [*mut f32; MR],
-) {
-    // SAFETY: the caller's promise covers every pointer below: the steps end with input `depth - 1`.
-    unsafe {
-        let mut sums: Sums =
-            starts.map(|start| std::array::from_fn(|v| F32x4::load(start.add(v * LANES))));
-        // LLVM can't foresee k through an unknown mask, so it leaves the addresses as they are written: V8 then
-        // takes the constant offsets into the loads. The exits between the steps keep LLVM from computing sum
-        // after sum over all four inputs, which needs more vectors at once than there are registers. Measured in
-        // V8 on a 59 GFLOP/s core, 2 × 16: 33 with neither, 40 with the exits, 43 with both.
-        let mask = std::hint::black_box(usize::MAX);
-        let mut k = 0;
-        loop {
-            let (rows, weights) = (a.map(|row| row.add(k)), panel.add(k * NR));
-            let left = depth - k;
-            if step::<0>(&mut sums, rows, weights, left)
-                || step::<1>(&mut sums, rows, weights, left)
-                || step::<2>(&mut sums, rows, weights, left)
-                || step::<3>(&mut sums, rows, weights, left)
-            {
-                break;
+unsafe fn multiply_panels(job: &Job) {
+    // LLVM can't foresee k through an unknown mask, so it leaves the addresses as they are written: V8 then
+    // takes the constant offsets into the loads. The exits between the steps keep LLVM from computing sum
+    // after sum over all four inputs, which needs more vectors at once than there are registers. Measured in
+    // V8 on a 59 GFLOP/s core, 2 × 16: 33 with neither, 40 with the exits, 43 with both.
+    let mask = std::hint::black_box(usize::MAX);
+    let (depth, a) = (job.depth, job.a);
+    for index in 0..job.count {
+        // SAFETY: the caller's promise covers every pointer below: the steps end with input `depth - 1`.
+        unsafe {
+            let targets = job.targets.map(|target| target.add(index * NR));
+            let mut sums: Sums = match job.starts {
+                Starts::Shared { values, step } => {
+                    let values = values.add(index * step);
+                    [std::array::from_fn(|v| F32x4::load(values.add(v * LANES))); MR]
+                }
+                Starts::Targets => targets
+                    .map(|target| std::array::from_fn(|v| F32x4::load(target.add(v * LANES)))),
+            };
+            let panel = job.panels.add(index * job.stride);
+            let mut k = 0;
+            loop {
+                let (rows, weights, left) = (a.map(|row| row.add(k)), panel.add(k * NR), depth - k);
+                if step::<0>(&mut sums, rows, weights, left)
+                    || step::<1>(&mut sums, rows, weights, left)
+                    || step::<2>(&mut sums, rows, weights, left)
+                    || step::<3>(&mut sums, rows, weights, left)
+                {
+                    break;
+                }
+                k = (k + 4) & mask;
             }
-            k = (k + 4) & mask;
-        }
-        for (target, row) in targets.into_iter().zip(sums) {
-            for (v, sum) in row.into_iter().enumerate() {
-                sum.store(target.add(v * LANES));
+            for (target, row) in targets.into_iter().zip(sums) {
+                for (v, sum) in row.into_iter().enumerate() {
+                    sum.store(target.add(v * LANES));
+                }
             }
         }
     }

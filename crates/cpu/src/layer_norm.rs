@@ -49,8 +49,8 @@ impl Moments {
     /// its moments don't cancel, however large the mean.
     pub fn of(row: &[f32]) -> Self {
         let count = row.len() as f32;
-        let shift = sum_of(row, 0.0).0 / count;
-        let (sum, squares) = sum_of(row, shift);
+        let shift = sum_of(row) / count;
+        let (sum, squares) = sums_of(row, shift);
         let rest = sum / count;
         Self {
             shift,
@@ -60,25 +60,43 @@ impl Moments {
     }
 }
 
-/// The sums of x − shift and of its square.
-fn sum_of(row: &[f32], shift: f32) -> (f32, f32) {
-    let (chunks, tail) = row.as_chunks::<LANES>();
-    let shifts = F32x4::splat(shift);
-    let mut sums = [F32x4::splat(0.0); 2];
-    let mut squares = [F32x4::splat(0.0); 2];
-    for (index, chunk) in chunks.iter().enumerate() {
-        // SAFETY: the chunk is four floats.
-        let value = unsafe { F32x4::load(chunk.as_ptr()) }.sub(shifts);
-        sums[index % 2] = sums[index % 2].add(value);
-        squares[index % 2] = value.mul_add(value, squares[index % 2]);
+/// Vectors of a turn of the loops below: that many sums hide the latency of one addition.
+const UNROLLED: usize = 4;
+
+fn sum_of(row: &[f32]) -> f32 {
+    let (turns, rest) = row.as_chunks::<{ UNROLLED * LANES }>();
+    let mut sums = [F32x4::splat(0.0); UNROLLED];
+    for turn in turns {
+        for (v, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the turn is UNROLLED vectors.
+            *sum = sum.add(unsafe { F32x4::load(turn.as_ptr().add(v * LANES)) });
+        }
     }
-    let (mut sum, mut square) = (sums[0].add(sums[1]).sum(), squares[0].add(squares[1]).sum());
-    for value in tail {
+    let [a, b, c, d] = sums;
+    a.add(b).add(c.add(d)).sum() + rest.iter().sum::<f32>()
+}
+
+/// The sums of x − shift and of its square.
+fn sums_of(row: &[f32], shift: f32) -> (f32, f32) {
+    let (turns, rest) = row.as_chunks::<{ UNROLLED * LANES }>();
+    let shifts = F32x4::splat(shift);
+    let mut sums = [[F32x4::splat(0.0); 2]; UNROLLED];
+    for turn in turns {
+        for (v, [sum, squares]) in sums.iter_mut().enumerate() {
+            // SAFETY: the turn is UNROLLED vectors.
+            let value = unsafe { F32x4::load(turn.as_ptr().add(v * LANES)) }.sub(shifts);
+            *sum = sum.add(value);
+            *squares = value.mul_add(value, *squares);
+        }
+    }
+    let [a, b, c, d] = sums;
+    let [mut sum, mut squares] = std::array::from_fn(|i| a[i].add(b[i]).add(c[i].add(d[i])).sum());
+    for value in rest {
         let value = value - shift;
         sum += value;
-        square += value * value;
+        squares += value * value;
     }
-    (sum, square)
+    (sum, squares)
 }
 
 fn normalise(

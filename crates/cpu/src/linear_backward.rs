@@ -91,8 +91,8 @@ fn transposed(w: &PackedLinear) -> Result<PackedLinear> {
         let input0 = task.index * NR;
         let depth = NR.min(inputs - input0);
         for (panel, target) in target.chunks_mut(NR * NR).enumerate() {
-            let block = w.panel_block(panel, input0, depth, scratch);
-            transpose(block, NR, depth, target.len() / NR, target, NR);
+            let block = w.panel_blocks(panel..panel + 1, input0..input0 + depth, scratch);
+            transpose(block.values, NR, depth, target.len() / NR, target, NR);
         }
     });
     Ok(operand)

@@ -1,9 +1,11 @@
 //! The weight of a linear layer, packed once into the order in which the GEMM reads it.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use vit_msn_tensor::{Dtype, Error, Result, check_scale, try_vec};
 
-use crate::gemm::NR;
+use crate::gemm::{NR, Panels as PanelBlocks};
 use crate::quantise::QuantisedPanels;
 use crate::simd::{F32x4, LANES};
 
@@ -91,7 +93,7 @@ impl PackedLinear {
     /// The panels of float32 storage, one after the other; none of other types.
     pub(crate) fn panels_mut(&mut self) -> &mut [f32] {
         match &mut self.panels {
-            // SAFETY: as in `panel_block`.
+            // SAFETY: as in `panel_blocks`.
             Panels::Full(rows) => unsafe {
                 std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len() * NR)
             },
@@ -318,9 +320,9 @@ impl PackedLinear {
         matches!(self.panels, Panels::Full(_))
     }
 
-    /// The NR bias values of a panel; zeros where there is no bias.
-    pub(crate) fn panel_bias(&self, panel: usize) -> &[f32] {
-        &self.bias[panel * NR..][..NR]
+    /// The bias of some panels, NR values each; zeros where there is no bias.
+    pub(crate) fn panel_biases(&self, panels: Range<usize>) -> &[f32] {
+        &self.bias[panels.start * NR..panels.end * NR]
     }
 
     /// The bias, padded with zeros to whole panels.
@@ -336,26 +338,38 @@ impl PackedLinear {
         }
     }
 
-    /// Inputs `k0..k0 + depth` of a panel as float32: the stored values themselves, or widened into `scratch`,
-    /// which must hold `depth * NR` values for a half-width weight.
-    pub(crate) fn panel_block<'a>(
+    /// Some inputs of some panels as float32: the stored values themselves, or widened into `scratch`, which must hold
+    /// them for a half-width weight.
+    pub(crate) fn panel_blocks<'a>(
         &'a self,
-        panel: usize,
-        k0: usize,
-        depth: usize,
+        panels: Range<usize>,
+        inputs: Range<usize>,
         scratch: &'a mut [f32],
-    ) -> &'a [f32] {
-        let first = panel * self.in_features + k0;
+    ) -> PanelBlocks<'a> {
+        let depth = inputs.len();
         match &self.panels {
             Panels::Full(rows) => {
-                let rows = &rows[first..first + depth];
+                let rows = &rows[panels.start * self.in_features..panels.end * self.in_features];
                 // SAFETY: a Row is exactly NR floats without padding (a multiple of 32 bytes, aligned to 32).
-                unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), depth * NR) }
+                let values: &[f32] =
+                    unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * NR) };
+                PanelBlocks {
+                    values: &values[inputs.start * NR..],
+                    stride: self.in_features * NR,
+                    depth,
+                }
             }
             Panels::Half(rows) => {
-                let rows = &rows[first..first + depth];
-                widen(rows, self.dtype, &mut scratch[..depth * NR]);
-                &scratch[..depth * NR]
+                let blocks = scratch.chunks_exact_mut(depth * NR);
+                for (panel, target) in panels.zip(blocks) {
+                    let first = panel * self.in_features + inputs.start;
+                    widen(&rows[first..first + depth], self.dtype, target);
+                }
+                PanelBlocks {
+                    values: scratch,
+                    stride: depth * NR,
+                    depth,
+                }
             }
             Panels::Quantised(_) => unreachable!("int8 weights have a kernel of their own"),
         }

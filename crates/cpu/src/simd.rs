@@ -154,10 +154,10 @@ mod imp {
             Mask(f32x4_lt(self.0, other.0))
         }
 
-        /// 2 to the power of the integer in the low bits of `self`, which must lie in −126..=127.
+        /// The float whose exponent's bits are the lowest 8 bits of `self`: 2^(n − 127) for their integer n.
         #[inline(always)]
         pub fn exp2_of_low_bits(self) -> Self {
-            Self(i32x4_shl(i32x4_add(self.0, i32x4_splat(127)), 23))
+            Self(i32x4_shl(self.0, 23))
         }
     }
 
@@ -302,13 +302,10 @@ mod imp {
             Mask(from_fn(|lane| self.0[lane] < other.0[lane]))
         }
 
-        /// 2 to the power of the integer in the low bits of `self`, which must lie in −126..=127.
+        /// The float whose exponent's bits are the lowest 8 bits of `self`: 2^(n − 127) for their integer n.
         #[inline(always)]
         pub fn exp2_of_low_bits(self) -> Self {
-            Self(
-                self.0
-                    .map(|lane| f32::from_bits(lane.to_bits().wrapping_add(127) << 23)),
-            )
+            Self(self.0.map(|lane| f32::from_bits(lane.to_bits() << 23)))
         }
     }
 
@@ -327,6 +324,14 @@ mod imp {
 }
 
 impl F32x4 {
+    /// Four rows as four columns.
+    #[inline(always)]
+    pub fn transpose([a, b, c, d]: [Self; 4]) -> [Self; 4] {
+        let ((ac0, ac1), (bd0, bd1)) = (a.interleave(c), b.interleave(d));
+        let ((t0, t1), (t2, t3)) = (ac0.interleave(bd0), ac1.interleave(bd1));
+        [t0, t1, t2, t3]
+    }
+
     /// The sum of the lanes, in pairs.
     #[inline(always)]
     pub fn sum(self) -> f32 {
@@ -360,32 +365,70 @@ pub fn map_in_place(values: &mut [f32], op: impl Fn(F32x4) -> F32x4) {
     }
 }
 
-/// e^x for x ≤ 0, within 1e-7 · (1 + |x|) of its value; held at e^−64 (1.6e-28) below −64. That is as good as 0,
-/// but no product with it is subnormal, which would slow the GEMM down many times.
+/// `value` in all lanes, as a value that the compilers can't foresee. V8 makes a vector constant anew wherever it is
+/// used, with three instructions, of which one runs only once a cycle; this one stays in a register or on the stack.
+/// To be made before a loop.
 #[inline(always)]
-pub fn exp_nonpositive(x: F32x4) -> F32x4 {
-    // e^x = 2^(n + f). Adding 1.5·2^23 leaves the rounded integer n in the low bits of the sum.
-    let shift = F32x4::splat(12_582_912.0);
-    let power = x
-        .max(F32x4::splat(-64.0))
-        .mul(F32x4::splat(std::f32::consts::LOG2_E));
-    let shifted = power.add(shift);
-    let f = power.sub(shifted.sub(shift));
-    // Minimax polynomial of 2^f on [−½, ½] that is 1 at 0, error 5e-9; in pairs (Estrin), because the latency of
-    // one long chain is what would limit it.
-    let f2 = f.mul(f);
-    let high = F32x4::splat(1.339_086_3e-3).mul_add(f, F32x4::splat(9.618_082e-3));
-    let high = F32x4::splat(1.545_316_3e-4).mul_add(f2, high);
-    let middle = F32x4::splat(5.550_357e-2).mul_add(f, F32x4::splat(2.402_265e-1));
-    let low = F32x4::splat(std::f32::consts::LN_2).mul_add(f, F32x4::splat(1.0));
-    let series = high.mul_add(f2, middle).mul_add(f2, low);
-    series.mul(shifted.exp2_of_low_bits())
+pub fn constant(value: f32) -> F32x4 {
+    F32x4::splat(std::hint::black_box(value))
+}
+
+/// The exponential function for x ≤ 0, with its constants: to be made before a loop.
+#[derive(Clone, Copy)]
+pub struct Exp {
+    lowest: F32x4,
+    log2_e: F32x4,
+    shift: F32x4,
+    series: [F32x4; 6],
+    /// 1 in all lanes.
+    pub one: F32x4,
+}
+
+impl Exp {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self {
+            lowest: constant(-64.0),
+            log2_e: constant(std::f32::consts::LOG2_E),
+            // Added to a small float, 1.5 · 2²³ leaves the rounded integer in the low bits; here, 127 more.
+            shift: constant(12_582_912.0 + 127.0),
+            // Minimax polynomial of 2^f on [−½, ½] that is 1 at 0, error 5e-9.
+            series: [
+                std::f32::consts::LN_2,
+                2.402_265e-1,
+                5.550_357e-2,
+                9.618_082e-3,
+                1.339_086_3e-3,
+                1.545_316_3e-4,
+            ]
+            .map(constant),
+            one: constant(1.0),
+        }
+    }
+
+    /// e^x for x ≤ 0, within 1e-7 · (1 + |x|) of its value; held at e^−64 (1.6e-28) below −64. That is as good as 0,
+    /// but no product with it is subnormal, which would slow the GEMM down many times.
+    #[inline(always)]
+    pub fn of_nonpositive(&self, x: F32x4) -> F32x4 {
+        // e^x = 2^(n + f).
+        let power = x.max(self.lowest).mul(self.log2_e);
+        let shifted = power.add(self.shift);
+        let f = power.sub(shifted.sub(self.shift));
+        // In pairs (Estrin), because the latency of one long chain is what would limit it.
+        let [c1, c2, c3, c4, c5, c6] = self.series;
+        let f2 = f.mul(f);
+        let high = c6.mul_add(f2, c5.mul_add(f, c4));
+        let middle = c3.mul_add(f, c2);
+        let low = c1.mul_add(f, self.one);
+        let series = high.mul_add(f2, middle).mul_add(f2, low);
+        series.mul(shifted.exp2_of_low_bits())
+    }
 }
 
 /// Σ coefficients[i] · tⁱ, in pairs (Estrin).
 #[inline(always)]
-pub fn polynomial8(t: F32x4, coefficients: [f32; 8]) -> F32x4 {
-    let [c0, c1, c2, c3, c4, c5, c6, c7] = coefficients.map(F32x4::splat);
+pub fn polynomial8(t: F32x4, coefficients: [F32x4; 8]) -> F32x4 {
+    let [c0, c1, c2, c3, c4, c5, c6, c7] = coefficients;
     let t2 = t.mul(t);
     let (low, high) = (
         c3.mul_add(t, c2).mul_add(t2, c1.mul_add(t, c0)),
@@ -399,7 +442,7 @@ mod tests {
     use super::*;
 
     fn exp_of(x: f32) -> f32 {
-        exp_nonpositive(F32x4::splat(x)).to_array()[0]
+        Exp::new().of_nonpositive(F32x4::splat(x)).to_array()[0]
     }
 
     #[test]
@@ -423,7 +466,7 @@ mod tests {
         let coefficients = [1.0, -2.0, 3.0, 0.5, -1.0, 0.25, 2.0, -0.125];
         for t in [-1.5f32, 0.0, 0.3, 2.0] {
             let expected = coefficients.iter().rev().fold(0.0, |sum, c| sum * t + c);
-            let actual = polynomial8(F32x4::splat(t), coefficients).to_array()[0];
+            let actual = polynomial8(F32x4::splat(t), coefficients.map(F32x4::splat)).to_array()[0];
             assert!((actual - expected).abs() <= 1e-6 * (1.0 + expected.abs()));
         }
     }
@@ -450,6 +493,16 @@ mod tests {
             let mut values: Vec<f32> = (0..len).map(|v| v as f32).collect();
             map_in_place(&mut values, |v| v.add(F32x4::splat(1.0)));
             assert_eq!(values, (0..len).map(|v| v as f32 + 1.0).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn rows_become_columns() {
+        let rows = [0, 1, 2, 3].map(|row| [0, 1, 2, 3].map(|column| (4 * row + column) as f32));
+        // SAFETY: each row is four floats.
+        let columns = F32x4::transpose(rows.map(|row| unsafe { F32x4::load(row.as_ptr()) }));
+        for (column, values) in columns.into_iter().enumerate() {
+            assert_eq!(values.to_array(), rows.map(|row| row[column]));
         }
     }
 

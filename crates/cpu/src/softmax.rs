@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Error, Result};
 
-use crate::simd::{F32x4, LANES, exp_nonpositive, map_in_place};
+use crate::simd::{Exp, F32x4, LANES, map_in_place};
 
 /// Replaces each row of `columns` values by its softmax; the largest value is subtracted first, so that no
 /// exponential overflows. Errors: INVALID_ARGUMENT when `x` is no whole rows.
@@ -19,40 +19,51 @@ pub fn softmax(x: &mut [f32], columns: usize) -> Result<()> {
 
 /// [`softmax`] of whole rows.
 pub(crate) fn softmax_rows(x: &mut [f32], columns: usize) {
+    let exp = Exp::new();
     for row in x.chunks_exact_mut(columns) {
-        let sum = exp_of_difference(row, largest(row));
+        let sum = exp_of_difference(&exp, row, largest(row));
         let factor = F32x4::splat(1.0 / sum);
         map_in_place(row, |v| v.mul(factor));
     }
 }
 
+/// Vectors of a turn of the loops below: that many sums hide the latency of one addition.
+const UNROLLED: usize = 4;
+
 /// The largest value of a row; −∞ for none.
 pub(crate) fn largest(row: &[f32]) -> f32 {
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let lanes = chunks
-        .iter()
-        .fold(F32x4::splat(f32::NEG_INFINITY), |best, chunk| {
-            // SAFETY: the chunk is four floats.
-            best.max(unsafe { F32x4::load(chunk.as_ptr()) })
-        });
+    let (turns, rest) = row.as_chunks::<{ UNROLLED * LANES }>();
+    let mut most = [F32x4::splat(f32::NEG_INFINITY); UNROLLED];
+    for turn in turns {
+        for (v, most) in most.iter_mut().enumerate() {
+            // SAFETY: the turn is UNROLLED vectors.
+            *most = most.max(unsafe { F32x4::load(turn.as_ptr().add(v * LANES)) });
+        }
+    }
+    let [a, b, c, d] = most;
+    let lanes = a.max(b).max(c.max(d));
     rest.iter().copied().fold(lanes.largest(), f32::max)
 }
 
 /// Replaces each value by e^(value − shift), where no value is above `shift`, and returns the sum of the results.
-pub(crate) fn exp_of_difference(row: &mut [f32], shift: f32) -> f32 {
+pub(crate) fn exp_of_difference(exp: &Exp, row: &mut [f32], shift: f32) -> f32 {
     let shift = F32x4::splat(shift);
-    let (chunks, rest) = row.as_chunks_mut::<LANES>();
-    let mut sum = F32x4::splat(0.0);
-    for chunk in chunks {
-        // SAFETY: the chunk is four floats.
-        unsafe {
-            let value = exp_nonpositive(F32x4::load(chunk.as_ptr()).sub(shift));
-            value.store(chunk.as_mut_ptr());
-            sum = sum.add(value);
+    let (turns, rest) = row.as_chunks_mut::<{ UNROLLED * LANES }>();
+    let mut sums = [F32x4::splat(0.0); UNROLLED];
+    for turn in turns {
+        for (v, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the turn is UNROLLED vectors.
+            unsafe {
+                let at = turn.as_mut_ptr().add(v * LANES);
+                let value = exp.of_nonpositive(F32x4::load(at).sub(shift));
+                value.store(at);
+                *sum = sum.add(value);
+            }
         }
     }
-    map_in_place(rest, |v| exp_nonpositive(v.sub(shift)));
-    sum.sum() + rest.iter().sum::<f32>()
+    let [a, b, c, d] = sums;
+    map_in_place(rest, |v| exp.of_nonpositive(v.sub(shift)));
+    a.add(b).add(c.add(d)).sum() + rest.iter().sum::<f32>()
 }
 
 #[cfg(test)]

@@ -65,10 +65,8 @@ unsafe fn transpose_4x4(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let [a, b, c, d] = std::array::from_fn(|row| F32x4::load(source.add(row * source_stride)));
-        let ((ac0, ac1), (bd0, bd1)) = (a.interleave(c), b.interleave(d));
-        let ((t0, t1), (t2, t3)) = (ac0.interleave(bd0), ac1.interleave(bd1));
-        for (column, lanes) in [t0, t1, t2, t3].into_iter().enumerate() {
+        let rows = std::array::from_fn(|row| F32x4::load(source.add(row * source_stride)));
+        for (column, lanes) in F32x4::transpose(rows).into_iter().enumerate() {
             lanes.store(target.add(column * target_stride));
         }
     }
