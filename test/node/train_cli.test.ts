@@ -3,9 +3,10 @@ import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/pr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { ViTMSNForImageClassification } from "vit-msn";
+import { ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
+import { max_difference } from "../support/tensors.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -237,6 +238,40 @@ describe("vit-msn train", () => {
     expect((await readdir(output_dir)).filter((name) => name.endsWith(".incomplete"))).toEqual([]);
     expect((await run([...args, "--max_steps", "6"])).code).toBe(0);
   });
+
+  test.each(["float32", "float16"])(
+    "transformers opens what it wrote, with the same logits: %s",
+    async (dtype) => {
+      // What test/reference/check_trained.py recorded of a model that was trained as here.
+      const recorded = await read_json(root, "test/fixtures/training/trained_logits.json");
+      const carried = join(root, "models/fashion/pictures");
+      const names = (await readdir(carried)).sort();
+      const taught = join(folder, `taught-${dtype}`);
+      for (const [label, numbers] of Object.entries<string[]>(recorded.labels)) {
+        await mkdir(join(taught, label), { recursive: true });
+        for (const name of names.filter((name) => numbers.includes(name.charAt(0))))
+          await cp(join(carried, name), join(taught, label, name));
+      }
+      const output_dir = output_folder();
+      const args = [
+        "--train-dir",
+        taught,
+        "--output-dir",
+        output_dir,
+        ...recorded.args,
+        ...recorded.cases[dtype],
+      ];
+      expect((await run(args)).code).toBe(0);
+      const processor = await ViTImageProcessor.from_pretrained(output_dir);
+      const trained = await ViTMSNForImageClassification.from_pretrained(output_dir);
+      const { pixel_values } = await processor(names.map((name) => join(carried, name)));
+      const { logits } = await trained.forward({ pixel_values });
+      await trained.dispose();
+      expect(max_difference(logits.data, recorded.logits[dtype].flat())).toBeLessThan(
+        dtype === "float32" ? 1e-4 : 2e-3,
+      );
+    },
+  );
 
   test("evaluates alone", async () => {
     const output_dir = output_folder();
