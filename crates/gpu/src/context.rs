@@ -45,6 +45,7 @@ struct Unsettled {
 pub struct Context {
     device: wgpu::Device,
     queue: wgpu::Queue,
+    adapter: wgpu::AdapterInfo,
     limits: wgpu::Limits,
     /// The first fault that can't be healed: a lost device, or an error outside of any check.
     fault: Arc<Mutex<Option<Error>>>,
@@ -87,11 +88,17 @@ impl Context {
                     called(&info.name)
                 ))
             })?;
-        Ok(Self::from_device(device, queue))
+        Ok(Self::watch(device, queue, info))
     }
 
     /// Takes over a device that someone else opened: from here on its faults are this context's.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let adapter = device.adapter_info();
+        Self::watch(device, queue, adapter)
+    }
+
+    /// Keeps the device's faults for [`Context::check_alive`].
+    fn watch(device: wgpu::Device, queue: wgpu::Queue, adapter: wgpu::AdapterInfo) -> Self {
         let fault = Arc::new(Mutex::new(None));
         let lost = Arc::clone(&fault);
         device.set_device_lost_callback(move |reason, message| {
@@ -110,6 +117,7 @@ impl Context {
         Self {
             device,
             queue,
+            adapter,
             limits,
             fault,
             unsettled: RefCell::default(),
@@ -117,16 +125,16 @@ impl Context {
     }
 
     /// The adapter: its name, backend and kind.
-    pub fn adapter(&self) -> wgpu::AdapterInfo {
-        self.device.adapter_info()
+    pub fn adapter(&self) -> &wgpu::AdapterInfo {
+        &self.adapter
     }
 
     /// Whether the adapter is software on the CPU, as far as it tells.
     pub fn is_software(&self) -> bool {
-        let info = self.adapter();
-        let known = ["SwiftShader", "llvmpipe"];
-        info.device_type == wgpu::DeviceType::Cpu
-            || known.iter().any(|name| info.name.contains(name))
+        let name = self.adapter.name.to_lowercase();
+        let known = ["swiftshader", "llvmpipe"];
+        self.adapter.device_type == wgpu::DeviceType::Cpu
+            || known.iter().any(|part| name.contains(part))
     }
 
     /// What the device grants, which is what was asked for.
@@ -261,6 +269,16 @@ mod tests {
         assert_eq!(context.limits().max_storage_buffers_per_shader_stage, 8);
         assert_eq!(context.limits().max_compute_workgroup_storage_size, 16384);
         assert!(!context.adapter().name.is_empty());
+    }
+
+    #[test]
+    fn a_device_of_someone_elses_is_as_good() {
+        let Some(context) = context() else { return };
+        let (device, queue) = (context.device().clone(), context.queue().clone());
+        let taken = Context::from_device(device, queue);
+        assert_eq!(taken.adapter().name, context.adapter().name);
+        assert_eq!(taken.is_software(), context.is_software());
+        assert_eq!(taken.checked("a call", || 7), Ok(7));
     }
 
     #[test]
