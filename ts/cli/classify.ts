@@ -51,8 +51,8 @@ async function classify(
     function_to_apply: functionToApply,
   };
   const output = output_options(flags, identity, command);
-  if (output !== undefined) return run_to_file(() => load_classifier(flags, signal), options, output);
-  const task = await load_classifier(flags, signal);
+  if (output !== undefined) return run_to_file(() => load_classifier(flags, flags, signal), options, output);
+  const task = await load_classifier(flags, flags, signal);
   try {
     if (!flags.json) await print(table_heading(images));
     const sink = new PrintSink(flags.json ? json_line : table_rows(images));
@@ -63,11 +63,20 @@ async function classify(
   }
 }
 
-async function load_classifier(flags: ClassifyFlags, signal: AbortSignal): Promise<Task> {
-  const classifier = await load(flags, signal, (options) =>
-    pipeline("image-classification", flags.model, options),
+export interface ClassifierOptions {
+  topK: number;
+  functionToApply?: FunctionToApply;
+  batchSize: number;
+}
+
+export async function load_classifier(
+  model: ModelFlags,
+  { topK: top_k, functionToApply: function_to_apply, batchSize: batch_size }: ClassifierOptions,
+  signal: AbortSignal,
+): Promise<Task> {
+  const classifier = await load(model, signal, (options) =>
+    pipeline("image-classification", model.model, options),
   );
-  const { topK: top_k, functionToApply: function_to_apply, batchSize: batch_size } = flags;
   return {
     shape: { width: Math.min(top_k, classifier.model.config.num_labels), has_labels: true },
     async compute(images, signal) {

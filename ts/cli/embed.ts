@@ -34,8 +34,8 @@ async function embed(
   const { pool, quiet = false } = flags;
   const options = job_options(images, flags, quiet, signal, command);
   const output = output_options(flags, { command: "embed", ...model_identity(flags), pool }, command);
-  if (output !== undefined) return run_to_file(() => load_extractor(flags, signal), options, output);
-  const task = await load_extractor(flags, signal);
+  if (output !== undefined) return run_to_file(() => load_extractor(flags, flags, signal), options, output);
+  const task = await load_extractor(flags, flags, signal);
   try {
     const sink = new PrintSink(json_line);
     await run_to_sink(task, sink, options);
@@ -45,11 +45,19 @@ async function embed(
   }
 }
 
-async function load_extractor(flags: EmbedFlags, signal: AbortSignal): Promise<Task> {
-  const extractor = await load(flags, signal, (options) =>
-    pipeline("image-feature-extraction", flags.model, options),
+export interface ExtractorOptions {
+  pool: "cls" | "mean";
+  batchSize: number;
+}
+
+export async function load_extractor(
+  model: ModelFlags,
+  { pool, batchSize: batch_size }: ExtractorOptions,
+  signal: AbortSignal,
+): Promise<Task> {
+  const extractor = await load(model, signal, (options) =>
+    pipeline("image-feature-extraction", model.model, options),
   );
-  const { pool, batchSize: batch_size } = flags;
   const width = extractor.model.config.hidden_size;
   return {
     shape: { width, has_labels: false },

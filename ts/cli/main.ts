@@ -4,6 +4,7 @@ import { env, VitMsnError } from "../index.ts";
 import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
+import { add_serve } from "./serve.ts";
 import { add_train, with_dashes } from "./train_options.ts";
 
 /** Exit codes, as shells expect them. */
@@ -27,6 +28,7 @@ function build_program(signal: AbortSignal): Command {
   add_embed(program, signal);
   add_few_shot(program, signal);
   add_train(program, signal);
+  add_serve(program, signal);
   return program;
 }
 

@@ -14,6 +14,8 @@ export interface ModelFlags {
   device: "wasm" | "webgpu" | "auto";
   numThreads: number;
   quiet?: boolean;
+  /** Not an option: whether the engine gets a thread of its own. */
+  worker?: boolean;
 }
 
 /** The options of every command that loads a model. */
@@ -43,6 +45,21 @@ export function with_model_options(command: Command): Command {
     .option("-q, --quiet", "no progress, no summary");
 }
 
+/** The options of from_pretrained that a command line asks for. */
+export function load_options(flags: ModelFlags, signal: AbortSignal): PretrainedOptions {
+  return {
+    revision: flags.revision,
+    cache_dir: flags.cacheDir,
+    local_files_only: flags.localFilesOnly,
+    dtype: flags.dtype,
+    attn_implementation: flags.attn,
+    device: flags.device,
+    num_threads: flags.numThreads,
+    worker: flags.worker,
+    signal,
+  };
+}
+
 /** Loads a pipeline under progress bars on standard error. */
 export async function load<P>(
   flags: ModelFlags,
@@ -51,17 +68,7 @@ export async function load<P>(
 ): Promise<P> {
   const bars = new DownloadBars(flags.quiet !== true);
   try {
-    return await make({
-      revision: flags.revision,
-      cache_dir: flags.cacheDir,
-      local_files_only: flags.localFilesOnly,
-      dtype: flags.dtype,
-      attn_implementation: flags.attn,
-      device: flags.device,
-      num_threads: flags.numThreads,
-      progress_callback: bars.callback,
-      signal,
-    });
+    return await make({ ...load_options(flags, signal), progress_callback: bars.callback });
   } finally {
     bars.stop();
   }

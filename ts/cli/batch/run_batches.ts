@@ -81,7 +81,7 @@ async function compute_batch(
   signal: AbortSignal,
 ): Promise<Outcome[]> {
   const images = batch.flatMap((picture) => ("image" in picture ? [picture.image] : []));
-  const rows = await compute_all(images, computation, signal);
+  const rows = await compute_each(images, computation, signal);
   return batch.map((picture) => {
     if ("error" in picture) return { image: picture.name, error: picture.error };
     const row = rows.shift() as Computed;
@@ -94,7 +94,7 @@ async function compute_batch(
 type Computed = Omit<Row, "image"> | { error: VitMsnError };
 
 /** Where a batch fails because of its pictures, each is computed alone, so that the others don't fail with the bad one. */
-async function compute_all(
+export async function compute_each(
   images: RawImage[],
   computation: Computation,
   signal: AbortSignal,
@@ -107,6 +107,6 @@ async function compute_all(
     if (images.length === 1) return [{ error }];
   }
   const rows: Computed[] = [];
-  for (const image of images) rows.push(...(await compute_all([image], computation, signal)));
+  for (const image of images) rows.push(...(await compute_each([image], computation, signal)));
   return rows;
 }
