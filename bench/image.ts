@@ -7,7 +7,7 @@ import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import { RawImage } from "../ts/image/raw_image.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { type Body, repeat } from "./support/timing.ts";
-import { noise } from "./support/vit_msn.ts";
+import { smooth_picture } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs image [OPTIONS]
 
@@ -24,17 +24,8 @@ const { values: options } = parseArgs({
 
 const SIDE = 224;
 
-/** A smooth picture with some noise, which compresses about as a photograph does. */
-function make_picture(width: number, height: number): Uint8Array {
-  const grain = noise(width * height * 3);
-  return Uint8Array.from(grain, (value, i) => {
-    const [x, y, c] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width), i % 3];
-    return 127 + 100 * Math.sin(x / (50 + 30 * c) + y / (90 + c)) + 12 * value;
-  });
-}
-
 async function measure(width: number, height: number): Promise<Row[]> {
-  const pixels = make_picture(width, height);
+  const pixels = smooth_picture(width, height);
   const raw = { width, height, channels: 3 } as const;
   const image = new RawImage(pixels, width, height, 3);
   const jpeg = await sharp(pixels, { raw }).jpeg({ quality: 90 }).toBuffer();

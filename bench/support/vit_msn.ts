@@ -29,3 +29,12 @@ export function noise(length: number, seed = 1): Float32Array {
 export function pictures(batch: number, height = 224, width = 224): Tensor<"float32"> {
   return new Tensor("float32", noise(batch * 3 * height * width), [batch, 3, height, width]);
 }
+
+/** A smooth picture with some noise, which compresses about as a photograph does. */
+export function smooth_picture(width: number, height: number): Uint8Array {
+  const grain = noise(width * height * 3);
+  return Uint8Array.from(grain, (value, i) => {
+    const [x, y, c] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width), i % 3];
+    return 127 + 100 * Math.sin(x / (50 + 30 * c) + y / (90 + c)) + 12 * value;
+  });
+}
