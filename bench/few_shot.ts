@@ -1,0 +1,241 @@
+/**
+ * Few-shot learning as the MSN paper evaluates it: accuracy on held-out pictures for a few labelled ones a class, over
+ * several draws, beside scikit-learn's logistic regression on the same features; and how long a fit takes.
+ */
+import { execFileSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
+import type { RawImage } from "../ts/image/raw_image.ts";
+import { predict } from "../ts/learning/evaluation.ts";
+import {
+  center_and_normalize,
+  type Example,
+  FEATURE_KINDS,
+  type FeatureKind,
+} from "../ts/learning/features.ts";
+import { fit_head } from "../ts/learning/fit.ts";
+import { default_penalty, type FitOptions, plan_fit } from "../ts/learning/fit_options.ts";
+import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
+import { normal_values } from "../ts/model/random.ts";
+import { permutation, Random } from "../ts/training/random.ts";
+import { read_fashion_pictures } from "./support/fashion_pictures.ts";
+import { machine, print, type Row, round } from "./support/report.ts";
+import { time } from "./support/timing.ts";
+
+const HELP = `Usage: node bench/run.mjs few_shot [OPTIONS]
+
+  --model DIR       backbone; default models/fashion, which has seen the pictures' labels
+  --untrained       the same architecture with random weights
+  --features NAME   cls_before_norm (default), cls, mean, mean_before_norm
+  --shots LIST      pictures a class; default 1,5,20
+  --draws N         default 20
+  --python FILE     an interpreter with numpy and scikit-learn, to compare with
+  --speed           only how long a fit takes
+  --json            print JSON`;
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: "string", default: "models/fashion" },
+    untrained: { type: "boolean", default: false },
+    features: { type: "string", default: "cls_before_norm" },
+    shots: { type: "string", default: "1,5,20" },
+    draws: { type: "string", default: "20" },
+    python: { type: "string" },
+    speed: { type: "boolean", default: false },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+
+const CLASSES = 10;
+const BATCH = 50;
+
+/** Normalised features of pictures. */
+type Embed = (pictures: readonly RawImage[]) => Promise<Float32Array[]>;
+
+async function load_backbone(): Promise<{ embed: Embed; model: ViTMSNModel }> {
+  const processor = await ViTImageProcessor.from_pretrained(options.model);
+  const trained = await ViTMSNModel.from_pretrained(options.model);
+  const model = options.untrained ? await fresh(trained) : trained;
+  const { pool, before_norm } = FEATURE_KINDS[options.features as FeatureKind];
+  const embed: Embed = async (pictures) => {
+    const found: Float32Array[] = [];
+    for (let i = 0; i < pictures.length; i += BATCH) {
+      const { pixel_values } = await processor(pictures.slice(i, i + BATCH));
+      const { data, dims } = await model.get_image_features({ pixel_values }, pool, { before_norm });
+      const size = dims[1] as number;
+      for (let row = 0; row < data.length; row += size)
+        found.push(center_and_normalize(data.slice(row, row + size)));
+    }
+    return found;
+  };
+  return { embed, model };
+}
+
+/** The architecture with random weights; positions and CLS too, which the reference starts at zero. */
+async function fresh(trained: ViTMSNModel): Promise<ViTMSNModel> {
+  const model = await ViTMSNModel.from_config(trained.config, { seed: 0 });
+  await trained.dispose();
+  for (const key of ["embeddings.cls_token", "embeddings.position_embeddings"]) {
+    const dims = model.engine.dims(model.weights.tensor(key));
+    const count = dims.reduce((a, b) => a * b, 1);
+    model.weights.replace(key, model.engine.tensor(normal_values(0, key, 0, count, 0.02), dims));
+  }
+  return model;
+}
+
+/** Labelled examples of a draw, class by class, as many a class as the largest number of shots. */
+type Draw = Example[][];
+
+async function draw_examples(
+  train: RawImage[][],
+  shots: number,
+  draws: number,
+  embed: Embed,
+): Promise<Draw[]> {
+  const random = new Random(0);
+  const result: Draw[] = [];
+  for (let draw = 0; draw < draws; draw++) {
+    const classes: Example[][] = [];
+    for (const [kind, pictures] of train.entries()) {
+      const chosen = [...permutation(pictures.length, random).subarray(0, shots)];
+      const features = await embed(chosen.map((i) => pictures[i] as RawImage));
+      classes.push(features.map((feature, id) => ({ id, label: String(kind), feature })));
+    }
+    result.push(classes);
+  }
+  return result;
+}
+
+async function accuracy(examples: Example[], test: Float32Array[][], fit: FitOptions): Promise<number> {
+  const { head } = await fit_head(examples, plan_fit(fit), {});
+  const right = test.flatMap((list, kind) =>
+    list.filter((feature) => predict(head, feature) === String(kind)),
+  );
+  return right.length / test.flat().length;
+}
+
+function spread(values: readonly number[]): string {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const variance = values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / Math.max(1, values.length - 1);
+  return `${(100 * mean).toFixed(2)} ± ${(100 * Math.sqrt(variance)).toFixed(2)}`;
+}
+
+const METHODS: readonly [name: string, options: FitOptions, least_shots: number][] = [
+  ["logistic regression", {}, 1],
+  ['logistic regression, penalty "auto"', { penalty: "auto" }, 2],
+  ["nearest centroid", { method: "nearest_centroid" }, 1],
+  ["k-NN", { method: "knn" }, 1],
+];
+
+async function measure_accuracy(): Promise<Row[]> {
+  const { embed, model } = await load_backbone();
+  const { train, test } = read_fashion_pictures();
+  const held_out: Float32Array[][] = [];
+  for (const pictures of test) held_out.push(await embed(pictures));
+  const all_shots = options.shots.split(",").map(Number);
+  const draws = await draw_examples(train, Math.max(...all_shots), Number(options.draws), embed);
+  await model.dispose();
+  const rows: Row[] = [];
+  for (const shots of all_shots) {
+    const drawn = draws.map((classes) => classes.flatMap((list) => list.slice(0, shots)));
+    for (const [name, fit, least_shots] of METHODS) {
+      if (shots < least_shots) continue;
+      const found: number[] = [];
+      for (const examples of drawn) found.push(await accuracy(examples, held_out, fit));
+      const is_plain = name === "logistic regression";
+      const peer = is_plain && options.python ? scikit_learn(options.python, drawn, held_out) : undefined;
+      rows.push({
+        "pictures a class": shots,
+        method: name,
+        "accuracy, %": spread(found),
+        "scikit-learn, %": peer ? spread(peer) : "",
+        "largest difference in a draw, points": peer
+          ? round(100 * Math.max(...found.map((x, i) => Math.abs(x - (peer[i] as number)))), 3)
+          : "",
+      });
+    }
+  }
+  return rows;
+}
+
+/** Accuracies of scikit-learn's LogisticRegression with C = 1/λ on the same features, draw by draw. */
+function scikit_learn(python: string, drawn: readonly Example[][], test: Float32Array[][]): number[] {
+  const folder = ".out/bench/few_shot";
+  mkdirSync(folder, { recursive: true });
+  const write = (name: string, features: readonly Float32Array[]) =>
+    writeFileSync(
+      `${folder}/${name}.f32`,
+      Buffer.concat(features.map((f) => Buffer.from(f.buffer, f.byteOffset, f.byteLength))),
+    );
+  write(
+    "train",
+    drawn.flatMap((examples) => examples.map(({ feature }) => feature)),
+  );
+  write("test", test.flat());
+  const size = test[0]?.[0]?.length as number;
+  const shots = (drawn[0]?.length as number) / CLASSES;
+  const penalty = default_penalty(drawn[0]?.length as number, CLASSES);
+  const args = [
+    "bench/few_shot_sklearn.py",
+    folder,
+    ...[size, CLASSES, shots, drawn.length, penalty].map(String),
+  ];
+  return JSON.parse(execFileSync(python, args, { encoding: "utf8" }));
+}
+
+/** How long a fit takes: features of clusters with a decaying spectrum, as networks give them. */
+async function measure_speed(): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const [count, size, penalty] of [
+    [1000, 384, 0.0025],
+    [1000, 384, 0.075],
+    [1000, 768, 0.075],
+    [50, 384, 0.0025],
+  ] as const) {
+    const examples = clusters(count, size);
+    const times: number[] = [];
+    for (let rounds = 0; rounds < 5; rounds++)
+      times.push(await time(() => fit_head(examples, plan_fit({ penalty }), {})));
+    const { report } = await fit_head(examples, plan_fit({ penalty }), {});
+    rows.push({
+      pictures: count,
+      classes: CLASSES,
+      features: size,
+      penalty,
+      "Newton steps": report.iterations as number,
+      "best of 5, ms": round(Math.min(...times), 0),
+    });
+  }
+  return rows;
+}
+
+function clusters(count: number, size: number): Example[] {
+  const scale = (k: number) => (k + 1) ** -0.7;
+  const noise = normal_values(0, "noise", 0, count * size, 1);
+  const centres = normal_values(0, "centres", 0, (CLASSES + 1) * size, 1);
+  return Array.from({ length: count }, (_, id) => {
+    const kind = id % CLASSES;
+    const feature = Float32Array.from({ length: size }, (_, k) => {
+      const shared = 2 * (centres[CLASSES * size + k] as number);
+      return (
+        scale(k) * ((noise[id * size + k] as number) + 0.5 * (centres[kind * size + k] as number) + shared)
+      );
+    });
+    return { id, label: String(kind), feature: center_and_normalize(feature) };
+  });
+}
+
+async function main(): Promise<void> {
+  if (options.help) return console.log(HELP);
+  const where = machine();
+  if (!options.speed) {
+    const what = `${options.untrained ? "untrained " : ""}${options.model}, ${options.features}`;
+    const title = `Few-shot accuracy on 5,000 held-out pictures of clothes, ${what}; mean and standard deviation of ${options.draws} draws`;
+    print(title, where, await measure_accuracy(), options.json);
+  }
+  print("Fitting, logistic regression to a gradient of 1e-6", where, await measure_speed(), options.json);
+}
+
+await main();
