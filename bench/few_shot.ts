@@ -196,8 +196,13 @@ async function measure_speed(): Promise<Row[]> {
   ] as const) {
     const examples = clusters(count, size);
     const times: number[] = [];
-    for (let rounds = 0; rounds < 5; rounds++)
+    const cpu: number[] = [];
+    for (let rounds = 0; rounds < 5; rounds++) {
+      const before = process.cpuUsage();
       times.push(await time(() => fit_head(examples, plan_fit({ penalty }), {})));
+      const { user, system } = process.cpuUsage(before);
+      cpu.push((user + system) / 1000);
+    }
     const { report } = await fit_head(examples, plan_fit({ penalty }), {});
     rows.push({
       pictures: count,
@@ -206,6 +211,7 @@ async function measure_speed(): Promise<Row[]> {
       penalty,
       "Newton steps": report.iterations as number,
       "best of 5, ms": round(Math.min(...times), 0),
+      "of it on a core, ms": round(Math.min(...cpu), 0),
     });
   }
   return rows;
