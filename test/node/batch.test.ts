@@ -123,6 +123,15 @@ describe("sources", () => {
     expect(together.stdout).toBe(alone.stdout);
   });
 
+  test("a reader that has had enough ends the run without a word", async () => {
+    const cli = `"${process.execPath}" dist/cli.js embed "${shard}" ${TINY.join(" ")}`;
+    const options = { cwd: root };
+    const read = promisify(execFile)("bash", ["-c", `${cli} | head -n 1; echo "\${PIPESTATUS[0]}"`], options);
+    const { stdout, stderr } = await read;
+    const [first, code] = stdout.split("\n") as [string, string];
+    expect([images_of(first), code, stderr]).toEqual([[`${shard}/000000.png`], "141", ""]);
+  });
+
   test("shards that are cut off, damaged, empty or missing fail after what could be read", async () => {
     const whole = await make_shard(4, picture);
     const sources = {

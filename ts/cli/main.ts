@@ -10,7 +10,7 @@ import { add_train, with_dashes } from "./train_options.ts";
 /** Exit codes, as shells expect them. */
 const FAILED = 1;
 const USAGE = 2;
-const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
+const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const;
 
 function build_program(signal: AbortSignal): Command {
   const program = new Command("vit-msn")
@@ -40,13 +40,23 @@ function report(error: unknown): number {
     console.error(`vit-msn: ${error.message} [${error.code}]`);
     return FAILED;
   }
+  // Whoever reads the results, as `head`, has had enough.
+  if (is_closed_pipe(error)) return SIGNAL_CODES.SIGPIPE;
   console.error("vit-msn: unexpected fault:", error);
   return FAILED;
+}
+
+function is_closed_pipe(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "EPIPE";
 }
 
 env.warn = (message) => console.error(`vit-msn: ${message}`);
 const controller = new AbortController();
 for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => controller.abort(name));
+process.stdout.on("error", (error) => {
+  if (!is_closed_pipe(error)) throw error;
+  controller.abort("SIGPIPE");
+});
 try {
   await build_program(controller.signal).parseAsync(with_dashes(process.argv));
 } catch (error) {
