@@ -100,6 +100,8 @@ describe("answers", () => {
     expect(await (await post("/classify?top_k=3", bag)).json()).toEqual({ results });
     const { embedding } = JSON.parse(embedded.stdout);
     expect(await (await post("/embed", bag, {})).json()).toEqual({ embedding });
+    const by_curl = { "content-type": "application/x-www-form-urlencoded" };
+    expect(await (await post("/embed", bag, by_curl)).json()).toEqual({ embedding });
     const form = new FormData();
     form.set("picture", new Blob([bag]), "bag.png");
     const by_form = await fetch(`${server.url}/classify`, { method: "POST", body: form });

@@ -23,7 +23,7 @@ interface ServeFlags extends ModelFlags {
   maxBody: number;
   maxPixels: number;
   timeout: number;
-  allowUrlHost: string[];
+  allowUrlHost?: string[];
 }
 
 const BYTES_IN_MB = 1_000_000;
@@ -67,8 +67,7 @@ export function add_serve(program: Command, signal: AbortSignal): void {
     .option(
       "--allow-url-host <host>",
       'fetch pictures from this host where a request asks so, by JSON {"url"}; may be given again; default: none',
-      (host: string, hosts: string[]) => [...hosts, host],
-      [],
+      (host: string, hosts: string[] = []) => [...hosts, host],
     )
     .addHelpText(
       "after",
@@ -90,7 +89,7 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
       max_bytes: flags.maxBody * BYTES_IN_MB,
       max_pixels: flags.maxPixels,
       timeout_ms: Math.max(1, flags.timeout * 1000),
-      url_hosts: flags.allowUrlHost,
+      url_hosts: flags.allowUrlHost ?? [],
       top_k: flags.topK,
       about: { version, ...model_identity(flags), tasks: Object.keys(tasks) },
     });

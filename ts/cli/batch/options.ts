@@ -6,7 +6,7 @@ import { parse_shard, type Shard, WHOLE } from "./shard.ts";
 
 /** What commander parsed of the options below. */
 export interface BatchFlags {
-  list: string[];
+  list?: string[];
   batchSize: number;
   shard?: Shard;
   output?: string;
@@ -46,8 +46,7 @@ export function with_batch_options(command: Command): Command {
     .option(
       "-l, --list <file>",
       'file with a path or URL a line, "-" for standard input; may be given again',
-      (file: string, files: string[]) => [...files, file],
-      [],
+      (file: string, files: string[] = []) => [...files, file],
     )
     .option("-b, --batch-size <n>", "pictures computed together", whole_number, 1)
     .option("--shard <i/n>", "compute part i of n equal ones, i from 0 to n - 1", parse_shard)
@@ -82,14 +81,15 @@ export function job_options(
   signal: AbortSignal,
   command: Command,
 ): JobOptions {
-  if (images.length === 0 && flags.list.length === 0)
+  const { list: lists = [] } = flags;
+  if (images.length === 0 && lists.length === 0)
     command.error("error: no images: give files, folders, globs, shards or URLs, or a --list of them");
-  if ([...images, ...flags.list].filter((source) => source === "-").length > 1)
+  if ([...images, ...lists].filter((source) => source === "-").length > 1)
     command.error('error: standard input can be read only once: give one "-"');
   return {
     sources: {
       paths: images,
-      lists: flags.list,
+      lists,
       patience: { retries: flags.retries, timeout_ms: Math.max(1, flags.timeout * 1000) },
     },
     shard: flags.shard ?? WHOLE,

@@ -36,6 +36,12 @@ export interface Tasks {
 }
 
 const KEPT_DECODED_BATCHES = 2;
+/** What a sender says of a body that it doesn't know; the last is curl's word for any. */
+const BYTES: ReadonlySet<string> = new Set([
+  "",
+  "application/octet-stream",
+  "application/x-www-form-urlencoded",
+]);
 const RETRY_AFTER_SECONDS = "1";
 
 /** The HTTP server's routes over loaded models. */
@@ -167,8 +173,7 @@ export class App {
   /** A request's picture: its body, a part of its form, or what its URL leads to. */
   async #picture(context: Context, signal: AbortSignal): Promise<Blob> {
     const type = (context.req.header("content-type") ?? "").split(";", 1)[0]?.trim().toLowerCase() ?? "";
-    if (type === "" || type === "application/octet-stream" || type.startsWith("image/"))
-      return named(await context.req.blob());
+    if (BYTES.has(type) || type.startsWith("image/")) return named(await context.req.blob());
     if (type === "multipart/form-data") return named(await form_picture(context));
     if (type === "application/json" && this.#urls.allows_some)
       return named(await this.#urls.fetch(await json_url(context), signal));
