@@ -111,7 +111,13 @@ impl Context {
         });
         let uncaptured = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error| {
-            keep_first(&uncaptured, refusal("a call", error));
+            keep_first(
+                &uncaptured,
+                Error::EngineDead(format!(
+                    "The GPU device failed between calls ({}): load the model again.",
+                    refusal("a call", error)
+                )),
+            );
         }));
         let limits = device.limits();
         Self {
@@ -334,7 +340,9 @@ mod tests {
                 label: None,
                 source: wgpu::ShaderSource::Wgsl("nonsense".into()),
             });
-        assert_eq!(context.check_alive().unwrap_err().code(), "UNSUPPORTED");
+        let error = context.check_alive().unwrap_err();
+        assert_eq!(error.code(), "ENGINE_DEAD");
+        assert!(error.to_string().contains("nonsense"), "{error}");
     }
 
     #[test]
