@@ -104,8 +104,16 @@ fn new_buffer(context: &Context, size: u64) -> Result<wgpu::Buffer> {
     })
 }
 
-/// Four classes an octave: at most a quarter more than what was asked for.
-fn size_class(bytes: u64) -> u64 {
+/// How many bytes a buffer gets for those that were asked for.
+pub(crate) type Sizing = fn(u64) -> u64;
+
+/// For weights, which stay: no more than needed.
+pub(crate) fn exact_size(bytes: u64) -> u64 {
+    bytes.next_multiple_of(MIN_CLASS)
+}
+
+/// For what comes and goes. Four classes an octave: at most a quarter more than what was asked for.
+pub(crate) fn size_class(bytes: u64) -> u64 {
     let step = (bytes.max(1).ilog2()).saturating_sub(2);
     bytes.next_multiple_of(1 << step).max(MIN_CLASS)
 }
@@ -137,6 +145,7 @@ impl DeviceBuffer {
         context: &Context,
         pool: &SharedPool,
         bytes: u64,
+        sizing: Sizing,
         by: FilledBy,
         what: impl Fn() -> String,
     ) -> Result<Self> {
@@ -148,7 +157,7 @@ impl DeviceBuffer {
                 limits.max_storage_buffer_binding_size
             )));
         }
-        let class = size_class(bytes).min(limits.max_buffer_size);
+        let class = sizing(bytes).min(limits.max_buffer_size);
         Ok(Self {
             buffer: pool.borrow_mut().take(context, class, by)?,
             bytes,
@@ -201,7 +210,9 @@ impl GpuTensor {
         let what = || format!("A tensor {}", format_dims(dims));
         Ok(Self {
             dims: dims.to_vec(),
-            parts: vec![DeviceBuffer::new(context, pool, bytes, by, what)?],
+            parts: vec![DeviceBuffer::new(
+                context, pool, bytes, size_class, by, what,
+            )?],
         })
     }
 
@@ -220,7 +231,7 @@ impl GpuTensor {
             .step_by(most)
             .map(|first| {
                 let bytes = unit_bytes * most.min(units - first) as u64;
-                DeviceBuffer::new(context, pool, bytes, FilledBy::Op, what)
+                DeviceBuffer::new(context, pool, bytes, size_class, FilledBy::Op, what)
             })
             .collect::<Result<_>>()?;
         Ok(Self {

@@ -9,7 +9,9 @@ use bytemuck::NoUninit;
 use futures_channel::oneshot;
 use vit_msn_tensor::{Dtype, Error, Result, check_len, try_vec};
 
-use crate::buffers::{Binding, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool};
+use crate::buffers::{
+    Binding, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool, Sizing, size_class,
+};
 use crate::context::Context;
 use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
 use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, least_bytes, set_times};
@@ -172,8 +174,7 @@ impl Stream {
     ) -> Result<DeviceBuffer> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let what = || what.to_string();
-        let size = bytes.len() as u64;
-        let buffer = DeviceBuffer::new(&self.context, &self.pool, size, FilledBy::Write, what)?;
+        let buffer = self.buffer(bytes.len() as u64, size_class, what)?;
         self.write(buffer.buffer(), 0, bytes)?;
         Ok(buffer)
     }
@@ -209,8 +210,14 @@ impl Stream {
     }
 
     /// A buffer for [`Stream::write`] to fill; `what` names it in an error.
-    pub(crate) fn buffer(&self, bytes: u64, what: impl Fn() -> String) -> Result<DeviceBuffer> {
-        DeviceBuffer::new(&self.context, &self.pool, bytes, FilledBy::Write, what)
+    pub(crate) fn buffer(
+        &self,
+        bytes: u64,
+        sizing: Sizing,
+        what: impl Fn() -> String,
+    ) -> Result<DeviceBuffer> {
+        let (context, pool) = (&self.context, &self.pool);
+        DeviceBuffer::new(context, pool, bytes, sizing, FilledBy::Write, what)
     }
 
     /// Adds an op to the batch.

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use vit_msn_tensor::{Dtype, Error, Result, check_scale, quantise_row, try_vec};
 
-use crate::buffers::DeviceBuffer;
+use crate::buffers::{DeviceBuffer, exact_size};
 use crate::stream::Stream;
 
 /// What a part of a weight is cut to multiples of: the widest tile of the GEMM has as many columns.
@@ -61,7 +61,7 @@ impl GpuLinear {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let parts = cut(out_features, limit / row_bytes)
             .map(|(start, rows)| {
-                let buffer = stream.buffer((rows * row_bytes) as u64, what)?;
+                let buffer = stream.buffer((rows * row_bytes) as u64, exact_size, what)?;
                 Ok(Part {
                     buffer,
                     start,
@@ -69,7 +69,8 @@ impl GpuLinear {
                 })
             })
             .collect::<Result<_>>()?;
-        let row_of_floats = |stream: &mut Stream| stream.buffer(4 * out_features as u64, what);
+        let row_of_floats =
+            |stream: &mut Stream| stream.buffer(4 * out_features as u64, exact_size, what);
         let bias = row_of_floats(stream)?;
         stream.write(bias.buffer(), 0, &try_vec(4 * out_features)?)?;
         let scales = match dtype {
@@ -547,6 +548,19 @@ mod tests {
             );
             let error = w.check_complete().unwrap_err().to_string();
             assert_eq!(error, "Element 1 of a bias was never set.");
+        }
+    }
+
+    #[test]
+    fn weights_take_no_more_than_they_need() {
+        let Some(mut stream) = stream() else { return };
+        for (dtype, size) in [(Dtype::F32, 4), (Dtype::BF16, 2), (Dtype::I8, 1)] {
+            let before = stream.memory().live;
+            let w = GpuLinear::new(&mut stream, 300, 1000, dtype, true).unwrap();
+            let scales = if dtype == Dtype::I8 { 1200 } else { 0 };
+            assert_eq!(w.byte_size(), 300 * 1000 * size + 1200 + scales);
+            let taken = (stream.memory().live - before) as usize;
+            assert!(taken < w.byte_size() + 3 * 256, "{taken}");
         }
     }
 
