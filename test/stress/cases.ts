@@ -26,8 +26,10 @@ export interface ForwardCase {
 export interface StressCase {
   classifier: boolean;
   config: ViTMSNConfigInit;
-  dtype: "float32" | "float16" | "bfloat16";
+  dtype: "float32" | "float16" | "bfloat16" | "int8";
   num_threads: number;
+  /** Whether the engine that is disturbed is in a Worker. */
+  worker: boolean;
   seed: number;
   forwards: ForwardCase[];
 }
@@ -86,8 +88,9 @@ const config: fc.Arbitrary<ViTMSNConfigInit> = fc
 const stress_case: fc.Arbitrary<StressCase> = fc.record({
   classifier: fc.boolean(),
   config,
-  dtype: fc.constantFrom("float32", "float16", "bfloat16"),
+  dtype: fc.constantFrom("float32", "float16", "bfloat16", "int8"),
   num_threads: integer(1, 3),
+  worker: fc.boolean(),
   seed: integer(0, 2 ** 31 - 1),
   forwards: fc.array(forward, { minLength: 1, maxLength: 4 }),
 });

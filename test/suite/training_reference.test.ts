@@ -43,14 +43,15 @@ async function* round_and_round(examples: readonly Example[]): AsyncGenerator<Ex
 }
 
 test.each([
-  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false },
-  { attn_implementation: "eager", batch: BATCH / 4, gradient_checkpointing: true },
+  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false, worker: false },
+  { attn_implementation: "eager", batch: BATCH / 4, gradient_checkpointing: true, worker: false },
+  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false, worker: true },
 ] as const)(
-  "sixty steps follow the reference's: $attn_implementation, $batch pictures at a time",
-  async ({ attn_implementation, batch, gradient_checkpointing }) => {
+  "sixty steps follow the reference's: $attn_implementation, $batch pictures at a time, worker: $worker",
+  async ({ attn_implementation, batch, gradient_checkpointing, worker }) => {
     const { tensors, values, examples } = await reference();
     const files = await model_files("test/fixtures/training");
-    const model = await ViTMSNForImageClassification.from_pretrained(files, { attn_implementation });
+    const model = await ViTMSNForImageClassification.from_pretrained(files, { attn_implementation, worker });
     const trainer = new Trainer({
       model,
       train_dataset: () => round_and_round(examples),

@@ -1,6 +1,7 @@
 import { Tensor, ViTMSNForImageClassification, ViTMSNModel, VitMsnError } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Activation, Engine, Handle, TensorHandle } from "../../ts/engine/engine.ts";
+import type { Activation, Handle, TensorHandle } from "../../ts/engine/engine.ts";
+import type { TrainingEngine } from "../../ts/engine/training_engine.ts";
 import { temporary_directory } from "../support/directories.ts";
 import { model_files } from "../support/models.ts";
 
@@ -179,11 +180,11 @@ function many_pictures(): Tensor<"float32"> {
 
 describe("the engine in a Worker", () => {
   let models: ViTMSNModel[];
-  let here: Engine;
-  let there: Engine;
+  let here: TrainingEngine;
+  let there: TrainingEngine;
   beforeAll(async () => {
     models = await Promise.all([false, true].map((worker) => ViTMSNModel.from_config(CONFIG, { worker })));
-    [here, there] = models.map((model) => model.engine as Engine) as [Engine, Engine];
+    [here, there] = models.map((model) => model.engine as TrainingEngine) as [TrainingEngine, TrainingEngine];
   });
   afterAll(async () => {
     await Promise.all(models.map((model) => model.dispose()));
@@ -243,23 +244,23 @@ describe("the engine in a Worker", () => {
   });
 });
 
-function ops(): Record<string, (engine: Engine) => TensorHandle[]> {
-  const tokens = (engine: Engine) => engine.tensor(noise(2 * 5 * 6), [2, 5, 6]);
-  const vector = (engine: Engine) => engine.tensor(noise(6), [6]);
-  const linear = (engine: Engine, out: number, inputs: number) => {
+function ops(): Record<string, (engine: TrainingEngine) => TensorHandle[]> {
+  const tokens = (engine: TrainingEngine) => engine.tensor(noise(2 * 5 * 6), [2, 5, 6]);
+  const vector = (engine: TrainingEngine) => engine.tensor(noise(6), [6]);
+  const linear = (engine: TrainingEngine, out: number, inputs: number) => {
     const weights = engine.linear_weights(out, inputs, "float32", true);
     engine.set_rows(weights, 0, bytes_of(noise(out * inputs)), "float32");
     engine.set_bias(weights, 0, bytes_of(noise(out)), "float32");
     return weights;
   };
-  const parameter = (engine: Engine, dims: number[]) =>
+  const parameter = (engine: TrainingEngine, dims: number[]) =>
     engine.parameter(bytes_of(noise(dims.reduce((a, b) => a * b))), "float32", "float16", dims);
   return {
     parameter: (engine) => [parameter(engine, [1, 7, 2])],
     ...Object.fromEntries(
       (["identity", "gelu"] as Activation[]).map((activation) => [
         `linear, ${activation}`,
-        (engine: Engine) => [engine.linear(tokens(engine), linear(engine, 4, 6), activation)],
+        (engine: TrainingEngine) => [engine.linear(tokens(engine), linear(engine, 4, 6), activation)],
       ]),
     ),
     "linear with residual": (engine) => [
@@ -300,6 +301,99 @@ function ops(): Record<string, (engine: Engine) => TensorHandle[]> {
         engine.mse_loss(logits(), engine.tensor(new Float32Array(6), [2, 3])),
         engine.bce_with_logits(logits(), engine.tensor(new Float32Array(6).fill(1), [2, 3])),
       ];
+    },
+    "weights as tensors": (engine) => {
+      const weights = linear(engine, 4, 6);
+      engine.set_linear(weights, engine.tensor(noise(24), [4, 6]), engine.tensor(noise(4), [4]));
+      return [engine.linear_weight(weights), engine.linear_bias(weights)];
+    },
+    activate: (engine) => [
+      engine.activate(tokens(engine), "gelu"),
+      engine.activate_backward(tokens(engine), tokens(engine), "gelu"),
+    ],
+    linear_backward: (engine) => {
+      const grad = engine.tensor(noise(2 * 5 * 4), [2, 5, 4]);
+      const { weight, bias } = engine.linear_backward_weights(grad, tokens(engine));
+      return [engine.linear_backward_input(grad, linear(engine, 4, 6)), weight, bias];
+    },
+    layer_norm_backward: (engine) => {
+      const { x, weight, bias } = engine.layer_norm_backward(
+        tokens(engine),
+        tokens(engine),
+        vector(engine),
+        1e-6,
+      );
+      return [x, weight, bias];
+    },
+    attention_backward: (engine) => {
+      const qkv = tokens(engine);
+      const { context, probs } = engine.eager_attention(qkv, 2);
+      return [
+        engine.scaled_dot_product_attention_backward(context, qkv, context, 2),
+        engine.eager_attention_backward(context, qkv, probs, 2),
+      ];
+    },
+    patch_embed_backward: (engine) => {
+      const pixels = engine.tensor(noise(2 * 3 * 9 * 7), [2, 3, 9, 7]);
+      const grad = engine.tensor(noise(2 * 8 * 4), [2, 8, 4]);
+      const { weight, bias } = engine.patch_embed_backward(grad, pixels, { height: 2, width: 3 });
+      return [weight, bias];
+    },
+    embed_tokens_backward: (engine) => {
+      const plain = engine.embed_tokens_backward(tokens(engine));
+      expect(plain.mask_token).toBeUndefined();
+      const mask = Uint8Array.of(1, 0, 0, 0, 1, 0, 0, 0);
+      const masked = engine.embed_tokens_backward(tokens(engine), mask);
+      return [plain, masked].flatMap(({ patches, cls_token, positions, mask_token }) => [
+        patches,
+        cls_token,
+        positions,
+        ...(mask_token === undefined ? [] : [mask_token]),
+      ]);
+    },
+    take_tokens_backward: (engine) => [
+      engine.take_tokens_backward(tokens(engine), Uint32Array.of(3, 0, 1, 2, 6, 5, 4, 2), 4, 8),
+    ],
+    interpolate_positions_backward: (engine) => [
+      engine.interpolate_positions_backward(
+        engine.tensor(noise(21 * 4), [1, 21, 4]),
+        { height: 2, width: 3 },
+        { height: 4, width: 5 },
+      ),
+    ],
+    pool_backward: (engine) => [
+      engine.pool_backward(engine.tensor(noise(12), [2, 6]), "cls", 3),
+      engine.pool_backward(engine.tensor(noise(12), [2, 6]), "mean", 3),
+    ],
+    "gradients of losses": (engine) => {
+      const logits = () => engine.tensor(noise(6), [2, 3]);
+      const labels = Int32Array.of(2, -100);
+      return [
+        engine.cross_entropy_smoothed(logits(), labels, 0.1),
+        engine.cross_entropy_backward(logits(), labels, 0.1),
+        engine.mse_loss_backward(logits(), engine.tensor(new Float32Array(6), [2, 3])),
+        engine.bce_with_logits_backward(logits(), engine.tensor(new Float32Array(6).fill(1), [2, 3])),
+      ];
+    },
+    "steps of optimisers": (engine) => {
+      const [parameter, gradient, m, v] = Array.from({ length: 4 }, () => vector(engine)) as [
+        TensorHandle,
+        TensorHandle,
+        TensorHandle,
+        TensorHandle,
+      ];
+      engine.accumulate(gradient, m, 0.5);
+      const shared = { learning_rate: 0.1, weight_decay: 0.1, gradient_scale: 1 };
+      engine.adamw_step(parameter, gradient, v, engine.activate(v, "relu"), {
+        ...shared,
+        ...{ beta1: 0.9, beta2: 0.99, epsilon: 1e-8, step: 1 },
+      });
+      engine.sgd_step(parameter, gradient, m, { ...shared, momentum: 0.9, nesterov: true, first: true });
+      engine.lars_step(parameter, gradient, m, {
+        ...shared,
+        ...{ momentum: 0.9, trust_coefficient: 1e-3, epsilon: 1e-8 },
+      });
+      return [parameter, engine.add(m, v), engine.sum_of_squares(m), engine.dropout(m, 0.5, 7)];
     },
   };
 }

@@ -7,9 +7,12 @@ import type { EngineInfo } from "./levels.ts";
 import { map_handles, OPS, type OpName, type Question } from "./remote_ops.ts";
 import { pack, unpack } from "./remote_values.ts";
 
+/** The handles of a record of results. */
+export type Numbers = Record<string, number | undefined>;
+
 /** An op, a question or a free. Handles are the asker's own numbers. */
 export type EngineCall =
-  | { op: OpName; args: unknown[]; results?: number | Record<string, number> }
+  | { op: OpName; args: unknown[]; results?: number | Numbers }
   | { question: number; op: Question; args: unknown[] }
   | { op: "free"; handle: number };
 
@@ -30,6 +33,8 @@ export type EngineReply =
 export interface StartReport {
   device: Device;
   engine_info: EngineInfo;
+  /** The ops that this engine has: not every one can learn. */
+  ops: OpName[];
 }
 
 type Post = (reply: EngineReply, transfer: ArrayBuffer[]) => void;
@@ -45,7 +50,9 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
       create_engine(request.start).then(
         ({ engine, device, engine_info }) => {
           host = new EngineHost(engine, post);
-          host.answer(0, { device, engine_info });
+          const ops = (Object.keys(OPS) as OpName[]).filter((op) => op in engine);
+          const report: StartReport = { device, engine_info, ops };
+          host.answer(0, report);
         },
         (error) => post({ question: 0, error: describe(error), memory: NOTHING }, []),
       );
@@ -86,7 +93,7 @@ class EngineHost {
     this.#post({ question, value: packed, memory: this.#report() }, buffers);
   }
 
-  #op(op: OpName, args: unknown[], results: number | Record<string, number> | undefined): void {
+  #op(op: OpName, args: unknown[], results: number | Numbers | undefined): void {
     try {
       const value = this.#call(
         op,
@@ -140,8 +147,9 @@ class EngineHost {
   }
 }
 
-function entries(results: number | Record<string, number> | undefined): [string, number][] {
-  return typeof results === "object" ? Object.entries(results) : [];
+function entries(results: number | Numbers | undefined): [string, number][] {
+  const all = typeof results === "object" ? Object.entries(results) : [];
+  return all.filter((entry): entry is [string, number] => entry[1] !== undefined);
 }
 
 /** An op before this one failed, as it says. */

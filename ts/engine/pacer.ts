@@ -24,13 +24,13 @@ export class Pacer {
    * @throws VitMsnError ABORTED once the signal has fired, and what `ready` of an earlier step rejected with.
    */
   async step(ready?: Promise<void>): Promise<void> {
-    if (performance.now() - this.#last > SLICE_MS) {
-      await next_task();
-      this.#last = performance.now();
-    }
     if (ready !== undefined) {
       ready.catch(() => {}); // told when its turn comes
       this.#under_way.push(ready);
+    }
+    if (performance.now() - this.#last > SLICE_MS) {
+      await next_task();
+      this.#last = performance.now();
     }
     await this.#until_left(AHEAD);
     throw_if_aborted(this.#signal, this.#what);

@@ -1,8 +1,9 @@
 /**
  * The engine's ops as data, for an engine that is spoken to by messages: where an op's arguments are handles, and the
- * dims of what it returns, which the caller knows before the op has run. Adding an op to Engine is a line here.
+ * dims of what it returns, which the caller knows before the op has run. Adding an op to an engine is a line here.
  */
-import type { Engine, Handle } from "./engine.ts";
+import type { Handle } from "./engine.ts";
+import type { TrainingEngine } from "./training_engine.ts";
 
 export type Dims = readonly number[];
 /** Where a handle stands: an argument, or a field of one. */
@@ -12,12 +13,12 @@ type Place = number | readonly [argument: number, field: string];
 export const QUESTIONS = ["ready", "read", "parameter_bytes", "get_rows", "get_scales", "get_bias"] as const;
 export type Question = (typeof QUESTIONS)[number];
 /** What enqueues work and returns handles, or changes its first argument and returns nothing. */
-export type OpName = Exclude<keyof Engine, Question | "dims" | "free" | "memory" | "dispose">;
+export type OpName = Exclude<keyof TrainingEngine, Question | "dims" | "free" | "memory" | "dispose">;
 
 /** Dims where there were handles. */
 type Shape<T> = T extends Handle ? Dims : T;
 type Shapes<A extends unknown[]> = { [I in keyof A]: Shape<A[I]> };
-type Results<R> = R extends Handle ? Dims : R extends object ? { [K in keyof R]: Dims } : R;
+type Results<R> = R extends Handle ? Dims : R extends object ? { [K in keyof R]: Shape<R[K]> } : R;
 
 interface Op<F extends (...args: never[]) => unknown> {
   handles: readonly Place[];
@@ -27,9 +28,11 @@ interface Op<F extends (...args: never[]) => unknown> {
 
 const nothing = () => {};
 const scalar = () => [1];
+/** The dims of the first argument. */
+const same = (x: Dims) => x;
 
 /** Weights count as [out_features, in_features]. */
-export const OPS: { readonly [K in OpName]: Op<Engine[K]> } = {
+export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
   tensor: { handles: [], dims: (_data, dims) => dims },
   parameter: { handles: [], dims: (_bytes, _from, _dtype, dims) => dims },
   linear_weights: { handles: [], dims: (out_features, in_features) => [out_features, in_features] },
@@ -37,7 +40,7 @@ export const OPS: { readonly [K in OpName]: Op<Engine[K]> } = {
   set_quantised_rows: { handles: [0], dims: nothing },
   set_bias: { handles: [0], dims: nothing },
   linear: { handles: [0, 1, 3], dims: (x, weights) => [...x.slice(0, -1), weights[0] ?? 0] },
-  layer_norm: { handles: [0, 1, 2], dims: (x) => x },
+  layer_norm: { handles: [0, 1, 2], dims: same },
   scaled_dot_product_attention: { handles: [0], dims: (qkv) => third(qkv) },
   eager_attention: {
     handles: [0],
@@ -64,6 +67,62 @@ export const OPS: { readonly [K in OpName]: Op<Engine[K]> } = {
   cross_entropy: { handles: [0], dims: scalar },
   mse_loss: { handles: [0, 1], dims: scalar },
   bce_with_logits: { handles: [0, 1], dims: scalar },
+
+  set_linear: { handles: [0, 1, 2], dims: nothing },
+  linear_weight: { handles: [0], dims: same },
+  linear_bias: { handles: [0], dims: ([features = 0]) => [features] },
+  activate: { handles: [0], dims: same },
+  activate_backward: { handles: [0, 1], dims: same },
+  linear_backward_input: {
+    handles: [0, 1],
+    dims: (grad, weights) => [...grad.slice(0, -1), weights[1] ?? 0],
+  },
+  linear_backward_weights: {
+    handles: [0, 1],
+    dims: (grad, x) => ({ weight: [grad.at(-1) ?? 0, x.at(-1) ?? 0], bias: [grad.at(-1) ?? 0] }),
+  },
+  layer_norm_backward: {
+    handles: [0, 1, 2],
+    dims: (_, x, weight) => ({ x, weight, bias: weight }),
+  },
+  scaled_dot_product_attention_backward: { handles: [0, 1, 2], dims: (_, qkv) => qkv },
+  eager_attention_backward: { handles: [0, 1, 2], dims: (_, qkv) => qkv },
+  patch_embed_backward: {
+    handles: [0, 1],
+    dims: (grad, [, channels = 0], patch) => ({
+      weight: [grad.at(-1) ?? 0, channels * patch.height * patch.width],
+      bias: [grad.at(-1) ?? 0],
+    }),
+  },
+  embed_tokens_backward: {
+    handles: [0],
+    dims: ([batch = 0, tokens = 0, width = 0], mask) => ({
+      patches: [batch, tokens - 1, width],
+      cls_token: [1, 1, width],
+      positions: [1, tokens, width],
+      mask_token: mask && [1, 1, width],
+    }),
+  },
+  take_tokens_backward: {
+    handles: [0],
+    dims: ([batch = 0, , width = 0], _patches, _kept, tokens) => [batch, tokens, width],
+  },
+  interpolate_positions_backward: {
+    handles: [0],
+    dims: (grad, from) => [1, 1 + from.height * from.width, grad.at(-1) ?? 0],
+  },
+  pool_backward: { handles: [0], dims: ([batch = 0, width = 0], _, tokens) => [batch, tokens, width] },
+  cross_entropy_smoothed: { handles: [0], dims: scalar },
+  cross_entropy_backward: { handles: [0], dims: same },
+  mse_loss_backward: { handles: [0, 1], dims: same },
+  bce_with_logits_backward: { handles: [0, 1], dims: same },
+  dropout: { handles: [0], dims: same },
+  add: { handles: [0, 1], dims: same },
+  accumulate: { handles: [0, 1], dims: nothing },
+  sum_of_squares: { handles: [0], dims: scalar },
+  adamw_step: { handles: [0, 1, 2, 3], dims: nothing },
+  sgd_step: { handles: [0, 1, 2], dims: nothing },
+  lars_step: { handles: [0, 1, 2], dims: nothing },
 };
 
 /** qkv [B, N, 3·D] -> [B, N, D]. */

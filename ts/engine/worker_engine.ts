@@ -4,9 +4,10 @@ import { VitMsnError } from "../errors.ts";
 import type { DeviceOptions, StartedEngine } from "./create_engine.ts";
 import type { Engine, EngineMemory, Handle, TensorHandle } from "./engine.ts";
 import { engine_dead, engine_disposed } from "./engine_errors.ts";
-import type { EngineCall, EngineReply, StartReport } from "./engine_worker.ts";
+import type { EngineCall, EngineReply, Numbers, StartReport } from "./engine_worker.ts";
 import { type Dims, map_handles, OPS, type OpName, QUESTIONS, type Question } from "./remote_ops.ts";
 import { map_values, pack, unpack } from "./remote_values.ts";
+import type { TrainingEngine } from "./training_engine.ts";
 import type { Lost } from "./workers_types.ts";
 
 /** An engine that was forgotten lets its Worker go. */
@@ -19,8 +20,8 @@ const forgotten = new FinalizationRegistry<WorkerLink>((link) => void link.close
 export async function start_worker_engine(options: DeviceOptions): Promise<StartedEngine> {
   const link = new WorkerLink();
   try {
-    const { device, engine_info } = await link.start(options);
-    const engine = worker_engine(link);
+    const { device, engine_info, ops } = await link.start(options);
+    const engine = worker_engine(link, ops);
     forgotten.register(engine, link, link);
     return { engine, device, engine_info: Object.freeze({ ...engine_info, worker: true }) };
   } catch (error) {
@@ -30,7 +31,7 @@ export async function start_worker_engine(options: DeviceOptions): Promise<Start
 }
 
 /** The engine behind the link. */
-function worker_engine(link: WorkerLink): Engine {
+function worker_engine(link: WorkerLink, ops: readonly OpName[]): Engine {
   const handles = new Handles();
   const run = (op: OpName, args: unknown[]): unknown => {
     link.check();
@@ -46,7 +47,7 @@ function worker_engine(link: WorkerLink): Engine {
     return link.ask(op, args);
   };
   return {
-    ...(methods(Object.keys(OPS) as OpName[], run) as Pick<Engine, OpName>),
+    ...(methods(ops, run) as Pick<TrainingEngine, OpName>),
     ...(methods(QUESTIONS, ask) as Pick<Engine, Question>),
     dims(x: TensorHandle): number[] {
       link.check();
@@ -77,9 +78,9 @@ class Handles {
     return this.#dims.size;
   }
 
-  /** A number for a result, or a record of them for a record. */
-  add(dims: Dims | Record<string, Dims>): number | Record<string, number> {
-    if (!is_dims(dims)) return map_values(dims, (each) => this.add(each) as number);
+  /** A number for a result, or a record of them for a record; none for what isn't there. */
+  add(dims: Shapes): number | Numbers {
+    if (!is_dims(dims)) return map_values(dims, (each) => each && (this.add(each) as number));
     this.#last += 1;
     this.#dims.set(this.#last, dims);
     return this.#last;
@@ -100,11 +101,12 @@ class Handles {
   }
 }
 
-function is_dims(dims: Dims | Record<string, Dims>): dims is Dims {
+function is_dims(dims: Shapes): dims is Dims {
   return Array.isArray(dims);
 }
 
-type AnyRule = (...args: unknown[]) => Dims | Record<string, Dims> | undefined;
+type Shapes = Dims | Record<string, Dims | undefined>;
+type AnyRule = (...args: unknown[]) => Shapes | undefined;
 
 function methods<N extends string>(
   names: readonly N[],

@@ -1,21 +1,21 @@
 // Run by Deno and Bun: a fixture's logits and the carried model's classes of pictures, as JSON.
-// Usage: program.mjs FILE, of JSON: { fixture, pixel_values, dims, pictures, num_threads }
+// Usage: program.mjs FILE, of JSON: { fixture, pixel_values, dims, pictures, options }
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { env, pipeline, Tensor, ViTMSNForImageClassification } from "vit-msn";
 
-const { fixture, pixel_values, dims, pictures, num_threads } = JSON.parse(
+const { fixture, pixel_values, dims, pictures, options } = JSON.parse(
   await readFile(process.argv[2] ?? "", "utf8"),
 );
 /** @type {string[]} */
 const warnings = [];
 env.warn = (message) => warnings.push(message);
 
-const model = await ViTMSNForImageClassification.from_pretrained(fixture, { num_threads });
+const model = await ViTMSNForImageClassification.from_pretrained(fixture, options);
 const { logits } = await model.forward({ pixel_values: new Tensor("float32", pixel_values, dims) });
 await model.dispose();
 
-const classify = await pipeline("image-classification", undefined, { num_threads });
+const classify = await pipeline("image-classification", undefined, options);
 const classes = [];
 for (const picture of /** @type {string[]} */ (pictures)) {
   const [best] = await classify(picture, { top_k: 1 });
