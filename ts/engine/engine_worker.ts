@@ -16,7 +16,7 @@ export type EngineCall =
   | { question: number; op: Question; args: unknown[] }
   | { op: "free"; handle: number };
 
-export type EngineRequest = { start: DeviceOptions } | { calls: EngineCall[] };
+export type EngineRequest = { start: DeviceOptions } | { calls: EngineCall[] } | "end";
 
 export interface RemoteError {
   code: ErrorCode;
@@ -28,7 +28,8 @@ export type EngineReply =
   | { question: number; value: unknown; memory: EngineMemory }
   | { question: number; error: RemoteError; memory: EngineMemory }
   | { memory: EngineMemory }
-  | { warning: string };
+  | { warning: string }
+  | "ended";
 
 export interface StartReport {
   device: Device;
@@ -45,7 +46,8 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
   let host: EngineHost | undefined;
   env.warn = (warning) => post({ warning }, []);
   return (request) => {
-    if ("calls" in request) host?.run(request.calls);
+    if (request === "end") void end(host, post);
+    else if ("calls" in request) host?.run(request.calls);
     else {
       create_engine(request.start).then(
         ({ engine, device, engine_info }) => {
@@ -58,6 +60,12 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
       );
     }
   };
+}
+
+/** Lets the engine's threads go: not every runtime ends them with this Worker. */
+async function end(host: EngineHost | undefined, post: Post): Promise<void> {
+  await host?.dispose();
+  post("ended", []);
 }
 
 const NOTHING: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
@@ -85,6 +93,10 @@ class EngineHost {
     const { handles, bytes, reserved } = this.#report();
     if (handles !== before.handles || bytes !== before.bytes || reserved !== before.reserved)
       this.#post({ memory: this.#memory }, []);
+  }
+
+  dispose(): Promise<void> {
+    return this.#engine.dispose();
   }
 
   answer(question: number, value: unknown): void {

@@ -13,7 +13,7 @@ export type ThreadMessage = { status: "ready" } | Lost;
 /** Bytes of a thread's stack, in whole pages: kernels keep their buffers elsewhere. */
 const STACK_SIZE = 4 << 16;
 
-/** A worker's whole life: it joins the engine and blocks inside until it is terminated. */
+/** A worker's whole life: it joins the engine and blocks inside until it is dismissed or terminated. */
 export function run_thread({ module, memory }: ThreadStart, post: (message: ThreadMessage) => void): void {
   const glue = create_glue();
   try {

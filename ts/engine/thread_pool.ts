@@ -4,22 +4,29 @@ import type { ThreadMessage, ThreadStart } from "./thread.ts";
 /** The workers that help an engine: each has an instance on the engine's memory and waits there for tasks. */
 export class ThreadPool {
   readonly #members: Member[];
+  readonly #dismiss: () => void;
 
-  private constructor(members: Member[]) {
+  private constructor(members: Member[], dismiss: () => void) {
     this.#members = members;
+    this.#dismiss = dismiss;
   }
 
   /**
    * Starts `count` workers; all or none.
+   * @param dismiss tells all that work to leave off.
    * @param on_lost is told, at any later time, why a worker is gone that wasn't terminated here.
    * @throws Error with the reason why one didn't start.
    */
   static async start(
     count: number,
     start: ThreadStart,
+    dismiss: () => void,
     on_lost: (reason: string) => void,
   ): Promise<ThreadPool> {
-    const pool = new ThreadPool(Array.from({ length: count }, () => new Member()));
+    const pool = new ThreadPool(
+      Array.from({ length: count }, () => new Member()),
+      dismiss,
+    );
     try {
       // One after the other: wasm-bindgen's set-up of a thread traps where several run at the same time.
       for (const member of pool.#members) await member.join(start);
@@ -32,6 +39,12 @@ export class ThreadPool {
   }
 
   async dispose(): Promise<void> {
+    for (const member of this.#members) member.leave();
+    try {
+      this.#dismiss(); // Deno can't end a thread that waits inside WebAssembly
+    } catch {
+      // a trap left nobody to tell: terminating is all there is
+    }
     await Promise.all(this.#members.map((member) => member.terminate()));
   }
 }
@@ -63,8 +76,12 @@ class Member {
     if (this.#lost !== undefined) on_lost(this.#lost);
   }
 
-  terminate(): Promise<void> {
+  /** From now on its end is expected. */
+  leave(): void {
     this.#listener = undefined;
+  }
+
+  terminate(): Promise<void> {
     return this.#worker.terminate();
   }
 

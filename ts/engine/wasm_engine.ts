@@ -54,8 +54,9 @@ export class WasmEngine implements Engine {
    */
   async start_workers(count: number): Promise<void> {
     const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
-    const fate = this.#fate;
-    const pool = await ThreadPool.start(count, start, (reason) => {
+    const [fate, glue] = [this.#fate, this.#glue as Glue];
+    const dismiss = () => glue.dismiss_workers();
+    const pool = await ThreadPool.start(count, start, dismiss, (reason) => {
       fate.fault ??= `one of its threads was lost: ${reason}.`;
     });
     this.#pool = pool;

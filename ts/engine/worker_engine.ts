@@ -116,6 +116,9 @@ function methods<N extends string>(
   return Object.fromEntries(entries);
 }
 
+/** How long a Worker that is to end may take for it. */
+const GRACE_MS = 200;
+
 /** The messages between an engine and its Worker. It knows nothing of the engine, which may be forgotten. */
 class WorkerLink {
   memory: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
@@ -126,6 +129,11 @@ class WorkerLink {
   #asked = 0;
   /** Why there are no answers any more. */
   #end: VitMsnError | undefined;
+  #left: (() => void) | undefined;
+  /** Resolves when the Worker ended by itself, was lost or is waited for no longer. */
+  readonly #gone = new Promise<void>((resolve) => {
+    this.#left = resolve;
+  });
   /** Why the Worker isn't there. */
   #lost: string | undefined;
 
@@ -160,9 +168,15 @@ class WorkerLink {
     return this.#expect(this.#asked);
   }
 
-  /** Ends the Worker and whoever waits for it. */
+  /** Ends the Worker and whoever waits for it; a Worker that is at work has little time to end by itself. */
   async close(): Promise<void> {
     this.#finish(engine_disposed());
+    if (this.#lost === undefined) {
+      const patience = setTimeout(() => this.#left?.(), GRACE_MS);
+      this.#worker.post("end");
+      await this.#gone;
+      clearTimeout(patience);
+    }
     await this.#worker.terminate();
   }
 
@@ -178,7 +192,9 @@ class WorkerLink {
   }
 
   #hear(reply: EngineReply | Lost): void {
-    if ("status" in reply) {
+    if (reply === "ended") this.#left?.();
+    else if ("status" in reply) {
+      this.#left?.();
       this.#lost ??= reply.reason;
       this.#finish(engine_dead(`its Worker was lost: ${reply.reason}.`));
     } else if ("warning" in reply) env.warn(reply.warning);

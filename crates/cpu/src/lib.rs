@@ -51,7 +51,7 @@ pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoot
 pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_backward};
 pub use optimiser::{AdamW, Lars, Sgd, adamw_step, lars_step, sgd_step};
 pub use pack::PackedLinear;
-pub use parallel::{lose_worker, work};
+pub use parallel::{dismiss, lose_worker, work};
 pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
 pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
 pub use softmax::softmax;

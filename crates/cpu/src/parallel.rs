@@ -53,9 +53,17 @@ pub(crate) fn for_each_task(threads: usize, count: usize, task: &(dyn Fn(Task) +
     }
 }
 
-/// Gives the calling thread to the pool, for good.
-pub fn work() -> ! {
-    POOL.work()
+/// Gives the calling thread to the pool, until [`dismiss`].
+pub fn work() {
+    POOL.work();
+}
+
+/// Sends the workers away: [`work`] returns in each of them, after the task that it is at.
+pub fn dismiss() {
+    POOL.dismissals.fetch_add(1, SeqCst);
+    POOL.epoch.fetch_add(1, SeqCst);
+    drop(POOL.lock());
+    POOL.came.notify_all();
 }
 
 /// Says that a worker was lost inside a task: the thread that waits for it panics instead of waiting.
@@ -86,6 +94,8 @@ struct Pool {
     epoch: AtomicU32,
     sleepers: AtomicU32,
     lost: AtomicBool,
+    /// How often all workers were sent away.
+    dismissals: AtomicU32,
     lock: Mutex<()>,
     /// For workers: a job came.
     came: Condvar,
@@ -105,6 +115,7 @@ static POOL: Pool = Pool {
     epoch: AtomicU32::new(0),
     sleepers: AtomicU32::new(0),
     lost: AtomicBool::new(false),
+    dismissals: AtomicU32::new(0),
     lock: Mutex::new(()),
     came: Condvar::new(),
     left: Condvar::new(),
@@ -147,11 +158,12 @@ impl Pool {
         }
     }
 
-    fn work(&self) -> ! {
-        // In this order: whoever counts this worker can rely on its seeing the next job.
+    fn work(&self) {
+        // In this order: whoever counts this worker can rely on its seeing the next job, and the next dismissal.
+        let dismissals = self.dismissals.load(SeqCst);
         let mut seen = self.epoch.load(SeqCst);
         let thread = 1 + self.workers.fetch_add(1, SeqCst);
-        loop {
+        while self.dismissals.load(SeqCst) == dismissals {
             seen = self.wait_for_job(seen);
             self.help(thread);
         }
@@ -409,6 +421,20 @@ mod tests {
             });
             assert!(helped.into_inner() > 0);
         }
+    }
+
+    #[test]
+    fn workers_leave_when_dismissed() {
+        let workers: Vec<_> = (0..3).map(|_| std::thread::spawn(work)).collect();
+        while POOL.workers.load(SeqCst) < 3 {
+            std::thread::yield_now();
+        }
+        assert_eq!(count_tasks(4, 9), vec![1; 9]);
+        dismiss();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert_eq!(count_tasks(4, 9), vec![1; 9]);
     }
 
     #[test]

@@ -47,10 +47,16 @@ pub fn simd_level() -> String {
     if is_relaxed { "relaxed" } else { "simd128" }.to_string()
 }
 
-/// Gives the calling thread, a Worker with an instance on the same memory, to the engine; never returns.
+/// Gives the calling thread, a Worker with an instance on the same memory, to the engine, until it is dismissed.
 #[wasm_bindgen]
 pub fn work() {
-    vit_msn_cpu::work()
+    vit_msn_cpu::work();
+}
+
+/// Sends all Workers away, so that each can end by itself.
+#[wasm_bindgen]
+pub fn dismiss_workers() {
+    vit_msn_cpu::dismiss();
 }
 
 /// Says that a Worker trapped, so that nobody waits for it.
