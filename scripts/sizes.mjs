@@ -15,7 +15,7 @@ const budgets = [
   { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 35_000 },
   // The aim is 60 kB. Half of what there is reads untrusted files and says in sentences what is wrong with them; 28 kB are
   // few-shot learning, which pipeline() can't fetch on demand, since service workers import nothing later.
-  { files: ["dist/index.web.js", "dist/shared.web.js"], what: "facade, browsers", budget: 176_000 },
+  { files: ["dist/index.web.js", "dist/shared.web.js"], what: "facade, browsers", budget: 178_000 },
   { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 60_000 },
 ];
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;

@@ -65,7 +65,7 @@ describe("an engine with threads", () => {
   });
 
   test("ends its workers when it is disposed", async () => {
-    expect(await scenario("cycles")).toEqual({ started: 100, ended: 100 });
+    expect(await scenario("cycles")).toEqual({ started: 40, ended: 40 });
   });
 
   test.each([

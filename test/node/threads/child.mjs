@@ -40,7 +40,7 @@ const code_of = (/** @type {Promise<unknown>} */ promise) =>
 const scenarios = {
   /** Workers come and go with their models. */
   async cycles() {
-    for (let i = 0; i < 50; i++) {
+    for (let i = 0; i < 20; i++) {
       const model = await load(3);
       if (i % 10 === 0) await model.forward({ pixel_values });
       await model.dispose();
