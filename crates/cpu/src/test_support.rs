@@ -22,7 +22,7 @@ pub fn packed(n: usize, k: usize, dtype: Dtype, seed: u64) -> (PackedLinear, Vec
 pub fn start_workers(count: usize) {
     let wanted = threads_for(usize::MAX) + count;
     for _ in 0..count {
-        std::thread::spawn(|| crate::work());
+        std::thread::spawn(crate::work);
     }
     while threads_for(usize::MAX) < wanted {
         std::thread::yield_now();
