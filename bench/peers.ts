@@ -11,7 +11,7 @@ import type { OpenPeer } from "./peers/peer.ts";
 import { open_tfjs } from "./peers/tfjs.ts";
 import { open_transformers_js } from "./peers/transformers_js.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
-import { alternate, median } from "./support/timing.ts";
+import { alternate, median, processor_clock } from "./support/timing.ts";
 import { chosen_sizes, pictures, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
@@ -21,8 +21,9 @@ const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
   --size small|base   one architecture; default both
   --batch N           pictures in a forward; default 1
   --threads N         threads of each runtime; default 1
-  --dtype NAME        how ours keeps its weights, as int8; default float32. The peer's are float32 in any case
+  --dtype NAME        how ours keeps its weights, as int8; default float32. The peer's are float32, or what --onnx has
   --rounds N          counted rounds; default 15
+  --processor-time    count the time that this process had a processor, for a busy machine; one thread only
   --model DIR         a checkpoint's folder, with --onnx: the same model as ONNX (bench/export_onnx.py writes it).
   --onnx FILE         Default: random weights, and ONNX written from them (bench/onnx/vit_msn.ts).
   --json              print JSON`;
@@ -46,6 +47,7 @@ const { values: options } = parseArgs({
     threads: { type: "string", default: "1" },
     dtype: { type: "string", default: "float32" },
     rounds: { type: "string", default: "15" },
+    "processor-time": { type: "boolean", default: false },
     model: { type: "string" },
     onnx: { type: "string" },
     json: { type: "boolean", default: false },
@@ -97,7 +99,8 @@ async function compare({ name, model, exact, onnx }: Pair, batch: number, rounds
   const difference = largest_difference((await ours()).data, await theirs());
   if (!(difference <= (dtype === "float32" ? TOLERANCE : ROUNDED_TOLERANCE)))
     throw new Error(`${name}: the logits differ by ${difference}.`);
-  const { a, b } = await alternate(ours, theirs, rounds);
+  const clock = options["processor-time"] ? processor_clock : undefined;
+  const { a, b } = await alternate(ours, theirs, rounds, clock);
   await peer.close();
   await model.dispose();
   return {
@@ -129,6 +132,7 @@ async function main(): Promise<void> {
   if ((options.model === undefined) !== (options.onnx === undefined))
     throw new Error("--model and --onnx go together.");
   if (!WEIGHT_DTYPES.includes(dtype)) throw new Error(`--dtype is one of ${WEIGHT_DTYPES.join(", ")}.`);
+  if (options["processor-time"] && num_threads > 1) throw new Error("--processor-time takes one thread.");
   const where = machine();
   const [batch, rounds] = [Number(options.batch), Number(options.rounds)];
   const rows: Row[] = [];
@@ -138,7 +142,7 @@ async function main(): Promise<void> {
     for (const size of chosen_sizes(options.size))
       rows.push(await compare(await open_pair(size), batch, rounds));
   }
-  const title = `ViT-MSN at 224×224, ${dtype} beside the peer's float32; medians of a forward`;
+  const title = `ViT-MSN at 224×224, ${dtype} beside ${options.onnx ?? "the peer's float32"}; medians of a forward`;
   print(title, where, rows, options.json);
 }
 

@@ -1,12 +1,23 @@
 /** What is timed; a promise is awaited. */
 export type Body = () => unknown;
 
+/** Milliseconds since some moment. */
+export type Clock = () => number;
+
+const wall_clock: Clock = () => performance.now();
+
+/** Milliseconds that this process had a processor, all threads together: what others do meanwhile isn't counted. */
+export const processor_clock: Clock = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};
+
 /** Milliseconds of one call. */
-export async function time(body: Body): Promise<number> {
-  const start = performance.now();
+export async function time(body: Body, clock: Clock = wall_clock): Promise<number> {
+  const start = clock();
   const result = body();
   if (result instanceof Promise) await result;
-  return performance.now() - start;
+  return clock() - start;
 }
 
 export function median(values: readonly number[]): number {
@@ -42,12 +53,17 @@ async function run_for(body: Body, min_ms: number, min_rounds: number): Promise<
  * Times two bodies in turn, so that a machine that slows down or speeds up does it to both; who goes first alternates
  * too. Two rounds of warming up aren't counted.
  */
-export async function alternate(a: Body, b: Body, rounds: number): Promise<{ a: number[]; b: number[] }> {
+export async function alternate(
+  a: Body,
+  b: Body,
+  rounds: number,
+  clock: Clock = wall_clock,
+): Promise<{ a: number[]; b: number[] }> {
   const times = { a: [] as number[], b: [] as number[] };
   for (let round = -2; round < rounds; round++) {
     const order = round % 2 === 0 ? (["a", "b"] as const) : (["b", "a"] as const);
     for (const name of order) {
-      const ms = await time(name === "a" ? a : b);
+      const ms = await time(name === "a" ? a : b, clock);
       if (round >= 0) times[name].push(ms);
     }
   }
