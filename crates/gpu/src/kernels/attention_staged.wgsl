@@ -7,44 +7,20 @@
 // Tile           A query and its result stay in the registers of one invocation (2 · HEAD_VECS vectors and KEYS scores),
 //                and 16 keys, then their 16 values, pass through workgroup memory: 16 · KEYS · HEAD_VECS bytes, 4,096 for
 //                heads of 64, 16,384 for heads of 256. All invocations read the same vector of it at a time, which is a
-//                broadcast. Device memory is read ⌈N / ROWS⌉ times, and in scalars, since a head starts at a multiple of 4
-//                only where head_dim is one: this is 1/ROWS of the work. Statistics and sums are float32, and relative to
-//                the maximum so far.
+//                broadcast. Device memory is read ⌈N / ROWS⌉ times. Statistics and sums are float32, and relative to the
+//                maximum so far.
 
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
 
 const KEYS: u32 = 16u;
 
 var<workgroup> tile: array<vec4<f32>, KEYS * HEAD_VECS>;
 
-// Four values from `first` on, of a head's `count` values still there; zeros beyond.
-fn load(first: u32, count: u32) -> vec4<f32> {
-    var value = vec4<f32>(qkv[first], 0.0, 0.0, 0.0);
-    if count > 1u {
-        value.y = qkv[first + 1u];
-    }
-    if count > 2u {
-        value.z = qkv[first + 2u];
-    }
-    if count > 3u {
-        value.w = qkv[first + 3u];
-    }
-    return value;
-}
-
-// Where the head's query (which = 0), key (1) or value (2) of a token starts.
-fn head_start(head: u32, token: u32, which: u32) -> u32 {
-    let row = (head / params.heads * params.tokens + token) * 3u + which;
-    return row * params.width + head % params.heads * params.head_dim;
-}
-
 // Copies the keys or values from token `first` on. Those beyond the end repeat the last one, and weigh nothing.
 fn stage(head: u32, first: u32, which: u32, lane: u32) {
     for (var i = lane; i < KEYS * HEAD_VECS; i += ROWS) {
         let token = min(first + i / HEAD_VECS, params.tokens - 1u);
-        let offset = 4u * (i % HEAD_VECS);
-        tile[i] = load(head_start(head, token, which) + offset, params.head_dim - offset);
+        tile[i] = load(head, token, which, i % HEAD_VECS);
     }
 }
 
@@ -72,10 +48,10 @@ fn highest_of(scores: ptr<function, array<f32, KEYS>>, highest: f32) -> f32 {
 
 // The query of a row, scaled; rows beyond the last repeat it.
 fn load_query(head: u32, row: u32) -> array<vec4<f32>, HEAD_VECS> {
-    let start = head_start(head, min(row, params.tokens - 1u), 0u);
+    let token = min(row, params.tokens - 1u);
     var query: array<vec4<f32>, HEAD_VECS>;
     for (var i = 0u; i < HEAD_VECS; i++) {
-        query[i] = params.scale * load(start + 4u * i, params.head_dim - 4u * i);
+        query[i] = params.scale * load(head, token, 0u, i);
     }
     return query;
 }
