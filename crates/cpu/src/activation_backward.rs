@@ -4,8 +4,8 @@ use vit_msn_tensor::{Activation, Result, check_len};
 
 use crate::activation::{GELU_TAIL, activate_rows};
 use crate::elementwise::{BLOCK, update};
-use crate::parallel::for_each_block_of_rows;
-use crate::simd::{Exp, F32x4, polynomial8};
+use crate::parallel::{Rows, for_each_block_of_rows};
+use crate::simd::{Exp, F32x4, constant, polynomial8};
 
 /// What an element costs, in multiply-adds.
 const WORK: usize = 16;
@@ -18,7 +18,8 @@ pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
         let x = &x[first..][..out.len()];
         for (out, x) in out.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
             out.copy_from_slice(x);
-            activate_rows(act, std::iter::once(out));
+            let columns = out.len();
+            activate_rows(act, Rows::new(out, columns).each(1, columns));
         }
     });
     Ok(())
@@ -29,10 +30,12 @@ pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
 pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
     check_len("The gradient of an activation", grad.len(), &[x.len()])?;
     check_len("The gradient by its input", out.len(), &[x.len()])?;
-    let exp = Exp::new();
     match act {
         Activation::Identity => out.copy_from_slice(grad),
-        Activation::Gelu => scale_by(grad, x, out, |x| gelu_slope(&exp, x)),
+        Activation::Gelu => {
+            let gelu = GeluSlope::new();
+            scale_by(grad, x, out, |x| gelu.of(x));
+        }
         Activation::Relu => {
             let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
             scale_by(grad, x, out, |x| {
@@ -41,15 +44,17 @@ pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f3
                 zero.lt(x).select(one, nan_or_zero.sub(nan_or_zero))
             });
         }
-        Activation::Silu => scale_by(grad, x, out, |x| {
-            slope_of_sigmoid(&exp, x, x, F32x4::splat(1.0))
-        }),
-        Activation::GeluTanh => scale_by(grad, x, out, |x| gelu_tanh_slope(&exp, x)),
+        Activation::Silu => {
+            let gate = GateSlope::new();
+            scale_by(grad, x, out, |x| gate.of(x, x, gate.exp.one));
+        }
+        Activation::GeluTanh => {
+            let (gate, gelu) = (GateSlope::new(), GeluTanhSlope::new());
+            scale_by(grad, x, out, |x| gelu.of(x, &gate));
+        }
         Activation::QuickGelu => {
-            let factor = F32x4::splat(1.702);
-            scale_by(grad, x, out, |x| {
-                slope_of_sigmoid(&exp, x, x.mul(factor), factor)
-            });
+            let (gate, factor) = (GateSlope::new(), constant(1.702));
+            scale_by(grad, x, out, |x| gate.of(x, x.mul(factor), factor));
         }
     }
     Ok(())
@@ -59,45 +64,103 @@ fn scale_by(grad: &[f32], x: &[f32], out: &mut [f32], slope: impl Fn(F32x4) -> F
     update([out], [grad, x], WORK, &|_, [grad, x]| [grad.mul(slope(x))]);
 }
 
-/// Φ(x) + x·φ(x); Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)) as in the activation itself.
-#[inline(always)]
-fn gelu_slope(exp: &Exp, x: F32x4) -> F32x4 {
-    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
-    // Beyond 6 either is its limit to within 1e-7.
-    let x = x.min(F32x4::splat(6.0)).max(F32x4::splat(-6.0));
-    let t = one.div(x.abs().mul_add(F32x4::splat(0.325), one));
-    let decay = exp.of_nonpositive(x.mul(x).mul(F32x4::splat(-0.5)));
-    let tail = decay.mul(polynomial8(t, GELU_TAIL.map(F32x4::splat)));
-    let cdf = x.lt(zero).select(tail, one.sub(tail));
-    // 1 / √(2π)
-    x.mul(decay).mul_add(F32x4::splat(0.398_942_3), cdf)
+/// The derivative of gelu, with its constants.
+struct GeluSlope {
+    exp: Exp,
+    bounds: [F32x4; 2],
+    slope: F32x4,
+    minus_half: F32x4,
+    /// 1 / √(2π)
+    density: F32x4,
+    tail: [F32x4; 8],
+}
+
+impl GeluSlope {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            exp: Exp::new(),
+            bounds: [6.0, -6.0].map(constant),
+            slope: constant(0.325),
+            minus_half: constant(-0.5),
+            density: constant(0.398_942_3),
+            tail: GELU_TAIL.map(constant),
+        }
+    }
+
+    /// Φ(x) + x·φ(x); Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)) as in the activation itself.
+    #[inline(always)]
+    fn of(&self, x: F32x4) -> F32x4 {
+        let one = self.exp.one;
+        // Beyond 6 either is its limit to within 1e-7.
+        let x = x.min(self.bounds[0]).max(self.bounds[1]);
+        let t = one.div(x.abs().mul_add(self.slope, one));
+        let decay = self.exp.of_nonpositive(x.mul(x).mul(self.minus_half));
+        let tail = decay.mul(polynomial8(t, self.tail));
+        let cdf = x.lt(F32x4::splat(0.0)).select(tail, one.sub(tail));
+        x.mul(decay).mul_add(self.density, cdf)
+    }
 }
 
 /// The derivative of x·σ(2u) with 2u = x·(a + b·x²), as in the activation itself.
-#[inline(always)]
-fn gelu_tanh_slope(exp: &Exp, x: F32x4) -> F32x4 {
-    // Beyond 10 either is its limit, while x³ might overflow.
-    let x = x.min(F32x4::splat(10.0)).max(F32x4::splat(-10.0));
-    let linear = F32x4::splat(1.595_769_2);
-    let cubic = F32x4::splat(1.595_769_2 * 0.044_715);
-    let square = x.mul(x);
-    let inner = square.mul_add(cubic, linear).mul(x);
-    let inner_slope = square.mul_add(cubic.mul(F32x4::splat(3.0)), linear);
-    slope_of_sigmoid(exp, x, inner, inner_slope)
+struct GeluTanhSlope {
+    bounds: [F32x4; 2],
+    linear: F32x4,
+    cubic: F32x4,
+    three_cubic: F32x4,
 }
 
-/// The derivative of x·σ(u): σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
-#[inline(always)]
-fn slope_of_sigmoid(exp: &Exp, x: F32x4, u: F32x4, u_slope: F32x4) -> F32x4 {
-    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
-    // e^−|u| never overflows. σ(−|u|) and σ(|u|):
-    let decay = exp.of_nonpositive(zero.sub(u.abs()));
-    let large = one.div(decay.add(one));
-    let small = decay.mul(large);
-    let sigmoid = u.lt(zero).select(small, large);
-    // Beyond 100 the product is as good as 0, while ∞ times it would not be.
-    let x = x.min(F32x4::splat(100.0)).max(F32x4::splat(-100.0));
-    x.mul(u_slope).mul(small.mul(large)).add(sigmoid)
+impl GeluTanhSlope {
+    #[inline(always)]
+    fn new() -> Self {
+        let (linear, cubic) = (1.595_769_2, 1.595_769_2 * 0.044_715);
+        Self {
+            bounds: [10.0, -10.0].map(constant),
+            linear: constant(linear),
+            cubic: constant(cubic),
+            three_cubic: constant(3.0 * cubic),
+        }
+    }
+
+    #[inline(always)]
+    fn of(&self, x: F32x4, gate: &GateSlope) -> F32x4 {
+        // Beyond 10 either is its limit, while x³ might overflow.
+        let x = x.min(self.bounds[0]).max(self.bounds[1]);
+        let square = x.mul(x);
+        let inner = square.mul_add(self.cubic, self.linear).mul(x);
+        let inner_slope = square.mul_add(self.three_cubic, self.linear);
+        gate.of(x, inner, inner_slope)
+    }
+}
+
+/// The derivative of x·σ(u), with its constants.
+struct GateSlope {
+    exp: Exp,
+    bounds: [F32x4; 2],
+}
+
+impl GateSlope {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            exp: Exp::new(),
+            bounds: [100.0, -100.0].map(constant),
+        }
+    }
+
+    /// σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
+    #[inline(always)]
+    fn of(&self, x: F32x4, u: F32x4, u_slope: F32x4) -> F32x4 {
+        let (zero, one) = (F32x4::splat(0.0), self.exp.one);
+        // e^−|u| never overflows. σ(|u|) and σ(−|u|):
+        let decay = self.exp.of_nonpositive(zero.sub(u.abs()));
+        let large = one.div(decay.add(one));
+        let small = decay.mul(large);
+        let sigmoid = u.lt(zero).select(small, large);
+        // Beyond 100 the product is as good as 0, while ∞ times it would not be.
+        let x = x.min(self.bounds[0]).max(self.bounds[1]);
+        x.mul(u_slope).mul(small.mul(large)).add(sigmoid)
+    }
 }
 
 #[cfg(test)]

@@ -67,16 +67,14 @@ impl Handles {
                 )));
             }
         }
-        let place_of = |handle: &u32| handles.iter().position(|other| other == handle);
-        let mut found: Vec<(usize, &mut Tensor)> = Vec::with_capacity(N);
+        let mut found = [const { None }; N];
         for (handle, object) in &mut self.objects {
-            if let (Some(place), Object::Tensor(tensor)) = (place_of(handle), object) {
-                found.push((place, tensor));
+            let place = handles.iter().position(|other| other == handle);
+            if let (Some(place), Object::Tensor(tensor)) = (place, object) {
+                found[place] = Some(tensor);
             }
         }
-        found.sort_unstable_by_key(|(place, _)| *place);
-        let tensors: Vec<&mut Tensor> = found.into_iter().map(|(_, tensor)| tensor).collect();
-        tensors.try_into().map_err(|_| stale(0))
+        Ok(found.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was found above"))))
     }
 
     /// The weights of a handle.
