@@ -159,6 +159,15 @@ describe.each(["simd128", "relaxed", "simd128_threads", "relaxed_threads"])("lea
       (grad, qkv) => engine.eager_attention_backward(grad, qkv, engine.eager_attention(qkv, 3).probs, 3),
       [1, 7, 3 * 3 * 2],
     );
+    const dropout = { probability: 0.3, seed: 5 };
+    await expect_gradient(
+      (qkv) => engine.eager_attention_dropout(qkv, 3, dropout).context,
+      (grad, qkv) => {
+        const { probs } = engine.eager_attention_dropout(qkv, 3, dropout);
+        return engine.eager_attention_backward(grad, qkv, probs, 3, dropout);
+      },
+      [1, 7, 3 * 3 * 2],
+    );
   });
 
   test("embeddings", async () => {

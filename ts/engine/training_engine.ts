@@ -11,6 +11,12 @@ export interface LinearGradients {
   bias: TensorHandle;
 }
 
+/** Which elements are dropped: each with `probability`, decided by `seed`, as the op dropout says. */
+export interface Dropout {
+  probability: number;
+  seed: number;
+}
+
 /** The hyper-parameters of one AdamW step. */
 export interface AdamWStep {
   learning_rate: number;
@@ -84,7 +90,14 @@ export interface TrainingEngine extends Engine {
     qkv: TensorHandle,
     probs: TensorHandle,
     num_heads: number,
+    dropout?: Dropout,
   ): TensorHandle;
+  /** eager_attention with dropout of the probabilities; `probs` are those before it. */
+  eager_attention_dropout(
+    qkv: TensorHandle,
+    num_heads: number,
+    dropout: Dropout,
+  ): { context: TensorHandle; probs: TensorHandle };
   /** The gradients by the projection's weight [D, C · patch_height · patch_width] and bias. */
   patch_embed_backward(grad: TensorHandle, pixel_values: TensorHandle, patch: Grid): LinearGradients;
   /** The gradients by what was assembled; a masked patch's goes to the mask token. */

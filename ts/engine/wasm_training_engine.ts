@@ -1,8 +1,17 @@
 import { VitMsnError } from "../errors.ts";
 import type { Activation, Grid, LinearHandle, TensorHandle } from "./engine.ts";
 import create_glue from "./generated/glue.js";
-import type { AdamWStep, LarsStep, LinearGradients, SgdStep, TrainingEngine } from "./training_engine.ts";
+import type {
+  AdamWStep,
+  Dropout,
+  LarsStep,
+  LinearGradients,
+  SgdStep,
+  TrainingEngine,
+} from "./training_engine.ts";
 import { type Glue, has_threads, WasmEngine } from "./wasm_engine.ts";
+
+const NO_DROPOUT: Dropout = { probability: 0, seed: 0 };
 
 /** Starts a WebAssembly instance of its own from the compiled module. */
 export function create_wasm_engine(module: WebAssembly.Module): WasmTrainingEngine {
@@ -79,8 +88,22 @@ export class WasmTrainingEngine extends WasmEngine implements TrainingEngine {
     qkv: TensorHandle,
     probs: TensorHandle,
     num_heads: number,
+    { probability, seed }: Dropout = NO_DROPOUT,
   ): TensorHandle {
-    return this.call((glue) => glue.eager_attention_backward(grad, qkv, probs, num_heads)) as TensorHandle;
+    return this.call((glue) =>
+      glue.eager_attention_backward(grad, qkv, probs, num_heads, probability, seed),
+    ) as TensorHandle;
+  }
+
+  eager_attention_dropout(
+    qkv: TensorHandle,
+    num_heads: number,
+    { probability, seed }: Dropout,
+  ): { context: TensorHandle; probs: TensorHandle } {
+    const [context, probs] = this.#tensors<[TensorHandle, TensorHandle]>((glue) =>
+      glue.eager_attention_dropout(qkv, num_heads, probability, seed),
+    );
+    return { context, probs };
   }
 
   patch_embed_backward(grad: TensorHandle, pixel_values: TensorHandle, patch: Grid): LinearGradients {

@@ -41,13 +41,7 @@ export class Learner {
 
   /** @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT. */
   constructor(model: ViTMSNForImageClassification, args: TrainingArguments, max_steps: number) {
-    const { attention_probs_dropout_prob, num_hidden_layers } = model.config;
-    if (attention_probs_dropout_prob > 0) {
-      throw new VitMsnError(
-        "UNSUPPORTED",
-        `Dropout of attention probabilities isn't implemented, and config.attention_probs_dropout_prob is ${attention_probs_dropout_prob}; load the model with config: { attention_probs_dropout_prob: 0 }.`,
-      );
-    }
+    const { num_hidden_layers } = model.config;
     this.engine = training_engine(model);
     this.#model = model;
     this.#args = args;
@@ -118,6 +112,7 @@ export class Learner {
         ? layers_per_checkpoint(config.num_hidden_layers)
         : 0,
       hidden_dropout_prob: config.hidden_dropout_prob,
+      attention_probs_dropout_prob: config.attention_probs_dropout_prob,
       seed,
       signal,
     });

@@ -10,7 +10,7 @@ import {
   type WeightDtype,
 } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
-import type { LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
+import type { Dropout, LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
 import type { Recorder } from "../model/modeling_vit_msn.ts";
 import { mix } from "../model/random.ts";
@@ -28,6 +28,8 @@ export interface TapeOptions {
   layers_per_checkpoint?: number;
   /** Dropout after the embeddings and before each residual, as in the reference; default 0. */
   hidden_dropout_prob?: number;
+  /** Dropout of attention's probabilities, which are then computed eagerly; default 0. */
+  attention_probs_dropout_prob?: number;
   /** Decides what dropout drops; default 0. */
   seed?: number;
   signal?: AbortSignal | undefined;
@@ -64,6 +66,7 @@ export class Tape implements Recorder {
   readonly #engine: TrainingEngine;
   readonly #sink: GradientSink;
   readonly #dropout_prob: number;
+  readonly #attention_dropout_prob: number;
   readonly #seed: number;
   readonly #pacer: Pacer;
   /** Gradients on their way. */
@@ -85,6 +88,7 @@ export class Tape implements Recorder {
     this.#made = new Scope(engine);
     this.layers_per_checkpoint = options.layers_per_checkpoint ?? 0;
     this.#dropout_prob = options.hidden_dropout_prob ?? 0;
+    this.#attention_dropout_prob = options.attention_probs_dropout_prob ?? 0;
     this.#seed = options.seed ?? 0;
     this.#pacer = new Pacer(options.signal, "training");
   }
@@ -155,6 +159,11 @@ export class Tape implements Recorder {
   }
 
   scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle {
+    if (this.#attention_dropout_prob > 0) {
+      const { context, probs } = this.eager_attention(qkv, num_heads);
+      this.free(probs);
+      return context;
+    }
     const input = this.#value(qkv);
     const context = this.#engine.scaled_dot_product_attention(qkv, num_heads);
     return this.#note(context, input.wants_gradient, [qkv, context], (gradient) => {
@@ -166,9 +175,12 @@ export class Tape implements Recorder {
 
   eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle } {
     const input = this.#value(qkv);
-    const { context, probs } = this.#engine.eager_attention(qkv, num_heads);
+    const dropout = this.#next_dropout(this.#attention_dropout_prob);
+    const { context, probs } = dropout
+      ? this.#engine.eager_attention_dropout(qkv, num_heads, dropout)
+      : this.#engine.eager_attention(qkv, num_heads);
     this.#note(context, input.wants_gradient, [qkv, probs], (gradient) => {
-      const backward = this.#engine.eager_attention_backward(gradient, qkv, probs, num_heads);
+      const backward = this.#engine.eager_attention_backward(gradient, qkv, probs, num_heads, dropout);
       this.#made.free(gradient);
       this.#give(input, backward);
     });
@@ -378,9 +390,9 @@ export class Tape implements Recorder {
 
   /** x after dropout; x itself is freed where it is another. */
   #dropped(x: TensorHandle): TensorHandle {
-    if (this.#dropout_prob === 0) return x;
-    const probability = this.#dropout_prob;
-    const seed = mix(this.#seed ^ mix(++this.#dropouts));
+    const dropout = this.#next_dropout(this.#dropout_prob);
+    if (dropout === undefined) return x;
+    const { probability, seed } = dropout;
     const input = this.#value(x);
     const output = this.#engine.dropout(x, probability, seed);
     this.free(x);
@@ -389,6 +401,12 @@ export class Tape implements Recorder {
       this.#made.free(gradient);
       this.#give(input, backward);
     });
+  }
+
+  /** What the next dropout drops: every one has its own seed. */
+  #next_dropout(probability: number): Dropout | undefined {
+    if (probability === 0) return undefined;
+    return { probability, seed: mix(this.#seed ^ mix(++this.#dropouts)) };
   }
 
   #loss(

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
 
+use crate::dropout::{Dropout, Mask};
 use crate::gemm::{NR, Panels, Start, Tile};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{Exp, F32x4, LANES, map_in_place};
@@ -124,16 +125,31 @@ fn update(
 /// Attention that also returns its probabilities: qkv `[B, N, 3·D]` to probs `[B, heads, N, N]` and out `[B, N, D]`.
 /// Errors as [`sdpa`].
 pub fn eager(qkv: &[f32], shape: AttentionShape, probs: &mut [f32], out: &mut [f32]) -> Result<()> {
+    eager_dropout(qkv, shape, None, probs, out)
+}
+
+/// As [`eager`], but values are weighted by the probabilities after dropout; those returned are before it. `dropped`, of
+/// their size, takes them meanwhile.
+pub fn eager_dropout(
+    qkv: &[f32],
+    shape: AttentionShape,
+    dropout: Option<(Dropout, &mut [f32])>,
+    probs: &mut [f32],
+    out: &mut [f32],
+) -> Result<()> {
     shape.check(qkv, out)?;
     let tokens = shape.tokens;
-    check_len(
-        "The probabilities of attention",
-        probs.len(),
-        &[shape.batch, shape.heads, tokens, tokens],
-    )?;
+    let dims = [shape.batch, shape.heads, tokens, tokens];
+    check_len("The probabilities of attention", probs.len(), &dims)?;
+    if let Some((_, dropped)) = &dropout {
+        check_len("The dropped probabilities", dropped.len(), &dims)?;
+    }
     if probs.is_empty() {
         return Ok(());
     }
+    let dropout = dropout
+        .map(|(dropout, dropped)| Ok((Mask::new(dropout)?, Parts::new(dropped))))
+        .transpose()?;
     let probs = Parts::new(probs);
     for_each_head(qkv, shape, out, &|index, head, _, qkv, mut out| {
         let size = tokens * tokens;
@@ -146,8 +162,18 @@ pub fn eager(qkv: &[f32], shape: AttentionShape, probs: &mut [f32], out: &mut [f
             let scores = &mut Rows::new(rows, tokens);
             head.score(q, count, 0..tokens, scores);
             softmax_rows(rows, tokens);
+            let values = match &dropout {
+                Some((mask, dropped)) => {
+                    let first = index * size + query * tokens;
+                    // SAFETY: as the probabilities.
+                    let dropped = unsafe { dropped.get(first, rows.len()) };
+                    mask.apply(rows, first as u32, dropped);
+                    dropped
+                }
+                None => rows,
+            };
             let weights = Tile {
-                values: rows,
+                values,
                 stride: tokens,
                 rows: count,
             };

@@ -7,6 +7,7 @@
 use vit_msn_tensor::{Result, check_len, numel, try_vec};
 
 use crate::attention::AttentionShape;
+use crate::dropout::{Dropout, Mask};
 use crate::elementwise::update_block;
 use crate::gemm::{NR, Panels, Start};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
@@ -31,13 +32,14 @@ pub fn sdpa_backward(
     for_each_head(grad, qkv, Saved::Context(context), shape, out)
 }
 
-/// The gradient of [`crate::eager`] by qkv, from the probabilities `[B, heads, N, N]` that the op returned.
-/// Errors as [`sdpa_backward`].
+/// The gradient of [`crate::eager`] and, with `dropout`, of [`crate::eager_dropout`] by qkv, from the probabilities
+/// `[B, heads, N, N]` that the op returned. Errors as [`sdpa_backward`].
 pub fn eager_backward(
     grad: &[f32],
     qkv: &[f32],
     probs: &[f32],
     shape: AttentionShape,
+    dropout: Option<Dropout>,
     out: &mut [f32],
 ) -> Result<()> {
     check(grad, qkv, shape, out)?;
@@ -46,7 +48,8 @@ pub fn eager_backward(
         probs.len(),
         &[shape.batch, shape.heads, shape.tokens, shape.tokens],
     )?;
-    for_each_head(grad, qkv, Saved::Probs(probs), shape, out)
+    let mask = dropout.map(Mask::new).transpose()?;
+    for_each_head(grad, qkv, Saved::Probs(probs, mask.as_ref(), 0), shape, out)
 }
 
 fn check(grad: &[f32], qkv: &[f32], shape: AttentionShape, out: &[f32]) -> Result<()> {
@@ -58,7 +61,8 @@ fn check(grad: &[f32], qkv: &[f32], shape: AttentionShape, out: &[f32]) -> Resul
 #[derive(Clone, Copy)]
 enum Saved<'a> {
     Context(&'a [f32]),
-    Probs(&'a [f32]),
+    /// Probabilities before dropout, what drops of them, and the number of the first.
+    Probs(&'a [f32], Option<&'a Mask>, usize),
 }
 
 fn for_each_head(
@@ -91,7 +95,10 @@ fn for_each_head(
         let (qkv, grad) = (&qkv[batch * 3 * sample + channel..], &grad[first..]);
         let saved = match saved {
             Saved::Context(context) => Saved::Context(&context[first..]),
-            Saved::Probs(probs) => Saved::Probs(&probs[task.index * tokens * tokens..]),
+            Saved::Probs(probs, mask, _) => {
+                let first = task.index * tokens * tokens;
+                Saved::Probs(&probs[first..], mask, first)
+            }
         };
         // SAFETY: each task has its own channels of its sample's queries, keys and values.
         let out = [0, 1, 2].map(|part| unsafe {
@@ -165,7 +172,7 @@ impl Head {
                 panel_depth: head_dim,
             };
             match saved {
-                Saved::Probs(saved) => {
+                Saved::Probs(saved, ..) => {
                     self.probs[..block].copy_from_slice(&saved[query0 * tokens..][..block]);
                 }
                 Saved::Context(_) => {
@@ -180,21 +187,32 @@ impl Head {
                 columns: head_dim,
                 panel_depth: tokens,
             };
-            transpose(
-                &self.probs,
-                tokens,
-                queries,
-                tokens,
-                &mut self.turned,
-                queries,
-            );
+            let mask = match saved {
+                Saved::Probs(_, mask, first) => {
+                    mask.map(|mask| (mask, (first + query0 * tokens) as u32))
+                }
+                Saved::Context(_) => None,
+            };
+            let weights = match mask {
+                Some((mask, first)) => {
+                    mask.apply(&self.probs[..block], first, &mut self.slopes[..block]);
+                    &self.slopes
+                }
+                None => &self.probs,
+            };
+            transpose(weights, tokens, queries, tokens, &mut self.turned, queries);
             let panels = &self.grads[query0 * NR..];
             by_channel.run(&self.turned, queries, panels, start, &mut by_values);
 
             let slopes = &mut Rows::new(&mut self.slopes, tokens);
             by_key.run(grad, width, &self.values_by_channel, Start::Zero, slopes);
+            if let Some((mask, first)) = mask {
+                // Dropout's gradient is dropout.
+                mask.apply(&self.slopes[..block], first, &mut self.turned[..block]);
+                self.slopes[..block].copy_from_slice(&self.turned[..block]);
+            }
             self.slopes_of_scores(queries, |query, probs, slopes| match saved {
-                Saved::Probs(_) => dot(probs, slopes),
+                Saved::Probs(..) => dot(probs, slopes),
                 Saved::Context(context) => {
                     let context = &context[(query0 + query) * width..][..head_dim];
                     dot(&grad[query * width..][..head_dim], context)
@@ -306,7 +324,7 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
-    use crate::{eager, sdpa};
+    use crate::{eager, eager_dropout, sdpa};
     use proptest::prelude::*;
 
     /// The rows of one head's queries, keys or values (`part`), in float64.
@@ -398,7 +416,7 @@ mod tests {
         let mut probs = vec![f32::NAN; s.batch * s.heads * s.tokens * s.tokens];
         let mut by_definition = vec![f32::NAN; qkv.len()];
         eager(qkv, s, &mut probs, &mut context).unwrap();
-        eager_backward(grad, qkv, &probs, s, &mut by_definition).unwrap();
+        eager_backward(grad, qkv, &probs, s, None, &mut by_definition).unwrap();
         [fused, by_definition]
     }
 
@@ -456,6 +474,80 @@ mod tests {
         }
     }
 
+    /// The context and the gradient by qkv of eager attention with dropout.
+    fn run_dropout(
+        grad: &[f32],
+        qkv: &[f32],
+        s: AttentionShape,
+        dropout: Dropout,
+    ) -> [Vec<f32>; 2] {
+        let size = s.batch * s.heads * s.tokens * s.tokens;
+        let (mut probs, mut dropped) = (vec![f32::NAN; size], vec![f32::NAN; size]);
+        let mut context = vec![f32::NAN; grad.len()];
+        let mut gradient = vec![f32::NAN; qkv.len()];
+        let given = Some((dropout, &mut dropped[..]));
+        eager_dropout(qkv, s, given, &mut probs, &mut context).unwrap();
+        eager_backward(grad, qkv, &probs, s, Some(dropout), &mut gradient).unwrap();
+        [context, gradient]
+    }
+
+    #[test]
+    fn dropout_of_no_probability_is_none() {
+        let none = Dropout {
+            probability: 0.0,
+            seed: 7,
+        };
+        for (tokens, head_dim) in [(1, 1), (5, 3), (QUERY_BLOCK + 3, 7)] {
+            let s = shape(2, tokens, 2, head_dim);
+            let size = s.batch * s.tokens * s.width();
+            let (grad, qkv) = (values(size, 2), values(3 * size, 1));
+            let [_, expected] = run(&grad, &qkv, s);
+            assert_eq!(run_dropout(&grad, &qkv, s, none)[1], expected);
+        }
+    }
+
+    #[test]
+    fn gradients_under_dropout_match_finite_differences() {
+        let dropout = Dropout {
+            probability: 0.4,
+            seed: 3,
+        };
+        // The second crosses blocks of queries.
+        for (tokens, head_dim) in [(6, 5), (QUERY_BLOCK + 2, 2)] {
+            let s = shape(1, tokens, 2, head_dim);
+            let size = tokens * s.width();
+            let (grad, qkv) = (values(size, 3), values(3 * size, 4));
+            let [_, gradient] = run_dropout(&grad, &qkv, s, dropout);
+            let loss = |qkv: &[f32]| -> f64 {
+                let [context, _] = run_dropout(&grad, qkv, s, dropout);
+                let products = context.iter().zip(&grad);
+                products.map(|(&c, &g)| f64::from(c) * f64::from(g)).sum()
+            };
+            let step = 1e-2;
+            for index in (0..qkv.len()).step_by(1 + qkv.len() / 40) {
+                let at = |offset: f32| {
+                    let mut moved = qkv.clone();
+                    moved[index] += offset;
+                    loss(&moved)
+                };
+                let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
+                let actual = f64::from(gradient[index]);
+                assert!((slope - actual).abs() < 2e-3, "{index}: {slope}, {actual}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit_under_dropout() {
+        let s = shape(2, 97, 6, 20);
+        let (grad, qkv) = (values(2 * 97 * 120, 5), values(3 * 2 * 97 * 120, 6));
+        let dropout = Dropout {
+            probability: 0.1,
+            seed: 1,
+        };
+        same_with_workers(|| run_dropout(&grad, &qkv, s, dropout).concat());
+    }
+
     #[test]
     fn threads_do_not_change_a_bit() {
         let s = shape(2, 197, 6, 20);
@@ -477,10 +569,10 @@ mod tests {
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
         let error =
-            eager_backward(&[0.0; 12], &[0.0; 36], &[0.0; 7], s, &mut [0.0; 36]).unwrap_err();
+            eager_backward(&[0.0; 12], &[0.0; 36], &[0.0; 7], s, None, &mut [0.0; 36]).unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
         let none = shape(1, 2, 0, 3);
-        let error = eager_backward(&[], &[], &[], none, &mut []).unwrap_err();
+        let error = eager_backward(&[], &[], &[], none, None, &mut []).unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
     }
 }

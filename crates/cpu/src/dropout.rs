@@ -14,11 +14,20 @@ use crate::parallel::{Parts, for_each_task, threads_for};
 /// What an element costs, in multiply-adds.
 const WORK: usize = 8;
 
+/// What is to be dropped: the probability of each element, and the seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// From 0 to 1.
+    pub probability: f64,
+    /// Decides which.
+    pub seed: u32,
+}
+
 /// Zeroes each element with `probability` and divides the others by 1 − probability. Its gradient is the same op with
 /// the same seed. Errors: INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.
-pub fn dropout(x: &[f32], probability: f64, seed: u32, out: &mut [f32]) -> Result<()> {
+pub fn dropout(x: &[f32], dropout: Dropout, out: &mut [f32]) -> Result<()> {
     check_len("The output of dropout", out.len(), &[x.len()])?;
-    let mask = Mask::new(probability, seed)?;
+    let mask = Mask::new(dropout)?;
     let out = Parts::new(out);
     let threads = threads_for(x.len().saturating_mul(WORK));
     for_each_task(threads, x.len().div_ceil(BLOCK), &|task| {
@@ -32,14 +41,15 @@ pub fn dropout(x: &[f32], probability: f64, seed: u32, out: &mut [f32]) -> Resul
 }
 
 /// Which elements stay.
-struct Mask {
+pub(crate) struct Mask {
     keys: [u32; 2],
     threshold: u32,
     scale: f32,
 }
 
 impl Mask {
-    fn new(probability: f64, seed: u32) -> Result<Self> {
+    pub(crate) fn new(dropout: Dropout) -> Result<Self> {
+        let Dropout { probability, seed } = dropout;
         if !(0.0..=1.0).contains(&probability) {
             return Err(Error::InvalidArgument(format!(
                 "A dropout probability must be from 0 to 1, got {probability}."
@@ -57,8 +67,8 @@ impl Mask {
         })
     }
 
-    /// LLVM makes vectors of this loop.
-    fn apply(&self, x: &[f32], first: u32, out: &mut [f32]) {
+    /// Drops from `x`, whose first element is number `first`. LLVM makes vectors of this loop.
+    pub(crate) fn apply(&self, x: &[f32], first: u32, out: &mut [f32]) {
         for (index, (target, &value)) in (first..).zip(out.iter_mut().zip(x)) {
             let bits = hash(hash(index ^ self.keys[0]) ^ self.keys[1]);
             let kept = value * self.scale;
@@ -83,7 +93,7 @@ mod tests {
 
     fn run(x: &[f32], probability: f64, seed: u32) -> Vec<f32> {
         let mut out = vec![f32::NAN; x.len()];
-        dropout(x, probability, seed, &mut out).unwrap();
+        dropout(x, Dropout { probability, seed }, &mut out).unwrap();
         out
     }
 
@@ -134,10 +144,18 @@ mod tests {
     #[test]
     fn what_is_no_probability_is_an_error() {
         for probability in [-0.1, 1.5, f64::NAN] {
-            let error = dropout(&[1.0], probability, 0, &mut [0.0]).unwrap_err();
+            let wrong = Dropout {
+                probability,
+                seed: 0,
+            };
+            let error = dropout(&[1.0], wrong, &mut [0.0]).unwrap_err();
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
-        let error = dropout(&[1.0], 0.5, 0, &mut []).unwrap_err();
+        let half = Dropout {
+            probability: 0.5,
+            seed: 0,
+        };
+        let error = dropout(&[1.0], half, &mut []).unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
     }
 }

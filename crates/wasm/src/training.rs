@@ -2,7 +2,7 @@
 
 use vit_msn_cpu as cpu;
 use vit_msn_cpu::{
-    AdamW, EmbeddingGradients, EmbeddingShape, Lars, LayerNormGradients, PatchShape,
+    AdamW, Dropout, EmbeddingGradients, EmbeddingShape, Lars, LayerNormGradients, PatchShape,
     SelectionShape, Sgd,
 };
 use vit_msn_tensor::{Activation, Dtype, Error, Result, Tensor, check_len, numel};
@@ -141,6 +141,24 @@ impl Engine {
         self.handles.add_tensor(out)
     }
 
+    /// Eager attention with dropout of its probabilities: (context, probabilities before dropout).
+    pub fn eager_attention_dropout(
+        &mut self,
+        qkv: u32,
+        heads: usize,
+        dropout: Dropout,
+    ) -> Result<(u32, u32)> {
+        let qkv = self.handles.tensor(qkv)?;
+        let shape = attention_shape(qkv.dims(), heads)?;
+        let mut out = Tensor::zeros(&[shape.batch, shape.tokens, heads * shape.head_dim])?;
+        let dims = [shape.batch, heads, shape.tokens, shape.tokens];
+        let (mut probs, mut dropped) = (Tensor::zeros(&dims)?, Tensor::zeros(&dims)?);
+        let dropout = Some((dropout, dropped.data_mut()));
+        cpu::eager_dropout(qkv.data(), shape, dropout, probs.data_mut(), out.data_mut())?;
+        let context = self.handles.add_tensor(out)?;
+        Ok((context, self.handles.add_tensor(probs)?))
+    }
+
     /// The gradient of eager attention by qkv.
     pub fn eager_attention_backward(
         &mut self,
@@ -148,6 +166,7 @@ impl Engine {
         qkv: u32,
         probs: u32,
         heads: usize,
+        dropout: Option<Dropout>,
     ) -> Result<u32> {
         let [grad, qkv, probs] = [
             self.handles.tensor(grad)?,
@@ -156,7 +175,8 @@ impl Engine {
         ];
         let shape = attention_shape(qkv.dims(), heads)?;
         let mut out = Tensor::zeros(qkv.dims())?;
-        cpu::eager_backward(grad.data(), qkv.data(), probs.data(), shape, out.data_mut())?;
+        let (grad, qkv, probs) = (grad.data(), qkv.data(), probs.data());
+        cpu::eager_backward(grad, qkv, probs, shape, dropout, out.data_mut())?;
         self.handles.add_tensor(out)
     }
 
@@ -323,10 +343,10 @@ impl Engine {
     }
 
     /// Dropout; its gradient is itself.
-    pub fn dropout(&mut self, x: u32, probability: f64, seed: u32) -> Result<u32> {
+    pub fn dropout(&mut self, x: u32, dropout: Dropout) -> Result<u32> {
         let x = self.handles.tensor(x)?;
         let mut out = Tensor::zeros(x.dims())?;
-        cpu::dropout(x.data(), probability, seed, out.data_mut())?;
+        cpu::dropout(x.data(), dropout, out.data_mut())?;
         self.handles.add_tensor(out)
     }
 
@@ -501,7 +521,15 @@ mod tests {
                 .interpolate_positions_backward(x, (usize::MAX, 2), (1, 1))
                 .unwrap_err(),
             engine.accumulate(x, x, 1.0).unwrap_err(),
-            engine.dropout(x, 2.0, 0).unwrap_err(),
+            engine
+                .dropout(
+                    x,
+                    Dropout {
+                        probability: 2.0,
+                        seed: 0,
+                    },
+                )
+                .unwrap_err(),
         ]
         .map(|error| error.code());
         assert_eq!(codes, ["INVALID_ARGUMENT"; 12]);

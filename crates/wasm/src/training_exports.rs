@@ -1,6 +1,6 @@
 //! The exported functions of `training.rs`.
 
-use vit_msn_cpu::{AdamW, Lars, Sgd};
+use vit_msn_cpu::{AdamW, Dropout, Lars, Sgd};
 use vit_msn_tensor::Activation;
 use wasm_bindgen::prelude::*;
 
@@ -70,15 +70,34 @@ pub fn scaled_dot_product_attention_backward(
     with_engine(|engine| engine.sdpa_backward(grad, qkv, context, num_heads))
 }
 
-/// The gradient of eager attention by qkv.
+/// Eager attention with dropout: [context, probabilities before dropout].
+#[wasm_bindgen]
+pub fn eager_attention_dropout(
+    qkv: u32,
+    num_heads: usize,
+    probability: f64,
+    seed: u32,
+) -> JsResult<Vec<u32>> {
+    let dropout = Dropout { probability, seed };
+    with_engine(|engine| {
+        engine
+            .eager_attention_dropout(qkv, num_heads, dropout)
+            .map(|(context, probs)| vec![context, probs])
+    })
+}
+
+/// The gradient of eager attention by qkv; a probability of 0 is no dropout.
 #[wasm_bindgen]
 pub fn eager_attention_backward(
     grad: u32,
     qkv: u32,
     probs: u32,
     num_heads: usize,
+    probability: f64,
+    seed: u32,
 ) -> JsResult<u32> {
-    with_engine(|engine| engine.eager_attention_backward(grad, qkv, probs, num_heads))
+    let dropout = (probability != 0.0).then_some(Dropout { probability, seed });
+    with_engine(|engine| engine.eager_attention_backward(grad, qkv, probs, num_heads, dropout))
 }
 
 /// The gradients by the patch projection's [weight, bias].
@@ -164,7 +183,7 @@ pub fn bce_with_logits_backward(logits: u32, target: u32) -> JsResult<u32> {
 /// Dropout.
 #[wasm_bindgen]
 pub fn dropout(x: u32, probability: f64, seed: u32) -> JsResult<u32> {
-    with_engine(|engine| engine.dropout(x, probability, seed))
+    with_engine(|engine| engine.dropout(x, Dropout { probability, seed }))
 }
 
 /// x + y.
