@@ -42,10 +42,7 @@ export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
   linear: { handles: [0, 1, 3], dims: (x, weights) => [...x.slice(0, -1), weights[0] ?? 0] },
   layer_norm: { handles: [0, 1, 2], dims: same },
   scaled_dot_product_attention: { handles: [0], dims: (qkv) => third(qkv) },
-  eager_attention: {
-    handles: [0],
-    dims: (qkv, heads) => ({ context: third(qkv), probs: [qkv[0] ?? 0, heads, qkv[1] ?? 0, qkv[1] ?? 0] }),
-  },
+  eager_attention: { handles: [0], dims: context_and_probs },
   patch_embed: {
     handles: [0, 1],
     dims: ([batch = 0, , height = 0, width = 0], [features = 0], patch) => [
@@ -86,6 +83,7 @@ export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
     dims: (_, x, weight) => ({ x, weight, bias: weight }),
   },
   scaled_dot_product_attention_backward: { handles: [0, 1, 2], dims: (_, qkv) => qkv },
+  eager_attention_dropout: { handles: [0], dims: context_and_probs },
   eager_attention_backward: { handles: [0, 1, 2], dims: (_, qkv) => qkv },
   patch_embed_backward: {
     handles: [0, 1],
@@ -128,6 +126,12 @@ export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
 /** qkv [B, N, 3·D] -> [B, N, D]. */
 function third([batch = 0, tokens = 0, width = 0]: Dims): number[] {
   return [batch, tokens, width / 3];
+}
+
+/** What eager attention of qkv [B, N, 3·D] returns. */
+function context_and_probs(qkv: Dims, heads: number) {
+  const [batch = 0, tokens = 0] = qkv;
+  return { context: third(qkv), probs: [batch, heads, tokens, tokens] };
 }
 
 /** The arguments with something else in the places of handles; one that is left out stays so. */

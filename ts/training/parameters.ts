@@ -205,7 +205,7 @@ export function training_engine(model: ViTMSNForImageClassification): TrainingEn
   if (!("adamw_step" in model.engine)) {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `Training needs an engine that computes gradients in this thread, and this model's doesn't: load it with device "wasm" and worker: false.`,
+      `Training needs an engine that computes gradients, and that of device "${model.device}" doesn't: load the model with device "wasm".`,
     );
   }
   return model.engine as TrainingEngine;

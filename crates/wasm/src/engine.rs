@@ -2,7 +2,7 @@
 
 use vit_msn_cpu as cpu;
 use vit_msn_cpu::{
-    AttentionShape, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
+    AttentionShape, Dropout, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
 };
 use vit_msn_tensor::{Activation, Dtype, Error, Result, Tensor, numel, try_vec};
 
@@ -111,13 +111,21 @@ impl Engine {
         self.handles.add_tensor(out)
     }
 
-    /// Attention by its definition: (context, probabilities).
-    pub fn eager_attention(&mut self, qkv: u32, heads: usize) -> Result<(u32, u32)> {
+    /// Attention by its definition, with dropout of the probabilities where it is given: (context, probabilities before it).
+    pub fn eager_attention(
+        &mut self,
+        qkv: u32,
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<(u32, u32)> {
         let qkv = self.handles.tensor(qkv)?;
         let shape = attention_shape(qkv.dims(), heads)?;
         let mut out = Tensor::zeros(&[shape.batch, shape.tokens, heads * shape.head_dim])?;
-        let mut probs = Tensor::zeros(&[shape.batch, heads, shape.tokens, shape.tokens])?;
-        cpu::eager(qkv.data(), shape, probs.data_mut(), out.data_mut())?;
+        let dims = [shape.batch, heads, shape.tokens, shape.tokens];
+        let mut probs = Tensor::zeros(&dims)?;
+        let mut dropped = dropout.map(|_| Tensor::zeros(&dims)).transpose()?;
+        let dropout = dropout.zip(dropped.as_mut().map(Tensor::data_mut));
+        cpu::eager_dropout(qkv.data(), shape, dropout, probs.data_mut(), out.data_mut())?;
         let context = self.handles.add_tensor(out)?;
         Ok((context, self.handles.add_tensor(probs)?))
     }

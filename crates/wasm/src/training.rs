@@ -141,24 +141,6 @@ impl Engine {
         self.handles.add_tensor(out)
     }
 
-    /// Eager attention with dropout of its probabilities: (context, probabilities before dropout).
-    pub fn eager_attention_dropout(
-        &mut self,
-        qkv: u32,
-        heads: usize,
-        dropout: Dropout,
-    ) -> Result<(u32, u32)> {
-        let qkv = self.handles.tensor(qkv)?;
-        let shape = attention_shape(qkv.dims(), heads)?;
-        let mut out = Tensor::zeros(&[shape.batch, shape.tokens, heads * shape.head_dim])?;
-        let dims = [shape.batch, heads, shape.tokens, shape.tokens];
-        let (mut probs, mut dropped) = (Tensor::zeros(&dims)?, Tensor::zeros(&dims)?);
-        let dropout = Some((dropout, dropped.data_mut()));
-        cpu::eager_dropout(qkv.data(), shape, dropout, probs.data_mut(), out.data_mut())?;
-        let context = self.handles.add_tensor(out)?;
-        Ok((context, self.handles.add_tensor(probs)?))
-    }
-
     /// The gradient of eager attention by qkv.
     pub fn eager_attention_backward(
         &mut self,
