@@ -62,6 +62,8 @@ run_checks() {
   if has_vulkan; then export VIT_MSN_REQUIRE_GPU=1; fi
   check "Rust formatting" cargo fmt --all --check
   check "Rust lints, native" cargo clippy --workspace --all-targets --locked -- -D warnings
+  check "Rust lints, WebGPU's boundary" \
+    cargo clippy -p vit-msn-wasm --no-default-features --features gpu --locked -- -D warnings
   if has_wasm_clippy; then
     check "Rust lints, wasm32" in_wasm_toolchain simd128 cargo-clippy clippy -p vit-msn-wasm --locked -- -D warnings
   else

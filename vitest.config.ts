@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
-import { find_chromium, launch_args } from "./scripts/chromium.mjs";
+import { find_chromium, find_swiftshader, launch_args } from "./scripts/chromium.mjs";
 
 const executablePath = find_chromium();
 const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url));
@@ -15,6 +15,12 @@ const aliases = (runtime: "node" | "web") => ({
 // Node 20 has relaxed SIMD, which the tests of the engine's levels need, behind a flag. Newer ones don't know the flag.
 const is_node_20 = process.versions.node.startsWith("20.");
 const relaxed_simd_args = is_node_20 ? ["--experimental-wasm-relaxed-simd"] : [];
+
+// Node's WebGPU takes the browser's software GPU where nobody chose another driver.
+const swiftshader = find_swiftshader();
+if (swiftshader !== undefined) process.env.VK_ICD_FILENAMES ??= swiftshader;
+// Where a software GPU was installed, a test that finds none has failed.
+const require_gpu = process.env.VIT_MSN_REQUIRE_GPU === "1" && swiftshader !== undefined;
 
 export default defineConfig({
   test: {
@@ -30,6 +36,7 @@ export default defineConfig({
           environment: "node",
           include: ["test/suite/**/*.test.ts", "test/node/**/*.test.ts"],
           execArgv: relaxed_simd_args,
+          provide: { require_gpu },
           testTimeout: 30_000,
         },
       },
@@ -40,6 +47,7 @@ export default defineConfig({
           name: "chromium",
           include: ["test/suite/**/*.test.ts", "test/browser/**/*.test.ts"],
           testTimeout: 30_000,
+          provide: { require_gpu },
           browser: {
             enabled: true,
             headless: true,

@@ -32,6 +32,14 @@ const package_is_external = {
   },
 };
 
+/** The glue of the WebGPU engine is a file of its own, which only its users download. @type {import("esbuild").Plugin} */
+const webgpu_glue_is_external = {
+  name: "webgpu-glue-is-external",
+  setup({ onResolve }) {
+    onResolve({ filter: /\/webgpu\/glue\.js$/ }, () => ({ path: "./vit_msn_webgpu.js", external: true }));
+  },
+};
+
 // What an earlier build left must not be packed; the type declarations are tsc's.
 await mkdir("dist", { recursive: true });
 const stale = (await readdir("dist")).filter((name) => name !== "types");
@@ -47,6 +55,7 @@ await build({
   chunkNames: "shared.node",
   platform: "node",
   packages: "external",
+  plugins: [webgpu_glue_is_external],
 });
 await build({
   ...common,
@@ -54,6 +63,7 @@ await build({
   splitting: true,
   chunkNames: "shared.web",
   platform: "browser",
+  plugins: [webgpu_glue_is_external],
   // Browsers download it: short names inside, but classes and functions still know their own.
   minifyIdentifiers: true,
   keepNames: true,
@@ -66,6 +76,7 @@ await build({
     "engine_worker.node": "ts/engine/engine_worker.node.ts",
   },
   platform: "node",
+  plugins: [webgpu_glue_is_external],
 });
 await build({
   ...common,
@@ -74,6 +85,13 @@ await build({
     "engine_worker.web": "ts/engine/engine_worker.web.ts",
   },
   platform: "browser",
+  plugins: [webgpu_glue_is_external],
+  minifyIdentifiers: true,
+});
+await build({
+  ...common,
+  entryPoints: { vit_msn_webgpu: "ts/engine/generated/webgpu/glue.js" },
+  platform: "neutral",
   minifyIdentifiers: true,
 });
 const { metafile } = await build({
@@ -91,7 +109,7 @@ await chmod("dist/cli.js", 0o755);
 refuse_second_copy(Object.keys(metafile.inputs));
 await write_licences(Object.keys(metafile.inputs));
 
-for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads"]) {
+for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads", "webgpu"]) {
   await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
 }
 await cp("models/fashion", "dist/models/fashion", {

@@ -1,6 +1,6 @@
 // Finds the browser of the tests. As a program: prints its path, or exits with 1 where there is none.
-import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
+import { accessSync, constants, existsSync } from "node:fs";
+import { delimiter, dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright";
 
@@ -11,6 +11,10 @@ export const launch_args = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  // WebGPU on the software adapter that comes with the browser, where it comes with it.
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+  "--enable-features=Vulkan",
   // Chromium's sandbox refuses to run as root, as in a container.
   ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
 ];
@@ -23,6 +27,12 @@ export function find_chromium() {
   const candidates = folders.flatMap((folder) => names.map((name) => join(folder, name)));
   candidates.push("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", chromium.executablePath());
   return candidates.find(is_executable);
+}
+
+/** The Vulkan driver of the software GPU that a Chromium carries, which Node's WebGPU can use too; else undefined. */
+export function find_swiftshader() {
+  const folders = [dirname(find_chromium() ?? ""), "/usr/lib/chromium", "/opt/google/chrome"];
+  return folders.map((folder) => join(folder, "vk_swiftshader_icd.json")).find((path) => existsSync(path));
 }
 
 /** @param {string} path */

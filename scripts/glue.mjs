@@ -1,12 +1,13 @@
 // Turns wasm-bindgen's glue into a factory. The glue keeps its instance in a variable of its module, which allows one
 // instance in a process; each call of create_glue() has variables of its own, so each model gets its own engine.
 //
-// Usage: node scripts/glue.mjs FOLDER_OF_WASM_PACK FOLDER_TO_WRITE
+// Usage: node scripts/glue.mjs FOLDER_OF_WASM_PACK FOLDER_TO_WRITE [NAMES]
+// NAMES of globals, comma-separated: create_glue() takes an object of them, and the glue sees those instead of the real.
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { build } from "esbuild";
 
-const [from, to] = process.argv.slice(2);
+const [from, to, names] = process.argv.slice(2);
 if (from === undefined || to === undefined)
   throw new Error("glue.mjs needs two folders: wasm-pack's and its own.");
 await mkdir(to, { recursive: true });
@@ -17,7 +18,9 @@ await build({
   format: "iife",
   globalName: "glue",
   target: "es2022",
-  banner: { js: "export default function create_glue() {" },
+  banner: {
+    js: `export default function create_glue(scope) {${names ? ` const { ${names} } = scope;` : ""}`,
+  },
   footer: { js: "return glue;\n}" },
   // The engine hands in the module itself; the glue must not look for a file of its own.
   define: { "import.meta.url": "undefined" },
@@ -27,5 +30,5 @@ await writeFile(join(to, "vit_msn_wasm.d.ts"), await readFile(join(from, "vit_ms
 await writeFile(
   join(to, "glue.d.ts"),
   "/** A new copy of wasm-bindgen's glue, with an instance of its own. */\n" +
-    'export default function create_glue(): typeof import("./vit_msn_wasm.js");\n',
+    `export default function create_glue(${names ? "scope: object" : ""}): typeof import("./vit_msn_wasm.js");\n`,
 );

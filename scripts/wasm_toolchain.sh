@@ -1,11 +1,11 @@
 # How crates are compiled for wasm32: by rustup's toolchain, or by Debian's with the standard library built here.
 
-# One binary for each feature level; a user's browser downloads the one it can run.
-wasm_levels="simd128 relaxed simd128_threads relaxed_threads"
+# One binary for each feature level of the CPU, and one for WebGPU; a user's browser downloads the one it runs.
+wasm_levels="simd128 relaxed simd128_threads relaxed_threads webgpu"
 
 wasm_rustflags() {
   case $1 in
-    simd128) echo "-C target-feature=+simd128" ;;
+    simd128 | webgpu) echo "-C target-feature=+simd128" ;;
     relaxed) echo "-C target-feature=+simd128,+relaxed-simd" ;;
     simd128_threads | relaxed_threads) echo "$(wasm_rustflags "${1%_threads}"),$thread_features $(shared_memory)" ;;
     *) fail "There is no feature level \"$1\"." ;;
@@ -82,19 +82,28 @@ build_sysroot() {
 }
 
 # ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it. The glue of
-# the last level, which has threads, serves them all.
+# the last level of the CPU, which has threads, serves all of those; WebGPU's is its own.
 build_wasm() {
-  local level=$1 pkg=$root/target/wasm-$1/pkg
+  local level=$1 pkg=$root/target/wasm-$1/pkg generated=ts/engine/generated options=() globals=
+  if [ "$level" = webgpu ]; then
+    # Its kernels run elsewhere: what runs here is to be small.
+    local -x CARGO_PROFILE_RELEASE_OPT_LEVEL=s
+    options=(--no-default-features --features gpu)
+    generated+=/webgpu
+    # What wgpu takes for the page that it runs in: ts/engine/webgpu_scope.ts.
+    globals=self,GPUOutOfMemoryError,GPUValidationError
+  fi
   # wasm-bindgen of the right version is on PATH, and nothing is to be downloaded behind the build's back.
   in_wasm_toolchain "$level" wasm-pack build crates/wasm --release --target web --mode no-install --no-opt --no-pack \
-    --out-dir "$pkg" --out-name vit_msn_wasm -- --locked || return 1
+    --out-dir "$pkg" --out-name vit_msn_wasm -- --locked "${options[@]}" || return 1
   optimise_wasm "$pkg/vit_msn_wasm_bg.wasm" "$root/ts/engine/vit_msn_$level.wasm" || return 1
-  node scripts/glue.mjs "$pkg" ts/engine/generated
+  node scripts/glue.mjs "$pkg" "$generated" "$globals"
 }
 
 # wasm-opt works for seconds: not again on what the compiler left unchanged.
 optimise_wasm() {
-  local last=$1.last-optimised
+  local last=$1.last-optimised passes=-O3
+  [ "${CARGO_PROFILE_RELEASE_OPT_LEVEL-}" != s ] || passes=-Os
   [ -e "$2" ] && cmp -s "$1" "$last" && return
-  npm_bin wasm-opt -O3 --strip-debug --strip-producers "$1" -o "$2" && cp "$1" "$last"
+  npm_bin wasm-opt $passes --strip-debug --strip-producers "$1" -o "$2" && cp "$1" "$last"
 }

@@ -1,3 +1,14 @@
+/** How WebGPU is found. */
+export interface WebGpuEnv {
+  /** Where adapters come from; default the runtime's `navigator.gpu`, in Node without one that of the package webgpu. */
+  gpu: GPU | undefined;
+  /**
+   * Whether an adapter that is software on the CPU will do. Default: where device "webgpu" is asked for by name, yes;
+   * "auto" takes the CPU's own engine, which is faster.
+   */
+  allow_software: boolean | undefined;
+}
+
 /** Settings of the whole package, as transformers.js' `env`. Change them before the first from_pretrained. */
 export interface Env {
   /** The hub, without a trailing slash; default "https://huggingface.co". */
@@ -18,6 +29,8 @@ export interface Env {
   warn: (message: string) => void;
   /** Hands in the engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file beside this package's JavaScript. */
   wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
+  /** How WebGPU is found. */
+  webgpu: WebGpuEnv;
 }
 
 export const env: Env = {
@@ -30,4 +43,5 @@ export const env: Env = {
   fetch: (input, init) => globalThis.fetch(input, init),
   warn: (message) => console.warn(message),
   wasm: undefined,
+  webgpu: { gpu: undefined, allow_software: undefined },
 };

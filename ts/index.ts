@@ -6,7 +6,9 @@
 export type { Device, DeviceOptions } from "./engine/create_engine.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { EngineInfo, Level } from "./engine/levels.ts";
-export { type Env, env } from "./env.ts";
+export type { Peak, Profile, ProfiledOp } from "./engine/profile.ts";
+export type { AdapterInfo } from "./engine/webgpu_device.ts";
+export { type Env, env, type WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export * from "./image/image_processing_vit.ts";
 export * from "./image/raw_image.ts";

@@ -279,7 +279,6 @@ describe("loading", () => {
 
   test.each([
     [{ dtype: "float64" }, "INVALID_ARGUMENT", "float64"],
-    [{ device: "webgpu" }, "UNSUPPORTED", "webgpu"],
     [{ device: "cuda" }, "INVALID_ARGUMENT", "cuda"],
     [{ attn_implementation: "flash" }, "INVALID_ARGUMENT", "flash"],
     [{ num_threads: 0 }, "INVALID_ARGUMENT", "num_threads"],

@@ -131,7 +131,7 @@ describe("a model whose engine is in a Worker", () => {
     await model.dispose();
     await model.dispose();
     expect((await forward).code).toBe("DISPOSED");
-    expect(thrown(() => model.forward({ pixel_values: pixel_values() }))).toBe("DISPOSED");
+    expect((await failure(model.forward({ pixel_values: pixel_values() }))).code).toBe("DISPOSED");
   });
 
   test("a value that no weight can have is told with its file and key, and ends the loading", async () => {

@@ -2,7 +2,8 @@ import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { Engine } from "./engine.ts";
 import { choose_level, type EngineInfo, obstacle_to_threads } from "./levels.ts";
-import { load_wasm_module } from "./load_wasm.ts";
+import { load_wasm_module, type WasmInput } from "./load_wasm.ts";
+import { is_for_webgpu, type StartedWebGpu, start_webgpu } from "./start_webgpu.ts";
 import { has_threads, type WasmEngine } from "./wasm_engine.ts";
 import { create_wasm_engine } from "./wasm_training_engine.ts";
 
@@ -10,12 +11,15 @@ import { create_wasm_engine } from "./wasm_training_engine.ts";
 const MAX_THREADS = 64;
 
 /** A device that a model runs on. */
-export type Device = "wasm";
+export type Device = "wasm" | "webgpu";
 
 /** Where a model runs. */
 export interface DeviceOptions {
-  /** "auto" (default) takes the best that there is; "wasm" is the CPU. "webgpu" is not available in this version. */
-  device?: Device | "webgpu" | "auto";
+  /**
+   * "auto" (default) takes WebGPU where there is a real GPU, else "wasm", the CPU; `engine_info` says which and why.
+   * "webgpu" takes WebGPU even if its adapter is software. A GPUDevice of the host's own is used and not destroyed.
+   */
+  device?: Device | "auto" | GPUDevice;
   /**
    * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation.
    * Where they can't be had, the model runs on one and `engine_info` says why.
@@ -39,15 +43,40 @@ export interface StartedEngine {
 
 /**
  * Starts an engine of its own for one model: disposing it returns all its memory, and a fault in it harms no other.
- * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
+ * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
  */
 export async function create_engine(options: DeviceOptions): Promise<StartedEngine> {
-  check_device(options.device ?? "auto");
-  const num_threads = options.num_threads ?? 1;
+  const { device = "auto", num_threads = 1 } = options;
+  check_device(device);
   check_threads(num_threads);
   const given = options.wasm ?? env.wasm;
+  if (device === "wasm") return start_on_cpu(given, num_threads, []);
+  if (device !== "auto") return start_webgpu(device, given);
+  // What was handed in is looked into once: a Response can't be read twice.
+  const module = given && (await load_wasm_module(given));
+  const started = await try_webgpu(module);
+  return typeof started === "string" ? start_on_cpu(module, num_threads, [started]) : started;
+}
+
+/** An engine on WebGPU where "auto" should take it, else a sentence why it shouldn't. */
+async function try_webgpu(given: WebAssembly.Module | undefined): Promise<StartedWebGpu | string> {
+  if (given && !is_for_webgpu(given)) return "Not on WebGPU: the CPU engine's WebAssembly was handed in.";
+  try {
+    return await start_webgpu("auto", given);
+  } catch (error) {
+    if (error instanceof VitMsnError) return `Not on WebGPU: ${error.message}`;
+    throw error;
+  }
+}
+
+async function start_on_cpu(
+  given: WasmInput | undefined,
+  num_threads: number,
+  not_on_webgpu: string[],
+): Promise<StartedEngine> {
   const choice = choose_level(num_threads);
   const module = await load_wasm_module(given, choice.level);
+  if (is_for_webgpu(module)) throw not_for_cpu();
   const reasons = given === undefined ? choice.reasons : reasons_of_given(module, num_threads);
   const engine = create_wasm_engine(module);
   const may_share = obstacle_to_threads(num_threads) === undefined && has_threads(module);
@@ -56,12 +85,19 @@ export async function create_engine(options: DeviceOptions): Promise<StartedEngi
     level: engine.level,
     threads,
     worker: false,
-    reasons: Object.freeze(reasons),
+    reasons: Object.freeze([...not_on_webgpu, ...reasons]),
   });
   if (threads < num_threads) {
     env.warn(`vit-msn: num_threads is ${num_threads}, but the model runs on one. ${reasons.join(" ")}`);
   }
   return { engine, device: "wasm", engine_info };
+}
+
+function not_for_cpu(): VitMsnError {
+  return new VitMsnError(
+    "INVALID_ARGUMENT",
+    'The WebAssembly that was handed in is the WebGPU engine\'s, which needs device "webgpu" or a GPU for "auto".',
+  );
 }
 
 /** What the host's own choice of WebAssembly leaves to say. */
@@ -84,19 +120,13 @@ async function start_threads(engine: WasmEngine, num_threads: number, reasons: s
   }
 }
 
-function check_device(device: string): void {
-  if (device === "webgpu") {
-    throw new VitMsnError(
-      "UNSUPPORTED",
-      'device "webgpu" is not available in this version; use "wasm", or "auto" to get the best that there is.',
-    );
-  }
-  if (device !== "wasm" && device !== "auto") {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `device must be "wasm", "webgpu" or "auto", got ${JSON.stringify(device)}.`,
-    );
-  }
+function check_device(device: Device | "auto" | GPUDevice): void {
+  const is_name = device === "wasm" || device === "webgpu" || device === "auto";
+  if (is_name || typeof (device as GPUDevice | null)?.createComputePipeline === "function") return;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `device must be "wasm", "webgpu", "auto" or a GPUDevice, got ${JSON.stringify(device)}.`,
+  );
 }
 
 function check_threads(num_threads: number): void {

@@ -7,6 +7,8 @@
  * `Scope`.
  */
 
+import type { Timing } from "./profile.ts";
+
 /** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
 export const ACTIVATIONS = [
   "identity",
@@ -117,6 +119,10 @@ export interface Engine {
   free(handle: Handle): void;
   /** What is alive, for leak tests and `env`-style reports. */
   memory(): EngineMemory;
+  /** Where ops aren't done when they return: what tells their times. */
+  readonly timing?: Timing;
+  /** Whether its device is gone, and all that it held: a new engine may take its place. */
+  readonly is_lost?: boolean;
   /** Releases everything, and refuses every later call at once; resolves when the device has let go of it. */
   dispose(): Promise<void>;
 }

@@ -16,7 +16,10 @@ export type EngineCall =
   | { question: number; op: Question; args: unknown[] }
   | { op: "free"; handle: number };
 
-export type EngineRequest = { start: DeviceOptions } | { calls: EngineCall[] } | "end";
+export type EngineRequest =
+  | { start: DeviceOptions; allow_software: boolean | undefined }
+  | { calls: EngineCall[] }
+  | "end";
 
 export interface RemoteError {
   code: ErrorCode;
@@ -49,6 +52,7 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
     if (request === "end") void end(host, post);
     else if ("calls" in request) host?.run(request.calls);
     else {
+      env.webgpu.allow_software = request.allow_software;
       create_engine(request.start).then(
         ({ engine, device, engine_info }) => {
           host = new EngineHost(engine, post);

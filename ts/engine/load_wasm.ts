@@ -2,10 +2,12 @@ import { default_wasm } from "#wasm";
 import { VitMsnError } from "../errors.ts";
 import type { Level } from "./levels.ts";
 
-type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
+export type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
 
 /** The package's own modules, each compiled once for all models. */
-const compiled = new Map<Level, Promise<WebAssembly.Module>>();
+const compiled = new Map<Level | "webgpu", Promise<WebAssembly.Module>>();
+/** What came as a Response, which can be read once, for a model that is loaded later. */
+const received = new WeakMap<Response, Promise<WebAssembly.Module>>();
 
 /**
  * The engine's WebAssembly module, from what the host handed in or from the level's file beside the package's JavaScript.
@@ -13,8 +15,9 @@ const compiled = new Map<Level, Promise<WebAssembly.Module>>();
  */
 export async function load_wasm_module(
   given: WasmInput | undefined,
-  level: Level = "simd128",
+  level: Level | "webgpu" = "simd128",
 ): Promise<WebAssembly.Module> {
+  if (given instanceof Response) return compile_received(given);
   if (given !== undefined) return compile(given);
   const module = compiled.get(level) ?? default_wasm(level).then(compile);
   compiled.set(level, module);
@@ -24,6 +27,12 @@ export async function load_wasm_module(
     compiled.delete(level); // the next call tries again
     throw error;
   }
+}
+
+function compile_received(response: Response): Promise<WebAssembly.Module> {
+  const module = received.get(response) ?? compile(response);
+  received.set(response, module);
+  return module;
 }
 
 async function compile(input: WasmInput): Promise<WebAssembly.Module> {

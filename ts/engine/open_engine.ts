@@ -10,11 +10,15 @@ import { start_worker_engine } from "./worker_engine.ts";
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
  */
 export async function open_engine(options: DeviceOptions): Promise<StartedEngine> {
-  const { worker = must_not_block(options.num_threads ?? 1) } = options;
+  const on_device = typeof options.device === "object";
+  const { worker = !on_device && must_not_block(options.num_threads ?? 1) } = options;
   if (typeof worker !== "boolean") {
     throw new VitMsnError("INVALID_ARGUMENT", `worker must be true or false, got ${JSON.stringify(worker)}.`);
   }
   if (!worker) return create_engine(options);
+  if (on_device) {
+    throw new VitMsnError("INVALID_ARGUMENT", "A GPUDevice can't be handed to a Worker: leave worker out.");
+  }
   const wasm = options.wasm ?? env.wasm;
   try {
     const { device, num_threads } = options;

@@ -49,7 +49,7 @@ export class Pacer {
 }
 
 /** Resolves in a new task (not a microtask), without the 4 ms that nested timers are held back in browsers. */
-function next_task(): Promise<void> {
+export function next_task(): Promise<void> {
   if (typeof setImmediate === "function") return new Promise((resolve) => setImmediate(resolve));
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

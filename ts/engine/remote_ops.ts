@@ -13,7 +13,10 @@ type Place = number | readonly [argument: number, field: string];
 export const QUESTIONS = ["ready", "read", "parameter_bytes", "get_rows", "get_scales", "get_bias"] as const;
 export type Question = (typeof QUESTIONS)[number];
 /** What enqueues work and returns handles, or changes its first argument and returns nothing. */
-export type OpName = Exclude<keyof TrainingEngine, Question | "dims" | "free" | "memory" | "dispose">;
+export type OpName = Exclude<
+  keyof TrainingEngine,
+  Question | "dims" | "free" | "memory" | "dispose" | "timing" | "is_lost"
+>;
 
 /** Dims where there were handles. */
 type Shape<T> = T extends Handle ? Dims : T;

@@ -15,12 +15,15 @@ import type create_glue from "./generated/glue.js";
 import type { Level } from "./levels.ts";
 import { ThreadPool } from "./thread_pool.ts";
 
-/** The exported functions of an instance. */
+/** What a binary exports. Values that are copied out of a GPU come later. */
 export type Glue = ReturnType<typeof create_glue>;
 
-/** What ended an engine: its memory can't be trusted any more. */
+/** What ended an engine: what it held can't be trusted any more. */
 interface Fate {
+  /** A trap, or a thread that was lost. */
   fault: string | undefined;
+  /** A sentence that says how its device was lost. */
+  lost: string | undefined;
 }
 
 /** An engine that was forgotten lets its threads go. */
@@ -31,18 +34,30 @@ export function has_threads(module: WebAssembly.Module): boolean {
   return WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
 }
 
-/** Inference on the CPU: every call goes straight into WebAssembly, and every failure comes back as a VitMsnError. */
+function level_of(glue: Glue, module: WebAssembly.Module): Level {
+  return `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
+}
+
+/**
+ * The CPU engine, and what WebGPU's shares with it: every call goes straight into WebAssembly, and every failure comes back
+ * as a VitMsnError.
+ */
 export class WasmEngine implements Engine {
-  readonly level: Level;
+  readonly level: Level | "webgpu";
   readonly #module: WebAssembly.Module;
   #glue: Glue | undefined;
   #memory: WebAssembly.Memory | undefined;
   #pool: ThreadPool | undefined;
-  /** An object, for threads to report to: they don't keep an engine that nobody else holds. */
-  readonly #fate: Fate = { fault: undefined };
+  /** An object, for threads and devices to report to: they don't keep an engine that nobody else holds. */
+  protected readonly fate: Fate = { fault: undefined, lost: undefined };
 
-  constructor(glue: Glue, module: WebAssembly.Module, memory: WebAssembly.Memory) {
-    this.level = `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
+  constructor(
+    glue: Glue,
+    module: WebAssembly.Module,
+    memory: WebAssembly.Memory,
+    level: Level | "webgpu" = level_of(glue, module),
+  ) {
+    this.level = level;
     this.#glue = glue;
     this.#module = module;
     this.#memory = memory;
@@ -54,7 +69,7 @@ export class WasmEngine implements Engine {
    */
   async start_workers(count: number): Promise<void> {
     const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
-    const [fate, glue] = [this.#fate, this.#glue as Glue];
+    const [fate, glue] = [this.fate, this.#glue as Glue];
     const dismiss = () => glue.dismiss_workers();
     const pool = await ThreadPool.start(count, start, dismiss, (reason) => {
       fate.fault ??= `one of its threads was lost: ${reason}.`;
@@ -72,7 +87,7 @@ export class WasmEngine implements Engine {
   }
 
   async parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Promise<Uint8Array> {
-    return this.call((glue) => glue.parameter_bytes(parameter, dtype));
+    return this.copy((glue) => glue.parameter_bytes(parameter, dtype));
   }
 
   linear_weights(
@@ -99,15 +114,15 @@ export class WasmEngine implements Engine {
   }
 
   async get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
-    return this.call((glue) => glue.get_rows(weights, row, rows));
+    return this.copy((glue) => glue.get_rows(weights, row, rows));
   }
 
   async get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
-    return this.call((glue) => glue.get_scales(weights, row, rows));
+    return this.copy((glue) => glue.get_scales(weights, row, rows));
   }
 
   async get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array> {
-    return this.call((glue) => glue.get_bias(weights, offset, count));
+    return this.copy((glue) => glue.get_bias(weights, offset, count));
   }
 
   linear(
@@ -183,18 +198,23 @@ export class WasmEngine implements Engine {
   async ready(): Promise<void> {}
 
   async read(x: TensorHandle): Promise<Float32Array> {
-    return this.call((glue) => glue.read(x));
+    return this.copy((glue) => glue.read(x));
   }
 
   /** Freeing what a disposed or dead engine held is no error: cleaning up may come after either. */
   free(handle: Handle): void {
-    if (this.#glue === undefined || this.#fate.fault !== undefined) return;
+    if (this.#glue === undefined || this.death() !== undefined) return;
     this.call((glue) => glue.free(handle));
   }
 
   memory(): EngineMemory {
     const [handles, bytes] = this.call((glue) => glue.live()) as unknown as [number, number];
-    return { handles, bytes, reserved: this.#memory?.buffer.byteLength ?? 0 };
+    return { handles, bytes, reserved: this.reserved() };
+  }
+
+  /** Bytes that are reserved in all. */
+  protected reserved(): number {
+    return this.#memory?.buffer.byteLength ?? 0;
   }
 
   /** Dropping the instance is what returns its memory: WebAssembly memory never shrinks. */
@@ -208,10 +228,9 @@ export class WasmEngine implements Engine {
 
   /** Runs ops of the instance, and turns what they raise into VitMsnErrors. */
   protected call<T>(op: (glue: Glue) => T): T {
-    if (this.#glue === undefined) {
-      throw engine_disposed();
-    }
-    if (this.#fate.fault !== undefined) throw engine_dead(this.#fate.fault);
+    if (this.#glue === undefined) throw engine_disposed();
+    const death = this.death();
+    if (death !== undefined) throw death;
     try {
       return op(this.#glue);
     } catch (error) {
@@ -219,15 +238,32 @@ export class WasmEngine implements Engine {
     }
   }
 
+  /** Calls what copies values out: a GPU's come later, and so do the errors of what led to them. */
+  protected async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
+    const glue = this.#glue;
+    try {
+      return await this.call(op);
+    } catch (error) {
+      if (this.#glue === undefined) throw engine_disposed();
+      throw error instanceof VitMsnError ? error : this.#translate(error, glue as Glue);
+    }
+  }
+
   /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine is not used again. */
   #translate(error: unknown, glue: Glue): VitMsnError {
     const code = (error as { code?: ErrorCode } | null)?.code;
-    if (error instanceof Error && typeof code === "string") {
-      return new VitMsnError(code, error.message);
-    }
-    const fault = panic_message(glue) ?? String(error);
-    this.#fate.fault = fault;
-    return engine_dead(fault, error);
+    const is_told = error instanceof Error && typeof code === "string";
+    if (is_told && code !== "ENGINE_DEAD") return new VitMsnError(code, error.message);
+    if (is_told) this.fate.lost ??= error.message;
+    else this.fate.fault ??= panic_message(glue) ?? String(error);
+    return this.death(error) as VitMsnError;
+  }
+
+  /** What every call throws once the engine has ended. */
+  protected death(cause?: unknown): VitMsnError | undefined {
+    const { lost, fault } = this.fate;
+    if (lost !== undefined) return new VitMsnError("ENGINE_DEAD", lost, { cause });
+    return fault === undefined ? undefined : engine_dead(fault, cause);
   }
 }
 

@@ -3,7 +3,7 @@ import { VitMsnError } from "../errors.ts";
 import type { Level } from "./levels.ts";
 
 /** The engine's WebAssembly of a level, beside this file. */
-export async function default_wasm(level: Level): Promise<BufferSource> {
+export async function default_wasm(level: Level | "webgpu"): Promise<BufferSource> {
   const url = new URL(`./vit_msn_${level.replace("+", "_")}.wasm`, import.meta.url);
   try {
     return await readFile(url);

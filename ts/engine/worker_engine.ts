@@ -140,7 +140,7 @@ class WorkerLink {
   async start(options: DeviceOptions): Promise<StartReport> {
     try {
       const answer = this.#expect(0);
-      this.#worker.post({ start: options });
+      this.#worker.post({ start: options, allow_software: env.webgpu.allow_software });
       return (await answer) as StartReport;
     } catch (error) {
       throw this.#lost === undefined ? error : new Error(this.#lost);

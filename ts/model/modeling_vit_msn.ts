@@ -269,10 +269,14 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
    * @returns last_hidden_state [batch, 1 + num_patches, hidden_size] after the final layernorm, and what was asked for.
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
-  override forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
-    return run(this.ready(inputs), inputs, async (forward) => {
-      const last_hidden_state = await forward.read(await forward.backbone(inputs));
-      return { last_hidden_state, ...(await forward.read_collected()) };
+  override async forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
+    return run(await this.ready(inputs), inputs, async (forward) => {
+      const last = await forward.backbone(inputs);
+      const [last_hidden_state, collected] = await Promise.all([
+        forward.read(last),
+        forward.read_collected(),
+      ]);
+      return { last_hidden_state, ...collected };
     });
   }
 
@@ -282,12 +286,12 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
    * @param options.before_norm take the last block's output as it is, without the final layernorm: what MSN's low-shot
    *   evaluation reads; default false.
    */
-  get_image_features(
+  async get_image_features(
     inputs: ForwardInputs,
     pool: "cls" | "mean" = "cls",
     { before_norm = false }: { before_norm?: boolean } = {},
   ): Promise<Tensor<"float32">> {
-    const { engine } = this.ready(inputs);
+    const { engine } = await this.ready(inputs);
     return run(this, inputs, async (forward) => {
       const hidden = await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs));
       return forward.read(forward.scope.use(engine.pool(forward.scope.use(hidden), pool)));
@@ -326,16 +330,18 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
    * @returns logits [batch, num_labels], the loss where labels were given, and what else was asked for.
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
-  override forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
-    const { engine, config } = this.ready(inputs);
+  override async forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
+    const { engine, config } = await this.ready(inputs);
     return run(this, inputs, async (forward) => {
       const logits = await this.#logits(forward, inputs, engine);
       const loss = inputs.labels && compute_loss(engine, forward.scope, logits, inputs.labels, config);
-      return {
-        ...(loss && { loss: await forward.read(loss) }),
-        logits: await forward.read(logits),
-        ...(await forward.read_collected()),
-      };
+      // All at once: a GPU answers each, and only the last is to be waited for.
+      const [loss_read, logits_read, collected] = await Promise.all([
+        loss && forward.read(loss),
+        forward.read(logits),
+        forward.read_collected(),
+      ]);
+      return { ...(loss_read && { loss: loss_read }), logits: logits_read, ...collected };
     });
   }
 
@@ -343,12 +349,12 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
    * @internal Computes the logits and gives them to `body` before anything is freed, so that a loss can be computed from
    * them and, on a recorder, differentiated.
    */
-  with_logits<T>(
+  async with_logits<T>(
     inputs: ForwardInputs,
     body: (logits: TensorHandle, scope: Scope) => Promise<T>,
     recorder?: Recorder,
   ): Promise<T> {
-    const { engine } = this.ready(inputs);
+    const { engine } = await this.ready(inputs);
     return run(
       this,
       inputs,

@@ -4,6 +4,7 @@ import type { Device, DeviceOptions } from "../engine/create_engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
 import type { EngineInfo } from "../engine/levels.ts";
 import { open_engine } from "../engine/open_engine.ts";
+import { type Peak, type Profile, Profiler } from "../engine/profile.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
@@ -74,12 +75,22 @@ interface ModelClass<M> {
 interface ResolvedOptions {
   device: Device;
   engine_info: EngineInfo;
+  /** Loads the same once more, after the device was lost; undefined where what was loaded is gone. */
+  load_again?: () => Promise<Running>;
   dtype: WeightDtype;
   attn_implementation: AttnImplementation;
 }
 
 /** What is known before an engine runs. */
-type RequestedOptions = Omit<ResolvedOptions, "device" | "engine_info">;
+type RequestedOptions = Pick<ResolvedOptions, "dtype" | "attn_implementation">;
+
+/** An engine that holds a model's weights. */
+interface Running {
+  engine: Engine;
+  weights: Weights;
+  device: Device;
+  engine_info: EngineInfo;
+}
 
 const MASK_TOKEN = "embeddings.mask_token";
 /** The name of how this package quantises, in config.json. */
@@ -92,17 +103,13 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
 > {
   /** The model's configuration. */
   readonly config: ViTMSNConfig;
-  /** Where it runs. */
-  readonly device: Device;
-  /** Which engine runs it, on how many threads, and why no better one. */
-  readonly engine_info: EngineInfo;
   /** How its weights are kept. */
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
-  /** @internal */
-  readonly engine: Engine;
-  /** @internal */
-  readonly weights: Weights;
+  #running: Running;
+  readonly #load_again: (() => Promise<Running>) | undefined;
+  /** While a lost device is opened again. */
+  #reopening: Promise<void> | undefined;
   #disposed = false;
 
   static readonly architecture: string = "PreTrainedModel";
@@ -121,12 +128,31 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   constructor(config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions) {
     super();
     this.config = config;
-    this.engine = engine;
-    this.weights = weights;
-    this.device = options.device;
-    this.engine_info = options.engine_info;
+    const { device, engine_info } = options;
+    this.#running = { engine, weights, device, engine_info };
+    this.#load_again = options.load_again;
     this.dtype = options.dtype;
     this.attn_implementation = options.attn_implementation;
+  }
+
+  /** Where it runs. */
+  get device(): Device {
+    return this.#running.device;
+  }
+
+  /** Which engine runs it, on how many threads, and why no better one. */
+  get engine_info(): EngineInfo {
+    return this.#running.engine_info;
+  }
+
+  /** @internal */
+  get engine(): Engine {
+    return this.#running.engine;
+  }
+
+  /** @internal */
+  get weights(): Weights {
+    return this.#running.weights;
   }
 
   abstract forward(inputs: Inputs): Promise<Output>;
@@ -154,7 +180,13 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
       options.config instanceof ViTMSNConfig ? options.config : await read_config(files, options.config);
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
-      const model = await load_model(this, config, checkpoint, files.name, resolved, options);
+      const matched = match(this, config, checkpoint, files.name, options.ignore_mismatched_sizes ?? false);
+      const { engine, weights, ...where } = await start(matched, config, resolved, options);
+      const load_again =
+        typeof options.device === "object" || !may_reload(source)
+          ? undefined
+          : () => reload(matched.modules, config, source, resolved, options);
+      const model = new this(config, engine, weights, { ...resolved, ...where, load_again });
       options.progress_callback?.({ status: "ready", name: files.name });
       return model;
     } finally {
@@ -170,8 +202,14 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   ): Promise<M> {
     const resolved = resolve_options(options);
     const full = config instanceof ViTMSNConfig ? config : new ViTMSNConfig(config);
-    const modules = this.modules(full, options.use_mask_token ?? false);
-    return build(this, full, modules, new Map(), resolved, options);
+    const fresh: Matched = {
+      modules: this.modules(full, options.use_mask_token ?? false),
+      found: new Map(),
+    };
+    const start_fresh = () => start(fresh, full, resolved, options);
+    const { engine, weights, ...where } = await start_fresh();
+    const load_again = typeof options.device === "object" ? undefined : start_fresh;
+    return new this(full, engine, weights, { ...resolved, ...where, load_again });
   }
 
   /**
@@ -183,7 +221,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     directory: SaveDirectory,
     options: Pick<LoadOptions, "signal" | "progress_callback"> = {},
   ): Promise<void> {
-    this.#check_alive();
+    await this.ready();
     const model_class = this.constructor as typeof PreTrainedModel;
     const parameters = [...this.weights.export()].map((parameter) => ({
       ...parameter,
@@ -192,6 +230,22 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     }));
     const files = checkpoint_files(this.config, this.dtype, model_class.architecture, parameters);
     await save_files(directory, files, options);
+  }
+
+  /**
+   * Runs a forward and tells each op's time, operations and bytes: `table()` prints them, `chrome_trace()` exports them. A
+   * forward before it warms up. On WebGPU times are the kernels' own, where the device has the feature timestamp-query.
+   * @param options.peak what the machine can do at best, for shares of the roofline.
+   * @throws VitMsnError as forward does.
+   */
+  async profile(inputs: Inputs, options: { peak?: Peak } = {}): Promise<Profile> {
+    await this.forward(inputs);
+    const { engine, weights, config, engine_info } = this;
+    const profiler = new Profiler(engine, (handle) => weights.linear_bytes(handle));
+    const model_class = this.constructor as unknown as ModelClass<PreTrainedModel<Inputs, Output>>;
+    const resolved = { ...this.#running, dtype: this.dtype, attn_implementation: this.attn_implementation };
+    await new model_class(config, profiler.engine, weights, resolved).forward(inputs);
+    return profiler.finish(engine_info.adapter?.name ?? engine_info.level, options.peak);
   }
 
   /** What the model's engine holds right now. */
@@ -206,13 +260,36 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     await this.engine.dispose();
   }
 
-  /** @internal Checks that a forward can start. */
-  protected ready(inputs: ForwardInputs): this {
+  /** @internal Checks that a forward can start; where the device was lost, waits until it is open again. */
+  protected async ready(inputs: ForwardInputs = {} as ForwardInputs): Promise<this> {
     this.#check_alive();
     if (inputs === null || typeof inputs !== "object") {
       throw new VitMsnError("INVALID_ARGUMENT", "forward takes an object: forward({ pixel_values }).");
     }
+    if (this.engine.is_lost) await this.#reopen();
     return this;
+  }
+
+  #reopen(): Promise<void> {
+    this.#reopening ??= this.#open_again().finally(() => {
+      this.#reopening = undefined;
+    });
+    return this.#reopening;
+  }
+
+  async #open_again(): Promise<void> {
+    if (this.#load_again === undefined) {
+      throw new VitMsnError(
+        "ENGINE_DEAD",
+        "The GPU device of this model was lost, and its weights with it. They can't be had again by themselves, since " +
+          "the device or the files' bytes were handed in: load the model again.",
+      );
+    }
+    const running = await this.#load_again();
+    if (this.#disposed) await running.engine.dispose();
+    this.#check_alive();
+    await this.engine.dispose();
+    this.#running = running;
   }
 
   #check_alive(): void {
@@ -266,19 +343,52 @@ function describe_dtype<C extends object>(config: C, dtype: WeightDtype): C & { 
   return { ...(is_ours ? (fields as C) : config), dtype };
 }
 
-async function load_model<M>(
-  model_class: ModelClass<M>,
+/** A model's parameters, and where a checkpoint has them. */
+interface Matched {
+  modules: readonly ModuleSpec[];
+  found: CheckpointMatch["found"];
+}
+
+type MatchingClass = Pick<ModelClass<unknown>, "architecture" | "head_keys" | "modules">;
+
+/** What of a checkpoint fits the model; throws or warns where not all of it does. */
+function match(
+  model_class: MatchingClass,
   config: ViTMSNConfig,
   checkpoint: Checkpoint,
   name: string,
-  resolved: RequestedOptions,
-  options: PretrainedOptions,
-): Promise<M> {
+  ignore_mismatched_sizes: boolean,
+): Matched {
   const keys = [...checkpoint.tensors.keys()].map(canonical_key);
   const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
-  const match = match_checkpoint(checkpoint, modules);
-  judge_match(match, checkpoint, name, model_class, options.ignore_mismatched_sizes ?? false);
-  return build(model_class, config, modules, match.found, resolved, options);
+  const matched = match_checkpoint(checkpoint, modules);
+  judge_match(matched, checkpoint, name, model_class, ignore_mismatched_sizes);
+  return { modules, found: matched.found };
+}
+
+/** Whether a source can be read once more without that its bytes were kept in memory for it. */
+function may_reload(source: PretrainedSource): boolean {
+  if (typeof source === "string" || source instanceof URL) return true;
+  const files = source instanceof Map ? [...source.values()] : Object.values(source);
+  return files.every((file) => file instanceof Blob);
+}
+
+/** Reads a model that ran before onto a new engine; what was to be warned of has been. */
+async function reload(
+  modules: readonly ModuleSpec[],
+  config: ViTMSNConfig,
+  source: PretrainedSource,
+  resolved: RequestedOptions,
+  options: PretrainedOptions,
+): Promise<Running> {
+  const again = { ...options, signal: undefined, progress_callback: undefined };
+  const checkpoint = await open_checkpoint(await open_source(source, again), {});
+  try {
+    const { found } = match_checkpoint(checkpoint, modules);
+    return await start({ modules, found }, config, resolved, again);
+  } finally {
+    await checkpoint.close();
+  }
 }
 
 /** Throws where a model would be wrong, and warns where only a fresh head or leftover keys are to be told. */
@@ -286,7 +396,7 @@ function judge_match(
   match: CheckpointMatch,
   checkpoint: Checkpoint,
   name: string,
-  model_class: Pick<ModelClass<unknown>, "architecture" | "head_keys">,
+  model_class: MatchingClass,
   ignore_mismatched_sizes: boolean,
 ): void {
   const { missing, mismatched } = match;
@@ -340,24 +450,18 @@ function list(names: readonly string[], separator = ", "): string {
   return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
 }
 
-async function build<M>(
-  model_class: ModelClass<M>,
-  config: ViTMSNConfig,
-  modules: readonly ModuleSpec[],
-  found: CheckpointMatch["found"],
-  resolved: RequestedOptions,
+/** Starts an engine and fills it. */
+async function start(
+  { modules, found }: Matched,
+  { initializer_range }: ViTMSNConfig,
+  { dtype }: RequestedOptions,
   options: ModelOptions & { signal?: AbortSignal },
-): Promise<M> {
+): Promise<Running> {
   const { engine, device, engine_info } = await open_engine(options);
   try {
     const { seed = 0, signal } = options;
-    const { initializer_range } = config;
-    const weights = await create_weights(engine, modules, resolved.dtype, found, {
-      seed,
-      initializer_range,
-      signal,
-    });
-    return new model_class(config, engine, weights, { ...resolved, device, engine_info });
+    const weights = await create_weights(engine, modules, dtype, found, { seed, initializer_range, signal });
+    return { engine, weights, device, engine_info };
   } catch (error) {
     await engine.dispose();
     throw error;

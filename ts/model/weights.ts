@@ -74,6 +74,19 @@ export class Weights {
     for (const [name, handle] of other.#handles) this.replace(name, handle);
   }
 
+  /** The bytes of a linear layer's weight and bias as they are kept. */
+  linear_bytes(handle: LinearHandle): number {
+    const module = this.modules.find(
+      (module): module is LinearSpec => module.kind === "linear" && this.linear(module.name) === handle,
+    );
+    if (module === undefined) return 0;
+    const { in_features, out_features } = module;
+    const dtype = linear_dtype(module, this.dtype);
+    const scales = dtype === "int8" ? BYTES_PER_ELEMENT.float32 : 0;
+    const row = in_features * BYTES_PER_ELEMENT[dtype] + BYTES_PER_ELEMENT[float_dtype(dtype)] + scales;
+    return out_features * row;
+  }
+
   /** Reads parameters back as raw values of `dtype`, in pieces, in the checkpoint's order. */
   *export(): Generator<ExportedParameter> {
     for (const module of this.modules) {

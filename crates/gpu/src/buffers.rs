@@ -91,6 +91,15 @@ impl BufferPool {
     }
 }
 
+impl Drop for BufferPool {
+    /// In browsers a buffer that is only dropped keeps its memory until the garbage collector comes by.
+    fn drop(&mut self) {
+        for (buffer, _) in self.free.values().flatten() {
+            buffer.destroy();
+        }
+    }
+}
+
 fn new_buffer(context: &Context, size: u64) -> Result<wgpu::Buffer> {
     context.checked(&format!("{size} bytes of tensors"), || {
         context.device().create_buffer(&wgpu::BufferDescriptor {
@@ -243,6 +252,11 @@ impl GpuTensor {
     /// The shape.
     pub fn dims(&self) -> &[usize] {
         &self.dims
+    }
+
+    /// The bytes of its elements.
+    pub fn byte_size(&self) -> usize {
+        self.len() * 4
     }
 
     /// The number of elements.

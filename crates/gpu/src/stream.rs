@@ -422,8 +422,24 @@ impl Stream {
             let view = staging
                 .get_mapped_range(..)
                 .map_err(|error| unreadable(&error.to_string()))?;
-            convert(&view[..total as usize])
+            let values = convert(&view[..total as usize]);
+            drop(view);
+            staging.destroy();
+            values
         })
+    }
+
+    /// Waits for the errors of all calls so far, in browsers; natively they were returned at once.
+    /// Errors: the first of them.
+    pub fn settle(&self) -> impl Future<Output = Result<()>> + use<> {
+        let context = Rc::clone(&self.context);
+        async move { context.settle().await }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.uniform_buffer.destroy();
     }
 }
 

@@ -3,20 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use vit_msn_cpu::PackedLinear;
-use vit_msn_tensor::{Error, Result, Tensor};
+use vit_msn_tensor::{Error, Result};
+
+use crate::backend::{LinearWeights, Tensor};
 
 /// What a handle can stand for.
 enum Object {
     Tensor(Tensor),
-    Linear(PackedLinear),
+    Linear(LinearWeights),
 }
 
 impl Object {
-    fn byte_size(&self) -> usize {
+    fn byte_size(&self) -> f64 {
         match self {
-            Object::Tensor(tensor) => tensor.byte_size(),
-            Object::Linear(weights) => weights.byte_size(),
+            Object::Tensor(tensor) => tensor.byte_size() as f64,
+            Object::Linear(weights) => weights.byte_size() as f64,
         }
     }
 }
@@ -35,7 +36,7 @@ impl Handles {
     }
 
     /// A new handle for a linear layer's weights.
-    pub fn add_linear(&mut self, weights: PackedLinear) -> Result<u32> {
+    pub fn add_linear(&mut self, weights: LinearWeights) -> Result<u32> {
         self.add(Object::Linear(weights))
     }
 
@@ -57,6 +58,7 @@ impl Handles {
         }
     }
 
+    #[cfg(not(feature = "gpu"))]
     /// The tensors of several handles, to write to. Errors: INVALID_ARGUMENT where one is given twice.
     pub fn tensors_mut<const N: usize>(&mut self, handles: [u32; N]) -> Result<[&mut Tensor; N]> {
         for (index, &handle) in handles.iter().enumerate() {
@@ -78,7 +80,7 @@ impl Handles {
     }
 
     /// The weights of a handle.
-    pub fn linear(&self, handle: u32) -> Result<&PackedLinear> {
+    pub fn linear(&self, handle: u32) -> Result<&LinearWeights> {
         match self.objects.get(&handle) {
             Some(Object::Linear(weights)) => Ok(weights),
             Some(Object::Tensor(_)) => Err(wrong_kind(handle, "a tensor", "linear weights")),
@@ -87,7 +89,7 @@ impl Handles {
     }
 
     /// The weights of a handle, to fill.
-    pub fn linear_mut(&mut self, handle: u32) -> Result<&mut PackedLinear> {
+    pub fn linear_mut(&mut self, handle: u32) -> Result<&mut LinearWeights> {
         match self.objects.get_mut(&handle) {
             Some(Object::Linear(weights)) => Ok(weights),
             Some(Object::Tensor(_)) => Err(wrong_kind(handle, "a tensor", "linear weights")),
@@ -104,7 +106,7 @@ impl Handles {
     }
 
     /// How many objects live, and the bytes of their data.
-    pub fn live(&self) -> (usize, usize) {
+    pub fn live(&self) -> (usize, f64) {
         (
             self.objects.len(),
             self.objects.values().map(Object::byte_size).sum(),
@@ -122,7 +124,7 @@ fn wrong_kind(handle: u32, found: &str, expected: &str) -> Error {
     Error::InvalidArgument(format!("Handle {handle} is {found}, expected {expected}."))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "gpu")))]
 mod tests {
     use super::*;
 
@@ -130,9 +132,9 @@ mod tests {
     fn a_freed_handle_is_an_error_and_its_number_is_not_reused() {
         let mut handles = Handles::default();
         let first = handles.add_tensor(Tensor::zeros(&[2]).unwrap()).unwrap();
-        assert_eq!(handles.live(), (1, 8));
+        assert_eq!(handles.live(), (1, 8.0));
         handles.free(first).unwrap();
-        assert_eq!(handles.live(), (0, 0));
+        assert_eq!(handles.live(), (0, 0.0));
         let second = handles.add_tensor(Tensor::zeros(&[2]).unwrap()).unwrap();
         assert_ne!(first, second);
         assert_eq!(handles.tensor(first).unwrap_err().code(), "DISPOSED");

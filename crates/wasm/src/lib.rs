@@ -1,25 +1,23 @@
 //! The JavaScript boundary: exported functions over handles, and errors that carry codes. One WebAssembly instance is
 //! one engine; the facade starts an instance for each model and drops it to free all its memory.
 
-mod engine;
+#[cfg(not(feature = "gpu"))]
+#[path = "cpu/mod.rs"]
+mod backend;
+#[cfg(feature = "gpu")]
+#[path = "gpu/mod.rs"]
+mod backend;
 mod error;
 mod handles;
-mod training;
-mod training_exports;
 
-use std::cell::RefCell;
 use std::panic;
 use std::sync::Mutex;
 
-use vit_msn_tensor::{Activation, Dtype, Result};
+use vit_msn_tensor::{Activation, Dtype};
 use wasm_bindgen::prelude::*;
 
-use crate::engine::Engine;
-use crate::error::{JsResult, to_js};
-
-thread_local! {
-    static ENGINE: RefCell<Engine> = RefCell::default();
-}
+use crate::backend::with_engine;
+use crate::error::JsResult;
 
 /// The first panic of any thread: one that is lost makes the thread that waits for it panic too.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
@@ -38,35 +36,6 @@ pub fn start() {
 #[wasm_bindgen]
 pub fn last_panic() -> Option<String> {
     PANIC.try_lock().ok().and_then(|message| message.clone())
-}
-
-/// What SIMD this binary was built for: "simd128" or "relaxed".
-#[wasm_bindgen]
-pub fn simd_level() -> String {
-    let is_relaxed = cfg!(target_feature = "relaxed-simd");
-    if is_relaxed { "relaxed" } else { "simd128" }.to_string()
-}
-
-/// Gives the calling thread, a Worker with an instance on the same memory, to the engine, until it is dismissed.
-#[wasm_bindgen]
-pub fn work() {
-    vit_msn_cpu::work();
-}
-
-/// Sends all Workers away, so that each can end by itself.
-#[wasm_bindgen]
-pub fn dismiss_workers() {
-    vit_msn_cpu::dismiss();
-}
-
-/// Says that a Worker trapped, so that nobody waits for it.
-#[wasm_bindgen]
-pub fn lose_worker() {
-    vit_msn_cpu::lose_worker();
-}
-
-fn with_engine<T>(op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {
-    ENGINE.with_borrow_mut(op).map_err(to_js)
 }
 
 fn to_usize(dims: &[u32]) -> Vec<usize> {
@@ -92,12 +61,6 @@ pub fn parameter(bytes: &[u8], from: &str, dtype: &str, dims: &[u32]) -> JsResul
     })
 }
 
-/// A parameter's values as raw little-endian values of `dtype`.
-#[wasm_bindgen]
-pub fn parameter_bytes(parameter: u32, dtype: &str) -> JsResult<Vec<u8>> {
-    with_engine(|engine| Dtype::from_name(dtype)?.encode(engine.handles.tensor(parameter)?.data()))
-}
-
 /// An empty linear layer.
 #[wasm_bindgen]
 pub fn linear_weights(
@@ -119,52 +82,19 @@ pub fn linear_weights(
 /// Packs whole rows of a weight.
 #[wasm_bindgen]
 pub fn set_rows(weights: u32, row: usize, bytes: &[u8], from: &str) -> JsResult<()> {
-    with_engine(|engine| {
-        engine
-            .handles
-            .linear_mut(weights)?
-            .set_rows(row, Dtype::from_name(from)?, bytes)
-    })
+    with_engine(|engine| engine.set_rows(weights, row, bytes, Dtype::from_name(from)?))
 }
 
 /// Packs rows that are quantised already: signed bytes, and each row's float32 scale.
 #[wasm_bindgen]
 pub fn set_quantised_rows(weights: u32, row: usize, bytes: &[u8], scales: &[u8]) -> JsResult<()> {
-    with_engine(|engine| {
-        engine
-            .handles
-            .linear_mut(weights)?
-            .set_quantised_rows(row, bytes, scales)
-    })
-}
-
-/// The float32 scales of int8 rows.
-#[wasm_bindgen]
-pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
-    with_engine(|engine| engine.handles.linear(weights)?.get_scales(row, rows))
+    with_engine(|engine| engine.set_quantised_rows(weights, row, bytes, scales))
 }
 
 /// Sets bias elements.
 #[wasm_bindgen]
 pub fn set_bias(weights: u32, offset: usize, bytes: &[u8], from: &str) -> JsResult<()> {
-    with_engine(|engine| {
-        engine
-            .handles
-            .linear_mut(weights)?
-            .set_bias(offset, Dtype::from_name(from)?, bytes)
-    })
-}
-
-/// Rows of a weight as raw values of its storage type.
-#[wasm_bindgen]
-pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
-    with_engine(|engine| engine.handles.linear(weights)?.get_rows(row, rows))
-}
-
-/// Bias elements as raw values of the storage type, float32 beside int8 weights.
-#[wasm_bindgen]
-pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Vec<u8>> {
-    with_engine(|engine| engine.get_bias(weights, offset, count))
+    with_engine(|engine| engine.set_bias(weights, offset, bytes, Dtype::from_name(from)?))
 }
 
 /// activation(x · weightᵀ + bias) + residual.
@@ -276,12 +206,6 @@ pub fn dims(x: u32) -> JsResult<Vec<u32>> {
     })
 }
 
-/// A copy of a tensor's values.
-#[wasm_bindgen]
-pub fn read(x: u32) -> JsResult<Vec<f32>> {
-    with_engine(|engine| engine.read(x))
-}
-
 /// Drops what a handle stands for.
 #[wasm_bindgen]
 pub fn free(handle: u32) -> JsResult<()> {
@@ -293,6 +217,6 @@ pub fn free(handle: u32) -> JsResult<()> {
 pub fn live() -> JsResult<Vec<f64>> {
     with_engine(|engine| {
         let (handles, bytes) = engine.handles.live();
-        Ok(vec![handles as f64, bytes as f64])
+        Ok(vec![handles as f64, bytes])
     })
 }

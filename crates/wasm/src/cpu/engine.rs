@@ -48,6 +48,37 @@ impl Engine {
             .add_linear(PackedLinear::new(outputs, inputs, dtype, has_bias)?)
     }
 
+    /// Packs whole rows of a weight.
+    pub fn set_rows(&mut self, weights: u32, row: usize, bytes: &[u8], from: Dtype) -> Result<()> {
+        self.handles.linear_mut(weights)?.set_rows(row, from, bytes)
+    }
+
+    /// Packs rows that are quantised already.
+    pub fn set_quantised_rows(
+        &mut self,
+        weights: u32,
+        row: usize,
+        bytes: &[u8],
+        scales: &[u8],
+    ) -> Result<()> {
+        self.handles
+            .linear_mut(weights)?
+            .set_quantised_rows(row, bytes, scales)
+    }
+
+    /// Sets bias elements.
+    pub fn set_bias(
+        &mut self,
+        weights: u32,
+        offset: usize,
+        bytes: &[u8],
+        from: Dtype,
+    ) -> Result<()> {
+        self.handles
+            .linear_mut(weights)?
+            .set_bias(offset, from, bytes)
+    }
+
     /// Bias elements as raw values of the storage type, float32 beside int8 weights.
     pub fn get_bias(&self, weights: u32, offset: usize, count: usize) -> Result<Vec<u8>> {
         let weights = self.handles.linear(weights)?;

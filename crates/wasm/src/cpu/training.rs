@@ -7,7 +7,7 @@ use vit_msn_cpu::{
 };
 use vit_msn_tensor::{Activation, Dtype, Error, Result, Tensor, check_len, numel};
 
-use crate::engine::{Engine, attention_shape, rank, with_last};
+use super::engine::{Engine, attention_shape, rank, with_last};
 
 /// Two operands of one length, and the result.
 type Pairwise = fn(&[f32], &[f32], &mut [f32]) -> Result<()>;

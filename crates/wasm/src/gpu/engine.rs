@@ -1,0 +1,296 @@
+//! The engine's ops on handles: looks handles up, records the kernel and keeps its result.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use vit_msn_gpu as gpu;
+use vit_msn_gpu::{Context, GpuLinear, Pooling, Stream, TokenMask};
+use vit_msn_tensor::{Activation, Dtype, Error, Result};
+
+use crate::handles::Handles;
+
+/// Everything that one WebAssembly instance holds on its device.
+pub struct Engine {
+    stream: Stream,
+    /// What is alive.
+    pub handles: Handles,
+}
+
+impl Engine {
+    /// An engine on an open device.
+    pub fn new(context: Context) -> Result<Self> {
+        Ok(Self {
+            stream: Stream::new(Rc::new(context))?,
+            handles: Handles::default(),
+        })
+    }
+
+    /// Hands what was recorded to the device.
+    pub fn submit(&mut self) -> Result<()> {
+        self.stream.submit()
+    }
+
+    /// Waits for the errors of all calls so far.
+    pub fn settle(&mut self) -> Result<impl Future<Output = Result<()>> + use<>> {
+        Ok(self.stream.settle())
+    }
+
+    /// Bytes of device memory, used or kept for the next tensors.
+    pub fn reserved(&self) -> u64 {
+        self.stream.memory().reserved
+    }
+
+    /// A tensor from values.
+    pub fn tensor(&mut self, data: Vec<f32>, dims: &[usize]) -> Result<u32> {
+        let tensor = self.stream.upload(&data, dims)?;
+        self.handles.add_tensor(tensor)
+    }
+
+    /// A checkpoint's raw values, rounded through `dtype` and widened. Checkpoints give tokens and positions a batch of
+    /// one, which no op wants.
+    pub fn parameter(
+        &mut self,
+        bytes: &[u8],
+        from: Dtype,
+        dtype: Dtype,
+        dims: &[usize],
+    ) -> Result<u32> {
+        let dims = without_leading_ones(dims);
+        let tensor = self.stream.upload_parameter(bytes, from, dtype, dims)?;
+        self.handles.add_tensor(tensor)
+    }
+
+    /// An empty linear layer.
+    pub fn linear_weights(
+        &mut self,
+        outputs: usize,
+        inputs: usize,
+        dtype: Dtype,
+        has_bias: bool,
+    ) -> Result<u32> {
+        let weights = GpuLinear::new(&mut self.stream, outputs, inputs, dtype, has_bias)?;
+        self.handles.add_linear(weights)
+    }
+
+    /// Uploads whole rows of a weight.
+    pub fn set_rows(&mut self, weights: u32, row: usize, bytes: &[u8], from: Dtype) -> Result<()> {
+        let weights = self.handles.linear_mut(weights)?;
+        weights.set_rows(&mut self.stream, row, from, bytes)
+    }
+
+    /// Uploads rows that are quantised already.
+    pub fn set_quantised_rows(
+        &mut self,
+        weights: u32,
+        row: usize,
+        bytes: &[u8],
+        scales: &[u8],
+    ) -> Result<()> {
+        let weights = self.handles.linear_mut(weights)?;
+        weights.set_quantised_rows(&mut self.stream, row, bytes, scales)
+    }
+
+    /// Sets bias elements.
+    pub fn set_bias(
+        &mut self,
+        weights: u32,
+        offset: usize,
+        bytes: &[u8],
+        from: Dtype,
+    ) -> Result<()> {
+        let weights = self.handles.linear_mut(weights)?;
+        weights.set_bias(&mut self.stream, offset, from, bytes)
+    }
+
+    /// activation(x · weightᵀ + bias) + residual.
+    pub fn linear(
+        &mut self,
+        x: u32,
+        weights: u32,
+        activation: Activation,
+        residual: Option<u32>,
+    ) -> Result<u32> {
+        let (x, weights) = (self.handles.tensor(x)?, self.handles.linear(weights)?);
+        let residual = residual
+            .map(|handle| self.handles.tensor(handle))
+            .transpose()?;
+        let y = gpu::linear(&mut self.stream, x, weights, activation, residual)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// Layer normalisation of the last dimension.
+    pub fn layer_norm(&mut self, x: u32, weight: u32, bias: u32, eps: f32) -> Result<u32> {
+        let [x, weight, bias] = [
+            self.handles.tensor(x)?,
+            self.handles.tensor(weight)?,
+            self.handles.tensor(bias)?,
+        ];
+        let y = gpu::layer_norm(&mut self.stream, x, weight, bias, eps)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// Fused attention.
+    pub fn sdpa(&mut self, qkv: u32, heads: usize) -> Result<u32> {
+        let qkv = self.handles.tensor(qkv)?;
+        let y = gpu::attention(&mut self.stream, qkv, heads)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// Attention by its definition: (context, probabilities).
+    pub fn eager_attention(&mut self, qkv: u32, heads: usize) -> Result<(u32, u32)> {
+        let qkv = self.handles.tensor(qkv)?;
+        let (context, probs) = gpu::eager_attention(&mut self.stream, qkv, heads)?;
+        let context = self.handles.add_tensor(context)?;
+        Ok((context, self.handles.add_tensor(probs)?))
+    }
+
+    /// Pictures to patch embeddings.
+    pub fn patch_embed(
+        &mut self,
+        pixels: u32,
+        projection: u32,
+        patch: (usize, usize),
+    ) -> Result<u32> {
+        let (pixels, projection) = (
+            self.handles.tensor(pixels)?,
+            self.handles.linear(projection)?,
+        );
+        let y = gpu::patch_embed(&mut self.stream, pixels, projection, patch)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// Patch embeddings to tokens.
+    pub fn embed_tokens(
+        &mut self,
+        patches: u32,
+        cls: u32,
+        positions: u32,
+        masked: Option<(Vec<u8>, u32)>,
+    ) -> Result<u32> {
+        let [patches, cls, positions] = [
+            self.handles.tensor(patches)?,
+            self.handles.tensor(cls)?,
+            self.handles.tensor(positions)?,
+        ];
+        let mask = match &masked {
+            Some((masked, token)) => {
+                let values: Vec<_> = masked.iter().map(|&m| f32::from(m)).collect();
+                let &[batch, count, _] = patches.dims() else {
+                    return Err(Error::InvalidArgument(
+                        "The patch embeddings must have 3 dimensions.".to_string(),
+                    ));
+                };
+                let masked = self.stream.upload(&values, &[batch, count])?;
+                Some((masked, self.handles.tensor(*token)?))
+            }
+            None => None,
+        };
+        let mask = mask
+            .as_ref()
+            .map(|(masked, token)| TokenMask { masked, token });
+        let y = gpu::embed_tokens(&mut self.stream, patches, cls, positions, mask)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// The CLS token and the chosen patches of each picture.
+    pub fn take_tokens(&mut self, x: u32, patches: &[u32], kept: usize) -> Result<u32> {
+        let x = self.handles.tensor(x)?;
+        let y = gpu::take_tokens(&mut self.stream, x, patches, kept)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// Position encodings for another grid: [1, 1 + rows · columns, D].
+    pub fn interpolate_positions(
+        &mut self,
+        positions: u32,
+        from: (usize, usize),
+        to: (usize, usize),
+    ) -> Result<u32> {
+        let positions = self.handles.tensor(positions)?;
+        let y = gpu::interpolate_positions(&mut self.stream, positions, from, to)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// One vector a picture.
+    pub fn pool(&mut self, x: u32, kind: &str) -> Result<u32> {
+        let x = self.handles.tensor(x)?;
+        let pooling = match kind {
+            "cls" => Pooling::Cls,
+            "mean" => Pooling::Mean,
+            _ => {
+                return Err(Error::InvalidArgument(format!(
+                    "Unknown pooling {kind:?}: use \"cls\" or \"mean\"."
+                )));
+            }
+        };
+        let y = gpu::pool(&mut self.stream, x, pooling)?;
+        self.handles.add_tensor(y)
+    }
+
+    /// Mean cross-entropy.
+    pub fn cross_entropy(&mut self, logits: u32, labels: &[i32]) -> Result<u32> {
+        let logits = self.handles.tensor(logits)?;
+        let loss = gpu::cross_entropy(&mut self.stream, logits, labels)?;
+        self.handles.add_tensor(loss)
+    }
+
+    /// Mean squared error.
+    pub fn mse_loss(&mut self, x: u32, target: u32) -> Result<u32> {
+        let (x, target) = (self.handles.tensor(x)?, self.handles.tensor(target)?);
+        let loss = gpu::mse(&mut self.stream, x, target)?;
+        self.handles.add_tensor(loss)
+    }
+
+    /// Mean binary cross-entropy with logits.
+    pub fn bce_with_logits(&mut self, logits: u32, target: u32) -> Result<u32> {
+        let (logits, target) = (self.handles.tensor(logits)?, self.handles.tensor(target)?);
+        let loss = gpu::bce_with_logits(&mut self.stream, logits, target)?;
+        self.handles.add_tensor(loss)
+    }
+
+    /// A copy of a tensor's values, under way when this returns.
+    pub fn read(&mut self, x: u32) -> Result<impl Future<Output = Result<Vec<f32>>> + use<>> {
+        let x = self.handles.tensor(x)?;
+        self.stream.read(x)
+    }
+
+    /// Rows of a weight as raw values of its storage type.
+    pub fn get_rows(
+        &mut self,
+        weights: u32,
+        row: usize,
+        rows: usize,
+    ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
+        let weights = self.handles.linear(weights)?;
+        weights.get_rows(&mut self.stream, row, rows)
+    }
+
+    /// The float32 scales of int8 rows.
+    pub fn get_scales(
+        &mut self,
+        weights: u32,
+        row: usize,
+        rows: usize,
+    ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
+        let weights = self.handles.linear(weights)?;
+        weights.get_scales(&mut self.stream, row, rows)
+    }
+
+    /// Bias elements as raw values of the storage type.
+    pub fn get_bias(
+        &mut self,
+        weights: u32,
+        offset: usize,
+        count: usize,
+    ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
+        let weights = self.handles.linear(weights)?;
+        weights.get_bias(&mut self.stream, offset, count)
+    }
+}
+
+fn without_leading_ones(dims: &[usize]) -> &[usize] {
+    match dims {
+        [1, rest @ ..] if !rest.is_empty() => without_leading_ones(rest),
+        dims => dims,
+    }
+}

@@ -1,0 +1,132 @@
+//! WebGPU's engine, and the exports that only it has: a device to open and to give back, and values that come later.
+
+mod engine;
+
+use std::cell::RefCell;
+use std::future::Future;
+
+use js_sys::{Float32Array, Promise, Uint8Array};
+use vit_msn_gpu::{Context, ContextOptions, RequestedLimits};
+pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor};
+use vit_msn_tensor::{Dtype, Error, Result};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::future_to_promise;
+
+use self::engine::Engine;
+use crate::error::{JsResult, to_js};
+
+thread_local! {
+    static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
+}
+
+/// Runs an op on this instance's engine.
+pub fn with_engine<T>(op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {
+    ENGINE
+        .with_borrow_mut(|engine| op(engine.as_mut().ok_or_else(not_open)?))
+        .map_err(to_js)
+}
+
+fn not_open() -> Error {
+    Error::InvalidArgument("This engine has no device: open() comes first.".to_string())
+}
+
+/// Opens the device that the facade chose and lays before this instance as its `navigator.gpu`.
+#[wasm_bindgen]
+pub async fn open() -> JsResult<()> {
+    let options = ContextOptions {
+        allow_software: true,
+        limits: RequestedLimits::Adapter,
+    };
+    let context = Context::new(options).await.map_err(to_js)?;
+    let engine = Engine::new(context).map_err(to_js)?;
+    ENGINE.set(Some(engine));
+    Ok(())
+}
+
+/// Frees every buffer. The device itself stays the facade's.
+#[wasm_bindgen]
+pub fn close() {
+    ENGINE.take();
+}
+
+/// Hands what was recorded to the device.
+#[wasm_bindgen]
+pub fn submit() -> JsResult<()> {
+    with_engine(Engine::submit)
+}
+
+/// Resolves once the device has accepted all calls so far; rejects with what it refused.
+#[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+pub fn settle() -> JsResult<Promise> {
+    promise(Engine::settle, |()| Ok(JsValue::UNDEFINED))
+}
+
+/// Bytes that the device has reserved for this engine's tensors.
+#[wasm_bindgen]
+pub fn reserved() -> JsResult<f64> {
+    with_engine(|engine| Ok(engine.reserved() as f64))
+}
+
+/// A copy of a tensor's values.
+#[wasm_bindgen(unchecked_return_type = "Promise<Float32Array>")]
+pub fn read(x: u32) -> JsResult<Promise> {
+    promise(
+        |engine| engine.read(x),
+        |values| Ok(Float32Array::from(&*values).into()),
+    )
+}
+
+/// A parameter's values as raw little-endian values of `dtype`.
+#[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
+pub fn parameter_bytes(parameter: u32, dtype: &str) -> JsResult<Promise> {
+    let dtype = Dtype::from_name(dtype).map_err(to_js)?;
+    promise(
+        |engine| engine.read(parameter),
+        move |values| bytes(&dtype.encode(&values)?),
+    )
+}
+
+/// Rows of a weight as raw values of its storage type.
+#[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
+pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
+    promise(
+        |engine| engine.get_rows(weights, row, rows),
+        |rows| bytes(&rows),
+    )
+}
+
+/// The float32 scales of int8 rows.
+#[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
+pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
+    promise(
+        |engine| engine.get_scales(weights, row, rows),
+        |scales| bytes(&scales),
+    )
+}
+
+/// Bias elements as raw values of the storage type, float32 beside int8 weights.
+#[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
+pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Promise> {
+    promise(
+        |engine| engine.get_bias(weights, offset, count),
+        |bias| bytes(&bias),
+    )
+}
+
+/// Starts a copy now, so that what it copies may be freed at once, and promises its result.
+fn promise<T, F>(
+    start: impl FnOnce(&mut Engine) -> Result<F>,
+    to_value: impl FnOnce(T) -> Result<JsValue> + 'static,
+) -> JsResult<Promise>
+where
+    F: Future<Output = Result<T>> + 'static,
+{
+    let pending = with_engine(start)?;
+    Ok(future_to_promise(async move {
+        pending.await.and_then(to_value).map_err(to_js)
+    }))
+}
+
+fn bytes(values: &[u8]) -> Result<JsValue> {
+    Ok(Uint8Array::from(values).into())
+}

@@ -1,0 +1,68 @@
+import { env, ViTMSNModel } from "vit-msn";
+import { inject } from "vitest";
+
+declare module "vitest" {
+  interface ProvidedContext {
+    /** Whether this machine has a software GPU for the tests: then none may be skipped for want of one. */
+    require_gpu: boolean;
+  }
+}
+
+const SMALLEST = {
+  hidden_size: 4,
+  num_hidden_layers: 1,
+  num_attention_heads: 1,
+  intermediate_size: 4,
+  image_size: 2,
+  patch_size: 1,
+};
+
+/** Why tests on WebGPU can't run here; undefined where they can. */
+export const no_webgpu: string | undefined = await obstacle();
+if (no_webgpu !== undefined) console.log(`Tests on WebGPU are skipped: ${no_webgpu}`);
+
+async function obstacle(): Promise<string | undefined> {
+  try {
+    const model = await ViTMSNModel.from_config(SMALLEST, { device: "webgpu" });
+    await model.dispose();
+    return undefined;
+  } catch (error) {
+    if (inject("require_gpu")) throw error;
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+/** This runtime's WebGPU. */
+export async function find_gpu(): Promise<GPU> {
+  if (env.webgpu.gpu) return env.webgpu.gpu;
+  const own = (globalThis.navigator as Navigator | undefined)?.gpu;
+  if (own) return own;
+  // The name stays out of the import expression, so that the browser's bundler doesn't look for Node's package.
+  const module_name = "webgpu";
+  const { create } = (await import(/* @vite-ignore */ module_name)) as typeof import("webgpu");
+  dawn ??= create([]);
+  return dawn;
+}
+
+/** Dawn's devices don't survive it. */
+let dawn: GPU | undefined;
+
+/** A device of the host's own: with WebGPU's default limits and no feature, or with all that the adapter has. */
+export async function open_device(kind: "default" | "full" = "default"): Promise<GPUDevice> {
+  const adapter = await (await find_gpu()).requestAdapter();
+  if (!adapter) throw new Error("WebGPU has no adapter here.");
+  if (kind === "default") return adapter.requestDevice();
+  return adapter.requestDevice({
+    requiredFeatures: [...adapter.features] as GPUFeatureName[],
+    requiredLimits: all_limits(adapter.limits),
+  });
+}
+
+function all_limits(limits: GPUSupportedLimits): Record<string, number> {
+  const found: Record<string, number> = {};
+  for (const name in limits) {
+    const value = (limits as unknown as Record<string, unknown>)[name];
+    if (typeof value === "number") found[name] = value;
+  }
+  return found;
+}

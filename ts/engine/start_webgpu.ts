@@ -1,0 +1,57 @@
+import { VitMsnError } from "../errors.ts";
+import type { EngineInfo } from "./levels.ts";
+import { load_wasm_module, type WasmInput } from "./load_wasm.ts";
+import { describe_device, type OpenedDevice, open_device } from "./webgpu_device.ts";
+import { create_webgpu_engine, type WebGpuEngine } from "./webgpu_engine.ts";
+
+/** An engine on WebGPU. */
+export interface StartedWebGpu {
+  engine: WebGpuEngine;
+  device: "webgpu";
+  engine_info: EngineInfo;
+}
+
+/**
+ * Starts an engine on the host's device, or on one of its own.
+ * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
+ */
+export async function start_webgpu(
+  device: "webgpu" | "auto" | GPUDevice,
+  given: WasmInput | undefined,
+): Promise<StartedWebGpu> {
+  const opened =
+    typeof device === "object" ? await describe_device(device) : await open_device(device !== "auto");
+  try {
+    const module = await load_wasm_module(given, "webgpu");
+    if (!is_for_webgpu(module)) throw wrong_binary();
+    const engine = await create_webgpu_engine(module, opened);
+    return { engine, device: "webgpu", engine_info: describe(opened, device) };
+  } catch (error) {
+    if (opened.is_own) opened.device.destroy();
+    throw error;
+  }
+}
+
+/** Whether a binary is the WebGPU engine's: it alone has a device to open. */
+export function is_for_webgpu(module: WebAssembly.Module): boolean {
+  return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
+}
+
+function wrong_binary(): VitMsnError {
+  return new VitMsnError(
+    "INVALID_ARGUMENT",
+    'The WebAssembly that was handed in is the CPU\'s: device "webgpu" takes vit_msn_webgpu.wasm.',
+  );
+}
+
+function describe({ adapter }: OpenedDevice, device: "webgpu" | "auto" | GPUDevice): EngineInfo {
+  const kind = adapter.is_software ? "software on the CPU" : "a GPU";
+  const why =
+    typeof device === "object"
+      ? "whose device was handed in"
+      : device === "auto"
+        ? "the best that there is here"
+        : 'as device "webgpu" asks for';
+  const reasons = Object.freeze([`On WebGPU: ${adapter.name}, ${kind}, ${why}.`]);
+  return Object.freeze({ level: "webgpu", threads: 1, worker: false, reasons, adapter });
+}

@@ -1,0 +1,113 @@
+import { VitMsnError } from "../errors.ts";
+import { next_task } from "./pacer.ts";
+import { type Glue, WasmEngine } from "./wasm_engine.ts";
+import type { OpenedDevice } from "./webgpu_device.ts";
+import { scope_of } from "./webgpu_scope.ts";
+
+type GpuGlue = ReturnType<typeof import("./generated/webgpu/glue.js").default>;
+
+/**
+ * Starts a WebAssembly instance of its own on a device.
+ * @throws VitMsnError UNSUPPORTED, OUT_OF_MEMORY or IO.
+ */
+export async function create_webgpu_engine(
+  module: WebAssembly.Module,
+  opened: OpenedDevice,
+): Promise<WebGpuEngine> {
+  const glue = (await load_glue())(scope_of(opened));
+  let memory: WebAssembly.Memory;
+  try {
+    memory = glue.initSync({ module }).memory;
+  } catch (cause) {
+    throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
+  }
+  const engine = new WebGpuEngine(glue, module, memory, opened);
+  await engine.open();
+  return engine;
+}
+
+/** The glue is loaded by those who use it, as the binary is. */
+async function load_glue() {
+  try {
+    return (await import("./generated/webgpu/glue.js")).default;
+  } catch (cause) {
+    throw new VitMsnError(
+      "IO",
+      "The JavaScript of the WebGPU engine, vit_msn_webgpu.js, can't be loaded; it belongs beside the package's own.",
+      { cause },
+    );
+  }
+}
+
+/** The WebGPU engine: ops are recorded in WebAssembly, and computed once something is read. */
+export class WebGpuEngine extends WasmEngine {
+  #glue: GpuGlue | undefined;
+  readonly #opened: OpenedDevice;
+
+  constructor(glue: GpuGlue, module: WebAssembly.Module, memory: WebAssembly.Memory, opened: OpenedDevice) {
+    // What only the CPU's binary exports is called by its own class alone.
+    super(glue as unknown as Glue, module, memory, "webgpu");
+    this.#glue = glue;
+    this.#opened = opened;
+    const { fate } = this;
+    void opened.device.lost.then(({ reason, message }) => {
+      fate.lost ??= `The GPU device of this model was lost (${reason}: ${message.trim()}).`;
+    });
+  }
+
+  /** Whether its device is gone, and with it all that it held. */
+  get is_lost(): boolean {
+    return this.fate.lost !== undefined;
+  }
+
+  /** Takes the device. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
+  async open(): Promise<void> {
+    try {
+      await this.copy(() => this.#glue?.open());
+    } catch (error) {
+      await this.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * On a GPU a forward is one submission, and nothing is waited for but the device's word on new buffers and kernels.
+   * Software is slow: there each step is submitted, so that a forward can be aborted between them.
+   */
+  override async ready(): Promise<void> {
+    const { adapter, device } = this.#opened;
+    if (adapter.is_software) this.call(() => this.#glue?.submit());
+    await this.copy(() => this.#glue?.settle());
+    if (adapter.is_software) await device.queue.onSubmittedWorkDone();
+  }
+
+  /** Frees every buffer, and the device unless the host handed it in. */
+  override async dispose(): Promise<void> {
+    const glue = this.#glue;
+    this.#glue = undefined;
+    await super.dispose();
+    if (glue === undefined) return;
+    try {
+      glue.close();
+    } catch {
+      // It trapped before: what it held goes with the device.
+    }
+    if (!this.#opened.is_own) return;
+    this.#opened.device.destroy();
+    await this.#opened.device.lost;
+  }
+
+  /** Where the device was lost, that is what went wrong, whatever came first. */
+  protected override async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
+    try {
+      return await super.copy(op);
+    } catch (error) {
+      await Promise.race([this.#opened.device.lost, next_task()]);
+      throw (this.#glue && this.death(error)) ?? error;
+    }
+  }
+
+  protected override reserved(): number {
+    return this.#glue?.reserved() ?? 0;
+  }
+}

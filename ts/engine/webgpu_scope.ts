@@ -1,0 +1,78 @@
+import type { OpenedDevice } from "./webgpu_device.ts";
+
+/** What the glue of the WebGPU engine takes for the globals of its page. */
+export interface GlueScope {
+  /** Where js-sys looks for the global object first. */
+  self: object;
+  GPUOutOfMemoryError: { [Symbol.hasInstance](error: unknown): boolean };
+  GPUValidationError: { [Symbol.hasInstance](error: unknown): boolean };
+}
+
+/**
+ * The globals of a page whose `navigator.gpu` gives nothing but the device that was chosen. wgpu takes its device from
+ * there and from nowhere else; it looks for `Window` first, which Node and Deno don't have. Nothing global is touched.
+ */
+export function scope_of({ device, adapter, wgsl_features, is_own }: OpenedDevice): GlueScope {
+  const { features, limits } = device;
+  const view = view_of(device, is_own);
+  const info = { description: adapter.name, isFallbackAdapter: adapter.is_software };
+  const only_adapter = { features, limits, info, requestDevice: async () => view };
+  const gpu = { requestAdapter: async () => only_adapter, wgslLanguageFeatures: wgsl_features };
+  const is_out_of_memory = (error: unknown) => error?.constructor?.name === "GPUOutOfMemoryError";
+  return {
+    self: { Window: true, navigator: { gpu }, queueMicrotask },
+    // Some runtimes keep the classes of errors to themselves. wgpu knows two: internal errors count as refusals.
+    GPUOutOfMemoryError: { [Symbol.hasInstance]: is_out_of_memory },
+    GPUValidationError: { [Symbol.hasInstance]: (error: unknown) => !is_out_of_memory(error) },
+  };
+}
+
+/**
+ * The device for one engine. A host's device outlives its models: it doesn't hear of listeners that would keep an
+ * engine, its own for errors stays, and what one model compiled serves the next. Loss is the facade's to tell.
+ */
+function view_of(device: GPUDevice, is_own: boolean): GPUDevice {
+  const { modules, pipelines } = compiled_on(device);
+  const own = {
+    lost: new Promise<GPUDeviceLostInfo>(() => {}),
+    createShaderModule: (descriptor: GPUShaderModuleDescriptor) =>
+      modules.get(descriptor.code, () => device.createShaderModule(descriptor)),
+    createComputePipeline: (descriptor: GPUComputePipelineDescriptor) =>
+      pipelines
+        .get(descriptor.compute.module, () => new Lazily<string, GPUComputePipeline>())
+        .get(String(descriptor.compute.entryPoint), () => device.createComputePipeline(descriptor)),
+  };
+  return new Proxy(device, {
+    get(target, name) {
+      if (Object.hasOwn(own, name)) return own[name as keyof typeof own];
+      const member = Reflect.get(target, name, target) as unknown;
+      return typeof member === "function" ? member.bind(target) : member;
+    },
+    set: (target, name, value) => !is_own || Reflect.set(target, name, value, target),
+  });
+}
+
+/** A device's kernels by their source, and their pipelines by entry point: source and entry point fix all else. */
+interface Compiled {
+  modules: Lazily<string, GPUShaderModule>;
+  pipelines: Lazily<GPUShaderModule, Lazily<string, GPUComputePipeline>>;
+}
+
+const compiled = new WeakMap<GPUDevice, Compiled>();
+
+function compiled_on(device: GPUDevice): Compiled {
+  const found = compiled.get(device) ?? { modules: new Lazily(), pipelines: new Lazily() };
+  compiled.set(device, found);
+  return found;
+}
+
+/** A map that makes what it lacks. */
+class Lazily<K, V> {
+  readonly #made = new Map<K, V>();
+
+  get(key: K, make: () => V): V {
+    const value = this.#made.get(key) ?? make();
+    this.#made.set(key, value);
+    return value;
+  }
+}
