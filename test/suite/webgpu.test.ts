@@ -292,18 +292,29 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
   });
 
   test("profiles a forward", async () => {
-    const model = await on(shared);
-    const profile = await model.profile({ pixel_values: PIXELS });
+    const model = await on("webgpu");
+    const profile = await model.profile({ pixel_values: PIXELS }, { peak: PEAK });
     const layers = model.config.num_hidden_layers;
     const names = profile.ops.map(({ name }) => name);
     expect(names.filter((name) => name === "scaled_dot_product_attention")).toHaveLength(layers);
     expect(names.filter((name) => name.startsWith("linear "))).toHaveLength(4 * layers + 1);
-    expect(profile.ops.every(({ bytes }) => bytes > 0)).toBe(true);
+    expect(profile.ops.every(({ bytes, dispatches }) => bytes > 0 && dispatches > 0)).toBe(true);
+    // At most seven kernels a layer, and those before and after them.
+    const dispatches = profile.ops.reduce((sum, op) => sum + op.dispatches, 0);
+    expect(dispatches).toBeLessThanOrEqual(7 * layers + 6);
+    const has_clock = model.engine_info.adapter?.features.includes("timestamp-query");
+    expect(profile.ops.every(({ ms }) => (ms !== undefined) === has_clock)).toBe(true);
     expect(profile.table()).toContain("scaled_dot_product_attention");
+    if (has_clock) expect(profile.table()).toContain("% of roofline");
+    const { traceEvents } = JSON.parse(profile.chrome_trace());
+    expect(traceEvents).toHaveLength(has_clock ? profile.ops.length : 0);
+    // A forward after it isn't timed, and is as it was.
+    expect(max_difference(await logits_of(model), expected)).toBeLessThan(1e-5);
     await model.dispose();
   });
 });
 
+const PEAK = { gflops: 100, gigabytes_per_second: 10 };
 const NO_EXPORTS = Uint8Array.of(0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00);
 
 /** The device's buffers that weren't destroyed. */

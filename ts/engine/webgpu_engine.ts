@@ -1,5 +1,6 @@
 import { VitMsnError } from "../errors.ts";
 import { next_task } from "./pacer.ts";
+import type { Timing } from "./profile.ts";
 import { type Glue, WasmEngine } from "./wasm_engine.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
 import { scope_of } from "./webgpu_scope.ts";
@@ -59,6 +60,13 @@ export class WebGpuEngine extends WasmEngine {
   get is_lost(): boolean {
     return this.fate.lost !== undefined;
   }
+
+  /** Its kernels' own clock. */
+  readonly timing: Timing = {
+    dispatches: () => this.call(() => this.#glue?.dispatches() ?? 0),
+    start: () => this.call(() => this.#glue?.start_profile()),
+    stop: () => this.copy(() => (this.#glue as GpuGlue).finish_profile()),
+  };
 
   /** Takes the device. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
   async open(): Promise<void> {

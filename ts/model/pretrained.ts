@@ -239,6 +239,12 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
    * @throws VitMsnError as forward does.
    */
   async profile(inputs: Inputs, options: { peak?: Peak } = {}): Promise<Profile> {
+    if (this.engine_info.worker) {
+      throw new VitMsnError(
+        "UNSUPPORTED",
+        "profile() needs the engine in this thread: load the model with worker: false.",
+      );
+    }
     await this.forward(inputs);
     const { engine, weights, config, engine_info } = this;
     const profiler = new Profiler(engine, (handle) => weights.linear_bytes(handle));

@@ -35,6 +35,28 @@ impl Engine {
         Ok(self.stream.settle())
     }
 
+    /// Kernels recorded so far.
+    pub fn dispatches(&self) -> u64 {
+        self.stream.dispatches()
+    }
+
+    /// Times every kernel from here on.
+    pub fn start_profile(&mut self) -> Result<()> {
+        self.stream.start_profile()
+    }
+
+    /// Nanoseconds of each kernel since the start of the profile; NaN where the device has no clock.
+    pub fn finish_profile(&mut self) -> Result<impl Future<Output = Result<Vec<f64>>> + use<>> {
+        let pending = self.stream.finish_profile()?;
+        Ok(async move {
+            let ops = pending.await?;
+            Ok(ops
+                .iter()
+                .map(|op| op.nanoseconds.unwrap_or(f64::NAN))
+                .collect())
+        })
+    }
+
     /// Bytes of device memory, used or kept for the next tensors.
     pub fn reserved(&self) -> u64 {
         self.stream.memory().reserved

@@ -5,7 +5,7 @@ mod engine;
 use std::cell::RefCell;
 use std::future::Future;
 
-use js_sys::{Float32Array, Promise, Uint8Array};
+use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
 use vit_msn_gpu::{Context, ContextOptions, RequestedLimits};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor};
 use vit_msn_tensor::{Dtype, Error, Result};
@@ -59,6 +59,26 @@ pub fn submit() -> JsResult<()> {
 #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
 pub fn settle() -> JsResult<Promise> {
     promise(Engine::settle, |()| Ok(JsValue::UNDEFINED))
+}
+
+/// Kernels recorded so far.
+#[wasm_bindgen]
+pub fn dispatches() -> JsResult<f64> {
+    with_engine(|engine| Ok(engine.dispatches() as f64))
+}
+
+/// Times every kernel from here on.
+#[wasm_bindgen]
+pub fn start_profile() -> JsResult<()> {
+    with_engine(Engine::start_profile)
+}
+
+/// Nanoseconds of each kernel since the start of the profile; NaN where the device has no clock.
+#[wasm_bindgen(unchecked_return_type = "Promise<Float64Array>")]
+pub fn finish_profile() -> JsResult<Promise> {
+    promise(Engine::finish_profile, |times| {
+        Ok(Float64Array::from(&*times).into())
+    })
 }
 
 /// Bytes that the device has reserved for this engine's tensors.
