@@ -120,7 +120,7 @@ pub fn scaled_dot_product_attention(qkv: u32, num_heads: usize) -> JsResult<u32>
 pub fn eager_attention(qkv: u32, num_heads: usize) -> JsResult<Vec<u32>> {
     with_engine(|engine| {
         engine
-            .eager_attention(qkv, num_heads, None)
+            .eager_attention(qkv, num_heads)
             .map(|(context, probs)| vec![context, probs])
     })
 }

@@ -142,8 +142,13 @@ impl Engine {
         self.handles.add_tensor(out)
     }
 
-    /// Attention by its definition, with dropout of the probabilities where it is given: (context, probabilities before it).
-    pub fn eager_attention(
+    /// Attention by its definition: (context, probabilities).
+    pub fn eager_attention(&mut self, qkv: u32, heads: usize) -> Result<(u32, u32)> {
+        self.eager_attention_dropout(qkv, heads, None)
+    }
+
+    /// The same, with dropout of the probabilities where it is given: (context, probabilities before it).
+    pub fn eager_attention_dropout(
         &mut self,
         qkv: u32,
         heads: usize,

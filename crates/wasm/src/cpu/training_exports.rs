@@ -81,7 +81,7 @@ pub fn eager_attention_dropout(
     let dropout = Dropout { probability, seed };
     with_engine(|engine| {
         engine
-            .eager_attention(qkv, num_heads, Some(dropout))
+            .eager_attention_dropout(qkv, num_heads, Some(dropout))
             .map(|(context, probs)| vec![context, probs])
     })
 }
