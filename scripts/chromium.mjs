@@ -45,7 +45,11 @@ function is_executable(path) {
   }
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+// A bundle that holds this file isn't this program.
+if (
+  import.meta.url.endsWith("/chromium.mjs") &&
+  import.meta.url === pathToFileURL(process.argv[1] ?? "").href
+) {
   const path = find_chromium();
   if (path === undefined || !is_executable(path)) process.exitCode = 1;
   else console.log(path);
