@@ -1,63 +1,10 @@
 //! One step of an optimiser, in place. Hyper-parameters are float64, as JavaScript and PyTorch have them; what is the
 //! same for all elements is computed so, and rounded once.
 
-use vit_msn_tensor::{Error, Result, check_len};
+use vit_msn_tensor::{AdamW, Lars, Result, Sgd, check_len};
 
 use crate::elementwise::{sum_of_squares, update};
 use crate::simd::F32x4;
-
-/// The hyper-parameters of [`adamw_step`].
-#[derive(Debug, Clone, Copy)]
-pub struct AdamW {
-    /// At least 0.
-    pub learning_rate: f64,
-    /// The decay of the mean of gradients, in [0, 1).
-    pub beta1: f64,
-    /// The decay of the mean of their squares, in [0, 1).
-    pub beta2: f64,
-    /// Added to the root. At least 0.
-    pub epsilon: f64,
-    /// At least 0; decoupled.
-    pub weight_decay: f64,
-    /// Steps done, this one included.
-    pub step: u32,
-    /// What gradients are multiplied by before use.
-    pub gradient_scale: f64,
-}
-
-/// The hyper-parameters of [`sgd_step`].
-#[derive(Debug, Clone, Copy)]
-pub struct Sgd {
-    /// At least 0.
-    pub learning_rate: f64,
-    /// In [0, 1].
-    pub momentum: f64,
-    /// At least 0; coupled.
-    pub weight_decay: f64,
-    /// Whether the step looks ahead by the momentum; it must not be 0 then.
-    pub nesterov: bool,
-    /// Whether this is the first step, whose gradient fills the momentum buffer.
-    pub first: bool,
-    /// What gradients are multiplied by before use.
-    pub gradient_scale: f64,
-}
-
-/// The hyper-parameters of [`lars_step`].
-#[derive(Debug, Clone, Copy)]
-pub struct Lars {
-    /// At least 0.
-    pub learning_rate: f64,
-    /// In [0, 1].
-    pub momentum: f64,
-    /// At least 0; coupled.
-    pub weight_decay: f64,
-    /// η, above 0.
-    pub trust_coefficient: f64,
-    /// At least 0.
-    pub epsilon: f64,
-    /// What gradients are multiplied by before use.
-    pub gradient_scale: f64,
-}
 
 /// One step of AdamW (Loshchilov and Hutter, 2019) as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero
 /// before the first: w ← w·(1 − lr·λ); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²;
@@ -73,18 +20,8 @@ pub fn adamw_step(
     check_same("gradient", gradient, parameter)?;
     check_same("first moment", m, parameter)?;
     check_same("second moment", v, parameter)?;
+    options.check()?;
     let AdamW { beta1, beta2, .. } = options;
-    check("learning_rate", options.learning_rate, f64::INFINITY)?;
-    check("epsilon", options.epsilon, f64::INFINITY)?;
-    check("weight_decay", options.weight_decay, f64::INFINITY)?;
-    check("beta1", beta1, 1.0)?;
-    check("beta2", beta2, 1.0)?;
-    check_scale(options.gradient_scale)?;
-    if options.step == 0 {
-        return Err(Error::InvalidArgument(
-            "AdamW counts steps from 1, got step 0.".to_string(),
-        ));
-    }
     let power = |beta: f64| 1.0 - beta.powf(f64::from(options.step));
     let splat = |value: f64| F32x4::splat(value as f32);
     let scale = splat(options.gradient_scale);
@@ -118,30 +55,16 @@ pub fn sgd_step(
     options: Sgd,
 ) -> Result<()> {
     check_same("gradient", gradient, parameter)?;
-    check("learning_rate", options.learning_rate, f64::INFINITY)?;
-    check("momentum", options.momentum, f64::INFINITY)?;
-    check("weight_decay", options.weight_decay, f64::INFINITY)?;
-    check_scale(options.gradient_scale)?;
+    options.check(momentum.is_some())?;
     let splat = |value: f64| F32x4::splat(value as f32);
     let (scale, decay) = (splat(options.gradient_scale), splat(options.weight_decay));
     let rate = splat(-options.learning_rate);
-    if options.momentum == 0.0 {
-        if options.nesterov {
-            return Err(Error::InvalidArgument(
-                "Nesterov's momentum needs a momentum above 0.".to_string(),
-            ));
-        }
+    let Some(buffer) = momentum.filter(|_| options.momentum > 0.0) else {
         update([parameter], [gradient], 2, &|[w], [gradient]| {
             let g = w.mul_add(decay, gradient.mul(scale));
             [g.mul_add(rate, w)]
         });
         return Ok(());
-    }
-    let Some(buffer) = momentum else {
-        return Err(Error::InvalidArgument(format!(
-            "A momentum of {} needs a buffer.",
-            options.momentum
-        )));
     };
     check_same("momentum buffer", buffer, parameter)?;
     let factor = splat(options.momentum);
@@ -177,16 +100,7 @@ pub fn lars_step(
 ) -> Result<()> {
     check_same("gradient", gradient, parameter)?;
     check_same("momentum buffer", momentum, parameter)?;
-    check("learning_rate", options.learning_rate, f64::INFINITY)?;
-    check("momentum", options.momentum, f64::INFINITY)?;
-    check("weight_decay", options.weight_decay, f64::INFINITY)?;
-    check(
-        "trust_coefficient",
-        options.trust_coefficient,
-        f64::INFINITY,
-    )?;
-    check("epsilon", options.epsilon, f64::INFINITY)?;
-    check_scale(options.gradient_scale)?;
+    options.check()?;
     let norm = sum_of_squares(parameter)?.sqrt();
     let gradient_norm = sum_of_squares(gradient)?.sqrt() * options.gradient_scale.abs();
     let (trust, weight_decay) = if norm > 0.0 && gradient_norm > 0.0 {
@@ -219,30 +133,6 @@ pub fn lars_step(
 
 fn check_same(what: &str, values: &[f32], parameter: &[f32]) -> Result<()> {
     check_len(&format!("The {what}"), values.len(), &[parameter.len()])
-}
-
-/// INVALID_ARGUMENT unless `value` is at least 0 and below `end`.
-fn check(name: &str, value: f64, end: f64) -> Result<()> {
-    if value >= 0.0 && value < end {
-        return Ok(());
-    }
-    let range = if end == f64::INFINITY {
-        "finite and at least 0".to_string()
-    } else {
-        format!("at least 0 and below {end}")
-    };
-    Err(Error::InvalidArgument(format!(
-        "An optimiser's {name} must be {range}, got {value}."
-    )))
-}
-
-fn check_scale(value: f64) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument(format!(
-        "An optimiser's gradient_scale must be finite, got {value}: is the gradient's norm?"
-    )))
 }
 
 // `test/suite/optimizers.test.ts` compares all of them with PyTorch's, step by step.

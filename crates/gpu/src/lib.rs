@@ -19,15 +19,30 @@ mod weights;
 pub use buffers::{GpuTensor, Memory};
 pub use context::{Context, ContextOptions, RequestedLimits};
 pub use kernels::attention::{attention, eager_attention};
+pub use kernels::attention_backward::{attention_backward, eager_attention_backward};
+pub use kernels::elementwise::{
+    accumulate, activate, activate_backward, add, bce_with_logits_backward, dropout, mse_backward,
+};
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::interpolate::interpolate_positions;
 pub use kernels::layer_norm::layer_norm;
+pub use kernels::layer_norm_backward::{LayerNormGradients, layer_norm_backward};
 pub use kernels::linear::linear;
-pub use kernels::loss::{bce_with_logits, cross_entropy, mse};
-pub use kernels::patch_embed::patch_embed;
+pub use kernels::linear_backward::{linear_backward_input, linear_backward_weights};
+pub use kernels::loss::{
+    bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse,
+};
+pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};
+pub use kernels::parameters::{linear_bias, linear_weight, set_linear};
+pub use kernels::patch_embed::{patch_embed, patch_embed_backward};
 pub use kernels::pool::{Pooling, pool};
 pub use kernels::softmax::softmax;
+pub use kernels::sums::sum_of_squares;
 pub use kernels::take_tokens::take_tokens;
+pub use kernels::tokens_backward::{
+    EmbedGradients, embed_tokens_backward, interpolate_positions_backward, pool_backward,
+    take_tokens_backward,
+};
 pub use profile::OpProfile;
 pub use stream::Stream;
 pub use weights::GpuLinear;

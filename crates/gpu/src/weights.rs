@@ -326,6 +326,14 @@ impl GpuLinear {
         Ok(())
     }
 
+    /// An op fills the whole weight and, if so, the bias.
+    pub(crate) fn mark_set(&mut self, with_bias: bool) {
+        self.rows_set.fill(true);
+        if with_bias {
+            self.bias_set.fill(true);
+        }
+    }
+
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
     }

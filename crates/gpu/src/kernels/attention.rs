@@ -9,9 +9,9 @@ use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 
-const PARAMS: &str = include_str!("attention_params.wgsl");
-const VEC4: &str = include_str!("qkv_vec4.wgsl");
-const SCALAR: &str = include_str!("qkv_scalar.wgsl");
+pub(super) const PARAMS: &str = include_str!("attention_params.wgsl");
+pub(super) const VEC4: &str = include_str!("qkv_vec4.wgsl");
+pub(super) const SCALAR: &str = include_str!("qkv_scalar.wgsl");
 const STAGED: &str = include_str!("attention_staged.wgsl");
 const TILE: &str = include_str!("attention_tile.wgsl");
 const DIRECT: &str = include_str!("attention_direct.wgsl");
@@ -28,7 +28,7 @@ const DIRECT_CHANNELS: usize = 64;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-struct Params {
+pub(super) struct Params {
     tokens: u32,
     width: u32,
     head_dim: u32,
@@ -38,15 +38,15 @@ struct Params {
 }
 
 /// The sizes of an attention.
-struct Shape {
-    batch: usize,
-    tokens: usize,
-    heads: usize,
-    head_dim: usize,
+pub(super) struct Shape {
+    pub batch: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
 }
 
 impl Shape {
-    fn of(qkv: &GpuTensor, heads: usize) -> Result<Self> {
+    pub fn of(qkv: &GpuTensor, heads: usize) -> Result<Self> {
         let [batch, tokens, width] = qkv.shape("qkv", ["batch", "tokens", "3·width"])?;
         let channels = heads
             .checked_mul(3)
@@ -66,11 +66,11 @@ impl Shape {
     }
 
     /// The heads of the whole batch.
-    fn all_heads(&self) -> usize {
+    pub fn all_heads(&self) -> usize {
         self.batch * self.heads
     }
 
-    fn result_dims(&self) -> [usize; 3] {
+    pub fn result_dims(&self) -> [usize; 3] {
         [self.batch, self.tokens, self.heads * self.head_dim]
     }
 
@@ -87,7 +87,7 @@ impl Shape {
         )
     }
 
-    fn params(&self, first_head: usize) -> Params {
+    pub fn params(&self, first_head: usize) -> Params {
         Params {
             tokens: self.tokens as u32,
             width: (self.heads * self.head_dim) as u32,

@@ -127,7 +127,7 @@ impl Tile {
 }
 
 /// The kernel's ACTIVATION.
-fn code_of(activation: Activation) -> u32 {
+pub(super) fn code_of(activation: Activation) -> u32 {
     match activation {
         Activation::Identity => 0,
         Activation::Gelu => 1,

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
 
-use super::{REDUCE, REDUCE_CONSTANTS, cost, lanes};
+use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -17,17 +17,60 @@ struct Params {
     rows: u32,
     width: u32,
     count: f32,
+    smoothing: f32,
 }
 
 /// The mean cross-entropy of logits `[labels.len(), classes]` over the labels that aren't −100, as `[1]`.
 /// Errors: INVALID_ARGUMENT for another shape, naming a label that is no class, or when every label is ignored;
 /// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn cross_entropy(stream: &mut Stream, logits: &GpuTensor, labels: &[i32]) -> Result<GpuTensor> {
+    cross_entropy_smoothed(stream, logits, labels, 0.0)
+}
+
+/// [`cross_entropy`] with label smoothing s as PyTorch's: the target is (1 − s)·one_hot + s / classes.
+/// Errors: as there, and for s outside [0, 1].
+pub fn cross_entropy_smoothed(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    labels: &[i32],
+    smoothing: f64,
+) -> Result<GpuTensor> {
+    let count = check_classes(logits, labels, smoothing)?;
+    let table = stream.upload_table(labels, "The labels")?;
+    let y = stream.uninit(&[1])?;
+    let target = (table.binding(), smoothing);
+    record(stream, "cross_entropy", [logits, &y], target, count, [1; 3])?;
+    Ok(y)
+}
+
+/// The gradient of [`cross_entropy_smoothed`] by the logits, (softmax − target) / count; rows of ignored labels get 0.
+/// Errors: as there.
+pub fn cross_entropy_backward(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    labels: &[i32],
+    smoothing: f64,
+) -> Result<GpuTensor> {
+    let count = check_classes(logits, labels, smoothing)?;
+    let table = stream.upload_table(labels, "The labels")?;
+    let y = stream.uninit(logits.dims())?;
+    let name = "cross_entropy_backward";
+    let target = (table.binding(), smoothing);
+    let workgroups = fold_rows(labels.len());
+    record(stream, name, [logits, &y], target, count, workgroups)?;
+    Ok(y)
+}
+
+/// How many labels count.
+fn check_classes(logits: &GpuTensor, labels: &[i32], smoothing: f64) -> Result<usize> {
+    if !(0.0..=1.0).contains(&smoothing) {
+        return Err(Error::InvalidArgument(format!(
+            "label_smoothing must be from 0 to 1, got {smoothing}."
+        )));
+    }
     let [_, classes] = logits.shape("The logits", ["batch", "classes"])?;
     check_len("The logits", logits.len(), &[labels.len(), classes])?;
-    let count = check_labels(labels, classes)?;
-    let table = stream.upload_table(labels, "The labels")?;
-    record(stream, "cross_entropy", logits, table.binding(), count)
+    check_labels(labels, classes)
 }
 
 /// How many labels count.
@@ -58,8 +101,7 @@ fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
 /// OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn mse(stream: &mut Stream, predictions: &GpuTensor, targets: &GpuTensor) -> Result<GpuTensor> {
     targets.expect("The targets", &[predictions.len()])?;
-    let count = targets.len();
-    record(stream, "mse", predictions, targets.binding(), count)
+    mean_over_pairs(stream, "mse", predictions, targets)
 }
 
 /// The mean binary cross-entropy of logits with targets in 0..=1 over all elements, as `[1]`, computed without overflow.
@@ -70,19 +112,30 @@ pub fn bce_with_logits(
     targets: &GpuTensor,
 ) -> Result<GpuTensor> {
     targets.expect("The targets", &[logits.len()])?;
-    let count = targets.len();
-    record(stream, "bce_with_logits", logits, targets.binding(), count)
+    mean_over_pairs(stream, "bce_with_logits", logits, targets)
+}
+
+fn mean_over_pairs(
+    stream: &mut Stream,
+    name: &'static str,
+    x: &GpuTensor,
+    targets: &GpuTensor,
+) -> Result<GpuTensor> {
+    let y = stream.uninit(&[1])?;
+    let target = (targets.binding(), 0.0);
+    record(stream, name, [x, &y], target, targets.len(), [1; 3])?;
+    Ok(y)
 }
 
 fn record(
     stream: &mut Stream,
     entry_point: &'static str,
-    x: &GpuTensor,
-    target: Binding,
+    [x, y]: [&GpuTensor; 2],
+    (target, smoothing): (Binding, f64),
     count: usize,
-) -> Result<GpuTensor> {
+    workgroups: [usize; 3],
+) -> Result<()> {
     let (rows, width) = x.rows();
-    let y = stream.uninit(&[1])?;
     let lanes = lanes(stream.context());
     stream.record(Op {
         kernel: Kernel {
@@ -95,13 +148,13 @@ fn record(
             rows: rows as u32,
             width: width as u32,
             count: count as f32,
+            smoothing: smoothing as f32,
         },
         reads: &[x.binding(), target],
         writes: &[y.binding()],
-        workgroups: [1, 1, 1],
+        workgroups,
         cost: cost(2 * x.len() as u64, 8 * x.len() as u64),
-    })?;
-    Ok(y)
+    })
 }
 
 #[cfg(test)]
@@ -158,6 +211,57 @@ mod tests {
             ];
             assert_close(&losses, &expected, 2e-6);
         });
+    }
+
+    #[test]
+    fn smoothed_losses_and_gradients_match_the_definitions() {
+        let shapes = ([1usize..9, 1usize..100], 1f32..10.0, 0.0f64..1.0);
+        on_shapes(shapes, |stream, ([batch, classes], size, smoothing)| {
+            let (x, _) = random(stream, &[batch, classes], 1);
+            let logits: Vec<f32> = x.iter().map(|v| v * size).collect();
+            let logits_gpu = stream.upload(&logits, &[batch, classes]).unwrap();
+            let label_of = |row: usize| match row % 3 {
+                1 => -100,
+                _ => (row * 7 % classes) as i32,
+            };
+            let labels: Vec<i32> = (0..batch).map(label_of).collect();
+            let kept = labels.iter().filter(|&&label| label >= 0).count() as f64;
+            let (mut loss, mut slopes) = (0.0, vec![0.0; logits.len()]);
+            for (row, &label) in labels.iter().enumerate().filter(|&(_, &label)| label >= 0) {
+                let first = row * classes;
+                let exp = |i: usize| f64::from(logits[first + i]).exp();
+                let total: f64 = (0..classes).map(exp).sum();
+                for i in 0..classes {
+                    let one_hot = if i as i32 == label {
+                        1.0 - smoothing
+                    } else {
+                        0.0
+                    };
+                    let target = one_hot + smoothing / classes as f64;
+                    let prob = exp(i) / total;
+                    loss -= target * prob.ln() / kept;
+                    slopes[first + i] = (prob - target) / kept;
+                }
+            }
+            let y = cross_entropy_smoothed(stream, &logits_gpu, &labels, smoothing).unwrap();
+            assert_close(&read(stream, &y), &[loss], 3e-6);
+            let y = cross_entropy_backward(stream, &logits_gpu, &labels, smoothing).unwrap();
+            assert_close(&read(stream, &y), &slopes, 2e-6);
+        });
+    }
+
+    #[test]
+    fn huge_logits_give_finite_gradients_and_smoothing_is_a_share() {
+        let Some(mut stream) = stream() else { return };
+        let x = stream.upload(&[1e30, -1e30], &[1, 2]).unwrap();
+        let y = cross_entropy_backward(&mut stream, &x, &[1], 0.0).unwrap();
+        assert_eq!(read(&mut stream, &y), [1.0, -1.0]);
+        for smoothing in [-0.1, 1.1, f64::NAN] {
+            let result = cross_entropy_smoothed(&mut stream, &x, &[1], smoothing);
+            assert_eq!(code(result), "INVALID_ARGUMENT");
+            let result = cross_entropy_backward(&mut stream, &x, &[1], smoothing);
+            assert_eq!(code(result), "INVALID_ARGUMENT");
+        }
     }
 
     #[test]

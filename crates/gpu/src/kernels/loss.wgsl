@@ -1,8 +1,8 @@
-// loss: the losses of classification and regression, as means
+// loss: the losses of classification and regression, as means, and cross-entropy's gradient
 //
-// Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32; y [1].
-//                Row-major float32.
-// Preconditions  One workgroup; loss.rs checks the shapes, that labels are classes or −100, and counts those that are.
+// Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32; y [1], a
+//                gradient [rows, width]. Row-major float32.
+// Preconditions  One workgroup, but one a row for the gradient; loss.rs checks the shapes, that labels are classes or −100, and counts those that are.
 // Tile           LANES invocations walk a row, or all elements, side by side. Losses are small beside the model.
 
 struct Params {
@@ -10,6 +10,8 @@ struct Params {
     width: u32,
     // What the sum is divided by.
     count: f32,
+    // Of labels: the share of the target that all classes have.
+    smoothing: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -36,10 +38,50 @@ fn cross_entropy(@builtin(local_invocation_index) lane: u32) {
         // −100 is left out.
         let label = labels[row];
         let logit = x[first + u32(max(label, 0))];
-        total += select(log(exponentials) + (highest - logit), 0.0, label < 0);
+        let rest = log(exponentials);
+        var loss = (1.0 - params.smoothing) * (rest + (highest - logit));
+        if params.smoothing > 0.0 {
+            var others = 0.0;
+            for (var i = lane; i < params.width; i += LANES) {
+                others += rest + (highest - x[first + i]);
+            }
+            loss += params.smoothing / f32(params.width) * sum(others, lane);
+        }
+        total += select(loss, 0.0, label < 0);
     }
     if lane == 0u {
         y[0] = total / params.count;
+    }
+}
+
+// (softmax − target) / count, a row to each workgroup.
+@compute @workgroup_size(LANES)
+fn cross_entropy_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows {
+        return;
+    }
+    let first = row * params.width;
+    var highest = LOWEST;
+    for (var i = lane; i < params.width; i += LANES) {
+        highest = max(highest, x[first + i]);
+    }
+    highest = largest(highest, lane);
+    var exponentials = 0.0;
+    for (var i = lane; i < params.width; i += LANES) {
+        exponentials += exp(x[first + i] - highest);
+    }
+    exponentials = sum(exponentials, lane);
+    let label = labels[row];
+    for (var i = lane; i < params.width; i += LANES) {
+        let one_hot = select(0.0, 1.0 - params.smoothing, i32(i) == label);
+        let wanted = one_hot + params.smoothing / f32(params.width);
+        let slope = (exp(x[first + i] - highest) / exponentials - wanted) / params.count;
+        y[first + i] = select(slope, 0.0, label < 0);
     }
 }
 

@@ -1,15 +1,23 @@
 //! The ops: each a host that checks shapes and chooses tiles, beside the WGSL that it runs.
 
 pub mod attention;
+pub mod attention_backward;
+pub mod elementwise;
 pub mod embed_tokens;
 pub mod interpolate;
 pub mod layer_norm;
+pub mod layer_norm_backward;
 pub mod linear;
+pub mod linear_backward;
 pub mod loss;
+pub mod optimiser;
+pub mod parameters;
 pub mod patch_embed;
 pub mod pool;
 pub mod softmax;
+pub mod sums;
 pub mod take_tokens;
+pub mod tokens_backward;
 
 use crate::context::Context;
 use crate::pipelines::Constants;

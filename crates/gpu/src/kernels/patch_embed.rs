@@ -4,6 +4,7 @@ use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Error, Result};
 
 use super::linear::linear;
+use super::linear_backward::linear_backward_weights;
 use super::{LINE, cost};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
@@ -36,6 +37,39 @@ pub fn patch_embed(
     projection: &GpuLinear,
     patch: (usize, usize),
 ) -> Result<GpuTensor> {
+    let [batch, patches, depth] = patches_of(pixels, patch)?;
+    if depth != projection.in_features() {
+        return Err(Error::InvalidArgument(format!(
+            "Patches of {}×{}×{} have {depth} values, but the projection takes {}.",
+            pixels.dims()[1],
+            patch.0,
+            patch.1,
+            projection.in_features()
+        )));
+    }
+    let gathered = gather(stream, pixels, patch, [batch, patches, depth])?;
+    linear(stream, &gathered, projection, Activation::Identity, None)
+}
+
+/// The gradients of [`patch_embed`] by the projection's weight `[outputs, channels · patch_height · patch_width]` and bias
+/// `[outputs]`, from grad `[batch, patches, outputs]`. Errors: as there.
+pub fn patch_embed_backward(
+    stream: &mut Stream,
+    grad: &GpuTensor,
+    pixels: &GpuTensor,
+    patch: (usize, usize),
+) -> Result<(GpuTensor, GpuTensor)> {
+    let size = patches_of(pixels, patch)?;
+    let names = ["batch", "patches", "outputs"];
+    let what = "The gradient of the patch embedding";
+    let [_, _, outputs] = grad.shape(what, names)?;
+    grad.expect(what, &[size[0], size[1], outputs])?;
+    let gathered = gather(stream, pixels, patch, size)?;
+    linear_backward_weights(stream, grad, &gathered)
+}
+
+/// [batch, patches, values of a patch].
+fn patches_of(pixels: &GpuTensor, patch: (usize, usize)) -> Result<[usize; 3]> {
     let names = ["batch", "channels", "height", "width"];
     let [batch, channels, height, width] = pixels.shape("The picture", names)?;
     let (patch_height, patch_width) = patch;
@@ -46,22 +80,24 @@ pub fn patch_embed(
             "A picture of {height}×{width} pixels holds no patch of {patch_height}×{patch_width}."
         )));
     }
-    let patches = rows * columns;
-    let depth = channels * patch_height * patch_width;
-    if depth != projection.in_features() {
-        return Err(Error::InvalidArgument(format!(
-            "Patches of {channels}×{patch_height}×{patch_width} have {depth} values, but the projection takes {}.",
-            projection.in_features()
-        )));
-    }
+    Ok([batch, rows * columns, channels * patch_height * patch_width])
+}
+
+/// The picture laid out patch by patch.
+fn gather(
+    stream: &mut Stream,
+    pixels: &GpuTensor,
+    (patch_height, patch_width): (usize, usize),
+    [batch, patches, depth]: [usize; 3],
+) -> Result<GpuTensor> {
     let gathered = stream.uninit(&[batch, patches, depth])?;
     stream.record(Op {
         kernel: PATCH_EMBED,
         constants: (&[], &[]),
         uniforms: Params {
-            channels: channels as u32,
-            height: height as u32,
-            width: width as u32,
+            channels: pixels.dims()[1] as u32,
+            height: pixels.dims()[2] as u32,
+            width: pixels.dims()[3] as u32,
             patch_height: patch_height as u32,
             patch_width: patch_width as u32,
         },
@@ -70,7 +106,7 @@ pub fn patch_embed(
         workgroups: [depth.div_ceil(LINE), patches, batch],
         cost: cost(2 * gathered.len() as u64, 0),
     })?;
-    linear(stream, &gathered, projection, Activation::Identity, None)
+    Ok(gathered)
 }
 
 #[cfg(test)]
@@ -128,6 +164,20 @@ mod tests {
                 assert_eq!(y.dims(), [batch, patches, outputs]);
                 let expected = naive(&pixels, size, &weight, patch, &bias);
                 assert_close(&read(stream, &y), &expected, 1e-5);
+                // Linear in the weight: <grad, y - bias> is <gradient by the weight, weight>.
+                let (grad, grad_gpu) = random(stream, y.dims(), 4);
+                let (by_weight, by_bias) =
+                    patch_embed_backward(stream, &grad_gpu, &pixels_gpu, patch.into()).unwrap();
+                assert_eq!(by_weight.dims(), [outputs, weight.len() / outputs]);
+                let dot = |x: &[f32], y: &[f64]| -> f64 {
+                    x.iter().zip(y).map(|(&x, &y)| f64::from(x) * y).sum()
+                };
+                let by_weight = read(stream, &by_weight);
+                let by_bias = read(stream, &by_bias);
+                let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+                let found = dot(&by_weight, &wide(&weight)) + dot(&by_bias, &wide(&bias));
+                let wanted = dot(&grad, &expected);
+                assert!((found - wanted).abs() < 1e-4 * (1.0 + grad.len() as f64).sqrt());
             },
         );
     }
@@ -143,5 +193,10 @@ mod tests {
             assert_eq!(run(&pixels, patch), "INVALID_ARGUMENT");
         }
         assert_eq!(run(&flat, (2, 2)), "INVALID_ARGUMENT");
+        let (_, grad) = random(&mut stream, &[1, 15, 2], 1);
+        for patch in [(2, 2), (9, 1)] {
+            let result = patch_embed_backward(&mut stream, &grad, &pixels, patch);
+            assert_eq!(code(result.map(|_| ())), "INVALID_ARGUMENT");
+        }
     }
 }

@@ -1,0 +1,316 @@
+//! Element by element: activations of their own and their gradients, dropout, sums, and the gradients of losses over
+//! pairs.
+
+use bytemuck::NoUninit;
+use vit_msn_tensor::{Activation, Error, Result, format_dims};
+
+use super::linear::code_of;
+use super::{LINE, cost, fold_rows};
+use crate::buffers::{Binding, GpuTensor};
+use crate::pipelines::Kernel;
+use crate::stream::{Op, Stream};
+
+const SOURCES: &[&str] = &[
+    include_str!("activation.wgsl"),
+    include_str!("activation_backward.wgsl"),
+    include_str!("elementwise.wgsl"),
+];
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    count: u32,
+    scale: f32,
+    threshold: u32,
+    padding: u32,
+    keys: [u32; 2],
+}
+
+/// What an op needs beside its operands.
+#[derive(Clone, Copy)]
+struct Settings {
+    activation: Activation,
+    scale: f32,
+    threshold: u32,
+    keys: [u32; 2],
+}
+
+const PLAIN: Settings = Settings {
+    activation: Activation::Identity,
+    scale: 1.0,
+    threshold: 0,
+    keys: [0; 2],
+};
+
+/// activation(x). Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn activate(stream: &mut Stream, x: &GpuTensor, activation: Activation) -> Result<GpuTensor> {
+    let settings = Settings {
+        activation,
+        ..PLAIN
+    };
+    pairwise(stream, "apply_activation", [x, x], settings)
+}
+
+/// grad · activation′(x), x being the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
+/// Errors: INVALID_ARGUMENT when the shapes differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn activate_backward(
+    stream: &mut Stream,
+    grad: &GpuTensor,
+    x: &GpuTensor,
+    activation: Activation,
+) -> Result<GpuTensor> {
+    let settings = Settings {
+        activation,
+        ..PLAIN
+    };
+    pairwise(stream, "activate_backward", [grad, x], settings)
+}
+
+/// x + y. Errors: as [`activate_backward`].
+pub fn add(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
+    pairwise(stream, "add", [x, y], PLAIN)
+}
+
+/// target += scale · x. Errors: as [`activate_backward`].
+pub fn accumulate(
+    stream: &mut Stream,
+    target: &mut GpuTensor,
+    x: &GpuTensor,
+    scale: f32,
+) -> Result<()> {
+    x.expect("What is accumulated", &[target.len()])?;
+    let settings = Settings { scale, ..PLAIN };
+    let (reads, writes) = ([x.binding()], [target.binding()]);
+    record(stream, "accumulate", x.len(), &reads, &writes, settings)
+}
+
+/// The gradient of [`crate::mse`] by its predictions, 2·(x − target) / count. Errors: as [`activate_backward`].
+pub fn mse_backward(stream: &mut Stream, x: &GpuTensor, target: &GpuTensor) -> Result<GpuTensor> {
+    pairwise(stream, "mse_backward", [x, target], mean_over(x))
+}
+
+/// The gradient of [`crate::bce_with_logits`] by the logits, (σ(x) − target) / count.
+/// Errors: as [`activate_backward`].
+pub fn bce_with_logits_backward(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    target: &GpuTensor,
+) -> Result<GpuTensor> {
+    let settings = mean_over(logits);
+    pairwise(
+        stream,
+        "bce_with_logits_backward",
+        [logits, target],
+        settings,
+    )
+}
+
+fn mean_over(x: &GpuTensor) -> Settings {
+    Settings {
+        scale: (1.0 / x.len() as f64) as f32,
+        ..PLAIN
+    }
+}
+
+/// Zeroes each element with `probability` and divides the others by 1 − probability. Which, is decided by the generator
+/// that the CPU's dropout documents, so that engines agree and the gradient is the same op with the same seed.
+/// Errors: INVALID_ARGUMENT for a probability outside [0, 1], UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn dropout(
+    stream: &mut Stream,
+    x: &GpuTensor,
+    probability: f64,
+    seed: u32,
+) -> Result<GpuTensor> {
+    if !(0.0..=1.0).contains(&probability) {
+        return Err(Error::InvalidArgument(format!(
+            "A dropout probability must be from 0 to 1, got {probability}."
+        )));
+    }
+    let settings = Settings {
+        // The cast saturates.
+        threshold: (probability * 4_294_967_296.0) as u32,
+        keys: [hash(seed), hash(seed ^ 0x9e37_79b9)],
+        scale: if probability < 1.0 {
+            (1.0 / (1.0 - probability)) as f32
+        } else {
+            0.0
+        },
+        ..PLAIN
+    };
+    pairwise(stream, "dropout", [x, x], settings)
+}
+
+/// lowbias32
+fn hash(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ x >> 16
+}
+
+/// INVALID_ARGUMENT unless both have one shape.
+pub(super) fn check_same_shape(x: &GpuTensor, y: &GpuTensor) -> Result<()> {
+    if x.dims() == y.dims() {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "Tensors of the shapes {} and {} don't go together: they must have the same.",
+        format_dims(x.dims()),
+        format_dims(y.dims())
+    )))
+}
+
+fn pairwise(
+    stream: &mut Stream,
+    name: &'static str,
+    [x, other]: [&GpuTensor; 2],
+    settings: Settings,
+) -> Result<GpuTensor> {
+    check_same_shape(x, other)?;
+    let y = stream.uninit(x.dims())?;
+    let (reads, writes) = ([x.binding(), other.binding()], [y.binding()]);
+    record(stream, name, x.len(), &reads, &writes, settings)?;
+    Ok(y)
+}
+
+fn record(
+    stream: &mut Stream,
+    name: &'static str,
+    count: usize,
+    reads: &[Binding],
+    writes: &[Binding],
+    settings: Settings,
+) -> Result<()> {
+    stream.record(Op {
+        kernel: Kernel {
+            name,
+            sources: SOURCES,
+            entry_point: name,
+        },
+        constants: (&["ACTIVATION"], &[code_of(settings.activation)]),
+        uniforms: Params {
+            count: count as u32,
+            scale: settings.scale,
+            threshold: settings.threshold,
+            padding: 0,
+            keys: settings.keys,
+        },
+        reads,
+        writes,
+        workgroups: fold_rows(count.div_ceil(LINE)),
+        cost: cost(3 * count as u64, 4 * count as u64),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+    use vit_msn_tensor::testing::activation;
+
+    #[test]
+    fn activations_and_slopes_match_the_definitions() {
+        let Some(mut stream) = stream() else { return };
+        // Not on relu's corner.
+        let x: Vec<f32> = (-9_001..9_000).map(|v| (v as f32 + 0.5) * 2e-3).collect();
+        let grad = values(x.len(), 1);
+        let x_gpu = stream.upload(&x, &[x.len()]).unwrap();
+        let grad_gpu = stream.upload(&grad, &[x.len()]).unwrap();
+        for act in Activation::ALL {
+            let y = activate(&mut stream, &x_gpu, act).unwrap();
+            let expected: Vec<f64> = x.iter().map(|&v| activation(act, v.into())).collect();
+            assert_close(&read(&mut stream, &y), &expected, 1e-6);
+            let y = activate_backward(&mut stream, &grad_gpu, &x_gpu, act).unwrap();
+            let step = 1e-5;
+            let slope =
+                |x: f64| (activation(act, x + step) - activation(act, x - step)) / (2.0 * step);
+            let pairs = x.iter().zip(&grad);
+            let expected: Vec<f64> = pairs
+                .map(|(&x, &g)| f64::from(g) * slope(x.into()))
+                .collect();
+            assert_close(&read(&mut stream, &y), &expected, 2e-6);
+        }
+    }
+
+    #[test]
+    fn slopes_far_out_are_their_limits() {
+        let Some(mut stream) = stream() else { return };
+        let x = [f32::MIN, -1e20, -200.0, 200.0, 1e20, f32::MAX];
+        let x = stream.upload(&x, &[6]).unwrap();
+        let grad = stream.upload(&[1.0; 6], &[6]).unwrap();
+        for act in Activation::ALL.into_iter().skip(1) {
+            let y = activate_backward(&mut stream, &grad, &x, act).unwrap();
+            let expected = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0];
+            assert_close(&read(&mut stream, &y), &expected, 1e-6);
+        }
+        let zero = stream.upload(&[0.0; 6], &[6]).unwrap();
+        let y = activate_backward(&mut stream, &grad, &zero, Activation::Relu).unwrap();
+        assert_eq!(read(&mut stream, &y), [0.0; 6]);
+    }
+
+    #[test]
+    fn sums_and_gradients_of_losses_match_the_definitions() {
+        on_shapes([1usize..40, 1usize..300], |stream, dims| {
+            let ((x, x_gpu), (t, t_gpu)) = (random(stream, &dims, 1), random(stream, &dims, 2));
+            let count = x.len() as f64;
+            let map = |f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+                let pairs = x.iter().zip(&t);
+                pairs.map(|(&x, &t)| f(x.into(), t.into())).collect()
+            };
+            let y = add(stream, &x_gpu, &t_gpu).unwrap();
+            assert_eq!(y.dims(), dims);
+            assert_close(&read(stream, &y), &map(&|x, t| x + t), 1e-6);
+            let y = mse_backward(stream, &x_gpu, &t_gpu).unwrap();
+            assert_close(&read(stream, &y), &map(&|x, t| 2.0 * (x - t) / count), 1e-6);
+            let y = bce_with_logits_backward(stream, &x_gpu, &t_gpu).unwrap();
+            let slope = |x: f64, t: f64| (1.0 / (1.0 + (-x).exp()) - t) / count;
+            assert_close(&read(stream, &y), &map(&slope), 1e-6);
+            let (_, mut sum) = random(stream, &dims, 2);
+            accumulate(stream, &mut sum, &x_gpu, -0.5).unwrap();
+            assert_close(&read(stream, &sum), &map(&|x, t| t - 0.5 * x), 1e-6);
+        });
+    }
+
+    #[test]
+    fn more_elements_than_one_dimension_of_workgroups() {
+        let Some(mut stream) = stream() else { return };
+        let (x, x_gpu) = random(&mut stream, &[65_535 * 64 + 100], 1);
+        let y = add(&mut stream, &x_gpu, &x_gpu).unwrap();
+        let expected: Vec<f32> = x.iter().map(|v| 2.0 * v).collect();
+        assert!(read(&mut stream, &y) == expected);
+    }
+
+    #[test]
+    fn dropout_has_the_documented_mask() {
+        let Some(mut stream) = stream() else { return };
+        let x = stream.upload(&[1.0; 12], &[12]).unwrap();
+        let mut run = |probability, seed| {
+            let y = dropout(&mut stream, &x, probability, seed).unwrap();
+            read(&mut stream, &y)
+        };
+        // As the CPU's test has it, computed from the definition by another program.
+        let expected = [2.0, 0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 0.0];
+        assert_eq!(run(0.5, 42), expected);
+        assert_eq!(run(0.0, 3), [1.0; 12]);
+        assert_eq!(run(1.0, 3), [0.0; 12]);
+        for probability in [-0.1, 1.5, f64::NAN] {
+            let result = dropout(&mut stream, &x, probability, 0);
+            assert_eq!(code(result), "INVALID_ARGUMENT");
+        }
+    }
+
+    #[test]
+    fn shapes_that_differ_are_errors() {
+        let Some(mut stream) = stream() else { return };
+        let (_, x) = random(&mut stream, &[2, 3], 1);
+        let (_, mut y) = random(&mut stream, &[4], 1);
+        assert_eq!(code(add(&mut stream, &x, &y)), "INVALID_ARGUMENT");
+        assert_eq!(code(mse_backward(&mut stream, &x, &y)), "INVALID_ARGUMENT");
+        let act = Activation::Gelu;
+        let result = activate_backward(&mut stream, &x, &y, act);
+        assert_eq!(code(result), "INVALID_ARGUMENT");
+        let result = accumulate(&mut stream, &mut y, &x, 1.0);
+        assert_eq!(code(result), "INVALID_ARGUMENT");
+    }
+}

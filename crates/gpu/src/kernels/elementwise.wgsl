@@ -1,0 +1,122 @@
+// elementwise: ops that give each element of their operands one result
+//
+// Layout         x, other and y [count] (in place: y alone); float32.
+// Constants      ACTIVATION  that of activation.wgsl
+// Preconditions  Workgroups cover count, folded into two dimensions; elementwise.rs checks the lengths.
+// Tile           None: every value is read once.
+
+struct Params {
+    count: u32,
+    // What the op multiplies by: accumulate's scale, 1 / count of a mean, 1 / (1 − probability) of dropout.
+    scale: f32,
+    // Of dropout.
+    threshold: u32,
+    keys: vec2<u32>,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> other: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> sum_so_far: array<f32>;
+
+fn index_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
+    return (group.y * groups.x + group.x) * 64u + lane;
+}
+
+@compute @workgroup_size(64)
+fn apply_activation(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        y[i] = activate(x[i]);
+    }
+}
+
+// x is the gradient, other the activation's input.
+@compute @workgroup_size(64)
+fn activate_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        y[i] = x[i] * slope(other[i]);
+    }
+}
+
+@compute @workgroup_size(64)
+fn add(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        y[i] = x[i] + other[i];
+    }
+}
+
+@compute @workgroup_size(64)
+fn accumulate(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        sum_so_far[i] += params.scale * x[i];
+    }
+}
+
+@compute @workgroup_size(64)
+fn mse_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        y[i] = 2.0 * (x[i] - other[i]) * params.scale;
+    }
+}
+
+@compute @workgroup_size(64)
+fn bce_with_logits_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        y[i] = (sigmoid(x[i]) - other[i]) * params.scale;
+    }
+}
+
+// The generator of crates/cpu/src/dropout.rs, bit for bit.
+@compute @workgroup_size(64)
+fn dropout(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        let bits = hash(hash(i ^ params.keys.x) ^ params.keys.y);
+        y[i] = select(x[i] * params.scale, 0.0, bits < params.threshold);
+    }
+}
+
+// lowbias32
+fn hash(value: u32) -> u32 {
+    var v = value;
+    v ^= v >> 16u;
+    v *= 0x7feb352du;
+    v ^= v >> 15u;
+    v *= 0x846ca68bu;
+    return v ^ (v >> 16u);
+}

@@ -1,0 +1,8 @@
+// grad: the gradient by attention's result, heads of whole vectors
+
+@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>;
+
+fn load_grad(head: u32, token: u32, part: u32) -> vec4<f32> {
+    let row = head / params.heads * params.tokens + token;
+    return grad[(row * params.width + head % params.heads * params.head_dim) / 4u + part];
+}
