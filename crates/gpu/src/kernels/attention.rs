@@ -3,6 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result};
 
+use super::dropout::{DROPOUT, Dropout, Mask};
 use super::{ENOUGH_WORKGROUPS, cost};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::{Constants, Kernel};
@@ -35,6 +36,7 @@ pub(super) struct Params {
     scale: f32,
     heads: u32,
     first_head: u32,
+    mask: Mask,
 }
 
 /// The sizes of an attention.
@@ -87,7 +89,7 @@ impl Shape {
         )
     }
 
-    pub fn params(&self, first_head: usize) -> Params {
+    pub fn params(&self, first_head: usize, mask: Mask) -> Params {
         Params {
             tokens: self.tokens as u32,
             width: (self.heads * self.head_dim) as u32,
@@ -95,6 +97,7 @@ impl Shape {
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             heads: self.heads as u32,
             first_head: first_head as u32,
+            mask,
         }
     }
 
@@ -102,8 +105,8 @@ impl Shape {
         let sources: &'static [&'static str] = match (eager, self.head_dim.is_multiple_of(4)) {
             (false, true) => &[PARAMS, VEC4, TILE, DIRECT],
             (false, false) => &[PARAMS, SCALAR, TILE, DIRECT],
-            (true, true) => &[PARAMS, VEC4, TILE, EAGER],
-            (true, false) => &[PARAMS, SCALAR, TILE, EAGER],
+            (true, true) => &[PARAMS, VEC4, TILE, DROPOUT, EAGER],
+            (true, false) => &[PARAMS, SCALAR, TILE, DROPOUT, EAGER],
         };
         Kernel {
             name: if eager {
@@ -123,6 +126,7 @@ impl Shape {
         (first_head, heads): (usize, usize),
         qkv: &GpuTensor,
         writes: &[Binding],
+        mask: Option<Mask>,
     ) -> Result<()> {
         let eager = writes.len() > 1;
         let workgroups = [
@@ -132,8 +136,8 @@ impl Shape {
         ];
         stream.record(Op {
             kernel: self.direct_kernel(eager),
-            constants: (&[], &[]),
-            uniforms: self.params(first_head),
+            constants: (&["DROPS"], &[u32::from(mask.is_some())]),
+            uniforms: self.params(first_head, mask.unwrap_or(Mask::NONE)),
             reads: &[qkv.binding()],
             writes,
             workgroups,
@@ -160,7 +164,7 @@ impl Shape {
         stream.record(Op {
             kernel: self.staged_kernel(),
             constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
-            uniforms: self.params(0),
+            uniforms: self.params(0, Mask::NONE),
             reads: &[qkv.binding()],
             writes: &[y.binding()],
             workgroups,
@@ -187,7 +191,7 @@ fn attention_with(
     let y = stream.uninit(&shape.result_dims())?;
     if direct {
         let all = (0, shape.all_heads());
-        shape.record_direct(stream, all, qkv, &[y.binding()])?;
+        shape.record_direct(stream, all, qkv, &[y.binding()], None)?;
     } else {
         shape.record_staged(stream, qkv, &y)?;
     }
@@ -201,6 +205,26 @@ pub fn eager_attention(
     qkv: &GpuTensor,
     heads: usize,
 ) -> Result<(GpuTensor, GpuTensor)> {
+    eager_with(stream, qkv, heads, None)
+}
+
+/// [`eager_attention`] with dropout of the probabilities; those that are returned are from before it. They are numbered
+/// through all of them. Errors: as there, and INVALID_ARGUMENT for a probability outside [0, 1].
+pub fn eager_attention_dropout(
+    stream: &mut Stream,
+    qkv: &GpuTensor,
+    heads: usize,
+    dropout: Dropout,
+) -> Result<(GpuTensor, GpuTensor)> {
+    eager_with(stream, qkv, heads, Some(Mask::new(dropout)?))
+}
+
+fn eager_with(
+    stream: &mut Stream,
+    qkv: &GpuTensor,
+    heads: usize,
+    mask: Option<Mask>,
+) -> Result<(GpuTensor, GpuTensor)> {
     let shape = Shape::of(qkv, heads)?;
     let y = stream.uninit(&shape.result_dims())?;
     let limits = stream.context().limits();
@@ -212,7 +236,7 @@ pub fn eager_attention(
     let probs = stream.uninit_parts(&dims, all, most)?;
     for (part, first) in probs.parts().iter().zip((0..all).step_by(most)) {
         let heads = (first, most.min(all - first));
-        shape.record_direct(stream, heads, qkv, &[y.binding(), part.binding()])?;
+        shape.record_direct(stream, heads, qkv, &[y.binding(), part.binding()], mask)?;
     }
     Ok((y, probs))
 }

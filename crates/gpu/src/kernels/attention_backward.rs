@@ -5,6 +5,7 @@ use vit_msn_tensor::Result;
 
 use super::attention::{PARAMS, SCALAR, Shape, VEC4};
 use super::cost;
+use super::dropout::{DROPOUT, Dropout, Mask};
 use super::elementwise::check_same_shape;
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
@@ -31,11 +32,11 @@ pub fn attention_backward(
     check_same_shape(grad, context)?;
     let backward = Backward::new(stream, grad, qkv, heads)?;
     let all = (0, backward.shape.all_heads());
-    backward.record(stream, false, context.binding(), all)?;
+    backward.record(stream, Saved::Context, context.binding(), all)?;
     Ok(backward.y)
 }
 
-/// The gradient of [`crate::eager_attention`] by qkv, from the probabilities `[batch, heads, tokens, tokens]` that the op
+/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from the probabilities `[batch, heads, tokens, tokens]` that the op
 /// returned. Errors: as [`attention_backward`].
 pub fn eager_attention_backward(
     stream: &mut Stream,
@@ -43,7 +44,9 @@ pub fn eager_attention_backward(
     qkv: &GpuTensor,
     probs: &GpuTensor,
     heads: usize,
+    dropout: Option<Dropout>,
 ) -> Result<GpuTensor> {
+    let mask = dropout.map(Mask::new).transpose()?;
     let backward = Backward::new(stream, grad, qkv, heads)?;
     let tokens = backward.shape.tokens;
     probs.expect(
@@ -55,10 +58,18 @@ pub fn eager_attention_backward(
     for part in probs.parts() {
         let binding = part.binding();
         let count = (binding.bytes / head_bytes) as usize;
-        backward.record(stream, true, binding, (first, count))?;
+        backward.record(stream, Saved::Probs(mask), binding, (first, count))?;
         first += count;
     }
     Ok(backward.y)
+}
+
+/// What the forward op left.
+#[derive(Clone, Copy)]
+enum Saved {
+    Context,
+    /// Before dropout, and what that drops.
+    Probs(Option<Mask>),
 }
 
 struct Backward<'a> {
@@ -92,10 +103,15 @@ impl<'a> Backward<'a> {
     fn record(
         &self,
         stream: &mut Stream,
-        eager: bool,
+        kind: Saved,
         saved: Binding,
         (first_head, heads): (usize, usize),
     ) -> Result<()> {
+        let (eager, mask) = match kind {
+            Saved::Context => (0, None),
+            Saved::Probs(mask) => (1, mask),
+        };
+        let drops = u32::from(mask.is_some());
         let rows = self.shape.tokens.div_ceil(ROWS);
         let channels = self.shape.head_dim.div_ceil(CHANNELS);
         let (grad, qkv) = (self.grad.binding(), self.qkv.binding());
@@ -109,8 +125,8 @@ impl<'a> Backward<'a> {
             let products = heads * rows * channels * self.shape.tokens * self.shape.head_dim;
             stream.record(Op {
                 kernel: self.kernel(entry_point),
-                constants: (&["EAGER", "BY_KEYS"], &[u32::from(eager), by_keys]),
-                uniforms: self.shape.params(first_head),
+                constants: (&["EAGER", "DROPS", "BY_KEYS"], &[eager, drops, by_keys]),
+                uniforms: self.shape.params(first_head, mask.unwrap_or(Mask::NONE)),
                 reads,
                 writes: &[write],
                 workgroups: [rows, heads, channels],
@@ -125,9 +141,9 @@ impl<'a> Backward<'a> {
         Kernel {
             name: "attention_backward",
             sources: if self.shape.head_dim.is_multiple_of(4) {
-                &[PARAMS, VEC4, GRAD_VEC4, BACKWARD]
+                &[PARAMS, VEC4, GRAD_VEC4, DROPOUT, BACKWARD]
             } else {
-                &[PARAMS, SCALAR, GRAD_SCALAR, BACKWARD]
+                &[PARAMS, SCALAR, GRAD_SCALAR, DROPOUT, BACKWARD]
             },
             entry_point,
         }
@@ -138,21 +154,31 @@ impl<'a> Backward<'a> {
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
-    use crate::{attention, eager_attention};
+    use crate::{attention, dropout, eager_attention, eager_attention_dropout};
 
     /// The formulas in float64, element by element.
-    fn naive(grad: &[f32], qkv: &[f32], [batch, tokens, heads, dim]: [usize; 4]) -> Vec<f64> {
+    fn naive(
+        grad: &[f32],
+        qkv: &[f32],
+        kept: Option<&[f32]>,
+        [batch, tokens, heads, dim]: [usize; 4],
+    ) -> (Vec<f64>, Vec<f64>) {
         let width = heads * dim;
         let scale = (dim as f64).sqrt().recip();
         let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| v.into()).collect() };
         let (grad, qkv) = (wide(grad), wide(qkv));
         let product = |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(x, y)| x * y).sum() };
-        let mut out = vec![0.0; qkv.len()];
+        let (mut out, mut context) = (vec![0.0; qkv.len()], vec![0.0; grad.len()]);
         for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
             let at = |t: usize, part: usize| ((b * tokens + t) * 3 + part) * width + h * dim;
             let row = |t: usize, part: usize| &qkv[at(t, part)..][..dim];
             for i in 0..tokens {
-                let grad = &grad[(b * tokens + i) * width + h * dim..][..dim];
+                let token = (b * tokens + i) * width + h * dim;
+                let grad = &grad[token..][..dim];
+                let kept = |j: usize| {
+                    let index = ((b * heads + h) * tokens + i) * tokens + j;
+                    kept.map_or(1.0, |kept| f64::from(kept[index]))
+                };
                 let scores: Vec<f64> = (0..tokens)
                     .map(|j| scale * product(row(i, 0), row(j, 1)))
                     .collect();
@@ -160,19 +186,22 @@ mod tests {
                 let exps: Vec<f64> = scores.iter().map(|v| (v - largest).exp()).collect();
                 let total: f64 = exps.iter().sum();
                 let probs: Vec<f64> = exps.iter().map(|v| v / total).collect();
-                let slopes: Vec<f64> = (0..tokens).map(|j| product(grad, row(j, 2))).collect();
+                let slopes: Vec<f64> = (0..tokens)
+                    .map(|j| kept(j) * product(grad, row(j, 2)))
+                    .collect();
                 let mean = product(&probs, &slopes);
                 for j in 0..tokens {
                     let slope = scale * probs[j] * (slopes[j] - mean);
                     for c in 0..dim {
                         out[at(i, 0) + c] += slope * row(j, 1)[c];
                         out[at(j, 1) + c] += slope * row(i, 0)[c];
-                        out[at(j, 2) + c] += probs[j] * grad[c];
+                        out[at(j, 2) + c] += kept(j) * probs[j] * grad[c];
+                        context[token + c] += kept(j) * probs[j] * row(j, 2)[c];
                     }
                 }
             }
         }
-        out
+        (out, context)
     }
 
     fn check(stream: &mut Stream, shape: [usize; 4], size: f32) {
@@ -182,15 +211,32 @@ mod tests {
         let qkv: Vec<f32> = data.iter().map(|v| size * v).collect();
         let qkv_gpu = stream.upload(&qkv, &dims).unwrap();
         let (grad, grad_gpu) = random(stream, &[batch, tokens, heads * dim], 2);
-        let expected = naive(&grad, &qkv, shape);
+        let (expected, _) = naive(&grad, &qkv, None, shape);
         let tolerance = 1e-5 * f64::from(size * size).max(1.0);
         let context = attention(stream, &qkv_gpu, heads).unwrap();
         let y = attention_backward(stream, &grad_gpu, &qkv_gpu, &context, heads).unwrap();
         assert_eq!(y.dims(), dims);
         assert_close(&read(stream, &y), &expected, tolerance);
         let (_, probs) = eager_attention(stream, &qkv_gpu, heads).unwrap();
-        let y = eager_attention_backward(stream, &grad_gpu, &qkv_gpu, &probs, heads).unwrap();
+        let y = eager_attention_backward(stream, &grad_gpu, &qkv_gpu, &probs, heads, None).unwrap();
         assert_close(&read(stream, &y), &expected, tolerance);
+        let given = Dropout {
+            probability: 0.3,
+            seed: 7,
+        };
+        let ones = vec![1.0; batch * heads * tokens * tokens];
+        let ones = stream
+            .upload(&ones, &[batch, heads, tokens, tokens])
+            .unwrap();
+        let kept = dropout(stream, &ones, given).unwrap();
+        let kept = read(stream, &kept);
+        let (expected, expected_context) = naive(&grad, &qkv, Some(&kept), shape);
+        let (context, probs) = eager_attention_dropout(stream, &qkv_gpu, heads, given).unwrap();
+        assert_close(&read(stream, &context), &expected_context, tolerance);
+        let given = Some(given);
+        let y =
+            eager_attention_backward(stream, &grad_gpu, &qkv_gpu, &probs, heads, given).unwrap();
+        assert_close(&read(stream, &y), &expected, 2.0 * tolerance);
     }
 
     #[test]
@@ -220,7 +266,7 @@ mod tests {
         let (grad, grad_gpu) = random(&mut stream, &[1, 40, 1], 2);
         let context = attention(&mut stream, &qkv_gpu, 1).unwrap();
         let y = attention_backward(&mut stream, &grad_gpu, &qkv_gpu, &context, 1).unwrap();
-        let expected = naive(&grad, &qkv, [1, 40, 1, 1]);
+        let (expected, _) = naive(&grad, &qkv, None, [1, 40, 1, 1]);
         assert_close(&read(&mut stream, &y), &expected, 1e-4);
     }
 
@@ -244,10 +290,20 @@ mod tests {
                 qkv,
                 probs,
                 heads,
+                None,
             ))
         };
         assert_eq!(eager(&grad, &qkv, &short, 2), "INVALID_ARGUMENT");
         assert_eq!(eager(&grad, &qkv, &probs, 1), "INVALID_ARGUMENT");
         assert_eq!(eager(&short, &qkv, &probs, 2), "INVALID_ARGUMENT");
+        let never = Dropout {
+            probability: 2.0,
+            seed: 0,
+        };
+        let result = eager_attention_dropout(&mut stream, &qkv, 2, never);
+        assert_eq!(code(result.map(|_| ())), "INVALID_ARGUMENT");
+        let given = Some(never);
+        let result = eager_attention_backward(&mut stream, &grad, &qkv, &probs, 2, given);
+        assert_eq!(code(result), "INVALID_ARGUMENT");
     }
 }

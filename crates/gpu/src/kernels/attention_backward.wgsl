@@ -7,6 +7,7 @@
 //                statistics [heads of the batch, tokens]: (the largest score, 1 / the sum of exponentials, D, 0).
 //                Row-major float32.
 // Constants      EAGER    1 reads the probabilities, 0 computes them again
+//                DROPS    1 where dropout weighed the values: M ∘ P takes P's place in O, and M ∘ (dO·Vᵀ) is dP
 //                BY_KEYS  1 gives the gradients by keys and values, 0 those by queries
 // Preconditions  Workgroups: x over rows (queries, or keys where BY_KEYS), y over the dispatch's heads, z over 64 channels of
 //                a head each, one for the statistics. attention_backward.rs checks the shapes.
@@ -131,6 +132,36 @@ fn probabilities(head: u32, rows: vec4<u32>, others: vec4<u32>, known: Known) ->
     );
 }
 
+// What dropout multiplied each element's probability by.
+fn kept_of(head: u32, rows: vec4<u32>, others: vec4<u32>) -> mat4x4<f32> {
+    let first = head * params.tokens;
+    if BY_KEYS == 1u {
+        let queries = (first + others) * params.tokens;
+        return mat4x4<f32>(
+            factors(queries + rows.x),
+            factors(queries + rows.y),
+            factors(queries + rows.z),
+            factors(queries + rows.w),
+        );
+    }
+    let queries = (first + rows) * params.tokens;
+    return mat4x4<f32>(
+        factors(queries.x + others),
+        factors(queries.y + others),
+        factors(queries.z + others),
+        factors(queries.w + others),
+    );
+}
+
+fn factors(i: vec4<u32>) -> vec4<f32> {
+    return dropout_factors(i, params.keys, params.threshold, params.kept_scale);
+}
+
+// The product element by element.
+fn masked(m: mat4x4<f32>, kept: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(m[0] * kept[0], m[1] * kept[1], m[2] * kept[2], m[3] * kept[3]);
+}
+
 // Hands a lane's weights, four rows' with four others, to the quad's other lanes.
 fn first_place(quad: u32, lane: u32) -> u32 {
     return 4u * lane * QUADS + quad;
@@ -163,7 +194,13 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         let others = four_from(first + 4u * lane);
         let known = known_of(head, rows, others);
         let p = probabilities(head, rows, others, known);
-        let dp = products(head, rows, select(GRAD, VALUE, BY_KEYS == 1u), others, select(VALUE, GRAD, BY_KEYS == 1u));
+        var used = p;
+        var dp = products(head, rows, select(GRAD, VALUE, BY_KEYS == 1u), others, select(VALUE, GRAD, BY_KEYS == 1u));
+        if DROPS == 1u {
+            let kept = kept_of(head, rows, others);
+            used = masked(p, kept);
+            dp = masked(dp, kept);
+        }
         let ds = transpose(mat4x4<f32>(
             params.scale * p[0] * (dp[0] - known.total[0]),
             params.scale * p[1] * (dp[1] - known.total[1]),
@@ -177,7 +214,7 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         slopes[place + 2u * QUADS] = ds[2];
         slopes[place + 3u * QUADS] = ds[3];
         if BY_KEYS == 1u {
-            let shares = transpose(p);
+            let shares = transpose(used);
             weights[place] = shares[0];
             weights[place + QUADS] = shares[1];
             weights[place + 2u * QUADS] = shares[2];
@@ -256,7 +293,10 @@ fn statistics_of_queries(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
         let none = vec4<f32>();
         if EAGER == 1u {
             let p = saved_probabilities(head, rows, keys);
-            let dp = products(head, rows, GRAD, keys, VALUE);
+            var dp = products(head, rows, GRAD, keys, VALUE);
+            if DROPS == 1u {
+                dp = masked(dp, kept_of(head, rows, keys));
+            }
             total += sum(mat4x4<f32>(
                 select(none, p[0] * dp[0], exists),
                 select(none, p[1] * dp[1], exists),

@@ -8,6 +8,10 @@ struct Params {
     heads: u32,
     // The first head of the dispatch, counted over the whole batch.
     first_head: u32,
+    // Of dropout: dropout.wgsl.
+    keys: vec2<u32>,
+    threshold: u32,
+    kept_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

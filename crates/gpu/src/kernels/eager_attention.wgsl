@@ -1,10 +1,29 @@
 // eager_attention: attention that also writes its probabilities, with the tile of attention_tile.wgsl
 //
 // Layout         probs [part, tokens, tokens]: those of the dispatch's heads; row-major float32.
+// Constants      DROPS  1 weighs values by what dropout leaves of the probabilities; those that are written are from before
 // Tile           Keys are walked twice, first for each query's maximum and sum: a third more arithmetic than reading scores
 //                back would take, and probabilities are written once and never read.
 
 @group(0) @binding(3) var<storage, read_write> probs: array<f32>;
+
+// What is left of the probabilities of four queries with four keys.
+fn dropped(head: u32, query: u32, key: u32, s: Four) -> Four {
+    if DROPS == 0u {
+        return s;
+    }
+    let first = (head * params.tokens + query) * params.tokens + key + vec4<u32>(0u, 1u, 2u, 3u);
+    return Four(
+        s.a * factors(first),
+        s.b * factors(first + params.tokens),
+        s.c * factors(first + 2u * params.tokens),
+        s.d * factors(first + 3u * params.tokens),
+    );
+}
+
+fn factors(i: vec4<u32>) -> vec4<f32> {
+    return dropout_factors(i, params.keys, params.threshold, params.kept_scale);
+}
 
 fn keep(head: u32, query: u32, key: u32, s: Four) {
     let rows = mat4x4<f32>(s.a, s.b, s.c, s.d);
@@ -55,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let key = first + 4u * lane;
         let s = scale_rows(exp_of_difference(score(head, query, key), highest), 1.0 / total);
         workgroupBarrier();
-        share(s, quad, lane);
+        share(dropped(head, query, key, s), quad, lane);
         workgroupBarrier();
         if group.z == 0u {
             keep(group.y, query, key, s);

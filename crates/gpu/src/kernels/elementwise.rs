@@ -4,6 +4,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Error, Result, format_dims};
 
+use super::dropout::{DROPOUT, Dropout, Mask};
 use super::linear::code_of;
 use super::{LINE, cost, fold_rows};
 use crate::buffers::{Binding, GpuTensor};
@@ -13,6 +14,7 @@ use crate::stream::{Op, Stream};
 const SOURCES: &[&str] = &[
     include_str!("activation.wgsl"),
     include_str!("activation_backward.wgsl"),
+    DROPOUT,
     include_str!("elementwise.wgsl"),
 ];
 
@@ -21,9 +23,7 @@ const SOURCES: &[&str] = &[
 struct Params {
     count: u32,
     scale: f32,
-    threshold: u32,
-    padding: u32,
-    keys: [u32; 2],
+    mask: Mask,
 }
 
 /// What an op needs beside its operands.
@@ -31,15 +31,13 @@ struct Params {
 struct Settings {
     activation: Activation,
     scale: f32,
-    threshold: u32,
-    keys: [u32; 2],
+    mask: Mask,
 }
 
 const PLAIN: Settings = Settings {
     activation: Activation::Identity,
     scale: 1.0,
-    threshold: 0,
-    keys: [0; 2],
+    mask: Mask::NONE,
 };
 
 /// activation(x). Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
@@ -112,41 +110,15 @@ fn mean_over(x: &GpuTensor) -> Settings {
     }
 }
 
-/// Zeroes each element with `probability` and divides the others by 1 − probability. Which, is decided by the generator
-/// that the CPU's dropout documents, so that engines agree and the gradient is the same op with the same seed.
+/// Zeroes each element with the dropout's probability and divides the others by 1 − probability. Which, is decided
+/// by the generator that the CPU's dropout documents, so that engines agree and the gradient is the same op with the same seed.
 /// Errors: INVALID_ARGUMENT for a probability outside [0, 1], UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
-pub fn dropout(
-    stream: &mut Stream,
-    x: &GpuTensor,
-    probability: f64,
-    seed: u32,
-) -> Result<GpuTensor> {
-    if !(0.0..=1.0).contains(&probability) {
-        return Err(Error::InvalidArgument(format!(
-            "A dropout probability must be from 0 to 1, got {probability}."
-        )));
-    }
+pub fn dropout(stream: &mut Stream, x: &GpuTensor, dropout: Dropout) -> Result<GpuTensor> {
     let settings = Settings {
-        // The cast saturates.
-        threshold: (probability * 4_294_967_296.0) as u32,
-        keys: [hash(seed), hash(seed ^ 0x9e37_79b9)],
-        scale: if probability < 1.0 {
-            (1.0 / (1.0 - probability)) as f32
-        } else {
-            0.0
-        },
+        mask: Mask::new(dropout)?,
         ..PLAIN
     };
     pairwise(stream, "dropout", [x, x], settings)
-}
-
-/// lowbias32
-fn hash(mut x: u32) -> u32 {
-    x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
-    x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ x >> 16
 }
 
 /// INVALID_ARGUMENT unless both have one shape.
@@ -192,9 +164,7 @@ fn record(
         uniforms: Params {
             count: count as u32,
             scale: settings.scale,
-            threshold: settings.threshold,
-            padding: 0,
-            keys: settings.keys,
+            mask: settings.mask,
         },
         reads,
         writes,
@@ -286,7 +256,7 @@ mod tests {
         let Some(mut stream) = stream() else { return };
         let x = stream.upload(&[1.0; 12], &[12]).unwrap();
         let mut run = |probability, seed| {
-            let y = dropout(&mut stream, &x, probability, seed).unwrap();
+            let y = dropout(&mut stream, &x, Dropout { probability, seed }).unwrap();
             read(&mut stream, &y)
         };
         // As the CPU's test has it, computed from the definition by another program.
@@ -295,7 +265,14 @@ mod tests {
         assert_eq!(run(0.0, 3), [1.0; 12]);
         assert_eq!(run(1.0, 3), [0.0; 12]);
         for probability in [-0.1, 1.5, f64::NAN] {
-            let result = dropout(&mut stream, &x, probability, 0);
+            let result = dropout(
+                &mut stream,
+                &x,
+                Dropout {
+                    probability,
+                    seed: 0,
+                },
+            );
             assert_eq!(code(result), "INVALID_ARGUMENT");
         }
     }

@@ -7,11 +7,12 @@
 
 struct Params {
     count: u32,
-    // What the op multiplies by: accumulate's scale, 1 / count of a mean, 1 / (1 − probability) of dropout.
+    // What the op multiplies by: accumulate's scale, 1 / count of a mean.
     scale: f32,
     // Of dropout.
-    threshold: u32,
     keys: vec2<u32>,
+    threshold: u32,
+    kept_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -97,7 +98,6 @@ fn bce_with_logits_backward(
     }
 }
 
-// The generator of crates/cpu/src/dropout.rs, bit for bit.
 @compute @workgroup_size(64)
 fn dropout(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -106,17 +106,7 @@ fn dropout(
 ) {
     let i = index_of(group, groups, lane);
     if i < params.count {
-        let bits = hash(hash(i ^ params.keys.x) ^ params.keys.y);
-        y[i] = select(x[i] * params.scale, 0.0, bits < params.threshold);
+        let factor = dropout_factors(vec4<u32>(i), params.keys, params.threshold, params.kept_scale).x;
+        y[i] = select(x[i] * factor, 0.0, factor == 0.0);
     }
-}
-
-// lowbias32
-fn hash(value: u32) -> u32 {
-    var v = value;
-    v ^= v >> 16u;
-    v *= 0x7feb352du;
-    v ^= v >> 15u;
-    v *= 0x846ca68bu;
-    return v ^ (v >> 16u);
 }

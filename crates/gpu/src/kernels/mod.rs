@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod attention_backward;
+pub mod dropout;
 pub mod elementwise;
 pub mod embed_tokens;
 pub mod interpolate;
