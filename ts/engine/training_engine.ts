@@ -132,7 +132,7 @@ export interface TrainingEngine extends Engine {
   add(x: TensorHandle, y: TensorHandle): TensorHandle;
   /** target += scale · x, in place. */
   accumulate(target: TensorHandle, x: TensorHandle, scale: number): void;
-  /** The sum of squares over all elements -> [1], accumulated in float64 in a fixed order. */
+  /** The sum of squares over all elements -> [1], in a fixed order: float64 on the CPU, blocks of float32 on a GPU. */
   sum_of_squares(x: TensorHandle): TensorHandle;
   /** One step, in place; `m` and `v` are the moments. */
   adamw_step(
