@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { EngineInfo, PretrainedOptions } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { bun, deno, type Runtime } from "../support/runtimes.ts";
+import { TOLERANCES } from "../support/parity.ts";
+import { bun, deno, find_lavapipe, type Runtime } from "../support/runtimes.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
 // The built package in other runtimes than this one, found by its exports as a project's dependency.
@@ -28,7 +29,7 @@ beforeAll(async () => {
   await writeFile(join(project, "package.json"), '{ "name": "empty", "private": true, "type": "module" }');
   await mkdir(join(project, "node_modules"));
   await symlink(root, join(project, "node_modules/vit-msn"), "junction");
-  await cp(join(root, "test/node/runtimes/program.mjs"), join(project, "program.mjs"));
+  await cp(join(root, "test/node/runtimes"), project, { recursive: true });
 });
 afterAll(() => rm(project, { recursive: true, force: true }));
 
@@ -50,6 +51,50 @@ async function classify_in(
   await writeFile(join(project, file), JSON.stringify(inputs));
   return JSON.parse(await runtime.run("program.mjs", [file], project)) as Outcome;
 }
+
+const lavapipe = await find_lavapipe();
+if (lavapipe === undefined) console.log("Deno's WebGPU is not tested: Mesa's lavapipe isn't installed.");
+
+test.skipIf(lavapipe === undefined)(
+  "Deno gives the reference's logits on WebGPU",
+  { timeout: 60_000 },
+  async () => {
+    const choices: readonly (PretrainedOptions & { dtype: keyof typeof TOLERANCES })[] = [
+      { dtype: "float32", attn_implementation: "sdpa" },
+      { dtype: "float32", attn_implementation: "eager" },
+      { dtype: "float16", attn_implementation: "sdpa" },
+    ];
+    const cases = ["tiny", "odd_heads", "interpolate"].flatMap((name) =>
+      choices.map((options) => ({ name, options })),
+    );
+    const expected = await Promise.all(
+      cases.map(({ name }) => read_tensors(`test/fixtures/${name}/expected.safetensors`)),
+    );
+    const runs = cases.map(({ name, options }, i) => {
+      const { data, dims } = (expected[i] as Tensors).get("in.pixel_values") as FixtureTensor;
+      return {
+        fixture: join(root, "test/fixtures", name),
+        pixel_values: Array.from(data as Float32Array),
+        dims,
+        interpolate_pos_encoding: name === "interpolate",
+        options,
+      };
+    });
+    await writeFile(join(project, "webgpu.json"), JSON.stringify(runs));
+    const runtime = await deno("--unstable-webgpu");
+    const printed = await runtime.run("webgpu.mjs", ["webgpu.json"], project, { VK_ICD_FILENAMES: lavapipe });
+    const found: { device: string; info: EngineInfo; logits: number[] }[] = JSON.parse(printed);
+    expect(found).toHaveLength(cases.length);
+    for (const [i, { device, info, logits }] of found.entries()) {
+      const { name, options } = cases[i] as (typeof cases)[number];
+      const label = `${name} ${options.dtype} ${options.attn_implementation}`;
+      expect([device, info.level], label).toEqual(["webgpu", "webgpu"]);
+      expect(info.adapter?.name, label).toMatch(/llvmpipe/);
+      const difference = max_difference(logits, expected[i]?.get("out.logits")?.data as Float32Array);
+      expect(difference, label).toBeLessThanOrEqual(TOLERANCES[options.dtype]);
+    }
+  },
+);
 
 describe.each([
   ["Deno", deno],

@@ -12,11 +12,11 @@ export interface Runtime {
   name: "Deno" | "Bun";
   version: string;
   /** Runs a program and gives what it printed; one that doesn't end by itself is an error. */
-  run(program: string, args: readonly string[], cwd: string): Promise<string>;
+  run(program: string, args: readonly string[], cwd: string, variables?: NodeJS.ProcessEnv): Promise<string>;
 }
 
-/** Deno with only the permissions that models and pictures need. */
-export async function deno(): Promise<Runtime> {
+/** Deno with only the permissions that models and pictures need, and the options given. */
+export async function deno(...options: readonly string[]): Promise<Runtime> {
   const path = await binary("@deno", ["deno", "deno.exe"]);
   return runtime("Deno", path, [
     "run",
@@ -26,6 +26,7 @@ export async function deno(): Promise<Runtime> {
     "--allow-env",
     "--allow-ffi",
     "--allow-sys",
+    ...options,
   ]);
 }
 
@@ -38,9 +39,19 @@ async function runtime(name: Runtime["name"], path: string, options: readonly st
   return {
     name,
     version: /\d+(\.\d+)+/.exec(stdout)?.[0] ?? "",
-    run: async (program, args, cwd) =>
-      (await execute(path, [...options, program, ...args], { cwd, timeout: 60_000 })).stdout,
+    run: async (program, args, cwd, variables = {}) => {
+      const env = { ...process.env, ...variables };
+      return (await execute(path, [...options, program, ...args], { cwd, env, timeout: 60_000 })).stdout;
+    },
   };
+}
+
+/** Where Mesa's software Vulkan, lavapipe, says how it is loaded; undefined where it isn't installed. */
+export async function find_lavapipe(): Promise<string | undefined> {
+  const folder = "/usr/share/vulkan/icd.d";
+  const files = existsSync(folder) ? await readdir(folder) : [];
+  const file = files.find((name) => /^lvp_icd.*\.json$/.test(name));
+  return file && `${folder}/${file}`;
 }
 
 /** The binary in the scope's platform package: npm runs no install script, which would put it elsewhere. */
