@@ -2,6 +2,7 @@ import { pipeline, RawImage, type Tensor } from "vit-msn";
 import { expect, test } from "vitest";
 import { model_files } from "../support/models.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 const PICTURES = 1000;
 const PIXELS = 28 * 28;
@@ -80,3 +81,35 @@ test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 pictures`, {
   expect(changes).toBeLessThanOrEqual(MOST_CHANGES);
   await model.dispose();
 });
+
+const in_node = typeof document === "undefined";
+/** Software WebGPU is slow: all of them only where VIT_MSN_ALL_PICTURES=1 asks for it. */
+const GPU_PICTURES = in_node && process.env.VIT_MSN_ALL_PICTURES === "1" ? PICTURES : 50;
+
+test.skipIf(!in_node || no_webgpu !== undefined)(
+  `the default model classifies ${GPU_PICTURES} pictures on WebGPU as the reference does`,
+  { timeout: 600_000 },
+  async () => {
+    const { pictures, logits } = await read_test_set();
+    const files = await model_files("models/fashion");
+    const { model, processor } = await pipeline("image-classification", files, { device: "webgpu" });
+    expect(model.device).toBe("webgpu");
+    let largest = 0;
+    const batch = 50;
+    for (let start = 0; start < GPU_PICTURES; start += batch) {
+      const { pixel_values } = await processor(pictures.slice(start, start + batch));
+      const found = (await model.forward({ pixel_values })).logits.data;
+      const expected = logits.subarray(start * LABELS, (start + batch) * LABELS);
+      for (let i = 0; i < batch; i++) {
+        const [a, b] = [found, expected].map((all) => argmax(all.subarray(i * LABELS, (i + 1) * LABELS)));
+        expect(a, `top-1 of picture ${start + i}`).toBe(b);
+      }
+      largest = Math.max(largest, max_difference(found, expected));
+    }
+    console.log(
+      `fashion: top-1 as the reference on ${GPU_PICTURES} on WebGPU, logits within ${largest.toExponential(1)}`,
+    );
+    expect(largest).toBeLessThan(1e-4);
+    await model.dispose();
+  },
+);
