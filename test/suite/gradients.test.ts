@@ -3,6 +3,7 @@ import { compute_gradients, type GradientOptions } from "vit-msn/training";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { fixture_files } from "../support/models.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
+import { no_webgpu, open_device } from "../support/webgpu.ts";
 
 /** Every fixture with a loss. */
 const CASES = [
@@ -23,6 +24,13 @@ const CASES = [
 ];
 /** Of the largest magnitude in each tensor's gradient. */
 const TOLERANCE = 1e-4;
+
+/** What learns: the CPU's engine, on several threads where a thread may wait, and WebGPU's. */
+const ENGINES: readonly { threads: number; webgpu: boolean }[] = [
+  { threads: 1, webgpu: false },
+  ...(typeof document === "undefined" ? [{ threads: 2, webgpu: false }] : []),
+  ...(no_webgpu === undefined ? [{ threads: 1, webgpu: true }] : []),
+];
 
 type Tensors = Map<string, FixtureTensor>;
 
@@ -65,10 +73,15 @@ afterEach(() => {
 });
 
 describe.each(["sdpa", "eager"] as const)("%s gives the reference's gradients", (attn_implementation) => {
-  const threads = typeof document === "undefined" ? [1, 2] : [1];
-  describe.each(threads)("%i threads", (num_threads) => {
+  describe.each(ENGINES)("$threads threads, webgpu: $webgpu", ({ threads, webgpu }) => {
+    const engine: PretrainedOptions = { num_threads: threads };
+    beforeAll(async () => {
+      // One device for all: kernels are compiled once.
+      if (webgpu) engine.device = await open_device();
+    });
+
     test.each(CASES)("%s", async (name) => {
-      const { expected, loss, gradients } = await gradients_of(name, { attn_implementation, num_threads });
+      const { expected, loss, gradients } = await gradients_of(name, { attn_implementation, ...engine });
       const { data: reference } = expected.get("out.loss") as FixtureTensor;
       expect(loss).toBeCloseTo(Number(reference[0]), 4);
       const wanted = [...expected.keys()].filter((key) => key.startsWith("grad."));

@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
 import { model_files } from "../support/models.ts";
 import { max_difference, parse_tensors, read_tensors } from "../support/tensors.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 /** As test/reference/make_training.py. */
 const [BATCH, STEPS, WARMUP] = [8, 60, 6];
@@ -43,15 +44,36 @@ async function* round_and_round(examples: readonly Example[]): AsyncGenerator<Ex
 }
 
 test.each([
-  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false, worker: false },
-  { attn_implementation: "eager", batch: BATCH / 4, gradient_checkpointing: true, worker: false },
-  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false, worker: true },
+  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false, device: "wasm", worker: false },
+  {
+    attn_implementation: "eager",
+    batch: BATCH / 4,
+    gradient_checkpointing: true,
+    device: "wasm",
+    worker: false,
+  },
+  { attn_implementation: "sdpa", batch: BATCH, gradient_checkpointing: false, device: "wasm", worker: true },
+  ...(no_webgpu === undefined
+    ? ([
+        {
+          attn_implementation: "sdpa",
+          batch: BATCH,
+          gradient_checkpointing: false,
+          device: "webgpu",
+          worker: false,
+        },
+      ] as const)
+    : []),
 ] as const)(
-  "sixty steps follow the reference's: $attn_implementation, $batch pictures at a time, worker: $worker",
-  async ({ attn_implementation, batch, gradient_checkpointing, worker }) => {
+  "sixty steps follow the reference's: $attn_implementation, $batch pictures at a time, $device, worker: $worker",
+  async ({ attn_implementation, batch, gradient_checkpointing, device, worker }) => {
     const { tensors, values, examples } = await reference();
     const files = await model_files("test/fixtures/training");
-    const model = await ViTMSNForImageClassification.from_pretrained(files, { attn_implementation, worker });
+    const model = await ViTMSNForImageClassification.from_pretrained(files, {
+      attn_implementation,
+      device,
+      worker,
+    });
     const trainer = new Trainer({
       model,
       train_dataset: () => round_and_round(examples),

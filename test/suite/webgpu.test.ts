@@ -1,4 +1,5 @@
 import { env, Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
+import { Trainer } from "vit-msn/training";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
 import { fixture_files } from "../support/models.ts";
@@ -266,6 +267,22 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     expect([a, b]).toEqual([before, before]);
     await model.dispose();
     expect((await opened[1]?.lost)?.reason).toBe("destroyed");
+  });
+
+  test("that was trained isn't opened again with what it was loaded with", async () => {
+    const opened: GPUDevice[] = [];
+    env.webgpu.gpu = await watched_gpu(opened);
+    const model = await on("webgpu");
+    const picture = new Tensor("float32", PIXELS.data, [3, 32, 32]);
+    const train_dataset = [{ pixel_values: picture, label: 1 }];
+    await new Trainer({ model, train_dataset, args: { max_steps: 1 } }).train();
+    (opened[0] as GPUDevice).destroy();
+    await opened[0]?.lost;
+    const error = await error_of(model.forward({ pixel_values: PIXELS }));
+    expect(error.code).toBe("ENGINE_DEAD");
+    expect(error.message).toContain("was trained");
+    expect(opened).toHaveLength(1);
+    await model.dispose();
   });
 
   test("that can't be read again says that it has to be loaded again", async () => {

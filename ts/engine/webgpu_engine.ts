@@ -1,7 +1,8 @@
 import { VitMsnError } from "../errors.ts";
 import { next_task } from "./pacer.ts";
 import type { Timing } from "./profile.ts";
-import { type Glue, WasmEngine } from "./wasm_engine.ts";
+import type { Glue } from "./wasm_engine.ts";
+import { WasmTrainingEngine } from "./wasm_training_engine.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
 import { scope_of } from "./webgpu_scope.ts";
 
@@ -41,7 +42,7 @@ async function load_glue() {
 }
 
 /** The WebGPU engine: ops are recorded in WebAssembly, and computed once something is read. */
-export class WebGpuEngine extends WasmEngine {
+export class WebGpuEngine extends WasmTrainingEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
 

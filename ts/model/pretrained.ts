@@ -107,7 +107,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
   #running: Running;
-  readonly #load_again: (() => Promise<Running>) | undefined;
+  #load_again: (() => Promise<Running>) | undefined;
   /** While a lost device is opened again. */
   #reopening: Promise<void> | undefined;
   #disposed = false;
@@ -276,6 +276,11 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return this;
   }
 
+  /** @internal Its weights are no longer those of its files, which can't bring them back after a loss. */
+  weights_changed(): void {
+    this.#load_again = undefined;
+  }
+
   #reopen(): Promise<void> {
     this.#reopening ??= this.#open_again().finally(() => {
       this.#reopening = undefined;
@@ -288,7 +293,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
       throw new VitMsnError(
         "ENGINE_DEAD",
         "The GPU device of this model was lost, and its weights with it. They can't be had again by themselves, since " +
-          "the device or the files' bytes were handed in: load the model again.",
+          "the device or the files' bytes were handed in, or the model was trained: load the model again.",
       );
     }
     const running = await this.#load_again();

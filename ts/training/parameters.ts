@@ -44,6 +44,7 @@ export interface Freezing {
 /** The parameters of a model that is being trained, and their gradients. */
 export class Parameters implements GradientSink {
   readonly all: readonly Parameter[];
+  readonly #model: ViTMSNForImageClassification;
   readonly #engine: TrainingEngine;
   readonly #weights: Weights;
   readonly #linears = new Map<LinearHandle, TrainedLinear>();
@@ -51,6 +52,7 @@ export class Parameters implements GradientSink {
 
   /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't learn; INVALID_ARGUMENT. */
   constructor(model: ViTMSNForImageClassification, freezing: Freezing = {}) {
+    this.#model = model;
     this.#engine = training_engine(model);
     this.#weights = model.weights;
     const is_frozen = frozen_keys(model, freezing);
@@ -114,6 +116,7 @@ export class Parameters implements GradientSink {
 
   /** Gives the model's linear layers the values that an optimiser has changed. */
   write_back(): void {
+    this.#model.weights_changed();
     for (const { handle, weight, bias } of this.#linears.values()) {
       this.#engine.set_linear(handle, weight.value, bias?.value);
     }

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
+use vit_msn_tensor::{Dropout, Error, Result, check_len, numel, try_vec};
 
-use crate::dropout::{Dropout, Mask};
+use crate::dropout::Mask;
 use crate::gemm::{NR, Panels, Start, Tile};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{Exp, F32x4, LANES, map_in_place};

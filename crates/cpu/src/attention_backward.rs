@@ -4,10 +4,10 @@
 //! D = rowsum(dO ∘ O) = rowsum(P ∘ dP), dQ = scale · dS·K and dK = scale · dSᵀ·Q (Dao et al., FlashAttention, 2022,
 //! appendix B). A block of queries has all its scores at once, so memory grows with the tokens, not their square.
 
-use vit_msn_tensor::{Result, check_len, numel, try_vec};
+use vit_msn_tensor::{Dropout, Result, check_len, numel, try_vec};
 
 use crate::attention::AttentionShape;
-use crate::dropout::{Dropout, Mask};
+use crate::dropout::Mask;
 use crate::elementwise::update_block;
 use crate::gemm::{NR, Panels, Start};
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};

@@ -6,22 +6,13 @@
 //! `x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16`.
 //! Other elements are multiplied by `1 / (1 − probability)` (by 0 for probability 1). Every engine does the same.
 
-use vit_msn_tensor::{Error, Result, check_len};
+use vit_msn_tensor::{Dropout, Error, Result, check_len};
 
 use crate::elementwise::BLOCK;
 use crate::parallel::{Parts, for_each_task, threads_for};
 
 /// What an element costs, in multiply-adds.
 const WORK: usize = 8;
-
-/// What is to be dropped: the probability of each element, and the seed.
-#[derive(Clone, Copy, Debug)]
-pub struct Dropout {
-    /// From 0 to 1.
-    pub probability: f64,
-    /// Decides which.
-    pub seed: u32,
-}
 
 /// Zeroes each element with `probability` and divides the others by 1 − probability. Its gradient is the same op with
 /// the same seed. Errors: INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.

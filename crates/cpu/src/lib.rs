@@ -36,7 +36,7 @@ mod transpose;
 pub use activation_backward::{activate, activate_backward};
 pub use attention::{AttentionShape, eager, eager_dropout, sdpa};
 pub use attention_backward::{eager_backward, sdpa_backward};
-pub use dropout::{Dropout, dropout};
+pub use dropout::dropout;
 pub use elementwise::{accumulate, add, sum_of_squares};
 pub use embeddings::{
     EmbeddingGradients, EmbeddingShape, PatchMask, assemble_embeddings,

@@ -20,7 +20,6 @@ pub use buffers::{GpuTensor, Memory};
 pub use context::{Context, ContextOptions, RequestedLimits};
 pub use kernels::attention::{attention, eager_attention, eager_attention_dropout};
 pub use kernels::attention_backward::{attention_backward, eager_attention_backward};
-pub use kernels::dropout::Dropout;
 pub use kernels::elementwise::{
     accumulate, activate, activate_backward, add, bce_with_logits_backward, dropout, mse_backward,
 };

@@ -3,6 +3,7 @@
 
 mod activation;
 mod bicubic;
+mod dropout;
 mod dtype;
 mod error;
 mod optimiser;
@@ -14,6 +15,7 @@ pub mod testing;
 
 pub use activation::Activation;
 pub use bicubic::bicubic_taps;
+pub use dropout::Dropout;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use optimiser::{AdamW, Lars, Sgd};

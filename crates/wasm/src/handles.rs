@@ -58,7 +58,6 @@ impl Handles {
         }
     }
 
-    #[cfg(not(feature = "gpu"))]
     /// The tensors of several handles, to write to. Errors: INVALID_ARGUMENT where one is given twice.
     pub fn tensors_mut<const N: usize>(&mut self, handles: [u32; N]) -> Result<[&mut Tensor; N]> {
         for (index, &handle) in handles.iter().enumerate() {
@@ -77,6 +76,36 @@ impl Handles {
             }
         }
         Ok(found.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was found above"))))
+    }
+
+    #[cfg(feature = "gpu")]
+    /// The weights of a handle, to fill, and the tensors of several, to read.
+    pub fn linear_mut_with<const N: usize>(
+        &mut self,
+        weights: u32,
+        tensors: [u32; N],
+    ) -> Result<(&mut LinearWeights, [&Tensor; N])> {
+        self.linear(weights)?;
+        for handle in tensors {
+            self.tensor(handle)?;
+        }
+        let (mut layer, mut found) = (None, [None; N]);
+        for (handle, object) in &mut self.objects {
+            match object {
+                Object::Linear(linear) if *handle == weights => layer = Some(linear),
+                Object::Linear(_) => {}
+                Object::Tensor(tensor) => {
+                    if let Some(place) = tensors.iter().position(|other| other == handle) {
+                        found[place] = Some(&*tensor);
+                    }
+                }
+            }
+        }
+        let unseen = || -> ! { unreachable!("each was found above") };
+        Ok((
+            layer.unwrap_or_else(|| unseen()),
+            found.map(|tensor| tensor.unwrap_or_else(|| unseen())),
+        ))
     }
 
     /// The weights of a handle.

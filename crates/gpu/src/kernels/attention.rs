@@ -1,9 +1,9 @@
 //! Scaled dot-product attention, fused: all heads and queries in one dispatch.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result};
+use vit_msn_tensor::{Dropout, Error, Result};
 
-use super::dropout::{DROPOUT, Dropout, Mask};
+use super::dropout::{DROPOUT, Mask};
 use super::{ENOUGH_WORKGROUPS, cost};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::{Constants, Kernel};

@@ -1,11 +1,11 @@
 //! The gradients of self-attention by queries, keys and values: one pass for the queries' statistics, one over queries,
 //! one over keys.
 
-use vit_msn_tensor::Result;
+use vit_msn_tensor::{Dropout, Result};
 
 use super::attention::{PARAMS, SCALAR, Shape, VEC4};
 use super::cost;
-use super::dropout::{DROPOUT, Dropout, Mask};
+use super::dropout::{DROPOUT, Mask};
 use super::elementwise::check_same_shape;
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;

@@ -1,19 +1,10 @@
 //! Dropout's generator: that which the CPU's `dropout.rs` documents, so that engines drop the same.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result};
+use vit_msn_tensor::{Dropout, Error, Result};
 
 /// What the kernels that drop share.
 pub(super) const DROPOUT: &str = include_str!("dropout.wgsl");
-
-/// What is to be dropped: the probability of each element, and the seed.
-#[derive(Clone, Copy, Debug)]
-pub struct Dropout {
-    /// From 0 to 1.
-    pub probability: f64,
-    /// Decides which.
-    pub seed: u32,
-}
 
 /// What kernels need of it.
 #[repr(C)]

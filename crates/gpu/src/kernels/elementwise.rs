@@ -2,9 +2,9 @@
 //! pairs.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Activation, Error, Result, format_dims};
+use vit_msn_tensor::{Activation, Dropout, Error, Result, format_dims};
 
-use super::dropout::{DROPOUT, Dropout, Mask};
+use super::dropout::{DROPOUT, Mask};
 use super::linear::code_of;
 use super::{LINE, cost, fold_rows};
 use crate::buffers::{Binding, GpuTensor};

@@ -2,9 +2,9 @@
 
 use vit_msn_cpu as cpu;
 use vit_msn_cpu::{
-    AttentionShape, Dropout, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
+    AttentionShape, EmbeddingShape, PackedLinear, PatchMask, PatchShape, SelectionShape,
 };
-use vit_msn_tensor::{Activation, Dtype, Error, Result, Tensor, numel, try_vec};
+use vit_msn_tensor::{Activation, Dropout, Dtype, Error, Result, Tensor, numel, try_vec};
 
 use crate::handles::Handles;
 

@@ -2,7 +2,6 @@
 
 mod engine;
 mod training;
-mod training_exports;
 
 use std::cell::RefCell;
 

@@ -2,10 +2,11 @@
 
 use vit_msn_cpu as cpu;
 use vit_msn_cpu::{
-    AdamW, Dropout, EmbeddingGradients, EmbeddingShape, Lars, LayerNormGradients, PatchShape,
-    SelectionShape, Sgd,
+    EmbeddingGradients, EmbeddingShape, LayerNormGradients, PatchShape, SelectionShape,
 };
-use vit_msn_tensor::{Activation, Dtype, Error, Result, Tensor, check_len, numel};
+use vit_msn_tensor::{
+    Activation, AdamW, Dropout, Dtype, Error, Lars, Result, Sgd, Tensor, check_len, numel,
+};
 
 use super::engine::{Engine, attention_shape, rank, with_last};
 

@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use vit_msn_gpu as gpu;
 use vit_msn_gpu::{Context, GpuLinear, Pooling, Stream, TokenMask};
-use vit_msn_tensor::{Activation, Dtype, Error, Result};
+use vit_msn_tensor::{Activation, Dropout, Dtype, Error, Result};
 
 use crate::handles::Handles;
 
 /// Everything that one WebAssembly instance holds on its device.
 pub struct Engine {
-    stream: Stream,
+    pub(super) stream: Stream,
     /// What is alive.
     pub handles: Handles,
 }
@@ -160,8 +160,21 @@ impl Engine {
 
     /// Attention by its definition: (context, probabilities).
     pub fn eager_attention(&mut self, qkv: u32, heads: usize) -> Result<(u32, u32)> {
+        self.eager_attention_dropout(qkv, heads, None)
+    }
+
+    /// The same with values weighted by the probabilities after dropout: (context, probabilities before it).
+    pub fn eager_attention_dropout(
+        &mut self,
+        qkv: u32,
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<(u32, u32)> {
         let qkv = self.handles.tensor(qkv)?;
-        let (context, probs) = gpu::eager_attention(&mut self.stream, qkv, heads)?;
+        let (context, probs) = match dropout {
+            Some(dropout) => gpu::eager_attention_dropout(&mut self.stream, qkv, heads, dropout)?,
+            None => gpu::eager_attention(&mut self.stream, qkv, heads)?,
+        };
         let context = self.handles.add_tensor(context)?;
         Ok((context, self.handles.add_tensor(probs)?))
     }
@@ -236,16 +249,7 @@ impl Engine {
     /// One vector a picture.
     pub fn pool(&mut self, x: u32, kind: &str) -> Result<u32> {
         let x = self.handles.tensor(x)?;
-        let pooling = match kind {
-            "cls" => Pooling::Cls,
-            "mean" => Pooling::Mean,
-            _ => {
-                return Err(Error::InvalidArgument(format!(
-                    "Unknown pooling {kind:?}: use \"cls\" or \"mean\"."
-                )));
-            }
-        };
-        let y = gpu::pool(&mut self.stream, x, pooling)?;
+        let y = gpu::pool(&mut self.stream, x, pooling(kind)?)?;
         self.handles.add_tensor(y)
     }
 
@@ -307,6 +311,17 @@ impl Engine {
     ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
         let weights = self.handles.linear(weights)?;
         weights.get_bias(&mut self.stream, offset, count)
+    }
+}
+
+/// The pooling of this name.
+pub fn pooling(kind: &str) -> Result<Pooling> {
+    match kind {
+        "cls" => Ok(Pooling::Cls),
+        "mean" => Ok(Pooling::Mean),
+        _ => Err(Error::InvalidArgument(format!(
+            "Unknown pooling {kind:?}: use \"cls\" or \"mean\"."
+        ))),
     }
 }
 

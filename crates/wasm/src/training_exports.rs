@@ -1,11 +1,10 @@
-//! The exported functions of `training.rs`.
+//! The exported functions of the backends' `training.rs`.
 
-use vit_msn_cpu::{AdamW, Dropout, Lars, Sgd};
-use vit_msn_tensor::Activation;
+use vit_msn_tensor::{Activation, AdamW, Dropout, Lars, Sgd};
 use wasm_bindgen::prelude::*;
 
+use crate::backend::with_engine;
 use crate::error::JsResult;
-use crate::with_engine;
 
 /// Sets the whole of a floating linear layer from tensors.
 #[wasm_bindgen]
