@@ -5,6 +5,8 @@ import { Tensor, ViTMSNForImageClassification } from "vit-msn";
 const before = process.memoryUsage().rss;
 const model = await ViTMSNForImageClassification.from_pretrained(process.argv[2] ?? "", {
   local_files_only: true,
+  // With "auto" the drivers of WebGPU, where there are some, are loaded to look for a GPU: not what is measured here.
+  device: "wasm",
 });
 const loaded = process.memoryUsage().rss;
 await model.forward({
