@@ -54,6 +54,93 @@ export interface LarsStep {
   gradient_scale: number;
 }
 
+/**
+ * What a pre-training forward calls beside the model's ops. An engine computes them; on a `Tape` around it they have their
+ * gradients, too, but for what is said to have none.
+ */
+export interface PretrainingOps {
+  /** activation(x). */
+  activate(x: TensorHandle, activation: Activation): TensorHandle;
+  /**
+   * Batch normalisation in training mode, by the statistics of this batch: (x − mean) / √(biased variance + eps) · weight +
+   * bias for each column of x [B, D]; weight and bias are [D].
+   * @returns y [B, D]; and, without gradient, `mean` [D] and the unbiased `variance` [D], which a caller that keeps running
+   *   statistics averages into them: `ema(running_mean, mean, 0.9)`. All three are the caller's to free.
+   * @throws VitMsnError INVALID_ARGUMENT for a batch of 1, which has no variance.
+   */
+  batch_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): BatchNormResult;
+  /**
+   * Cosine similarities over a temperature: normalize(x) · normalize(prototypes)ᵀ / temperature of x [R, D] and prototypes
+   * [K, D] -> [R, K]. Rows are divided by their Euclidean length, or 1e-12 where that is shorter, as torch's F.normalize does.
+   */
+  prototype_logits(x: TensorHandle, prototypes: TensorHandle, temperature: number): TensorHandle;
+  /** The rows of x [M, D], then those of y [N, D] -> [M + N, D]: how groups of views of several sizes become one batch. */
+  concat_rows(x: TensorHandle, y: TensorHandle): TensorHandle;
+  /**
+   * MSN's loss of the anchors' `logits` [V·B, K], view by view, beside their pictures' `targets` [B, K], which have no
+   * gradient: cross_entropy + me_max_weight · me_max + entropy_weight · entropy, where, with p the softmax of each row and
+   * p̄ the mean of p over all rows, cross_entropy is the mean of −Σ t log p, me_max = Σ p̄ log p̄ + log K, and entropy the
+   * mean of −Σ p log p.
+   * @returns [4]: loss, cross_entropy, me_max, entropy. `Tape.backward` takes it, and goes back from the first.
+   */
+  msn_loss(
+    logits: TensorHandle,
+    targets: TensorHandle,
+    me_max_weight: number,
+    entropy_weight: number,
+  ): TensorHandle;
+}
+
+/** What batch_norm returns: y [B, D], the batch's mean [D] and unbiased variance [D]. */
+export interface BatchNormResult {
+  y: TensorHandle;
+  mean: TensorHandle;
+  variance: TensorHandle;
+}
+
+/** The ops of self-supervised pre-training, with their gradients. */
+export interface PretrainingEngine extends PretrainingOps {
+  /** The gradients by what batch_norm read. */
+  batch_norm_backward(
+    grad: TensorHandle,
+    x: TensorHandle,
+    weight: TensorHandle,
+    eps: number,
+  ): { x: TensorHandle; weight: TensorHandle; bias: TensorHandle };
+  /** Batch normalisation in evaluation mode, by given statistics [D]: (x − mean) / √(variance + eps) · weight + bias. */
+  batch_norm_inference(
+    x: TensorHandle,
+    weight: TensorHandle,
+    bias: TensorHandle,
+    mean: TensorHandle,
+    variance: TensorHandle,
+    eps: number,
+  ): TensorHandle;
+  prototype_logits_backward(
+    grad: TensorHandle,
+    x: TensorHandle,
+    prototypes: TensorHandle,
+    temperature: number,
+  ): { x: TensorHandle; prototypes: TensorHandle };
+  /** The first `rows` rows of grad, and the others. */
+  concat_rows_backward(grad: TensorHandle, rows: number): { x: TensorHandle; y: TensorHandle };
+  /**
+   * MSN's targets from the target branch's logits [B, K]: softmax, sharpened to p^(1 / temperature) / Σ, then
+   * `sinkhorn_iterations` times (0 for none): each prototype's column divided by its sum, then each picture's row by its
+   * own. Rows of the result [B, K] sum to 1. It has no gradient.
+   */
+  msn_targets(logits: TensorHandle, temperature: number, sinkhorn_iterations: number): TensorHandle;
+  /** The gradient by the logits of msn_loss's first term (its own gradient being 1). */
+  msn_loss_backward(
+    logits: TensorHandle,
+    targets: TensorHandle,
+    me_max_weight: number,
+    entropy_weight: number,
+  ): TensorHandle;
+  /** target = momentum · target + (1 − momentum) · source, in place: an exponential moving average, of one shape. */
+  ema(target: TensorHandle, source: TensorHandle, momentum: number): void;
+}
+
 /** An engine that can learn. Gradients and states of optimisers are float32 tensors. */
 export interface TrainingEngine extends Engine {
   /** Sets the whole of a floating linear layer from plain float32 tensors, rounded to the dtype it is kept in. */
