@@ -165,6 +165,8 @@ function make_option(name: string, { rule, what }: Described): Option {
     case "integer":
     case "number":
       return new Option(`${long} <n>`, what).argParser((value) => parse_number(rule, value));
+    case "range":
+      return new Option(`${long} <from,to>`, what).argParser((value) => parse_range(rule, value));
     case "texts":
       return new Option(`${long} <text...>`, what);
     case "text":
@@ -185,6 +187,13 @@ function parse_number(rule: OptionRule, value: string): number {
   const expected = unmet_rule(rule, number);
   if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}.`);
   return number;
+}
+
+function parse_range(rule: OptionRule, value: string): number[] {
+  const range = value.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
+  const expected = unmet_rule(rule, range);
+  if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}, as 0.3,1.`);
+  return range;
 }
 
 /** What the command line gave, by names with underscores. */

@@ -258,8 +258,8 @@ function check_same_shape(first: readonly number[], shape: readonly number[], in
   );
 }
 
-/** What each of the 256 pixel values becomes, for each channel, rounded to float32 at the reference's places. */
-function value_tables(settings: ImageProcessorSettings, channels: number): Float32Array[] {
+/** @internal What each of the 256 pixel values becomes, for each channel, rounded to float32 at the reference's places. */
+export function value_tables(settings: ImageProcessorSettings, channels: number): Float32Array[] {
   const { do_rescale, rescale_factor, do_normalize } = settings;
   const means = per_channel(settings.image_mean, channels, do_normalize);
   const stds = per_channel(settings.image_std, channels, do_normalize);

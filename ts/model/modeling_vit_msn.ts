@@ -74,6 +74,14 @@ class Forward {
     return last;
   }
 
+  /** The CLS token after the final layernorm, [B, D]: the other tokens needn't be normalised. */
+  async cls(inputs: ForwardInputs): Promise<TensorHandle> {
+    const hidden = await this.encoder(inputs);
+    const cls = this.scope.use(this.#engine.pool(hidden, "cls"));
+    this.#retire(hidden);
+    return this.#layer_norm(cls, "layernorm");
+  }
+
   /** The last block's output [B, N, D], before the final layernorm. */
   async encoder(inputs: ForwardInputs): Promise<TensorHandle> {
     const pacer = new Pacer(inputs.signal, "forward");
@@ -296,6 +304,25 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
       const hidden = await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs));
       return forward.read(forward.scope.use(engine.pool(forward.scope.use(hidden), pool)));
     });
+  }
+
+  /** @internal The same model with other weights on the same engine, which ends with this model. */
+  with_weights(weights: Weights): ViTMSNModel {
+    const { config, engine, device, engine_info, dtype, attn_implementation } = this;
+    return new ViTMSNModel(config, engine, weights, { device, engine_info, dtype, attn_implementation });
+  }
+
+  /**
+   * @internal Computes the CLS token after the final layernorm, [batch, hidden_size], and gives it to `body` before anything
+   * is freed, so that a head can go on from it and, on a recorder, be differentiated with it.
+   */
+  async with_cls<T>(
+    inputs: ForwardInputs,
+    body: (cls: TensorHandle) => Promise<T>,
+    recorder?: Recorder,
+  ): Promise<T> {
+    await this.ready(inputs);
+    return run(this, inputs, async (forward) => body(await forward.cls(inputs)), recorder);
   }
 }
 

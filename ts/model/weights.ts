@@ -69,6 +69,18 @@ export class Weights {
     this.#handles.set(name, handle);
   }
 
+  /** These and other modules of the same engine together; each set stays what it is, and what is replaced in one isn't in another. */
+  with(other: Weights): Weights {
+    const handles = new Map([...this.#handles, ...other.#handles]);
+    return new Weights(this.#engine, [...this.modules, ...other.modules], this.dtype, handles);
+  }
+
+  /** Frees every module. */
+  free(): void {
+    for (const handle of this.#handles.values()) this.#engine.free(handle);
+    this.#handles.clear();
+  }
+
   /** Takes over all modules of another set of weights of the same architecture and engine. */
   adopt(other: Weights): void {
     for (const [name, handle] of other.#handles) this.replace(name, handle);

@@ -1,5 +1,7 @@
 import { save_files } from "#storage";
 import { Scope, type TensorHandle } from "../engine/engine.ts";
+import type { TrainingEngine } from "../engine/training_engine.ts";
+import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
@@ -10,9 +12,11 @@ import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { ModelSource, PretrainedSource } from "../loading/types.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
 import { create_weights, match_checkpoint } from "../model/weights.ts";
+import type { OutputFolder } from "./folders/folder_types.ts";
 import type { Learner } from "./learner.ts";
-import type { Parameter } from "./parameters.ts";
-import type { TrainerState } from "./trainer_state.ts";
+import type { Optimizer } from "./optimizers.ts";
+import type { Learnable, Parameter } from "./parameters.ts";
+import { fresh_sums, type TrainerState } from "./trainer_state.ts";
 import type { TrainingArguments } from "./training_arguments.ts";
 
 export const STATE_FILE = "trainer_state.json";
@@ -63,26 +67,36 @@ export function json(value: unknown): string {
 
 function* optimizer_tensors(model: ViTMSNForImageClassification, learner: Learner): Generator<TensorToWrite> {
   const { engine, optimizer, parameters } = learner;
-  const tensor = (key: string, { size }: Parameter, handle: TensorHandle): TensorToWrite => ({
+  yield* remembered_tensors(engine, optimizer);
+  if (model.dtype === "float32") return;
+  for (const parameter of parameters.trained) {
+    yield tensor_to_write(engine, `${MASTER}.${parameter.name}`, parameter.value);
+  }
+}
+
+/** What an optimiser remembers, by "slot.parameter". */
+export function* remembered_tensors(engine: TrainingEngine, optimizer: Optimizer): Generator<TensorToWrite> {
+  for (const parameter of optimizer.known()) {
+    const state = optimizer.state(parameter);
+    for (const [i, slot] of optimizer.slots.entries()) {
+      yield tensor_to_write(engine, `${slot}.${parameter.name}`, state[i] as TensorHandle);
+    }
+  }
+}
+
+/** A float32 tensor of the engine under a key; it is read when its turn comes. */
+export function tensor_to_write(engine: TrainingEngine, key: string, handle: TensorHandle): TensorToWrite {
+  const dims = engine.dims(handle);
+  return {
     key,
     dtype: "float32",
-    dims: engine.dims(handle),
-    byte_length: 4 * size,
+    dims,
+    byte_length: 4 * dims.reduce((a, b) => a * b, 1),
     bytes: (async function* () {
       const { buffer, byteOffset, byteLength } = await engine.read(handle);
       yield new Uint8Array(buffer, byteOffset, byteLength);
     })(),
-  });
-  for (const parameter of optimizer.known()) {
-    const state = optimizer.state(parameter);
-    for (const [i, slot] of optimizer.slots.entries()) {
-      yield tensor(`${slot}.${parameter.name}`, parameter, state[i] as TensorHandle);
-    }
-  }
-  if (model.dtype === "float32") return;
-  for (const parameter of parameters.trained) {
-    yield tensor(`${MASTER}.${parameter.name}`, parameter, parameter.value);
-  }
+  };
 }
 
 /** A checkpoint that was read, but not put into anything yet. */
@@ -95,7 +109,7 @@ export interface LoadedCheckpoint {
   tensors: ReadonlyMap<string, LoadedTensor>;
 }
 
-interface LoadedTensor {
+export interface LoadedTensor {
   dims: readonly number[];
   data: Float32Array;
 }
@@ -104,13 +118,27 @@ interface LoadedTensor {
 export async function read_checkpoint(source: PretrainedSource): Promise<LoadedCheckpoint> {
   const files = await open_source(source);
   const { optimizer_steps, ...state } = await read_state(files);
-  const tensors = await read_optimizer(files);
+  const tensors = await read_float_tensors(files, OPTIMIZER_FILE);
   // A weights file that is cut off is found before anything is changed.
   await (await open_checkpoint(files)).close();
   return { name: files.name, files, state, optimizer_steps, tensors };
 }
 
 async function read_state(files: ModelSource): Promise<TrainerState & { optimizer_steps: number }> {
+  const state = await read_sound_state(files, "Trainer", Object.keys(fresh_sums()));
+  return state as unknown as TrainerState & { optimizer_steps: number };
+}
+
+/**
+ * Reads trainer_state.json and checks what all kinds of training keep in it.
+ * @param writer for messages: the class that writes such a state.
+ * @param sums the names of what `running` sums up.
+ */
+export async function read_sound_state(
+  files: ModelSource,
+  writer: string,
+  sums: readonly string[],
+): Promise<Record<string, unknown>> {
   const state = await read_json(files, STATE_FILE).catch((cause: unknown) => {
     if (!(cause instanceof VitMsnError) || cause.code !== "INVALID_CONFIG") throw cause;
     throw new VitMsnError("INVALID_CHECKPOINT", cause.message, { cause });
@@ -118,31 +146,35 @@ async function read_state(files: ModelSource): Promise<TrainerState & { optimize
   if (state === undefined) throw unsound(files, `has no ${STATE_FILE}, so training can't go on from it`);
   const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const counts = ["global_step", "epochs_done", "batches_done", "optimizer_steps"];
-  const { running, log_history, stateful_callbacks } = state as unknown as TrainerState;
-  const sums = typeof running === "object" && running !== null ? Object.values(running) : [];
+  const running = is_object(state.running) ? state.running : {};
   const sound =
     counts.every((name) => is_count(state[name])) &&
     Number.isFinite(state.total_loss) &&
-    sums.length === 4 &&
-    sums.every(Number.isFinite) &&
-    Array.isArray(log_history) &&
-    typeof stateful_callbacks === "object" &&
-    stateful_callbacks !== null;
-  if (!sound) throw unsound(files, `has a ${STATE_FILE} that wasn't written by this package's Trainer`);
-  return state as unknown as TrainerState & { optimizer_steps: number };
+    Object.keys(running).length === sums.length &&
+    sums.every((name) => Number.isFinite(running[name])) &&
+    Array.isArray(state.log_history) &&
+    is_object(state.stateful_callbacks);
+  if (!sound) throw unsound(files, `has a ${STATE_FILE} that wasn't written by this package's ${writer}`);
+  return state;
 }
 
-async function read_optimizer(files: ModelSource): Promise<Map<string, LoadedTensor>> {
-  const file = await files.open(OPTIMIZER_FILE);
-  if (file === undefined) throw unsound(files, `has no ${OPTIMIZER_FILE}, so training can't go on from it`);
+function is_object(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
+
+/** All tensors of a checkpoint's file, which must be float32 and finite. @throws VitMsnError INVALID_CHECKPOINT. */
+export async function read_float_tensors(
+  files: ModelSource,
+  name: string,
+): Promise<Map<string, LoadedTensor>> {
+  const file = await files.open(name);
+  if (file === undefined) throw unsound(files, `has no ${name}, so training can't go on from it`);
   try {
     const tensors = new Map<string, LoadedTensor>();
     for (const { key, dtype, dims, start, end } of await read_safetensors_header(file)) {
-      if (dtype !== "F32")
-        throw unsound(files, `has a ${OPTIMIZER_FILE} with ${key} of type ${dtype}, not F32`);
+      if (dtype !== "F32") throw unsound(files, `has a ${name} with ${key} of type ${dtype}, not F32`);
       const data = new Float32Array((await file.read(start, end - start)).slice().buffer);
-      if (!data.every(Number.isFinite))
-        throw unsound(files, `has a ${OPTIMIZER_FILE} whose ${key} isn't finite`);
+      if (!data.every(Number.isFinite)) throw unsound(files, `has a ${name} whose ${key} isn't finite`);
       tensors.set(key, { dims, data });
     }
     return tensors;
@@ -155,7 +187,7 @@ async function read_optimizer(files: ModelSource): Promise<Map<string, LoadedTen
  * Gives a model the weights of a checkpoint of the same architecture.
  * @throws VitMsnError CHECKPOINT_MISMATCH and what loading throws; the model is unchanged then.
  */
-export async function load_weights(model: ViTMSNForImageClassification, files: ModelSource): Promise<void> {
+export async function load_weights(model: Learnable, files: ModelSource): Promise<void> {
   const checkpoint = await open_checkpoint(files);
   try {
     const { modules, dtype } = model.weights;
@@ -194,18 +226,51 @@ export function restore_learner(
       );
     }
     const master = find(`${MASTER}.${parameter.name}`, parameter);
-    if (master !== undefined) set_values(engine, parameter, master);
+    if (master !== undefined) set_values(engine, parameter.value, master);
   }
   optimizer.steps = optimizer_steps;
   parameters.write_back();
 }
 
+/** The newest checkpoint that can be read; those that can't are named and passed over. */
+export async function newest_sound<Loaded>(
+  folder: OutputFolder,
+  names: readonly string[],
+  read: (source: PretrainedSource) => Promise<Loaded>,
+): Promise<Loaded | undefined> {
+  let failure: unknown;
+  for (const name of names.toReversed()) {
+    try {
+      return await read(await folder.source(name));
+    } catch (error) {
+      if (!(error instanceof VitMsnError)) throw error;
+      failure ??= error;
+      env.warn(`${name} can't be resumed from: ${error.message}`);
+    }
+  }
+  if (failure !== undefined) throw failure;
+  return undefined;
+}
+
+/** Removes the oldest checkpoints beyond a limit, but none that is to be kept. */
+export async function remove_old_checkpoints(
+  folder: OutputFolder,
+  limit: number | undefined,
+  kept: readonly (string | null)[],
+): Promise<void> {
+  if (limit === undefined) return;
+  const names = sort_checkpoints(await folder.list());
+  const spare = names.filter((name) => !kept.includes(name));
+  const surplus = Math.min(spare.length, names.length - limit);
+  for (const name of spare.slice(0, Math.max(0, surplus))) await folder.remove(name);
+}
+
 /** Overwrites a tensor's values: what is there less itself is 0, and adding to 0 rounds nothing. */
-function set_values(engine: Learner["engine"], { value, size }: Parameter, data: Float32Array): void {
+export function set_values(engine: TrainingEngine, value: TensorHandle, data: Float32Array): void {
   const scope = new Scope(engine);
   try {
     const dims = engine.dims(value);
-    const negative = scope.use(engine.tensor(new Float32Array(size), dims));
+    const negative = scope.use(engine.tensor(new Float32Array(data.length), dims));
     engine.accumulate(negative, value, -1);
     engine.accumulate(value, negative, 1);
     engine.accumulate(value, scope.use(engine.tensor(data, dims)), 1);
@@ -214,10 +279,10 @@ function set_values(engine: Learner["engine"], { value, size }: Parameter, data:
   }
 }
 
-function mismatch(message: string): VitMsnError {
+export function mismatch(message: string): VitMsnError {
   return new VitMsnError("CHECKPOINT_MISMATCH", message);
 }
 
-function unsound(files: ModelSource, what: string): VitMsnError {
+export function unsound(files: ModelSource, what: string): VitMsnError {
   return new VitMsnError("INVALID_CHECKPOINT", `${files.name} ${what}.`, { details: { source: files.name } });
 }

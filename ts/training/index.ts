@@ -1,5 +1,5 @@
 /**
- * vit-msn/training: fine-tuning on one's own pictures. Names are those of transformers' Trainer.
+ * vit-msn/training: pre-training and fine-tuning on one's own pictures. Names are those of transformers' Trainer.
  *
  * @module
  */
@@ -7,11 +7,22 @@ export * from "./callbacks.ts";
 export type {
   Batch,
   CollateContext,
+  Collator,
   DataCollator,
   DrawnExample,
   ImageCollatorOptions,
 } from "./data/collate.ts";
 export { image_collator } from "./data/collate.ts";
+export {
+  adjust_brightness,
+  adjust_contrast,
+  adjust_hue,
+  adjust_saturation,
+  type ColorJitterOptions,
+  color_jitter,
+  random_apply,
+  random_grayscale,
+} from "./data/color_transforms.ts";
 export type {
   Dataset,
   Example,
@@ -20,6 +31,7 @@ export type {
   TensorData,
   TrainingData,
 } from "./data/dataset.ts";
+export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
 export {
   compose,
@@ -34,6 +46,25 @@ export {
 } from "./data/transforms.ts";
 export { compute_gradients, type GradientOptions, type LossAndGradients } from "./gradients.ts";
 export { argmax_rows, type ComputeMetrics, confusion_matrix, type EvalPrediction } from "./metrics.ts";
+export {
+  MSN_PRETRAINING_OPTIONS,
+  MSNPretrainingArguments,
+  type MSNPretrainingOptions,
+} from "./msn/msn_arguments.ts";
+export * from "./msn/msn_callbacks.ts";
+export { msn_encoder } from "./msn/msn_encoder.ts";
+export type { MSNStepTimes } from "./msn/msn_learner.ts";
+export * from "./msn/msn_pretrainer.ts";
+export { type MSNScheduleSteps, type MSNStepRates, msn_rates } from "./msn/msn_schedules.ts";
+export type { MSNLogs, MSNMean, MSNPretrainerState, MSNRunningSums } from "./msn/msn_state.ts";
+export {
+  type MSNTransforms,
+  type MSNViewOptions,
+  type MSNViews,
+  msn_transforms,
+  msn_view_collator,
+  type ViewCollator,
+} from "./msn/msn_views.ts";
 export { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
 export type { Freezing } from "./parameters.ts";
 export { Random } from "./random.ts";

@@ -97,9 +97,7 @@ export class Learner {
   }
 
   #update(learning_rate: number, grad_norm: number): void {
-    const { max_grad_norm } = this.#args;
-    const is_clipped = max_grad_norm > 0 && grad_norm + CLIP_EPSILON > max_grad_norm;
-    const gradient_scale = is_clipped ? max_grad_norm / (grad_norm + CLIP_EPSILON) : 1;
+    const gradient_scale = clip_scale(grad_norm, this.#args.max_grad_norm);
     this.optimizer.step(this.parameters.trained, { learning_rate, gradient_scale });
     this.parameters.write_back();
   }
@@ -163,7 +161,13 @@ export class Learner {
   }
 }
 
-function diverged(what: string, value: number, step: number, learning_rate: number): VitMsnError {
+/** What gradients of this norm are multiplied by; no norm is too large for a `max_grad_norm` of 0. */
+export function clip_scale(grad_norm: number, max_grad_norm: number): number {
+  const is_clipped = max_grad_norm > 0 && grad_norm + CLIP_EPSILON > max_grad_norm;
+  return is_clipped ? max_grad_norm / (grad_norm + CLIP_EPSILON) : 1;
+}
+
+export function diverged(what: string, value: number, step: number, learning_rate: number): VitMsnError {
   return new VitMsnError(
     "DIVERGED",
     `${what} is ${value} at step ${step + 1} (learning rate ${learning_rate.toPrecision(3)}), so training stopped; the model is as ` +

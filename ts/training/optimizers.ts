@@ -23,6 +23,8 @@ export interface OptimizerStep {
   learning_rate: number;
   /** What gradients are multiplied by, as for clipping. */
   gradient_scale: number;
+  /** In place of the optimiser's own. */
+  weight_decay?: number;
 }
 
 /** LARS' guard against division by 0. */
@@ -107,7 +109,7 @@ export class Optimizer {
     step: OptimizerStep,
   ): void {
     const { optim, adam_beta1, adam_beta2, adam_epsilon, momentum, nesterov } = this.#options;
-    const weight_decay = is_decayed ? this.#options.weight_decay : 0;
+    const weight_decay = is_decayed ? (step.weight_decay ?? this.#options.weight_decay) : 0;
     const [first, second] = state as [TensorHandle, TensorHandle];
     switch (optim) {
       case "adamw_torch":

@@ -1,8 +1,8 @@
-import type { Handle, LinearHandle, TensorHandle } from "../engine/engine.ts";
+import type { Engine, Handle, LinearHandle, TensorHandle, WeightDtype } from "../engine/engine.ts";
 import type { LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
 import type { LinearSpec, ParameterSpec } from "../model/architecture.ts";
-import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
 import type { Weights } from "../model/weights.ts";
 import type { GradientSink } from "./tape.ts";
 
@@ -17,7 +17,7 @@ export interface Parameter {
   readonly size: number;
   /** 0 for the embeddings, then each layer's number from 1, and one more for what follows them. */
   readonly depth: number;
-  /** Whether weight decay applies: the weights of linear layers; not biases, norms, positions, CLS or mask token. */
+  /** Whether weight decay applies. */
   readonly is_decayed: boolean;
   readonly is_trained: boolean;
   /** The sum so far. */
@@ -41,17 +41,33 @@ export interface Freezing {
   freeze_keys?: readonly string[];
 }
 
+/** What has parameters that can be learned: a model, or an encoder with another head. */
+export interface Learnable {
+  readonly config: ViTMSNConfig;
+  readonly engine: Engine;
+  readonly weights: Weights;
+  readonly device: string;
+  readonly dtype: WeightDtype;
+  weights_changed(): void;
+}
+
+/**
+ * What weight decay applies to: the weights of linear layers, as in the Trainer, or whatever has two dimensions or more, so
+ * that positions, CLS and mask token have it too, as in MSN's pre-training.
+ */
+export type Decaying = "linear_weights" | "matrices";
+
 /** The parameters of a model that is being trained, and their gradients. */
 export class Parameters implements GradientSink {
   readonly all: readonly Parameter[];
-  readonly #model: ViTMSNForImageClassification;
+  readonly #model: Learnable;
   readonly #engine: TrainingEngine;
   readonly #weights: Weights;
   readonly #linears = new Map<LinearHandle, TrainedLinear>();
   readonly #tensors = new Map<TensorHandle, Parameter>();
 
   /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't learn; INVALID_ARGUMENT. */
-  constructor(model: ViTMSNForImageClassification, freezing: Freezing = {}) {
+  constructor(model: Learnable, freezing: Freezing = {}, decaying: Decaying = "linear_weights") {
     this.#model = model;
     this.#engine = training_engine(model);
     this.#weights = model.weights;
@@ -64,7 +80,15 @@ export class Parameters implements GradientSink {
       else {
         const value = model.weights.tensor(module.key);
         const is_trained = !is_frozen(module.key);
-        const parameter = this.#parameter(module.key, [module], value, depth(module.key), false, is_trained);
+        const is_decayed = decaying === "matrices" && module.dims.length > 1;
+        const parameter = this.#parameter(
+          module.key,
+          [module],
+          value,
+          depth(module.key),
+          is_decayed,
+          is_trained,
+        );
         all.push(parameter);
         if (is_trained) this.#tensors.set(value, parameter);
       }
@@ -82,13 +106,13 @@ export class Parameters implements GradientSink {
   }
 
   add(tensor: TensorHandle, gradient: TensorHandle): void {
-    this.#add_gradient(this.#tensors.get(tensor), gradient);
+    add_gradient(this.#engine, this.#tensors.get(tensor), gradient);
   }
 
   add_linear(handle: LinearHandle, { weight, bias }: LinearGradients): void {
     const linear = this.#linears.get(handle);
-    this.#add_gradient(linear?.weight, weight);
-    this.#add_gradient(linear?.bias, bias);
+    add_gradient(this.#engine, linear?.weight, weight);
+    add_gradient(this.#engine, linear?.bias, bias);
   }
 
   /** √Σ g² over all gradients, summed in a fixed order. */
@@ -186,19 +210,24 @@ export class Parameters implements GradientSink {
     const size = specs.reduce((sum, { dims }) => sum + dims.reduce((a, b) => a * b, 1), 0);
     return { name, specs, value, size, depth, is_decayed, is_trained, gradient: undefined };
   }
+}
 
-  #add_gradient(parameter: Parameter | undefined, gradient: TensorHandle): void {
-    if (!parameter?.is_trained) this.#engine.free(gradient);
-    else if (parameter.gradient === undefined) parameter.gradient = gradient;
-    else {
-      this.#engine.accumulate(parameter.gradient, gradient, 1);
-      this.#engine.free(gradient);
-    }
+/** Adds a gradient, which is the parameter's from then on. */
+export function add_gradient(
+  engine: TrainingEngine,
+  parameter: Parameter | undefined,
+  gradient: TensorHandle,
+): void {
+  if (!parameter?.is_trained) engine.free(gradient);
+  else if (parameter.gradient === undefined) parameter.gradient = gradient;
+  else {
+    engine.accumulate(parameter.gradient, gradient, 1);
+    engine.free(gradient);
   }
 }
 
 /** The model's engine, where it can learn. */
-export function training_engine(model: ViTMSNForImageClassification): TrainingEngine {
+export function training_engine(model: Pick<Learnable, "engine" | "dtype" | "device">): TrainingEngine {
   if (model.dtype === "int8") {
     throw new VitMsnError(
       "UNSUPPORTED",
@@ -214,7 +243,7 @@ export function training_engine(model: ViTMSNForImageClassification): TrainingEn
   return model.engine as TrainingEngine;
 }
 
-function frozen_keys(model: ViTMSNForImageClassification, freezing: Freezing): (key: string) => boolean {
+function frozen_keys(model: Learnable, freezing: Freezing): (key: string) => boolean {
   const { freeze_backbone = false, freeze_layers = 0, freeze_keys = [] } = freezing;
   const layers = model.config.num_hidden_layers;
   if (!Number.isInteger(freeze_layers) || freeze_layers < 0 || freeze_layers > layers) {

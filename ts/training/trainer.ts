@@ -15,7 +15,9 @@ import {
   json,
   type LoadedCheckpoint,
   load_weights,
+  newest_sound,
   read_checkpoint,
+  remove_old_checkpoints,
   restore_learner,
   STATE_FILE,
   sort_checkpoints,
@@ -30,6 +32,7 @@ import { training_loss } from "./gradients.ts";
 import { Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
 import { training_engine } from "./parameters.ts";
+import { make_plan, type Plan } from "./plan.ts";
 import { fresh_sums, type LogEntry, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
 
@@ -83,17 +86,9 @@ export interface PredictionOutput {
   metrics: Record<string, number>;
 }
 
-/** How long a training run is. */
-interface Plan {
-  max_steps: number;
-  num_train_epochs: number;
-  /** Optimiser steps of a whole epoch; undefined for a stream. */
-  steps_per_epoch: number | undefined;
-}
-
 /** A training run under way. */
 interface Run {
-  loader: DataLoader;
+  loader: DataLoader<Batch>;
   learner: Learner;
   plan: Plan;
   folder: OutputFolder | undefined;
@@ -217,7 +212,7 @@ export class Trainer {
       drop_last: args.dataloader_drop_last,
       signal,
     });
-    const plan = make_plan(args, loader);
+    const plan = make_plan(args, loader.batches_per_epoch, args.gradient_accumulation_steps);
     const folder =
       args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
     const found = await this.#find_checkpoint(resume_from_checkpoint);
@@ -412,23 +407,13 @@ export class Trainer {
     await folder.write(name, (directory) =>
       write_checkpoint(directory, { model, learner, state, args, processor }),
     );
-    await this.#remove_old(folder, name);
+    await remove_old_checkpoints(folder, args.save_total_limit, [name, state.best_model_checkpoint]);
     await this.#tell("on_save", { ...this.#event(), checkpoint: name });
-  }
-
-  /** Removes the oldest checkpoints beyond save_total_limit, but neither the newest nor the best. */
-  async #remove_old(folder: OutputFolder, newest: string): Promise<void> {
-    const { save_total_limit } = this.args;
-    if (save_total_limit === undefined) return;
-    const names = sort_checkpoints(await folder.list());
-    const spare = names.filter((name) => name !== newest && name !== this.state.best_model_checkpoint);
-    const surplus = Math.min(spare.length, names.length - save_total_limit);
-    for (const name of spare.slice(0, Math.max(0, surplus))) await folder.remove(name);
   }
 
   // Beginning.
 
-  #reset(plan: Plan, loader: DataLoader, found: LoadedCheckpoint | undefined): void {
+  #reset(plan: Plan, loader: DataLoader<Batch>, found: LoadedCheckpoint | undefined): void {
     const { state, args } = this;
     const saved = found?.state;
     if (saved) this.#check_resumable(saved, loader.length ?? null);
@@ -481,7 +466,7 @@ export class Trainer {
     if (folder === undefined) {
       throw new VitMsnError("INVALID_ARGUMENT", "resume_from_checkpoint: true needs an output_dir.");
     }
-    return newest_sound(folder, names);
+    return newest_sound(folder, names, read_checkpoint);
   }
 
   // Evaluation.
@@ -617,44 +602,6 @@ class Collected {
     const type = first.type === "float32" ? "float32" : "int32";
     return new Tensor(type, this.#labels.flatMap(numbers_of), [this.#examples, ...first.dims.slice(1)]);
   }
-}
-
-function make_plan(args: TrainingArguments, loader: DataLoader): Plan {
-  const batches = loader.batches_per_epoch;
-  if (batches === undefined) {
-    if (args.max_steps > 0) {
-      return { max_steps: args.max_steps, num_train_epochs: 1, steps_per_epoch: undefined };
-    }
-    throw new VitMsnError("INVALID_ARGUMENT", "Data that is a stream has no known length: set max_steps.", {
-      details: { argument: "max_steps" },
-    });
-  }
-  const steps_per_epoch = Math.ceil(batches / args.gradient_accumulation_steps);
-  if (args.max_steps > 0) {
-    const { max_steps } = args;
-    return { max_steps, num_train_epochs: Math.ceil(max_steps / steps_per_epoch), steps_per_epoch };
-  }
-  const max_steps = Math.ceil(args.num_train_epochs * steps_per_epoch);
-  return { max_steps, num_train_epochs: Math.ceil(args.num_train_epochs), steps_per_epoch };
-}
-
-/** The newest checkpoint that can be read; those that can't are named and passed over. */
-async function newest_sound(
-  folder: OutputFolder,
-  names: readonly string[],
-): Promise<LoadedCheckpoint | undefined> {
-  let failure: unknown;
-  for (const name of names.toReversed()) {
-    try {
-      return await read_checkpoint(await folder.source(name));
-    } catch (error) {
-      if (!(error instanceof VitMsnError)) throw error;
-      failure ??= error;
-      env.warn(`${name} can't be resumed from: ${error.message}`);
-    }
-  }
-  if (failure !== undefined) throw failure;
-  return undefined;
 }
 
 /** Says at once which classes of the data the model doesn't have. */

@@ -97,17 +97,23 @@ export interface TrainingOptions {
 /** What an option's value must be. */
 export type OptionRule =
   | { kind: "integer" | "number"; min: number; max: number; or?: number }
+  /** [lowest, highest]. */
+  | { kind: "range"; min: number; max: number }
   | { kind: "flag" }
   | { kind: "choice"; choices: readonly string[] }
   | { kind: "text" }
   | { kind: "texts" }
   | { kind: "folder" };
 
-const count = (min = 0): OptionRule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER });
-const share: OptionRule = { kind: "number", min: 0, max: 1 };
-const positive: OptionRule = { kind: "number", min: 0, max: 1e6 };
-const flag: OptionRule = { kind: "flag" };
-const seed: OptionRule = { kind: "integer", min: 0, max: 0xffffffff };
+/** The rules that most options have. */
+export const RULES = {
+  count: (min = 0): OptionRule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER }),
+  share: { kind: "number", min: 0, max: 1 },
+  positive: { kind: "number", min: 0, max: 1e6 },
+  flag: { kind: "flag" },
+  seed: { kind: "integer", min: 0, max: 0xffffffff },
+} as const satisfies Record<string, OptionRule | ((min?: number) => OptionRule)>;
+const { count, share, positive, flag, seed } = RULES;
 
 /** Every option by name: what the command line and the checks go by. */
 export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule>> = {
@@ -202,10 +208,7 @@ export interface TrainingArguments extends Filled {}
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class TrainingArguments {
   constructor(options: TrainingOptions = {}) {
-    const given: TrainingOptions = Object.fromEntries(
-      Object.entries(options).filter(([, value]) => value !== undefined),
-    );
-    for (const [name, value] of Object.entries(given)) check_option(name, value);
+    const given = checked_options(options, TRAINING_OPTIONS, "Training");
     const logging_steps = given.logging_steps ?? DEFAULTS.logging_steps;
     const metric = (given.metric_for_best_model ?? DEFAULTS.metric_for_best_model).replace(/^eval_/, "");
     const derived = {
@@ -233,19 +236,20 @@ export class TrainingArguments {
 
   #check_together(): void {
     if (this.save_strategy !== "no" && this.output_dir === undefined) {
-      throw invalid(`save_strategy "${this.save_strategy}" needs an output_dir.`, "output_dir");
+      throw invalid_option(`save_strategy "${this.save_strategy}" needs an output_dir.`, "output_dir");
     }
-    if (this.nesterov && this.momentum === 0) throw invalid("nesterov needs a momentum above 0.", "nesterov");
+    if (this.nesterov && this.momentum === 0)
+      throw invalid_option("nesterov needs a momentum above 0.", "nesterov");
     if (!this.load_best_model_at_end) return;
     if (this.eval_strategy === "no" || this.eval_strategy !== this.save_strategy) {
-      throw invalid(
+      throw invalid_option(
         'load_best_model_at_end needs the same eval_strategy and save_strategy, and not "no"; ' +
           `they are "${this.eval_strategy}" and "${this.save_strategy}".`,
         "load_best_model_at_end",
       );
     }
     if (this.eval_strategy === "steps" && this.save_steps % this.eval_steps !== 0) {
-      throw invalid(
+      throw invalid_option(
         `load_best_model_at_end needs save_steps (${this.save_steps}) to be a multiple of eval_steps (${this.eval_steps}).`,
         "save_steps",
       );
@@ -253,17 +257,27 @@ export class TrainingArguments {
   }
 }
 
-/** Checks one option's value. @throws VitMsnError INVALID_ARGUMENT that names it. */
-function check_option(name: string, value: unknown): void {
-  if (!Object.hasOwn(TRAINING_OPTIONS, name)) {
-    throw invalid(
-      `Training has no option ${JSON.stringify(name)}; it has ${Object.keys(TRAINING_OPTIONS).join(", ")}.`,
-      name,
-    );
+/**
+ * The options that are given, checked one by one.
+ * @param what for messages: what has these options.
+ * @throws VitMsnError INVALID_ARGUMENT that names the option.
+ */
+export function checked_options<Options extends object>(
+  options: Options,
+  rules: Readonly<Record<keyof Options, OptionRule>>,
+  what: string,
+): Options {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  for (const [name, value] of given) {
+    if (!Object.hasOwn(rules, name)) {
+      const known = Object.keys(rules).join(", ");
+      throw invalid_option(`${what} has no option ${JSON.stringify(name)}; it has ${known}.`, name);
+    }
+    const expected = unmet_rule(rules[name as keyof Options], value);
+    if (expected !== undefined)
+      throw invalid_option(`${name} must be ${expected}, got ${show(value)}.`, name);
   }
-  const rule = TRAINING_OPTIONS[name as keyof TrainingOptions];
-  const expected = unmet_rule(rule, value);
-  if (expected !== undefined) throw invalid(`${name} must be ${expected}, got ${show(value)}.`, name);
+  return Object.fromEntries(given) as Options;
 }
 
 /** What is expected instead of a value; undefined where it is right. */
@@ -276,6 +290,12 @@ export function unmet_rule(rule: OptionRule, value: unknown): string | undefined
       if (rule.or !== undefined && value === rule.or) return undefined;
       const range = rule.max >= 1e6 ? `from ${rule.min} on` : `from ${rule.min} to ${rule.max}`;
       return `a ${rule.kind === "integer" ? "whole " : ""}number ${range}`;
+    }
+    case "range": {
+      const { min, max } = rule;
+      const [low, high] = Array.isArray(value) && value.length === 2 ? value : [];
+      const fits = Number.isFinite(low) && Number.isFinite(high) && min <= low && low <= high && high <= max;
+      return fits ? undefined : `two numbers from ${min} to ${max}, the lower one first`;
     }
     case "flag":
       return typeof value === "boolean" ? undefined : "true or false";
@@ -298,6 +318,7 @@ function show(value: unknown): string {
   return (JSON.stringify(value) ?? String(value)).slice(0, 100);
 }
 
-function invalid(message: string, argument: string): VitMsnError {
+/** @internal */
+export function invalid_option(message: string, argument: string): VitMsnError {
   return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
 }

@@ -34,10 +34,13 @@ export interface CollateContext {
 }
 
 /** Makes a batch; undefined where none of the examples can be used. */
-export type DataCollator = (
+export type Collator<Batch> = (
   examples: readonly DrawnExample[],
   context: CollateContext,
 ) => Promise<Batch | undefined>;
+
+/** Makes a Trainer's batch. */
+export type DataCollator = Collator<Batch>;
 
 export interface ImageCollatorOptions {
   config: ViTMSNConfig;
@@ -94,10 +97,11 @@ async function pixel_values_of(
 
 const UNREADABLE = ["INVALID_IMAGE", "NOT_FOUND", "ACCESS_DENIED", "IO", "NETWORK", "OFFLINE"];
 
-function skip_or_throw(
+/** @internal Names a picture that can't be read: in an error, or once in a warning. Other errors are thrown on. */
+export function skip_or_throw(
   error: unknown,
   name: string,
-  { unreadable_pictures = "error" }: ImageCollatorOptions,
+  { unreadable_pictures = "error" }: Pick<ImageCollatorOptions, "unreadable_pictures">,
   warned: Set<string>,
 ): void {
   if (!(error instanceof VitMsnError) || !UNREADABLE.includes(error.code)) throw error;

@@ -1,11 +1,11 @@
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { permutation, Random } from "../random.ts";
-import type { Batch, DataCollator, DrawnExample } from "./collate.ts";
+import type { Collator, DrawnExample } from "./collate.ts";
 import { type OpenedData, open_data, type TrainingData } from "./dataset.ts";
 
-export interface DataLoaderOptions {
+export interface DataLoaderOptions<Batch> {
   batch_size: number;
-  collate: DataCollator;
+  collate: Collator<Batch>;
   /** For training: in random order, by the seed, and augmented. */
   is_training: boolean;
   seed: number;
@@ -17,13 +17,13 @@ export interface DataLoaderOptions {
 const [ORDER, PICTURE, BATCH] = [1, 2, 3];
 
 /** Batches of data, epoch by epoch: what an epoch gives depends only on the seed and the epoch's number. */
-export class DataLoader {
+export class DataLoader<Batch> {
   /** Examples of one epoch; undefined for a stream. */
   readonly length: number | undefined;
   readonly #data: OpenedData;
-  readonly #options: DataLoaderOptions;
+  readonly #options: DataLoaderOptions<Batch>;
 
-  constructor(data: TrainingData, what: string, options: DataLoaderOptions) {
+  constructor(data: TrainingData, what: string, options: DataLoaderOptions<Batch>) {
     this.#data = open_data(data, what);
     this.#options = options;
     this.length = this.#data.dataset?.length;

@@ -1,5 +1,5 @@
 import { VitMsnError } from "../../errors.ts";
-import type { ImageInput } from "../../image/raw_image.ts";
+import { type ImageInput, RawImage } from "../../image/raw_image.ts";
 import { Tensor } from "../../tensor.ts";
 
 /**
@@ -25,7 +25,10 @@ export interface Dataset {
   readonly classes?: readonly string[];
 }
 
-/** Whole tensors: pixel_values [N, channels, height, width] and a label for each. */
+/**
+ * Whole tensors: pixel_values [N, channels, height, width] and a label for each. Float32 values are the processor's output
+ * already; uint8 ones are pictures, grey or RGB.
+ */
 export interface TensorData {
   pixel_values: Tensor;
   labels?: Tensor | readonly ExampleLabel[];
@@ -62,24 +65,45 @@ export function open_data(data: TrainingData, what: string): OpenedData {
 }
 
 function tensor_dataset({ pixel_values, labels }: TensorData, what: string): Dataset {
-  if (
-    !(pixel_values instanceof Tensor) ||
-    pixel_values.type !== "float32" ||
-    pixel_values.dims.length !== 4
-  ) {
-    throw invalid(`${what}.pixel_values must be a float32 Tensor [N, channels, height, width].`, what);
+  const is_tensor = pixel_values instanceof Tensor && pixel_values.dims.length === 4;
+  const example_of = is_tensor ? example_reader(pixel_values) : undefined;
+  if (example_of === undefined) {
+    throw invalid(
+      `${what}.pixel_values must be a Tensor [N, channels, height, width]: float32, or uint8 of 1 or 3 channels.`,
+      what,
+    );
   }
-  const [length, ...dims] = pixel_values.dims as [number, number, number, number];
+  const length = pixel_values.dims[0] as number;
   const label_of = labels === undefined ? () => undefined : label_reader(labels, length, what);
-  const size = dims.reduce((a, b) => a * b, 1);
-  const data = pixel_values.data as Float32Array;
-  return {
-    length,
-    get: (index) => ({
-      pixel_values: new Tensor("float32", data.subarray(index * size, (index + 1) * size), dims),
-      label: label_of(index),
-    }),
+  return { length, get: (index) => ({ ...example_of(index), label: label_of(index) }) };
+}
+
+/** What gives each picture of a tensor; undefined for one of another kind. */
+function example_reader({ type, dims, data }: Tensor): ((index: number) => Example) | undefined {
+  const [channels, height, width] = dims.slice(1) as [number, number, number];
+  const size = channels * height * width;
+  if (type === "float32") {
+    const values = data as Float32Array;
+    return (index) => ({
+      pixel_values: new Tensor("float32", values.subarray(index * size, (index + 1) * size), dims.slice(1)),
+    });
+  }
+  if (type !== "uint8" || (channels !== 1 && channels !== 3)) return undefined;
+  const bytes = data as Uint8Array;
+  return (index) => {
+    const planes = bytes.subarray(index * size, (index + 1) * size);
+    return { image: new RawImage(channels === 1 ? planes : interleave(planes), width, height, channels) };
   };
+}
+
+/** Three planes as pixels. */
+function interleave(planes: Uint8Array): Uint8Array {
+  const plane = planes.length / 3;
+  const pixels = new Uint8Array(planes.length);
+  for (let i = 0, to = 0; i < plane; i++) {
+    for (let c = 0; c < 3; c++) pixels[to++] = planes[c * plane + i] as number;
+  }
+  return pixels;
 }
 
 function label_reader(

@@ -1,0 +1,147 @@
+import { RawImage } from "../../image/raw_image.ts";
+import { permutation, type Random } from "../random.ts";
+import type { ImageTransform } from "./transforms.ts";
+
+/** How much colours may change, as torchvision's ColorJitter takes it. */
+export interface ColorJitterOptions {
+  /** Factors from 1 − x (at least 0) to 1 + x; default 0. */
+  brightness?: number;
+  contrast?: number;
+  saturation?: number;
+  /** Turns of the colour circle from −x to x, at most 0.5; default 0. */
+  hue?: number;
+}
+
+type Bytes = RawImage["data"];
+
+/** Does a transform with this probability, torchvision's RandomApply. */
+export function random_apply(transform: ImageTransform, probability: number): ImageTransform {
+  return (image, random) => (random.uniform() < probability ? transform(image, random) : image);
+}
+
+/**
+ * Brightness, contrast, saturation and hue changed at random, in random order: torchvision's ColorJitter on PIL pictures, bit
+ * for bit for the same factors. Grey pictures have neither saturation nor hue. Alpha isn't taken.
+ */
+export function color_jitter(options: ColorJitterOptions): ImageTransform {
+  const { brightness = 0, contrast = 0, saturation = 0, hue = 0 } = options;
+  const factor = (random: Random, by: number) => random.uniform(Math.max(0, 1 - by), 1 + by);
+  return (image, random) => {
+    const order = permutation(4, random);
+    const [bright, contrasted, saturated] = [brightness, contrast, saturation].map((by) =>
+      factor(random, by),
+    );
+    const turn = random.uniform(-hue, hue);
+    const changes: readonly [number, (image: RawImage) => RawImage][] = [
+      [brightness, (image) => adjust_brightness(image, bright as number)],
+      [contrast, (image) => adjust_contrast(image, contrasted as number)],
+      [saturation, (image) => adjust_saturation(image, saturated as number)],
+      [hue, (image) => adjust_hue(image, turn)],
+    ];
+    return order.reduce((picture, i) => {
+      const [by, change] = changes[i] as (typeof changes)[number];
+      return by === 0 ? picture : change(picture);
+    }, image);
+  };
+}
+
+/** Grey with probability `probability`, in as many channels as before: torchvision's RandomGrayscale. */
+export function random_grayscale(probability: number): ImageTransform {
+  return random_apply((image) => image.grayscale().convert(image.channels), probability);
+}
+
+/** Blends with black: PIL's ImageEnhance.Brightness. */
+export function adjust_brightness(image: RawImage, factor: number): RawImage {
+  return by_table(image, blend_table(0, factor));
+}
+
+/** Blends with the picture's mean grey: PIL's ImageEnhance.Contrast. */
+export function adjust_contrast(image: RawImage, factor: number): RawImage {
+  const grey = image.grayscale().data;
+  let sum = 0;
+  for (let i = 0; i < grey.length; i++) sum += grey[i] as number;
+  return by_table(image, blend_table(Math.floor(sum / grey.length + 0.5), factor));
+}
+
+/** Blends with the picture in grey: PIL's ImageEnhance.Color. */
+export function adjust_saturation(image: RawImage, factor: number): RawImage {
+  if (image.channels !== 3) return image;
+  const grey = image.grayscale().data;
+  const data = new Uint8Array(image.data.length);
+  const alpha = Math.fround(factor);
+  for (let i = 0; i < data.length; i++) {
+    data[i] = blend(grey[(i / 3) | 0] as number, image.data[i] as number, alpha);
+  }
+  return with_data(image, data);
+}
+
+/** Turns the hue by a share of the colour circle: torchvision's adjust_hue on PIL's 8-bit HSV. */
+export function adjust_hue(image: RawImage, turn: number): RawImage {
+  if (image.channels !== 3) return image;
+  const by = Math.trunc(turn * 255) & 255;
+  const data = new Uint8Array(image.data.length);
+  for (let i = 0; i < data.length; i += 3) turn_pixel(image.data, data, i, by);
+  return with_data(image, data);
+}
+
+/** PIL's rgb2hsv and hsv2rgb of one pixel, with its roundings to 8 bits between them. */
+function turn_pixel(from: Bytes, to: Uint8Array, at: number, by: number): void {
+  const [r, g, b] = [from[at] as number, from[at + 1] as number, from[at + 2] as number];
+  const value = Math.max(r, g, b);
+  const range = value - Math.min(r, g, b);
+  const s = range === 0 ? 0 : Math.trunc(Math.fround(range / value) * 255);
+  if (s === 0) {
+    to.fill(value, at, at + 3);
+    return;
+  }
+  const h = (hue_of(r, g, b, value, range) + by) & 255;
+  const scaled = Math.fround(Math.fround(h * 6) / 255);
+  const sector = Math.floor(scaled);
+  const f = Math.fround(scaled - sector);
+  const share = Math.fround(s / 255);
+  const p = Math.round(value * (1 - share));
+  const q = Math.round(value * (1 - share * f));
+  const t = Math.round(value * (1 - share * (1 - f)));
+  const colours = [
+    [value, t, p],
+    [q, value, p],
+    [p, value, t],
+    [p, q, value],
+    [t, p, value],
+    [value, p, q],
+  ] as const;
+  to.set(colours[sector % 6] as readonly number[], at);
+}
+
+/** From 0 to 255. */
+function hue_of(r: number, g: number, b: number, value: number, range: number): number {
+  const below = (channel: number) => Math.fround((value - channel) / range);
+  let sixths: number;
+  if (r === value) sixths = below(b) - below(g);
+  else if (g === value) sixths = 2 + below(r) - below(b);
+  else sixths = 4 + below(g) - below(r);
+  const share = Math.fround((Math.fround(sixths) / 6 + 1) % 1);
+  return Math.trunc(share * 255);
+}
+
+/** What blending each value with `other` gives. */
+function blend_table(other: number, factor: number): Uint8Array {
+  const alpha = Math.fround(factor);
+  return Uint8Array.from({ length: 256 }, (_, value) => blend(other, value, alpha));
+}
+
+/** PIL's Image.blend of two values: from `from` at 0 to `to` at 1, and beyond. */
+function blend(from: number, to: number, alpha: number): number {
+  const mixed = Math.fround(from + Math.fround(alpha * (to - from)));
+  return mixed <= 0 ? 0 : mixed >= 255 ? 255 : Math.trunc(mixed);
+}
+
+function by_table(image: RawImage, table: Uint8Array): RawImage {
+  const data = new Uint8Array(image.data.length);
+  for (let i = 0; i < data.length; i++) data[i] = table[image.data[i] as number] as number;
+  return with_data(image, data);
+}
+
+function with_data({ width, height, channels }: RawImage, data: Uint8Array): RawImage {
+  return new RawImage(data, width, height, channels);
+}

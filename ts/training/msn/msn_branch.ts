@@ -1,0 +1,89 @@
+import type { TensorHandle } from "../../engine/engine.ts";
+import type { PretrainingEngine, PretrainingOps, TrainingEngine } from "../../engine/training_engine.ts";
+import type { ForwardInputs } from "../../model/inputs.ts";
+import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
+import { create_weights, type Weights } from "../../model/weights.ts";
+import { type Learnable, Parameters } from "../parameters.ts";
+import type { Tape } from "../tape.ts";
+import { type HeadSizes, head_modules, project, RunningStatistics } from "./msn_head.ts";
+
+/** An engine that pre-trains. */
+export type MSNEngine = TrainingEngine & PretrainingEngine;
+
+/** An encoder with its projection head: the online branch, or the target that follows it. */
+export class MSNBranch {
+  readonly encoder: ViTMSNModel;
+  readonly parameters: Parameters;
+  readonly running: RunningStatistics;
+  readonly #engine: MSNEngine;
+  /** Encoder and head. */
+  readonly #weights: Weights;
+  readonly #head: Weights;
+
+  private constructor(encoder: ViTMSNModel, head: Weights, hidden_dim: number) {
+    this.encoder = encoder;
+    this.#engine = encoder.engine as MSNEngine;
+    this.#head = head;
+    this.#weights = encoder.weights.with(head);
+    this.running = new RunningStatistics(this.#engine, hidden_dim);
+    const learnable: Learnable = {
+      config: encoder.config,
+      engine: encoder.engine,
+      weights: this.#weights,
+      device: encoder.device,
+      dtype: encoder.dtype,
+      weights_changed: () => encoder.weights_changed(),
+    };
+    this.parameters = new Parameters(learnable, {}, "matrices");
+  }
+
+  /** An encoder with a fresh head. */
+  static async create(encoder: ViTMSNModel, sizes: HeadSizes, seed: number): Promise<MSNBranch> {
+    const { initializer_range } = encoder.config;
+    const modules = head_modules(sizes);
+    const head = await create_weights(encoder.engine, modules, "float32", new Map(), {
+      seed,
+      initializer_range,
+    });
+    return new MSNBranch(encoder, head, sizes.hidden_dim);
+  }
+
+  /** Another branch on the same engine, whose parameters have the same values. */
+  async copy(sizes: HeadSizes): Promise<MSNBranch> {
+    const { engine, config } = this.encoder;
+    const { modules } = this.encoder.weights;
+    const { initializer_range } = config;
+    const weights = await create_weights(engine, modules, "float32", new Map(), {
+      seed: 0,
+      initializer_range,
+    });
+    const branch = await MSNBranch.create(this.encoder.with_weights(weights), sizes, 0);
+    branch.follow(this, 0);
+    return branch;
+  }
+
+  /** The projections [B, output_dir] of pictures, on the engine or a tape around it; the caller's to free. */
+  async project(inputs: ForwardInputs, tape?: Tape & PretrainingOps): Promise<TensorHandle> {
+    const engine = tape ?? this.#engine;
+    return this.encoder.with_cls(
+      inputs,
+      async (cls) => project(engine, this.#weights, this.running, cls),
+      tape,
+    );
+  }
+
+  /** Keeps `momentum` of its parameters and takes the rest of another branch's; running statistics stay its own. */
+  follow(other: MSNBranch, momentum: number): void {
+    for (const [i, { value }] of this.parameters.all.entries()) {
+      this.#engine.ema(value, (other.parameters.all[i] as { value: TensorHandle }).value, momentum);
+    }
+    this.parameters.write_back();
+  }
+
+  /** Frees all but the encoder's own weights. */
+  async dispose(): Promise<void> {
+    await this.parameters.dispose();
+    this.running.free();
+    this.#head.free();
+  }
+}

@@ -1,0 +1,307 @@
+import { Scope, type TensorHandle } from "../../engine/engine.ts";
+import type { PretrainingOps } from "../../engine/training_engine.ts";
+import { VitMsnError } from "../../errors.ts";
+import type { ForwardInputs } from "../../model/inputs.ts";
+import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
+import { mix } from "../../model/random.ts";
+import type { Tensor } from "../../tensor.ts";
+import { layers_per_checkpoint } from "../checkpointing.ts";
+import { clip_scale, diverged } from "../learner.ts";
+import { Optimizer, type OptimizerOptions } from "../optimizers.ts";
+import { add_gradient, type Parameter, training_engine } from "../parameters.ts";
+import { permutation, Random } from "../random.ts";
+import { type GradientSink, Tape } from "../tape.ts";
+import type { MSNPretrainingArguments } from "./msn_arguments.ts";
+import { MSNBranch, type MSNEngine } from "./msn_branch.ts";
+import type { HeadSizes } from "./msn_head.ts";
+import { type MSNScheduleSteps, type MSNStepRates, msn_rates } from "./msn_schedules.ts";
+import type { MSNViews } from "./msn_views.ts";
+
+/** Milliseconds that a step spent where; on an engine elsewhere, until its calls were on their way. */
+export interface MSNStepTimes {
+  /** The target branch and what its projections become. */
+  target: number;
+  /** Encoder and head of the anchors, forward. */
+  anchors: number;
+  loss: number;
+  backward: number;
+  /** Optimiser, the target's averaging, and packing weights for the kernels. */
+  update: number;
+}
+
+/** What one step showed. */
+export interface MSNStepResult extends MSNStepRates {
+  /** cross_entropy + memax_weight · me_max + ent_weight · entropy. */
+  loss: number;
+  /** Between targets and the anchors' predictions. */
+  cross_entropy: number;
+  /** log K less the entropy of the mean prediction: 0 where all prototypes are used alike. */
+  me_max: number;
+  /** The mean entropy of the anchors' predictions. */
+  entropy: number;
+  /** The norm of the gradients of encoder and head before clipping. */
+  grad_norm: number;
+  /** float32 [B, num_proto]. */
+  targets: Float32Array;
+  /** The target branch's projections, float32 [B, output_dim]. */
+  projections: Float32Array;
+  times: MSNStepTimes;
+}
+
+/** Keeps the random numbers of dropped patches and prototypes apart from others. */
+const [PATCHES, PROTOTYPES] = [11, 12];
+
+/** Both branches, prototypes and their optimisers: what makes one step. */
+export class MSNLearner {
+  readonly online: MSNBranch;
+  readonly target: MSNBranch;
+  readonly prototypes: Parameter;
+  readonly engine: MSNEngine;
+  /** Of encoder and head. */
+  readonly optimizer: Optimizer;
+  readonly prototype_optimizer: Optimizer;
+  readonly #args: MSNPretrainingArguments;
+  readonly #sink: GradientSink;
+
+  private constructor(online: MSNBranch, target: MSNBranch, args: MSNPretrainingArguments) {
+    this.online = online;
+    this.target = target;
+    this.engine = online.encoder.engine as MSNEngine;
+    this.#args = args;
+    this.prototypes = this.#make_prototypes();
+    const options: OptimizerOptions = {
+      ...args,
+      optim: "adamw_torch",
+      momentum: 0,
+      nesterov: false,
+      lars_trust_coefficient: 0,
+    };
+    this.optimizer = new Optimizer(this.engine, options, () => 1);
+    this.prototype_optimizer = new Optimizer(this.engine, options, () => 1);
+    this.#sink = this.#make_sink();
+  }
+
+  /** A fresh head, prototypes and a target that is a copy. @throws VitMsnError UNSUPPORTED, OUT_OF_MEMORY. */
+  static async create(model: ViTMSNModel, args: MSNPretrainingArguments): Promise<MSNLearner> {
+    msn_engine(model);
+    const { hidden_dim, output_dim } = args;
+    const sizes: HeadSizes = { in_features: model.config.hidden_size, hidden_dim, output_dim };
+    const online = await MSNBranch.create(model, sizes, args.seed);
+    return new MSNLearner(online, await online.copy(sizes), args);
+  }
+
+  /**
+   * One step of MSN.
+   * @param step the steps that were done before.
+   * @throws VitMsnError DIVERGED where the loss or a gradient isn't finite: the parameters are those before the step.
+   */
+  async step(
+    views: MSNViews,
+    step: number,
+    schedule: MSNScheduleSteps,
+    signal: AbortSignal | undefined,
+  ): Promise<MSNStepResult> {
+    const rates = msn_rates(this.#args, step, schedule);
+    const clock = new Clock();
+    const scope = new Scope(this.engine);
+    try {
+      const targets = await this.#targets(views, rates.sharpen, scope, signal);
+      clock.note("target");
+      const terms = await this.#learn_from(views, targets.targets, step, clock, signal);
+      if (!Number.isFinite(terms.loss)) throw diverged("The loss", terms.loss, step, rates.learning_rate);
+      const grad_norm = await this.online.parameters.gradient_norm();
+      if (!Number.isFinite(grad_norm))
+        throw diverged("The gradients' norm", grad_norm, step, rates.learning_rate);
+      const read = {
+        targets: await this.engine.read(targets.targets),
+        projections: await this.engine.read(targets.projections),
+      };
+      this.#update(rates, grad_norm);
+      clock.note("update");
+      return { ...terms, ...rates, grad_norm, ...read, times: clock.times };
+    } finally {
+      scope.close();
+      this.#clear_gradients();
+    }
+  }
+
+  /** Frees what training needed but the encoders. */
+  async dispose(): Promise<void> {
+    this.optimizer.dispose();
+    this.prototype_optimizer.dispose();
+    this.engine.free(this.prototypes.value);
+    await this.online.dispose();
+    await this.target.dispose();
+    this.target.encoder.weights.free();
+  }
+
+  async #targets(views: MSNViews, sharpen: number, scope: Scope, signal: AbortSignal | undefined) {
+    const { temperature, use_sinkhorn, sinkhorn_iterations } = this.#args;
+    const { engine } = this;
+    const projections = scope.use(await this.target.project(inputs_of(views.target, signal)));
+    const logits = scope.use(engine.prototype_logits(projections, this.prototypes.value, temperature));
+    const iterations = use_sinkhorn ? sinkhorn_iterations : 0;
+    const targets = scope.use(engine.msn_targets(logits, sharpen, iterations));
+    scope.free(logits);
+    return { projections, targets };
+  }
+
+  async #learn_from(
+    views: MSNViews,
+    targets: TensorHandle,
+    step: number,
+    clock: Clock,
+    signal: AbortSignal | undefined,
+  ) {
+    const { temperature, memax_weight, ent_weight, gradient_checkpointing, seed } = this.#args;
+    const { config } = this.online.encoder;
+    const tape = new Tape(this.engine, this.#sink, {
+      layers_per_checkpoint: gradient_checkpointing ? layers_per_checkpoint(config.num_hidden_layers) : 0,
+      hidden_dropout_prob: config.hidden_dropout_prob,
+      attention_probs_dropout_prob: config.attention_probs_dropout_prob,
+      seed: mix(seed ^ mix(step)),
+      signal,
+    }) as Tape & PretrainingOps;
+    const scope = new Scope(tape);
+    try {
+      const anchors = await this.#anchors(views, step, tape, scope, signal);
+      clock.note("anchors");
+      const logits = scope.use(tape.prototype_logits(anchors, this.prototypes.value, temperature));
+      const loss = scope.use(tape.msn_loss(logits, targets, memax_weight, ent_weight));
+      const terms = await tape.read(loss);
+      clock.note("loss");
+      if (Number.isFinite(terms[0])) await tape.backward(loss);
+      clock.note("backward");
+      const [value, cross_entropy, me_max, entropy] = terms as unknown as [number, number, number, number];
+      return { loss: value, cross_entropy, me_max, entropy };
+    } finally {
+      scope.close();
+      tape.close();
+    }
+  }
+
+  /** The anchors' projections, the random ones' first; each size goes through the batch norms on its own. */
+  async #anchors(
+    views: MSNViews,
+    step: number,
+    tape: Tape & PretrainingOps,
+    scope: Scope,
+    signal: AbortSignal | undefined,
+  ): Promise<TensorHandle> {
+    const groups: TensorHandle[] = [];
+    const { random, focal } = views;
+    if (random !== undefined) {
+      const visible_patches = views.visible_patches ?? this.#visible_patches(random, step);
+      groups.push(
+        scope.use(await this.online.project({ ...inputs_of(random, signal), visible_patches }, tape)),
+      );
+    }
+    if (focal !== undefined) {
+      groups.push(scope.use(await this.online.project(inputs_of(focal, signal), tape)));
+    }
+    const [first, second] = groups as [TensorHandle, TensorHandle?];
+    return second === undefined ? first : scope.use(tape.concat_rows(first, second));
+  }
+
+  /** The patches that a step's random anchors keep: the same for all, as in the original; undefined for all of them. */
+  #visible_patches({ dims }: Tensor, step: number): number[] | undefined {
+    const { patch_drop, seed } = this.#args;
+    if (patch_drop === 0) return undefined;
+    const { height, width } = this.online.encoder.config.patch_grid;
+    const [rows, columns] = [
+      Math.floor((dims[2] as number) / height),
+      Math.floor((dims[3] as number) / width),
+    ];
+    const kept = Math.max(1, Math.floor((1 - patch_drop) * rows * columns));
+    return [...permutation(rows * columns, new Random(seed, PATCHES, step)).subarray(0, kept)];
+  }
+
+  #update({ learning_rate, weight_decay, ema_momentum }: MSNStepRates, grad_norm: number): void {
+    const { parameters } = this.online;
+    const gradient_scale = clip_scale(grad_norm, this.#args.max_grad_norm);
+    this.optimizer.step(parameters.trained, { learning_rate, weight_decay, gradient_scale });
+    this.prototype_optimizer.step([this.prototypes], { learning_rate, gradient_scale: 1 });
+    parameters.write_back();
+    this.target.follow(this.online, ema_momentum);
+  }
+
+  #clear_gradients(): void {
+    this.online.parameters.clear_gradients();
+    if (this.prototypes.gradient !== undefined) this.engine.free(this.prototypes.gradient);
+    this.prototypes.gradient = undefined;
+  }
+
+  /** Prototypes from U(−1/√d, 1/√d), as the original's. */
+  #make_prototypes(): Parameter {
+    const { num_proto, output_dim, seed } = this.#args;
+    const random = new Random(seed, PROTOTYPES);
+    const bound = 1 / Math.sqrt(output_dim);
+    const size = num_proto * output_dim;
+    const values = Float32Array.from({ length: size }, () => random.uniform(-bound, bound));
+    const dims = [num_proto, output_dim];
+    return {
+      name: "prototypes",
+      specs: [{ key: "prototypes", dims, init: "normal" }],
+      value: this.engine.tensor(values, dims),
+      size,
+      depth: 0,
+      is_decayed: false,
+      is_trained: true,
+      gradient: undefined,
+    };
+  }
+
+  #make_sink(): GradientSink {
+    const { prototypes, engine } = this;
+    const { parameters } = this.online;
+    return {
+      wants: (handle) => handle === prototypes.value || parameters.wants(handle),
+      add: (tensor, gradient) => {
+        if (tensor === prototypes.value) add_gradient(engine, prototypes, gradient);
+        else parameters.add(tensor, gradient);
+      },
+      add_linear: (layer, gradients) => parameters.add_linear(layer, gradients),
+    };
+  }
+}
+
+/** The model's engine, where it can pre-train. @throws VitMsnError UNSUPPORTED. */
+export function msn_engine(model: ViTMSNModel): MSNEngine {
+  const engine = training_engine(model);
+  if (model.dtype !== "float32") {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      `Pre-training needs a float32 model, as the target's steps are smaller than ${model.dtype} can hold; load it with dtype "float32".`,
+    );
+  }
+  if (!("msn_loss" in engine)) {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      `Pre-training needs ops that the engine of device "${model.device}" lacks: load the model with device "wasm".`,
+    );
+  }
+  return engine as MSNEngine;
+}
+
+function inputs_of(pixel_values: Tensor, signal: AbortSignal | undefined): ForwardInputs {
+  return {
+    pixel_values,
+    interpolate_pos_encoding: true,
+    output_attentions: false,
+    output_hidden_states: false,
+    ...(signal && { signal }),
+  };
+}
+
+/** Times of a step's parts, one after the other. */
+class Clock {
+  readonly times: MSNStepTimes = { target: 0, anchors: 0, loss: 0, backward: 0, update: 0 };
+  #last = performance.now();
+
+  /** What was done since the last note was this. */
+  note(part: keyof MSNStepTimes): void {
+    const now = performance.now();
+    this.times[part] += now - this.#last;
+    this.#last = now;
+  }
+}

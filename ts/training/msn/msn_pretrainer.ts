@@ -1,0 +1,515 @@
+import { open_output_folder } from "#folders";
+import { save_files } from "#storage";
+import { env } from "../../env.ts";
+import { throw_if_aborted, VitMsnError } from "../../errors.ts";
+import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
+import type { SaveDirectory } from "../../loading/storage_types.ts";
+import type { PretrainedSource } from "../../loading/types.ts";
+import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
+import {
+  checkpoint_name,
+  json,
+  newest_sound,
+  remove_old_checkpoints,
+  STATE_FILE,
+  sort_checkpoints,
+} from "../checkpoint.ts";
+import { DataLoader } from "../data/data_loader.ts";
+import type { TrainingData } from "../data/dataset.ts";
+import type { OutputFolder } from "../folders/folder_types.ts";
+import { make_plan, type Plan } from "../plan.ts";
+import { collapse_message, signs_of_collapse, type TargetStatistics, target_statistics } from "./collapse.ts";
+import { MSNPretrainingArguments, type MSNPretrainingOptions } from "./msn_arguments.ts";
+import type { MSNPretrainerCallback, MSNPretrainerControl, MSNPretrainerEvent } from "./msn_callbacks.ts";
+import {
+  type LoadedMSNCheckpoint,
+  read_msn_checkpoint,
+  restore_msn_learner,
+  write_msn_checkpoint,
+} from "./msn_checkpoint.ts";
+import { MSNLearner, type MSNStepResult, msn_engine } from "./msn_learner.ts";
+import type { MSNScheduleSteps } from "./msn_schedules.ts";
+import {
+  fresh_msn_state,
+  fresh_msn_sums,
+  MSN_MEANS,
+  type MSNLogs,
+  type MSNMean,
+  type MSNPretrainerState,
+} from "./msn_state.ts";
+import { type MSNViews, msn_view_collator, type ViewCollator } from "./msn_views.ts";
+
+export interface MSNPretrainerOptions {
+  /** The online encoder, float32: fresh from `msn_encoder`, or one that has learned before. It is trained in place. */
+  model: ViTMSNModel;
+  args?: MSNPretrainingArguments | MSNPretrainingOptions;
+  /** Pictures; labels are ignored. Whole tensors must be uint8: views are cut from pictures. */
+  train_dataset?: TrainingData;
+  /** How views are normalised; it is saved beside the model. Default: ImageNet's mean and deviation for RGB, 0.5 for grey. */
+  image_processor?: ViTImageProcessor;
+  /** A picture that can't be read: "error" (default), or "skip" it with a warning. */
+  unreadable_pictures?: "error" | "skip";
+  /** Makes views in place of the above. */
+  view_collator?: ViewCollator;
+  callbacks?: readonly MSNPretrainerCallback[];
+}
+
+export interface MSNTrainCallOptions {
+  /** true: the newest sound checkpoint of output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
+  resume_from_checkpoint?: boolean | PretrainedSource;
+  signal?: AbortSignal;
+}
+
+export interface MSNSaveOptions {
+  /** "target" (default), the average that the paper evaluates, or "online". */
+  branch?: "target" | "online";
+}
+
+/** What train gives back. */
+export interface MSNTrainOutput {
+  global_step: number;
+  /** The mean over all steps. */
+  training_loss: number;
+  metrics: Record<string, number>;
+}
+
+/** A run under way. */
+interface Run {
+  loader: DataLoader<MSNViews>;
+  learner: MSNLearner;
+  plan: Plan;
+  schedule: MSNScheduleSteps;
+  folder: OutputFolder | undefined;
+  started: number;
+  /** global_step when it began. */
+  first_step: number;
+  signal: AbortSignal | undefined;
+}
+
+const IMAGENET = { image_mean: [0.485, 0.456, 0.406], image_std: [0.229, 0.224, 0.225] };
+
+/**
+ * Self-supervised pre-training by Masked Siamese Networks (Assran et al., 2022): an encoder learns to give a view of a picture
+ * with dropped patches the same cluster of prototypes as a target branch, its own average, gives another view whole.
+ *
+ * With the same options, data and number of threads, two runs give the same bits; so does one that was killed at any moment
+ * and resumed from its newest checkpoint.
+ */
+export class MSNPretrainer {
+  readonly model: ViTMSNModel;
+  readonly args: MSNPretrainingArguments;
+  readonly state: MSNPretrainerState;
+  readonly control: MSNPretrainerControl;
+  readonly image_processor: ViTImageProcessor;
+  readonly #options: MSNPretrainerOptions;
+  readonly #callbacks: MSNPretrainerCallback[];
+  readonly #collate: ViewCollator;
+  #learner: MSNLearner | undefined;
+  #is_training = false;
+
+  /** @throws VitMsnError INVALID_ARGUMENT that names the option; UNSUPPORTED for a model or engine that can't pre-train. */
+  constructor(options: MSNPretrainerOptions) {
+    const { model, args = {}, callbacks = [] } = options;
+    msn_engine(model);
+    this.model = model;
+    this.args = args instanceof MSNPretrainingArguments ? args : new MSNPretrainingArguments(args);
+    this.args.get_sizes(model.config);
+    this.state = fresh_msn_state(this.args.num_proto);
+    this.control = { should_log: false, should_save: false, should_training_stop: false };
+    this.image_processor = options.image_processor ?? default_processor(model);
+    this.#options = options;
+    this.#callbacks = [...callbacks];
+    this.#collate = options.view_collator ?? this.#view_collator();
+  }
+
+  add_callback(callback: MSNPretrainerCallback): void {
+    this.#callbacks.push(callback);
+  }
+
+  /**
+   * The encoder of the target branch as it is now; undefined before train(). It lives on the model's engine: don't dispose it,
+   * dispose() of this pre-trainer or of the model ends it.
+   */
+  get target(): ViTMSNModel | undefined {
+    return this.#learner?.target.encoder;
+  }
+
+  /**
+   * Trains the model in place, and the target beside it. Called again, it begins anew from the encoder as it is then, with a
+   * fresh head and prototypes, unless it resumes.
+   * @throws VitMsnError DIVERGED, ABORTED, IO where a checkpoint can't be written (those written before stay),
+   *   INVALID_CHECKPOINT, OUT_OF_MEMORY, and what reading pictures throws. The model keeps what it has learned until then.
+   */
+  async train(options: MSNTrainCallOptions = {}): Promise<MSNTrainOutput> {
+    if (this.#is_training) {
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        "This MSNPretrainer is training already; wait for train() to end.",
+      );
+    }
+    this.#is_training = true;
+    try {
+      return await this.#train(options);
+    } finally {
+      this.#is_training = false;
+    }
+  }
+
+  /**
+   * Writes one branch's encoder as a backbone (config.json, model.safetensors) and the image processor, which from_pretrained
+   * and Hugging Face transformers open; by default into output_dir. Before train() both branches are the model.
+   */
+  async save_model(
+    directory: SaveDirectory | undefined = this.args.output_dir,
+    { branch = "target" }: MSNSaveOptions = {},
+  ): Promise<void> {
+    const folder = this.#output_dir(directory);
+    const encoder = branch === "online" ? this.model : (this.target ?? this.model);
+    await encoder.save_pretrained(folder);
+    await this.image_processor.save_pretrained(folder);
+  }
+
+  /** Writes trainer_state.json into output_dir. */
+  async save_state(): Promise<void> {
+    await save_files(this.#output_dir(this.args.output_dir), { [STATE_FILE]: json(this.state) });
+  }
+
+  /** Writes metrics into output_dir as `<split>_results.json`. */
+  async save_metrics(split: string, metrics: Readonly<Record<string, number>>): Promise<void> {
+    await save_files(this.#output_dir(this.args.output_dir), { [`${split}_results.json`]: json(metrics) });
+  }
+
+  /** Frees target, heads, prototypes and optimiser; the model stays, with what it has learned. */
+  async dispose(): Promise<void> {
+    const learner = this.#learner;
+    this.#learner = undefined;
+    await learner?.dispose();
+  }
+
+  async #train({ resume_from_checkpoint = false, signal }: MSNTrainCallOptions): Promise<MSNTrainOutput> {
+    throw_if_aborted(signal, "Pre-training");
+    const { args, model } = this;
+    const data = this.#data();
+    const loader = new DataLoader<MSNViews>(data, "train_dataset", {
+      batch_size: args.per_device_train_batch_size,
+      collate: this.#collate,
+      is_training: true,
+      seed: args.data_seed,
+      drop_last: args.dataloader_drop_last,
+      signal,
+    });
+    const plan = make_plan(args, loader.batches_per_epoch);
+    const warmup = args.get_warmup_steps(plan.steps_per_epoch ?? plan.max_steps, plan.max_steps);
+    const folder =
+      args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
+    const found = await this.#find_checkpoint(resume_from_checkpoint);
+    await this.dispose();
+    const learner = await MSNLearner.create(model, args);
+    this.#learner = learner;
+    if (found) await restore_msn_learner(learner, found);
+    this.#reset(plan, loader, found);
+    const run: Run = {
+      loader,
+      learner,
+      plan,
+      schedule: { total: plan.max_steps, warmup },
+      folder,
+      started: performance.now(),
+      first_step: this.state.global_step,
+      signal,
+    };
+    await this.#epochs(run);
+    return this.#finish(run);
+  }
+
+  async #epochs(run: Run): Promise<void> {
+    const { state, control } = this;
+    await this.#tell("on_train_begin", this.#event());
+    while (state.global_step < run.plan.max_steps && !control.should_training_stop) {
+      await this.#tell("on_epoch_begin", this.#event());
+      await this.#epoch(run);
+      const is_whole = !control.should_training_stop && state.global_step < run.plan.max_steps;
+      if (is_whole) {
+        if (state.batches_done === 0) {
+          throw new VitMsnError("INVALID_ARGUMENT", "train_dataset gave no batch in a whole epoch.", {
+            details: { argument: "train_dataset" },
+          });
+        }
+        state.epochs_done++;
+        state.batches_done = 0;
+      }
+      await this.#tell("on_epoch_end", this.#event());
+      if (this.args.save_strategy === "epoch") await this.#save(run);
+    }
+  }
+
+  /** Steps until the epoch or the run ends. */
+  async #epoch(run: Run): Promise<void> {
+    const { state, control } = this;
+    let waited_from = performance.now();
+    for await (const views of run.loader.epoch(state.epochs_done, state.batches_done)) {
+      state.batches_done++;
+      if (views !== undefined) await this.#step(run, views, (performance.now() - waited_from) / 1000);
+      if (state.global_step >= run.plan.max_steps || control.should_training_stop) return;
+      waited_from = performance.now();
+    }
+  }
+
+  async #step(run: Run, views: MSNViews, data_seconds: number): Promise<void> {
+    const { state, args, control } = this;
+    const started = performance.now();
+    const result = await run.learner.step(views, state.global_step, run.schedule, run.signal);
+    state.global_step++;
+    state.epoch = this.#fraction(run);
+    const batch = views.target.dims[0] as number;
+    const statistics = target_statistics(result.targets, result.projections, batch);
+    const means = means_of(result, statistics, args.num_proto);
+    this.#add_up(means, statistics);
+    const step_seconds = (performance.now() - started) / 1000;
+    const { learning_rate, weight_decay, ema_momentum, sharpen, times } = result;
+    await this.#tell("on_step_end", {
+      ...this.#event(),
+      ...means,
+      learning_rate,
+      weight_decay,
+      ema_momentum,
+      sharpen,
+      times,
+      prototypes_used: this.#prototypes_used(),
+      eta_seconds: this.#seconds_left(run),
+      step_seconds,
+      data_seconds,
+    });
+    await this.#watch(run, batch, means);
+    const is_due = (steps: number) => state.global_step % steps === 0;
+    const is_last = state.global_step >= run.plan.max_steps;
+    const is_first = args.logging_first_step && state.global_step === 1;
+    if (control.should_log || is_due(args.logging_steps) || is_first || is_last)
+      await this.#log_running(result);
+    control.should_log = false;
+    const saves = args.save_strategy === "steps" && (is_due(args.save_steps) || is_last);
+    if (control.should_save || saves) await this.#save(run);
+  }
+
+  async #finish(run: Run): Promise<MSNTrainOutput> {
+    const { state, args } = this;
+    const seconds = (performance.now() - run.started) / 1000;
+    const steps = state.global_step - run.first_step;
+    const training_loss = state.total_loss / Math.max(1, state.global_step);
+    const metrics = {
+      train_runtime: seconds,
+      train_samples_per_second: (steps * args.per_device_train_batch_size) / seconds,
+      train_steps_per_second: steps / seconds,
+      train_loss: training_loss,
+      epoch: state.epoch,
+    };
+    await this.#log(metrics);
+    await this.#tell("on_train_end", this.#event());
+    return { global_step: state.global_step, training_loss, metrics };
+  }
+
+  // Logs, collapse and checkpoints on the way.
+
+  #add_up(means: Record<MSNMean, number>, { first }: TargetStatistics): void {
+    const { state } = this;
+    state.running.steps++;
+    for (const name of MSN_MEANS) state.running[name] += means[name];
+    state.total_loss += means.loss;
+    for (const prototype of first) state.prototypes_last_used[prototype] = state.global_step;
+  }
+
+  #prototypes_used(): number {
+    const { prototypes_last_used, global_step } = this.state;
+    const oldest = Math.max(0, global_step - this.args.usage_window);
+    return prototypes_last_used.reduce((count, step) => count + (step > oldest ? 1 : 0), 0);
+  }
+
+  /** Warns when a collapse begins; not before the window is full and the learning rate has risen. */
+  async #watch(
+    { schedule }: Run,
+    batch: number,
+    { target_similarity }: Record<MSNMean, number>,
+  ): Promise<void> {
+    const { state, args } = this;
+    if (state.global_step < Math.max(args.usage_window, schedule.warmup)) return;
+    const prototypes_used = this.#prototypes_used();
+    const { num_proto, usage_window: window, use_sinkhorn } = args;
+    const facts = { prototypes_used, num_proto, target_similarity, window, batch, use_sinkhorn };
+    const signs = signs_of_collapse(facts);
+    if (signs === undefined) state.collapsed_since = null;
+    if (signs === undefined || state.collapsed_since !== null) return;
+    state.collapsed_since = state.global_step;
+    const message = collapse_message(state.global_step, signs, facts);
+    env.warn(message);
+    await this.#tell("on_collapse", { ...this.#event(), message, prototypes_used, target_similarity });
+  }
+
+  #seconds_left({ started, first_step, plan }: Run): number {
+    const { global_step } = this.state;
+    return (
+      ((performance.now() - started) / 1000 / (global_step - first_step)) * (plan.max_steps - global_step)
+    );
+  }
+
+  async #log_running({ learning_rate, weight_decay, ema_momentum }: MSNStepResult): Promise<void> {
+    const { running } = this.state;
+    const means = MSN_MEANS.map((name) => [name, running[name] / running.steps] as const);
+    const logs: MSNLogs = {
+      ...(Object.fromEntries(means) as Record<MSNMean, number>),
+      prototypes_used: this.#prototypes_used(),
+      learning_rate,
+      weight_decay,
+      ema_momentum,
+    };
+    this.state.running = fresh_msn_sums();
+    await this.#log({ ...logs });
+  }
+
+  async #log(logs: Record<string, number>): Promise<void> {
+    const { state } = this;
+    const entry = { ...logs, epoch: state.epoch, step: state.global_step };
+    state.log_history.push(entry);
+    await this.#tell("on_log", { ...this.#event(), logs: entry });
+  }
+
+  async #save({ folder, learner }: Run): Promise<void> {
+    const { state, args, control, image_processor: processor } = this;
+    control.should_save = false;
+    if (folder === undefined) return;
+    const name = checkpoint_name(state.global_step);
+    this.#keep_callback_states();
+    await folder.write(name, (directory) =>
+      write_msn_checkpoint(directory, { learner, state, args, processor }),
+    );
+    await remove_old_checkpoints(folder, args.save_total_limit, [name]);
+    await this.#tell("on_save", { ...this.#event(), checkpoint: name });
+  }
+
+  // Beginning.
+
+  #reset(plan: Plan, loader: DataLoader<MSNViews>, found: LoadedMSNCheckpoint | undefined): void {
+    const { state, args } = this;
+    if (found) this.#check_resumable(found.state, loader.length ?? null);
+    Object.assign(state, fresh_msn_state(args.num_proto), found?.state, {
+      max_steps: plan.max_steps,
+      num_train_epochs: plan.num_train_epochs,
+      train_batch_size: args.per_device_train_batch_size,
+      num_examples: loader.length ?? null,
+    });
+    this.control.should_training_stop = false;
+    for (const callback of this.#callbacks) {
+      const { state_name } = callback;
+      const kept = state_name === undefined ? undefined : state.stateful_callbacks[state_name];
+      if (kept !== undefined) callback.load_state?.(kept);
+    }
+  }
+
+  /** Says what makes a resumed run another one than that which was broken off. */
+  #check_resumable(saved: MSNPretrainerState, num_examples: number | null): void {
+    const changes = [
+      saved.train_batch_size !== this.args.per_device_train_batch_size &&
+        `per_device_train_batch_size was ${saved.train_batch_size}`,
+      saved.num_examples !== num_examples && `train_dataset had ${saved.num_examples} pictures`,
+    ].filter(Boolean);
+    if (changes.length > 0) {
+      env.warn(
+        `The checkpoint is of another run (${changes.join(", ")}); its order of the data isn't gone on with exactly.`,
+      );
+    }
+  }
+
+  #keep_callback_states(): void {
+    for (const callback of this.#callbacks) {
+      if (callback.state_name !== undefined && callback.state)
+        this.state.stateful_callbacks[callback.state_name] = callback.state();
+    }
+  }
+
+  async #find_checkpoint(
+    resume: NonNullable<MSNTrainCallOptions["resume_from_checkpoint"]>,
+  ): Promise<LoadedMSNCheckpoint | undefined> {
+    if (resume === false) return undefined;
+    const { output_dir } = this.args;
+    const folder = output_dir === undefined ? undefined : await open_output_folder(output_dir);
+    const names = sort_checkpoints((await folder?.list()) ?? []);
+    if (resume !== true) {
+      const is_name = typeof resume === "string" && names.includes(resume);
+      return read_msn_checkpoint(folder && is_name ? await folder.source(resume) : resume);
+    }
+    if (folder === undefined) {
+      throw new VitMsnError("INVALID_ARGUMENT", "resume_from_checkpoint: true needs an output_dir.");
+    }
+    return newest_sound(folder, names, read_msn_checkpoint);
+  }
+
+  #view_collator(): ViewCollator {
+    const { config } = this.model;
+    const { image_processor: processor, args } = this;
+    const { unreadable_pictures } = this.#options;
+    return msn_view_collator({
+      args,
+      config,
+      processor,
+      ...(unreadable_pictures && { unreadable_pictures }),
+    });
+  }
+
+  // What all of it needs.
+
+  #event(): MSNPretrainerEvent {
+    const { args, state, control } = this;
+    return { args, state, control };
+  }
+
+  /** Tells the callbacks one after the other. */
+  async #tell<Name extends Exclude<keyof MSNPretrainerCallback, "state_name" | "state" | "load_state">>(
+    name: Name,
+    event: Parameters<NonNullable<MSNPretrainerCallback[Name]>>[0],
+  ): Promise<void> {
+    for (const callback of this.#callbacks) {
+      await (callback[name] as ((event: unknown) => void | Promise<void>) | undefined)?.call(callback, event);
+    }
+  }
+
+  #fraction({ plan, loader }: Run): number {
+    const { state } = this;
+    const per_epoch = loader.batches_per_epoch;
+    return per_epoch === undefined
+      ? (state.global_step / plan.max_steps) * plan.num_train_epochs
+      : state.epochs_done + state.batches_done / per_epoch;
+  }
+
+  #data(): TrainingData {
+    const data = this.#options.train_dataset;
+    if (data !== undefined) return data;
+    throw new VitMsnError("INVALID_ARGUMENT", "The MSNPretrainer was made without train_dataset.", {
+      details: { argument: "train_dataset" },
+    });
+  }
+
+  #output_dir(directory: SaveDirectory | undefined): SaveDirectory {
+    if (directory !== undefined) return directory;
+    throw new VitMsnError("INVALID_ARGUMENT", "Saving needs an output_dir in the MSNPretrainer's args.", {
+      details: { argument: "output_dir" },
+    });
+  }
+}
+
+function means_of(
+  { loss, cross_entropy, me_max, entropy, grad_norm }: MSNStepResult,
+  { target_max, target_similarity }: TargetStatistics,
+  num_proto: number,
+): Record<MSNMean, number> {
+  const mean_entropy = Math.log(num_proto) - me_max;
+  return { loss, cross_entropy, me_max, entropy, mean_entropy, target_max, target_similarity, grad_norm };
+}
+
+function default_processor({ config }: ViTMSNModel): ViTImageProcessor {
+  const { height, width } = config.image_grid;
+  const is_rgb = config.num_channels === 3;
+  return new ViTImageProcessor({
+    size: { height, width },
+    do_convert_rgb: is_rgb,
+    ...(is_rgb ? IMAGENET : { image_mean: 0.5, image_std: 0.5 }),
+  });
+}
