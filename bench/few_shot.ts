@@ -6,20 +6,21 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
-import type { RawImage } from "../ts/image/raw_image.ts";
-import { predict } from "../ts/learning/evaluation.ts";
-import {
-  center_and_normalize,
-  type Example,
-  FEATURE_KINDS,
-  type FeatureKind,
-} from "../ts/learning/features.ts";
+import { center_and_normalize, type Example, type FeatureKind } from "../ts/learning/features.ts";
 import { fit_head } from "../ts/learning/fit.ts";
 import { default_penalty, type FitOptions, plan_fit } from "../ts/learning/fit_options.ts";
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../ts/model/random.ts";
-import { permutation, Random } from "../ts/training/random.ts";
+import { fresh_backbone } from "./support/fashion.ts";
 import { read_fashion_pictures } from "./support/fashion_pictures.ts";
+import {
+  draw_pictures,
+  type Embed,
+  embed_by,
+  embed_draw,
+  head_accuracy,
+  show_spread,
+} from "./support/few_shot.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { time } from "./support/timing.ts";
 
@@ -49,77 +50,18 @@ const { values: options } = parseArgs({
 });
 
 const CLASSES = 10;
-const BATCH = 50;
-
-/** Normalised features of pictures. */
-type Embed = (pictures: readonly RawImage[]) => Promise<Float32Array[]>;
 
 async function load_backbone(): Promise<{ embed: Embed; model: ViTMSNModel }> {
   const processor = await ViTImageProcessor.from_pretrained(options.model);
   const trained = await ViTMSNModel.from_pretrained(options.model);
   const model = options.untrained ? await fresh(trained) : trained;
-  const { pool, before_norm } = FEATURE_KINDS[options.features as FeatureKind];
-  const embed: Embed = async (pictures) => {
-    const found: Float32Array[] = [];
-    for (let i = 0; i < pictures.length; i += BATCH) {
-      const { pixel_values } = await processor(pictures.slice(i, i + BATCH));
-      const { data, dims } = await model.get_image_features({ pixel_values }, pool, { before_norm });
-      const size = dims[1] as number;
-      for (let row = 0; row < data.length; row += size)
-        found.push(center_and_normalize(data.slice(row, row + size)));
-    }
-    return found;
-  };
-  return { embed, model };
+  return { embed: embed_by(model, processor, options.features as FeatureKind), model };
 }
 
-/** The architecture with random weights; positions and CLS too, which the reference starts at zero. */
+/** The architecture with random weights. */
 async function fresh(trained: ViTMSNModel): Promise<ViTMSNModel> {
-  const model = await ViTMSNModel.from_config(trained.config, { seed: 0 });
   await trained.dispose();
-  for (const key of ["embeddings.cls_token", "embeddings.position_embeddings"]) {
-    const dims = model.engine.dims(model.weights.tensor(key));
-    const count = dims.reduce((a, b) => a * b, 1);
-    model.weights.replace(key, model.engine.tensor(normal_values(0, key, 0, count, 0.02), dims));
-  }
-  return model;
-}
-
-/** Labelled examples of a draw, class by class, as many a class as the largest number of shots. */
-type Draw = Example[][];
-
-async function draw_examples(
-  train: RawImage[][],
-  shots: number,
-  draws: number,
-  embed: Embed,
-): Promise<Draw[]> {
-  const random = new Random(0);
-  const result: Draw[] = [];
-  for (let draw = 0; draw < draws; draw++) {
-    const classes: Example[][] = [];
-    for (const [kind, pictures] of train.entries()) {
-      const chosen = [...permutation(pictures.length, random).subarray(0, shots)];
-      const features = await embed(chosen.map((i) => pictures[i] as RawImage));
-      classes.push(features.map((feature, id) => ({ id, label: String(kind), feature })));
-    }
-    result.push(classes);
-  }
-  return result;
-}
-
-async function accuracy(examples: Example[], test: Float32Array[][], fit: FitOptions): Promise<number> {
-  const { head } = await fit_head(examples, plan_fit(fit), {});
-  const right = test.flatMap((list, kind) =>
-    list.filter((feature) => predict(head, feature) === String(kind)),
-  );
-  return right.length / test.flat().length;
-}
-
-function spread(values: readonly number[]): string {
-  const mean = values.reduce((a, b) => a + b, 0) / values.length;
-  const variance = values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / Math.max(1, values.length - 1);
-  return `${(100 * mean).toFixed(2)} ± ${(100 * Math.sqrt(variance)).toFixed(2)}`;
+  return fresh_backbone(trained.config, 0, {});
 }
 
 const METHODS: readonly [name: string, options: FitOptions, least_shots: number][] = [
@@ -135,7 +77,9 @@ async function measure_accuracy(): Promise<Row[]> {
   const held_out: Float32Array[][] = [];
   for (const pictures of test) held_out.push(await embed(pictures));
   const all_shots = options.shots.split(",").map(Number);
-  const draws = await draw_examples(train, Math.max(...all_shots), Number(options.draws), embed);
+  const draws: Example[][][] = [];
+  for (const pictures of draw_pictures(train, Math.max(...all_shots), Number(options.draws)))
+    draws.push(await embed_draw(pictures, embed));
   await model.dispose();
   const rows: Row[] = [];
   for (const shots of all_shots) {
@@ -143,14 +87,14 @@ async function measure_accuracy(): Promise<Row[]> {
     for (const [name, fit, least_shots] of METHODS) {
       if (shots < least_shots) continue;
       const found: number[] = [];
-      for (const examples of drawn) found.push(await accuracy(examples, held_out, fit));
+      for (const examples of drawn) found.push(await head_accuracy(examples, held_out, fit));
       const is_plain = name === "logistic regression";
       const peer = is_plain && options.python ? scikit_learn(options.python, drawn, held_out) : undefined;
       rows.push({
         "pictures a class": shots,
         method: name,
-        "accuracy, %": spread(found),
-        "scikit-learn, %": peer ? spread(peer) : "",
+        "accuracy, %": show_spread(found),
+        "scikit-learn, %": peer ? show_spread(peer) : "",
         "largest difference in a draw, points": peer
           ? round(100 * Math.max(...found.map((x, i) => Math.abs(x - (peer[i] as number)))), 3)
           : "",

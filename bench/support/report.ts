@@ -41,7 +41,8 @@ function describe({ cpu, cores, memory_gib, node, v8, load, date }: Machine): st
   return `${cores} × ${cpu}, ${memory_gib} GiB; Node ${node}, V8 ${v8}; load ${load} at the start; ${date}`;
 }
 
-function table(rows: readonly Row[]): string {
+/** A Markdown table, a column for each of the first row's keys. */
+export function table(rows: readonly Row[]): string {
   const names = Object.keys(rows[0] ?? {});
   const cells = rows.map((row) => names.map((name) => show(row[name])));
   const widths = names.map((name, i) => Math.max(name.length, ...cells.map((line) => line[i]?.length ?? 0)));
