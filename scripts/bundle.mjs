@@ -1,10 +1,12 @@
 // Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
 // WebAssembly, the default model, and the licences of what is bundled.
 import { chmod, cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, isAbsolute, join } from "node:path";
 import { build } from "esbuild";
+import { rolldown } from "rolldown";
 
 /** @typedef {import("esbuild").BuildOptions} BuildOptions */
+/** @typedef {import("rolldown").RolldownOptions} RolldownOptions */
 
 /** @type {BuildOptions} */
 const common = {
@@ -19,25 +21,39 @@ const common = {
 };
 
 /** What the command line imports of the package. @type {Readonly<Record<string, string>>} */
-const entries = { "../index.ts": "./index.node.js", "../training/index.ts": "./training.node.js" };
+const cli_imports = { "../index.ts": "./index.node.js", "../training/index.ts": "./training.node.js" };
+
+/** The glue of the WebGPU engine is a file of its own, which only its users download. @type {import("rolldown").Plugin} */
+const webgpu_glue_stays_outside = {
+  name: "webgpu-glue-stays-outside",
+  resolveId: (id) =>
+    id.endsWith("/webgpu/glue.js") ? { id: "./vit_msn_webgpu.js", external: true } : undefined,
+};
+
+/** Packages are its users' own. @type {RolldownOptions} */
+const node = {
+  platform: "node",
+  external: (id) => !/^[./#\0]/.test(id) && !isAbsolute(id),
+  plugins: [webgpu_glue_stays_outside],
+};
+/** @type {RolldownOptions} */
+const browser = { platform: "browser", plugins: [webgpu_glue_stays_outside] };
 
 /** The command line uses the package as any user does: it doesn't carry a second copy. @type {import("esbuild").Plugin} */
 const package_is_external = {
   name: "package-is-external",
   setup({ onResolve }) {
     onResolve({ filter: /\/index\.ts$/ }, ({ path, importer }) => {
-      const entry = /\bcli\b/.test(importer) ? entries[path.replace(/^(\.\.\/)+/, "../")] : undefined;
+      const entry = /\bcli\b/.test(importer) ? cli_imports[path.replace(/^(\.\.\/)+/, "../")] : undefined;
       return entry === undefined ? undefined : { path: entry, external: true };
     });
   },
 };
 
-/** The glue of the WebGPU engine is a file of its own, which only its users download. @type {import("esbuild").Plugin} */
-const webgpu_glue_is_external = {
-  name: "webgpu-glue-is-external",
-  setup({ onResolve }) {
-    onResolve({ filter: /\/webgpu\/glue\.js$/ }, () => ({ path: "./vit_msn_webgpu.js", external: true }));
-  },
+/** Edge workers import the engine as a compiled module: this is how they spell it. @type {import("rolldown").Plugin} */
+const wasm_is_a_module = {
+  name: "wasm-is-a-module",
+  resolveId: (id) => (id.endsWith(".wasm") ? { id: `${id}?module`, external: true } : undefined),
 };
 
 // What an earlier build left must not be packed; the type declarations are tsc's.
@@ -46,48 +62,22 @@ const stale = (await readdir("dist")).filter((name) => name !== "types");
 await Promise.all(stale.map((name) => rm(join("dist", name), { recursive: true })));
 await mkdir("dist/models");
 
-// What both entries use is one file that each imports, so that there is one copy of every class. Nothing is imported later:
-// service workers can't.
-await build({
-  ...common,
-  entryPoints: { "index.node": "ts/index.ts", "training.node": "ts/training/index.ts" },
-  splitting: true,
-  chunkNames: "shared.node",
-  platform: "node",
-  packages: "external",
-  plugins: [webgpu_glue_is_external],
-});
-await build({
-  ...common,
-  entryPoints: { "index.web": "ts/index.ts", "training.web": "ts/training/index.ts" },
-  splitting: true,
-  chunkNames: "shared.web",
-  platform: "browser",
-  plugins: [webgpu_glue_is_external],
-  // Browsers download it: short names inside, but classes and functions still know their own.
-  minifyIdentifiers: true,
-  keepNames: true,
+await build_entries("node", node);
+await build_entries("web", browser);
+// Service workers can't import later, nor can edge workers: one file each, with all that would be imported inside.
+await build_one_file("static.web", "ts/static.ts", { ...browser, plugins: [] });
+await build_one_file("index.edge", "ts/static.ts", {
+  ...browser,
+  resolve: { conditionNames: ["workerd", "browser", "import", "default"] },
+  plugins: [wasm_is_a_module],
+  // Some edge workers have no address; what is looked for beside this file isn't there.
+  transform: { define: { "import.meta.url": '"file:///vit-msn/"' } },
 });
 // The programs of the engine's threads, and of its own Worker.
-await build({
-  ...common,
-  entryPoints: {
-    "thread.node": "ts/engine/thread.node.ts",
-    "engine_worker.node": "ts/engine/engine_worker.node.ts",
-  },
-  platform: "node",
-  plugins: [webgpu_glue_is_external],
-});
-await build({
-  ...common,
-  entryPoints: {
-    "thread.web": "ts/engine/thread.web.ts",
-    "engine_worker.web": "ts/engine/engine_worker.web.ts",
-  },
-  platform: "browser",
-  plugins: [webgpu_glue_is_external],
-  minifyIdentifiers: true,
-});
+for (const program of ["thread", "engine_worker"]) {
+  await build_one_file(`${program}.node`, `ts/engine/${program}.node.ts`, node);
+  await build_one_file(`${program}.web`, `ts/engine/${program}.web.ts`, browser);
+}
 await build({
   ...common,
   entryPoints: { vit_msn_webgpu: "ts/engine/generated/webgpu/glue.js" },
@@ -118,12 +108,62 @@ await cp("models/fashion", "dist/models/fashion", {
   filter: (path) => basename(path) !== "test1000.safetensors",
 });
 
+/**
+ * The package's entries: what the first one needs is one file, core, that all share, so that there is one copy of every
+ * class; what few need is in files of its own, imported when it is used. All lie beside each other: the engine's files are
+ * found from there. (esbuild would make a file for every set of files that is needed together: fifteen for a first load.)
+ *
+ * @param {"node" | "web"} runtime @param {RolldownOptions} options
+ */
+async function build_entries(runtime, options) {
+  const input = {
+    [`index.${runtime}`]: "ts/index.ts",
+    [`few_shot.${runtime}`]: "ts/few_shot.ts",
+    [`training.${runtime}`]: "ts/training/index.ts",
+    // Where imports come later, it is only another name.
+    ...(runtime === "node" && { "static.node": "ts/static.ts" }),
+  };
+  const core = await static_imports(await rolldown({ ...options, input: "ts/index.ts" }));
+  const bundle = await rolldown({ ...options, input });
+  await bundle.write({
+    ...output_of(runtime),
+    chunkFileNames: ({ name }) => `${name.replace(/\.(node|web)$/, "")}.${runtime}.js`,
+    codeSplitting: { groups: [{ name: "core", test: (id) => core.has(id) }] },
+  });
+}
+
+/** The files that a bundle's entry can't do without. @param {import("rolldown").RolldownBuild} bundle */
+async function static_imports(bundle) {
+  const { output } = await bundle.generate();
+  const chunks = new Map(output.flatMap((file) => (file.type === "chunk" ? [[file.fileName, file]] : [])));
+  /** @type {Set<string>} */
+  const modules = new Set();
+  const add = (/** @type {import("rolldown").OutputChunk | undefined} */ chunk) => {
+    for (const id of chunk?.moduleIds ?? []) modules.add(id);
+    for (const file of chunk?.imports ?? []) add(chunks.get(file));
+  };
+  add([...chunks.values()].find(({ isEntry }) => isEntry));
+  return modules;
+}
+
+/** @param {string} name @param {string} input @param {RolldownOptions} options */
+async function build_one_file(name, input, options) {
+  const bundle = await rolldown({ ...options, input: { [name]: input } });
+  await bundle.write({ ...output_of(name.endsWith(".node") ? "node" : "web"), codeSplitting: false });
+}
+
+/** Browsers download it: short names inside. @param {"node" | "web"} runtime @returns {import("rolldown").OutputOptions} */
+function output_of(runtime) {
+  const minify = { compress: { target: "es2022" }, mangle: runtime === "web", codegen: true };
+  return { dir: "dist", format: "es", minify, comments: false };
+}
+
 /** A copy of the package's classes in the command line would fail its `instanceof`. @param {string[]} inputs */
 function refuse_second_copy(inputs) {
   const copies = inputs.filter((path) => path.startsWith("ts/") && !path.startsWith("ts/cli/"));
   if (copies.length > 0)
     throw new Error(
-      `ts/cli must import from ${Object.keys(entries).join(" and ")} alone, not from ${copies.join(", ")}.`,
+      `ts/cli must import from ${Object.keys(cli_imports).join(" and ")} alone, not from ${copies.join(", ")}.`,
     );
 }
 

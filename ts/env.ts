@@ -9,6 +9,22 @@ export interface WebGpuEnv {
   allow_software: boolean | undefined;
 }
 
+/** Pixels of a picture, row by row from the top, 1 to 4 bytes each: grey, grey with alpha, RGB or RGBA. ImageData is one. */
+export interface DecodedPicture {
+  readonly data: Uint8Array | Uint8ClampedArray;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** What is known of a picture file before it is decoded. */
+export interface PictureToDecode {
+  readonly format: "PNG" | "JPEG" | "WebP" | "AVIF" | "GIF" | "TIFF" | "BMP";
+  readonly mime: string;
+  /** For messages: the path or URL. */
+  readonly name: string;
+  readonly signal?: AbortSignal;
+}
+
 /** Settings of the whole package, as transformers.js' `env`. Change them before the first from_pretrained. */
 export interface Env {
   /** The hub, without a trailing slash; default "https://huggingface.co". */
@@ -29,6 +45,13 @@ export interface Env {
   warn: (message: string) => void;
   /** Hands in the engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file beside this package's JavaScript. */
   wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
+  /**
+   * Decodes picture files in place of the runtime's own decoder, for runtimes without one as edge workers. It gives pixels as
+   * the file has them; EXIF orientation is applied afterwards (JPEG, PNG, WebP). Default undefined.
+   */
+  decode:
+    | ((bytes: Uint8Array, picture: PictureToDecode) => DecodedPicture | Promise<DecodedPicture>)
+    | undefined;
   /** How WebGPU is found. */
   webgpu: WebGpuEnv;
 }
@@ -43,5 +66,6 @@ export const env: Env = {
   fetch: (input, init) => globalThis.fetch(input, init),
   warn: (message) => console.warn(message),
   wasm: undefined,
+  decode: undefined,
   webgpu: { gpu: undefined, allow_software: undefined },
 };

@@ -8,7 +8,7 @@ export type { EngineMemory } from "./engine/engine.ts";
 export type { EngineInfo, Level } from "./engine/levels.ts";
 export type { Peak, Profile, ProfiledOp } from "./engine/profile.ts";
 export type { AdapterInfo } from "./engine/webgpu_device.ts";
-export { type Env, env, type WebGpuEnv } from "./env.ts";
+export { type DecodedPicture, type Env, env, type PictureToDecode, type WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export * from "./image/image_processing_vit.ts";
 export * from "./image/raw_image.ts";
@@ -16,16 +16,14 @@ export type { PenaltyScore } from "./learning/cross_validation.ts";
 export type { Evaluation } from "./learning/evaluation.ts";
 export type { FeatureKind } from "./learning/features.ts";
 export type { FitReport } from "./learning/fit.ts";
-export {
-  type FewShotMethod,
-  type FitOptions,
-  type LearningProgress,
-  type LearningProgressCallback,
-  MSN_PENALTIES,
-  type MsnPenalty,
-  PENALTY_GRID,
+export type {
+  FewShotMethod,
+  FitOptions,
+  LearningProgress,
+  LearningProgressCallback,
 } from "./learning/fit_options.ts";
 export type { NeighborWeights } from "./learning/heads.ts";
+export { MSN_PENALTIES, type MsnPenalty, PENALTY_GRID } from "./learning/penalties.ts";
 export type {
   FileMap,
   LoadOptions,
@@ -49,13 +47,13 @@ export {
 } from "./model/modeling_vit_msn.ts";
 export type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./model/outputs.ts";
 export type { DtypeName, FromConfigOptions, ModelOptions, PretrainedOptions } from "./model/pretrained.ts";
-export {
-  type FewShotCallOptions,
-  type FewShotFeatureOptions,
+export type {
+  FewShotCallOptions,
+  FewShotFeatureOptions,
   FewShotImageClassificationPipeline,
-  type FewShotImageOptions,
-  type FewShotSaveOptions,
-  type LabelledImages,
+  FewShotImageOptions,
+  FewShotSaveOptions,
+  LabelledImages,
 } from "./pipelines/few_shot_image_classification.ts";
 export {
   type ClassificationResult,

@@ -25,6 +25,8 @@ const ARRAYS = {
  * `data` is read at once; `getData()` is the form that also fits tensors of other devices.
  */
 export class Tensor<T extends TensorType = TensorType> {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "Tensor";
   readonly type: T;
   readonly dims: readonly number[];
   readonly data: TensorData[T];

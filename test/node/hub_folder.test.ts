@@ -3,12 +3,12 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { save_files } from "#storage";
+import { save_files } from "#save";
 import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
 import { read_json } from "../../ts/loading/json.ts";
-import { write_safetensors } from "../../ts/loading/safetensors.ts";
 import { open_source } from "../../ts/loading/source.ts";
 import type { ProgressInfo } from "../../ts/loading/types.ts";
+import { write_safetensors } from "../../ts/loading/write_safetensors.ts";
 import { expect_error } from "../support/errors.ts";
 
 let folder: string;

@@ -1,9 +1,11 @@
+import { find_gpu, HOW_TO_GET_WEBGPU, load_webgpu } from "#webgpu";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import { on_demand } from "../on_demand.ts";
 import type { Engine } from "./engine.ts";
 import { choose_level, type EngineInfo, obstacle_to_threads } from "./levels.ts";
-import { load_wasm_module, type WasmInput } from "./load_wasm.ts";
-import { is_for_webgpu, type StartedWebGpu, start_webgpu } from "./start_webgpu.ts";
+import { is_for_webgpu, load_wasm_module, type WasmInput } from "./load_wasm.ts";
+import type { StartedWebGpu } from "./start_webgpu.ts";
 import { has_threads, type WasmEngine } from "./wasm_engine.ts";
 import { create_wasm_engine } from "./wasm_training_engine.ts";
 
@@ -56,6 +58,18 @@ export async function create_engine(options: DeviceOptions): Promise<StartedEngi
   const module = given && (await load_wasm_module(given));
   const started = await try_webgpu(module);
   return typeof started === "string" ? start_on_cpu(module, num_threads, [started]) : started;
+}
+
+/** Starts on WebGPU; what it takes is loaded only where there is WebGPU. */
+async function start_webgpu(
+  device: "webgpu" | "auto" | GPUDevice,
+  given: WasmInput | undefined,
+): Promise<StartedWebGpu> {
+  if (typeof device !== "object" && !(env.webgpu.gpu ?? (await find_gpu()))) {
+    throw new VitMsnError("UNSUPPORTED", `This runtime has no WebGPU. ${HOW_TO_GET_WEBGPU}`);
+  }
+  const { start_webgpu } = await on_demand("WebGPU engine", load_webgpu);
+  return start_webgpu(device, given);
 }
 
 /** An engine on WebGPU where "auto" should take it, else a sentence why it shouldn't. */

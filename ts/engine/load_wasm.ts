@@ -19,7 +19,7 @@ export async function load_wasm_module(
 ): Promise<WebAssembly.Module> {
   if (given instanceof Response) return compile_received(given);
   if (given !== undefined) return compile(given);
-  const module = compiled.get(level) ?? default_wasm(level).then(compile);
+  const module = compiled.get(level) ?? (default_wasm(level) as Promise<WasmInput>).then(compile);
   compiled.set(level, module);
   try {
     return await module;
@@ -27,6 +27,11 @@ export async function load_wasm_module(
     compiled.delete(level); // the next call tries again
     throw error;
   }
+}
+
+/** Whether a binary is the WebGPU engine's: it alone has a device to open. */
+export function is_for_webgpu(module: WebAssembly.Module): boolean {
+  return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
 }
 
 function compile_received(response: Response): Promise<WebAssembly.Module> {

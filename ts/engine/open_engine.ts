@@ -3,7 +3,6 @@ import { VitMsnError } from "../errors.ts";
 import { create_engine, type DeviceOptions, type StartedEngine } from "./create_engine.ts";
 import { must_not_block } from "./levels.ts";
 import { load_wasm_module } from "./load_wasm.ts";
-import { start_worker_engine } from "./worker_engine.ts";
 
 /**
  * Starts an engine of its own for one model, in a Worker where that is asked for or needed.
@@ -21,6 +20,7 @@ export async function open_engine(options: DeviceOptions): Promise<StartedEngine
   }
   const wasm = options.wasm ?? env.wasm;
   try {
+    const { start_worker_engine } = await import("./worker_engine.ts");
     const { device, num_threads } = options;
     return await start_worker_engine({
       device,

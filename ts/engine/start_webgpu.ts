@@ -1,6 +1,6 @@
 import { VitMsnError } from "../errors.ts";
 import type { EngineInfo } from "./levels.ts";
-import { load_wasm_module, type WasmInput } from "./load_wasm.ts";
+import { is_for_webgpu, load_wasm_module, type WasmInput } from "./load_wasm.ts";
 import { describe_device, type OpenedDevice, open_device } from "./webgpu_device.ts";
 import { create_webgpu_engine, type WebGpuEngine } from "./webgpu_engine.ts";
 
@@ -30,11 +30,6 @@ export async function start_webgpu(
     if (opened.is_own) opened.device.destroy();
     throw error;
   }
-}
-
-/** Whether a binary is the WebGPU engine's: it alone has a device to open. */
-export function is_for_webgpu(module: WebAssembly.Module): boolean {
-  return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
 }
 
 function wrong_binary(): VitMsnError {

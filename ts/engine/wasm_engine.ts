@@ -13,7 +13,7 @@ import type {
 import { engine_dead, engine_disposed } from "./engine_errors.ts";
 import type create_glue from "./generated/glue.js";
 import type { Level } from "./levels.ts";
-import { ThreadPool } from "./thread_pool.ts";
+import type { ThreadPool } from "./thread_pool.ts";
 
 /** What a binary exports. Values that are copied out of a GPU come later. */
 export type Glue = ReturnType<typeof create_glue>;
@@ -68,6 +68,7 @@ export class WasmEngine implements Engine {
    * @throws Error with the reason where they can't start; the engine goes on without.
    */
   async start_workers(count: number): Promise<void> {
+    const { ThreadPool } = await import("./thread_pool.ts");
     const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
     const [fate, glue] = [this.fate, this.#glue as Glue];
     const dismiss = () => glue.dismiss_workers();

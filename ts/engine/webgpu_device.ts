@@ -1,4 +1,4 @@
-import { find_gpu, HOW_TO_GET_WEBGPU } from "#webgpu";
+import { find_gpu } from "#webgpu";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 
@@ -41,13 +41,12 @@ const LIMITS = [
 const refused = new WeakMap<GPU, string>();
 
 /**
- * Opens a device of the best adapter.
+ * Opens a device of the best adapter. There must be WebGPU.
  * @param by_name whether WebGPU was asked for by its name: then software adapters will do.
  * @throws VitMsnError UNSUPPORTED, saying what is missing and what to do about it.
  */
 export async function open_device(by_name: boolean): Promise<OpenedDevice> {
-  const gpu = env.webgpu.gpu ?? (await find_gpu());
-  if (gpu === undefined) throw unsupported(`This runtime has no WebGPU. ${HOW_TO_GET_WEBGPU}`);
+  const gpu = (env.webgpu.gpu ?? (await find_gpu())) as GPU;
   const earlier = by_name ? undefined : refused.get(gpu);
   if (earlier !== undefined) throw unsupported(earlier);
   try {

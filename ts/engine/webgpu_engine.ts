@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { on_demand } from "../on_demand.ts";
 import { next_task } from "./pacer.ts";
 import type { Timing } from "./profile.ts";
 import type { Glue } from "./wasm_engine.ts";
@@ -16,7 +17,11 @@ export async function create_webgpu_engine(
   module: WebAssembly.Module,
   opened: OpenedDevice,
 ): Promise<WebGpuEngine> {
-  const glue = (await load_glue())(scope_of(opened));
+  const { default: create_glue } = await on_demand(
+    "WebGPU engine (vit_msn_webgpu.js)",
+    () => import("./generated/webgpu/glue.js"),
+  );
+  const glue = create_glue(scope_of(opened));
   let memory: WebAssembly.Memory;
   try {
     memory = glue.initSync({ module }).memory;
@@ -26,19 +31,6 @@ export async function create_webgpu_engine(
   const engine = new WebGpuEngine(glue, module, memory, opened);
   await engine.open();
   return engine;
-}
-
-/** The glue is loaded by those who use it, as the binary is. */
-async function load_glue() {
-  try {
-    return (await import("./generated/webgpu/glue.js")).default;
-  } catch (cause) {
-    throw new VitMsnError(
-      "IO",
-      "The JavaScript of the WebGPU engine, vit_msn_webgpu.js, can't be loaded; it belongs beside the package's own.",
-      { cause },
-    );
-  }
 }
 
 /** The WebGPU engine: ops are recorded in WebAssembly, and computed once something is read. */

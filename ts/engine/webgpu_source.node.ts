@@ -21,3 +21,6 @@ async function load_dawn(): Promise<GPU | undefined> {
     return undefined; // it isn't installed, or has no binary for this machine
   }
 }
+
+/** What an engine on WebGPU takes. */
+export const load_webgpu = () => import("./start_webgpu.ts");

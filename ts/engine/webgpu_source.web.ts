@@ -7,3 +7,6 @@ export const HOW_TO_GET_WEBGPU =
 export async function find_gpu(): Promise<GPU | undefined> {
   return (globalThis.navigator as Navigator | undefined)?.gpu;
 }
+
+/** What an engine on WebGPU takes. */
+export const load_webgpu = () => import("./start_webgpu.ts");

@@ -1,9 +1,10 @@
-import { type SaveDirectory, save_files } from "#storage";
 import { Callable } from "../callable.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { read_json } from "../loading/json.ts";
 import { open_source } from "../loading/source.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
+import { on_demand } from "../on_demand.ts";
 import { Tensor } from "../tensor.ts";
 import {
   type ImageProcessorOptions,
@@ -51,6 +52,8 @@ export class ViTImageProcessor extends Callable<
   [images: ImageInputs, options?: PreprocessOptions],
   Promise<ImageProcessorOutput>
 > {
+  /** Said outright, since minifiers rename classes. */
+  static override readonly name: string = "ViTImageProcessor";
   readonly #other_fields: Record<string, unknown>;
 
   /**
@@ -125,6 +128,7 @@ export class ViTImageProcessor extends Callable<
    * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
    */
   async save_pretrained(directory: SaveDirectory): Promise<void> {
+    const { save_files } = await on_demand("writing of files", () => import("#save"));
     await save_files(directory, { [PROCESSOR_FILE]: this.to_json_string() });
   }
 

@@ -4,6 +4,9 @@ import type { Pixels } from "./pixels.ts";
 const WEBP_EXIF = 0x45584946; // "EXIF"
 const UNKNOWN_CHUNK = 0x58585858;
 const PNG_EXIF = 0x65584966; // "eXIf"
+const JPEG_EXIF = 0x45786966; // "Exif"
+const APP1 = 0xe1;
+const START_OF_SCAN = 0xda;
 const ORIENTATION_TAG = 0x0112;
 
 /**
@@ -18,6 +21,33 @@ export function take_orientation(
 ): { bytes: Uint8Array; orientation: number } {
   if (format === "PNG") return take_from_png(bytes);
   if (format === "WebP") return take_from_webp(bytes);
+  return { bytes, orientation: 1 };
+}
+
+/** As take_orientation, for JPEG files too, which browsers turn alike. */
+export function take_any_orientation(
+  bytes: Uint8Array,
+  format: PictureFormat,
+): { bytes: Uint8Array; orientation: number } {
+  return format === "JPEG" ? take_from_jpeg(bytes) : take_orientation(bytes, format);
+}
+
+/** EXIF is in a segment APP1 before the picture's own. */
+function take_from_jpeg(bytes: Uint8Array): { bytes: Uint8Array; orientation: number } {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 2; at + 10 <= bytes.length && bytes[at] === 0xff; ) {
+    const marker = bytes[at + 1] as number;
+    if (marker === START_OF_SCAN) break;
+    const end = at + 2 + view.getUint16(at + 2);
+    if (marker === APP1 && view.getUint32(at + 4) === JPEG_EXIF) {
+      const orientation = exif_orientation(bytes.subarray(at + 10, end));
+      if (orientation === 1) break;
+      const unturned = bytes.slice();
+      new DataView(unturned.buffer).setUint32(at + 4, UNKNOWN_CHUNK);
+      return { bytes: unturned, orientation };
+    }
+    at = end;
+  }
   return { bytes, orientation: 1 };
 }
 

@@ -1,5 +1,7 @@
 import { decode_image, read_picture_file } from "#decode";
+import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import { on_demand } from "../on_demand.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
 import { fetch_picture, short_name } from "./fetch_picture.ts";
 import { check_byte_count } from "./header.ts";
@@ -32,6 +34,8 @@ export interface ReadOptions {
  * Resizing and conversion give what Pillow gives, bit for bit.
  */
 export class RawImage implements Pixels {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "RawImage";
   readonly data: Uint8Array | Uint8ClampedArray;
   /** In pixels. */
   readonly width: number;
@@ -194,7 +198,9 @@ async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Pr
   }
   // Decoders take no shared memory, and another thread might change it under them.
   const own_bytes = bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
-  return from_pixels(await decode_image(own_bytes, { name, ...options }));
+  if (env.decode === undefined) return from_pixels(await decode_image(own_bytes, { name, ...options }));
+  const { decode_by_env } = await on_demand("use of env.decode", () => import("./decode_given.ts"));
+  return from_pixels(await decode_by_env(own_bytes, { name, ...options }));
 }
 
 function from_pixels({ data, width, height, channels }: Pixels): RawImage {

@@ -1,13 +1,14 @@
-import { type SaveDirectory, save_files } from "#storage";
+import { save_files } from "#save";
 import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { PROCESSOR_FILE } from "../image/image_processor_config.ts";
-import { float32_tensor, type TensorToWrite } from "../loading/safetensors.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions } from "../loading/types.ts";
+import { float32_tensor, type TensorToWrite } from "../loading/write_safetensors.ts";
 import { classifier_checkpoint_key } from "../model/checkpoint_keys.ts";
 import { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
 import { ViTMSNForImageClassification, type ViTMSNModel } from "../model/modeling_vit_msn.ts";
-import { checkpoint_files } from "../model/pretrained.ts";
+import { checkpoint_files } from "../model/save_model.ts";
 import type { FeatureKind } from "./features.ts";
 import { type Head, LinearHead } from "./heads.ts";
 

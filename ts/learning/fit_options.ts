@@ -1,18 +1,9 @@
 import { VitMsnError } from "../errors.ts";
 import type { NeighborSettings, NeighborWeights } from "./heads.ts";
+import { MSN_PENALTIES, type MsnPenalty, PENALTY_GRID } from "./penalties.ts";
 
 export const FEW_SHOT_METHODS = ["logistic_regression", "nearest_centroid", "knn"] as const;
 export type FewShotMethod = (typeof FEW_SHOT_METHODS)[number];
-
-/**
- * λ as MSN's low-shot evaluation has it. "few" (0.0025): the repository's README, for 5 pictures a class; "percent" (0.075):
- * the author's, for 1 % of ImageNet, 13 pictures a class; "code" (0.00025): the evaluation script's default.
- */
-export const MSN_PENALTIES = { few: 0.0025, percent: 0.075, code: 0.00025 } as const;
-export type MsnPenalty = keyof typeof MSN_PENALTIES;
-
-/** What `penalty: "auto"` chooses from: the script's three, and stronger ones. */
-export const PENALTY_GRID: readonly number[] = [0.00025, 0.0025, 0.025, 0.075, 0.25, 1, 4];
 
 /** Up to this many pictures a class, on average, the penalty defaults to "few", above to "percent". */
 const FEW_PICTURES = 5;

@@ -1,7 +1,7 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { on_demand } from "../on_demand.ts";
 import { check_range } from "./bytes.ts";
 import { read_json } from "./json.ts";
-import { read_pytorch_bin } from "./pytorch_bin.ts";
 import { read_safetensors_header } from "./safetensors.ts";
 import type {
   Checkpoint,
@@ -30,6 +30,15 @@ const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
   { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch_bin },
 ];
 const MAX_SHARDS = 1000;
+
+/** Reading torch's own files takes an unpickler and a reader of zip archives, which other models don't need. */
+async function read_pytorch_bin(file: RandomAccessFile): Promise<FileTensors> {
+  const { read_pytorch_bin } = await on_demand(
+    "reader of pytorch_model.bin",
+    () => import("./pytorch_bin.ts"),
+  );
+  return read_pytorch_bin(file);
+}
 
 /**
  * Opens a model's weights without reading them: model.safetensors, else its shards, else pytorch_model.bin, else its

@@ -17,15 +17,11 @@ import { homedir, hostname } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { env } from "../env.ts";
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { VitMsnError } from "../errors.ts";
 import { check_range } from "./bytes.ts";
-import { path_segments } from "./names.ts";
-import { Progress } from "./progress.ts";
-import type { FilesToSave, Place, SaveDirectory, SaveOptions } from "./storage_types.ts";
+import type { Place } from "./storage_types.ts";
 import { type FileVersion, MemoryWriter, type Store, type StoredCopy, type StoreWriter } from "./store.ts";
 import type { RandomAccessFile } from "./types.ts";
-
-export type { SaveDirectory } from "./storage_types.ts";
 
 /** Node's fetch shows redirects and sends any header; a browser's doesn't. */
 export const fetch_is_unrestricted = true;
@@ -58,7 +54,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   );
 }
 
-function file_url_path(address: string): string {
+export function file_url_path(address: string): string {
   try {
     return fileURLToPath(address);
   } catch (cause) {
@@ -374,72 +370,12 @@ function is_alive(pid: number): boolean {
   }
 }
 
-/**
- * Writes files into a folder, made if need be. Everything is written under temporary names and renamed at the end,
- * so that a failure leaves the files that were there before.
- */
-export async function save_files(
-  directory: SaveDirectory,
-  files: FilesToSave,
-  options: SaveOptions = {},
-): Promise<void> {
-  const folder = save_folder(directory);
-  const written: { temporary: string; path: string }[] = [];
-  try {
-    await mkdir(folder, { recursive: true });
-    for (const [file, content] of Object.entries(files)) {
-      const path = join(folder, ...path_segments(file, "file name", "INVALID_ARGUMENT"));
-      const temporary = `${path}.${randomUUID()}.tmp`;
-      written.push({ temporary, path });
-      await write_file(
-        temporary,
-        content,
-        new Progress(options.progress_callback, folder, file),
-        options.signal,
-      );
-    }
-    for (const { temporary, path } of written) await rename(temporary, path);
-  } catch (error) {
-    await Promise.all(written.map(({ temporary }) => rm(temporary, { force: true })));
-    throw io_error(`${folder} can't be written`, error);
-  }
-}
-
-async function write_file(
-  path: string,
-  content: string | AsyncIterable<Uint8Array>,
-  progress: Progress,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const handle = await open(path, "w");
-  let size = 0;
-  try {
-    progress.initiate();
-    for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
-      throw_if_aborted(signal, `Saving ${path}`);
-      await handle.appendFile(piece);
-      size += piece.byteLength;
-      progress.update(size, 0);
-    }
-    progress.done(size);
-  } finally {
-    await handle.close();
-  }
-}
-
-function save_folder(directory: SaveDirectory): string {
-  if (directory instanceof URL) return file_url_path(directory.href);
-  if (typeof directory === "string" && directory !== "")
-    return directory.startsWith("file:") ? file_url_path(directory) : directory;
-  throw new VitMsnError("INVALID_ARGUMENT", "The folder to save into must be a path or a file: URL.");
-}
-
 function is_code(error: unknown, ...codes: string[]): boolean {
   return error instanceof Error && "code" in error && codes.includes(String(error.code));
 }
 
 /** The system's error as ours; other errors as they are. */
-function io_error(what: string, error: unknown): unknown {
+export function io_error(what: string, error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof VitMsnError || !("syscall" in error)) return error;
   return new VitMsnError("IO", `${what}: ${error.message}.`, {
     cause: error,

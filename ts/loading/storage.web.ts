@@ -1,9 +1,7 @@
 import { env } from "../env.ts";
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { VitMsnError } from "../errors.ts";
 import { blob_file } from "./bytes.ts";
-import { path_segments } from "./names.ts";
-import { Progress } from "./progress.ts";
-import type { FilesToSave, Place, SaveDirectory, SaveOptions } from "./storage_types.ts";
+import type { Place } from "./storage_types.ts";
 import {
   type FileVersion,
   MemoryWriter,
@@ -13,8 +11,6 @@ import {
   type StoreWriter,
 } from "./store.ts";
 import type { RandomAccessFile } from "./types.ts";
-
-export type { SaveDirectory } from "./storage_types.ts";
 
 /** A browser's fetch hides redirects, and asks a host's permission for some headers. */
 export const fetch_is_unrestricted = false;
@@ -270,74 +266,4 @@ class CacheWriter implements StoreWriter {
         this.#parts[this.#stored] = (await this.#store.read_part(this.#id, this.#stored)) ?? part;
     }
   }
-}
-
-/**
- * Writes files into a directory handle: one that the user picked (showDirectoryPicker), or the origin's private file
- * system (`await navigator.storage.getDirectory()`). Each file appears when it is whole.
- */
-export async function save_files(
-  directory: SaveDirectory,
-  files: FilesToSave,
-  options: SaveOptions = {},
-): Promise<void> {
-  if (
-    typeof directory === "string" ||
-    directory instanceof URL ||
-    typeof directory?.getFileHandle !== "function"
-  ) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      "There are no local folders here: give a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
-    );
-  }
-  for (const [file, content] of Object.entries(files)) {
-    const progress = new Progress(options.progress_callback, directory.name, file);
-    try {
-      await write_file(directory, file, content, progress, options.signal);
-    } catch (cause) {
-      if (!(cause instanceof DOMException)) throw cause;
-      throw new VitMsnError("IO", `${file} can't be written into the directory: ${cause.message}`, {
-        cause,
-        details: { file },
-      });
-    }
-  }
-}
-
-async function write_file(
-  directory: FileSystemDirectoryHandle,
-  file: string,
-  content: string | AsyncIterable<Uint8Array>,
-  progress: Progress,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  path_segments(file, "file name", "INVALID_ARGUMENT");
-  throw_if_aborted(signal, `Saving ${file}`);
-  const is_new = !(await has_file(directory, file));
-  const stream = await (await directory.getFileHandle(file, { create: true })).createWritable();
-  let size = 0;
-  try {
-    progress.initiate();
-    for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
-      throw_if_aborted(signal, `Saving ${file}`);
-      await stream.write(piece as Uint8Array<ArrayBuffer>);
-      size += piece.byteLength;
-      progress.update(size, 0);
-    }
-    await stream.close();
-    progress.done(size);
-  } catch (error) {
-    await stream.abort().catch(() => {});
-    // Asking for the handle has made an empty file; one that was there before keeps its content.
-    if (is_new) await directory.removeEntry(file).catch(() => {});
-    throw error;
-  }
-}
-
-async function has_file(directory: FileSystemDirectoryHandle, file: string): Promise<boolean> {
-  return directory.getFileHandle(file).then(
-    () => true,
-    () => false,
-  );
 }

@@ -1,9 +1,10 @@
-import { type SaveDirectory, save_files } from "#storage";
 import { ACTIVATIONS, type Activation, type Grid } from "../engine/engine.ts";
 import { VitMsnError } from "../errors.ts";
 import { read_json } from "../loading/json.ts";
 import { open_source } from "../loading/source.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
+import { on_demand } from "../on_demand.ts";
 
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
@@ -73,6 +74,8 @@ const PROBLEM_TYPES: readonly string[] = [
  * @throws VitMsnError INVALID_CONFIG naming the first field that is impossible.
  */
 export class ViTMSNConfig implements ViTMSNConfigFields {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "ViTMSNConfig";
   readonly model_type = "vit_msn";
   hidden_size = 768;
   num_hidden_layers = 12;
@@ -142,6 +145,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
 
   /** Writes config.json into a folder; in browsers a FileSystemDirectoryHandle. */
   async save_pretrained(directory: SaveDirectory): Promise<void> {
+    const { save_files } = await on_demand("writing of files", () => import("#save"));
     await save_files(directory, { [CONFIG_FILE]: this.to_json_string() });
   }
 

@@ -1,6 +1,7 @@
 import { type Engine, type Grid, Scope, type TensorHandle } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
+import { on_demand } from "../on_demand.ts";
 import { Tensor } from "../tensor.ts";
 import { backbone_modules, classifier_module, type ModuleSpec } from "./architecture.ts";
 import { classifier_checkpoint_key } from "./checkpoint_keys.ts";
@@ -12,7 +13,7 @@ import {
   check_visible_patches,
   type ForwardInputs,
 } from "./inputs.ts";
-import { compute_loss, type Labels } from "./losses.ts";
+import type { Labels } from "./losses.ts";
 import type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./outputs.ts";
 import { PreTrainedModel } from "./pretrained.ts";
 import type { Weights } from "./weights.ts";
@@ -267,6 +268,8 @@ async function run<T>(
  * Reference: transformers' ViTMSNModel; Assran et al., "Masked Siamese Networks for Label-Efficient Learning" (2022).
  */
 export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput> {
+  /** Said outright, since minifiers rename classes. */
+  static override readonly name: string = "ViTMSNModel";
   static override readonly architecture = "ViTMSNModel";
 
   static override modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
@@ -326,6 +329,14 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 }
 
+/** As compute_loss, which is loaded by those who have labels. */
+async function loss_of(
+  ...args: Parameters<typeof import("./losses.ts").compute_loss>
+): Promise<TensorHandle> {
+  const { compute_loss } = await on_demand("losses", () => import("./losses.ts"));
+  return compute_loss(...args);
+}
+
 /** The arguments of ViTMSNForImageClassification's forward. */
 export interface ClassificationInputs extends ForwardInputs {
   /** Class indices or targets: the loss is computed where they are given. */
@@ -341,6 +352,8 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   ClassificationInputs,
   ImageClassifierOutput
 > {
+  /** Said outright, since minifiers rename classes. */
+  static override readonly name: string = "ViTMSNForImageClassification";
   static override readonly architecture = "ViTMSNForImageClassification";
 
   static override modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
@@ -361,7 +374,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
     const { engine, config } = await this.ready(inputs);
     return run(this, inputs, async (forward) => {
       const logits = await this.#logits(forward, inputs, engine);
-      const loss = inputs.labels && compute_loss(engine, forward.scope, logits, inputs.labels, config);
+      const loss = inputs.labels && (await loss_of(engine, forward.scope, logits, inputs.labels, config));
       // All at once: a GPU answers each, and only the last is to be waited for.
       const [loss_read, logits_read, collected] = await Promise.all([
         loss && forward.read(loss),

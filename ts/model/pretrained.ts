@@ -1,21 +1,20 @@
-import { type SaveDirectory, save_files } from "#storage";
 import { Callable } from "../callable.ts";
 import type { Device, DeviceOptions } from "../engine/create_engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
 import type { EngineInfo } from "../engine/levels.ts";
 import { open_engine } from "../engine/open_engine.ts";
-import { type Peak, type Profile, Profiler } from "../engine/profile.ts";
+import type { Peak, Profile } from "../engine/profile.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
-import { type TensorToWrite, write_safetensors } from "../loading/safetensors.ts";
 import { open_source } from "../loading/source.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { Checkpoint, LoadOptions, PretrainedSource } from "../loading/types.ts";
+import { on_demand } from "../on_demand.ts";
 import type { ModuleSpec } from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import {
   type AttnImplementation,
-  CONFIG_FILE,
   read_config,
   ViTMSNConfig,
   type ViTMSNConfigInit,
@@ -93,8 +92,6 @@ interface Running {
 }
 
 const MASK_TOKEN = "embeddings.mask_token";
-/** The name of how this package quantises, in config.json. */
-const QUANT_METHOD = "vit_msn_int8";
 
 /** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
 export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<
@@ -222,14 +219,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     options: Pick<LoadOptions, "signal" | "progress_callback"> = {},
   ): Promise<void> {
     await this.ready();
-    const model_class = this.constructor as typeof PreTrainedModel;
-    const parameters = [...this.weights.export()].map((parameter) => ({
-      ...parameter,
-      key: model_class.checkpoint_key(parameter.key),
-      bytes: parameter.bytes(),
-    }));
-    const files = checkpoint_files(this.config, this.dtype, model_class.architecture, parameters);
-    await save_files(directory, files, options);
+    const { save_model } = await on_demand("writing of models", () => import("./save_model.ts"));
+    await save_model(this, this.constructor as typeof PreTrainedModel, directory, options);
   }
 
   /**
@@ -245,6 +236,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
         "profile() needs the engine in this thread: load the model with worker: false.",
       );
     }
+    const { Profiler } = await on_demand("profiler", () => import("../engine/profile.ts"));
     await this.forward(inputs);
     const { engine, weights, config, engine_info } = this;
     const profiler = new Profiler(engine, (handle) => weights.linear_bytes(handle));
@@ -310,20 +302,6 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 }
 
-/** config.json and model.safetensors of a model. */
-export function checkpoint_files(
-  config: ViTMSNConfig,
-  dtype: WeightDtype,
-  architecture: string,
-  parameters: Iterable<TensorToWrite>,
-) {
-  const fields = { ...describe_dtype(config.to_dict(), dtype), architectures: [architecture] };
-  return {
-    [CONFIG_FILE]: `${JSON.stringify(fields, null, 2)}\n`,
-    "model.safetensors": write_safetensors(parameters, { format: "pt" }),
-  };
-}
-
 function resolve_options(options: ModelOptions): RequestedOptions {
   const name = options.dtype ?? "float32";
   const dtype = DTYPE_ALIASES[name] ?? name;
@@ -341,17 +319,6 @@ function resolve_options(options: ModelOptions): RequestedOptions {
     );
   }
   return { dtype: dtype as WeightDtype, attn_implementation };
-}
-
-/** config.json's words for the dtype: `quantization_config` marks a file that other readers must not take for floats. */
-function describe_dtype<C extends object>(config: C, dtype: WeightDtype): C & { dtype: WeightDtype } {
-  const { quantization_config: loaded, ...fields } = config as C & { quantization_config?: unknown };
-  if (dtype === "int8") {
-    const quantization_config = { quant_method: QUANT_METHOD };
-    return { ...(fields as C), dtype: "float32", quantization_config };
-  }
-  const is_ours = (loaded as { quant_method?: unknown } | null | undefined)?.quant_method === QUANT_METHOD;
-  return { ...(is_ours ? (fields as C) : config), dtype };
 }
 
 /** A model's parameters, and where a checkpoint has them. */

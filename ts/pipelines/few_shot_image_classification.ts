@@ -1,4 +1,4 @@
-import { type SaveDirectory, save_files } from "#storage";
+import { save_files } from "#save";
 import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { type ImageInput, RawImage } from "../image/raw_image.ts";
@@ -28,6 +28,7 @@ import {
 } from "../learning/head_file.ts";
 import type { Head } from "../learning/heads.ts";
 import { open_source } from "../loading/source.ts";
+import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, PretrainedSource } from "../loading/types.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
 import { best, type ClassificationResult, check_top_k } from "./image_classification.ts";
@@ -84,6 +85,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   [images: ImageInput | readonly ImageInput[], options?: FewShotCallOptions],
   ClassificationResult[] | ClassificationResult[][]
 > {
+  /** Said outright, since minifiers rename classes. */
+  static override readonly name: string = "FewShotImageClassificationPipeline";
   readonly task = "few-shot-image-classification";
   #features: FeatureKind;
   #normalize: boolean;

@@ -36,6 +36,8 @@ export class ImageClassificationPipeline extends ImagePipeline<
   [images: ImageInput | readonly ImageInput[], options?: ImageClassificationOptions],
   ClassificationResult[] | ClassificationResult[][]
 > {
+  /** Said outright, since minifiers rename classes. */
+  static override readonly name: string = "ImageClassificationPipeline";
   readonly task = "image-classification";
 
   override async _call(

@@ -23,6 +23,8 @@ export class ImageFeatureExtractionPipeline extends ImagePipeline<
   [images: ImageInput | readonly ImageInput[], options?: ImageFeatureExtractionOptions],
   Tensor<"float32">
 > {
+  /** Said outright, since minifiers rename classes. */
+  static override readonly name: string = "ImageFeatureExtractionPipeline";
   readonly task = "image-feature-extraction";
   readonly #pool: Pool;
 

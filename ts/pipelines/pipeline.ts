@@ -4,8 +4,9 @@ import { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import type { PretrainedSource } from "../loading/types.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../model/modeling_vit_msn.ts";
 import type { PretrainedOptions } from "../model/pretrained.ts";
-import {
-  type FewShotFeatureOptions,
+import { on_demand } from "../on_demand.ts";
+import type {
+  FewShotFeatureOptions,
   FewShotImageClassificationPipeline,
 } from "./few_shot_image_classification.ts";
 import { ImageClassificationPipeline } from "./image_classification.ts";
@@ -39,6 +40,10 @@ const LOADERS: {
     return new ImageFeatureExtractionPipeline(model, processor, options.pool ?? false);
   },
   "few-shot-image-classification": async (source, options) => {
+    const { FewShotImageClassificationPipeline } = await on_demand(
+      "few-shot learning",
+      () => import("./few_shot_image_classification.ts"),
+    );
     const processor = await ViTImageProcessor.from_pretrained(source, options);
     const model = await ViTMSNModel.from_pretrained(source, options);
     return new FewShotImageClassificationPipeline(model, processor, options);

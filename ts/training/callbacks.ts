@@ -72,6 +72,8 @@ export interface TrainerCallback {
 
 /** Stops when evaluation hasn't improved for a while. */
 export class EarlyStoppingCallback implements TrainerCallback {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "EarlyStoppingCallback";
   readonly state_name = "EarlyStoppingCallback";
   readonly #patience: number;
   readonly #threshold: number;

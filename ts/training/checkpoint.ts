@@ -1,4 +1,4 @@
-import { save_files } from "#storage";
+import { save_files } from "#save";
 import { Scope, type TensorHandle } from "../engine/engine.ts";
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import { env } from "../env.ts";
@@ -6,10 +6,11 @@ import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { read_json } from "../loading/json.ts";
-import { read_safetensors_header, type TensorToWrite, write_safetensors } from "../loading/safetensors.ts";
+import { read_safetensors_header } from "../loading/safetensors.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { ModelSource, PretrainedSource } from "../loading/types.ts";
+import { type TensorToWrite, write_safetensors } from "../loading/write_safetensors.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
 import { create_weights, match_checkpoint } from "../model/weights.ts";
 import type { OutputFolder } from "./folders/folder_types.ts";

@@ -1,5 +1,5 @@
 import { open_output_folder } from "#folders";
-import { save_files } from "#storage";
+import { save_files } from "#save";
 import type { Scope } from "../engine/engine.ts";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
@@ -105,6 +105,8 @@ interface Run {
  * and resumed from its newest checkpoint.
  */
 export class Trainer {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "Trainer";
   readonly model: ViTMSNForImageClassification;
   readonly args: TrainingArguments;
   readonly state: TrainerState;

@@ -207,6 +207,8 @@ export interface TrainingArguments extends Filled {}
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class TrainingArguments {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "TrainingArguments";
   constructor(options: TrainingOptions = {}) {
     const given = checked_options(options, TRAINING_OPTIONS, "Training");
     const logging_steps = given.logging_steps ?? DEFAULTS.logging_steps;

@@ -20,6 +20,8 @@ const PICTURE = /\.(png|jpe?g|jfif|webp|avif|gif)$/i;
 
 /** Pictures sorted into folders by class: root/class/…/picture, at any depth below the class. */
 export class ImageFolder implements Dataset {
+  /** Said outright, since minifiers rename classes. */
+  static readonly name: string = "ImageFolder";
   /** Class names by index. */
   readonly classes: readonly string[];
   readonly examples: readonly Example[];

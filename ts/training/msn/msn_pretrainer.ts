@@ -1,5 +1,5 @@
 import { open_output_folder } from "#folders";
-import { save_files } from "#storage";
+import { save_files } from "#save";
 import { env } from "../../env.ts";
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { ViTImageProcessor } from "../../image/image_processing_vit.ts";

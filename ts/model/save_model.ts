@@ -1,0 +1,49 @@
+import { save_files } from "#save";
+import type { WeightDtype } from "../engine/engine.ts";
+import type { SaveDirectory, SaveOptions } from "../loading/storage_types.ts";
+import { type TensorToWrite, write_safetensors } from "../loading/write_safetensors.ts";
+import { CONFIG_FILE, type ViTMSNConfig } from "./configuration_vit_msn.ts";
+import type { PreTrainedModel } from "./pretrained.ts";
+
+/** The name of how this package quantises, in config.json. */
+const QUANT_METHOD = "vit_msn_int8";
+
+/** Writes a model's files into a folder. */
+export async function save_model(
+  { config, dtype, weights }: PreTrainedModel<never, unknown>,
+  { architecture, checkpoint_key }: Pick<typeof PreTrainedModel, "architecture" | "checkpoint_key">,
+  directory: SaveDirectory,
+  options: SaveOptions,
+): Promise<void> {
+  const parameters = [...weights.export()].map((parameter) => ({
+    ...parameter,
+    key: checkpoint_key(parameter.key),
+    bytes: parameter.bytes(),
+  }));
+  await save_files(directory, checkpoint_files(config, dtype, architecture, parameters), options);
+}
+
+/** config.json and model.safetensors of a model. */
+export function checkpoint_files(
+  config: ViTMSNConfig,
+  dtype: WeightDtype,
+  architecture: string,
+  parameters: Iterable<TensorToWrite>,
+) {
+  const fields = { ...describe_dtype(config.to_dict(), dtype), architectures: [architecture] };
+  return {
+    [CONFIG_FILE]: `${JSON.stringify(fields, null, 2)}\n`,
+    "model.safetensors": write_safetensors(parameters, { format: "pt" }),
+  };
+}
+
+/** config.json's words for the dtype: `quantization_config` marks a file that other readers must not take for floats. */
+function describe_dtype<C extends object>(config: C, dtype: WeightDtype): C & { dtype: WeightDtype } {
+  const { quantization_config: loaded, ...fields } = config as C & { quantization_config?: unknown };
+  if (dtype === "int8") {
+    const quantization_config = { quant_method: QUANT_METHOD };
+    return { ...(fields as C), dtype: "float32", quantization_config };
+  }
+  const is_ours = (loaded as { quant_method?: unknown } | null | undefined)?.quant_method === QUANT_METHOD;
+  return { ...(is_ours ? (fields as C) : config), dtype };
+}
