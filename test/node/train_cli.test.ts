@@ -1,41 +1,13 @@
-import { type ChildProcess, spawn } from "node:child_process";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
 import { max_difference } from "../support/tensors.ts";
+import { checkpoints, root, run_with_kills, training_command } from "../support/training_cli.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
-
-interface Finished {
-  code: number | null;
-  signal: NodeJS.Signals | null;
-  stdout: string;
-  stderr: string;
-}
-
-/** Starts the built command line; `limit` bounds the size of any file that it writes, in KiB. */
-function start(args: string[], limit?: number): { child: ChildProcess; finished: Promise<Finished> } {
-  const command = [process.execPath, join(root, "dist/cli.js"), "train", ...args];
-  // A write past the limit is then an error of the system's, as on a full disk, instead of a signal.
-  const shell = `trap '' XFSZ; ulimit -f ${limit}; exec "$@"`;
-  const child =
-    limit === undefined
-      ? spawn(command[0] as string, command.slice(1), { cwd: root })
-      : spawn("bash", ["-c", shell, "bash", ...command], { cwd: root });
-  const output = { stdout: "", stderr: "" };
-  child.stdout?.on("data", (text: Buffer) => (output.stdout += text.toString()));
-  child.stderr?.on("data", (text: Buffer) => (output.stderr += text.toString()));
-  const finished = new Promise<Finished>((resolve) =>
-    child.on("close", (code, signal) => resolve({ code, signal, ...output })),
-  );
-  return { child, finished };
-}
-
-const run = (args: string[], limit?: number) => start(args, limit).finished;
+const { start, run } = training_command("train");
 
 let folder: string;
 let pictures: string;
@@ -178,24 +150,7 @@ describe("vit-msn train", () => {
     const [whole, killed] = [output_folder(), output_folder()];
     const undisturbed = await run([...common(whole), ...args]);
     expect(undisturbed.code).toBe(0);
-    let kills = 0;
-    for (let attempt = 0; attempt < 20; attempt++) {
-      const { child, finished } = start([...common(killed), ...args]);
-      const known = kills === 0 ? [] : await checkpoints(killed);
-      // Once there is a checkpoint that wasn't there: at any moment after, also while the next is written.
-      const timer = setInterval(async () => {
-        const found = await checkpoints(killed);
-        if (kills < 2 && found.some((name) => !known.includes(name)))
-          setTimeout(() => child.kill("SIGKILL"), 23 * kills);
-      }, 5);
-      const { signal, code, stderr } = await finished;
-      clearInterval(timer);
-      if (signal === "SIGKILL") kills++;
-      else {
-        expect([code, stderr]).toEqual([0, expect.stringContaining("training goes on from it")]);
-        break;
-      }
-    }
+    const kills = await run_with_kills(() => start([...common(killed), ...args]), killed);
     expect(kills).toBeGreaterThan(0);
     const history = async (output: string) =>
       (await read_json(output, "trainer_state.json")).log_history
@@ -296,10 +251,6 @@ describe("vit-msn train", () => {
     ]);
   });
 });
-
-async function checkpoints(output: string): Promise<string[]> {
-  return (await readdir(output).catch(() => [])).filter((name) => name.startsWith("checkpoint-"));
-}
 
 describe("what can be wrong", () => {
   test("a class without pictures and a picture that can't be read are named, or left out", async () => {

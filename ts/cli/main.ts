@@ -4,8 +4,10 @@ import { env, VitMsnError } from "../index.ts";
 import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
+import { with_dashes } from "./option_file.ts";
+import { add_pretrain } from "./pretrain_options.ts";
 import { add_serve } from "./serve.ts";
-import { add_train, with_dashes } from "./train_options.ts";
+import { add_train } from "./train_options.ts";
 
 /** Exit codes, as shells expect them. */
 const FAILED = 1;
@@ -28,6 +30,7 @@ function build_program(signal: AbortSignal): Command {
   add_embed(program, signal);
   add_few_shot(program, signal);
   add_train(program, signal);
+  add_pretrain(program, signal);
   add_serve(program, signal);
   return program;
 }

@@ -1,11 +1,4 @@
-import { readdir } from "node:fs/promises";
-import {
-  env,
-  type PretrainedOptions,
-  ViTImageProcessor,
-  ViTMSNForImageClassification,
-  VitMsnError,
-} from "../index.ts";
+import { type PretrainedOptions, ViTImageProcessor, ViTMSNForImageClassification } from "../index.ts";
 import {
   confusion_matrix,
   EarlyStoppingCallback,
@@ -20,12 +13,11 @@ import { write_report } from "./report/write_report.ts";
 import { DownloadBars } from "./run.ts";
 import type { TrainFlags } from "./train_options.ts";
 import { TrainingBars } from "./training_bars.ts";
+import { checkpoint_to_resume, interrupted, required, stop_on_signal } from "./training_run.ts";
 
 const DEFAULT_MODEL = "facebook/vit-msn-small";
 const DEFAULT_SPLIT = 0.15;
 const DEFAULT_SEED = 42;
-/** Exit codes by the signal's name, as main.ts gives it. */
-const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
 
 /** `vit-msn train`: fine-tunes on folders of pictures and writes model, metrics, figures and a model card. Gives the exit code. */
 export async function train(
@@ -34,7 +26,7 @@ export async function train(
   signal: AbortSignal,
 ): Promise<number> {
   const { do_train = true } = flags;
-  const output_dir = required(options.output_dir as string | undefined, "output_dir");
+  const output_dir = required(options.output_dir as string | undefined, "output_dir", "train");
   const seed = options.seed ?? DEFAULT_SEED;
   const { train_dataset, eval_dataset } = await open_folders(flags, do_train, seed);
   const args = new TrainingArguments(options);
@@ -97,7 +89,9 @@ export async function train(
 async function open_folders(flags: TrainFlags, do_train: boolean, seed: number) {
   const { empty_classes } = flags;
   const folder =
-    do_train || flags.validation_dir === undefined ? required(flags.train_dir, "train_dir") : undefined;
+    do_train || flags.validation_dir === undefined
+      ? required(flags.train_dir, "train_dir", "train")
+      : undefined;
   const all = folder === undefined ? undefined : await ImageFolder.open(folder, { empty_classes });
   const split = flags.train_val_split ?? DEFAULT_SPLIT;
   const [rest, held_out] =
@@ -148,66 +142,8 @@ async function load_model(flags: TrainFlags, classes: readonly string[], seed: n
   }
 }
 
-/**
- * Where to go on: what was asked for, else the newest checkpoint in output_dir.
- * @throws VitMsnError INVALID_ARGUMENT where output_dir holds something else, which isn't to be overwritten.
- */
-async function checkpoint_to_resume(output_dir: string, flags: TrainFlags): Promise<string | boolean> {
-  if (flags.resume_from_checkpoint !== undefined) return flags.resume_from_checkpoint;
-  if (flags.overwrite_output_dir) return false;
-  const names = (await readdir(output_dir).catch(() => [])).filter((name) => !name.startsWith("."));
-  if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
-    env.warn(
-      `${output_dir} holds a checkpoint: training goes on from it. To begin anew, add --overwrite-output-dir.`,
-    );
-    return true;
-  }
-  if (names.length > 0) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `${output_dir} isn't empty and holds no checkpoint; choose another output_dir, or add --overwrite-output-dir.`,
-      { details: { argument: "output_dir" } },
-    );
-  }
-  return false;
-}
-
 function early_stopping({ early_stopping_patience }: TrainFlags): TrainerCallback[] {
   return early_stopping_patience === undefined
     ? []
     : [new EarlyStoppingCallback({ early_stopping_patience })];
-}
-
-/** An interrupt ends training after the step that is under way, with a checkpoint. A second one ends the process. */
-function stop_on_signal(signal: AbortSignal) {
-  let stopped = false;
-  const callback: TrainerCallback = {
-    on_step_end: ({ control }) => {
-      if (!signal.aborted) return;
-      stopped = true;
-      control.should_save = true;
-      control.should_training_stop = true;
-    },
-  };
-  const tell = () =>
-    process.stderr.write("\nvit-msn: stopping after this step; interrupt again to stop at once.\n");
-  signal.addEventListener("abort", tell);
-  return { callback, has_stopped: () => stopped, forget: () => signal.removeEventListener("abort", tell) };
-}
-
-function interrupted(trainer: Trainer, signal: AbortSignal): number {
-  const { global_step } = trainer.state;
-  const how =
-    trainer.args.save_strategy === "no"
-      ? "nothing was saved, as save_strategy is no."
-      : "the same command goes on from there.";
-  process.stderr.write(`vit-msn: stopped after step ${global_step}; ${how}\n`);
-  return INTERRUPTED[signal.reason as keyof typeof INTERRUPTED] ?? INTERRUPTED.SIGINT;
-}
-
-function required(value: string | undefined, name: string): string {
-  if (value !== undefined) return value;
-  throw new VitMsnError("INVALID_ARGUMENT", `vit-msn train needs --${name.replaceAll("_", "-")}.`, {
-    details: { argument: name },
-  });
 }

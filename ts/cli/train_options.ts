@@ -1,7 +1,17 @@
-import { readFile } from "node:fs/promises";
-import { type Command, InvalidArgumentError, Option } from "commander";
-import { VitMsnError } from "../index.ts";
-import { type OptionRule, TRAINING_OPTIONS, type TrainingOptions, unmet_rule } from "../training/index.ts";
+import type { Command } from "commander";
+import { TRAINING_OPTIONS, type TrainingOptions } from "../training/index.ts";
+import {
+  add_options,
+  all_options,
+  choice,
+  count,
+  type Described,
+  type DescribedOptions,
+  described,
+  flag,
+  pick,
+  text,
+} from "./option_file.ts";
 import { train } from "./train.ts";
 
 /** What `vit-msn train` takes besides the options of training itself; the names are those of run_image_classification.py. */
@@ -30,16 +40,6 @@ export interface TrainFlags {
   early_stopping_patience?: number;
   quiet?: boolean;
 }
-
-interface Described {
-  rule: OptionRule;
-  what: string;
-}
-
-const text: OptionRule = { kind: "text" };
-const flag: OptionRule = { kind: "flag" };
-const count = (min: number): OptionRule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER });
-const choice = (...choices: string[]): OptionRule => ({ kind: "choice", choices });
 
 const FLAGS: Readonly<Record<keyof TrainFlags, Described>> = {
   train_dir: { rule: text, what: "the pictures to learn from: a folder for each class" },
@@ -120,11 +120,9 @@ const TRAINING: Readonly<Record<keyof TrainingOptions, string>> = {
 };
 
 /** Every option by its name with underscores. */
-const OPTIONS: ReadonlyMap<string, Described> = new Map([
+const OPTIONS: DescribedOptions = new Map([
   ...Object.entries(FLAGS),
-  ...Object.entries(TRAINING).map(
-    ([name, what]) => [name, { rule: TRAINING_OPTIONS[name as keyof TrainingOptions], what }] as const,
-  ),
+  ...described(TRAINING_OPTIONS, TRAINING),
 ]);
 
 /** `vit-msn train`, with an option for each of training's. */
@@ -134,115 +132,16 @@ export function add_train(program: Command, signal: AbortSignal): void {
     .description(
       "fine-tune a classifier on folders of pictures, as transformers' run_image_classification.py",
     )
-    .argument("[options.json]", "a file of options by name; those on the command line win")
     .addHelpText(
       "after",
       "\nNames may be written with underscores, as --train_dir. output_dir gets the model, train_results.json, eval_results.json," +
         "\nall_results.json, trainer_state.json, loss_curve.svg, confusion_matrix.svg and README.md. Where output_dir holds a" +
         "\ncheckpoint, training goes on from it. An interrupt saves one after the step that is under way.",
     );
-  for (const [name, described] of OPTIONS) command.addOption(make_option(name, described));
+  add_options(command, OPTIONS);
   command.action(async (file: string | undefined) => {
-    const given = { ...(file === undefined ? {} : await read_options(file)), ...given_options(command) };
+    const given = await all_options(command, file, OPTIONS);
     const flags = pick(given, Object.keys(FLAGS)) as TrainFlags;
     process.exitCode = await train(flags, pick(given, Object.keys(TRAINING)) as TrainingOptions, signal);
   });
-}
-
-/** The arguments with --train_dir as --train-dir, for `vit-msn train`. */
-export function with_dashes(argv: readonly string[]): string[] {
-  if (argv[2] !== "train") return [...argv];
-  return argv.map((word) => word.replace(/^--[a-z0-9_]+/, (name) => name.replaceAll("_", "-")));
-}
-
-function make_option(name: string, { rule, what }: Described): Option {
-  const long = `--${name.replaceAll("_", "-")}`;
-  switch (rule.kind) {
-    case "flag":
-      return new Option(`${long} [bool]`, what).argParser(parse_flag);
-    case "choice":
-      return new Option(`${long} <name>`, what).choices(rule.choices);
-    case "integer":
-    case "number":
-      return new Option(`${long} <n>`, what).argParser((value) => parse_number(rule, value));
-    case "range":
-      return new Option(`${long} <from,to>`, what).argParser((value) => parse_range(rule, value));
-    case "texts":
-      return new Option(`${long} <text...>`, what);
-    case "text":
-    case "folder":
-      return new Option(`${long} <text>`, what);
-  }
-}
-
-function parse_flag(value: string): boolean {
-  const flags: Record<string, boolean> = { true: true, false: false };
-  const parsed = flags[value.toLowerCase()];
-  if (parsed === undefined) throw new InvalidArgumentError("expected true or false.");
-  return parsed;
-}
-
-function parse_number(rule: OptionRule, value: string): number {
-  const number = value.trim() === "" ? Number.NaN : Number(value);
-  const expected = unmet_rule(rule, number);
-  if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}.`);
-  return number;
-}
-
-function parse_range(rule: OptionRule, value: string): number[] {
-  const range = value.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
-  const expected = unmet_rule(rule, range);
-  if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}, as 0.3,1.`);
-  return range;
-}
-
-/** What the command line gave, by names with underscores. */
-function given_options(command: Command): Record<string, unknown> {
-  return Object.fromEntries(
-    [...OPTIONS.keys()].flatMap((name) => {
-      const value: unknown = command.getOptionValue(camel_case(name));
-      return value === undefined ? [] : [[name, value]];
-    }),
-  );
-}
-
-function camel_case(name: string): string {
-  return name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
-}
-
-/** The options of a JSON file. @throws VitMsnError NOT_FOUND, or INVALID_ARGUMENT that names the option. */
-async function read_options(path: string): Promise<Record<string, unknown>> {
-  const content = await readFile(path, "utf8").catch((cause: unknown) => {
-    throw new VitMsnError("NOT_FOUND", `The file of options ${path} can't be read.`, { cause });
-  });
-  const options = parse_object(content, path);
-  for (const [name, value] of Object.entries(options)) {
-    const described = OPTIONS.get(name);
-    if (described === undefined) throw invalid(`${path}: there is no option ${JSON.stringify(name)}.`, name);
-    const expected = unmet_rule(described.rule, value);
-    if (expected !== undefined) {
-      throw invalid(`${path}: ${name} must be ${expected}, got ${JSON.stringify(value)}.`, name);
-    }
-  }
-  return options;
-}
-
-function parse_object(content: string, path: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(content);
-  } catch (cause) {
-    throw new VitMsnError("INVALID_ARGUMENT", `${path} isn't sound JSON: ${String(cause)}`, { cause });
-  }
-  if (typeof value === "object" && value !== null && !Array.isArray(value))
-    return value as Record<string, unknown>;
-  throw invalid(`${path} must hold an object of options.`, path);
-}
-
-function invalid(message: string, argument: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
-}
-
-function pick(options: Readonly<Record<string, unknown>>, names: readonly string[]): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(options).filter(([name]) => names.includes(name)));
 }

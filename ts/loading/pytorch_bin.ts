@@ -33,7 +33,7 @@ const GLOBALS: ReadonlySet<string> = new Set([
   REBUILD_PARAMETER,
 ]);
 /** Keys under which training scripts keep the state dict. */
-const NESTED_KEYS = ["state_dict", "model"];
+const NESTED_KEYS = ["state_dict", "model", "target_encoder"];
 const MAX_PICKLE_BYTES = 64 * 1024 * 1024;
 /** A view that isn't contiguous is gathered from its whole span in memory. */
 const MAX_SPAN_BYTES = 1024 * 1024 * 1024;
@@ -83,15 +83,28 @@ export interface PytorchTensors {
  * may build tensors and dicts and nothing else.
  */
 export async function read_pytorch_bin(file: RandomAccessFile): Promise<PytorchTensors> {
+  const { root, tensors_of } = await open_torch_archive(file);
+  return tensors_of(find_state_dict(root, file.name));
+}
+
+/** What torch.save wrote, of which nothing but the pickle was read yet. */
+export interface TorchArchive {
+  /** Dicts as PickleDict, tuples as PickleTuple, lists, strings, numbers; tensors are opaque. It may contain itself. */
+  root: unknown;
+  /** The tensors among a dict's values, by their keys. */
+  tensors_of(dict: ReadonlyMap<unknown, unknown>): PytorchTensors;
+}
+
+/** Opens any file of torch.save. @throws VitMsnError INVALID_CHECKPOINT or UNSUPPORTED. */
+export async function open_torch_archive(file: RandomAccessFile): Promise<TorchArchive> {
   await refuse_other_formats(file);
   const entries = await read_zip(file);
   const prefix = find_prefix(entries, file.name);
   await check_byte_order(file, entries.get(`${prefix}byteorder`));
   const storages = new Map<string, Storage>();
   const root = await read_pickle(file, entries, prefix, storages);
-  const views = find_state_dict(root, file.name);
   await locate_storages(file, [...storages.values()]);
-  return make_tensors(file, views);
+  return { root, tensors_of: (dict) => make_tensors(file, views_of(dict)) };
 }
 
 async function refuse_other_formats(file: RandomAccessFile): Promise<void> {
@@ -228,17 +241,21 @@ function check_view({ storage, offset, dims, strides }: TensorView, file: string
   }
 }
 
-/** The dict of tensors: the pickle itself, or what a training script keeps under "state_dict" or "model". */
-function find_state_dict(root: unknown, file: string): Map<string, TensorView> {
+/** The dict of tensors: the pickle itself, or what a training script keeps under "state_dict" or "model"; MSN's own, under "target_encoder". */
+function find_state_dict(root: unknown, file: string): PickleDict {
   const nested = NESTED_KEYS.map((key) => (root instanceof PickleDict ? root.get(key) : undefined));
   const dict = nested.find((value) => value instanceof PickleDict) ?? root;
   if (!(dict instanceof PickleDict))
     throw broken(file, "holds no dict of tensors; save model.state_dict(), not the model");
+  if (views_of(dict).size === 0) throw broken(file, "holds no tensors in its dict; save model.state_dict()");
+  return dict;
+}
+
+function views_of(dict: ReadonlyMap<unknown, unknown>): Map<string, TensorView> {
   const views = new Map<string, TensorView>();
   for (const [key, value] of dict) {
     if (typeof key === "string" && value instanceof TensorView) views.set(key, value);
   }
-  if (views.size === 0) throw broken(file, "holds no tensors in its dict; save model.state_dict()");
   return views;
 }
 

@@ -40,6 +40,28 @@ export async function open_source(source: PretrainedSource, options: LoadOptions
   );
 }
 
+/** A file by itself, as a checkpoint of another program. */
+export type FileSource = string | URL | Blob | ArrayBuffer | Uint8Array;
+
+/**
+ * Opens one file: by its path or URL, or the bytes themselves. Nothing is read yet.
+ * @throws VitMsnError NOT_FOUND, and what open_source throws.
+ */
+export async function open_file(source: FileSource, options: LoadOptions = {}): Promise<RandomAccessFile> {
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    return map_file((source as Partial<File>).name || "The file", source, "A source");
+  }
+  const address = String(source);
+  const cut = address.search(/[^/\\]*$/);
+  const [folder, name] = [address.slice(0, cut) || "./", address.slice(cut)];
+  const file =
+    name === "" ? undefined : await (await open_source(folder, options)).open(decodeURIComponent(name));
+  if (file !== undefined) return file;
+  throw new VitMsnError("NOT_FOUND", `There is no file ${address.slice(0, 300)}.`, {
+    details: { source: address },
+  });
+}
+
 function make_source(
   name: string,
   options: LoadOptions,

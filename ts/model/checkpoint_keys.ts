@@ -5,8 +5,9 @@
  * - v4 classifiers: the same under `vit.`
  * - transformers v5 in memory: `vit.layers.0.attention.q_proj.weight`, `vit.layers.0.mlp.fc1.weight`
  * - v5's default save of a classifier: `vit.embeddings.*` beside bare `encoder.layer.*`
+ * - MSN's own checkpoints: `module.blocks.0.attn.qkv.weight`, and the projection head under `module.fc.`
  *
- * Source: transformers' conversion_mapping.py, entry "ViTModel".
+ * Source: transformers' conversion_mapping.py, entry "ViTModel", and convert_msn_to_pytorch.py.
  */
 const PREFIXES = /^(module\.)?(vit\.|vit_msn\.)?/;
 const V5_LAYER = /^layers\.(\d+)\.(.+)$/;
@@ -19,14 +20,47 @@ const V5_NAMES: readonly [RegExp, string][] = [
   [/^mlp\.fc2\./, "output.dense."],
 ];
 
+const ORIGINAL_BLOCK = /^blocks\.(\d+)\.(.+)$/;
+const ORIGINAL_NAMES: readonly [RegExp, string][] = [
+  [/^norm1\./, "layernorm_before."],
+  [/^norm2\./, "layernorm_after."],
+  [/^attn\.proj\./, "attention.output.dense."],
+  [/^mlp\.fc1\./, "intermediate.dense."],
+  [/^mlp\.fc2\./, "output.dense."],
+];
+const ORIGINAL_ROOTS: readonly [RegExp, string][] = [
+  [/^cls_token$/, "embeddings.cls_token"],
+  [/^pos_embed$/, "embeddings.position_embeddings"],
+  [/^patch_embed\.proj\./, "embeddings.patch_embeddings.projection."],
+  [/^norm\./, "layernorm."],
+  [/^fc\./, "head."],
+];
+/** MSN's own checkpoints keep query, key and value as one. */
+const FUSED = /^((?:module\.)?blocks\.\d+\.)attn\.qkv\.(weight|bias)$/;
+
+/** The keys of query, key and value that a fused tensor of MSN's own checkpoints holds one below the other; undefined for any other. */
+export function fused_parts(key: string): string[] | undefined {
+  const [, block, what] = FUSED.exec(key) ?? [];
+  if (block === undefined) return undefined;
+  const layer = block.replace(/^(?:module\.)?blocks\./, "encoder.layer.");
+  return ["query", "key", "value"].map((part) => `${layer}attention.attention.${part}.${what}`);
+}
+
 /** The canonical name of a checkpoint key; keys of no known layout come back without their prefix. */
 export function canonical_key(key: string): string {
   const bare = key.replace(PREFIXES, "");
+  const block = ORIGINAL_BLOCK.exec(bare);
+  if (block !== null) return `encoder.layer.${block[1]}.${renamed(block[2] as string, ORIGINAL_NAMES)}`;
+  const root = renamed(bare, ORIGINAL_ROOTS);
+  if (root !== bare) return root;
   const layer = V5_LAYER.exec(bare);
   if (layer === null) return bare;
   const [, index, rest] = layer as unknown as [string, string, string];
-  const renamed = V5_NAMES.reduce((name, [pattern, to]) => name.replace(pattern, to), rest);
-  return `encoder.layer.${index}.${renamed}`;
+  return `encoder.layer.${index}.${renamed(rest, V5_NAMES)}`;
+}
+
+function renamed(name: string, rules: readonly [RegExp, string][]): string {
+  return rules.reduce((name, [pattern, to]) => name.replace(pattern, to), name);
 }
 
 /** The key that a classifier's checkpoint gives a parameter (transformers v4): backbone parameters live under "vit.". */

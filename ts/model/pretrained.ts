@@ -378,7 +378,8 @@ function judge_match(
   ignore_mismatched_sizes: boolean,
 ): void {
   const { missing, mismatched } = match;
-  const unexpected = match.unexpected.filter((key) => !canonical_key(key).startsWith("classifier."));
+  // Heads are left out on purpose: a classifier's from a backbone, and pre-training's projection.
+  const unexpected = match.unexpected.filter((key) => !/^(?:classifier|head)\./.test(canonical_key(key)));
   const fresh_head =
     model_class.head_keys.length > 0 && model_class.head_keys.every((key) => missing.includes(key));
   const lost = fresh_head ? missing.filter((key) => !model_class.head_keys.includes(key)) : missing;

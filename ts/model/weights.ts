@@ -17,7 +17,7 @@ import {
   type ParameterSpec,
   parameters_of,
 } from "./architecture.ts";
-import { canonical_key } from "./checkpoint_keys.ts";
+import { canonical_key, fused_parts } from "./checkpoint_keys.ts";
 import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
@@ -197,7 +197,7 @@ export function match_checkpoint(checkpoint: Checkpoint, modules: readonly Modul
   const found = new Map<string, FoundTensor>();
   const match: CheckpointMatch = { found, missing: [], unexpected: [], mismatched: [] };
   const used = new Set(scales.values());
-  for (const tensor of checkpoint.tensors.values()) {
+  for (const tensor of unfused(checkpoint.tensors.values())) {
     const key = canonical_key(tensor.key);
     const spec = wanted.get(key);
     if (spec === undefined) {
@@ -214,6 +214,22 @@ export function match_checkpoint(checkpoint: Checkpoint, modules: readonly Modul
   const misshapen = new Set(match.mismatched.map(({ key }) => canonical_key(key)));
   match.missing = [...wanted.keys()].filter((key) => !found.has(key) && !misshapen.has(key));
   return match;
+}
+
+/** The tensors with every fused one as its parts. */
+export function* unfused(tensors: Iterable<CheckpointTensor>): Generator<CheckpointTensor> {
+  for (const tensor of tensors) {
+    const parts = fused_parts(tensor.key);
+    const [rows = 0, ...rest] = tensor.dims;
+    if (parts === undefined || tensor.dtype === "int8" || rows % parts.length !== 0) yield tensor;
+    else {
+      const dims = [rows / parts.length, ...rest];
+      const size = count(dims) * BYTES_PER_ELEMENT[tensor.dtype];
+      for (const [i, key] of parts.entries()) {
+        yield { ...tensor, key, dims, read: (start, length) => tensor.read(i * size + start, length) };
+      }
+    }
+  }
 }
 
 /** The scales of the int8 weights of linear layers, by the weights' canonical keys. */

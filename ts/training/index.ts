@@ -33,6 +33,7 @@ export type {
 } from "./data/dataset.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
+export { PictureFolder } from "./data/picture_folder.ts";
 export {
   compose,
   type ImageTransform,
@@ -65,6 +66,7 @@ export {
   msn_view_collator,
   type ViewCollator,
 } from "./msn/msn_views.ts";
+export { OriginalMSNCheckpoint } from "./msn/original_checkpoint.ts";
 export { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
 export type { Freezing } from "./parameters.ts";
 export { Random } from "./random.ts";

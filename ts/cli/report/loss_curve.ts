@@ -7,35 +7,53 @@ interface Point {
 }
 
 const [WIDTH, HEIGHT] = [720, 400];
+/** Between the names of two curves. */
+const LEGEND = 210;
 const FRAME = { left: 64, right: 20, top: 44, bottom: 52 };
-const LINES = [
-  { name: "training loss", key: "loss", colour: "#1f6fb4" },
-  { name: "validation loss", key: "eval_loss", colour: "#d9541e" },
-] as const;
+
+/** One curve: a number of the log's entries by its name there. */
+export interface Line {
+  name: string;
+  key: string;
+  colour: string;
+  /** What is drawn of a value; default the value itself. */
+  shown?: (value: number) => number;
+}
+
+export const COLOURS = ["#1f6fb4", "#d9541e", "#2e8b57"] as const;
+const LOSSES: readonly Line[] = [
+  { name: "training loss", key: "loss", colour: COLOURS[0] },
+  { name: "validation loss", key: "eval_loss", colour: COLOURS[1] },
+];
 
 /** The losses in a training run's log over its steps, as an SVG. */
 export function loss_curve(log: readonly LogEntry[]): string {
-  const lines = LINES.map((line) => ({ ...line, points: points_of(log, line.key) })).filter(
-    ({ points }) => points.length > 0,
-  );
+  return log_curves(log, "Loss by optimiser step", LOSSES);
+}
+
+/** Numbers in a run's log over its steps, from 0 up, as an SVG. */
+export function log_curves(log: readonly LogEntry[], title: string, wanted: readonly Line[]): string {
+  const lines = wanted
+    .map((line) => ({ ...line, points: points_of(log, line) }))
+    .filter(({ points }) => points.length > 0);
   const all = lines.flatMap(({ points }) => points);
   const last = Math.max(1, ...all.map(({ step }) => step));
   const top = nice_ceiling(Math.max(1e-6, ...all.map(({ value }) => value)));
   const x = (step: number) => FRAME.left + (step / last) * (WIDTH - FRAME.left - FRAME.right);
   const y = (value: number) => HEIGHT - FRAME.bottom - (value / top) * (HEIGHT - FRAME.top - FRAME.bottom);
-  return svg(WIDTH, HEIGHT, "Loss by optimiser step", [
+  return svg(WIDTH, HEIGHT, title, [
     ...axes(last, top, x, y),
     ...lines.flatMap(({ name, colour, points }, i) => [
       curve(points, colour, x, y),
-      `<rect x="${FRAME.left + 170 * i}" y="18" width="12" height="12" fill="${colour}"/>`,
-      text(FRAME.left + 170 * i + 18, 28, `${name}: ${points.at(-1)?.value.toPrecision(4)}`),
+      `<rect x="${FRAME.left + LEGEND * i}" y="18" width="12" height="12" fill="${colour}"/>`,
+      text(FRAME.left + LEGEND * i + 18, 28, `${name}: ${points.at(-1)?.value.toPrecision(4)}`),
     ]),
   ]);
 }
 
-function points_of(log: readonly LogEntry[], key: string): Point[] {
+function points_of(log: readonly LogEntry[], { key, shown = (value) => value }: Line): Point[] {
   return log.flatMap(({ step, [key]: value }) =>
-    value !== undefined && Number.isFinite(value) ? [{ step, value }] : [],
+    value !== undefined && Number.isFinite(value) ? [{ step, value: shown(value) }] : [],
   );
 }
 

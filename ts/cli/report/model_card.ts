@@ -15,13 +15,19 @@ export interface ModelCardFacts {
 
 /** Repo ids of the hub, which its cards may name; a local path says nothing to others. */
 const REPO = /^[\w.-]+\/[\w.-]+$/;
+
+/** A base model's repo id; undefined for anything else. */
+export function repo_id(base: string | undefined): string | undefined {
+  return base !== undefined && REPO.test(base) ? base : undefined;
+}
+
 /** Options that say where a run was, not what it did. */
 const LEFT_OUT = ["output_dir"];
 
 /** README.md of a trained model, with the hub's front matter. */
 export function model_card(facts: ModelCardFacts): string {
   const { classes, train_examples, eval_examples, results } = facts;
-  const base = REPO.test(facts.base_model) ? facts.base_model : undefined;
+  const base = repo_id(facts.base_model);
   const held_out = eval_examples === undefined ? "" : `, evaluated on ${eval_examples}`;
   return [
     front_matter(base, results),
@@ -53,14 +59,18 @@ export function model_card(facts: ModelCardFacts): string {
     ...training_log(facts.log),
     "Options:",
     "",
-    table(
-      ["option", "value"],
-      Object.entries(facts.args.to_dict())
-        .filter(([name]) => !LEFT_OUT.includes(name))
-        .map(([name, value]) => [name, `\`${JSON.stringify(value)}\``]),
-    ),
+    options_table(facts.args),
     "",
   ].join("\n");
+}
+
+/** A run's options. */
+export function options_table(args: { to_dict(): Record<string, unknown> }): string {
+  const told = Object.entries(args.to_dict()).filter(([name]) => !LEFT_OUT.includes(name));
+  return table(
+    ["option", "value"],
+    told.map(([name, value]) => [name, `\`${JSON.stringify(value)}\``]),
+  );
 }
 
 function front_matter(base: string | undefined, results: Readonly<Record<string, number>>): string {
@@ -99,12 +109,12 @@ function training_log(log: readonly LogEntry[]): string[] {
   return [table(["epoch", "step", "training loss", "validation loss", "accuracy"], rows), ""];
 }
 
-function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
+export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
   return [line(heading), line(heading.map(() => "---")), ...rows.map(line)].join("\n");
 }
 
-function show(value: number | undefined): string {
+export function show(value: number | undefined): string {
   if (value === undefined) return "";
   return Number.isInteger(value) ? `${value}` : `${Number(value.toPrecision(5))}`;
 }

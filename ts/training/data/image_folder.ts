@@ -2,6 +2,7 @@ import { list_class_folders } from "#folders";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
+import type { FoundFile } from "../folders/folder_types.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
 
@@ -17,6 +18,11 @@ export interface ImageFolderOptions {
 
 /** The endings of picture files; files with other ones are left alone. */
 const PICTURE = /\.(png|jpe?g|jfif|webp|avif|gif)$/i;
+
+/** Whether a file is a picture, by its name. */
+export function is_picture({ path }: FoundFile): boolean {
+  return PICTURE.test(path.at(-1) as string);
+}
 
 /** Pictures sorted into folders by class: root/class/…/picture, at any depth below the class. */
 export class ImageFolder implements Dataset {
@@ -53,12 +59,7 @@ export class ImageFolder implements Dataset {
         where,
       );
     }
-    const pictures = new Map(
-      names.map((name) => [
-        name,
-        (folders.get(name) ?? []).filter(({ path }) => PICTURE.test(path.at(-1) as string)),
-      ]),
-    );
+    const pictures = new Map(names.map((name) => [name, (folders.get(name) ?? []).filter(is_picture)]));
     const empty = names.filter((name) => pictures.get(name)?.length === 0);
     if (empty.length > 0) report_empty(empty, where, options);
     // A class that validation lacks keeps its index; one that training lacks can't be learned.

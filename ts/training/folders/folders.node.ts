@@ -85,14 +85,27 @@ async function flush(folder: string): Promise<void> {
 export async function list_class_folders(directory: SaveDirectory): Promise<Map<string, FoundFile[]>> {
   const root = folder_path(directory);
   return guard(root, async () => {
-    if (!(await stat(root)).isDirectory())
-      throw new VitMsnError("INVALID_ARGUMENT", `${root} is a file; give the folder that holds the classes.`);
+    await check_folder(root, "the classes");
     const folders = new Map<string, FoundFile[]>();
     for (const name of (await list_folders(root)).sort()) {
       if (!name.startsWith(".")) folders.set(name, await files_below(join(root, name), join(root, name)));
     }
     return folders;
   });
+}
+
+/** All files below a folder, at any depth. */
+export async function list_files(directory: SaveDirectory): Promise<FoundFile[]> {
+  const root = folder_path(directory);
+  return guard(root, async () => {
+    await check_folder(root, "the pictures");
+    return files_below(root, root);
+  });
+}
+
+async function check_folder(path: string, content: string): Promise<void> {
+  if ((await stat(path)).isDirectory()) return;
+  throw new VitMsnError("INVALID_ARGUMENT", `${path} is a file; give the folder that holds ${content}.`);
 }
 
 async function files_below(root: string, folder: string): Promise<FoundFile[]> {

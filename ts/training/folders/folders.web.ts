@@ -54,6 +54,12 @@ export async function list_class_folders(directory: SaveDirectory): Promise<Map<
   });
 }
 
+/** All files below a folder, at any depth. */
+export async function list_files(directory: SaveDirectory): Promise<FoundFile[]> {
+  const root = handle_of(directory);
+  return guard(root.name, () => files_below(root, []));
+}
+
 async function files_below(folder: FileSystemDirectoryHandle, path: string[]): Promise<FoundFile[]> {
   const found: FoundFile[] = [];
   const entries: [string, FileSystemHandle][] = [];

@@ -38,11 +38,16 @@ import {
   type MSNPretrainerState,
 } from "./msn_state.ts";
 import { type MSNViews, msn_view_collator, type ViewCollator } from "./msn_views.ts";
+import type { OriginalMSNCheckpoint } from "./original_checkpoint.ts";
 
 export interface MSNPretrainerOptions {
   /** The online encoder, float32: fresh from `msn_encoder`, or one that has learned before. It is trained in place. */
   model: ViTMSNModel;
   args?: MSNPretrainingArguments | MSNPretrainingOptions;
+  /** What to go on from, where train() doesn't resume: weights, head, prototypes and the optimiser's memory are taken over. */
+  initial_checkpoint?: OriginalMSNCheckpoint;
+  /** Count initial_checkpoint's epochs among num_train_epochs, as the original does when it resumes; default false: begin with step 0. */
+  continue_schedule?: boolean;
   /** Pictures; labels are ignored. Whole tensors must be uint8: views are cut from pictures. */
   train_dataset?: TrainingData;
   /** How views are normalised; it is saved beside the model. Default: ImageNet's mean and deviation for RGB, 0.5 for grey. */
@@ -207,7 +212,9 @@ export class MSNPretrainer {
     const learner = await MSNLearner.create(model, args);
     this.#learner = learner;
     if (found) await restore_msn_learner(learner, found);
+    else await this.#options.initial_checkpoint?.restore(learner);
     this.#reset(plan, loader, found);
+    if (!found) this.#skip_done(plan);
     const run: Run = {
       loader,
       learner,
@@ -402,6 +409,24 @@ export class MSNPretrainer {
       const kept = state_name === undefined ? undefined : state.stateful_callbacks[state_name];
       if (kept !== undefined) callback.load_state?.(kept);
     }
+  }
+
+  /** Passes over the epochs that initial_checkpoint has seen. */
+  #skip_done({ steps_per_epoch, max_steps }: Plan): void {
+    const { continue_schedule = false, initial_checkpoint } = this.#options;
+    if (!continue_schedule) return;
+    const epoch = initial_checkpoint?.epoch;
+    const done = (epoch ?? 0) * (steps_per_epoch ?? 0);
+    if (epoch === undefined || steps_per_epoch === undefined || done >= max_steps) {
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        "continue_schedule needs an initial_checkpoint that says its epoch, data of a known length, and more num_train_epochs than " +
+          `it has seen; it has seen ${epoch ?? "none"}.`,
+        { details: { argument: "continue_schedule" } },
+      );
+    }
+    this.state.epochs_done = epoch;
+    this.state.global_step = done;
   }
 
   /** Says what makes a resumed run another one than that which was broken off. */

@@ -1,0 +1,97 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { MSNPretrainer } from "../../training/index.ts";
+import { COLOURS, log_curves } from "./loss_curve.ts";
+import { options_table, repo_id, show, table } from "./model_card.ts";
+
+export interface PretrainingFacts {
+  /** Where the encoder came from; undefined for a fresh one. */
+  base_model: string | undefined;
+  branch: "target" | "online";
+  pictures: number;
+  metrics: Readonly<Record<string, number>>;
+}
+
+/** What the card's table tells of the last entry of the log. */
+const TOLD = ["loss", "cross_entropy", "mean_entropy", "target_similarity", "prototypes_used"] as const;
+/** Rows that a card's table has at most. */
+const MOST_ROWS = 20;
+
+/** Writes figures and the model card into output_dir. */
+export async function write_pretraining_report(
+  pretrainer: MSNPretrainer,
+  facts: PretrainingFacts,
+): Promise<void> {
+  const { args, state } = pretrainer;
+  const folder = args.output_dir as string;
+  const log = state.log_history;
+  const loss = log_curves(log, "Loss by step", [
+    { name: "loss", key: "loss", colour: COLOURS[0] },
+    { name: "cross-entropy", key: "cross_entropy", colour: COLOURS[1] },
+  ]);
+  const use = log_curves(log, `Prototypes in use by step, of ${args.num_proto}`, [
+    { name: "targets of pictures", key: "prototypes_used", colour: COLOURS[0] },
+    { name: "exp(mean entropy)", key: "mean_entropy", colour: COLOURS[2], shown: Math.exp },
+  ]);
+  await writeFile(join(folder, "loss_curve.svg"), loss);
+  await writeFile(join(folder, "prototype_use.svg"), use);
+  await writeFile(join(folder, "README.md"), card(pretrainer, facts));
+}
+
+function card({ args, state, model }: MSNPretrainer, facts: PretrainingFacts): string {
+  const base = repo_id(facts.base_model);
+  const { hidden_size, num_hidden_layers, patch_size, image_size } = model.config;
+  const entries = state.log_history.filter(({ cross_entropy }) => cross_entropy !== undefined);
+  const step = Math.max(1, Math.ceil(entries.length / MOST_ROWS));
+  const rows = entries.filter((_, i) => (entries.length - 1 - i) % step === 0);
+  return [
+    "---",
+    "library_name: transformers",
+    ...(base ? [`base_model: ${base}`] : []),
+    "pipeline_tag: image-feature-extraction",
+    "tags:",
+    "- image-feature-extraction",
+    "- vit_msn",
+    "- vit-msn",
+    "---",
+    "",
+    "# Image encoder",
+    "",
+    `ViT-MSN (${num_hidden_layers} layers of ${hidden_size}, patches of ${patch_size} on ${image_size} pixels), pre-trained ` +
+      `${base ? `from [${base}](https://huggingface.co/${base}) ` : ""}without labels by Masked Siamese Networks ` +
+      `([paper](https://arxiv.org/abs/2204.07141)) on ${facts.pictures} pictures, ${show(state.epoch)} epochs. This is the ` +
+      `${facts.branch} encoder.`,
+    "",
+    "![Loss by step](loss_curve.svg)",
+    "",
+    "![Prototypes in use by step](prototype_use.svg)",
+    "",
+    "## Use",
+    "",
+    "```ts",
+    'import { pipeline } from "vit-msn";',
+    'const embed = await pipeline("image-feature-extraction", "path/to/this/folder", { pool: true });',
+    'console.log(await embed("picture.jpg"));',
+    "```",
+    "",
+    "The few-shot pipeline and `vit-msn train` begin with it, too, and Hugging Face transformers opens it: " +
+      '`ViTMSNModel.from_pretrained("path/to/this/folder")`.',
+    "",
+    "## Training",
+    "",
+    table(
+      ["epoch", "step", ...TOLD],
+      rows.map((entry) => [show(entry.epoch), `${entry.step}`, ...TOLD.map((name) => show(entry[name]))]),
+    ),
+    "",
+    table(
+      ["metric", "value"],
+      Object.entries(facts.metrics).map(([name, value]) => [name, show(value)]),
+    ),
+    "",
+    "Options:",
+    "",
+    options_table(args),
+    "",
+  ].join("\n");
+}
