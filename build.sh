@@ -13,6 +13,7 @@ usage() {
 Usage: ./build.sh [COMMAND]
 
   (none)      install what is missing and build the package into dist/
+  studio      build, then serve the studio, a page that shows what the model sees (PORT, default 8000)
   demo        build, then classify sample pictures with the default model
   test        build, then run every check and test: Rust, Node, Chromium, the packed package
   -h, --help  show this
@@ -53,6 +54,11 @@ demo() {
   node dist/cli.js classify models/fashion/pictures/*.png --top-k 3
 }
 
+studio() {
+  step "Studio: static files in dist-studio/" node examples/studio/build.mjs
+  exec node examples/studio/serve.mjs
+}
+
 run_checks() {
   need_rust_lints
   need_nextest
@@ -79,7 +85,7 @@ run_checks() {
 
 main() {
   case "${1-}" in
-    "" | demo | test) ;;
+    "" | demo | studio | test) ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; fail "There is no command \"$1\"." ;;
   esac
@@ -89,6 +95,7 @@ main() {
   build
   case "${1-}" in
     "") finish "Done in $SECONDS s: the package is in dist/." ;;
+    studio) studio ;;
     demo) demo; finish "Done in $SECONDS s." ;;
     test)
       run_checks

@@ -24,6 +24,11 @@ export interface ProfiledOp {
   readonly dispatches: number;
 }
 
+/** All calls of one op. */
+export interface ProfiledTotal extends Omit<ProfiledOp, "start_ms"> {
+  readonly calls: number;
+}
+
 /** A forward, op by op. */
 export class Profile {
   /** What ran it: the engine's level, or the adapter's name. */
@@ -42,7 +47,7 @@ export class Profile {
 
   /** The ops by name, the longest first, as a Markdown table. Shares of the roofline only where a peak was given. */
   table(): string {
-    const rows = this.#by_name().map(({ name, calls, ms, flop, bytes, dispatches }) => [
+    const rows = this.by_name().map(({ name, calls, ms, flop, bytes, dispatches }) => [
       name,
       String(calls),
       dispatches > 0 ? String(dispatches) : "",
@@ -75,8 +80,9 @@ export class Profile {
     return JSON.stringify({ traceEvents, displayTimeUnit: "ms", otherData: { device: this.device } });
   }
 
-  #by_name() {
-    const totals = new Map<string, Omit<ProfiledOp, "start_ms"> & { calls: number }>();
+  /** The ops summed by name, the longest first. */
+  by_name(): ProfiledTotal[] {
+    const totals = new Map<string, ProfiledTotal>();
     for (const { name, ms, flop, bytes, dispatches } of this.ops) {
       const total = totals.get(name);
       totals.set(name, {

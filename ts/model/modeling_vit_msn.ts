@@ -361,9 +361,19 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   }
 
   static override readonly head_keys: readonly string[] = ["classifier.weight", "classifier.bias"];
+  #vit: ViTMSNModel | undefined;
 
   static override checkpoint_key(key: string): string {
     return classifier_checkpoint_key(key);
+  }
+
+  /**
+   * The backbone, as the reference's attribute of that name. It has no memory of its own: it runs on this model's engine
+   * and weights, and dispose() of either frees both.
+   */
+  get vit(): ViTMSNModel {
+    this.#vit ??= this.make_part(ViTMSNModel);
+    return this.#vit;
   }
 
   /**

@@ -20,6 +20,7 @@ import {
   type ViTMSNConfigInit,
 } from "./configuration_vit_msn.ts";
 import type { ForwardInputs } from "./inputs.ts";
+import { Residence, type Running } from "./residence.ts";
 import { type CheckpointMatch, create_weights, match_checkpoint, type Weights } from "./weights.ts";
 
 /** Names for the dtype option; the short ones are transformers.js'. */
@@ -60,9 +61,11 @@ export interface FromConfigOptions extends ModelOptions {
   use_mask_token?: boolean;
 }
 
+type ModelArgs = [config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions];
+
 /** What a model class tells about itself; its static side. */
 interface ModelClass<M> {
-  new (config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions): M;
+  new (...args: ModelArgs): M;
   /** The class's name in config.json; a literal, since minifiers rename classes. */
   readonly architecture: string;
   /** The architecture's parameters. */
@@ -76,20 +79,14 @@ interface ResolvedOptions {
   engine_info: EngineInfo;
   /** Loads the same once more, after the device was lost; undefined where what was loaded is gone. */
   load_again?: () => Promise<Running>;
+  /** The part of another model that this one is, on its engine and weights. */
+  part?: { of: Residence; modules: readonly ModuleSpec[] };
   dtype: WeightDtype;
   attn_implementation: AttnImplementation;
 }
 
 /** What is known before an engine runs. */
 type RequestedOptions = Pick<ResolvedOptions, "dtype" | "attn_implementation">;
-
-/** An engine that holds a model's weights. */
-interface Running {
-  engine: Engine;
-  weights: Weights;
-  device: Device;
-  engine_info: EngineInfo;
-}
 
 const MASK_TOKEN = "embeddings.mask_token";
 
@@ -103,11 +100,9 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   /** How its weights are kept. */
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
-  #running: Running;
-  #load_again: (() => Promise<Running>) | undefined;
-  /** While a lost device is opened again. */
-  #reopening: Promise<void> | undefined;
-  #disposed = false;
+  readonly #residence: Residence;
+  /** Where it shares another model's weights, those that are its own. */
+  readonly #modules: readonly ModuleSpec[] | undefined;
 
   static readonly architecture: string = "PreTrainedModel";
   static readonly head_keys: readonly string[] = [];
@@ -125,31 +120,32 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   constructor(config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions) {
     super();
     this.config = config;
-    const { device, engine_info } = options;
-    this.#running = { engine, weights, device, engine_info };
-    this.#load_again = options.load_again;
+    const { device, engine_info, load_again } = options;
+    this.#residence = options.part?.of ?? new Residence({ engine, weights, device, engine_info }, load_again);
+    this.#modules = options.part?.modules;
     this.dtype = options.dtype;
     this.attn_implementation = options.attn_implementation;
   }
 
   /** Where it runs. */
   get device(): Device {
-    return this.#running.device;
+    return this.#residence.running.device;
   }
 
   /** Which engine runs it, on how many threads, and why no better one. */
   get engine_info(): EngineInfo {
-    return this.#running.engine_info;
+    return this.#residence.running.engine_info;
   }
 
   /** @internal */
   get engine(): Engine {
-    return this.#running.engine;
+    return this.#residence.running.engine;
   }
 
   /** @internal */
   get weights(): Weights {
-    return this.#running.weights;
+    const { weights } = this.#residence.running;
+    return this.#modules ? weights.part(this.#modules) : weights;
   }
 
   abstract forward(inputs: Inputs): Promise<Output>;
@@ -241,64 +237,45 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     const { engine, weights, config, engine_info } = this;
     const profiler = new Profiler(engine, (handle) => weights.linear_bytes(handle));
     const model_class = this.constructor as unknown as ModelClass<PreTrainedModel<Inputs, Output>>;
-    const resolved = { ...this.#running, dtype: this.dtype, attn_implementation: this.attn_implementation };
+    const { dtype, attn_implementation } = this;
+    const resolved = { ...this.#residence.running, dtype, attn_implementation };
     await new model_class(config, profiler.engine, weights, resolved).forward(inputs);
     return profiler.finish(engine_info.adapter?.name ?? engine_info.level, options.peak);
   }
 
   /** What the model's engine holds right now. */
   memory(): EngineMemory {
-    this.#check_alive();
+    this.#residence.check_alive();
     return this.engine.memory();
   }
 
   /** Frees the model's memory; later calls throw DISPOSED. May be called twice. */
   async dispose(): Promise<void> {
-    this.#disposed = true;
-    await this.engine.dispose();
+    await this.#residence.dispose();
   }
 
   /** @internal Checks that a forward can start; where the device was lost, waits until it is open again. */
   protected async ready(inputs: ForwardInputs = {} as ForwardInputs): Promise<this> {
-    this.#check_alive();
+    this.#residence.check_alive();
     if (inputs === null || typeof inputs !== "object") {
       throw new VitMsnError("INVALID_ARGUMENT", "forward takes an object: forward({ pixel_values }).");
     }
-    if (this.engine.is_lost) await this.#reopen();
+    await this.#residence.ready();
     return this;
   }
 
   /** @internal Its weights are no longer those of its files, which can't bring them back after a loss. */
   weights_changed(): void {
-    this.#load_again = undefined;
+    this.#residence.weights_changed();
   }
 
-  #reopen(): Promise<void> {
-    this.#reopening ??= this.#open_again().finally(() => {
-      this.#reopening = undefined;
-    });
-    return this.#reopening;
-  }
-
-  async #open_again(): Promise<void> {
-    if (this.#load_again === undefined) {
-      throw new VitMsnError(
-        "ENGINE_DEAD",
-        "The GPU device of this model was lost, and its weights with it. They can't be had again by themselves, since " +
-          "the device or the files' bytes were handed in, or the model was trained: load the model again.",
-      );
-    }
-    const running = await this.#load_again();
-    if (this.#disposed) await running.engine.dispose();
-    this.#check_alive();
-    await this.engine.dispose();
-    this.#running = running;
-  }
-
-  #check_alive(): void {
-    if (this.#disposed) {
-      throw new VitMsnError("DISPOSED", "This model was disposed; load it again with from_pretrained.");
-    }
+  /** @internal A model that is a part of this one, on its engine and weights: they live and end together. */
+  protected make_part<M>(model_class: Pick<ModelClass<M>, "modules"> & { new (...args: ModelArgs): M }): M {
+    const { config, dtype, attn_implementation } = this;
+    const { engine, weights, ...where } = this.#residence.running;
+    const modules = model_class.modules(config, weights.has(MASK_TOKEN));
+    const part = { of: this.#residence, modules };
+    return new model_class(config, engine, weights, { ...where, dtype, attn_implementation, part });
   }
 }
 

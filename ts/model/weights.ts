@@ -59,6 +59,11 @@ export class Weights {
     return this.#handles.get(name) as LinearHandle;
   }
 
+  /** Some of the modules, on the same engine. */
+  part(modules: readonly ModuleSpec[]): Weights {
+    return new Weights(this.#engine, modules, this.dtype, this.#handles);
+  }
+
   has(name: string): boolean {
     return this.#handles.has(name);
   }

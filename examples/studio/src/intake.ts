@@ -1,0 +1,112 @@
+import { open_camera } from "./camera.ts";
+import { add_pictures, current, type Picture } from "./state.ts";
+import { announce, h } from "./ui/dom.ts";
+import { count_of } from "./ui/format.ts";
+import { icon } from "./ui/icons.ts";
+
+/** Puts files on the page: those that are pictures by their type. The first of them goes on the stage. */
+export function take_files(files: Iterable<File>): Picture[] {
+  const all = [...files];
+  const images = all.filter(
+    ({ type, name }) => type.startsWith("image/") || /\.(avif|gif|jpe?g|png|webp)$/i.test(name),
+  );
+  // What else was given is shown as an error by whoever reads it, which tells more than silence.
+  const taken = images.length > 0 ? images : all.slice(0, 1);
+  const added = add_pictures(taken.map((file) => ({ name: file.name || "Pasted picture", blob: file })));
+  if (added[0] !== undefined) current.value = added[0];
+  const left_out = all.length - taken.length;
+  const others = left_out > 0 ? `; ${count_of(left_out, "other file")} left out` : "";
+  announce(`${count_of(added.length, "picture")} added${others}.`);
+  return added;
+}
+
+/** Buttons to choose, paste or take a picture. */
+export function intake_buttons(fail: (error: unknown) => void): HTMLElement {
+  const input = h("input", {
+    type: "file",
+    accept: "image/*",
+    multiple: true,
+    class: "visually-hidden",
+    id: "choose-pictures",
+    tabindex: "-1",
+    "aria-label": "Choose pictures",
+    onchange: () => {
+      take_files(input.files ?? []);
+      input.value = "";
+    },
+  });
+  const choose = h(
+    "button",
+    { type: "button", class: "primary", onclick: () => input.click() },
+    icon("add"),
+    "Choose pictures",
+  );
+  const camera = h(
+    "button",
+    { type: "button", onclick: () => void open_camera().then((file) => file && take_files([file])) },
+    icon("camera"),
+    "Camera",
+  );
+  const paste = h(
+    "button",
+    { type: "button", onclick: () => void paste_picture().catch(fail) },
+    icon("paste"),
+    "Paste",
+  );
+  return h("div", { class: "intake" }, choose, camera, paste, input);
+}
+
+/** From the clipboard, where the browser lets a page read it. */
+async function paste_picture(): Promise<void> {
+  if (navigator.clipboard?.read === undefined)
+    throw new Error(
+      "This browser reads the clipboard only by Ctrl+V (⌘V on a Mac): press it anywhere on the page.",
+    );
+  let items: ClipboardItems;
+  try {
+    items = await navigator.clipboard.read();
+  } catch {
+    throw new Error(
+      "The browser didn't let the page read the clipboard. Press Ctrl+V (⌘V on a Mac) instead.",
+    );
+  }
+  for (const item of items) {
+    const type = item.types.find((name) => name.startsWith("image/"));
+    if (type === undefined) continue;
+    take_files([new File([await item.getType(type)], "Pasted picture", { type })]);
+    return;
+  }
+  throw new Error("There is no picture in the clipboard. Copy one, and paste again.");
+}
+
+/** Pictures that are dropped or pasted anywhere on the page. */
+export function accept_drops_and_pastes(): void {
+  const veil = h("div", { class: "drop-veil", hidden: true }, h("p", {}, "Drop pictures anywhere"));
+  document.body.append(veil);
+  const has_files = (event: DragEvent) => event.dataTransfer?.types.includes("Files") ?? false;
+  let depth = 0; // dragenter and dragleave come for every element on the way
+  addEventListener("dragenter", (event) => {
+    if (!has_files(event)) return;
+    depth++;
+    veil.hidden = false;
+  });
+  addEventListener("dragleave", (event) => {
+    if (!has_files(event)) return;
+    depth = Math.max(0, depth - 1);
+    veil.hidden = depth === 0;
+  });
+  addEventListener("dragover", (event) => {
+    if (has_files(event)) event.preventDefault();
+  });
+  addEventListener("drop", (event) => {
+    depth = 0;
+    veil.hidden = true;
+    if (!has_files(event) || event.defaultPrevented) return;
+    event.preventDefault();
+    take_files(event.dataTransfer?.files ?? []);
+  });
+  addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])].filter(({ type }) => type.startsWith("image/"));
+    if (files.length > 0) take_files(files);
+  });
+}
