@@ -67,5 +67,11 @@ export {
   type Pool,
 } from "./pipelines/image_feature_extraction.ts";
 export type { ImagePipelineCallOptions } from "./pipelines/image_pipeline.ts";
-export { type PipelineOptions, type Pipelines, type PipelineTask, pipeline } from "./pipelines/pipeline.ts";
+export {
+  type LoadedModel,
+  type PipelineOptions,
+  type Pipelines,
+  type PipelineTask,
+  pipeline,
+} from "./pipelines/pipeline.ts";
 export { Tensor, type TensorData, type TensorType } from "./tensor.ts";

@@ -1,5 +1,5 @@
 import {
-  FewShotImageClassificationPipeline,
+  pipeline,
   RawImage,
   Tensor,
   ViTImageProcessor,
@@ -61,24 +61,37 @@ test("classifier and vit end together, whichever is disposed", async () => {
   }
 });
 
-test("few-shot learning goes on beside the classifier", async () => {
+test("pipelines share a model that is loaded already", async () => {
   const files = await fixture_files("tiny");
   const model = await ViTMSNForImageClassification.from_pretrained(files);
-  const teach = new FewShotImageClassificationPipeline(
-    model.vit,
-    await ViTImageProcessor.from_pretrained(files),
-  );
-  const grey = (value: number) => new RawImage(new Uint8Array(3072).fill(value), 32, 32, 3);
-  const striped = new RawImage(
-    Uint8Array.from({ length: 3072 }, (_, i) => 255 * (i % 2)),
-    32,
-    32,
-    3,
-  );
-  await teach.add("grey", grey(128));
+  const image_processor = await ViTImageProcessor.from_pretrained(files);
+  const { bytes } = model.memory();
+  const teach = await pipeline("few-shot-image-classification", model, { image_processor });
+  const embed = await pipeline("image-feature-extraction", model, { image_processor, pool: true });
+  const classify = await pipeline("image-classification", model, { image_processor });
+  expect(model.memory().bytes).toBe(bytes);
+  const grey = new RawImage(new Uint8Array(3072).fill(128), 32, 32, 3);
+  const stripes = Uint8Array.from({ length: 3072 }, (_, i) => 255 * (i % 2));
+  const striped = new RawImage(stripes, 32, 32, 3);
+  await teach.add("grey", grey);
   await teach.add("stripes", striped);
   await teach.fit();
   expect((await teach(striped))[0]?.label).toBe("stripes");
-  expect((await model.forward({ pixel_values: PIXELS })).logits.size).toBe(model.config.num_labels);
+  expect((await embed([grey, striped])).dims).toEqual([2, model.config.hidden_size]);
+  const alone = await pipeline("image-classification", files);
+  expect(await classify(grey)).toEqual(await alone(grey));
+  await Promise.all([teach.dispose(), alone.dispose()]);
+  await expect(classify(grey)).rejects.toMatchObject({ code: "DISPOSED" });
+});
+
+test("a model that is loaded already needs its processor, and classes where classes are asked for", async () => {
+  const files = await fixture_files("tiny");
+  const model = await ViTMSNModel.from_pretrained(files);
+  const image_processor = await ViTImageProcessor.from_pretrained(files);
+  const wrong = (argument: string) => ({ code: "INVALID_ARGUMENT", details: { argument } });
+  await expect(pipeline("image-feature-extraction", model)).rejects.toMatchObject(wrong("image_processor"));
+  await expect(pipeline("image-classification", model, { image_processor })).rejects.toMatchObject(
+    wrong("model"),
+  );
   await model.dispose();
 });

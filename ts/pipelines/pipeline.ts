@@ -12,8 +12,13 @@ import type {
 import { ImageClassificationPipeline } from "./image_classification.ts";
 import { ImageFeatureExtractionPipeline, type Pool } from "./image_feature_extraction.ts";
 
+/** A model that is loaded already; a classifier stands for its backbone where a task needs that. */
+export type LoadedModel = ViTMSNForImageClassification | ViTMSNModel;
+
 /** The options of pipeline(): from_pretrained's, and the defaults of a task's calls. */
 export interface PipelineOptions extends PretrainedOptions, FewShotFeatureOptions {
+  /** The image processor of a model that is loaded already, which needs one; default: what lies beside the model. */
+  image_processor?: ViTImageProcessor;
   /** "image-feature-extraction": what calls return when they don't say; default false. */
   pool?: Pool;
 }
@@ -26,42 +31,79 @@ export interface Pipelines {
 }
 export type PipelineTask = keyof Pipelines;
 
+type Source = PretrainedSource | LoadedModel;
+
 const LOADERS: {
-  [T in PipelineTask]: (source: PretrainedSource, options: PipelineOptions) => Promise<Pipelines[T]>;
+  [T in PipelineTask]: (source: Source, options: PipelineOptions) => Promise<Pipelines[T]>;
 } = {
   "image-classification": async (source, options) => {
-    const processor = await ViTImageProcessor.from_pretrained(source, options);
-    const model = await ViTMSNForImageClassification.from_pretrained(source, options);
-    return new ImageClassificationPipeline(model, processor);
+    const processor = await processor_of(source, options);
+    return new ImageClassificationPipeline(await classifier_of(source, options), processor);
   },
   "image-feature-extraction": async (source, options) => {
-    const processor = await ViTImageProcessor.from_pretrained(source, options);
-    const model = await ViTMSNModel.from_pretrained(source, options);
-    return new ImageFeatureExtractionPipeline(model, processor, options.pool ?? false);
+    const processor = await processor_of(source, options);
+    return new ImageFeatureExtractionPipeline(
+      await backbone_of(source, options),
+      processor,
+      options.pool ?? false,
+    );
   },
   "few-shot-image-classification": async (source, options) => {
     const { FewShotImageClassificationPipeline } = await on_demand(
       "few-shot learning",
       () => import("./few_shot_image_classification.ts"),
     );
-    const processor = await ViTImageProcessor.from_pretrained(source, options);
-    const model = await ViTMSNModel.from_pretrained(source, options);
-    return new FewShotImageClassificationPipeline(model, processor, options);
+    const processor = await processor_of(source, options);
+    return new FewShotImageClassificationPipeline(await backbone_of(source, options), processor, options);
   },
 };
+
+const is_loaded = (source: Source): source is LoadedModel =>
+  source instanceof ViTMSNModel || source instanceof ViTMSNForImageClassification;
+
+async function processor_of(source: Source, options: PipelineOptions): Promise<ViTImageProcessor> {
+  if (options.image_processor !== undefined) return options.image_processor;
+  if (!is_loaded(source)) return ViTImageProcessor.from_pretrained(source, options);
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    "A model that is loaded already needs its image_processor, too.",
+    {
+      details: { argument: "image_processor" },
+    },
+  );
+}
+
+async function classifier_of(
+  source: Source,
+  options: PipelineOptions,
+): Promise<ViTMSNForImageClassification> {
+  if (!is_loaded(source)) return ViTMSNForImageClassification.from_pretrained(source, options);
+  if (source instanceof ViTMSNForImageClassification) return source;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    '"image-classification" needs a ViTMSNForImageClassification; a ViTMSNModel has no classes.',
+    { details: { argument: "model" } },
+  );
+}
+
+async function backbone_of(source: Source, options: PipelineOptions): Promise<ViTMSNModel> {
+  if (!is_loaded(source)) return ViTMSNModel.from_pretrained(source, options);
+  return source instanceof ViTMSNModel ? source : source.vit;
+}
 
 /**
  * Loads a model and its image processor for a task.
  *
  * @param task "image-classification", "image-feature-extraction" or "few-shot-image-classification".
  * @param model a local folder, a hub repo id, a base URL or the files themselves; default the small model that this
- *   package carries (ten kinds of clothes).
+ *   package carries (ten kinds of clothes). Or a model that is loaded already, with options.image_processor: several
+ *   pipelines may share it, and dispose() of any frees it.
  * @param options from_pretrained's options.
  * @throws VitMsnError UNSUPPORTED for another task, and what from_pretrained throws.
  */
 export async function pipeline<T extends PipelineTask>(
   task: T,
-  model: PretrainedSource = default_model(),
+  model: PretrainedSource | LoadedModel = default_model(),
   options: PipelineOptions = {},
 ): Promise<Pipelines[T]> {
   const load = Object.hasOwn(LOADERS, task) ? LOADERS[task] : undefined;

@@ -46,10 +46,10 @@ export class Service {
   load(call: Call, settings: Settings): Promise<ModelInfo> {
     return this.#in_turn(call, async () => {
       const loaded = await load_model(settings, call);
-      await this.#session?.model.dispose();
       const { model, processor, info } = loaded;
+      const taught = await Taught.on(model, processor);
+      await this.#session?.model.dispose();
       const preparer = new Preparer(processor, model.config);
-      const taught = new Taught(model, processor);
       this.#session = { ...loaded, preparer, taught, embeddings: new Map() };
       return info;
     });

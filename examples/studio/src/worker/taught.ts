@@ -1,8 +1,9 @@
 import {
   type ClassificationResult,
   type Evaluation,
-  FewShotImageClassificationPipeline,
+  type FewShotImageClassificationPipeline,
   type FitReport,
+  pipeline,
   type ViTImageProcessor,
   type ViTMSNForImageClassification,
 } from "vit-msn";
@@ -15,8 +16,12 @@ import { pack, unpack } from "./zip.ts";
 export class Taught {
   readonly #teach: FewShotImageClassificationPipeline;
 
-  constructor(model: ViTMSNForImageClassification, processor: ViTImageProcessor) {
-    this.#teach = new FewShotImageClassificationPipeline(model.vit, processor);
+  private constructor(teach: FewShotImageClassificationPipeline) {
+    this.#teach = teach;
+  }
+
+  static async on(model: ViTMSNForImageClassification, image_processor: ViTImageProcessor): Promise<Taught> {
+    return new Taught(await pipeline("few-shot-image-classification", model, { image_processor }));
   }
 
   state(): TaughtState {
