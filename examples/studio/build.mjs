@@ -71,7 +71,9 @@ async function copy_package(folder) {
   await cp(join(root, "dist"), join(folder, "vit-msn"), {
     recursive: true,
     filter: (path) =>
-      !/(\.node\.js|\.edge\.js|^static\.web\.js|^cli\.js|^types|\.d\.ts|^THIRD_PARTY_LICENSES\.txt)$/.test(basename(path)),
+      !/(\.node\.js|\.edge\.js|^static\.web\.js|^cli\.js|^types|\.d\.ts|^THIRD_PARTY_LICENSES\.txt)$/.test(
+        basename(path),
+      ),
   });
 }
 
