@@ -75,22 +75,31 @@ class Forward {
     return last;
   }
 
-  /** The CLS token after the final layernorm, [B, D]: the other tokens needn't be normalised. */
+  /**
+   * The CLS token after the final layernorm, [B, D]. Once the last block's attention has read the other tokens, nothing more is
+   * computed of them.
+   */
   async cls(inputs: ForwardInputs): Promise<TensorHandle> {
-    const hidden = await this.encoder(inputs);
-    const cls = this.scope.use(this.#engine.pool(hidden, "cls"));
-    this.#retire(hidden);
-    return this.#layer_norm(cls, "layernorm");
+    const last = this.#config.num_hidden_layers - 1;
+    const hidden = await this.#encoded(inputs, Math.max(0, last));
+    const cls = last < 0 ? this.#cls_of(hidden) : this.#layer(hidden, `encoder.layer.${last}`, true);
+    const normed = this.#layer_norm(cls, "layernorm");
+    this.scope.free(cls);
+    return normed;
   }
 
   /** The last block's output [B, N, D], before the final layernorm. */
-  async encoder(inputs: ForwardInputs): Promise<TensorHandle> {
+  encoder(inputs: ForwardInputs): Promise<TensorHandle> {
+    return this.#encoded(inputs, this.#config.num_hidden_layers);
+  }
+
+  /** The output of the first `count` blocks [B, N, D]. */
+  async #encoded(inputs: ForwardInputs, count: number): Promise<TensorHandle> {
     const pacer = new Pacer(inputs.signal, "forward");
-    const { num_hidden_layers } = this.#config;
-    const stretch = this.#checkpoints?.layers_per_checkpoint ?? num_hidden_layers;
+    const stretch = this.#checkpoints?.layers_per_checkpoint ?? Math.max(1, count);
     let hidden = this.#embeddings(inputs);
-    for (let first = 0; first < num_hidden_layers; first += stretch) {
-      const last = Math.min(first + stretch, num_hidden_layers);
+    for (let first = 0; first < count; first += stretch) {
+      const last = Math.min(first + stretch, count);
       const layers = (hidden: TensorHandle, scope?: Scope) => this.#layers(hidden, first, last, pacer, scope);
       hidden = await (this.#checkpoints?.checkpoint(hidden, layers) ?? layers(hidden));
     }
@@ -166,25 +175,31 @@ class Forward {
     }
   }
 
-  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual. */
-  #layer(hidden: TensorHandle, name: string): TensorHandle {
-    const attended = this.#attention(hidden, name);
+  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual; of the CLS token alone where only that is wanted. */
+  #layer(hidden: TensorHandle, name: string, only_cls = false): TensorHandle {
+    const attended = this.#attention(hidden, name, only_cls);
     this.#retire(hidden);
     const output = this.#mlp(attended, name);
     this.scope.free(attended);
-    return this.#collect_hidden(output);
+    return only_cls ? output : this.#collect_hidden(output);
   }
 
-  #attention(hidden: TensorHandle, name: string): TensorHandle {
+  #attention(hidden: TensorHandle, name: string, only_cls: boolean): TensorHandle {
     const normed = this.#layer_norm(hidden, `${name}.layernorm_before`);
     const qkv = this.#linear(normed, `${name}.attention.qkv`);
     this.scope.free(normed);
-    const context = this.#self_attention(qkv);
+    const all = this.#self_attention(qkv);
     this.scope.free(qkv);
+    const [context, residual] = only_cls ? [this.#cls_of(all), this.#cls_of(hidden)] : [all, hidden];
     const dense = this.#weights.linear(`${name}.attention.output.dense`);
-    const output = this.scope.use(this.#engine.linear(context, dense, "identity", hidden));
-    this.scope.free(context);
+    const output = this.scope.use(this.#engine.linear(context, dense, "identity", residual));
+    for (const handle of only_cls ? [all, context, residual] : [context]) this.scope.free(handle);
     return output;
+  }
+
+  /** [B, N, D] -> [B, D]. */
+  #cls_of(hidden: TensorHandle): TensorHandle {
+    return this.scope.use(this.#engine.pool(hidden, "cls"));
   }
 
   #self_attention(qkv: TensorHandle): TensorHandle {
