@@ -14,6 +14,7 @@ Usage: ./build.sh [COMMAND]
 
   (none)      install what is missing and build the package into dist/
   studio      build, then serve the studio, a page that shows what the model sees (PORT, default 8000)
+  docs        build, then make the documentation site in docs/site/
   demo        build, then classify sample pictures with the default model
   test        build, then run every check and test: Rust, Node, Chromium, the packed package
   -h, --help  show this
@@ -28,7 +29,7 @@ EOF
 install_for_build() {
   need_node
   need_rust
-  need_npm_packages
+  need_npm_packages . "npm packages"
   need_wasm_target
   need_wasm_pack
   need_wasm_bindgen
@@ -59,7 +60,12 @@ studio() {
   exec node examples/studio/serve.mjs
 }
 
+install_for_docs() { need_npm_packages docs "npm packages of the documentation"; }
+# typedoc fails on a link that leads nowhere or a comment that names what isn't there.
+build_docs() { docs/node_modules/.bin/typedoc --options docs/typedoc.json; }
+
 run_checks() {
+  install_for_docs
   need_rust_lints
   need_nextest
   need_chromium
@@ -77,6 +83,7 @@ run_checks() {
   fi
   check "TypeScript lints and formatting" npm_bin biome ci --colors=off .
   check "TypeScript types" npm_bin tsc --noEmit
+  check "Documentation site" build_docs
   check "Package manifest (publint)" npm_bin publint --strict
   check "Package types (attw)" npm_bin attw --pack . --profile esm-only --no-color
   check_aloud "Rust tests" cargo nextest run --workspace --locked --status-level fail
@@ -85,7 +92,7 @@ run_checks() {
 
 main() {
   case "${1-}" in
-    "" | demo | studio | test) ;;
+    "" | docs | demo | studio | test) ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; fail "There is no command \"$1\"." ;;
   esac
@@ -96,6 +103,11 @@ main() {
   case "${1-}" in
     "") finish "Done in $SECONDS s: the package is in dist/." ;;
     studio) studio ;;
+    docs)
+      install_for_docs
+      step "Documentation: static files in docs/site/" build_docs
+      finish "Done in $SECONDS s: docs/site/index.html."
+      ;;
     demo) demo; finish "Done in $SECONDS s." ;;
     test)
       run_checks

@@ -35,14 +35,15 @@ need_rust() {
   step "C compiler and linker, by apt-get" apt_install gcc libc6-dev
 }
 
+# Usage: need_npm_packages FOLDER NAME_OF_STEP
 need_npm_packages() {
   # npm writes this file last, so an interrupted installation is done again.
-  local stamp=node_modules/.package-lock.json
-  [ -e $stamp ] && [ ! package.json -nt $stamp ] && [ ! package-lock.json -nt $stamp ] && return
-  step "npm packages" npm_install
+  local stamp=$1/node_modules/.package-lock.json
+  [ -e "$stamp" ] && [ ! "$1/package.json" -nt "$stamp" ] && [ ! "$1/package-lock.json" -nt "$stamp" ] && return
+  step "$2" npm_install "$1"
 }
 npm_install() {
-  PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci && touch node_modules/.package-lock.json
+  (cd "$1" && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci && touch node_modules/.package-lock.json)
 }
 
 # Tools of the build needn't be fast, they need to be there soon.

@@ -141,7 +141,8 @@ export class RawImage implements Pixels {
   }
 
   /**
-   * @param width,height in pixels.
+   * @param width in pixels.
+   * @param height in pixels.
    * @param options.resample Pillow's filter by name or code; default "bilinear" (2).
    */
   resize(width: number, height: number, options: { resample?: ResampleName | ResampleCode } = {}): RawImage {

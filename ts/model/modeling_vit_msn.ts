@@ -309,14 +309,15 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   /**
    * One embedding a picture, [batch, hidden_size].
    * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
-   * @param options.before_norm take the last block's output as it is, without the final layernorm: what MSN's low-shot
-   *   evaluation reads; default false.
+   * @param options `before_norm`: take the last block's output as it is, without the final layernorm, which is what MSN's
+   *   low-shot evaluation reads; default false.
    */
   async get_image_features(
     inputs: ForwardInputs,
     pool: "cls" | "mean" = "cls",
-    { before_norm = false }: { before_norm?: boolean } = {},
+    options: { before_norm?: boolean } = {},
   ): Promise<Tensor<"float32">> {
+    const { before_norm = false } = options;
     const { engine } = await this.ready(inputs);
     return run(this, inputs, async (forward) => {
       const hidden = await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs));

@@ -1,0 +1,122 @@
+import { execFile } from "node:child_process";
+import { readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { transform } from "esbuild";
+import { type Browser, chromium, type Page } from "playwright";
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
+import { bun, deno } from "../support/runtimes.ts";
+import { SnippetProject } from "../support/snippet_project.ts";
+import { read_snippets, type Snippet } from "../support/snippets.ts";
+
+// All code of the guides runs, in the runtime that its block names: Node, or what stands behind the language.
+
+const execute = promisify(execFile);
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const guides = join(root, "docs/guides");
+const files = (await readdir(guides)).filter((name) => name.endsWith(".md")).sort();
+const snippets = new Map(
+  await Promise.all(files.map(async (file) => [file, await read_snippets(join(guides, file))] as const)),
+);
+const with_code = files.filter((file) => snippets.get(file)?.length);
+const LIMIT_MS = 120_000;
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await chromium.launch({ executablePath: find_chromium(), args: launch_args });
+});
+afterAll(() => browser.close());
+
+describe.each(with_code)("docs/guides/%s", (file) => {
+  let project: SnippetProject;
+  beforeAll(async () => {
+    project = await SnippetProject.make();
+  }, LIMIT_MS);
+  afterAll(() => project.remove());
+
+  for (const snippet of snippets.get(file) ?? []) {
+    const { line, language, where } = snippet;
+    const needs_gpu = where === "webgpu" && !inject("require_gpu");
+    test.skipIf(needs_gpu)(`line ${line}: ${language} ${where}`, () => run(snippet, project), LIMIT_MS);
+  }
+});
+
+async function run(snippet: Snippet, project: SnippetProject): Promise<void> {
+  const { language, where } = snippet;
+  if (language === "sh") return run_commands(snippet, project);
+  if (language === "html") return open_page(snippet, project);
+  expect(["ts", "js"], "a language that the tests can run").toContain(language);
+  if (where === "browser") return run_in_page(snippet, project);
+  await run_program(snippet, project);
+}
+
+/** A module that runs after the settings. */
+async function module_of({ text }: Snippet): Promise<string> {
+  const { code } = await transform(text, { loader: "ts", format: "esm", target: "es2022" });
+  return `import "./settings.mjs";\n${code.replaceAll('"npm:vit-msn', '"vit-msn')}`;
+}
+
+async function run_program(snippet: Snippet, { folder, variables }: SnippetProject): Promise<void> {
+  const file = `snippet-${snippet.line}.mjs`;
+  await writeFile(join(folder, file), await module_of(snippet));
+  const runtimes = { deno: () => deno("--allow-net", "--allow-write"), bun };
+  const { where } = snippet;
+  if (where === "deno" || where === "bun") {
+    await (await runtimes[where]()).run(file, [], folder);
+  } else {
+    expect(["", "webgpu"], "a runtime that the tests can start").toContain(where);
+    await execute(process.execPath, [file], { cwd: folder, env: variables });
+  }
+}
+
+/** As a shell would; the package is installed already. */
+async function run_commands({ text }: Snippet, { folder, variables }: SnippetProject): Promise<void> {
+  const commands = text
+    .replaceAll(/^npm install (vit-msn|webgpu)$/gm, "true")
+    .replaceAll("npx ", "npx --no-install ");
+  await execute("bash", ["-euo", "pipefail", "-c", commands], { cwd: folder, env: variables });
+}
+
+async function run_in_page(snippet: Snippet, project: SnippetProject): Promise<void> {
+  const file = `snippet-${snippet.line}.js`;
+  await writeFile(join(project.folder, file), await module_of(snippet));
+  const dist = "/node_modules/vit-msn/dist";
+  const map = {
+    imports: { "vit-msn": `${dist}/index.web.js`, "vit-msn/training": `${dist}/training.web.js` },
+  };
+  const html = `<!doctype html><script type="importmap">${JSON.stringify(map)}</script>`;
+  await writeFile(join(project.folder, "snippet.html"), html);
+  await with_page(project, "snippet.html", async (page) => {
+    // As text: the test runner rewrites imports of functions.
+    await page.evaluate(`import("/${file}")`);
+  });
+}
+
+/** A page that takes a picture and tells what it is. */
+async function open_page({ text }: Snippet, project: SnippetProject): Promise<void> {
+  await writeFile(join(project.folder, "page.html"), text);
+  await with_page(project, "page.html", async (page) => {
+    await page.waitForFunction(() => document.querySelector("input")?.onchange !== null);
+    await page.locator("input").setInputFiles(join(project.folder, "boot.png"));
+    await expect.poll(() => page.locator("output").innerText(), { timeout: 30_000 }).toBe("Ankle boot");
+  });
+}
+
+async function with_page(
+  project: SnippetProject,
+  path: string,
+  use: (page: Page) => Promise<void>,
+): Promise<void> {
+  const page = await browser.newPage();
+  const errors: Error[] = [];
+  page.on("pageerror", (error) => errors.push(error));
+  try {
+    await page.goto(`${project.origin}/${path}`);
+    await use(page);
+    expect(errors).toEqual([]);
+  } finally {
+    await page.close();
+  }
+}

@@ -1,0 +1,24 @@
+import { readFile } from "node:fs/promises";
+
+/** A fenced block of code in a Markdown file: its language, and the words behind it ("browser", "deno", …). */
+export interface Snippet {
+  language: string;
+  where: string;
+  text: string;
+  line: number;
+}
+
+const FENCE = /^```(\w+)[ \t]*([^\n]*)\n([\s\S]*?)^```$/gm;
+
+/** The code of a Markdown file, from the top down; blocks of "text" aren't code. */
+export async function read_snippets(path: string): Promise<Snippet[]> {
+  const markdown = await readFile(path, "utf8");
+  return [...markdown.matchAll(FENCE)]
+    .map(([, language, where, text], i, all) => ({
+      language: language as string,
+      where: (where as string).trim(),
+      text: text as string,
+      line: markdown.slice(0, (all[i] as RegExpExecArray).index).split("\n").length,
+    }))
+    .filter(({ language }) => language !== "text");
+}
