@@ -69,6 +69,7 @@ run_checks() {
   need_rust_lints
   need_nextest
   need_chromium
+  need_newest_node
   need_vulkan
   # Where there is a driver, a test that finds no adapter has failed.
   if has_vulkan; then export VIT_MSN_REQUIRE_GPU=1; fi

@@ -142,6 +142,25 @@ need_chromium() {
   step "Chromium, by apt-get" apt_install chromium
 }
 
+# The newest Node beside this one, for the tests of runtimes; npm has it as a package for each platform.
+newest_node=26.10.0
+need_newest_node() {
+  local platform
+  platform=$(node -p '`${process.platform}-${process.arch}`')
+  case $platform in
+    linux-x64 | linux-arm64 | darwin-x64 | darwin-arm64) ;;
+    *) echo "  Tests in the newest Node: skipped, npm has none for $platform"; return ;;
+  esac
+  local folder=$tools/node-$newest_node
+  [ -x "$folder/bin/node" ] && return
+  step "Node $newest_node, for tests" install_node "$folder" "node-$platform@$newest_node"
+}
+install_node() {
+  rm -rf "$1.part"
+  npm install --no-save --prefix "$1.part" "$2" && mkdir -p "$1/bin" &&
+    mv "$1.part"/node_modules/node-*/bin/node "$1/bin/node" && rm -rf "$1.part"
+}
+
 # The GPU kernels' tests run on any Vulkan, Metal or DirectX; on Linux without a GPU that is Mesa's software Vulkan.
 has_vulkan() { compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null || compgen -G "/etc/vulkan/icd.d/*.json" >/dev/null; }
 need_vulkan() {

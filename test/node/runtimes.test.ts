@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import type { EngineInfo, PretrainedOptions } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TOLERANCES } from "../support/parity.ts";
-import { bun, deno, find_lavapipe, type Runtime } from "../support/runtimes.ts";
+import { bun, deno, find_lavapipe, newest_node, type Runtime } from "../support/runtimes.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
 // The built package in other runtimes than this one, found by its exports as a project's dependency.
@@ -96,10 +96,17 @@ test.skipIf(lavapipe === undefined)(
   },
 );
 
-describe.each([
+const node = await newest_node();
+if (node === undefined) console.log("The newest Node is not tested: build.sh test installs it into .tools/.");
+else console.log(`The newest Node is ${node.version}.`);
+
+const RUNTIMES: [string, () => Promise<Runtime>][] = [
   ["Deno", deno],
   ["Bun", bun],
-] as const)("%s", (_, find) => {
+  ...(node ? [["The newest Node", async () => node] as [string, () => Promise<Runtime>]] : []),
+];
+
+describe.each(RUNTIMES)("%s", (_, find) => {
   test.each([
     { num_threads: 1, worker: false },
     { num_threads: 2, worker: false },

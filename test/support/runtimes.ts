@@ -9,7 +9,7 @@ const modules = new URL("../../node_modules/", import.meta.url);
 
 /** A JavaScript runtime other than the tests' own. */
 export interface Runtime {
-  name: "Deno" | "Bun";
+  name: "Node" | "Deno" | "Bun";
   version: string;
   /** Runs a program and gives what it printed; one that doesn't end by itself is an error. */
   run(program: string, args: readonly string[], cwd: string, variables?: NodeJS.ProcessEnv): Promise<string>;
@@ -32,6 +32,19 @@ export async function deno(...options: readonly string[]): Promise<Runtime> {
 
 export async function bun(): Promise<Runtime> {
   return runtime("Bun", await binary("@oven", ["bin/bun", "bin/bun.exe"]), []);
+}
+
+/** The newest Node that build.sh installed beside the one that runs the tests; undefined where there is none. */
+export async function newest_node(): Promise<Runtime | undefined> {
+  const folder = new URL("../../.tools/", import.meta.url);
+  const names = existsSync(folder) ? await readdir(folder) : [];
+  const [newest] = names
+    .filter((name) => existsSync(new URL(`${name}/bin/node`, folder)) && /^node-\d/.test(name))
+    .sort()
+    .reverse();
+  return newest === undefined
+    ? undefined
+    : runtime("Node", fileURLToPath(new URL(`${newest}/bin/node`, folder)), []);
 }
 
 async function runtime(name: Runtime["name"], path: string, options: readonly string[]): Promise<Runtime> {

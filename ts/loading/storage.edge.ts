@@ -1,7 +1,9 @@
 import { VitMsnError } from "../errors.ts";
+import { check_range } from "./bytes.ts";
 import { find_place as find_web_place } from "./storage.web.ts";
 import type { Place } from "./storage_types.ts";
-import { memory_store, type Store } from "./store.ts";
+import { type FileVersion, memory_store, type Store, type StoreWriter } from "./store.ts";
+import type { RandomAccessFile } from "./types.ts";
 
 export { default_token, open_local_file } from "./storage.web.ts";
 
@@ -19,7 +21,71 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   );
 }
 
+/** Memory is scarce, and a Blob would hold a download once more while it is made and each time it is read. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+
 /** Downloads are used and forgotten: the platform's fetch has a cache of its own. */
 export function download_store(url: URL, _cache_dir: string | undefined): Store {
-  return memory_store(url.href);
+  return { ...memory_store(url.href), write: async () => new PieceWriter(url.href) };
+}
+
+/** Collects a download in pieces of one size. */
+class PieceWriter implements StoreWriter {
+  size = 0;
+  etag: string | undefined;
+  #pieces: Uint8Array[] = [];
+  readonly #name: string;
+
+  constructor(name: string) {
+    this.#name = name;
+  }
+
+  async restart(version: FileVersion, resumable: boolean): Promise<void> {
+    this.size = 0;
+    this.#pieces = [];
+    this.etag = resumable ? version.etag : undefined;
+  }
+
+  async append(bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.length; ) {
+      const at = this.size % PIECE_BYTES;
+      if (at === 0) this.#pieces.push(new Uint8Array(PIECE_BYTES));
+      const part = bytes.subarray(done, done + PIECE_BYTES - at);
+      this.#pieces.at(-1)?.set(part, at);
+      this.size += part.length;
+      done += part.length;
+    }
+  }
+
+  async commit(): Promise<RandomAccessFile> {
+    return piece_file(this.#name, this.#pieces, this.size);
+  }
+
+  async close(): Promise<void> {
+    this.#pieces = [];
+  }
+}
+
+function piece_file(name: string, pieces: readonly Uint8Array[], size: number): RandomAccessFile {
+  return {
+    name,
+    size,
+    async read(offset, length) {
+      check_range(name, size, offset, length);
+      const start = offset % PIECE_BYTES;
+      if (start + length <= PIECE_BYTES) {
+        return (pieces[Math.floor(offset / PIECE_BYTES)] as Uint8Array).subarray(start, start + length);
+      }
+      const bytes = new Uint8Array(length);
+      for (let done = 0; done < length; ) {
+        const at = (offset + done) % PIECE_BYTES;
+        const piece = pieces[Math.floor((offset + done) / PIECE_BYTES)] as Uint8Array;
+        const part = piece.subarray(at, at + length - done);
+        bytes.set(part, done);
+        done += part.length;
+      }
+      return bytes;
+    },
+    async close() {},
+  };
 }
