@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
-use vit_msn_tensor::{Dtype, Error, Result, check_scale, try_vec};
+use vit_msn_tensor::{Dtype, Error, LinearParameters, Result, check_scale, try_vec};
 
 use crate::gemm::{NR, Panels as PanelBlocks};
 use crate::quantise::QuantisedPanels;
@@ -36,15 +35,11 @@ const SCATTER: usize = 64;
 /// block at a time while the GEMM runs. Rows may arrive in any order and in pieces, so that loading never
 /// holds a second copy; a weight that misses rows is refused when used.
 pub struct PackedLinear {
-    out_features: usize,
-    in_features: usize,
+    parameters: LinearParameters,
     dtype: Dtype,
     panels: Panels,
     /// Padded to whole panels. Rounded to `dtype`, but kept wide: it is small and starts every accumulator.
     bias: Vec<f32>,
-    has_bias: bool,
-    rows_set: Vec<bool>,
-    bias_set: Vec<bool>,
 }
 
 impl PackedLinear {
@@ -56,11 +51,7 @@ impl PackedLinear {
         dtype: Dtype,
         has_bias: bool,
     ) -> Result<Self> {
-        if out_features == 0 || in_features == 0 {
-            return Err(Error::InvalidArgument(format!(
-                "A linear layer's weight can't have the shape [{out_features}, {in_features}]: both sizes must be at least 1."
-            )));
-        }
+        let parameters = LinearParameters::new(out_features, in_features, has_bias)?;
         let panel_count = out_features.div_ceil(NR);
         let rows = panel_count
             .checked_mul(in_features)
@@ -71,14 +62,10 @@ impl PackedLinear {
             Dtype::I8 => Panels::Quantised(QuantisedPanels::new(out_features, in_features)?),
         };
         Ok(Self {
-            out_features,
-            in_features,
+            parameters,
             dtype,
             panels,
             bias: try_vec(panel_count * NR)?,
-            has_bias,
-            rows_set: try_vec(out_features)?,
-            bias_set: try_vec(if has_bias { out_features } else { 0 })?,
         })
     }
 
@@ -86,7 +73,7 @@ impl PackedLinear {
     /// [`PackedLinear::panels_mut`]. Errors: as [`PackedLinear::new`].
     pub(crate) fn operand(out_features: usize, in_features: usize) -> Result<Self> {
         let mut operand = Self::new(out_features, in_features, Dtype::F32, false)?;
-        operand.rows_set.fill(true);
+        operand.parameters.finish_rows(0..out_features);
         Ok(operand)
     }
 
@@ -103,12 +90,12 @@ impl PackedLinear {
 
     /// N: the number of outputs.
     pub fn out_features(&self) -> usize {
-        self.out_features
+        self.parameters.out_features()
     }
 
     /// K: the number of inputs.
     pub fn in_features(&self) -> usize {
-        self.in_features
+        self.parameters.in_features()
     }
 
     /// The storage type.
@@ -118,7 +105,7 @@ impl PackedLinear {
 
     /// Whether the layer adds a bias.
     pub fn has_bias(&self) -> bool {
-        self.has_bias
+        self.parameters.has_bias()
     }
 
     /// The bytes that weight and bias take.
@@ -135,67 +122,36 @@ impl PackedLinear {
     /// int8 storage quantises them. Errors: INVALID_ARGUMENT when the bytes are no whole rows or there are too many; INVALID_CHECKPOINT
     /// naming the first value that isn't finite or doesn't fit the storage type.
     pub fn set_rows(&mut self, row0: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
-        let row_bytes = self.in_features * source.size();
-        let rows = bytes.len() / row_bytes;
-        if !bytes.len().is_multiple_of(row_bytes) || rows > self.out_features.saturating_sub(row0) {
-            return Err(Error::InvalidArgument(format!(
-                "{} bytes of {} from row {row0} on don't fit a weight of shape [{}, {}].",
-                bytes.len(),
-                source.name(),
-                self.out_features,
-                self.in_features
-            )));
-        }
+        let rows = self.parameters.begin_rows(row0, source, bytes.len())?;
         let place = Place {
             row0,
-            depth: self.in_features,
+            depth: self.in_features(),
         };
-        let finite = match (&mut self.panels, self.dtype) {
-            (Panels::Full(panels), _) => scatter_from(
-                panels,
-                place,
-                source,
-                bytes,
-                |row: &mut Row| &mut row.0,
-                |v| v,
-                f32::is_finite,
-            )?,
-            (Panels::Half(panels), dtype) => scatter_half(panels, place, dtype, source, bytes)?,
-            (Panels::Quantised(panels), _) => quantise(panels, place, source, bytes)?,
+        let finite = match &mut self.panels {
+            Panels::Full(panels) => scatter(panels, place, source, self.dtype, bytes)?,
+            Panels::Half(panels) => scatter(panels, place, source, self.dtype, bytes)?,
+            Panels::Quantised(panels) => quantise(panels, place, source, bytes)?,
         };
-        self.rows_set[row0..row0 + rows].fill(finite);
-        if finite {
-            Ok(())
-        } else {
-            Err(self.find_unfit(row0, source, bytes))
+        if !finite {
+            return Err(self.find_unfit(row0, source, bytes));
         }
+        self.parameters.finish_rows(rows);
+        Ok(())
     }
 
     /// Sets rows from `row0` on that are quantised already: signed bytes, and the little-endian float32 scale of each
     /// row. int8 storage keeps them as they are, other types hold their products. Errors: as [`PackedLinear::set_rows`],
     /// and INVALID_CHECKPOINT for a scale that isn't finite and positive.
     pub fn set_quantised_rows(&mut self, row0: usize, bytes: &[u8], scales: &[u8]) -> Result<()> {
-        let rows = bytes.len() / self.in_features;
-        if Some(bytes.len()) != rows.checked_mul(self.in_features)
-            || scales.len() != rows * size_of::<f32>()
-            || rows > self.out_features.saturating_sub(row0)
-        {
-            return Err(Error::InvalidArgument(format!(
-                "{} int8 weights and {} bytes of scales from row {row0} on don't fit a weight of shape [{}, {}].",
-                bytes.len(),
-                scales.len(),
-                self.out_features,
-                self.in_features
-            )));
-        }
-        self.rows_set[row0..row0 + rows].fill(false);
+        let rows = self
+            .parameters
+            .begin_quantised_rows(row0, bytes.len(), scales.len())?;
         let (scales, _) = scales.as_chunks::<4>();
-        for (offset, (weights, scale)) in
-            bytes.chunks_exact(self.in_features).zip(scales).enumerate()
-        {
-            self.set_quantised_row(row0 + offset, weights, f32::from_le_bytes(*scale))?;
+        let weights = bytes.chunks_exact(self.in_features());
+        for ((row, weights), scale) in rows.clone().zip(weights).zip(scales) {
+            self.set_quantised_row(row, weights, f32::from_le_bytes(*scale))?;
         }
-        self.rows_set[row0..row0 + rows].fill(true);
+        self.parameters.finish_rows(rows);
         Ok(())
     }
 
@@ -214,7 +170,7 @@ impl PackedLinear {
     /// The scales of `rows` int8 rows from `row0` on as little-endian float32. Errors: INVALID_ARGUMENT for rows that
     /// don't exist or another storage type, OUT_OF_MEMORY.
     pub fn get_scales(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
-        self.check_rows(row0, rows)?;
+        self.parameters.check_rows(row0, rows)?;
         match &self.panels {
             Panels::Quantised(panels) => Dtype::F32.encode(panels.scales(row0, rows)),
             _ => Err(Error::InvalidArgument(format!(
@@ -227,35 +183,23 @@ impl PackedLinear {
     /// Sets the bias from element `offset` on. Errors as [`PackedLinear::set_rows`], and INVALID_ARGUMENT
     /// where the layer has no bias.
     pub fn set_bias(&mut self, offset: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
-        let count = bytes.len() / source.size();
-        if !self.has_bias
-            || !bytes.len().is_multiple_of(source.size())
-            || count > self.out_features.saturating_sub(offset)
-        {
-            return Err(Error::InvalidArgument(format!(
-                "{} bytes of {} from element {offset} on don't fit a bias of {} elements.",
-                bytes.len(),
-                source.name(),
-                self.bias_set.len()
-            )));
-        }
-        self.bias_set[offset..offset + count].fill(false);
-        let target = &mut self.bias[offset..offset + count];
+        let elements = self.parameters.begin_bias(offset, source, bytes.len())?;
+        let (target, parameters) = (&mut self.bias[elements.clone()], &self.parameters);
         source.decode_rounded(bytes, self.dtype, target, |index| {
-            format!("Element {} of the bias", offset + index)
+            parameters.place_in_bias(offset + index)
         })?;
-        self.bias_set[offset..offset + count].fill(true);
+        self.parameters.finish_bias(elements);
         Ok(())
     }
 
     /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
     /// Errors: INVALID_ARGUMENT for rows that don't exist, OUT_OF_MEMORY.
     pub fn get_rows(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
-        self.check_rows(row0, rows)?;
-        let mut bytes = try_vec(rows * self.in_features * self.dtype.size())?;
+        self.parameters.check_rows(row0, rows)?;
+        let mut bytes = try_vec(rows * self.in_features() * self.dtype.size())?;
         let place = Place {
             row0,
-            depth: self.in_features,
+            depth: self.in_features(),
         };
         match &self.panels {
             Panels::Full(panels) => gather(panels, place, &mut bytes, |row, lane| {
@@ -265,7 +209,7 @@ impl PackedLinear {
                 row.0[lane].to_le_bytes()
             }),
             Panels::Quantised(panels) => {
-                for (offset, target) in bytes.chunks_exact_mut(self.in_features).enumerate() {
+                for (offset, target) in bytes.chunks_exact_mut(self.in_features()).enumerate() {
                     panels.get_row(row0 + offset, target);
                 }
             }
@@ -273,22 +217,11 @@ impl PackedLinear {
         Ok(bytes)
     }
 
-    fn check_rows(&self, row0: usize, rows: usize) -> Result<()> {
-        let end = row0.checked_add(rows);
-        if end.is_some_and(|end| end <= self.out_features) {
-            return Ok(());
-        }
-        Err(Error::InvalidArgument(format!(
-            "Rows {row0} to {row0} + {rows} aren't all in a weight of shape [{}, {}].",
-            self.out_features, self.in_features
-        )))
-    }
-
     /// The bias as little-endian bytes of [`PackedLinear::bias_dtype`]; None where the layer has none.
     /// Errors: OUT_OF_MEMORY.
     pub fn get_bias(&self) -> Result<Option<Vec<u8>>> {
-        self.has_bias
-            .then(|| self.bias_dtype().encode(&self.bias[..self.out_features]))
+        self.has_bias()
+            .then(|| self.bias_dtype().encode(&self.bias[..self.out_features()]))
             .transpose()
     }
 
@@ -302,17 +235,7 @@ impl PackedLinear {
 
     /// INVALID_ARGUMENT unless every row and every element of the bias was set.
     pub fn check_complete(&self) -> Result<()> {
-        if let Some(row) = self.rows_set.iter().position(|set| !set) {
-            return Err(Error::InvalidArgument(format!(
-                "Row {row} of a weight was never set."
-            )));
-        }
-        if let Some(element) = self.bias_set.iter().position(|set| !set) {
-            return Err(Error::InvalidArgument(format!(
-                "Element {element} of a bias was never set."
-            )));
-        }
-        Ok(())
+        self.parameters.check_complete()
     }
 
     /// Whether the weights are float32, which the GEMM reads in place.
@@ -349,20 +272,21 @@ impl PackedLinear {
         let depth = inputs.len();
         match &self.panels {
             Panels::Full(rows) => {
-                let rows = &rows[panels.start * self.in_features..panels.end * self.in_features];
+                let rows =
+                    &rows[panels.start * self.in_features()..panels.end * self.in_features()];
                 // SAFETY: a Row is exactly NR floats without padding (a multiple of 32 bytes, aligned to 32).
                 let values: &[f32] =
                     unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * NR) };
                 PanelBlocks {
                     values: &values[inputs.start * NR..],
-                    stride: self.in_features * NR,
+                    stride: self.in_features() * NR,
                     depth,
                 }
             }
             Panels::Half(rows) => {
                 let blocks = scratch.chunks_exact_mut(depth * NR);
                 for (panel, target) in panels.zip(blocks) {
-                    let first = panel * self.in_features + inputs.start;
+                    let first = panel * self.in_features() + inputs.start;
                     widen(&rows[first..first + depth], self.dtype, target);
                 }
                 PanelBlocks {
@@ -386,9 +310,8 @@ impl PackedLinear {
             .enumerate()
             .find(|(_, value)| !self.dtype.round(*value).is_finite());
         let (index, value) = found.unwrap_or((0, f32::NAN));
-        let (row, column) = (row0 + index / self.in_features, index % self.in_features);
-        self.dtype
-            .unfit(&format!("Row {row}, column {column} of the weight"), value)
+        let place = self.parameters.place_in_weight(row0, index);
+        self.dtype.unfit(&place, value)
     }
 }
 
@@ -397,48 +320,6 @@ impl PackedLinear {
 struct Place {
     row0: usize,
     depth: usize,
-}
-
-/// [`scatter_from`] into float16 or bfloat16, which takes values of the same type bit for bit.
-fn scatter_half(
-    panels: &mut [HalfRow],
-    place: Place,
-    dtype: Dtype,
-    source: Dtype,
-    bytes: &[u8],
-) -> Result<bool> {
-    let exponent = if dtype == Dtype::F16 { 0x7c00 } else { 0x7f80 };
-    let finite = |bits: u16| bits & exponent != exponent;
-    if source == dtype {
-        return Ok(scatter(
-            panels,
-            place,
-            bytes,
-            |row| &mut row.0,
-            u16::from_le_bytes,
-            finite,
-        ));
-    }
-    match dtype {
-        Dtype::F16 => scatter_from(
-            panels,
-            place,
-            source,
-            bytes,
-            |row| &mut row.0,
-            |v| f16::from_f32(v).to_bits(),
-            finite,
-        ),
-        _ => scatter_from(
-            panels,
-            place,
-            source,
-            bytes,
-            |row| &mut row.0,
-            |v| bf16::from_f32(v).to_bits(),
-            finite,
-        ),
-    }
 }
 
 /// Quantises rows of any floating type; false when a value isn't finite.
@@ -458,81 +339,64 @@ fn quantise(
     Ok(all_finite)
 }
 
-/// [`scatter`] from any floating type, widened to float32 and narrowed to what the panel holds.
-fn scatter_from<R, T: Copy>(
+/// A row of a panel of one storage type.
+trait Lanes<const SIZE: usize> {
+    /// Sets one lane from little-endian bytes.
+    fn set(&mut self, lane: usize, bytes: [u8; SIZE]);
+}
+
+impl Lanes<4> for Row {
+    fn set(&mut self, lane: usize, bytes: [u8; 4]) {
+        self.0[lane] = f32::from_le_bytes(bytes);
+    }
+}
+
+impl Lanes<2> for HalfRow {
+    fn set(&mut self, lane: usize, bytes: [u8; 2]) {
+        self.0[lane] = u16::from_le_bytes(bytes);
+    }
+}
+
+/// Writes rows into their lanes of the panels, rounded to `storage`, of which a value is SIZE bytes; false when one isn't
+/// finite then. The caller has checked that the rows exist.
+fn scatter<R: Lanes<SIZE>, const SIZE: usize>(
     panels: &mut [R],
     place: Place,
     source: Dtype,
+    storage: Dtype,
     bytes: &[u8],
-    lanes: impl Fn(&mut R) -> &mut [T; NR],
-    narrow: impl Fn(f32) -> T,
-    finite: impl Fn(T) -> bool,
 ) -> Result<bool> {
-    Ok(match source {
-        Dtype::F32 => scatter(
-            panels,
-            place,
-            bytes,
-            lanes,
-            |b| narrow(f32::from_le_bytes(b)),
-            finite,
-        ),
-        Dtype::F16 => scatter(
-            panels,
-            place,
-            bytes,
-            lanes,
-            |b| narrow(f16::from_le_bytes(b).to_f32()),
-            finite,
-        ),
-        Dtype::BF16 => scatter(
-            panels,
-            place,
-            bytes,
-            lanes,
-            |b| narrow(bf16::from_le_bytes(b).to_f32()),
-            finite,
-        ),
-        Dtype::I8 => {
-            return Err(Error::Unsupported(
-                "int8 weights can't be loaded without their scales.".to_string(),
-            ));
-        }
-    })
-}
-
-/// Writes rows into their lanes of the panels; false when a written value isn't finite. The caller has checked
-/// that the rows exist.
-fn scatter<R, T: Copy, const SIZE: usize>(
-    panels: &mut [R],
-    place: Place,
-    bytes: &[u8],
-    lanes: impl Fn(&mut R) -> &mut [T; NR],
-    convert: impl Fn([u8; SIZE]) -> T,
-    finite: impl Fn(T) -> bool,
-) -> bool {
-    let (values, _) = bytes.as_chunks::<SIZE>();
-    let end = place.row0 + values.len() / place.depth;
+    let row_bytes = place.depth * source.size();
+    let end = place.row0 + bytes.len() / row_bytes;
+    let (mut wide, mut rounded) = ([0.0; SCATTER], [[0; SIZE]; SCATTER]);
     let mut all_finite = true;
     let mut row = place.row0;
     while row < end {
         let panel = row / NR;
         let panel_end = end.min((panel + 1) * NR);
         for k0 in (0..place.depth).step_by(SCATTER) {
-            let k1 = place.depth.min(k0 + SCATTER);
-            let block = &mut panels[panel * place.depth + k0..panel * place.depth + k1];
+            let count = SCATTER.min(place.depth - k0);
+            let block = &mut panels[panel * place.depth + k0..][..count];
             for r in row..panel_end {
-                let source = &values[(r - place.row0) * place.depth + k0..][..k1 - k0];
-                for (target, &value) in block.iter_mut().zip(source) {
-                    let value = convert(value);
-                    all_finite &= finite(value);
-                    lanes(target)[r % NR] = value;
+                let first = (r - place.row0) * row_bytes + k0 * source.size();
+                let taken = &bytes[first..][..count * source.size()];
+                let values = if source == storage {
+                    taken.as_chunks::<SIZE>().0
+                } else {
+                    source.decode(taken, &mut wide[..count])?;
+                    let rounded = &mut rounded[..count];
+                    storage.encode_into(&wide[..count], rounded.as_flattened_mut())?;
+                    rounded
+                };
+                all_finite &= storage.are_finite(values.as_flattened());
+                for (target, &value) in block.iter_mut().zip(values) {
+                    target.set(r % NR, value);
                 }
             }
         }
         row = panel_end;
     }
-    all_finite
+    Ok(all_finite)
 }
 
 /// The opposite of [`scatter`].

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use vit_msn_tensor::{Dtype, Error, Result, check_scale, quantise_row, try_vec};
+use vit_msn_tensor::{Dtype, Error, LinearParameters, Result, check_scale, quantise_row, try_vec};
 
 use crate::buffers::{DeviceBuffer, exact_size};
 use crate::stream::Stream;
@@ -24,17 +24,13 @@ pub(crate) struct Part {
 /// together. Half-width weights and bytes stay so on the device and are widened in registers. Rows may arrive in any
 /// order and in pieces; a weight that misses rows is refused when used.
 pub struct GpuLinear {
-    out_features: usize,
-    in_features: usize,
+    parameters: LinearParameters,
     dtype: Dtype,
     parts: Vec<Part>,
     /// Rounded to the storage type, but kept wide; zeros where there is none.
     bias: DeviceBuffer,
-    has_bias: bool,
     /// Of int8 rows.
     scales: Option<DeviceBuffer>,
-    rows_set: Vec<bool>,
-    bias_set: Vec<bool>,
 }
 
 impl GpuLinear {
@@ -47,11 +43,7 @@ impl GpuLinear {
         dtype: Dtype,
         has_bias: bool,
     ) -> Result<Self> {
-        if out_features == 0 || in_features == 0 {
-            return Err(Error::InvalidArgument(format!(
-                "A linear layer's weight can't have the shape [{out_features}, {in_features}]: both sizes must be at least 1."
-            )));
-        }
+        let parameters = LinearParameters::new(out_features, in_features, has_bias)?;
         let row_bytes = padded(in_features)
             .and_then(|padded| padded.checked_mul(dtype.size()))
             .filter(|bytes| bytes.checked_mul(out_features).is_some())
@@ -78,26 +70,22 @@ impl GpuLinear {
             _ => None,
         };
         Ok(Self {
-            out_features,
-            in_features,
+            parameters,
             dtype,
             parts,
             bias,
-            has_bias,
             scales,
-            rows_set: try_vec(out_features)?,
-            bias_set: try_vec(if has_bias { out_features } else { 0 })?,
         })
     }
 
     /// N: the number of outputs.
     pub fn out_features(&self) -> usize {
-        self.out_features
+        self.parameters.out_features()
     }
 
     /// K: the number of inputs.
     pub fn in_features(&self) -> usize {
-        self.in_features
+        self.parameters.in_features()
     }
 
     /// The storage type.
@@ -107,13 +95,13 @@ impl GpuLinear {
 
     /// Whether the layer adds a bias.
     pub fn has_bias(&self) -> bool {
-        self.has_bias
+        self.parameters.has_bias()
     }
 
     /// The bytes that weight, scales and bias take on the device.
     pub fn byte_size(&self) -> usize {
         let rows_of_floats = 1 + usize::from(self.scales.is_some());
-        self.out_features * (self.row_bytes() + 4 * rows_of_floats)
+        self.out_features() * (self.row_bytes() + 4 * rows_of_floats)
     }
 
     /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of the floating type `source`;
@@ -126,28 +114,16 @@ impl GpuLinear {
         source: Dtype,
         bytes: &[u8],
     ) -> Result<()> {
-        let row_bytes = self.in_features * source.size();
-        let rows = bytes.len() / row_bytes;
-        if !bytes.len().is_multiple_of(row_bytes) || rows > self.out_features.saturating_sub(row0) {
-            return Err(Error::InvalidArgument(format!(
-                "{} bytes of {} from row {row0} on don't fit a weight of shape [{}, {}].",
-                bytes.len(),
-                source.name(),
-                self.out_features,
-                self.in_features
-            )));
-        }
-        self.rows_set[row0..row0 + rows].fill(false);
-        let mut values = try_vec(rows * self.in_features)?;
+        let set = self.parameters.begin_rows(row0, source, bytes.len())?;
+        let mut values = try_vec(set.len() * self.in_features())?;
         source.decode_rounded(bytes, self.dtype, &mut values, |index| {
-            let (row, column) = (row0 + index / self.in_features, index % self.in_features);
-            format!("Row {row}, column {column} of the weight")
+            self.parameters.place_in_weight(row0, index)
         })?;
         match self.dtype {
             Dtype::I8 => self.write_quantised(stream, row0, &values)?,
             dtype => self.write_rows(stream, row0, &dtype.encode(&values)?)?,
         }
-        self.rows_set[row0..row0 + rows].fill(true);
+        self.parameters.finish_rows(set);
         Ok(())
     }
 
@@ -161,32 +137,21 @@ impl GpuLinear {
         bytes: &[u8],
         scales: &[u8],
     ) -> Result<()> {
-        let rows = bytes.len() / self.in_features;
-        if Some(bytes.len()) != rows.checked_mul(self.in_features)
-            || scales.len() != rows * size_of::<f32>()
-            || rows > self.out_features.saturating_sub(row0)
-        {
-            return Err(Error::InvalidArgument(format!(
-                "{} int8 weights and {} bytes of scales from row {row0} on don't fit a weight of shape [{}, {}].",
-                bytes.len(),
-                scales.len(),
-                self.out_features,
-                self.in_features
-            )));
-        }
-        self.rows_set[row0..row0 + rows].fill(false);
-        let mut factors = try_vec(rows)?;
+        let set = self
+            .parameters
+            .begin_quantised_rows(row0, bytes.len(), scales.len())?;
+        let mut factors = try_vec(set.len())?;
         Dtype::F32.decode(scales, &mut factors)?;
         for (offset, &scale) in factors.iter().enumerate() {
             check_scale(row0 + offset, scale)?;
         }
         if self.scales.is_none() {
-            let wide = multiply_out(bytes, self.in_features, &factors)?;
+            let wide = multiply_out(bytes, self.in_features(), &factors)?;
             return self.set_rows(stream, row0, Dtype::F32, &wide);
         }
         self.write_scales(stream, row0, scales)?;
         self.write_rows(stream, row0, bytes)?;
-        self.rows_set[row0..row0 + rows].fill(true);
+        self.parameters.finish_rows(set);
         Ok(())
     }
 
@@ -199,22 +164,10 @@ impl GpuLinear {
         source: Dtype,
         bytes: &[u8],
     ) -> Result<()> {
-        let count = bytes.len() / source.size();
-        if !self.has_bias
-            || !bytes.len().is_multiple_of(source.size())
-            || count > self.out_features.saturating_sub(offset)
-        {
-            return Err(Error::InvalidArgument(format!(
-                "{} bytes of {} from element {offset} on don't fit a bias of {} elements.",
-                bytes.len(),
-                source.name(),
-                self.bias_set.len()
-            )));
-        }
-        self.bias_set[offset..offset + count].fill(false);
-        let mut values: Vec<f32> = try_vec(count)?;
+        let set = self.parameters.begin_bias(offset, source, bytes.len())?;
+        let mut values: Vec<f32> = try_vec(set.len())?;
         source.decode_rounded(bytes, self.dtype, &mut values, |index| {
-            format!("Element {} of the bias", offset + index)
+            self.parameters.place_in_bias(offset + index)
         })?;
         stream.submit()?;
         stream.write(
@@ -222,7 +175,7 @@ impl GpuLinear {
             4 * offset as u64,
             bytemuck::cast_slice(&values),
         )?;
-        self.bias_set[offset..offset + count].fill(true);
+        self.parameters.finish_bias(set);
         Ok(())
     }
 
@@ -234,9 +187,9 @@ impl GpuLinear {
         row0: usize,
         rows: usize,
     ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
-        self.check_rows(row0, rows)?;
+        self.parameters.check_rows(row0, rows)?;
         let row_bytes = self.row_bytes();
-        let taken = self.in_features * self.dtype.size();
+        let taken = self.in_features() * self.dtype.size();
         let pieces: Vec<_> = self
             .parts
             .iter()
@@ -272,7 +225,7 @@ impl GpuLinear {
         row0: usize,
         rows: usize,
     ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
-        self.check_rows(row0, rows)?;
+        self.parameters.check_rows(row0, rows)?;
         let scales = self.scales.as_ref().ok_or_else(|| {
             Error::InvalidArgument(format!("A weight of {} has no scales.", self.dtype.name()))
         })?;
@@ -289,7 +242,7 @@ impl GpuLinear {
         count: usize,
     ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
         let end = offset.checked_add(count);
-        if end.is_none_or(|end| end > self.bias_set.len()) {
+        if !self.has_bias() || end.is_none_or(|end| end > self.out_features()) {
             return Err(Error::InvalidArgument(format!(
                 "The bias has no elements {offset} to {offset} + {count}."
             )));
@@ -313,24 +266,15 @@ impl GpuLinear {
 
     /// INVALID_ARGUMENT unless every row and every element of the bias was set.
     pub fn check_complete(&self) -> Result<()> {
-        if let Some(row) = self.rows_set.iter().position(|set| !set) {
-            return Err(Error::InvalidArgument(format!(
-                "Row {row} of a weight was never set."
-            )));
-        }
-        if let Some(element) = self.bias_set.iter().position(|set| !set) {
-            return Err(Error::InvalidArgument(format!(
-                "Element {element} of a bias was never set."
-            )));
-        }
-        Ok(())
+        self.parameters.check_complete()
     }
 
     /// An op fills the whole weight and, if so, the bias.
     pub(crate) fn mark_set(&mut self, with_bias: bool) {
-        self.rows_set.fill(true);
+        let outputs = self.out_features();
+        self.parameters.finish_rows(0..outputs);
         if with_bias {
-            self.bias_set.fill(true);
+            self.parameters.finish_bias(0..outputs);
         }
     }
 
@@ -348,25 +292,14 @@ impl GpuLinear {
 
     /// Bytes of a row with its padding.
     fn row_bytes(&self) -> usize {
-        self.in_features.next_multiple_of(4) * self.dtype.size()
-    }
-
-    fn check_rows(&self, row0: usize, rows: usize) -> Result<()> {
-        let end = row0.checked_add(rows);
-        if end.is_some_and(|end| end <= self.out_features) {
-            return Ok(());
-        }
-        Err(Error::InvalidArgument(format!(
-            "Rows {row0} to {row0} + {rows} aren't all in a weight of shape [{}, {}].",
-            self.out_features, self.in_features
-        )))
+        self.in_features().next_multiple_of(4) * self.dtype.size()
     }
 
     fn write_quantised(&self, stream: &mut Stream, row0: usize, values: &[f32]) -> Result<()> {
         let mut bytes = try_vec(values.len())?;
-        let mut scales: Vec<f32> = try_vec(values.len() / self.in_features)?;
-        let rows = bytes.chunks_exact_mut(self.in_features).zip(&mut scales);
-        for ((bytes, scale), values) in rows.zip(values.chunks_exact(self.in_features)) {
+        let mut scales: Vec<f32> = try_vec(values.len() / self.in_features())?;
+        let rows = bytes.chunks_exact_mut(self.in_features()).zip(&mut scales);
+        for ((bytes, scale), values) in rows.zip(values.chunks_exact(self.in_features())) {
             let (row_scale, steps) = quantise_row(values);
             *scale = row_scale;
             for (byte, step) in bytes.iter_mut().zip(steps) {
@@ -387,7 +320,7 @@ impl GpuLinear {
 
     /// Writes whole rows of the storage type, without padding, from `row0` on.
     fn write_rows(&self, stream: &mut Stream, row0: usize, bytes: &[u8]) -> Result<()> {
-        let (taken, row_bytes) = (self.in_features * self.dtype.size(), self.row_bytes());
+        let (taken, row_bytes) = (self.in_features() * self.dtype.size(), self.row_bytes());
         let mut padded;
         let bytes = if taken == row_bytes {
             bytes

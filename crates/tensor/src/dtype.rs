@@ -108,13 +108,39 @@ impl Dtype {
             .checked_mul(self.size())
             .ok_or(Error::out_of_memory(values.len(), self.size()))?;
         let mut bytes = try_vec(count)?;
+        self.encode_into(values, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// [`Dtype::encode`] into `bytes`, as many as the values take. Errors: UNSUPPORTED for int8.
+    pub fn encode_into(self, values: &[f32], bytes: &mut [u8]) -> Result<()> {
         match self {
-            Dtype::F32 => encode_with(values, &mut bytes, f32::to_le_bytes),
-            Dtype::F16 => encode_with(values, &mut bytes, |v| f16::from_f32(v).to_le_bytes()),
-            Dtype::BF16 => encode_with(values, &mut bytes, |v| bf16::from_f32(v).to_le_bytes()),
+            Dtype::F32 => encode_with(values, bytes, f32::to_le_bytes),
+            Dtype::F16 => encode_with(values, bytes, |v| f16::from_f32(v).to_le_bytes()),
+            Dtype::BF16 => encode_with(values, bytes, |v| bf16::from_f32(v).to_le_bytes()),
             Dtype::I8 => return Err(no_scales()),
         }
-        Ok(bytes)
+        Ok(())
+    }
+
+    /// Whether all little-endian `bytes` of this type are finite numbers.
+    pub fn are_finite(self, bytes: &[u8]) -> bool {
+        // A number is finite unless all bits of its exponent are set.
+        let halves = |exponent: u16| {
+            let (values, _) = bytes.as_chunks::<2>();
+            let finite = |&value| u16::from_le_bytes(value) & exponent != exponent;
+            values.iter().fold(true, |all, value| all & finite(value))
+        };
+        match self {
+            Dtype::F32 => {
+                let (values, _) = bytes.as_chunks::<4>();
+                let finite = |&value| f32::from_le_bytes(value).is_finite();
+                values.iter().fold(true, |all, value| all & finite(value))
+            }
+            Dtype::F16 => halves(0x7c00),
+            Dtype::BF16 => halves(0x7f80),
+            Dtype::I8 => true,
+        }
     }
 
     /// `value` rounded to this type and widened again; int8 leaves it as it is.
@@ -226,6 +252,24 @@ mod tests {
             "UNSUPPORTED"
         );
         assert_eq!(Dtype::I8.encode(&[0.0]).unwrap_err().code(), "UNSUPPORTED");
+    }
+
+    #[test]
+    fn bytes_are_finite_where_their_values_are() {
+        for value in [
+            0.0,
+            -1.0,
+            6e4,
+            f32::MAX,
+            f32::INFINITY,
+            -f32::INFINITY,
+            f32::NAN,
+        ] {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+                let bytes = dtype.encode(&[1.0, value, 2.0]).unwrap();
+                assert_eq!(dtype.are_finite(&bytes), dtype.round(value).is_finite());
+            }
+        }
     }
 
     proptest! {
