@@ -1,9 +1,10 @@
 // Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
 // WebAssembly, the default model, and the licences of what is bundled.
-import { chmod, cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { basename, isAbsolute, join } from "node:path";
 import { build } from "esbuild";
 import { rolldown } from "rolldown";
+import { third_party_licences } from "./licences.mjs";
 
 /** @typedef {import("esbuild").BuildOptions} BuildOptions */
 /** @typedef {import("rolldown").RolldownOptions} RolldownOptions */
@@ -97,7 +98,7 @@ const { metafile } = await build({
 });
 await chmod("dist/cli.js", 0o755);
 refuse_second_copy(Object.keys(metafile.inputs));
-await write_licences(Object.keys(metafile.inputs));
+await writeFile("dist/THIRD_PARTY_LICENSES.txt", await third_party_licences(Object.keys(metafile.inputs)));
 
 for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads", "webgpu"]) {
   await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
@@ -165,26 +166,4 @@ function refuse_second_copy(inputs) {
     throw new Error(
       `ts/cli must import from ${Object.keys(cli_imports).join(" and ")} alone, not from ${copies.join(", ")}.`,
     );
-}
-
-/** @param {string[]} inputs */
-async function write_licences(inputs) {
-  const packages = new Set(
-    inputs.flatMap((path) => path.match(/^node_modules\/((?:@[^/]+\/)?[^/]+)/)?.[1] ?? []),
-  );
-  const texts = await Promise.all([...packages].sort().map(licence_of));
-  await writeFile(
-    "dist/THIRD_PARTY_LICENSES.txt",
-    `dist/cli.js contains the packages below.\n\n${texts.join("\n\n")}`,
-  );
-}
-
-/** @param {string} name */
-async function licence_of(name) {
-  const folder = join("node_modules", name);
-  for (const file of ["LICENSE", "license", "LICENSE.md", "LICENSE.txt", "LICENSE-MIT.txt", "LICENSE-MIT"]) {
-    const text = await readFile(join(folder, file), "utf8").catch(() => undefined);
-    if (text !== undefined) return `---- ${name}\n\n${text.trim()}\n`;
-  }
-  throw new Error(`The bundled package ${name} has no licence file where one was looked for.`);
 }
