@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -194,6 +195,7 @@ test("attention differs by layer, head and mode, and is what the model gives", a
   await choose_sample(page, "Ankle boot");
   await show(page, "Attention");
   await page.locator("canvas.overlay").waitFor();
+  await page.getByRole("radio", { name: "One head" }).check();
   const seen = new Set([await overlay(page)]);
   const slide = async (name: string, key: string) => {
     await page.getByRole("slider", { name }).press(key);
@@ -330,11 +332,20 @@ test("a page that was told no wrong has complained of nothing", () => {
   expect(studio.complaints).toEqual([]);
 });
 
-test("a repository that the hub hasn't is a sentence, and the model before stays", async () => {
+test("a repository of the hub is loaded; one that isn't there is a sentence, and the model before stays", async () => {
   const { page, context } = studio;
-  await context.route("https://huggingface.co/**", (route) => route.fulfill({ status: 404, body: "" }));
+  await context.route("https://huggingface.co/**", async (route) => {
+    const [, file] = /\/some\/fashion\/resolve\/main\/(\w+\.\w+)$/.exec(route.request().url()) ?? [];
+    const path = file && in_repository(`models/fashion/${file}`);
+    const headers = { "access-control-allow-origin": "*" };
+    if (path && existsSync(path)) await route.fulfill({ path, headers });
+    else await route.fulfill({ status: 404, body: "", headers });
+  });
   await show(page, "Engine");
   await page.getByLabel("Model", { exact: true }).selectOption("hub");
+  await page.getByLabel("Repository").fill("some/fashion");
+  await page.getByRole("button", { name: "Load", exact: true }).click();
+  await eventually(() => page.locator(".facts").innerText()).toMatch(/some\/fashion/);
   await page.getByLabel("Repository").fill("nobody/nothing");
   await page.getByRole("button", { name: "Load", exact: true }).click();
   const alert = page.locator("#panel-engine").getByRole("alert");

@@ -2,8 +2,11 @@ import { current, type Picture, pictures, remove_picture } from "./state.ts";
 import { h } from "./ui/dom.ts";
 import { icon } from "./ui/icons.ts";
 
-/** The pictures at hand, one of which is on the stage. */
-export function filmstrip(): HTMLElement {
+/**
+ * The pictures at hand, one of which is on the stage.
+ * @param more what stands behind the last one.
+ */
+export function filmstrip(more: HTMLElement): HTMLElement {
   const list = h("ul", { class: "strip-list", "aria-label": "Pictures" });
   const shown = new Map<number, HTMLElement>();
   pictures.watch((all) => {
@@ -27,7 +30,7 @@ export function filmstrip(): HTMLElement {
     const item = picture && shown.get(picture.id);
     item?.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
-  return h("div", { class: "strip" }, list);
+  return h("div", { class: "strip" }, h("div", { class: "strip-row" }, list, more));
 }
 
 function frame_of(picture: Picture): HTMLElement {

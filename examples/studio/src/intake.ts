@@ -45,13 +45,13 @@ export function intake_buttons(fail: (error: unknown) => void): HTMLElement {
     "button",
     { type: "button", onclick: () => void open_camera().then((file) => file && take_files([file])) },
     icon("camera"),
-    "Camera",
+    h("span", {}, "Camera"),
   );
   const paste = h(
     "button",
     { type: "button", onclick: () => void paste_picture().catch(fail) },
     icon("paste"),
-    "Paste",
+    h("span", {}, "Paste"),
   );
   return h("div", { class: "intake" }, choose, camera, paste, input);
 }

@@ -6,6 +6,7 @@ import { EnginePanel, FIRST_SETTINGS } from "./panels/engine.ts";
 import { FeaturesPanel } from "./panels/features.ts";
 import { MaskingPanel } from "./panels/masking.ts";
 import type { Context } from "./panels/panel.ts";
+import { PretrainPanel } from "./panels/pretrain.ts";
 import { RecognisePanel } from "./panels/recognise.ts";
 import { TeachPanel } from "./panels/teach.ts";
 import { add_more_samples, add_samples } from "./samples.ts";
@@ -22,7 +23,8 @@ import { Client } from "./worker/client.ts";
 const SAMPLES_EACH = 5;
 const FIRST_PICTURE = 9;
 
-const client = new Client(new URL("./worker.js", import.meta.url));
+const new_client = () => new Client(new URL("./worker.js", import.meta.url));
+const client = new_client();
 const tabs = new Tabs("Ways to look");
 const task = new Task();
 const stage = new Stage(h("p", { class: "empty" }, "Drop a picture here, paste one, or choose one below."));
@@ -34,6 +36,7 @@ const panels = [
   new FeaturesPanel(context),
   new MaskingPanel(context),
   new TeachPanel(context),
+  new PretrainPanel(context, engine, new_client),
   engine,
 ];
 for (const panel of panels) tabs.add(panel);
@@ -53,7 +56,7 @@ const more = h(
   "button",
   {
     type: "button",
-    class: "quiet",
+    class: "more",
     onclick: () =>
       void task.run("Adding samples …", async () => {
         const added = await add_more_samples(SAMPLES_EACH);
@@ -68,13 +71,8 @@ const more = h(
 document.getElementById("top")?.append(chip, theme_button());
 document.getElementById("stage")?.append(
   stage.element,
-  filmstrip(),
-  h(
-    "div",
-    { class: "below-strip" },
-    intake_buttons((error) => task.fail(error)),
-    more,
-  ),
+  filmstrip(more),
+  intake_buttons((error) => task.fail(error)),
   task.element,
 );
 document.getElementById("ways")?.append(tabs.list, tabs.panels);

@@ -30,7 +30,7 @@ export class AttentionPanel extends Panel {
     this.#mode = new Choice<Mode>(
       "What to show",
       { head: "One head", mean: "Mean of heads", rollout: "Rollout" },
-      "head",
+      "mean",
       () => {
         this.#head.disabled = this.#mode.value !== "head";
         redraw();
@@ -47,6 +47,7 @@ export class AttentionPanel extends Panel {
       format: (value) => `${value} %`,
       on_input: redraw,
     });
+    this.#head.disabled = true;
     // The sliders do the same for keyboards.
     this.#atlas.onclick = (event) => this.#pick(event);
     this.#body = h(
@@ -60,7 +61,12 @@ export class AttentionPanel extends Panel {
         h("figcaption", {}, h("span", {}, "All heads: a row for each layer"), h("span", {}, "click one")),
         h("div", { class: "atlas-frame" }, this.#atlas, this.#atlas_mark),
       ),
-      this.#scale,
+      h(
+        "div",
+        {},
+        h("div", { class: "heat-scale" }, h("span", {}, "least"), h("span", {}, "most")),
+        this.#scale,
+      ),
       h(
         "div",
         { class: "pair" },
@@ -181,6 +187,8 @@ export class AttentionPanel extends Panel {
     const box = this.#atlas.getBoundingClientRect();
     this.#layer.value =
       1 + Math.min(layers - 1, Math.floor((layers * (event.clientY - box.top)) / box.height));
+    this.#mode.value = "head";
+    this.#head.disabled = false;
     this.#head.value = 1 + Math.min(heads - 1, Math.floor((heads * (event.clientX - box.left)) / box.width));
     this.#draw();
     announce(this.#scale.textContent ?? "");

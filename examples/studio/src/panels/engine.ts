@@ -35,6 +35,7 @@ export class EnginePanel extends Panel {
   readonly #profile_task = new Task();
   readonly #profile = h("div", { class: "profile" });
   #files: Extract<ModelChoice, { kind: "files" }> | undefined;
+  #settings = FIRST_SETTINGS;
   #last: ProfileResult | undefined;
 
   constructor(context: Context) {
@@ -62,11 +63,17 @@ export class EnginePanel extends Panel {
     model.watch((info) => this.#tell(info));
   }
 
+  /** What was chosen for the model that is loaded. */
+  get settings(): Settings {
+    return this.#settings;
+  }
+
   /** Loads a model. What goes wrong is told by the task's element. */
   async load(settings: Settings): Promise<void> {
     await this.task.run("Loading the model …", async (signal) => {
       const on_progress = ({ loaded, total }: LoadProgress) => this.task.on_progress({ done: loaded, total });
       const info = await this.context.client.call("load", [settings], { signal, on_progress });
+      this.#settings = settings;
       model.value = info;
       announce(`${info.name} is ready.`);
     });

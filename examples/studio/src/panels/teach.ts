@@ -17,6 +17,10 @@ interface TaughtClass {
   imported: number;
 }
 
+/** Kinds of the sample pictures, and how many of each the example teaches. */
+const EXAMPLE = ["Bag", "Ankle boot", "Dress"];
+const EXAMPLE_EACH = 5;
+
 const size_of = ({ examples, imported }: TaughtClass): number => examples.length + imported;
 
 /** Classes from a few pictures each, on the frozen backbone; how good they are is told by leaving out each picture in turn. */
@@ -71,7 +75,7 @@ export class TeachPanel extends Panel {
         "button",
         { type: "button", onclick: () => void this.#teach_example() },
         icon("play"),
-        "Sneakers or sandals?",
+        "Bags, boots or dresses?",
       ),
     );
     const button = (name: "download" | "upload", text: string, onclick: () => void) =>
@@ -150,7 +154,7 @@ export class TeachPanel extends Panel {
   /** Two classes from the sample pictures. */
   async #teach_example(): Promise<void> {
     await this.#change("Teaching the example …", async (signal) => {
-      for (const { label, pictures } of await add_sample_classes(["Sneaker", "Sandal"], 6)) {
+      for (const { label, pictures } of await add_sample_classes(EXAMPLE, EXAMPLE_EACH)) {
         const taught: TaughtClass = { label, examples: [], imported: 0 };
         this.#classes.push(taught);
         await this.#add(taught, pictures, signal);

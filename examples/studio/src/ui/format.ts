@@ -27,3 +27,11 @@ export const short_number = (value: number): string =>
     : value >= 1e6
       ? `${(value / 1e6).toFixed(1)} M`
       : `${Math.round(value / 1e3)} k`;
+
+/** A duration. */
+export const seconds = (count: number): string =>
+  count >= 5400
+    ? `${(count / 3600).toFixed(1)} h`
+    : count >= 90
+      ? `${Math.round(count / 60)} min`
+      : `${Math.max(1, Math.round(count))} s`;

@@ -1,5 +1,5 @@
 import { was_aborted } from "../worker/calls.ts";
-import { h } from "./dom.ts";
+import { announce, h } from "./dom.ts";
 import { icon } from "./icons.ts";
 
 /** How long work may take before the page says that it works. */
@@ -52,6 +52,7 @@ export class Task {
     this.#bar.removeAttribute("value");
     const timer = setTimeout(() => {
       this.#busy.hidden = false;
+      announce(what);
     }, PATIENCE_MS);
     try {
       await work(controller.signal);

@@ -46,7 +46,8 @@ export async function load_model(settings: Settings, { signal, progress }: Call)
   return { model, processor, info: describe(model, settings.model, warnings, performance.now() - started) };
 }
 
-function source_of(choice: ModelChoice): PretrainedSource {
+/** What from_pretrained takes. */
+export function source_of(choice: ModelChoice): PretrainedSource {
   switch (choice.kind) {
     case "carried":
       return CARRIED;

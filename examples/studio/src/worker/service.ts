@@ -11,6 +11,7 @@ import type { Call } from "./calls.ts";
 import { type LoadedModel, load_model } from "./loading.ts";
 import { as_colours, principal_components } from "./pca.ts";
 import { type PreparedPicture, Preparer } from "./prepared.ts";
+import { Pretraining } from "./pretraining.ts";
 import { Taught } from "./taught.ts";
 import type {
   AttentionMaps,
@@ -21,10 +22,13 @@ import type {
   PcaPicture,
   PcaResult,
   PictureRef,
+  PretrainingResult,
+  PretrainingSettings,
   ProfileResult,
   Settings,
   TaughtState,
 } from "./types.ts";
+import { pack } from "./zip.ts";
 
 /** The most bytes of attention probabilities that are read at once. */
 const MAX_ATTENTION_BYTES = 1 << 30;
@@ -40,6 +44,7 @@ interface Session extends LoadedModel {
 /** What the page can ask the Worker for. Calls run one after the other; each can be stopped. */
 export class Service {
   #session: Session | undefined;
+  readonly #pretraining = new Pretraining();
   #last: Promise<unknown> = Promise.resolve();
 
   /** Loads a model in place of the one before, which stays where loading fails. */
@@ -183,6 +188,37 @@ export class Service {
 
   teach_export(call: Call): Promise<Blob> {
     return this.#in_turn(call, () => this.#ready().taught.export_model(call));
+  }
+
+  pretrain(
+    call: Call,
+    pictures: readonly Blob[],
+    settings: PretrainingSettings,
+    resume: boolean,
+  ): Promise<PretrainingResult> {
+    return this.#in_turn(call, () => this.#pretraining.train(pictures, settings, resume, call));
+  }
+
+  /** Not in turn: the run is under way. */
+  async pretrain_stop(_: Call): Promise<void> {
+    this.#pretraining.stop();
+  }
+
+  /** What was pre-trained, as a model's files. */
+  pretrain_files(call: Call): Promise<Map<string, Blob>> {
+    return this.#in_turn(call, async () => {
+      const files = await this.#pretraining.files();
+      return new Map([...files].map(([name, bytes]) => [name, new Blob([bytes])]));
+    });
+  }
+
+  pretrain_export(call: Call): Promise<Blob> {
+    return this.#in_turn(call, async () => pack(await this.#pretraining.files()));
+  }
+
+  /** The step of the checkpoint that is kept on this device. */
+  pretrain_kept(call: Call): Promise<number | undefined> {
+    return this.#in_turn(call, () => this.#pretraining.kept());
   }
 
   async #embedding(picture: PictureRef, call: Call): Promise<Float32Array> {

@@ -10,7 +10,7 @@ export interface PictureRef {
 export type ModelChoice =
   | { kind: "carried" }
   | { kind: "hub"; repo: string }
-  | { kind: "files"; name: string; files: Map<string, File> };
+  | { kind: "files"; name: string; files: Map<string, Blob> };
 
 /** What the user can choose about how a model runs. */
 export interface Settings {
@@ -120,4 +120,45 @@ export interface TaughtState {
   classes: { label: string; count: number }[];
   is_fitted: boolean;
   needs_fit: boolean;
+}
+
+/** How a pre-training run goes; the rest is MSN's defaults. */
+export interface PretrainingSettings {
+  /** A fresh encoder of a size, or a model to go on from. */
+  start: "tiny" | "small" | "medium" | ModelChoice;
+  device: Settings["device"];
+  num_threads: number;
+  epochs: number;
+  batch_size: number;
+  learning_rate: number;
+  /** Prototypes. */
+  num_proto: number;
+  hidden_dim: number;
+  output_dim: number;
+  focal_views: number;
+  patch_drop: number;
+  /** Steps between checkpoints. */
+  save_steps: number;
+}
+
+export interface PretrainingStep {
+  step: number;
+  max_steps: number;
+  epoch: number;
+  loss: number;
+  prototypes_used: number;
+  /** Of the mean prediction, in nats. */
+  mean_entropy: number;
+  learning_rate: number;
+  eta_seconds: number;
+  pictures_per_second: number;
+}
+
+export type PretrainingProgress =
+  | ({ kind: "step" } & PretrainingStep)
+  | { kind: "collapse"; message: string };
+
+export interface PretrainingResult {
+  step: number;
+  max_steps: number;
 }
