@@ -67,7 +67,7 @@ export class PretrainPanel extends Panel {
   readonly #numbers = h("dl", { class: "run-numbers" });
   readonly #loss = h("div", {});
   readonly #use = h("div", {});
-  readonly #collapse = h("div", { class: "notice error", role: "alert", hidden: true });
+  readonly #warning = h("div", { class: "notice", role: "alert", hidden: true });
   readonly #made: HTMLElement;
 
   /** @param client makes the Worker that the run has for itself. */
@@ -159,7 +159,7 @@ export class PretrainPanel extends Panel {
       "section",
       { "aria-label": "The run", hidden: true },
       this.#numbers,
-      this.#collapse,
+      this.#warning,
       h("h3", {}, "Loss"),
       this.#loss,
       h("h3", {}, "Prototypes in use"),
@@ -287,7 +287,7 @@ export class PretrainPanel extends Panel {
     const [data, settings] = [this.#pictures(), this.#settings()];
     if (!resume) this.#steps = [];
     this.#run.hidden = false;
-    this.#made.hidden = this.#collapse.hidden = true;
+    this.#made.hidden = this.#warning.hidden = true;
     const work = this.task.run("Learning …", async (signal) => {
       const { step, max_steps } = await this.#client().call("pretrain", [data, settings, resume], {
         signal,
@@ -312,9 +312,9 @@ export class PretrainPanel extends Panel {
   }
 
   #hear(progress: PretrainingProgress): void {
-    if (progress.kind === "collapse") {
-      this.#collapse.textContent = progress.message;
-      this.#collapse.hidden = false;
+    if (progress.kind === "warning") {
+      this.#warning.textContent = progress.message;
+      this.#warning.hidden = false;
       return;
     }
     this.#steps.push(progress);

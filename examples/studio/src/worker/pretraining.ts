@@ -1,4 +1,4 @@
-import { ViTImageProcessor, ViTMSNModel, VitMsnError } from "vit-msn";
+import { env, ViTImageProcessor, ViTMSNModel, VitMsnError } from "vit-msn";
 import type { MSNPretrainer, MSNStepEvent } from "vit-msn/training";
 import type { Call } from "./calls.ts";
 import { source_of } from "./loading.ts";
@@ -29,6 +29,8 @@ export class Pretraining {
     { signal, progress }: Call,
   ): Promise<PretrainingResult> {
     const { MSNPretrainer } = await import("vit-msn/training");
+    // A collapse, pictures that were left out, threads that can't be had.
+    env.warn = (message) => progress({ kind: "warning", message } satisfies PretrainingProgress);
     if (!resume) await this.discard();
     await this.#forget();
     const { model, image_processor } = await start_model(settings, signal);
@@ -55,7 +57,6 @@ export class Pretraining {
       callbacks: [
         {
           on_step_end: (event) => progress({ kind: "step", ...step_of(event) } satisfies PretrainingProgress),
-          on_collapse: ({ message }) => progress({ kind: "collapse", message } satisfies PretrainingProgress),
         },
       ],
     });

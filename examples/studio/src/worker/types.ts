@@ -154,9 +154,7 @@ export interface PretrainingStep {
   pictures_per_second: number;
 }
 
-export type PretrainingProgress =
-  | ({ kind: "step" } & PretrainingStep)
-  | { kind: "collapse"; message: string };
+export type PretrainingProgress = ({ kind: "step" } & PretrainingStep) | { kind: "warning"; message: string };
 
 export interface PretrainingResult {
   step: number;
