@@ -41,6 +41,7 @@ export interface PretrainFlags extends EncoderFlags {
   attn_implementation?: "sdpa" | "eager";
   device?: "wasm" | "webgpu" | "auto";
   num_threads?: number;
+  worker?: boolean;
   resume_from_checkpoint?: string;
   overwrite_output_dir?: boolean;
   quiet?: boolean;
@@ -90,6 +91,10 @@ const FLAGS: Readonly<Record<keyof PretrainFlags, Described>> = {
   attn_implementation: { rule: choice("sdpa", "eager"), what: "default sdpa" },
   device: { rule: choice("wasm", "webgpu", "auto"), what: "where it runs; default wasm" },
   num_threads: { rule: count(1), what: "threads of the CPU engine; default 1" },
+  worker: {
+    rule: flag,
+    what: "the engine in a thread of its own, so that views are made while a step computes; default true on the CPU",
+  },
   resume_from_checkpoint: { rule: text, what: "a checkpoint's folder, or its name in output_dir" },
   overwrite_output_dir: { rule: flag, what: "begin anew though output_dir isn't empty" },
   quiet: { rule: flag, what: "no progress" },

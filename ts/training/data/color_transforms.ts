@@ -127,7 +127,9 @@ function hue_of(r: number, g: number, b: number, value: number, range: number): 
 /** What blending each value with `other` gives. */
 function blend_table(other: number, factor: number): Uint8Array {
   const alpha = Math.fround(factor);
-  return Uint8Array.from({ length: 256 }, (_, value) => blend(other, value, alpha));
+  const table = new Uint8Array(256);
+  for (let value = 0; value < 256; value++) table[value] = blend(other, value, alpha);
+  return table;
 }
 
 /** PIL's Image.blend of two values: from `from` at 0 to `to` at 1, and beyond. */

@@ -33,7 +33,7 @@ export function gaussian_blur(image: RawImage, radius: number): RawImage {
   const box = box_of(radius);
   const data = new Uint8Array(image.data);
   if (box.radius > 0 || box.outer > 0) {
-    const line = new Float64Array(Math.max(width, height));
+    const line = new Float64Array(Math.max(width, height) + 2 * (box.radius + 1));
     for (let c = 0; c < channels; c++) {
       for (let y = 0; y < height; y++) blur_line(data, y * width * channels + c, channels, width, box, line);
       for (let x = 0; x < width; x++) blur_line(data, x * channels + c, width * channels, height, box, line);
@@ -65,16 +65,21 @@ function blur_line(
   { radius, inner, outer }: Box,
   line: Float64Array,
 ): void {
-  const last = length - 1;
+  // The edges are repeated, as far as the box reaches.
+  const pad = radius + 1;
+  const first = pad;
+  const end = pad + length;
   for (let pass = 0; pass < PASSES; pass++) {
-    for (let i = 0; i < length; i++) line[i] = data[start + i * stride] as number;
-    const at = (i: number) => line[i < 0 ? 0 : i > last ? last : i] as number;
+    for (let i = 0; i < length; i++) line[first + i] = data[start + i * stride] as number;
+    line.fill(line[first] as number, 0, first);
+    line.fill(line[end - 1] as number, end, end + pad);
     let sum = 0;
-    for (let i = -radius - 1; i < radius; i++) sum += at(i);
+    for (let i = 0; i < 2 * radius + 1; i++) sum += line[i] as number;
     for (let i = 0; i < length; i++) {
-      sum += at(i + radius) - at(i - radius - 1);
-      const weighed = sum * inner + (at(i - radius - 1) + at(i + radius + 1)) * outer;
-      data[start + i * stride] = Math.floor((weighed + ONE / 2) / ONE);
+      // Of the box around the pixel before: what leaves it, and what comes in.
+      const [before, after] = [line[i] as number, line[i + 2 * pad] as number];
+      sum += (line[i + 2 * radius + 1] as number) - before;
+      data[start + i * stride] = Math.floor((sum * inner + (before + after) * outer + ONE / 2) / ONE);
     }
   }
 }
