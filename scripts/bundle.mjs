@@ -21,6 +21,19 @@ const common = {
   logLevel: "warning",
 };
 
+/**
+ * The files of a first load, each needing only those above it. One would do, but for apps that use a part: bundlers keep
+ * whatever a file may import later.
+ * @type {readonly [string, RegExp][]}
+ */
+const PARTS = [
+  ["base", /\/ts\/(errors|env|on_demand|callable|tensor|engine\/engine)\.ts$/],
+  ["loading", /\/ts\/loading\/(?!checkpoint)/],
+  ["image", /\/ts\/image\//],
+  ["config", /\/ts\/model\/configuration_vit_msn\.ts$/],
+  ["core", /./],
+];
+
 /** What the command line imports of the package. @type {Readonly<Record<string, string>>} */
 const cli_imports = { "../index.ts": "./index.node.js", "../training/index.ts": "./training.node.js" };
 
@@ -110,9 +123,9 @@ await cp("models/fashion", "dist/models/fashion", {
 });
 
 /**
- * The package's entries: what the first one needs is one file, core, that all share, so that there is one copy of every
- * class; what few need is in files of its own, imported when it is used. All lie beside each other: the engine's files are
- * found from there. (esbuild would make a file for every set of files that is needed together: fifteen for a first load.)
+ * The package's entries: what the first one needs are a few files that all share, so that there is one copy of every class;
+ * what few need is in files of its own, imported when it is used. All lie beside each other: the engine's files are found
+ * from there. (esbuild would make a file for every set of files that is needed together: fifteen for a first load.)
  *
  * @param {"node" | "web"} runtime @param {RolldownOptions} options
  */
@@ -129,7 +142,13 @@ async function build_entries(runtime, options) {
   await bundle.write({
     ...output_of(runtime),
     chunkFileNames: ({ name }) => `${name.replace(/\.(node|web)$/, "")}.${runtime}.js`,
-    codeSplitting: { groups: [{ name: "core", test: (id) => core.has(id) }] },
+    codeSplitting: {
+      groups: PARTS.map(([name, files], i) => ({
+        name,
+        priority: PARTS.length - i,
+        test: (id) => core.has(id) && files.test(id),
+      })),
+    },
   });
 }
 

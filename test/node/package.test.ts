@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { rolldown } from "rolldown";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 // The package as npm hands it to a user: packed, installed in an empty project, nothing else from this repository.
@@ -61,6 +62,48 @@ describe("the packed package, installed in an empty project", () => {
       await model.dispose();
     `);
     expect(JSON.parse(stdout)).toEqual([true, true]);
+  });
+
+  it("has one copy of every class, whichever entry it is imported by", async () => {
+    const stdout = await run_script(`
+      import * as main from "vit-msn";
+      import { FewShotImageClassificationPipeline } from "vit-msn/few-shot";
+      import * as all from "vit-msn/static";
+      const teach = await main.pipeline("few-shot-image-classification", undefined, { device: "wasm" });
+      const differ = Object.keys(main).filter((name) => main[name] !== all[name]);
+      console.log(JSON.stringify([
+        teach instanceof FewShotImageClassificationPipeline,
+        all.FewShotImageClassificationPipeline === FewShotImageClassificationPipeline,
+        differ,
+        [main.Tensor.name, main.RawImage.name, main.ViTMSNModel.name, teach.constructor.name],
+      ]));
+      await teach.dispose();
+    `);
+    const names = ["Tensor", "RawImage", "ViTMSNModel", "FewShotImageClassificationPipeline"];
+    expect(JSON.parse(stdout)).toEqual([true, true, [], names]);
+  });
+
+  it.each([
+    ["VitMsnError", 4_000],
+    ["Tensor", 4_000],
+    ["ViTMSNConfig", 35_000],
+    ["RawImage", 35_000],
+    ["pipeline", 125_000],
+  ])("costs an app that uses %s alone no more than %i bytes at first", async (name, most) => {
+    await writeFile(join(project, "app.js"), `import { ${name} } from "vit-msn"; console.log(${name});`);
+    const bundle = await rolldown({
+      input: join(project, "app.js"),
+      platform: "browser",
+      logLevel: "silent",
+    });
+    const { output } = await bundle.generate({ minify: true });
+    const chunks = output.filter((file) => file.type === "chunk");
+    const at_first = new Set(chunks.filter(({ isEntry }) => isEntry).map(({ fileName }) => fileName));
+    for (const file of at_first)
+      for (const imported of chunks.find(({ fileName }) => fileName === file)?.imports ?? [])
+        at_first.add(imported);
+    const sizes = chunks.filter(({ fileName }) => at_first.has(fileName)).map(({ code }) => code.length);
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThan(most);
   });
 
   it("puts the command line on the path", async () => {
