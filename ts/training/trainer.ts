@@ -9,18 +9,17 @@ import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { PretrainedSource } from "../loading/types.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
 import { numbers_of, Tensor } from "../tensor.ts";
+import { CallbackList } from "./callback_list.ts";
 import type { TrainerCallback, TrainerControl, TrainerEvent } from "./callbacks.ts";
 import {
   checkpoint_name,
   json,
   type LoadedCheckpoint,
   load_weights,
-  newest_sound,
   read_checkpoint,
   remove_old_checkpoints,
   restore_learner,
   STATE_FILE,
-  sort_checkpoints,
   write_checkpoint,
 } from "./checkpoint.ts";
 import { type Batch, type DataCollator, image_collator } from "./data/collate.ts";
@@ -33,6 +32,7 @@ import { Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
 import { training_engine } from "./parameters.ts";
 import { make_plan, type Plan } from "./plan.ts";
+import { find_checkpoint, output_dir_of, warn_of_changes } from "./resuming.ts";
 import { fresh_sums, type LogEntry, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
 
@@ -112,7 +112,7 @@ export class Trainer {
   readonly state: TrainerState;
   readonly control: TrainerControl;
   readonly #options: TrainerOptions;
-  readonly #callbacks: TrainerCallback[];
+  readonly #callbacks: CallbackList<TrainerCallback>;
   readonly #collate: DataCollator;
   readonly #compute_metrics: ComputeMetrics;
   #is_training = false;
@@ -131,7 +131,7 @@ export class Trainer {
       should_training_stop: false,
     };
     this.#options = options;
-    this.#callbacks = [...callbacks];
+    this.#callbacks = new CallbackList(callbacks);
     this.#collate =
       options.data_collator ??
       image_collator({ ...options, config: model.config, processor: image_processor });
@@ -141,7 +141,7 @@ export class Trainer {
   }
 
   add_callback(callback: TrainerCallback): void {
-    this.#callbacks.push(callback);
+    this.#callbacks.add(callback);
   }
 
   /**
@@ -171,7 +171,7 @@ export class Trainer {
     const { metrics } = await this.#predict(data, metric_key_prefix, signal);
     const epoch = this.state.epoch;
     await this.#log({ ...metrics, epoch });
-    await this.#tell("on_evaluate", { ...this.#event(), metrics });
+    await this.#callbacks.tell("on_evaluate", { ...this.#event(), metrics });
     return { ...metrics, epoch };
   }
 
@@ -186,19 +186,21 @@ export class Trainer {
 
   /** Writes the model and the image processor; by default into output_dir. */
   async save_model(directory: SaveDirectory | undefined = this.args.output_dir): Promise<void> {
-    const folder = this.#output_dir(directory);
+    const folder = output_dir_of(directory, "Trainer");
     await this.model.save_pretrained(folder);
     await this.#options.image_processor?.save_pretrained(folder);
   }
 
   /** Writes trainer_state.json into output_dir. */
   async save_state(): Promise<void> {
-    await save_files(this.#output_dir(this.args.output_dir), { [STATE_FILE]: json(this.state) });
+    await save_files(output_dir_of(this.args.output_dir, "Trainer"), { [STATE_FILE]: json(this.state) });
   }
 
   /** Writes metrics into output_dir as `<split>_results.json`. */
   async save_metrics(split: string, metrics: Readonly<Record<string, number>>): Promise<void> {
-    await save_files(this.#output_dir(this.args.output_dir), { [`${split}_results.json`]: json(metrics) });
+    await save_files(output_dir_of(this.args.output_dir, "Trainer"), {
+      [`${split}_results.json`]: json(metrics),
+    });
   }
 
   async #train({ resume_from_checkpoint = false, signal }: TrainCallOptions): Promise<TrainOutput> {
@@ -217,7 +219,7 @@ export class Trainer {
     const plan = make_plan(args, loader.batches_per_epoch, args.gradient_accumulation_steps);
     const folder =
       args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
-    const found = await this.#find_checkpoint(resume_from_checkpoint);
+    const found = await find_checkpoint(args.output_dir, resume_from_checkpoint, read_checkpoint);
     if (found) await load_weights(model, found.files);
     this.#reset(plan, loader, found);
     const learner = new Learner(model, args, plan.max_steps);
@@ -234,10 +236,10 @@ export class Trainer {
 
   async #epochs(run: Run): Promise<void> {
     const { state, control, args } = this;
-    await this.#tell("on_train_begin", this.#event());
+    await this.#callbacks.tell("on_train_begin", this.#event());
     if (args.eval_on_start && state.global_step === 0) await this.#evaluate_in_training(run);
     while (state.global_step < run.plan.max_steps && !control.should_training_stop) {
-      await this.#tell("on_epoch_begin", this.#event());
+      await this.#callbacks.tell("on_epoch_begin", this.#event());
       const used = await this.#epoch(run);
       if (control.should_training_stop || state.global_step >= run.plan.max_steps) {
         // The last epoch ends with the run, wherever it is.
@@ -284,7 +286,7 @@ export class Trainer {
     state.epoch = this.#fraction(run);
     if (result !== undefined) {
       this.#add_up(result);
-      await this.#tell("on_step_end", { ...this.#event(), ...this.#step_facts(run, result) });
+      await this.#callbacks.tell("on_step_end", { ...this.#event(), ...this.#step_facts(run, result) });
     }
     const is_due = (steps: number) => state.global_step % steps === 0;
     const is_last = state.global_step >= run.plan.max_steps;
@@ -299,7 +301,7 @@ export class Trainer {
   }
 
   async #end_of_epoch(run: Run): Promise<void> {
-    await this.#tell("on_epoch_end", this.#event());
+    await this.#callbacks.tell("on_epoch_end", this.#event());
     if (this.args.eval_strategy === "epoch") await this.#evaluate_in_training(run);
     if (this.args.save_strategy === "epoch") await this.#save(run);
   }
@@ -319,7 +321,7 @@ export class Trainer {
     };
     if (args.load_best_model_at_end) await this.#load_best(run);
     await this.#log(metrics);
-    await this.#tell("on_train_end", this.#event());
+    await this.#callbacks.tell("on_train_end", this.#event());
     return { global_step: state.global_step, training_loss, metrics };
   }
 
@@ -375,7 +377,7 @@ export class Trainer {
     const { state } = this;
     const entry: LogEntry = { ...logs, epoch: state.epoch, step: state.global_step };
     state.log_history.push(entry);
-    await this.#tell("on_log", { ...this.#event(), logs: entry });
+    await this.#callbacks.tell("on_log", { ...this.#event(), logs: entry });
   }
 
   async #evaluate_in_training(run: Run): Promise<void> {
@@ -404,13 +406,13 @@ export class Trainer {
     if (folder === undefined) return;
     const name = checkpoint_name(state.global_step);
     if (state.best_global_step === state.global_step) state.best_model_checkpoint = name;
-    this.#keep_callback_states();
+    this.#callbacks.keep_states(state.stateful_callbacks);
     const processor = this.#options.image_processor;
     await folder.write(name, (directory) =>
       write_checkpoint(directory, { model, learner, state, args, processor }),
     );
     await remove_old_checkpoints(folder, args.save_total_limit, [name, state.best_model_checkpoint]);
-    await this.#tell("on_save", { ...this.#event(), checkpoint: name });
+    await this.#callbacks.tell("on_save", { ...this.#event(), checkpoint: name });
   }
 
   // Beginning.
@@ -418,57 +420,18 @@ export class Trainer {
   #reset(plan: Plan, loader: DataLoader<Batch>, found: LoadedCheckpoint | undefined): void {
     const { state, args } = this;
     const saved = found?.state;
-    if (saved) this.#check_resumable(saved, loader.length ?? null);
-    Object.assign(state, fresh_state(), saved, {
-      max_steps: plan.max_steps,
-      num_train_epochs: plan.num_train_epochs,
+    const data = {
       train_batch_size: args.per_device_train_batch_size,
       num_examples: loader.length ?? null,
+    };
+    if (saved) warn_of_changes(saved, data);
+    Object.assign(state, fresh_state(), saved, {
+      ...data,
+      max_steps: plan.max_steps,
+      num_train_epochs: plan.num_train_epochs,
     });
     this.control.should_training_stop = false;
-    for (const callback of this.#callbacks) {
-      const kept =
-        callback.state_name === undefined ? undefined : state.stateful_callbacks[callback.state_name];
-      if (kept !== undefined) callback.load_state?.(kept);
-    }
-  }
-
-  /** Says what makes a resumed run another one than that which was broken off. */
-  #check_resumable(saved: TrainerState, num_examples: number | null): void {
-    const changes = [
-      saved.train_batch_size !== this.args.per_device_train_batch_size &&
-        `per_device_train_batch_size was ${saved.train_batch_size}`,
-      saved.num_examples !== num_examples && `train_dataset had ${saved.num_examples} examples`,
-    ].filter(Boolean);
-    if (changes.length > 0) {
-      env.warn(
-        `The checkpoint is of another run (${changes.join(", ")}); its order of the data isn't gone on with exactly.`,
-      );
-    }
-  }
-
-  #keep_callback_states(): void {
-    for (const callback of this.#callbacks) {
-      if (callback.state_name !== undefined && callback.state)
-        this.state.stateful_callbacks[callback.state_name] = callback.state();
-    }
-  }
-
-  async #find_checkpoint(
-    resume: NonNullable<TrainCallOptions["resume_from_checkpoint"]>,
-  ): Promise<LoadedCheckpoint | undefined> {
-    if (resume === false) return undefined;
-    const { output_dir } = this.args;
-    const folder = output_dir === undefined ? undefined : await open_output_folder(output_dir);
-    const names = sort_checkpoints((await folder?.list()) ?? []);
-    if (resume !== true) {
-      const is_name = typeof resume === "string" && names.includes(resume);
-      return read_checkpoint(folder && is_name ? await folder.source(resume) : resume);
-    }
-    if (folder === undefined) {
-      throw new VitMsnError("INVALID_ARGUMENT", "resume_from_checkpoint: true needs an output_dir.");
-    }
-    return newest_sound(folder, names, read_checkpoint);
+    this.#callbacks.load_states(state.stateful_callbacks);
   }
 
   // Evaluation.
@@ -493,7 +456,7 @@ export class Trainer {
       batches_done++;
       if (batch !== undefined) collected.add(await this.#forward(batch, signal), batch);
       const batches = loader.batches_per_epoch;
-      await this.#tell("on_prediction_step", { ...this.#event(), batches_done, batches });
+      await this.#callbacks.tell("on_prediction_step", { ...this.#event(), batches_done, batches });
     }
     const { predictions, label_ids, loss } = collected.finish();
     const metrics: Record<string, number> = {};
@@ -533,16 +496,6 @@ export class Trainer {
     return { args, state, control };
   }
 
-  /** Tells the callbacks one after the other. */
-  async #tell<Name extends Exclude<keyof TrainerCallback, "state_name" | "state" | "load_state">>(
-    name: Name,
-    event: Parameters<NonNullable<TrainerCallback[Name]>>[0],
-  ): Promise<void> {
-    for (const callback of this.#callbacks) {
-      await (callback[name] as ((event: unknown) => void | Promise<void>) | undefined)?.call(callback, event);
-    }
-  }
-
   #fraction({ plan, loader }: Run): number {
     const { state } = this;
     const per_epoch = loader.batches_per_epoch;
@@ -555,13 +508,6 @@ export class Trainer {
     if (data !== undefined) return data;
     throw new VitMsnError("INVALID_ARGUMENT", `The Trainer was made without ${name}.`, {
       details: { argument: name },
-    });
-  }
-
-  #output_dir(directory: SaveDirectory | undefined): SaveDirectory {
-    if (directory !== undefined) return directory;
-    throw new VitMsnError("INVALID_ARGUMENT", "Saving needs an output_dir in the Trainer's args.", {
-      details: { argument: "output_dir" },
     });
   }
 }

@@ -6,18 +6,13 @@ import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { PretrainedSource } from "../../loading/types.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
-import {
-  checkpoint_name,
-  json,
-  newest_sound,
-  remove_old_checkpoints,
-  STATE_FILE,
-  sort_checkpoints,
-} from "../checkpoint.ts";
+import { CallbackList } from "../callback_list.ts";
+import { checkpoint_name, json, remove_old_checkpoints, STATE_FILE } from "../checkpoint.ts";
 import { DataLoader } from "../data/data_loader.ts";
 import type { TrainingData } from "../data/dataset.ts";
 import type { OutputFolder } from "../folders/folder_types.ts";
 import { make_plan, type Plan } from "../plan.ts";
+import { find_checkpoint, output_dir_of, warn_of_changes } from "../resuming.ts";
 import { collapse_message, signs_of_collapse, type TargetStatistics, target_statistics } from "./collapse.ts";
 import { MSNPretrainingArguments, type MSNPretrainingOptions } from "./msn_arguments.ts";
 import type { MSNPretrainerCallback, MSNPretrainerControl, MSNPretrainerEvent } from "./msn_callbacks.ts";
@@ -107,7 +102,7 @@ export class MSNPretrainer {
   readonly control: MSNPretrainerControl;
   readonly image_processor: ViTImageProcessor;
   readonly #options: MSNPretrainerOptions;
-  readonly #callbacks: MSNPretrainerCallback[];
+  readonly #callbacks: CallbackList<MSNPretrainerCallback>;
   readonly #collate: ViewCollator;
   #learner: MSNLearner | undefined;
   #is_training = false;
@@ -123,12 +118,12 @@ export class MSNPretrainer {
     this.control = { should_log: false, should_save: false, should_training_stop: false };
     this.image_processor = options.image_processor ?? default_processor(model);
     this.#options = options;
-    this.#callbacks = [...callbacks];
+    this.#callbacks = new CallbackList(callbacks);
     this.#collate = options.view_collator ?? this.#view_collator();
   }
 
   add_callback(callback: MSNPretrainerCallback): void {
-    this.#callbacks.push(callback);
+    this.#callbacks.add(callback);
   }
 
   /**
@@ -168,7 +163,7 @@ export class MSNPretrainer {
     directory: SaveDirectory | undefined = this.args.output_dir,
     { branch = "target" }: MSNSaveOptions = {},
   ): Promise<void> {
-    const folder = this.#output_dir(directory);
+    const folder = output_dir_of(directory, "MSNPretrainer");
     const encoder = branch === "online" ? this.model : (this.target ?? this.model);
     await encoder.save_pretrained(folder);
     await this.image_processor.save_pretrained(folder);
@@ -176,12 +171,16 @@ export class MSNPretrainer {
 
   /** Writes trainer_state.json into output_dir. */
   async save_state(): Promise<void> {
-    await save_files(this.#output_dir(this.args.output_dir), { [STATE_FILE]: json(this.state) });
+    await save_files(output_dir_of(this.args.output_dir, "MSNPretrainer"), {
+      [STATE_FILE]: json(this.state),
+    });
   }
 
   /** Writes metrics into output_dir as `<split>_results.json`. */
   async save_metrics(split: string, metrics: Readonly<Record<string, number>>): Promise<void> {
-    await save_files(this.#output_dir(this.args.output_dir), { [`${split}_results.json`]: json(metrics) });
+    await save_files(output_dir_of(this.args.output_dir, "MSNPretrainer"), {
+      [`${split}_results.json`]: json(metrics),
+    });
   }
 
   /** Frees target, heads, prototypes and optimiser; the model stays, with what it has learned. */
@@ -207,7 +206,7 @@ export class MSNPretrainer {
     const warmup = args.get_warmup_steps(plan.steps_per_epoch ?? plan.max_steps, plan.max_steps);
     const folder =
       args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
-    const found = await this.#find_checkpoint(resume_from_checkpoint);
+    const found = await find_checkpoint(args.output_dir, resume_from_checkpoint, read_msn_checkpoint);
     await this.dispose();
     const learner = await MSNLearner.create(model, args);
     this.#learner = learner;
@@ -231,13 +230,14 @@ export class MSNPretrainer {
 
   async #epochs(run: Run): Promise<void> {
     const { state, control } = this;
-    await this.#tell("on_train_begin", this.#event());
+    await this.#callbacks.tell("on_train_begin", this.#event());
     while (state.global_step < run.plan.max_steps && !control.should_training_stop) {
-      await this.#tell("on_epoch_begin", this.#event());
-      await this.#epoch(run);
+      await this.#callbacks.tell("on_epoch_begin", this.#event());
+      const is_begun = state.batches_done > 0;
+      const steps = await this.#epoch(run);
       const is_whole = !control.should_training_stop && state.global_step < run.plan.max_steps;
       if (is_whole) {
-        if (state.batches_done === 0) {
+        if (steps === 0 && !is_begun) {
           throw new VitMsnError("INVALID_ARGUMENT", "train_dataset gave no batch in a whole epoch.", {
             details: { argument: "train_dataset" },
           });
@@ -245,21 +245,23 @@ export class MSNPretrainer {
         state.epochs_done++;
         state.batches_done = 0;
       }
-      await this.#tell("on_epoch_end", this.#event());
+      await this.#callbacks.tell("on_epoch_end", this.#event());
       if (this.args.save_strategy === "epoch") await this.#save(run);
     }
   }
 
-  /** Steps until the epoch or the run ends. */
-  async #epoch(run: Run): Promise<void> {
+  /** Steps until the epoch or the run ends; gives their number. */
+  async #epoch(run: Run): Promise<number> {
     const { state, control } = this;
+    const first = state.global_step;
     let waited_from = performance.now();
     for await (const views of run.loader.epoch(state.epochs_done, state.batches_done)) {
       state.batches_done++;
       if (views !== undefined) await this.#step(run, views, (performance.now() - waited_from) / 1000);
-      if (state.global_step >= run.plan.max_steps || control.should_training_stop) return;
+      if (state.global_step >= run.plan.max_steps || control.should_training_stop) break;
       waited_from = performance.now();
     }
+    return state.global_step - first;
   }
 
   async #step(run: Run, views: MSNViews, data_seconds: number): Promise<void> {
@@ -274,7 +276,7 @@ export class MSNPretrainer {
     this.#add_up(means, statistics);
     const step_seconds = (performance.now() - started) / 1000;
     const { learning_rate, weight_decay, ema_momentum, sharpen, times } = result;
-    await this.#tell("on_step_end", {
+    await this.#callbacks.tell("on_step_end", {
       ...this.#event(),
       ...means,
       learning_rate,
@@ -311,7 +313,7 @@ export class MSNPretrainer {
       epoch: state.epoch,
     };
     await this.#log(metrics);
-    await this.#tell("on_train_end", this.#event());
+    await this.#callbacks.tell("on_train_end", this.#event());
     return { global_step: state.global_step, training_loss, metrics };
   }
 
@@ -348,7 +350,12 @@ export class MSNPretrainer {
     state.collapsed_since = state.global_step;
     const message = collapse_message(state.global_step, signs, facts);
     env.warn(message);
-    await this.#tell("on_collapse", { ...this.#event(), message, prototypes_used, target_similarity });
+    await this.#callbacks.tell("on_collapse", {
+      ...this.#event(),
+      message,
+      prototypes_used,
+      target_similarity,
+    });
   }
 
   #seconds_left({ started, first_step, plan }: Run): number {
@@ -376,7 +383,7 @@ export class MSNPretrainer {
     const { state } = this;
     const entry = { ...logs, epoch: state.epoch, step: state.global_step };
     state.log_history.push(entry);
-    await this.#tell("on_log", { ...this.#event(), logs: entry });
+    await this.#callbacks.tell("on_log", { ...this.#event(), logs: entry });
   }
 
   async #save({ folder, learner }: Run): Promise<void> {
@@ -384,31 +391,30 @@ export class MSNPretrainer {
     control.should_save = false;
     if (folder === undefined) return;
     const name = checkpoint_name(state.global_step);
-    this.#keep_callback_states();
+    this.#callbacks.keep_states(state.stateful_callbacks);
     await folder.write(name, (directory) =>
       write_msn_checkpoint(directory, { learner, state, args, processor }),
     );
     await remove_old_checkpoints(folder, args.save_total_limit, [name]);
-    await this.#tell("on_save", { ...this.#event(), checkpoint: name });
+    await this.#callbacks.tell("on_save", { ...this.#event(), checkpoint: name });
   }
 
   // Beginning.
 
   #reset(plan: Plan, loader: DataLoader<MSNViews>, found: LoadedMSNCheckpoint | undefined): void {
     const { state, args } = this;
-    if (found) this.#check_resumable(found.state, loader.length ?? null);
-    Object.assign(state, fresh_msn_state(args.num_proto), found?.state, {
-      max_steps: plan.max_steps,
-      num_train_epochs: plan.num_train_epochs,
+    const data = {
       train_batch_size: args.per_device_train_batch_size,
       num_examples: loader.length ?? null,
+    };
+    if (found) warn_of_changes(found.state, data);
+    Object.assign(state, fresh_msn_state(args.num_proto), found?.state, {
+      ...data,
+      max_steps: plan.max_steps,
+      num_train_epochs: plan.num_train_epochs,
     });
     this.control.should_training_stop = false;
-    for (const callback of this.#callbacks) {
-      const { state_name } = callback;
-      const kept = state_name === undefined ? undefined : state.stateful_callbacks[state_name];
-      if (kept !== undefined) callback.load_state?.(kept);
-    }
+    this.#callbacks.load_states(state.stateful_callbacks);
   }
 
   /** Passes over the epochs that initial_checkpoint has seen. */
@@ -427,44 +433,6 @@ export class MSNPretrainer {
     }
     this.state.epochs_done = epoch;
     this.state.global_step = done;
-  }
-
-  /** Says what makes a resumed run another one than that which was broken off. */
-  #check_resumable(saved: MSNPretrainerState, num_examples: number | null): void {
-    const changes = [
-      saved.train_batch_size !== this.args.per_device_train_batch_size &&
-        `per_device_train_batch_size was ${saved.train_batch_size}`,
-      saved.num_examples !== num_examples && `train_dataset had ${saved.num_examples} pictures`,
-    ].filter(Boolean);
-    if (changes.length > 0) {
-      env.warn(
-        `The checkpoint is of another run (${changes.join(", ")}); its order of the data isn't gone on with exactly.`,
-      );
-    }
-  }
-
-  #keep_callback_states(): void {
-    for (const callback of this.#callbacks) {
-      if (callback.state_name !== undefined && callback.state)
-        this.state.stateful_callbacks[callback.state_name] = callback.state();
-    }
-  }
-
-  async #find_checkpoint(
-    resume: NonNullable<MSNTrainCallOptions["resume_from_checkpoint"]>,
-  ): Promise<LoadedMSNCheckpoint | undefined> {
-    if (resume === false) return undefined;
-    const { output_dir } = this.args;
-    const folder = output_dir === undefined ? undefined : await open_output_folder(output_dir);
-    const names = sort_checkpoints((await folder?.list()) ?? []);
-    if (resume !== true) {
-      const is_name = typeof resume === "string" && names.includes(resume);
-      return read_msn_checkpoint(folder && is_name ? await folder.source(resume) : resume);
-    }
-    if (folder === undefined) {
-      throw new VitMsnError("INVALID_ARGUMENT", "resume_from_checkpoint: true needs an output_dir.");
-    }
-    return newest_sound(folder, names, read_msn_checkpoint);
   }
 
   #view_collator(): ViewCollator {
@@ -486,16 +454,6 @@ export class MSNPretrainer {
     return { args, state, control };
   }
 
-  /** Tells the callbacks one after the other. */
-  async #tell<Name extends Exclude<keyof MSNPretrainerCallback, "state_name" | "state" | "load_state">>(
-    name: Name,
-    event: Parameters<NonNullable<MSNPretrainerCallback[Name]>>[0],
-  ): Promise<void> {
-    for (const callback of this.#callbacks) {
-      await (callback[name] as ((event: unknown) => void | Promise<void>) | undefined)?.call(callback, event);
-    }
-  }
-
   #fraction({ plan, loader }: Run): number {
     const { state } = this;
     const per_epoch = loader.batches_per_epoch;
@@ -509,13 +467,6 @@ export class MSNPretrainer {
     if (data !== undefined) return data;
     throw new VitMsnError("INVALID_ARGUMENT", "The MSNPretrainer was made without train_dataset.", {
       details: { argument: "train_dataset" },
-    });
-  }
-
-  #output_dir(directory: SaveDirectory | undefined): SaveDirectory {
-    if (directory !== undefined) return directory;
-    throw new VitMsnError("INVALID_ARGUMENT", "Saving needs an output_dir in the MSNPretrainer's args.", {
-      details: { argument: "output_dir" },
     });
   }
 }
