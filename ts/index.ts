@@ -46,6 +46,7 @@ export {
   ViTMSNModel,
 } from "./model/modeling_vit_msn.ts";
 export type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./model/outputs.ts";
+export { VIT_MSN_PRESETS, type ViTMSNPreset } from "./model/presets.ts";
 export type { DtypeName, FromConfigOptions, ModelOptions, PretrainedOptions } from "./model/pretrained.ts";
 export type {
   FewShotCallOptions,

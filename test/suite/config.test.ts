@@ -1,5 +1,6 @@
-import { ViTMSNConfig, VitMsnError } from "vit-msn";
+import { VIT_MSN_PRESETS, ViTMSNConfig, VitMsnError } from "vit-msn";
 import { describe, expect, test } from "vitest";
+import { backbone_modules, parameters_of } from "../../ts/model/architecture.ts";
 import { temporary_directory } from "../support/directories.ts";
 import { read_file } from "../support/files.ts";
 import { fixture_files } from "../support/models.ts";
@@ -108,5 +109,54 @@ describe("ViTMSNConfig", () => {
 
   test.each([[null], [[]], ["{}"]])("rejects %o, which is no object", (fields) => {
     expect(() => new ViTMSNConfig(fields as never)).toThrow(VitMsnError);
+  });
+});
+
+describe("presets", () => {
+  // What the released checkpoints hold.
+  test.each([
+    ["vit-msn-small", 21_665_664, 197],
+    ["vit-msn-base", 85_798_656, 197],
+    ["vit-msn-large", 303_301_632, 197],
+    ["vit-msn-base-4", 87_503_616, 3137],
+    ["vit-msn-large-7", 303_513_600, 1025],
+  ] as const)("%s has the released model's parameters and tokens", (name, parameters, tokens) => {
+    const config = ViTMSNConfig.preset(name);
+    const counts = backbone_modules(config, false)
+      .flatMap(parameters_of)
+      .map(({ dims }) => dims.reduce((a, b) => a * b, 1));
+    expect(counts.reduce((a, b) => a + b, 0)).toBe(parameters);
+    expect(1 + config.patches.height * config.patches.width).toBe(tokens);
+    expect(config.hidden_dropout_prob).toBe(name.includes("large") ? 0.1 : 0);
+    expect(ViTMSNConfig.preset(`facebook/${name}`)).toEqual(config);
+  });
+
+  test("are all listed, and fields may differ", () => {
+    expect(VIT_MSN_PRESETS).toHaveLength(5);
+    const config = ViTMSNConfig.preset("vit-msn-small", { num_labels: 10, image_size: 96 });
+    expect(config.num_labels).toBe(10);
+    expect(config.patches).toEqual({ height: 6, width: 6 });
+    expect(config.hidden_size).toBe(384);
+  });
+
+  test.each(["vit-msn-huge", "", "facebook/", "toString", "facebook/facebook/vit-msn-base"])(
+    "%o is none, and the error lists those that are",
+    (name) => {
+      let error: unknown;
+      try {
+        ViTMSNConfig.preset(name as "vit-msn-base");
+      } catch (caught) {
+        error = caught;
+      }
+      expect(error).toBeInstanceOf(VitMsnError);
+      expect((error as VitMsnError).code).toBe("INVALID_ARGUMENT");
+      expect((error as VitMsnError).message).toContain("vit-msn-large-7");
+    },
+  );
+
+  test("an impossible field is named", () => {
+    expect(() => ViTMSNConfig.preset("vit-msn-base", { num_attention_heads: 7 })).toThrow(
+      /preset\("vit-msn-base"\).*num_attention_heads/,
+    );
   });
 });

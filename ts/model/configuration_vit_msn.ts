@@ -5,6 +5,7 @@ import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
+import { preset_fields, VIT_MSN_PRESETS, type ViTMSNPreset } from "./presets.ts";
 
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
@@ -133,6 +134,28 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     this.label2id = check.label_ids(this.id2label);
     this.extra = Object.freeze(unknown_fields(init, this));
     this.#check_together(check);
+  }
+
+  /**
+   * The architecture of a released model, for `from_config` and for pre-training from scratch: no weights, and nothing is
+   * fetched. README says what each takes.
+   * @param name "vit-msn-small", "vit-msn-base", "vit-msn-large", "vit-msn-base-4" (patches of 4 pixels, 3,137 tokens) or
+   *   "vit-msn-large-7" (patches of 7, 1,025 tokens); the hub's id, with "facebook/" before it, is the same.
+   * @param overrides fields that are to differ, as `{ num_labels: 10 }` or `{ image_size: 96 }`.
+   * @throws VitMsnError INVALID_ARGUMENT for another name, listing these; INVALID_CONFIG for an impossible override.
+   */
+  static preset(
+    name: ViTMSNPreset | `facebook/${ViTMSNPreset}`,
+    overrides: ViTMSNConfigInit = {},
+  ): ViTMSNConfig {
+    const fields = preset_fields(name);
+    if (fields === undefined) {
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        `There is no preset ${JSON.stringify(name)}: use one of ${VIT_MSN_PRESETS.join(", ")}.`,
+      );
+    }
+    return new ViTMSNConfig({ ...fields, ...overrides }, `ViTMSNConfig.preset("${name}")`);
   }
 
   /**
