@@ -334,6 +334,78 @@ async function gradients(bench: Bench, config: ViTMSNConfig, batch: number, toke
   });
 }
 
+/**
+ * What a step of self-supervised pre-training adds: the projection head's batch norm, similarities with prototypes,
+ * targets, the loss and the moving average, for a batch of pictures with 11 anchors each.
+ */
+async function pretraining(bench: Bench, config: ViTMSNConfig, batch: number): Promise<void> {
+  const { hidden_size: d, intermediate_size: mlp } = config;
+  const [hidden, width, prototypes] = [2048, 256, 1024];
+  const rows = 11 * Math.max(batch, 2);
+  const by_rows = (columns: number) => FLOAT_BYTES * rows * columns;
+  await bench.add("batch_norm", `${rows}×${hidden}`, { bytes: 2 * by_rows(hidden) }, (scope) => {
+    const [x, weight, bias] = [
+      bench.random(scope, [rows, hidden]),
+      bench.random(scope, [hidden]),
+      bench.random(scope, [hidden]),
+    ];
+    return () => {
+      const { y, mean, variance } = bench.engine.batch_norm(x, weight, bias, 1e-5);
+      bench.engine.free(mean);
+      bench.engine.free(variance);
+      return y;
+    };
+  });
+  await bench.add("batch_norm_backward", `${rows}×${hidden}`, { bytes: 3 * by_rows(hidden) }, (scope) => {
+    const [grad, x] = [bench.random(scope, [rows, hidden]), bench.random(scope, [rows, hidden])];
+    const weight = bench.random(scope, [hidden]);
+    return () => {
+      const by = bench.engine.batch_norm_backward(grad, x, weight, 1e-5);
+      bench.engine.free(by.weight);
+      bench.engine.free(by.bias);
+      return by.x;
+    };
+  });
+  const product = 2 * rows * width * prototypes;
+  const shape = `${rows}×${width} · ${prototypes}`;
+  await bench.add("prototype_logits", shape, { flops: product }, (scope) => {
+    const [z, q] = [bench.random(scope, [rows, width]), bench.random(scope, [prototypes, width])];
+    return () => bench.engine.prototype_logits(z, q, 0.1);
+  });
+  await bench.add("prototype_logits_backward", shape, { flops: 2 * product }, (scope) => {
+    const [z, q] = [bench.random(scope, [rows, width]), bench.random(scope, [prototypes, width])];
+    const grad = bench.random(scope, [rows, prototypes]);
+    return () => {
+      const by = bench.engine.prototype_logits_backward(grad, z, q, 0.1);
+      bench.engine.free(by.prototypes);
+      return by.x;
+    };
+  });
+  const logits_of = (scope: Scope, count: number) => bench.random(scope, [count, prototypes]);
+  const targets_bytes = { bytes: (2 * by_rows(prototypes)) / 11 };
+  await bench.add("msn_targets", `${rows / 11}×${prototypes}, Sinkhorn`, targets_bytes, (scope) => {
+    const logits = logits_of(scope, rows / 11);
+    return () => bench.engine.msn_targets(logits, 0.25, 3);
+  });
+  await bench.add("msn_loss", `${rows}×${prototypes}`, { bytes: by_rows(prototypes) }, (scope) => {
+    const [logits, targets] = [logits_of(scope, rows), logits_of(scope, rows / 11)];
+    return () => bench.engine.msn_loss(logits, targets, 1, 0);
+  });
+  await bench.add(
+    "msn_loss_backward",
+    `${rows}×${prototypes}`,
+    { bytes: 2 * by_rows(prototypes) },
+    (scope) => {
+      const [logits, targets] = [logits_of(scope, rows), logits_of(scope, rows / 11)];
+      return () => bench.engine.msn_loss_backward(logits, targets, 1, 0);
+    },
+  );
+  await bench.add("ema", `${mlp}×${d}`, { bytes: 3 * FLOAT_BYTES * mlp * d }, (scope) => {
+    const [target, source] = [bench.random(scope, [mlp, d]), bench.random(scope, [mlp, d])];
+    return () => void bench.engine.ema(target, source, 0.996);
+  });
+}
+
 /** The steps of optimisers on the largest weight of a block, and its way into the layer. */
 async function optimisers(
   bench: Bench,
@@ -408,6 +480,7 @@ async function measure_size(bench: Bench, size: Size, batches: readonly number[]
     await embeddings(bench, config, batch);
     await losses(bench, config, batch);
     await gradients(bench, config, batch, tokens);
+    await pretraining(bench, config, batch);
   }
   await optimisers(bench, config);
   await linear_layers(bench, config, tokens, "float16");

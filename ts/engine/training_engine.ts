@@ -142,7 +142,7 @@ export interface PretrainingEngine extends PretrainingOps {
 }
 
 /** An engine that can learn. Gradients and states of optimisers are float32 tensors. */
-export interface TrainingEngine extends Engine {
+export interface TrainingEngine extends Engine, PretrainingEngine {
   /** Sets the whole of a floating linear layer from plain float32 tensors, rounded to the dtype it is kept in. */
   set_linear(weights: LinearHandle, weight: TensorHandle, bias?: TensorHandle): void;
   /** The whole weight of a floating linear layer as a plain float32 tensor [out_features, in_features]. */
@@ -150,8 +150,6 @@ export interface TrainingEngine extends Engine {
   /** The bias of a linear layer as a plain float32 tensor [out_features]. */
   linear_bias(weights: LinearHandle): TensorHandle;
 
-  /** activation(x). */
-  activate(x: TensorHandle, activation: Activation): TensorHandle;
   /** grad · activation′(x), x being the activation's input. */
   activate_backward(grad: TensorHandle, x: TensorHandle, activation: Activation): TensorHandle;
   /** grad · weight: the gradient by the input of a linear layer without activation. */

@@ -3,6 +3,7 @@ import type { Activation, Grid, LinearHandle, TensorHandle } from "./engine.ts";
 import create_glue from "./generated/glue.js";
 import type {
   AdamWStep,
+  BatchNormResult,
   Dropout,
   LarsStep,
   LinearGradients,
@@ -172,6 +173,93 @@ export class WasmTrainingEngine extends WasmEngine implements TrainingEngine {
 
   sum_of_squares(x: TensorHandle): TensorHandle {
     return this.call((glue) => glue.sum_of_squares(x)) as TensorHandle;
+  }
+
+  batch_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): BatchNormResult {
+    const [y, mean, variance] = this.#tensors<[TensorHandle, TensorHandle, TensorHandle]>((glue) =>
+      glue.batch_norm(x, weight, bias, eps),
+    );
+    return { y, mean, variance };
+  }
+
+  batch_norm_backward(
+    grad: TensorHandle,
+    x: TensorHandle,
+    weight: TensorHandle,
+    eps: number,
+  ): { x: TensorHandle; weight: TensorHandle; bias: TensorHandle } {
+    const [by_x, by_weight, by_bias] = this.#tensors<[TensorHandle, TensorHandle, TensorHandle]>((glue) =>
+      glue.batch_norm_backward(grad, x, weight, eps),
+    );
+    return { x: by_x, weight: by_weight, bias: by_bias };
+  }
+
+  batch_norm_inference(
+    x: TensorHandle,
+    weight: TensorHandle,
+    bias: TensorHandle,
+    mean: TensorHandle,
+    variance: TensorHandle,
+    eps: number,
+  ): TensorHandle {
+    return this.call((glue) =>
+      glue.batch_norm_inference(x, weight, bias, mean, variance, eps),
+    ) as TensorHandle;
+  }
+
+  prototype_logits(x: TensorHandle, prototypes: TensorHandle, temperature: number): TensorHandle {
+    return this.call((glue) => glue.prototype_logits(x, prototypes, temperature)) as TensorHandle;
+  }
+
+  prototype_logits_backward(
+    grad: TensorHandle,
+    x: TensorHandle,
+    prototypes: TensorHandle,
+    temperature: number,
+  ): { x: TensorHandle; prototypes: TensorHandle } {
+    const [by_x, by_prototypes] = this.#tensors<[TensorHandle, TensorHandle]>((glue) =>
+      glue.prototype_logits_backward(grad, x, prototypes, temperature),
+    );
+    return { x: by_x, prototypes: by_prototypes };
+  }
+
+  concat_rows(x: TensorHandle, y: TensorHandle): TensorHandle {
+    return this.call((glue) => glue.concat_rows(x, y)) as TensorHandle;
+  }
+
+  concat_rows_backward(grad: TensorHandle, rows: number): { x: TensorHandle; y: TensorHandle } {
+    const [x, y] = this.#tensors<[TensorHandle, TensorHandle]>((glue) =>
+      glue.concat_rows_backward(grad, rows),
+    );
+    return { x, y };
+  }
+
+  msn_targets(logits: TensorHandle, temperature: number, sinkhorn_iterations: number): TensorHandle {
+    return this.call((glue) => glue.msn_targets(logits, temperature, sinkhorn_iterations)) as TensorHandle;
+  }
+
+  msn_loss(
+    logits: TensorHandle,
+    targets: TensorHandle,
+    me_max_weight: number,
+    entropy_weight: number,
+  ): TensorHandle {
+    return this.call((glue) => glue.msn_loss(logits, targets, me_max_weight, entropy_weight)) as TensorHandle;
+  }
+
+  msn_loss_backward(
+    logits: TensorHandle,
+    targets: TensorHandle,
+    me_max_weight: number,
+    entropy_weight: number,
+  ): TensorHandle {
+    return this.call((glue) =>
+      glue.msn_loss_backward(logits, targets, me_max_weight, entropy_weight),
+    ) as TensorHandle;
+  }
+
+  ema(target: TensorHandle, source: TensorHandle, momentum: number): void {
+    this.call((glue) => glue.ema(target, source, momentum));
   }
 
   adamw_step(

@@ -10,7 +10,13 @@ import {
   type WeightDtype,
 } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
-import type { Dropout, LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
+import type {
+  BatchNormResult,
+  Dropout,
+  LinearGradients,
+  PretrainingOps,
+  TrainingEngine,
+} from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
 import type { Recorder } from "../model/modeling_vit_msn.ts";
 import { mix } from "../model/random.ts";
@@ -61,7 +67,7 @@ const CONSTANT: Value = Object.freeze({ wants_gradient: false, gradient: undefin
  * `close()` lets go of everything, however the forward and the backward ended. Ops on which no wanted parameter has any
  * influence are not noted. One tape serves one forward and one backward.
  */
-export class Tape implements Recorder {
+export class Tape implements Recorder, PretrainingOps {
   readonly layers_per_checkpoint: number;
   readonly #engine: TrainingEngine;
   readonly #sink: GradientSink;
@@ -132,7 +138,7 @@ export class Tape implements Recorder {
     const is_constant = !input.wants_gradient && !is_trained;
     if (activation !== "identity" && !is_constant) {
       const before = this.linear(x, weights, "identity");
-      const output = this.#activate(before, activation);
+      const output = this.activate(before, activation);
       this.free(before);
       return output;
     }
@@ -272,6 +278,68 @@ export class Tape implements Recorder {
     return this.#loss(loss, logits, () => this.#engine.bce_with_logits_backward(logits, target), target);
   }
 
+  // What pre-training's forward calls beside.
+
+  activate(x: TensorHandle, activation: Activation): TensorHandle {
+    const input = this.#value(x);
+    return this.#note(this.#engine.activate(x, activation), input.wants_gradient, [x], (gradient) => {
+      const backward = this.#engine.activate_backward(gradient, x, activation);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
+  batch_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): BatchNormResult {
+    const [input, scale, shift] = [this.#value(x), this.#value(weight), this.#value(bias)];
+    const result = this.#engine.batch_norm(x, weight, bias, eps);
+    this.#note(result.y, any_wants(input, scale, shift), [x], (gradient) => {
+      const by = this.#engine.batch_norm_backward(gradient, x, weight, eps);
+      this.#made.free(gradient);
+      this.#give(input, by.x);
+      this.#give(scale, by.weight);
+      this.#give(shift, by.bias);
+    });
+    return result;
+  }
+
+  prototype_logits(x: TensorHandle, prototypes: TensorHandle, temperature: number): TensorHandle {
+    const [input, directions] = [this.#value(x), this.#value(prototypes)];
+    const output = this.#engine.prototype_logits(x, prototypes, temperature);
+    return this.#note(output, any_wants(input, directions), [x, prototypes], (gradient) => {
+      const by = this.#engine.prototype_logits_backward(gradient, x, prototypes, temperature);
+      this.#made.free(gradient);
+      this.#give(input, by.x);
+      this.#give(directions, by.prototypes);
+    });
+  }
+
+  concat_rows(x: TensorHandle, y: TensorHandle): TensorHandle {
+    const [first, rest] = [this.#value(x), this.#value(y)];
+    const rows = this.#engine.dims(x)[0] as number;
+    const output = this.#engine.concat_rows(x, y);
+    return this.#note(output, any_wants(first, rest), [], (gradient) => {
+      const by = this.#engine.concat_rows_backward(gradient, rows);
+      this.#made.free(gradient);
+      this.#give(first, by.x);
+      this.#give(rest, by.y);
+    });
+  }
+
+  msn_loss(
+    logits: TensorHandle,
+    targets: TensorHandle,
+    me_max_weight: number,
+    entropy_weight: number,
+  ): TensorHandle {
+    const terms = this.#engine.msn_loss(logits, targets, me_max_weight, entropy_weight);
+    return this.#loss(
+      terms,
+      logits,
+      () => this.#engine.msn_loss_backward(logits, targets, me_max_weight, entropy_weight),
+      targets,
+    );
+  }
+
   async checkpoint(
     hidden: TensorHandle,
     layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
@@ -369,15 +437,6 @@ export class Tape implements Recorder {
   }
 
   // Ops that the forward's fused ones are taken apart into.
-
-  #activate(x: TensorHandle, activation: Activation): TensorHandle {
-    const input = this.#value(x);
-    return this.#note(this.#engine.activate(x, activation), input.wants_gradient, [x], (gradient) => {
-      const backward = this.#engine.activate_backward(gradient, x, activation);
-      this.#made.free(gradient);
-      this.#give(input, backward);
-    });
-  }
 
   #add(x: TensorHandle, y: TensorHandle): TensorHandle {
     const [a, b] = [this.#value(x), this.#value(y)];

@@ -2,7 +2,7 @@
 
 use std::array::from_fn;
 
-use vit_msn_tensor::{Result, check_len};
+use vit_msn_tensor::{Result, check_len, check_momentum};
 
 use crate::parallel::{Parts, for_each_task, threads_for};
 use crate::simd::{F32x4, LANES};
@@ -23,6 +23,22 @@ pub fn accumulate(target: &mut [f32], x: &[f32], scale: f32) -> Result<()> {
     check_len("What is accumulated", x.len(), &[target.len()])?;
     let scale = F32x4::splat(scale);
     update([target], [x], 1, &|[sum], [x]| [x.mul_add(scale, sum)]);
+    Ok(())
+}
+
+/// target = momentum · target + (1 − momentum) · source. Errors: INVALID_ARGUMENT when the lengths differ or the momentum
+/// isn't from 0 to 1.
+pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
+    check_momentum(momentum)?;
+    check_len(
+        "The source of a moving average",
+        source.len(),
+        &[target.len()],
+    )?;
+    let [kept, taken] = [momentum, 1.0 - momentum].map(|factor| F32x4::splat(factor as f32));
+    update([target], [source], 1, &|[target], [source]| {
+        [target.mul_add(kept, source.mul(taken))]
+    });
     Ok(())
 }
 
@@ -122,7 +138,7 @@ fn load_padded(values: &[f32]) -> F32x4 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{same_with_workers, values};
+    use crate::test_support::{assert_close, same_with_workers, values};
 
     #[test]
     fn sums_reach_every_element() {
@@ -136,6 +152,26 @@ mod tests {
             accumulate(&mut target, &x, 0.5).unwrap();
             let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x * 0.5 + y).collect();
             assert_eq!(target, expected);
+        }
+    }
+
+    #[test]
+    fn moving_averages_reach_every_element() {
+        for len in [0, 1, 5, BLOCK + 3] {
+            let (start, source) = (values(len, 1), values(len, 2));
+            for momentum in [0.0, 0.996, 1.0] {
+                let mut target = start.clone();
+                ema(&mut target, &source, momentum).unwrap();
+                let average = |(&t, &s): (&f32, &f32)| {
+                    momentum * f64::from(t) + (1.0 - momentum) * f64::from(s)
+                };
+                let expected: Vec<f64> = start.iter().zip(&source).map(average).collect();
+                assert_close(&target, &expected, 1e-7);
+            }
+        }
+        for (target, source, momentum) in [(2, 3, 0.5), (2, 2, 1.1), (2, 2, f64::NAN)] {
+            let error = ema(&mut vec![0.0; target], &vec![0.0; source], momentum).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
     }
 

@@ -7,6 +7,9 @@ mod activation;
 mod activation_backward;
 mod attention;
 mod attention_backward;
+mod batch_norm;
+mod columns;
+mod concat;
 mod dot_i8;
 mod dropout;
 mod elementwise;
@@ -19,11 +22,13 @@ mod linear_backward;
 mod linear_i8;
 mod loss;
 mod loss_backward;
+mod msn;
 mod optimiser;
 mod pack;
 mod parallel;
 mod patch_embed;
 mod pool;
+mod prototypes;
 mod quantise;
 #[allow(missing_docs, reason = "lanes: the names are the documentation")]
 mod simd;
@@ -36,8 +41,12 @@ mod transpose;
 pub use activation_backward::{activate, activate_backward};
 pub use attention::{AttentionShape, eager, eager_dropout, sdpa};
 pub use attention_backward::{eager_backward, sdpa_backward};
+pub use batch_norm::{
+    BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
+};
+pub use concat::{concat_rows, concat_rows_backward};
 pub use dropout::dropout;
-pub use elementwise::{accumulate, add, sum_of_squares};
+pub use elementwise::{accumulate, add, ema, sum_of_squares};
 pub use embeddings::{
     EmbeddingGradients, EmbeddingShape, PatchMask, assemble_embeddings,
     assemble_embeddings_backward,
@@ -49,11 +58,13 @@ pub use layer_norm_backward::{LayerNormGradients, layer_norm_backward};
 pub use linear_backward::{linear_backward_input, linear_backward_weights};
 pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoothed, mse};
 pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_backward};
+pub use msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use optimiser::{adamw_step, lars_step, sgd_step};
 pub use pack::PackedLinear;
 pub use parallel::{dismiss, lose_worker, work};
 pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
 pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
+pub use prototypes::{prototype_logits, prototype_logits_backward};
 pub use softmax::softmax;
 pub use take_tokens::{SelectionShape, take_tokens, take_tokens_backward};
 pub use vit_msn_tensor::{AdamW, Lars, Sgd};

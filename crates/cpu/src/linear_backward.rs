@@ -99,7 +99,7 @@ fn transposed(w: &PackedLinear) -> Result<PackedLinear> {
 }
 
 /// Rows `[rows, columns]` as a right operand of depth `rows`.
-fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<PackedLinear> {
+pub(crate) fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<PackedLinear> {
     let mut operand = PackedLinear::operand(columns, rows)?;
     let panels = Parts::new(operand.panels_mut());
     for_each_task(threads_for(x.len()), rows.div_ceil(ROW_BLOCK), &|task| {

@@ -20,8 +20,13 @@ pub use buffers::{GpuTensor, Memory};
 pub use context::{Context, ContextOptions, RequestedLimits};
 pub use kernels::attention::{attention, eager_attention, eager_attention_dropout};
 pub use kernels::attention_backward::{attention_backward, eager_attention_backward};
+pub use kernels::batch_norm::{
+    BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
+};
+pub use kernels::concat::{concat_rows, concat_rows_backward};
 pub use kernels::elementwise::{
-    accumulate, activate, activate_backward, add, bce_with_logits_backward, dropout, mse_backward,
+    accumulate, activate, activate_backward, add, bce_with_logits_backward, dropout, ema,
+    mse_backward,
 };
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::interpolate::interpolate_positions;
@@ -32,10 +37,12 @@ pub use kernels::linear_backward::{linear_backward_input, linear_backward_weight
 pub use kernels::loss::{
     bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse,
 };
+pub use kernels::msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};
 pub use kernels::parameters::{linear_bias, linear_weight, set_linear};
 pub use kernels::patch_embed::{patch_embed, patch_embed_backward};
 pub use kernels::pool::{Pooling, pool};
+pub use kernels::prototypes::{prototype_logits, prototype_logits_backward};
 pub use kernels::softmax::softmax;
 pub use kernels::sums::sum_of_squares;
 pub use kernels::take_tokens::take_tokens;

@@ -8,6 +8,7 @@ mod dtype;
 mod error;
 mod linear_parameters;
 mod optimiser;
+mod pretraining;
 mod quantise;
 mod shape;
 mod tensor;
@@ -21,6 +22,9 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use linear_parameters::LinearParameters;
 pub use optimiser::{AdamW, Lars, Sgd};
+pub use pretraining::{
+    MsnLoss, MsnTargets, batch_rows, check_momentum, check_temperature, views_of,
+};
 pub use quantise::{check_scale, quantise_row};
 pub use shape::{check_len, format_dims, numel};
 pub use tensor::{Tensor, try_vec};

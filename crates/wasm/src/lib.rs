@@ -9,6 +9,7 @@ mod backend;
 mod backend;
 mod error;
 mod handles;
+mod pretraining_exports;
 mod training_exports;
 
 use std::panic;

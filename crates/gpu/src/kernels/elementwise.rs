@@ -2,7 +2,7 @@
 //! pairs.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Activation, Dropout, Error, Result, format_dims};
+use vit_msn_tensor::{Activation, Dropout, Error, Result, check_momentum, format_dims};
 
 use super::dropout::{DROPOUT, Mask};
 use super::linear::code_of;
@@ -80,6 +80,25 @@ pub fn accumulate(
     let settings = Settings { scale, ..PLAIN };
     let (reads, writes) = ([x.binding()], [target.binding()]);
     record(stream, "accumulate", x.len(), &reads, &writes, settings)
+}
+
+/// target = momentum · target + (1 − momentum) · source. Errors: as [`activate_backward`], and INVALID_ARGUMENT unless the
+/// momentum is from 0 to 1.
+pub fn ema(
+    stream: &mut Stream,
+    target: &mut GpuTensor,
+    source: &GpuTensor,
+    momentum: f64,
+) -> Result<()> {
+    check_momentum(momentum)?;
+    source.expect("The source of a moving average", &[target.len()])?;
+    let settings = Settings {
+        // Near 1 a momentum has fewer digits than what it leaves.
+        scale: (1.0 - momentum) as f32,
+        ..PLAIN
+    };
+    let (reads, writes) = ([source.binding()], [target.binding()]);
+    record(stream, "ema", source.len(), &reads, &writes, settings)
 }
 
 /// The gradient of [`crate::mse`] by its predictions, 2·(x − target) / count. Errors: as [`activate_backward`].
@@ -289,5 +308,25 @@ mod tests {
         assert_eq!(code(result), "INVALID_ARGUMENT");
         let result = accumulate(&mut stream, &mut y, &x, 1.0);
         assert_eq!(code(result), "INVALID_ARGUMENT");
+    }
+
+    #[test]
+    fn moving_averages_take_their_share_of_the_source() {
+        let Some(mut stream) = stream() else { return };
+        let (start, source) = (values(1_003, 1), values(1_003, 2));
+        let source_gpu = stream.upload(&source, &[1_003]).unwrap();
+        for momentum in [0.0, 0.3, 0.996, 1.0] {
+            let mut target = stream.upload(&start, &[1_003]).unwrap();
+            ema(&mut stream, &mut target, &source_gpu, momentum).unwrap();
+            let average =
+                |(&t, &s): (&f32, &f32)| momentum * f64::from(t) + (1.0 - momentum) * f64::from(s);
+            let expected: Vec<f64> = start.iter().zip(&source).map(average).collect();
+            assert_close(&read(&mut stream, &target), &expected, 2e-7);
+        }
+        let mut short = stream.upload(&[1.0], &[1]).unwrap();
+        for momentum in [0.5, 1.5] {
+            let result = ema(&mut stream, &mut short, &source_gpu, momentum);
+            assert_eq!(code(result), "INVALID_ARGUMENT");
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 struct Params {
     count: u32,
-    // What the op multiplies by: accumulate's scale, 1 / count of a mean.
+    // What the op multiplies by: accumulate's scale, 1 / count of a mean, the source's share.
     scale: f32,
     // Of dropout.
     keys: vec2<u32>,
@@ -71,6 +71,21 @@ fn accumulate(
     let i = index_of(group, groups, lane);
     if i < params.count {
         sum_so_far[i] += params.scale * x[i];
+    }
+}
+
+@compute @workgroup_size(64)
+fn ema(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = index_of(group, groups, lane);
+    if i < params.count {
+        // From the nearer end: what is all of one, is that exactly.
+        let way = x[i] - sum_so_far[i];
+        let from_source = x[i] - (1.0 - params.scale) * way;
+        sum_so_far[i] = select(from_source, sum_so_far[i] + params.scale * way, params.scale < 0.5);
     }
 }
 

@@ -102,25 +102,50 @@ pub fn linear_backward_weights(
             format_dims(x.dims())
         )));
     }
-    let weight = stream.uninit(&[outputs, inputs])?;
-    let params = Params {
-        rows: outputs as u32,
-        columns: inputs as u32,
-        depth: rows as u32,
-        offset: 0,
-        row_stride: 1,
-        depth_stride: outputs as u32,
+    let weight = product(stream, Left::Columns(grad), x, [outputs, inputs, rows])?;
+    let size = [rows, outputs, outputs];
+    let bias = column_sums(stream, grad.binding(), size, &[outputs])?;
+    Ok((weight, bias))
+}
+
+/// The left operand of a product of plain tensors, and what of it meets the depth.
+pub(super) enum Left<'a> {
+    /// `[rows, depth]`
+    Rows(&'a GpuTensor),
+    /// `[depth, rows]`
+    Columns(&'a GpuTensor),
+}
+
+/// left · right, `[rows, columns]`, where right is `[depth, columns]`; the caller has checked the sizes.
+/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+pub(super) fn product(
+    stream: &mut Stream,
+    left: Left,
+    right: &GpuTensor,
+    [rows, columns, depth]: [usize; 3],
+) -> Result<GpuTensor> {
+    let y = stream.uninit(&[rows, columns])?;
+    let (left, row_stride, depth_stride) = match left {
+        Left::Rows(left) => (left, depth, 1),
+        Left::Columns(left) => (left, 1, rows),
     };
-    let sources = if inputs.is_multiple_of(4) {
+    let params = Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        depth: depth as u32,
+        offset: 0,
+        row_stride: row_stride as u32,
+        depth_stride: depth_stride as u32,
+    };
+    let sources = if columns.is_multiple_of(4) {
         F32
     } else {
         SCALAR
     };
-    let operands = [grad.binding(), x.binding()];
-    record(stream, sources, [1, 0], params, operands, &weight)?;
-    let size = [rows, outputs, outputs];
-    let bias = column_sums(stream, grad.binding(), size, &[outputs])?;
-    Ok((weight, bias))
+    let constants = [u32::from(row_stride == 1), 0];
+    let operands = [left.binding(), right.binding()];
+    record(stream, sources, constants, params, operands, &y)?;
+    Ok(y)
 }
 
 fn record(

@@ -2,6 +2,8 @@
 
 pub mod attention;
 pub mod attention_backward;
+pub mod batch_norm;
+pub mod concat;
 pub mod dropout;
 pub mod elementwise;
 pub mod embed_tokens;
@@ -11,10 +13,12 @@ pub mod layer_norm_backward;
 pub mod linear;
 pub mod linear_backward;
 pub mod loss;
+pub mod msn;
 pub mod optimiser;
 pub mod parameters;
 pub mod patch_embed;
 pub mod pool;
+pub mod prototypes;
 pub mod softmax;
 pub mod sums;
 pub mod take_tokens;

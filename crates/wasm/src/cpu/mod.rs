@@ -1,6 +1,7 @@
 //! The CPU's engine, and the exports that only it has: threads, and values that are there as soon as they are asked for.
 
 mod engine;
+mod pretraining;
 mod training;
 
 use std::cell::RefCell;

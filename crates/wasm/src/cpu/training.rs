@@ -394,7 +394,7 @@ impl Engine {
     }
 
     /// Two tensors of one shape.
-    fn same_shape(&self, [x, y]: [u32; 2]) -> Result<[&Tensor; 2]> {
+    pub(super) fn same_shape(&self, [x, y]: [u32; 2]) -> Result<[&Tensor; 2]> {
         let (x, y) = (self.handles.tensor(x)?, self.handles.tensor(y)?);
         if x.dims() == y.dims() {
             return Ok([x, y]);
@@ -406,7 +406,7 @@ impl Engine {
         )))
     }
 
-    fn add_all<const N: usize>(&mut self, tensors: [Tensor; N]) -> Result<[u32; N]> {
+    pub(super) fn add_all<const N: usize>(&mut self, tensors: [Tensor; N]) -> Result<[u32; N]> {
         let mut handles = [0; N];
         for (handle, tensor) in handles.iter_mut().zip(tensors) {
             *handle = self.handles.add_tensor(tensor)?;

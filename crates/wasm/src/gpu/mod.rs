@@ -1,6 +1,7 @@
 //! WebGPU's engine, and the exports that only it has: a device to open and to give back, and values that come later.
 
 mod engine;
+mod pretraining;
 mod training;
 
 use std::cell::RefCell;

@@ -279,7 +279,7 @@ impl Engine {
         gpu::lars_step(&mut self.stream, parameter, gradient, momentum, options)
     }
 
-    fn add_all<const N: usize>(&mut self, tensors: [GpuTensor; N]) -> Result<[u32; N]> {
+    pub(super) fn add_all<const N: usize>(&mut self, tensors: [GpuTensor; N]) -> Result<[u32; N]> {
         let mut handles = [0; N];
         for (handle, tensor) in handles.iter_mut().zip(tensors) {
             *handle = self.handles.add_tensor(tensor)?;

@@ -1,0 +1,332 @@
+//! What Masked Siamese Networks learn by (Assran et al. 2022, arXiv 2204.07141): targets and the loss.
+
+use bytemuck::NoUninit;
+use vit_msn_tensor::{Error, MsnLoss, MsnTargets, Result, views_of};
+
+use super::sums::column_sums;
+use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
+use crate::buffers::{Binding, GpuTensor};
+use crate::pipelines::Kernel;
+use crate::stream::{Op, Stream};
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    rows: u32,
+    width: u32,
+    pictures: u32,
+    scale: f32,
+    me_max_weight: f32,
+    entropy_weight: f32,
+}
+
+/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by its
+/// sum and each row by its own. Errors: INVALID_ARGUMENT for another shape or a number out of range, UNSUPPORTED,
+/// OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn msn_targets(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    options: MsnTargets,
+) -> Result<GpuTensor> {
+    options.check()?;
+    let [rows, width] = logits.shape("The logits", ["batch", "prototypes"])?;
+    let params = Params {
+        rows: rows as u32,
+        width: width as u32,
+        pictures: rows as u32,
+        // softmax(x)^(1/T) / Σ is softmax(x / T).
+        scale: (1.0 / options.temperature) as f32,
+        me_max_weight: 0.0,
+        entropy_weight: 0.0,
+    };
+    let y = stream.uninit(logits.dims())?;
+    record(
+        stream,
+        "sharpen",
+        params,
+        &[logits.binding()],
+        &[y.binding()],
+    )?;
+    for _ in 0..options.sinkhorn_iterations {
+        let sums = column_sums(stream, y.binding(), [rows, width, width], &[width])?;
+        record(stream, "balance", params, &[sums.binding()], &[y.binding()])?;
+    }
+    Ok(y)
+}
+
+/// The loss of logits `[V · B, K]` beside targets `[B, K]`, and its terms, as `[4]`: loss, cross_entropy, me_max, entropy.
+/// Errors: INVALID_ARGUMENT when shapes don't fit or a weight isn't finite, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+pub fn msn_loss(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    targets: &GpuTensor,
+    weights: MsnLoss,
+) -> Result<GpuTensor> {
+    let params = check(logits, targets, weights)?;
+    let Anchors { sums, row_terms } = Anchors::of(stream, logits, targets, params)?;
+    let size = [params.rows as usize, 3, 2];
+    let sums_of_terms = column_sums(stream, row_terms.binding(), size, &[2])?;
+    let y = stream.uninit(&[4])?;
+    let reads = [sums.binding(), sums_of_terms.binding()];
+    record(stream, "loss", params, &reads, &[y.binding()])?;
+    Ok(y)
+}
+
+/// The gradient of [`msn_loss`]'s loss by the logits. Errors: as there.
+pub fn msn_loss_backward(
+    stream: &mut Stream,
+    logits: &GpuTensor,
+    targets: &GpuTensor,
+    weights: MsnLoss,
+) -> Result<GpuTensor> {
+    let params = check(logits, targets, weights)?;
+    let Anchors { sums, row_terms } = Anchors::of(stream, logits, targets, params)?;
+    let y = stream.uninit(logits.dims())?;
+    let reads = [logits, targets, &sums, &row_terms].map(GpuTensor::binding);
+    record(stream, "backward", params, &reads, &[y.binding()])?;
+    Ok(y)
+}
+
+fn check(logits: &GpuTensor, targets: &GpuTensor, weights: MsnLoss) -> Result<Params> {
+    weights.check()?;
+    let [rows, width] = logits.shape("The logits", ["anchors", "prototypes"])?;
+    let [pictures, others] = targets.shape("The targets", ["batch", "prototypes"])?;
+    if width != others {
+        return Err(Error::InvalidArgument(format!(
+            "The targets have {others} prototypes, and the logits {width}."
+        )));
+    }
+    views_of(rows, pictures)?;
+    Ok(Params {
+        rows: rows as u32,
+        width: width as u32,
+        pictures: pictures as u32,
+        scale: 1.0,
+        me_max_weight: weights.me_max_weight as f32,
+        entropy_weight: weights.entropy_weight as f32,
+    })
+}
+
+/// What all anchors say together.
+struct Anchors {
+    /// Sums of their probabilities: `[width]`.
+    sums: GpuTensor,
+    /// Cross-entropy, entropy and ln Σ e^logit: `[rows, 3]`.
+    row_terms: GpuTensor,
+}
+
+impl Anchors {
+    fn of(
+        stream: &mut Stream,
+        logits: &GpuTensor,
+        targets: &GpuTensor,
+        params: Params,
+    ) -> Result<Self> {
+        let [rows, width] = [params.rows, params.width].map(|size| size as usize);
+        let probs = stream.uninit(logits.dims())?;
+        let row_terms = stream.uninit(&[rows, 3])?;
+        let reads = [logits.binding(), targets.binding()];
+        let writes = [probs.binding(), row_terms.binding()];
+        record(stream, "anchors", params, &reads, &writes)?;
+        let sums = column_sums(stream, probs.binding(), [rows, width, width], &[width])?;
+        Ok(Self { sums, row_terms })
+    }
+}
+
+fn record(
+    stream: &mut Stream,
+    entry_point: &'static str,
+    params: Params,
+    reads: &[Binding],
+    writes: &[Binding],
+) -> Result<()> {
+    let lanes = lanes(stream.context());
+    let (rows, count) = match entry_point {
+        "loss" => (1, u64::from(params.width)),
+        _ => (
+            params.rows as usize,
+            u64::from(params.rows) * u64::from(params.width),
+        ),
+    };
+    stream.record(Op {
+        kernel: Kernel {
+            name: "msn",
+            sources: &[REDUCE, include_str!("msn.wgsl")],
+            entry_point,
+        },
+        constants: (REDUCE_CONSTANTS, &lanes),
+        uniforms: params,
+        reads,
+        writes,
+        workgroups: fold_rows(rows),
+        cost: cost(5 * count, 8 * count),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+
+    const WEIGHTS: MsnLoss = MsnLoss {
+        me_max_weight: 1.7,
+        entropy_weight: 0.3,
+    };
+
+    fn softmax(row: &[f64]) -> Vec<f64> {
+        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exps: Vec<f64> = row.iter().map(|v| (v - most).exp()).collect();
+        let sum: f64 = exps.iter().sum();
+        exps.into_iter().map(|v| v / sum).collect()
+    }
+
+    /// As the original code has it, on the transpose of `t` `[rows, k]`.
+    fn naive_sinkhorn(t: &[f64], k: usize, iterations: u32) -> Vec<f64> {
+        let rows = t.len() / k;
+        let sum: f64 = t.iter().sum();
+        let mut q: Vec<f64> = t.iter().map(|v| v / sum).collect();
+        for _ in 0..iterations {
+            for p in 0..k {
+                let sum: f64 = (0..rows).map(|b| q[b * k + p]).sum();
+                (0..rows).for_each(|b| q[b * k + p] /= sum * k as f64);
+            }
+            for row in q.chunks_mut(k) {
+                let sum: f64 = row.iter().sum();
+                row.iter_mut().for_each(|v| *v /= sum * rows as f64);
+            }
+        }
+        q.into_iter().map(|v| v * rows as f64).collect()
+    }
+
+    /// The four terms by their definitions.
+    fn naive_loss(logits: &[f64], targets: &[f32], k: usize) -> [f64; 4] {
+        let probs: Vec<Vec<f64>> = logits.chunks(k).map(softmax).collect();
+        let (rows, pictures) = (probs.len(), targets.len() / k);
+        let [mut cross_entropy, mut entropy] = [0.0; 2];
+        for (index, row) in probs.iter().enumerate() {
+            let targets = &targets[index % pictures * k..][..k];
+            for (p, &t) in row.iter().zip(targets) {
+                cross_entropy -= f64::from(t) * p.ln() / rows as f64;
+                entropy -= p * p.ln() / rows as f64;
+            }
+        }
+        let mean = |c: usize| probs.iter().map(|row| row[c]).sum::<f64>() / rows as f64;
+        let me_max = (0..k).map(|c| mean(c) * mean(c).ln()).sum::<f64>() + (k as f64).ln();
+        let loss =
+            cross_entropy + WEIGHTS.me_max_weight * me_max + WEIGHTS.entropy_weight * entropy;
+        [loss, cross_entropy, me_max, entropy]
+    }
+
+    fn scaled(count: usize, seed: u64, scale: f32) -> Vec<f32> {
+        values(count, seed).into_iter().map(|v| v * scale).collect()
+    }
+
+    fn wide(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&v| f64::from(v)).collect()
+    }
+
+    #[test]
+    fn targets_are_sharpened_and_balanced() {
+        let shapes = ([1usize..90, 1usize..90], 0.2f64..2.0, 0u32..4);
+        on_shapes(shapes, |stream, ([rows, k], temperature, iterations)| {
+            let logits = scaled(rows * k, 1, 5.0);
+            let logits_gpu = stream.upload(&logits, &[rows, k]).unwrap();
+            let options = MsnTargets {
+                temperature,
+                sinkhorn_iterations: iterations,
+            };
+            let y = msn_targets(stream, &logits_gpu, options).unwrap();
+            let sharp = |row: &[f32]| {
+                softmax(
+                    &row.iter()
+                        .map(|&v| f64::from(v) / temperature)
+                        .collect::<Vec<_>>(),
+                )
+            };
+            let sharp: Vec<f64> = logits.chunks(k).flat_map(sharp).collect();
+            assert_close(
+                &read(stream, &y),
+                &naive_sinkhorn(&sharp, k, iterations),
+                2e-5,
+            );
+        });
+    }
+
+    #[test]
+    fn losses_and_gradients_match_the_definitions() {
+        on_shapes(
+            [1usize..4, 1usize..8, 1usize..20],
+            |stream, [views, rows, k]| {
+                let logits = scaled(views * rows * k, 2, 6.0);
+                // Targets that don't sum to 1, too.
+                let targets: Vec<f32> = values(rows * k, 5).into_iter().map(f32::abs).collect();
+                let logits_gpu = stream.upload(&logits, &[views * rows, k]).unwrap();
+                let targets_gpu = stream.upload(&targets, &[rows, k]).unwrap();
+                let y = msn_loss(stream, &logits_gpu, &targets_gpu, WEIGHTS).unwrap();
+                let expected = naive_loss(&wide(&logits), &targets, k);
+                assert_close(&read(stream, &y), &expected, 5e-6);
+                let y = msn_loss_backward(stream, &logits_gpu, &targets_gpu, WEIGHTS).unwrap();
+                let slope = |index: usize| {
+                    let at = |offset: f64| {
+                        let mut moved = wide(&logits);
+                        moved[index] += offset;
+                        naive_loss(&moved, &targets, k)[0]
+                    };
+                    (at(1e-5) - at(-1e-5)) / 2e-5
+                };
+                let expected: Vec<f64> = (0..logits.len()).map(slope).collect();
+                assert_close(&read(stream, &y), &expected, 5e-6);
+            },
+        );
+    }
+
+    #[test]
+    fn extremes_give_finite_numbers() {
+        let Some(mut stream) = stream() else { return };
+        let logits = [1e30, -1e30, -1e30, -1e30, 1e30, -1e30];
+        let logits = stream.upload(&logits, &[2, 3]).unwrap();
+        let options = MsnTargets {
+            temperature: 0.25,
+            sinkhorn_iterations: 3,
+        };
+        let targets = msn_targets(&mut stream, &logits, options).unwrap();
+        assert_eq!(read(&mut stream, &targets), [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        for y in [
+            msn_loss(&mut stream, &logits, &targets, WEIGHTS).unwrap(),
+            msn_loss_backward(&mut stream, &logits, &targets, WEIGHTS).unwrap(),
+        ] {
+            assert!(read(&mut stream, &y).iter().all(|value| value.is_finite()));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let Some(mut stream) = stream() else { return };
+        let mut tensor = |dims: &[usize]| random(&mut stream, dims, 1).1;
+        let (logits, targets) = (tensor(&[5, 3]), tensor(&[2, 3]));
+        let (narrow, row) = (tensor(&[5, 2]), tensor(&[3]));
+        let endless = MsnLoss {
+            me_max_weight: f64::INFINITY,
+            entropy_weight: 0.0,
+        };
+        for (targets, weights) in [
+            (&targets, WEIGHTS),
+            (&narrow, WEIGHTS),
+            (&row, WEIGHTS),
+            (&logits, endless),
+        ] {
+            let result = msn_loss(&mut stream, &logits, targets, weights);
+            assert_eq!(code(result), "INVALID_ARGUMENT");
+            let result = msn_loss_backward(&mut stream, &logits, targets, weights);
+            assert_eq!(code(result), "INVALID_ARGUMENT");
+        }
+        let options = |temperature| MsnTargets {
+            temperature,
+            sinkhorn_iterations: 1,
+        };
+        let result = msn_targets(&mut stream, &logits, options(0.0));
+        assert_eq!(code(result), "INVALID_ARGUMENT");
+        let result = msn_targets(&mut stream, &row, options(0.25));
+        assert_eq!(code(result), "INVALID_ARGUMENT");
+    }
+}

@@ -1,0 +1,145 @@
+//! The hyper-parameters of self-supervised pre-training, and the shapes of its ops, which every backend checks alike.
+
+use crate::error::{Error, Result};
+
+/// How MSN's targets are made.
+#[derive(Debug, Clone, Copy)]
+pub struct MsnTargets {
+    /// Probabilities are raised to one over it. Above 0.
+    pub temperature: f64,
+    /// How often columns and rows are made equal; 0 for never.
+    pub sinkhorn_iterations: u32,
+}
+
+/// The weights of the terms of MSN's loss beside the cross-entropy's, which is 1.
+#[derive(Debug, Clone, Copy)]
+pub struct MsnLoss {
+    /// λ of mean-entropy maximisation.
+    pub me_max_weight: f64,
+    /// Of the entropy of each anchor's probabilities.
+    pub entropy_weight: f64,
+}
+
+impl MsnTargets {
+    /// Errors: INVALID_ARGUMENT naming what is out of range.
+    pub fn check(&self) -> Result<()> {
+        check_temperature(self.temperature)?;
+        if self.sinkhorn_iterations <= 10_000 {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!(
+            "Sinkhorn's iterations must be at most 10000, got {}.",
+            self.sinkhorn_iterations
+        )))
+    }
+}
+
+impl MsnLoss {
+    /// Errors: INVALID_ARGUMENT for a weight that isn't finite.
+    pub fn check(&self) -> Result<()> {
+        check_finite("me_max_weight", self.me_max_weight)?;
+        check_finite("entropy_weight", self.entropy_weight)
+    }
+}
+
+/// INVALID_ARGUMENT unless a softmax can be divided by `temperature`.
+pub fn check_temperature(temperature: f64) -> Result<()> {
+    if temperature.is_finite() && temperature > 0.0 {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "A temperature must be finite and above 0, got {temperature}."
+    )))
+}
+
+/// INVALID_ARGUMENT unless `momentum` is from 0 to 1.
+pub fn check_momentum(momentum: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&momentum) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "The momentum of a moving average must be from 0 to 1, got {momentum}."
+    )))
+}
+
+/// The rows of a batch norm's input of `len` values. Errors: INVALID_ARGUMENT unless they are whole, and two or more.
+pub fn batch_rows(len: usize, columns: usize) -> Result<usize> {
+    if columns == 0 || !len.is_multiple_of(columns) {
+        return Err(Error::InvalidArgument(format!(
+            "A batch norm of {columns} columns got {len} values, which are no whole rows."
+        )));
+    }
+    let rows = len / columns;
+    if rows >= 2 {
+        return Ok(rows);
+    }
+    Err(Error::InvalidArgument(format!(
+        "A batch norm needs at least two rows to learn from, got {rows}: use larger batches."
+    )))
+}
+
+/// How often `targets` pictures are repeated to be the `anchors`. Errors: INVALID_ARGUMENT unless that is a whole
+/// number above 0.
+pub fn views_of(anchors: usize, targets: usize) -> Result<usize> {
+    if anchors > 0 && targets > 0 && anchors.is_multiple_of(targets) {
+        return Ok(anchors / targets);
+    }
+    Err(Error::InvalidArgument(format!(
+        "{anchors} rows of anchors are no whole number of views of {targets} targets."
+    )))
+}
+
+fn check_finite(name: &str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "{name} must be finite, got {value}."
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let message = |result: Result<()>| result.unwrap_err().to_string();
+        for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(message(check_temperature(temperature)).contains("temperature"));
+        }
+        let targets = |sinkhorn_iterations| MsnTargets {
+            temperature: 0.25,
+            sinkhorn_iterations,
+        };
+        assert!(targets(3).check().is_ok());
+        assert!(message(targets(u32::MAX).check()).contains("Sinkhorn"));
+        let loss = |me_max_weight, entropy_weight| MsnLoss {
+            me_max_weight,
+            entropy_weight,
+        };
+        assert!(loss(1.0, 0.0).check().is_ok());
+        assert!(message(loss(f64::NAN, 0.0).check()).contains("me_max_weight"));
+        assert!(message(loss(1.0, f64::INFINITY).check()).contains("entropy_weight"));
+        assert!(check_momentum(1.0).is_ok());
+        assert!(message(check_momentum(1.5)).contains("from 0 to 1"));
+    }
+
+    #[test]
+    fn rows_and_views_are_whole() {
+        assert_eq!(batch_rows(6, 3).unwrap(), 2);
+        assert_eq!(views_of(6, 3).unwrap(), 2);
+        for (len, columns) in [(6, 0), (6, 4), (3, 3), (0, 3)] {
+            assert_eq!(
+                batch_rows(len, columns).unwrap_err().code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+        for (anchors, targets) in [(5, 3), (0, 3), (3, 0), (2, 4)] {
+            assert_eq!(
+                views_of(anchors, targets).unwrap_err().code(),
+                "INVALID_ARGUMENT"
+            );
+        }
+    }
+}
