@@ -56,7 +56,8 @@ class Gradients implements GradientSink {
   }
 }
 
-describe.each(ENGINES)("the ops of pre-training on $kind", ({ kind, options }) => {
+// A software GPU compiles each kernel for seconds.
+describe.each(ENGINES)("the ops of pre-training on $kind", { timeout: 120_000 }, ({ kind, options }) => {
   let model: ViTMSNModel;
   let engine: TrainingEngine;
   let fixture: Map<string, FixtureTensor>;

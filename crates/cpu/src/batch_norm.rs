@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Result, batch_rows, check_len, try_vec};
 
-use crate::columns::column_sums;
+use crate::columns::{column_sums, column_sums_of};
 use crate::elementwise::update_block;
 use crate::parallel::for_each_block_of_rows;
 
@@ -108,9 +108,12 @@ pub fn batch_norm_backward(
         mean,
         variance,
     } = moments;
-    let [by_bias, centred] = column_sums(rows, columns, &|index, column| {
-        let grad = f64::from(grad[index]);
-        [grad, grad * (f64::from(x[index]) - mean[column])]
+    let by_bias = column_sums(grad, columns)?;
+    let centred = column_sums_of(rows, columns, &|index, column, sums| {
+        let pairs = grad[index..].iter().zip(&x[index..]);
+        for ((sum, mean), (&grad, &x)) in sums.iter_mut().zip(&mean[column..]).zip(pairs) {
+            *sum += f64::from(grad) * (f64::from(x) - mean);
+        }
     })?;
     let mut numbers = try_vec(4 * columns)?;
     let (means, rest) = numbers.split_at_mut(columns);
@@ -155,11 +158,12 @@ struct Moments {
 impl Moments {
     fn of(x: &[f32], columns: usize) -> Result<Self> {
         let rows = batch_rows(x.len(), columns)?;
-        let [mut mean] = column_sums(rows, columns, &|index, _| [f64::from(x[index])])?;
+        let mut mean = column_sums(x, columns)?;
         mean.iter_mut().for_each(|sum| *sum /= rows as f64);
-        let [mut variance] = column_sums(rows, columns, &|index, column| {
-            let centred = f64::from(x[index]) - mean[column];
-            [centred * centred]
+        let mut variance = column_sums_of(rows, columns, &|index, column, sums| {
+            for ((sum, mean), &x) in sums.iter_mut().zip(&mean[column..]).zip(&x[index..]) {
+                *sum += (f64::from(x) - mean) * (f64::from(x) - mean);
+            }
         })?;
         variance.iter_mut().for_each(|sum| *sum /= rows as f64);
         Ok(Self {

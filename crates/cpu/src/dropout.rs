@@ -6,7 +6,7 @@
 //! `x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16`.
 //! Other elements are multiplied by `1 / (1 − probability)` (by 0 for probability 1). Every engine does the same.
 
-use vit_msn_tensor::{Dropout, Error, Result, check_len};
+use vit_msn_tensor::{Dropout, Error, Result, check_len, format_number};
 
 use crate::elementwise::BLOCK;
 use crate::parallel::{Parts, for_each_task, threads_for};
@@ -43,7 +43,8 @@ impl Mask {
         let Dropout { probability, seed } = dropout;
         if !(0.0..=1.0).contains(&probability) {
             return Err(Error::InvalidArgument(format!(
-                "A dropout probability must be from 0 to 1, got {probability}."
+                "A dropout probability must be from 0 to 1, got {}.",
+                format_number(probability)
             )));
         }
         Ok(Self {

@@ -1,6 +1,6 @@
 //! The reference's losses, summed in float64.
 
-use vit_msn_tensor::{Error, Result, check_len};
+use vit_msn_tensor::{Error, Result, check_len, format_number};
 
 /// The label that cross-entropy leaves out.
 pub const IGNORE_INDEX: i64 = -100;
@@ -66,7 +66,8 @@ pub(crate) fn check_smoothing(smoothing: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "label_smoothing must be from 0 to 1, got {smoothing}."
+        "label_smoothing must be from 0 to 1, got {}.",
+        format_number(smoothing)
     )))
 }
 

@@ -19,7 +19,7 @@ pub fn msn_targets(
     out: &mut [f32],
 ) -> Result<()> {
     options.check()?;
-    let rows = whole_rows(logits, prototypes)?;
+    whole_rows(logits, prototypes)?;
     check_len("The targets", out.len(), &[logits.len()])?;
     // softmax(x)^(1/T) / Σ is softmax(x / T). Sinkhorn enlarges tiny values, which must therefore be exact.
     let scale = 1.0 / options.temperature;
@@ -41,7 +41,7 @@ pub fn msn_targets(
         }
     });
     for _ in 0..options.sinkhorn_iterations {
-        let [sums] = column_sums(rows, prototypes, &|index, _| [f64::from(out[index])])?;
+        let sums = column_sums(out, prototypes)?;
         for row in out.chunks_exact_mut(prototypes) {
             let mut sum = 0.0;
             for (value, &column) in row.iter_mut().zip(&sums) {
@@ -180,8 +180,7 @@ impl<'a> Anchors<'a> {
                 log_sum[0] = f64::from(most) + f64::from(sum).ln();
             }
         });
-        let probs = &*probs;
-        let [mut mean] = column_sums(rows, prototypes, &|index, _| [f64::from(probs[index])])?;
+        let mut mean = column_sums(probs, prototypes)?;
         mean.iter_mut().for_each(|sum| *sum /= rows as f64);
         let log = |&mean: &f64| if mean == 0.0 { 0.0 } else { mean.ln() };
         let log_mean = mean.iter().map(log).collect();

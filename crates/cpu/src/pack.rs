@@ -591,7 +591,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .starts_with("Row 0, column 1 of the weight is 7e4, too large for float16"),
+                .starts_with("Row 0, column 1 of the weight is 70000, too large for float16"),
             "{error}"
         );
         assert!(

@@ -464,7 +464,7 @@ mod tests {
             (
                 Dtype::F16,
                 7e4,
-                "Row 2, column 1 of the weight is 7e4, too large for float16",
+                "Row 2, column 1 of the weight is 70000, too large for float16",
             ),
         ] {
             let mut w = GpuLinear::new(&mut stream, 3, 2, storage, true).unwrap();

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::{Error, Result, format_dims, try_vec};
+use crate::{Error, Result, format_dims, format_number, try_vec};
 
 /// How weights are stored. Activations and accumulators are always float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,11 +92,15 @@ impl Dtype {
     pub fn unfit(self, place: &str, value: f32) -> Error {
         Error::InvalidCheckpoint(if value.is_finite() {
             format!(
-                "{place} is {value:e}, too large for {}: load it with dtype \"float32\".",
+                "{place} is {}, too large for {}: load it with dtype \"float32\".",
+                format_number(value.into()),
                 self.name()
             )
         } else {
-            format!("{place} is {value}, which is no finite number: the checkpoint is damaged.")
+            format!(
+                "{place} is {}, which is no finite number: the checkpoint is damaged.",
+                format_number(value.into())
+            )
         })
     }
 

@@ -7,6 +7,7 @@ mod dropout;
 mod dtype;
 mod error;
 mod linear_parameters;
+mod number;
 mod optimiser;
 mod pretraining;
 mod quantise;
@@ -21,6 +22,7 @@ pub use dropout::Dropout;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use linear_parameters::LinearParameters;
+pub use number::format_number;
 pub use optimiser::{AdamW, Lars, Sgd};
 pub use pretraining::{
     MsnLoss, MsnTargets, batch_rows, check_momentum, check_temperature, views_of,

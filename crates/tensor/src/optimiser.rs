@@ -1,6 +1,7 @@
 //! The hyper-parameters of the optimisers' steps, which every backend checks alike.
 
 use crate::error::{Error, Result};
+use crate::number::format_number;
 
 /// The hyper-parameters of one step of AdamW.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +89,7 @@ impl Sgd {
         if self.momentum > 0.0 && !has_buffer {
             return Err(Error::InvalidArgument(format!(
                 "A momentum of {} needs a buffer.",
-                self.momentum
+                format_number(self.momentum)
             )));
         }
         Ok(())
@@ -115,10 +116,11 @@ fn check(name: &str, value: f64, end: f64) -> Result<()> {
     let range = if end == f64::INFINITY {
         "finite and at least 0".to_string()
     } else {
-        format!("at least 0 and below {end}")
+        format!("at least 0 and below {}", format_number(end))
     };
     Err(Error::InvalidArgument(format!(
-        "An optimiser's {name} must be {range}, got {value}."
+        "An optimiser's {name} must be {range}, got {}.",
+        format_number(value)
     )))
 }
 
@@ -127,6 +129,7 @@ fn check_scale(value: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "An optimiser's gradient_scale must be finite, got {value}: is the gradient's norm?"
+        "An optimiser's gradient_scale must be finite, got {}: is the gradient's norm?",
+        format_number(value)
     )))
 }

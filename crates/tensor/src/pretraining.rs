@@ -1,6 +1,7 @@
 //! The hyper-parameters of self-supervised pre-training, and the shapes of its ops, which every backend checks alike.
 
 use crate::error::{Error, Result};
+use crate::number::format_number;
 
 /// How MSN's targets are made.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +49,8 @@ pub fn check_temperature(temperature: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "A temperature must be finite and above 0, got {temperature}."
+        "A temperature must be finite and above 0, got {}.",
+        format_number(temperature)
     )))
 }
 
@@ -58,7 +60,8 @@ pub fn check_momentum(momentum: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "The momentum of a moving average must be from 0 to 1, got {momentum}."
+        "The momentum of a moving average must be from 0 to 1, got {}.",
+        format_number(momentum)
     )))
 }
 
@@ -94,7 +97,8 @@ fn check_finite(name: &str, value: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "{name} must be finite, got {value}."
+        "{name} must be finite, got {}.",
+        format_number(value)
     )))
 }
 

@@ -1,6 +1,6 @@
 //! int8 weights: signed bytes with a float32 scale for each row.
 
-use crate::{Error, Result};
+use crate::{Error, Result, format_number};
 
 /// The largest magnitude of a quantised weight.
 const WEIGHT_LIMIT: f32 = 127.0;
@@ -25,7 +25,8 @@ pub fn check_scale(row: usize, scale: f32) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidCheckpoint(format!(
-        "The scale of row {row} is {scale}, but scales are finite and above 0: the checkpoint is damaged."
+        "The scale of row {row} is {}, but scales are finite and above 0: the checkpoint is damaged.",
+        format_number(scale.into())
     )))
 }
 
