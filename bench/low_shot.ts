@@ -9,10 +9,16 @@ import { parseArgs } from "node:util";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import type { RawImage } from "../ts/image/raw_image.ts";
 import { center_and_normalize, FEATURE_KINDS, type FeatureKind } from "../ts/learning/features.ts";
-import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
-import { ViTMSNForImageClassification, ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
+import { type ViTMSNForImageClassification, ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { Trainer } from "../ts/training/trainer.ts";
-import { fresh_backbone, fresh_fashion_model, labelled, mirrored_batches } from "./support/fashion.ts";
+import {
+  class_config,
+  classifier_on,
+  fresh_backbone,
+  fresh_fashion_model,
+  labelled,
+  mirrored_batches,
+} from "./support/fashion.ts";
 import { read_fashion_pictures } from "./support/fashion_pictures.ts";
 import {
   draw_pictures,
@@ -158,20 +164,9 @@ async function without_classifier(backbone: string): Promise<string> {
   return folder;
 }
 
-/** The backbone's, with the pictures' classes. */
-async function classifier_config({ backbone, test }: Task): Promise<ViTMSNConfig> {
-  const ids = test.map((_, id) => id);
-  return new ViTMSNConfig({
-    ...JSON.parse(await readFile(`${backbone}/config.json`, "utf8")),
-    id2label: Object.fromEntries(ids.map((id) => [id, String(id)])),
-    label2id: Object.fromEntries(ids.map((id) => [String(id), id])),
-    problem_type: "single_label_classification",
-  });
-}
-
 async function measure(method: Method, task: Task): Promise<Result[]> {
   const open = () => ViTMSNModel.from_pretrained(task.backbone, device);
-  const config = await classifier_config(task);
+  const config = await class_config(task.backbone, task.test.length);
   switch (method) {
     case "backbone":
       return by_backbone(method, task, await open());
@@ -186,7 +181,7 @@ async function measure(method: Method, task: Task): Promise<Result[]> {
     case "fine_tuned": {
       const folder = await without_classifier(task.backbone);
       return by_training(method, task, 3e-4, (seed) =>
-        ViTMSNForImageClassification.from_pretrained(folder, { ...device, seed, config }),
+        classifier_on(folder, task.test.length, { ...device, seed }),
       );
     }
   }

@@ -1,6 +1,7 @@
+import { readFile } from "node:fs/promises";
 import type { DeviceOptions } from "../../ts/engine/create_engine.ts";
 import type { RawImage } from "../../ts/image/raw_image.ts";
-import type { ViTMSNConfig, ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
+import { ViTMSNConfig, type ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../../ts/model/random.ts";
 import { Tensor } from "../../ts/tensor.ts";
@@ -80,6 +81,27 @@ export async function fresh_backbone(
   const model = await ViTMSNModel.from_config(config, { ...options, seed });
   draw_anew(model, POSITIONS, seed);
   return model;
+}
+
+/** A fresh classifier for `num_labels` classes on a backbone's folder, which holds no classifier. */
+export async function classifier_on(
+  backbone: string,
+  num_labels: number,
+  options: DeviceOptions & { seed: number },
+): Promise<ViTMSNForImageClassification> {
+  const config = await class_config(backbone, num_labels);
+  return ViTMSNForImageClassification.from_pretrained(backbone, { ...options, config });
+}
+
+/** A folder's config with other classes: their numbers. */
+export async function class_config(folder: string, num_labels: number): Promise<ViTMSNConfig> {
+  const ids = Array.from({ length: num_labels }, (_, id) => id);
+  return new ViTMSNConfig({
+    ...JSON.parse(await readFile(`${folder}/config.json`, "utf8")),
+    id2label: Object.fromEntries(ids.map((id) => [id, String(id)])),
+    label2id: Object.fromEntries(ids.map((id) => [String(id), id])),
+    problem_type: "single_label_classification",
+  });
 }
 
 /** Gives a model other values of parameters: from N(0, 0.02). */
