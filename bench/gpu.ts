@@ -9,6 +9,7 @@ import { extname } from "node:path";
 import { parseArgs } from "node:util";
 import { chromium, type Page } from "playwright";
 import { find_chromium, launch_args } from "../scripts/chromium.mjs";
+import type { TileChoice } from "../ts/engine/tiles.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
@@ -25,6 +26,7 @@ const HELP = `Usage: node bench/run.mjs gpu [OPTIONS]
   --attention             sdpa beside eager instead: batches 1, 2, 4, 8 at 224×224, then 448×448 and 896×896
   --image N               with --attention: one image size, batch 1
   --profile               also print each op's time
+  --tune                  also measure the tiles of linear layers, print them, and tell a forward's time before and after
   --json                  print JSON`;
 
 const { values: options } = parseArgs({
@@ -37,6 +39,7 @@ const { values: options } = parseArgs({
     "no-peer": { type: "boolean", default: false },
     attention: { type: "boolean", default: false },
     profile: { type: "boolean", default: false },
+    tune: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -65,6 +68,8 @@ interface Ours extends Measured {
   adapter: { name: string; is_software: boolean };
   dispatches: number;
   table: string;
+  untuned?: number[];
+  tiles: readonly TileChoice[];
 }
 
 /** The repository's files, and ONNX written from the same random weights that the page makes. */
@@ -113,17 +118,19 @@ interface Case {
 }
 
 function job({ size, batch, image }: Case) {
-  return { config: SIZES[size], size, batch, image, rounds: Number(options.rounds) };
+  return { config: SIZES[size], size, batch, image, rounds: Number(options.rounds), tune: options.tune };
 }
 
 async function beside_peer(page: Page, each: Case): Promise<Row> {
   const ours = await measure<Ours>(page, "ours", job(each), "sdpa");
   if (options.profile) console.log(`\n${each.size}, batch ${each.batch}: ${ours.table}`);
+  if (options.tune) console.log(`\n${each.size}, batch ${each.batch}:\n${tile_table(ours.tiles)}`);
   const row = {
     model: each.size,
     batch: each.batch,
     adapter: describe(ours),
     dispatches: ours.dispatches,
+    ...(ours.untuned && { "before tuning, ms": round(median(ours.untuned)) }),
     "vit-msn, ms": round(median(ours.times)),
   };
   if (options["no-peer"]) return row;
@@ -153,6 +160,19 @@ async function sdpa_beside_eager(page: Page, each: Case): Promise<Row> {
     "eager, ms": round(Math.min(...eager.times)),
     "eager / sdpa": round(Math.min(...eager.times) / Math.min(...sdpa.times), 2),
   };
+}
+
+/** What each tile took, the one that is taken without a measurement first. */
+function tile_table(tiles: readonly TileChoice[]): string {
+  const lines = tiles.map(({ rows, inputs, outputs, dtype, tile, default_tile, ms }) => {
+    const times = Object.entries(ms).map(([side, time]) => `${side}: ${time.toFixed(3)}`);
+    return `| ${inputs} → ${outputs} | ${rows} | ${dtype} | ${default_tile} | ${tile} | ${times.join(", ")} |`;
+  });
+  return [
+    "| layer | rows | dtype | by size | chosen | ms by tile |",
+    "|---|---|---|---|---|---|",
+    ...lines,
+  ].join("\n");
 }
 
 const describe = ({ adapter }: Ours) => `${adapter.name}${adapter.is_software ? " (software)" : ""}`;

@@ -3,7 +3,7 @@ import * as ort from "onnxruntime-web/webgpu";
 import { Tensor, ViTMSNForImageClassification } from "vit-msn";
 
 /**
- * @typedef {{ config: import("vit-msn").ViTMSNConfigInit, batch: number, image: number, rounds: number, size: string,
+ * @typedef {{ config: import("vit-msn").ViTMSNConfigInit, batch: number, image: number, rounds: number, tune: boolean, size: string,
  *   peer: boolean }} Job
  */
 
@@ -29,21 +29,30 @@ function pictures(batch, image) {
 }
 
 /** Forwards of this package on WebGPU. @param {Job} job @param {"sdpa" | "eager"} attn_implementation */
-export async function ours({ config, batch, image, rounds }, attn_implementation) {
+export async function ours({ config, batch, image, rounds, tune }, attn_implementation) {
   const options = { device: /** @type {const} */ ("webgpu"), attn_implementation };
   const model = await ViTMSNForImageClassification.from_config(config, options);
   const pixel_values = pictures(batch, image);
+  const inputs = { pixel_values, interpolate_pos_encoding: true };
+  /** @type {number[] | undefined} */
+  let untuned;
+  /** @type {readonly import("vit-msn").TileChoice[]} */
+  let tiles = [];
+  if (tune) {
+    untuned = await time(() => model.forward(inputs), rounds);
+    tiles = await model.tune(inputs);
+  }
   /** @type {Float32Array | undefined} */
   let logits;
   const times = await time(async () => {
-    const output = await model.forward({ pixel_values, interpolate_pos_encoding: true });
+    const output = await model.forward(inputs);
     logits = output.logits.data;
   }, rounds);
   const { adapter } = model.engine_info;
-  const profile = await model.profile({ pixel_values, interpolate_pos_encoding: true });
+  const profile = await model.profile(inputs);
   const dispatches = profile.ops.reduce((sum, op) => sum + op.dispatches, 0);
   await model.dispose();
-  return { times, logits: [...(logits ?? [])], adapter, dispatches, table: profile.table() };
+  return { times, untuned, tiles, logits: [...(logits ?? [])], adapter, dispatches, table: profile.table() };
 }
 
 /** Forwards of onnxruntime-web's webgpu on the same weights. @param {Job} job */

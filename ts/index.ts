@@ -7,6 +7,7 @@ export type { Device, DeviceOptions } from "./engine/create_engine.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { EngineInfo, Level } from "./engine/levels.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
+export type { LayerShape, TileChoice } from "./engine/tiles.ts";
 export type { AdapterInfo } from "./engine/webgpu_device.ts";
 export { type DecodedPicture, type Env, env, type PictureToDecode, type WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";

@@ -3,21 +3,21 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
 import { differences, FIXTURES, inputs_of, load, main_output, TOLERANCES } from "../support/parity.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
-import { no_webgpu, open_device } from "../support/webgpu.ts";
+import { type DeviceKind, no_webgpu, open_device } from "../support/webgpu.ts";
 
 const levels = (names: readonly string[], counts: readonly number[], worker = false) =>
   names.flatMap((level) => counts.map((num_threads) => ({ level, num_threads, worker })));
 /** Pages are served without what threads need: theirs are in test/node/threads_page.test.ts. */
 const THREADED = levels(["simd128+threads", "relaxed+threads"], [1, 2, 3]);
-/** WebGPU's default limits and no optional feature, and all that the adapter has. */
-const WEBGPU = (["default", "full"] as const).map((limits) => ({
+/** Without optional features and with all that there are, subgroups among them; with software's kernels and with GPUs'. */
+const WEBGPU = (["default", "full", "as a GPU"] as const).map((limits) => ({
   level: "webgpu",
   num_threads: 1,
   worker: false,
   limits,
 }));
 /** Every engine that this runtime can run. */
-const ENGINES: readonly (ReturnType<typeof levels>[number] & { limits?: "default" | "full" })[] = [
+const ENGINES: readonly (ReturnType<typeof levels>[number] & { limits?: DeviceKind })[] = [
   ...levels(["simd128", "relaxed"], [1]),
   ...levels(["relaxed"], [1], true),
   ...(typeof document === "undefined" ? [...THREADED, ...levels(["relaxed+threads"], [2], true)] : []),

@@ -331,6 +331,49 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
   });
 });
 
+describe.skipIf(no_webgpu !== undefined)("a model on what is taken for a GPU", () => {
+  test("has its tiles chosen by measurement, for models that come later as well", async () => {
+    const device = await open_device("as a GPU");
+    const load = () => ViTMSNForImageClassification.from_config(TINY, { device, seed: 3 });
+    const forward = async (model: ViTMSNForImageClassification) =>
+      (await model.forward({ pixel_values: TINY_PIXELS })).logits.data;
+    const model = await load();
+    const before = await forward(model);
+    const choices = await model.tune({ pixel_values: TINY_PIXELS });
+    // Query, key and value; attention's output; up; down; the patches; the classifier.
+    const sizes = choices.map(({ inputs, outputs }) => `${inputs} → ${outputs}`);
+    expect(new Set(sizes).size).toBeGreaterThanOrEqual(5);
+    for (const { tile, default_tile, ms, dtype, rows } of choices) {
+      expect(Object.keys(ms)).toEqual(["32", "64", "128"]);
+      expect([32, 64, 128]).toContain(default_tile);
+      expect(ms[tile]).toBe(Math.min(...Object.values(ms)));
+      expect([dtype, rows > 0]).toEqual(["float32", true]);
+    }
+    expect(await forward(model)).toEqual(before);
+    await model.dispose();
+    const later = await load();
+    expect(await later.tune({ pixel_values: TINY_PIXELS })).toEqual(choices);
+    expect(await forward(later)).toEqual(before);
+    await later.dispose();
+    device.destroy();
+  });
+
+  test("has nothing to choose on software", async () => {
+    const model = await ViTMSNForImageClassification.from_config(TINY, { device: "webgpu" });
+    const choices = await model.tune({ pixel_values: TINY_PIXELS });
+    expect(choices.every(({ tile, default_tile }) => tile === default_tile)).toBe(true);
+    await model.dispose();
+  });
+});
+
+test("tiles are WebGPU's", async () => {
+  const model = await ViTMSNForImageClassification.from_config(TINY, { device: "wasm" });
+  const error = await error_of(model.tune({ pixel_values: TINY_PIXELS }));
+  expect(error.code).toBe("UNSUPPORTED");
+  expect(error.message).toContain('device: "webgpu"');
+  await model.dispose();
+});
+
 const PEAK = { gflops: 100, gigabytes_per_second: 10 };
 const NO_EXPORTS = Uint8Array.of(0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00);
 

@@ -47,15 +47,28 @@ export async function find_gpu(): Promise<GPU> {
 /** Dawn's devices don't survive it. */
 let dawn: GPU | undefined;
 
-/** A device of the host's own: with WebGPU's default limits and no feature, or with all that the adapter has. */
-export async function open_device(kind: "default" | "full" = "default"): Promise<GPUDevice> {
+/** With WebGPU's default limits and no feature, with all that the adapter has, or so and taken for no software. */
+export type DeviceKind = "default" | "full" | "as a GPU";
+
+/** A device of the host's own. */
+export async function open_device(kind: DeviceKind = "default"): Promise<GPUDevice> {
   const adapter = await (await find_gpu()).requestAdapter();
   if (!adapter) throw new Error("WebGPU has no adapter here.");
   if (kind === "default") return adapter.requestDevice();
-  return adapter.requestDevice({
+  const device = await adapter.requestDevice({
     requiredFeatures: [...adapter.features] as GPUFeatureName[],
     requiredLimits: all_limits(adapter.limits),
   });
+  // Software gets kernels of its own; under another name it gets those of GPUs.
+  const value = {
+    vendor: "",
+    architecture: "",
+    device: "",
+    description: "In disguise",
+    isFallbackAdapter: false,
+  };
+  if (kind === "as a GPU") Object.defineProperty(device, "adapterInfo", { value });
+  return device;
 }
 
 function all_limits(limits: GPUSupportedLimits): Record<string, number> {

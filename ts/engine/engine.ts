@@ -8,6 +8,7 @@
  */
 
 import type { Timing } from "./profile.ts";
+import type { TiledEngine } from "./tiles.ts";
 
 /** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
 export const ACTIVATIONS = [
@@ -121,6 +122,8 @@ export interface Engine {
   memory(): EngineMemory;
   /** Where ops aren't done when they return: what tells their times. */
   readonly timing?: Timing;
+  /** Where linear layers can be computed by several tiles: what chooses among them. */
+  readonly tiled?: TiledEngine;
   /** Whether its device is gone, and all that it held: a new engine may take its place. */
   readonly is_lost?: boolean;
   /** Releases everything, and refuses every later call at once; resolves when the device has let go of it. */

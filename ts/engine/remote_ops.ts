@@ -15,7 +15,7 @@ export type Question = (typeof QUESTIONS)[number];
 /** What enqueues work and returns handles, or changes its first argument and returns nothing. */
 export type OpName = Exclude<
   keyof TrainingEngine,
-  Question | "dims" | "free" | "memory" | "dispose" | "timing" | "is_lost"
+  Question | "dims" | "free" | "memory" | "dispose" | "timing" | "tiled" | "is_lost"
 >;
 
 /** Dims where there were handles. */

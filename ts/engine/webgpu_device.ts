@@ -19,6 +19,8 @@ export interface OpenedDevice {
   device: GPUDevice;
   adapter: AdapterInfo;
   wgsl_features: ReadonlySet<string>;
+  /** Whether kernels can use subgroups. */
+  subgroups: boolean;
   /** Whether it was opened here, for one model, and ends with it. */
   is_own: boolean;
 }
@@ -65,6 +67,7 @@ export async function describe_device(device: GPUDevice): Promise<OpenedDevice> 
     // Runtimes without adapterInfo say nothing of the adapter that a device came from.
     adapter: describe_adapter(device.adapterInfo as GPUAdapterInfo | undefined, device.features),
     wgsl_features: gpu?.wgslLanguageFeatures ?? new Set<string>(),
+    subgroups: await takes_subgroups(device),
     is_own: false,
   };
 }
@@ -79,7 +82,19 @@ async function open(gpu: GPU, by_name: boolean): Promise<OpenedDevice> {
     );
   }
   const device = await request_device(adapter, described);
-  return { device, adapter: described, wgsl_features: gpu.wgslLanguageFeatures, is_own: true };
+  const subgroups = await takes_subgroups(device);
+  return { device, adapter: described, wgsl_features: gpu.wgslLanguageFeatures, subgroups, is_own: true };
+}
+
+/**
+ * Whether kernels can use subgroups, by a module that does: wgpu, on which the kernels run, can't tell in browsers, and
+ * Deno has the feature but not the directive that the standard wants.
+ */
+async function takes_subgroups(device: GPUDevice): Promise<boolean> {
+  if (!device.features.has("subgroups")) return false;
+  device.pushErrorScope("validation");
+  device.createShaderModule({ code: "enable subgroups;" });
+  return (await device.popErrorScope()) === null;
 }
 
 async function request_adapter(gpu: GPU): Promise<GPUAdapter> {

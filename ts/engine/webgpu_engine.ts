@@ -1,7 +1,9 @@
 import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
+import type { WeightDtype } from "./engine.ts";
 import { next_task } from "./pacer.ts";
 import type { Timing } from "./profile.ts";
+import { choices_for, type TiledEngine } from "./tiles.ts";
 import type { Glue } from "./wasm_engine.ts";
 import { WasmTrainingEngine } from "./wasm_training_engine.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
@@ -61,10 +63,42 @@ export class WebGpuEngine extends WasmTrainingEngine {
     stop: () => this.copy(() => (this.#glue as GpuGlue).finish_profile()),
   };
 
-  /** Takes the device. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
+  /** The tiles of its linear layers. */
+  readonly tiled: TiledEngine = {
+    layer_shape: (weights, rows) => {
+      const [outputs, inputs] = this.#ask((glue) => glue.linear_sizes(weights)) as unknown as [
+        number,
+        number,
+      ];
+      const dtype = this.#ask((glue) => glue.linear_dtype(weights)) as WeightDtype;
+      return { rows, inputs, outputs, dtype };
+    },
+    tiles: ({ rows, inputs, outputs, dtype }) => [
+      ...this.#ask((glue) => glue.linear_tiles(rows, inputs, outputs, dtype)),
+    ],
+    choose_tile: ({ rows, inputs, outputs, dtype }, side) =>
+      this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, side)),
+    time_layer: async (weights, rows, times) => {
+      this.#ask((glue) => glue.run_linear(weights, rows, times));
+      const start = performance.now();
+      this.#ask((glue) => glue.submit());
+      await this.#opened.device.queue.onSubmittedWorkDone();
+      const ms = performance.now() - start;
+      await this.copy(() => this.#glue?.settle());
+      return ms;
+    },
+  };
+
+  #ask<T>(question: (glue: GpuGlue) => T): T {
+    return this.call(() => question(this.#glue as GpuGlue));
+  }
+
+  /** Takes the device, and the tiles that were chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
   async open(): Promise<void> {
     try {
-      await this.copy(() => this.#glue?.open());
+      await this.copy(() => this.#glue?.open(this.#opened.subgroups));
+      const choices = choices_for(this.#opened.adapter);
+      for (const choice of choices.values()) this.tiled.choose_tile(choice, choice.tile);
     } catch (error) {
       await this.dispose();
       throw error;

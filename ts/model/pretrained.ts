@@ -4,6 +4,7 @@ import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from 
 import type { EngineInfo } from "../engine/levels.ts";
 import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
+import type { TileChoice } from "../engine/tiles.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
@@ -234,13 +235,44 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     }
     const { Profiler } = await on_demand("profiler", () => import("../engine/profile.ts"));
     await this.forward(inputs);
-    const { engine, weights, config, engine_info } = this;
+    const { engine, weights, engine_info } = this;
     const profiler = new Profiler(engine, (handle) => weights.linear_bytes(handle));
+    await this.#on(profiler.engine).forward(inputs);
+    return profiler.finish(engine_info.adapter?.name ?? engine_info.level, options.peak);
+  }
+
+  /**
+   * Measures which tile computes each of the model's linear layers fastest on this GPU, for inputs of these shapes, and
+   * takes it from here on; models on the same adapter take it as well, for as long as the program runs. Results don't
+   * depend on the tile. It takes a second or so on a GPU; without it a tile is chosen by its size.
+   * @returns the choice for each shape, with the times in milliseconds.
+   * @throws VitMsnError UNSUPPORTED where there are no tiles to choose from: on the CPU; and as forward does.
+   */
+  async tune(inputs: Inputs): Promise<readonly TileChoice[]> {
+    await this.ready();
+    const { engine } = this;
+    const { adapter } = this.engine_info;
+    if (engine.tiled === undefined || adapter === undefined) {
+      throw new VitMsnError(
+        "UNSUPPORTED",
+        'tune() is for models on WebGPU: load the model with device: "webgpu".',
+      );
+    }
+    const { choices_for, choose_tiles, LayerNotes } = await on_demand(
+      "choice of tiles",
+      () => import("../engine/tiles.ts"),
+    );
+    const notes = new LayerNotes(engine);
+    await this.#on(notes.engine).forward(inputs);
+    return choose_tiles(engine.tiled, notes.layers.values(), choices_for(adapter));
+  }
+
+  /** This model on an engine that watches its own. */
+  #on(engine: Engine): PreTrainedModel<Inputs, Output> {
     const model_class = this.constructor as unknown as ModelClass<PreTrainedModel<Inputs, Output>>;
     const { dtype, attn_implementation } = this;
     const resolved = { ...this.#residence.running, dtype, attn_implementation };
-    await new model_class(config, profiler.engine, weights, resolved).forward(inputs);
-    return profiler.finish(engine_info.adapter?.name ?? engine_info.level, options.peak);
+    return new model_class(this.config, engine, this.weights, resolved);
   }
 
   /** What the model's engine holds right now. */

@@ -50,13 +50,17 @@ pub struct Context {
     /// The first fault that can't be healed: a lost device, or an error outside of any check.
     fault: Arc<Mutex<Option<Error>>>,
     unsettled: RefCell<Vec<Unsettled>>,
+    is_software: bool,
+    has_subgroups: bool,
+    has_packed_dot: bool,
 }
 
 impl Context {
     /// Opens the best adapter that the options allow.
     /// Errors: UNSUPPORTED when there is none, or when it refuses the limits.
     pub async fn new(options: ContextOptions) -> Result<Self> {
-        let adapter = wgpu::Instance::default()
+        let instance = wgpu::Instance::default();
+        let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {
                 power_preference: wgpu::PowerPreference::HighPerformance,
                 ..Default::default()
@@ -88,7 +92,11 @@ impl Context {
                     called(&info.name)
                 ))
             })?;
-        Ok(Self::watch(device, queue, info))
+        let mut context = Self::watch(device, queue, info);
+        context.has_packed_dot = instance
+            .wgsl_language_features()
+            .contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct);
+        Ok(context)
     }
 
     /// Takes over a device that someone else opened: from here on its faults are this context's.
@@ -119,15 +127,29 @@ impl Context {
                 )),
             );
         }));
-        let limits = device.limits();
         Self {
+            limits: device.limits(),
+            is_software: is_software(&adapter),
+            has_subgroups: device.features().contains(wgpu::Features::SUBGROUP),
+            has_packed_dot: false,
             device,
             queue,
             adapter,
-            limits,
             fault,
             unsettled: RefCell::default(),
         }
+    }
+
+    /// Lets kernels use subgroups: wgpu can't tell in browsers whether a device has them, and whoever opened it can.
+    pub fn with_subgroups(mut self) -> Self {
+        self.has_subgroups = true;
+        self
+    }
+
+    /// Takes the kernels that GPUs get on software, too. They are slow there: this is for tests.
+    pub fn as_a_gpu(mut self) -> Self {
+        self.is_software = false;
+        self
     }
 
     /// The adapter: its name, backend and kind.
@@ -137,10 +159,17 @@ impl Context {
 
     /// Whether the adapter is software on the CPU, as far as it tells.
     pub fn is_software(&self) -> bool {
-        let name = self.adapter.name.to_lowercase();
-        let known = ["swiftshader", "llvmpipe"];
-        self.adapter.device_type == wgpu::DeviceType::Cpu
-            || known.iter().any(|part| name.contains(part))
+        self.is_software
+    }
+
+    /// Whether kernels may use subgroups.
+    pub(crate) fn has_subgroups(&self) -> bool {
+        self.has_subgroups
+    }
+
+    /// Whether kernels may use dot products of four bytes.
+    pub(crate) fn has_packed_dot(&self) -> bool {
+        self.has_packed_dot
     }
 
     /// What the device grants, which is what was asked for.
@@ -226,6 +255,12 @@ impl Context {
             }
         }
     }
+}
+
+fn is_software(adapter: &wgpu::AdapterInfo) -> bool {
+    let name = adapter.name.to_lowercase();
+    let known = ["swiftshader", "llvmpipe"];
+    adapter.device_type == wgpu::DeviceType::Cpu || known.iter().any(|part| name.contains(part))
 }
 
 fn keep_first(fault: &Mutex<Option<Error>>, error: Error) {

@@ -32,7 +32,7 @@ pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::interpolate::interpolate_positions;
 pub use kernels::layer_norm::layer_norm;
 pub use kernels::layer_norm_backward::{LayerNormGradients, layer_norm_backward};
-pub use kernels::linear::linear;
+pub use kernels::linear::{LayerShape, choose_linear_tile, linear, linear_tiles, run_linear};
 pub use kernels::linear_backward::{linear_backward_input, linear_backward_weights};
 pub use kernels::loss::{
     bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse,

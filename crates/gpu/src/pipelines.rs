@@ -22,6 +22,13 @@ pub(crate) struct Kernel {
 /// overrides, since they size arrays in functions.
 pub(crate) type Constants = &'static [&'static str];
 
+/// A part that lets a module use subgroups. naga has them without it, and doesn't know the directive yet.
+pub(crate) const ENABLE_SUBGROUPS: &str = if cfg!(target_arch = "wasm32") {
+    "enable subgroups;\n"
+} else {
+    ""
+};
+
 /// How many buffers a kernel reads and writes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Arity {
@@ -99,14 +106,14 @@ fn layout_of(context: &Context, arity: Arity) -> wgpu::BindGroupLayout {
 }
 
 fn with_constants(sources: &[&str], names: Constants, values: &[u32]) -> String {
-    let mut text = String::new();
+    let is_directive = |part: &&&str| part.starts_with("enable ");
+    // The language wants directives before all else.
+    let mut text: String = sources.iter().filter(is_directive).copied().collect();
     for (name, value) in names.iter().zip(values) {
         // Writing to a string can't fail.
         let _ = writeln!(text, "const {name}: u32 = {value}u;");
     }
-    for source in sources {
-        text += source;
-    }
+    text.extend(sources.iter().filter(|part| !is_directive(part)).copied());
     text
 }
 

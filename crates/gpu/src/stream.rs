@@ -13,6 +13,7 @@ use crate::buffers::{
     Binding, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool, Sizing, size_class,
 };
 use crate::context::Context;
+use crate::kernels::linear::ChosenTiles;
 use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
 use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, least_bytes, set_times};
 
@@ -92,6 +93,7 @@ pub struct Stream {
     unsubmitted: u64,
     /// The batches since [`Stream::start_profile`].
     profile: Option<Vec<ProfiledBatch>>,
+    pub(crate) tiles: ChosenTiles,
 }
 
 impl Stream {
@@ -116,6 +118,7 @@ impl Stream {
             dispatches: 0,
             unsubmitted: 0,
             profile: None,
+            tiles: ChosenTiles::default(),
         })
     }
 

@@ -37,6 +37,12 @@ pub fn stream() -> Option<Stream> {
     Some(stream_on(context()?))
 }
 
+/// On a device with all that the adapter has, with the kernels that GPUs get.
+pub fn full_stream() -> Option<Stream> {
+    let context = context_with(RequestedLimits::Adapter)?;
+    Some(stream_on(context.as_a_gpu()))
+}
+
 pub fn stream_on(context: Context) -> Stream {
     Stream::new(Rc::new(context)).unwrap()
 }
@@ -67,20 +73,22 @@ pub fn layer_of(stream: &mut Stream, weight: &[f32], bias: &[f32], dtype: Dtype)
     layer
 }
 
-/// Runs `test` on a few shapes on one device: software adapters are slow.
+/// Runs `test` on a few shapes, since software adapters are slow: on a device with WebGPU's default limits and no feature,
+/// and on one with all that there is and with the kernels that GPUs get.
 pub fn on_shapes<S: Strategy>(shapes: S, test: impl Fn(&mut Stream, S::Value)) {
-    let Some(stream) = stream() else { return };
-    let stream = std::cell::RefCell::new(stream);
-    let config = Config {
-        failure_persistence: None,
-        ..Config::with_cases(24)
-    };
-    TestRunner::new(config)
-        .run(&shapes, |shape| {
-            test(&mut stream.borrow_mut(), shape);
-            Ok(())
-        })
-        .unwrap();
+    for stream in [stream(), full_stream()].into_iter().flatten() {
+        let stream = std::cell::RefCell::new(stream);
+        let config = Config {
+            failure_persistence: None,
+            ..Config::with_cases(12)
+        };
+        TestRunner::new(config)
+            .run(&shapes, |shape| {
+                test(&mut stream.borrow_mut(), shape);
+                Ok(())
+            })
+            .unwrap();
+    }
 }
 
 /// [`values`] of this shape, here and on the device.

@@ -34,12 +34,16 @@ const FIXTURES: [(&str, Activation, usize, (usize, usize)); 13] = [
 ];
 
 fn stream(limits: RequestedLimits) -> Option<Stream> {
+    context(limits).map(|context| Stream::new(Rc::new(context)).unwrap())
+}
+
+fn context(limits: RequestedLimits) -> Option<Context> {
     let options = ContextOptions {
         allow_software: true,
         limits,
     };
     match pollster::block_on(Context::new(options)) {
-        Ok(context) => Some(Stream::new(Rc::new(context)).unwrap()),
+        Ok(context) => Some(context),
         Err(error) if std::env::var_os("VIT_MSN_REQUIRE_GPU").is_some_and(|v| v == "1") => {
             panic!("{error}")
         }
@@ -344,17 +348,35 @@ fn all_of_the_adapters_limits_give_the_same() {
     let Some(mut stream) = stream(RequestedLimits::Adapter) else {
         return;
     };
-    check(&mut stream, &FIXTURES[..3], Dtype::F32, 1e-4);
+    check(&mut stream, &FIXTURES, Dtype::F32, 1e-4);
 }
 
-/// Weights' rounding only: arithmetic is float32.
+/// With subgroups, and without.
+#[test]
+fn the_kernels_of_gpus_give_the_same() {
+    for limits in [RequestedLimits::Adapter, RequestedLimits::WebGpu] {
+        let Some(context) = context(limits) else {
+            return;
+        };
+        let mut stream = Stream::new(Rc::new(context.as_a_gpu())).unwrap();
+        check(&mut stream, &FIXTURES, Dtype::F32, 1e-4);
+    }
+}
+
+/// Software computes in float32, so that only weights are rounded; GPUs in float16 and bytes, where they can.
 #[test]
 fn narrow_weights_match_within_their_rounding() {
-    let Some(mut stream) = stream(RequestedLimits::WebGpu) else {
-        return;
-    };
-    for (dtype, tolerance) in [(Dtype::F16, 5.4e-3), (Dtype::BF16, 4e-2), (Dtype::I8, 8e-2)] {
-        check(&mut stream, &FIXTURES[..3], dtype, tolerance);
+    for as_a_gpu in [false, true] {
+        let Some(mut context) = context(RequestedLimits::Adapter) else {
+            return;
+        };
+        if as_a_gpu {
+            context = context.as_a_gpu();
+        }
+        let mut stream = Stream::new(Rc::new(context)).unwrap();
+        for (dtype, tolerance) in [(Dtype::F16, 5.4e-3), (Dtype::BF16, 4e-2), (Dtype::I8, 8e-2)] {
+            check(&mut stream, &FIXTURES[..3], dtype, tolerance);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use crate::{Error, Result, format_dims, format_number, try_vec};
 
 /// How weights are stored. Activations and accumulators are always float32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// IEEE 754 single precision.
     F32,

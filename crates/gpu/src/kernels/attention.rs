@@ -6,7 +6,8 @@ use vit_msn_tensor::{Dropout, Error, Result};
 use super::dropout::{DROPOUT, Mask};
 use super::{ENOUGH_WORKGROUPS, cost};
 use crate::buffers::{Binding, GpuTensor};
-use crate::pipelines::{Constants, Kernel};
+use crate::context::Context;
+use crate::pipelines::{Constants, ENABLE_SUBGROUPS, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 
@@ -14,11 +15,35 @@ pub(super) const PARAMS: &str = include_str!("attention_params.wgsl");
 pub(super) const VEC4: &str = include_str!("qkv_vec4.wgsl");
 pub(super) const SCALAR: &str = include_str!("qkv_scalar.wgsl");
 const STAGED: &str = include_str!("attention_staged.wgsl");
+const QUADS: &str = include_str!("attention_quads.wgsl");
 const TILE: &str = include_str!("attention_tile.wgsl");
 const DIRECT: &str = include_str!("attention_direct.wgsl");
 const EAGER: &str = include_str!("eager_attention.wgsl");
 
 const CONSTANTS: Constants = &["ROWS", "HEAD_VECS"];
+
+/// The kernels of fused attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tile {
+    /// From storage.
+    Direct,
+    /// Through workgroup memory, an invocation for each query.
+    Staged,
+    /// Through workgroup memory, four invocations of a subgroup for each query.
+    Quads,
+}
+
+impl Tile {
+    fn choose(context: &Context, head_dim: usize) -> Self {
+        if context.is_software() || head_dim > MAX_STAGED {
+            Self::Direct
+        } else if context.has_subgroups() {
+            Self::Quads
+        } else {
+            Self::Staged
+        }
+    }
+}
 
 /// The widest head whose staged tile fits into WebGPU's 16 KiB of workgroup memory.
 const MAX_STAGED: usize = 256;
@@ -145,11 +170,12 @@ impl Shape {
         })
     }
 
-    fn staged_kernel(&self) -> Kernel {
-        let sources: &'static [&'static str] = if self.head_dim.is_multiple_of(4) {
-            &[PARAMS, VEC4, STAGED]
-        } else {
-            &[PARAMS, SCALAR, STAGED]
+    fn staged_kernel(&self, quads: bool) -> Kernel {
+        let sources: &'static [&'static str] = match (quads, self.head_dim.is_multiple_of(4)) {
+            (false, true) => &[PARAMS, VEC4, STAGED],
+            (false, false) => &[PARAMS, SCALAR, STAGED],
+            (true, true) => &[ENABLE_SUBGROUPS, PARAMS, VEC4, QUADS],
+            (true, false) => &[ENABLE_SUBGROUPS, PARAMS, SCALAR, QUADS],
         };
         Kernel {
             name: "attention",
@@ -158,11 +184,19 @@ impl Shape {
         }
     }
 
-    fn record_staged(&self, stream: &mut Stream, qkv: &GpuTensor, y: &GpuTensor) -> Result<()> {
-        let rows = rows(self.all_heads(), self.tokens);
+    fn record_staged(
+        &self,
+        stream: &mut Stream,
+        quads: bool,
+        qkv: &GpuTensor,
+        y: &GpuTensor,
+    ) -> Result<()> {
+        // A workgroup of 16 queries with an invocation each would be half a subgroup.
+        let least = if quads { 16 } else { 32 };
+        let rows = rows(self.all_heads(), self.tokens, least);
         let workgroups = [self.tokens.div_ceil(rows), self.all_heads(), 1];
         stream.record(Op {
-            kernel: self.staged_kernel(),
+            kernel: self.staged_kernel(quads),
             constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
             uniforms: self.params(0, Mask::NONE),
             reads: &[qkv.binding()],
@@ -178,22 +212,22 @@ impl Shape {
 /// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn attention(stream: &mut Stream, qkv: &GpuTensor, heads: usize) -> Result<GpuTensor> {
     let shape = Shape::of(qkv, heads)?;
-    let direct = stream.context().is_software() || shape.head_dim > MAX_STAGED;
-    attention_with(stream, direct, qkv, &shape)
+    let tile = Tile::choose(stream.context(), shape.head_dim);
+    attention_with(stream, tile, qkv, &shape)
 }
 
 fn attention_with(
     stream: &mut Stream,
-    direct: bool,
+    tile: Tile,
     qkv: &GpuTensor,
     shape: &Shape,
 ) -> Result<GpuTensor> {
     let y = stream.uninit(&shape.result_dims())?;
-    if direct {
+    if tile == Tile::Direct {
         let all = (0, shape.all_heads());
         shape.record_direct(stream, all, qkv, &[y.binding()], None)?;
     } else {
-        shape.record_staged(stream, qkv, &y)?;
+        shape.record_staged(stream, tile == Tile::Quads, qkv, &y)?;
     }
     Ok(y)
 }
@@ -242,18 +276,18 @@ fn eager_with(
 }
 
 /// Queries of a workgroup: more of them read the keys and values less often, fewer make more workgroups.
-fn rows(heads: usize, tokens: usize) -> usize {
-    if heads * tokens.div_ceil(64) >= ENOUGH_WORKGROUPS {
-        64
-    } else {
-        32
-    }
+fn rows(heads: usize, tokens: usize, least: usize) -> usize {
+    let busy = |rows: &usize| heads * tokens.div_ceil(*rows) >= ENOUGH_WORKGROUPS;
+    let larger = [64, 32].into_iter().filter(|&rows| rows > least);
+    larger.into_iter().find(busy).unwrap_or(least)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+    use crate::test_support::{
+        assert_close, code, full_stream, on_shapes, random, read, stream, values,
+    };
     use proptest::prelude::*;
 
     /// (context, probabilities)
@@ -297,9 +331,10 @@ mod tests {
         let qkv_gpu = stream.upload(&qkv, &dims).unwrap();
         let (expected, expected_probs) = naive(&qkv, tokens, heads, head_dim);
         let shape = Shape::of(&qkv_gpu, heads).unwrap();
-        for direct in [true, false] {
-            if direct || head_dim <= MAX_STAGED {
-                let y = attention_with(stream, direct, &qkv_gpu, &shape).unwrap();
+        for tile in [Tile::Direct, Tile::Staged, Tile::Quads] {
+            let fits = tile == Tile::Direct || head_dim <= MAX_STAGED;
+            if fits && (tile != Tile::Quads || stream.context().has_subgroups()) {
+                let y = attention_with(stream, tile, &qkv_gpu, &shape).unwrap();
                 assert_eq!(y.dims(), [batch, tokens, heads * head_dim]);
                 assert_close(&read(stream, &y), &expected, 1e-5);
             }
@@ -325,7 +360,9 @@ mod tests {
 
     #[test]
     fn the_widest_heads_fit() {
-        let Some(mut stream) = stream() else { return };
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
         check(&mut stream, [1, 33, 1, MAX_STAGED], 1.0);
     }
 
@@ -337,8 +374,12 @@ mod tests {
 
     #[test]
     fn large_workgroups_match_the_definition() {
-        let Some(mut stream) = stream() else { return };
-        assert_eq!(rows(2 * 22, 150), 64);
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        assert_eq!(rows(2 * 22, 150, 16), 64);
+        assert_eq!(rows(20, 197, 16), 32);
+        assert_eq!((rows(6, 197, 16), rows(6, 197, 32)), (16, 32));
         check(&mut stream, [2, 150, 22, 4], 1.0);
     }
 

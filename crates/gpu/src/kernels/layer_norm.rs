@@ -3,16 +3,10 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
+use super::{REDUCE_CONSTANTS, cost, fold_rows, lanes, reducing};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
-
-const LAYER_NORM: Kernel = Kernel {
-    name: "layer_norm",
-    sources: &[REDUCE, include_str!("layer_norm.wgsl")],
-    entry_point: "main",
-};
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -37,7 +31,11 @@ pub fn layer_norm(
     let y = stream.uninit(x.dims())?;
     let lanes = lanes(stream.context());
     stream.record(Op {
-        kernel: LAYER_NORM,
+        kernel: Kernel {
+            name: "layer_norm",
+            sources: reducing!(stream.context(), "layer_norm.wgsl"),
+            entry_point: "main",
+        },
         constants: (REDUCE_CONSTANTS, &lanes),
         uniforms: Params {
             rows: rows as u32,

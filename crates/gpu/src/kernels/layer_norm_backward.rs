@@ -5,8 +5,9 @@ use vit_msn_tensor::Result;
 
 use super::elementwise::check_same_shape;
 use super::sums::column_sums;
-use super::{LINE, REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
+use super::{LINE, REDUCE_CONSTANTS, cost, fold_rows, lanes, reducing};
 use crate::buffers::GpuTensor;
+use crate::context::Context;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
@@ -31,10 +32,10 @@ pub struct LayerNormGradients {
     pub bias: GpuTensor,
 }
 
-fn kernel(entry_point: &'static str) -> Kernel {
+fn kernel(context: &Context, entry_point: &'static str) -> Kernel {
     Kernel {
         name: "layer_norm_backward",
-        sources: &[REDUCE, include_str!("layer_norm_backward.wgsl")],
+        sources: reducing!(context, "layer_norm_backward.wgsl"),
         entry_point,
     }
 }
@@ -60,7 +61,7 @@ pub fn layer_norm_backward(
         eps,
     };
     stream.record(Op {
-        kernel: kernel("by_x"),
+        kernel: kernel(stream.context(), "by_x"),
         constants: (REDUCE_CONSTANTS, &lanes),
         uniforms,
         reads: &[grad.binding(), x.binding(), weight.binding()],
@@ -71,7 +72,7 @@ pub fn layer_norm_backward(
     let blocks = rows.div_ceil(BLOCK);
     let sums = stream.uninit(&[blocks, width])?;
     stream.record(Op {
-        kernel: kernel("by_weight"),
+        kernel: kernel(stream.context(), "by_weight"),
         constants: (REDUCE_CONSTANTS, &lanes),
         uniforms,
         reads: &[grad.binding(), x.binding(), moments.binding()],

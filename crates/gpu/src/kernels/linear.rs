@@ -1,5 +1,7 @@
 //! Linear layers: a tiled GEMM with bias, activation and residual in its epilogue.
 
+use std::collections::HashMap;
+
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
@@ -14,38 +16,89 @@ use crate::weights::GpuLinear;
 const NAME: &str = "linear";
 
 macro_rules! module {
-    ($x:literal, $weight:literal, $product:literal) => {
+    ($($part:literal),+) => {
         &[
-            include_str!($x),
-            include_str!($weight),
+            $(include_str!($part),)+
             include_str!("activation.wgsl"),
             include_str!("linear.wgsl"),
-            include_str!($product),
         ]
     };
 }
 
 /// The modules for how x is loaded and how weights are stored, staged and direct.
-macro_rules! modules {
+macro_rules! wide {
     ($x:literal, $weight:literal) => {
         [
-            module!($x, $weight, "linear_staged.wgsl"),
+            module!($x, "operand_f32.wgsl", $weight, "linear_staged.wgsl"),
             module!($x, $weight, "linear_direct.wgsl"),
         ]
     };
 }
 
+/// The module of [`Arithmetic::Half`].
+macro_rules! half {
+    ($x:literal) => {
+        module!(
+            "enable_f16.wgsl",
+            $x,
+            "operand_f16.wgsl",
+            "weight_f16_native.wgsl",
+            "linear_staged.wgsl"
+        )
+    };
+}
+
+/// The module of [`Arithmetic::Packed`].
+macro_rules! packed {
+    ($x:literal) => {
+        module!($x, "weight_i8.wgsl", "linear_packed.wgsl")
+    };
+}
+
+/// How x and the weight are multiplied; sums are float32 in the end. The last two are for staged tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arithmetic {
+    /// As float32, to which weights are widened.
+    Wide,
+    /// As float16: float16 weights, where the device computes in it.
+    Half,
+    /// As bytes, exactly: int8 weights, x quantised for each 32 values of a row, where the device has dot products of four
+    /// bytes.
+    Packed,
+}
+
+impl Arithmetic {
+    /// The narrowest that the device has for a weight's storage type; software has narrow arithmetic in name only.
+    fn choose(context: &Context, dtype: Dtype) -> Self {
+        match dtype {
+            _ if context.is_software() => Self::Wide,
+            Dtype::F16 if context.has(wgpu::Features::SHADER_F16) => Self::Half,
+            Dtype::I8 if context.has_packed_dot() => Self::Packed,
+            _ => Self::Wide,
+        }
+    }
+}
+
 /// The text of a module in parts.
-fn sources(dtype: Dtype, vectors: bool, direct: bool) -> &'static [&'static str] {
-    let both: [&'static [&'static str]; 2] = match (dtype, vectors) {
-        (Dtype::F32, true) => modules!("x_vec4.wgsl", "weight_f32.wgsl"),
-        (Dtype::F32, false) => modules!("x_scalar.wgsl", "weight_f32.wgsl"),
-        (Dtype::F16, true) => modules!("x_vec4.wgsl", "weight_f16.wgsl"),
-        (Dtype::F16, false) => modules!("x_scalar.wgsl", "weight_f16.wgsl"),
-        (Dtype::BF16, true) => modules!("x_vec4.wgsl", "weight_bf16.wgsl"),
-        (Dtype::BF16, false) => modules!("x_scalar.wgsl", "weight_bf16.wgsl"),
-        (Dtype::I8, true) => modules!("x_vec4.wgsl", "weight_i8.wgsl"),
-        (Dtype::I8, false) => modules!("x_scalar.wgsl", "weight_i8.wgsl"),
+fn sources(
+    dtype: Dtype,
+    arithmetic: Arithmetic,
+    vectors: bool,
+    direct: bool,
+) -> &'static [&'static str] {
+    let both: [&'static [&'static str]; 2] = match (arithmetic, dtype, vectors) {
+        (Arithmetic::Packed, _, true) => return packed!("x_vec4.wgsl"),
+        (Arithmetic::Packed, _, false) => return packed!("x_scalar.wgsl"),
+        (Arithmetic::Half, _, true) => return half!("x_vec4.wgsl"),
+        (Arithmetic::Half, _, false) => return half!("x_scalar.wgsl"),
+        (_, Dtype::F32, true) => wide!("x_vec4.wgsl", "weight_f32.wgsl"),
+        (_, Dtype::F32, false) => wide!("x_scalar.wgsl", "weight_f32.wgsl"),
+        (_, Dtype::F16, true) => wide!("x_vec4.wgsl", "weight_f16.wgsl"),
+        (_, Dtype::F16, false) => wide!("x_scalar.wgsl", "weight_f16.wgsl"),
+        (_, Dtype::BF16, true) => wide!("x_vec4.wgsl", "weight_bf16.wgsl"),
+        (_, Dtype::BF16, false) => wide!("x_scalar.wgsl", "weight_bf16.wgsl"),
+        (_, Dtype::I8, true) => wide!("x_vec4.wgsl", "weight_i8.wgsl"),
+        (_, Dtype::I8, false) => wide!("x_scalar.wgsl", "weight_i8.wgsl"),
     };
     both[usize::from(direct)]
 }
@@ -64,11 +117,11 @@ enum Tile {
 /// From the largest down. One reads less memory (x and weight once for each tile's side), the next makes four times as
 /// many workgroups.
 ///
-/// | results | invocations | workgroup memory | FLOP for each byte read | registers of sums and weights |
-/// |---|---:|---:|---:|---:|
-/// | 128×128 | 256 | 8,256 | 32 | 96 |
-/// | 64×64 | 64 | 8,320 | 16 | 96 |
-/// | 32×32 | 64 | 4,224 | 8 | 32 |
+/// | results | invocations | workgroup memory | in float16 | FLOP for each byte read | registers of sums and weights |
+/// |---|---:|---:|---:|---:|---:|
+/// | 128×128 | 256 | 8,256 | 4,128 | 32 | 96 |
+/// | 64×64 | 64 | 8,320 | 4,160 | 16 | 96 |
+/// | 32×32 | 64 | 4,224 | 2,112 | 8 | 32 |
 const STAGED: [Tile; 3] = [
     Tile::Staged {
         threads: 16,
@@ -84,20 +137,53 @@ const STAGED: [Tile; 3] = [
     },
 ];
 
+/// [`STAGED`] for bytes.
+///
+/// | results | invocations | workgroup memory | operations for each byte read | registers of sums and operands |
+/// |---|---:|---:|---:|---:|
+/// | 64×64 | 256 | 4,416 | 25.6 | 56 |
+/// | 32×32 | 64 | 2,240 | 12.8 | 56 |
+const PACKED: [Tile; 2] = [
+    Tile::Staged {
+        threads: 16,
+        each: 4,
+    },
+    Tile::Staged {
+        threads: 8,
+        each: 4,
+    },
+];
+
 impl Tile {
-    /// The largest that leaves no large GPU idle.
-    fn choose(context: &Context, rows: usize, outputs: usize) -> Self {
-        if context.is_software() {
-            return Tile::Direct;
+    /// Those that compute so, from the largest down.
+    fn candidates(context: &Context, arithmetic: Arithmetic) -> &'static [Self] {
+        match arithmetic {
+            Arithmetic::Packed => &PACKED,
+            _ if context.is_software() => &[Self::Direct],
+            _ => &STAGED,
         }
-        Self::choose_staged(rows, outputs)
     }
 
-    fn choose_staged(rows: usize, outputs: usize) -> Self {
-        let busy = |tile: &&Tile| {
+    /// That of a layer, whichever was chosen or else the one that its size suggests.
+    fn of(stream: &Stream, shape: LayerShape, arithmetic: Arithmetic) -> Self {
+        let candidates = Self::candidates(stream.context(), arithmetic);
+        let chosen = stream.tiles.0.get(&shape);
+        let chosen = candidates.iter().find(|tile| Some(&tile.side()) == chosen);
+        chosen
+            .copied()
+            .unwrap_or_else(|| Self::choose(candidates, shape.rows, shape.outputs))
+    }
+
+    /// The largest that leaves no large GPU idle, or the smallest.
+    fn choose(candidates: &[Self], rows: usize, outputs: usize) -> Self {
+        let is_busy = |tile: &&Tile| {
             rows.div_ceil(tile.side()) * outputs.div_ceil(tile.side()) >= ENOUGH_WORKGROUPS
         };
-        STAGED.iter().find(busy).copied().unwrap_or(STAGED[2])
+        let smallest = candidates.len() - 1;
+        *candidates
+            .iter()
+            .find(is_busy)
+            .unwrap_or(&candidates[smallest])
     }
 
     /// Rows and columns of a workgroup's results.
@@ -108,10 +194,11 @@ impl Tile {
         }
     }
 
-    fn kernel(self, dtype: Dtype, inputs: usize) -> Kernel {
+    fn kernel(self, dtype: Dtype, arithmetic: Arithmetic, inputs: usize) -> Kernel {
+        let (vectors, direct) = (inputs.is_multiple_of(4), self == Tile::Direct);
         Kernel {
             name: NAME,
-            sources: sources(dtype, inputs.is_multiple_of(4), self == Tile::Direct),
+            sources: sources(dtype, arithmetic, vectors, direct),
             entry_point: "main",
         }
     }
@@ -124,6 +211,73 @@ impl Tile {
         }
         values
     }
+}
+
+/// What decides how fast a tile computes a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LayerShape {
+    /// Rows of x.
+    pub rows: usize,
+    /// K: the number of inputs.
+    pub inputs: usize,
+    /// N: the number of outputs.
+    pub outputs: usize,
+    /// The weight's storage type.
+    pub dtype: Dtype,
+}
+
+impl LayerShape {
+    fn of(weights: &GpuLinear, rows: usize) -> Self {
+        Self {
+            rows,
+            inputs: weights.in_features(),
+            outputs: weights.out_features(),
+            dtype: weights.dtype(),
+        }
+    }
+}
+
+/// The tiles that were found the fastest, by their sides.
+#[derive(Default)]
+pub(crate) struct ChosenTiles(HashMap<LayerShape, usize>);
+
+/// The sides of the tiles that can compute a layer; the first is taken where none was chosen.
+pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<usize> {
+    let arithmetic = Arithmetic::choose(stream.context(), shape.dtype);
+    let candidates = Tile::candidates(stream.context(), arithmetic);
+    let first = Tile::choose(candidates, shape.rows, shape.outputs).side();
+    let sides = candidates.iter().map(|tile| tile.side());
+    let others = sides.filter(|&side| side != first);
+    [first].into_iter().chain(others).collect()
+}
+
+/// Has layers of this shape computed by the tile of this side from here on.
+/// Errors: INVALID_ARGUMENT for a tile that there isn't.
+pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -> Result<()> {
+    let sides = linear_tiles(stream, shape);
+    if !sides.contains(&side) {
+        return Err(Error::InvalidArgument(format!(
+            "There is no tile {side}×{side} for {} layers here, only {sides:?}.",
+            shape.dtype.name()
+        )));
+    }
+    stream.tiles.0.insert(shape, side);
+    Ok(())
+}
+
+/// Computes a layer `times` times for `rows` rows of whatever, to be timed.
+/// Errors: as [`linear`].
+pub fn run_linear(
+    stream: &mut Stream,
+    weights: &GpuLinear,
+    rows: usize,
+    times: usize,
+) -> Result<()> {
+    let x = stream.uninit(&[rows, weights.in_features()])?;
+    for _ in 0..times {
+        linear(stream, &x, weights, Activation::Identity, None)?;
+    }
+    Ok(())
 }
 
 /// The kernel's ACTIVATION.
@@ -157,13 +311,15 @@ pub fn linear(
     activation: Activation,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
-    let tile = Tile::choose(stream.context(), x.rows().0, weights.out_features());
-    linear_with(stream, tile, x, weights, activation, residual)
+    let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
+    let tile = Tile::of(stream, LayerShape::of(weights, x.rows().0), arithmetic);
+    let by = (tile, arithmetic);
+    linear_with(stream, by, x, weights, activation, residual)
 }
 
 fn linear_with(
     stream: &mut Stream,
-    tile: Tile,
+    (tile, arithmetic): (Tile, Arithmetic),
     x: &GpuTensor,
     weights: &GpuLinear,
     activation: Activation,
@@ -190,7 +346,7 @@ fn linear_with(
     let side = tile.side();
     for part in weights.parts() {
         stream.record(Op {
-            kernel: tile.kernel(weights.dtype(), inputs),
+            kernel: tile.kernel(weights.dtype(), arithmetic, inputs),
             constants: (CONSTANTS, &constants),
             uniforms: Params {
                 rows: rows as u32,
@@ -240,7 +396,7 @@ fn cost_of(
 mod tests {
     use super::*;
     use crate::test_support::{
-        assert_close, code, context, layer, layer_of, on_shapes, random, read, stream, values,
+        assert_close, code, full_stream, layer, layer_of, on_shapes, random, read, stream, values,
     };
     use vit_msn_tensor::quantise_row;
     use vit_msn_tensor::testing::activation as activation_of;
@@ -269,14 +425,14 @@ mod tests {
         [rows, inputs, outputs]: [usize; 3],
         activation: Activation,
         with_residual: bool,
-        (dtype, tile): (Dtype, Tile),
+        (dtype, by): (Dtype, (Tile, Arithmetic)),
     ) {
         let (x, x_gpu) = random(stream, &[rows, inputs], 1);
         let (residual, residual_gpu) = random(stream, &[rows, outputs], 4);
         let (weight, bias) = (values(outputs * inputs, 2), values(outputs, 3));
         let weights = layer_of(stream, &weight, &bias, dtype);
         let added = with_residual.then_some(&residual_gpu);
-        let y = linear_with(stream, tile, &x_gpu, &weights, activation, added).unwrap();
+        let y = linear_with(stream, by, &x_gpu, &weights, activation, added).unwrap();
         // The definition for what the storage type holds.
         let bias: Vec<_> = bias.iter().map(|&v| dtype.round(v)).collect();
         let weight: Vec<_> = weight
@@ -290,7 +446,16 @@ mod tests {
             }
         }
         assert_eq!(y.dims(), [rows, outputs]);
-        assert_close(&read(stream, &y), &expected, 1e-5);
+        assert_close(&read(stream, &y), &expected, tolerance(by.1));
+    }
+
+    /// For x and weights in [−1, 1]: x loses up to 2⁻¹² of itself as float16, and 1 / 254 of 32 values' largest as bytes.
+    fn tolerance(arithmetic: Arithmetic) -> f64 {
+        match arithmetic {
+            Arithmetic::Wide => 1e-5,
+            Arithmetic::Half => 4e-3,
+            Arithmetic::Packed => 4e-2,
+        }
     }
 
     fn stored(row: &[f32], dtype: Dtype) -> Vec<f32> {
@@ -303,39 +468,174 @@ mod tests {
         }
     }
 
+    const WIDE: (Tile, Arithmetic) = (STAGED[2], Arithmetic::Wide);
+
     const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8];
+
+    /// Every way to compute a layer of this type that the device has.
+    fn ways(context: &Context, dtype: Dtype) -> Vec<(Tile, Arithmetic)> {
+        let wide = [Tile::Direct].into_iter().chain(STAGED);
+        let halves: &[Tile] = match dtype {
+            Dtype::F16 if context.has(wgpu::Features::SHADER_F16) => &STAGED,
+            _ => &[],
+        };
+        let packed: &[Tile] = match dtype {
+            Dtype::I8 if context.has_packed_dot() => &PACKED,
+            _ => &[],
+        };
+        wide.map(|tile| (tile, Arithmetic::Wide))
+            .chain(halves.iter().map(|&tile| (tile, Arithmetic::Half)))
+            .chain(packed.iter().map(|&tile| (tile, Arithmetic::Packed)))
+            .collect()
+    }
 
     #[test]
     fn odd_shapes_match_the_definition() {
         let shapes = [1usize..90, 1usize..80, 1usize..90];
         // Pipelines take longer to compile than to run here: each case takes one of few.
         on_shapes((shapes, 0usize..4), |stream, (shape, dtype)| {
-            let tile = [Tile::Direct, STAGED[dtype % 3]][shape[0] % 2];
+            let ways = ways(stream.context(), DTYPES[dtype]);
+            let by = [ways[0], ways[ways.len() - 1]][shape[0] % 2];
             let activation = Activation::ALL[dtype % 2];
-            check(stream, shape, activation, dtype < 2, (DTYPES[dtype], tile));
+            check(stream, shape, activation, dtype < 2, (DTYPES[dtype], by));
         });
     }
 
     #[test]
     fn every_tile_has_its_edges_right() {
-        let Some(mut stream) = stream() else { return };
-        for tile in [Tile::Direct].into_iter().chain(STAGED) {
-            for inputs in [19, 40] {
-                let shape = [tile.side() + 3, inputs, 2 * tile.side() - 5];
-                let kind = (Dtype::F32, tile);
-                check(&mut stream, shape, Activation::Identity, true, kind);
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        for dtype in DTYPES {
+            for by in ways(stream.context(), dtype) {
+                if by.1 == Arithmetic::Wide && dtype != Dtype::F32 {
+                    continue;
+                }
+                for inputs in [19, 40] {
+                    let side = by.0.side();
+                    let shape = [side + 3, inputs, 2 * side - 5];
+                    check(&mut stream, shape, Activation::Identity, true, (dtype, by));
+                }
+            }
+        }
+    }
+
+    /// A result is a sum over the depth in one order, whatever the tile.
+    #[test]
+    fn tiles_give_the_same_bits() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        for (dtype, inputs) in [(Dtype::F32, 100), (Dtype::F16, 70), (Dtype::I8, 101)] {
+            let (_, x) = random(&mut stream, &[37, inputs], 1);
+            let weights = layer_of(&mut stream, &values(41 * inputs, 2), &[0.5; 41], dtype);
+            let arithmetic = Arithmetic::choose(stream.context(), dtype);
+            let mut results = Vec::new();
+            for &tile in Tile::candidates(stream.context(), arithmetic) {
+                let by = (tile, arithmetic);
+                let y = linear_with(&mut stream, by, &x, &weights, Activation::Identity, None);
+                results.push(read(&mut stream, &y.unwrap()));
+            }
+            assert!(results.len() > 1);
+            assert!(results.iter().all(|y| *y == results[0]), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn a_chosen_tile_is_taken() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        let weights = layer_of(&mut stream, &[0.5; 40 * 8], &[0.0; 40], Dtype::F32);
+        let shape = LayerShape::of(&weights, 50);
+        assert_eq!(linear_tiles(&stream, shape), [32, 128, 64]);
+        for side in linear_tiles(&stream, shape) {
+            choose_linear_tile(&mut stream, shape, side).unwrap();
+            assert_eq!(Tile::of(&stream, shape, Arithmetic::Wide).side(), side);
+            run_linear(&mut stream, &weights, 50, 2).unwrap();
+        }
+        let other = LayerShape { rows: 51, ..shape };
+        assert_eq!(Tile::of(&stream, other, Arithmetic::Wide).side(), 32);
+        let refused = choose_linear_tile(&mut stream, shape, 48);
+        assert_eq!(code(refused), "INVALID_ARGUMENT");
+        // Software has one.
+        let Some(stream) = stream_of_software() else {
+            return;
+        };
+        assert_eq!(linear_tiles(&stream, shape), [32]);
+    }
+
+    /// With the kernels that its adapter gets, where that is software.
+    fn stream_of_software() -> Option<Stream> {
+        stream().filter(|stream| stream.context().is_software())
+    }
+
+    #[test]
+    fn inputs_far_apart_keep_their_digits_as_bytes() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        // Rows of which one is 10,000 times as large as the next, zeros, and what has no inverse.
+        let sizes = [1.0, 1e4, 1e-4, 0.0, 1e-38];
+        let data = values(5 * 64, 1);
+        let x: Vec<f32> = (data.iter().enumerate())
+            .map(|(i, v)| v * sizes[i / 64])
+            .collect();
+        let x_gpu = stream.upload(&x, &[5, 64]).unwrap();
+        let weight = values(3 * 64, 2);
+        let weights = layer_of(&mut stream, &weight, &[0.0; 3], Dtype::I8);
+        let by = (PACKED[1], Arithmetic::Packed);
+        let y = linear_with(
+            &mut stream,
+            by,
+            &x_gpu,
+            &weights,
+            Activation::Identity,
+            None,
+        )
+        .unwrap();
+        let expected = naive(&x, &weight, &[0.0; 3], Activation::Identity);
+        for ((row, y), expected) in
+            (read(&mut stream, &y).chunks(3).enumerate()).zip(expected.chunks(3))
+        {
+            for (&y, &expected) in y.iter().zip(expected) {
+                let error = (f64::from(y) - expected).abs();
+                assert!(
+                    error <= 0.1 * f64::from(sizes[row]) + 1e-30,
+                    "{row}: {y} for {expected}"
+                );
             }
         }
     }
 
     #[test]
+    fn float16_stays_finite_beyond_its_own_range() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        let by = (STAGED[2], Arithmetic::Half);
+        if !ways(stream.context(), Dtype::F16).contains(&by) {
+            return;
+        }
+        let x = stream.upload(&[1e5, 1e5, -1e5, 1e5], &[1, 4]).unwrap();
+        let weights = layer_of(&mut stream, &[2.0; 4], &[0.0], Dtype::F16);
+        let y = linear_with(&mut stream, by, &x, &weights, Activation::Identity, None).unwrap();
+        assert_close(&read(&mut stream, &y), &[4e5], 1e-3);
+    }
+
+    #[test]
     fn large_products_take_large_tiles() {
-        assert_eq!(Tile::choose_staged(8 * 197, 3072), STAGED[0]);
-        assert_eq!(Tile::choose_staged(197, 2304), STAGED[1]);
-        assert_eq!(Tile::choose_staged(1, 1000), STAGED[2]);
-        let Some(context) = context() else { return };
-        let direct = Tile::choose(&context, 197, 768) == Tile::Direct;
-        assert_eq!(direct, context.is_software());
+        assert_eq!(Tile::choose(&STAGED, 8 * 197, 3072), STAGED[0]);
+        assert_eq!(Tile::choose(&STAGED, 197, 2304), STAGED[1]);
+        assert_eq!(Tile::choose(&STAGED, 1, 1000), STAGED[2]);
+        assert_eq!(Tile::choose(&PACKED, 197, 2304), PACKED[0]);
+        assert_eq!(Tile::choose(&PACKED, 197, 384), PACKED[1]);
+        let Some(stream) = full_stream() else { return };
+        let arithmetic = |dtype| Arithmetic::choose(stream.context(), dtype);
+        assert_eq!(arithmetic(Dtype::F32), Arithmetic::Wide);
+        assert_eq!(arithmetic(Dtype::I8), Arithmetic::Packed);
+        let has_halves = stream.context().has(wgpu::Features::SHADER_F16);
+        assert_eq!(arithmetic(Dtype::F16) == Arithmetic::Half, has_halves);
     }
 
     #[test]
@@ -345,7 +645,7 @@ mod tests {
         let x_gpu = stream.upload(&x, &[x.len(), 1]).unwrap();
         let one = layer(&mut stream, &[1.0], &[0.0]);
         for activation in Activation::ALL {
-            let y = linear_with(&mut stream, STAGED[2], &x_gpu, &one, activation, None).unwrap();
+            let y = linear_with(&mut stream, WIDE, &x_gpu, &one, activation, None).unwrap();
             let expected: Vec<f64> = x
                 .iter()
                 .map(|&x| activation_of(activation, f64::from(x)))
@@ -362,7 +662,7 @@ mod tests {
             .unwrap();
         let one = layer(&mut stream, &[1.0], &[0.0]);
         for activation in &Activation::ALL[1..] {
-            let y = linear_with(&mut stream, STAGED[2], &x, &one, *activation, None).unwrap();
+            let y = linear_with(&mut stream, WIDE, &x, &one, *activation, None).unwrap();
             assert_close(&read(&mut stream, &y), &[0.0, 1e20, 0.0, 100.0], 1e-6);
         }
     }

@@ -1,9 +1,9 @@
-// linear: y = activation(x · weightᵀ + bias) + residual. What the tiles share; the product is linear_staged.wgsl's or
-// linear_direct.wgsl's.
+// linear: y = activation(x · weightᵀ + bias) + residual. What the tiles share; the product is linear_staged.wgsl's,
+// linear_direct.wgsl's or, of bytes, linear_packed.wgsl's.
 //
 // Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32. A part of the
 //                weight [part, inputs] from output `first` on, each row padded with zeros to a multiple of four: x_*.wgsl
-//                and weight_*.wgsl load four values of a row.
+//                and weight_*.wgsl load four values of a row, operand_*.wgsl multiplies them.
 // Constants      ACTIVATION  that of activation.wgsl
 //                RESIDUAL    1 adds the residual; else its binding holds any tensor
 // Preconditions  x_vec4.wgsl needs inputs to be a multiple of 4. linear.rs checks the shapes, and covers the part's columns

@@ -15,8 +15,8 @@ const STRIDE: u32 = TILE + 1u;
 const QUADS: u32 = EACH / 4u;
 
 // [depth, row] and [depth, column]
-var<workgroup> x_tile: array<vec4<f32>, DEPTH_VECS * STRIDE>;
-var<workgroup> weight_tile: array<vec4<f32>, DEPTH_VECS * STRIDE>;
+var<workgroup> x_tile: array<Operand, DEPTH_VECS * STRIDE>;
+var<workgroup> weight_tile: array<Operand, DEPTH_VECS * STRIDE>;
 
 // Rows and columns beyond the end repeat the last one: their results are never stored. Depths beyond the end are
 // zero in both operands.
@@ -25,10 +25,10 @@ fn stage(corner: vec2<u32>, depth: u32, lane: u32) {
     for (var i = lane; i < TILE * DEPTH_VECS; i += THREADS * THREADS) {
         let line = i / DEPTH_VECS;
         let part = depth + i % DEPTH_VECS;
-        var x_part = vec4<f32>();
-        var weight_part = vec4<f32>();
+        var x_part = Operand();
+        var weight_part = Operand();
         if part < width {
-            x_part = load_x(min(corner.y + line, params.rows - 1u), part);
+            x_part = operand(load_x(min(corner.y + line, params.rows - 1u), part));
             weight_part = load_weight(min(corner.x + line, params.part - 1u) * width + part);
         }
         let place = i % DEPTH_VECS * STRIDE + line;
@@ -51,7 +51,7 @@ fn main(
         stage(corner, depth, lane);
         workgroupBarrier();
         for (var part = 0u; part < DEPTH_VECS; part++) {
-            var weights: array<vec4<f32>, EACH>;
+            var weights: array<Operand, EACH>;
             for (var j = 0u; j < EACH; j++) {
                 weights[j] = weight_tile[part * STRIDE + thread.x + j * THREADS];
             }
@@ -60,10 +60,10 @@ fn main(
                 for (var q = 0u; q < QUADS; q++) {
                     let j = 4u * q;
                     sums[i * QUADS + q] += vec4<f32>(
-                        dot(v, weights[j]),
-                        dot(v, weights[j + 1u]),
-                        dot(v, weights[j + 2u]),
-                        dot(v, weights[j + 3u]),
+                        product(v, weights[j]),
+                        product(v, weights[j + 1u]),
+                        product(v, weights[j + 2u]),
+                        product(v, weights[j + 3u]),
                     );
                 }
             }

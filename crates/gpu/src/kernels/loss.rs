@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
 
-use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
+use super::{REDUCE_CONSTANTS, cost, fold_rows, lanes, reducing};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -140,7 +140,7 @@ fn record(
     stream.record(Op {
         kernel: Kernel {
             name: entry_point,
-            sources: &[REDUCE, include_str!("loss.wgsl")],
+            sources: reducing!(stream.context(), "loss.wgsl"),
             entry_point,
         },
         constants: (REDUCE_CONSTANTS, &lanes),

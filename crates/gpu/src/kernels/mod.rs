@@ -34,9 +34,26 @@ const ENOUGH_WORKGROUPS: usize = 128;
 /// Invocations of the elementwise kernels' workgroups: two warps or one wavefront.
 const LINE: usize = 64;
 
-/// Reductions over a workgroup.
+/// Reductions over a workgroup, by barriers alone and by subgroups.
 const REDUCE: &str = include_str!("reduce.wgsl");
+const REDUCE_SUBGROUPS: &str = include_str!("reduce_subgroups.wgsl");
 const REDUCE_CONSTANTS: Constants = &["LANES"];
+
+/// The parts of a kernel that reduces, for a device.
+macro_rules! reducing {
+    ($context:expr, $kernel:literal) => {
+        if $context.has_subgroups() {
+            &[
+                crate::pipelines::ENABLE_SUBGROUPS,
+                super::REDUCE_SUBGROUPS,
+                include_str!($kernel),
+            ] as &'static [&'static str]
+        } else {
+            &[super::REDUCE, include_str!($kernel)]
+        }
+    };
+}
+use reducing;
 
 /// The value of the reductions' constant: invocations of a workgroup.
 fn lanes(context: &Context) -> [u32; 1] {

@@ -3,16 +3,10 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
+use super::{REDUCE_CONSTANTS, cost, fold_rows, lanes, reducing};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
-
-const SOFTMAX: Kernel = Kernel {
-    name: "softmax",
-    sources: &[REDUCE, include_str!("softmax.wgsl")],
-    entry_point: "main",
-};
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -28,7 +22,11 @@ pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
     let y = stream.uninit(x.dims())?;
     let lanes = lanes(stream.context());
     stream.record(Op {
-        kernel: SOFTMAX,
+        kernel: Kernel {
+            name: "softmax",
+            sources: reducing!(stream.context(), "softmax.wgsl"),
+            entry_point: "main",
+        },
         constants: (REDUCE_CONSTANTS, &lanes),
         uniforms: Params {
             rows: rows as u32,

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{LINE, REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
+use super::{LINE, REDUCE_CONSTANTS, cost, fold_rows, lanes, reducing};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
@@ -76,7 +76,7 @@ fn record(
     stream.record(Op {
         kernel: Kernel {
             name,
-            sources: &[REDUCE, include_str!("sums.wgsl")],
+            sources: reducing!(stream.context(), "sums.wgsl"),
             entry_point: name,
         },
         constants: (REDUCE_CONSTANTS, &lanes),

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use vit_msn_gpu as gpu;
-use vit_msn_gpu::{Context, GpuLinear, Pooling, Stream, TokenMask};
+use vit_msn_gpu::{Context, GpuLinear, LayerShape, Pooling, Stream, TokenMask};
 use vit_msn_tensor::{Activation, Dropout, Dtype, Error, Result};
 
 use crate::handles::Handles;
@@ -55,6 +55,35 @@ impl Engine {
                 .map(|op| op.nanoseconds.unwrap_or(f64::NAN))
                 .collect())
         })
+    }
+
+    /// The outputs and inputs of a linear layer.
+    pub fn linear_sizes(&self, weights: u32) -> Result<Vec<u32>> {
+        let weights = self.handles.linear(weights)?;
+        let sizes = [weights.out_features(), weights.in_features()];
+        Ok(sizes.map(|size| size as u32).to_vec())
+    }
+
+    /// The type that a linear layer's weight is kept in.
+    pub fn linear_dtype(&self, weights: u32) -> Result<String> {
+        Ok(self.handles.linear(weights)?.dtype().name().to_string())
+    }
+
+    /// The tiles that can compute a layer, first the one that is taken unless another is chosen.
+    pub fn linear_tiles(&self, shape: LayerShape) -> Vec<u32> {
+        let sides = gpu::linear_tiles(&self.stream, shape);
+        sides.into_iter().map(|side| side as u32).collect()
+    }
+
+    /// Computes layers of this shape by this tile from here on.
+    pub fn choose_linear_tile(&mut self, shape: LayerShape, side: usize) -> Result<()> {
+        gpu::choose_linear_tile(&mut self.stream, shape, side)
+    }
+
+    /// Runs a layer for its time.
+    pub fn run_linear(&mut self, weights: u32, rows: usize, times: usize) -> Result<()> {
+        let weights = self.handles.linear(weights)?;
+        gpu::run_linear(&mut self.stream, weights, rows, times)
     }
 
     /// Bytes of device memory, used or kept for the next tensors.

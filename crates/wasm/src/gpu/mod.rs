@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::future::Future;
 
 use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
-use vit_msn_gpu::{Context, ContextOptions, RequestedLimits};
+use vit_msn_gpu::{Context, ContextOptions, LayerShape, RequestedLimits};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor};
 use vit_msn_tensor::{Dtype, Error, Result};
 use wasm_bindgen::prelude::*;
@@ -32,14 +32,18 @@ fn not_open() -> Error {
     Error::InvalidArgument("This engine has no device: open() comes first.".to_string())
 }
 
-/// Opens the device that the facade chose and lays before this instance as its `navigator.gpu`.
+/// Opens the device that the facade chose and lays before this instance as its `navigator.gpu`. Whether it has subgroups,
+/// the facade must say.
 #[wasm_bindgen]
-pub async fn open() -> JsResult<()> {
+pub async fn open(subgroups: bool) -> JsResult<()> {
     let options = ContextOptions {
         allow_software: true,
         limits: RequestedLimits::Adapter,
     };
-    let context = Context::new(options).await.map_err(to_js)?;
+    let mut context = Context::new(options).await.map_err(to_js)?;
+    if subgroups {
+        context = context.with_subgroups();
+    }
     let engine = Engine::new(context).map_err(to_js)?;
     ENGINE.set(Some(engine));
     Ok(())
@@ -61,6 +65,52 @@ pub fn submit() -> JsResult<()> {
 #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
 pub fn settle() -> JsResult<Promise> {
     promise(Engine::settle, |()| Ok(JsValue::UNDEFINED))
+}
+
+/// The outputs and inputs of a linear layer.
+#[wasm_bindgen]
+pub fn linear_sizes(weights: u32) -> JsResult<Vec<u32>> {
+    with_engine(|engine| engine.linear_sizes(weights))
+}
+
+/// The type that a linear layer's weight is kept in.
+#[wasm_bindgen]
+pub fn linear_dtype(weights: u32) -> JsResult<String> {
+    with_engine(|engine| engine.linear_dtype(weights))
+}
+
+/// The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen.
+#[wasm_bindgen]
+pub fn linear_tiles(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> JsResult<Vec<u32>> {
+    with_engine(|engine| Ok(engine.linear_tiles(shape(rows, inputs, outputs, dtype)?)))
+}
+
+/// Computes such layers by the tile of this side from here on.
+#[wasm_bindgen]
+pub fn choose_linear_tile(
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    dtype: &str,
+    side: usize,
+) -> JsResult<()> {
+    with_engine(|engine| engine.choose_linear_tile(shape(rows, inputs, outputs, dtype)?, side))
+}
+
+/// Computes a layer for its time alone.
+#[wasm_bindgen]
+pub fn run_linear(weights: u32, rows: usize, times: usize) -> JsResult<()> {
+    with_engine(|engine| engine.run_linear(weights, rows, times))
+}
+
+fn shape(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> Result<LayerShape> {
+    let dtype = Dtype::from_name(dtype)?;
+    Ok(LayerShape {
+        rows,
+        inputs,
+        outputs,
+        dtype,
+    })
 }
 
 /// Kernels recorded so far.

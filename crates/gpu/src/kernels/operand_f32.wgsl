@@ -1,0 +1,11 @@
+// operand: x and weights meet as float32
+
+alias Operand = vec4<f32>;
+
+fn operand(x: vec4<f32>) -> Operand {
+    return x;
+}
+
+fn product(a: Operand, b: Operand) -> f32 {
+    return dot(a, b);
+}
