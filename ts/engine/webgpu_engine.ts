@@ -98,7 +98,10 @@ export class WebGpuEngine extends WasmTrainingEngine {
     try {
       await this.copy(() => this.#glue?.open(this.#opened.subgroups));
       const choices = choices_for(this.#opened.adapter);
-      for (const choice of choices.values()) this.tiled.choose_tile(choice, choice.tile);
+      for (const choice of choices.values()) {
+        const is_there = this.tiled.tiles(choice).includes(choice.tile);
+        if (is_there) this.tiled.choose_tile(choice, choice.tile);
+      }
     } catch (error) {
       await this.dispose();
       throw error;

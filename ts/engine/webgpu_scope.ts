@@ -17,7 +17,8 @@ export function scope_of({ device, adapter, wgsl_features, is_own }: OpenedDevic
   const view = view_of(device, is_own);
   const info = { description: adapter.name, isFallbackAdapter: adapter.is_software };
   const only_adapter = { features, limits, info, requestDevice: async () => view };
-  const gpu = { requestAdapter: async () => only_adapter, wgslLanguageFeatures: wgsl_features };
+  // A set of its own: what Dawn's gives for its keys is no iterator.
+  const gpu = { requestAdapter: async () => only_adapter, wgslLanguageFeatures: new Set(wgsl_features) };
   const is_out_of_memory = (error: unknown) => error?.constructor?.name === "GPUOutOfMemoryError";
   return {
     self: { Window: true, navigator: { gpu }, queueMicrotask },
