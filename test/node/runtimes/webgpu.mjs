@@ -7,6 +7,7 @@ import { Tensor, ViTMSNForImageClassification } from "vit-msn";
 /** A device with all that there is, taken for no software, so that it gets the kernels of GPUs. */
 async function in_disguise() {
   const adapter = await navigator.gpu.requestAdapter();
+  if (!adapter) throw new Error("WebGPU has no adapter here.");
   const device = await adapter.requestDevice({ requiredFeatures: ["shader-f16"] });
   const value = {
     vendor: "",
