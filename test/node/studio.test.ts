@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { strFromU8, unzipSync } from "fflate";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright";
 import { RawImage, type Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, inject, test, vi } from "vitest";
 import { build_studio } from "../../examples/studio/build.mjs";
 import { serve_studio } from "../../examples/studio/serve.mjs";
 import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
@@ -352,6 +352,21 @@ test("a repository of the hub is loaded; one that isn't there is a sentence, and
   await eventually(() => alert.innerText()).toMatch(/nobody\/nothing[\s\S]*Check the name/);
   await show(page, "Recognise");
   await eventually(() => best(page)).toBe("Ankle boot");
+});
+
+test("WebGPU is chosen, and gives the same", async ({ skip }) => {
+  const { page } = studio;
+  const has_gpu = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
+  if (inject("require_gpu")) expect(has_gpu).toBe(true);
+  else skip(!has_gpu, "no adapter");
+  await show(page, "Engine");
+  await page.getByLabel("Model", { exact: true }).selectOption("carried");
+  await page.locator("#panel-engine").getByLabel("Backend").selectOption("webgpu");
+  await page.getByLabel("Weights").selectOption("float32");
+  await page.getByRole("button", { name: "Load", exact: true }).click();
+  await eventually(() => page.locator(".facts").innerText()).toMatch(/WebGPU on/);
+  await show(page, "Recognise");
+  await eventually(() => page.locator(".best").innerText()).toMatch(/Ankle boot\s+98\.7 %/);
 });
 
 test("on a phone nothing is wider than the screen", async () => {
