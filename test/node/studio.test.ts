@@ -359,6 +359,7 @@ test("WebGPU is chosen, and gives the same", async ({ skip }) => {
   const has_gpu = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
   if (inject("require_gpu")) expect(has_gpu).toBe(true);
   else skip(!has_gpu, "no adapter");
+  await choose_sample(page, "Ankle boot");
   await show(page, "Engine");
   await page.getByLabel("Model", { exact: true }).selectOption("carried");
   await page.locator("#panel-engine").getByLabel("Backend").selectOption("webgpu");
