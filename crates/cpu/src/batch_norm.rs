@@ -184,25 +184,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
-
-    /// y, mean and biased variance by the definition.
-    fn naive(x: &[f64], weight: &[f32], bias: &[f32], eps: f64) -> [Vec<f64>; 3] {
-        let columns = weight.len();
-        let rows = x.len() / columns;
-        let column = |c: usize| x.iter().skip(c).step_by(columns);
-        let mean: Vec<f64> = (0..columns)
-            .map(|c| column(c).sum::<f64>() / rows as f64)
-            .collect();
-        let variance: Vec<f64> = (0..columns)
-            .map(|c| column(c).map(|x| (x - mean[c]).powi(2)).sum::<f64>() / rows as f64)
-            .collect();
-        let y = (0..x.len()).map(|index| {
-            let c = index % columns;
-            let normalised = (x[index] - mean[c]) / (variance[c] + eps).sqrt();
-            normalised * f64::from(weight[c]) + f64::from(bias[c])
-        });
-        [y.collect(), mean, variance]
-    }
+    use vit_msn_tensor::testing::{self as definition, slopes, wide};
 
     fn run(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Result<[Vec<f32>; 3]> {
         let columns = weight.len();
@@ -229,10 +211,6 @@ mod tests {
         Ok(out)
     }
 
-    fn wide(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|&v| f64::from(v)).collect()
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -241,7 +219,7 @@ mod tests {
             let x: Vec<f32> = values(rows * columns, 1).into_iter().map(|v| v + shift).collect();
             let (weight, bias) = (values(columns, 2), values(columns, 3));
             let [y, mean, variance] = run(&x, &weight, &bias, 1e-3).unwrap();
-            let [y_expected, mean_expected, biased] = naive(&wide(&x), &weight, &bias, 1e-3);
+            let [y_expected, mean_expected, biased] = definition::batch_norm(&wide(&x), &weight, &bias, 1e-3);
             assert_close(&y, &y_expected, 1e-5);
             assert_close(&mean, &mean_expected, 1e-6);
             let unbiased: Vec<f64> = biased.iter().map(|v| v * rows as f64 / (rows as f64 - 1.0)).collect();
@@ -258,18 +236,12 @@ mod tests {
             let (grad, weight, bias) = (values(x.len(), 2), values(columns, 3), vec![0.0; columns]);
             let along = |y: &[f64]| -> f64 { y.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum() };
             let [by_x, by_weight, by_bias] = back(&grad, &x, &weight, 0.1).unwrap();
-            let step = 1e-5;
-            let expected: Vec<f64> = (0..x.len()).map(|index| {
-                let at = |offset: f64| {
-                    let mut moved = wide(&x);
-                    moved[index] += offset;
-                    along(&naive(&moved, &weight, &bias, f64::from(0.1f32))[0])
-                };
-                (at(step) - at(-step)) / (2.0 * step)
-            }).collect();
+            let expected = slopes(&wide(&x), 1e-5, |x| {
+                along(&definition::batch_norm(x, &weight, &bias, f64::from(0.1f32))[0])
+            });
             assert_close(&by_x, &expected, 1e-5);
             let ones = vec![1.0; columns];
-            let [normalised, ..] = naive(&wide(&x), &ones, &bias, f64::from(0.1f32));
+            let [normalised, ..] = definition::batch_norm(&wide(&x), &ones, &bias, f64::from(0.1f32));
             let sums = |values: &dyn Fn(usize) -> f64| -> Vec<f64> {
                 (0..columns).map(|c| (0..rows).map(|r| values(r * columns + c)).sum()).collect()
             };

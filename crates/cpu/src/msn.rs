@@ -230,52 +230,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
-
-    fn softmax(row: &[f64]) -> Vec<f64> {
-        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let exps: Vec<f64> = row.iter().map(|v| (v - most).exp()).collect();
-        let sum: f64 = exps.iter().sum();
-        exps.into_iter().map(|v| v / sum).collect()
-    }
-
-    /// As the original code has it, on the transpose of `t` `[rows, k]`.
-    fn naive_sinkhorn(t: &[f64], k: usize, iterations: u32) -> Vec<f64> {
-        let rows = t.len() / k;
-        let sum: f64 = t.iter().sum();
-        let mut q: Vec<f64> = t.iter().map(|v| v / sum).collect();
-        for _ in 0..iterations {
-            for p in 0..k {
-                let sum: f64 = (0..rows).map(|b| q[b * k + p]).sum();
-                (0..rows).for_each(|b| q[b * k + p] /= sum * k as f64);
-            }
-            for b in 0..rows {
-                let sum: f64 = q[b * k..][..k].iter().sum();
-                q[b * k..][..k]
-                    .iter_mut()
-                    .for_each(|v| *v /= sum * rows as f64);
-            }
-        }
-        q.into_iter().map(|v| v * rows as f64).collect()
-    }
-
-    /// The four terms by their definitions.
-    fn naive_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> [f64; 4] {
-        let probs: Vec<Vec<f64>> = logits.chunks(k).map(softmax).collect();
-        let (rows, pictures) = (probs.len(), targets.len() / k);
-        let [mut cross_entropy, mut entropy] = [0.0; 2];
-        for (index, row) in probs.iter().enumerate() {
-            let targets = &targets[index % pictures * k..][..k];
-            for (p, &t) in row.iter().zip(targets) {
-                cross_entropy -= f64::from(t) * p.ln() / rows as f64;
-                entropy -= p * p.ln() / rows as f64;
-            }
-        }
-        let mean = |c: usize| probs.iter().map(|row| row[c]).sum::<f64>() / rows as f64;
-        let me_max = (0..k).map(|c| mean(c) * mean(c).ln()).sum::<f64>() + (k as f64).ln();
-        let loss =
-            cross_entropy + weights.me_max_weight * me_max + weights.entropy_weight * entropy;
-        [loss, cross_entropy, me_max, entropy]
-    }
+    use vit_msn_tensor::testing::{self as definition, sinkhorn, slopes, softmax, wide};
 
     fn targets_of(logits: &[f32], k: usize, temperature: f64, iterations: u32) -> Vec<f32> {
         let options = MsnTargets {
@@ -305,12 +260,12 @@ mod tests {
         ) {
             let logits = scaled(rows * k, 1, 5.0);
             let sharp: Vec<f64> = logits.chunks(k).flat_map(|row| {
-                let probs = softmax(&row.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+                let probs = softmax(&wide(row));
                 let powers: Vec<f64> = probs.iter().map(|p| p.powf(1.0 / temperature)).collect();
                 let sum: f64 = powers.iter().sum();
                 powers.into_iter().map(move |p| p / sum)
             }).collect();
-            let expected = naive_sinkhorn(&sharp, k, iterations);
+            let expected = sinkhorn(&sharp, k, iterations);
             assert_close(&targets_of(&logits, k, temperature, iterations), &expected, 2e-6);
         }
 
@@ -318,8 +273,7 @@ mod tests {
         fn losses_are_those_of_the_definition(views in 1usize..4, rows in 1usize..6, k in 1usize..40) {
             let logits = scaled(views * rows * k, 2, 8.0);
             let targets = targets_of(&scaled(rows * k, 3, 8.0), k, 0.25, 3);
-            let wide: Vec<f64> = logits.iter().map(|&v| f64::from(v)).collect();
-            let expected = naive_loss(&wide, &targets, k, WEIGHTS);
+                        let expected = definition::msn_loss(&wide(&logits), &targets, k, WEIGHTS);
             let terms = msn_loss(&logits, &targets, k, WEIGHTS).unwrap();
             for (term, expected) in terms.iter().zip(expected) {
                 prop_assert!((term - expected).abs() <= 2e-6 * (1.0 + expected.abs()));
@@ -333,14 +287,9 @@ mod tests {
             let targets: Vec<f32> = values(rows * k, 5).into_iter().map(f32::abs).collect();
             let mut by_logits = vec![f32::NAN; logits.len()];
             msn_loss_backward(&logits, &targets, k, WEIGHTS, &mut by_logits).unwrap();
-            let expected: Vec<f64> = (0..logits.len()).map(|index| {
-                let at = |offset: f64| {
-                    let mut moved: Vec<f64> = logits.iter().map(|&v| f64::from(v)).collect();
-                    moved[index] += offset;
-                    naive_loss(&moved, &targets, k, WEIGHTS)[0]
-                };
-                (at(1e-5) - at(-1e-5)) / 2e-5
-            }).collect();
+            let expected = slopes(&wide(&logits), 1e-5, |logits| {
+                definition::msn_loss(logits, &targets, k, WEIGHTS)[0]
+            });
             assert_close(&by_logits, &expected, 2e-6);
         }
     }

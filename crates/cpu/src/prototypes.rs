@@ -139,24 +139,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
-
-    fn wide(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|&v| f64::from(v)).collect()
-    }
-
-    fn naive(x: &[f64], prototypes: &[f64], width: usize, temperature: f64) -> Vec<f64> {
-        let cosine = |a: &[f64], b: &[f64]| {
-            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-        };
-        let row = |x| {
-            let each = prototypes
-                .chunks(width)
-                .map(move |p| cosine(x, p) / temperature);
-            each.collect::<Vec<_>>()
-        };
-        x.chunks(width).flat_map(row).collect()
-    }
+    use vit_msn_tensor::testing::{cosines, slopes, wide};
 
     fn run(x: &[f32], prototypes: &[f32], width: usize, temperature: f64) -> Vec<f32> {
         let mut out = vec![f32::NAN; x.len() / width * (prototypes.len() / width)];
@@ -179,7 +162,7 @@ mod tests {
             rows in 1usize..20, count in 1usize..40, width in 1usize..40, temperature in 0.05f64..2.0,
         ) {
             let (x, prototypes) = (values(rows * width, 1), values(count * width, 2));
-            let expected = naive(&wide(&x), &wide(&prototypes), width, temperature);
+            let expected = cosines(&wide(&x), &wide(&prototypes), width, temperature);
             assert_close(&run(&x, &prototypes, width, temperature), &expected, 5e-6 / temperature);
         }
 
@@ -189,16 +172,11 @@ mod tests {
             let grad = values(rows * count, 5);
             let [by_x, by_prototypes] = back(&grad, &x, &prototypes, width);
             let all = [wide(&x), wide(&prototypes)].concat();
-            let expected: Vec<f64> = (0..all.len()).map(|index| {
-                let at = |offset: f64| -> f64 {
-                    let mut moved = all.clone();
-                    moved[index] += offset;
-                    let (x, prototypes) = moved.split_at(rows * width);
-                    let logits = naive(x, prototypes, width, 0.1);
-                    logits.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum()
-                };
-                (at(1e-6) - at(-1e-6)) / 2e-6
-            }).collect();
+            let expected = slopes(&all, 1e-6, |all| {
+                let (x, prototypes) = all.split_at(rows * width);
+                let logits = cosines(x, prototypes, width, 0.1);
+                logits.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum()
+            });
             assert_close(&[by_x, by_prototypes].concat(), &expected, 2e-5);
         }
     }

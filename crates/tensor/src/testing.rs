@@ -1,7 +1,7 @@
 //! What the tests of every backend share: made-up values, comparisons, and definitions in float64. Only with the
 //! feature "testing", which no build of the engine turns on.
 
-use crate::Activation;
+use crate::{Activation, MsnLoss};
 
 /// `count` values in −1..1 that look random and are the same on every run.
 pub fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -28,6 +28,97 @@ pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
             "element {index}: {a} instead of {e}"
         );
     }
+}
+
+/// Float32 values as float64.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// The central differences of `loss` at `values`.
+pub fn slopes(values: &[f64], step: f64, loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    (0..values.len())
+        .map(|index| {
+            let at = |offset: f64| {
+                let mut moved = values.to_vec();
+                moved[index] += offset;
+                loss(&moved)
+            };
+            (at(step) - at(-step)) / (2.0 * step)
+        })
+        .collect()
+}
+
+/// Batch normalisation by its definition: y, mean and biased variance.
+pub fn batch_norm(x: &[f64], weight: &[f32], bias: &[f32], eps: f64) -> [Vec<f64>; 3] {
+    let columns = weight.len();
+    let rows = (x.len() / columns) as f64;
+    let column = |c: usize| x.iter().skip(c).step_by(columns);
+    let mean: Vec<f64> = (0..columns)
+        .map(|c| column(c).sum::<f64>() / rows)
+        .collect();
+    let square = |c: usize| column(c).map(|x| (x - mean[c]).powi(2)).sum::<f64>() / rows;
+    let variance: Vec<f64> = (0..columns).map(square).collect();
+    let y = x.iter().enumerate().map(|(index, x)| {
+        let c = index % columns;
+        let normalised = (x - mean[c]) / (variance[c] + eps).sqrt();
+        normalised * f64::from(weight[c]) + f64::from(bias[c])
+    });
+    [y.collect(), mean, variance]
+}
+
+/// Cosines of the rows of `x` with those of `prototypes`, over the temperature.
+pub fn cosines(x: &[f64], prototypes: &[f64], width: usize, temperature: f64) -> Vec<f64> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    x.chunks(width)
+        .flat_map(|x| prototypes.chunks(width).map(move |p| (x, p)))
+        .map(|(x, p)| cosine(x, p) / temperature)
+        .collect()
+}
+
+/// A softmax by its definition.
+pub fn softmax(row: &[f64]) -> Vec<f64> {
+    let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exps: Vec<f64> = row.iter().map(|v| (v - most).exp()).collect();
+    let sum: f64 = exps.iter().sum();
+    exps.into_iter().map(|v| v / sum).collect()
+}
+
+/// Sinkhorn's iterations as MSN's code has them, on the transpose of `targets` `[rows, k]`.
+pub fn sinkhorn(targets: &[f64], k: usize, iterations: u32) -> Vec<f64> {
+    let rows = targets.len() / k;
+    let sum: f64 = targets.iter().sum();
+    let mut q: Vec<f64> = targets.iter().map(|v| v / sum).collect();
+    for _ in 0..iterations {
+        for p in 0..k {
+            let sum: f64 = (0..rows).map(|b| q[b * k + p]).sum();
+            (0..rows).for_each(|b| q[b * k + p] /= sum * k as f64);
+        }
+        for row in q.chunks_mut(k) {
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|v| *v /= sum * rows as f64);
+        }
+    }
+    q.into_iter().map(|v| v * rows as f64).collect()
+}
+
+/// MSN's loss and its terms by their definitions: loss, cross-entropy, mean-entropy, entropy.
+pub fn msn_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> [f64; 4] {
+    let probs: Vec<Vec<f64>> = logits.chunks(k).map(softmax).collect();
+    let (rows, pictures) = (probs.len(), targets.len() / k);
+    let [mut cross_entropy, mut entropy] = [0.0; 2];
+    for (index, row) in probs.iter().enumerate() {
+        let targets = &targets[index % pictures * k..][..k];
+        for (p, &t) in row.iter().zip(targets) {
+            cross_entropy -= f64::from(t) * p.ln() / rows as f64;
+            entropy -= p * p.ln() / rows as f64;
+        }
+    }
+    let mean = |c: usize| probs.iter().map(|row| row[c]).sum::<f64>() / rows as f64;
+    let me_max = (0..k).map(|c| mean(c) * mean(c).ln()).sum::<f64>() + (k as f64).ln();
+    let loss = cross_entropy + weights.me_max_weight * me_max + weights.entropy_weight * entropy;
+    [loss, cross_entropy, me_max, entropy]
 }
 
 /// An activation by its definition.

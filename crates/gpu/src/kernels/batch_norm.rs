@@ -149,28 +149,7 @@ fn record(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
-
-    /// y, mean and biased variance by the definition.
-    fn naive(x: &[f64], weight: &[f32], bias: &[f32], eps: f64) -> [Vec<f64>; 3] {
-        let columns = weight.len();
-        let rows = (x.len() / columns) as f64;
-        let column = |c: usize| x.iter().skip(c).step_by(columns);
-        let mean: Vec<f64> = (0..columns)
-            .map(|c| column(c).sum::<f64>() / rows)
-            .collect();
-        let square = |c: usize| column(c).map(|x| (x - mean[c]).powi(2)).sum::<f64>() / rows;
-        let variance: Vec<f64> = (0..columns).map(square).collect();
-        let y = x.iter().enumerate().map(|(index, x)| {
-            let c = index % columns;
-            let normalised = (x - mean[c]) / (variance[c] + eps).sqrt();
-            normalised * f64::from(weight[c]) + f64::from(bias[c])
-        });
-        [y.collect(), mean, variance]
-    }
-
-    fn wide(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|&v| f64::from(v)).collect()
-    }
+    use vit_msn_tensor::testing::{self as definition, slopes, wide};
 
     #[test]
     fn odd_shapes_match_the_definition() {
@@ -179,7 +158,7 @@ mod tests {
             let (weight, weight_gpu) = random(stream, &[columns], 2);
             let (bias, bias_gpu) = random(stream, &[columns], 3);
             let out = batch_norm(stream, &x_gpu, &weight_gpu, &bias_gpu, 1e-3).unwrap();
-            let [y, mean, variance] = naive(&wide(&x), &weight, &bias, 1e-3);
+            let [y, mean, variance] = definition::batch_norm(&wide(&x), &weight, &bias, 1e-3);
             assert_close(&read(stream, &out.y), &y, 2e-5);
             assert_close(&read(stream, &out.mean), &mean, 1e-6);
             let unbiased: Vec<f64> = variance
@@ -205,20 +184,12 @@ mod tests {
             let (zeros, ones) = (vec![0.0; columns], vec![1.0; columns]);
             let eps = f64::from(0.1f32);
             let loss = |x: &[f64]| -> f64 {
-                let [y, ..] = naive(x, &weight, &zeros, eps);
+                let [y, ..] = definition::batch_norm(x, &weight, &zeros, eps);
                 y.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum()
             };
-            let slope = |index: usize| {
-                let at = |offset: f64| {
-                    let mut moved = wide(&x);
-                    moved[index] += offset;
-                    loss(&moved)
-                };
-                (at(1e-5) - at(-1e-5)) / 2e-5
-            };
-            let expected: Vec<f64> = (0..x.len()).map(slope).collect();
+            let expected = slopes(&wide(&x), 1e-5, loss);
             assert_close(&read(stream, &out.x), &expected, 2e-5);
-            let [normalised, ..] = naive(&wide(&x), &ones, &zeros, eps);
+            let [normalised, ..] = definition::batch_norm(&wide(&x), &ones, &zeros, eps);
             let (mut by_weight, mut by_bias) = (vec![0.0; columns], vec![0.0; columns]);
             for (index, &g) in grad.iter().enumerate() {
                 by_weight[index % columns] += f64::from(g) * normalised[index];

@@ -167,62 +167,15 @@ fn record(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+    use vit_msn_tensor::testing::{self as definition, sinkhorn, slopes, softmax, wide};
 
     const WEIGHTS: MsnLoss = MsnLoss {
         me_max_weight: 1.7,
         entropy_weight: 0.3,
     };
 
-    fn softmax(row: &[f64]) -> Vec<f64> {
-        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let exps: Vec<f64> = row.iter().map(|v| (v - most).exp()).collect();
-        let sum: f64 = exps.iter().sum();
-        exps.into_iter().map(|v| v / sum).collect()
-    }
-
-    /// As the original code has it, on the transpose of `t` `[rows, k]`.
-    fn naive_sinkhorn(t: &[f64], k: usize, iterations: u32) -> Vec<f64> {
-        let rows = t.len() / k;
-        let sum: f64 = t.iter().sum();
-        let mut q: Vec<f64> = t.iter().map(|v| v / sum).collect();
-        for _ in 0..iterations {
-            for p in 0..k {
-                let sum: f64 = (0..rows).map(|b| q[b * k + p]).sum();
-                (0..rows).for_each(|b| q[b * k + p] /= sum * k as f64);
-            }
-            for row in q.chunks_mut(k) {
-                let sum: f64 = row.iter().sum();
-                row.iter_mut().for_each(|v| *v /= sum * rows as f64);
-            }
-        }
-        q.into_iter().map(|v| v * rows as f64).collect()
-    }
-
-    /// The four terms by their definitions.
-    fn naive_loss(logits: &[f64], targets: &[f32], k: usize) -> [f64; 4] {
-        let probs: Vec<Vec<f64>> = logits.chunks(k).map(softmax).collect();
-        let (rows, pictures) = (probs.len(), targets.len() / k);
-        let [mut cross_entropy, mut entropy] = [0.0; 2];
-        for (index, row) in probs.iter().enumerate() {
-            let targets = &targets[index % pictures * k..][..k];
-            for (p, &t) in row.iter().zip(targets) {
-                cross_entropy -= f64::from(t) * p.ln() / rows as f64;
-                entropy -= p * p.ln() / rows as f64;
-            }
-        }
-        let mean = |c: usize| probs.iter().map(|row| row[c]).sum::<f64>() / rows as f64;
-        let me_max = (0..k).map(|c| mean(c) * mean(c).ln()).sum::<f64>() + (k as f64).ln();
-        let loss =
-            cross_entropy + WEIGHTS.me_max_weight * me_max + WEIGHTS.entropy_weight * entropy;
-        [loss, cross_entropy, me_max, entropy]
-    }
-
     fn scaled(count: usize, seed: u64, scale: f32) -> Vec<f32> {
         values(count, seed).into_iter().map(|v| v * scale).collect()
-    }
-
-    fn wide(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|&v| f64::from(v)).collect()
     }
 
     #[test]
@@ -244,11 +197,7 @@ mod tests {
                 )
             };
             let sharp: Vec<f64> = logits.chunks(k).flat_map(sharp).collect();
-            assert_close(
-                &read(stream, &y),
-                &naive_sinkhorn(&sharp, k, iterations),
-                2e-5,
-            );
+            assert_close(&read(stream, &y), &sinkhorn(&sharp, k, iterations), 2e-5);
         });
     }
 
@@ -263,18 +212,12 @@ mod tests {
                 let logits_gpu = stream.upload(&logits, &[views * rows, k]).unwrap();
                 let targets_gpu = stream.upload(&targets, &[rows, k]).unwrap();
                 let y = msn_loss(stream, &logits_gpu, &targets_gpu, WEIGHTS).unwrap();
-                let expected = naive_loss(&wide(&logits), &targets, k);
+                let expected = definition::msn_loss(&wide(&logits), &targets, k, WEIGHTS);
                 assert_close(&read(stream, &y), &expected, 5e-6);
                 let y = msn_loss_backward(stream, &logits_gpu, &targets_gpu, WEIGHTS).unwrap();
-                let slope = |index: usize| {
-                    let at = |offset: f64| {
-                        let mut moved = wide(&logits);
-                        moved[index] += offset;
-                        naive_loss(&moved, &targets, k)[0]
-                    };
-                    (at(1e-5) - at(-1e-5)) / 2e-5
-                };
-                let expected: Vec<f64> = (0..logits.len()).map(slope).collect();
+                let expected = slopes(&wide(&logits), 1e-5, |logits| {
+                    definition::msn_loss(logits, &targets, k, WEIGHTS)[0]
+                });
                 assert_close(&read(stream, &y), &expected, 5e-6);
             },
         );

@@ -114,24 +114,7 @@ fn record(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
-
-    fn naive(x: &[f64], prototypes: &[f64], width: usize, temperature: f64) -> Vec<f64> {
-        let cosine = |a: &[f64], b: &[f64]| {
-            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-        };
-        let row = |x| {
-            let each = prototypes
-                .chunks(width)
-                .map(move |p| cosine(x, p) / temperature);
-            each.collect::<Vec<_>>()
-        };
-        x.chunks(width).flat_map(row).collect()
-    }
-
-    fn wide(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|&v| f64::from(v)).collect()
-    }
+    use vit_msn_tensor::testing::{cosines, slopes, wide};
 
     #[test]
     fn logits_are_cosines_over_the_temperature() {
@@ -141,7 +124,7 @@ mod tests {
             let (prototypes, prototypes_gpu) = random(stream, &[count, width], 2);
             let y = prototype_logits(stream, &x_gpu, &prototypes_gpu, temperature).unwrap();
             assert_eq!(y.dims(), [rows, count]);
-            let expected = naive(&wide(&x), &wide(&prototypes), width, temperature);
+            let expected = cosines(&wide(&x), &wide(&prototypes), width, temperature);
             assert_close(&read(stream, &y), &expected, 5e-6 / temperature);
         });
     }
@@ -158,21 +141,15 @@ mod tests {
                     prototype_logits_backward(stream, &grad_gpu, &x_gpu, &prototypes_gpu, 0.1)
                         .unwrap();
                 let all = [wide(&x), wide(&prototypes)].concat();
-                let slope = |index: usize| {
-                    let at = |offset: f64| -> f64 {
-                        let mut moved = all.clone();
-                        moved[index] += offset;
-                        let (x, prototypes) = moved.split_at(rows * width);
-                        let logits = naive(x, prototypes, width, 0.1);
-                        logits
-                            .iter()
-                            .zip(&grad)
-                            .map(|(y, &g)| y * f64::from(g))
-                            .sum()
-                    };
-                    (at(1e-6) - at(-1e-6)) / 2e-6
-                };
-                let expected: Vec<f64> = (0..all.len()).map(slope).collect();
+                let expected = slopes(&all, 1e-6, |all| {
+                    let (x, prototypes) = all.split_at(rows * width);
+                    let logits = cosines(x, prototypes, width, 0.1);
+                    logits
+                        .iter()
+                        .zip(&grad)
+                        .map(|(y, &g)| y * f64::from(g))
+                        .sum()
+                });
                 let actual = out.map(|by| read(stream, &by)).concat();
                 assert_close(&actual, &expected, 5e-5);
             },
