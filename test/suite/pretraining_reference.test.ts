@@ -41,8 +41,8 @@ describe.each(PLACES)(
   ({ device, worker, gradient_checkpointing }) => {
     test.each(["sinkhorn", "plain"] as const)("%s", async (name) => {
       const { args } = RUNS[name];
-    // Software adapters take seconds for a step.
-    const steps = device === "webgpu" ? GPU_STEPS : RUNS[name].steps;
+      // Software adapters take seconds for a step.
+      const steps = device === "webgpu" ? GPU_STEPS : RUNS[name].steps;
       const tolerance = TOLERANCES[device];
       const { values, collate, stream, start } = await load_reference();
       const model = await ViTMSNModel.from_pretrained(await model_files(FIXTURE), { device, worker });

@@ -1,5 +1,5 @@
 import type { TensorHandle } from "../../engine/engine.ts";
-import type { PretrainingEngine, PretrainingOps, TrainingEngine } from "../../engine/training_engine.ts";
+import type { TrainingEngine } from "../../engine/training_engine.ts";
 import type { ForwardInputs } from "../../model/inputs.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { create_weights, type Weights } from "../../model/weights.ts";
@@ -7,22 +7,19 @@ import { type Learnable, Parameters } from "../parameters.ts";
 import type { Tape } from "../tape.ts";
 import { type HeadSizes, head_modules, project, RunningStatistics } from "./msn_head.ts";
 
-/** An engine that pre-trains. */
-export type MSNEngine = TrainingEngine & PretrainingEngine;
-
 /** An encoder with its projection head: the online branch, or the target that follows it. */
 export class MSNBranch {
   readonly encoder: ViTMSNModel;
   readonly parameters: Parameters;
   readonly running: RunningStatistics;
-  readonly #engine: MSNEngine;
+  readonly #engine: TrainingEngine;
   /** Encoder and head. */
   readonly #weights: Weights;
   readonly #head: Weights;
 
   private constructor(encoder: ViTMSNModel, head: Weights, hidden_dim: number) {
     this.encoder = encoder;
-    this.#engine = encoder.engine as MSNEngine;
+    this.#engine = encoder.engine as TrainingEngine;
     this.#head = head;
     this.#weights = encoder.weights.with(head);
     this.running = new RunningStatistics(this.#engine, hidden_dim);
@@ -63,7 +60,7 @@ export class MSNBranch {
   }
 
   /** The projections [B, output_dir] of pictures, on the engine or a tape around it; the caller's to free. */
-  async project(inputs: ForwardInputs, tape?: Tape & PretrainingOps): Promise<TensorHandle> {
+  async project(inputs: ForwardInputs, tape?: Tape): Promise<TensorHandle> {
     const engine = tape ?? this.#engine;
     return this.encoder.with_cls(
       inputs,

@@ -1,5 +1,5 @@
 import { type Engine, Scope, type TensorHandle } from "../../engine/engine.ts";
-import type { PretrainingEngine, PretrainingOps, TrainingEngine } from "../../engine/training_engine.ts";
+import type { PretrainingOps, TrainingEngine } from "../../engine/training_engine.ts";
 import type { LinearSpec, ModuleSpec, TensorSpec } from "../../model/architecture.ts";
 import type { Weights } from "../../model/weights.ts";
 
@@ -49,10 +49,10 @@ function batch_norm(name: string, features: number): TensorSpec[] {
 
 /** Running statistics of the head's batch norms, which nothing here reads: they are kept for whoever goes on elsewhere. */
 export class RunningStatistics {
-  readonly #engine: TrainingEngine & PretrainingEngine;
+  readonly #engine: TrainingEngine;
   readonly #handles = new Map<string, TensorHandle>();
 
-  constructor(engine: TrainingEngine & PretrainingEngine, hidden_dim: number) {
+  constructor(engine: TrainingEngine, hidden_dim: number) {
     this.#engine = engine;
     for (const norm of HEAD_NORMS) {
       this.#handles.set(`${norm}.running_mean`, engine.tensor(new Float32Array(hidden_dim), [hidden_dim]));

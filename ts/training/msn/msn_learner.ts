@@ -1,5 +1,5 @@
 import { Scope, type TensorHandle } from "../../engine/engine.ts";
-import type { PretrainingOps } from "../../engine/training_engine.ts";
+import type { TrainingEngine } from "../../engine/training_engine.ts";
 import { VitMsnError } from "../../errors.ts";
 import type { ForwardInputs } from "../../model/inputs.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
@@ -12,7 +12,7 @@ import { add_gradient, type Parameter, training_engine } from "../parameters.ts"
 import { permutation, Random } from "../random.ts";
 import { type GradientSink, Tape } from "../tape.ts";
 import type { MSNPretrainingArguments } from "./msn_arguments.ts";
-import { MSNBranch, type MSNEngine } from "./msn_branch.ts";
+import { MSNBranch } from "./msn_branch.ts";
 import type { HeadSizes } from "./msn_head.ts";
 import { type MSNScheduleSteps, type MSNStepRates, msn_rates } from "./msn_schedules.ts";
 import type { MSNViews } from "./msn_views.ts";
@@ -56,7 +56,7 @@ export class MSNLearner {
   readonly online: MSNBranch;
   readonly target: MSNBranch;
   readonly prototypes: Parameter;
-  readonly engine: MSNEngine;
+  readonly engine: TrainingEngine;
   /** Of encoder and head. */
   readonly optimizer: Optimizer;
   readonly prototype_optimizer: Optimizer;
@@ -66,7 +66,7 @@ export class MSNLearner {
   private constructor(online: MSNBranch, target: MSNBranch, args: MSNPretrainingArguments) {
     this.online = online;
     this.target = target;
-    this.engine = online.encoder.engine as MSNEngine;
+    this.engine = online.encoder.engine as TrainingEngine;
     this.#args = args;
     this.prototypes = this.#make_prototypes();
     const options: OptimizerOptions = {
@@ -161,7 +161,7 @@ export class MSNLearner {
       attention_probs_dropout_prob: config.attention_probs_dropout_prob,
       seed: mix(seed ^ mix(step)),
       signal,
-    }) as Tape & PretrainingOps;
+    });
     const scope = new Scope(tape);
     try {
       const anchors = await this.#anchors(views, step, tape, scope, signal);
@@ -184,7 +184,7 @@ export class MSNLearner {
   async #anchors(
     views: MSNViews,
     step: number,
-    tape: Tape & PretrainingOps,
+    tape: Tape,
     scope: Scope,
     signal: AbortSignal | undefined,
   ): Promise<TensorHandle> {
@@ -266,7 +266,7 @@ export class MSNLearner {
 }
 
 /** The model's engine, where it can pre-train. @throws VitMsnError UNSUPPORTED. */
-export function msn_engine(model: ViTMSNModel): MSNEngine {
+export function msn_engine(model: ViTMSNModel): TrainingEngine {
   const engine = training_engine(model);
   if (model.dtype !== "float32") {
     throw new VitMsnError(
@@ -274,13 +274,7 @@ export function msn_engine(model: ViTMSNModel): MSNEngine {
       `Pre-training needs a float32 model, as the target's steps are smaller than ${model.dtype} can hold; load it with dtype "float32".`,
     );
   }
-  if (!("msn_loss" in engine)) {
-    throw new VitMsnError(
-      "UNSUPPORTED",
-      `Pre-training needs ops that the engine of device "${model.device}" lacks: load the model with device "wasm".`,
-    );
-  }
-  return engine as MSNEngine;
+  return engine;
 }
 
 function inputs_of(pixel_values: Tensor, signal: AbortSignal | undefined): ForwardInputs {
