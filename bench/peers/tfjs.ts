@@ -1,9 +1,13 @@
 import type { ViTMSNConfig } from "../../ts/model/configuration_vit_msn.ts";
+import type { ViTMSNForImageClassification } from "../../ts/model/modeling_vit_msn.ts";
 import type { Tensor } from "../../ts/tensor.ts";
 import { read_weights, transpose, type WeightsByKey } from "../support/weights.ts";
 import { type OpenPeer, require_from } from "./peer.ts";
 
-const INSTALL = ["@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-wasm"] as const;
+const CORE = "@tensorflow/tfjs-core";
+
+/** The backends of TensorFlow.js that run in Node without a native addon. */
+export type TfBackend = "wasm" | "cpu";
 
 interface TfTensor {
   readonly shape: number[];
@@ -13,8 +17,10 @@ interface TfTensor {
 
 /** The ops of @tensorflow/tfjs-core that the model needs. */
 interface Tf {
-  setBackend(name: "wasm"): Promise<boolean>;
-  tensor(data: Float32Array, shape: readonly number[]): TfTensor;
+  setBackend(name: TfBackend): Promise<boolean>;
+  tensor(data: Float32Array | Int32Array, shape: readonly number[], dtype?: "int32"): TfTensor;
+  variable(initial: TfTensor): TfTensor;
+  oneHot(indices: TfTensor, depth: number): TfTensor;
   reshape(x: TfTensor, shape: readonly number[]): TfTensor;
   transpose(x: TfTensor, perm: readonly number[]): TfTensor;
   tidy(body: () => TfTensor): TfTensor;
@@ -30,15 +36,19 @@ interface Tf {
   slice(x: TfTensor, begin: readonly number[], size: readonly number[]): TfTensor;
   tile(x: TfTensor, reps: readonly number[]): TfTensor;
   matMul(a: TfTensor, b: TfTensor, transpose_a?: boolean, transpose_b?: boolean): TfTensor;
-  conv2d(x: TfTensor, filter: TfTensor, strides: readonly number[], pad: "valid"): TfTensor;
   fused: { matMul(options: { a: TfTensor; b: TfTensor; bias: TfTensor }): TfTensor };
+  losses: { softmaxCrossEntropy(one_hot: TfTensor, logits: TfTensor): TfTensor };
+  train: { adam(learning_rate: number): TfAdam };
+}
+
+interface TfAdam {
+  minimize(loss: () => TfTensor, return_cost: true): TfTensor;
+  dispose(): void;
 }
 
 /** TensorFlow.js' wasm backend (SIMD, in Node one thread), float32, the forward written with its ops. */
 export const open_tfjs: OpenPeer = async ({ model, folder }) => {
-  const tf = require_from<Tf>(folder, INSTALL[0], INSTALL);
-  require_from(folder, INSTALL[1], INSTALL);
-  if (!(await tf.setBackend("wasm"))) throw new Error("TensorFlow.js' wasm backend doesn't start.");
+  const tf = await start(folder, "wasm");
   const network = new TfViTMSN(tf, model.config, await read_weights(model));
   return {
     async run(pixel_values) {
@@ -53,6 +63,50 @@ export const open_tfjs: OpenPeer = async ({ model, folder }) => {
   };
 };
 
+/** The same network and its training by TensorFlow.js' own gradients and Adam (it has no AdamW). */
+export async function open_tfjs_training(
+  model: ViTMSNForImageClassification,
+  folder: string,
+  backend: TfBackend,
+  learning_rate: number,
+) {
+  const tf = await start(folder, backend, ["@tensorflow/tfjs"]); // which brings the gradients
+  const network = new TfViTMSN(tf, model.config, await read_weights(model));
+  const adam = tf.train.adam(learning_rate);
+  const value_of = async (tensor: TfTensor) => {
+    const data = await tensor.data();
+    tensor.dispose();
+    return data;
+  };
+  return {
+    /** Logits [batch · num_labels]. */
+    forward: (pixel_values: Tensor<"float32">) => value_of(tf.tidy(() => network.forward(pixel_values))),
+    /** A step on the mean cross-entropy, which it returns: forward, gradients of all parameters, Adam. */
+    async step(pixel_values: Tensor<"float32">, labels: readonly number[]): Promise<number> {
+      const loss = tf.tidy(() => {
+        const classes = tf.tensor(Int32Array.from(labels), [labels.length], "int32");
+        const one_hot = tf.oneHot(classes, model.config.num_labels);
+        const body = () => tf.losses.softmaxCrossEntropy(one_hot, network.forward(pixel_values));
+        return adam.minimize(body, true);
+      });
+      return (await value_of(loss))[0] as number;
+    },
+    dispose() {
+      adam.dispose();
+      network.dispose();
+    },
+  };
+}
+
+/** `more`: packages that register themselves with the core, beside the backend. */
+async function start(folder: string, backend: TfBackend, more: readonly string[] = []): Promise<Tf> {
+  const install = [CORE, `@tensorflow/tfjs-backend-${backend}`, ...more] as const;
+  const tf = require_from<Tf>(folder, install[0], install);
+  for (const name of install.slice(1)) require_from(folder, name, install);
+  if (!(await tf.setBackend(backend))) throw new Error(`TensorFlow.js' ${backend} backend doesn't start.`);
+  return tf;
+}
+
 class TfViTMSN {
   readonly #tf: Tf;
   readonly #config: ViTMSNConfig;
@@ -62,17 +116,16 @@ class TfViTMSN {
     this.#tf = tf;
     this.#config = config;
     for (const [key, { data, dims }] of weights) {
-      const [rows, columns] = dims as [number, number];
-      const is_matrix = dims.length === 2;
-      this.#weights.set(
-        key,
-        is_matrix ? tf.tensor(transpose(data, rows, columns), [columns, rows]) : tf.tensor(data, dims),
-      );
+      const rows = dims[0] as number;
+      const columns = data.length / rows;
+      // The patches' filter, too, is a matrix: its gradient as a convolution is missing in the wasm backend.
+      const is_matrix = dims.length === 2 || dims.length === 4;
+      const value = is_matrix
+        ? tf.tensor(transpose(data, rows, columns), [columns, rows])
+        : tf.tensor(data, dims);
+      this.#weights.set(key, tf.variable(value));
+      value.dispose();
     }
-    const filter = "embeddings.patch_embeddings.projection.weight";
-    const oihw = this.#weight(filter);
-    this.#weights.set(filter, tf.transpose(oihw, [2, 3, 1, 0]));
-    oihw.dispose();
   }
 
   forward({ data, dims }: Tensor<"float32">): TfTensor {
@@ -90,18 +143,13 @@ class TfViTMSN {
   }
 
   #embeddings(pixels: TfTensor): TfTensor {
-    const { hidden_size, patch_grid } = this.#config;
-    const name = "embeddings.patch_embeddings.projection";
-    const strides = [patch_grid.height, patch_grid.width];
-    const batch = pixels.shape[0] as number;
-    const projected = this.#tf.conv2d(
-      this.#tf.transpose(pixels, [0, 2, 3, 1]),
-      this.#weight(`${name}.weight`),
-      strides,
-      "valid",
-    );
-    const biased = this.#tf.add(projected, this.#weight(`${name}.bias`));
-    const patches = this.#tf.reshape(biased, [batch, -1, hidden_size]);
+    const { patch_grid } = this.#config;
+    const [batch, channels, height, width] = pixels.shape as [number, number, number, number];
+    const [rows, columns] = [height / patch_grid.height, width / patch_grid.width];
+    const cut = [batch, channels, rows, patch_grid.height, columns, patch_grid.width];
+    const patches_of_pixels = this.#tf.transpose(this.#tf.reshape(pixels, cut), [0, 2, 4, 1, 3, 5]);
+    const flat = this.#tf.reshape(patches_of_pixels, [batch, rows * columns, -1]);
+    const patches = this.#linear(flat, "embeddings.patch_embeddings.projection");
     const cls = this.#tf.tile(this.#weight("embeddings.cls_token"), [batch, 1, 1]);
     return this.#tf.add(this.#tf.concat([cls, patches], 1), this.#weight("embeddings.position_embeddings"));
   }
