@@ -81,8 +81,9 @@ pub fn linear(
     let threads = threads_for(multiply_adds);
     let panels = outputs.div_ceil(NR);
     let row_blocks = rows.div_ceil(MC);
-    // Several tasks a thread, for balance; alone, all panels in one, so that a block of x stays in L2 longest.
-    let wanted = if threads == 1 { 1 } else { 8 * threads };
+    // Some tasks a thread, for balance, but each copies its rows again; alone, all panels in one, so that a block of x
+    // stays in L2 longest.
+    let wanted = if threads == 1 { 1 } else { 4 * threads };
     let group = panels.div_ceil(wanted.div_ceil(row_blocks.max(1)));
     let groups = panels.div_ceil(group);
     // Stripes of about the same size, too.
