@@ -13,7 +13,7 @@ import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
 
 // The studio as its users have it: built, served, and driven in Chromium. Screenshots: test/screenshots/studio-*.png.
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 });
 
 const root = new URL("../../", import.meta.url);
 const DESKTOP = { width: 1280, height: 860 };
@@ -59,6 +59,7 @@ interface Violation {
 /** A page with a first result on it, in a browser profile of its own. */
 async function open(options: Parameters<Browser["newContext"]>[0] = {}): Promise<Opened> {
   const context = await browser.newContext({ viewport: DESKTOP, ...options });
+  context.setDefaultTimeout(60_000); // the machine may be busy
   const page = await context.newPage();
   const complaints: string[] = [];
   page.on("console", (message) => {
@@ -447,6 +448,47 @@ test("after the first load it works without a network, isolated, and has asked n
   await page.locator("#choose-pictures").setInputFiles(picture("8-bag"));
   await eventually(() => best(page)).toBe("Bag");
   expect([...hosts].filter((host) => host !== "null")).toEqual([new URL(server.url).origin]);
+  expect(complaints).toEqual([]);
+  await context.close();
+});
+
+test("a fresh model learns from the pictures without labels; it is stopped, gone on with, saved and used", async () => {
+  const { page, context, complaints } = await open();
+  await show(page, "Pre-train");
+  await page.getByText("How it learns").click();
+  const panel = page.locator("#panel-pretrain");
+  await panel.getByLabel("Pictures a step").fill("8");
+  await panel.getByLabel("Passes over the pictures").fill("5000");
+  await panel.getByLabel("Prototypes").fill("16");
+  await panel.getByLabel("Focal views").fill("1");
+  await page.getByRole("button", { name: "Start" }).click();
+  const step = async () =>
+    Number((await panel.locator(".run-numbers dd").first().innerText()).split(" of ")[0]);
+  await panel.locator(".run-numbers dd").first().waitFor();
+  await eventually(step).toBeGreaterThan(2);
+  await show(page, "Recognise"); // the run goes on, and the page is usable
+  await choose_sample(page, "Bag");
+  await eventually(() => best(page)).toBe("Bag");
+  await show(page, "Pre-train");
+  const stop = page.getByRole("button", { name: "Stop and keep" });
+  const go_on = page.getByRole("button", { name: /^Go on from step \d+$/ });
+  await stop.click();
+  await go_on.waitFor();
+  const kept = Number(/\d+/.exec(await go_on.innerText())?.[0]);
+  expect(kept).toBe(await step());
+  await go_on.click();
+  await eventually(step).toBeGreaterThan(kept);
+  await stop.click();
+  await go_on.waitFor();
+  expect(await panel.getByRole("img", { name: /^Loss by step/ }).count()).toBe(1);
+  await screenshot(page, "pretrain");
+  const saved = await downloaded(page, () => panel.getByRole("button", { name: "Save as a model" }).click());
+  const files = unzipSync(await readFile(saved));
+  expect(Object.keys(files).sort()).toEqual(["config.json", "model.safetensors", "preprocessor_config.json"]);
+  await page.getByRole("button", { name: "Use it here" }).click();
+  await eventually(() => page.locator(".chip").innerText()).toMatch(/^Pre-trained here/);
+  await show(page, "Recognise");
+  await page.getByText("This model is a backbone").waitFor();
   expect(complaints).toEqual([]);
   await context.close();
 });
