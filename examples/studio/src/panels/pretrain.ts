@@ -14,6 +14,8 @@ const KEY = "studio-pretraining";
 /** Points that a curve is drawn with, and how often, in ms. */
 const POINTS = 240;
 const REDRAW_MS = 250;
+/** Steps that the curves' axis has at least. */
+const FEWEST_SHOWN = 10;
 const FEWEST_PICTURES = 8;
 
 type Numbers = Pick<
@@ -345,7 +347,6 @@ export class PretrainPanel extends Panel {
       curve(
         "Loss by step",
         shown,
-        max_steps,
         ({ loss }) => loss,
         (y) => y.toFixed(2),
       ),
@@ -354,7 +355,6 @@ export class PretrainPanel extends Panel {
       curve(
         "Prototypes in use by step",
         shown,
-        max_steps,
         (at) => at.prototypes_used,
         (y) => y.toFixed(0),
         0,
@@ -390,7 +390,6 @@ function thinned(steps: readonly PretrainingStep[]): readonly PretrainingStep[] 
 function curve(
   label: string,
   steps: readonly PretrainingStep[],
-  max_steps: number,
   value: (step: PretrainingStep) => number,
   format: (y: number) => string,
   least?: number,
@@ -399,12 +398,13 @@ function curve(
   const low = least ?? Math.min(...values);
   const high = Math.max(...values, low + 1e-3);
   const last = values.at(-1) ?? 0;
+  const far = Math.max(FEWEST_SHOWN, steps.at(-1)?.step ?? 0);
   return line_chart({
     label: `${label}, now ${format(last)}`,
     series: [
       { name: label, points: steps.map((step, i) => [step.step, values[i] as number]), class: "line-accent" },
     ],
-    x: { min: 0, max: max_steps, ticks: [0, Math.round(max_steps / 2), max_steps], format: (x) => `${x}` },
+    x: { min: 0, max: far, ticks: [0, Math.round(far / 2), far], format: (x) => `${x}` },
     y: { min: low, max: high, ticks: [low, (low + high) / 2, high], format },
   });
 }
