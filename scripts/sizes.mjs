@@ -25,10 +25,10 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 230_000,
+    budget: 236_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 185_000 },
-  { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 85_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 188_000 },
+  { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
 ];
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 

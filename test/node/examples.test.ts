@@ -69,7 +69,7 @@ describe("apps", () => {
     esbuild: () => node(example("esbuild"), "build.js"),
   };
 
-  test.each(Object.keys(builds))("%s", { timeout: 120_000 }, async (name) => {
+  test.each(Object.keys(builds))("%s", { timeout: 240_000 }, async (name) => {
     await builds[name]?.().catch((error) => {
       throw new Error(`${error.stdout}\n${error.stderr}`);
     });
