@@ -49,6 +49,7 @@ const HELP = `Usage: node bench/run.mjs low_shot --backbone DIR [OPTIONS]
   --features NAME     ${Object.keys(FEATURE_KINDS).join(", ")}; default cls_before_norm
   --shots LIST        labelled pictures a class; default 1,2,5,20
   --draws N           default 20
+  --cross-validation  choose λ of logistic regressions so, where there are two pictures a class or more, instead of MSN's
   --methods LIST      of ${NAMES.join(", ")}; default all
   --training-draws N  draws that are trained on, from scratch and fine-tuned; default 3
   --steps N           optimiser steps of those; default 100
@@ -64,6 +65,7 @@ const { values: options } = parseArgs({
     features: { type: "string", default: "cls_before_norm" },
     shots: { type: "string", default: "1,2,5,20" },
     draws: { type: "string", default: "20" },
+    "cross-validation": { type: "boolean", default: false },
     methods: { type: "string", default: NAMES.join() },
     "training-draws": { type: "string", default: "3" },
     steps: { type: "string", default: "100" },
@@ -103,7 +105,8 @@ async function by_head(method: Method, { shots, draws, test }: Task, embed: Embe
     const classes = await embed_draw(drawn, embed);
     for (const { shots, accuracies } of results) {
       const examples = classes.flatMap((list) => list.slice(0, shots));
-      accuracies.push(await head_accuracy(examples, held_out, {}));
+      const penalty = options["cross-validation"] && shots > 1 ? "auto" : undefined;
+      accuracies.push(await head_accuracy(examples, held_out, penalty ? { penalty } : {}));
     }
   }
   return results;
