@@ -136,7 +136,7 @@ describe("vit-msn pretrain", () => {
   });
 
   test("killed at any moment, it goes on with nothing lost", async () => {
-    const options = { max_steps: 20, save_steps: 4, logging_steps: 1, save_total_limit: 2 };
+    const options = { max_steps: 12, save_steps: 3, logging_steps: 1, save_total_limit: 2 };
     const [whole, killed] = [output_folder(), output_folder()];
     expect((await run(common(whole, options))).code).toBe(0);
     const kills = await run_with_kills(() => start(common(killed, options)), killed);
@@ -145,7 +145,7 @@ describe("vit-msn pretrain", () => {
       (await read_json(output, "trainer_state.json")).log_history.filter(
         ({ loss }: { loss?: number }) => loss !== undefined,
       );
-    expect(await history(whole)).toHaveLength(20);
+    expect(await history(whole)).toHaveLength(12);
     expect(await history(killed)).toEqual(await history(whole));
     expect(await readFile(join(killed, "model.safetensors"))).toEqual(
       await readFile(join(whole, "model.safetensors")),
