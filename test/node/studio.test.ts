@@ -342,6 +342,7 @@ test("a repository of the hub is loaded; one that isn't there is a sentence, and
     if (path && existsSync(path)) await route.fulfill({ path, headers });
     else await route.fulfill({ status: 404, body: "", headers });
   });
+  await choose_sample(page, "Ankle boot");
   await show(page, "Engine");
   await page.getByLabel("Model", { exact: true }).selectOption("hub");
   await page.getByLabel("Repository").fill("some/fashion");
