@@ -1,7 +1,7 @@
 // Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
 // WebAssembly, the default model, and the licences of what is bundled.
 import { chmod, cp, mkdir, readdir, rm, writeFile } from "node:fs/promises";
-import { basename, isAbsolute, join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import { build } from "esbuild";
 import { rolldown } from "rolldown";
 import { third_party_licences } from "./licences.mjs";
@@ -116,11 +116,9 @@ await writeFile("dist/THIRD_PARTY_LICENSES.txt", await third_party_licences(Obje
 for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads", "webgpu"]) {
   await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
 }
-await cp("models/fashion", "dist/models/fashion", {
-  recursive: true,
-  // The thousand pictures of the accuracy test aren't part of the model.
-  filter: (path) => basename(path) !== "test1000.safetensors",
-});
+// The default model is the one of our own making; its pictures are those of the model that it took the place of.
+await cp("models/fashion_msn/classifier", "dist/models/fashion", { recursive: true });
+await cp("models/fashion/pictures", "dist/models/fashion/pictures", { recursive: true });
 
 /**
  * The package's entries: what the first one needs are a few files that all share, so that there is one copy of every class;

@@ -75,6 +75,9 @@ async function copy_package(folder) {
         basename(path),
       ),
   });
+  // Not the package's own model, which sees pictures as 4×4 patches: with 7×7 there is more to see of where one looks.
+  for (const file of ["config.json", "model.safetensors", "preprocessor_config.json"])
+    await cp(join(root, "models/fashion", file), join(folder, "vit-msn/models/fashion", file));
 }
 
 /** @param {string} folder */

@@ -29,7 +29,7 @@ function argmax(values: Float32Array): number {
   return values.reduce((best, value, i) => (value > (values[best] as number) ? i : best), 0);
 }
 
-test("the default model classifies 1,000 real pictures as the reference does", {
+test("a model trained by the reference classifies 1,000 real pictures as there", {
   timeout: 120_000,
 }, async () => {
   const { pictures, labels, logits, cls_before_norm } = await read_test_set();
@@ -57,6 +57,34 @@ test("the default model classifies 1,000 real pictures as the reference does", {
   );
   await model.dispose();
 });
+
+/** What transformers makes of the same pictures by the model that the package carries (models/fashion_msn/README.md). */
+const CARRIED = "models/fashion_msn/classifier";
+const CARRIED_LOGITS = "models/fashion_msn/logits1000.safetensors";
+
+test.each([
+  { dtype: "float32", tolerance: 1e-4, most_changes: 0 },
+  // Of float32's own logits: in int8 the weights' rounding.
+  { dtype: "int8", tolerance: 0.5, most_changes: 10 },
+] as const)(
+  "the carried model is right about more of them, in $dtype",
+  { timeout: 120_000 },
+  async ({ dtype, tolerance, most_changes }) => {
+    const { pictures, labels, logits: earlier } = await read_test_set();
+    const expected = (await read_tensors(CARRIED_LOGITS)).get("out.logits")?.data as Float32Array;
+    const classify = await pipeline("image-classification", await model_files(CARRIED), { dtype });
+    const { pixel_values } = await classify.processor(pictures);
+    const { logits } = await classify.model.forward({ pixel_values });
+    expect(max_difference(logits.data, expected)).toBeLessThan(tolerance);
+    const top1 = (values: Float32Array, i: number) => argmax(values.subarray(i * LABELS, (i + 1) * LABELS));
+    const count = (is_so: (i: number) => boolean) => pictures.filter((_, i) => is_so(i)).length;
+    expect(count((i) => top1(logits.data, i) !== top1(expected, i))).toBeLessThanOrEqual(most_changes);
+    const right = count((i) => top1(logits.data, i) === labels[i]);
+    console.log(`fashion: the carried model in ${dtype} is right about ${right} of ${PICTURES}`);
+    expect(right).toBeGreaterThan(count((i) => top1(earlier, i) === labels[i]));
+    await classify.dispose();
+  },
+);
 
 /** Top-1 changes against the float32 reference that rounding may cause. */
 const MOST_CHANGES = 3;
@@ -87,7 +115,7 @@ const in_node = typeof document === "undefined";
 const GPU_PICTURES = in_node && process.env.VIT_MSN_ALL_PICTURES === "1" ? PICTURES : 50;
 
 test.skipIf(!in_node || no_webgpu !== undefined)(
-  `the default model classifies ${GPU_PICTURES} pictures on WebGPU as the reference does`,
+  `it classifies ${GPU_PICTURES} pictures on WebGPU as the reference does`,
   { timeout: 600_000 },
   async () => {
     const { pictures, logits } = await read_test_set();
