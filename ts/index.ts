@@ -3,6 +3,8 @@
  *
  * @module
  */
+
+export { DeviceTensor } from "./device_tensor.ts";
 export type { Device, DeviceOptions } from "./engine/create_engine.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { EngineInfo, Level } from "./engine/levels.ts";

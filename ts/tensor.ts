@@ -21,8 +21,8 @@ const ARRAYS = {
 /**
  * A row-major array of numbers with a shape: what goes into a model and what comes out of it.
  *
- * The data lives in JavaScript memory, so a tensor outlives the model that made it and needs no dispose().
- * `data` is read at once; `getData()` is the form that also fits tensors of other devices.
+ * The data lives in JavaScript memory, so a tensor outlives the model that made it and needs no dispose(), which does
+ * nothing; a DeviceTensor is the exception. `data` is read at once; `getData()` is the form that also fits those.
  */
 export class Tensor<T extends TensorType = TensorType> {
   /** Said outright, since minifiers rename classes. */
@@ -66,6 +66,14 @@ export class Tensor<T extends TensorType = TensorType> {
     return this.data.length;
   }
 
+  /** Where the elements are: in JavaScript memory, or on a GPU. */
+  get location(): "cpu" | "webgpu" {
+    return "cpu";
+  }
+
+  /** Frees what isn't in JavaScript memory. */
+  dispose(): void {}
+
   /** The elements in row-major order (the tensor's own array, not a copy). */
   async getData(): Promise<TensorData[T]> {
     return this.data;
@@ -80,6 +88,21 @@ export class Tensor<T extends TensorType = TensorType> {
   tolist(): NestedNumbers {
     return nest(numbers_of(this), this.dims, 0);
   }
+}
+
+/** Joins tensors of equal trailing shape along the first dimension. @throws VitMsnError INVALID_ARGUMENT for none. */
+export function concatenate(parts: readonly Tensor<"float32">[]): Tensor<"float32"> {
+  const [first] = parts;
+  if (first === undefined) throw invalid("There is nothing to join: the list is empty.");
+  if (parts.length === 1) return first;
+  const data = new Float32Array(parts.reduce((sum, part) => sum + part.size, 0));
+  let offset = 0;
+  for (const part of parts) {
+    data.set(part.data, offset);
+    offset += part.size;
+  }
+  const batch = parts.reduce((sum, part) => sum + (part.dims[0] as number), 0);
+  return new Tensor("float32", data, [batch, ...first.dims.slice(1)]);
 }
 
 /** A tensor's elements as JavaScript numbers, whatever its type. */

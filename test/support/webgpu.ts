@@ -79,3 +79,56 @@ function all_limits(limits: GPUSupportedLimits): Record<string, number> {
   }
   return found;
 }
+
+/** What a device was asked for. */
+export interface Seen {
+  pipelines: { synchronous: number; asynchronous: number };
+  command_buffers: number;
+}
+
+export interface Pretence {
+  /** Bytes of the largest storage binding. */
+  binds?: number;
+  /** The adapter isn't software, as far as it tells. */
+  is_hardware?: boolean;
+  /** Pipelines can't be compiled ahead. */
+  refuses_ahead?: boolean;
+}
+
+/** A view of a device that counts what it is asked for, and may say of it what isn't so. */
+export function watched(device: GPUDevice, pretence: Pretence = {}): { seen: Seen; view: GPUDevice } {
+  const seen: Seen = { pipelines: { synchronous: 0, asynchronous: 0 }, command_buffers: 0 };
+  const { binds, is_hardware, refuses_ahead } = pretence;
+  const own: Record<string, unknown> = {
+    queue: view_of(device.queue, {
+      submit: (buffers: GPUCommandBuffer[]) => {
+        seen.command_buffers += buffers.length;
+        device.queue.submit(buffers);
+      },
+    }),
+    createComputePipeline: (descriptor: GPUComputePipelineDescriptor) => {
+      seen.pipelines.synchronous += 1;
+      return device.createComputePipeline(descriptor);
+    },
+    createComputePipelineAsync: (descriptor: GPUComputePipelineDescriptor) => {
+      seen.pipelines.asynchronous += 1;
+      if (refuses_ahead) return Promise.reject(new Error("refused"));
+      return device.createComputePipelineAsync(descriptor);
+    },
+  };
+  if (binds) own.limits = view_of(device.limits, { maxStorageBufferBindingSize: binds });
+  // Kernels still know the software by its name.
+  if (is_hardware) own.adapterInfo = { description: "SwiftShader", isFallbackAdapter: false };
+  return { seen, view: view_of(device, own) };
+}
+
+function view_of<T extends object>(target: T, own: Record<string, unknown>): T {
+  return new Proxy(target, {
+    get(_, name) {
+      if (Object.hasOwn(own, name)) return own[name as string];
+      const member = Reflect.get(target, name, target) as unknown;
+      return typeof member === "function" ? member.bind(target) : member;
+    },
+    set: (_, name, value) => Reflect.set(target, name, value, target),
+  });
+}

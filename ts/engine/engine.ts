@@ -9,6 +9,7 @@
 
 import type { Timing } from "./profile.ts";
 import type { TiledEngine } from "./tiles.ts";
+import type { Turns } from "./turns.ts";
 
 /** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
 export const ACTIVATIONS = [
@@ -120,6 +121,18 @@ export interface Engine {
   free(handle: Handle): void;
   /** What is alive, for leak tests and `env`-style reports. */
   memory(): EngineMemory;
+  /**
+   * Compiles what a forward takes, all at once, where that takes a device long. `forward` runs on this engine, on handles
+   * made in it, and computes nothing: what it reads is zeros. Nothing else may be asked for until this resolves, which it
+   * does once `forward` has ended; `compiled` resolves when the compiler has.
+   */
+  compile_ahead?(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }>;
+  /** Where forwards take turns. */
+  readonly turns?: Turns;
+  /** Where there are such: bytes of a tensor at most, but for some ops' results that may be cut. */
+  readonly max_tensor_bytes?: number;
+  /** Where pictures can be prepared on the device. */
+  readonly pictures?: PictureEngine;
   /** Where ops aren't done when they return: what tells their times. */
   readonly timing?: Timing;
   /** Where linear layers can be computed by several tiles: what chooses among them. */
@@ -128,6 +141,52 @@ export interface Engine {
   readonly is_lost?: boolean;
   /** Releases everything, and refuses every later call at once; resolves when the device has let go of it. */
   dispose(): Promise<void>;
+}
+
+/** An 8-bit picture, row by row, channels interleaved: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. */
+export interface PictureBytes {
+  data: Uint8Array | Uint8ClampedArray;
+  width: number;
+  height: number;
+  channels: number;
+}
+
+/** Something that a page shows. */
+export interface DrawnPicture {
+  source: GPUCopyExternalImageSource;
+  width: number;
+  height: number;
+}
+
+/** How one axis is resampled: for each result the first pixel, the number of pixels, and `stride` - 2 weights of 22 bits. */
+export interface ResampledAxis {
+  table: Int32Array;
+  stride: number;
+}
+
+/** How a picture becomes pixel values. */
+export interface PicturePlan {
+  columns: ResampledAxis;
+  rows: ResampledAxis;
+  /** Whether rows are resampled before columns: each is rounded to 8 bits. */
+  rows_first: boolean;
+  /** Where in the resampled picture the result begins; it may reach beyond, where the picture is black. */
+  left: number;
+  top: number;
+  /** What each of 256 bytes becomes, for each of three channels. */
+  values: Float32Array;
+}
+
+/** An image processor on the device. */
+export interface PictureEngine {
+  /** The largest side of what is drawn. */
+  readonly max_side: number;
+  /** Bytes of a picture at most, four for each pixel of what is drawn. */
+  readonly max_bytes: number;
+  /** Room for pixel values [batch, 3, height, width]. */
+  pixels(dims: readonly number[]): TensorHandle;
+  /** Puts a picture into its place among pixel values: alpha is dropped, grey repeated. */
+  put(picture: PictureBytes | DrawnPicture, plan: PicturePlan, pixels: TensorHandle, index: number): void;
 }
 
 export interface EngineMemory {

@@ -1,13 +1,21 @@
 import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
-import type { WeightDtype } from "./engine.ts";
+import type {
+  DrawnPicture,
+  PictureBytes,
+  PictureEngine,
+  PicturePlan,
+  TensorHandle,
+  WeightDtype,
+} from "./engine.ts";
 import { next_task } from "./pacer.ts";
 import type { Timing } from "./profile.ts";
 import { choices_for, type TiledEngine } from "./tiles.ts";
+import { Turns } from "./turns.ts";
 import type { Glue } from "./wasm_engine.ts";
 import { WasmTrainingEngine } from "./wasm_training_engine.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
-import { scope_of } from "./webgpu_scope.ts";
+import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
 
 type GpuGlue = ReturnType<typeof import("./generated/webgpu/glue.js").default>;
 
@@ -23,14 +31,15 @@ export async function create_webgpu_engine(
     "WebGPU engine (vit_msn_webgpu.js)",
     () => import("./generated/webgpu/glue.js"),
   );
-  const glue = create_glue(scope_of(opened));
+  const ahead = new CompiledAhead();
+  const glue = create_glue(scope_of(opened, ahead));
   let memory: WebAssembly.Memory;
   try {
     memory = glue.initSync({ module }).memory;
   } catch (cause) {
     throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
   }
-  const engine = new WebGpuEngine(glue, module, memory, opened);
+  const engine = new WebGpuEngine(glue, module, memory, opened, ahead);
   await engine.open();
   return engine;
 }
@@ -39,12 +48,23 @@ export async function create_webgpu_engine(
 export class WebGpuEngine extends WasmTrainingEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
+  readonly #ahead: CompiledAhead;
+  /** Whether nothing runs that is asked for: see compile_ahead. */
+  #plans = false;
+  readonly turns = new Turns();
 
-  constructor(glue: GpuGlue, module: WebAssembly.Module, memory: WebAssembly.Memory, opened: OpenedDevice) {
+  constructor(
+    glue: GpuGlue,
+    module: WebAssembly.Module,
+    memory: WebAssembly.Memory,
+    opened: OpenedDevice,
+    ahead: CompiledAhead,
+  ) {
     // What only the CPU's binary exports is called by its own class alone.
     super(glue as unknown as Glue, module, memory, "webgpu");
     this.#glue = glue;
     this.#opened = opened;
+    this.#ahead = ahead;
     const { fate } = this;
     void opened.device.lost.then(({ reason, message }) => {
       fate.lost ??= `The GPU device of this model was lost (${reason}: ${message.trim()}).`;
@@ -54,6 +74,76 @@ export class WebGpuEngine extends WasmTrainingEngine {
   /** Whether its device is gone, and with it all that it held. */
   get is_lost(): boolean {
     return this.fate.lost !== undefined;
+  }
+
+  get max_tensor_bytes(): number {
+    return this.#opened.device.limits.maxStorageBufferBindingSize;
+  }
+
+  /** The ops of a forward ask for their pipelines one after the other; here all of them compile at the same time. */
+  async compile_ahead(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }> {
+    this.call(() => this.#glue?.begin_plan());
+    this.#plans = true;
+    this.#ahead.begin();
+    try {
+      await forward();
+    } catch {
+      // A forward that can't be says so when it is asked for.
+    }
+    const compiled = this.#ahead.end();
+    this.#plans = false;
+    this.call(() => this.#glue?.end_plan());
+    return { compiled };
+  }
+
+  override async read(x: TensorHandle): Promise<Float32Array> {
+    if (!this.#plans) return super.read(x);
+    return new Float32Array(this.dims(x).reduce((a, b) => a * b, 1));
+  }
+
+  /** The image processor's kernels. */
+  get pictures(): PictureEngine {
+    const { limits } = this.#opened.device;
+    return {
+      max_side: limits.maxTextureDimension2D,
+      max_bytes: limits.maxStorageBufferBindingSize,
+      pixels: (dims) =>
+        this.call(() => (this.#glue as GpuGlue).pixels(Uint32Array.from(dims))) as TensorHandle,
+      put: (picture, plan, pixels, index) => this.#put(picture, plan, pixels, index),
+    };
+  }
+
+  #put(picture: PictureBytes | DrawnPicture, plan: PicturePlan, pixels: TensorHandle, index: number): void {
+    const glue = this.#glue as GpuGlue;
+    const { width, height } = picture;
+    const numbers = pack_plan(plan);
+    if ("data" in picture) {
+      const { data, channels } = picture;
+      const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      const size = Uint32Array.of(width, height, channels);
+      this.call(() => glue.preprocess(bytes, size, numbers, plan.values, pixels, index));
+      this.#submit_large(bytes.length);
+      return;
+    }
+    const { device } = this.#opened;
+    const texture = device.createTexture({ size: [width, height], format: "rgba8unorm", usage: DRAWN });
+    try {
+      const { source } = picture;
+      device.queue.copyExternalImageToTexture({ source }, { texture, premultipliedAlpha: false }, [
+        width,
+        height,
+      ]);
+      const size = Uint32Array.of(width, height);
+      this.call(() => glue.preprocess_texture(texture, size, numbers, plan.values, pixels, index));
+      this.#submit_large(4 * width * height);
+    } finally {
+      texture.destroy();
+    }
+  }
+
+  /** A picture's memory serves the next one once its kernels are submitted; small ones wait for the forward. */
+  #submit_large(bytes: number): void {
+    if (bytes > LARGE_PICTURE) this.call(() => this.#glue?.submit());
   }
 
   /** Its kernels' own clock. */
@@ -113,6 +203,7 @@ export class WebGpuEngine extends WasmTrainingEngine {
    * Software is slow: there each step is submitted, so that a forward can be aborted between them.
    */
   override async ready(): Promise<void> {
+    if (this.#plans) return;
     const { adapter, device } = this.#opened;
     if (adapter.is_software) this.call(() => this.#glue?.submit());
     await this.copy(() => this.#glue?.settle());
@@ -148,4 +239,19 @@ export class WebGpuEngine extends WasmTrainingEngine {
   protected override reserved(): number {
     return this.#glue?.reserved() ?? 0;
   }
+}
+
+const LARGE_PICTURE = 1 << 20;
+
+/** GPUTextureUsage's COPY_SRC, COPY_DST and RENDER_ATTACHMENT, which drawing takes; Node has no such global. */
+const DRAWN = 1 | 2 | 16;
+
+/** As the binary takes it. */
+function pack_plan({ columns, rows, rows_first, left, top }: PicturePlan): Int32Array {
+  const head = [columns.stride, rows.stride, columns.table.length, Number(rows_first), left, top];
+  const packed = new Int32Array(head.length + columns.table.length + rows.table.length);
+  packed.set(head);
+  packed.set(columns.table, head.length);
+  packed.set(rows.table, head.length + columns.table.length);
+  return packed;
 }

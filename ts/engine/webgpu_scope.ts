@@ -12,9 +12,10 @@ export interface GlueScope {
  * The globals of a page whose `navigator.gpu` gives nothing but the device that was chosen. wgpu takes its device from
  * there and from nowhere else; it looks for `Window` first, which Node and Deno don't have. Nothing global is touched.
  */
-export function scope_of({ device, adapter, wgsl_features, is_own }: OpenedDevice): GlueScope {
+export function scope_of(opened: OpenedDevice, ahead: CompiledAhead): GlueScope {
+  const { device, adapter, wgsl_features, is_own } = opened;
   const { features, limits } = device;
-  const view = view_of(device, is_own);
+  const view = view_of(device, is_own, ahead);
   const info = { description: adapter.name, isFallbackAdapter: adapter.is_software };
   const only_adapter = { features, limits, info, requestDevice: async () => view };
   // A set of its own: what Dawn's gives for its keys is no iterator.
@@ -28,20 +29,53 @@ export function scope_of({ device, adapter, wgsl_features, is_own }: OpenedDevic
   };
 }
 
+/** Pipelines that are compiled before they are used. */
+export class CompiledAhead {
+  #started: Promise<void>[] | undefined;
+
+  /** From here on pipelines that are asked for are compiled all at once, and what is given out isn't one. */
+  begin(): void {
+    this.#started = [];
+  }
+
+  /** Pipelines are for use again; resolves when those from between are compiled. */
+  async end(): Promise<void> {
+    const started = this.#started;
+    this.#started = undefined;
+    await Promise.all(started ?? []);
+  }
+
+  /** The pipeline; a stand-in while they are compiled ahead. */
+  get(device: GPUDevice, made: Lazily<string, GPUComputePipeline>, descriptor: GPUComputePipelineDescriptor) {
+    const entry_point = String(descriptor.compute.entryPoint);
+    if (this.#started === undefined)
+      return made.get(entry_point, () => device.createComputePipeline(descriptor));
+    if (!made.has(entry_point)) {
+      const compiled = device.createComputePipelineAsync(descriptor);
+      // What is refused is refused again where it is used, which names the op.
+      const nothing = () => {};
+      this.#started.push(compiled.then((pipeline) => void made.get(entry_point, () => pipeline), nothing));
+    }
+    return {} as GPUComputePipeline;
+  }
+}
+
 /**
  * The device for one engine. A host's device outlives its models: it doesn't hear of listeners that would keep an
  * engine, its own for errors stays, and what one model compiled serves the next. Loss is the facade's to tell.
  */
-function view_of(device: GPUDevice, is_own: boolean): GPUDevice {
+function view_of(device: GPUDevice, is_own: boolean, ahead: CompiledAhead): GPUDevice {
   const { modules, pipelines } = compiled_on(device);
   const own = {
     lost: new Promise<GPUDeviceLostInfo>(() => {}),
     createShaderModule: (descriptor: GPUShaderModuleDescriptor) =>
       modules.get(descriptor.code, () => device.createShaderModule(descriptor)),
     createComputePipeline: (descriptor: GPUComputePipelineDescriptor) =>
-      pipelines
-        .get(descriptor.compute.module, () => new Lazily<string, GPUComputePipeline>())
-        .get(String(descriptor.compute.entryPoint), () => device.createComputePipeline(descriptor)),
+      ahead.get(
+        device,
+        pipelines.get(descriptor.compute.module, () => new Lazily<string, GPUComputePipeline>()),
+        descriptor,
+      ),
   };
   return new Proxy(device, {
     get(target, name) {
@@ -70,6 +104,10 @@ function compiled_on(device: GPUDevice): Compiled {
 /** A map that makes what it lacks. */
 class Lazily<K, V> {
   readonly #made = new Map<K, V>();
+
+  has(key: K): boolean {
+    return this.#made.has(key);
+  }
 
   get(key: K, make: () => V): V {
     const value = this.#made.get(key) ?? make();

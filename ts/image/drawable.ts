@@ -28,6 +28,12 @@ export function is_drawable(input: unknown): input is Drawable {
 
 /** RGBA pixels of anything drawable, at its own size. A canvas is premultiplied: under low alpha, colour is coarse. */
 export function read_drawable(input: Drawable, name: string): Pixels {
+  const { width, height } = drawn_size(input, name);
+  return draw(input, width, height, name);
+}
+
+/** Its own size. @throws VitMsnError INVALID_IMAGE where it has no pixels yet. */
+export function drawn_size(input: Drawable, name: string): { width: number; height: number } {
   const { width, height } = natural_size(input);
   if (!(width > 0 && height > 0)) {
     throw new VitMsnError(
@@ -36,7 +42,7 @@ export function read_drawable(input: Drawable, name: string): Pixels {
       { details: { width, height } },
     );
   }
-  return draw(input, width, height, name);
+  return { width, height };
 }
 
 function natural_size(input: Drawable): { width: number; height: number } {
@@ -66,7 +72,8 @@ export function draw(input: Drawable, width: number, height: number, name: strin
   }
 }
 
-function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
+/** What went wrong as a page's picture was read. */
+export function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
   const { name: kind, message } = cause as Error;
   if (kind === "SecurityError") {
     const advice = `it holds a picture of another site; set crossorigin="anonymous" on that one`;

@@ -1,4 +1,5 @@
 import { Callable } from "../callable.ts";
+import type { Engine } from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { read_json } from "../loading/json.ts";
 import { open_source } from "../loading/source.ts";
@@ -9,17 +10,17 @@ import { Tensor } from "../tensor.ts";
 import {
   type ImageProcessorOptions,
   type ImageProcessorSettings,
-  MAX_OUTPUT_PIXELS,
   PROCESSOR_FILE,
   parse_settings,
 } from "./image_processor_config.ts";
-import { output_size, type ProcessorSize } from "./output_size.ts";
+import type { ProcessorSize } from "./output_size.ts";
+import { check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
 import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
 
 export type { ImageProcessorOptions, ImageProcessorSettings, ProcessorSize };
 
 export interface ImageProcessorOutput {
-  /** [batch, channels, height, width], ready for the model. */
+  /** [batch, channels, height, width], ready for the model; a DeviceTensor where that was asked for and can be. */
   pixel_values: Tensor<"float32">;
   /** [height, width] of each picture as it was read. */
   original_sizes: [number, number][];
@@ -31,7 +32,20 @@ export interface ImageProcessorOutput {
 export type ImageInputs = ImageInput | readonly ImageInput[];
 
 /** Overrides of the processor's settings for one call, and how to read the pictures. */
-export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {}
+export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {
+  /**
+   * A model: where it runs on WebGPU in this thread, pictures are prepared there, with the same results, and pixel_values is
+   * a DeviceTensor that never leaves the GPU. Elsewhere, and for settings and pictures that the GPU doesn't take (other than
+   * RGB, larger than its buffers), it is a Tensor as ever. Default: none.
+   */
+  device?: HasEngine | undefined;
+}
+
+/** What runs on an engine: a model. */
+export interface HasEngine {
+  /** @internal */
+  readonly engine: Engine;
+}
 
 /** Where transformers v5 may keep it instead, under "image_processor". */
 const COMBINED_FILE = "processor_config.json";
@@ -95,14 +109,22 @@ export class ViTImageProcessor extends Callable<
   }
 
   /**
-   * @param options overrides of the settings for this call; `signal` aborts between pictures.
+   * @param options overrides of the settings for this call; `signal` aborts between pictures; `device` keeps the result on a
+   *   model's GPU.
    * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
    */
   async preprocess(images: ImageInputs, options: PreprocessOptions = {}): Promise<ImageProcessorOutput> {
-    const { signal, max_pixels, ...overrides } = options;
+    const { signal, max_pixels, device, ...overrides } = options;
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
     if (list.length === 0) throw invalid("The list of pictures is empty; give at least one.");
+    if (device !== undefined) {
+      if (typeof device?.engine?.tensor !== "function") {
+        throw invalid("device must be a model, on whose GPU pictures are to be prepared.");
+      }
+      const output = await preprocess_on(device.engine, list, settings, { signal, max_pixels });
+      if (output) return output;
+    }
     const batch = new Batch(settings, list.length);
     for (const [index, input] of list.entries()) {
       throw_if_aborted(signal, "Preprocessing");
@@ -171,6 +193,19 @@ async function read_config(source: ModelSource): Promise<{ config: Record<string
   );
 }
 
+/** As preprocess_on_device, which is loaded where there is such a device. */
+async function preprocess_on(
+  engine: Engine,
+  ...rest: [readonly ImageInput[], ImageProcessorSettings, ReadOptions]
+) {
+  if (engine.pictures === undefined) return undefined;
+  const { preprocess_on_device } = await on_demand(
+    "image processor for WebGPU",
+    () => import("./preprocess_on_device.ts"),
+  );
+  return preprocess_on_device(engine, ...rest);
+}
+
 /** Pictures of one call on their way into one tensor. */
 class Batch {
   readonly #settings: ImageProcessorSettings;
@@ -231,8 +266,7 @@ class Batch {
 function transform(image: RawImage, settings: ImageProcessorSettings, index: number): RawImage {
   let picture = settings.do_convert_rgb ? image.rgb() : image;
   if (settings.do_resize) {
-    const [height, width] = output_size(settings.size, picture.height, picture.width);
-    check_output(height, width, image, index);
+    const { width, height } = processed_size(picture, settings, index);
     picture = picture.resize(width, height, { resample: settings.resample });
   }
   if (settings.do_center_crop) {
@@ -240,56 +274,6 @@ function transform(image: RawImage, settings: ImageProcessorSettings, index: num
   }
   check_output(picture.height, picture.width, image, index);
   return picture;
-}
-
-function check_output(height: number, width: number, image: RawImage, index: number): void {
-  if (height >= 1 && width >= 1 && height * width <= MAX_OUTPUT_PIXELS) return;
-  throw new VitMsnError(
-    "INVALID_IMAGE",
-    `Picture ${index} of ${image.width}×${image.height} pixels would become ${width}×${height}; ` +
-      `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or give size as { height, width }.`,
-    { details: { index, width, height } },
-  );
-}
-
-function check_same_shape(first: readonly number[], shape: readonly number[], index: number): void {
-  if (first.every((size, i) => size === shape[i])) return;
-  const show = ([channels, height, width]: readonly number[]) =>
-    `${width}×${height} pixels and ${channels} channels`;
-  throw invalid(
-    `Pictures of one batch must end up alike: picture 0 has ${show(first)}, picture ${index} has ${show(shape)}. ` +
-      "Give size as { height, width }, or pass them one by one.",
-  );
-}
-
-/** @internal What each of the 256 pixel values becomes, for each channel, rounded to float32 at the reference's places. */
-export function value_tables(settings: ImageProcessorSettings, channels: number): Float32Array[] {
-  const { do_rescale, rescale_factor, do_normalize } = settings;
-  const means = per_channel(settings.image_mean, channels, do_normalize);
-  const stds = per_channel(settings.image_std, channels, do_normalize);
-  return Array.from({ length: channels }, (_, c) => {
-    const mean = Math.fround(means[c] as number);
-    const std = Math.fround(stds[c] as number);
-    const table = Float32Array.from({ length: 256 }, (_, value) => {
-      const scaled = Math.fround(do_rescale ? value * rescale_factor : value);
-      return do_normalize ? Math.fround(Math.fround(scaled - mean) / std) : scaled;
-    });
-    if (table.every(Number.isFinite)) return table;
-    throw invalid(
-      `rescale_factor ${rescale_factor}, image_mean ${means[c]} and image_std ${stds[c]} overflow float32 together.`,
-    );
-  });
-}
-
-function per_channel(values: number | number[], channels: number, is_used: boolean): number[] {
-  if (typeof values === "number") return new Array<number>(channels).fill(values);
-  if (is_used && values.length !== channels) {
-    throw invalid(
-      `The picture has ${channels} channels, but image_mean and image_std have ${values.length}; ` +
-        `set do_convert_rgb, or convert the picture first, as with image.${values.length === 1 ? "grayscale" : "rgb"}().`,
-    );
-  }
-  return values;
 }
 
 function invalid(message: string): VitMsnError {

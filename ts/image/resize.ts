@@ -58,11 +58,51 @@ export function resize_pixels(source: Pixels, width: number, height: number, res
   return has_alpha ? unpremultiply(picture) : picture;
 }
 
-/** Since rounding follows each pass, their order shows: Pillow 13 takes the cheaper one first, earlier ones rows. */
-function resample_both_ways(source: Pixels, width: number, height: number, filter: Filter): Pixels {
+/**
+ * Whether the number of rows changes before their width. Since rounding follows each pass, their order shows: Pillow 13 takes
+ * the cheaper one first, earlier ones the width.
+ */
+export function resamples_rows_first(
+  source: { width: number; height: number },
+  width: number,
+  height: number,
+): boolean {
   const removed_columns = source.width - width;
   const removed_rows = source.height - height;
-  if (removed_rows > 0 && 2 * removed_columns < removed_rows) {
+  return removed_rows > 0 && 2 * removed_columns < removed_rows;
+}
+
+/**
+ * One axis of resize_pixels as a table for kernels: for each result the first source pixel, how many there are, and their
+ * weights in fixed point with 22 fractional bits, `stride` numbers in all.
+ */
+export function resampling(
+  source_size: number,
+  size: number,
+  resample: ResampleCode,
+): { table: Int32Array; stride: number } {
+  if (source_size === size) return picked(Int32Array.from({ length: size }, (_, i) => i));
+  if (resample === RESAMPLE.nearest) return picked(nearest_positions(source_size, size));
+  const plan = coefficients(source_size, size, FILTERS[resample]);
+  const stride = plan.stride + 2;
+  const table = allocate_weights(size * stride);
+  for (let i = 0; i < size; i++) {
+    table[i * stride] = plan.first[i] as number;
+    table[i * stride + 1] = plan.count[i] as number;
+    table.set(plan.weights.subarray(i * plan.stride, (i + 1) * plan.stride), i * stride + 2);
+  }
+  return { table, stride };
+}
+
+/** Each result is one source pixel. */
+function picked(positions: Int32Array): { table: Int32Array; stride: number } {
+  const table = new Int32Array(3 * positions.length);
+  for (const [i, position] of positions.entries()) table.set([position, 1, 1 << PRECISION_BITS], 3 * i);
+  return { table, stride: 3 };
+}
+
+function resample_both_ways(source: Pixels, width: number, height: number, filter: Filter): Pixels {
+  if (resamples_rows_first(source, width, height)) {
     return resample_rows(resample_columns(source, height, filter), width, filter);
   }
   return resample_columns(resample_rows(source, width, filter), height, filter);

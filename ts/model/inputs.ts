@@ -1,11 +1,12 @@
-import type { Grid } from "../engine/engine.ts";
+import { DeviceTensor } from "../device_tensor.ts";
+import type { Engine, Grid, TensorHandle } from "../engine/engine.ts";
 import { VitMsnError } from "../errors.ts";
 import { numbers_of, Tensor } from "../tensor.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 /** The arguments of every forward. */
 export interface ForwardInputs {
-  /** float32 [batch, num_channels, height, width], as the image processor makes them. */
+  /** float32 [batch, num_channels, height, width], as the image processor makes them, here or on the model's GPU. */
   pixel_values: Tensor;
   /** [batch, num_patches] of 0 and 1 (or booleans): patches that the mask token replaces. */
   bool_masked_pos?: Tensor | readonly (readonly (boolean | number)[])[];
@@ -27,7 +28,7 @@ export interface ForwardInputs {
 
 /** pixel_values and the grid of patches that they make. */
 export interface CheckedPixels {
-  data: Float32Array;
+  values: Float32Array | DeviceTensor;
   dims: readonly [number, number, number, number];
   grid: Grid;
 }
@@ -65,11 +66,28 @@ export function check_pixel_values(
     );
   }
   check_size(height, width, config, interpolate_pos_encoding);
-  const data = pixel_values.data as Float32Array;
-  check_finite(data, "pixel_values");
+  const values = pixel_values instanceof DeviceTensor ? pixel_values : (pixel_values.data as Float32Array);
+  if (values instanceof Float32Array) check_finite(values, "pixel_values");
   const patch = config.patch_grid;
   const grid = { height: Math.floor(height / patch.height), width: Math.floor(width / patch.width) };
-  return { data, dims: [batch, channels, height, width], grid };
+  return { values, dims: [batch, channels, height, width], grid };
+}
+
+/** The pixels on an engine. Those that are there already stay their owner's. */
+export function pixels_on(
+  engine: Engine,
+  { values, dims }: CheckedPixels,
+): { handle: TensorHandle; is_own: boolean } {
+  if (values instanceof Float32Array) return { handle: engine.tensor(values, dims), is_own: true };
+  return { handle: values.on(engine) as TensorHandle, is_own: false };
+}
+
+/** The inputs for an engine: pixels that are on another one are copied from there. */
+export async function inputs_for<I extends ForwardInputs>(engine: Engine, inputs: I): Promise<I> {
+  const { pixel_values } = inputs;
+  if (!(pixel_values instanceof DeviceTensor) || pixel_values.on(engine) !== undefined) return inputs;
+  const data = await pixel_values.getData();
+  return { ...inputs, pixel_values: new Tensor("float32", data, pixel_values.dims) };
 }
 
 function check_size(height: number, width: number, config: ViTMSNConfig, interpolate: boolean): void {

@@ -1,5 +1,6 @@
 import { type Engine, type Grid, Scope, type TensorHandle } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
+import type { Turn } from "../engine/turns.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import { Tensor } from "../tensor.ts";
@@ -12,6 +13,8 @@ import {
   check_pixel_values,
   check_visible_patches,
   type ForwardInputs,
+  inputs_for,
+  pixels_on,
 } from "./inputs.ts";
 import type { Labels } from "./losses.ts";
 import type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./outputs.ts";
@@ -44,16 +47,23 @@ class Forward {
   readonly #config: ViTMSNConfig;
   readonly #eager: boolean;
   readonly #signal: AbortSignal | undefined;
+  readonly #turn: Turn | undefined;
+  #pacer: Pacer | undefined;
   #scope: Scope;
   readonly collected: Collected;
 
-  constructor(model: PreTrainedModel<never, unknown>, inputs: ForwardInputs, recorder?: Recorder) {
+  constructor(
+    model: PreTrainedModel<never, unknown>,
+    inputs: ForwardInputs,
+    { recorder, turn }: { recorder?: Recorder | undefined; turn?: Turn | undefined },
+  ) {
     const { weights, config } = model;
     this.#engine = recorder ?? model.engine;
     this.#checkpoints = recorder?.layers_per_checkpoint ? recorder : undefined;
     this.#weights = weights;
     this.#config = config;
     this.#signal = inputs.signal;
+    this.#turn = turn;
     this.#scope = new Scope(this.#engine);
     this.collected = {
       hidden_states: (inputs.output_hidden_states ?? config.output_hidden_states) ? [] : undefined,
@@ -96,6 +106,7 @@ class Forward {
   /** The output of the first `count` blocks [B, N, D]. */
   async #encoded(inputs: ForwardInputs, count: number): Promise<TensorHandle> {
     const pacer = new Pacer(inputs.signal, "forward");
+    this.#pacer = pacer;
     const stretch = this.#checkpoints?.layers_per_checkpoint ?? Math.max(1, count);
     let hidden = this.#embeddings(inputs);
     for (let first = 0; first < count; first += stretch) {
@@ -116,7 +127,8 @@ class Forward {
       inputs.interpolate_pos_encoding ?? false,
     );
     const masked = this.#masked(inputs, pixels);
-    const pixel_values = this.scope.use(engine.tensor(pixels.data, pixels.dims));
+    const { handle: pixel_values, is_own } = pixels_on(engine, pixels);
+    if (is_own) this.scope.use(pixel_values);
     const projection = this.#weights.linear("embeddings.patch_embeddings.projection");
     const patches = this.scope.use(engine.patch_embed(pixel_values, projection, this.#config.patch_grid));
     this.scope.free(pixel_values);
@@ -245,33 +257,58 @@ class Forward {
     if (!this.collected.hidden_states?.includes(hidden)) this.scope.free(hidden);
   }
 
-  /** Copies a tensor out of the engine. */
+  /** Resolves when no step is under way; rejects with what went wrong in one that nobody waited for. */
+  async finish(): Promise<void> {
+    await this.#pacer?.finish();
+  }
+
+  /** Copies a tensor out of the engine. All that are wanted are to be asked for at once: then the next forward may follow. */
   async read(handle: TensorHandle): Promise<Tensor<"float32">> {
     const dims = this.#engine.dims(handle);
-    const data = await until_aborted(this.#engine.read(handle), this.#signal, "forward");
+    const reading = this.#engine.read(handle);
+    queueMicrotask(() => this.#turn?.recorded());
+    const data = await until_aborted(reading, this.#signal, "forward");
     return new Tensor("float32", data, dims);
   }
 
   /** The optional outputs, for the main one to join. */
   async read_collected(): Promise<ModelOutput> {
     const { hidden_states, attentions } = this.collected;
-    const output: ModelOutput = {};
-    if (hidden_states) output.hidden_states = await Promise.all(hidden_states.map((h) => this.read(h)));
-    if (attentions) output.attentions = await Promise.all(attentions.map((a) => this.read(a)));
-    return output;
+    const read_all = (handles: TensorHandle[] | undefined) =>
+      handles && Promise.all(handles.map((handle) => this.read(handle)));
+    const [states, maps] = await Promise.all([read_all(hidden_states), read_all(attentions)]);
+    return { ...(states && { hidden_states: states }), ...(maps && { attentions: maps }) };
   }
 }
 
-/** Runs `body` in a forward whose tensors are freed however it ends. */
+/** The inputs in batches, where the device can't hold the activations of all as one. */
+async function batches_of<I extends ForwardInputs>(model: PreTrainedModel<never, unknown>, inputs: I) {
+  if (model.engine.max_tensor_bytes === undefined) return undefined;
+  const { by_batches } = await on_demand("batches for WebGPU", () => import("./batches.ts"));
+  return by_batches(model, inputs);
+}
+
+/** Runs `body` in a forward whose tensors are freed however it ends. Where forwards take turns, it waits for its own. */
 async function run<T>(
   model: PreTrainedModel<never, unknown>,
   inputs: ForwardInputs,
-  body: (forward: Forward) => Promise<T>,
-  recorder?: Recorder,
+  body: (forward: Forward, inputs: ForwardInputs) => Promise<T>,
 ): Promise<T> {
-  const forward = new Forward(model, inputs, recorder);
+  const { engine } = model;
+  const here = await inputs_for(engine, inputs);
+  const turn = await engine.turns?.take(inputs.signal);
   try {
-    return await body(forward);
+    return await run_now(new Forward(model, here, { turn }), (forward) => body(forward, here));
+  } finally {
+    turn?.end();
+  }
+}
+
+async function run_now<T>(forward: Forward, body: (forward: Forward) => Promise<T>): Promise<T> {
+  try {
+    const result = await body(forward);
+    await forward.finish();
+    return result;
   } finally {
     forward.scope.close();
   }
@@ -296,7 +333,10 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
-    return run(await this.ready(inputs), inputs, async (forward) => {
+    await this.ready(inputs);
+    const batches = await batches_of(this, inputs);
+    if (batches) return batches.join_outputs((batch) => this.forward(batch));
+    return run(this, inputs, async (forward, inputs) => {
       const last = await forward.backbone(inputs);
       const [last_hidden_state, collected] = await Promise.all([
         forward.read(last),
@@ -319,7 +359,10 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   ): Promise<Tensor<"float32">> {
     const { before_norm = false } = options;
     const { engine } = await this.ready(inputs);
-    return run(this, inputs, async (forward) => {
+    const batches = await batches_of(this, inputs);
+    if (batches)
+      return batches.join_tensors((batch) => this.get_image_features(batch, pool, { before_norm }));
+    return run(this, inputs, async (forward, inputs) => {
       const hidden = await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs));
       return forward.read(forward.scope.use(engine.pool(forward.scope.use(hidden), pool)));
     });
@@ -340,8 +383,10 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
     body: (cls: TensorHandle) => Promise<T>,
     recorder?: Recorder,
   ): Promise<T> {
-    await this.ready(inputs);
-    return run(this, inputs, async (forward) => body(await forward.cls(inputs)), recorder);
+    const { engine: own } = await this.ready(inputs);
+    const engine = recorder ?? own;
+    const here = await inputs_for(engine, inputs);
+    return run_now(new Forward(this, here, { recorder }), async (forward) => body(await forward.cls(here)));
   }
 }
 
@@ -398,9 +443,15 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
    */
   override async forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
     const { engine, config } = await this.ready(inputs);
-    return run(this, inputs, async (forward) => {
+    const { labels, ...rest } = inputs;
+    const batches = await batches_of(this, rest);
+    if (batches) {
+      const output = await batches.join_outputs((batch) => this.forward(batch));
+      return labels ? { loss: await this.#loss(output.logits, labels), ...output } : output;
+    }
+    return run(this, rest, async (forward, inputs) => {
       const logits = await this.#logits(forward, inputs, engine);
-      const loss = inputs.labels && (await loss_of(engine, forward.scope, logits, inputs.labels, config));
+      const loss = labels && (await loss_of(engine, forward.scope, logits, labels, config));
       // All at once: a GPU answers each, and only the last is to be waited for.
       const [loss_read, logits_read, collected] = await Promise.all([
         loss && forward.read(loss),
@@ -420,13 +471,26 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
     body: (logits: TensorHandle, scope: Scope) => Promise<T>,
     recorder?: Recorder,
   ): Promise<T> {
-    const { engine } = await this.ready(inputs);
-    return run(
-      this,
-      inputs,
-      async (forward) => body(await this.#logits(forward, inputs, recorder ?? engine), forward.scope),
-      recorder,
+    const { engine: own } = await this.ready(inputs);
+    const engine = recorder ?? own;
+    const here = await inputs_for(engine, inputs);
+    // Without a turn: a body may run forwards of its own.
+    return run_now(new Forward(this, here, { recorder }), async (forward) =>
+      body(await this.#logits(forward, here, engine), forward.scope),
     );
+  }
+
+  /** The loss of logits that were computed in batches. */
+  async #loss({ data, dims }: Tensor<"float32">, labels: Labels): Promise<Tensor<"float32">> {
+    const { engine, config } = this;
+    const scope = new Scope(engine);
+    try {
+      const logits = scope.use(engine.tensor(data, dims));
+      const loss = await loss_of(engine, scope, logits, labels, config);
+      return new Tensor("float32", await engine.read(loss), engine.dims(loss));
+    } finally {
+      scope.close();
+    }
   }
 
   async #logits(forward: Forward, inputs: ForwardInputs, engine: Engine): Promise<TensorHandle> {

@@ -6,12 +6,13 @@ import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
 import type { TileChoice } from "../engine/tiles.ts";
 import { env } from "../env.ts";
-import { VitMsnError } from "../errors.ts";
+import { until_aborted, VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { Checkpoint, LoadOptions, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
+import { Tensor } from "../tensor.ts";
 import type { ModuleSpec } from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import {
@@ -22,7 +23,13 @@ import {
 } from "./configuration_vit_msn.ts";
 import type { ForwardInputs } from "./inputs.ts";
 import { Residence, type Running } from "./residence.ts";
-import { type CheckpointMatch, create_weights, match_checkpoint, type Weights } from "./weights.ts";
+import {
+  type CheckpointMatch,
+  create_weights,
+  empty_weights,
+  match_checkpoint,
+  type Weights,
+} from "./weights.ts";
 
 /** Names for the dtype option; the short ones are transformers.js'. */
 export type DtypeName = WeightDtype | "fp32" | "fp16" | "bf16" | "q8";
@@ -175,11 +182,11 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
       const matched = match(this, config, checkpoint, files.name, options.ignore_mismatched_sizes ?? false);
-      const { engine, weights, ...where } = await start(matched, config, resolved, options);
+      const { engine, weights, ...where } = await start(this, matched, config, resolved, options);
       const load_again =
         typeof options.device === "object" || !may_reload(source)
           ? undefined
-          : () => reload(matched.modules, config, source, resolved, options);
+          : () => reload(this, matched.modules, config, source, resolved, options);
       const model = new this(config, engine, weights, { ...resolved, ...where, load_again });
       options.progress_callback?.({ status: "ready", name: files.name });
       return model;
@@ -200,7 +207,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
       modules: this.modules(full, options.use_mask_token ?? false),
       found: new Map(),
     };
-    const start_fresh = () => start(fresh, full, resolved, options);
+    const start_fresh = () => start(this, fresh, full, resolved, options);
     const { engine, weights, ...where } = await start_fresh();
     const load_again = typeof options.device === "object" ? undefined : start_fresh;
     return new this(full, engine, weights, { ...resolved, ...where, load_again });
@@ -362,6 +369,7 @@ function may_reload(source: PretrainedSource): boolean {
 
 /** Reads a model that ran before onto a new engine; what was to be warned of has been. */
 async function reload(
+  model_class: ModelClass<unknown>,
   modules: readonly ModuleSpec[],
   config: ViTMSNConfig,
   source: PretrainedSource,
@@ -372,7 +380,7 @@ async function reload(
   const checkpoint = await open_checkpoint(await open_source(source, again), {});
   try {
     const { found } = match_checkpoint(checkpoint, modules);
-    return await start({ modules, found }, config, resolved, again);
+    return await start(model_class, { modules, found }, config, resolved, again);
   } finally {
     await checkpoint.close();
   }
@@ -438,20 +446,46 @@ function list(names: readonly string[], separator = ", "): string {
   return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
 }
 
-/** Starts an engine and fills it. */
+type AnyModelClass = ModelClass<PreTrainedModel<ForwardInputs, unknown>>;
+
+/** Starts an engine and fills it. Where there is a compiler, it works meanwhile. */
 async function start(
+  model_class: ModelClass<unknown>,
   { modules, found }: Matched,
-  { initializer_range }: ViTMSNConfig,
-  { dtype }: RequestedOptions,
+  config: ViTMSNConfig,
+  requested: RequestedOptions,
   options: ModelOptions & { signal?: AbortSignal },
 ): Promise<Running> {
   const { engine, device, engine_info } = await open_engine(options);
   try {
+    const where = { ...requested, device, engine_info };
+    const ahead = await compile_ahead(model_class as AnyModelClass, engine, config, where);
     const { seed = 0, signal } = options;
-    const weights = await create_weights(engine, modules, dtype, found, { seed, initializer_range, signal });
+    const { initializer_range } = config;
+    const fill = { seed, initializer_range, signal };
+    const weights = await create_weights(engine, modules, requested.dtype, found, fill);
+    if (ahead) await until_aborted(ahead.compiled, signal, "Loading the model");
     return { engine, weights, device, engine_info };
   } catch (error) {
     await engine.dispose();
     throw error;
   }
+}
+
+/** Has the engine compile what a forward of one picture takes: two layers' ops, since all but the last have the same. */
+async function compile_ahead(
+  model_class: AnyModelClass,
+  engine: Engine,
+  config: ViTMSNConfig,
+  options: ResolvedOptions,
+) {
+  return engine.compile_ahead?.(async () => {
+    const num_hidden_layers = Math.min(config.num_hidden_layers, 2);
+    const shallow = new ViTMSNConfig({ ...config.to_dict(), num_hidden_layers });
+    const { height, width } = shallow.image_grid;
+    const dims = [1, shallow.num_channels, height, width];
+    const pixel_values = new Tensor("float32", new Float32Array(dims.reduce((a, b) => a * b)), dims);
+    const weights = empty_weights(engine, model_class.modules(shallow, false), options.dtype);
+    await new model_class(shallow, engine, weights, options).forward({ pixel_values });
+  });
 }

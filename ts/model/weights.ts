@@ -304,6 +304,19 @@ export async function create_weights(
   return new Weights(engine, modules, dtype, handles);
 }
 
+/** Every module on an engine that computes nothing: see Engine.compile_ahead. */
+export function empty_weights(engine: Engine, modules: readonly ModuleSpec[], dtype: WeightDtype): Weights {
+  const handles = modules.map((module): [string, Handle] => {
+    if (module.kind === "tensor") {
+      return [module.key, engine.tensor(new Float32Array(count(module.dims)), module.dims)];
+    }
+    const { name, in_features, out_features } = module;
+    const has_bias = module.parts.some(({ bias }) => bias !== undefined);
+    return [name, engine.linear_weights(out_features, in_features, linear_dtype(module, dtype), has_bias)];
+  });
+  return new Weights(engine, modules, dtype, new Map(handles));
+}
+
 class Filler {
   readonly #engine: Engine;
   readonly #dtype: WeightDtype;

@@ -2,7 +2,7 @@ import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import type { ImageInput } from "../image/raw_image.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
-import { Tensor } from "../tensor.ts";
+import { concatenate, type Tensor } from "../tensor.ts";
 import { ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
 /** true or "cls": the CLS token after the final layernorm; "mean": the mean of the patch tokens; false: every token. */
@@ -56,19 +56,4 @@ function check_pool(pool: Pool): Pool {
     "INVALID_ARGUMENT",
     `pool must be true, false, "cls" or "mean", got ${JSON.stringify(pool)}.`,
   );
-}
-
-/** Joins tensors of equal trailing shape along the batch. */
-function concatenate(parts: Tensor<"float32">[]): Tensor<"float32"> {
-  const [first] = parts;
-  if (first === undefined) throw new VitMsnError("INVALID_ARGUMENT", "The list of pictures is empty.");
-  if (parts.length === 1) return first;
-  const data = new Float32Array(parts.reduce((sum, part) => sum + part.size, 0));
-  let offset = 0;
-  for (const part of parts) {
-    data.set(part.data, offset);
-    offset += part.size;
-  }
-  const batch = parts.reduce((sum, part) => sum + (part.dims[0] as number), 0);
-  return new Tensor("float32", data, [batch, ...first.dims.slice(1)]);
 }

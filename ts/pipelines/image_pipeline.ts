@@ -46,8 +46,13 @@ export abstract class ImagePipeline<
     }
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
     for (let i = 0; i < list.length; i += batch_size) {
-      const { pixel_values } = await this.processor(list.slice(i, i + batch_size), { signal });
-      yield { pixel_values, signal };
+      const batch = list.slice(i, i + batch_size);
+      const { pixel_values } = await this.processor(batch, { signal, device: this.model });
+      try {
+        yield { pixel_values, signal };
+      } finally {
+        pixel_values.dispose();
+      }
     }
   }
 }

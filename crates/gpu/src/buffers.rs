@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use vit_msn_tensor::{Error, Result, check_len, format_dims, numel};
@@ -31,6 +32,10 @@ pub(crate) struct BufferPool {
     recording: bool,
     live: u64,
     reserved: u64,
+    /// Nothing will run on these buffers: each is as small as can be.
+    pretends: bool,
+    /// The device's shortages of memory so far. A buffer that it refused looks like any other, and isn't used again.
+    shortages: u64,
 }
 
 /// Who fills a buffer.
@@ -43,6 +48,13 @@ pub(crate) enum FilledBy {
 }
 
 impl BufferPool {
+    /// A pool whose buffers only stand for such that ops run on.
+    pub fn pretending() -> Self {
+        let mut pool = Self::default();
+        pool.pretends = true;
+        pool
+    }
+
     pub fn memory(&self) -> Memory {
         Memory {
             live: self.live,
@@ -67,14 +79,25 @@ impl BufferPool {
         self.recording = false;
     }
 
-    fn take(&mut self, context: &Context, class: u64, by: FilledBy) -> Result<wgpu::Buffer> {
+    fn take(
+        &mut self,
+        context: &Context,
+        class: u64,
+        by: FilledBy,
+        what: impl Fn() -> String,
+    ) -> Result<wgpu::Buffer> {
+        let class = if self.pretends { MIN_CLASS } else { class };
+        if self.shortages != context.shortages() {
+            self.shortages = context.shortages();
+            self.trim();
+        }
         let (batch, idle) = (self.batch, !self.recording || by == FilledBy::Op);
         let usable = |freed: u64| idle || freed < batch;
         let free = self.free.entry(class).or_default();
         let buffer = match free.iter().rposition(|&(_, freed)| usable(freed)) {
             Some(index) => free.remove(index).0,
             None => {
-                let buffer = new_buffer(context, class)?;
+                let buffer = new_buffer(context, class, &what())?;
                 self.reserved += class;
                 buffer
             }
@@ -83,9 +106,14 @@ impl BufferPool {
         Ok(buffer)
     }
 
-    fn give_back(&mut self, buffer: wgpu::Buffer) {
+    fn give_back(&mut self, buffer: wgpu::Buffer, shortages: u64) {
         let class = buffer.size();
         self.live -= class;
+        if shortages != self.shortages {
+            // Not destroyed: a recorded op may still use it.
+            self.reserved -= class;
+            return;
+        }
         let batch = self.batch;
         self.free.entry(class).or_default().push((buffer, batch));
     }
@@ -100,8 +128,13 @@ impl Drop for BufferPool {
     }
 }
 
-fn new_buffer(context: &Context, size: u64) -> Result<wgpu::Buffer> {
-    context.checked(&format!("{size} bytes of tensors"), || {
+fn new_buffer(context: &Context, size: u64, what: &str) -> Result<wgpu::Buffer> {
+    let what = format!(
+        "the {size} bytes of {}{}",
+        lower_first(what),
+        context.for_op()
+    );
+    context.checked(&what, || {
         context.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("tensor"),
             size,
@@ -133,6 +166,8 @@ pub(crate) type SharedPool = Rc<RefCell<BufferPool>>;
 /// A buffer of the pool; dropping it returns it.
 pub(crate) struct DeviceBuffer {
     buffer: wgpu::Buffer,
+    /// The pool's shortages when it was taken.
+    shortages: u64,
     /// What was asked for; the buffer is as large as its class.
     bytes: u64,
     pool: SharedPool,
@@ -142,6 +177,7 @@ pub(crate) struct DeviceBuffer {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Binding {
     pub buffer: wgpu::Buffer,
+    pub offset: u64,
     pub bytes: u64,
     /// Whether the buffer is all of what it stands for: see [`GpuTensor::part`].
     pub whole: bool,
@@ -161,14 +197,17 @@ impl DeviceBuffer {
         let limits = context.limits();
         if bytes > limits.max_storage_buffer_binding_size {
             return Err(Error::Unsupported(format!(
-                "{} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or picture.",
+                "{}{} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or picture.",
                 what(),
+                context.for_op(),
                 limits.max_storage_buffer_binding_size
             )));
         }
         let class = sizing(bytes).min(limits.max_buffer_size);
+        let buffer = pool.borrow_mut().take(context, class, by, what)?;
         Ok(Self {
-            buffer: pool.borrow_mut().take(context, class, by)?,
+            buffer,
+            shortages: pool.borrow().shortages,
             bytes,
             pool: Rc::clone(pool),
         })
@@ -177,6 +216,7 @@ impl DeviceBuffer {
     pub fn binding(&self) -> Binding {
         Binding {
             buffer: self.buffer.clone(),
+            offset: 0,
             bytes: self.bytes,
             whole: true,
         }
@@ -194,14 +234,16 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        self.pool.borrow_mut().give_back(self.buffer.clone());
+        let mut pool = self.pool.borrow_mut();
+        pool.give_back(self.buffer.clone(), self.shortages);
     }
 }
 
 /// A float32 tensor on the device, row-major and contiguous. Dropping it returns its memory to the pool.
 pub struct GpuTensor {
     dims: Vec<usize>,
-    /// One buffer, or several one after the other where one binding can't hold the probabilities of attention.
+    /// One buffer, or several one after the other where one binding can't hold it: of whole rows, or of whole heads'
+    /// probabilities.
     parts: Vec<DeviceBuffer>,
 }
 
@@ -249,6 +291,23 @@ impl GpuTensor {
         })
     }
 
+    /// A tensor in parts of whole rows where one binding can't hold it. Errors: as [`GpuTensor::uninit`].
+    pub(crate) fn uninit_rows(
+        context: &Context,
+        pool: &SharedPool,
+        dims: &[usize],
+    ) -> Result<Self> {
+        let width = dims.last().copied().unwrap_or(1);
+        let rows = numel(dims)? / width.max(1);
+        let most = context.limits().max_storage_buffer_binding_size / (4 * width.max(1) as u64);
+        // Multiples of this many rows begin where a binding may, whatever the width.
+        let aligned = (most - most % ALIGNED_ROWS) as usize;
+        if rows as u64 <= most || aligned == 0 {
+            return Self::uninit(context, pool, dims, FilledBy::Op);
+        }
+        Self::uninit_parts(context, pool, dims, rows, aligned)
+    }
+
     /// The shape.
     pub fn dims(&self) -> &[usize] {
         &self.dims
@@ -275,6 +334,25 @@ impl GpuTensor {
         Binding {
             whole: self.parts.len() == 1,
             ..self.parts[0].binding()
+        }
+    }
+
+    /// How many rows there are in each part but the last, of a tensor in parts of whole rows.
+    fn rows_a_part(&self) -> usize {
+        let (rows, width) = self.rows();
+        match self.parts.len() {
+            1 => rows,
+            _ => self.parts[0].bytes as usize / (4 * width),
+        }
+    }
+
+    /// What kernels see of these rows, which are in one part: see [`row_windows`].
+    pub(crate) fn window(&self, rows: &Range<usize>) -> Binding {
+        let (each, (_, width)) = (self.rows_a_part(), self.rows());
+        Binding {
+            offset: (rows.start % each * width * 4) as u64,
+            bytes: (rows.len() * width * 4) as u64,
+            ..self.parts[rows.start / each].binding()
         }
     }
 
@@ -309,6 +387,31 @@ impl GpuTensor {
     }
 }
 
+/// The least number of rows that are a multiple of 256 bytes for every width: where a binding may begin.
+const ALIGNED_ROWS: u64 = 64;
+
+/// The rows of tensors that have as many, cut so that each stretch is in one part of every tensor.
+pub(crate) fn row_windows(tensors: &[&GpuTensor]) -> Vec<Range<usize>> {
+    let rows = tensors[0].rows().0;
+    let mut windows = Vec::new();
+    let mut start = 0;
+    while start < rows {
+        let end_of_part =
+            |tensor: &&GpuTensor| (start / tensor.rows_a_part() + 1) * tensor.rows_a_part();
+        let end = tensors.iter().map(end_of_part).fold(rows, usize::min);
+        windows.push(start..end);
+        start = end;
+    }
+    windows
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
+}
+
 /// Errors: INVALID_ARGUMENT for a shape without elements.
 fn byte_size(dims: &[usize]) -> Result<u64> {
     match (numel(dims)? as u64).saturating_mul(4) {
@@ -323,7 +426,7 @@ fn byte_size(dims: &[usize]) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::stream;
+    use crate::test_support::{context, context_binding, stream};
     use proptest::prelude::*;
 
     proptest! {
@@ -350,6 +453,58 @@ mod tests {
         drop(second);
         stream.trim();
         assert_eq!(stream.memory().reserved, 0);
+    }
+
+    #[test]
+    fn rows_are_cut_where_any_tensor_is() {
+        let Some(context) = context_binding(64 * 4 * 32) else {
+            return;
+        };
+        let pool = SharedPool::default();
+        let tensor = |dims: &[usize]| GpuTensor::uninit_rows(&context, &pool, dims).unwrap();
+        let (narrow, wide) = (tensor(&[300, 16]), tensor(&[2, 150, 32]));
+        assert_eq!((narrow.parts().len(), wide.parts().len()), (3, 5));
+        let windows = row_windows(&[&narrow, &wide]);
+        assert_eq!(windows, [0..64, 64..128, 128..192, 192..256, 256..300]);
+        let second = narrow.window(&windows[1]);
+        assert_eq!((second.offset, second.bytes), (64 * 16 * 4, 64 * 16 * 4));
+        assert!(second.buffer == *narrow.parts()[0].buffer());
+        // Where all rows fit they are one part, whatever their number.
+        assert_eq!(tensor(&[65, 31]).parts().len(), 1);
+        let last = wide.window(&windows[4]);
+        assert_eq!((last.offset, last.bytes), (0, 44 * 32 * 4));
+        assert!(!wide.binding().whole && last.whole);
+    }
+
+    #[test]
+    fn what_is_too_large_is_named_with_its_op() {
+        let Some(context) = context() else { return };
+        context.begin_op("linear");
+        let pool = SharedPool::default();
+        let dims = [(128 << 20) / 4 + 1];
+        let error = GpuTensor::uninit(&context, &pool, &dims, FilledBy::Op);
+        let message = error.err().unwrap().to_string();
+        assert!(
+            message.starts_with("A tensor [33554433] for linear takes"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn after_a_shortage_of_memory_no_buffer_from_before_it_is_used() {
+        let Some(mut stream) = stream() else { return };
+        let (kept, freed) = (
+            stream.upload(&[1.0], &[1]).unwrap(),
+            stream.upload(&[1.0], &[1]).unwrap(),
+        );
+        let before = [kept.buffer().clone(), freed.buffer().clone()];
+        drop(freed);
+        stream.context().run_short();
+        let after = stream.upload(&[1.0], &[1]).unwrap();
+        drop(kept);
+        let next = stream.upload(&[1.0], &[1]).unwrap();
+        assert!(!before.contains(after.buffer()) && !before.contains(next.buffer()));
+        assert_eq!(stream.memory().live, stream.memory().reserved);
     }
 
     #[test]

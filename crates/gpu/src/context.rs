@@ -1,9 +1,9 @@
 //! The device: how it is found, and how its faults become errors.
 
-use std::cell::RefCell;
-use std::future::Future;
-use std::mem;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -35,10 +35,40 @@ pub struct ContextOptions {
 
 type ErrorFuture = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
-/// Calls whose errors the device hasn't told yet.
+/// Calls whose errors the device hasn't told yet. Several may wait for the same.
 struct Unsettled {
     what: String,
-    error: ErrorFuture,
+    outcome: RefCell<Outcome>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+enum Outcome {
+    Pending(ErrorFuture),
+    Known(Option<Error>),
+}
+
+impl Unsettled {
+    fn poll(&self, context: &mut std::task::Context<'_>) -> Poll<Option<Error>> {
+        let mut outcome = self.outcome.borrow_mut();
+        let error = match &mut *outcome {
+            Outcome::Known(error) => return Poll::Ready(error.clone()),
+            // The device wakes who asked last, who wakes the others.
+            Outcome::Pending(error) => match error.as_mut().poll(context) {
+                Poll::Ready(error) => error.map(|error| refusal(&self.what, error)),
+                Poll::Pending => {
+                    self.waiting.borrow_mut().push(context.waker().clone());
+                    return Poll::Pending;
+                }
+            },
+        };
+        *outcome = Outcome::Known(error.clone());
+        self.waiting.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(error)
+    }
+
+    fn is_known(&self) -> bool {
+        matches!(*self.outcome.borrow(), Outcome::Known(_))
+    }
 }
 
 /// A device and what went wrong with it.
@@ -49,10 +79,14 @@ pub struct Context {
     limits: wgpu::Limits,
     /// The first fault that can't be healed: a lost device, or an error outside of any check.
     fault: Arc<Mutex<Option<Error>>>,
-    unsettled: RefCell<Vec<Unsettled>>,
     is_software: bool,
     has_subgroups: bool,
     has_packed_dot: bool,
+    unsettled: RefCell<Vec<Rc<Unsettled>>>,
+    /// What is being computed, for errors.
+    op: Cell<&'static str>,
+    /// How often the device was out of memory: buffers from before may be none.
+    shortages: Cell<u64>,
 }
 
 impl Context {
@@ -137,6 +171,31 @@ impl Context {
             adapter,
             fault,
             unsettled: RefCell::default(),
+            op: Cell::default(),
+            shortages: Cell::default(),
+        }
+    }
+
+    pub(crate) fn shortages(&self) -> u64 {
+        self.shortages.get()
+    }
+
+    fn note(&self, error: &Error) {
+        if matches!(error, Error::OutOfMemory(_)) {
+            self.shortages.set(self.shortages.get() + 1);
+        }
+    }
+
+    /// Names the op that the calls from here on are made for, in errors about memory.
+    pub fn begin_op(&self, name: &'static str) {
+        self.op.set(name);
+    }
+
+    /// " for" the op that is being computed; nothing where it has no name.
+    pub(crate) fn for_op(&self) -> String {
+        match self.op.get() {
+            "" => String::new(),
+            name => format!(" for {name}"),
         }
     }
 
@@ -175,6 +234,18 @@ impl Context {
     /// What the device grants, which is what was asked for.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.limits
+    }
+
+    /// As if the device had been out of memory.
+    #[cfg(test)]
+    pub(crate) fn run_short(&self) {
+        self.shortages.set(self.shortages.get() + 1);
+    }
+
+    /// Makes small tensors as large as bindings are.
+    #[cfg(test)]
+    pub(crate) fn lower_binding_size(&mut self, most: u64) {
+        self.limits.max_storage_buffer_binding_size = most;
     }
 
     /// Whether the device has these features.
@@ -220,24 +291,31 @@ impl Context {
             match poll_once(&mut error) {
                 Poll::Ready(None) => {}
                 Poll::Ready(Some(error)) => first = first.or(Some(refusal(what, error))),
-                Poll::Pending => self.unsettled.borrow_mut().push(Unsettled {
+                Poll::Pending => self.unsettled.borrow_mut().push(Rc::new(Unsettled {
                     what: what.to_string(),
-                    error,
-                }),
+                    outcome: RefCell::new(Outcome::Pending(error)),
+                    waiting: RefCell::default(),
+                })),
             }
         }
-        first.map_or(Ok(value), Err)
+        first
+            .map_or(Ok(value), Err)
+            .inspect_err(|error| self.note(error))
     }
 
-    /// Waits for the errors of all calls so far. Errors: the first of them.
+    /// Waits for the errors of all calls so far, also of those that someone else waits for.
+    /// Errors: the first of them.
     pub(crate) async fn settle(&self) -> Result<()> {
-        let unsettled = mem::take(&mut *self.unsettled.borrow_mut());
+        let unsettled = self.unsettled.borrow().clone();
         let mut first = None;
-        for Unsettled { what, error } in unsettled {
-            if let Some(error) = error.await {
-                first = first.or(Some(refusal(&what, error)));
-            }
+        for calls in &unsettled {
+            let error = poll_fn(|context| calls.poll(context)).await;
+            error.iter().for_each(|error| self.note(error));
+            first = first.or(error);
         }
+        self.unsettled
+            .borrow_mut()
+            .retain(|calls| !calls.is_known());
         // What ended the device explains whatever else failed.
         self.check_alive()?;
         first.map_or(Ok(()), Err)
@@ -364,6 +442,61 @@ mod tests {
         assert!(error.to_string().contains("a test buffer"), "{error}");
         assert!(buffer(256).is_ok());
         assert_eq!(pollster::block_on(context.settle()), Ok(()));
+    }
+
+    /// Calls that are told of once someone sends their error.
+    fn told_later(context: &Context) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        let error: ErrorFuture = Box::pin(async { receiver.await.unwrap() });
+        context.unsettled.borrow_mut().push(Rc::new(Unsettled {
+            what: "a tensor".to_string(),
+            outcome: RefCell::new(Outcome::Pending(error)),
+            waiting: RefCell::default(),
+        }));
+        sender
+    }
+
+    #[test]
+    fn all_who_wait_hear_of_an_error_and_none_who_comes_later() {
+        let Some(context) = context() else { return };
+        let sender = told_later(&context);
+        let (mut first, mut second) = (Box::pin(context.settle()), Box::pin(context.settle()));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut task = std::task::Context::from_waker(&waker);
+        assert!(first.as_mut().poll(&mut task).is_pending());
+        assert!(
+            second
+                .as_mut()
+                .poll(&mut std::task::Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        let source = Box::<dyn std::error::Error + Send + Sync>::from("full");
+        sender
+            .send(Some(wgpu::Error::OutOfMemory { source }))
+            .unwrap();
+        let code = |poll: Poll<Result<()>>| match poll {
+            Poll::Ready(Err(error)) => error.code(),
+            other => panic!("{other:?}"),
+        };
+        let mut second_task = std::task::Context::from_waker(Waker::noop());
+        assert_eq!(
+            code(second.as_mut().poll(&mut second_task)),
+            "OUT_OF_MEMORY"
+        );
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        assert_eq!(code(first.as_mut().poll(&mut task)), "OUT_OF_MEMORY");
+        assert!(context.shortages() > 0);
+        assert_eq!(pollster::block_on(context.settle()), Ok(()));
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     #[test]

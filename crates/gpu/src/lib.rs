@@ -41,6 +41,7 @@ pub use kernels::msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};
 pub use kernels::parameters::{linear_bias, linear_weight, set_linear};
 pub use kernels::patch_embed::{patch_embed, patch_embed_backward};
+pub use kernels::picture::{Axis, GpuPicture, PicturePlan, empty_pixels, preprocess};
 pub use kernels::pool::{Pooling, pool};
 pub use kernels::prototypes::{prototype_logits, prototype_logits_backward};
 pub use kernels::softmax::softmax;

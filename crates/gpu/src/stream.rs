@@ -1,5 +1,6 @@
 //! A stream of ops: recorded one by one, submitted together, read back only on request.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::mem;
@@ -10,7 +11,7 @@ use futures_channel::oneshot;
 use vit_msn_tensor::{Dtype, Error, Result, check_len, try_vec};
 
 use crate::buffers::{
-    Binding, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool, Sizing, size_class,
+    Binding, BufferPool, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool, Sizing, size_class,
 };
 use crate::context::Context;
 use crate::kernels::linear::ChosenTiles;
@@ -78,6 +79,37 @@ impl Dispatch {
     }
 }
 
+/// A copy of `size` bytes between buffers.
+struct Copy {
+    from: wgpu::Buffer,
+    from_offset: u64,
+    to: wgpu::Buffer,
+    to_offset: u64,
+    size: u64,
+}
+
+impl Copy {
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        let (from, to) = ((&self.from, self.from_offset), (&self.to, self.to_offset));
+        encoder.copy_buffer_to_buffer(from.0, from.1, to.0, to.1, self.size);
+    }
+}
+
+/// What a batch is made of, in order.
+enum Command {
+    Dispatch(Dispatch),
+    Copy(Copy),
+}
+
+impl Command {
+    fn dispatch(&self) -> Option<&Dispatch> {
+        match self {
+            Command::Dispatch(dispatch) => Some(dispatch),
+            Command::Copy(_) => None,
+        }
+    }
+}
+
 /// Records ops on one device and submits them together. Dropping it doesn't submit.
 pub struct Stream {
     context: Rc<Context>,
@@ -87,8 +119,10 @@ pub struct Stream {
     /// Of the batch that is being recorded: each dispatch's, one slot apiece.
     uniforms: Vec<u8>,
     uniform_buffer: wgpu::Buffer,
-    recorded: Vec<Dispatch>,
+    recorded: Vec<Command>,
     dispatches: u64,
+    /// Whether ops are only recorded for their pipelines: see [`Stream::planning`].
+    plans: bool,
     /// Bytes written since the last submission.
     unsubmitted: u64,
     /// The batches since [`Stream::start_profile`].
@@ -116,14 +150,29 @@ impl Stream {
             uniform_buffer,
             recorded: Vec::new(),
             dispatches: 0,
+            plans: false,
             unsubmitted: 0,
             profile: None,
             tiles: ChosenTiles::default(),
         })
     }
 
+    /// A stream on which nothing runs: ops compile the pipelines that they will need, tensors hold nothing, and layers
+    /// count as filled. Errors: as [`Stream::new`].
+    pub fn planning(context: Rc<Context>) -> Result<Self> {
+        let mut stream = Self::new(context)?;
+        stream.plans = true;
+        stream.pool = Rc::new(RefCell::new(BufferPool::pretending()));
+        Ok(stream)
+    }
+
+    /// Whether nothing runs here.
+    pub(crate) fn plans(&self) -> bool {
+        self.plans
+    }
+
     /// The device.
-    pub fn context(&self) -> &Context {
+    pub fn context(&self) -> &Rc<Context> {
         &self.context
     }
 
@@ -184,6 +233,9 @@ impl Stream {
 
     /// Writes a multiple of 4 bytes at a multiple of 4 into a buffer that no recorded op uses.
     pub(crate) fn write(&mut self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        if self.plans {
+            return Ok(());
+        }
         self.context.checked("an upload", || {
             self.context.queue().write_buffer(buffer, offset, bytes);
         })?;
@@ -197,9 +249,38 @@ impl Stream {
         Ok(())
     }
 
+    /// Copies a texture into a buffer that no recorded op uses, at once.
+    pub(crate) fn copy_texture(
+        &mut self,
+        texture: &wgpu::Texture,
+        buffer: &wgpu::Buffer,
+        pitch: u32,
+    ) -> Result<()> {
+        let context = &self.context;
+        context.checked("a picture", || {
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            let layout = wgpu::TexelCopyBufferLayout {
+                offset: 0,
+                bytes_per_row: Some(pitch),
+                rows_per_image: None,
+            };
+            encoder.copy_texture_to_buffer(
+                texture.as_image_copy(),
+                wgpu::TexelCopyBufferInfo { buffer, layout },
+                texture.size(),
+            );
+            context.queue().submit([encoder.finish()]);
+        })
+    }
+
     /// A tensor for an op to fill.
     pub(crate) fn uninit(&mut self, dims: &[usize]) -> Result<GpuTensor> {
         GpuTensor::uninit(&self.context, &self.pool, dims, FilledBy::Op)
+    }
+
+    /// A tensor for an op to fill that goes by rows: in parts where one binding can't hold it.
+    pub(crate) fn uninit_rows(&mut self, dims: &[usize]) -> Result<GpuTensor> {
+        GpuTensor::uninit_rows(&self.context, &self.pool, dims)
     }
 
     /// A tensor of `units` blocks for an op to fill part by part, each of at most `most` blocks.
@@ -243,25 +324,28 @@ impl Stream {
         let pipeline = self
             .pipelines
             .get(&self.context, op.kernel, arity, names, values)?;
+        self.dispatches += 1;
+        if self.plans {
+            return Ok(());
+        }
         let least_bytes = least_bytes(&buffers);
         let bind_group = self.bind(op.kernel.name, arity, buffers)?;
-        if self.recorded.len() == MAX_DISPATCHES {
+        if self.uniforms.len() == MAX_DISPATCHES * UNIFORM_SLOT {
             self.submit()?;
         }
+        let end = self.uniforms.len() + UNIFORM_SLOT;
         self.uniforms
             .extend_from_slice(bytemuck::bytes_of(&op.uniforms));
-        self.uniforms
-            .resize((self.recorded.len() + 1) * UNIFORM_SLOT, 0);
-        self.recorded.push(Dispatch {
+        self.uniforms.resize(end, 0);
+        self.recorded.push(Command::Dispatch(Dispatch {
             name: op.kernel.name,
             pipeline,
             bind_group,
             workgroups,
             cost: op.cost,
             least_bytes,
-        });
+        }));
         self.pool.borrow_mut().recorded();
-        self.dispatches += 1;
         Ok(())
     }
 
@@ -283,16 +367,19 @@ impl Stream {
             return Ok(bind_group.clone());
         }
         let layout = self.pipelines.layout(&self.context, arity);
-        let uniforms = (&self.uniform_buffer, UNIFORM_SLOT as u64);
-        let storage = key.1.iter().map(|binding| (&binding.buffer, binding.bytes));
+        let uniforms = (&self.uniform_buffer, 0, UNIFORM_SLOT as u64);
+        let storage = key
+            .1
+            .iter()
+            .map(|binding| (&binding.buffer, binding.offset, binding.bytes));
         let entries: Vec<_> = std::iter::once(uniforms)
             .chain(storage)
             .zip(0..)
-            .map(|((buffer, size), binding)| wgpu::BindGroupEntry {
+            .map(|((buffer, offset, size), binding)| wgpu::BindGroupEntry {
                 binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer,
-                    offset: 0,
+                    offset,
                     size: wgpu::BufferSize::new(size),
                 }),
             })
@@ -320,6 +407,8 @@ impl Stream {
             return Ok(());
         }
         let batch = mem::take(&mut self.recorded);
+        // Only reads: there is nothing to time.
+        let has_ops = batch.iter().any(|command| command.dispatch().is_some());
         let uniforms = mem::take(&mut self.uniforms);
         self.pool.borrow_mut().next_batch();
         self.unsubmitted = 0;
@@ -327,12 +416,18 @@ impl Stream {
         self.context.checked(&describe(&batch), || {
             queue.write_buffer(&self.uniform_buffer, 0, &uniforms);
             let mut encoder = device.create_command_encoder(&Default::default());
-            if let Some(profile) = &mut self.profile {
-                profile.push(encode_profiled(&self.context, &batch, &mut encoder));
-            } else {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (slot, dispatch) in batch.iter().enumerate() {
-                    dispatch.encode(slot, &mut pass);
+            let profile = self.profile.as_mut().filter(|_| has_ops);
+            let timer = profile.map(|profile| {
+                let dispatches = batch.iter().filter_map(Command::dispatch);
+                let ops: Vec<_> = dispatches.map(Dispatch::profile).collect();
+                (Timer::new(&self.context, ops.len()), ops, profile)
+            });
+            match timer {
+                None => encode(&batch, &mut encoder),
+                Some((timer, ops, profile)) => {
+                    encode_timed(&batch, &mut encoder, timer.as_ref());
+                    let timestamps = timer.map(|timer| timer.resolve(&mut encoder));
+                    profile.push(ProfiledBatch { ops, timestamps });
                 }
             }
             queue.submit([encoder.finish()]);
@@ -367,15 +462,25 @@ impl Stream {
         })
     }
 
-    /// Submits what was recorded and copies the tensor out. The copy is under way when this returns: the tensor may
-    /// be dropped and further ops recorded before the result is awaited. Natively, awaiting blocks.
+    /// Submits what was recorded and copies the tensor out, in one command buffer. The copy is under way when this
+    /// returns: the tensor may be dropped and further ops recorded before the result is awaited. Natively, awaiting blocks.
     /// Errors: those of the ops before it, OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
     pub fn read(
         &mut self,
         tensor: &GpuTensor,
     ) -> Result<impl Future<Output = Result<Vec<f32>>> + use<>> {
+        let pending = self.record_read(tensor)?;
+        self.submit()?;
+        Ok(pending)
+    }
+
+    /// [`Stream::read`] that leaves it to the caller to submit, before the result is first polled.
+    pub fn record_read(
+        &mut self,
+        tensor: &GpuTensor,
+    ) -> Result<impl Future<Output = Result<Vec<f32>>> + use<>> {
         let pieces: Vec<_> = tensor.parts().iter().map(DeviceBuffer::piece).collect();
-        self.read_pieces(&pieces, |bytes| {
+        self.record_pieces(&pieces, |bytes| {
             let mut values = try_vec(bytes.len() / 4)?;
             Dtype::F32.decode(bytes, &mut values)?;
             Ok(values)
@@ -389,32 +494,47 @@ impl Stream {
         pieces: &[(&wgpu::Buffer, u64, u64)],
         convert: F,
     ) -> Result<impl Future<Output = Result<T>> + use<T, F>> {
+        let pending = self.record_pieces(pieces, convert)?;
         self.submit()?;
+        Ok(pending)
+    }
+
+    fn record_pieces<T, F: FnOnce(&[u8]) -> Result<T>>(
+        &mut self,
+        pieces: &[(&wgpu::Buffer, u64, u64)],
+        convert: F,
+    ) -> Result<impl Future<Output = Result<T>> + use<T, F>> {
         let context = Rc::clone(&self.context);
-        let (sender, mapped) = oneshot::channel();
         let total: u64 = pieces.iter().map(|piece| piece.2).sum();
         let staging = context.checked("a readback", || {
-            let staging = context.device().create_buffer(&wgpu::BufferDescriptor {
+            context.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("readback"),
                 // Nothing can't be mapped.
                 size: total.max(4),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            });
-            let mut encoder = context.device().create_command_encoder(&Default::default());
-            let mut end = 0;
-            for &(buffer, offset, size) in pieces {
-                encoder.copy_buffer_to_buffer(buffer, offset, &staging, end, size);
-                end += size;
-            }
-            context.queue().submit([encoder.finish()]);
-            staging.map_async(wgpu::MapMode::Read, .., move |result| {
-                // Nobody listens once the caller has dropped the future.
-                let _ = sender.send(result);
-            });
-            staging
+            })
         })?;
+        let mut end = 0;
+        for &(buffer, offset, size) in pieces {
+            self.recorded.push(Command::Copy(Copy {
+                from: buffer.clone(),
+                from_offset: offset,
+                to: staging.clone(),
+                to_offset: end,
+                size,
+            }));
+            end += size;
+        }
+        self.pool.borrow_mut().recorded();
         Ok(async move {
+            let (sender, mapped) = oneshot::channel();
+            context.checked("a readback", || {
+                staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                    // Nobody listens once the caller has dropped the future.
+                    let _ = sender.send(result);
+                });
+            })?;
             context.settle().await?;
             context.drive()?;
             let outcome = mapped.await;
@@ -446,23 +566,39 @@ impl Drop for Stream {
     }
 }
 
+/// Encodes a batch, dispatches that follow each other in one pass.
+fn encode(batch: &[Command], encoder: &mut wgpu::CommandEncoder) {
+    let mut slot = 0;
+    for group in batch.chunk_by(|a, b| a.dispatch().is_some() && b.dispatch().is_some()) {
+        if let [Command::Copy(copy)] = group {
+            copy.encode(encoder);
+            continue;
+        }
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for dispatch in group.iter().filter_map(Command::dispatch) {
+            dispatch.encode(slot, &mut pass);
+            slot += 1;
+        }
+    }
+}
+
 /// Encodes each dispatch in a pass of its own, between two timestamps.
-fn encode_profiled(
-    context: &Context,
-    batch: &[Dispatch],
-    encoder: &mut wgpu::CommandEncoder,
-) -> ProfiledBatch {
-    let timer = Timer::new(context, batch.len());
-    for (slot, dispatch) in batch.iter().enumerate() {
+fn encode_timed(batch: &[Command], encoder: &mut wgpu::CommandEncoder, timer: Option<&Timer>) {
+    let mut slot = 0;
+    for command in batch {
+        let dispatch = match command {
+            Command::Dispatch(dispatch) => dispatch,
+            Command::Copy(copy) => {
+                copy.encode(encoder);
+                continue;
+            }
+        };
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some(dispatch.name),
-            timestamp_writes: timer.as_ref().map(|timer| timer.around(slot)),
+            timestamp_writes: timer.map(|timer| timer.around(slot)),
         });
         dispatch.encode(slot, &mut pass);
-    }
-    ProfiledBatch {
-        ops: batch.iter().map(Dispatch::profile).collect(),
-        timestamps: timer.map(|timer| timer.resolve(encoder)),
+        slot += 1;
     }
 }
 
@@ -471,8 +607,9 @@ fn unreadable(reason: &str) -> Error {
 }
 
 /// The ops of a batch by name, each once.
-fn describe(batch: &[Dispatch]) -> String {
-    let mut names: Vec<_> = batch.iter().map(|dispatch| dispatch.name).collect();
+fn describe(batch: &[Command]) -> String {
+    let name = |command: &Command| command.dispatch().map_or("a readback", |op| op.name);
+    let mut names: Vec<_> = batch.iter().map(name).collect();
     names.sort_unstable();
     names.dedup();
     format!("{} ops ({})", batch.len(), names.join(", "))
@@ -481,7 +618,7 @@ fn describe(batch: &[Dispatch]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{read, stream};
+    use crate::test_support::{context, read, stream};
 
     const DOUBLE: Kernel = Kernel {
         name: "double",
@@ -569,6 +706,37 @@ mod tests {
         assert_eq!((first, forward(), forward()), (2, 2, 2));
         stream.trim();
         assert_eq!(stream.bind_groups.len(), 0);
+    }
+
+    #[test]
+    fn a_plan_compiles_and_runs_nothing() {
+        let Some(context) = context() else { return };
+        let mut plan = Stream::planning(Rc::new(context)).unwrap();
+        // Far more than a device holds in one buffer is no more than a shape here.
+        let x = plan.upload(&[1.0; 4096], &[4096]).unwrap();
+        let y = double(&mut plan, &x, 2.0, 3);
+        let _z = double(&mut plan, &y, 2.0, 4);
+        assert_eq!((plan.pipelines.len(), plan.dispatches()), (2, 2));
+        assert!(plan.recorded.is_empty() && plan.bind_groups.is_empty());
+        assert_eq!(plan.memory().reserved, 3 * 256);
+        let layer = crate::GpuLinear::new(&mut plan, 8, 8, Dtype::F16, true).unwrap();
+        assert!(layer.check_complete().is_ok());
+    }
+
+    #[test]
+    fn reads_are_part_of_their_ops_batch() {
+        let Some(mut stream) = stream() else { return };
+        let x = stream.upload(&[1.0], &[1]).unwrap();
+        let y = double(&mut stream, &x, 2.0, 0);
+        let first = stream.record_read(&y).unwrap();
+        drop(y);
+        // Takes y's buffer, after y was copied out of it.
+        let z = double(&mut stream, &x, 3.0, 1);
+        let second = stream.record_read(&z).unwrap();
+        assert_eq!(stream.recorded.len(), 4);
+        stream.submit().unwrap();
+        assert_eq!(pollster::block_on(second).unwrap(), [4.0]);
+        assert_eq!(pollster::block_on(first).unwrap(), [2.0]);
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub fn context_with(limits: RequestedLimits) -> Option<Context> {
     }
 }
 
+/// A device on which larger bindings than of `most` bytes are refused.
+pub fn context_binding(most: u64) -> Option<Context> {
+    let mut context = context()?;
+    context.lower_binding_size(most);
+    Some(context)
+}
+
 pub fn stream() -> Option<Stream> {
     Some(stream_on(context()?))
 }

@@ -69,13 +69,17 @@ impl GpuLinear {
             Dtype::I8 => Some(row_of_floats(stream)?),
             _ => None,
         };
-        Ok(Self {
+        let mut layer = Self {
             parameters,
             dtype,
             parts,
             bias,
             scales,
-        })
+        };
+        if stream.plans() {
+            layer.mark_set(has_bias);
+        }
+        Ok(layer)
     }
 
     /// N: the number of outputs.

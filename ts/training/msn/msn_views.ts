@@ -1,5 +1,6 @@
 import { VitMsnError } from "../../errors.ts";
-import { type ViTImageProcessor, value_tables } from "../../image/image_processing_vit.ts";
+import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
+import { value_tables } from "../../image/processed_size.ts";
 import { RawImage } from "../../image/raw_image.ts";
 import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
 import { Tensor } from "../../tensor.ts";

@@ -3,6 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
+use super::columns::copy_columns;
 use super::dropout::{DROPOUT, Mask};
 use super::{ENOUGH_WORKGROUPS, cost};
 use crate::buffers::{Binding, GpuTensor};
@@ -65,6 +66,7 @@ pub(super) struct Params {
 }
 
 /// The sizes of an attention.
+#[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub batch: usize,
     pub tokens: usize,
@@ -222,12 +224,45 @@ fn attention_with(
     qkv: &GpuTensor,
     shape: &Shape,
 ) -> Result<GpuTensor> {
+    if qkv.parts().len() > 1 {
+        return attention_by_heads(stream, tile, qkv, shape);
+    }
     let y = stream.uninit(&shape.result_dims())?;
     if tile == Tile::Direct {
         let all = (0, shape.all_heads());
         shape.record_direct(stream, all, qkv, &[y.binding()], None)?;
     } else {
         shape.record_staged(stream, tile == Tile::Quads, qkv, &y)?;
+    }
+    Ok(y)
+}
+
+/// Where one binding can't hold qkv, which is in parts of whole rows then: heads, as many as a binding holds, are copied
+/// next to each other, and what they give into their place.
+fn attention_by_heads(
+    stream: &mut Stream,
+    tile: Tile,
+    qkv: &GpuTensor,
+    shape: &Shape,
+) -> Result<GpuTensor> {
+    let (rows, head_dim) = (qkv.rows().0, shape.head_dim);
+    let head_bytes = 12 * rows as u64 * head_dim as u64;
+    let limit = stream.context().limits().max_storage_buffer_binding_size;
+    let most = (limit / head_bytes).max(1) as usize;
+    let y = stream.uninit_rows(&shape.result_dims())?;
+    for first in (0..shape.heads).step_by(most) {
+        let some = Shape {
+            heads: most.min(shape.heads - first),
+            ..*shape
+        };
+        let columns = some.heads * head_dim;
+        let packed = stream.uninit(&[shape.batch, shape.tokens, 3 * columns])?;
+        for which in 0..3 {
+            let from = (which * shape.heads + first) * head_dim;
+            copy_columns(stream, (qkv, from), (&packed, which * columns), columns)?;
+        }
+        let context = attention_with(stream, tile, &packed, &some)?;
+        copy_columns(stream, (&context, 0), (&y, first * head_dim), columns)?;
     }
     Ok(y)
 }
@@ -285,10 +320,13 @@ fn rows(heads: usize, tokens: usize, least: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linear;
     use crate::test_support::{
-        assert_close, code, full_stream, on_shapes, random, read, stream, values,
+        assert_close, code, context_binding, full_stream, layer, on_shapes, random, read, stream,
+        stream_on, values,
     };
     use proptest::prelude::*;
+    use vit_msn_tensor::Activation;
 
     /// (context, probabilities)
     fn naive(qkv: &[f32], tokens: usize, heads: usize, head_dim: usize) -> (Vec<f64>, Vec<f64>) {
@@ -356,6 +394,39 @@ mod tests {
                 check(stream, [batch, tokens, heads, head_dim], size);
             },
         );
+    }
+
+    #[test]
+    fn qkv_larger_than_a_binding_goes_by_heads() {
+        let (batch, tokens, heads, head_dim) = (1, 200, 3, 8);
+        // 64 rows of qkv, or all rows of one head's.
+        let Some(context) = context_binding(64 * 4 * 72 + 1000) else {
+            return;
+        };
+        let mut stream = stream_on(context);
+        let dims = [batch, tokens, 3 * heads * head_dim];
+        // A linear layer makes it, as in a model.
+        let (x, x_gpu) = random(&mut stream, &[batch, tokens, 4], 1);
+        let weight = values(4 * dims[2], 2);
+        let layer = layer(&mut stream, &weight, &vec![0.0; dims[2]]);
+        let qkv = linear(&mut stream, &x_gpu, &layer, Activation::Identity, None).unwrap();
+        let products = |row: &[f32], column: &[f32]| -> f32 {
+            row.iter().zip(column).map(|(a, b)| a * b).sum()
+        };
+        let host: Vec<f32> = x
+            .chunks(4)
+            .flat_map(|row| weight.chunks(4).map(move |column| products(row, column)))
+            .collect();
+        let (expected, _) = naive(&host, tokens, heads, head_dim);
+        assert_eq!(qkv.dims(), dims);
+        assert_eq!(qkv.parts().len(), 4);
+        let shape = Shape::of(&qkv, heads).unwrap();
+        for tile in [Tile::Direct, Tile::Staged] {
+            let y = attention_with(&mut stream, tile, &qkv, &shape).unwrap();
+            assert_close(&read(&mut stream, &y), &expected, 1e-5);
+        }
+        let error = eager_attention(&mut stream, &qkv, heads);
+        assert_eq!(code(error), "UNSUPPORTED");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
 use super::ENOUGH_WORKGROUPS;
-use crate::buffers::GpuTensor;
+use crate::buffers::{GpuTensor, row_windows};
 use crate::context::Context;
 use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
@@ -326,7 +326,7 @@ fn linear_with(
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
     weights.check_complete()?;
-    let (rows, inputs) = x.rows();
+    let (_, inputs) = x.rows();
     if inputs != weights.in_features() {
         return Err(Error::InvalidArgument(format!(
             "A linear layer of {} inputs can't take {}.",
@@ -341,31 +341,35 @@ fn linear_with(
     if let Some(residual) = residual {
         residual.expect("The residual of a linear layer", &dims)?;
     }
-    let y = stream.uninit(&dims)?;
+    let y = stream.uninit_rows(&dims)?;
     let constants = tile.constants(activation, residual.is_some());
     let side = tile.side();
-    for part in weights.parts() {
+    let windows = row_windows(&[x, &y, residual.unwrap_or(x)]);
+    let parts = windows
+        .iter()
+        .flat_map(|window| weights.parts().iter().map(move |part| (window, part)));
+    for (window, part) in parts {
         stream.record(Op {
             kernel: tile.kernel(weights.dtype(), arithmetic, inputs),
             constants: (CONSTANTS, &constants),
             uniforms: Params {
-                rows: rows as u32,
+                rows: window.len() as u32,
                 inputs: inputs as u32,
                 outputs: outputs as u32,
                 first: part.start as u32,
                 part: part.rows as u32,
             },
             reads: &[
-                x.binding(),
+                x.window(window),
                 part.buffer.binding(),
                 weights.scales().unwrap_or(weights.bias()).binding(),
                 weights.bias().binding(),
-                residual.unwrap_or(x).binding(),
+                residual.unwrap_or(x).window(window),
             ],
-            writes: &[y.binding()],
-            workgroups: [part.rows.div_ceil(side), rows.div_ceil(side), 1],
+            writes: &[y.window(window)],
+            workgroups: [part.rows.div_ceil(side), window.len().div_ceil(side), 1],
             cost: cost_of(
-                [rows, inputs, part.rows],
+                [window.len(), inputs, part.rows],
                 side,
                 weights.dtype(),
                 residual.is_some(),
@@ -396,7 +400,8 @@ fn cost_of(
 mod tests {
     use super::*;
     use crate::test_support::{
-        assert_close, code, full_stream, layer, layer_of, on_shapes, random, read, stream, values,
+        assert_close, code, context_binding, full_stream, layer, layer_of, on_shapes, random, read,
+        stream, stream_on, values,
     };
     use vit_msn_tensor::quantise_row;
     use vit_msn_tensor::testing::activation as activation_of;
@@ -487,6 +492,36 @@ mod tests {
             .chain(halves.iter().map(|&tile| (tile, Arithmetic::Half)))
             .chain(packed.iter().map(|&tile| (tile, Arithmetic::Packed)))
             .collect()
+    }
+
+    #[test]
+    fn rows_beyond_a_binding_match_the_definition() {
+        let (rows, inputs, outputs) = (200, 12, 40);
+        // 64 rows of the results, 256 of the input.
+        let Some(context) = context_binding(64 * 4 * 48) else {
+            return;
+        };
+        let mut stream = stream_on(context);
+        let (x, x_gpu) = random(&mut stream, &[rows, inputs], 1);
+        let (weight, bias) = (values(outputs * inputs, 2), values(outputs, 3));
+        let up = layer(&mut stream, &weight, &bias);
+        let (back, back_bias) = (values(inputs * outputs, 4), values(inputs, 5));
+        let down = layer(&mut stream, &back, &back_bias);
+        let middle = naive(&x, &weight, &bias, Activation::Gelu);
+        let middle_values: Vec<f32> = middle.iter().map(|&v| v as f32).collect();
+        let mut expected = naive(&middle_values, &back, &back_bias, Activation::Identity);
+        for (value, &residual) in expected.iter_mut().zip(&x) {
+            *value += f64::from(residual);
+        }
+        for tile in [Tile::Direct, STAGED[2]].map(|tile| (tile, Arithmetic::Wide)) {
+            let gelu = Activation::Gelu;
+            let y = linear_with(&mut stream, tile, &x_gpu, &up, gelu, None).unwrap();
+            assert_eq!((y.dims(), y.parts().len()), (&[rows, outputs][..], 4));
+            assert_close(&read(&mut stream, &y), &middle, 1e-5);
+            let identity = Activation::Identity;
+            let z = linear_with(&mut stream, tile, &y, &down, identity, Some(&x_gpu)).unwrap();
+            assert_close(&read(&mut stream, &z), &expected, 1e-5);
+        }
     }
 
     #[test]

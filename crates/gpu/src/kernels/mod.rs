@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod attention_backward;
 pub mod batch_norm;
+pub mod columns;
 pub mod concat;
 pub mod dropout;
 pub mod elementwise;
@@ -17,6 +18,7 @@ pub mod msn;
 pub mod optimiser;
 pub mod parameters;
 pub mod patch_embed;
+pub mod picture;
 pub mod pool;
 pub mod prototypes;
 pub mod softmax;
@@ -68,8 +70,10 @@ fn cost(floats: u64, flop: u64) -> Cost {
     }
 }
 
+/// Workgroups of a dimension at most, by WebGPU's default limits.
+const WIDEST: usize = 65535;
+
 /// Workgroups for `count` rows, folded into two dimensions; kernels compare their row with the number of rows.
 fn fold_rows(count: usize) -> [usize; 3] {
-    const WIDEST: usize = 65535;
     [count.min(WIDEST), count.div_ceil(WIDEST), 1]
 }

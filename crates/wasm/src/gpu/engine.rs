@@ -1,11 +1,17 @@
 //! The engine's ops on handles: looks handles up, records the kernel and keeps its result.
 
 use std::future::Future;
+use std::ops::Range;
 use std::rc::Rc;
 
 use vit_msn_gpu as gpu;
-use vit_msn_gpu::{Context, GpuLinear, LayerShape, Pooling, Stream, TokenMask};
-use vit_msn_tensor::{Activation, Dropout, Dtype, Error, Result};
+use vit_msn_gpu::{
+    Context, GpuLinear, GpuPicture, LayerShape, PicturePlan, Pooling, Stream, TokenMask,
+};
+use vit_msn_tensor::{Activation, Dropout, Dtype, Error, Result, check_len};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen::JsCast;
+use wasm_bindgen::JsValue;
 
 use crate::handles::Handles;
 
@@ -23,6 +29,65 @@ impl Engine {
             stream: Stream::new(Rc::new(context))?,
             handles: Handles::default(),
         })
+    }
+
+    /// One on which nothing runs: ops ask the device for their pipelines and no more.
+    pub fn plan(&self) -> Result<Self> {
+        Ok(Self {
+            stream: Stream::planning(Rc::clone(self.stream.context()))?,
+            handles: Handles::default(),
+        })
+    }
+
+    /// Names the op of the calls from here on.
+    pub fn begin_op(&self, name: &'static str) {
+        self.stream.context().begin_op(name);
+    }
+
+    /// Pixel values of pictures that are still to be put in.
+    pub fn pixels(&mut self, dims: &[usize]) -> Result<u32> {
+        let pixels = gpu::empty_pixels(&mut self.stream, dims)?;
+        self.handles.add_tensor(pixels)
+    }
+
+    /// A picture whose bytes come a stretch at a time, so that this instance's memory doesn't grow by all of them.
+    pub fn upload_picture(
+        &mut self,
+        length: usize,
+        size: [usize; 3],
+        bytes: impl Fn(Range<usize>) -> Vec<u8>,
+    ) -> Result<GpuPicture> {
+        const STRETCH: usize = 1 << 20;
+        check_len("The picture", length, &size)?;
+        let picture = GpuPicture::new(&self.stream, size)?;
+        for start in (0..length).step_by(STRETCH) {
+            let stretch = bytes(start..length.min(start + STRETCH));
+            picture.write(&mut self.stream, start, &stretch)?;
+        }
+        Ok(picture)
+    }
+
+    /// A picture from a page's own texture. There are none but in pages.
+    #[cfg(target_arch = "wasm32")]
+    pub fn copy_texture(&mut self, texture: JsValue, size: [u32; 2]) -> Result<GpuPicture> {
+        GpuPicture::from_page(&mut self.stream, texture.unchecked_into(), size)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn copy_texture(&mut self, _: JsValue, _: [u32; 2]) -> Result<GpuPicture> {
+        Err(Error::Unsupported("There is no page here.".to_string()))
+    }
+
+    /// Makes picture `index` of pixel values.
+    pub fn preprocess(
+        &mut self,
+        picture: &GpuPicture,
+        plan: PicturePlan<'_>,
+        pixels: u32,
+        index: usize,
+    ) -> Result<()> {
+        let pixels = self.handles.tensor(pixels)?;
+        gpu::preprocess(&mut self.stream, picture, &plan, pixels, index)
     }
 
     /// Hands what was recorded to the device.
@@ -303,10 +368,10 @@ impl Engine {
         self.handles.add_tensor(loss)
     }
 
-    /// A copy of a tensor's values, under way when this returns.
+    /// A copy of a tensor's values, recorded when this returns: to be submitted before it is waited for.
     pub fn read(&mut self, x: u32) -> Result<impl Future<Output = Result<Vec<f32>>> + use<>> {
         let x = self.handles.tensor(x)?;
-        self.stream.read(x)
+        self.stream.record_read(x)
     }
 
     /// Rows of a weight as raw values of its storage type.

@@ -4,11 +4,12 @@ mod engine;
 mod pretraining;
 mod training;
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::future::Future;
 
 use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
-use vit_msn_gpu::{Context, ContextOptions, LayerShape, RequestedLimits};
+use vit_msn_gpu::{Axis, Context, ContextOptions, LayerShape, PicturePlan, RequestedLimits};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor};
 use vit_msn_tensor::{Dtype, Error, Result};
 use wasm_bindgen::prelude::*;
@@ -19,13 +20,27 @@ use crate::error::{JsResult, to_js};
 
 thread_local! {
     static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
+    /// The engine, while a plan stands in its place.
+    static ASIDE: RefCell<Option<Engine>> = const { RefCell::new(None) };
 }
 
-/// Runs an op on this instance's engine.
-pub fn with_engine<T>(op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {
+/// Runs an op on this instance's engine, under the name of the export that calls this.
+pub fn with_engine<T, Op: FnOnce(&mut Engine) -> Result<T>>(op: Op) -> JsResult<T> {
     ENGINE
-        .with_borrow_mut(|engine| op(engine.as_mut().ok_or_else(not_open)?))
+        .with_borrow_mut(|engine| {
+            let engine = engine.as_mut().ok_or_else(not_open)?;
+            engine.begin_op(export_of::<Op>());
+            op(engine)
+        })
         .map_err(to_js)
+}
+
+/// The function that a closure is written in, as the compiler calls it: "crate::function::{{closure}}".
+fn export_of<Op>() -> &'static str {
+    let name = type_name::<Op>();
+    name.strip_suffix("::{{closure}}")
+        .and_then(|path| path.rsplit("::").next())
+        .unwrap_or_default()
 }
 
 fn not_open() -> Error {
@@ -53,6 +68,99 @@ pub async fn open(subgroups: bool) -> JsResult<()> {
 #[wasm_bindgen]
 pub fn close() {
     ENGINE.take();
+    ASIDE.take();
+}
+
+/// From here on calls go to an engine on which nothing runs: ops ask the device for their pipelines and no more.
+#[wasm_bindgen]
+pub fn begin_plan() -> JsResult<()> {
+    let plan = with_engine(|engine| engine.plan())?;
+    ASIDE.set(ENGINE.replace(Some(plan)));
+    Ok(())
+}
+
+/// Calls go to the engine again; the plan's handles are gone.
+#[wasm_bindgen]
+pub fn end_plan() {
+    if let Some(engine) = ASIDE.take() {
+        ENGINE.set(Some(engine));
+    }
+}
+
+/// Pixel values of pictures that are still to be put in.
+#[wasm_bindgen]
+pub fn pixels(dims: &[u32]) -> JsResult<u32> {
+    let dims: Vec<_> = dims.iter().map(|&dim| dim as usize).collect();
+    with_engine(|engine| engine.pixels(&dims))
+}
+
+/// Puts a picture of `size` (width, height, channels) in as number `index`. The plan is the strides of both tables, the
+/// length of the first, whether rows come first, left and top, then the tables.
+#[wasm_bindgen]
+pub fn preprocess(
+    bytes: &Uint8Array,
+    size: &[u32],
+    plan: &[i32],
+    values: &[f32],
+    pixels: u32,
+    index: usize,
+) -> JsResult<()> {
+    with_engine(|engine| {
+        let &[width, height, channels] = size else {
+            return Err(no_size());
+        };
+        let size = [width, height, channels].map(|side| side as usize);
+        let picture = engine.upload_picture(bytes.length() as usize, size, |range| {
+            bytes
+                .subarray(range.start as u32, range.end as u32)
+                .to_vec()
+        })?;
+        engine.preprocess(&picture, picture_plan(plan, values)?, pixels, index)
+    })
+}
+
+/// The same with an rgba8unorm texture of `size` (width, height), which may be destroyed when this returns.
+#[wasm_bindgen]
+pub fn preprocess_texture(
+    texture: JsValue,
+    size: &[u32],
+    plan: &[i32],
+    values: &[f32],
+    pixels: u32,
+    index: usize,
+) -> JsResult<()> {
+    with_engine(|engine| {
+        let &[width, height] = size else {
+            return Err(no_size());
+        };
+        let picture = engine.copy_texture(texture, [width, height])?;
+        engine.preprocess(&picture, picture_plan(plan, values)?, pixels, index)
+    })
+}
+
+fn no_size() -> Error {
+    Error::InvalidArgument("A picture's size is its width, height and channels.".to_string())
+}
+
+fn picture_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<PicturePlan<'a>> {
+    let short = || Error::InvalidArgument("The plan of a picture is too short.".to_string());
+    let (&[column_stride, row_stride, columns, rows_first, left, top], tables) =
+        plan.split_first_chunk().ok_or_else(short)?;
+    let (columns, rows) = tables
+        .split_at_checked(columns as usize)
+        .ok_or_else(short)?;
+    let axis = |table, stride| Axis {
+        table,
+        stride: stride as usize,
+    };
+    Ok(PicturePlan {
+        columns: axis(columns, column_stride),
+        rows: axis(rows, row_stride),
+        rows_first: rows_first != 0,
+        left,
+        top,
+        values,
+    })
 }
 
 /// Hands what was recorded to the device.
@@ -143,7 +251,7 @@ pub fn reserved() -> JsResult<f64> {
 #[wasm_bindgen(unchecked_return_type = "Promise<Float32Array>")]
 pub fn read(x: u32) -> JsResult<Promise> {
     promise(
-        |engine| engine.read(x),
+        |engine| engine.read(x).map(submitted),
         |values| Ok(Float32Array::from(&*values).into()),
     )
 }
@@ -153,7 +261,7 @@ pub fn read(x: u32) -> JsResult<Promise> {
 pub fn parameter_bytes(parameter: u32, dtype: &str) -> JsResult<Promise> {
     let dtype = Dtype::from_name(dtype).map_err(to_js)?;
     promise(
-        |engine| engine.read(parameter),
+        |engine| engine.read(parameter).map(submitted),
         move |values| bytes(&dtype.encode(&values)?),
     )
 }
@@ -183,6 +291,13 @@ pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Promise> 
         |engine| engine.get_bias(weights, offset, count),
         |bias| bytes(&bias),
     )
+}
+
+/// Submits what was recorded by the time that the result is first waited for, as JavaScript does when the function that asked
+/// is done: reads that are asked for in one go are one command buffer, with the ops before them.
+async fn submitted<T>(pending: impl Future<Output = Result<T>>) -> Result<T> {
+    ENGINE.with_borrow_mut(|engine| engine.as_mut().map_or(Ok(()), Engine::submit))?;
+    pending.await
 }
 
 /// Starts a copy now, so that what it copies may be freed at once, and promises its result.

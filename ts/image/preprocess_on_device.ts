@@ -1,0 +1,132 @@
+import { DeviceTensor } from "../device_tensor.ts";
+import type { DrawnPicture, Engine, PictureEngine, PicturePlan, TensorHandle } from "../engine/engine.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { draw_error, drawn_size, is_drawable } from "./drawable.ts";
+import type { ImageProcessorSettings } from "./image_processor_config.ts";
+import { type Area, check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
+import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
+import { resamples_rows_first, resampling } from "./resize.ts";
+
+/** RGB: what else there is, is prepared on the CPU. */
+const CHANNELS = 3;
+
+/** Pictures on their way into one tensor on the device. */
+interface Prepared {
+  pixels: TensorHandle;
+  /** [height, width] of each picture as it was read. */
+  original_sizes: [number, number][];
+  /** Of each in the tensor. */
+  area: Area;
+}
+
+/**
+ * Prepares pictures on an engine's device, with the very results of the CPU. What a page shows goes there without being read
+ * back; of what is partly transparent there, colours may differ by rounding.
+ *
+ * @returns undefined where the device can't hold a picture or the batch.
+ * @throws VitMsnError as ViTImageProcessor.preprocess.
+ */
+export async function preprocess_on_device(
+  engine: Engine,
+  inputs: readonly ImageInput[],
+  settings: ImageProcessorSettings,
+  options: ReadOptions,
+) {
+  const { pictures } = engine;
+  if (pictures === undefined || engine.is_lost || !settings.do_convert_rgb) return undefined;
+  const prepared = await prepare(engine, pictures, inputs, settings, options);
+  if (prepared === undefined) return undefined;
+  const { pixels, original_sizes, area } = prepared;
+  const { height, width } = area;
+  return {
+    pixel_values: new DeviceTensor(engine, pixels, [inputs.length, CHANNELS, height, width]),
+    original_sizes,
+    reshaped_input_sizes: original_sizes.map((): [number, number] => [height, width]),
+  };
+}
+
+async function prepare(
+  engine: Engine,
+  pictures: PictureEngine,
+  inputs: readonly ImageInput[],
+  settings: ImageProcessorSettings,
+  options: ReadOptions,
+): Promise<Prepared | undefined> {
+  const values = Float32Array.from(value_tables(settings, CHANNELS).flatMap((table) => [...table]));
+  const original_sizes: [number, number][] = [];
+  let [pixels, area]: [TensorHandle | undefined, Area | undefined] = [undefined, undefined];
+  let is_whole = false;
+  try {
+    for (const [index, input] of inputs.entries()) {
+      throw_if_aborted(options.signal, "Preprocessing");
+      const picture = await source_of(input, pictures, options);
+      const { cropped, plan } = plan_of(picture, settings, index, values);
+      const { height, width } = cropped;
+      const bytes = 4 * inputs.length * CHANNELS * height * width;
+      if (Math.max(bytes, bytes_of(picture)) > pictures.max_bytes) return undefined;
+      if (area) check_same_shape([CHANNELS, area.height, area.width], [CHANNELS, height, width], index);
+      area ??= cropped;
+      pixels ??= pictures.pixels([inputs.length, CHANNELS, height, width]);
+      put(pictures, picture, plan, pixels, index);
+      original_sizes.push([picture.height, picture.width]);
+    }
+    is_whole = true;
+  } finally {
+    if (!is_whole && pixels !== undefined) engine.free(pixels);
+  }
+  return { pixels: pixels as TensorHandle, original_sizes, area: area as Area };
+}
+
+/** What is drawn stays where it is, as far as the device takes pictures of that size. */
+async function source_of(
+  input: ImageInput,
+  { max_side }: PictureEngine,
+  options: ReadOptions,
+): Promise<RawImage | DrawnPicture> {
+  if (!is_drawable(input)) return RawImage.read(input, options);
+  const { width, height } = drawn_size(input, `The ${input.constructor.name}`);
+  return Math.max(width, height) <= max_side ? { source: input, width, height } : RawImage.fromCanvas(input);
+}
+
+/** The larger of what it takes on the device as it comes and between the passes. */
+function bytes_of(picture: RawImage | DrawnPicture): number {
+  // Rows of what is drawn are padded to 256 bytes.
+  return 4 * (picture.width + 64) * picture.height;
+}
+
+function put(
+  pictures: PictureEngine,
+  picture: RawImage | DrawnPicture,
+  plan: PicturePlan,
+  pixels: TensorHandle,
+  index: number,
+): void {
+  try {
+    pictures.put(picture, plan, pixels, index);
+  } catch (cause) {
+    if (cause instanceof VitMsnError || !("source" in picture)) throw cause;
+    const name = `The ${picture.source.constructor.name}`;
+    throw draw_error(cause, picture.width, picture.height, name);
+  }
+}
+
+function plan_of(
+  picture: Area,
+  settings: ImageProcessorSettings,
+  index: number,
+  values: Float32Array,
+): { cropped: Area; plan: PicturePlan } {
+  const { resample, do_center_crop, crop_size } = settings;
+  const resized = processed_size(picture, settings, index);
+  const cropped = do_center_crop ? crop_size : resized;
+  check_output(cropped.height, cropped.width, picture, index);
+  const plan = {
+    columns: resampling(picture.width, resized.width, resample),
+    rows: resampling(picture.height, resized.height, resample),
+    rows_first: resamples_rows_first(picture, resized.width, resized.height),
+    left: Math.floor((resized.width - cropped.width) / 2),
+    top: Math.floor((resized.height - cropped.height) / 2),
+    values,
+  };
+  return { cropped, plan };
+}

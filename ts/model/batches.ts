@@ -1,0 +1,94 @@
+/**
+ * Batches whose activations a device can't bind as one tensor: they are computed some pictures at a time, and what they give
+ * is joined.
+ */
+import { DeviceTensor } from "../device_tensor.ts";
+import { concatenate, Tensor } from "../tensor.ts";
+import { check_mask, check_pixel_values, check_visible_patches, type ForwardInputs } from "./inputs.ts";
+import type { ModelOutput } from "./outputs.ts";
+import type { PreTrainedModel } from "./pretrained.ts";
+
+const FLOAT_BYTES = 4;
+
+/**
+ * The inputs in batches that fit, where they don't fit as one.
+ * @throws VitMsnError INVALID_ARGUMENT for inputs that fit neither each other nor the model.
+ */
+export async function by_batches<I extends ForwardInputs>(
+  { engine, config }: PreTrainedModel<never, unknown>,
+  inputs: I,
+): Promise<Batches<I> | undefined> {
+  const most = engine.max_tensor_bytes;
+  const { pixel_values, bool_masked_pos, visible_patches } = inputs;
+  // What is no picture is refused where it is used.
+  if (most === undefined || !(pixel_values instanceof Tensor) || pixel_values.dims.length !== 4)
+    return undefined;
+  const [batch, channels, height, width] = pixel_values.dims as [number, number, number, number];
+  const { patch_grid, hidden_size, intermediate_size } = config;
+  const num_patches = Math.floor(height / patch_grid.height) * Math.floor(width / patch_grid.width);
+  const plane = channels * height * width;
+  const widest = Math.max(plane, (1 + num_patches) * Math.max(3 * hidden_size, intermediate_size));
+  const step = Math.max(1, Math.floor(most / (FLOAT_BYTES * widest)));
+  if (step >= batch) return undefined;
+  const pixels = check_pixel_values(pixel_values, config, inputs.interpolate_pos_encoding ?? false);
+  const visible = visible_patches && check_visible_patches(visible_patches, batch, num_patches);
+  const kept = visible?.kept ?? 0;
+  const { values } = pixels;
+  const data = values instanceof DeviceTensor ? await values.getData() : values;
+  const mask = bool_masked_pos && check_mask(bool_masked_pos, batch, num_patches);
+  const batches = Array.from({ length: Math.ceil(batch / step) }, (_, i) => {
+    const [first, count] = [i * step, Math.min(step, batch - i * step)];
+    const of = <A extends { subarray(begin: number, end: number): A }>(array: A, each: number) =>
+      array.subarray(first * each, (first + count) * each);
+    return {
+      ...inputs,
+      pixel_values: new Tensor("float32", of(data, plane), [count, channels, height, width]),
+      ...(mask && { bool_masked_pos: new Tensor("uint8", of(mask, num_patches), [count, num_patches]) }),
+      ...(visible && {
+        visible_patches: new Tensor("int32", Int32Array.from(of(visible.patches, kept)), [count, kept]),
+      }),
+    };
+  });
+  return new Batches(batches);
+}
+
+/** Some pictures each. */
+class Batches<I> {
+  readonly #inputs: readonly I[];
+
+  constructor(inputs: readonly I[]) {
+    this.#inputs = inputs;
+  }
+
+  /** The outputs of all, joined picture by picture. */
+  async join_outputs<O extends ModelOutput>(forward: (inputs: I) => Promise<O>): Promise<O> {
+    const outputs = (await this.#all(forward)) as unknown as Record<string, Joinable>[];
+    const names = Object.keys(outputs[0] as object);
+    const joined = names.map((name) => [name, join(outputs.map((output) => output[name] as Joinable))]);
+    return Object.fromEntries(joined) as O;
+  }
+
+  /** The tensors of all, joined picture by picture. */
+  async join_tensors(forward: (inputs: I) => Promise<Tensor<"float32">>): Promise<Tensor<"float32">> {
+    return concatenate(await this.#all(forward));
+  }
+
+  /** None is left running when one fails. */
+  async #all<T>(forward: (inputs: I) => Promise<T>): Promise<T[]> {
+    const settled = await Promise.allSettled(this.#inputs.map(forward));
+    return settled.map((each) => {
+      if (each.status === "rejected") throw each.reason;
+      return each.value;
+    });
+  }
+}
+
+type Joinable = Tensor<"float32"> | Tensor<"float32">[];
+
+function join(parts: Joinable[]): Joinable {
+  const [first] = parts;
+  if (!Array.isArray(first)) return concatenate(parts as Tensor<"float32">[]);
+  return first.map((_, i) =>
+    concatenate(parts.map((part) => (part as Tensor<"float32">[])[i] as Tensor<"float32">)),
+  );
+}
