@@ -18,14 +18,14 @@ const budgets = [
   {
     files: ["index", "base", "loading", "image", "config", "core"].map((name) => `dist/${name}.web.js`),
     what: "facade: all that classifying on the CPU takes",
-    budget: 125_000,
+    budget: 128_000,
   },
   { files: ["dist/few_shot_image_classification.web.js"], what: "few-shot learning besides", budget: 30_000 },
   { files: ["dist/pytorch_bin.web.js"], what: "reading pytorch_model.bin besides", budget: 17_000 },
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 236_000,
+    budget: 241_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 189_000 },
   { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
