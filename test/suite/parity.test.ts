@@ -28,37 +28,44 @@ function expect_within(found: ReadonlyMap<string, number>, tolerance: number): v
   for (const [name, difference] of found) expect(difference, name).toBeLessThanOrEqual(tolerance);
 }
 
-describe.each(ENGINES)("$level, $num_threads threads, worker: $worker, limits: $limits", (run) => {
-  const { level, num_threads, worker, limits } = run;
-  const engine: PretrainedOptions = { device: "wasm", num_threads, worker };
-  beforeAll(async () => {
-    if (limits) engine.device = await open_device(limits);
-    const file = `dist/vit_msn_${level.replace("+", "_")}.wasm`;
-    engine.wasm = await WebAssembly.compile((await read_file(file)) as Uint8Array<ArrayBuffer>);
-  });
-
-  describe.each(["sdpa", "eager"] as const)("%s gives the reference's outputs", (attn_implementation) => {
-    test.each(FIXTURES)("%s", async (name) => {
-      const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
-      const model = await load(name, { ...engine, attn_implementation });
-      expect(model.engine_info).toMatchObject({ level, threads: num_threads, worker });
-      const inputs = inputs_of(name, expected);
-      expect_within(differences(await model.forward(inputs), expected), TOLERANCES.float32);
-      // Asking for attentions computes them eagerly; the path that streams is compared without them.
-      const plain = { ...inputs, output_attentions: false, output_hidden_states: false };
-      const main = main_output(await model.forward(plain), expected);
-      expect(max_difference(...main)).toBeLessThanOrEqual(TOLERANCES.float32);
-      await model.dispose();
+describe.each(ENGINES)(
+  "$level, $num_threads threads, worker: $worker, limits: $limits",
+  { timeout: 120_000 },
+  (run) => {
+    const { level, num_threads, worker, limits } = run;
+    const engine: PretrainedOptions = { device: "wasm", num_threads, worker };
+    beforeAll(async () => {
+      if (limits) engine.device = await open_device(limits);
+      const file = `dist/vit_msn_${level.replace("+", "_")}.wasm`;
+      engine.wasm = await WebAssembly.compile((await read_file(file)) as Uint8Array<ArrayBuffer>);
     });
-  });
 
-  describe.each(["float16", "bfloat16", "int8"] as const)("%s weights stay near the reference", (dtype) => {
-    test.each(FIXTURES)("%s", async (name) => {
-      const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
-      const model = await load(name, { ...engine, dtype });
-      expect(model.dtype).toBe(dtype);
-      expect_within(differences(await model.forward(inputs_of(name, expected)), expected), TOLERANCES[dtype]);
-      await model.dispose();
+    describe.each(["sdpa", "eager"] as const)("%s gives the reference's outputs", (attn_implementation) => {
+      test.each(FIXTURES)("%s", async (name) => {
+        const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
+        const model = await load(name, { ...engine, attn_implementation });
+        expect(model.engine_info).toMatchObject({ level, threads: num_threads, worker });
+        const inputs = inputs_of(name, expected);
+        expect_within(differences(await model.forward(inputs), expected), TOLERANCES.float32);
+        // Asking for attentions computes them eagerly; the path that streams is compared without them.
+        const plain = { ...inputs, output_attentions: false, output_hidden_states: false };
+        const main = main_output(await model.forward(plain), expected);
+        expect(max_difference(...main)).toBeLessThanOrEqual(TOLERANCES.float32);
+        await model.dispose();
+      });
     });
-  });
-});
+
+    describe.each(["float16", "bfloat16", "int8"] as const)("%s weights stay near the reference", (dtype) => {
+      test.each(FIXTURES)("%s", async (name) => {
+        const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
+        const model = await load(name, { ...engine, dtype });
+        expect(model.dtype).toBe(dtype);
+        expect_within(
+          differences(await model.forward(inputs_of(name, expected)), expected),
+          TOLERANCES[dtype],
+        );
+        await model.dispose();
+      });
+    });
+  },
+);
