@@ -10,7 +10,7 @@ export type ErrorCode =
   | "INVALID_IMAGE" // bytes that are no picture, or a picture too large to decode
   | "NOT_FOUND" // a file, a repository or a revision that isn't there
   | "ACCESS_DENIED" // a gated or private repository
-  | "NETWORK" // the host can't be reached, answers with an error or breaks off
+  | "NETWORK" // the host can't be reached, answers with an error, breaks off or sends a damaged file
   | "OFFLINE" // only local files are allowed, and the file isn't among them
   | "IO" // the disk or the cache refuses
   | "UNSUPPORTED" // a sound request that this build or this runtime can't do

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -282,6 +283,173 @@ describe("a download that breaks off", () => {
         .end("short");
     };
     await expect_error(load(), "NETWORK", /weights\.bin sent \d+ of 3000000 bytes/);
+  });
+});
+
+describe("a SHA-256 that the hub tells", () => {
+  const RIGHT = createHash("sha256").update(CONTENT).digest("hex");
+  const WRONG = "0".repeat(64);
+  const damaged_file =
+    /weights\.bin arrived damaged: its SHA-256 is [0-9a-f]{64}, the server says [0-9a-f]{64}/;
+
+  /** As the hub does with a large file: a redirect that tells the hash, to where the bytes are. */
+  function link(linked_etag: string, blob: Handler = serve(CONTENT)): Handler {
+    return (request, response, count) => {
+      if (request.url?.startsWith("/blob")) return blob(request, response, count);
+      response.writeHead(302, { location: "/blob", "x-linked-etag": linked_etag }).end();
+    };
+  }
+  const blob_requests = () => hub.requests.filter(({ url }) => url === "/blob");
+
+  test("lets the right file pass", async () => {
+    for (const [file, sha256] of [
+      ["a.bin", RIGHT],
+      ["b.bin", RIGHT.toUpperCase()],
+    ] as const) {
+      hub.handler = link(`"${sha256}"`);
+      expect((await load(file))?.equals(CONTENT)).toBe(true);
+    }
+    expect(blob_requests().length).toBe(2);
+  });
+
+  test("refuses another one, after one more try, and keeps nothing of it", async () => {
+    hub.handler = link(`"${WRONG}"`);
+    const error = await expect_error(load(), "NETWORK", damaged_file);
+    expect(error.details).toMatchObject({ expected_sha256: WRONG, sha256: RIGHT });
+    expect(error.message).toContain("Nothing of it is kept");
+    expect(blob_requests().map(({ headers }) => headers.range)).toEqual([undefined, undefined]);
+    expect(await kept_files()).toEqual([]);
+  });
+
+  test("leaves the older copy where the new one is refused", async () => {
+    hub.handler = serve(CONTENT);
+    await load();
+    hub.handler = link(`"${WRONG}"`, serve(Buffer.from("new"), '"v2"'));
+    await expect_error(load(), "NETWORK", damaged_file);
+    expect((await load("weights.bin", { local_files_only: true }))?.equals(CONTENT)).toBe(true);
+  });
+
+  test("may be met by the second try", async () => {
+    const damaged = Buffer.from(CONTENT.map((byte, i) => (i === 2_999_999 ? byte ^ 1 : byte)));
+    hub.handler = link(`"${RIGHT}"`, (request, response, count) =>
+      serve(blob_requests().length === 1 ? damaged : CONTENT)(request, response, count),
+    );
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+  });
+
+  test("ends even where a server breaks off again and again", async () => {
+    hub.handler = link(`"${WRONG}"`, (request, response, count) => {
+      if (request.headers.range) serve(CONTENT)(request, response, count);
+      else break_off(response, 2_000_000, { etag: '"v1"' });
+    });
+    await expect_error(load(), "NETWORK", damaged_file);
+    expect(blob_requests().length).toBe(4);
+  });
+
+  test.each([
+    ["sound", CONTENT],
+    ["damaged", Buffer.alloc(CONTENT.byteLength, 7)],
+  ])("is that of the whole file where an earlier process left a %s part", async (_, part) => {
+    hub.handler = link(`"${RIGHT}"`, (_, response) => {
+      response.writeHead(200, { etag: '"v1"', "content-length": CONTENT.byteLength });
+      response.write(part.subarray(0, 1_000_000));
+    });
+    const abort = new AbortController();
+    const progress_callback = ({ loaded = 0 }: ProgressInfo) => loaded > 0 && abort.abort();
+    await load("weights.bin", { signal: abort.signal, progress_callback }).catch(() => {});
+    const before = blob_requests().length;
+    hub.handler = link(`"${RIGHT}"`);
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    const ranges = blob_requests()
+      .slice(before)
+      .map(({ headers }) => headers.range);
+    expect(ranges).toEqual([
+      expect.stringMatching(/^bytes=[1-9]\d*-$/),
+      ...(part === CONTENT ? [] : [undefined]),
+    ]);
+    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+  });
+
+  test("is checked without a cache, and with one that can't be written", async () => {
+    hub.handler = link(`"${WRONG}"`);
+    env.use_cache = false;
+    await expect_error(load(), "NETWORK", damaged_file);
+    env.use_cache = true;
+    env.warn = () => {};
+    await writeFile(join(cache_dir, "file"), "");
+    await expect_error(load("weights.bin", { cache_dir: join(cache_dir, "file") }), "NETWORK", damaged_file);
+    hub.handler = link(`"${RIGHT}"`);
+    env.use_cache = false;
+    expect((await load())?.equals(CONTENT)).toBe(true);
+  });
+
+  test("is compared no longer once the caller aborts", async () => {
+    const abort = new AbortController();
+    let sent = false;
+    const pull = (body: ReadableStreamDefaultController<Uint8Array>) => {
+      if (!sent) body.enqueue(CONTENT);
+      else {
+        body.close();
+        setImmediate(() => abort.abort());
+      }
+      sent = true;
+    };
+    env.fetch = async () =>
+      new Response(new ReadableStream({ pull }, { highWaterMark: 0 }), {
+        headers: { "x-linked-etag": `"${RIGHT}"` },
+      });
+    await expect_error(load("weights.bin", { signal: abort.signal }), "ABORTED", /weights\.bin was aborted/);
+    expect(await kept_files()).toEqual([]);
+  });
+
+  test("is the first that is told along the redirects, the file's own answer included", async () => {
+    hub.handler = link(`"${RIGHT}"`, (request, response, count) => {
+      response.setHeader("x-linked-etag", `"${WRONG}"`);
+      serve(CONTENT)(request, response, count);
+    });
+    expect((await load())?.equals(CONTENT)).toBe(true);
+    hub.handler = (request, response, count) => {
+      response.setHeader("x-linked-etag", `"${WRONG}"`);
+      serve(CONTENT)(request, response, count);
+    };
+    await expect_error(load("other.bin"), "NETWORK", /other\.bin arrived damaged/);
+  });
+
+  test.each([
+    "",
+    WRONG,
+    `"${WRONG}`,
+    `W/"${WRONG}"`,
+    `"${WRONG}0"`,
+    `"${"g".repeat(64)}"`,
+    `"${"0".repeat(40)}"`,
+    `"${WRONG}", "${WRONG}"`,
+  ])("isn't one as %j", async (linked_etag) => {
+    hub.handler = link(linked_etag);
+    expect((await load())?.equals(CONTENT)).toBe(true);
+  });
+
+  test("isn't the ETag, which is another hash on the hub's servers of large files", async () => {
+    hub.handler = serve(CONTENT, `"${WRONG}"`);
+    expect((await load())?.equals(CONTENT)).toBe(true);
+  });
+
+  test("holds for what another origin sends, which isn't told the token", async () => {
+    const other = new FakeHub();
+    await other.start();
+    try {
+      other.handler = serve(CONTENT);
+      hub.handler = (_, response) =>
+        void response
+          .writeHead(302, { location: `${other.origin}/blob`, "x-linked-etag": `"${WRONG}"` })
+          .end();
+      await expect_error(load("weights.bin", { token: "hf_secret" }), "NETWORK", damaged_file);
+      expect(hub.header(1, "authorization")).toBe("Bearer hf_secret");
+      expect(other.requests.map(({ headers }) => headers.authorization)).toEqual([undefined, undefined]);
+    } finally {
+      await other.stop();
+    }
   });
 });
 

@@ -1,4 +1,4 @@
-import { download_store, fetch_is_unrestricted } from "#storage";
+import { download_store, fetch_is_unrestricted, sha256_of } from "#storage";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { looks_like_page } from "./bytes.ts";
@@ -15,6 +15,8 @@ export interface RemoteOptions {
 }
 
 const MAX_TRIES = 4;
+/** A file whose hash is wrong is downloaded once more: what was gone on with may have been damaged. */
+const MAX_DAMAGED = 2;
 const FIRST_WAIT_MS = 250;
 /** A server that asks for more patience than this gets none. */
 const MAX_WAIT_MS = 60_000;
@@ -100,7 +102,7 @@ async function download(
 ): Promise<RandomAccessFile | undefined> {
   const writer = await store.write();
   try {
-    const found = await try_often(url, writer, remote);
+    const found = await download_sound(url, writer, remote);
     if (found) return await writer.commit();
     await store.mark_missing();
     return undefined;
@@ -109,7 +111,42 @@ async function download(
   }
 }
 
-async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<boolean> {
+/** Downloads until the bytes are those that the server's hash promises. false: the file isn't there. */
+async function download_sound(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<boolean> {
+  for (let tries = 1; ; tries++) {
+    const answer = await try_often(url, writer, remote);
+    if (!answer) return false;
+    const actual = await held_sha256(url, answer, writer, remote);
+    if (actual === answer.sha256) return true;
+    await writer.restart({}, false);
+    if (tries >= MAX_DAMAGED) throw damaged(url, actual, answer.sha256);
+  }
+}
+
+/** The hash of what arrived; the promised one where nothing is promised or can be compared. */
+async function held_sha256(
+  url: URL,
+  { sha256 }: Answer,
+  writer: StoreWriter,
+  { options }: RemoteOptions,
+): Promise<string | undefined> {
+  if (sha256 === undefined || !sha256_of || !writer.chunks) return sha256;
+  return sha256_of(writer.chunks(), () =>
+    throw_if_aborted(options.signal, `The download of ${show_url(url)}`),
+  );
+}
+
+function damaged(url: URL, actual: string | undefined, expected: string | undefined): VitMsnError {
+  return new VitMsnError(
+    "NETWORK",
+    `${show_url(url)} arrived damaged: its SHA-256 is ${actual}, the server says ${expected}. Nothing of it is kept. Try again; ` +
+      "if it stays so, something between here and the server (a proxy, a mirror) changes the file.",
+    { details: { url: show_url(url), sha256: actual, expected_sha256: expected } },
+  );
+}
+
+/** The last answer, which was read to its end; undefined: the file isn't there. */
+async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<Answer | undefined> {
   for (let tries = 1; ; tries++) {
     const before = writer.size;
     try {
@@ -124,12 +161,12 @@ async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): 
   }
 }
 
-/** One request for what is still missing. false: the file isn't there. */
-async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<boolean> {
+/** One request for what is still missing. undefined: the file isn't there. */
+async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<Answer | undefined> {
   const resumes = writer.size > 0 && writer.etag !== undefined;
   const answer = await request(url, { ...remote.options, headers: resumes ? resume_headers(writer) : {} });
   try {
-    if (answer.status === 404 || answer.status === 410) return false;
+    if (answer.status === 404 || answer.status === 410) return undefined;
     const goes_on = resumes && continues(answer, writer);
     if (!goes_on && answer.status !== 200) {
       if (!resumes)
@@ -140,7 +177,7 @@ async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): P
     }
     if (!goes_on) await writer.restart(version_of(answer), is_resumable(answer));
     await receive(url, answer, writer, remote.progress);
-    return true;
+    return answer;
   } finally {
     answer.cancel();
   }

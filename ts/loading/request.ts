@@ -35,6 +35,8 @@ export interface Answer {
   readonly headers: Headers;
   /** false where the browser hides headers of another origin, Content-Encoding among them. */
   readonly headers_visible: boolean;
+  /** SHA-256 of the whole file in hex, where the server told it. */
+  readonly sha256: string | undefined;
   chunks(): AsyncGenerator<Uint8Array, void, undefined>;
   /** Ends the request, whatever is left of its body. */
   cancel(): void;
@@ -48,12 +50,13 @@ export async function request(url: URL, options: RequestOptions): Promise<Answer
   throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
   const watch = new Watch(options.signal, options.silence_ms ?? SILENCE_MS);
   try {
-    const response = await follow(url, options, watch);
+    const { response, sha256 } = await follow(url, options, watch);
     await check_status(response, url, options);
     return {
       status: response.status,
       headers: response.headers,
       headers_visible: fetch_is_unrestricted || response.type === "basic",
+      sha256,
       chunks: () => read_body(response, url, watch, options.signal),
       cancel: () => watch.end(),
     };
@@ -63,8 +66,14 @@ export async function request(url: URL, options: RequestOptions): Promise<Answer
   }
 }
 
-async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<Response> {
+interface Followed {
+  response: Response;
+  sha256: string | undefined;
+}
+
+async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<Followed> {
   let at = url;
+  let sha256: string | undefined;
   for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
     const response = await env.fetch(at.href, {
       headers: make_headers(at, options),
@@ -73,12 +82,22 @@ async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<
     });
     throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
     watch.touch();
+    // The first one counts: it is said by the host that the caller named, not by one it points to.
+    sha256 ??= linked_sha256(response.headers);
     const target = REDIRECTS.has(response.status) ? response.headers.get("location") : null;
-    if (target === null) return response;
+    if (target === null) return { response, sha256 };
     await response.body?.cancel();
     at = redirect_target(target, at);
   }
   throw network_error(url, `redirects more than ${MAX_REDIRECTS} times`);
+}
+
+/**
+ * The SHA-256 that Hugging Face's hub tells of a large file where it redirects to it. A plain ETag is none: it is a git hash of
+ * small files, and another hash of as many digits on the servers that hold large ones.
+ */
+function linked_sha256(headers: Headers): string | undefined {
+  return /^"([0-9a-f]{64})"$/i.exec(headers.get("x-linked-etag") ?? "")?.[1]?.toLowerCase();
 }
 
 function redirect_target(target: string, from: URL): URL {

@@ -5,7 +5,7 @@ import type { Place } from "./storage_types.ts";
 import { type FileVersion, memory_store, type Store, type StoreWriter } from "./store.ts";
 import type { RandomAccessFile } from "./types.ts";
 
-export { default_token, open_local_file } from "./storage.web.ts";
+export { default_token, open_local_file, sha256_of } from "./storage.web.ts";
 
 /** fetch shows redirects and sends any header. */
 export const fetch_is_unrestricted = true;

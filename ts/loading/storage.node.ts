@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from "node:crypto";
-import { constants } from "node:fs";
+import { constants, createReadStream } from "node:fs";
 import {
   access,
   type FileHandle,
@@ -15,12 +15,20 @@ import {
 } from "node:fs/promises";
 import { homedir, hostname } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { check_range } from "./bytes.ts";
 import type { Place } from "./storage_types.ts";
-import { type FileVersion, MemoryWriter, type Store, type StoredCopy, type StoreWriter } from "./store.ts";
+import {
+  type Chunks,
+  type FileVersion,
+  MemoryWriter,
+  type Store,
+  type StoredCopy,
+  type StoreWriter,
+} from "./store.ts";
 import type { RandomAccessFile } from "./types.ts";
 
 /** Node's fetch shows redirects and sends any header; a browser's doesn't. */
@@ -30,6 +38,8 @@ export const fetch_is_unrestricted = true;
 const MAX_READ_BYTES = 1 << 30;
 /** A download that got no byte for so long has no process any more, wherever it ran. */
 const ABANDONED_MS = 600_000;
+/** A finished download is read in pieces of this size to be hashed. */
+const HASHED_BYTES = 1024 * 1024;
 const FREE = "free";
 
 /** The folder or URL that an address means; undefined where it may be a hub repo id. */
@@ -110,6 +120,18 @@ async function read_some(path: string, handle: FileHandle, bytes: Uint8Array, at
 /** The hub token that the environment gives. */
 export function default_token(): string | undefined {
   return process.env.HF_TOKEN || undefined;
+}
+
+/** SHA-256 in hex. `check` is called between chunks and ends it by throwing. */
+export async function sha256_of(chunks: Chunks, check: () => void): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of chunks) {
+    hash.update(chunk);
+    // Chunks in memory come without a pause, in which an abort could arrive.
+    await setImmediate();
+    check();
+  }
+  return hash.digest("hex");
 }
 
 /** Where downloads of `url` are kept on disk: below the cache folder, by host and path. */
@@ -251,6 +273,14 @@ class DiskWriter implements StoreWriter {
         this.size += bytesWritten;
       }
     });
+  }
+
+  async *chunks(): AsyncGenerator<Uint8Array> {
+    try {
+      yield* createReadStream(this.#partial, { highWaterMark: HASHED_BYTES });
+    } catch (error) {
+      throw io_error(`${this.#partial} can't be read`, error);
+    }
   }
 
   async commit(): Promise<RandomAccessFile> {

@@ -3,6 +3,7 @@ import { VitMsnError } from "../errors.ts";
 import { blob_file } from "./bytes.ts";
 import type { Place } from "./storage_types.ts";
 import {
+  type Chunks,
   type FileVersion,
   MemoryWriter,
   memory_store,
@@ -14,6 +15,9 @@ import type { RandomAccessFile } from "./types.ts";
 
 /** A browser's fetch hides redirects, and asks a host's permission for some headers. */
 export const fetch_is_unrestricted = false;
+
+/** The hub tells a file's SHA-256 in a redirect, which a browser hides, and Web Crypto hashes no file in pieces. */
+export const sha256_of: ((chunks: Chunks, check: () => void) => Promise<string>) | undefined = undefined;
 
 /** A download is kept in pieces of this size, so that one that breaks off can be gone on with. */
 const PART_BYTES = 16 * 1024 * 1024;

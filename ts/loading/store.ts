@@ -26,6 +26,8 @@ export interface Store {
   write(): Promise<StoreWriter>;
 }
 
+export type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+
 /** A download on its way. */
 export interface StoreWriter {
   /** Bytes held so far, those of an earlier try included. */
@@ -35,6 +37,8 @@ export interface StoreWriter {
   /** Begins again from nothing with this version. `resumable`: keep what arrived if the download breaks off. */
   restart(version: FileVersion, resumable: boolean): Promise<void>;
   append(bytes: Uint8Array): Promise<void>;
+  /** The bytes held so far, to be hashed; absent where the runtime has no hash that takes them in pieces. */
+  chunks?(): Chunks;
   /** The file is whole: keeps and opens it. */
   commit(): Promise<RandomAccessFile>;
   close(): Promise<void>;
@@ -73,6 +77,10 @@ export class MemoryWriter implements StoreWriter {
   async append(bytes: Uint8Array): Promise<void> {
     this.#chunks.push(bytes as Uint8Array<ArrayBuffer>);
     this.size += bytes.byteLength;
+  }
+
+  chunks(): Chunks {
+    return this.#chunks;
   }
 
   async commit(): Promise<RandomAccessFile> {
