@@ -109,8 +109,8 @@ describe("vit-msn embed", () => {
       .split("\n")
       .map((line) => JSON.parse(line));
     expect(lines.map(({ image, embedding }) => [image, embedding.length])).toEqual([
-      [BOOT, 128],
-      [BAG, 128],
+      [BOOT, 96],
+      [BAG, 96],
     ]);
     const mean = await vit_msn(["embed", "--pool", "mean", BOOT]);
     expect(JSON.parse(mean.stdout).embedding).not.toEqual(lines[0].embedding);

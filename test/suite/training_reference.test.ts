@@ -66,6 +66,8 @@ test.each([
     : []),
 ] as const)(
   "sixty steps follow the reference's: $attn_implementation, $batch pictures at a time, $device, worker: $worker",
+  // Software WebGPU takes half a second a step.
+  { timeout: 180_000 },
   async ({ attn_implementation, batch, gradient_checkpointing, device, worker }) => {
     const { tensors, values, examples } = await reference();
     const files = await model_files("test/fixtures/training");

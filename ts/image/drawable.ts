@@ -73,7 +73,7 @@ export function draw(input: Drawable, width: number, height: number, name: strin
 }
 
 /** What went wrong as a page's picture was read. */
-export function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
+function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
   const { name: kind, message } = cause as Error;
   if (kind === "SecurityError") {
     const advice = `it holds a picture of another site; set crossorigin="anonymous" on that one`;

@@ -1,7 +1,7 @@
 import { DeviceTensor } from "../device_tensor.ts";
 import type { DrawnPicture, Engine, PictureEngine, PicturePlan, TensorHandle } from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { draw_error, drawn_size, is_drawable } from "./drawable.ts";
+import { drawn_size, is_drawable } from "./drawable.ts";
 import type { ImageProcessorSettings } from "./image_processor_config.ts";
 import { type Area, check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
 import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
@@ -105,8 +105,9 @@ function put(
     pictures.put(picture, plan, pixels, index);
   } catch (cause) {
     if (cause instanceof VitMsnError || !("source" in picture)) throw cause;
-    const name = `The ${picture.source.constructor.name}`;
-    throw draw_error(cause, picture.width, picture.height, name);
+    // Browsers refuse what they can't share with the device, as frames of a software video: read, it may go there after
+    // all. What mustn't be read either says so by name.
+    pictures.put(RawImage.fromCanvas(picture.source), plan, pixels, index);
   }
 }
 

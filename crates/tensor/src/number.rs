@@ -37,7 +37,7 @@ pub fn format_number(value: f64) -> String {
             digits,
             width = digits.len() + exponent.unsigned_abs() as usize - 1
         ),
-        0..=9 => {
+        0..=5 => {
             let whole = exponent as usize + 1;
             if digits.len() <= whole {
                 format!("{sign}{digits:0<whole$}")
@@ -63,7 +63,9 @@ mod tests {
             (-1.5, "-1.5"),
             (10.0, "10"),
             (70_000.0, "70000"),
-            (1_234_567.0, "1234567"),
+            (123_456.7, "123456.7"),
+            (1_000_000.0, "1e6"),
+            (1_234_567.0, "1.234567e6"),
             (123.456, "123.456"),
             (9.999_999_99, "10"),
             (0.1, "0.1"),
