@@ -1,7 +1,7 @@
 import { DeviceTensor } from "../device_tensor.ts";
 import type { DrawnPicture, Engine, PictureEngine, PicturePlan, TensorHandle } from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { drawn_size, is_drawable } from "./drawable.ts";
+import { type Drawable, drawn_size, is_drawable } from "./drawable.ts";
 import type { ImageProcessorSettings } from "./image_processor_config.ts";
 import { type Area, check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
 import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
@@ -107,7 +107,7 @@ function put(
     if (cause instanceof VitMsnError || !("source" in picture)) throw cause;
     // Browsers refuse what they can't share with the device, as frames of a software video: read, it may go there after
     // all. What mustn't be read either says so by name.
-    pictures.put(RawImage.fromCanvas(picture.source), plan, pixels, index);
+    pictures.put(RawImage.fromCanvas(picture.source as Drawable), plan, pixels, index);
   }
 }
 
