@@ -4,6 +4,10 @@ import { create_engine, type DeviceOptions, type StartedEngine } from "./create_
 import { must_not_block } from "./levels.ts";
 import { load_wasm_module } from "./load_wasm.ts";
 
+/** One Deno 2.9 process in ten ended in a fault here (software Vulkan) after a Worker that asked for an adapter. */
+const NOT_IN_DENO =
+  'Not on WebGPU: Deno may crash when a Worker ends that looked for a GPU; device "webgpu" by name takes one there.';
+
 /**
  * Starts an engine of its own for one model, in a Worker where that is asked for or needed.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
@@ -21,18 +25,28 @@ export async function open_engine(options: DeviceOptions): Promise<StartedEngine
   const wasm = options.wasm ?? env.wasm;
   try {
     const { start_worker_engine } = await import("./worker_engine.ts");
-    const { device, num_threads } = options;
-    return await start_worker_engine({
-      device,
+    const { device = "auto", num_threads } = options;
+    const stays_on_cpu = device === "auto" && "Deno" in globalThis;
+    const started = await start_worker_engine({
+      device: stays_on_cpu ? "wasm" : device,
       num_threads,
       // A module is all that every Worker can be handed.
       wasm: wasm && (await load_wasm_module(wasm)),
     });
+    return stays_on_cpu ? with_reason(started, NOT_IN_DENO) : started;
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
     const reason = error instanceof Error ? error.message : String(error);
     return without_worker(options, `The engine can't have a Worker here: ${reason}.`);
   }
+}
+
+function with_reason(started: StartedEngine, reason: string): StartedEngine {
+  const { engine_info } = started;
+  return {
+    ...started,
+    engine_info: Object.freeze({ ...engine_info, reasons: Object.freeze([reason, ...engine_info.reasons]) }),
+  };
 }
 
 async function without_worker(options: DeviceOptions, reason: string): Promise<StartedEngine> {
