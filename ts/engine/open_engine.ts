@@ -51,7 +51,5 @@ function with_reason(started: StartedEngine, reason: string): StartedEngine {
 
 async function without_worker(options: DeviceOptions, reason: string): Promise<StartedEngine> {
   if (options.worker) env.warn(`vit-msn: worker is true, but the model runs on this thread. ${reason}`);
-  const started = await create_engine(options);
-  const reasons = Object.freeze([reason, ...started.engine_info.reasons]);
-  return { ...started, engine_info: Object.freeze({ ...started.engine_info, reasons }) };
+  return with_reason(await create_engine(options), reason);
 }
