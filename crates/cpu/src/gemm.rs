@@ -9,6 +9,7 @@
 //! have met it.
 
 use std::ops::Range;
+use std::ptr;
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, try_vec};
 
@@ -17,15 +18,16 @@ use crate::linear_i8::{Epilogue, linear_i8};
 use crate::pack::PackedLinear;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{F32x4, FUSED, LANES};
+use crate::strassen;
 
 /// Rows and columns of a tile; a panel has as many columns.
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
 const MR: usize = TILE.0;
 pub(crate) const NR: usize = TILE.1;
 /// The most inputs of a block.
-const KC: usize = if FUSED { 512 } else { 384 };
+pub(crate) const KC: usize = if FUSED { 512 } else { 384 };
 /// The most rows of x that meet a stripe before the next.
-const MC: usize = 320 / MR * MR;
+pub(crate) const MC: usize = 320 / MR * MR;
 /// The most bytes of a stripe.
 const STRIPE_BYTES: usize = if FUSED { 480 << 10 } else { 0 };
 /// Rows that share a pass of the activation function: enough values to be worth its preparation, and in L1 still.
@@ -33,7 +35,7 @@ const EPILOGUE_ROWS: usize = if FUSED { MR } else { MC };
 /// From one of the rows that are copied to the next: a cache line more than a power of two, so that they aren't all in
 /// the same set of the cache.
 const COPY_STRIDE: usize = KC + 16;
-const COPY_SIZE: usize = if FUSED { MR * COPY_STRIDE } else { 0 };
+pub(crate) const COPY_SIZE: usize = MR * COPY_STRIDE;
 
 static ZEROS: [f32; NR] = [0.0; NR];
 
@@ -72,6 +74,15 @@ pub fn linear(
         };
         return linear_i8(x, inputs, quantised, epilogue, out, outputs);
     }
+    let product = Product {
+        x,
+        w,
+        act,
+        residual,
+    };
+    if strassen::pays(rows, inputs, outputs) {
+        return strassen::linear(&product, out);
+    }
     // Blocks of about the same size, in whole turns of the tile's loop.
     let depth = inputs
         .div_ceil(inputs.div_ceil(KC))
@@ -94,12 +105,6 @@ pub fn linear(
         0
     } else {
         stripe_panels * depth * NR
-    };
-    let product = Product {
-        x,
-        w,
-        act,
-        residual,
     };
     let mut copies = try_vec(threads * COPY_SIZE)?;
     let mut scratch = try_vec(threads * scratch_size)?;
@@ -132,11 +137,11 @@ pub fn linear(
 }
 
 /// What [`linear`] computes.
-struct Product<'a> {
-    x: &'a [f32],
-    w: &'a PackedLinear,
-    act: Activation,
-    residual: Option<&'a [f32]>,
+pub(crate) struct Product<'a> {
+    pub x: &'a [f32],
+    pub w: &'a PackedLinear,
+    pub act: Activation,
+    pub residual: Option<&'a [f32]>,
 }
 
 /// Rows of a product, the panels that they meet, and the inputs that are summed up.
@@ -182,15 +187,32 @@ impl Product<'_> {
                 weights.multiply(x, columns, start, &mut target);
             }
             if range.end == inputs {
-                let first_value = first * outputs + column0;
                 // SAFETY: the caller's promise.
-                let mut target = unsafe { out.rows(first_value, outputs) };
-                activate_rows(self.act, target.each(last - first, columns));
-                if let Some(residual) = self.residual {
-                    let rows = target.each(last - first, columns);
-                    add_rows(rows, &residual[first_value..], outputs);
-                }
+                unsafe { self.finish(first..last, column0, columns, out) };
             }
+        }
+    }
+
+    /// Turns complete sums into the layer's output, in place.
+    ///
+    /// # Safety
+    /// Nobody else may use these rows and columns of the output.
+    #[inline(never)]
+    pub unsafe fn finish(
+        &self,
+        rows: Range<usize>,
+        column0: usize,
+        columns: usize,
+        out: &Parts<f32>,
+    ) {
+        let outputs = self.w.out_features();
+        let first_value = rows.start * outputs + column0;
+        // SAFETY: the caller's promise.
+        let mut target = unsafe { out.rows(first_value, outputs) };
+        activate_rows(self.act, target.each(rows.len(), columns));
+        if let Some(residual) = self.residual {
+            let rows = target.each(rows.len(), columns);
+            add_rows(rows, &residual[first_value..], outputs);
         }
     }
 }
@@ -219,6 +241,15 @@ pub(crate) enum Start<'a> {
     Accumulate,
 }
 
+/// A place of a matrix that a tile's sums are added to: its first row and column there, and their sign.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub row: usize,
+    /// At most NR.
+    pub column: usize,
+    pub sign: f32,
+}
+
 /// Some rows of A, at least one and at most MR.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
@@ -239,7 +270,7 @@ impl<'a> Tile<'a> {
     }
 
     /// The same rows closer together: their first `depth` values.
-    fn copied(self, depth: usize, target: &'a mut [f32]) -> Self {
+    pub fn copied(self, depth: usize, target: &'a mut [f32]) -> Self {
         let rows = self.values.chunks(self.stride).take(self.rows);
         for (row, copy) in rows.zip(target.chunks_mut(COPY_STRIDE)) {
             copy[..depth].copy_from_slice(&row[..depth]);
@@ -312,6 +343,33 @@ impl Panels<'_> {
         }
     }
 
+    /// Adds `Σₖ a[row, k] · b[k, column]` of a whole tile to each of `places`. Its panels are every other one there.
+    #[inline(never)]
+    pub fn spread(&self, a: Tile, count: usize, places: &[Place], c: &mut Rows<f32>) {
+        assert!(a.rows == MR && count > 0 && self.depth > 0);
+        assert!(self.values.len() >= (count - 1) * self.stride + self.depth * NR);
+        let a = a.starts(self.depth);
+        let mut targets = [([ptr::null_mut(); MR], 0.0); 2];
+        for (place, (rows, sign)) in places.iter().zip(&mut targets) {
+            *rows = std::array::from_fn(|r| {
+                c.row(place.row + r, 2 * count * NR)[place.column..].as_mut_ptr()
+            });
+            assert!(place.column <= NR);
+            *sign = place.sign;
+        }
+        let job = Spread {
+            depth: self.depth,
+            a,
+            panels: self.values.as_ptr(),
+            stride: self.stride,
+            count,
+            targets: &targets[..places.len()],
+        };
+        // SAFETY: rows were sliced to `depth` floats, panels measured above, and targets are `2 * count - 1` panels wide at
+        // least.
+        unsafe { spread_panels(&job) };
+    }
+
     /// [`Panels::multiply`] for any number of rows, `stride` from one to the next.
     pub fn multiply_rows(
         &self,
@@ -379,10 +437,6 @@ type Sums = [[F32x4; NR / LANES]; MR];
 /// The job's pointers must be valid for what their fields say.
 #[inline(never)]
 unsafe fn multiply_panels(job: &Job) {
-    // LLVM can't foresee k through an unknown mask, so it leaves the addresses as they are written: V8 then
-    // takes the constant offsets into the loads. The exits between the steps keep LLVM from computing sum
-    // after sum over all four inputs, which needs more vectors at once than there are registers. Measured in
-    // V8 on a 59 GFLOP/s core, 2 × 16: 33 with neither, 40 with the exits, 43 with both.
     let mask = std::hint::black_box(usize::MAX);
     let (depth, a) = (job.depth, job.a);
     for index in 0..job.count {
@@ -398,24 +452,96 @@ unsafe fn multiply_panels(job: &Job) {
                     .map(|target| std::array::from_fn(|v| F32x4::load(target.add(v * LANES)))),
             };
             let panel = job.panels.add(index * job.stride);
-            let mut k = 0;
-            loop {
-                let (rows, weights, left) = (a.map(|row| row.add(k)), panel.add(k * NR), depth - k);
-                if step::<0>(&mut sums, rows, weights, left)
-                    || step::<1>(&mut sums, rows, weights, left)
-                    || step::<2>(&mut sums, rows, weights, left)
-                    || step::<3>(&mut sums, rows, weights, left)
-                {
-                    break;
-                }
-                k = (k + 4) & mask;
-            }
+            add_products(&mut sums, a, panel, depth, mask);
             for (target, row) in targets.into_iter().zip(sums) {
                 for (v, sum) in row.into_iter().enumerate() {
                     sum.store(target.add(v * LANES));
                 }
             }
         }
+    }
+}
+
+/// What [`spread_panels`] reads and writes.
+struct Spread<'a> {
+    /// Inputs, at least one.
+    depth: usize,
+    /// `depth` floats of each row.
+    a: [*const f32; MR],
+    /// `count` panels of `depth * NR` floats, `stride` floats from one to the next.
+    panels: *const f32,
+    stride: usize,
+    count: usize,
+    /// Rows of `count` times NR floats, `2 * NR` from one to the next, and a sign.
+    targets: &'a [([*mut f32; MR], f32)],
+}
+
+/// The products of a tile of rows with one panel after the other, added to several places.
+///
+/// # Safety
+/// The job's pointers must be valid for what their fields say.
+#[inline(never)]
+unsafe fn spread_panels(job: &Spread) {
+    let mask = std::hint::black_box(usize::MAX);
+    let (depth, a) = (job.depth, job.a);
+    for index in 0..job.count {
+        let mut sums: Sums = [[F32x4::splat(0.0); NR / LANES]; MR];
+        // SAFETY: the caller's promise.
+        unsafe {
+            add_products(
+                &mut sums,
+                a,
+                job.panels.add(index * job.stride),
+                depth,
+                mask,
+            )
+        };
+        for (rows, sign) in job.targets {
+            let sign = F32x4::splat(*sign);
+            for (row, sums) in rows.iter().zip(&sums) {
+                for (v, sum) in sums.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let target = row.add(2 * index * NR + v * LANES);
+                        sum.mul_add(sign, F32x4::load(target)).store(target);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of a tile's rows with a panel, over `depth` inputs. The mask is `usize::MAX`, but unknown to LLVM.
+///
+/// LLVM can't foresee k through an unknown mask, so it leaves the addresses as they are written: V8 then takes the
+/// constant offsets into the loads. The exits between the steps keep LLVM from computing sum after sum over all four
+/// inputs, which needs more vectors at once than there are registers. Measured in V8 on a 59 GFLOP/s core, 2 × 16: 33
+/// with neither, 40 with the exits, 43 with both.
+///
+/// # Safety
+/// Each of `a` must be readable for `depth` floats, `panel` for `depth * NR`; `depth` is at least 1.
+#[inline(always)]
+unsafe fn add_products(
+    sums: &mut Sums,
+    a: [*const f32; MR],
+    panel: *const f32,
+    depth: usize,
+    mask: usize,
+) {
+    let mut k = 0;
+    loop {
+        // SAFETY: the caller's promise: the steps end with input `depth - 1`.
+        unsafe {
+            let (rows, weights, left) = (a.map(|row| row.add(k)), panel.add(k * NR), depth - k);
+            if step::<0>(sums, rows, weights, left)
+                || step::<1>(sums, rows, weights, left)
+                || step::<2>(sums, rows, weights, left)
+                || step::<3>(sums, rows, weights, left)
+            {
+                break;
+            }
+        }
+        k = (k + 4) & mask;
     }
 }
 

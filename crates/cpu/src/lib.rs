@@ -33,6 +33,7 @@ mod quantise;
 #[allow(missing_docs, reason = "lanes: the names are the documentation")]
 mod simd;
 mod softmax;
+mod strassen;
 mod take_tokens;
 #[cfg(test)]
 mod test_support;
