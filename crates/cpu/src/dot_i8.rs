@@ -2,72 +2,100 @@
 //!
 //! Weights are widened to int16 before the kernel's loop, which then is SIMD128's own int16 dot product. That leaves room
 //! for more than 8 bits in the activations: 12 and a sign wherever sums still fit int32, so that nearly all of the error
-//! is the weights'.
+//! is the weights'. And it leaves room for sums of two weights or activations, so that products can be cut in Strassen's
+//! way: that is exact here, since int32 wraps and the results fit.
 //!
 //! Relaxed SIMD's dot product of bytes would need one operand of 7 bits to be the same everywhere, and that loses too
 //! much: the cosine of the embeddings to float32's falls below 0.999. Where the processor has no instruction for it, x86
 //! emulates it by two multiplications, as many as are needed here.
 
-use crate::simd::F32x4;
+use crate::simd::{F32x4, LANES};
 
 /// Rows of a tile: of the activations.
 pub(crate) const MR: usize = 4;
 /// Columns of a tile: outputs of the layer.
 pub(crate) const NR: usize = 8;
+/// The sums of a tile.
+pub(crate) const TILE: usize = MR * NR;
 /// Inputs whose weights lie side by side: what one 32-bit lane sums.
 pub(crate) const PAIR: usize = 2;
+/// Inputs of a turn of the kernel's loop.
+pub(crate) const TURN: usize = 8;
 /// The most inputs whose sum is sure to fit int32 with activations of 8 bits.
 pub(crate) const MAX_DEPTH: usize = i32::MAX as usize / (127 * 128);
 
-pub(crate) use imp::widen;
+pub(crate) use imp::interleave;
 
-/// Everything that one tile reads and writes.
-pub(crate) struct Tile {
-    /// Rows of quantised activations, `depth` values each.
-    pub a: [*const i16; MR],
-    /// The rows' scales.
-    pub row_scales: [f32; MR],
-    /// `depth * NR` weights, pair of inputs after pair of inputs.
-    pub panel: *const i16,
-    /// NR scales of the outputs.
-    pub scales: *const f32,
-    /// NR biases.
-    pub bias: *const f32,
-    /// NR floats of each row of the result.
-    pub targets: [*mut f32; MR],
-    /// A multiple of 8, at least 8.
-    pub depth: usize,
+/// One tile of activations, times one panel of weights after the other.
+pub(crate) struct Product<'a> {
+    /// Pairs of inputs, each of MR rows.
+    pub a: &'a [i16],
+    /// Panels of as many inputs, pair of inputs after pair, each of NR outputs.
+    pub panels: &'a [i16],
 }
 
-impl Tile {
-    /// `target = sum · row_scale · scale + bias`.
-    ///
-    /// # Safety
-    /// Every pointer must be valid for what its field says.
+impl Product<'_> {
+    /// Adds each panel's sums to TILE values from `first` on, or takes them away; `step` from one panel's to the next's.
     #[inline(always)]
-    pub unsafe fn multiply(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { imp::multiply(self) }
+    pub fn add(&self, sums: &mut [i32], step: usize, shares: &[(usize, bool)]) {
+        let depth = self.a.len() / MR;
+        let count = self.panels.len() / (NR * depth);
+        assert!(depth > 0 && depth.is_multiple_of(TURN) && shares.len() <= 2);
+        let mut targets = [(std::ptr::null_mut(), false); 2];
+        for (target, &(first, negative)) in targets.iter_mut().zip(shares) {
+            let target_sums = &mut sums[first..];
+            assert!(count > 0 && target_sums.len() >= (count - 1) * step + TILE);
+            *target = (target_sums.as_mut_ptr(), negative);
+        }
+        let job = Job {
+            a: self.a.as_ptr(),
+            panels: self.panels.as_ptr(),
+            depth,
+            count,
+            targets: &targets[..shares.len()],
+            step,
+        };
+        // SAFETY: `count` panels of `depth` inputs are in the slices, a multiple of TURN, and targets are measured above.
+        unsafe { imp::multiply(&job) }
     }
 }
 
-/// Scales the sums of a row and stores them.
-///
-/// # Safety
-/// `tile`'s pointers must be valid.
+/// What the kernel reads and writes.
+struct Job<'a> {
+    /// `depth * MR` values.
+    a: *const i16,
+    /// `count` times `depth * NR` values.
+    panels: *const i16,
+    /// A multiple of TURN, at least that.
+    depth: usize,
+    count: usize,
+    /// `count` times TILE sums, `step` from one to the next, and whether they are negative.
+    targets: &'a [(*mut i32, bool)],
+    step: usize,
+}
+
+/// `sum · row_scale · scale + bias` of a panel's outputs. Two roundings on every level, so that all give the same bits.
 #[inline(always)]
-unsafe fn store_row(tile: &Tile, row: usize, sums: [F32x4; 2]) {
-    let row_scale = F32x4::splat(tile.row_scales[row]);
-    for (v, sum) in sums.into_iter().enumerate() {
-        // SAFETY: the caller's promise: scales, bias and targets are NR floats.
+pub(crate) fn scaled(
+    sums: &[i32],
+    row_scale: f32,
+    scales: &[f32; NR],
+    bias: &[f32; NR],
+) -> [f32; NR] {
+    let mut out = [0.0; NR];
+    let vectors = out.as_chunks_mut::<LANES>().0.iter_mut();
+    let scales = scales.as_chunks::<LANES>().0;
+    let bias = bias.as_chunks::<LANES>().0;
+    let sums = sums.as_chunks::<LANES>().0;
+    for (((out, sums), scales), bias) in vectors.zip(sums).zip(scales).zip(bias) {
+        // SAFETY: each is as many floats as a vector.
         unsafe {
-            let scale = F32x4::load(tile.scales.add(4 * v)).mul(row_scale);
-            // Two roundings on every level, so that all give the same bits.
-            sum.mul(scale)
-                .add(F32x4::load(tile.bias.add(4 * v)))
-                .store(tile.targets[row].add(4 * v));
+            let scale = F32x4::load(scales.as_ptr()).mul(F32x4::splat(row_scale));
+            let sums = imp::to_float(sums).mul(scale);
+            sums.add(F32x4::load(bias.as_ptr())).store(out.as_mut_ptr());
         }
     }
+    out
 }
 
 /// The largest quantised activation: 12 bits, or as many as leave the sum of `depth` products in int32.
@@ -100,72 +128,107 @@ mod imp {
     type Sums = [[v128; 2]; MR];
 
     /// # Safety
-    /// [`Tile::multiply`]'s.
+    /// The job's pointers must be valid for what their fields say.
     #[inline(never)]
-    pub unsafe fn multiply(tile: &Tile) {
-        // SAFETY: the caller's promise covers every pointer: the steps end with input `depth - 1`.
-        unsafe {
-            let mut sums: Sums = [[i32x4_splat(0); 2]; MR];
-            // As in the float32 GEMM, LLVM must neither foresee k nor mix the steps: hence the mask, and exits that are
-            // never taken.
-            let mask = black_box(usize::MAX);
-            let (a, panel, depth) = (tile.a, tile.panel, tile.depth);
-            let mut k = 0;
-            loop {
-                let (rows, weights) = (a.map(|row| row.add(k)), panel.add(k * NR));
-                let left = depth - k;
-                accumulate(&mut sums, rows, weights);
-                if left == 2 {
-                    break;
+    pub unsafe fn multiply(job: &Job) {
+        // As in the float32 GEMM, LLVM must neither foresee k nor mix the steps: hence the mask, and exits that are never
+        // taken.
+        let mask = black_box(usize::MAX);
+        let depth = job.depth;
+        for index in 0..job.count {
+            // SAFETY: the caller's promise covers every pointer: the steps end with input `depth - 1`.
+            unsafe {
+                // A pointer for each row, or V8 computes the address of each value.
+                let a: [_; MR] = std::array::from_fn(|r| job.a.add(r * PAIR));
+                let panel = job.panels.add(index * depth * NR);
+                let mut sums: Sums = [[i32x4_splat(0); 2]; MR];
+                let mut k = 0;
+                loop {
+                    let (rows, weights) = (a.map(|row| row.add(k * MR)), panel.add(k * NR));
+                    let left = depth - k;
+                    if step::<0>(&mut sums, rows, weights, left)
+                        || step::<1>(&mut sums, rows, weights, left)
+                        || step::<2>(&mut sums, rows, weights, left)
+                        || step::<3>(&mut sums, rows, weights, left)
+                    {
+                        break;
+                    }
+                    k = (k + TURN) & mask;
                 }
-                accumulate(&mut sums, rows.map(|row| row.add(2)), weights.add(2 * NR));
-                if left == 4 {
-                    break;
+                for &(target, negative) in job.targets {
+                    let target: *mut v128 = target.add(index * job.step).cast();
+                    for (v, &sum) in sums.as_flattened().iter().enumerate() {
+                        let old = v128_load(target.add(v));
+                        let new = if negative {
+                            i32x4_sub(old, sum)
+                        } else {
+                            i32x4_add(old, sum)
+                        };
+                        v128_store(target.add(v), new);
+                    }
                 }
-                accumulate(&mut sums, rows.map(|row| row.add(4)), weights.add(4 * NR));
-                if left == 6 {
-                    break;
-                }
-                accumulate(&mut sums, rows.map(|row| row.add(6)), weights.add(6 * NR));
-                if left == 8 {
-                    break;
-                }
-                k = (k + 8) & mask;
-            }
-            for (row, sums) in sums.into_iter().enumerate() {
-                store_row(tile, row, sums.map(|sum| F32x4(f32x4_convert_i32x4(sum))));
             }
         }
     }
 
-    /// Two inputs.
+    /// Adds the products of the pair of inputs `I` of a turn. True when it was the last.
     ///
     /// # Safety
-    /// Each of `a` must be readable for two values, `weights` for 2 · NR.
+    /// Each of `a` must be readable for `I + 1` pairs, MR from one to the next, `weights` for as many of NR outputs.
     #[inline(always)]
-    unsafe fn accumulate(sums: &mut Sums, a: [*const i16; MR], weights: *const i16) {
+    unsafe fn step<const I: usize>(
+        sums: &mut Sums,
+        a: [*const i16; MR],
+        weights: *const i16,
+        left: usize,
+    ) -> bool {
         // SAFETY: the caller's promise; no load needs alignment.
         unsafe {
+            let weights = weights.add(I * PAIR * NR);
             let weights = [v128_load(weights.cast()), v128_load(weights.add(NR).cast())];
             for (row, a) in sums.iter_mut().zip(a) {
-                let values = v128_load32_splat(a.cast());
+                let values = v128_load32_splat(a.add(I * MR * PAIR).cast());
                 for (sum, weight) in row.iter_mut().zip(weights) {
                     *sum = i32x4_add(*sum, i32x4_dot_i16x8(values, weight));
                 }
             }
         }
+        left == (I + 1) * PAIR
     }
 
-    /// Sign-extends bytes, as many as fill `out`.
-    pub fn widen(bytes: &[i8], out: &mut [i16]) {
-        let (sources, targets) = (bytes.as_chunks::<8>().0, out.as_chunks_mut::<8>().0);
-        for (source, target) in sources.iter().zip(targets) {
-            // SAFETY: both are eight values.
+    #[inline(always)]
+    pub fn to_float(sums: &[i32; LANES]) -> F32x4 {
+        // SAFETY: as many integers as a vector has.
+        F32x4(f32x4_convert_i32x4(unsafe {
+            v128_load(sums.as_ptr().cast())
+        }))
+    }
+
+    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of TURN.
+    pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
+        let rows = rows.map(|row| row.as_chunks::<TURN>().0);
+        for (k, out) in out
+            .as_chunks_mut::<{ TURN * MR }>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
+            // SAFETY: a chunk is a vector, and `out` four.
             unsafe {
-                v128_store(
-                    target.as_mut_ptr().cast(),
-                    i16x8_load_extend_i8x8(source.as_ptr()),
+                let [a, b, c, d] = rows.map(|row| v128_load(row[k].as_ptr().cast()));
+                let (ac0, ac1) = (
+                    i32x4_shuffle::<0, 4, 1, 5>(a, c),
+                    i32x4_shuffle::<2, 6, 3, 7>(a, c),
                 );
+                let (bd0, bd1) = (
+                    i32x4_shuffle::<0, 4, 1, 5>(b, d),
+                    i32x4_shuffle::<2, 6, 3, 7>(b, d),
+                );
+                let out: *mut v128 = out.as_mut_ptr().cast();
+                v128_store(out, i32x4_shuffle::<0, 4, 1, 5>(ac0, bd0));
+                v128_store(out.add(1), i32x4_shuffle::<2, 6, 3, 7>(ac0, bd0));
+                v128_store(out.add(2), i32x4_shuffle::<0, 4, 1, 5>(ac1, bd1));
+                v128_store(out.add(3), i32x4_shuffle::<2, 6, 3, 7>(ac1, bd1));
             }
         }
     }
@@ -228,36 +291,52 @@ mod imp {
     use super::*;
 
     /// # Safety
-    /// [`Tile::multiply`]'s.
-    pub unsafe fn multiply(tile: &Tile) {
-        for row in 0..MR {
-            let mut sums = [0; NR];
-            for k in 0..tile.depth {
-                // SAFETY: the caller's promise: k is one of the row's values, the weights are the panel's.
-                unsafe {
-                    let a = i32::from(*tile.a[row].add(k));
-                    for (column, sum) in sums.iter_mut().enumerate() {
-                        let at = (k / PAIR * NR + column) * PAIR + k % PAIR;
-                        *sum += a * i32::from(*tile.panel.add(at));
+    /// The job's pointers must be valid for what their fields say.
+    pub unsafe fn multiply(job: &Job) {
+        for index in 0..job.count {
+            // SAFETY: the caller's promise.
+            let (a, panel) = unsafe {
+                (
+                    std::slice::from_raw_parts(job.a, job.depth * MR),
+                    std::slice::from_raw_parts(
+                        job.panels.add(index * job.depth * NR),
+                        job.depth * NR,
+                    ),
+                )
+            };
+            let mut sums = [0i32; TILE];
+            for (a, weights) in a.chunks(MR * PAIR).zip(panel.chunks(NR * PAIR)) {
+                for (row, a) in sums.chunks_mut(NR).zip(a.chunks(PAIR)) {
+                    for (sum, weights) in row.iter_mut().zip(weights.chunks(PAIR)) {
+                        for (&a, &weight) in a.iter().zip(weights) {
+                            *sum = sum.wrapping_add(i32::from(a) * i32::from(weight));
+                        }
                     }
                 }
             }
-            let sums = sums.map(|sum| sum as f32);
-            // SAFETY: `sums` is two times four floats; the rest is the caller's promise.
-            unsafe {
-                let halves = [
-                    F32x4::load(sums.as_ptr()),
-                    F32x4::load(sums.as_ptr().add(4)),
-                ];
-                store_row(tile, row, halves);
+            for &(target, negative) in job.targets {
+                // SAFETY: the caller's promise.
+                let target =
+                    unsafe { std::slice::from_raw_parts_mut(target.add(index * job.step), TILE) };
+                for (target, sum) in target.iter_mut().zip(sums) {
+                    *target = target.wrapping_add(if negative { sum.wrapping_neg() } else { sum });
+                }
             }
         }
     }
 
-    /// Sign-extends bytes, as many as fill `out`.
-    pub fn widen(bytes: &[i8], out: &mut [i16]) {
-        for (target, &byte) in out.iter_mut().zip(bytes) {
-            *target = i16::from(byte);
+    pub fn to_float(sums: &[i32; LANES]) -> F32x4 {
+        let sums = sums.map(|sum| sum as f32);
+        // SAFETY: four floats.
+        unsafe { F32x4::load(sums.as_ptr()) }
+    }
+
+    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of TURN.
+    pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
+        for (k, out) in out.chunks_mut(MR * PAIR).enumerate() {
+            for (row, out) in rows.iter().zip(out.chunks_mut(PAIR)) {
+                out.copy_from_slice(&row[k * PAIR..][..PAIR]);
+            }
         }
     }
 

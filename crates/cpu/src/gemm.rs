@@ -15,10 +15,10 @@ use vit_msn_tensor::{Activation, Error, Result, check_len, try_vec};
 
 use crate::activation::activate_rows;
 use crate::linear_i8::{Epilogue, linear_i8};
+use crate::linear_strassen;
 use crate::pack::PackedLinear;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::simd::{F32x4, FUSED, LANES};
-use crate::strassen;
 
 /// Rows and columns of a tile; a panel has as many columns.
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
@@ -80,8 +80,8 @@ pub fn linear(
         act,
         residual,
     };
-    if strassen::pays(rows, inputs, outputs) {
-        return strassen::linear(&product, out);
+    if linear_strassen::pays(rows, inputs, outputs) {
+        return linear_strassen::linear_strassen(&product, out);
     }
     // Blocks of about the same size, in whole turns of the tile's loop.
     let depth = inputs

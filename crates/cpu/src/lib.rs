@@ -20,6 +20,7 @@ mod layer_norm;
 mod layer_norm_backward;
 mod linear_backward;
 mod linear_i8;
+mod linear_strassen;
 mod loss;
 mod loss_backward;
 mod msn;

@@ -1,25 +1,34 @@
 //! The linear layer of int8 weights: quantises each row of its input by the row's largest magnitude, multiplies
 //! integers, and scales the sums back to float32.
+//!
+//! Large products are cut in two by two blocks for [`crate::strassen`]: a tile of rows and the next one, the halves of a
+//! block of inputs, a panel and the next one. The operands of all terms are made first, those of the rows once and those
+//! of the weights a stripe at a time, which stays in the L2 cache while the rows stream past.
 
 use std::ops::Range;
 
 use vit_msn_tensor::{Activation, Result, try_vec};
 
 use crate::activation::activate_rows;
-use crate::dot_i8::{MR, NR, Tile, quantise_row, widen};
+use crate::dot_i8::{MR, NR, Product, TILE, TURN, interleave, quantise_row, scaled};
 use crate::gemm::add_rows;
 use crate::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::quantise::QuantisedPanels;
+use crate::strassen::{Operand, TERMS, Term, WHOLE};
 
-/// The most bytes of quantised rows that a block holds: they stay in the L2 cache while the weights stream past.
-const BLOCK_BYTES: usize = 320 << 10;
-/// Columns that share a pass of the activation function: two panels, a cache line of the output.
-const STRIPE: usize = 2 * NR;
+/// The most rows whose operands are made at a time.
+const MOST_ROWS: usize = 320;
+/// The most inputs of a term: a tile's rows and a panel are in the L1 cache.
+const MOST_DEPTH: usize = 512;
+/// The most bytes of a stripe.
+const STRIPE_BYTES: usize = 400 << 10;
+/// The fewest rows that are worth the sums of weights.
+const LEAST_ROWS: usize = 48;
 
 /// What is added to and done with the product.
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue<'a> {
-    /// Padded to whole stripes.
+    /// Padded to whole panels.
     pub bias: &'a [f32],
     pub act: Activation,
     pub residual: Option<&'a [f32]>,
@@ -35,177 +44,322 @@ pub(crate) fn linear_i8(
     outputs: usize,
 ) -> Result<()> {
     let rows = x.len() / in_features;
-    let multiply_adds = x.len().saturating_mul(outputs);
-    let mut multiplier = Multiplier::new(w, outputs, rows, threads_for(multiply_adds))?;
-    for row0 in (0..rows).step_by(multiplier.capacity) {
-        let taken = row0..rows.min(row0 + multiplier.capacity);
-        multiplier.quantise(
-            &x[taken.start * in_features..taken.end * in_features],
-            in_features,
-        );
+    let plan = Plan::new(w, rows, outputs);
+    // Blocks of about the same size, in whole units.
+    let blocks = rows.div_ceil(MOST_ROWS);
+    let capacity = rows.div_ceil(blocks.max(1)).next_multiple_of(plan.rows());
+    let mut operands = try_vec(capacity / plan.rows() * plan.row_operands())?;
+    let mut scales = try_vec(capacity)?;
+    let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
+    let mut sums = try_vec(plan.threads * plan.sums_size())?;
+    for row0 in (0..rows).step_by(capacity.max(1)) {
+        let taken = row0..rows.min(row0 + capacity);
+        let x = &x[taken.start * in_features..taken.end * in_features];
+        plan.quantise(x, in_features, &mut operands, &mut scales, &mut scratch);
         let range = taken.start * outputs..taken.end * outputs;
         let residual = epilogue.residual.map(|values| &values[range.clone()]);
-        multiplier.multiply(
-            Epilogue {
+        let block = Block {
+            plan: &plan,
+            rows: taken.len(),
+            operands: &operands,
+            scales: &scales,
+            epilogue: Epilogue {
                 residual,
                 ..epilogue
             },
-            &mut out[range],
-        );
+        };
+        block.multiply(&mut out[range], &mut scratch, &mut sums);
     }
     Ok(())
 }
 
-/// Multiplies a block of rows after the other with all of the weight.
-struct Multiplier<'a> {
+/// How a product is cut.
+struct Plan<'a> {
     w: &'a QuantisedPanels,
     outputs: usize,
     threads: usize,
-    /// The most rows of a block.
-    capacity: usize,
-    /// The block's rows, quantised.
-    values: Vec<i16>,
-    scales: Vec<f32>,
-    /// For each thread the weights of one panel, widened.
-    panels: Vec<i16>,
+    /// Blocks of a matrix in each direction.
+    halves: usize,
+    terms: &'static [Term],
+    /// Inputs of all the blocks of a row of them.
+    block: usize,
+    /// Units of columns of a stripe.
+    stripe: usize,
 }
 
-impl<'a> Multiplier<'a> {
-    fn new(w: &'a QuantisedPanels, outputs: usize, rows: usize, threads: usize) -> Result<Self> {
-        let most = (BLOCK_BYTES / (w.depth() * size_of::<i16>())).max(MR);
-        // Blocks of about the same size, in whole tiles.
-        let blocks = rows.div_ceil(most).max(1);
-        let capacity = rows.div_ceil(blocks).next_multiple_of(MR).max(MR);
-        Ok(Self {
+impl<'a> Plan<'a> {
+    fn new(w: &'a QuantisedPanels, rows: usize, outputs: usize) -> Self {
+        let depth = w.depth();
+        let threads = threads_for(rows.saturating_mul(depth).saturating_mul(outputs));
+        let panels = outputs.div_ceil(NR);
+        let cut = rows >= LEAST_ROWS && depth.is_multiple_of(2 * TURN) && panels.is_multiple_of(2);
+        let (halves, terms): (_, &[Term]) = if cut { (2, &TERMS) } else { (1, &WHOLE) };
+        let block = depth
+            .div_ceil(depth.div_ceil(halves * MOST_DEPTH))
+            .next_multiple_of(halves * TURN);
+        let units = panels / halves;
+        let bytes = terms.len() * depth / halves * NR * size_of::<i16>();
+        // Some tasks a thread, for balance.
+        let most = units.div_ceil(if threads == 1 { 1 } else { 4 * threads });
+        let stripe = most.div_ceil(most.div_ceil((STRIPE_BYTES / bytes).max(1)));
+        Self {
             w,
             outputs,
             threads,
-            capacity,
-            values: try_vec(capacity.min(rows) * w.depth())?,
-            scales: try_vec(capacity)?,
-            panels: try_vec(threads * NR * w.depth())?,
-        })
+            halves,
+            terms,
+            block,
+            stripe,
+        }
     }
 
-    fn quantise(&mut self, x: &[f32], in_features: usize) {
-        let (depth, rows) = (self.w.depth(), x.len() / in_features);
-        let (values, scales) = (Parts::new(&mut self.values), Parts::new(&mut self.scales));
-        // As many rows as one thread multiplies at a time: less is not worth a task.
-        for_each_task(self.threads, rows.div_ceil(MR), &|task| {
-            for row in task.index * MR..rows.min((task.index + 1) * MR) {
-                // SAFETY: each task has its own rows.
-                let (values, scale) =
-                    unsafe { (values.get(row * depth, depth), scales.get(row, 1)) };
-                scale[0] = quantise_row(&x[row * in_features..][..in_features], values);
-            }
-        });
+    /// Rows and columns of a unit: one tile or two by two.
+    fn rows(&self) -> usize {
+        self.halves * MR
     }
 
-    fn multiply(&mut self, epilogue: Epilogue, out: &mut [f32]) {
-        let (outputs, size) = (self.outputs, NR * self.w.depth());
-        let rows = out.len() / outputs;
-        let (panels, out) = (Parts::new(&mut self.panels), Parts::new(out));
-        let block = Block {
-            w: self.w,
-            values: &self.values,
-            scales: &self.scales,
-            rows,
-        };
-        for_each_task(self.threads, outputs.div_ceil(STRIPE), &|task| {
-            let first = task.index * STRIPE;
-            let columns = first..outputs.min(first + STRIPE);
-            // SAFETY: each thread has its own panel, each task its own columns of the output.
-            let (panel, mut stripe) = unsafe {
+    fn columns(&self) -> usize {
+        self.halves * NR
+    }
+
+    /// Values of the terms' operands of a unit of rows.
+    fn row_operands(&self) -> usize {
+        self.terms.len() * self.w.depth() / self.halves * MR
+    }
+
+    /// Values of one thread's scratch: a stripe's operands, or a unit's quantised rows and their blocks.
+    fn scratch_size(&self) -> usize {
+        let stripe = self.terms.len() * self.w.depth() / self.halves * NR * self.stripe;
+        stripe.max(self.rows() * (self.w.depth() + self.block))
+    }
+
+    /// Sums of a unit of rows and a stripe.
+    fn sums_size(&self) -> usize {
+        self.stripe * self.halves * self.halves * TILE
+    }
+
+    /// The blocks of inputs.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (depth, block) = (self.w.depth(), self.block);
+        (0..depth)
+            .step_by(block)
+            .map(move |first| first..depth.min(first + block))
+    }
+
+    /// Quantises rows and makes their operands: unit after unit, block of inputs after block, term after term.
+    fn quantise(
+        &self,
+        x: &[f32],
+        in_features: usize,
+        operands: &mut [i16],
+        scales: &mut [f32],
+        scratch: &mut [i16],
+    ) {
+        let (unit, size) = (self.rows(), self.row_operands());
+        let rows = x.len() / in_features;
+        let (operands, scales) = (Parts::new(operands), Parts::new(scales));
+        let scratch = Parts::new(scratch);
+        for_each_task(self.threads, rows.div_ceil(unit), &|task| {
+            let scratch_size = self.scratch_size();
+            // SAFETY: each task has its own unit, each thread its own scratch.
+            let (operands, scales, scratch) = unsafe {
                 (
-                    panels.get(task.thread * size, size),
-                    out.rows(first, outputs),
+                    operands.get(task.index * size, size),
+                    scales.get(task.index * unit, unit),
+                    scratch.get(task.thread * scratch_size, scratch_size),
                 )
             };
-            for column in columns.clone().step_by(NR) {
-                let columns = column..columns.end.min(column + NR);
-                let target = stripe.shift(column - first);
-                block.multiply_panel(panel, columns, epilogue.bias, target);
+            let (quantised, blocks) = scratch.split_at_mut(unit * self.w.depth());
+            let x = &x[task.index * unit * in_features..];
+            let mut given = x.chunks_exact(in_features);
+            for (row, scale) in quantised
+                .chunks_exact_mut(self.w.depth())
+                .zip(scales.iter_mut())
+            {
+                match given.next() {
+                    Some(x) => *scale = quantise_row(x, row),
+                    None => row.fill(0),
+                }
             }
-            activate_rows(epilogue.act, stripe.each(rows, columns.len()));
-            if let Some(residual) = epilogue.residual {
-                let rows = stripe.each(rows, columns.len());
-                add_rows(rows, &residual[first..], outputs);
-            }
+            self.make_row_operands(quantised, blocks, operands);
         });
+    }
+
+    fn make_row_operands(&self, quantised: &[i16], blocks: &mut [i16], mut operands: &mut [i16]) {
+        let depth = self.w.depth();
+        for range in self.blocks() {
+            let inputs = range.len() / self.halves;
+            let size = inputs * MR;
+            for (index, block) in blocks
+                .chunks_exact_mut(size)
+                .take(self.halves * self.halves)
+                .enumerate()
+            {
+                let (tile, half) = (index / self.halves, index % self.halves);
+                let row = |r| &quantised[(tile * MR + r) * depth + range.start..][half * inputs..];
+                interleave(std::array::from_fn(|r| &row(r)[..inputs]), block);
+            }
+            for term in self.terms {
+                let (operand, rest) = operands.split_at_mut(size);
+                combine(term.a, |index| &blocks[index * size..][..size], operand);
+                operands = rest;
+            }
+        }
+    }
+
+    /// The operands of a stripe of weights: block of inputs after block, term after term, unit of columns after unit.
+    fn make_weight_operands(&self, units: Range<usize>, mut operands: &mut [i16]) {
+        for range in self.blocks() {
+            let inputs = range.len() / self.halves;
+            let size = inputs * NR;
+            for term in self.terms {
+                for unit in units.clone() {
+                    let block = |index| {
+                        let panel = self.w.panel(unit * self.halves + index % self.halves);
+                        let first = range.start + index / self.halves * inputs;
+                        &panel[first * NR..][..size]
+                    };
+                    let (operand, rest) = operands.split_at_mut(size);
+                    combine(term.b, block, operand);
+                    operands = rest;
+                }
+            }
+        }
     }
 }
 
-/// Quantised rows, to multiply with one panel after the other.
+/// Sets an operand from the blocks that it is made of.
+fn combine<'a, T: Copy + Into<i16> + 'a>(
+    operand: Operand,
+    block: impl Fn(usize) -> &'a [T],
+    out: &mut [i16],
+) {
+    match operand {
+        Operand::Block(index) => {
+            for (out, &value) in out.iter_mut().zip(block(index)) {
+                *out = value.into();
+            }
+        }
+        Operand::Sum(first, second) => {
+            for ((out, &a), &b) in out.iter_mut().zip(block(first)).zip(block(second)) {
+                *out = a.into() + b.into();
+            }
+        }
+        Operand::Difference(first, second) => {
+            for ((out, &a), &b) in out.iter_mut().zip(block(first)).zip(block(second)) {
+                *out = a.into() - b.into();
+            }
+        }
+    }
+}
+
+/// Quantised rows, to multiply with all of the weight.
 struct Block<'a> {
-    w: &'a QuantisedPanels,
-    values: &'a [i16],
-    scales: &'a [f32],
+    plan: &'a Plan<'a>,
     rows: usize,
+    operands: &'a [i16],
+    scales: &'a [f32],
+    epilogue: Epilogue<'a>,
 }
 
 impl Block<'_> {
-    fn multiply_panel(
+    fn multiply(&self, out: &mut [f32], scratch: &mut [i16], sums: &mut [i32]) {
+        let plan = self.plan;
+        let units = plan.outputs.div_ceil(plan.columns());
+        let (scratch, sums, out) = (Parts::new(scratch), Parts::new(sums), Parts::new(out));
+        for_each_task(plan.threads, units.div_ceil(plan.stripe), &|task| {
+            let first = task.index * plan.stripe;
+            let units = first..units.min(first + plan.stripe);
+            let column0 = first * plan.columns();
+            let (scratch_size, sums_size) = (plan.scratch_size(), plan.sums_size());
+            // SAFETY: each thread has its own scratch, each task its own columns of the output.
+            let (weights, sums, out) = unsafe {
+                (
+                    scratch.get(task.thread * scratch_size, scratch_size),
+                    sums.get(task.thread * sums_size, sums_size),
+                    out.rows(column0, plan.outputs),
+                )
+            };
+            plan.make_weight_operands(units.clone(), weights);
+            self.multiply_stripe(units, weights, sums, out);
+        });
+    }
+
+    fn multiply_stripe(
         &self,
-        panel: &mut [i16],
-        columns: Range<usize>,
-        bias: &[f32],
+        units: Range<usize>,
+        weights: &[i16],
+        sums: &mut [i32],
         mut out: Rows<f32>,
     ) {
-        widen(self.w.panel(columns.start / NR), panel);
-        for row in (0..self.rows).step_by(MR) {
-            self.tile(
-                row..self.rows.min(row + MR),
-                panel,
-                &columns,
-                bias,
-                &mut out,
-            );
+        let (plan, outputs) = (self.plan, self.plan.outputs);
+        let column0 = units.start * plan.columns();
+        let columns = outputs.min(units.end * plan.columns()) - column0;
+        let operands = self.operands.chunks_exact(plan.row_operands());
+        for (operands, row) in operands.zip((0..self.rows).step_by(plan.rows())) {
+            sums.fill(0);
+            self.add_terms(units.len(), operands, weights, sums);
+            let rows = row..self.rows.min(row + plan.rows());
+            for row in rows.clone() {
+                self.scale(row, column0, sums, out.row(row, columns));
+            }
+            let mut target = out.skip(row);
+            activate_rows(self.epilogue.act, target.each(rows.len(), columns));
+            if let Some(residual) = self.epilogue.residual {
+                let residual = &residual[row * outputs + column0..];
+                add_rows(target.each(rows.len(), columns), residual, outputs);
+            }
         }
     }
 
-    /// One tile. What has no place in the output, as a missing row, which is the first once more, goes into `spare`.
-    #[inline(always)]
-    fn tile(
-        &self,
-        rows: Range<usize>,
-        panel: &[i16],
-        columns: &Range<usize>,
-        bias: &[f32],
-        out: &mut Rows<f32>,
-    ) {
-        let depth = self.w.depth();
-        let mut spare = [[0.0; NR]; MR];
-        let mut targets = spare.each_mut().map(|values| values.as_mut_ptr());
-        let direct = columns.len() == NR;
-        if direct {
-            for (target, row) in targets.iter_mut().zip(rows.clone()) {
-                *target = out.row(row, NR).as_mut_ptr();
+    /// Adds all terms of a unit of rows and a stripe: for each unit of columns the sums of its tiles.
+    fn add_terms(&self, units: usize, mut a: &[i16], mut weights: &[i16], sums: &mut [i32]) {
+        let plan = self.plan;
+        for range in plan.blocks() {
+            let inputs = range.len() / plan.halves;
+            for term in plan.terms {
+                let (values, panels);
+                (values, a) = a.split_at(inputs * MR);
+                (panels, weights) = weights.split_at(units * inputs * NR);
+                let mut shares = [(0, false); 2];
+                for (share, from) in shares.iter_mut().zip(term.c) {
+                    *share = (from.block * TILE, from.negative);
+                }
+                let step = plan.halves * plan.halves * TILE;
+                Product { a: values, panels }.add(sums, step, &shares[..term.c.len()]);
             }
         }
-        let picked: [usize; MR] = std::array::from_fn(|r| {
-            if r < rows.len() {
-                rows.start + r
-            } else {
-                rows.start
-            }
-        });
-        let tile = Tile {
-            a: picked.map(|row| self.values[row * depth..][..depth].as_ptr()),
-            row_scales: picked.map(|row| self.scales[row]),
-            panel: panel[..NR * depth].as_ptr(),
-            scales: self.w.scales(columns.start, NR).as_ptr(),
-            bias: bias[columns.start..][..NR].as_ptr(),
-            targets,
-            depth,
+    }
+
+    /// Sets a row of the output from its sums: `sum · row_scale · scale + bias`.
+    fn scale(&self, row: usize, column0: usize, sums: &[i32], out: &mut [f32]) {
+        let halves = self.plan.halves;
+        let scales = self.plan.w.scales(column0, out.len().next_multiple_of(NR));
+        let (scales, _) = scales.as_chunks();
+        let (bias, _) = self.epilogue.bias[column0..].as_chunks();
+        let first = row / MR % halves * halves * TILE + row % MR * NR;
+        let mut at = first;
+        let mut values = |panel: usize| {
+            let values = scaled(
+                &sums[at..][..NR],
+                self.scales[row],
+                &scales[panel],
+                &bias[panel],
+            );
+            // To the next panel of this unit, or the first of the next unit.
+            at += match (panel + 1) & (halves - 1) {
+                0 => (halves * halves - halves + 1) * TILE,
+                _ => TILE,
+            };
+            values
         };
-        // SAFETY: rows and panel were sliced to `depth` values and NR times that, scales and bias to NR floats; a target
-        // is NR floats of the output or of `spare`.
-        unsafe { tile.multiply() };
-        if !direct {
-            for (values, row) in spare.iter().zip(rows) {
-                out.row(row, columns.len())
-                    .copy_from_slice(&values[..columns.len()]);
-            }
+        let (panels, rest) = out.as_chunks_mut();
+        let whole = panels.len();
+        for (panel, out) in panels.iter_mut().enumerate() {
+            *out = values(panel);
+        }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&values(whole)[..rest.len()]);
         }
     }
 }
@@ -275,7 +429,17 @@ mod tests {
 
     #[test]
     fn every_bit_is_the_definitions_across_blocks() {
-        for (m, k, n) in [(1, 1, 1), (90, 8000, 17), (333, 1000, 5), (2, 30_000, 3)] {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (90, 8000, 17),
+            (333, 1000, 5),
+            (2, 30_000, 3),
+            (LEAST_ROWS - 1, 32, 32),
+            (LEAST_ROWS, 2 * MOST_DEPTH + 16, 32),
+            (LEAST_ROWS + 5, 64, 27),
+            (MOST_ROWS + 9, 96, 80),
+            (197, 384, 1152),
+        ] {
             check(m, k, n);
         }
     }

@@ -1,0 +1,541 @@
+//! Products of large matrices with seven multiplications of blocks in place of eight (Strassen, "Gaussian elimination is
+//! not optimal", 1969), one level deep.
+//!
+//! The halves of each matrix are neighbours: a tile of rows and the next one, the first and the second half of a block of
+//! inputs, a panel and the next one. So the products stay the GEMM's own tiles, whose sums are added where they belong
+//! while that is in the L1 cache, and sums of weights are made a stripe at a time.
+//!
+//! A row's rounding errors grow with both rows that meet in a sum. So rows of very different size, and those that aren't
+//! finite, take the ordinary way.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use vit_msn_tensor::{Error, Result, try_vec};
+
+use crate::gemm::{COPY_SIZE, KC, MC, NR, Panels, Place, Product, Start, Tile};
+use crate::parallel::{Parts, for_each_task, threads_for};
+use crate::simd::{F32x4, LANES};
+
+const MR: usize = Tile::MOST;
+/// Rows and columns of the result that are computed together: two tiles, two panels.
+const ROWS: usize = 2 * MR;
+const COLUMNS: usize = 2 * NR;
+/// The most rows that meet a stripe before the next, in pairs of tiles.
+const MOST_PAIRS: usize = MC / ROWS;
+/// The most bytes of a stripe: of the products' weights, which stay in the L2 cache while rows stream past.
+const STRIPE_BYTES: usize = 400 << 10;
+/// The fewest inputs and outputs that are worth the sums.
+const LEAST: usize = 256;
+/// Rows whose squared lengths differ more aren't added.
+const MOST_RATIO: f32 = 1e6;
+
+/// What a product takes from each two halves of inputs and each two panels.
+#[derive(Clone, Copy)]
+enum Weights {
+    /// One of the four blocks: its half and its panel.
+    Block(usize, usize),
+    /// One of the sums of [`add_weights`].
+    Sum(usize),
+}
+
+const fn place(tile: usize, panel: usize, sign: f32) -> Place {
+    Place {
+        row: tile * MR,
+        column: panel * NR,
+        sign,
+    }
+}
+
+/// The products, in the order of [`add_rows`]: their weights, and where in the result they are added.
+const PRODUCTS: [(Weights, &[Place]); 7] = [
+    (Weights::Sum(0), &[place(0, 0, 1.0), place(1, 1, 1.0)]),
+    (Weights::Block(0, 0), &[place(1, 0, 1.0), place(1, 1, -1.0)]),
+    (Weights::Sum(1), &[place(0, 1, 1.0), place(1, 1, 1.0)]),
+    (Weights::Sum(2), &[place(0, 0, 1.0), place(1, 0, 1.0)]),
+    (Weights::Block(1, 1), &[place(0, 0, -1.0), place(0, 1, 1.0)]),
+    (Weights::Sum(3), &[place(1, 1, 1.0)]),
+    (Weights::Sum(4), &[place(0, 0, 1.0)]),
+];
+const WEIGHT_SUMS: usize = 5;
+
+/// Whether a product of these sizes is faster this way.
+pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize) -> bool {
+    rows >= 4 * ROWS
+        && inputs >= LEAST
+        && outputs >= LEAST
+        && inputs.is_multiple_of(2 * LANES)
+        && outputs.is_multiple_of(COLUMNS)
+}
+
+/// [`crate::linear`] for sizes that [`pays`] accepts, all lengths checked.
+pub(crate) fn linear_strassen(product: &Product, out: &mut [f32]) -> Result<()> {
+    let plan = Plan::new(product);
+    let pairs = plan.rows / ROWS;
+    // Blocks of about the same size; rows that make no pair are the last one's.
+    let blocks = pairs.div_ceil(MOST_PAIRS);
+    let capacity = pairs.div_ceil(blocks);
+    let mut sums = try_uninit(capacity * plan.pair_size())?;
+    let mut balanced = try_vec(capacity)?;
+    let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
+    let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
+    for block in 0..blocks {
+        let row0 = block * capacity * ROWS;
+        let rows = if block + 1 == blocks {
+            row0..plan.rows
+        } else {
+            row0..row0 + capacity * ROWS
+        };
+        let part = Part {
+            plan: &plan,
+            product,
+            sums: plan.add_rows(product.x, rows.clone(), &mut sums, &mut balanced),
+            balanced: &balanced,
+            rows,
+        };
+        for_each_task(plan.threads, plan.groups, &|task| {
+            let size = plan.scratch_size();
+            // SAFETY: each thread has its own scratch.
+            let scratch = unsafe { scratch.get(task.thread * size, size) };
+            let first = task.index * plan.group;
+            let last = (first + plan.group).min(plan.outputs / COLUMNS);
+            // SAFETY: each task has its own columns.
+            unsafe { part.compute(first..last, scratch, &out) };
+        });
+    }
+    Ok(())
+}
+
+/// `count` values for which there is room, but which nobody set.
+fn try_uninit(count: usize) -> Result<Vec<MaybeUninit<f32>>> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| Error::out_of_memory(count, size_of::<f32>()))?;
+    // SAFETY: there is room for them, and a `MaybeUninit` needs no value.
+    unsafe { values.set_len(count) };
+    Ok(values)
+}
+
+/// How a product is cut.
+struct Plan {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    threads: usize,
+    /// Inputs of a block: twice a tile's depth.
+    block: usize,
+    /// Pairs of panels of a task, and of a stripe.
+    group: usize,
+    stripe: usize,
+    groups: usize,
+    /// Floats that hold a stripe's widened weights.
+    widened: usize,
+}
+
+impl Plan {
+    fn new(product: &Product) -> Self {
+        let (inputs, outputs) = (product.w.in_features(), product.w.out_features());
+        let rows = product.x.len() / inputs;
+        let threads = threads_for(product.x.len().saturating_mul(outputs));
+        // Blocks of about the same size, in whole vectors of both halves.
+        let block = inputs
+            .div_ceil(inputs.div_ceil(2 * KC))
+            .next_multiple_of(2 * LANES);
+        let pairs = outputs / COLUMNS;
+        // Some tasks a thread, for balance.
+        let group = pairs.div_ceil(if threads == 1 { 1 } else { 4 * threads });
+        let most = STRIPE_BYTES / size_of::<f32>() / (PRODUCTS.len() * block / 2 * NR);
+        let stripe = group.div_ceil(group.div_ceil(most.max(1)));
+        Self {
+            rows,
+            inputs,
+            outputs,
+            threads,
+            block,
+            group,
+            stripe,
+            groups: pairs.div_ceil(group),
+            widened: if product.w.is_full() {
+                0
+            } else {
+                stripe * 2 * NR * block
+            },
+        }
+    }
+
+    /// Floats of one thread's scratch: copied rows, widened weights, sums of weights.
+    fn scratch_size(&self) -> usize {
+        COPY_SIZE + self.widened + WEIGHT_SUMS * self.stripe * NR * self.block / 2
+    }
+
+    /// Floats that a pair of tiles has for all products.
+    fn pair_size(&self) -> usize {
+        PRODUCTS.len() * MR * self.inputs / 2
+    }
+
+    /// The blocks of inputs.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (inputs, block) = (self.inputs, self.block);
+        (0..inputs)
+            .step_by(block)
+            .map(move |first| first..inputs.min(first + block))
+    }
+
+    /// The left operands of all products for each pair of tiles of `rows`, and whether the pair may be added.
+    fn add_rows<'a>(
+        &self,
+        x: &[f32],
+        rows: Range<usize>,
+        sums: &'a mut [MaybeUninit<f32>],
+        balanced: &mut [bool],
+    ) -> &'a [f32] {
+        let (pairs, size) = (rows.len() / ROWS, self.pair_size());
+        let sums = &mut sums[..pairs * size];
+        let (targets, flags) = (Parts::new(sums), Parts::new(balanced));
+        for_each_task(self.threads, pairs, &|task| {
+            let first = (rows.start + task.index * ROWS) * self.inputs;
+            // SAFETY: each task has its own pair.
+            let (target, flag) = unsafe {
+                (
+                    targets.get(task.index * size, size),
+                    flags.get(task.index, 1),
+                )
+            };
+            flag[0] = add_pair(&x[first..][..ROWS * self.inputs], self, target);
+        });
+        // SAFETY: the tasks set every value of their pairs.
+        unsafe { std::slice::from_raw_parts(sums.as_ptr().cast(), sums.len()) }
+    }
+}
+
+/// Sets the left operands of a pair of tiles: block of inputs after block, product after product, row after row. False when
+/// the rows are too different, or not finite.
+fn add_pair(x: &[f32], plan: &Plan, out: &mut [MaybeUninit<f32>]) -> bool {
+    assert!(x.len() == ROWS * plan.inputs && out.len() == plan.pair_size());
+    let (top, bottom) = x.split_at(MR * plan.inputs);
+    let rows = top.chunks(plan.inputs).zip(bottom.chunks(plan.inputs));
+    let mut squares = [[0.0; 2]; MR];
+    for ((row, (top, bottom)), squares) in rows.enumerate().zip(&mut squares) {
+        for range in plan.blocks() {
+            let depth = range.len() / 2;
+            let first = PRODUCTS.len() * MR * range.start / 2 + row * depth;
+            let target = &mut out[first..];
+            let sums = add_row(&top[range.clone()], &bottom[range], target, MR * depth);
+            squares[0] += sums[0];
+            squares[1] += sums[1];
+        }
+    }
+    let squares = squares.as_flattened();
+    let least = squares.iter().fold(f32::INFINITY, |a, &b| a.min(b));
+    squares
+        .iter()
+        .all(|&square| square <= MOST_RATIO * least && square.is_finite())
+}
+
+/// Sets one row of each left operand, `step` from one to the next, from rows of two halves each. Returns the rows' squared
+/// lengths.
+#[inline(never)]
+fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usize) -> [f32; 2] {
+    let depth = top.len() / 2;
+    assert!(depth.is_multiple_of(LANES) && bottom.len() == top.len());
+    let out = &mut out[..(PRODUCTS.len() - 1) * step + depth];
+    let mut squares = [F32x4::splat(0.0); 2];
+    for k in (0..depth).step_by(LANES) {
+        // SAFETY: `depth` is a multiple of LANES, both rows have two times as many values, and the target that many from each
+        // operand's beginning on.
+        unsafe {
+            let half = |row: &[f32], half: usize| F32x4::load(row.as_ptr().add(half * depth + k));
+            let (a11, a12) = (half(top, 0), half(top, 1));
+            let (a21, a22) = (half(bottom, 0), half(bottom, 1));
+            squares[0] = a12.mul_add(a12, a11.mul_add(a11, squares[0]));
+            squares[1] = a22.mul_add(a22, a21.mul_add(a21, squares[1]));
+            let operands = [
+                a11.add(a22),
+                a21.add(a22),
+                a11,
+                a22,
+                a11.add(a12),
+                a21.sub(a11),
+                a12.sub(a22),
+            ];
+            for (index, operand) in operands.into_iter().enumerate() {
+                operand.store(out.as_mut_ptr().cast::<f32>().add(index * step + k));
+            }
+        }
+    }
+    squares.map(F32x4::sum)
+}
+
+/// Sets the sums of the weights of a stripe that [`PRODUCTS`] names, sum after sum, pair of panels after pair.
+fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
+    let depth = weights.depth / 2;
+    let size = depth * NR;
+    let out = &mut out[..WEIGHT_SUMS * pairs * size];
+    for pair in 0..pairs {
+        let left = &weights.values[2 * pair * weights.stride..][..2 * size];
+        let right = &weights.values[(2 * pair + 1) * weights.stride..][..2 * size];
+        let target = &mut out[pair * size..];
+        assert!(target.len() >= (WEIGHT_SUMS - 1) * pairs * size + size);
+        for k in (0..size).step_by(LANES) {
+            // SAFETY: NR is a multiple of LANES, so `size` is; both slices hold two times as many values, and the target that
+            // many from each sum's beginning on.
+            unsafe {
+                let half =
+                    |panel: &[f32], half: usize| F32x4::load(panel.as_ptr().add(half * size + k));
+                let (b11, b12) = (half(left, 0), half(right, 0));
+                let (b21, b22) = (half(left, 1), half(right, 1));
+                let sums = [
+                    b11.add(b22),
+                    b12.sub(b22),
+                    b21.sub(b11),
+                    b11.add(b12),
+                    b21.add(b22),
+                ];
+                for (index, sum) in sums.into_iter().enumerate() {
+                    sum.store(target.as_mut_ptr().add(index * pairs * size + k));
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of a product, with the left operands that [`Plan::add_rows`] made of them.
+struct Part<'a> {
+    plan: &'a Plan,
+    product: &'a Product<'a>,
+    rows: Range<usize>,
+    sums: &'a [f32],
+    balanced: &'a [bool],
+}
+
+/// What rows meet at a time: some inputs of some panels.
+struct Stripe<'a> {
+    inputs: Range<usize>,
+    column0: usize,
+    pairs: usize,
+    weights: Panels<'a>,
+    sums: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl Part<'_> {
+    /// Computes some pairs of panels.
+    ///
+    /// # Safety
+    /// Nobody else may use these columns of the part's rows.
+    unsafe fn compute(&self, pairs: Range<usize>, scratch: &mut [f32], out: &Parts<f32>) {
+        let (copy, scratch) = scratch.split_at_mut(COPY_SIZE);
+        let (widened, sums) = scratch.split_at_mut(self.plan.widened);
+        let w = self.product.w;
+        for inputs in self.plan.blocks() {
+            for first in pairs.clone().step_by(self.plan.stripe) {
+                let last = pairs.end.min(first + self.plan.stripe);
+                let panels = 2 * first..2 * last;
+                let weights = w.panel_blocks(panels.clone(), inputs.clone(), widened);
+                add_weights(&weights, last - first, sums);
+                let stripe = Stripe {
+                    inputs: inputs.clone(),
+                    column0: first * COLUMNS,
+                    pairs: last - first,
+                    weights,
+                    sums,
+                    bias: w.panel_biases(panels),
+                };
+                // SAFETY: the caller's promise.
+                unsafe { self.meet(&stripe, copy, out) };
+            }
+        }
+    }
+
+    /// Adds the products of all rows with a stripe.
+    ///
+    /// # Safety
+    /// Nobody else may use the stripe's columns of the part's rows.
+    unsafe fn meet(&self, stripe: &Stripe, copy: &mut [f32], out: &Parts<f32>) {
+        let columns = stripe.pairs * COLUMNS;
+        for (index, row) in self.rows.clone().step_by(ROWS).enumerate() {
+            let rows = row..self.rows.end.min(row + ROWS);
+            // SAFETY: the caller's promise.
+            unsafe {
+                if rows.len() == ROWS && self.balanced[index] {
+                    self.multiply_pair(stripe, index, row, out);
+                } else {
+                    self.multiply_plainly(stripe, rows.clone(), copy, out);
+                }
+                if stripe.inputs.end == self.plan.inputs {
+                    self.product.finish(rows, stripe.column0, columns, out);
+                }
+            }
+        }
+    }
+
+    /// Adds a pair's seven products.
+    ///
+    /// # Safety
+    /// [`Part::meet`]'s.
+    unsafe fn multiply_pair(&self, stripe: &Stripe, pair: usize, row: usize, out: &Parts<f32>) {
+        let depth = stripe.inputs.len() / 2;
+        let outputs = self.plan.outputs;
+        // SAFETY: the caller's promise.
+        let mut target = unsafe { out.rows(row * outputs + stripe.column0, outputs) };
+        if stripe.inputs.start == 0 {
+            for row in target.each(ROWS, stripe.bias.len()) {
+                row.copy_from_slice(stripe.bias);
+            }
+        }
+        let first = pair * self.plan.pair_size() + PRODUCTS.len() * MR * stripe.inputs.start / 2;
+        let operands = self.sums[first..].chunks_exact(MR * depth);
+        for (values, (weights, places)) in operands.zip(PRODUCTS) {
+            let a = Tile {
+                values,
+                stride: depth,
+                rows: MR,
+            };
+            stripe
+                .operand(weights)
+                .spread(a, stripe.pairs, places, &mut target);
+        }
+    }
+
+    /// Adds the products of any number of rows as they are.
+    ///
+    /// # Safety
+    /// [`Part::meet`]'s.
+    unsafe fn multiply_plainly(
+        &self,
+        stripe: &Stripe,
+        rows: Range<usize>,
+        copy: &mut [f32],
+        out: &Parts<f32>,
+    ) {
+        let (inputs, outputs) = (self.plan.inputs, self.plan.outputs);
+        let depth = stripe.inputs.len() / 2;
+        for row in rows.clone().step_by(MR) {
+            // SAFETY: the caller's promise.
+            let mut target = unsafe { out.rows(row * outputs + stripe.column0, outputs) };
+            for first in stripe.inputs.clone().step_by(depth) {
+                let a = Tile {
+                    values: &self.product.x[row * inputs + first..],
+                    stride: inputs,
+                    rows: MR.min(rows.end - row),
+                };
+                let panels = Panels {
+                    values: &stripe.weights.values[(first - stripe.inputs.start) * NR..],
+                    stride: stripe.weights.stride,
+                    depth,
+                };
+                let start = match first {
+                    0 => Start::From(stripe.bias),
+                    _ => Start::Accumulate,
+                };
+                panels.multiply(
+                    a.copied(depth, copy),
+                    stripe.pairs * COLUMNS,
+                    start,
+                    &mut target,
+                );
+            }
+        }
+    }
+}
+
+impl Stripe<'_> {
+    /// The right operand of a product, for each pair of panels.
+    fn operand(&self, weights: Weights) -> Panels<'_> {
+        let depth = self.inputs.len() / 2;
+        let size = depth * NR;
+        match weights {
+            Weights::Block(half, panel) => Panels {
+                values: &self.weights.values[panel * self.weights.stride + half * size..],
+                stride: 2 * self.weights.stride,
+                depth,
+            },
+            Weights::Sum(index) => Panels {
+                values: &self.sums[index * self.pairs * size..],
+                stride: size,
+                depth,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear;
+    use crate::test_support::{assert_close, packed, same_with_workers, values};
+    use vit_msn_tensor::{Activation, Dtype};
+
+    /// Rows that make whole pairs and some that don't.
+    const SIZES: [(usize, usize, usize); 4] = [
+        (4 * ROWS, LEAST, LEAST),
+        (4 * ROWS + MR + 1, LEAST + 8, LEAST + COLUMNS),
+        (197, 2 * KC + 8, LEAST),
+        (ROWS * (MOST_PAIRS + 1) + 1, LEAST, LEAST + 3 * COLUMNS),
+    ];
+
+    fn naive(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> {
+        x.chunks_exact(k)
+            .flat_map(|row| {
+                weight
+                    .chunks_exact(k)
+                    .zip(bias)
+                    .map(move |(weights, &bias)| {
+                        let products = row.iter().zip(weights);
+                        f64::from(bias)
+                            + products
+                                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                                .sum::<f64>()
+                    })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn large_products_are_right() {
+        for (m, k, n) in SIZES {
+            assert!(pays(m, k, n));
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+                let x = values(m * k, 3);
+                let residual = values(m * n, 4);
+                let (w, weight, bias) = packed(n, k, dtype, 11);
+                let expected: Vec<f64> = naive(&x, &weight, &bias, k)
+                    .iter()
+                    .zip(&residual)
+                    .map(|(&sum, &residual)| sum.max(0.0) + f64::from(residual))
+                    .collect();
+                let out = same_with_workers(|| {
+                    let mut out = vec![f32::NAN; m * n];
+                    linear(&x, &w, Activation::Relu, Some(&residual), &mut out).unwrap();
+                    out
+                });
+                assert_close(&out, &expected, 1e-7 * k as f64);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_halved_are_refused() {
+        for (m, k, n) in [(4 * ROWS - 1, 512, 512), (197, 252, 512), (197, 512, 520)] {
+            assert!(!pays(m, k, n));
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_disturb_its_neighbours() {
+        let (m, k, n) = SIZES[0];
+        let (w, weight, bias) = packed(n, k, Dtype::F32, 11);
+        for wild in [f32::NAN, f32::INFINITY, 1e30, 1e6] {
+            let mut x = values(m * k, 3);
+            for value in &mut x[k..2 * k] {
+                *value *= wild;
+            }
+            let mut out = vec![0.0; m * n];
+            linear(&x, &w, Activation::Identity, None, &mut out).unwrap();
+            let expected = naive(&x, &weight, &bias, k);
+            assert_close(&out[..n], &expected[..n], 1e-7 * k as f64);
+            assert_close(&out[2 * n..], &expected[2 * n..], 1e-7 * k as f64);
+        }
+    }
+}
