@@ -108,10 +108,12 @@ function check_size(height: number, width: number, config: ViTMSNConfig, interpo
 }
 
 function check_finite(data: Float32Array, name: string): void {
+  // Zero times a number is zero, of anything else NaN: one sum takes a tenth of the time of asking each value.
+  let zero = 0;
+  for (let index = 0; index < data.length; index++) zero += 0 * (data[index] as number);
+  if (zero === 0) return;
   const bad = data.findIndex((x) => !Number.isFinite(x));
-  if (bad >= 0) {
-    throw invalid(`${name} holds ${data[bad]} at index ${bad}; every value must be a finite number.`, name);
-  }
+  throw invalid(`${name} holds ${data[bad]} at index ${bad}; every value must be a finite number.`, name);
 }
 
 /**

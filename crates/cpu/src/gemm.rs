@@ -242,7 +242,7 @@ pub(crate) enum Start<'a> {
 }
 
 /// A place of a matrix that a tile's sums are added to: its first row and column there, and their sign.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Place {
     pub row: usize,
     /// At most NR.

@@ -12,7 +12,7 @@ use vit_msn_tensor::{Activation, Result, try_vec};
 use crate::activation::activate_rows;
 use crate::dot_i8::{MR, NR, Product, TILE, TURN, interleave, quantise_row, scaled};
 use crate::gemm::add_rows;
-use crate::parallel::{Parts, Rows, for_each_task, threads_for};
+use crate::parallel::{Parts, Rows, Task, for_each_task_in_turn, threads_for};
 use crate::quantise::QuantisedPanels;
 use crate::strassen::{Operand, TERMS, Term, WHOLE};
 
@@ -49,26 +49,68 @@ pub(crate) fn linear_i8(
     let blocks = rows.div_ceil(MOST_ROWS);
     let capacity = rows.div_ceil(blocks.max(1)).next_multiple_of(plan.rows());
     let mut operands = try_vec(capacity / plan.rows() * plan.row_operands())?;
-    let mut scales = try_vec(capacity)?;
+    let mut row_scales = try_vec(capacity)?;
     let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
     let mut sums = try_vec(plan.threads * plan.sums_size())?;
+    let (operands, row_scales) = (Parts::new(&mut operands), Parts::new(&mut row_scales));
+    let (scratch, sums) = (Parts::new(&mut scratch), Parts::new(&mut sums));
     for row0 in (0..rows).step_by(capacity.max(1)) {
         let taken = row0..rows.min(row0 + capacity);
         let x = &x[taken.start * in_features..taken.end * in_features];
-        plan.quantise(x, in_features, &mut operands, &mut scales, &mut scratch);
         let range = taken.start * outputs..taken.end * outputs;
         let residual = epilogue.residual.map(|values| &values[range.clone()]);
-        let block = Block {
-            plan: &plan,
-            rows: taken.len(),
-            operands: &operands,
-            scales: &scales,
-            epilogue: Epilogue {
-                residual,
-                ..epilogue
-            },
+        let out = Parts::new(&mut out[range]);
+        // SAFETY: each thread has its own scratch and sums.
+        let scratch = |task: Task| unsafe {
+            let (size, sums_size) = (plan.scratch_size(), plan.sums_size());
+            (
+                scratch.get(task.thread * size, size),
+                sums.get(task.thread * sums_size, sums_size),
+            )
         };
-        block.multiply(&mut out[range], &mut scratch, &mut sums);
+        let unit = plan.rows();
+        let units = taken.len().div_ceil(unit);
+        let quantise = |task: Task| {
+            let x = x[task.index * unit * in_features..].chunks_exact(in_features);
+            let size = plan.row_operands();
+            // SAFETY: each task has its own unit.
+            let (operands, row_scales) = unsafe {
+                (
+                    operands.get(task.index * size, size),
+                    row_scales.get(task.index * unit, unit),
+                )
+            };
+            plan.quantise(x, operands, row_scales, scratch(task).0);
+        };
+        let multiply = |task: Task| {
+            let (first, last) = plan.stripe(task.index);
+            let (weights, sums) = scratch(task);
+            // SAFETY: the first tasks are done and have set all units; each task has its own columns.
+            let (operands, row_scales, out) = unsafe {
+                (
+                    operands.read(0, units * plan.row_operands()),
+                    row_scales.read(0, units * unit),
+                    out.rows(first * plan.columns(), outputs),
+                )
+            };
+            let block = Block {
+                plan: &plan,
+                rows: taken.len(),
+                operands,
+                row_scales,
+                epilogue: Epilogue {
+                    residual,
+                    ..epilogue
+                },
+            };
+            plan.make_weight_operands(first..last, weights);
+            block.multiply(first..last, weights, sums, out);
+        };
+        for_each_task_in_turn(
+            plan.threads,
+            (units, &quantise),
+            (plan.stripes(), &multiply),
+        );
     }
     Ok(())
 }
@@ -84,7 +126,7 @@ struct Plan<'a> {
     /// Inputs of all the blocks of a row of them.
     block: usize,
     /// Units of columns of a stripe.
-    stripe: usize,
+    stripe_units: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -101,7 +143,7 @@ impl<'a> Plan<'a> {
         let bytes = terms.len() * depth / halves * NR * size_of::<i16>();
         // Some tasks a thread, for balance.
         let most = units.div_ceil(if threads == 1 { 1 } else { 4 * threads });
-        let stripe = most.div_ceil(most.div_ceil((STRIPE_BYTES / bytes).max(1)));
+        let stripe_units = most.div_ceil(most.div_ceil((STRIPE_BYTES / bytes).max(1)));
         Self {
             w,
             outputs,
@@ -109,7 +151,7 @@ impl<'a> Plan<'a> {
             halves,
             terms,
             block,
-            stripe,
+            stripe_units,
         }
     }
 
@@ -129,13 +171,13 @@ impl<'a> Plan<'a> {
 
     /// Values of one thread's scratch: a stripe's operands, or a unit's quantised rows and their blocks.
     fn scratch_size(&self) -> usize {
-        let stripe = self.terms.len() * self.w.depth() / self.halves * NR * self.stripe;
+        let stripe = self.terms.len() * self.w.depth() / self.halves * NR * self.stripe_units;
         stripe.max(self.rows() * (self.w.depth() + self.block))
     }
 
     /// Sums of a unit of rows and a stripe.
     fn sums_size(&self) -> usize {
-        self.stripe * self.halves * self.halves * TILE
+        self.stripe_units * self.halves * self.halves * TILE
     }
 
     /// The blocks of inputs.
@@ -146,43 +188,37 @@ impl<'a> Plan<'a> {
             .map(move |first| first..depth.min(first + block))
     }
 
-    /// Quantises rows and makes their operands: unit after unit, block of inputs after block, term after term.
-    fn quantise(
+    /// The stripes, and one's first and last unit of columns.
+    fn stripes(&self) -> usize {
+        self.outputs
+            .div_ceil(self.columns())
+            .div_ceil(self.stripe_units)
+    }
+
+    fn stripe(&self, index: usize) -> (usize, usize) {
+        let first = index * self.stripe_units;
+        let units = self.outputs.div_ceil(self.columns());
+        (first, units.min(first + self.stripe_units))
+    }
+
+    /// Quantises the rows of a unit and makes their operands: block of inputs after block, term after term.
+    fn quantise<'x>(
         &self,
-        x: &[f32],
-        in_features: usize,
+        mut x: impl Iterator<Item = &'x [f32]>,
         operands: &mut [i16],
         scales: &mut [f32],
         scratch: &mut [i16],
     ) {
-        let (unit, size) = (self.rows(), self.row_operands());
-        let rows = x.len() / in_features;
-        let (operands, scales) = (Parts::new(operands), Parts::new(scales));
-        let scratch = Parts::new(scratch);
-        for_each_task(self.threads, rows.div_ceil(unit), &|task| {
-            let scratch_size = self.scratch_size();
-            // SAFETY: each task has its own unit, each thread its own scratch.
-            let (operands, scales, scratch) = unsafe {
-                (
-                    operands.get(task.index * size, size),
-                    scales.get(task.index * unit, unit),
-                    scratch.get(task.thread * scratch_size, scratch_size),
-                )
-            };
-            let (quantised, blocks) = scratch.split_at_mut(unit * self.w.depth());
-            let x = &x[task.index * unit * in_features..];
-            let mut given = x.chunks_exact(in_features);
-            for (row, scale) in quantised
-                .chunks_exact_mut(self.w.depth())
-                .zip(scales.iter_mut())
-            {
-                match given.next() {
-                    Some(x) => *scale = quantise_row(x, row),
-                    None => row.fill(0),
-                }
+        let depth = self.w.depth();
+        let (quantised, blocks) = scratch.split_at_mut(self.rows() * depth);
+        let rows = quantised.chunks_exact_mut(depth);
+        for (row, scale) in rows.zip(scales) {
+            match x.next() {
+                Some(x) => *scale = quantise_row(x, row),
+                None => row.fill(0),
             }
-            self.make_row_operands(quantised, blocks, operands);
-        });
+        }
+        self.make_row_operands(quantised, blocks, operands);
     }
 
     fn make_row_operands(&self, quantised: &[i16], blocks: &mut [i16], mut operands: &mut [i16]) {
@@ -258,40 +294,13 @@ struct Block<'a> {
     plan: &'a Plan<'a>,
     rows: usize,
     operands: &'a [i16],
-    scales: &'a [f32],
+    row_scales: &'a [f32],
     epilogue: Epilogue<'a>,
 }
 
 impl Block<'_> {
-    fn multiply(&self, out: &mut [f32], scratch: &mut [i16], sums: &mut [i32]) {
-        let plan = self.plan;
-        let units = plan.outputs.div_ceil(plan.columns());
-        let (scratch, sums, out) = (Parts::new(scratch), Parts::new(sums), Parts::new(out));
-        for_each_task(plan.threads, units.div_ceil(plan.stripe), &|task| {
-            let first = task.index * plan.stripe;
-            let units = first..units.min(first + plan.stripe);
-            let column0 = first * plan.columns();
-            let (scratch_size, sums_size) = (plan.scratch_size(), plan.sums_size());
-            // SAFETY: each thread has its own scratch, each task its own columns of the output.
-            let (weights, sums, out) = unsafe {
-                (
-                    scratch.get(task.thread * scratch_size, scratch_size),
-                    sums.get(task.thread * sums_size, sums_size),
-                    out.rows(column0, plan.outputs),
-                )
-            };
-            plan.make_weight_operands(units.clone(), weights);
-            self.multiply_stripe(units, weights, sums, out);
-        });
-    }
-
-    fn multiply_stripe(
-        &self,
-        units: Range<usize>,
-        weights: &[i16],
-        sums: &mut [i32],
-        mut out: Rows<f32>,
-    ) {
+    /// Computes a stripe of columns, which begins at `out`.
+    fn multiply(&self, units: Range<usize>, weights: &[i16], sums: &mut [i32], mut out: Rows<f32>) {
         let (plan, outputs) = (self.plan, self.plan.outputs);
         let column0 = units.start * plan.columns();
         let columns = outputs.min(units.end * plan.columns()) - column0;
@@ -342,7 +351,7 @@ impl Block<'_> {
         let mut values = |panel: usize| {
             let values = scaled(
                 &sums[at..][..NR],
-                self.scales[row],
+                self.row_scales[row],
                 &scales[panel],
                 &bias[panel],
             );

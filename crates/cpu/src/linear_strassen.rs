@@ -1,5 +1,4 @@
-//! Products of large matrices with seven multiplications of blocks in place of eight (Strassen, "Gaussian elimination is
-//! not optimal", 1969), one level deep.
+//! The linear layer of large float32 products, cut in two by two blocks for [`crate::strassen`].
 //!
 //! The halves of each matrix are neighbours: a tile of rows and the next one, the first and the second half of a block of
 //! inputs, a panel and the next one. So the products stay the GEMM's own tiles, whose sums are added where they belong
@@ -14,8 +13,9 @@ use std::ops::Range;
 use vit_msn_tensor::{Error, Result, try_vec};
 
 use crate::gemm::{COPY_SIZE, KC, MC, NR, Panels, Place, Product, Start, Tile};
-use crate::parallel::{Parts, for_each_task, threads_for};
+use crate::parallel::{Parts, Task, for_each_task_in_turn, threads_for};
 use crate::simd::{F32x4, LANES};
+use crate::strassen::{Operand, TERMS};
 
 const MR: usize = Tile::MOST;
 /// Rows and columns of the result that are computed together: two tiles, two panels.
@@ -30,34 +30,31 @@ const LEAST: usize = 256;
 /// Rows whose squared lengths differ more aren't added.
 const MOST_RATIO: f32 = 1e6;
 
-/// What a product takes from each two halves of inputs and each two panels.
-#[derive(Clone, Copy)]
-enum Weights {
-    /// One of the four blocks: its half and its panel.
-    Block(usize, usize),
-    /// One of the sums of [`add_weights`].
-    Sum(usize),
-}
-
-const fn place(tile: usize, panel: usize, sign: f32) -> Place {
-    Place {
-        row: tile * MR,
-        column: panel * NR,
-        sign,
+/// What is made of the rows, for each term.
+const ROW_OPERANDS: [Operand; TERMS.len()] = {
+    let mut operands = [Operand::Block(0); TERMS.len()];
+    let mut index = 0;
+    while index < TERMS.len() {
+        operands[index] = TERMS[index].a;
+        index += 1;
     }
-}
-
-/// The products, in the order of [`add_rows`]: their weights, and where in the result they are added.
-const PRODUCTS: [(Weights, &[Place]); 7] = [
-    (Weights::Sum(0), &[place(0, 0, 1.0), place(1, 1, 1.0)]),
-    (Weights::Block(0, 0), &[place(1, 0, 1.0), place(1, 1, -1.0)]),
-    (Weights::Sum(1), &[place(0, 1, 1.0), place(1, 1, 1.0)]),
-    (Weights::Sum(2), &[place(0, 0, 1.0), place(1, 0, 1.0)]),
-    (Weights::Block(1, 1), &[place(0, 0, -1.0), place(0, 1, 1.0)]),
-    (Weights::Sum(3), &[place(1, 1, 1.0)]),
-    (Weights::Sum(4), &[place(0, 0, 1.0)]),
-];
+    operands
+};
 const WEIGHT_SUMS: usize = 5;
+/// What is made of the weights: for the terms that don't take a block as it is.
+const WEIGHT_OPERANDS: [Operand; WEIGHT_SUMS] = {
+    let mut operands = [Operand::Block(0); WEIGHT_SUMS];
+    let (mut index, mut count) = (0, 0);
+    while index < TERMS.len() {
+        if !TERMS[index].b.is_block() {
+            operands[count] = TERMS[index].b;
+            count += 1;
+        }
+        index += 1;
+    }
+    assert!(count == WEIGHT_SUMS);
+    operands
+};
 
 /// Whether a product of these sizes is faster this way.
 pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize) -> bool {
@@ -75,9 +72,10 @@ pub(crate) fn linear_strassen(product: &Product, out: &mut [f32]) -> Result<()> 
     // Blocks of about the same size; rows that make no pair are the last one's.
     let blocks = pairs.div_ceil(MOST_PAIRS);
     let capacity = pairs.div_ceil(blocks);
-    let mut sums = try_uninit(capacity * plan.pair_size())?;
+    let mut operands = try_uninit(capacity * plan.pair_size())?;
     let mut balanced = try_vec(capacity)?;
     let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
+    let (operands, balanced) = (Parts::new(&mut operands), Parts::new(&mut balanced));
     let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
     for block in 0..blocks {
         let row0 = block * capacity * ROWS;
@@ -86,22 +84,37 @@ pub(crate) fn linear_strassen(product: &Product, out: &mut [f32]) -> Result<()> 
         } else {
             row0..row0 + capacity * ROWS
         };
-        let part = Part {
-            plan: &plan,
-            product,
-            sums: plan.add_rows(product.x, rows.clone(), &mut sums, &mut balanced),
-            balanced: &balanced,
-            rows,
+        let (pairs, size) = (rows.len() / ROWS, plan.pair_size());
+        let add = |task: Task| {
+            let first = (row0 + task.index * ROWS) * plan.inputs;
+            let x = &product.x[first..][..ROWS * plan.inputs];
+            // SAFETY: each task has its own pair.
+            let (operands, balanced) = unsafe {
+                (
+                    operands.get(task.index * size, size),
+                    balanced.get(task.index, 1),
+                )
+            };
+            balanced[0] = add_pair(x, &plan, operands);
         };
-        for_each_task(plan.threads, plan.groups, &|task| {
+        let multiply = |task: Task| {
             let size = plan.scratch_size();
-            // SAFETY: each thread has its own scratch.
-            let scratch = unsafe { scratch.get(task.thread * size, size) };
             let first = task.index * plan.group;
             let last = (first + plan.group).min(plan.outputs / COLUMNS);
-            // SAFETY: each task has its own columns.
-            unsafe { part.compute(first..last, scratch, &out) };
-        });
+            // SAFETY: the first tasks are done and have set the operands of every pair; each thread has its own scratch,
+            // each task its own columns.
+            unsafe {
+                let part = Part {
+                    plan: &plan,
+                    product,
+                    operands: operands.read(0, pairs * plan.pair_size()).assume_init_ref(),
+                    balanced: balanced.read(0, pairs),
+                    rows: rows.clone(),
+                };
+                part.compute(first..last, scratch.get(task.thread * size, size), &out);
+            }
+        };
+        for_each_task_in_turn(plan.threads, (pairs, &add), (plan.groups, &multiply));
     }
     Ok(())
 }
@@ -145,7 +158,7 @@ impl Plan {
         let pairs = outputs / COLUMNS;
         // Some tasks a thread, for balance.
         let group = pairs.div_ceil(if threads == 1 { 1 } else { 4 * threads });
-        let most = STRIPE_BYTES / size_of::<f32>() / (PRODUCTS.len() * block / 2 * NR);
+        let most = STRIPE_BYTES / size_of::<f32>() / (TERMS.len() * block / 2 * NR);
         let stripe = group.div_ceil(group.div_ceil(most.max(1)));
         Self {
             rows,
@@ -171,7 +184,7 @@ impl Plan {
 
     /// Floats that a pair of tiles has for all products.
     fn pair_size(&self) -> usize {
-        PRODUCTS.len() * MR * self.inputs / 2
+        TERMS.len() * MR * self.inputs / 2
     }
 
     /// The blocks of inputs.
@@ -180,32 +193,6 @@ impl Plan {
         (0..inputs)
             .step_by(block)
             .map(move |first| first..inputs.min(first + block))
-    }
-
-    /// The left operands of all products for each pair of tiles of `rows`, and whether the pair may be added.
-    fn add_rows<'a>(
-        &self,
-        x: &[f32],
-        rows: Range<usize>,
-        sums: &'a mut [MaybeUninit<f32>],
-        balanced: &mut [bool],
-    ) -> &'a [f32] {
-        let (pairs, size) = (rows.len() / ROWS, self.pair_size());
-        let sums = &mut sums[..pairs * size];
-        let (targets, flags) = (Parts::new(sums), Parts::new(balanced));
-        for_each_task(self.threads, pairs, &|task| {
-            let first = (rows.start + task.index * ROWS) * self.inputs;
-            // SAFETY: each task has its own pair.
-            let (target, flag) = unsafe {
-                (
-                    targets.get(task.index * size, size),
-                    flags.get(task.index, 1),
-                )
-            };
-            flag[0] = add_pair(&x[first..][..ROWS * self.inputs], self, target);
-        });
-        // SAFETY: the tasks set every value of their pairs.
-        unsafe { std::slice::from_raw_parts(sums.as_ptr().cast(), sums.len()) }
     }
 }
 
@@ -219,7 +206,7 @@ fn add_pair(x: &[f32], plan: &Plan, out: &mut [MaybeUninit<f32>]) -> bool {
     for ((row, (top, bottom)), squares) in rows.enumerate().zip(&mut squares) {
         for range in plan.blocks() {
             let depth = range.len() / 2;
-            let first = PRODUCTS.len() * MR * range.start / 2 + row * depth;
+            let first = TERMS.len() * MR * range.start / 2 + row * depth;
             let target = &mut out[first..];
             let sums = add_row(&top[range.clone()], &bottom[range], target, MR * depth);
             squares[0] += sums[0];
@@ -239,7 +226,7 @@ fn add_pair(x: &[f32], plan: &Plan, out: &mut [MaybeUninit<f32>]) -> bool {
 fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usize) -> [f32; 2] {
     let depth = top.len() / 2;
     assert!(depth.is_multiple_of(LANES) && bottom.len() == top.len());
-    let out = &mut out[..(PRODUCTS.len() - 1) * step + depth];
+    let out = &mut out[..(TERMS.len() - 1) * step + depth];
     let mut squares = [F32x4::splat(0.0); 2];
     for k in (0..depth).step_by(LANES) {
         // SAFETY: `depth` is a multiple of LANES, both rows have two times as many values, and the target that many from each
@@ -250,15 +237,7 @@ fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usiz
             let (a21, a22) = (half(bottom, 0), half(bottom, 1));
             squares[0] = a12.mul_add(a12, a11.mul_add(a11, squares[0]));
             squares[1] = a22.mul_add(a22, a21.mul_add(a21, squares[1]));
-            let operands = [
-                a11.add(a22),
-                a21.add(a22),
-                a11,
-                a22,
-                a11.add(a12),
-                a21.sub(a11),
-                a12.sub(a22),
-            ];
+            let operands = ROW_OPERANDS.map(|operand| combine(operand, [a11, a12, a21, a22]));
             for (index, operand) in operands.into_iter().enumerate() {
                 operand.store(out.as_mut_ptr().cast::<f32>().add(index * step + k));
             }
@@ -267,7 +246,17 @@ fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usiz
     squares.map(F32x4::sum)
 }
 
-/// Sets the sums of the weights of a stripe that [`PRODUCTS`] names, sum after sum, pair of panels after pair.
+/// An operand made of vectors of the four blocks.
+#[inline(always)]
+fn combine(operand: Operand, blocks: [F32x4; 4]) -> F32x4 {
+    match operand {
+        Operand::Block(index) => blocks[index],
+        Operand::Sum(a, b) => blocks[a].add(blocks[b]),
+        Operand::Difference(a, b) => blocks[a].sub(blocks[b]),
+    }
+}
+
+/// Sets the sums of the weights of a stripe, term after term, pair of panels after pair.
 fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
     let depth = weights.depth / 2;
     let size = depth * NR;
@@ -285,13 +274,7 @@ fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
                     |panel: &[f32], half: usize| F32x4::load(panel.as_ptr().add(half * size + k));
                 let (b11, b12) = (half(left, 0), half(right, 0));
                 let (b21, b22) = (half(left, 1), half(right, 1));
-                let sums = [
-                    b11.add(b22),
-                    b12.sub(b22),
-                    b21.sub(b11),
-                    b11.add(b12),
-                    b21.add(b22),
-                ];
+                let sums = WEIGHT_OPERANDS.map(|operand| combine(operand, [b11, b12, b21, b22]));
                 for (index, sum) in sums.into_iter().enumerate() {
                     sum.store(target.as_mut_ptr().add(index * pairs * size + k));
                 }
@@ -300,12 +283,12 @@ fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
     }
 }
 
-/// Some rows of a product, with the left operands that [`Plan::add_rows`] made of them.
+/// Some rows of a product, with the left operands that [`add_pair`] made of them.
 struct Part<'a> {
     plan: &'a Plan,
     product: &'a Product<'a>,
     rows: Range<usize>,
-    sums: &'a [f32],
+    operands: &'a [f32],
     balanced: &'a [bool],
 }
 
@@ -384,17 +367,32 @@ impl Part<'_> {
                 row.copy_from_slice(stripe.bias);
             }
         }
-        let first = pair * self.plan.pair_size() + PRODUCTS.len() * MR * stripe.inputs.start / 2;
-        let operands = self.sums[first..].chunks_exact(MR * depth);
-        for (values, (weights, places)) in operands.zip(PRODUCTS) {
+        let first = pair * self.plan.pair_size() + TERMS.len() * MR * stripe.inputs.start / 2;
+        let operands = self.operands[first..].chunks_exact(MR * depth);
+        let mut sums = stripe.sums.chunks_exact(stripe.pairs * NR * depth);
+        for (values, term) in operands.zip(&TERMS) {
             let a = Tile {
                 values,
                 stride: depth,
                 rows: MR,
             };
-            stripe
-                .operand(weights)
-                .spread(a, stripe.pairs, places, &mut target);
+            let weights = match term.b {
+                Operand::Block(index) => stripe.block(index),
+                _ => Panels {
+                    values: sums.next().unwrap_or_default(),
+                    stride: NR * depth,
+                    depth,
+                },
+            };
+            let mut places = [Place::default(); 2];
+            for (place, share) in places.iter_mut().zip(term.c) {
+                *place = Place {
+                    row: share.block / 2 * MR,
+                    column: share.block % 2 * NR,
+                    sign: if share.negative { -1.0 } else { 1.0 },
+                };
+            }
+            weights.spread(a, stripe.pairs, &places[..term.c.len()], &mut target);
         }
     }
 
@@ -441,21 +439,14 @@ impl Part<'_> {
 }
 
 impl Stripe<'_> {
-    /// The right operand of a product, for each pair of panels.
-    fn operand(&self, weights: Weights) -> Panels<'_> {
+    /// One of the four blocks of the weights, for each pair of panels.
+    fn block(&self, index: usize) -> Panels<'_> {
         let depth = self.inputs.len() / 2;
-        let size = depth * NR;
-        match weights {
-            Weights::Block(half, panel) => Panels {
-                values: &self.weights.values[panel * self.weights.stride + half * size..],
-                stride: 2 * self.weights.stride,
-                depth,
-            },
-            Weights::Sum(index) => Panels {
-                values: &self.sums[index * self.pairs * size..],
-                stride: size,
-                depth,
-            },
+        let first = index % 2 * self.weights.stride + index / 2 * depth * NR;
+        Panels {
+            values: &self.weights.values[first..],
+            stride: 2 * self.weights.stride,
+            depth,
         }
     }
 }

@@ -53,6 +53,31 @@ pub(crate) fn for_each_task(threads: usize, count: usize, task: &(dyn Fn(Task) +
     }
 }
 
+/// Runs the tasks of `first` and then those of `second` as one job: who finds no more of the first waits only for those
+/// that others are at, where two jobs would wake sleepers twice.
+pub(crate) fn for_each_task_in_turn(
+    threads: usize,
+    first: (usize, &(dyn Fn(Task) + Sync)),
+    second: (usize, &(dyn Fn(Task) + Sync)),
+) {
+    let done = AtomicUsize::new(0);
+    for_each_task(threads, first.0 + second.0, &|task| {
+        if task.index < first.0 {
+            first.1(task);
+            if done.fetch_add(1, SeqCst) + 1 == first.0 {
+                POOL.tell_waiting();
+            }
+        } else {
+            // No wait is endless: tasks are taken in order, so every one of the first has a thread.
+            POOL.wait_until(&|| done.load(SeqCst) == first.0);
+            second.1(Task {
+                index: task.index - first.0,
+                ..task
+            });
+        }
+    });
+}
+
 /// Gives the calling thread to the pool, until [`dismiss`].
 pub fn work() {
     POOL.work();
@@ -99,7 +124,7 @@ struct Pool {
     lock: Mutex<()>,
     /// For workers: a job came.
     came: Condvar,
-    /// For the caller: the last worker left.
+    /// For who waits: the last worker left, or the last of the first tasks is done.
     left: Condvar,
 }
 
@@ -204,17 +229,17 @@ impl Pool {
         drop(leaving);
     }
 
-    /// Waits until nobody is inside.
-    fn wait_for_workers(&self) {
+    /// Waits until `done` says so. Panics when a worker was lost, or takes longer than one may.
+    fn wait_until(&self, done: &dyn Fn() -> bool) {
         for _ in 0..SPINS {
-            if self.state.load(SeqCst) == 0 {
+            if done() {
                 return;
             }
             std::hint::spin_loop();
         }
         let mut guard = self.lock();
         for _ in 0..PATIENCE {
-            if self.state.load(SeqCst) == 0 {
+            if done() {
                 return;
             }
             if self.lost.load(SeqCst) {
@@ -225,6 +250,12 @@ impl Pool {
         }
         drop(guard);
         panic!("A thread of the engine was lost in the middle of its work.");
+    }
+
+    /// Wakes those who wait: with the lock none is between its last look and its sleep.
+    fn tell_waiting(&self) {
+        drop(self.lock());
+        self.left.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
@@ -238,7 +269,7 @@ struct Closing<'a>(&'a Pool);
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
         self.0.state.fetch_and(!OPEN, SeqCst);
-        self.0.wait_for_workers();
+        self.0.wait_until(&|| self.0.state.load(SeqCst) == 0);
         self.0.busy.store(false, SeqCst);
     }
 }
@@ -249,8 +280,7 @@ struct Leaving<'a>(&'a Pool);
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         if self.0.state.fetch_sub(1, SeqCst) == 1 {
-            drop(self.0.lock());
-            self.0.left.notify_all();
+            self.0.tell_waiting();
         }
     }
 }
@@ -289,6 +319,17 @@ impl<'a, T> Parts<'a, T> {
         assert!(first <= self.len && count <= self.len - first);
         // SAFETY: inside the slice, and nobody else's by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
+    }
+
+    /// `count` elements from `first` on, to read. Panics where there are fewer.
+    ///
+    /// # Safety
+    /// None of them may be in a slice that another caller of [`Parts::get`] still has.
+    #[inline(always)]
+    pub unsafe fn read(&self, first: usize, count: usize) -> &[T] {
+        assert!(first <= self.len && count <= self.len - first);
+        // SAFETY: inside the slice, and nobody writes by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(first), count) }
     }
 
     /// Rows that begin `stride` elements after each other, the first at `first`.
@@ -406,6 +447,30 @@ mod tests {
         for round in 0..2000 {
             let count = round % 23;
             assert_eq!(count_tasks(1 + round % 4, count), vec![1; count]);
+        }
+    }
+
+    #[test]
+    fn second_tasks_come_after_the_first() {
+        start_workers(3);
+        for round in 0..2000 {
+            let (first, second) = (round % 7, round % 11);
+            let (done, after) = (AtomicU32::new(0), AtomicU32::new(0));
+            for_each_task_in_turn(
+                1 + round % 4,
+                (first, &|_| {
+                    if round % 100 == 0 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    done.fetch_add(1, SeqCst);
+                }),
+                (second, &|task| {
+                    assert!(task.index < second && done.load(SeqCst) as usize == first);
+                    after.fetch_add(1, SeqCst);
+                }),
+            );
+            assert_eq!(done.into_inner() as usize, first);
+            assert_eq!(after.into_inner() as usize, second);
         }
     }
 

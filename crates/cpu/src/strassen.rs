@@ -9,6 +9,13 @@ pub(crate) enum Operand {
     Difference(usize, usize),
 }
 
+impl Operand {
+    /// Whether it is a block as it is.
+    pub const fn is_block(self) -> bool {
+        matches!(self, Self::Block(_))
+    }
+}
+
 /// A product of blocks of A and B, and the blocks of C that it is added to or, where negative, taken from.
 pub(crate) struct Term {
     pub a: Operand,
