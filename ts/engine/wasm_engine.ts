@@ -75,6 +75,8 @@ export class WasmEngine implements Engine {
     const pool = await ThreadPool.start(count, start, dismiss, (reason) => {
       fate.fault ??= `one of its threads was lost: ${reason}.`;
     });
+    // Node 20 has no navigator to ask.
+    glue.have_cores(count < (globalThis.navigator?.hardwareConcurrency ?? 0));
     this.#pool = pool;
     forgotten.register(this, pool, pool);
   }

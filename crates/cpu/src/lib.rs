@@ -63,7 +63,7 @@ pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_ba
 pub use msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use optimiser::{adamw_step, lars_step, sgd_step};
 pub use pack::PackedLinear;
-pub use parallel::{dismiss, lose_worker, work};
+pub use parallel::{dismiss, have_cores, lose_worker, work};
 pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
 pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
 pub use prototypes::{prototype_logits, prototype_logits_backward};

@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Looks at a changing value before a thread sleeps: about 20 µs, what the host needs between two ops. Waking a
-/// thread costs as much.
+/// Looks at a changing value before a thread sleeps: about 20 µs, what the host needs between most ops. Waking a thread
+/// costs more.
 const SPINS: u32 = 1 << 14;
+/// The same where each thread has a core, and nobody waits for the one that looks: about 300 µs.
+const PATIENT_SPINS: u32 = 1 << 18;
 /// Multiply-adds that are worth waking others for: about 20 µs.
 const WORTH_SHARING: usize = 1 << 19;
 /// How long one task of a worker may outlast all others, in seconds, before the worker is given up.
@@ -83,6 +85,12 @@ pub fn work() {
     POOL.work();
 }
 
+/// Says whether each thread has a core of its own, so that it may look longer for work before it sleeps.
+pub fn have_cores(each: bool) {
+    POOL.spins
+        .store(if each { PATIENT_SPINS } else { SPINS }, SeqCst);
+}
+
 /// Sends the workers away: [`work`] returns in each of them, after the task that it is at.
 pub fn dismiss() {
     POOL.dismissals.fetch_add(1, SeqCst);
@@ -119,6 +127,7 @@ struct Pool {
     epoch: AtomicU32,
     sleepers: AtomicU32,
     lost: AtomicBool,
+    spins: AtomicU32,
     /// How often all workers were sent away.
     dismissals: AtomicU32,
     lock: Mutex<()>,
@@ -140,6 +149,7 @@ static POOL: Pool = Pool {
     epoch: AtomicU32::new(0),
     sleepers: AtomicU32::new(0),
     lost: AtomicBool::new(false),
+    spins: AtomicU32::new(SPINS),
     dismissals: AtomicU32::new(0),
     lock: Mutex::new(()),
     came: Condvar::new(),
@@ -195,7 +205,7 @@ impl Pool {
     }
 
     fn wait_for_job(&self, seen: u32) -> u32 {
-        for _ in 0..SPINS {
+        for _ in 0..self.spins.load(SeqCst) {
             let epoch = self.epoch.load(SeqCst);
             if epoch != seen {
                 return epoch;
@@ -231,7 +241,7 @@ impl Pool {
 
     /// Waits until `done` says so. Panics when a worker was lost, or takes longer than one may.
     fn wait_until(&self, done: &dyn Fn() -> bool) {
-        for _ in 0..SPINS {
+        for _ in 0..self.spins.load(SeqCst) {
             if done() {
                 return;
             }
@@ -443,6 +453,7 @@ mod tests {
 
     #[test]
     fn every_task_runs_once() {
+        have_cores(true);
         start_workers(3);
         for round in 0..2000 {
             let count = round % 23;

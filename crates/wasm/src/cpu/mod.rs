@@ -36,6 +36,12 @@ pub fn work() {
     vit_msn_cpu::work();
 }
 
+/// Says whether each thread has a core of its own, so that it may look longer for work before it sleeps.
+#[wasm_bindgen]
+pub fn have_cores(each: bool) {
+    vit_msn_cpu::have_cores(each);
+}
+
 /// Sends all Workers away, so that each can end by itself.
 #[wasm_bindgen]
 pub fn dismiss_workers() {
