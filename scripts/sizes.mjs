@@ -3,13 +3,13 @@ import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 const budgets = [
-  { files: ["dist/vit_msn_simd128.wasm"], what: "engine, CPU", budget: 300_000 },
-  { files: ["dist/vit_msn_relaxed.wasm"], what: "the same, relaxed SIMD", budget: 300_000 },
-  { files: ["dist/vit_msn_simd128_threads.wasm"], what: "the same, threads", budget: 300_000 },
+  { files: ["dist/vit_msn_simd128.wasm"], what: "engine, CPU", budget: 310_000 },
+  { files: ["dist/vit_msn_relaxed.wasm"], what: "the same, relaxed SIMD", budget: 310_000 },
+  { files: ["dist/vit_msn_simd128_threads.wasm"], what: "the same, threads", budget: 310_000 },
   {
     files: ["dist/vit_msn_relaxed_threads.wasm"],
     what: "the same, relaxed SIMD and threads",
-    budget: 300_000,
+    budget: 310_000,
   },
   { files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 600_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 45_000 },
