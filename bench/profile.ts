@@ -35,7 +35,6 @@ class Totals {
   overhead_ms = 0;
 
   add(label: string, ms: number, flops: number): void {
-    const all = ((globalThis as any).all ??= new Map<string, number[]>()); if (!all.has(label)) all.set(label, []); all.get(label).push(ms);
     const total = this.calls.get(label) ?? { ms: 0, calls: 0, flops: 0 };
     this.calls.set(label, { ms: total.ms + ms, calls: total.calls + 1, flops: total.flops + flops });
   }
@@ -136,5 +135,3 @@ async function main(): Promise<void> {
 }
 
 await main();
-
-for (const [k, v] of (globalThis as any).all as Map<string, number[]>) { if (!k.startsWith("linear") && !k.startsWith("scaled")) continue; const big = v.toSorted((a, b) => a - b).filter((x, _, a) => x > 0.4 * a[a.length >> 1]!); console.log(k, "min", big[0]!.toFixed(3), "p10", big[Math.floor(big.length * 0.1)]!.toFixed(3), "median", big[big.length >> 1]!.toFixed(3)); }
