@@ -2,10 +2,11 @@ import { env, Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn"
 import { Trainer } from "vit-msn/training";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
+import { find_gpu, open_device } from "../support/gpu_devices.ts";
 import { fixture_files } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference } from "../support/tensors.ts";
-import { find_gpu, no_webgpu, open_device } from "../support/webgpu.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 /** What the reference's fixture takes. */
 const PIXELS = new Tensor(

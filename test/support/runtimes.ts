@@ -12,7 +12,13 @@ export interface Runtime {
   name: "Node" | "Deno" | "Bun";
   version: string;
   /** Runs a program and gives what it printed; one that doesn't end by itself is an error. */
-  run(program: string, args: readonly string[], cwd: string, variables?: NodeJS.ProcessEnv): Promise<string>;
+  run(
+    program: string,
+    args: readonly string[],
+    cwd: string,
+    variables?: NodeJS.ProcessEnv,
+    timeout?: number,
+  ): Promise<string>;
 }
 
 /** Deno with only the permissions that models and pictures need, and the options given. */
@@ -52,9 +58,9 @@ async function runtime(name: Runtime["name"], path: string, options: readonly st
   return {
     name,
     version: /\d+(\.\d+)+/.exec(stdout)?.[0] ?? "",
-    run: async (program, args, cwd, variables = {}) => {
+    run: async (program, args, cwd, variables = {}, timeout = 60_000) => {
       const env = { ...process.env, ...variables };
-      return (await execute(path, [...options, program, ...args], { cwd, env, timeout: 60_000 })).stdout;
+      return (await execute(path, [...options, program, ...args], { cwd, env, timeout })).stdout;
     },
   };
 }
