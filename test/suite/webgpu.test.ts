@@ -28,6 +28,7 @@ const TINY_PIXELS = new Tensor("float32", PIXELS.data.slice(0, 192), [1, 3, 8, 8
 
 const { gpu, allow_software } = env.webgpu;
 afterEach(() => {
+  env.use_cache = true;
   Object.assign(env.webgpu, { gpu, allow_software });
 });
 
@@ -336,6 +337,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on what is taken for a GPU", (
   test("has its tiles chosen by measurement, for models that come later as well", {
     timeout: 120_000,
   }, async () => {
+    env.use_cache = false;
     const device = await open_device("as a GPU");
     const load = () => ViTMSNForImageClassification.from_config(TINY, { device, seed: 3 });
     const forward = async (model: ViTMSNForImageClassification) =>
