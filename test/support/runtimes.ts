@@ -53,6 +53,11 @@ export async function newest_node(): Promise<Runtime | undefined> {
     : runtime("Node", fileURLToPath(new URL(`${newest}/bin/node`, folder)), []);
 }
 
+/** The Node that runs this. */
+export function own_node(): Promise<Runtime> {
+  return runtime("Node", process.execPath, []);
+}
+
 async function runtime(name: Runtime["name"], path: string, options: readonly string[]): Promise<Runtime> {
   const { stdout } = await execute(path, ["--version"]);
   return {
