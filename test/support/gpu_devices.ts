@@ -28,7 +28,12 @@ export async function open_device(kind: DeviceKind = "default"): Promise<GPUDevi
     requiredFeatures: [...adapter.features] as GPUFeatureName[],
     requiredLimits: all_limits(adapter.limits),
   });
-  // Software gets kernels of its own; under another name it gets those of GPUs.
+  if (kind === "as a GPU") describe_as_gpu(device);
+  return device;
+}
+
+/** Software gets kernels of its own; under another name it gets those of GPUs. */
+export function describe_as_gpu(device: GPUDevice): void {
   const value = {
     vendor: "",
     architecture: "",
@@ -36,8 +41,7 @@ export async function open_device(kind: DeviceKind = "default"): Promise<GPUDevi
     description: "In disguise",
     isFallbackAdapter: false,
   };
-  if (kind === "as a GPU") Object.defineProperty(device, "adapterInfo", { value });
-  return device;
+  Object.defineProperty(device, "adapterInfo", { value });
 }
 
 function all_limits(limits: GPUSupportedLimits): Record<string, number> {

@@ -1,7 +1,9 @@
 import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import type {
+  Activation,
   DrawnPicture,
+  LinearHandle,
   PictureBytes,
   PictureEngine,
   PicturePlan,
@@ -103,6 +105,34 @@ export class WebGpuEngine extends WasmTrainingEngine {
     return { compiled };
   }
 
+  override linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.linear(x, weights, activation, residual, reader)) as TensorHandle;
+  }
+
+  override layer_norm(
+    x: TensorHandle,
+    weight: TensorHandle,
+    bias: TensorHandle,
+    eps: number,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.layer_norm(x, weight, bias, eps, reader)) as TensorHandle;
+  }
+
+  override scaled_dot_product_attention(
+    qkv: TensorHandle,
+    num_heads: number,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.scaled_dot_product_attention(qkv, num_heads, reader)) as TensorHandle;
+  }
+
   override async read(x: TensorHandle): Promise<Float32Array> {
     if (!this.#plans) return super.read(x);
     return new Float32Array(this.dims(x).reduce((a, b) => a * b, 1));
@@ -156,6 +186,7 @@ export class WebGpuEngine extends WasmTrainingEngine {
   /** Its kernels' own clock. */
   readonly timing: Timing = {
     dispatches: () => this.call(() => this.#glue?.dispatches() ?? 0),
+    bytes: (x) => this.#ask((glue) => glue.tensor_bytes(x)),
     start: () => this.call(() => this.#glue?.start_profile()),
     stop: () => this.copy(() => (this.#glue as GpuGlue).finish_profile()),
   };

@@ -44,9 +44,10 @@ const DTYPE_ALIASES: Readonly<Record<string, string>> = {
 /** How a model runs. */
 export interface ModelOptions extends DeviceOptions {
   /**
-   * How weights are kept in memory. Half precision takes half of it; arithmetic stays float32. "int8" takes about a quarter
-   * and is faster: the encoder's linear layers multiply integers, each weight row and each row of input scaled by its
-   * largest value; all else stays float32. Default "float32".
+   * How weights are kept in memory. Half precision takes half of it; arithmetic stays float32, but float16 models multiply
+   * in float16 on GPUs that can, and store there what linear layers read so. "int8" takes about a quarter and is faster: the
+   * encoder's linear layers multiply integers, each weight row and each row of input scaled by its largest value; all else
+   * stays float32. Default "float32".
    */
   dtype?: DtypeName;
   /** "sdpa" (default) streams over keys and never holds the N×N scores; "eager" is attention by its definition. */
