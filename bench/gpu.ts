@@ -1,28 +1,33 @@
 /**
- * ViT-MSN on WebGPU in Chromium, float32, 224×224: beside onnxruntime-web's webgpu in the same browser, and sdpa beside
- * eager attention. On a machine with a GPU this measures it; without one, the software adapter that comes with Chromium.
+ * ViT-MSN on WebGPU at 224×224: in Chromium beside onnxruntime-web's webgpu in the same browser, and sdpa beside eager
+ * attention; or in Deno or Node. On a machine with a GPU this measures it; `--software` takes the runtime's software adapter.
  */
 import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { extname } from "node:path";
+import { extname, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { chromium, type Page } from "playwright";
-import { find_chromium, launch_args } from "../scripts/chromium.mjs";
+import { chromium } from "playwright";
+import { find_chromium, find_swiftshader, launch_args } from "../scripts/chromium.mjs";
+import { deno, find_lavapipe, own_node } from "../test/support/runtimes.ts";
 import type { TileChoice } from "../ts/engine/tiles.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
+import type { DtypeName } from "../ts/model/pretrained.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
-import { machine, print, type Row, round } from "./support/report.ts";
+import { machine, print, type Row, round, table } from "./support/report.ts";
 import { median } from "./support/timing.ts";
 import { chosen_sizes, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs gpu [OPTIONS]
 
+  --runtime NAME          chromium (default), deno or node
   --size small|base|all   default small: on a software adapter base takes minutes
+  --dtype NAME            float32 (default), float16, bfloat16 or int8; the peer has float32 alone
   --batch N               pictures in a forward; default 1 and 4
-  --rounds N              counted forwards of each; default 3
-  --software              Chromium's software adapter, even where there is a GPU
-  --no-peer               leave onnxruntime-web out
+  --rounds N              counted forwards of each, after a first one; default 3
+  --software              the software adapter, even where there is a GPU: SwiftShader, in Deno Mesa's lavapipe
+  --headed                Chromium with a window, where it finds no GPU without one
+  --no-peer               leave onnxruntime-web out, which runs in Chromium alone
   --attention             sdpa beside eager instead: batches 1, 2, 4, 8 at 224×224, then 448×448 and 896×896
   --image N               with --attention: one image size, batch 1
   --profile               also print each op's time
@@ -31,11 +36,14 @@ const HELP = `Usage: node bench/run.mjs gpu [OPTIONS]
 
 const { values: options } = parseArgs({
   options: {
+    runtime: { type: "string", default: "chromium" },
     size: { type: "string", default: "small" },
+    dtype: { type: "string", default: "float32" },
     batch: { type: "string" },
     rounds: { type: "string", default: "3" },
     image: { type: "string" },
     software: { type: "boolean", default: false },
+    headed: { type: "boolean", default: false },
     "no-peer": { type: "boolean", default: false },
     attention: { type: "boolean", default: false },
     profile: { type: "boolean", default: false },
@@ -61,15 +69,79 @@ const IMPORTS = {
 const PAGE = `<!doctype html><script type="importmap">${JSON.stringify({ imports: IMPORTS })}</script>`;
 
 interface Measured {
+  /** The first forward after the model was loaded. */
+  first: number;
   times: number[];
   logits: number[];
 }
 interface Ours extends Measured {
+  second: number;
   adapter: { name: string; is_software: boolean };
-  dispatches: number;
-  table: string;
+  dispatches?: number;
+  table?: string;
   untuned?: number[];
   tiles: readonly TileChoice[];
+}
+
+/** Calls a function of bench/gpu_page.js somewhere. */
+type Measure = <T>(name: "ours" | "onnxruntime", ...args: readonly unknown[]) => Promise<T>;
+
+/** Where forwards are measured. */
+interface Place {
+  /** With its version. */
+  name: string;
+  has_peer: boolean;
+  /** Measures in a page or a process of its own: what one case holds on the GPU must not slow the next. */
+  run(body: (measure: Measure) => Promise<Row>): Promise<Row>;
+  close(): Promise<void>;
+}
+
+async function in_chromium(): Promise<Place> {
+  const server = await serve();
+  const software = new Set(["--use-webgpu-adapter=swiftshader"]);
+  const args = launch_args.filter((arg) => options.software || !software.has(arg));
+  const executablePath = find_chromium();
+  const browser = await chromium.launch({ executablePath, args, headless: !options.headed });
+  return {
+    name: `Chromium ${browser.version()}`,
+    has_peer: true,
+    run: async (body) => {
+      const page = await browser.newPage();
+      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+      // As text: the page imports it by itself.
+      const row = await body((name, ...args) =>
+        page.evaluate(`import("/bench/gpu_page.js").then((m) => m.${name}(...${JSON.stringify(args)}))`),
+      );
+      await page.close();
+      return row;
+    },
+    close: async () => {
+      await browser.close();
+      server.close();
+    },
+  };
+}
+
+async function in_process(name: "deno" | "node"): Promise<Place> {
+  const runtime = name === "deno" ? await deno("--unstable-webgpu") : await own_node();
+  const driver = name === "deno" ? await find_lavapipe() : find_swiftshader();
+  if (options.software && driver === undefined) {
+    const missing =
+      name === "deno" ? "Mesa's lavapipe isn't installed" : "there is no Chromium with SwiftShader";
+    throw new Error(`No software adapter for ${runtime.name}: ${missing}.`);
+  }
+  const variables = options.software ? { VK_ICD_FILENAMES: driver } : {};
+  const program = resolve("bench/gpu_program.mjs");
+  return {
+    name: `${runtime.name} ${runtime.version}`,
+    has_peer: false,
+    run: (body) =>
+      body(async (name, ...args) =>
+        // No limit: base takes minutes on software.
+        JSON.parse(await runtime.run(program, [name, JSON.stringify(args)], resolve("."), variables, 0)),
+      ),
+    close: async () => {},
+  };
 }
 
 /** The repository's files, and ONNX written from the same random weights that the page makes. */
@@ -105,12 +177,6 @@ async function write_onnx(size: Size): Promise<Uint8Array> {
   return bytes;
 }
 
-/** Calls a function of bench/gpu_page.js in the page. As text: the page imports it by itself. */
-function measure<T>(page: Page, name: string, ...args: unknown[]): Promise<T> {
-  const call = `import("/bench/gpu_page.js").then((m) => m.${name}(...${JSON.stringify(args)}))`;
-  return page.evaluate(call) as Promise<T>;
-}
-
 interface Case {
   size: Size;
   batch: number;
@@ -118,61 +184,90 @@ interface Case {
 }
 
 function job({ size, batch, image }: Case) {
-  return { config: SIZES[size], size, batch, image, rounds: Number(options.rounds), tune: options.tune };
+  const { dtype, tune } = options;
+  const rounds = Number(options.rounds);
+  // Counting dispatches takes two forwards more.
+  const profile = options.profile || !options.attention;
+  return { config: SIZES[size], size, dtype, batch, image, rounds, tune, profile };
 }
 
-async function beside_peer(page: Page, each: Case): Promise<Row> {
-  const ours = await measure<Ours>(page, "ours", job(each), "sdpa");
-  if (options.profile) console.log(`\n${each.size}, batch ${each.batch}: ${ours.table}`);
-  if (options.tune) console.log(`\n${each.size}, batch ${each.batch}:\n${tile_table(ours.tiles)}`);
+/** Forwards of ours; prints what was asked for besides. */
+async function measure_ours(measure: Measure, each: Case, attention: "sdpa" | "eager"): Promise<Ours> {
+  const ours = await measure<Ours>("ours", job(each), attention);
+  const { size, batch, image } = each;
+  const title = `${size}, batch ${batch}, ${image}×${image}, ${attention}`;
+  // The result alone goes to standard output where a program reads it.
+  const show = options.json ? console.error : console.log;
+  if (options.profile) show(`\n${title}: ${ours.table}`);
+  if (options.tune) show(`\n${title}, tiles:\n${tile_table(ours.tiles)}`);
+  if (ours.adapter.is_software && !options.software) {
+    console.error(
+      `${ours.adapter.name} is software: no GPU was found. See chrome://gpu, try --headed or another --runtime.`,
+    );
+  }
+  return ours;
+}
+
+const worst = (a: readonly number[], b: readonly number[]) =>
+  a.reduce((most, value, i) => Math.max(most, Math.abs(value - (b[i] ?? Number.NaN))), 0);
+
+async function beside_peer(measure: Measure, each: Case, has_peer: boolean): Promise<Row> {
+  const ours = await measure_ours(measure, each, "sdpa");
   const row = {
     model: each.size,
+    dtype: options.dtype,
     batch: each.batch,
     adapter: describe(ours),
-    dispatches: ours.dispatches,
+    dispatches: ours.dispatches ?? 0,
+    "first, ms": round(ours.first),
+    "second, ms": round(ours.second),
     ...(ours.untuned && { "before tuning, ms": round(median(ours.untuned)) }),
     "vit-msn, ms": round(median(ours.times)),
   };
-  if (options["no-peer"]) return row;
-  const peer = await measure<Measured>(page, "onnxruntime", job(each));
-  const difference = ours.logits.reduce(
-    (most, value, i) => Math.max(most, Math.abs(value - (peer.logits[i] ?? Number.NaN))),
-    0,
-  );
+  if (!has_peer) return row;
+  const peer = await measure<Measured>("onnxruntime", job(each));
+  const difference = worst(ours.logits, peer.logits);
   if (!(difference <= TOLERANCE)) throw new Error(`${each.size}: the logits differ by ${difference}.`);
   return {
     ...row,
+    "onnxruntime-web's first, ms": round(peer.first),
     "onnxruntime-web, ms": round(median(peer.times)),
     ratio: round(median(ours.times) / median(peer.times), 3),
     "logits differ by": difference.toExponential(1),
   };
 }
 
-async function sdpa_beside_eager(page: Page, each: Case): Promise<Row> {
-  const sdpa = await measure<Ours>(page, "ours", job(each), "sdpa");
-  const eager = await measure<Ours>(page, "ours", job(each), "eager");
+async function sdpa_beside_eager(measure: Measure, each: Case): Promise<Row> {
+  const sdpa = await measure_ours(measure, each, "sdpa");
+  const eager = await measure_ours(measure, each, "eager");
+  const [sdpa_ms, eager_ms] = [Math.min(...sdpa.times), Math.min(...eager.times)];
   return {
     model: each.size,
+    dtype: options.dtype,
     batch: each.batch,
     image: each.image,
     adapter: describe(sdpa),
-    "sdpa, ms": round(Math.min(...sdpa.times)),
-    "eager, ms": round(Math.min(...eager.times)),
-    "eager / sdpa": round(Math.min(...eager.times) / Math.min(...sdpa.times), 2),
+    "sdpa, ms": round(sdpa_ms),
+    "eager, ms": round(eager_ms),
+    "eager / sdpa": round(eager_ms / sdpa_ms, 2),
+    "logits differ by": worst(sdpa.logits, eager.logits).toExponential(1),
   };
 }
 
-/** What each tile took, the one that is taken without a measurement first. */
+/** What each tile took, the one that is taken without a measurement beside the fastest. */
 function tile_table(tiles: readonly TileChoice[]): string {
-  const lines = tiles.map(({ rows, inputs, outputs, dtype, tile, default_tile, ms }) => {
+  const rows = tiles.map(({ rows, inputs, outputs, dtype, tile, default_tile, ms }) => {
     const times = Object.entries(ms).map(([side, time]) => `${side}: ${time.toFixed(3)}`);
-    return `| ${inputs} → ${outputs} | ${rows} | ${dtype} | ${default_tile} | ${tile} | ${times.join(", ")} |`;
+    return {
+      layer: `${inputs} → ${outputs}`,
+      rows,
+      dtype,
+      "by size": default_tile,
+      chosen: tile,
+      "ms by tile": times.join(", ") || "software has one",
+    };
   });
-  return [
-    "| layer | rows | dtype | by size | chosen | ms by tile |",
-    "|---|---|---|---|---|---|",
-    ...lines,
-  ].join("\n");
+  return table(rows);
 }
 
 const describe = ({ adapter }: Ours) => `${adapter.name}${adapter.is_software ? " (software)" : ""}`;
@@ -187,30 +282,37 @@ function cases(): Case[] {
   return sizes.flatMap((size) => chosen.map((each) => ({ size, ...each })));
 }
 
+async function open_place(): Promise<Place> {
+  const { runtime } = options;
+  if (runtime === "chromium") return in_chromium();
+  if (runtime === "deno" || runtime === "node") return in_process(runtime);
+  throw new Error("--runtime is one of chromium, deno and node.");
+}
+
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
+  const dtypes: readonly DtypeName[] = ["float32", "float16", "bfloat16", "int8"];
+  if (!dtypes.includes(options.dtype as DtypeName))
+    throw new Error(`--dtype is one of ${dtypes.join(", ")}.`);
   const where = machine();
-  const server = await serve();
-  const software = new Set(["--use-webgpu-adapter=swiftshader"]);
-  const args = launch_args.filter((arg) => options.software || !software.has(arg));
-  const browser = await chromium.launch({ executablePath: find_chromium(), args });
+  const place = await open_place();
+  const has_peer = place.has_peer && !options["no-peer"] && options.dtype === "float32";
   const rows: Row[] = [];
   try {
     for (const each of cases()) {
-      // A page of its own for each: what one holds on the GPU must not slow the next.
-      const page = await browser.newPage();
-      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
-      rows.push(await (options.attention ? sdpa_beside_eager : beside_peer)(page, each));
-      await page.close();
+      rows.push(
+        await place.run((measure) =>
+          options.attention ? sdpa_beside_eager(measure, each) : beside_peer(measure, each, has_peer),
+        ),
+      );
       console.error(JSON.stringify(rows.at(-1)));
     }
   } finally {
-    await browser.close();
-    server.close();
+    await place.close();
   }
   const title = options.attention
-    ? "ViT-MSN on WebGPU in Chromium, float32: best forward by sdpa beside eager"
-    : "ViT-MSN at 224×224 on WebGPU in Chromium, float32; medians of a forward";
+    ? `ViT-MSN on WebGPU in ${place.name}: best forward by sdpa beside eager`
+    : `ViT-MSN at 224×224 on WebGPU in ${place.name}: the first forward after loading, the one after it, medians of later ones`;
   print(title, where, rows, options.json);
 }
 

@@ -1,19 +1,18 @@
-// The page of bench/gpu.ts: measures in the browser what it is asked for, and gives rows.
-import * as ort from "onnxruntime-web/webgpu";
-import { Tensor, ViTMSNForImageClassification } from "vit-msn";
+// What bench/gpu.ts measures: a module of its page in Chromium, and of bench/gpu_program.mjs in Node and Deno.
+import { env, Tensor, ViTMSNForImageClassification } from "vit-msn";
 
 /**
- * @typedef {{ config: import("vit-msn").ViTMSNConfigInit, batch: number, image: number, rounds: number, tune: boolean, size: string,
- *   peer: boolean }} Job
+ * @typedef {{ config: import("vit-msn").ViTMSNConfigInit, dtype: import("vit-msn").DtypeName, batch: number, image: number,
+ *   rounds: number, tune: boolean, profile: boolean, size: string }} Job
  */
 
-/** Milliseconds of each of `rounds` calls, after one that compiles. @param {() => Promise<unknown>} body @param {number} rounds */
-async function time(body, rounds) {
+/** Milliseconds of each of so many calls. @param {() => Promise<unknown>} body @param {number} count */
+async function time(body, count) {
   const times = [];
-  for (let round = -1; round < rounds; round++) {
+  for (let i = 0; i < count; i++) {
     const start = performance.now();
     await body();
-    if (round >= 0) times.push(performance.now() - start);
+    times.push(performance.now() - start);
   }
   return times;
 }
@@ -29,46 +28,55 @@ function pictures(batch, image) {
 }
 
 /** Forwards of this package on WebGPU. @param {Job} job @param {"sdpa" | "eager"} attn_implementation */
-export async function ours({ config, batch, image, rounds, tune }, attn_implementation) {
-  const options = { device: /** @type {const} */ ("webgpu"), attn_implementation };
+export async function ours({ config, dtype, batch, image, rounds, tune, profile }, attn_implementation) {
+  // Tiles that an earlier run chose aren't what is told as untuned.
+  env.use_cache = false;
+  const options = { device: /** @type {const} */ ("webgpu"), dtype, attn_implementation };
   const model = await ViTMSNForImageClassification.from_config(config, options);
-  const pixel_values = pictures(batch, image);
-  const inputs = { pixel_values, interpolate_pos_encoding: true };
+  const inputs = { pixel_values: pictures(batch, image), interpolate_pos_encoding: true };
+  /** @type {Float32Array | undefined} */
+  let logits;
+  const forward = async () => {
+    logits = (await model.forward(inputs)).logits.data;
+  };
+  const [first = Number.NaN] = await time(forward, 1);
+  let times = await time(forward, rounds);
+  const second = times[0] ?? Number.NaN;
   /** @type {number[] | undefined} */
   let untuned;
   /** @type {readonly import("vit-msn").TileChoice[]} */
   let tiles = [];
   if (tune) {
-    untuned = await time(() => model.forward(inputs), rounds);
+    untuned = times;
     tiles = await model.tune(inputs);
+    await forward();
+    times = await time(forward, rounds);
   }
-  /** @type {Float32Array | undefined} */
-  let logits;
-  const times = await time(async () => {
-    const output = await model.forward(inputs);
-    logits = output.logits.data;
-  }, rounds);
   const { adapter } = model.engine_info;
-  const profile = await model.profile(inputs);
-  const dispatches = profile.ops.reduce((sum, op) => sum + op.dispatches, 0);
+  const profiled = profile ? await model.profile(inputs) : undefined;
+  const dispatches = profiled?.ops.reduce((sum, op) => sum + op.dispatches, 0);
   await model.dispose();
-  return { times, untuned, tiles, logits: [...(logits ?? [])], adapter, dispatches, table: profile.table() };
+  const table = profiled?.table();
+  return { first, second, times, untuned, tiles, logits: [...(logits ?? [])], adapter, dispatches, table };
 }
 
-/** Forwards of onnxruntime-web's webgpu on the same weights. @param {Job} job */
+/** Forwards of onnxruntime-web's webgpu on the same weights, in Chromium. @param {Job} job */
 export async function onnxruntime({ size, batch, image, rounds }) {
+  const ort = await import("onnxruntime-web/webgpu");
   ort.env.wasm.wasmPaths = "/node_modules/onnxruntime-web/dist/";
   ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(`/onnx/${size}`, { executionProviders: ["webgpu"] });
   const { data, dims } = pictures(batch, image);
   /** @type {Float32Array | undefined} */
   let logits;
-  const times = await time(async () => {
+  const forward = async () => {
     const outputs = await session.run({
       [String(session.inputNames[0])]: new ort.Tensor("float32", data, dims),
     });
     logits = /** @type {Float32Array} */ (await outputs[String(session.outputNames[0])]?.getData());
-  }, rounds);
+  };
+  const [first = Number.NaN] = await time(forward, 1);
+  const times = await time(forward, rounds);
   await session.release();
-  return { times, logits: [...(logits ?? [])] };
+  return { first, times, logits: [...(logits ?? [])] };
 }

@@ -2,7 +2,6 @@
  * This package beside transformers.js, each as its users install it, in every runtime: what is downloaded or installed, when
  * a model is ready, and when the first picture is classified. float32, one thread, the model's files on this machine.
  */
-import { execFile } from "node:child_process";
 import {
   cp,
   lstat,
@@ -19,10 +18,10 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, extname, join, resolve } from "node:path";
-import { parseArgs, promisify } from "node:util";
+import { parseArgs } from "node:util";
 import { chromium } from "playwright";
 import { find_chromium, launch_args } from "../scripts/chromium.mjs";
-import { bun, deno, newest_node, type Runtime } from "../test/support/runtimes.ts";
+import { bun, deno, newest_node, own_node, type Runtime } from "../test/support/runtimes.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
@@ -169,14 +168,10 @@ async function installed_bytes(program: Program): Promise<number> {
 }
 
 async function runs(folder: string): Promise<[string, string, Run][]> {
-  const execute = promisify(execFile);
-  const node: Pick<Runtime, "run"> = {
-    run: async (program, args, cwd) => (await execute(process.execPath, [program, ...args], { cwd })).stdout,
-  };
-  const newest = await newest_node();
+  const [node, newest] = [await own_node(), await newest_node()];
   const [in_deno, in_bun] = [await deno("--allow-write", "--allow-net"), await bun()];
   const all: [string, string, Run][] = [
-    ["node", `Node ${process.versions.node}`, in_process(node, folder)],
+    ["node", `Node ${node.version}`, in_process(node, folder)],
     ["deno", `Deno ${in_deno.version}`, in_process(in_deno, folder)],
     ["bun", `Bun ${in_bun.version}`, in_process(in_bun, folder)],
     ["chromium", "Chromium", in_chromium(folder)],

@@ -14,7 +14,7 @@ const budgets = [
   { files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 600_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 45_000 },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 16_000 },
-  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 46_000 },
+  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 48_000 },
   {
     files: ["index", "base", "loading", "image", "config", "core"].map((name) => `dist/${name}.web.js`),
     what: "facade: all that classifying on the CPU takes",
@@ -25,7 +25,7 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 241_000,
+    budget: 243_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 189_000 },
   { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },

@@ -84,20 +84,20 @@ build_sysroot() {
 # ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it. The glue of
 # the last level of the CPU, which has threads, serves all of those; WebGPU's is its own.
 build_wasm() {
-  local level=$1 pkg=$root/target/wasm-$1/pkg generated=ts/engine/generated options=() globals=
+  local level=$1 pkg=$root/target/wasm-$1/pkg generated=ts/engine/generated options=() own=()
   if [ "$level" = webgpu ]; then
     # Its kernels run elsewhere: what runs here is to be small.
     local -x CARGO_PROFILE_RELEASE_OPT_LEVEL=s
     options=(--no-default-features --features gpu)
     generated+=/webgpu
     # What wgpu takes for the page that it runs in: ts/engine/webgpu_scope.ts.
-    globals=self,GPUOutOfMemoryError,GPUValidationError
+    own=(self,GPUOutOfMemoryError,GPUValidationError "ts/engine/vit_msn_$level.wasm")
   fi
   # wasm-bindgen of the right version is on PATH, and nothing is to be downloaded behind the build's back.
   in_wasm_toolchain "$level" wasm-pack build crates/wasm --release --target web --mode no-install --no-opt --no-pack \
     --out-dir "$pkg" --out-name vit_msn_wasm -- --locked "${options[@]}" || return 1
   optimise_wasm "$pkg/vit_msn_wasm_bg.wasm" "$root/ts/engine/vit_msn_$level.wasm" || return 1
-  node scripts/glue.mjs "$pkg" "$generated" "$globals"
+  node scripts/glue.mjs "$pkg" "$generated" "${own[@]}"
 }
 
 # wasm-opt works for seconds: not again on what the compiler left unchanged.

@@ -33,9 +33,9 @@ export interface Env {
   remote_path_template: string;
   /** false: never touch the network, as local_files_only on every call; default true. */
   allow_remote_models: boolean;
-  /** Keep downloads (on disk in Node, by the Cache API in browsers); default true. */
+  /** Keep downloads, and the tiles that model.tune() chose (on disk in Node, by the Cache API in browsers); default true. */
   use_cache: boolean;
-  /** Node, Deno, Bun: the folder of downloads; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`. undefined in browsers. */
+  /** Node, Deno, Bun: the folder of what is kept; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`. undefined in browsers. */
   cache_dir: string | undefined;
   /** The Cache API's key in browsers; default "vit-msn". */
   cache_key: string;

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { EngineInfo, PretrainedOptions } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { TOLERANCES } from "../support/parity.ts";
+import { DEVICE_KINDS } from "../support/gpu_devices.ts";
+import { type CaseOutcome, FIXTURES, TOLERANCES, WAYS, type Way } from "../support/parity.ts";
 import { bun, deno, find_lavapipe, newest_node, type Runtime } from "../support/runtimes.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
@@ -55,54 +56,37 @@ async function classify_in(
 const lavapipe = await find_lavapipe();
 if (lavapipe === undefined) console.log("Deno's WebGPU is not tested: Mesa's lavapipe isn't installed.");
 
-test.skipIf(lavapipe === undefined)(
-  "Deno gives the reference's logits on WebGPU",
-  { timeout: 60_000 },
-  async () => {
-    const choices: readonly (PretrainedOptions & { dtype: keyof typeof TOLERANCES })[] = [
-      { dtype: "float32", attn_implementation: "sdpa" },
-      { dtype: "float32", attn_implementation: "eager" },
-      { dtype: "float16", attn_implementation: "sdpa" },
-    ];
-    const names = ["tiny", "odd_heads", "interpolate"];
-    // With the kernels of GPUs: float16 is computed in float16 and int8 in bytes.
-    const narrow = (["float16", "int8"] as const).map((dtype) => ({
-      dtype,
-      attn_implementation: "sdpa" as const,
-    }));
-    const cases = names.flatMap((name) => [
-      ...choices.map((options) => ({ name, options, as_a_gpu: false })),
-      ...narrow.map((options) => ({ name, options, as_a_gpu: true })),
-    ]);
-    const expected = await Promise.all(
-      cases.map(({ name }) => read_tensors(`test/fixtures/${name}/expected.safetensors`)),
-    );
-    const runs = cases.map(({ name, options, as_a_gpu }, i) => {
-      const { data, dims } = (expected[i] as Tensors).get("in.pixel_values") as FixtureTensor;
-      return {
-        fixture: join(root, "test/fixtures", name),
-        pixel_values: Array.from(data as Float32Array),
-        dims,
-        interpolate_pos_encoding: name === "interpolate",
-        as_a_gpu,
-        options,
-      };
-    });
-    await writeFile(join(project, "webgpu.json"), JSON.stringify(runs));
+/** A device that is taken for a GPU runs GPUs' kernels: float16 in float16, int8 in bytes. */
+describe.skipIf(lavapipe === undefined).each(DEVICE_KINDS)("Deno on WebGPU, limits: %s", (kind) => {
+  const outcomes = new Map<string, CaseOutcome>();
+  // What all cases take; lavapipe compiles their kernels.
+  beforeAll(async () => {
+    const program = join(root, "test/node/runtimes/parity.ts");
+    const variables = { VK_ICD_FILENAMES: lavapipe };
     const runtime = await deno("--unstable-webgpu");
-    const printed = await runtime.run("webgpu.mjs", ["webgpu.json"], project, { VK_ICD_FILENAMES: lavapipe });
-    const found: { device: string; info: EngineInfo; logits: number[] }[] = JSON.parse(printed);
-    expect(found).toHaveLength(cases.length);
-    for (const [i, { device, info, logits }] of found.entries()) {
-      const { name, options, as_a_gpu } = cases[i] as (typeof cases)[number];
-      const label = `${name} ${options.dtype} ${options.attn_implementation}`;
-      expect([device, info.level], label).toEqual(["webgpu", "webgpu"]);
-      expect(info.adapter?.name, label).toMatch(as_a_gpu ? /In disguise/ : /llvmpipe/);
-      const difference = max_difference(logits, expected[i]?.get("out.logits")?.data as Float32Array);
-      expect(difference, label).toBeLessThanOrEqual(TOLERANCES[options.dtype]);
-    }
-  },
-);
+    const lines = (await runtime.run(program, [kind], project, variables, 240_000)).trim().split("\n");
+    for (const { name, way, ...outcome } of lines.map((line) => JSON.parse(line)))
+      outcomes.set(key_of(name, way), outcome);
+  }, 240_000);
+
+  describe.each(WAYS)("$dtype by $attn_implementation is near the reference's outputs", (way) => {
+    test.each(FIXTURES)("%s", (name) => {
+      const outcome = outcomes.get(key_of(name, way));
+      expect(outcome).toMatchObject({ dtype: way.dtype, info: { level: "webgpu" } });
+      const { adapter } = (outcome as CaseOutcome).info;
+      expect(adapter?.name).toMatch(kind === "as a GPU" ? /In disguise/ : /llvmpipe/);
+      // Deno has no subgroups as yet.
+      const features = kind === "default" ? [] : ["shader-f16", "timestamp-query"];
+      expect(adapter?.features).toEqual(features);
+      for (const [output, difference] of Object.entries((outcome as CaseOutcome).differences))
+        expect(difference, output).toBeLessThanOrEqual(TOLERANCES[way.dtype]);
+    });
+  });
+});
+
+function key_of(name: string, { dtype, attn_implementation }: Way): string {
+  return `${name} ${dtype} ${attn_implementation}`;
+}
 
 const node = await newest_node();
 if (node === undefined) console.log("The newest Node is not tested: build.sh test installs it into .tools/.");

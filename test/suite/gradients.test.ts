@@ -1,9 +1,10 @@
 import { env, type PretrainedOptions, Tensor, ViTMSNForImageClassification } from "vit-msn";
 import { compute_gradients, type GradientOptions } from "vit-msn/training";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
+import { open_device } from "../support/gpu_devices.ts";
 import { fixture_files } from "../support/models.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
-import { no_webgpu, open_device } from "../support/webgpu.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 /** Every fixture with a loss. */
 const CASES = [

@@ -1,16 +1,16 @@
 import type { PretrainedOptions } from "vit-msn";
 import { beforeAll, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
-import { differences, FIXTURES, inputs_of, load, main_output, TOLERANCES } from "../support/parity.ts";
-import { max_difference, read_tensors } from "../support/tensors.ts";
-import { type DeviceKind, no_webgpu, open_device } from "../support/webgpu.ts";
+import { DEVICE_KINDS, type DeviceKind, open_device } from "../support/gpu_devices.ts";
+import { FIXTURES, run_case, TOLERANCES, WAYS } from "../support/parity.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 const levels = (names: readonly string[], counts: readonly number[], worker = false) =>
   names.flatMap((level) => counts.map((num_threads) => ({ level, num_threads, worker })));
 /** Pages are served without what threads need: theirs are in test/node/threads_page.test.ts. */
 const THREADED = levels(["simd128+threads", "relaxed+threads"], [1, 2, 3]);
 /** Without optional features and with all that there are, subgroups among them; with software's kernels and with GPUs'. */
-const WEBGPU = (["default", "full", "as a GPU"] as const).map((limits) => ({
+const WEBGPU = DEVICE_KINDS.map((limits) => ({
   level: "webgpu",
   num_threads: 1,
   worker: false,
@@ -24,10 +24,6 @@ const ENGINES: readonly (ReturnType<typeof levels>[number] & { limits?: DeviceKi
   ...(no_webgpu === undefined ? WEBGPU : []),
 ];
 
-function expect_within(found: ReadonlyMap<string, number>, tolerance: number): void {
-  for (const [name, difference] of found) expect(difference, name).toBeLessThanOrEqual(tolerance);
-}
-
 describe.each(ENGINES)(
   "$level, $num_threads threads, worker: $worker, limits: $limits",
   { timeout: 120_000 },
@@ -40,31 +36,13 @@ describe.each(ENGINES)(
       engine.wasm = await WebAssembly.compile((await read_file(file)) as Uint8Array<ArrayBuffer>);
     });
 
-    describe.each(["sdpa", "eager"] as const)("%s gives the reference's outputs", (attn_implementation) => {
+    describe.each(WAYS)("$dtype by $attn_implementation is near the reference's outputs", (way) => {
       test.each(FIXTURES)("%s", async (name) => {
-        const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
-        const model = await load(name, { ...engine, attn_implementation });
-        expect(model.engine_info).toMatchObject({ level, threads: num_threads, worker });
-        const inputs = inputs_of(name, expected);
-        expect_within(differences(await model.forward(inputs), expected), TOLERANCES.float32);
-        // Asking for attentions computes them eagerly; the path that streams is compared without them.
-        const plain = { ...inputs, output_attentions: false, output_hidden_states: false };
-        const main = main_output(await model.forward(plain), expected);
-        expect(max_difference(...main)).toBeLessThanOrEqual(TOLERANCES.float32);
-        await model.dispose();
-      });
-    });
-
-    describe.each(["float16", "bfloat16", "int8"] as const)("%s weights stay near the reference", (dtype) => {
-      test.each(FIXTURES)("%s", async (name) => {
-        const expected = await read_tensors(`test/fixtures/${name}/expected.safetensors`);
-        const model = await load(name, { ...engine, dtype });
-        expect(model.dtype).toBe(dtype);
-        expect_within(
-          differences(await model.forward(inputs_of(name, expected)), expected),
-          TOLERANCES[dtype],
-        );
-        await model.dispose();
+        const outcome = await run_case(name, way, engine);
+        expect(outcome.info).toMatchObject({ level, threads: num_threads, worker });
+        expect(outcome.dtype).toBe(way.dtype);
+        for (const [output, difference] of Object.entries(outcome.differences))
+          expect(difference, output).toBeLessThanOrEqual(TOLERANCES[way.dtype]);
       });
     });
   },

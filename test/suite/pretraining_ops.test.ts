@@ -3,8 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Handle, TensorHandle } from "../../ts/engine/engine.ts";
 import type { TrainingEngine } from "../../ts/engine/training_engine.ts";
 import { type GradientSink, Tape } from "../../ts/training/tape.ts";
+import { open_device } from "../support/gpu_devices.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
-import { no_webgpu, open_device } from "../support/webgpu.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 // Each op of pre-training beside the reference's numbers, on every kind of engine.
 

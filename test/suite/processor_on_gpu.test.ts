@@ -11,8 +11,9 @@ import {
 } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
+import { open_device, watched } from "../support/gpu_devices.ts";
 import { error_of } from "../support/rejections.ts";
-import { no_webgpu, open_device, watched } from "../support/webgpu.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 const FOLDER = "test/fixtures/images";
 const FIXTURES = ["landscape", "portrait", "upscale", "grey", "rgba", "exact"];

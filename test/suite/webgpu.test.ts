@@ -2,10 +2,11 @@ import { env, Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn"
 import { Trainer } from "vit-msn/training";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
+import { find_gpu, open_device } from "../support/gpu_devices.ts";
 import { fixture_files } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference } from "../support/tensors.ts";
-import { find_gpu, no_webgpu, open_device } from "../support/webgpu.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 /** What the reference's fixture takes. */
 const PIXELS = new Tensor(
@@ -27,6 +28,7 @@ const TINY_PIXELS = new Tensor("float32", PIXELS.data.slice(0, 192), [1, 3, 8, 8
 
 const { gpu, allow_software } = env.webgpu;
 afterEach(() => {
+  env.use_cache = true;
   Object.assign(env.webgpu, { gpu, allow_software });
 });
 
@@ -335,6 +337,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on what is taken for a GPU", (
   test("has its tiles chosen by measurement, for models that come later as well", {
     timeout: 120_000,
   }, async () => {
+    env.use_cache = false;
     const device = await open_device("as a GPU");
     const load = () => ViTMSNForImageClassification.from_config(TINY, { device, seed: 3 });
     const forward = async (model: ViTMSNForImageClassification) =>

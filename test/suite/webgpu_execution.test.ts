@@ -1,8 +1,9 @@
 import { Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
 import { beforeAll, describe, expect, test } from "vitest";
+import { open_device, watched } from "../support/gpu_devices.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference } from "../support/tensors.ts";
-import { no_webgpu, open_device, watched } from "../support/webgpu.ts";
+import { no_webgpu } from "../support/webgpu.ts";
 
 /** Software takes seconds to compile kernels. */
 const COMPILING_MS = 60_000;

@@ -12,7 +12,13 @@ export interface Runtime {
   name: "Node" | "Deno" | "Bun";
   version: string;
   /** Runs a program and gives what it printed; one that doesn't end by itself is an error. */
-  run(program: string, args: readonly string[], cwd: string, variables?: NodeJS.ProcessEnv): Promise<string>;
+  run(
+    program: string,
+    args: readonly string[],
+    cwd: string,
+    variables?: NodeJS.ProcessEnv,
+    timeout?: number,
+  ): Promise<string>;
 }
 
 /** Deno with only the permissions that models and pictures need, and the options given. */
@@ -47,14 +53,19 @@ export async function newest_node(): Promise<Runtime | undefined> {
     : runtime("Node", fileURLToPath(new URL(`${newest}/bin/node`, folder)), []);
 }
 
+/** The Node that runs this. */
+export function own_node(): Promise<Runtime> {
+  return runtime("Node", process.execPath, []);
+}
+
 async function runtime(name: Runtime["name"], path: string, options: readonly string[]): Promise<Runtime> {
   const { stdout } = await execute(path, ["--version"]);
   return {
     name,
     version: /\d+(\.\d+)+/.exec(stdout)?.[0] ?? "",
-    run: async (program, args, cwd, variables = {}) => {
+    run: async (program, args, cwd, variables = {}, timeout = 60_000) => {
       const env = { ...process.env, ...variables };
-      return (await execute(path, [...options, program, ...args], { cwd, env, timeout: 60_000 })).stdout;
+      return (await execute(path, [...options, program, ...args], { cwd, env, timeout })).stdout;
     },
   };
 }

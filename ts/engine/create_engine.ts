@@ -1,6 +1,7 @@
 import { find_gpu, HOW_TO_GET_WEBGPU, load_webgpu } from "#webgpu";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import type { LoadOptions } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
 import type { Engine } from "./engine.ts";
 import { choose_level, type EngineInfo, obstacle_to_threads } from "./levels.ts";
@@ -36,6 +37,9 @@ export interface DeviceOptions {
   wasm?: WebAssembly.Module | BufferSource | URL | Response;
 }
 
+/** How an engine is started, and where the package keeps what it finds out about a GPU. */
+export type EngineOptions = DeviceOptions & Pick<LoadOptions, "cache_dir">;
+
 /** An engine, where it runs and how. */
 export interface StartedEngine {
   engine: Engine;
@@ -47,16 +51,16 @@ export interface StartedEngine {
  * Starts an engine of its own for one model: disposing it returns all its memory, and a fault in it harms no other.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
  */
-export async function create_engine(options: DeviceOptions): Promise<StartedEngine> {
-  const { device = "auto", num_threads = 1 } = options;
+export async function create_engine(options: EngineOptions): Promise<StartedEngine> {
+  const { device = "auto", num_threads = 1, cache_dir } = options;
   check_device(device);
   check_threads(num_threads);
   const given = options.wasm ?? env.wasm;
   if (device === "wasm") return start_on_cpu(given, num_threads, []);
-  if (device !== "auto") return start_webgpu(device, given);
+  if (device !== "auto") return start_webgpu(device, given, cache_dir);
   // What was handed in is looked into once: a Response can't be read twice.
   const module = given && (await load_wasm_module(given));
-  const started = await try_webgpu(module);
+  const started = await try_webgpu(module, cache_dir);
   return typeof started === "string" ? start_on_cpu(module, num_threads, [started]) : started;
 }
 
@@ -64,19 +68,23 @@ export async function create_engine(options: DeviceOptions): Promise<StartedEngi
 async function start_webgpu(
   device: "webgpu" | "auto" | GPUDevice,
   given: WasmInput | undefined,
+  cache_dir: string | undefined,
 ): Promise<StartedWebGpu> {
   if (typeof device !== "object" && !(env.webgpu.gpu ?? (await find_gpu()))) {
     throw new VitMsnError("UNSUPPORTED", `This runtime has no WebGPU. ${HOW_TO_GET_WEBGPU}`);
   }
   const { start_webgpu } = await on_demand("WebGPU engine", load_webgpu);
-  return start_webgpu(device, given);
+  return start_webgpu(device, given, cache_dir);
 }
 
 /** An engine on WebGPU where "auto" should take it, else a sentence why it shouldn't. */
-async function try_webgpu(given: WebAssembly.Module | undefined): Promise<StartedWebGpu | string> {
+async function try_webgpu(
+  given: WebAssembly.Module | undefined,
+  cache_dir: string | undefined,
+): Promise<StartedWebGpu | string> {
   if (given && !is_for_webgpu(given)) return "Not on WebGPU: the CPU engine's WebAssembly was handed in.";
   try {
-    return await start_webgpu("auto", given);
+    return await start_webgpu("auto", given, cache_dir);
   } catch (error) {
     if (error instanceof VitMsnError) return `Not on WebGPU: ${error.message}`;
     throw error;

@@ -75,17 +75,29 @@ export interface Engine {
   /** `count` bias elements from `offset` on, as raw values of the dtype the weight is kept in; beside int8, float32. */
   get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array>;
 
-  /** activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features]. */
+  /**
+   * activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features].
+   *
+   * Here and below, `reader` is the linear layer that alone will read the result, if there is one. An engine may keep the result
+   * in the form that this layer multiplies: nothing else reads it then. What the layer gives is the same bit for bit.
+   */
   linear(
     x: TensorHandle,
     weights: LinearHandle,
     activation: Activation,
     residual?: TensorHandle,
+    reader?: LinearHandle,
   ): TensorHandle;
   /** Normalises the last dimension, then scales and shifts it. */
-  layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle;
+  layer_norm(
+    x: TensorHandle,
+    weight: TensorHandle,
+    bias: TensorHandle,
+    eps: number,
+    reader?: LinearHandle,
+  ): TensorHandle;
   /** Fused attention that never materialises the N×N scores; qkv [B, N, 3·D] (query | key | value) -> [B, N, D]. */
-  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle;
+  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number, reader?: LinearHandle): TensorHandle;
   /** Attention by its definition; also returns the probabilities [B, heads, N, N]. */
   eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle };
   /** The patch projection: pixels [B, C, H, W] -> [B, num_patches, D]; the weight is the convolution's, flattened. */

@@ -1,7 +1,7 @@
 // The Worker's side of an engine in a Worker: does what worker_engine.ts asks for, in that order.
-import { env } from "../env.ts";
+import { type Env, env } from "../env.ts";
 import { type ErrorCode, VitMsnError } from "../errors.ts";
-import { create_engine, type Device, type DeviceOptions } from "./create_engine.ts";
+import { create_engine, type Device, type EngineOptions } from "./create_engine.ts";
 import type { Engine, EngineMemory, Handle } from "./engine.ts";
 import type { EngineInfo } from "./levels.ts";
 import { map_handles, OPS, type OpName, type Question } from "./remote_ops.ts";
@@ -16,8 +16,13 @@ export type EngineCall =
   | { question: number; op: Question; args: unknown[] }
   | { op: "free"; handle: number };
 
+/** What of `env` holds in the Worker as well. */
+export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key"> {
+  allow_software: boolean | undefined;
+}
+
 export type EngineRequest =
-  | { start: DeviceOptions; allow_software: boolean | undefined }
+  | { start: EngineOptions; settings: WorkerSettings }
   | { calls: EngineCall[] }
   | "end";
 
@@ -52,7 +57,9 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
     if (request === "end") void end(host, post);
     else if ("calls" in request) host?.run(request.calls);
     else {
-      env.webgpu.allow_software = request.allow_software;
+      const { allow_software, ...settings } = request.settings;
+      Object.assign(env, settings);
+      env.webgpu.allow_software = allow_software;
       create_engine(request.start).then(
         ({ engine, device, engine_info }) => {
           host = new EngineHost(engine, post);

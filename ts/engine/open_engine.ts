@@ -1,6 +1,6 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
-import { create_engine, type DeviceOptions, type StartedEngine } from "./create_engine.ts";
+import { create_engine, type EngineOptions, type StartedEngine } from "./create_engine.ts";
 import { must_not_block } from "./levels.ts";
 import { load_wasm_module } from "./load_wasm.ts";
 
@@ -12,7 +12,7 @@ const NOT_IN_DENO =
  * Starts an engine of its own for one model, in a Worker where that is asked for or needed.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
  */
-export async function open_engine(options: DeviceOptions): Promise<StartedEngine> {
+export async function open_engine(options: EngineOptions): Promise<StartedEngine> {
   const on_device = typeof options.device === "object";
   const { worker = !on_device && must_not_block(options.num_threads ?? 1) } = options;
   if (typeof worker !== "boolean") {
@@ -25,11 +25,12 @@ export async function open_engine(options: DeviceOptions): Promise<StartedEngine
   const wasm = options.wasm ?? env.wasm;
   try {
     const { start_worker_engine } = await import("./worker_engine.ts");
-    const { device = "auto", num_threads } = options;
+    const { device = "auto", num_threads, cache_dir } = options;
     const stays_on_cpu = device === "auto" && "Deno" in globalThis;
     const started = await start_worker_engine({
       device: stays_on_cpu ? "wasm" : device,
       num_threads,
+      cache_dir,
       // A module is all that every Worker can be handed.
       wasm: wasm && (await load_wasm_module(wasm)),
     });
@@ -49,7 +50,7 @@ function with_reason(started: StartedEngine, reason: string): StartedEngine {
   };
 }
 
-async function without_worker(options: DeviceOptions, reason: string): Promise<StartedEngine> {
+async function without_worker(options: EngineOptions, reason: string): Promise<StartedEngine> {
   if (options.worker) env.warn(`vit-msn: worker is true, but the model runs on this thread. ${reason}`);
   return with_reason(await create_engine(options), reason);
 }

@@ -153,8 +153,10 @@ export class Profiler {
   }
 
   #sizes({ name, flop = 0, tensors, weights }: Description): Pick<ProfiledOp, "name" | "flop" | "bytes"> {
-    const floats = tensors.reduce((sum, tensor) => sum + product(this.#target.dims(tensor)), 0);
-    return { name, flop, bytes: 4 * floats + (weights === undefined ? 0 : this.#weight_bytes(weights)) };
+    const { timing } = this.#target;
+    const bytes_of = (x: TensorHandle) => timing?.bytes(x) ?? 4 * product(this.#target.dims(x));
+    const moved = tensors.reduce((sum, tensor) => sum + bytes_of(tensor), 0);
+    return { name, flop, bytes: moved + (weights === undefined ? 0 : this.#weight_bytes(weights)) };
   }
 }
 
@@ -162,6 +164,8 @@ export class Profiler {
 export interface Timing {
   /** Kernels recorded so far. */
   dispatches(): number;
+  /** What a tensor takes in memory. */
+  bytes(x: TensorHandle): number;
   start(): void;
   /** Nanoseconds of each kernel since `start`, in order; NaN where the device has no clock. */
   stop(): Promise<Float64Array>;

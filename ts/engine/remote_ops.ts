@@ -41,9 +41,9 @@ export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
   set_rows: { handles: [0], dims: nothing },
   set_quantised_rows: { handles: [0], dims: nothing },
   set_bias: { handles: [0], dims: nothing },
-  linear: { handles: [0, 1, 3], dims: (x, weights) => [...x.slice(0, -1), weights[0] ?? 0] },
-  layer_norm: { handles: [0, 1, 2], dims: same },
-  scaled_dot_product_attention: { handles: [0], dims: (qkv) => third(qkv) },
+  linear: { handles: [0, 1, 3, 4], dims: (x, weights) => [...x.slice(0, -1), weights[0] ?? 0] },
+  layer_norm: { handles: [0, 1, 2, 4], dims: same },
+  scaled_dot_product_attention: { handles: [0, 2], dims: (qkv) => third(qkv) },
   eager_attention: { handles: [0], dims: context_and_probs },
   patch_embed: {
     handles: [0, 1],

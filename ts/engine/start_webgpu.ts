@@ -13,18 +13,20 @@ export interface StartedWebGpu {
 
 /**
  * Starts an engine on the host's device, or on one of its own.
+ * @param cache_dir where the tiles that earlier programs chose are kept; default env.cache_dir.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
  */
 export async function start_webgpu(
   device: "webgpu" | "auto" | GPUDevice,
   given: WasmInput | undefined,
+  cache_dir: string | undefined,
 ): Promise<StartedWebGpu> {
   const opened =
     typeof device === "object" ? await describe_device(device) : await open_device(device !== "auto");
   try {
     const module = await load_wasm_module(given, "webgpu");
     if (!is_for_webgpu(module)) throw wrong_binary();
-    const engine = await create_webgpu_engine(module, opened);
+    const engine = await create_webgpu_engine(module, opened, cache_dir);
     return { engine, device: "webgpu", engine_info: describe(opened, device) };
   } catch (error) {
     if (opened.is_own) opened.device.destroy();

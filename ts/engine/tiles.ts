@@ -1,5 +1,4 @@
 import type { Engine, LinearHandle, TensorHandle, WeightDtype } from "./engine.ts";
-import type { AdapterInfo } from "./webgpu_device.ts";
 
 /** What decides how fast a tile computes a linear layer. */
 export interface LayerShape {
@@ -25,6 +24,12 @@ export interface TiledEngine {
   /** The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen. */
   tiles(shape: LayerShape): number[];
   choose_tile(shape: LayerShape, side: number): void;
+  /** Whether a choice is among the tiles that this device can run, all of them measured. */
+  still_holds(choice: TileChoice): boolean;
+  /** The choice that was made on this adapter, by this program or an earlier one. */
+  chosen(shape: LayerShape): TileChoice | undefined;
+  /** Remembers choices, for models that come later and for other programs. */
+  remember(choices: readonly TileChoice[]): Promise<void>;
   /** Milliseconds that the device takes for a layer, `times` times one after the other. */
   time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;
 }
@@ -33,17 +38,6 @@ export interface TiledEngine {
 const LEAST_MS = 4;
 /** What one submission takes: a time starts with it. */
 const MOST_TIMES = 256;
-
-/** The tiles that were chosen, by adapter. */
-const chosen = new Map<string, Map<string, TileChoice>>();
-
-/** The choices on an adapter so far, by shape: models that come later take them. */
-export function choices_for(adapter: AdapterInfo): Map<string, TileChoice> {
-  const key = JSON.stringify(adapter);
-  const found = chosen.get(key) ?? new Map<string, TileChoice>();
-  chosen.set(key, found);
-  return found;
-}
 
 /** Notes the shapes of a forward's linear layers. */
 export class LayerNotes {
@@ -74,22 +68,27 @@ export class LayerNotes {
   }
 }
 
-/** Times every tile of each shape that isn't in `known`, and has the engine take the fastest. */
+/** Times every tile of each shape that nobody has timed here, or with `again` of all, and has the engine take the fastest. */
 export async function choose_tiles(
   engine: TiledEngine,
   layers: Iterable<{ weights: LinearHandle; rows: number }>,
-  known: Map<string, TileChoice>,
+  again: boolean,
 ): Promise<TileChoice[]> {
-  const found: TileChoice[] = [];
+  const found = new Map<string, TileChoice>();
+  const measured: TileChoice[] = [];
   for (const { weights, rows } of layers) {
     const shape = engine.layer_shape(weights, rows);
     const key = JSON.stringify(shape);
-    const choice = known.get(key) ?? (await fastest_of(engine, shape, weights));
+    if (found.has(key)) continue;
+    const earlier = again ? undefined : engine.chosen(shape);
+    const choice =
+      earlier && engine.still_holds(earlier) ? earlier : await fastest_of(engine, shape, weights);
     engine.choose_tile(shape, choice.tile);
-    known.set(key, choice);
-    if (!found.includes(choice)) found.push(choice);
+    found.set(key, choice);
+    if (choice !== earlier && Object.keys(choice.ms).length > 0) measured.push(choice);
   }
-  return found;
+  if (measured.length > 0) await engine.remember(measured);
+  return [...found.values()];
 }
 
 async function fastest_of(

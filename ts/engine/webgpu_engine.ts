@@ -1,16 +1,19 @@
 import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import type {
+  Activation,
   DrawnPicture,
+  LinearHandle,
   PictureBytes,
   PictureEngine,
   PicturePlan,
   TensorHandle,
   WeightDtype,
 } from "./engine.ts";
+import { KeptTiles, shape_key } from "./kept_tiles.ts";
 import { next_task } from "./pacer.ts";
 import type { Timing } from "./profile.ts";
-import { choices_for, type TiledEngine } from "./tiles.ts";
+import type { TiledEngine } from "./tiles.ts";
 import { Turns } from "./turns.ts";
 import type { Glue } from "./wasm_engine.ts";
 import { WasmTrainingEngine } from "./wasm_training_engine.ts";
@@ -21,13 +24,15 @@ type GpuGlue = ReturnType<typeof import("./generated/webgpu/glue.js").default>;
 
 /**
  * Starts a WebAssembly instance of its own on a device.
+ * @param cache_dir where the tiles that earlier programs chose are kept; default env.cache_dir.
  * @throws VitMsnError UNSUPPORTED, OUT_OF_MEMORY or IO.
  */
 export async function create_webgpu_engine(
   module: WebAssembly.Module,
   opened: OpenedDevice,
+  cache_dir: string | undefined,
 ): Promise<WebGpuEngine> {
-  const { default: create_glue } = await on_demand(
+  const { default: create_glue, BINARY } = await on_demand(
     "WebGPU engine (vit_msn_webgpu.js)",
     () => import("./generated/webgpu/glue.js"),
   );
@@ -39,7 +44,8 @@ export async function create_webgpu_engine(
   } catch (cause) {
     throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
   }
-  const engine = new WebGpuEngine(glue, module, memory, opened, ahead);
+  const kept = new KeptTiles(opened.adapter, BINARY, cache_dir);
+  const engine = new WebGpuEngine(glue, module, memory, opened, ahead, kept);
   await engine.open();
   return engine;
 }
@@ -49,6 +55,7 @@ export class WebGpuEngine extends WasmTrainingEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
   readonly #ahead: CompiledAhead;
+  readonly #kept: KeptTiles;
   /** Whether nothing runs that is asked for: see compile_ahead. */
   #plans = false;
   readonly turns = new Turns();
@@ -59,12 +66,14 @@ export class WebGpuEngine extends WasmTrainingEngine {
     memory: WebAssembly.Memory,
     opened: OpenedDevice,
     ahead: CompiledAhead,
+    kept: KeptTiles,
   ) {
     // What only the CPU's binary exports is called by its own class alone.
     super(glue as unknown as Glue, module, memory, "webgpu");
     this.#glue = glue;
     this.#opened = opened;
     this.#ahead = ahead;
+    this.#kept = kept;
     const { fate } = this;
     void opened.device.lost.then(({ reason, message }) => {
       fate.lost ??= `The GPU device of this model was lost (${reason}: ${message.trim()}).`;
@@ -94,6 +103,34 @@ export class WebGpuEngine extends WasmTrainingEngine {
     this.#plans = false;
     this.call(() => this.#glue?.end_plan());
     return { compiled };
+  }
+
+  override linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.linear(x, weights, activation, residual, reader)) as TensorHandle;
+  }
+
+  override layer_norm(
+    x: TensorHandle,
+    weight: TensorHandle,
+    bias: TensorHandle,
+    eps: number,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.layer_norm(x, weight, bias, eps, reader)) as TensorHandle;
+  }
+
+  override scaled_dot_product_attention(
+    qkv: TensorHandle,
+    num_heads: number,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.scaled_dot_product_attention(qkv, num_heads, reader)) as TensorHandle;
   }
 
   override async read(x: TensorHandle): Promise<Float32Array> {
@@ -149,6 +186,7 @@ export class WebGpuEngine extends WasmTrainingEngine {
   /** Its kernels' own clock. */
   readonly timing: Timing = {
     dispatches: () => this.call(() => this.#glue?.dispatches() ?? 0),
+    bytes: (x) => this.#ask((glue) => glue.tensor_bytes(x)),
     start: () => this.call(() => this.#glue?.start_profile()),
     stop: () => this.copy(() => (this.#glue as GpuGlue).finish_profile()),
   };
@@ -168,6 +206,16 @@ export class WebGpuEngine extends WasmTrainingEngine {
     ],
     choose_tile: ({ rows, inputs, outputs, dtype }, side) =>
       this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, side)),
+    still_holds: (choice) => {
+      const tiles = this.tiled.tiles(choice);
+      const is_offered = tiles[0] === choice.default_tile && tiles.includes(choice.tile);
+      return is_offered && tiles.every((tile) => tile in choice.ms);
+    },
+    chosen: (shape) => this.#kept.choices.get(shape_key(shape)),
+    remember: async (choices) => {
+      for (const choice of choices) this.#kept.choices.set(shape_key(choice), choice);
+      await this.#kept.write();
+    },
     time_layer: async (weights, rows, times) => {
       this.#ask((glue) => glue.run_linear(weights, rows, times));
       const start = performance.now();
@@ -186,11 +234,9 @@ export class WebGpuEngine extends WasmTrainingEngine {
   /** Takes the device, and the tiles that were chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
   async open(): Promise<void> {
     try {
-      await this.copy(() => this.#glue?.open(this.#opened.subgroups));
-      const choices = choices_for(this.#opened.adapter);
-      for (const choice of choices.values()) {
-        const is_there = this.tiled.tiles(choice).includes(choice.tile);
-        if (is_there) this.tiled.choose_tile(choice, choice.tile);
+      await Promise.all([this.copy(() => this.#glue?.open(this.#opened.subgroups)), this.#kept.read()]);
+      for (const choice of this.#kept.choices.values()) {
+        if (this.tiled.still_holds(choice)) this.tiled.choose_tile(choice, choice.tile);
       }
     } catch (error) {
       await this.dispose();

@@ -1,7 +1,7 @@
 import { start_engine_worker } from "#workers";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
-import type { DeviceOptions, StartedEngine } from "./create_engine.ts";
+import type { EngineOptions, StartedEngine } from "./create_engine.ts";
 import type { Engine, EngineMemory, Handle, TensorHandle } from "./engine.ts";
 import { engine_dead, engine_disposed } from "./engine_errors.ts";
 import type { EngineCall, EngineReply, Numbers, StartReport } from "./engine_worker.ts";
@@ -17,7 +17,7 @@ const forgotten = new FinalizationRegistry<WorkerLink>((link) => void link.close
  * Starts an engine in a Worker of its own.
  * @throws VitMsnError as create_engine does; another error where there can be no Worker, with the reason.
  */
-export async function start_worker_engine(options: DeviceOptions): Promise<StartedEngine> {
+export async function start_worker_engine(options: EngineOptions): Promise<StartedEngine> {
   const link = new WorkerLink();
   try {
     const { device, engine_info, ops } = await link.start(options);
@@ -137,10 +137,12 @@ class WorkerLink {
   /** Why the Worker isn't there. */
   #lost: string | undefined;
 
-  async start(options: DeviceOptions): Promise<StartReport> {
+  async start(options: EngineOptions): Promise<StartReport> {
     try {
       const answer = this.#expect(0);
-      this.#worker.post({ start: options, allow_software: env.webgpu.allow_software });
+      const { use_cache, cache_dir, cache_key, webgpu } = env;
+      const settings = { use_cache, cache_dir, cache_key, allow_software: webgpu.allow_software };
+      this.#worker.post({ start: options, settings });
       return (await answer) as StartReport;
     } catch (error) {
       throw this.#lost === undefined ? error : new Error(this.#lost);

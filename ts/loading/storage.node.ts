@@ -146,7 +146,8 @@ export function download_store(url: URL, cache_dir: string | undefined): Store {
   };
 }
 
-function cache_root(cache_dir: string | undefined): string {
+/** The folder of all that is kept. */
+export function cache_root(cache_dir: string | undefined): string {
   const chosen = cache_dir ?? env.cache_dir;
   if (chosen) return resolve(chosen);
   return join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "vit-msn");

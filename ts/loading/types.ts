@@ -29,7 +29,7 @@ export interface LoadOptions {
   revision?: string;
   /** Folder inside the repository or folder; default "". */
   subfolder?: string;
-  /** Node, Deno, Bun: where downloads are kept; default env.cache_dir. */
+  /** Node, Deno, Bun: where downloads are kept, and the tiles that model.tune() chooses; default env.cache_dir. */
   cache_dir?: string;
   /** Never touch the network; default false. */
   local_files_only?: boolean;

@@ -1,4 +1,4 @@
-import { type Engine, type Grid, Scope, type TensorHandle } from "../engine/engine.ts";
+import { type Engine, type Grid, type LinearHandle, Scope, type TensorHandle } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
 import type { Turn } from "../engine/turns.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
@@ -197,13 +197,13 @@ class Forward {
   }
 
   #attention(hidden: TensorHandle, name: string, only_cls: boolean): TensorHandle {
-    const normed = this.#layer_norm(hidden, `${name}.layernorm_before`);
+    const normed = this.#layer_norm(hidden, `${name}.layernorm_before`, `${name}.attention.qkv`);
     const qkv = this.#linear(normed, `${name}.attention.qkv`);
     this.scope.free(normed);
-    const all = this.#self_attention(qkv);
+    const dense = this.#weights.linear(`${name}.attention.output.dense`);
+    const all = this.#self_attention(qkv, only_cls ? undefined : dense);
     this.scope.free(qkv);
     const [context, residual] = only_cls ? [this.#cls_of(all), this.#cls_of(hidden)] : [all, hidden];
-    const dense = this.#weights.linear(`${name}.attention.output.dense`);
     const output = this.scope.use(this.#engine.linear(context, dense, "identity", residual));
     for (const handle of only_cls ? [all, context, residual] : [context]) this.scope.free(handle);
     return output;
@@ -214,11 +214,12 @@ class Forward {
     return this.scope.use(this.#engine.pool(hidden, "cls"));
   }
 
-  #self_attention(qkv: TensorHandle): TensorHandle {
+  /** @param reader what alone reads the result, where nothing else does. */
+  #self_attention(qkv: TensorHandle, reader: LinearHandle | undefined): TensorHandle {
     const { num_attention_heads } = this.#config;
     const { attentions } = this.collected;
     if (!this.#eager && attentions === undefined) {
-      return this.scope.use(this.#engine.scaled_dot_product_attention(qkv, num_attention_heads));
+      return this.scope.use(this.#engine.scaled_dot_product_attention(qkv, num_attention_heads, reader));
     }
     const { context, probs } = this.#engine.eager_attention(qkv, num_attention_heads);
     this.scope.use(probs);
@@ -228,23 +229,27 @@ class Forward {
   }
 
   #mlp(hidden: TensorHandle, name: string): TensorHandle {
-    const normed = this.#layer_norm(hidden, `${name}.layernorm_after`);
-    const inner = this.#linear(normed, `${name}.intermediate.dense`, this.#config.hidden_act);
-    this.scope.free(normed);
+    const up = this.#weights.linear(`${name}.intermediate.dense`);
     const dense = this.#weights.linear(`${name}.output.dense`);
+    const normed = this.#layer_norm(hidden, `${name}.layernorm_after`, `${name}.intermediate.dense`);
+    const { hidden_act } = this.#config;
+    const inner = this.scope.use(this.#engine.linear(normed, up, hidden_act, undefined, dense));
+    this.scope.free(normed);
     const output = this.scope.use(this.#engine.linear(inner, dense, "identity", hidden));
     this.scope.free(inner);
     return output;
   }
 
-  #linear(x: TensorHandle, name: string, activation: ViTMSNConfig["hidden_act"] | "identity" = "identity") {
-    return this.scope.use(this.#engine.linear(x, this.#weights.linear(name), activation));
+  #linear(x: TensorHandle, name: string) {
+    return this.scope.use(this.#engine.linear(x, this.#weights.linear(name), "identity"));
   }
 
-  #layer_norm(x: TensorHandle, name: string): TensorHandle {
+  /** @param reader the linear layer that alone reads the result, where one does. */
+  #layer_norm(x: TensorHandle, name: string, reader?: string): TensorHandle {
     const weight = this.#weights.tensor(`${name}.weight`);
     const bias = this.#weights.tensor(`${name}.bias`);
-    return this.scope.use(this.#engine.layer_norm(x, weight, bias, this.#config.layer_norm_eps));
+    const layer = reader === undefined ? undefined : this.#weights.linear(reader);
+    return this.scope.use(this.#engine.layer_norm(x, weight, bias, this.#config.layer_norm_eps, layer));
   }
 
   #collect_hidden(hidden: TensorHandle): TensorHandle {

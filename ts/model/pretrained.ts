@@ -44,9 +44,10 @@ const DTYPE_ALIASES: Readonly<Record<string, string>> = {
 /** How a model runs. */
 export interface ModelOptions extends DeviceOptions {
   /**
-   * How weights are kept in memory. Half precision takes half of it; arithmetic stays float32. "int8" takes about a quarter
-   * and is faster: the encoder's linear layers multiply integers, each weight row and each row of input scaled by its
-   * largest value; all else stays float32. Default "float32".
+   * How weights are kept in memory. Half precision takes half of it; arithmetic stays float32, but float16 models multiply
+   * in float16 on GPUs that can, and store there what linear layers read so. "int8" takes about a quarter and is faster: the
+   * encoder's linear layers multiply integers, each weight row and each row of input scaled by its largest value; all else
+   * stays float32. Default "float32".
    */
   dtype?: DtypeName;
   /** "sdpa" (default) streams over keys and never holds the N×N scores; "eager" is attention by its definition. */
@@ -250,28 +251,30 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
 
   /**
    * Measures which tile computes each of the model's linear layers fastest on this GPU, for inputs of these shapes, and
-   * takes it from here on; models on the same adapter take it as well, for as long as the program runs. Results don't
-   * depend on the tile. It takes a second or so on a GPU; without it a tile is chosen by its size.
+   * takes it from here on, as do models that are loaded later on the same adapter. Choices are kept where downloads are
+   * (env.use_cache, env.cache_dir, env.cache_key), for this version of the engine on this adapter: other programs take them,
+   * too, and a shape is measured once. Results don't depend on the tile. It takes a second or so on a GPU; without it a tile
+   * is chosen by its size.
+   * @param options.again measures anew what was measured before, as on a GPU that was busy then.
    * @returns the choice for each shape, with the times in milliseconds.
    * @throws VitMsnError UNSUPPORTED where there are no tiles to choose from: on the CPU; and as forward does.
    */
-  async tune(inputs: Inputs): Promise<readonly TileChoice[]> {
+  async tune(inputs: Inputs, options: { again?: boolean } = {}): Promise<readonly TileChoice[]> {
     await this.ready();
     const { engine } = this;
-    const { adapter } = this.engine_info;
-    if (engine.tiled === undefined || adapter === undefined) {
+    if (engine.tiled === undefined) {
       throw new VitMsnError(
         "UNSUPPORTED",
         'tune() is for models on WebGPU: load the model with device: "webgpu".',
       );
     }
-    const { choices_for, choose_tiles, LayerNotes } = await on_demand(
+    const { choose_tiles, LayerNotes } = await on_demand(
       "choice of tiles",
       () => import("../engine/tiles.ts"),
     );
     const notes = new LayerNotes(engine);
     await this.#on(notes.engine).forward(inputs);
-    return choose_tiles(engine.tiled, notes.layers.values(), choices_for(adapter));
+    return choose_tiles(engine.tiled, notes.layers.values(), options.again ?? false);
   }
 
   /** This model on an engine that watches its own. */
@@ -454,7 +457,7 @@ async function start(
   { modules, found }: Matched,
   config: ViTMSNConfig,
   requested: RequestedOptions,
-  options: ModelOptions & { signal?: AbortSignal },
+  options: ModelOptions & Pick<LoadOptions, "signal" | "cache_dir">,
 ): Promise<Running> {
   const { engine, device, engine_info } = await open_engine(options);
   try {

@@ -8,8 +8,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use vit_msn_gpu::{
-    Context, ContextOptions, GpuLinear, GpuTensor, OpProfile, Pooling, RequestedLimits, Stream,
-    attention, embed_tokens, layer_norm, linear, patch_embed, pool,
+    Context, ContextOptions, GpuLinear, GpuTensor, Kept, OpProfile, Pooling, RequestedLimits,
+    Stream, attention_for, embed_tokens, layer_norm, layer_norm_for, linear, linear_for,
+    patch_embed, pool,
 };
 use vit_msn_tensor::{Activation, Dtype, Error, Result};
 
@@ -56,6 +57,26 @@ fn layer(stream: &mut Stream, outputs: usize, inputs: usize, dtype: Dtype) -> Re
     Ok(layer)
 }
 
+/// A layer's result, for every op to read.
+fn linear_of(
+    stream: &mut Stream,
+    x: &Kept,
+    layer: &GpuLinear,
+    residual: Option<&GpuTensor>,
+) -> Result<GpuTensor> {
+    match linear_for(
+        stream,
+        x.into(),
+        layer,
+        Activation::Identity,
+        residual,
+        None,
+    )? {
+        Kept::Wide(y) => Ok(y),
+        Kept::Halves(_) => unreachable!("no layer was named as its reader"),
+    }
+}
+
 impl Model {
     fn new(stream: &mut Stream, size: Size, image: usize, dtype: Dtype) -> Result<Self> {
         let width = size.width;
@@ -88,26 +109,27 @@ impl Model {
 
     fn forward(&self, stream: &mut Stream, pixels: &GpuTensor) -> Result<GpuTensor> {
         use Activation::{Gelu, Identity};
-        let norm = |stream: &mut Stream, x: &GpuTensor| {
-            layer_norm(stream, x, &self.ones, &self.ones, 1e-6)
+        let norm = |stream: &mut Stream, x: &GpuTensor, reader: &GpuLinear| {
+            layer_norm_for(stream, x, &self.ones, &self.ones, 1e-6, Some(reader))
         };
         let patches = patch_embed(stream, pixels, &self.patches, (PATCH, PATCH))?;
         let mut x = embed_tokens(stream, &patches, &self.cls, &self.positions, None)?;
         drop(patches);
         for layer in &self.layers {
-            let normed = norm(stream, &x)?;
-            let qkv = linear(stream, &normed, &layer.qkv, Identity, None)?;
+            let normed = norm(stream, &x, &layer.qkv)?;
+            let qkv = linear_of(stream, &normed, &layer.qkv, None)?;
             drop(normed);
-            let context = attention(stream, &qkv, self.size.heads)?;
+            let context = attention_for(stream, &qkv, self.size.heads, Some(&layer.output))?;
             drop(qkv);
-            x = linear(stream, &context, &layer.output, Identity, Some(&x))?;
+            x = linear_of(stream, &context, &layer.output, Some(&x))?;
             drop(context);
-            let normed = norm(stream, &x)?;
-            let hidden = linear(stream, &normed, &layer.up, Gelu, None)?;
+            let normed = norm(stream, &x, &layer.up)?;
+            let reader = Some(&layer.down);
+            let hidden = linear_for(stream, (&normed).into(), &layer.up, Gelu, None, reader)?;
             drop(normed);
-            x = linear(stream, &hidden, &layer.down, Identity, Some(&x))?;
+            x = linear_of(stream, &hidden, &layer.down, Some(&x))?;
         }
-        let x = norm(stream, &x)?;
+        let x = layer_norm(stream, &x, &self.ones, &self.ones, 1e-6)?;
         let cls = pool(stream, &x, Pooling::Cls)?;
         linear(stream, &cls, &self.classifier, Identity, None)
     }

@@ -242,9 +242,99 @@ impl Drop for DeviceBuffer {
 /// A float32 tensor on the device, row-major and contiguous. Dropping it returns its memory to the pool.
 pub struct GpuTensor {
     dims: Vec<usize>,
+    /// Bytes of an element: 4, but for [`GpuHalves`].
+    element: usize,
     /// One buffer, or several one after the other where one binding can't hold it: of whole rows, or of whole heads'
     /// probabilities.
     parts: Vec<DeviceBuffer>,
+}
+
+/// A tensor for linear layers alone to read that compute in float16: it has what they make of x before they multiply, at
+/// half the bytes, so that results are the same bit for bit. `kept_f16.wgsl` writes it and `x_halves.wgsl` reads it.
+pub struct GpuHalves(GpuTensor);
+
+impl GpuHalves {
+    /// For an op to fill that goes by rows, as [`GpuTensor::uninit_rows`].
+    pub(crate) fn uninit_rows(
+        context: &Context,
+        pool: &SharedPool,
+        dims: &[usize],
+    ) -> Result<Self> {
+        GpuTensor::uninit_rows_of(context, pool, dims, 2).map(Self)
+    }
+
+    /// The shape.
+    pub fn dims(&self) -> &[usize] {
+        self.0.dims()
+    }
+
+    /// The bytes of its elements.
+    pub fn byte_size(&self) -> usize {
+        self.0.byte_size()
+    }
+
+    /// For the ops that know what its elements are.
+    pub(crate) fn raw(&self) -> &GpuTensor {
+        &self.0
+    }
+}
+
+/// What a linear layer may read.
+#[derive(Clone, Copy)]
+pub enum Activations<'a> {
+    /// What every op reads.
+    Wide(&'a GpuTensor),
+    /// What only linear layers read.
+    Halves(&'a GpuHalves),
+}
+
+impl<'a> Activations<'a> {
+    /// The shape.
+    pub fn dims(self) -> &'a [usize] {
+        self.raw().dims()
+    }
+
+    pub(crate) fn raw(self) -> &'a GpuTensor {
+        match self {
+            Self::Wide(tensor) => tensor,
+            Self::Halves(halves) => halves.raw(),
+        }
+    }
+
+    pub(crate) fn are_halves(self) -> bool {
+        matches!(self, Self::Halves(_))
+    }
+}
+
+/// A result for a linear layer to read.
+pub enum Kept {
+    /// As every op gives it.
+    Wide(GpuTensor),
+    /// As that layer multiplies it.
+    Halves(GpuHalves),
+}
+
+impl<'a> From<&'a Kept> for Activations<'a> {
+    fn from(kept: &'a Kept) -> Self {
+        match kept {
+            Kept::Wide(tensor) => Self::Wide(tensor),
+            Kept::Halves(halves) => Self::Halves(halves),
+        }
+    }
+}
+
+impl Kept {
+    pub(crate) fn raw(&self) -> &GpuTensor {
+        match self {
+            Self::Wide(tensor) => tensor,
+            Self::Halves(halves) => halves.raw(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_halves(&self) -> bool {
+        matches!(self, Self::Halves(_))
+    }
 }
 
 impl GpuTensor {
@@ -257,10 +347,21 @@ impl GpuTensor {
         dims: &[usize],
         by: FilledBy,
     ) -> Result<Self> {
-        let bytes = byte_size(dims)?;
+        Self::uninit_of(context, pool, dims, 4, by)
+    }
+
+    fn uninit_of(
+        context: &Context,
+        pool: &SharedPool,
+        dims: &[usize],
+        element: usize,
+        by: FilledBy,
+    ) -> Result<Self> {
+        let bytes = byte_size(dims, element)?;
         let what = || format!("A tensor {}", format_dims(dims));
         Ok(Self {
             dims: dims.to_vec(),
+            element,
             parts: vec![DeviceBuffer::new(
                 context, pool, bytes, size_class, by, what,
             )?],
@@ -276,7 +377,17 @@ impl GpuTensor {
         units: usize,
         most: usize,
     ) -> Result<Self> {
-        let unit_bytes = byte_size(dims)? / units as u64;
+        Self::uninit_parts_of(context, pool, dims, 4, (units, most))
+    }
+
+    fn uninit_parts_of(
+        context: &Context,
+        pool: &SharedPool,
+        dims: &[usize],
+        element: usize,
+        (units, most): (usize, usize),
+    ) -> Result<Self> {
+        let unit_bytes = byte_size(dims, element)? / units as u64;
         let what = || format!("A part of a tensor {}", format_dims(dims));
         let parts = (0..units)
             .step_by(most)
@@ -287,6 +398,7 @@ impl GpuTensor {
             .collect::<Result<_>>()?;
         Ok(Self {
             dims: dims.to_vec(),
+            element,
             parts,
         })
     }
@@ -297,15 +409,25 @@ impl GpuTensor {
         pool: &SharedPool,
         dims: &[usize],
     ) -> Result<Self> {
+        Self::uninit_rows_of(context, pool, dims, 4)
+    }
+
+    fn uninit_rows_of(
+        context: &Context,
+        pool: &SharedPool,
+        dims: &[usize],
+        element: usize,
+    ) -> Result<Self> {
         let width = dims.last().copied().unwrap_or(1);
         let rows = numel(dims)? / width.max(1);
-        let most = context.limits().max_storage_buffer_binding_size / (4 * width.max(1) as u64);
+        let row_bytes = element as u64 * width.max(1) as u64;
+        let most = context.limits().max_storage_buffer_binding_size / row_bytes;
         // Multiples of this many rows begin where a binding may, whatever the width.
         let aligned = (most - most % ALIGNED_ROWS) as usize;
         if rows as u64 <= most || aligned == 0 {
-            return Self::uninit(context, pool, dims, FilledBy::Op);
+            return Self::uninit_of(context, pool, dims, element, FilledBy::Op);
         }
-        Self::uninit_parts(context, pool, dims, rows, aligned)
+        Self::uninit_parts_of(context, pool, dims, element, (rows, aligned))
     }
 
     /// The shape.
@@ -315,7 +437,7 @@ impl GpuTensor {
 
     /// The bytes of its elements.
     pub fn byte_size(&self) -> usize {
-        self.len() * 4
+        self.len() * self.element
     }
 
     /// The number of elements.
@@ -342,7 +464,7 @@ impl GpuTensor {
         let (rows, width) = self.rows();
         match self.parts.len() {
             1 => rows,
-            _ => self.parts[0].bytes as usize / (4 * width),
+            _ => self.parts[0].bytes as usize / (self.element * width),
         }
     }
 
@@ -350,8 +472,8 @@ impl GpuTensor {
     pub(crate) fn window(&self, rows: &Range<usize>) -> Binding {
         let (each, (_, width)) = (self.rows_a_part(), self.rows());
         Binding {
-            offset: (rows.start % each * width * 4) as u64,
-            bytes: (rows.len() * width * 4) as u64,
+            offset: (rows.start % each * width * self.element) as u64,
+            bytes: (rows.len() * width * self.element) as u64,
             ..self.parts[rows.start / each].binding()
         }
     }
@@ -413,8 +535,8 @@ fn lower_first(text: &str) -> String {
 }
 
 /// Errors: INVALID_ARGUMENT for a shape without elements.
-fn byte_size(dims: &[usize]) -> Result<u64> {
-    match (numel(dims)? as u64).saturating_mul(4) {
+fn byte_size(dims: &[usize], element: usize) -> Result<u64> {
+    match (numel(dims)? as u64).saturating_mul(element as u64) {
         0 => Err(Error::InvalidArgument(format!(
             "A tensor on the GPU needs at least one element, and {} has none.",
             format_dims(dims)

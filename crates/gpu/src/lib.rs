@@ -2,7 +2,7 @@
 //!
 //! A [`Context`] is a device and how its faults become errors; a [`Stream`] records ops, submits them together and
 //! reads results back; each op is one file in `kernels/`, beside its `.wgsl`. Tensors are float32, row-major and
-//! contiguous, and stay on the device until [`Stream::read`]; the weights of linear layers ([`GpuLinear`]) may be half
+//! contiguous, and stay on the device until [`Stream::read`]; what one linear layer alone reads may be [`GpuHalves`]; the weights of linear layers ([`GpuLinear`]) may be half
 //! that width, or bytes. Sizes are checked at the door of each op, and every
 //! kernel runs within WebGPU's default limits: 16 KiB of workgroup memory, 256 invocations, 8 storage buffers.
 
@@ -16,9 +16,9 @@ mod stream;
 mod test_support;
 mod weights;
 
-pub use buffers::{GpuTensor, Memory};
+pub use buffers::{Activations, GpuHalves, GpuTensor, Kept, Memory};
 pub use context::{Context, ContextOptions, RequestedLimits};
-pub use kernels::attention::{attention, eager_attention, eager_attention_dropout};
+pub use kernels::attention::{attention, attention_for, eager_attention, eager_attention_dropout};
 pub use kernels::attention_backward::{attention_backward, eager_attention_backward};
 pub use kernels::batch_norm::{
     BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
@@ -30,9 +30,11 @@ pub use kernels::elementwise::{
 };
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::interpolate::interpolate_positions;
-pub use kernels::layer_norm::layer_norm;
+pub use kernels::layer_norm::{layer_norm, layer_norm_for};
 pub use kernels::layer_norm_backward::{LayerNormGradients, layer_norm_backward};
-pub use kernels::linear::{LayerShape, choose_linear_tile, linear, linear_tiles, run_linear};
+pub use kernels::linear::{
+    LayerShape, choose_linear_tile, linear, linear_for, linear_tiles, run_linear,
+};
 pub use kernels::linear_backward::{linear_backward_input, linear_backward_weights};
 pub use kernels::loss::{
     bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse,

@@ -11,7 +11,8 @@ use futures_channel::oneshot;
 use vit_msn_tensor::{Dtype, Error, Result, check_len, try_vec};
 
 use crate::buffers::{
-    Binding, BufferPool, DeviceBuffer, FilledBy, GpuTensor, Memory, SharedPool, Sizing, size_class,
+    Binding, BufferPool, DeviceBuffer, FilledBy, GpuHalves, GpuTensor, Kept, Memory, SharedPool,
+    Sizing, size_class,
 };
 use crate::context::Context;
 use crate::kernels::linear::ChosenTiles;
@@ -281,6 +282,14 @@ impl Stream {
     /// A tensor for an op to fill that goes by rows: in parts where one binding can't hold it.
     pub(crate) fn uninit_rows(&mut self, dims: &[usize]) -> Result<GpuTensor> {
         GpuTensor::uninit_rows(&self.context, &self.pool, dims)
+    }
+
+    /// The same for a linear layer to read, in the form that suits it.
+    pub(crate) fn uninit_for(&mut self, dims: &[usize], halves: bool) -> Result<Kept> {
+        if halves {
+            return GpuHalves::uninit_rows(&self.context, &self.pool, dims).map(Kept::Halves);
+        }
+        self.uninit_rows(dims).map(Kept::Wide)
     }
 
     /// A tensor of `units` blocks for an op to fill part by part, each of at most `most` blocks.

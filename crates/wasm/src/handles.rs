@@ -5,19 +5,36 @@ use std::collections::BTreeMap;
 
 use vit_msn_tensor::{Error, Result};
 
+#[cfg(feature = "gpu")]
+use vit_msn_gpu::{Activations, GpuHalves, Kept};
+
 use crate::backend::{LinearWeights, Tensor};
 
 /// What a handle can stand for.
 enum Object {
     Tensor(Tensor),
     Linear(LinearWeights),
+    /// What one linear layer alone reads.
+    #[cfg(feature = "gpu")]
+    Halves(GpuHalves),
 }
 
 impl Object {
+    fn what(&self) -> &'static str {
+        match self {
+            Object::Tensor(_) => "a tensor",
+            Object::Linear(_) => "linear weights",
+            #[cfg(feature = "gpu")]
+            Object::Halves(_) => "kept for a linear layer alone",
+        }
+    }
+
     fn byte_size(&self) -> f64 {
         match self {
             Object::Tensor(tensor) => tensor.byte_size() as f64,
             Object::Linear(weights) => weights.byte_size() as f64,
+            #[cfg(feature = "gpu")]
+            Object::Halves(halves) => halves.byte_size() as f64,
         }
     }
 }
@@ -53,8 +70,48 @@ impl Handles {
     pub fn tensor(&self, handle: u32) -> Result<&Tensor> {
         match self.objects.get(&handle) {
             Some(Object::Tensor(tensor)) => Ok(tensor),
-            Some(Object::Linear(_)) => Err(wrong_kind(handle, "linear weights", "a tensor")),
+            Some(other) => Err(wrong_kind(handle, other.what(), "a tensor")),
             None => Err(stale(handle)),
+        }
+    }
+
+    /// A tensor's shape, in whichever form it is kept.
+    pub fn dims(&self, handle: u32) -> Result<&[usize]> {
+        #[cfg(feature = "gpu")]
+        if let Some(Object::Halves(halves)) = self.objects.get(&handle) {
+            return Ok(halves.dims());
+        }
+        Ok(self.tensor(handle)?.dims())
+    }
+
+    /// The bytes that a handle's data takes.
+    #[cfg(feature = "gpu")]
+    pub fn byte_size(&self, handle: u32) -> Result<f64> {
+        let object = self.objects.get(&handle).ok_or_else(|| stale(handle))?;
+        Ok(object.byte_size())
+    }
+
+    /// A new handle for a tensor, in whichever form it is kept.
+    #[cfg(feature = "gpu")]
+    pub fn add_kept(&mut self, kept: Kept) -> Result<u32> {
+        self.add(match kept {
+            Kept::Wide(tensor) => Object::Tensor(tensor),
+            Kept::Halves(halves) => Object::Halves(halves),
+        })
+    }
+
+    /// The weights of a handle, where there is one.
+    #[cfg(feature = "gpu")]
+    pub fn reader(&self, handle: Option<u32>) -> Result<Option<&LinearWeights>> {
+        handle.map(|handle| self.linear(handle)).transpose()
+    }
+
+    /// What linear layers read, in whichever form it is kept.
+    #[cfg(feature = "gpu")]
+    pub fn activations(&self, handle: u32) -> Result<Activations<'_>> {
+        match self.objects.get(&handle) {
+            Some(Object::Halves(halves)) => Ok(Activations::Halves(halves)),
+            _ => self.tensor(handle).map(Activations::Wide),
         }
     }
 
@@ -93,7 +150,7 @@ impl Handles {
         for (handle, object) in &mut self.objects {
             match object {
                 Object::Linear(linear) if *handle == weights => layer = Some(linear),
-                Object::Linear(_) => {}
+                Object::Linear(_) | Object::Halves(_) => {}
                 Object::Tensor(tensor) => {
                     if let Some(place) = tensors.iter().position(|other| other == handle) {
                         found[place] = Some(&*tensor);
@@ -112,7 +169,7 @@ impl Handles {
     pub fn linear(&self, handle: u32) -> Result<&LinearWeights> {
         match self.objects.get(&handle) {
             Some(Object::Linear(weights)) => Ok(weights),
-            Some(Object::Tensor(_)) => Err(wrong_kind(handle, "a tensor", "linear weights")),
+            Some(other) => Err(wrong_kind(handle, other.what(), "linear weights")),
             None => Err(stale(handle)),
         }
     }
@@ -121,7 +178,7 @@ impl Handles {
     pub fn linear_mut(&mut self, handle: u32) -> Result<&mut LinearWeights> {
         match self.objects.get_mut(&handle) {
             Some(Object::Linear(weights)) => Ok(weights),
-            Some(Object::Tensor(_)) => Err(wrong_kind(handle, "a tensor", "linear weights")),
+            Some(other) => Err(wrong_kind(handle, other.what(), "linear weights")),
             None => Err(stale(handle)),
         }
     }

@@ -15,7 +15,9 @@ mod training_exports;
 use std::panic;
 use std::sync::Mutex;
 
-use vit_msn_tensor::{Activation, Dtype};
+#[cfg(not(feature = "gpu"))]
+use vit_msn_tensor::Activation;
+use vit_msn_tensor::Dtype;
 use wasm_bindgen::prelude::*;
 
 use crate::backend::with_engine;
@@ -100,18 +102,21 @@ pub fn set_bias(weights: u32, offset: usize, bytes: &[u8], from: &str) -> JsResu
 }
 
 /// activation(x · weightᵀ + bias) + residual.
+#[cfg(not(feature = "gpu"))]
 #[wasm_bindgen]
 pub fn linear(x: u32, weights: u32, activation: &str, residual: Option<u32>) -> JsResult<u32> {
     with_engine(|engine| engine.linear(x, weights, Activation::from_name(activation)?, residual))
 }
 
 /// Layer normalisation of the last dimension.
+#[cfg(not(feature = "gpu"))]
 #[wasm_bindgen]
 pub fn layer_norm(x: u32, weight: u32, bias: u32, eps: f32) -> JsResult<u32> {
     with_engine(|engine| engine.layer_norm(x, weight, bias, eps))
 }
 
 /// Fused attention.
+#[cfg(not(feature = "gpu"))]
 #[wasm_bindgen]
 pub fn scaled_dot_product_attention(qkv: u32, num_heads: usize) -> JsResult<u32> {
     with_engine(|engine| engine.sdpa(qkv, num_heads))
@@ -198,13 +203,8 @@ pub fn bce_with_logits(logits: u32, target: u32) -> JsResult<u32> {
 #[wasm_bindgen]
 pub fn dims(x: u32) -> JsResult<Vec<u32>> {
     with_engine(|engine| {
-        Ok(engine
-            .handles
-            .tensor(x)?
-            .dims()
-            .iter()
-            .map(|&dim| dim as u32)
-            .collect())
+        let dims = engine.handles.dims(x)?;
+        Ok(dims.iter().map(|&dim| dim as u32).collect())
     })
 }
 

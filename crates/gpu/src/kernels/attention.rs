@@ -5,16 +5,21 @@ use vit_msn_tensor::{Dropout, Error, Result};
 
 use super::columns::copy_columns;
 use super::dropout::{DROPOUT, Mask};
+use super::linear::reads_halves;
 use super::{ENOUGH_WORKGROUPS, cost};
-use crate::buffers::{Binding, GpuTensor};
+use crate::buffers::{Binding, GpuTensor, Kept};
 use crate::context::Context;
 use crate::pipelines::{Constants, ENABLE_SUBGROUPS, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
+use crate::weights::GpuLinear;
 
 pub(super) const PARAMS: &str = include_str!("attention_params.wgsl");
 pub(super) const VEC4: &str = include_str!("qkv_vec4.wgsl");
 pub(super) const SCALAR: &str = include_str!("qkv_scalar.wgsl");
+const ENABLE_F16: &str = include_str!("enable_f16.wgsl");
+const KEPT_F32: &str = include_str!("kept_f32.wgsl");
+const KEPT_F16: &str = include_str!("kept_f16.wgsl");
 const STAGED: &str = include_str!("attention_staged.wgsl");
 const QUADS: &str = include_str!("attention_quads.wgsl");
 const TILE: &str = include_str!("attention_tile.wgsl");
@@ -172,12 +177,24 @@ impl Shape {
         })
     }
 
-    fn staged_kernel(&self, quads: bool) -> Kernel {
-        let sources: &'static [&'static str] = match (quads, self.head_dim.is_multiple_of(4)) {
-            (false, true) => &[PARAMS, VEC4, STAGED],
-            (false, false) => &[PARAMS, SCALAR, STAGED],
-            (true, true) => &[ENABLE_SUBGROUPS, PARAMS, VEC4, QUADS],
-            (true, false) => &[ENABLE_SUBGROUPS, PARAMS, SCALAR, QUADS],
+    fn staged_kernel(&self, quads: bool, halves: bool) -> Kernel {
+        let vectors = self.head_dim.is_multiple_of(4);
+        let sources: &'static [&'static str] = match (quads, vectors, halves) {
+            (false, true, false) => &[PARAMS, VEC4, KEPT_F32, STAGED],
+            (false, false, false) => &[PARAMS, SCALAR, KEPT_F32, STAGED],
+            (true, true, false) => &[ENABLE_SUBGROUPS, PARAMS, VEC4, KEPT_F32, QUADS],
+            (true, false, false) => &[ENABLE_SUBGROUPS, PARAMS, SCALAR, KEPT_F32, QUADS],
+            (false, true, true) => &[ENABLE_F16, PARAMS, VEC4, KEPT_F16, STAGED],
+            (false, false, true) => &[ENABLE_F16, PARAMS, SCALAR, KEPT_F16, STAGED],
+            (true, true, true) => &[ENABLE_SUBGROUPS, ENABLE_F16, PARAMS, VEC4, KEPT_F16, QUADS],
+            (true, false, true) => &[
+                ENABLE_SUBGROUPS,
+                ENABLE_F16,
+                PARAMS,
+                SCALAR,
+                KEPT_F16,
+                QUADS,
+            ],
         };
         Kernel {
             name: "attention",
@@ -191,20 +208,22 @@ impl Shape {
         stream: &mut Stream,
         quads: bool,
         qkv: &GpuTensor,
-        y: &GpuTensor,
+        (y, halves): (&GpuTensor, bool),
     ) -> Result<()> {
         // A workgroup of 16 queries with an invocation each would be half a subgroup.
         let least = if quads { 16 } else { 32 };
         let rows = rows(self.all_heads(), self.tokens, least);
         let workgroups = [self.tokens.div_ceil(rows), self.all_heads(), 1];
+        let mut cost = self.cost(self.all_heads(), workgroups, false);
+        cost.bytes -= (4 * y.len() - y.byte_size()) as u64;
         stream.record(Op {
-            kernel: self.staged_kernel(quads),
+            kernel: self.staged_kernel(quads, halves),
             constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
             uniforms: self.params(0, Mask::NONE),
             reads: &[qkv.binding()],
             writes: &[y.binding()],
             workgroups,
-            cost: self.cost(self.all_heads(), workgroups, false),
+            cost,
         })
     }
 }
@@ -216,6 +235,25 @@ pub fn attention(stream: &mut Stream, qkv: &GpuTensor, heads: usize) -> Result<G
     let shape = Shape::of(qkv, heads)?;
     let tile = Tile::choose(stream.context(), shape.head_dim);
     attention_with(stream, tile, qkv, &shape)
+}
+
+/// [`attention`] in the form that suits the only reader of its result.
+/// Errors: as [`attention`].
+pub fn attention_for(
+    stream: &mut Stream,
+    qkv: &GpuTensor,
+    heads: usize,
+    reader: Option<&GpuLinear>,
+) -> Result<Kept> {
+    let shape = Shape::of(qkv, heads)?;
+    let tile = Tile::choose(stream.context(), shape.head_dim);
+    let halves = reader.is_some_and(|layer| reads_halves(stream, layer));
+    if tile == Tile::Direct || qkv.parts().len() > 1 || !halves {
+        return attention_with(stream, tile, qkv, &shape).map(Kept::Wide);
+    }
+    let y = stream.uninit_for(&shape.result_dims(), true)?;
+    shape.record_staged(stream, tile == Tile::Quads, qkv, (y.raw(), true))?;
+    Ok(y)
 }
 
 fn attention_with(
@@ -232,7 +270,7 @@ fn attention_with(
         let all = (0, shape.all_heads());
         shape.record_direct(stream, all, qkv, &[y.binding()], None)?;
     } else {
-        shape.record_staged(stream, tile == Tile::Quads, qkv, &y)?;
+        shape.record_staged(stream, tile == Tile::Quads, qkv, (&y, false))?;
     }
     Ok(y)
 }
@@ -320,13 +358,13 @@ fn rows(heads: usize, tokens: usize, least: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linear;
     use crate::test_support::{
-        assert_close, code, context_binding, full_stream, layer, on_shapes, random, read, stream,
-        stream_on, values,
+        assert_close, code, context_binding, full_stream, layer, layer_of, on_shapes, random, read,
+        stream, stream_on, values,
     };
+    use crate::{linear, linear_for};
     use proptest::prelude::*;
-    use vit_msn_tensor::Activation;
+    use vit_msn_tensor::{Activation, Dtype};
 
     /// (context, probabilities)
     fn naive(qkv: &[f32], tokens: usize, heads: usize, head_dim: usize) -> (Vec<f64>, Vec<f64>) {
@@ -427,6 +465,30 @@ mod tests {
         }
         let error = eager_attention(&mut stream, &qkv, heads);
         assert_eq!(code(error), "UNSUPPORTED");
+    }
+
+    #[test]
+    fn what_is_kept_for_a_layer_gives_it_the_same_bits() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        for (heads, head_dim) in [(2, 8), (4, 5)] {
+            let width = heads * head_dim;
+            let (_, qkv) = random(&mut stream, &[2, 19, 3 * width], 1);
+            let shape = Shape::of(&qkv, heads).unwrap();
+            let reader = layer_of(&mut stream, &values(7 * width, 2), &[0.5; 7], Dtype::F16);
+            let identity = Activation::Identity;
+            let wide = attention(&mut stream, &qkv, heads).unwrap();
+            let expected = linear(&mut stream, &wide, &reader, identity, None).unwrap();
+            let kept = attention_for(&mut stream, &qkv, heads, Some(&reader)).unwrap();
+            assert_eq!(kept.is_halves(), reads_halves(&stream, &reader));
+            assert_eq!(kept.raw().dims(), shape.result_dims());
+            let y = linear_for(&mut stream, (&kept).into(), &reader, identity, None, None);
+            assert_eq!(
+                read(&mut stream, y.unwrap().raw()),
+                read(&mut stream, &expected)
+            );
+        }
     }
 
     #[test]

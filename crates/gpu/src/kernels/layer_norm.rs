@@ -3,10 +3,13 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
 
-use super::{REDUCE_CONSTANTS, cost, fold_rows, lanes, reducing};
-use crate::buffers::GpuTensor;
+use super::linear::reads_halves;
+use super::{REDUCE_CONSTANTS, fold_rows, lanes, reducing};
+use crate::buffers::{GpuTensor, Kept};
 use crate::pipelines::Kernel;
+use crate::profile::Cost;
 use crate::stream::{Op, Stream};
+use crate::weights::GpuLinear;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -25,15 +28,55 @@ pub fn layer_norm(
     bias: &GpuTensor,
     eps: f32,
 ) -> Result<GpuTensor> {
+    let y = stream.uninit(x.dims())?;
+    normalise(stream, x, weight, bias, eps, (&y, false))?;
+    Ok(y)
+}
+
+/// [`layer_norm`] in the form that suits the only reader of its result.
+/// Errors: as [`layer_norm`].
+pub fn layer_norm_for(
+    stream: &mut Stream,
+    x: &GpuTensor,
+    weight: &GpuTensor,
+    bias: &GpuTensor,
+    eps: f32,
+    reader: Option<&GpuLinear>,
+) -> Result<Kept> {
+    let halves = reader.is_some_and(|layer| reads_halves(stream, layer));
+    if !halves {
+        return layer_norm(stream, x, weight, bias, eps).map(Kept::Wide);
+    }
+    let y = stream.uninit_for(x.dims(), true)?;
+    normalise(stream, x, weight, bias, eps, (y.raw(), true))?;
+    Ok(y)
+}
+
+fn normalise(
+    stream: &mut Stream,
+    x: &GpuTensor,
+    weight: &GpuTensor,
+    bias: &GpuTensor,
+    eps: f32,
+    (y, halves): (&GpuTensor, bool),
+) -> Result<()> {
     let (rows, width) = x.rows();
     weight.expect("The weight of a layer norm", &[width])?;
     bias.expect("The bias of a layer norm", &[width])?;
-    let y = stream.uninit(x.dims())?;
     let lanes = lanes(stream.context());
     stream.record(Op {
         kernel: Kernel {
             name: "layer_norm",
-            sources: reducing!(stream.context(), "layer_norm.wgsl"),
+            sources: if halves {
+                reducing!(
+                    stream.context(),
+                    "enable_f16.wgsl",
+                    "kept_f16.wgsl",
+                    "layer_norm.wgsl"
+                )
+            } else {
+                reducing!(stream.context(), "kept_f32.wgsl", "layer_norm.wgsl")
+            },
             entry_point: "main",
         },
         constants: (REDUCE_CONSTANTS, &lanes),
@@ -45,15 +88,21 @@ pub fn layer_norm(
         reads: &[x.binding(), weight.binding(), bias.binding()],
         writes: &[y.binding()],
         workgroups: fold_rows(rows),
-        cost: cost(x.len() as u64 * 4 + 2 * x.len() as u64, x.len() as u64 * 8),
-    })?;
-    Ok(y)
+        cost: Cost {
+            bytes: (4 * 5 * x.len() + y.byte_size()) as u64,
+            flop: 8 * x.len() as u64,
+        },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
+    use crate::test_support::{
+        assert_close, code, full_stream, layer_of, on_shapes, random, read, stream, values,
+    };
+    use crate::{linear, linear_for};
+    use vit_msn_tensor::{Activation, Dtype};
 
     fn naive(x: &[f32], weight: &[f32], bias: &[f32], eps: f64) -> Vec<f64> {
         let width = weight.len() as f64;
@@ -95,6 +144,28 @@ mod tests {
             &naive(&x, &weight, &bias, 1e-3),
             1e-4,
         );
+    }
+
+    #[test]
+    fn what_is_kept_for_a_layer_gives_it_the_same_bits() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        let (_, x) = random(&mut stream, &[2, 9, 40], 1);
+        let (_, weight) = random(&mut stream, &[40], 2);
+        let (_, bias) = random(&mut stream, &[40], 3);
+        for dtype in [Dtype::F16, Dtype::F32] {
+            let reader = layer_of(&mut stream, &values(7 * 40, 4), &[0.5; 7], dtype);
+            let wide = layer_norm(&mut stream, &x, &weight, &bias, 1e-6).unwrap();
+            let expected = linear(&mut stream, &wide, &reader, Activation::Identity, None);
+            let kept =
+                layer_norm_for(&mut stream, &x, &weight, &bias, 1e-6, Some(&reader)).unwrap();
+            assert_eq!(kept.is_halves(), reads_halves(&stream, &reader));
+            let identity = Activation::Identity;
+            let y = linear_for(&mut stream, (&kept).into(), &reader, identity, None, None);
+            let (y, expected) = (y.unwrap(), expected.unwrap());
+            assert_eq!(read(&mut stream, y.raw()), read(&mut stream, &expected));
+        }
     }
 
     #[test]

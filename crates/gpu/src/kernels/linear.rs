@@ -6,7 +6,7 @@ use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
 use super::ENOUGH_WORKGROUPS;
-use crate::buffers::{GpuTensor, row_windows};
+use crate::buffers::{Activations, GpuTensor, Kept, row_windows};
 use crate::context::Context;
 use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
@@ -20,6 +20,7 @@ macro_rules! module {
         &[
             $(include_str!($part),)+
             include_str!("activation.wgsl"),
+            include_str!("kept_f32.wgsl"),
             include_str!("linear.wgsl"),
         ]
     };
@@ -35,16 +36,25 @@ macro_rules! wide {
     };
 }
 
-/// The module of [`Arithmetic::Half`].
+/// The modules of [`Arithmetic::Half`], whose result is kept as float32 and as what such a layer reads.
 macro_rules! half {
-    ($x:literal) => {
-        module!(
-            "enable_f16.wgsl",
-            $x,
-            "operand_f16.wgsl",
-            "weight_f16_native.wgsl",
-            "linear_staged.wgsl"
-        )
+    ($($x:literal),+) => {
+        [
+            half!("kept_f32.wgsl"; $($x),+),
+            half!("kept_f16.wgsl"; $($x),+),
+        ]
+    };
+    ($kept:literal; $($x:literal),+) => {
+        &[
+            include_str!("enable_f16.wgsl"),
+            include_str!("operand_f16.wgsl"),
+            $(include_str!($x),)+
+            include_str!("weight_f16_native.wgsl"),
+            include_str!("linear_staged.wgsl"),
+            include_str!("activation.wgsl"),
+            include_str!($kept),
+            include_str!("linear.wgsl"),
+        ]
     };
 }
 
@@ -79,18 +89,36 @@ impl Arithmetic {
     }
 }
 
+/// In what form a layer has its input and its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Forms {
+    /// Whether rows of x are of whole vectors.
+    vectors: bool,
+    /// Whether x is kept for this layer.
+    x_halves: bool,
+    /// Whether the result is kept for a layer that comes after it.
+    y_halves: bool,
+}
+
 /// The text of a module in parts.
 fn sources(
     dtype: Dtype,
     arithmetic: Arithmetic,
-    vectors: bool,
+    forms: Forms,
     direct: bool,
 ) -> &'static [&'static str] {
+    let vectors = forms.vectors;
+    if arithmetic == Arithmetic::Half {
+        let both: [&'static [&'static str]; 2] = match (forms.x_halves, vectors) {
+            (true, _) => half!("x_halves.wgsl"),
+            (false, true) => half!("x_vec4.wgsl", "rounded_f16.wgsl"),
+            (false, false) => half!("x_scalar.wgsl", "rounded_f16.wgsl"),
+        };
+        return both[usize::from(forms.y_halves)];
+    }
     let both: [&'static [&'static str]; 2] = match (arithmetic, dtype, vectors) {
         (Arithmetic::Packed, _, true) => return packed!("x_vec4.wgsl"),
         (Arithmetic::Packed, _, false) => return packed!("x_scalar.wgsl"),
-        (Arithmetic::Half, _, true) => return half!("x_vec4.wgsl"),
-        (Arithmetic::Half, _, false) => return half!("x_scalar.wgsl"),
         (_, Dtype::F32, true) => wide!("x_vec4.wgsl", "weight_f32.wgsl"),
         (_, Dtype::F32, false) => wide!("x_scalar.wgsl", "weight_f32.wgsl"),
         (_, Dtype::F16, true) => wide!("x_vec4.wgsl", "weight_f16.wgsl"),
@@ -194,11 +222,10 @@ impl Tile {
         }
     }
 
-    fn kernel(self, dtype: Dtype, arithmetic: Arithmetic, inputs: usize) -> Kernel {
-        let (vectors, direct) = (inputs.is_multiple_of(4), self == Tile::Direct);
+    fn kernel(self, dtype: Dtype, arithmetic: Arithmetic, forms: Forms) -> Kernel {
         Kernel {
             name: NAME,
-            sources: sources(dtype, arithmetic, vectors, direct),
+            sources: sources(dtype, arithmetic, forms, self == Tile::Direct),
             entry_point: "main",
         }
     }
@@ -273,9 +300,21 @@ pub fn run_linear(
     rows: usize,
     times: usize,
 ) -> Result<()> {
-    let x = stream.uninit(&[rows, weights.in_features()])?;
+    let dims = [rows, weights.in_features()];
+    let x = if reads_halves(stream, weights) {
+        stream.uninit_for(&dims, true)?
+    } else {
+        Kept::Wide(stream.uninit(&dims)?)
+    };
     for _ in 0..times {
-        linear(stream, &x, weights, Activation::Identity, None)?;
+        linear_for(
+            stream,
+            (&x).into(),
+            weights,
+            Activation::Identity,
+            None,
+            None,
+        )?;
     }
     Ok(())
 }
@@ -311,21 +350,71 @@ pub fn linear(
     activation: Activation,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
+    let by = fastest(stream, x, weights);
+    linear_with(stream, by, x, weights, activation, residual)
+}
+
+/// [`linear`] of what was kept for it, or of any tensor; the result is in the form that suits its only reader.
+/// Errors: as [`linear`], and INVALID_ARGUMENT for what was kept for another kind of layer.
+pub fn linear_for(
+    stream: &mut Stream,
+    x: Activations<'_>,
+    weights: &GpuLinear,
+    activation: Activation,
+    residual: Option<&GpuTensor>,
+    reader: Option<&GpuLinear>,
+) -> Result<Kept> {
+    let by = fastest(stream, x.raw(), weights);
+    // One kind of arithmetic both reads and writes that form.
+    let halves = by.1 == Arithmetic::Half && reader.is_some_and(|next| reads_halves(stream, next));
+    kept_with(stream, by, x, weights, activation, residual, halves)
+}
+
+/// Whether a layer multiplies in float16 and reads whole vectors: then what only it reads is kept as it multiplies it.
+pub(super) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
+    let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
+    arithmetic == Arithmetic::Half && weights.in_features().is_multiple_of(4)
+}
+
+fn fastest(stream: &Stream, x: &GpuTensor, weights: &GpuLinear) -> (Tile, Arithmetic) {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
     let tile = Tile::of(stream, LayerShape::of(weights, x.rows().0), arithmetic);
-    let by = (tile, arithmetic);
-    linear_with(stream, by, x, weights, activation, residual)
+    (tile, arithmetic)
 }
 
 fn linear_with(
     stream: &mut Stream,
-    (tile, arithmetic): (Tile, Arithmetic),
+    by: (Tile, Arithmetic),
     x: &GpuTensor,
     weights: &GpuLinear,
     activation: Activation,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
+    let x = Activations::Wide(x);
+    match kept_with(stream, by, x, weights, activation, residual, false)? {
+        Kept::Wide(y) => Ok(y),
+        Kept::Halves(_) => unreachable!("nobody asked for halves"),
+    }
+}
+
+fn kept_with(
+    stream: &mut Stream,
+    (tile, arithmetic): (Tile, Arithmetic),
+    x: Activations<'_>,
+    weights: &GpuLinear,
+    activation: Activation,
+    residual: Option<&GpuTensor>,
+    halves: bool,
+) -> Result<Kept> {
     weights.check_complete()?;
+    let (kept_for_it, x) = (x.are_halves(), x.raw());
+    if kept_for_it && !reads_halves(stream, weights) {
+        return Err(Error::InvalidArgument(format!(
+            "A tensor {} was kept for a linear layer of float16, and a {} layer can't read it.",
+            format_dims(x.dims()),
+            weights.dtype().name()
+        )));
+    }
     let (_, inputs) = x.rows();
     if inputs != weights.in_features() {
         return Err(Error::InvalidArgument(format!(
@@ -341,16 +430,22 @@ fn linear_with(
     if let Some(residual) = residual {
         residual.expect("The residual of a linear layer", &dims)?;
     }
-    let y = stream.uninit_rows(&dims)?;
+    let kept = stream.uninit_for(&dims, halves)?;
+    let y = kept.raw();
+    let forms = Forms {
+        vectors: inputs.is_multiple_of(4),
+        x_halves: kept_for_it,
+        y_halves: halves,
+    };
     let constants = tile.constants(activation, residual.is_some());
     let side = tile.side();
-    let windows = row_windows(&[x, &y, residual.unwrap_or(x)]);
+    let windows = row_windows(&[x, y, residual.unwrap_or(x)]);
     let parts = windows
         .iter()
         .flat_map(|window| weights.parts().iter().map(move |part| (window, part)));
     for (window, part) in parts {
         stream.record(Op {
-            kernel: tile.kernel(weights.dtype(), arithmetic, inputs),
+            kernel: tile.kernel(weights.dtype(), arithmetic, forms),
             constants: (CONSTANTS, &constants),
             uniforms: Params {
                 rows: window.len() as u32,
@@ -372,11 +467,12 @@ fn linear_with(
                 [window.len(), inputs, part.rows],
                 side,
                 weights.dtype(),
+                forms,
                 residual.is_some(),
             ),
         })?;
     }
-    Ok(y)
+    Ok(kept)
 }
 
 /// Each workgroup reads its rows of x and of the weight once.
@@ -384,12 +480,15 @@ fn cost_of(
     [rows, inputs, outputs]: [usize; 3],
     side: usize,
     dtype: Dtype,
+    forms: Forms,
     with_residual: bool,
 ) -> Cost {
     let times = |a: usize, b: usize| a as u64 * b as u64;
-    let x = 4 * times(rows, inputs) * outputs.div_ceil(side) as u64;
+    let size = |halves: bool| if halves { 2 } else { 4 };
+    let x = size(forms.x_halves) * times(rows, inputs) * outputs.div_ceil(side) as u64;
     let weight = times(dtype.size() * outputs, inputs) * rows.div_ceil(side) as u64;
-    let written = 4 * times(rows, outputs) * (1 + u64::from(with_residual));
+    let added = if with_residual { 4 } else { 0 };
+    let written = (size(forms.y_halves) + added) * times(rows, outputs);
     Cost {
         flop: 2 * times(rows, inputs) * outputs as u64,
         bytes: x + weight + written,
@@ -399,9 +498,10 @@ fn cost_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RequestedLimits;
     use crate::test_support::{
-        assert_close, code, context_binding, full_stream, layer, layer_of, on_shapes, random, read,
-        stream, stream_on, values,
+        assert_close, code, context_binding, context_with, full_stream, layer, layer_of, on_shapes,
+        random, read, stream, stream_on, values,
     };
     use vit_msn_tensor::quantise_row;
     use vit_msn_tensor::testing::activation as activation_of;
@@ -656,6 +756,90 @@ mod tests {
         let weights = layer_of(&mut stream, &[2.0; 4], &[0.0], Dtype::F16);
         let y = linear_with(&mut stream, by, &x, &weights, Activation::Identity, None).unwrap();
         assert_close(&read(&mut stream, &y), &[4e5], 1e-3);
+    }
+
+    /// A stream whose float16 layers compute in it.
+    fn halves_stream() -> Option<Stream> {
+        full_stream().filter(|stream| stream.context().has(wgpu::Features::SHADER_F16))
+    }
+
+    #[test]
+    fn what_is_kept_for_a_layer_gives_it_the_same_bits() {
+        let Some(mut stream) = halves_stream() else {
+            return;
+        };
+        for [rows, inputs, middle, outputs] in [[37, 40, 44, 19], [130, 19, 36, 70]] {
+            let (_, x) = random(&mut stream, &[rows, inputs], 1);
+            let (_, residual) = random(&mut stream, &[rows, outputs], 2);
+            let half = Dtype::F16;
+            let (first, second) = (values(middle * inputs, 3), values(outputs * middle, 4));
+            let up = layer_of(&mut stream, &first, &vec![0.5; middle], half);
+            let down = layer_of(&mut stream, &second, &vec![0.25; outputs], half);
+            let (gelu, identity) = (Activation::Gelu, Activation::Identity);
+            let wide = linear(&mut stream, &x, &up, gelu, None).unwrap();
+            let expected = linear(&mut stream, &wide, &down, identity, Some(&residual)).unwrap();
+            let x = Activations::Wide(&x);
+            let kept = linear_for(&mut stream, x, &up, gelu, None, Some(&down)).unwrap();
+            assert!(kept.is_halves());
+            assert_eq!(kept.raw().dims(), wide.dims());
+            assert_eq!(2 * kept.raw().byte_size(), wide.byte_size());
+            let added = Some(&residual);
+            let y = linear_for(&mut stream, (&kept).into(), &down, identity, added, None);
+            let Ok(Kept::Wide(y)) = y else {
+                panic!("a result without a reader is float32")
+            };
+            assert_eq!(read(&mut stream, &y), read(&mut stream, &expected));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_goes_beyond_a_binding() {
+        let Some(mut context) = context_with(RequestedLimits::Adapter) else {
+            return;
+        };
+        // 64 rows of float32, 128 of what is kept.
+        context.lower_binding_size(64 * 4 * 48);
+        let mut stream = stream_on(context.as_a_gpu());
+        let (_, x) = random(&mut stream, &[200, 12], 1);
+        let up = layer_of(&mut stream, &values(48 * 12, 2), &[0.5; 48], Dtype::F16);
+        let down = layer_of(&mut stream, &values(40 * 48, 3), &[0.5; 40], Dtype::F16);
+        let (gelu, identity) = (Activation::Gelu, Activation::Identity);
+        let wide = linear(&mut stream, &x, &up, gelu, None).unwrap();
+        let expected = linear(&mut stream, &wide, &down, identity, None).unwrap();
+        let x = Activations::Wide(&x);
+        let kept = linear_for(&mut stream, x, &up, gelu, None, Some(&down)).unwrap();
+        let parts = if kept.is_halves() { 2 } else { 4 };
+        assert_eq!([wide.parts().len(), kept.raw().parts().len()], [4, parts]);
+        let y = linear_for(&mut stream, (&kept).into(), &down, identity, None, None).unwrap();
+        assert_eq!(read(&mut stream, y.raw()), read(&mut stream, &expected));
+    }
+
+    #[test]
+    fn only_layers_that_multiply_so_have_something_kept() {
+        let Some(mut stream) = halves_stream() else {
+            return;
+        };
+        let (_, x) = random(&mut stream, &[5, 8], 1);
+        let mut made = |outputs: usize, inputs: usize, dtype| {
+            let (weight, bias) = (values(outputs * inputs, 2), vec![0.5; outputs]);
+            layer_of(&mut stream, &weight, &bias, dtype)
+        };
+        let (half, whole) = (made(4, 12, Dtype::F16), made(4, 12, Dtype::F32));
+        let (up, wide_up) = (made(12, 8, Dtype::F16), made(12, 8, Dtype::F32));
+        let (odd_up, odd) = (made(13, 8, Dtype::F16), made(4, 13, Dtype::F16));
+        let identity = Activation::Identity;
+        let mut keep = |layer: &GpuLinear, reader: &GpuLinear| {
+            let x = Activations::Wide(&x);
+            linear_for(&mut stream, x, layer, identity, None, Some(reader)).unwrap()
+        };
+        let kept = keep(&up, &half);
+        assert!(kept.is_halves());
+        assert!(!keep(&up, &whole).is_halves());
+        assert!(!keep(&wide_up, &half).is_halves());
+        // Rows that aren't whole vectors.
+        assert!(!keep(&odd_up, &odd).is_halves());
+        let refused = linear_for(&mut stream, (&kept).into(), &whole, identity, None, None);
+        assert_eq!(code(refused), "INVALID_ARGUMENT");
     }
 
     #[test]

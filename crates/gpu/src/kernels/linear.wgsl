@@ -1,8 +1,9 @@
 // linear: y = activation(x · weightᵀ + bias) + residual. What the tiles share; the product is linear_staged.wgsl's,
 // linear_direct.wgsl's or, of bytes, linear_packed.wgsl's.
 //
-// Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32. A part of the
-//                weight [part, inputs] from output `first` on, each row padded with zeros to a multiple of four: x_*.wgsl
+// Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32, but for x by
+//                x_halves.wgsl and y by kept_f16.wgsl. A part of the weight [part, inputs] from output `first` on, each
+//                row padded with zeros to a multiple of four: x_*.wgsl
 //                and weight_*.wgsl load four values of a row, operand_*.wgsl multiplies them.
 // Constants      ACTIVATION  that of activation.wgsl
 //                RESIDUAL    1 adds the residual; else its binding holds any tensor
@@ -22,7 +23,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> scales: array<f32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read> residual: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<Kept>;
 
 // Stores the result of a sum of products, unless it lies beyond the end.
 fn store(sum: f32, row: u32, part_column: u32) {
@@ -33,6 +34,6 @@ fn store(sum: f32, row: u32, part_column: u32) {
         if RESIDUAL == 1u {
             value += residual[index];
         }
-        y[index] = value;
+        y[index] = kept(value);
     }
 }

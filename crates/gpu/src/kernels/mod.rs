@@ -43,15 +43,15 @@ const REDUCE_CONSTANTS: Constants = &["LANES"];
 
 /// The parts of a kernel that reduces, for a device.
 macro_rules! reducing {
-    ($context:expr, $kernel:literal) => {
+    ($context:expr, $($kernel:literal),+) => {
         if $context.has_subgroups() {
             &[
                 crate::pipelines::ENABLE_SUBGROUPS,
                 super::REDUCE_SUBGROUPS,
-                include_str!($kernel),
+                $(include_str!($kernel),)+
             ] as &'static [&'static str]
         } else {
-            &[super::REDUCE, include_str!($kernel)]
+            &[super::REDUCE, $(include_str!($kernel),)+]
         }
     };
 }

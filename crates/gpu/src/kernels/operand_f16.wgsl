@@ -5,10 +5,6 @@
 
 alias Operand = vec4<f16>;
 
-fn operand(x: vec4<f32>) -> Operand {
-    return Operand(0.0625 * x);
-}
-
 fn product(a: Operand, b: Operand) -> f32 {
     return f32(dot(a, b));
 }

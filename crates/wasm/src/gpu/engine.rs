@@ -218,38 +218,49 @@ impl Engine {
         weights.set_bias(&mut self.stream, offset, from, bytes)
     }
 
-    /// activation(x · weightᵀ + bias) + residual.
+    /// activation(x · weightᵀ + bias) + residual, of what may be kept for this layer, and kept for the one that alone reads the
+    /// result.
     pub fn linear(
         &mut self,
         x: u32,
         weights: u32,
         activation: Activation,
         residual: Option<u32>,
+        reader: Option<u32>,
     ) -> Result<u32> {
-        let (x, weights) = (self.handles.tensor(x)?, self.handles.linear(weights)?);
+        let (x, weights) = (self.handles.activations(x)?, self.handles.linear(weights)?);
         let residual = residual
             .map(|handle| self.handles.tensor(handle))
             .transpose()?;
-        let y = gpu::linear(&mut self.stream, x, weights, activation, residual)?;
-        self.handles.add_tensor(y)
+        let reader = self.handles.reader(reader)?;
+        let y = gpu::linear_for(&mut self.stream, x, weights, activation, residual, reader)?;
+        self.handles.add_kept(y)
     }
 
-    /// Layer normalisation of the last dimension.
-    pub fn layer_norm(&mut self, x: u32, weight: u32, bias: u32, eps: f32) -> Result<u32> {
+    /// Layer normalisation of the last dimension, kept for the layer that alone reads it.
+    pub fn layer_norm(
+        &mut self,
+        x: u32,
+        weight: u32,
+        bias: u32,
+        eps: f32,
+        reader: Option<u32>,
+    ) -> Result<u32> {
         let [x, weight, bias] = [
             self.handles.tensor(x)?,
             self.handles.tensor(weight)?,
             self.handles.tensor(bias)?,
         ];
-        let y = gpu::layer_norm(&mut self.stream, x, weight, bias, eps)?;
-        self.handles.add_tensor(y)
+        let reader = self.handles.reader(reader)?;
+        let y = gpu::layer_norm_for(&mut self.stream, x, weight, bias, eps, reader)?;
+        self.handles.add_kept(y)
     }
 
-    /// Fused attention.
-    pub fn sdpa(&mut self, qkv: u32, heads: usize) -> Result<u32> {
-        let qkv = self.handles.tensor(qkv)?;
-        let y = gpu::attention(&mut self.stream, qkv, heads)?;
-        self.handles.add_tensor(y)
+    /// Fused attention, kept for the layer that alone reads it.
+    pub fn sdpa(&mut self, qkv: u32, heads: usize, reader: Option<u32>) -> Result<u32> {
+        let (qkv, reader) = (self.handles.tensor(qkv)?, self.handles.reader(reader)?);
+        let y = gpu::attention_for(&mut self.stream, qkv, heads, reader)?;
+        self.handles.add_kept(y)
     }
 
     /// Attention by its definition: (context, probabilities).

@@ -11,7 +11,7 @@ use std::future::Future;
 use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
 use vit_msn_gpu::{Axis, Context, ContextOptions, LayerShape, PicturePlan, RequestedLimits};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor};
-use vit_msn_tensor::{Dtype, Error, Result};
+use vit_msn_tensor::{Activation, Dtype, Error, Result};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 
@@ -175,6 +175,37 @@ pub fn settle() -> JsResult<Promise> {
     promise(Engine::settle, |()| Ok(JsValue::UNDEFINED))
 }
 
+/// activation(x · weightᵀ + bias) + residual, where x may be kept for this layer, and the result for `reader` alone.
+#[wasm_bindgen]
+pub fn linear(
+    x: u32,
+    weights: u32,
+    activation: &str,
+    residual: Option<u32>,
+    reader: Option<u32>,
+) -> JsResult<u32> {
+    with_engine(|engine| {
+        let activation = Activation::from_name(activation)?;
+        engine.linear(x, weights, activation, residual, reader)
+    })
+}
+
+/// Layer normalisation of the last dimension, for `reader` alone.
+#[wasm_bindgen]
+pub fn layer_norm(x: u32, weight: u32, bias: u32, eps: f32, reader: Option<u32>) -> JsResult<u32> {
+    with_engine(|engine| engine.layer_norm(x, weight, bias, eps, reader))
+}
+
+/// Fused attention, for `reader` alone.
+#[wasm_bindgen]
+pub fn scaled_dot_product_attention(
+    qkv: u32,
+    num_heads: usize,
+    reader: Option<u32>,
+) -> JsResult<u32> {
+    with_engine(|engine| engine.sdpa(qkv, num_heads, reader))
+}
+
 /// The outputs and inputs of a linear layer.
 #[wasm_bindgen]
 pub fn linear_sizes(weights: u32) -> JsResult<Vec<u32>> {
@@ -219,6 +250,12 @@ fn shape(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> Result<Laye
         outputs,
         dtype,
     })
+}
+
+/// The bytes of a tensor, in whichever form it is kept.
+#[wasm_bindgen]
+pub fn tensor_bytes(x: u32) -> JsResult<f64> {
+    with_engine(|engine| engine.handles.byte_size(x))
 }
 
 /// Kernels recorded so far.

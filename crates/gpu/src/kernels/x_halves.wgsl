@@ -1,0 +1,11 @@
+// x: rows of whole vectors that kept_f16.wgsl kept
+
+@group(0) @binding(1) var<storage, read> x: array<vec4<f16>>;
+
+fn load_x(row: u32, part: u32) -> vec4<f16> {
+    return x[row * (params.inputs / 4u) + part];
+}
+
+fn operand(x: vec4<f16>) -> Operand {
+    return x;
+}

@@ -1,0 +1,20 @@
+import { env } from "../env.ts";
+
+/** What is kept beside the downloads under a name, "folder/file"; undefined where nothing is. */
+export async function read_kept(name: string, _cache_dir: string | undefined): Promise<string | undefined> {
+  try {
+    return await (await (await cache()).match(url_of(name)))?.text();
+  } catch {
+    return undefined; // a page that may store nothing
+  }
+}
+
+/** Keeps a text under a name. @throws where the browser refuses. */
+export async function keep(name: string, text: string, _cache_dir: string | undefined): Promise<void> {
+  await (await cache()).put(url_of(name), new Response(text));
+}
+
+const cache = () => caches.open(env.cache_key);
+
+/** The Cache API takes URLs; this one is nobody's. */
+const url_of = (name: string) => `https://vit-msn.invalid/${name}`;
