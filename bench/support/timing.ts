@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
 /** What is timed; a promise is awaited. */
 export type Body = () => unknown;
 
@@ -49,6 +51,9 @@ async function run_for(body: Body, min_ms: number, min_rounds: number): Promise<
   return times;
 }
 
+/** How long a runtime's threads may look for more work when its own is done, and take the other's processor. */
+const SETTLING_MS = 200;
+
 /**
  * Times two bodies in turn, so that a machine that slows down or speeds up does it to both; who goes first alternates
  * too. Two rounds of warming up aren't counted.
@@ -63,6 +68,7 @@ export async function alternate(
   for (let round = -2; round < rounds; round++) {
     const order = round % 2 === 0 ? (["a", "b"] as const) : (["b", "a"] as const);
     for (const name of order) {
+      await sleep(SETTLING_MS);
       const ms = await time(name === "a" ? a : b, clock);
       if (round >= 0) times[name].push(ms);
     }

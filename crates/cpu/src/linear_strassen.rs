@@ -157,7 +157,7 @@ impl Plan {
             .next_multiple_of(2 * LANES);
         let pairs = outputs / COLUMNS;
         // Some tasks a thread, for balance.
-        let group = pairs.div_ceil(if threads == 1 { 1 } else { 4 * threads });
+        let group = pairs.div_ceil(if threads == 1 { 1 } else { 8 * threads });
         let most = STRIPE_BYTES / size_of::<f32>() / (TERMS.len() * block / 2 * NR);
         let stripe = group.div_ceil(group.div_ceil(most.max(1)));
         Self {
