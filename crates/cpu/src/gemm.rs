@@ -579,26 +579,9 @@ unsafe fn step<const I: usize>(
 mod tests {
     use super::*;
     use crate::activation::activate;
-    use crate::test_support::{assert_close, packed, same_with_workers, values};
+    use crate::test_support::{assert_close, naive_product, packed, same_with_workers, values};
     use proptest::prelude::*;
     use vit_msn_tensor::Dtype;
-
-    fn naive(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> {
-        x.chunks_exact(k)
-            .flat_map(|row| {
-                weight
-                    .chunks_exact(k)
-                    .zip(bias)
-                    .map(move |(weights, &bias)| {
-                        let products = row
-                            .iter()
-                            .zip(weights)
-                            .map(|(&a, &b)| f64::from(a) * f64::from(b));
-                        f64::from(bias) + products.sum::<f64>()
-                    })
-            })
-            .collect()
-    }
 
     fn check(m: usize, k: usize, n: usize, dtype: Dtype) {
         let x = values(m * k, 3);
@@ -608,7 +591,7 @@ mod tests {
         // Sums of k products of values below 1 in float32.
         assert_close(
             &out,
-            &naive(&x, &weight, &bias, k),
+            &naive_product(&x, &weight, &bias, k),
             1e-7 * (k as f64).max(4.0),
         );
     }
@@ -650,7 +633,7 @@ mod tests {
                     out
                 };
                 let out = same_with_workers(|| run(Activation::Identity, None));
-                assert_close(&out, &naive(&x, &weight, &bias, k), 1e-7 * k as f64);
+                assert_close(&out, &naive_product(&x, &weight, &bias, k), 1e-7 * k as f64);
                 same_with_workers(|| run(Activation::Gelu, Some(&residual)));
             }
         }
@@ -666,7 +649,7 @@ mod tests {
         for act in [Activation::Identity, Activation::Gelu, Activation::Relu] {
             let mut out = vec![0.0; m * n];
             linear(&x, &w, act, Some(&residual), &mut out).unwrap();
-            let mut activated: Vec<f32> = naive(&x, &weight, &bias, k)
+            let mut activated: Vec<f32> = naive_product(&x, &weight, &bias, k)
                 .into_iter()
                 .map(|v| v as f32)
                 .collect();

@@ -455,7 +455,7 @@ impl Stripe<'_> {
 mod tests {
     use super::*;
     use crate::linear;
-    use crate::test_support::{assert_close, packed, same_with_workers, values};
+    use crate::test_support::{assert_close, naive_product, packed, same_with_workers, values};
     use vit_msn_tensor::{Activation, Dtype};
 
     /// Rows that make whole pairs and some that don't.
@@ -466,23 +466,6 @@ mod tests {
         (ROWS * (MOST_PAIRS + 1) + 1, LEAST, LEAST + 3 * COLUMNS),
     ];
 
-    fn naive(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> {
-        x.chunks_exact(k)
-            .flat_map(|row| {
-                weight
-                    .chunks_exact(k)
-                    .zip(bias)
-                    .map(move |(weights, &bias)| {
-                        let products = row.iter().zip(weights);
-                        f64::from(bias)
-                            + products
-                                .map(|(&a, &b)| f64::from(a) * f64::from(b))
-                                .sum::<f64>()
-                    })
-            })
-            .collect()
-    }
-
     #[test]
     fn large_products_are_right() {
         for (m, k, n) in SIZES {
@@ -491,7 +474,7 @@ mod tests {
                 let x = values(m * k, 3);
                 let residual = values(m * n, 4);
                 let (w, weight, bias) = packed(n, k, dtype, 11);
-                let expected: Vec<f64> = naive(&x, &weight, &bias, k)
+                let expected: Vec<f64> = naive_product(&x, &weight, &bias, k)
                     .iter()
                     .zip(&residual)
                     .map(|(&sum, &residual)| sum.max(0.0) + f64::from(residual))
@@ -524,7 +507,7 @@ mod tests {
             }
             let mut out = vec![0.0; m * n];
             linear(&x, &w, Activation::Identity, None, &mut out).unwrap();
-            let expected = naive(&x, &weight, &bias, k);
+            let expected = naive_product(&x, &weight, &bias, k);
             assert_close(&out[..n], &expected[..n], 1e-7 * k as f64);
             assert_close(&out[2 * n..], &expected[2 * n..], 1e-7 * k as f64);
         }

@@ -39,3 +39,21 @@ pub fn same_with_workers(run: impl Fn() -> Vec<f32>) -> Vec<f32> {
     }
     alone
 }
+
+/// What a linear layer of `k` inputs gives, in float64.
+pub fn naive_product(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> {
+    x.chunks_exact(k)
+        .flat_map(|row| {
+            weight
+                .chunks_exact(k)
+                .zip(bias)
+                .map(move |(weights, &bias)| {
+                    let products = row
+                        .iter()
+                        .zip(weights)
+                        .map(|(&a, &b)| f64::from(a) * f64::from(b));
+                    f64::from(bias) + products.sum::<f64>()
+                })
+        })
+        .collect()
+}
