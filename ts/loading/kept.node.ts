@@ -1,7 +1,6 @@
-import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { cache_root } from "./storage.node.ts";
+import { cache_root, replace_file } from "./storage.node.ts";
 
 /** What is kept beside the downloads under a name, "folder/file"; undefined where nothing is. */
 export async function read_kept(name: string, cache_dir: string | undefined): Promise<string | undefined> {
@@ -15,13 +14,6 @@ export async function read_kept(name: string, cache_dir: string | undefined): Pr
 /** Keeps a text under a name; readers see what was there before or all of it. @throws where it can't be written. */
 export async function keep(name: string, text: string, cache_dir: string | undefined): Promise<void> {
   const path = join(cache_root(cache_dir), name);
-  const temporary = `${path}.${randomUUID()}.tmp`;
   await mkdir(dirname(path), { recursive: true });
-  try {
-    await writeFile(temporary, text);
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
+  await replace_file(path, text);
 }

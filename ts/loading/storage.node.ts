@@ -185,10 +185,19 @@ async function read_meta(path: string): Promise<StoredMeta | undefined> {
   }
 }
 
-async function write_meta(path: string, meta: StoredMeta): Promise<void> {
+const write_meta = (path: string, meta: StoredMeta): Promise<void> =>
+  replace_file(path, JSON.stringify(meta));
+
+/** Writes a text; readers see what was there before or all of it. */
+export async function replace_file(path: string, text: string): Promise<void> {
   const temporary = `${path}.${randomUUID()}.tmp`;
-  await writeFile(temporary, JSON.stringify(meta));
-  await rename(temporary, path);
+  try {
+    await writeFile(temporary, text);
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
 }
 
 /** A cache that can't be written is no reason to fail: the mark is only there to be asked when offline. */

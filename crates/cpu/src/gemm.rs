@@ -14,10 +14,11 @@ use std::ptr;
 use vit_msn_tensor::{Activation, Error, Result, check_len, try_vec};
 
 use crate::activation::activate_rows;
+use crate::blocks::{block_size, blocks};
 use crate::linear_i8::{Epilogue, linear_i8};
 use crate::linear_strassen;
 use crate::pack::PackedLinear;
-use crate::parallel::{Parts, Rows, for_each_task, threads_for};
+use crate::parallel::{Parts, Rows, for_each_task, tasks_for, threads_for};
 use crate::simd::{F32x4, FUSED, LANES};
 
 /// Rows and columns of a tile; a panel has as many columns.
@@ -84,29 +85,26 @@ pub fn linear(
         return linear_strassen::linear_strassen(&product, out);
     }
     // Blocks of about the same size, in whole turns of the tile's loop.
-    let depth = inputs
-        .div_ceil(inputs.div_ceil(KC))
-        .next_multiple_of(4)
-        .min(inputs);
+    let depth = block_size(inputs, KC, 4).min(inputs);
     let multiply_adds = rows.saturating_mul(inputs).saturating_mul(outputs);
     let threads = threads_for(multiply_adds);
     let panels = outputs.div_ceil(NR);
     let row_blocks = rows.div_ceil(MC);
     // Some tasks a thread, for balance, but each copies its rows again; alone, all panels in one, so that a block of x
     // stays in L2 longest.
-    let wanted = if threads == 1 { 1 } else { 4 * threads };
-    let group = panels.div_ceil(wanted.div_ceil(row_blocks.max(1)));
+    let group = panels.div_ceil(tasks_for(threads, 4).div_ceil(row_blocks.max(1)));
     let groups = panels.div_ceil(group);
     // Stripes of about the same size, too.
     let most = (STRIPE_BYTES / size_of::<f32>() / (depth * NR)).max(1);
-    let stripe_panels = group.div_ceil(group.div_ceil(most));
+    let stripe_panels = block_size(group, most, 1);
     // Half-width panels are widened a stripe at a time.
     let scratch_size = if w.is_full() {
         0
     } else {
         stripe_panels * depth * NR
     };
-    let mut copies = try_vec(threads * COPY_SIZE)?;
+    let copy_size = if FUSED { COPY_SIZE } else { 0 };
+    let mut copies = try_vec(threads * copy_size)?;
     let mut scratch = try_vec(threads * scratch_size)?;
     let (copies, scratch) = (Parts::new(&mut copies), Parts::new(&mut scratch));
     let out = Parts::new(out);
@@ -114,19 +112,19 @@ pub fn linear(
         // SAFETY: each thread has its own scratch.
         let (copy, scratch) = unsafe {
             (
-                copies.get(task.thread * COPY_SIZE, COPY_SIZE),
+                copies.get(task.thread * copy_size, copy_size),
                 scratch.get(task.thread * scratch_size, scratch_size),
             )
         };
         let row0 = task.index / groups * MC;
         let panel0 = task.index % groups * group;
         let (row_end, panel_end) = (rows.min(row0 + MC), panels.min(panel0 + group));
-        for k0 in (0..inputs).step_by(depth) {
+        for range in blocks(inputs, depth) {
             for panel in (panel0..panel_end).step_by(stripe_panels) {
                 let part = Part {
                     rows: row0..row_end,
                     panels: panel..panel_end.min(panel + stripe_panels),
-                    inputs: k0..inputs.min(k0 + depth),
+                    inputs: range.clone(),
                 };
                 // SAFETY: each task has its own rows and columns of the output.
                 unsafe { product.compute(part, copy, scratch, &out) };

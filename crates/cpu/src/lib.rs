@@ -8,6 +8,7 @@ mod activation_backward;
 mod attention;
 mod attention_backward;
 mod batch_norm;
+mod blocks;
 mod columns;
 mod concat;
 mod dot_i8;

@@ -10,9 +10,10 @@ use std::ops::Range;
 use vit_msn_tensor::{Activation, Result, try_vec};
 
 use crate::activation::activate_rows;
+use crate::blocks::{block_size, blocks};
 use crate::dot_i8::{MR, NR, Product, TILE, TURN, interleave, quantise_row, scaled};
 use crate::gemm::add_rows;
-use crate::parallel::{Parts, Rows, Task, for_each_task_in_turn, threads_for};
+use crate::parallel::{Parts, Rows, Task, for_each_task_in_turn, tasks_for, threads_for};
 use crate::quantise::QuantisedPanels;
 use crate::strassen::{Operand, TERMS, Term, WHOLE};
 
@@ -46,16 +47,14 @@ pub(crate) fn linear_i8(
     let rows = x.len() / in_features;
     let plan = Plan::new(w, rows, outputs);
     // Blocks of about the same size, in whole units.
-    let blocks = rows.div_ceil(MOST_ROWS);
-    let capacity = rows.div_ceil(blocks.max(1)).next_multiple_of(plan.rows());
+    let capacity = block_size(rows, MOST_ROWS, plan.rows());
     let mut operands = try_vec(capacity / plan.rows() * plan.row_operands())?;
     let mut row_scales = try_vec(capacity)?;
     let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
     let mut sums = try_vec(plan.threads * plan.sums_size())?;
     let (operands, row_scales) = (Parts::new(&mut operands), Parts::new(&mut row_scales));
     let (scratch, sums) = (Parts::new(&mut scratch), Parts::new(&mut sums));
-    for row0 in (0..rows).step_by(capacity.max(1)) {
-        let taken = row0..rows.min(row0 + capacity);
+    for taken in blocks(rows, capacity.max(1)) {
         let x = &x[taken.start * in_features..taken.end * in_features];
         let range = taken.start * outputs..taken.end * outputs;
         let residual = epilogue.residual.map(|values| &values[range.clone()]);
@@ -83,14 +82,14 @@ pub(crate) fn linear_i8(
             plan.quantise(x, operands, row_scales, scratch(task).0);
         };
         let multiply = |task: Task| {
-            let (first, last) = plan.stripe(task.index);
+            let stripe = plan.stripe(task.index);
             let (weights, sums) = scratch(task);
             // SAFETY: the first tasks are done and have set all units; each task has its own columns.
             let (operands, row_scales, out) = unsafe {
                 (
                     operands.read(0, units * plan.row_operands()),
                     row_scales.read(0, units * unit),
-                    out.rows(first * plan.columns(), outputs),
+                    out.rows(stripe.start * plan.columns(), outputs),
                 )
             };
             let block = Block {
@@ -103,13 +102,13 @@ pub(crate) fn linear_i8(
                     ..epilogue
                 },
             };
-            plan.make_weight_operands(first..last, weights);
-            block.multiply(first..last, weights, sums, out);
+            plan.make_weight_operands(stripe.clone(), weights);
+            block.multiply(stripe, weights, sums, out);
         };
         for_each_task_in_turn(
             plan.threads,
             (units, &quantise),
-            (plan.stripes(), &multiply),
+            (plan.units().div_ceil(plan.stripe_units), &multiply),
         );
     }
     Ok(())
@@ -136,14 +135,11 @@ impl<'a> Plan<'a> {
         let panels = outputs.div_ceil(NR);
         let cut = rows >= LEAST_ROWS && depth.is_multiple_of(2 * TURN) && panels.is_multiple_of(2);
         let (halves, terms): (_, &[Term]) = if cut { (2, &TERMS) } else { (1, &WHOLE) };
-        let block = depth
-            .div_ceil(depth.div_ceil(halves * MOST_DEPTH))
-            .next_multiple_of(halves * TURN);
+        let block = block_size(depth, halves * MOST_DEPTH, halves * TURN);
         let units = panels / halves;
         let bytes = terms.len() * depth / halves * NR * size_of::<i16>();
-        // Some tasks a thread, for balance.
-        let most = units.div_ceil(if threads == 1 { 1 } else { 4 * threads });
-        let stripe_units = most.div_ceil(most.div_ceil((STRIPE_BYTES / bytes).max(1)));
+        let group = units.div_ceil(tasks_for(threads, 4));
+        let stripe_units = block_size(group, (STRIPE_BYTES / bytes).max(1), 1);
         Self {
             w,
             outputs,
@@ -182,23 +178,18 @@ impl<'a> Plan<'a> {
 
     /// The blocks of inputs.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let (depth, block) = (self.w.depth(), self.block);
-        (0..depth)
-            .step_by(block)
-            .map(move |first| first..depth.min(first + block))
+        blocks(self.w.depth(), self.block)
     }
 
-    /// The stripes, and one's first and last unit of columns.
-    fn stripes(&self) -> usize {
-        self.outputs
-            .div_ceil(self.columns())
-            .div_ceil(self.stripe_units)
+    /// Units of columns, the last maybe not whole.
+    fn units(&self) -> usize {
+        self.outputs.div_ceil(self.columns())
     }
 
-    fn stripe(&self, index: usize) -> (usize, usize) {
+    /// The units of a stripe.
+    fn stripe(&self, index: usize) -> Range<usize> {
         let first = index * self.stripe_units;
-        let units = self.outputs.div_ceil(self.columns());
-        (first, units.min(first + self.stripe_units))
+        first..self.units().min(first + self.stripe_units)
     }
 
     /// Quantises the rows of a unit and makes their operands: block of inputs after block, term after term.

@@ -12,8 +12,9 @@ use std::ops::Range;
 
 use vit_msn_tensor::{Error, Result, try_vec};
 
+use crate::blocks::{block_size, blocks};
 use crate::gemm::{COPY_SIZE, KC, MC, NR, Panels, Place, Product, Start, Tile};
-use crate::parallel::{Parts, Task, for_each_task_in_turn, threads_for};
+use crate::parallel::{Parts, Task, for_each_task_in_turn, tasks_for, threads_for};
 use crate::simd::{F32x4, LANES};
 use crate::strassen::{Operand, TERMS};
 
@@ -70,8 +71,8 @@ pub(crate) fn linear_strassen(product: &Product, out: &mut [f32]) -> Result<()> 
     let plan = Plan::new(product);
     let pairs = plan.rows / ROWS;
     // Blocks of about the same size; rows that make no pair are the last one's.
-    let blocks = pairs.div_ceil(MOST_PAIRS);
-    let capacity = pairs.div_ceil(blocks);
+    let capacity = block_size(pairs, MOST_PAIRS, 1);
+    let blocks = pairs.div_ceil(capacity);
     let mut operands = try_uninit(capacity * plan.pair_size())?;
     let mut balanced = try_vec(capacity)?;
     let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
@@ -152,14 +153,11 @@ impl Plan {
         let rows = product.x.len() / inputs;
         let threads = threads_for(product.x.len().saturating_mul(outputs));
         // Blocks of about the same size, in whole vectors of both halves.
-        let block = inputs
-            .div_ceil(inputs.div_ceil(2 * KC))
-            .next_multiple_of(2 * LANES);
+        let block = block_size(inputs, 2 * KC, 2 * LANES);
         let pairs = outputs / COLUMNS;
-        // Some tasks a thread, for balance.
-        let group = pairs.div_ceil(if threads == 1 { 1 } else { 8 * threads });
+        let group = pairs.div_ceil(tasks_for(threads, 8));
         let most = STRIPE_BYTES / size_of::<f32>() / (TERMS.len() * block / 2 * NR);
-        let stripe = group.div_ceil(group.div_ceil(most.max(1)));
+        let stripe = block_size(group, most.max(1), 1);
         Self {
             rows,
             inputs,
@@ -189,10 +187,7 @@ impl Plan {
 
     /// The blocks of inputs.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let (inputs, block) = (self.inputs, self.block);
-        (0..inputs)
-            .step_by(block)
-            .map(move |first| first..inputs.min(first + block))
+        blocks(self.inputs, self.block)
     }
 }
 

@@ -43,6 +43,11 @@ pub(crate) fn threads_for(multiply_adds: usize) -> usize {
     }
 }
 
+/// How many tasks to cut a job into: some for each thread, for balance, and one where there is nobody to share it with.
+pub(crate) fn tasks_for(threads: usize, each: usize) -> usize {
+    if threads == 1 { 1 } else { each * threads }
+}
+
 /// Runs tasks 0 to `count` on at most `threads` threads, in any order, and returns when all are done.
 pub(crate) fn for_each_task(threads: usize, count: usize, task: &(dyn Fn(Task) + Sync)) {
     // A second caller at the same time, or a task of a job, goes alone.
@@ -423,9 +428,7 @@ pub(crate) fn for_each_block_of_rows(
 ) {
     let rows = values.len() / columns;
     let threads = threads_for(multiply_adds);
-    let block = rows
-        .div_ceil(if threads == 1 { 1 } else { 4 * threads })
-        .max(1);
+    let block = rows.div_ceil(tasks_for(threads, 4)).max(1);
     let parts = Parts::new(values);
     for_each_task(threads, rows.div_ceil(block), &|task| {
         let first = task.index * block;
