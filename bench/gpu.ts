@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { chromium } from "playwright";
 import { find_chromium, find_swiftshader, launch_args } from "../scripts/chromium.mjs";
 import { deno, find_lavapipe, own_node } from "../test/support/runtimes.ts";
-import type { TileChoice } from "../ts/engine/tiles.ts";
+import type { TileChoice } from "../ts/engine/webgpu/tiles.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import type { DtypeName } from "../ts/model/pretrained.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";

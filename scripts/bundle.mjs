@@ -1,7 +1,7 @@
 // Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
 // WebAssembly, the default model, and the licences of what is bundled.
 import { chmod, cp, mkdir, readdir, rm, writeFile } from "node:fs/promises";
-import { isAbsolute, join } from "node:path";
+import { basename, isAbsolute, join } from "node:path";
 import { build } from "esbuild";
 import { rolldown } from "rolldown";
 import { third_party_licences } from "./licences.mjs";
@@ -67,7 +67,7 @@ const package_is_external = {
 /** Edge workers import the engine as a compiled module: this is how they spell it. @type {import("rolldown").Plugin} */
 const wasm_is_a_module = {
   name: "wasm-is-a-module",
-  resolveId: (id) => (id.endsWith(".wasm") ? { id: `${id}?module`, external: true } : undefined),
+  resolveId: (id) => (id.endsWith(".wasm") ? { id: `./${basename(id)}?module`, external: true } : undefined),
 };
 
 // What an earlier build left must not be packed; the type declarations are tsc's.
@@ -88,9 +88,12 @@ await build_one_file("index.edge", "ts/static.ts", {
   transform: { define: { "import.meta.url": '"file:///vit-msn/"' } },
 });
 // The programs of the engine's threads, and of its own Worker.
-for (const program of ["thread", "engine_worker"]) {
-  await build_one_file(`${program}.node`, `ts/engine/${program}.node.ts`, node);
-  await build_one_file(`${program}.web`, `ts/engine/${program}.web.ts`, browser);
+for (const [folder, program] of [
+  ["wasm", "thread"],
+  ["worker", "engine_worker"],
+]) {
+  await build_one_file(`${program}.node`, `ts/engine/${folder}/${program}.node.ts`, node);
+  await build_one_file(`${program}.web`, `ts/engine/${folder}/${program}.web.ts`, browser);
 }
 await build({
   ...common,

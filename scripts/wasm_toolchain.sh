@@ -90,7 +90,7 @@ build_wasm() {
     local -x CARGO_PROFILE_RELEASE_OPT_LEVEL=s
     options=(--no-default-features --features gpu)
     generated+=/webgpu
-    # What wgpu takes for the page that it runs in: ts/engine/webgpu_scope.ts.
+    # What wgpu takes for the page that it runs in: ts/engine/webgpu/webgpu_scope.ts.
     own=(self,GPUOutOfMemoryError,GPUValidationError "ts/engine/vit_msn_$level.wasm")
   fi
   # wasm-bindgen of the right version is on PATH, and nothing is to be downloaded behind the build's back.

@@ -7,10 +7,10 @@
 export { DeviceTensor } from "./device_tensor.ts";
 export type { Device, DeviceOptions } from "./engine/create_engine.ts";
 export type { EngineMemory } from "./engine/engine.ts";
-export type { EngineInfo, Level } from "./engine/levels.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
-export type { LayerShape, TileChoice } from "./engine/tiles.ts";
-export type { AdapterInfo } from "./engine/webgpu_device.ts";
+export type { EngineInfo, Level } from "./engine/wasm/simd_level.ts";
+export type { LayerShape, TileChoice } from "./engine/webgpu/tiles.ts";
+export type { AdapterInfo } from "./engine/webgpu/webgpu_device.ts";
 export { type DecodedPicture, type Env, env, type PictureToDecode, type WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export * from "./image/image_processing_vit.ts";

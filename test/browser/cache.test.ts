@@ -2,10 +2,10 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { save_files } from "#save";
 import { env } from "../../ts/env.ts";
 import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
+import { write_safetensors } from "../../ts/loading/formats/write_safetensors.ts";
 import { read_json } from "../../ts/loading/json.ts";
 import { open_source } from "../../ts/loading/source.ts";
 import type { LoadOptions } from "../../ts/loading/types.ts";
-import { write_safetensors } from "../../ts/loading/write_safetensors.ts";
 import { expect_error } from "../support/errors.ts";
 
 const MIB = 1024 * 1024;

@@ -5,10 +5,10 @@ import { pathToFileURL } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { save_files } from "#save";
 import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
+import { write_safetensors } from "../../ts/loading/formats/write_safetensors.ts";
 import { read_json } from "../../ts/loading/json.ts";
 import { open_source } from "../../ts/loading/source.ts";
 import type { ProgressInfo } from "../../ts/loading/types.ts";
-import { write_safetensors } from "../../ts/loading/write_safetensors.ts";
 import { expect_error } from "../support/errors.ts";
 
 let folder: string;

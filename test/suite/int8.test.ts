@@ -6,8 +6,8 @@ import {
   VitMsnError,
 } from "vit-msn";
 import { describe, expect, test } from "vitest";
-import { read_safetensors_header } from "../../ts/loading/safetensors.ts";
-import { type TensorToWrite, write_safetensors } from "../../ts/loading/write_safetensors.ts";
+import { read_safetensors_header } from "../../ts/loading/formats/safetensors.ts";
+import { type TensorToWrite, write_safetensors } from "../../ts/loading/formats/write_safetensors.ts";
 import { temporary_directory } from "../support/directories.ts";
 import { fixture_files } from "../support/models.ts";
 

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { memory_file } from "../../ts/loading/bytes.ts";
 import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
-import { read_safetensors_header } from "../../ts/loading/safetensors.ts";
+import { read_safetensors_header } from "../../ts/loading/formats/safetensors.ts";
+import { type TensorToWrite, write_safetensors } from "../../ts/loading/formats/write_safetensors.ts";
 import { open_source } from "../../ts/loading/source.ts";
-import { type TensorToWrite, write_safetensors } from "../../ts/loading/write_safetensors.ts";
 import { expect_error } from "../support/errors.ts";
 import { read_file } from "../support/files.ts";
 import { ascii, concat, floats, uint64 } from "../support/torch_archive.ts";

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ACTIVATIONS, type LinearHandle, type TensorHandle } from "../../ts/engine/engine.ts";
-import { load_wasm_module } from "../../ts/engine/load_wasm.ts";
-import { create_wasm_engine, type WasmTrainingEngine } from "../../ts/engine/wasm_training_engine.ts";
+import { load_wasm_module } from "../../ts/engine/wasm/load_wasm.ts";
+import { create_wasm_engine, type WasmTrainingEngine } from "../../ts/engine/wasm/wasm_training_engine.ts";
 import type { VitMsnError } from "../../ts/errors.ts";
 import { read_file } from "../support/files.ts";
 

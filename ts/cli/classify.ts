@@ -10,7 +10,7 @@ import {
 } from "./batch/options.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { PrintSink, print } from "./batch/stdout.ts";
-import { load, type ModelFlags, model_identity, with_model_options } from "./run.ts";
+import { load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
 
 interface ClassifyFlags extends ModelFlags, BatchFlags {
   topK: number;

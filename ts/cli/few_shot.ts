@@ -17,7 +17,7 @@ import { whole_number } from "./batch/options.ts";
 import { json_line } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
 import { table_heading, table_rows } from "./classify.ts";
-import { load, type ModelFlags, make_bar, with_model_options } from "./run.ts";
+import { load, type ModelFlags, make_bar, with_model_options } from "./model_options.ts";
 
 interface FewShotFlags extends ModelFlags {
   teach?: string;

@@ -4,10 +4,10 @@ import { env, VitMsnError } from "../index.ts";
 import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
-import { with_dashes } from "./option_file.ts";
-import { add_pretrain } from "./pretrain_options.ts";
-import { add_serve } from "./serve.ts";
-import { add_train } from "./train_options.ts";
+import { add_serve } from "./serve/command.ts";
+import { with_dashes } from "./training/option_file.ts";
+import { add_pretrain } from "./training/pretrain.ts";
+import { add_train } from "./training/train.ts";
 
 /** Exit codes, as shells expect them. */
 const FAILED = 1;

@@ -4,11 +4,11 @@ import { VitMsnError } from "../errors.ts";
 import type { LoadOptions } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
 import type { Engine } from "./engine.ts";
-import { choose_level, type EngineInfo, obstacle_to_threads } from "./levels.ts";
-import { is_for_webgpu, load_wasm_module, type WasmInput } from "./load_wasm.ts";
-import type { StartedWebGpu } from "./start_webgpu.ts";
-import { has_threads, type WasmEngine } from "./wasm_engine.ts";
-import { create_wasm_engine } from "./wasm_training_engine.ts";
+import { is_for_webgpu, load_wasm_module, type WasmInput } from "./wasm/load_wasm.ts";
+import { choose_level, type EngineInfo, obstacle_to_threads } from "./wasm/simd_level.ts";
+import { has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
+import { create_wasm_engine } from "./wasm/wasm_training_engine.ts";
+import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
 /** More than any of today's machines makes use of, and few enough for every runtime. */
 const MAX_THREADS = 64;

@@ -7,9 +7,9 @@
  * `Scope`.
  */
 
+import type { Turns } from "./forward_queue.ts";
 import type { Timing } from "./profile.ts";
-import type { TiledEngine } from "./tiles.ts";
-import type { Turns } from "./turns.ts";
+import type { TiledEngine } from "./webgpu/tiles.ts";
 
 /** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
 export const ACTIVATIONS = [

@@ -1,8 +1,8 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { create_engine, type EngineOptions, type StartedEngine } from "./create_engine.ts";
-import { must_not_block } from "./levels.ts";
-import { load_wasm_module } from "./load_wasm.ts";
+import { load_wasm_module } from "./wasm/load_wasm.ts";
+import { must_not_block } from "./wasm/simd_level.ts";
 
 /** One Deno 2.9 process in ten ended in a fault here (software Vulkan) after a Worker that asked for an adapter. */
 const NOT_IN_DENO =
@@ -24,7 +24,7 @@ export async function open_engine(options: EngineOptions): Promise<StartedEngine
   }
   const wasm = options.wasm ?? env.wasm;
   try {
-    const { start_worker_engine } = await import("./worker_engine.ts");
+    const { start_worker_engine } = await import("./worker/worker_engine.ts");
     const { device = "auto", num_threads, cache_dir } = options;
     const stays_on_cpu = device === "auto" && "Deno" in globalThis;
     const started = await start_worker_engine({

@@ -1,5 +1,5 @@
-import type { EngineReply, EngineRequest } from "./engine_worker.ts";
-import type { ThreadMessage, ThreadStart } from "./thread.ts";
+import type { ThreadMessage, ThreadStart } from "./wasm/thread.ts";
+import type { EngineReply, EngineRequest } from "./worker/engine_worker.ts";
 import type { Lost, StartedWorker } from "./workers_types.ts";
 
 /** Starts a thread; `listener` hears what it says, and that it was lost where it ends by itself. */

@@ -1,8 +1,12 @@
 import { VitMsnError } from "../errors.ts";
 import { read_safetensors } from "../loading/checkpoint.ts";
+import {
+  float32_tensor,
+  type TensorToWrite,
+  write_safetensors,
+} from "../loading/formats/write_safetensors.ts";
 import { read_json } from "../loading/json.ts";
 import type { Checkpoint, CheckpointTensor, ModelSource } from "../loading/types.ts";
-import { float32_tensor, type TensorToWrite, write_safetensors } from "../loading/write_safetensors.ts";
 import { type Example, FEATURE_KINDS, type FeatureKind, labels_of } from "./features.ts";
 import { FEW_SHOT_METHODS, type FewShotMethod, type FitPlan, plan_fit } from "./fit_options.ts";
 import { type Head, LinearHead, NeighborHead } from "./heads.ts";

@@ -1,8 +1,8 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import { check_range } from "./bytes.ts";
+import { read_safetensors_header } from "./formats/safetensors.ts";
 import { read_json } from "./json.ts";
-import { read_safetensors_header } from "./safetensors.ts";
 import type {
   Checkpoint,
   CheckpointDtype,
@@ -35,7 +35,7 @@ const MAX_SHARDS = 1000;
 async function read_pytorch_bin(file: RandomAccessFile): Promise<FileTensors> {
   const { read_pytorch_bin } = await on_demand(
     "reader of pytorch_model.bin",
-    () => import("./pytorch_bin.ts"),
+    () => import("./formats/pytorch_bin.ts"),
   );
   return read_pytorch_bin(file);
 }

@@ -2,9 +2,15 @@ import { download_store, fetch_is_unrestricted, sha256_of } from "#storage";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { looks_like_page } from "./bytes.ts";
+import {
+  type FileVersion,
+  memory_store,
+  type Store,
+  type StoredCopy,
+  type StoreWriter,
+} from "./download_store.ts";
 import type { Progress } from "./progress.ts";
 import { type Answer, network_error, request, show_url, TransientError } from "./request.ts";
-import { type FileVersion, memory_store, type Store, type StoredCopy, type StoreWriter } from "./store.ts";
 import type { LoadOptions, RandomAccessFile } from "./types.ts";
 
 export interface RemoteOptions {

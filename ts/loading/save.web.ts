@@ -1,5 +1,5 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { path_segments } from "./names.ts";
+import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
 

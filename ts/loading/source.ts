@@ -3,7 +3,7 @@ import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { blob_file, memory_file } from "./bytes.ts";
 import { open_remote } from "./hub.ts";
-import { folder_segments, path_segments } from "./names.ts";
+import { folder_segments, path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FileMap, LoadOptions, ModelSource, PretrainedSource, RandomAccessFile } from "./types.ts";
 

@@ -1,8 +1,8 @@
 import { VitMsnError } from "../errors.ts";
 import { check_range } from "./bytes.ts";
+import { type FileVersion, memory_store, type Store, type StoreWriter } from "./download_store.ts";
 import { find_place as find_web_place } from "./storage.web.ts";
 import type { Place } from "./storage_types.ts";
-import { type FileVersion, memory_store, type Store, type StoreWriter } from "./store.ts";
 import type { RandomAccessFile } from "./types.ts";
 
 export { default_token, open_local_file, sha256_of } from "./storage.web.ts";

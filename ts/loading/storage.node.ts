@@ -20,7 +20,6 @@ import { fileURLToPath } from "node:url";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { check_range } from "./bytes.ts";
-import type { Place } from "./storage_types.ts";
 import {
   type Chunks,
   type FileVersion,
@@ -28,7 +27,8 @@ import {
   type Store,
   type StoredCopy,
   type StoreWriter,
-} from "./store.ts";
+} from "./download_store.ts";
+import type { Place } from "./storage_types.ts";
 import type { RandomAccessFile } from "./types.ts";
 
 /** Node's fetch shows redirects and sends any header; a browser's doesn't. */

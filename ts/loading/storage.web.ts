@@ -1,7 +1,6 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { blob_file } from "./bytes.ts";
-import type { Place } from "./storage_types.ts";
 import {
   type Chunks,
   type FileVersion,
@@ -10,7 +9,8 @@ import {
   type Store,
   type StoredCopy,
   type StoreWriter,
-} from "./store.ts";
+} from "./download_store.ts";
+import type { Place } from "./storage_types.ts";
 import type { RandomAccessFile } from "./types.ts";
 
 /** A browser's fetch hides redirects, and asks a host's permission for some headers. */

@@ -1,6 +1,6 @@
 import { type Engine, type Grid, type LinearHandle, Scope, type TensorHandle } from "../engine/engine.ts";
+import type { Turn } from "../engine/forward_queue.ts";
 import { Pacer } from "../engine/pacer.ts";
-import type { Turn } from "../engine/turns.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import { Tensor } from "../tensor.ts";

@@ -1,10 +1,10 @@
 import { Callable } from "../callable.ts";
 import type { Device, DeviceOptions } from "../engine/create_engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
-import type { EngineInfo } from "../engine/levels.ts";
 import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
-import type { TileChoice } from "../engine/tiles.ts";
+import type { EngineInfo } from "../engine/wasm/simd_level.ts";
+import type { TileChoice } from "../engine/webgpu/tiles.ts";
 import { env } from "../env.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
@@ -22,7 +22,7 @@ import {
   type ViTMSNConfigInit,
 } from "./configuration_vit_msn.ts";
 import type { ForwardInputs } from "./inputs.ts";
-import { Residence, type Running } from "./residence.ts";
+import { Residence, type Running } from "./loaded_engine.ts";
 import {
   type CheckpointMatch,
   create_weights,
@@ -270,7 +270,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     }
     const { choose_tiles, LayerNotes } = await on_demand(
       "choice of tiles",
-      () => import("../engine/tiles.ts"),
+      () => import("../engine/webgpu/tiles.ts"),
     );
     const notes = new LayerNotes(engine);
     await this.#on(notes.engine).forward(inputs);

@@ -1,7 +1,7 @@
 import { save_files } from "#save";
 import type { WeightDtype } from "../engine/engine.ts";
+import { type TensorToWrite, write_safetensors } from "../loading/formats/write_safetensors.ts";
 import type { SaveDirectory, SaveOptions } from "../loading/storage_types.ts";
-import { type TensorToWrite, write_safetensors } from "../loading/write_safetensors.ts";
 import { CONFIG_FILE, type ViTMSNConfig } from "./configuration_vit_msn.ts";
 import type { PreTrainedModel } from "./pretrained.ts";
 

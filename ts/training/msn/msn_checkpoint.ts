@@ -1,10 +1,10 @@
 import { save_files } from "#save";
 import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import { open_checkpoint } from "../../loading/checkpoint.ts";
+import { type TensorToWrite, write_safetensors } from "../../loading/formats/write_safetensors.ts";
 import { open_source } from "../../loading/source.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { Checkpoint, ModelSource, PretrainedSource } from "../../loading/types.ts";
-import { type TensorToWrite, write_safetensors } from "../../loading/write_safetensors.ts";
 import {
   json,
   type LoadedTensor,

@@ -1,0 +1,81 @@
+import { readdir } from "node:fs/promises";
+import { env, VitMsnError } from "../../index.ts";
+
+/** Exit codes by the signal's name, as main.ts gives it. */
+const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
+
+export interface ResumeFlags {
+  resume_from_checkpoint?: string;
+  overwrite_output_dir?: boolean;
+}
+
+/**
+ * Where to go on: what was asked for, else the newest checkpoint in output_dir.
+ * @throws VitMsnError INVALID_ARGUMENT where output_dir holds something else, which isn't to be overwritten.
+ */
+export async function checkpoint_to_resume(
+  output_dir: string,
+  flags: ResumeFlags,
+): Promise<string | boolean> {
+  if (flags.resume_from_checkpoint !== undefined) return flags.resume_from_checkpoint;
+  if (flags.overwrite_output_dir) return false;
+  const names = (await readdir(output_dir).catch(() => [])).filter((name) => !name.startsWith("."));
+  if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
+    env.warn(
+      `${output_dir} holds a checkpoint: training goes on from it. To begin anew, add --overwrite-output-dir.`,
+    );
+    return true;
+  }
+  if (names.length > 0) {
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${output_dir} isn't empty and holds no checkpoint; choose another output_dir, or add --overwrite-output-dir.`,
+      { details: { argument: "output_dir" } },
+    );
+  }
+  return false;
+}
+
+/** What a callback of either kind of training is told, as far as an interrupt goes. */
+interface StoppableEvent {
+  control: { should_save: boolean; should_training_stop: boolean };
+}
+
+/** An interrupt ends training after the step that is under way, with a checkpoint. A second one ends the process. */
+export function stop_on_signal(signal: AbortSignal) {
+  let stopped = false;
+  const callback = {
+    on_step_end: ({ control }: StoppableEvent) => {
+      if (!signal.aborted) return;
+      stopped = true;
+      control.should_save = true;
+      control.should_training_stop = true;
+    },
+  };
+  const tell = () =>
+    process.stderr.write("\nvit-msn: stopping after this step; interrupt again to stop at once.\n");
+  signal.addEventListener("abort", tell);
+  return { callback, has_stopped: () => stopped, forget: () => signal.removeEventListener("abort", tell) };
+}
+
+/** Says where an interrupted run stopped, and gives its exit code. */
+export function interrupted(
+  { state, args }: { state: { global_step: number }; args: { save_strategy: string } },
+  signal: AbortSignal,
+): number {
+  const { global_step } = state;
+  const how =
+    args.save_strategy === "no"
+      ? "nothing was saved, as save_strategy is no."
+      : "the same command goes on from there.";
+  process.stderr.write(`vit-msn: stopped after step ${global_step}; ${how}\n`);
+  return INTERRUPTED[signal.reason as keyof typeof INTERRUPTED] ?? INTERRUPTED.SIGINT;
+}
+
+/** @throws VitMsnError INVALID_ARGUMENT where an option that a command needs is missing. */
+export function required(value: string | undefined, name: string, command: string): string {
+  if (value !== undefined) return value;
+  throw new VitMsnError("INVALID_ARGUMENT", `vit-msn ${command} needs --${name.replaceAll("_", "-")}.`, {
+    details: { argument: name },
+  });
+}

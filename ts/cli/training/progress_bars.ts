@@ -1,0 +1,131 @@
+import { Presets, SingleBar } from "cli-progress";
+import type {
+  LogEvent,
+  MSNLogEvent,
+  MSNPretrainerCallback,
+  MSNPretrainerEvent,
+  MSNStepEvent,
+  PredictionEvent,
+  StepEvent,
+  TrainerCallback,
+  TrainerEvent,
+} from "../../training/index.ts";
+
+/** A bar over a training run's steps, and one over each evaluation; where standard error is no terminal, a line for each entry of the log. */
+export class TrainingBars implements TrainerCallback {
+  readonly #wanted: boolean;
+  #training: SingleBar | undefined;
+  #evaluation: SingleBar | undefined;
+
+  constructor(wanted: boolean) {
+    this.#wanted = wanted;
+  }
+
+  on_train_begin({ state }: TrainerEvent): void {
+    this.#training = this.#bar("training [{bar}] {value}/{total} steps | {facts}");
+    this.#training?.start(state.max_steps, state.global_step, { facts: "" });
+  }
+
+  on_step_end({ state, loss, accuracy, learning_rate, eta_seconds }: StepEvent): void {
+    const facts = [
+      `loss ${loss.toFixed(4)}`,
+      ...(accuracy === undefined ? [] : [`accuracy ${accuracy.toFixed(3)}`]),
+      `learning rate ${learning_rate.toExponential(2)}`,
+      `${show_time(eta_seconds)} left`,
+    ];
+    this.#training?.update(state.global_step, { facts: facts.join(" | ") });
+  }
+
+  on_prediction_step({ batches_done, batches = 0 }: PredictionEvent): void {
+    if (this.#evaluation === undefined) {
+      this.#evaluation = this.#bar("evaluation [{bar}] {value}/{total} batches");
+      this.#evaluation?.start(batches, 0);
+    }
+    this.#evaluation?.update(batches_done);
+    if (batches_done < batches) return;
+    this.#evaluation?.stop();
+    this.#evaluation = undefined;
+  }
+
+  on_log({ state, logs }: LogEvent): void {
+    if (this.#wanted && !process.stderr.isTTY) log_line(state, logs);
+  }
+
+  on_train_end(): void {
+    this.stop();
+  }
+
+  stop(): void {
+    this.#evaluation?.stop();
+    this.#training?.stop();
+    this.#evaluation = undefined;
+    this.#training = undefined;
+  }
+
+  #bar(format: string): SingleBar | undefined {
+    return make_bar(format, this.#wanted);
+  }
+}
+
+/** A bar over a pre-training run's steps; where standard error is no terminal, a line for each entry of the log. */
+export class PretrainingBars implements MSNPretrainerCallback {
+  readonly #wanted: boolean;
+  #bar: SingleBar | undefined;
+
+  constructor(wanted: boolean) {
+    this.#wanted = wanted;
+  }
+
+  on_train_begin({ state }: MSNPretrainerEvent): void {
+    this.#bar = make_bar("pre-training [{bar}] {value}/{total} steps | {facts}", this.#wanted);
+    this.#bar?.start(state.max_steps, state.global_step, { facts: "" });
+  }
+
+  on_step_end({ state, args, loss, prototypes_used, learning_rate, eta_seconds }: MSNStepEvent): void {
+    const facts = [
+      `loss ${loss.toFixed(4)}`,
+      `${prototypes_used}/${args.num_proto} prototypes`,
+      `learning rate ${learning_rate.toExponential(2)}`,
+      `${show_time(eta_seconds)} left`,
+    ];
+    this.#bar?.update(state.global_step, { facts: facts.join(" | ") });
+  }
+
+  on_log({ state, logs }: MSNLogEvent): void {
+    if (this.#wanted && !process.stderr.isTTY) log_line(state, logs);
+  }
+
+  on_train_end(): void {
+    this.stop();
+  }
+
+  stop(): void {
+    this.#bar?.stop();
+    this.#bar = undefined;
+  }
+}
+
+/** Undefined where standard error is no terminal, or bars aren't wanted. */
+function make_bar(format: string, wanted: boolean): SingleBar | undefined {
+  if (!wanted || !process.stderr.isTTY) return undefined;
+  return new SingleBar(
+    { format, stream: process.stderr, hideCursor: true, clearOnComplete: false },
+    Presets.shades_classic,
+  );
+}
+
+function log_line(
+  { global_step, max_steps }: { global_step: number; max_steps: number },
+  logs: Readonly<Record<string, number>>,
+): void {
+  const facts = Object.entries(logs).filter(([name]) => name !== "step");
+  const shown = facts.map(([name, value]) => `${name} ${Number(value.toPrecision(5))}`).join(", ");
+  process.stderr.write(`step ${global_step}/${max_steps}: ${shown}\n`);
+}
+
+function show_time(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  const minutes = Math.floor(seconds / 60);
+  if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes > 0 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.round(seconds)} s`;
+}

@@ -1,0 +1,94 @@
+import { default_wasm } from "#wasm";
+import { VitMsnError } from "../../errors.ts";
+import type { Level } from "./simd_level.ts";
+
+export type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
+
+/** The package's own modules, each compiled once for all models. */
+const compiled = new Map<Level | "webgpu", Promise<WebAssembly.Module>>();
+/** What came as a Response, which can be read once, for a model that is loaded later. */
+const received = new WeakMap<Response, Promise<WebAssembly.Module>>();
+
+/**
+ * The engine's WebAssembly module, from what the host handed in or from the level's file beside the package's JavaScript.
+ * @throws VitMsnError IO where it can't be read, UNSUPPORTED where this runtime can't compile it.
+ */
+export async function load_wasm_module(
+  given: WasmInput | undefined,
+  level: Level | "webgpu" = "simd128",
+): Promise<WebAssembly.Module> {
+  if (given instanceof Response) return compile_received(given);
+  if (given !== undefined) return compile(given);
+  const module = compiled.get(level) ?? (default_wasm(level) as Promise<WasmInput>).then(compile);
+  compiled.set(level, module);
+  try {
+    return await module;
+  } catch (error) {
+    compiled.delete(level); // the next call tries again
+    throw error;
+  }
+}
+
+/** Whether a binary is the WebGPU engine's: it alone has a device to open. */
+export function is_for_webgpu(module: WebAssembly.Module): boolean {
+  return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
+}
+
+function compile_received(response: Response): Promise<WebAssembly.Module> {
+  const module = received.get(response) ?? compile(response);
+  received.set(response, module);
+  return module;
+}
+
+async function compile(input: WasmInput): Promise<WebAssembly.Module> {
+  if (input instanceof WebAssembly.Module) return input;
+  // TypeScript takes Module for an empty interface, which everything fits, so it can't rule it out by itself.
+  const bytes = await read(input as BufferSource | URL | Response);
+  try {
+    return await WebAssembly.compile(bytes);
+  } catch (cause) {
+    throw compile_error(bytes, cause);
+  }
+}
+
+async function read(input: BufferSource | URL | Response): Promise<BufferSource> {
+  if (input instanceof URL) return read(await fetch_wasm(input));
+  if (!(input instanceof Response)) return input;
+  if (!input.ok) {
+    throw new VitMsnError(
+      "IO",
+      `The engine's WebAssembly can't be loaded: ${input.url} answered ${input.status}.`,
+    );
+  }
+  return input.arrayBuffer();
+}
+
+async function fetch_wasm(url: URL): Promise<Response> {
+  try {
+    return await fetch(url);
+  } catch (cause) {
+    throw new VitMsnError("IO", `The engine's WebAssembly can't be loaded from ${url.href}.`, { cause });
+  }
+}
+
+function compile_error(bytes: BufferSource, cause: unknown): VitMsnError {
+  const view = ArrayBuffer.isView(bytes)
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    : new Uint8Array(bytes);
+  const is_wasm = view[0] === 0 && view[1] === 0x61 && view[2] === 0x73 && view[3] === 0x6d; // "\0asm"
+  if (!is_wasm) {
+    const start = new TextDecoder().decode(view.subarray(0, 16));
+    return new VitMsnError(
+      "IO",
+      `The engine's WebAssembly file isn't WebAssembly: it starts with ${JSON.stringify(start)}. ` +
+        "A server that answers unknown paths with a page gives this; serve the package's .wasm files, or set env.wasm.",
+      { cause },
+    );
+  }
+  return new VitMsnError(
+    "UNSUPPORTED",
+    "This runtime can't compile the engine: it needs WebAssembly with fixed-width SIMD (Node 16.4, Chrome 91, " +
+      `Firefox 89, Safari 16.4 or newer) and a policy that allows it ("wasm-unsafe-eval"). ${String(cause)}`,
+    { cause },
+  );
+}

@@ -1,0 +1,27 @@
+import create_glue from "../generated/glue.js";
+import type { Lost } from "../workers_types.ts";
+
+/** What a thread of the engine is started with: the engine's module and its shared memory. */
+export interface ThreadStart {
+  module: WebAssembly.Module;
+  memory: WebAssembly.Memory;
+}
+
+/** What it says: that it is about to work, or that it can't any more. */
+export type ThreadMessage = { status: "ready" } | Lost;
+
+/** Bytes of a thread's stack, in whole pages: kernels keep their buffers elsewhere. */
+const STACK_SIZE = 4 << 16;
+
+/** A worker's whole life: it joins the engine and blocks inside until it is dismissed or terminated. */
+export function run_thread({ module, memory }: ThreadStart, post: (message: ThreadMessage) => void): void {
+  const glue = create_glue();
+  try {
+    glue.initSync({ module, memory, thread_stack_size: STACK_SIZE });
+    post({ status: "ready" });
+    glue.work();
+  } catch (error) {
+    post({ status: "lost", reason: glue.last_panic() ?? String(error) });
+    glue.lose_worker();
+  }
+}

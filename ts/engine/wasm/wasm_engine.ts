@@ -1,0 +1,280 @@
+import { type ErrorCode, VitMsnError } from "../../errors.ts";
+import type {
+  Activation,
+  Engine,
+  EngineMemory,
+  FloatDtype,
+  Grid,
+  Handle,
+  LinearHandle,
+  TensorHandle,
+  WeightDtype,
+} from "../engine.ts";
+import { engine_dead, engine_disposed } from "../engine_errors.ts";
+import type create_glue from "../generated/glue.js";
+import type { Level } from "./simd_level.ts";
+import type { ThreadPool } from "./thread_pool.ts";
+
+/** What a binary exports. Values that are copied out of a GPU come later. */
+export type Glue = ReturnType<typeof create_glue>;
+
+/** What ended an engine: what it held can't be trusted any more. */
+interface Fate {
+  /** A trap, or a thread that was lost. */
+  fault: string | undefined;
+  /** A sentence that says how its device was lost. */
+  lost: string | undefined;
+}
+
+/** An engine that was forgotten lets its threads go. */
+const forgotten = new FinalizationRegistry<ThreadPool>((pool) => void pool.dispose());
+
+/** Whether a module was built for threads: those take their memory from outside. */
+export function has_threads(module: WebAssembly.Module): boolean {
+  return WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
+}
+
+function level_of(glue: Glue, module: WebAssembly.Module): Level {
+  return `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
+}
+
+/**
+ * The CPU engine, and what WebGPU's shares with it: every call goes straight into WebAssembly, and every failure comes back
+ * as a VitMsnError.
+ */
+export class WasmEngine implements Engine {
+  readonly level: Level | "webgpu";
+  readonly #module: WebAssembly.Module;
+  #glue: Glue | undefined;
+  #memory: WebAssembly.Memory | undefined;
+  #pool: ThreadPool | undefined;
+  /** An object, for threads and devices to report to: they don't keep an engine that nobody else holds. */
+  protected readonly fate: Fate = { fault: undefined, lost: undefined };
+
+  constructor(
+    glue: Glue,
+    module: WebAssembly.Module,
+    memory: WebAssembly.Memory,
+    level: Level | "webgpu" = level_of(glue, module),
+  ) {
+    this.level = level;
+    this.#glue = glue;
+    this.#module = module;
+    this.#memory = memory;
+  }
+
+  /**
+   * Starts workers that share this engine's work from then on. The module must have threads.
+   * @throws Error with the reason where they can't start; the engine goes on without.
+   */
+  async start_workers(count: number): Promise<void> {
+    const { ThreadPool } = await import("./thread_pool.ts");
+    const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
+    const [fate, glue] = [this.fate, this.#glue as Glue];
+    const dismiss = () => glue.dismiss_workers();
+    const pool = await ThreadPool.start(count, start, dismiss, (reason) => {
+      fate.fault ??= `one of its threads was lost: ${reason}.`;
+    });
+    // Node 20 has no navigator to ask.
+    glue.have_cores(count < (globalThis.navigator?.hardwareConcurrency ?? 0));
+    this.#pool = pool;
+    forgotten.register(this, pool, pool);
+  }
+
+  tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
+    return this.call((glue) => glue.tensor(data, Uint32Array.from(dims))) as TensorHandle;
+  }
+
+  parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle {
+    return this.call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
+  }
+
+  async parameter_bytes(parameter: TensorHandle, dtype: FloatDtype): Promise<Uint8Array> {
+    return this.copy((glue) => glue.parameter_bytes(parameter, dtype));
+  }
+
+  linear_weights(
+    out_features: number,
+    in_features: number,
+    dtype: WeightDtype,
+    has_bias: boolean,
+  ): LinearHandle {
+    return this.call((glue) =>
+      glue.linear_weights(out_features, in_features, dtype, has_bias),
+    ) as LinearHandle;
+  }
+
+  set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void {
+    this.call((glue) => glue.set_rows(weights, row, bytes, from));
+  }
+
+  set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void {
+    this.call((glue) => glue.set_quantised_rows(weights, row, bytes, scales));
+  }
+
+  set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void {
+    this.call((glue) => glue.set_bias(weights, offset, bytes, from));
+  }
+
+  async get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
+    return this.copy((glue) => glue.get_rows(weights, row, rows));
+  }
+
+  async get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array> {
+    return this.copy((glue) => glue.get_scales(weights, row, rows));
+  }
+
+  async get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array> {
+    return this.copy((glue) => glue.get_bias(weights, offset, count));
+  }
+
+  linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+  ): TensorHandle {
+    return this.call((glue) => glue.linear(x, weights, activation, residual)) as TensorHandle;
+  }
+
+  layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle {
+    return this.call((glue) => glue.layer_norm(x, weight, bias, eps)) as TensorHandle;
+  }
+
+  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle {
+    return this.call((glue) => glue.scaled_dot_product_attention(qkv, num_heads)) as TensorHandle;
+  }
+
+  eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle } {
+    const [context, probs] = this.call((glue) => glue.eager_attention(qkv, num_heads));
+    return { context: context as TensorHandle, probs: probs as TensorHandle };
+  }
+
+  patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle {
+    return this.call((glue) =>
+      glue.patch_embed(pixel_values, projection, patch.height, patch.width),
+    ) as TensorHandle;
+  }
+
+  embed_tokens(
+    patches: TensorHandle,
+    cls_token: TensorHandle,
+    positions: TensorHandle,
+    masked?: { mask: Uint8Array; mask_token: TensorHandle },
+  ): TensorHandle {
+    return this.call((glue) =>
+      glue.embed_tokens(patches, cls_token, positions, masked?.mask, masked?.mask_token),
+    ) as TensorHandle;
+  }
+
+  take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle {
+    return this.call((glue) => glue.take_tokens(x, patches, kept)) as TensorHandle;
+  }
+
+  interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle {
+    return this.call((glue) =>
+      glue.interpolate_positions(positions, from.height, from.width, to.height, to.width),
+    ) as TensorHandle;
+  }
+
+  pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle {
+    return this.call((glue) => glue.pool(x, kind)) as TensorHandle;
+  }
+
+  cross_entropy(logits: TensorHandle, labels: Int32Array): TensorHandle {
+    return this.call((glue) => glue.cross_entropy(logits, labels)) as TensorHandle;
+  }
+
+  mse_loss(x: TensorHandle, target: TensorHandle): TensorHandle {
+    return this.call((glue) => glue.mse_loss(x, target)) as TensorHandle;
+  }
+
+  bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle {
+    return this.call((glue) => glue.bce_with_logits(logits, target)) as TensorHandle;
+  }
+
+  dims(x: TensorHandle): number[] {
+    return Array.from(this.call((glue) => glue.dims(x)));
+  }
+
+  /** Ops are done when they return. */
+  async ready(): Promise<void> {}
+
+  async read(x: TensorHandle): Promise<Float32Array> {
+    return this.copy((glue) => glue.read(x));
+  }
+
+  /** Freeing what a disposed or dead engine held is no error: cleaning up may come after either. */
+  free(handle: Handle): void {
+    if (this.#glue === undefined || this.death() !== undefined) return;
+    this.call((glue) => glue.free(handle));
+  }
+
+  memory(): EngineMemory {
+    const [handles, bytes] = this.call((glue) => glue.live()) as unknown as [number, number];
+    return { handles, bytes, reserved: this.reserved() };
+  }
+
+  /** Bytes that are reserved in all. */
+  protected reserved(): number {
+    return this.#memory?.buffer.byteLength ?? 0;
+  }
+
+  /** Dropping the instance is what returns its memory: WebAssembly memory never shrinks. */
+  async dispose(): Promise<void> {
+    this.#glue = undefined;
+    this.#memory = undefined;
+    if (this.#pool === undefined) return;
+    forgotten.unregister(this.#pool);
+    await this.#pool.dispose();
+  }
+
+  /** Runs ops of the instance, and turns what they raise into VitMsnErrors. */
+  protected call<T>(op: (glue: Glue) => T): T {
+    if (this.#glue === undefined) throw engine_disposed();
+    const death = this.death();
+    if (death !== undefined) throw death;
+    try {
+      return op(this.#glue);
+    } catch (error) {
+      throw this.#translate(error, this.#glue);
+    }
+  }
+
+  /** Calls what copies values out: a GPU's come later, and so do the errors of what led to them. */
+  protected async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
+    const glue = this.#glue;
+    try {
+      return await this.call(op);
+    } catch (error) {
+      if (this.#glue === undefined) throw engine_disposed();
+      throw error instanceof VitMsnError ? error : this.#translate(error, glue as Glue);
+    }
+  }
+
+  /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine is not used again. */
+  #translate(error: unknown, glue: Glue): VitMsnError {
+    const code = (error as { code?: ErrorCode } | null)?.code;
+    const is_told = error instanceof Error && typeof code === "string";
+    if (is_told && code !== "ENGINE_DEAD") return new VitMsnError(code, error.message);
+    if (is_told) this.fate.lost ??= error.message;
+    else this.fate.fault ??= panic_message(glue) ?? String(error);
+    return this.death(error) as VitMsnError;
+  }
+
+  /** What every call throws once the engine has ended. */
+  protected death(cause?: unknown): VitMsnError | undefined {
+    const { lost, fault } = this.fate;
+    if (lost !== undefined) return new VitMsnError("ENGINE_DEAD", lost, { cause });
+    return fault === undefined ? undefined : engine_dead(fault, cause);
+  }
+}
+
+/** What the panic hook kept, where the trap left the instance able to say it. */
+function panic_message(glue: Glue): string | undefined {
+  try {
+    return glue.last_panic();
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,124 @@
+import type { Engine, LinearHandle, TensorHandle, WeightDtype } from "../engine.ts";
+
+/** What decides how fast a tile computes a linear layer. */
+export interface LayerShape {
+  readonly rows: number;
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly dtype: WeightDtype;
+}
+
+/** The tile that was chosen for layers of a shape. */
+export interface TileChoice extends LayerShape {
+  /** Rows and columns of the results that a workgroup computes. */
+  readonly tile: number;
+  /** The tile that is taken without a measurement. */
+  readonly default_tile: number;
+  /** What each tile took for one layer, in milliseconds, by its side. */
+  readonly ms: Readonly<Record<number, number>>;
+}
+
+/** An engine that has more than one tile for a linear layer. */
+export interface TiledEngine {
+  layer_shape(weights: LinearHandle, rows: number): LayerShape;
+  /** The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen. */
+  tiles(shape: LayerShape): number[];
+  choose_tile(shape: LayerShape, side: number): void;
+  /** Whether a choice is among the tiles that this device can run, all of them measured. */
+  still_holds(choice: TileChoice): boolean;
+  /** The choice that was made on this adapter, by this program or an earlier one. */
+  chosen(shape: LayerShape): TileChoice | undefined;
+  /** Remembers choices, for models that come later and for other programs. */
+  remember(choices: readonly TileChoice[]): Promise<void>;
+  /** Milliseconds that the device takes for a layer, `times` times one after the other. */
+  time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;
+}
+
+/** How long a tile is timed at least: clocks in browsers are coarse. */
+const LEAST_MS = 4;
+/** What one submission takes: a time starts with it. */
+const MOST_TIMES = 256;
+
+/** Notes the shapes of a forward's linear layers. */
+export class LayerNotes {
+  /** The engine to run the forward on. */
+  readonly engine: Engine;
+  readonly layers = new Map<string, { weights: LinearHandle; rows: number }>();
+
+  constructor(engine: Engine) {
+    const note = (weights: LinearHandle, result: TensorHandle) => {
+      const rows = engine
+        .dims(result)
+        .slice(0, -1)
+        .reduce((product, size) => product * size, 1);
+      this.layers.set(`${weights} ${rows}`, { weights, rows });
+      return result;
+    };
+    const noting: Partial<Engine> = {
+      linear: (x, weights, ...rest) => note(weights, engine.linear(x, weights, ...rest)),
+      patch_embed: (pixels, weights, patch) => note(weights, engine.patch_embed(pixels, weights, patch)),
+    };
+    this.engine = new Proxy(engine, {
+      get: (target, name) => {
+        if (Object.hasOwn(noting, name)) return noting[name as keyof Engine];
+        const member = Reflect.get(target, name, target) as unknown;
+        return typeof member === "function" ? member.bind(target) : member;
+      },
+    });
+  }
+}
+
+/** Times every tile of each shape that nobody has timed here, or with `again` of all, and has the engine take the fastest. */
+export async function choose_tiles(
+  engine: TiledEngine,
+  layers: Iterable<{ weights: LinearHandle; rows: number }>,
+  again: boolean,
+): Promise<TileChoice[]> {
+  const found = new Map<string, TileChoice>();
+  const measured: TileChoice[] = [];
+  for (const { weights, rows } of layers) {
+    const shape = engine.layer_shape(weights, rows);
+    const key = JSON.stringify(shape);
+    if (found.has(key)) continue;
+    const earlier = again ? undefined : engine.chosen(shape);
+    const choice =
+      earlier && engine.still_holds(earlier) ? earlier : await fastest_of(engine, shape, weights);
+    engine.choose_tile(shape, choice.tile);
+    found.set(key, choice);
+    if (choice !== earlier && Object.keys(choice.ms).length > 0) measured.push(choice);
+  }
+  if (measured.length > 0) await engine.remember(measured);
+  return [...found.values()];
+}
+
+async function fastest_of(
+  engine: TiledEngine,
+  shape: LayerShape,
+  weights: LinearHandle,
+): Promise<TileChoice> {
+  const tiles = engine.tiles(shape);
+  const default_tile = tiles[0] as number;
+  const ms: Record<number, number> = {};
+  if (tiles.length > 1) {
+    for (const tile of tiles) {
+      engine.choose_tile(shape, tile);
+      ms[tile] = await time_of(engine, weights, shape.rows);
+    }
+  }
+  const time = (tile: number) => ms[tile] ?? 0;
+  const tile = tiles.reduce((best, other) => (time(other) < time(best) ? other : best), default_tile);
+  return Object.freeze({ ...shape, tile, default_tile, ms: Object.freeze(ms) });
+}
+
+/** The best of three, each long enough for a coarse clock, after one that compiles. */
+async function time_of(engine: TiledEngine, weights: LinearHandle, rows: number): Promise<number> {
+  await engine.time_layer(weights, rows, 1);
+  let times = 1;
+  let best = await engine.time_layer(weights, rows, times);
+  while (best < LEAST_MS && times < MOST_TIMES) {
+    times *= 4;
+    best = await engine.time_layer(weights, rows, times);
+  }
+  for (let i = 0; i < 2; i++) best = Math.min(best, await engine.time_layer(weights, rows, times));
+  return best / times;
+}

@@ -1,0 +1,150 @@
+import { find_gpu } from "#webgpu";
+import { env } from "../../env.ts";
+import { VitMsnError } from "../../errors.ts";
+
+/** A GPU, or what stands in for one. */
+export interface AdapterInfo {
+  /** As the driver calls it; browsers may tell no more than the vendor. */
+  readonly name: string;
+  readonly vendor: string;
+  readonly architecture: string;
+  /** Whether it is software that runs on the CPU. */
+  readonly is_software: boolean;
+  /** What kernels make use of: "shader-f16", "subgroups", "timestamp-query". */
+  readonly features: readonly string[];
+}
+
+/** A device to compute on. */
+export interface OpenedDevice {
+  device: GPUDevice;
+  adapter: AdapterInfo;
+  wgsl_features: ReadonlySet<string>;
+  /** Whether kernels can use subgroups. */
+  subgroups: boolean;
+  /** Whether it was opened here, for one model, and ends with it. */
+  is_own: boolean;
+}
+
+/** Optional features that some kernel makes use of. */
+const FEATURES = ["shader-f16", "subgroups", "timestamp-query"] as const;
+
+/** Limits that decide how large tensors and tiles may be; an adapter's own are asked for. */
+const LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupsPerDimension",
+  "maxStorageBuffersPerShaderStage",
+] as const;
+
+/** Where "auto" found no adapter that will do, and why: asking again costs every model a quarter of a second. */
+const refused = new WeakMap<GPU, string>();
+
+/**
+ * Opens a device of the best adapter. There must be WebGPU.
+ * @param by_name whether WebGPU was asked for by its name: then software adapters will do.
+ * @throws VitMsnError UNSUPPORTED, saying what is missing and what to do about it.
+ */
+export async function open_device(by_name: boolean): Promise<OpenedDevice> {
+  const gpu = (env.webgpu.gpu ?? (await find_gpu())) as GPU;
+  const earlier = by_name ? undefined : refused.get(gpu);
+  if (earlier !== undefined) throw unsupported(earlier);
+  try {
+    return await open(gpu, by_name);
+  } catch (error) {
+    if (!by_name && error instanceof VitMsnError) refused.set(gpu, error.message);
+    throw error;
+  }
+}
+
+/** What is known of a device that the host opened. */
+export async function describe_device(device: GPUDevice): Promise<OpenedDevice> {
+  const gpu = env.webgpu.gpu ?? (await find_gpu());
+  return {
+    device,
+    // Runtimes without adapterInfo say nothing of the adapter that a device came from.
+    adapter: describe_adapter(device.adapterInfo as GPUAdapterInfo | undefined, device.features),
+    wgsl_features: gpu?.wgslLanguageFeatures ?? new Set<string>(),
+    subgroups: await takes_subgroups(device),
+    is_own: false,
+  };
+}
+
+async function open(gpu: GPU, by_name: boolean): Promise<OpenedDevice> {
+  const adapter = await request_adapter(gpu);
+  const described = describe_adapter(adapter.info, adapter.features);
+  if (described.is_software && !(env.webgpu.allow_software ?? by_name)) {
+    throw unsupported(
+      `The only adapter of WebGPU, ${described.name}, is software on the CPU` +
+        `${by_name ? "" : ", which the CPU's own engine outruns"}; env.webgpu.allow_software = true takes it.`,
+    );
+  }
+  const device = await request_device(adapter, described);
+  const subgroups = await takes_subgroups(device);
+  return { device, adapter: described, wgsl_features: gpu.wgslLanguageFeatures, subgroups, is_own: true };
+}
+
+/**
+ * Whether kernels can use subgroups, by a module that does: wgpu, on which the kernels run, can't tell in browsers, and
+ * Deno has the feature but not the directive that the standard wants.
+ */
+async function takes_subgroups(device: GPUDevice): Promise<boolean> {
+  if (!device.features.has("subgroups")) return false;
+  device.pushErrorScope("validation");
+  device.createShaderModule({ code: "enable subgroups;" });
+  return (await device.popErrorScope()) === null;
+}
+
+async function request_adapter(gpu: GPU): Promise<GPUAdapter> {
+  let cause: unknown;
+  try {
+    const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+    if (adapter) return adapter;
+  } catch (error) {
+    cause = error; // as where a policy of the page blocks WebGPU
+  }
+  throw unsupported(
+    `WebGPU has no adapter here${cause === undefined ? "" : ` (${String(cause)})`}: the browser or a policy blocks the GPU, ` +
+      "or there is no driver for it; update the driver, see chrome://gpu in Chrome, " +
+      'or run the model on the CPU with device "wasm".',
+    cause,
+  );
+}
+
+async function request_device(adapter: GPUAdapter, { name, features }: AdapterInfo): Promise<GPUDevice> {
+  const limits = LIMITS.map((limit) => [limit, adapter.limits[limit]] as const);
+  try {
+    return await adapter.requestDevice({
+      label: "vit-msn",
+      requiredFeatures: features as GPUFeatureName[],
+      requiredLimits: Object.fromEntries(limits.filter(([, value]) => value !== undefined)),
+    });
+  } catch (cause) {
+    throw unsupported(
+      `The GPU ${name} gives no device (${String(cause)}): close what else uses it and try again, ` +
+        'or run the model on the CPU with device "wasm".',
+      cause,
+    );
+  }
+}
+
+function describe_adapter(
+  info: GPUAdapterInfo | undefined,
+  features: ReadonlySet<string> | GPUSupportedFeatures,
+): AdapterInfo {
+  const { vendor = "", architecture = "", description = "", device = "" } = info ?? {};
+  const name = description || [vendor, architecture || device].filter(Boolean).join(" ") || "of no name";
+  return Object.freeze({
+    name,
+    vendor,
+    architecture,
+    is_software: info?.isFallbackAdapter ?? false,
+    features: Object.freeze(FEATURES.filter((feature) => features.has(feature))),
+  });
+}
+
+function unsupported(message: string, cause?: unknown): VitMsnError {
+  return new VitMsnError("UNSUPPORTED", message, { cause });
+}

@@ -1,0 +1,303 @@
+import { VitMsnError } from "../../errors.ts";
+import { on_demand } from "../../on_demand.ts";
+import type {
+  Activation,
+  DrawnPicture,
+  LinearHandle,
+  PictureBytes,
+  PictureEngine,
+  PicturePlan,
+  TensorHandle,
+  WeightDtype,
+} from "../engine.ts";
+import { Turns } from "../forward_queue.ts";
+import { next_task } from "../pacer.ts";
+import type { Timing } from "../profile.ts";
+import type { Glue } from "../wasm/wasm_engine.ts";
+import { WasmTrainingEngine } from "../wasm/wasm_training_engine.ts";
+import { KeptTiles, shape_key } from "./tile_cache.ts";
+import type { TiledEngine } from "./tiles.ts";
+import type { OpenedDevice } from "./webgpu_device.ts";
+import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
+
+type GpuGlue = ReturnType<typeof import("../generated/webgpu/glue.js").default>;
+
+/**
+ * Starts a WebAssembly instance of its own on a device.
+ * @param cache_dir where the tiles that earlier programs chose are kept; default env.cache_dir.
+ * @throws VitMsnError UNSUPPORTED, OUT_OF_MEMORY or IO.
+ */
+export async function create_webgpu_engine(
+  module: WebAssembly.Module,
+  opened: OpenedDevice,
+  cache_dir: string | undefined,
+): Promise<WebGpuEngine> {
+  const { default: create_glue, BINARY } = await on_demand(
+    "WebGPU engine (vit_msn_webgpu.js)",
+    () => import("../generated/webgpu/glue.js"),
+  );
+  const ahead = new CompiledAhead();
+  const glue = create_glue(scope_of(opened, ahead));
+  let memory: WebAssembly.Memory;
+  try {
+    memory = glue.initSync({ module }).memory;
+  } catch (cause) {
+    throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
+  }
+  const kept = new KeptTiles(opened.adapter, BINARY, cache_dir);
+  const engine = new WebGpuEngine(glue, module, memory, opened, ahead, kept);
+  await engine.open();
+  return engine;
+}
+
+/** The WebGPU engine: ops are recorded in WebAssembly, and computed once something is read. */
+export class WebGpuEngine extends WasmTrainingEngine {
+  #glue: GpuGlue | undefined;
+  readonly #opened: OpenedDevice;
+  readonly #ahead: CompiledAhead;
+  readonly #kept: KeptTiles;
+  /** Whether nothing runs that is asked for: see compile_ahead. */
+  #plans = false;
+  readonly turns = new Turns();
+
+  constructor(
+    glue: GpuGlue,
+    module: WebAssembly.Module,
+    memory: WebAssembly.Memory,
+    opened: OpenedDevice,
+    ahead: CompiledAhead,
+    kept: KeptTiles,
+  ) {
+    // What only the CPU's binary exports is called by its own class alone.
+    super(glue as unknown as Glue, module, memory, "webgpu");
+    this.#glue = glue;
+    this.#opened = opened;
+    this.#ahead = ahead;
+    this.#kept = kept;
+    const { fate } = this;
+    void opened.device.lost.then(({ reason, message }) => {
+      fate.lost ??= `The GPU device of this model was lost (${reason}: ${message.trim()}).`;
+    });
+  }
+
+  /** Whether its device is gone, and with it all that it held. */
+  get is_lost(): boolean {
+    return this.fate.lost !== undefined;
+  }
+
+  get max_tensor_bytes(): number {
+    return this.#opened.device.limits.maxStorageBufferBindingSize;
+  }
+
+  /** The ops of a forward ask for their pipelines one after the other; here all of them compile at the same time. */
+  async compile_ahead(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }> {
+    this.call(() => this.#glue?.begin_plan());
+    this.#plans = true;
+    this.#ahead.begin();
+    try {
+      await forward();
+    } catch {
+      // A forward that can't be says so when it is asked for.
+    }
+    const compiled = this.#ahead.end();
+    this.#plans = false;
+    this.call(() => this.#glue?.end_plan());
+    return { compiled };
+  }
+
+  override linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.linear(x, weights, activation, residual, reader)) as TensorHandle;
+  }
+
+  override layer_norm(
+    x: TensorHandle,
+    weight: TensorHandle,
+    bias: TensorHandle,
+    eps: number,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.layer_norm(x, weight, bias, eps, reader)) as TensorHandle;
+  }
+
+  override scaled_dot_product_attention(
+    qkv: TensorHandle,
+    num_heads: number,
+    reader?: LinearHandle,
+  ): TensorHandle {
+    return this.#ask((glue) => glue.scaled_dot_product_attention(qkv, num_heads, reader)) as TensorHandle;
+  }
+
+  override async read(x: TensorHandle): Promise<Float32Array> {
+    if (!this.#plans) return super.read(x);
+    return new Float32Array(this.dims(x).reduce((a, b) => a * b, 1));
+  }
+
+  /** The image processor's kernels. */
+  get pictures(): PictureEngine {
+    const { limits } = this.#opened.device;
+    return {
+      max_side: limits.maxTextureDimension2D,
+      max_bytes: limits.maxStorageBufferBindingSize,
+      pixels: (dims) =>
+        this.call(() => (this.#glue as GpuGlue).pixels(Uint32Array.from(dims))) as TensorHandle,
+      put: (picture, plan, pixels, index) => this.#put(picture, plan, pixels, index),
+    };
+  }
+
+  #put(picture: PictureBytes | DrawnPicture, plan: PicturePlan, pixels: TensorHandle, index: number): void {
+    const glue = this.#glue as GpuGlue;
+    const { width, height } = picture;
+    const numbers = pack_plan(plan);
+    if ("data" in picture) {
+      const { data, channels } = picture;
+      const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      const size = Uint32Array.of(width, height, channels);
+      this.call(() => glue.preprocess(bytes, size, numbers, plan.values, pixels, index));
+      this.#submit_large(bytes.length);
+      return;
+    }
+    const { device } = this.#opened;
+    const texture = device.createTexture({ size: [width, height], format: "rgba8unorm", usage: DRAWN });
+    try {
+      const { source } = picture;
+      device.queue.copyExternalImageToTexture({ source }, { texture, premultipliedAlpha: false }, [
+        width,
+        height,
+      ]);
+      const size = Uint32Array.of(width, height);
+      this.call(() => glue.preprocess_texture(texture, size, numbers, plan.values, pixels, index));
+      this.#submit_large(4 * width * height);
+    } finally {
+      texture.destroy();
+    }
+  }
+
+  /** A picture's memory serves the next one once its kernels are submitted; small ones wait for the forward. */
+  #submit_large(bytes: number): void {
+    if (bytes > LARGE_PICTURE) this.call(() => this.#glue?.submit());
+  }
+
+  /** Its kernels' own clock. */
+  readonly timing: Timing = {
+    dispatches: () => this.call(() => this.#glue?.dispatches() ?? 0),
+    bytes: (x) => this.#ask((glue) => glue.tensor_bytes(x)),
+    start: () => this.call(() => this.#glue?.start_profile()),
+    stop: () => this.copy(() => (this.#glue as GpuGlue).finish_profile()),
+  };
+
+  /** The tiles of its linear layers. */
+  readonly tiled: TiledEngine = {
+    layer_shape: (weights, rows) => {
+      const [outputs, inputs] = this.#ask((glue) => glue.linear_sizes(weights)) as unknown as [
+        number,
+        number,
+      ];
+      const dtype = this.#ask((glue) => glue.linear_dtype(weights)) as WeightDtype;
+      return { rows, inputs, outputs, dtype };
+    },
+    tiles: ({ rows, inputs, outputs, dtype }) => [
+      ...this.#ask((glue) => glue.linear_tiles(rows, inputs, outputs, dtype)),
+    ],
+    choose_tile: ({ rows, inputs, outputs, dtype }, side) =>
+      this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, side)),
+    still_holds: (choice) => {
+      const tiles = this.tiled.tiles(choice);
+      const is_offered = tiles[0] === choice.default_tile && tiles.includes(choice.tile);
+      return is_offered && tiles.every((tile) => tile in choice.ms);
+    },
+    chosen: (shape) => this.#kept.choices.get(shape_key(shape)),
+    remember: async (choices) => {
+      for (const choice of choices) this.#kept.choices.set(shape_key(choice), choice);
+      await this.#kept.write();
+    },
+    time_layer: async (weights, rows, times) => {
+      this.#ask((glue) => glue.run_linear(weights, rows, times));
+      const start = performance.now();
+      this.#ask((glue) => glue.submit());
+      await this.#opened.device.queue.onSubmittedWorkDone();
+      const ms = performance.now() - start;
+      await this.copy(() => this.#glue?.settle());
+      return ms;
+    },
+  };
+
+  #ask<T>(question: (glue: GpuGlue) => T): T {
+    return this.call(() => question(this.#glue as GpuGlue));
+  }
+
+  /** Takes the device, and the tiles that were chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
+  async open(): Promise<void> {
+    try {
+      await Promise.all([this.copy(() => this.#glue?.open(this.#opened.subgroups)), this.#kept.read()]);
+      for (const choice of this.#kept.choices.values()) {
+        if (this.tiled.still_holds(choice)) this.tiled.choose_tile(choice, choice.tile);
+      }
+    } catch (error) {
+      await this.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * On a GPU a forward is one submission, and nothing is waited for but the device's word on new buffers and kernels.
+   * Software is slow: there each step is submitted, so that a forward can be aborted between them.
+   */
+  override async ready(): Promise<void> {
+    if (this.#plans) return;
+    const { adapter, device } = this.#opened;
+    if (adapter.is_software) this.call(() => this.#glue?.submit());
+    await this.copy(() => this.#glue?.settle());
+    if (adapter.is_software) await device.queue.onSubmittedWorkDone();
+  }
+
+  /** Frees every buffer, and the device unless the host handed it in. */
+  override async dispose(): Promise<void> {
+    const glue = this.#glue;
+    this.#glue = undefined;
+    await super.dispose();
+    if (glue === undefined) return;
+    try {
+      glue.close();
+    } catch {
+      // It trapped before: what it held goes with the device.
+    }
+    if (!this.#opened.is_own) return;
+    this.#opened.device.destroy();
+    await this.#opened.device.lost;
+  }
+
+  /** Where the device was lost, that is what went wrong, whatever came first. */
+  protected override async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
+    try {
+      return await super.copy(op);
+    } catch (error) {
+      await Promise.race([this.#opened.device.lost, next_task()]);
+      throw (this.#glue && this.death(error)) ?? error;
+    }
+  }
+
+  protected override reserved(): number {
+    return this.#glue?.reserved() ?? 0;
+  }
+}
+
+const LARGE_PICTURE = 1 << 20;
+
+/** GPUTextureUsage's COPY_SRC, COPY_DST and RENDER_ATTACHMENT, which drawing takes; Node has no such global. */
+const DRAWN = 1 | 2 | 16;
+
+/** As the binary takes it. */
+function pack_plan({ columns, rows, rows_first, left, top }: PicturePlan): Int32Array {
+  const head = [columns.stride, rows.stride, columns.table.length, Number(rows_first), left, top];
+  const packed = new Int32Array(head.length + columns.table.length + rows.table.length);
+  packed.set(head);
+  packed.set(columns.table, head.length);
+  packed.set(rows.table, head.length + columns.table.length);
+  return packed;
+}

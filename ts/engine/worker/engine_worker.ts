@@ -1,0 +1,193 @@
+// The Worker's side of an engine in a Worker: does what worker_engine.ts asks for, in that order.
+import { type Env, env } from "../../env.ts";
+import { type ErrorCode, VitMsnError } from "../../errors.ts";
+import { create_engine, type Device, type EngineOptions } from "../create_engine.ts";
+import type { Engine, EngineMemory, Handle } from "../engine.ts";
+import type { EngineInfo } from "../wasm/simd_level.ts";
+import { map_handles, OPS, type OpName, type Question } from "./remote_ops.ts";
+import { pack, unpack } from "./remote_values.ts";
+
+/** The handles of a record of results. */
+export type Numbers = Record<string, number | undefined>;
+
+/** An op, a question or a free. Handles are the asker's own numbers. */
+export type EngineCall =
+  | { op: OpName; args: unknown[]; results?: number | Numbers }
+  | { question: number; op: Question; args: unknown[] }
+  | { op: "free"; handle: number };
+
+/** What of `env` holds in the Worker as well. */
+export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key"> {
+  allow_software: boolean | undefined;
+}
+
+export type EngineRequest =
+  | { start: EngineOptions; settings: WorkerSettings }
+  | { calls: EngineCall[] }
+  | "end";
+
+export interface RemoteError {
+  code: ErrorCode;
+  message: string;
+}
+
+/** Question 0 is the start, and its answer a StartReport. */
+export type EngineReply =
+  | { question: number; value: unknown; memory: EngineMemory }
+  | { question: number; error: RemoteError; memory: EngineMemory }
+  | { memory: EngineMemory }
+  | { warning: string }
+  | "ended";
+
+export interface StartReport {
+  device: Device;
+  engine_info: EngineInfo;
+  /** The ops that this engine has: not every one can learn. */
+  ops: OpName[];
+}
+
+type Post = (reply: EngineReply, transfer: ArrayBuffer[]) => void;
+type Callable = Record<string, (...args: unknown[]) => unknown>;
+
+/** Answers requests, by `post`. */
+export function serve_engine(post: Post): (request: EngineRequest) => void {
+  let host: EngineHost | undefined;
+  env.warn = (warning) => post({ warning }, []);
+  return (request) => {
+    if (request === "end") void end(host, post);
+    else if ("calls" in request) host?.run(request.calls);
+    else {
+      const { allow_software, ...settings } = request.settings;
+      Object.assign(env, settings);
+      env.webgpu.allow_software = allow_software;
+      create_engine(request.start).then(
+        ({ engine, device, engine_info }) => {
+          host = new EngineHost(engine, post);
+          const ops = (Object.keys(OPS) as OpName[]).filter((op) => op in engine);
+          const report: StartReport = { device, engine_info, ops };
+          host.answer(0, report);
+        },
+        (error) => post({ question: 0, error: describe(error), memory: NOTHING }, []),
+      );
+    }
+  };
+}
+
+/** Lets the engine's threads go: not every runtime ends them with this Worker. */
+async function end(host: EngineHost | undefined, post: Post): Promise<void> {
+  await host?.dispose();
+  post("ended", []);
+}
+
+const NOTHING: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
+
+class EngineHost {
+  readonly #engine: Engine;
+  readonly #post: Post;
+  readonly #handles = new Map<number, Handle>();
+  /** What went wrong on the way to a value: whoever asks for it is told, and what needs it isn't tried. */
+  readonly #failures = new Map<number, RemoteError>();
+  #memory = NOTHING;
+
+  constructor(engine: Engine, post: Post) {
+    this.#engine = engine;
+    this.#post = post;
+  }
+
+  run(calls: readonly EngineCall[]): void {
+    for (const call of calls) {
+      if (call.op === "free") this.#free(call.handle);
+      else if ("question" in call) this.#ask(call.question, call.op, call.args);
+      else this.#op(call.op, call.args.map(unpack), call.results);
+    }
+    const before = this.#memory;
+    const { handles, bytes, reserved } = this.#report();
+    if (handles !== before.handles || bytes !== before.bytes || reserved !== before.reserved)
+      this.#post({ memory: this.#memory }, []);
+  }
+
+  dispose(): Promise<void> {
+    return this.#engine.dispose();
+  }
+
+  answer(question: number, value: unknown): void {
+    const buffers: ArrayBuffer[] = [];
+    const packed = pack(value, buffers, true);
+    this.#post({ question, value: packed, memory: this.#report() }, buffers);
+  }
+
+  #op(op: OpName, args: unknown[], results: number | Numbers | undefined): void {
+    try {
+      const value = this.#call(
+        op,
+        map_handles(OPS[op].handles, args, (handle) => this.#of(handle)),
+      );
+      if (typeof results === "number") this.#handles.set(results, value as Handle);
+      for (const [name, number] of entries(results))
+        this.#handles.set(number, (value as Record<string, Handle>)[name] as Handle);
+    } catch (error) {
+      const failure = error instanceof Failed ? error.failure : describe(error, op);
+      const failed = results === undefined ? (args[0] as number) : results;
+      if (typeof failed === "number") this.#failures.set(failed, failure);
+      for (const [, number] of entries(failed)) this.#failures.set(number, failure);
+    }
+  }
+
+  async #ask(question: number, op: Question, [handle, ...args]: unknown[]): Promise<void> {
+    try {
+      this.answer(question, await this.#call(op, [this.#of(handle as number), ...args]));
+    } catch (error) {
+      const failure = error instanceof Failed ? error.failure : describe(error, op);
+      this.#post({ question, error: failure, memory: this.#report() }, []);
+    }
+  }
+
+  #free(number: number): void {
+    const handle = this.#handles.get(number);
+    this.#handles.delete(number);
+    this.#failures.delete(number);
+    if (handle !== undefined) this.#engine.free(handle);
+  }
+
+  #call(op: string, args: unknown[]): unknown {
+    return (this.#engine as unknown as Callable)[op]?.(...args);
+  }
+
+  /** The engine's handle for the asker's number. */
+  #of(number: number): Handle {
+    const failure = this.#failures.get(number);
+    if (failure !== undefined) throw new Failed(failure);
+    return this.#handles.get(number) as Handle;
+  }
+
+  #report(): EngineMemory {
+    try {
+      this.#memory = this.#engine.memory();
+    } catch {
+      this.#memory = NOTHING; // a dead engine doesn't say
+    }
+    return this.#memory;
+  }
+}
+
+function entries(results: number | Numbers | undefined): [string, number][] {
+  const all = typeof results === "object" ? Object.entries(results) : [];
+  return all.filter((entry): entry is [string, number] => entry[1] !== undefined);
+}
+
+/** An op before this one failed, as it says. */
+class Failed extends Error {
+  readonly failure: RemoteError;
+
+  constructor(failure: RemoteError) {
+    super(failure.message);
+    this.failure = failure;
+  }
+}
+
+/** An error as a message can carry it, with the op that it came from. */
+function describe(error: unknown, op?: string): RemoteError {
+  const where = op === undefined ? "" : ` (in ${op})`;
+  if (error instanceof VitMsnError) return { code: error.code, message: error.message + where };
+  return { code: "ENGINE_DEAD", message: `The engine's Worker failed${where}: ${String(error)}` };
+}

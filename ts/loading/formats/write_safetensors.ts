@@ -1,0 +1,95 @@
+import { VitMsnError } from "../../errors.ts";
+import { view_of } from "../bytes.ts";
+import type { CheckpointDtype } from "../types.ts";
+import { element_count } from "./safetensors.ts";
+
+/** The format's name of a dtype, and the bytes of one element. */
+const DTYPES: Readonly<Record<CheckpointDtype, { name: string; bytes: number }>> = {
+  float32: { name: "F32", bytes: 4 },
+  float16: { name: "F16", bytes: 2 },
+  bfloat16: { name: "BF16", bytes: 2 },
+  int8: { name: "I8", bytes: 1 },
+};
+
+/** One tensor to write. `bytes` holds `byte_length` bytes in all, row-major and little-endian, in pieces of any size. */
+export interface TensorToWrite {
+  key: string;
+  dtype: CheckpointDtype;
+  dims: readonly number[];
+  byte_length: number;
+  bytes: Uint8Array | AsyncIterable<Uint8Array>;
+}
+
+/** A tensor of a safetensors file from values in memory. */
+export function float32_tensor(key: string, dims: readonly number[], values: Float32Array): TensorToWrite {
+  const bytes = new Uint8Array(values.length * 4);
+  const view = new DataView(bytes.buffer);
+  for (const [i, value] of values.entries()) view.setFloat32(4 * i, value, true);
+  return { key, dtype: "float32", dims, byte_length: bytes.byteLength, bytes };
+}
+
+/**
+ * Writes a safetensors file as a stream, so that saving needs no second copy of the weights. Tensors are ordered
+ * as the safetensors library orders them: widest dtype first, then by key.
+ */
+export async function* write_safetensors(
+  tensors: Iterable<TensorToWrite> | AsyncIterable<TensorToWrite>,
+  metadata: Readonly<Record<string, string>> = { format: "pt" },
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const ordered: TensorToWrite[] = [];
+  for await (const tensor of tensors) ordered.push(tensor);
+  ordered.sort((a, b) => element_bytes(b) - element_bytes(a) || (a.key < b.key ? -1 : 1));
+  yield make_header(ordered, metadata);
+  for (const tensor of ordered) yield* tensor_bytes(tensor);
+}
+
+function make_header(
+  tensors: readonly TensorToWrite[],
+  metadata: Readonly<Record<string, string>>,
+): Uint8Array {
+  const members = [`"__metadata__":${JSON.stringify(metadata)}`];
+  const keys = new Set(["__metadata__"]);
+  let start = 0;
+  for (const tensor of tensors) {
+    if (keys.has(tensor.key)) throw unwritable(tensor, "is given twice or has a reserved name");
+    keys.add(tensor.key);
+    if (element_count(tensor.dims) * element_bytes(tensor) !== tensor.byte_length) {
+      throw unwritable(
+        tensor,
+        `of shape [${tensor.dims}] and dtype ${tensor.dtype} can't have ${tensor.byte_length} bytes`,
+      );
+    }
+    const end = start + tensor.byte_length;
+    const value = { dtype: DTYPES[tensor.dtype].name, shape: tensor.dims, data_offsets: [start, end] };
+    members.push(`${JSON.stringify(tensor.key)}:${JSON.stringify(value)}`);
+    start = end;
+  }
+  const json = new TextEncoder().encode(`{${members.join(",")}}`);
+  const length = Math.ceil(json.byteLength / 8) * 8;
+  const header = new Uint8Array(8 + length).fill(0x20, 8);
+  view_of(header).setBigUint64(0, BigInt(length), true);
+  header.set(json, 8);
+  return header;
+}
+
+async function* tensor_bytes(tensor: TensorToWrite): AsyncGenerator<Uint8Array, void, undefined> {
+  const pieces = tensor.bytes instanceof Uint8Array ? [tensor.bytes] : tensor.bytes;
+  let written = 0;
+  for await (const piece of pieces) {
+    written += piece.byteLength;
+    if (written > tensor.byte_length) break;
+    yield piece;
+  }
+  if (written !== tensor.byte_length)
+    throw unwritable(tensor, `gave other than its ${tensor.byte_length} bytes`);
+}
+
+function element_bytes(tensor: TensorToWrite): number {
+  return DTYPES[tensor.dtype].bytes;
+}
+
+function unwritable(tensor: TensorToWrite, what: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", `The tensor ${JSON.stringify(tensor.key)} ${what}.`, {
+    details: { key: tensor.key },
+  });
+}

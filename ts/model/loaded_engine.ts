@@ -1,0 +1,72 @@
+import type { Device } from "../engine/create_engine.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { EngineInfo } from "../engine/wasm/simd_level.ts";
+import { VitMsnError } from "../errors.ts";
+import type { Weights } from "./weights.ts";
+
+/** An engine that holds a model's weights. */
+export interface Running {
+  engine: Engine;
+  weights: Weights;
+  device: Device;
+  engine_info: EngineInfo;
+}
+
+/** Where a model lives, from loading to dispose(); a classifier and its backbone live at the same place. */
+export class Residence {
+  #running: Running;
+  #load_again: (() => Promise<Running>) | undefined;
+  /** While a lost device is opened again. */
+  #reopening: Promise<void> | undefined;
+  #disposed = false;
+
+  /** @param load_again loads the same once more, after the device was lost; undefined where what was loaded is gone. */
+  constructor(running: Running, load_again: (() => Promise<Running>) | undefined) {
+    this.#running = running;
+    this.#load_again = load_again;
+  }
+
+  get running(): Running {
+    return this.#running;
+  }
+
+  /** Where the device was lost, waits until it is open again. */
+  async ready(): Promise<void> {
+    if (!this.#running.engine.is_lost) return;
+    this.#reopening ??= this.#open_again().finally(() => {
+      this.#reopening = undefined;
+    });
+    await this.#reopening;
+  }
+
+  /** The weights are no longer those of the files, which can't bring them back after a loss. */
+  weights_changed(): void {
+    this.#load_again = undefined;
+  }
+
+  check_alive(): void {
+    if (this.#disposed) {
+      throw new VitMsnError("DISPOSED", "This model was disposed; load it again with from_pretrained.");
+    }
+  }
+
+  async dispose(): Promise<void> {
+    this.#disposed = true;
+    await this.#running.engine.dispose();
+  }
+
+  async #open_again(): Promise<void> {
+    if (this.#load_again === undefined) {
+      throw new VitMsnError(
+        "ENGINE_DEAD",
+        "The GPU device of this model was lost, and its weights with it. They can't be had again by themselves, since " +
+          "the device or the files' bytes were handed in, or the model was trained: load the model again.",
+      );
+    }
+    const running = await this.#load_again();
+    if (this.#disposed) await running.engine.dispose();
+    this.check_alive();
+    await this.#running.engine.dispose();
+    this.#running = running;
+  }
+}
