@@ -1,3 +1,5 @@
+import type { ImageFormat } from "./image/formats.ts";
+
 /** How WebGPU is found. */
 export interface WebGpuEnv {
   /** Where adapters come from; default the runtime's `navigator.gpu`, in Node without one that of the package webgpu. */
@@ -18,7 +20,7 @@ export interface DecodedPicture {
 
 /** What is known of a picture file before it is decoded. */
 export interface PictureToDecode {
-  readonly format: "PNG" | "JPEG" | "WebP" | "AVIF" | "GIF" | "TIFF" | "BMP";
+  readonly format: ImageFormat;
   readonly mime: string;
   /** For messages: the path or URL. */
   readonly name: string;

@@ -13,6 +13,7 @@ export type { LayerShape, TileChoice } from "./engine/webgpu/tiles.ts";
 export type { AdapterInfo } from "./engine/webgpu/webgpu_device.ts";
 export { type DecodedPicture, type Env, env, type PictureToDecode, type WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
+export { IMAGE_EXTENSIONS, type ImageFormat, is_image_name } from "./image/formats.ts";
 export * from "./image/image_processing_vit.ts";
 export * from "./image/raw_image.ts";
 export type { PenaltyScore } from "./learning/cross_validation.ts";

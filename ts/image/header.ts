@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import type { ImageFormat } from "./formats.ts";
 import type { Channels } from "./pixels.ts";
 
 /** The most pixels that are decoded: where Pillow raises DecompressionBombError. */
@@ -8,11 +9,9 @@ export const MAX_SIDE = 65_535;
 /** The most bytes read from a file or URL for one picture. */
 export const MAX_BYTES = 256 * 1024 * 1024;
 
-export type PictureFormat = "PNG" | "JPEG" | "WebP" | "AVIF" | "GIF" | "TIFF" | "BMP";
-
 /** What the first bytes of a picture say about it. Sizes are before EXIF orientation. */
 export interface PictureHeader {
-  format: PictureFormat;
+  format: ImageFormat;
   mime: string;
   /** undefined where it isn't cheap to know before decoding (TIFF, some AVIF). */
   width?: number;

@@ -1,4 +1,4 @@
-import type { PictureFormat } from "./header.ts";
+import type { ImageFormat } from "./formats.ts";
 import type { Pixels } from "./pixels.ts";
 
 const WEBP_EXIF = 0x45584946; // "EXIF"
@@ -17,7 +17,7 @@ const ORIENTATION_TAG = 0x0112;
  */
 export function take_orientation(
   bytes: Uint8Array,
-  format: PictureFormat,
+  format: ImageFormat,
 ): { bytes: Uint8Array; orientation: number } {
   if (format === "PNG") return take_from_png(bytes);
   if (format === "WebP") return take_from_webp(bytes);
@@ -27,7 +27,7 @@ export function take_orientation(
 /** As take_orientation, for JPEG files too, which browsers turn alike. */
 export function take_any_orientation(
   bytes: Uint8Array,
-  format: PictureFormat,
+  format: ImageFormat,
 ): { bytes: Uint8Array; orientation: number } {
   return format === "JPEG" ? take_from_jpeg(bytes) : take_orientation(bytes, format);
 }

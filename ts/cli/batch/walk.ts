@@ -1,15 +1,14 @@
 import { opendir, realpath, stat } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import picomatch from "picomatch";
+import { is_image_name } from "../../index.ts";
 
 /** Names of one folder that are held at a time: larger folders are listed several times. */
 const MAX_NAMES = 100_000;
-/** What a folder's files are recognised by: pictures, and tar shards of them. */
-const PICTURE = /\.(png|jpe?g|jfif|webp|avif|gif|tiff?)$/i;
 const TAR = /\.(tar|tar\.gz|tgz)$/i;
 
 export function is_picture_name(path: string): boolean {
-  return PICTURE.test(path) && !is_hidden(path.slice(path.lastIndexOf("/") + 1));
+  return is_image_name(path) && !is_hidden(path.slice(path.lastIndexOf("/") + 1));
 }
 
 export function is_tar_name(path: string): boolean {

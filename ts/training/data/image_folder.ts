@@ -1,6 +1,7 @@
 import { list_class_folders } from "#folders";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
+import { is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FoundFile } from "../folders/folder_types.ts";
 import { permutation, Random } from "../random.ts";
@@ -16,12 +17,9 @@ export interface ImageFolderOptions {
   classes?: readonly string[];
 }
 
-/** The endings of picture files; files with other ones are left alone. */
-const PICTURE = /\.(png|jpe?g|jfif|webp|avif|gif)$/i;
-
 /** Whether a file is a picture, by its name. */
 export function is_picture({ path }: FoundFile): boolean {
-  return PICTURE.test(path.at(-1) as string);
+  return is_image_name(path.at(-1) as string);
 }
 
 /** Pictures sorted into folders by class: root/class/…/picture, at any depth below the class. */

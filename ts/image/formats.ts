@@ -1,0 +1,21 @@
+/** The formats of image files that are decoded (TIFF in Node alone), each with the extensions of its files' names. */
+const EXTENSIONS = {
+  PNG: ["png", "apng"],
+  JPEG: ["jpg", "jpeg", "jpe", "jfif"],
+  WebP: ["webp"],
+  AVIF: ["avif"],
+  GIF: ["gif"],
+  BMP: ["bmp", "dib"],
+  PNM: ["ppm", "pgm", "pbm", "pnm"],
+  TIFF: ["tif", "tiff"],
+} as const;
+
+export type ImageFormat = keyof typeof EXTENSIONS;
+
+/** The extensions that a folder's image files are recognised by, in lower case and without a dot. */
+export const IMAGE_EXTENSIONS: readonly string[] = Object.values(EXTENSIONS).flat();
+
+/** Whether a file is an image by the extension of its name, in upper or lower case. */
+export function is_image_name(name: string): boolean {
+  return IMAGE_EXTENSIONS.includes(name.slice(name.lastIndexOf(".") + 1).toLowerCase());
+}
