@@ -2,6 +2,7 @@
  * ViT-MSN on WebGPU at 224×224: in Chromium beside onnxruntime-web's webgpu in the same browser, and sdpa beside eager
  * attention; or in Deno or Node. On a machine with a GPU this measures it; `--software` takes the runtime's software adapter.
  */
+
 import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -10,7 +11,7 @@ import { parseArgs } from "node:util";
 import { chromium } from "playwright";
 import { find_chromium, find_swiftshader, launch_args } from "../scripts/chromium.mjs";
 import { deno, find_lavapipe, own_node } from "../test/support/runtimes.ts";
-import type { TileChoice } from "../ts/engine/webgpu/tiles.ts";
+import type { TileChoice } from "../ts/engine/engine.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import type { DtypeName } from "../ts/model/pretrained.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";

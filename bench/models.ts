@@ -2,9 +2,10 @@
  * The five released architectures from generated weights: parameters, tokens, memory, and the time of a picture, for
  * each dtype.
  */
+
 import { parseArgs } from "node:util";
-import type { Device } from "../ts/engine/create_engine.ts";
 import type { WeightDtype } from "../ts/engine/engine.ts";
+import type { Device } from "../ts/engine/engine_options.ts";
 import { backbone_modules, parameters_of } from "../ts/model/architecture.ts";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";

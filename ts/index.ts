@@ -1,3 +1,6 @@
+export type { LayerShape, TileChoice } from "./engine/engine.ts";
+export type { AdapterInfo, EngineInfo, Level } from "./engine/engine_info.ts";
+export type { Device, DeviceOptions } from "./engine/engine_options.ts";
 /**
  * vit-msn: ViT-MSN in JavaScript. Names are those of Hugging Face's ViTMSN page and of transformers.js.
  *
@@ -5,12 +8,8 @@
  */
 
 export { DeviceTensor } from "./device_tensor.ts";
-export type { Device, DeviceOptions } from "./engine/create_engine.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
-export type { EngineInfo, Level } from "./engine/wasm/simd_level.ts";
-export type { LayerShape, TileChoice } from "./engine/webgpu/tiles.ts";
-export type { AdapterInfo } from "./engine/webgpu/webgpu_device.ts";
 export { type DecodedPicture, type Env, env, type PictureToDecode, type WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export { IMAGE_EXTENSIONS, type ImageFormat, is_image_name } from "./image/formats.ts";

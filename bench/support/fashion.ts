@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import type { DeviceOptions } from "../../ts/engine/create_engine.ts";
+import type { DeviceOptions } from "../../ts/engine/engine_options.ts";
 import type { RawImage } from "../../ts/image/raw_image.ts";
 import { ViTMSNConfig, type ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../../ts/model/modeling_vit_msn.ts";

@@ -1,7 +1,7 @@
 import type { TileChoice } from "vit-msn";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { AdapterInfo } from "../../ts/engine/engine_info.ts";
 import { KeptTiles, shape_key } from "../../ts/engine/webgpu/tile_cache.ts";
-import type { AdapterInfo } from "../../ts/engine/webgpu/webgpu_device.ts";
 import { env } from "../../ts/env.ts";
 import { temporary_directory } from "../support/directories.ts";
 import type { Tuned, TuningProgram } from "../support/tuning.ts";

@@ -1,51 +1,17 @@
-import { find_gpu, HOW_TO_GET_WEBGPU, load_webgpu } from "#webgpu";
+import { find_gpu, HOW_TO_GET_WEBGPU } from "#gpu";
+import { load_webgpu } from "#webgpu";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
-import type { LoadOptions } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
-import type { Engine } from "./engine.ts";
+import type { Device, EngineOptions, StartedEngine } from "./engine_options.ts";
 import { is_for_webgpu, load_wasm_module, type WasmInput } from "./wasm/load_wasm.ts";
-import { choose_level, type EngineInfo, obstacle_to_threads } from "./wasm/simd_level.ts";
+import { choose_level, obstacle_to_threads } from "./wasm/simd_level.ts";
 import { has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
 import { create_wasm_engine } from "./wasm/wasm_training_engine.ts";
 import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
 /** More than any of today's machines makes use of, and few enough for every runtime. */
 const MAX_THREADS = 64;
-
-/** A device that a model runs on. */
-export type Device = "wasm" | "webgpu";
-
-/** Where a model runs. */
-export interface DeviceOptions {
-  /**
-   * "auto" (default) takes WebGPU where there is a real GPU, else "wasm", the CPU; `engine_info` says which and why.
-   * "webgpu" takes WebGPU even if its adapter is software. A GPUDevice of the host's own is used and not destroyed.
-   */
-  device?: Device | "auto" | GPUDevice;
-  /**
-   * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation.
-   * Where they can't be had, the model runs on one and `engine_info` says why.
-   */
-  num_threads?: number;
-  /**
-   * Whether the engine runs in a Worker of its own, so that this thread stays free while the model loads and computes.
-   * Default false; on the main thread of a page, which may not wait for threads, true where num_threads is above 1.
-   */
-  worker?: boolean;
-  /** The engine's WebAssembly for this model; default env.wasm, else the file beside this package's JavaScript. */
-  wasm?: WebAssembly.Module | BufferSource | URL | Response;
-}
-
-/** How an engine is started, and where the package keeps what it finds out about a GPU. */
-export type EngineOptions = DeviceOptions & Pick<LoadOptions, "cache_dir">;
-
-/** An engine, where it runs and how. */
-export interface StartedEngine {
-  engine: Engine;
-  device: Device;
-  engine_info: EngineInfo;
-}
 
 /**
  * Starts an engine of its own for one model: disposing it returns all its memory, and a fault in it harms no other.

@@ -8,8 +8,6 @@
  */
 
 import type { Turns } from "./forward_queue.ts";
-import type { Timing } from "./profile.ts";
-import type { TiledEngine } from "./webgpu/tiles.ts";
 
 /** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
 export const ACTIVATIONS = [
@@ -240,4 +238,49 @@ export class Scope {
     for (const handle of this.#handles) this.#engine.free(handle);
     this.#handles.clear();
   }
+}
+
+/** How an engine whose ops aren't done when they return tells what they took. */
+export interface Timing {
+  /** Kernels recorded so far. */
+  dispatches(): number;
+  /** What a tensor takes in memory. */
+  bytes(x: TensorHandle): number;
+  start(): void;
+  /** Nanoseconds of each kernel since `start`, in order; NaN where the device has no clock. */
+  stop(): Promise<Float64Array>;
+}
+
+/** What decides how fast a tile computes a linear layer. */
+export interface LayerShape {
+  readonly rows: number;
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly dtype: WeightDtype;
+}
+
+/** The tile that was chosen for layers of a shape. */
+export interface TileChoice extends LayerShape {
+  /** Rows and columns of the results that a workgroup computes. */
+  readonly tile: number;
+  /** The tile that is taken without a measurement. */
+  readonly default_tile: number;
+  /** What each tile took for one layer, in milliseconds, by its side. */
+  readonly ms: Readonly<Record<number, number>>;
+}
+
+/** An engine that has more than one tile for a linear layer. */
+export interface TiledEngine {
+  layer_shape(weights: LinearHandle, rows: number): LayerShape;
+  /** The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen. */
+  tiles(shape: LayerShape): number[];
+  choose_tile(shape: LayerShape, side: number): void;
+  /** Whether a choice is among the tiles that this device can run, all of them measured. */
+  still_holds(choice: TileChoice): boolean;
+  /** The choice that was made on this adapter, by this program or an earlier one. */
+  chosen(shape: LayerShape): TileChoice | undefined;
+  /** Remembers choices, for models that come later and for other programs. */
+  remember(choices: readonly TileChoice[]): Promise<void>;
+  /** Milliseconds that the device takes for a layer, `times` times one after the other. */
+  time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;
 }

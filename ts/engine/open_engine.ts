@@ -1,6 +1,7 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
-import { create_engine, type EngineOptions, type StartedEngine } from "./create_engine.ts";
+import { create_engine } from "./create_engine.ts";
+import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { load_wasm_module } from "./wasm/load_wasm.ts";
 import { must_not_block } from "./wasm/simd_level.ts";
 

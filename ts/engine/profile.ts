@@ -160,17 +160,6 @@ export class Profiler {
   }
 }
 
-/** How an engine whose ops aren't done when they return tells what they took. */
-export interface Timing {
-  /** Kernels recorded so far. */
-  dispatches(): number;
-  /** What a tensor takes in memory. */
-  bytes(x: TensorHandle): number;
-  start(): void;
-  /** Nanoseconds of each kernel since `start`, in order; NaN where the device has no clock. */
-  stop(): Promise<Float64Array>;
-}
-
 /** Gives each op the time of its kernels, which run one after the other. */
 function with_times(ops: readonly ProfiledOp[], nanoseconds: Float64Array): ProfiledOp[] {
   let [next, start_ms] = [0, 0];

@@ -1,24 +1,18 @@
 import { Worker } from "node:worker_threads";
-import type { ThreadMessage, ThreadStart } from "./wasm/thread.ts";
-import type { EngineReply, EngineRequest } from "./worker/engine_worker.ts";
-import type { Lost, StartedWorker } from "./workers_types.ts";
+import type { Lost, StartedWorker, WorkerProgram } from "./workers_types.ts";
 
-/** Starts a thread; `listener` hears what it says, and that it was lost where it ends by itself. */
-export function start_thread(listener: (message: ThreadMessage) => void): StartedWorker<ThreadStart> {
-  return wrap(new Worker(new URL("./thread.node.js", import.meta.url), { name: "vit-msn" }), listener);
-}
+/** In full, since bundlers look for exactly this expression. */
+const PROGRAMS: Readonly<Record<WorkerProgram, () => Worker>> = {
+  thread: () => new Worker(new URL("./thread.node.js", import.meta.url), { name: "vit-msn" }),
+  engine_worker: () => new Worker(new URL("./engine_worker.node.js", import.meta.url), { name: "vit-msn" }),
+};
 
-/** Starts the Worker of an engine; `listener` as a thread's. */
-export function start_engine_worker(
-  listener: (message: EngineReply | Lost) => void,
-): StartedWorker<EngineRequest> {
-  return wrap(new Worker(new URL("./engine_worker.node.js", import.meta.url), { name: "vit-msn" }), listener);
-}
-
-function wrap<Request, Reply>(
-  worker: Worker,
+/** Starts a program in a Worker; `listener` gets its messages, and why it was lost where it ends by itself. */
+export function start_worker<Request, Reply>(
+  program: WorkerProgram,
   listener: (message: Reply | Lost) => void,
 ): StartedWorker<Request> {
+  const worker = PROGRAMS[program]();
   worker.on("message", listener);
   worker.on("error", (error) => listener({ status: "lost", reason: String(error) }));
   worker.on("exit", () => listener({ status: "lost", reason: "it was ended" }));

@@ -1,6 +1,6 @@
-import type { Device } from "../engine/create_engine.ts";
 import type { Engine } from "../engine/engine.ts";
-import type { EngineInfo } from "../engine/wasm/simd_level.ts";
+import type { EngineInfo } from "../engine/engine_info.ts";
+import type { Device } from "../engine/engine_options.ts";
 import { VitMsnError } from "../errors.ts";
 import type { Weights } from "./weights.ts";
 

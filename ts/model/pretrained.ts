@@ -1,10 +1,10 @@
 import { Callable } from "../callable.ts";
-import type { Device, DeviceOptions } from "../engine/create_engine.ts";
+import type { TileChoice } from "../engine/engine.ts";
 import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
+import type { EngineInfo } from "../engine/engine_info.ts";
+import type { Device, DeviceOptions } from "../engine/engine_options.ts";
 import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
-import type { EngineInfo } from "../engine/wasm/simd_level.ts";
-import type { TileChoice } from "../engine/webgpu/tiles.ts";
 import { env } from "../env.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";

@@ -1,6 +1,6 @@
 import { default_wasm } from "#wasm";
 import { VitMsnError } from "../../errors.ts";
-import type { Level } from "./simd_level.ts";
+import type { Level } from "../engine_info.ts";
 
 export type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
 

@@ -1,21 +1,4 @@
-import type { AdapterInfo } from "../webgpu/webgpu_device.ts";
-
-/** The engine's binaries: with plain or relaxed SIMD, for one thread or for several on a shared memory. */
-export type Level = "simd128" | "relaxed" | "simd128+threads" | "relaxed+threads";
-
-/** Which engine runs a model, and why no faster one does. */
-export interface EngineInfo {
-  /** What the engine's WebAssembly was built for. */
-  readonly level: Level | "webgpu";
-  /** Threads that compute on the CPU; with WebGPU one, which only records. */
-  readonly threads: number;
-  /** Whether it computes in a Worker of its own. */
-  readonly worker: boolean;
-  /** One sentence for each reason why it runs where it does: no GPU, no better level, no more threads; else empty. */
-  readonly reasons: readonly string[];
-  /** With WebGPU, what computes. */
-  readonly adapter?: AdapterInfo;
-}
+import type { Level } from "../engine_info.ts";
 
 /**
  * A module that only runtimes with relaxed SIMD take. `rest` tells whether its multiply-add is fused:

@@ -1,4 +1,4 @@
-import { start_thread } from "#workers";
+import { start_worker } from "#workers";
 import type { ThreadMessage, ThreadStart } from "./thread.ts";
 
 /** The workers that help an engine: each has an instance on the engine's memory and waits there for tasks. */
@@ -51,7 +51,7 @@ export class ThreadPool {
 
 /** One worker. */
 class Member {
-  readonly #worker = start_thread((message) => this.#hear(message));
+  readonly #worker = start_worker<ThreadStart, ThreadMessage>("thread", (message) => this.#hear(message));
   #lost: string | undefined;
   #listener: ((message: ThreadMessage) => void) | undefined;
 

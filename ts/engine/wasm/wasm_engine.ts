@@ -11,8 +11,8 @@ import type {
   WeightDtype,
 } from "../engine.ts";
 import { engine_dead, engine_disposed } from "../engine_errors.ts";
+import type { Level } from "../engine_info.ts";
 import type create_glue from "../generated/glue.js";
-import type { Level } from "./simd_level.ts";
 import type { ThreadPool } from "./thread_pool.ts";
 
 /** What a binary exports. Values that are copied out of a GPU come later. */

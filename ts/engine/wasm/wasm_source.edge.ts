@@ -1,5 +1,5 @@
+import type { Level } from "../engine_info.ts";
 import relaxed from "../vit_msn_relaxed.wasm";
-import type { Level } from "./simd_level.ts";
 
 /**
  * The engine's module as edge workers have it, which may not compile bytes: imported, so that it is compiled when the worker

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { VitMsnError } from "../../errors.ts";
-import type { Level } from "./simd_level.ts";
+import type { Level } from "../engine_info.ts";
 
 /** The engine's WebAssembly of a level, beside this file. */
 export async function default_wasm(level: Level | "webgpu"): Promise<BufferSource> {

@@ -1,4 +1,4 @@
-import type { Level } from "./simd_level.ts";
+import type { Level } from "../engine_info.ts";
 
 /** Where the engine's WebAssembly of a level lies: beside this file, in the form that bundlers recognise. */
 export async function default_wasm(level: Level | "webgpu"): Promise<URL> {

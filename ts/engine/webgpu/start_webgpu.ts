@@ -1,6 +1,6 @@
 import { VitMsnError } from "../../errors.ts";
+import type { EngineInfo } from "../engine_info.ts";
 import { is_for_webgpu, load_wasm_module, type WasmInput } from "../wasm/load_wasm.ts";
-import type { EngineInfo } from "../wasm/simd_level.ts";
 import { describe_device, type OpenedDevice, open_device } from "./webgpu_device.ts";
 import { create_webgpu_engine, type WebGpuEngine } from "./webgpu_engine.ts";
 

@@ -1,8 +1,8 @@
 import { keep, read_kept } from "#small_cache";
 import { env } from "../../env.ts";
+import type { LayerShape, TileChoice } from "../engine.ts";
 import { WEIGHT_DTYPES } from "../engine.ts";
-import type { LayerShape, TileChoice } from "./tiles.ts";
-import type { AdapterInfo } from "./webgpu_device.ts";
+import type { AdapterInfo } from "../engine_info.ts";
 
 /** By what a choice was measured with, then by shape. */
 const chosen = new Map<string, Map<string, TileChoice>>();

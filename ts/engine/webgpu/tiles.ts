@@ -1,38 +1,4 @@
-import type { Engine, LinearHandle, TensorHandle, WeightDtype } from "../engine.ts";
-
-/** What decides how fast a tile computes a linear layer. */
-export interface LayerShape {
-  readonly rows: number;
-  readonly inputs: number;
-  readonly outputs: number;
-  readonly dtype: WeightDtype;
-}
-
-/** The tile that was chosen for layers of a shape. */
-export interface TileChoice extends LayerShape {
-  /** Rows and columns of the results that a workgroup computes. */
-  readonly tile: number;
-  /** The tile that is taken without a measurement. */
-  readonly default_tile: number;
-  /** What each tile took for one layer, in milliseconds, by its side. */
-  readonly ms: Readonly<Record<number, number>>;
-}
-
-/** An engine that has more than one tile for a linear layer. */
-export interface TiledEngine {
-  layer_shape(weights: LinearHandle, rows: number): LayerShape;
-  /** The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen. */
-  tiles(shape: LayerShape): number[];
-  choose_tile(shape: LayerShape, side: number): void;
-  /** Whether a choice is among the tiles that this device can run, all of them measured. */
-  still_holds(choice: TileChoice): boolean;
-  /** The choice that was made on this adapter, by this program or an earlier one. */
-  chosen(shape: LayerShape): TileChoice | undefined;
-  /** Remembers choices, for models that come later and for other programs. */
-  remember(choices: readonly TileChoice[]): Promise<void>;
-  /** Milliseconds that the device takes for a layer, `times` times one after the other. */
-  time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;
-}
+import type { Engine, LayerShape, LinearHandle, TensorHandle, TileChoice, TiledEngine } from "../engine.ts";
 
 /** How long a tile is timed at least: clocks in browsers are coarse. */
 const LEAST_MS = 4;

@@ -1,18 +1,7 @@
-import { find_gpu } from "#webgpu";
+import { find_gpu } from "#gpu";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
-
-/** A GPU, or what stands in for one. */
-export interface AdapterInfo {
-  /** As the driver calls it; browsers may tell no more than the vendor. */
-  readonly name: string;
-  readonly vendor: string;
-  readonly architecture: string;
-  /** Whether it is software that runs on the CPU. */
-  readonly is_software: boolean;
-  /** What kernels make use of: "shader-f16", "subgroups", "timestamp-query". */
-  readonly features: readonly string[];
-}
+import type { AdapterInfo } from "../engine_info.ts";
 
 /** A device to compute on. */
 export interface OpenedDevice {

@@ -8,15 +8,15 @@ import type {
   PictureEngine,
   PicturePlan,
   TensorHandle,
+  TiledEngine,
+  Timing,
   WeightDtype,
 } from "../engine.ts";
 import { Turns } from "../forward_queue.ts";
 import { next_task } from "../pacer.ts";
-import type { Timing } from "../profile.ts";
 import type { Glue } from "../wasm/wasm_engine.ts";
 import { WasmTrainingEngine } from "../wasm/wasm_training_engine.ts";
 import { KeptTiles, shape_key } from "./tile_cache.ts";
-import type { TiledEngine } from "./tiles.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
 import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
 

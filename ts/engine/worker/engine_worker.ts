@@ -1,50 +1,18 @@
 // The Worker's side of an engine in a Worker: does what worker_engine.ts asks for, in that order.
-import { type Env, env } from "../../env.ts";
-import { type ErrorCode, VitMsnError } from "../../errors.ts";
-import { create_engine, type Device, type EngineOptions } from "../create_engine.ts";
+import { env } from "../../env.ts";
+import { VitMsnError } from "../../errors.ts";
+import { create_engine } from "../create_engine.ts";
 import type { Engine, EngineMemory, Handle } from "../engine.ts";
-import type { EngineInfo } from "../wasm/simd_level.ts";
+import type {
+  EngineCall,
+  EngineReply,
+  EngineRequest,
+  Numbers,
+  RemoteError,
+  StartReport,
+} from "./protocol.ts";
 import { map_handles, OPS, type OpName, type Question } from "./remote_ops.ts";
 import { pack, unpack } from "./remote_values.ts";
-
-/** The handles of a record of results. */
-export type Numbers = Record<string, number | undefined>;
-
-/** An op, a question or a free. Handles are the asker's own numbers. */
-export type EngineCall =
-  | { op: OpName; args: unknown[]; results?: number | Numbers }
-  | { question: number; op: Question; args: unknown[] }
-  | { op: "free"; handle: number };
-
-/** What of `env` holds in the Worker as well. */
-export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key"> {
-  allow_software: boolean | undefined;
-}
-
-export type EngineRequest =
-  | { start: EngineOptions; settings: WorkerSettings }
-  | { calls: EngineCall[] }
-  | "end";
-
-export interface RemoteError {
-  code: ErrorCode;
-  message: string;
-}
-
-/** Question 0 is the start, and its answer a StartReport. */
-export type EngineReply =
-  | { question: number; value: unknown; memory: EngineMemory }
-  | { question: number; error: RemoteError; memory: EngineMemory }
-  | { memory: EngineMemory }
-  | { warning: string }
-  | "ended";
-
-export interface StartReport {
-  device: Device;
-  engine_info: EngineInfo;
-  /** The ops that this engine has: not every one can learn. */
-  ops: OpName[];
-}
 
 type Post = (reply: EngineReply, transfer: ArrayBuffer[]) => void;
 type Callable = Record<string, (...args: unknown[]) => unknown>;

@@ -1,5 +1,7 @@
 // The program of an engine's Worker in browsers.
-import { type EngineReply, type EngineRequest, serve_engine } from "./engine_worker.ts";
+
+import { serve_engine } from "./engine_worker.ts";
+import type { EngineReply, EngineRequest } from "./protocol.ts";
 
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<EngineRequest>) => void) | null;

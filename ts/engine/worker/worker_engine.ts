@@ -1,12 +1,12 @@
-import { start_engine_worker } from "#workers";
+import { start_worker } from "#workers";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
-import type { EngineOptions, StartedEngine } from "../create_engine.ts";
 import type { Engine, EngineMemory, Handle, TensorHandle } from "../engine.ts";
 import { engine_dead, engine_disposed } from "../engine_errors.ts";
+import type { EngineOptions, StartedEngine } from "../engine_options.ts";
 import type { TrainingEngine } from "../training_engine.ts";
 import type { Lost } from "../workers_types.ts";
-import type { EngineCall, EngineReply, Numbers, StartReport } from "./engine_worker.ts";
+import type { EngineCall, EngineReply, EngineRequest, Numbers, StartReport } from "./protocol.ts";
 import { type Dims, map_handles, OPS, type OpName, QUESTIONS, type Question } from "./remote_ops.ts";
 import { map_values, pack, unpack } from "./remote_values.ts";
 
@@ -122,7 +122,7 @@ const GRACE_MS = 200;
 /** The messages between an engine and its Worker. It knows nothing of the engine, which may be forgotten. */
 class WorkerLink {
   memory: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
-  readonly #worker = start_engine_worker((reply) => this.#hear(reply));
+  readonly #worker = start_worker<EngineRequest, EngineReply>("engine_worker", (reply) => this.#hear(reply));
   readonly #questions = new Map<number, Answer>();
   #calls: EngineCall[] = [];
   #buffers: ArrayBuffer[] = [];

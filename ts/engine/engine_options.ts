@@ -1,0 +1,37 @@
+import type { LoadOptions } from "../loading/types.ts";
+import type { Engine } from "./engine.ts";
+import type { EngineInfo } from "./engine_info.ts";
+
+/** A device that a model runs on. */
+export type Device = "wasm" | "webgpu";
+
+/** Where a model runs. */
+export interface DeviceOptions {
+  /**
+   * "auto" (default) takes WebGPU where there is a real GPU, else "wasm", the CPU; `engine_info` says which and why.
+   * "webgpu" takes WebGPU even if its adapter is software. A GPUDevice of the host's own is used and not destroyed.
+   */
+  device?: Device | "auto" | GPUDevice;
+  /**
+   * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation.
+   * Where they can't be had, the model runs on one and `engine_info` says why.
+   */
+  num_threads?: number;
+  /**
+   * Whether the engine runs in a Worker of its own, so that this thread stays free while the model loads and computes.
+   * Default false; on the main thread of a page, which may not wait for threads, true where num_threads is above 1.
+   */
+  worker?: boolean;
+  /** The engine's WebAssembly for this model; default env.wasm, else the file beside this package's JavaScript. */
+  wasm?: WebAssembly.Module | BufferSource | URL | Response;
+}
+
+/** How an engine is started, and where the package keeps what it finds out about a GPU. */
+export type EngineOptions = DeviceOptions & Pick<LoadOptions, "cache_dir">;
+
+/** An engine, where it runs and how. */
+export interface StartedEngine {
+  engine: Engine;
+  device: Device;
+  engine_info: EngineInfo;
+}

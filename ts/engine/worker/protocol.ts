@@ -1,0 +1,46 @@
+// The messages between an engine in a Worker and the thread that uses it.
+import type { Env } from "../../env.ts";
+import type { ErrorCode } from "../../errors.ts";
+import type { EngineMemory } from "../engine.ts";
+import type { EngineInfo } from "../engine_info.ts";
+import type { Device, EngineOptions } from "../engine_options.ts";
+import type { OpName, Question } from "./remote_ops.ts";
+
+/** The handles of a record of results. */
+export type Numbers = Record<string, number | undefined>;
+
+/** An op, a question or a free. Handles are the asker's own numbers. */
+export type EngineCall =
+  | { op: OpName; args: unknown[]; results?: number | Numbers }
+  | { question: number; op: Question; args: unknown[] }
+  | { op: "free"; handle: number };
+
+/** What of `env` holds in the Worker as well. */
+export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key"> {
+  allow_software: boolean | undefined;
+}
+
+export type EngineRequest =
+  | { start: EngineOptions; settings: WorkerSettings }
+  | { calls: EngineCall[] }
+  | "end";
+
+export interface RemoteError {
+  code: ErrorCode;
+  message: string;
+}
+
+/** Question 0 is the start, and its answer a StartReport. */
+export type EngineReply =
+  | { question: number; value: unknown; memory: EngineMemory }
+  | { question: number; error: RemoteError; memory: EngineMemory }
+  | { memory: EngineMemory }
+  | { warning: string }
+  | "ended";
+
+export interface StartReport {
+  device: Device;
+  engine_info: EngineInfo;
+  /** The ops that this engine has: not every one can learn. */
+  ops: OpName[];
+}
