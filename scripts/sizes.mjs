@@ -14,20 +14,20 @@ const budgets = [
   { files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 600_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 45_000 },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 16_000 },
-  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 48_000 },
+  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 49_000 },
   {
     files: ["index", "base", "loading", "image", "config", "core"].map((name) => `dist/${name}.web.js`),
     what: "facade: all that classifying on the CPU takes",
-    budget: 128_000,
+    budget: 130_500,
   },
-  { files: ["dist/few_shot_image_classification.web.js"], what: "few-shot learning besides", budget: 30_000 },
-  { files: ["dist/pytorch_bin.web.js"], what: "reading pytorch_model.bin besides", budget: 17_000 },
+  { files: ["dist/few_shot_image_classification.web.js"], what: "few-shot learning besides", budget: 31_000 },
+  { files: ["dist/pytorch_bin.web.js"], what: "reading pytorch_model.bin besides", budget: 19_000 },
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 243_000,
+    budget: 248_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 189_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 193_000 },
   { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
 ];
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;
