@@ -1,6 +1,6 @@
 //! The activations of the reference's `ACT2FN` that ViT configurations use.
 
-use crate::simd::{Exp, F32x4, constant, map_in_place, polynomial8};
+use crate::runtime::simd::{Exp, F32x4, constant, map_in_place, polynomial8};
 use vit_msn_tensor::Activation;
 
 /// Replaces every value of `rows` by its activation. NaN stays NaN; infinities give the limits.

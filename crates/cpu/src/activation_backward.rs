@@ -4,8 +4,8 @@ use vit_msn_tensor::{Activation, Result, check_len};
 
 use crate::activation::{GELU_TAIL, activate_rows};
 use crate::elementwise::{BLOCK, update};
-use crate::parallel::{Rows, for_each_block_of_rows};
-use crate::simd::{Exp, F32x4, constant, polynomial8};
+use crate::runtime::parallel::{Rows, for_each_block_of_rows};
+use crate::runtime::simd::{Exp, F32x4, constant, polynomial8};
 
 /// What an element costs, in multiply-adds.
 const WORK: usize = 16;

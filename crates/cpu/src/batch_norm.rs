@@ -4,7 +4,7 @@ use vit_msn_tensor::{Result, batch_rows, check_len, try_vec};
 
 use crate::columns::{column_sums, column_sums_of};
 use crate::elementwise::update_block;
-use crate::parallel::for_each_block_of_rows;
+use crate::runtime::parallel::for_each_block_of_rows;
 
 /// Where the results of a batch norm go.
 pub struct BatchNormOutput<'a> {

@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Result, try_vec};
 
-use crate::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{Parts, for_each_task, threads_for};
 
 /// Columns of a task: two cache lines of a row.
 const COLUMNS: usize = 32;

@@ -9,7 +9,7 @@
 use vit_msn_tensor::{Dropout, Error, Result, check_len, format_number};
 
 use crate::elementwise::BLOCK;
-use crate::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{Parts, for_each_task, threads_for};
 
 /// What an element costs, in multiply-adds.
 const WORK: usize = 8;

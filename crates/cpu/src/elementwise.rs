@@ -4,8 +4,8 @@ use std::array::from_fn;
 
 use vit_msn_tensor::{Result, check_len, check_momentum};
 
-use crate::parallel::{Parts, for_each_task, threads_for};
-use crate::simd::{F32x4, LANES};
+use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::simd::{F32x4, LANES};
 
 /// Elements of a task. Fixed, so that sums don't depend on the number of threads.
 pub(crate) const BLOCK: usize = 1 << 14;

@@ -2,8 +2,8 @@
 
 use vit_msn_tensor::{Error, Result, check_len};
 
-use crate::parallel::for_each_block_of_rows;
-use crate::simd::{F32x4, LANES};
+use crate::runtime::parallel::for_each_block_of_rows;
+use crate::runtime::simd::{F32x4, LANES};
 
 /// `out = (x − mean) / √(variance + eps) · weight + bias` for each row of `weight.len()` values; the variance is
 /// the biased one, as in PyTorch. Errors: INVALID_ARGUMENT when lengths don't fit.

@@ -4,8 +4,8 @@ use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
 
 use crate::elementwise::update_block;
 use crate::layer_norm::Moments;
-use crate::parallel::{Parts, for_each_task, threads_for};
-use crate::simd::F32x4;
+use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::simd::F32x4;
 
 /// Rows whose gradients by weight and bias are summed in float32 before they are added in float64. Fixed, so that the
 /// sums don't depend on the number of threads.

@@ -1,4 +1,4 @@
-//! The engine's kernels on the CPU. Each is written once over four lanes ([`simd`]): SIMD128 on wasm32,
+//! The engine's kernels on the CPU. Each is written once over four lanes ([`runtime::simd`]): SIMD128 on wasm32,
 //! arrays natively, where the tests run. Sizes are checked at the door; no kernel panics on what it is given.
 //!
 //! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`]: float32, half-width or int8.
@@ -6,68 +6,53 @@
 mod activation;
 mod activation_backward;
 mod attention;
-mod attention_backward;
 mod batch_norm;
-mod blocks;
 mod columns;
 mod concat;
-mod dot_i8;
 mod dropout;
 mod elementwise;
-mod embeddings;
-mod gemm;
+mod embed_tokens;
 mod interpolate;
 mod layer_norm;
 mod layer_norm_backward;
-mod linear_backward;
-mod linear_i8;
-mod linear_strassen;
+mod linear;
 mod loss;
 mod loss_backward;
 mod msn;
 mod optimiser;
-mod pack;
-mod parallel;
 mod patch_embed;
 mod pool;
 mod prototypes;
-mod quantise;
-#[allow(missing_docs, reason = "lanes: the names are the documentation")]
-mod simd;
+mod runtime;
 mod softmax;
-mod strassen;
 mod take_tokens;
 #[cfg(test)]
 mod test_support;
-mod transpose;
 
 pub use activation_backward::{activate, activate_backward};
-pub use attention::{AttentionShape, eager, eager_dropout, sdpa};
-pub use attention_backward::{eager_backward, sdpa_backward};
+pub use attention::{AttentionShape, eager, eager_backward, eager_dropout, sdpa, sdpa_backward};
 pub use batch_norm::{
     BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
 };
 pub use concat::{concat_rows, concat_rows_backward};
 pub use dropout::dropout;
 pub use elementwise::{accumulate, add, ema, sum_of_squares};
-pub use embeddings::{
+pub use embed_tokens::{
     EmbeddingGradients, EmbeddingShape, PatchMask, assemble_embeddings,
     assemble_embeddings_backward,
 };
-pub use gemm::linear;
 pub use interpolate::{interpolate_positions, interpolate_positions_backward};
 pub use layer_norm::layer_norm;
 pub use layer_norm_backward::{LayerNormGradients, layer_norm_backward};
-pub use linear_backward::{linear_backward_input, linear_backward_weights};
+pub use linear::{PackedLinear, linear, linear_backward_input, linear_backward_weights};
 pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoothed, mse};
 pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_backward};
 pub use msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use optimiser::{adamw_step, lars_step, sgd_step};
-pub use pack::PackedLinear;
-pub use parallel::{dismiss, have_cores, lose_worker, work};
 pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
 pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
 pub use prototypes::{prototype_logits, prototype_logits_backward};
+pub use runtime::parallel::{dismiss, have_cores, lose_worker, work};
 pub use softmax::softmax;
 pub use take_tokens::{SelectionShape, take_tokens, take_tokens_backward};
 pub use vit_msn_tensor::{AdamW, Lars, Sgd};

@@ -3,8 +3,8 @@
 use vit_msn_tensor::{Error, MsnLoss, MsnTargets, Result, check_len, numel, try_vec, views_of};
 
 use crate::columns::column_sums;
-use crate::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};
-use crate::simd::Exp;
+use crate::runtime::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};
+use crate::runtime::simd::Exp;
 use crate::softmax::{exp_of_difference, largest};
 
 /// Multiply-adds that an exponential counts as.

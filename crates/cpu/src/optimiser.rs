@@ -4,7 +4,7 @@
 use vit_msn_tensor::{AdamW, Lars, Result, Sgd, check_len};
 
 use crate::elementwise::{sum_of_squares, update};
-use crate::simd::F32x4;
+use crate::runtime::simd::F32x4;
 
 /// One step of AdamW (Loshchilov and Hutter, 2019) as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero
 /// before the first: w ← w·(1 − lr·λ); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²;

@@ -2,10 +2,10 @@
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
-use crate::gemm::linear;
-use crate::linear_backward::linear_backward_weights;
-use crate::pack::PackedLinear;
-use crate::parallel::for_each_block_of_rows;
+use crate::linear::backward::linear_backward_weights;
+use crate::linear::microkernel::linear;
+use crate::linear::packed::PackedLinear;
+use crate::runtime::parallel::for_each_block_of_rows;
 
 /// Patches that are laid out at a time.
 const PATCH_BLOCK: usize = 256;

@@ -3,12 +3,12 @@
 use vit_msn_tensor::{Activation, Error, Result, check_len, check_temperature, numel, try_vec};
 
 use crate::elementwise::update_block;
-use crate::gemm::{NR, linear};
-use crate::linear_backward::{linear_backward_weights, packed_rows};
-use crate::pack::PackedLinear;
-use crate::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};
-use crate::simd::{F32x4, map_in_place};
-use crate::transpose::transpose;
+use crate::linear::backward::{linear_backward_weights, packed_rows};
+use crate::linear::microkernel::{NR, linear};
+use crate::linear::packed::PackedLinear;
+use crate::linear::transpose::transpose;
+use crate::runtime::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};
+use crate::runtime::simd::{F32x4, map_in_place};
 
 /// Rows that are shorter are divided by this, as torch's `F.normalize` does.
 const SHORTEST: f64 = 1e-12;

@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Error, Result};
 
-use crate::simd::{Exp, F32x4, LANES, map_in_place};
+use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 
 /// Replaces each row of `columns` values by its softmax; the largest value is subtracted first, so that no
 /// exponential overflows. Errors: INVALID_ARGUMENT when `x` is no whole rows.

@@ -4,7 +4,7 @@ use vit_msn_tensor::Dtype;
 pub use vit_msn_tensor::testing::{assert_close, values};
 
 use crate::PackedLinear;
-use crate::parallel::threads_for;
+use crate::runtime::parallel::threads_for;
 
 /// A packed weight and what it holds: the weight and the bias, as rounded to `dtype`.
 pub fn packed(n: usize, k: usize, dtype: Dtype, seed: u64) -> (PackedLinear, Vec<f32>, Vec<f32>) {

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use vit_msn_tensor::{Dtype, Error, LinearParameters, Result, check_scale, try_vec};
 
-use crate::gemm::{NR, Panels as PanelBlocks};
-use crate::quantise::QuantisedPanels;
-use crate::simd::{F32x4, LANES};
+use crate::linear::int8_panels::QuantisedPanels;
+use crate::linear::microkernel::{NR, Panels as PanelBlocks};
+use crate::runtime::simd::{F32x4, LANES};
 
 /// One row of a panel: a weight of each of NR outputs for the same input. Aligned, so that no vector load straddles
 /// two cache lines.

@@ -1,7 +1,7 @@
 //! Transposing blocks of matrices, four by four in registers, and packing their columns.
 
-use crate::gemm::NR;
-use crate::simd::{F32x4, LANES};
+use crate::linear::microkernel::NR;
+use crate::runtime::simd::{F32x4, LANES};
 
 /// `target[column · target_stride + row] = source[row · source_stride + column]` for each of `rows` and `columns`.
 /// Panics where a slice is too short.

@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Error, Result, check_scale, quantise_row, try_vec};
 
-use crate::dot_i8::{MAX_DEPTH, NR, PAIR};
+use crate::linear::int8_microkernel::{MAX_DEPTH, NR, PAIR};
 
 /// Bytes of a cache line, so that no load straddles two.
 #[derive(Clone, Copy, Default)]

@@ -14,12 +14,12 @@ use std::ptr;
 use vit_msn_tensor::{Activation, Error, Result, check_len, try_vec};
 
 use crate::activation::activate_rows;
-use crate::blocks::{block_size, blocks};
-use crate::linear_i8::{Epilogue, linear_i8};
-use crate::linear_strassen;
-use crate::pack::PackedLinear;
-use crate::parallel::{Parts, Rows, for_each_task, tasks_for, threads_for};
-use crate::simd::{F32x4, FUSED, LANES};
+use crate::linear::int8::{Epilogue, linear_i8};
+use crate::linear::packed::PackedLinear;
+use crate::linear::strassen;
+use crate::runtime::blocks::{block_size, blocks};
+use crate::runtime::parallel::{Parts, Rows, for_each_task, tasks_for, threads_for};
+use crate::runtime::simd::{F32x4, FUSED, LANES};
 
 /// Rows and columns of a tile; a panel has as many columns.
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
@@ -81,8 +81,8 @@ pub fn linear(
         act,
         residual,
     };
-    if linear_strassen::pays(rows, inputs, outputs) {
-        return linear_strassen::linear_strassen(&product, out);
+    if strassen::pays(rows, inputs, outputs) {
+        return strassen::linear_strassen(&product, out);
     }
     // Blocks of about the same size, in whole turns of the tile's loop.
     let depth = block_size(inputs, KC, 4).min(inputs);

@@ -1,7 +1,7 @@
 //! The linear layer of int8 weights: quantises each row of its input by the row's largest magnitude, multiplies
 //! integers, and scales the sums back to float32.
 //!
-//! Large products are cut in two by two blocks for [`crate::strassen`]: a tile of rows and the next one, the halves of a
+//! Large products are cut in two by two blocks for [`crate::linear::strassen_terms`]: a tile of rows and the next one, the halves of a
 //! block of inputs, a panel and the next one. The operands of all terms are made first, those of the rows once and those
 //! of the weights a stripe at a time, which stays in the L2 cache while the rows stream past.
 
@@ -10,12 +10,14 @@ use std::ops::Range;
 use vit_msn_tensor::{Activation, Result, try_vec};
 
 use crate::activation::activate_rows;
-use crate::blocks::{block_size, blocks};
-use crate::dot_i8::{MR, NR, Product, TILE, TURN, interleave, quantise_row, scaled};
-use crate::gemm::add_rows;
-use crate::parallel::{Parts, Rows, Task, for_each_task_in_turn, tasks_for, threads_for};
-use crate::quantise::QuantisedPanels;
-use crate::strassen::{Operand, TERMS, Term, WHOLE};
+use crate::linear::int8_microkernel::{
+    MR, NR, Product, TILE, TURN, interleave, quantise_row, scaled,
+};
+use crate::linear::int8_panels::QuantisedPanels;
+use crate::linear::microkernel::add_rows;
+use crate::linear::strassen_terms::{Operand, TERMS, Term, WHOLE};
+use crate::runtime::blocks::{block_size, blocks};
+use crate::runtime::parallel::{Parts, Rows, Task, for_each_task_in_turn, tasks_for, threads_for};
 
 /// The most rows whose operands are made at a time.
 const MOST_ROWS: usize = 320;

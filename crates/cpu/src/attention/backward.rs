@@ -6,14 +6,14 @@
 
 use vit_msn_tensor::{Dropout, Result, check_len, numel, try_vec};
 
-use crate::attention::AttentionShape;
+use crate::attention::forward::AttentionShape;
 use crate::dropout::Mask;
 use crate::elementwise::update_block;
-use crate::gemm::{NR, Panels, Start};
-use crate::parallel::{Parts, Rows, for_each_task, threads_for};
-use crate::simd::{F32x4, LANES, map_in_place};
+use crate::linear::microkernel::{NR, Panels, Start};
+use crate::linear::transpose::{pack_columns, transpose};
+use crate::runtime::parallel::{Parts, Rows, for_each_task, threads_for};
+use crate::runtime::simd::{F32x4, LANES, map_in_place};
 use crate::softmax::softmax_rows;
-use crate::transpose::{pack_columns, transpose};
 
 /// Queries of one block: whole tiles of the GEMM.
 const QUERY_BLOCK: usize = 102;

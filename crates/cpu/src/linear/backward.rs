@@ -2,11 +2,11 @@
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
-use crate::gemm::{NR, linear};
-use crate::pack::PackedLinear;
-use crate::parallel::{Parts, for_each_task, threads_for};
-use crate::simd::{F32x4, LANES};
-use crate::transpose::{pack_columns, transpose};
+use crate::linear::microkernel::{NR, linear};
+use crate::linear::packed::PackedLinear;
+use crate::linear::transpose::{pack_columns, transpose};
+use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::simd::{F32x4, LANES};
 
 /// Rows that are packed at a time: a block of them stays in L2.
 const ROW_BLOCK: usize = 64;

@@ -9,7 +9,7 @@
 //! much: the cosine of the embeddings to float32's falls below 0.999. Where the processor has no instruction for it, x86
 //! emulates it by two multiplications, as many as are needed here.
 
-use crate::simd::{F32x4, LANES};
+use crate::runtime::simd::{F32x4, LANES};
 
 /// Rows of a tile: of the activations.
 pub(crate) const MR: usize = 4;

@@ -1,4 +1,4 @@
-//! The linear layer of large float32 products, cut in two by two blocks for [`crate::strassen`].
+//! The linear layer of large float32 products, cut in two by two blocks for [`crate::linear::strassen_terms`].
 //!
 //! The halves of each matrix are neighbours: a tile of rows and the next one, the first and the second half of a block of
 //! inputs, a panel and the next one. So the products stay the GEMM's own tiles, whose sums are added where they belong
@@ -12,11 +12,11 @@ use std::ops::Range;
 
 use vit_msn_tensor::{Error, Result, try_vec};
 
-use crate::blocks::{block_size, blocks};
-use crate::gemm::{COPY_SIZE, KC, MC, NR, Panels, Place, Product, Start, Tile};
-use crate::parallel::{Parts, Task, for_each_task_in_turn, tasks_for, threads_for};
-use crate::simd::{F32x4, LANES};
-use crate::strassen::{Operand, TERMS};
+use crate::linear::microkernel::{COPY_SIZE, KC, MC, NR, Panels, Place, Product, Start, Tile};
+use crate::linear::strassen_terms::{Operand, TERMS};
+use crate::runtime::blocks::{block_size, blocks};
+use crate::runtime::parallel::{Parts, Task, for_each_task_in_turn, tasks_for, threads_for};
+use crate::runtime::simd::{F32x4, LANES};
 
 const MR: usize = Tile::MOST;
 /// Rows and columns of the result that are computed together: two tiles, two panels.
