@@ -14,12 +14,13 @@ mod profile;
 mod stream;
 #[cfg(test)]
 mod test_support;
+mod tiles;
 mod weights;
 
 pub use buffers::{Activations, GpuHalves, GpuTensor, Kept, Memory};
 pub use context::{Context, ContextOptions, RequestedLimits};
+pub use kernels::attention::backward::{attention_backward, eager_attention_backward};
 pub use kernels::attention::{attention, attention_for, eager_attention, eager_attention_dropout};
-pub use kernels::attention_backward::{attention_backward, eager_attention_backward};
 pub use kernels::batch_norm::{
     BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
 };
@@ -32,16 +33,14 @@ pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::interpolate::interpolate_positions;
 pub use kernels::layer_norm::{layer_norm, layer_norm_for};
 pub use kernels::layer_norm_backward::{LayerNormGradients, layer_norm_backward};
-pub use kernels::linear::{
-    LayerShape, choose_linear_tile, linear, linear_for, linear_tiles, run_linear,
-};
-pub use kernels::linear_backward::{linear_backward_input, linear_backward_weights};
+pub use kernels::linear::backward::{linear_backward_input, linear_backward_weights};
+pub use kernels::linear::parameters::{linear_bias, linear_weight, set_linear};
+pub use kernels::linear::{choose_linear_tile, linear, linear_for, linear_tiles, run_linear};
 pub use kernels::loss::{
     bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse,
 };
 pub use kernels::msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};
-pub use kernels::parameters::{linear_bias, linear_weight, set_linear};
 pub use kernels::patch_embed::{patch_embed, patch_embed_backward};
 pub use kernels::picture::{Axis, GpuPicture, PicturePlan, empty_pixels, preprocess};
 pub use kernels::pool::{Pooling, pool};
@@ -55,4 +54,5 @@ pub use kernels::tokens_backward::{
 };
 pub use profile::OpProfile;
 pub use stream::Stream;
+pub use tiles::LayerShape;
 pub use weights::GpuLinear;

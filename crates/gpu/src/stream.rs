@@ -15,9 +15,9 @@ use crate::buffers::{
     Sizing, size_class,
 };
 use crate::context::Context;
-use crate::kernels::linear::ChosenTiles;
 use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
 use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, least_bytes, set_times};
+use crate::tiles::ChosenTiles;
 
 /// Bytes of one dispatch's uniforms, and what their offsets are multiples of: the default
 /// min_uniform_buffer_offset_alignment, the largest there is.

@@ -6,6 +6,7 @@ use vit_msn_tensor::{Dtype, Error, LinearParameters, Result, check_scale, quanti
 
 use crate::buffers::{DeviceBuffer, exact_size};
 use crate::stream::Stream;
+use crate::tiles::LayerShape;
 
 /// What a part of a weight is cut to multiples of: the widest tile of the GEMM has as many columns.
 const PART_ROWS: usize = 128;
@@ -95,6 +96,16 @@ impl GpuLinear {
     /// The storage type.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// What decides how fast a tile computes this layer for a number of rows.
+    pub(crate) fn layer_shape(&self, rows: usize) -> LayerShape {
+        LayerShape {
+            rows,
+            inputs: self.in_features(),
+            outputs: self.out_features(),
+            dtype: self.dtype,
+        }
     }
 
     /// Whether the layer adds a bias.

@@ -4,7 +4,7 @@ use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
 /// What the kernels that drop share.
-pub(super) const DROPOUT: &str = include_str!("dropout.wgsl");
+pub(super) const DROPOUT: &str = include_str!("parts/dropout.wgsl");
 
 /// What kernels need of it.
 #[repr(C)]

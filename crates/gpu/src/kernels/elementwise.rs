@@ -12,8 +12,8 @@ use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
 const SOURCES: &[&str] = &[
-    include_str!("activation.wgsl"),
-    include_str!("activation_backward.wgsl"),
+    include_str!("parts/activation.wgsl"),
+    include_str!("parts/activation_backward.wgsl"),
     DROPOUT,
     include_str!("elementwise.wgsl"),
 ];

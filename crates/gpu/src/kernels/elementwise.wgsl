@@ -1,7 +1,7 @@
 // elementwise: ops that give each element of their operands one result
 //
 // Layout         x, other and y [count] (in place: y alone); float32.
-// Constants      ACTIVATION  that of activation.wgsl
+// Constants      ACTIVATION  that of parts/activation.wgsl
 // Preconditions  Workgroups cover count, folded into two dimensions; elementwise.rs checks the lengths.
 // Tile           None: every value is read once.
 

@@ -70,12 +70,12 @@ fn normalise(
             sources: if halves {
                 reducing!(
                     stream.context(),
-                    "enable_f16.wgsl",
-                    "kept_f16.wgsl",
+                    "parts/enable_f16.wgsl",
+                    "parts/kept_f16.wgsl",
                     "layer_norm.wgsl"
                 )
             } else {
-                reducing!(stream.context(), "kept_f32.wgsl", "layer_norm.wgsl")
+                reducing!(stream.context(), "parts/kept_f32.wgsl", "layer_norm.wgsl")
             },
             entry_point: "main",
         },

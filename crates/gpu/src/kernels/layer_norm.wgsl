@@ -1,6 +1,6 @@
 // layer_norm: y = (x − mean) / √(variance + eps) · weight + bias, over the last dimension
 //
-// Layout         x and y [rows, width], weight and bias [width]; row-major float32, y as kept_*.wgsl has it.
+// Layout         x and y [rows, width], weight and bias [width]; row-major float32, y as parts/kept_*.wgsl has it.
 // Preconditions  One workgroup a row, folded into two dimensions; layer_norm.rs checks shapes and launches them.
 // Tile           LANES invocations walk one row side by side, so that reads coalesce. The row is read three times, twice
 //                from cache: the variance of differences from the mean doesn't cancel as E[x²] − E[x]² does.

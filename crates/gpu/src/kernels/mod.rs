@@ -1,7 +1,6 @@
 //! The ops: each a host that checks shapes and chooses tiles, beside the WGSL that it runs.
 
 pub mod attention;
-pub mod attention_backward;
 pub mod batch_norm;
 pub mod columns;
 pub mod concat;
@@ -12,11 +11,9 @@ pub mod interpolate;
 pub mod layer_norm;
 pub mod layer_norm_backward;
 pub mod linear;
-pub mod linear_backward;
 pub mod loss;
 pub mod msn;
 pub mod optimiser;
-pub mod parameters;
 pub mod patch_embed;
 pub mod picture;
 pub mod pool;
@@ -37,8 +34,8 @@ const ENOUGH_WORKGROUPS: usize = 128;
 const LINE: usize = 64;
 
 /// Reductions over a workgroup, by barriers alone and by subgroups.
-const REDUCE: &str = include_str!("reduce.wgsl");
-const REDUCE_SUBGROUPS: &str = include_str!("reduce_subgroups.wgsl");
+const REDUCE: &str = include_str!("parts/reduce.wgsl");
+const REDUCE_SUBGROUPS: &str = include_str!("parts/reduce_subgroups.wgsl");
 const REDUCE_CONSTANTS: Constants = &["LANES"];
 
 /// The parts of a kernel that reduces, for a device.
@@ -47,11 +44,11 @@ macro_rules! reducing {
         if $context.has_subgroups() {
             &[
                 crate::pipelines::ENABLE_SUBGROUPS,
-                super::REDUCE_SUBGROUPS,
+                crate::kernels::REDUCE_SUBGROUPS,
                 $(include_str!($kernel),)+
             ] as &'static [&'static str]
         } else {
-            &[super::REDUCE, $(include_str!($kernel),)+]
+            &[crate::kernels::REDUCE, $(include_str!($kernel),)+]
         }
     };
 }

@@ -3,8 +3,8 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Error, Result};
 
+use super::linear::backward::linear_backward_weights;
 use super::linear::linear;
-use super::linear_backward::linear_backward_weights;
 use super::{LINE, cost};
 use crate::buffers::GpuTensor;
 use crate::pipelines::Kernel;

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_temperature};
 
-use super::linear_backward::{Left, product};
+use super::linear::backward::{Left, product};
 use super::{REDUCE, REDUCE_CONSTANTS, cost, fold_rows, lanes};
 use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;

@@ -5,7 +5,7 @@
 // Tile           An invocation's results lie THREADS apart in both directions, so that neighbours read neighbouring
 //                vectors of the tiles. Depth is walked DEPTH_VECS vectors at a time: x and weight are both contiguous in
 //                depth, so one vec4 of each is one load, and 2 · EACH vectors from workgroup memory feed 4 · EACH²
-//                multiply-adds. linear.rs has the table of tiles, with their memory and FLOP for each byte.
+//                multiply-adds. forward.rs has the table of tiles, with their memory and FLOP for each byte.
 
 const TILE: u32 = EACH * THREADS;
 // 16 values of depth, but 8 where the tile is so large that 16 KiB hold no more.

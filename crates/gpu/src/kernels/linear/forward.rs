@@ -1,16 +1,15 @@
 //! Linear layers: a tiled GEMM with bias, activation and residual in its epilogue.
 
-use std::collections::HashMap;
-
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
-use super::ENOUGH_WORKGROUPS;
 use crate::buffers::{Activations, GpuTensor, Kept, row_windows};
 use crate::context::Context;
+use crate::kernels::ENOUGH_WORKGROUPS;
 use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
+use crate::tiles::LayerShape;
 use crate::weights::GpuLinear;
 
 const NAME: &str = "linear";
@@ -19,8 +18,8 @@ macro_rules! module {
     ($($part:literal),+) => {
         &[
             $(include_str!($part),)+
-            include_str!("activation.wgsl"),
-            include_str!("kept_f32.wgsl"),
+            include_str!("../parts/activation.wgsl"),
+            include_str!("../parts/kept_f32.wgsl"),
             include_str!("linear.wgsl"),
         ]
     };
@@ -30,8 +29,8 @@ macro_rules! module {
 macro_rules! wide {
     ($x:literal, $weight:literal) => {
         [
-            module!($x, "operand_f32.wgsl", $weight, "linear_staged.wgsl"),
-            module!($x, $weight, "linear_direct.wgsl"),
+            module!($x, "../parts/operand_f32.wgsl", $weight, "staged.wgsl"),
+            module!($x, $weight, "direct.wgsl"),
         ]
     };
 }
@@ -40,18 +39,18 @@ macro_rules! wide {
 macro_rules! half {
     ($($x:literal),+) => {
         [
-            half!("kept_f32.wgsl"; $($x),+),
-            half!("kept_f16.wgsl"; $($x),+),
+            half!("../parts/kept_f32.wgsl"; $($x),+),
+            half!("../parts/kept_f16.wgsl"; $($x),+),
         ]
     };
     ($kept:literal; $($x:literal),+) => {
         &[
-            include_str!("enable_f16.wgsl"),
-            include_str!("operand_f16.wgsl"),
+            include_str!("../parts/enable_f16.wgsl"),
+            include_str!("../parts/operand_f16.wgsl"),
             $(include_str!($x),)+
-            include_str!("weight_f16_native.wgsl"),
-            include_str!("linear_staged.wgsl"),
-            include_str!("activation.wgsl"),
+            include_str!("../parts/weight_f16_native.wgsl"),
+            include_str!("staged.wgsl"),
+            include_str!("../parts/activation.wgsl"),
             include_str!($kept),
             include_str!("linear.wgsl"),
         ]
@@ -61,7 +60,7 @@ macro_rules! half {
 /// The module of [`Arithmetic::Packed`].
 macro_rules! packed {
     ($x:literal) => {
-        module!($x, "weight_i8.wgsl", "linear_packed.wgsl")
+        module!($x, "../parts/weight_i8.wgsl", "packed.wgsl")
     };
 }
 
@@ -110,23 +109,23 @@ fn sources(
     let vectors = forms.vectors;
     if arithmetic == Arithmetic::Half {
         let both: [&'static [&'static str]; 2] = match (forms.x_halves, vectors) {
-            (true, _) => half!("x_halves.wgsl"),
-            (false, true) => half!("x_vec4.wgsl", "rounded_f16.wgsl"),
-            (false, false) => half!("x_scalar.wgsl", "rounded_f16.wgsl"),
+            (true, _) => half!("../parts/x_halves.wgsl"),
+            (false, true) => half!("../parts/x_vec4.wgsl", "../parts/rounded_f16.wgsl"),
+            (false, false) => half!("../parts/x_scalar.wgsl", "../parts/rounded_f16.wgsl"),
         };
         return both[usize::from(forms.y_halves)];
     }
     let both: [&'static [&'static str]; 2] = match (arithmetic, dtype, vectors) {
-        (Arithmetic::Packed, _, true) => return packed!("x_vec4.wgsl"),
-        (Arithmetic::Packed, _, false) => return packed!("x_scalar.wgsl"),
-        (_, Dtype::F32, true) => wide!("x_vec4.wgsl", "weight_f32.wgsl"),
-        (_, Dtype::F32, false) => wide!("x_scalar.wgsl", "weight_f32.wgsl"),
-        (_, Dtype::F16, true) => wide!("x_vec4.wgsl", "weight_f16.wgsl"),
-        (_, Dtype::F16, false) => wide!("x_scalar.wgsl", "weight_f16.wgsl"),
-        (_, Dtype::BF16, true) => wide!("x_vec4.wgsl", "weight_bf16.wgsl"),
-        (_, Dtype::BF16, false) => wide!("x_scalar.wgsl", "weight_bf16.wgsl"),
-        (_, Dtype::I8, true) => wide!("x_vec4.wgsl", "weight_i8.wgsl"),
-        (_, Dtype::I8, false) => wide!("x_scalar.wgsl", "weight_i8.wgsl"),
+        (Arithmetic::Packed, _, true) => return packed!("../parts/x_vec4.wgsl"),
+        (Arithmetic::Packed, _, false) => return packed!("../parts/x_scalar.wgsl"),
+        (_, Dtype::F32, true) => wide!("../parts/x_vec4.wgsl", "../parts/weight_f32.wgsl"),
+        (_, Dtype::F32, false) => wide!("../parts/x_scalar.wgsl", "../parts/weight_f32.wgsl"),
+        (_, Dtype::F16, true) => wide!("../parts/x_vec4.wgsl", "../parts/weight_f16.wgsl"),
+        (_, Dtype::F16, false) => wide!("../parts/x_scalar.wgsl", "../parts/weight_f16.wgsl"),
+        (_, Dtype::BF16, true) => wide!("../parts/x_vec4.wgsl", "../parts/weight_bf16.wgsl"),
+        (_, Dtype::BF16, false) => wide!("../parts/x_scalar.wgsl", "../parts/weight_bf16.wgsl"),
+        (_, Dtype::I8, true) => wide!("../parts/x_vec4.wgsl", "../parts/weight_i8.wgsl"),
+        (_, Dtype::I8, false) => wide!("../parts/x_scalar.wgsl", "../parts/weight_i8.wgsl"),
     };
     both[usize::from(direct)]
 }
@@ -195,8 +194,8 @@ impl Tile {
     /// That of a layer, whichever was chosen or else the one that its size suggests.
     fn of(stream: &Stream, shape: LayerShape, arithmetic: Arithmetic) -> Self {
         let candidates = Self::candidates(stream.context(), arithmetic);
-        let chosen = stream.tiles.0.get(&shape);
-        let chosen = candidates.iter().find(|tile| Some(&tile.side()) == chosen);
+        let chosen = stream.tiles.side(shape);
+        let chosen = candidates.iter().find(|tile| Some(tile.side()) == chosen);
         chosen
             .copied()
             .unwrap_or_else(|| Self::choose(candidates, shape.rows, shape.outputs))
@@ -240,34 +239,6 @@ impl Tile {
     }
 }
 
-/// What decides how fast a tile computes a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LayerShape {
-    /// Rows of x.
-    pub rows: usize,
-    /// K: the number of inputs.
-    pub inputs: usize,
-    /// N: the number of outputs.
-    pub outputs: usize,
-    /// The weight's storage type.
-    pub dtype: Dtype,
-}
-
-impl LayerShape {
-    fn of(weights: &GpuLinear, rows: usize) -> Self {
-        Self {
-            rows,
-            inputs: weights.in_features(),
-            outputs: weights.out_features(),
-            dtype: weights.dtype(),
-        }
-    }
-}
-
-/// The tiles that were found the fastest, by their sides.
-#[derive(Default)]
-pub(crate) struct ChosenTiles(HashMap<LayerShape, usize>);
-
 /// The sides of the tiles that can compute a layer; the first is taken where none was chosen.
 pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<usize> {
     let arithmetic = Arithmetic::choose(stream.context(), shape.dtype);
@@ -288,7 +259,7 @@ pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -
             shape.dtype.name()
         )));
     }
-    stream.tiles.0.insert(shape, side);
+    stream.tiles.choose(shape, side);
     Ok(())
 }
 
@@ -320,7 +291,7 @@ pub fn run_linear(
 }
 
 /// The kernel's ACTIVATION.
-pub(super) fn code_of(activation: Activation) -> u32 {
+pub(crate) fn code_of(activation: Activation) -> u32 {
     match activation {
         Activation::Identity => 0,
         Activation::Gelu => 1,
@@ -371,14 +342,14 @@ pub fn linear_for(
 }
 
 /// Whether a layer multiplies in float16 and reads whole vectors: then what only it reads is kept as it multiplies it.
-pub(super) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
+pub(crate) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
     arithmetic == Arithmetic::Half && weights.in_features().is_multiple_of(4)
 }
 
 fn fastest(stream: &Stream, x: &GpuTensor, weights: &GpuLinear) -> (Tile, Arithmetic) {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
-    let tile = Tile::of(stream, LayerShape::of(weights, x.rows().0), arithmetic);
+    let tile = Tile::of(stream, weights.layer_shape(x.rows().0), arithmetic);
     (tile, arithmetic)
 }
 
@@ -682,7 +653,7 @@ mod tests {
             return;
         };
         let weights = layer_of(&mut stream, &[0.5; 40 * 8], &[0.0; 40], Dtype::F32);
-        let shape = LayerShape::of(&weights, 50);
+        let shape = weights.layer_shape(50);
         assert_eq!(linear_tiles(&stream, shape), [32, 128, 64]);
         for side in linear_tiles(&stream, shape) {
             choose_linear_tile(&mut stream, shape, side).unwrap();

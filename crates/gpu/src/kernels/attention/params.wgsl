@@ -8,7 +8,7 @@ struct Params {
     heads: u32,
     // The first head of the dispatch, counted over the whole batch.
     first_head: u32,
-    // Of dropout: dropout.wgsl.
+    // Of dropout: parts/dropout.wgsl.
     keys: vec2<u32>,
     threshold: u32,
     kept_scale: f32,

@@ -3,17 +3,17 @@
 
 use vit_msn_tensor::{Dropout, Result};
 
-use super::attention::{PARAMS, SCALAR, Shape, VEC4};
-use super::cost;
-use super::dropout::{DROPOUT, Mask};
-use super::elementwise::check_same_shape;
+use super::forward::{PARAMS, SCALAR, Shape, VEC4};
 use crate::buffers::{Binding, GpuTensor};
+use crate::kernels::cost;
+use crate::kernels::dropout::{DROPOUT, Mask};
+use crate::kernels::elementwise::check_same_shape;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
-const GRAD_VEC4: &str = include_str!("grad_vec4.wgsl");
-const GRAD_SCALAR: &str = include_str!("grad_scalar.wgsl");
-const BACKWARD: &str = include_str!("attention_backward.wgsl");
+const GRAD_VEC4: &str = include_str!("../parts/grad_vec4.wgsl");
+const GRAD_SCALAR: &str = include_str!("../parts/grad_scalar.wgsl");
+const BACKWARD: &str = include_str!("backward.wgsl");
 
 /// Rows and channels of a workgroup.
 const ROWS: usize = 16;

@@ -1,13 +1,13 @@
-// linear: y = activation(x · weightᵀ + bias) + residual. What the tiles share; the product is linear_staged.wgsl's,
-// linear_direct.wgsl's or, of bytes, linear_packed.wgsl's.
+// linear: y = activation(x · weightᵀ + bias) + residual. What the tiles share; the product is staged.wgsl's,
+// direct.wgsl's or, of bytes, packed.wgsl's.
 //
 // Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32, but for x by
-//                x_halves.wgsl and y by kept_f16.wgsl. A part of the weight [part, inputs] from output `first` on, each
-//                row padded with zeros to a multiple of four: x_*.wgsl
-//                and weight_*.wgsl load four values of a row, operand_*.wgsl multiplies them.
-// Constants      ACTIVATION  that of activation.wgsl
+//                parts/x_halves.wgsl and y by parts/kept_f16.wgsl. A part of the weight [part, inputs] from output `first` on, each
+//                row padded with zeros to a multiple of four: parts/x_*.wgsl
+//                and parts/weight_*.wgsl load four values of a row, parts/operand_*.wgsl multiplies them.
+// Constants      ACTIVATION  that of parts/activation.wgsl
 //                RESIDUAL    1 adds the residual; else its binding holds any tensor
-// Preconditions  x_vec4.wgsl needs inputs to be a multiple of 4. linear.rs checks the shapes, and covers the part's columns
+// Preconditions  parts/x_vec4.wgsl needs inputs to be a multiple of 4. forward.rs checks the shapes, and covers the part's columns
 //                of y with workgroups: x over outputs, y over rows.
 
 struct Params {

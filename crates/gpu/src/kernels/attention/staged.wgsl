@@ -1,10 +1,10 @@
 // attention_staged: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, for GPUs
 //
 // Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y as
-//                kept_*.wgsl has it.
+//                parts/kept_*.wgsl has it.
 // Constants      ROWS       queries of a workgroup, one an invocation: 64 or 32
 //                HEAD_VECS  head_dim / 4, rounded up; at most 64
-// Preconditions  Workgroups: x over queries, y over the heads of the batch. attention.rs checks the shapes and HEAD_VECS.
+// Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and HEAD_VECS.
 // Tile           A query and its result stay in the registers of one invocation (2 · HEAD_VECS vectors and KEYS scores),
 //                and 16 keys, then their 16 values, pass through workgroup memory: 16 · KEYS · HEAD_VECS bytes, 4,096 for
 //                heads of 64, 16,384 for heads of 256. All invocations read the same vector of it at a time, which is a

@@ -4,8 +4,8 @@
 //                EACH     results of an invocation in each direction: 4
 // Precision      x is quantised as it is staged, 32 values of a row at a time: their largest magnitude is 127. Sums of 32
 //                products are exact; times their scale they are added in float32.
-// Tile           As in linear_staged.wgsl; DEPTH values a turn, 16 bytes a load: 2 loads of each line's bytes feed 8 dot
-//                products with each of EACH weights. linear.rs has the table of tiles.
+// Tile           As in staged.wgsl; DEPTH values a turn, 16 bytes a load: 2 loads of each line's bytes feed 8 dot
+//                products with each of EACH weights. forward.rs has the table of tiles.
 
 const TILE: u32 = EACH * THREADS;
 // Values that share a scale, in loads of four and of sixteen.

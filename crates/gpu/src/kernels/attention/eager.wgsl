@@ -1,4 +1,4 @@
-// eager_attention: attention that also writes its probabilities, with the tile of attention_tile.wgsl
+// eager_attention: attention that also writes its probabilities, with the tile of tile.wgsl
 //
 // Layout         probs [part, tokens, tokens]: those of the dispatch's heads; row-major float32.
 // Constants      DROPS  1 weighs values by what dropout leaves of the probabilities; those that are written are from before

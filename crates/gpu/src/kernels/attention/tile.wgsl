@@ -2,7 +2,7 @@
 //
 // Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32.
 // Preconditions  Workgroups: x over queries, y over the dispatch's heads, z over 64 channels of a head each: scores of wider
-//                heads are computed again for each 64 channels. attention.rs checks the shapes.
+//                heads are computed again for each 64 channels. forward.rs checks the shapes.
 // Tile           Invocation 16 · quad + lane has the four queries of its quad. First their scores with four keys, 4 · lane
 //                and the next three: 8 vectors feed 64 multiply-adds. Then their results in four channels, 4 · lane and
 //                the next three, over all keys: 2 vectors feed 16. Weights change hands in workgroup memory (4 KiB);

@@ -3,9 +3,9 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dtype, Error, Result, format_dims};
 
-use super::cost;
-use super::sums::column_sums;
 use crate::buffers::{Binding, GpuTensor};
+use crate::kernels::cost;
+use crate::kernels::sums::column_sums;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 use crate::weights::GpuLinear;
@@ -15,14 +15,14 @@ const SIDE: usize = 64;
 
 macro_rules! module {
     ($right:literal) => {
-        &[include_str!($right), include_str!("linear_backward.wgsl")]
+        &[include_str!($right), include_str!("backward.wgsl")]
     };
 }
 
-const SCALAR: &[&str] = module!("weight_scalar.wgsl");
-const F32: &[&str] = module!("weight_f32.wgsl");
-const F16: &[&str] = module!("weight_f16.wgsl");
-const BF16: &[&str] = module!("weight_bf16.wgsl");
+const SCALAR: &[&str] = module!("../parts/weight_scalar.wgsl");
+const F32: &[&str] = module!("../parts/weight_f32.wgsl");
+const F16: &[&str] = module!("../parts/weight_f16.wgsl");
+const BF16: &[&str] = module!("../parts/weight_bf16.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -79,7 +79,7 @@ pub fn linear_backward_input(
     Ok(y)
 }
 
-pub(super) fn not_floating() -> Error {
+pub(crate) fn not_floating() -> Error {
     Error::Unsupported(
         "An int8 layer can't be trained: load the model with a floating dtype.".to_string(),
     )
@@ -109,7 +109,7 @@ pub fn linear_backward_weights(
 }
 
 /// The left operand of a product of plain tensors, and what of it meets the depth.
-pub(super) enum Left<'a> {
+pub(crate) enum Left<'a> {
     /// `[rows, depth]`
     Rows(&'a GpuTensor),
     /// `[depth, rows]`
@@ -118,7 +118,7 @@ pub(super) enum Left<'a> {
 
 /// left · right, `[rows, columns]`, where right is `[depth, columns]`; the caller has checked the sizes.
 /// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
-pub(super) fn product(
+pub(crate) fn product(
     stream: &mut Stream,
     left: Left,
     right: &GpuTensor,

@@ -1,5 +1,5 @@
 // attention_direct: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, with the tile of
-// attention_tile.wgsl: for adapters that are software on the CPU, where arrays that aren't unrolled lie in memory, and for
+// tile.wgsl: for adapters that are software on the CPU, where arrays that aren't unrolled lie in memory, and for
 // heads wider than that one's. Statistics and sums are relative to the maximum so far.
 
 @compute @workgroup_size(64)

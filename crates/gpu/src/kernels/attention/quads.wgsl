@@ -2,10 +2,10 @@
 // each query, for GPUs that have subgroups
 //
 // Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y as
-//                kept_*.wgsl has it.
+//                parts/kept_*.wgsl has it.
 // Constants      ROWS       queries of a workgroup: 64, 32 or 16
 //                HEAD_VECS  head_dim / 4, rounded up; at most 64
-// Preconditions  Workgroups: x over queries, y over the heads of the batch. attention.rs checks the shapes and HEAD_VECS.
+// Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and HEAD_VECS.
 //                Subgroups of any size: a quad is four of a subgroup's invocations, and the smallest subgroup has four.
 // Tile           Of a query and its result, each of a quad's invocations has every fourth vector in registers: 2 · EACH
 //                vectors and KEYS / 4 weights. Keys, then their values, pass through workgroup memory, 16 · KEYS · HEAD_VECS

@@ -1,11 +1,11 @@
 // linear_backward: y = left · right, where one operand or both lie in depth order: grad · weight and gradᵀ · x
 //
 // Layout         left: grad, an element (row, depth) of it at offset + row · row_stride + depth · depth_stride; right
-//                [depth, columns], of which weight_*.wgsl loads four columns at
+//                [depth, columns], of which parts/weight_*.wgsl loads four columns at
 //                a time; y [rows, columns]; row-major float32.
 // Constants      TRANSPOSED  1 where rows of left are neighbours, 0 where depths are: neighbours are loaded side by side
 //                ACCUMULATE  1 adds to y, for a right operand in several parts
-// Preconditions  Workgroups: x over columns, y over rows, 64×64 results each; linear_backward.rs checks the shapes.
+// Preconditions  Workgroups: x over columns, y over rows, 64×64 results each; backward.rs checks the shapes.
 // Tile           256 invocations of 4×4 results; 16 depths at a time go through 8 KiB of workgroup memory, one vector of each
 //                operand for each invocation, and two vectors from there feed 16 multiply-adds. A result is one
 //                invocation's sum: no atomics, and the same bits on every run.

@@ -3,9 +3,9 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dtype, Error, Result};
 
-use super::linear_backward::not_floating;
-use super::{LINE, cost, fold_rows};
 use crate::buffers::{Binding, GpuTensor};
+use crate::kernels::linear::backward::not_floating;
+use crate::kernels::{LINE, cost, fold_rows};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 use crate::weights::GpuLinear;

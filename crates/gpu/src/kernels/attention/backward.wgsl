@@ -10,8 +10,8 @@
 //                DROPS    1 where dropout weighed the values: M ∘ P takes P's place in O, and M ∘ (dO·Vᵀ) is dP
 //                BY_KEYS  1 gives the gradients by keys and values, 0 those by queries
 // Preconditions  Workgroups: x over rows (queries, or keys where BY_KEYS), y over the dispatch's heads, z over 64 channels of
-//                a head each, one for the statistics. attention_backward.rs checks the shapes.
-// Tile           That of attention_tile.wgsl: 16 rows a workgroup, 64 of what they are multiplied with at a time.
+//                a head each, one for the statistics. backward.rs checks the shapes.
+// Tile           That of tile.wgsl: 16 rows a workgroup, 64 of what they are multiplied with at a time.
 //                Invocation 16 · quad + lane has the four rows of its quad. First P and dS with four others, then the
 //                gradients in four channels over all others. Weights change hands in 8 KiB of workgroup memory. Each
 //                gradient is one invocation's sum: no N×N buffer, no atomics.

@@ -3,28 +3,28 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
-use super::columns::copy_columns;
-use super::dropout::{DROPOUT, Mask};
-use super::linear::reads_halves;
-use super::{ENOUGH_WORKGROUPS, cost};
 use crate::buffers::{Binding, GpuTensor, Kept};
 use crate::context::Context;
+use crate::kernels::columns::copy_columns;
+use crate::kernels::dropout::{DROPOUT, Mask};
+use crate::kernels::linear::reads_halves;
+use crate::kernels::{ENOUGH_WORKGROUPS, cost};
 use crate::pipelines::{Constants, ENABLE_SUBGROUPS, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 use crate::weights::GpuLinear;
 
-pub(super) const PARAMS: &str = include_str!("attention_params.wgsl");
-pub(super) const VEC4: &str = include_str!("qkv_vec4.wgsl");
-pub(super) const SCALAR: &str = include_str!("qkv_scalar.wgsl");
-const ENABLE_F16: &str = include_str!("enable_f16.wgsl");
-const KEPT_F32: &str = include_str!("kept_f32.wgsl");
-const KEPT_F16: &str = include_str!("kept_f16.wgsl");
-const STAGED: &str = include_str!("attention_staged.wgsl");
-const QUADS: &str = include_str!("attention_quads.wgsl");
-const TILE: &str = include_str!("attention_tile.wgsl");
-const DIRECT: &str = include_str!("attention_direct.wgsl");
-const EAGER: &str = include_str!("eager_attention.wgsl");
+pub(crate) const PARAMS: &str = include_str!("params.wgsl");
+pub(crate) const VEC4: &str = include_str!("../parts/qkv_vec4.wgsl");
+pub(crate) const SCALAR: &str = include_str!("../parts/qkv_scalar.wgsl");
+const ENABLE_F16: &str = include_str!("../parts/enable_f16.wgsl");
+const KEPT_F32: &str = include_str!("../parts/kept_f32.wgsl");
+const KEPT_F16: &str = include_str!("../parts/kept_f16.wgsl");
+const STAGED: &str = include_str!("staged.wgsl");
+const QUADS: &str = include_str!("quads.wgsl");
+const TILE: &str = include_str!("tile.wgsl");
+const DIRECT: &str = include_str!("direct.wgsl");
+const EAGER: &str = include_str!("eager.wgsl");
 
 const CONSTANTS: Constants = &["ROWS", "HEAD_VECS"];
 
@@ -60,7 +60,7 @@ const DIRECT_CHANNELS: usize = 64;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct Params {
+pub(crate) struct Params {
     tokens: u32,
     width: u32,
     head_dim: u32,
@@ -72,7 +72,7 @@ pub(super) struct Params {
 
 /// The sizes of an attention.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     pub batch: usize,
     pub tokens: usize,
     pub heads: usize,

@@ -1,0 +1,8 @@
+//! Linear layers, their gradients, and the training of their parameters.
+
+pub mod backward;
+mod forward;
+pub mod parameters;
+
+pub use forward::{choose_linear_tile, linear, linear_for, linear_tiles, run_linear};
+pub(crate) use forward::{code_of, reads_halves};

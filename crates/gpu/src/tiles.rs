@@ -1,0 +1,34 @@
+//! The tiles that were chosen for linear layers.
+
+use std::collections::HashMap;
+
+use vit_msn_tensor::Dtype;
+
+/// What decides how fast a tile computes a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LayerShape {
+    /// Rows of x.
+    pub rows: usize,
+    /// K: the number of inputs.
+    pub inputs: usize,
+    /// N: the number of outputs.
+    pub outputs: usize,
+    /// The weight's storage type.
+    pub dtype: Dtype,
+}
+
+/// The tiles that were found to be the fastest, by their sides.
+#[derive(Default)]
+pub(crate) struct ChosenTiles(HashMap<LayerShape, usize>);
+
+impl ChosenTiles {
+    /// The side of the tile that was chosen for layers of this shape.
+    pub fn side(&self, shape: LayerShape) -> Option<usize> {
+        self.0.get(&shape).copied()
+    }
+
+    /// Chooses a tile for layers of this shape.
+    pub fn choose(&mut self, shape: LayerShape, side: usize) {
+        self.0.insert(shape, side);
+    }
+}
