@@ -3,7 +3,7 @@
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
 use crate::linear::backward::linear_backward_weights;
-use crate::linear::microkernel::linear;
+use crate::linear::linear;
 use crate::linear::packed::PackedLinear;
 use crate::runtime::parallel::for_each_block_of_rows;
 

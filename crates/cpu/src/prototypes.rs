@@ -4,7 +4,8 @@ use vit_msn_tensor::{Activation, Error, Result, check_len, check_temperature, nu
 
 use crate::elementwise::update_block;
 use crate::linear::backward::{linear_backward_weights, packed_rows};
-use crate::linear::microkernel::{NR, linear};
+use crate::linear::linear;
+use crate::linear::microkernel::NR;
 use crate::linear::packed::PackedLinear;
 use crate::linear::transpose::transpose;
 use crate::runtime::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};

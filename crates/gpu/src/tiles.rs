@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use vit_msn_tensor::Dtype;
 
+/// Rows and columns of the largest tile of any linear layer; the sides of the others divide it.
+pub(crate) const MAX_SIDE: usize = 128;
+
 /// What decides how fast a tile computes a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerShape {

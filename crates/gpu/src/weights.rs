@@ -6,10 +6,10 @@ use vit_msn_tensor::{Dtype, Error, LinearParameters, Result, check_scale, quanti
 
 use crate::buffers::{DeviceBuffer, exact_size};
 use crate::stream::Stream;
-use crate::tiles::LayerShape;
+use crate::tiles::{LayerShape, MAX_SIDE};
 
-/// What a part of a weight is cut to multiples of: the widest tile of the GEMM has as many columns.
-const PART_ROWS: usize = 128;
+/// What a part of a weight is cut to multiples of, so that every tile divides it.
+const PART_ROWS: usize = MAX_SIDE;
 
 /// Some whole rows of the weight, as many as one binding holds.
 pub(crate) struct Part {

@@ -9,14 +9,14 @@ use vit_msn_tensor::{Dropout, Result, check_len, numel, try_vec};
 use crate::attention::forward::AttentionShape;
 use crate::dropout::Mask;
 use crate::elementwise::update_block;
-use crate::linear::microkernel::{NR, Panels, Start};
+use crate::linear::microkernel::{MR, NR, Panels, Start};
 use crate::linear::transpose::{pack_columns, transpose};
 use crate::runtime::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::runtime::simd::{F32x4, LANES, map_in_place};
 use crate::softmax::softmax_rows;
 
-/// Queries of one block: whole tiles of the GEMM.
-const QUERY_BLOCK: usize = 102;
+/// Queries of one block: whole tiles.
+const QUERY_BLOCK: usize = 102 / MR * MR;
 
 /// The gradient of [`crate::sdpa`] by qkv `[B, N, 3·D]`; grad and context, which the op returned, are `[B, N, D]`.
 /// Probabilities are computed again. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.

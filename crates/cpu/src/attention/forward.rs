@@ -9,13 +9,11 @@ use std::ops::Range;
 use vit_msn_tensor::{Dropout, Error, Result, check_len, numel, try_vec};
 
 use crate::dropout::Mask;
-use crate::linear::microkernel::{NR, Panels, Start, Tile};
+use crate::linear::microkernel::{MR, NR, Panels, Start, Tile};
 use crate::runtime::parallel::{Parts, Rows, for_each_task, threads_for};
 use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 use crate::softmax::{exp_of_difference, largest, softmax_rows};
 
-/// Queries of one tile: their scores with a block of keys stay in L1.
-const MR: usize = Tile::MOST;
 /// Queries that meet a block of keys and values before the next; the block stays in L2.
 const QUERY_BLOCK: usize = 66 / MR * MR;
 const KEY_BLOCK: usize = 256;

@@ -2,7 +2,8 @@
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
-use crate::linear::microkernel::{NR, linear};
+use crate::linear::linear;
+use crate::linear::microkernel::NR;
 use crate::linear::packed::PackedLinear;
 use crate::linear::transpose::{pack_columns, transpose};
 use crate::runtime::parallel::{Parts, for_each_task, threads_for};

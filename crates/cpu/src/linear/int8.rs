@@ -7,14 +7,14 @@
 
 use std::ops::Range;
 
-use vit_msn_tensor::{Activation, Result, try_vec};
+use vit_msn_tensor::{Result, try_vec};
 
-use crate::activation::activate_rows;
+use crate::linear::epilogue::Epilogue;
+use crate::linear::float::Product;
 use crate::linear::int8_microkernel::{
-    MR, NR, Product, TILE, TURN, interleave, quantise_row, scaled,
+    MR, NR, TILE, TURN, TileProduct, interleave, quantise_row, scaled,
 };
 use crate::linear::int8_panels::QuantisedPanels;
-use crate::linear::microkernel::add_rows;
 use crate::linear::strassen_terms::{Operand, TERMS, Term, WHOLE};
 use crate::runtime::blocks::{block_size, blocks};
 use crate::runtime::parallel::{Parts, Rows, Task, for_each_task_in_turn, tasks_for, threads_for};
@@ -28,24 +28,10 @@ const STRIPE_BYTES: usize = 400 << 10;
 /// The fewest rows that are worth the sums of weights.
 const LEAST_ROWS: usize = 48;
 
-/// What is added to and done with the product.
-#[derive(Clone, Copy)]
-pub(crate) struct Epilogue<'a> {
-    /// Padded to whole panels.
-    pub bias: &'a [f32],
-    pub act: Activation,
-    pub residual: Option<&'a [f32]>,
-}
-
-/// [`crate::linear`] for int8 weights, all lengths checked: x `[rows, in_features]`, out `[rows, outputs]`.
-pub(crate) fn linear_i8(
-    x: &[f32],
-    in_features: usize,
-    w: &QuantisedPanels,
-    epilogue: Epilogue,
-    out: &mut [f32],
-    outputs: usize,
-) -> Result<()> {
+/// [`crate::linear()`] for int8 weights, all lengths checked; `w` are the panels of the product's weights.
+pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) -> Result<()> {
+    let Product { x, epilogue, .. } = *product;
+    let (in_features, outputs) = (product.w.in_features(), product.w.out_features());
     let rows = x.len() / in_features;
     let plan = Plan::new(w, rows, outputs);
     // Blocks of about the same size, in whole units.
@@ -99,6 +85,7 @@ pub(crate) fn linear_i8(
                 rows: taken.len(),
                 operands,
                 row_scales,
+                bias: product.w.padded_bias(),
                 epilogue: Epilogue {
                     residual,
                     ..epilogue
@@ -288,6 +275,7 @@ struct Block<'a> {
     rows: usize,
     operands: &'a [i16],
     row_scales: &'a [f32],
+    bias: &'a [f32],
     epilogue: Epilogue<'a>,
 }
 
@@ -305,12 +293,9 @@ impl Block<'_> {
             for row in rows.clone() {
                 self.scale(row, column0, sums, out.row(row, columns));
             }
-            let mut target = out.skip(row);
-            activate_rows(self.epilogue.act, target.each(rows.len(), columns));
-            if let Some(residual) = self.epilogue.residual {
-                let residual = &residual[row * outputs + column0..];
-                add_rows(target.each(rows.len(), columns), residual, outputs);
-            }
+            let first = row * outputs + column0;
+            self.epilogue
+                .apply(first, rows.len(), columns, &mut out.skip(row));
         }
     }
 
@@ -328,7 +313,7 @@ impl Block<'_> {
                     *share = (from.block * TILE, from.negative);
                 }
                 let step = plan.halves * plan.halves * TILE;
-                Product { a: values, panels }.add(sums, step, &shares[..term.c.len()]);
+                TileProduct { a: values, panels }.add(sums, step, &shares[..term.c.len()]);
             }
         }
     }
@@ -338,7 +323,7 @@ impl Block<'_> {
         let halves = self.plan.halves;
         let scales = self.plan.w.scales(column0, out.len().next_multiple_of(NR));
         let (scales, _) = scales.as_chunks();
-        let (bias, _) = self.epilogue.bias[column0..].as_chunks();
+        let (bias, _) = self.bias[column0..].as_chunks();
         let first = row / MR % halves * halves * TILE + row % MR * NR;
         let mut at = first;
         let mut values = |panel: usize| {
@@ -369,7 +354,7 @@ impl Block<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use vit_msn_tensor::Dtype;
+    use vit_msn_tensor::{Activation, Dtype};
 
     use super::*;
     use crate::activation::activate;

@@ -27,14 +27,14 @@ pub(crate) const MAX_DEPTH: usize = i32::MAX as usize / (127 * 128);
 pub(crate) use imp::interleave;
 
 /// One tile of activations, times one panel of weights after the other.
-pub(crate) struct Product<'a> {
+pub(crate) struct TileProduct<'a> {
     /// Pairs of inputs, each of MR rows.
     pub a: &'a [i16],
     /// Panels of as many inputs, pair of inputs after pair, each of NR outputs.
     pub panels: &'a [i16],
 }
 
-impl Product<'_> {
+impl TileProduct<'_> {
     /// Adds each panel's sums to TILE values from `first` on, or takes them away; `step` from one panel's to the next's.
     #[inline(always)]
     pub fn add(&self, sums: &mut [i32], step: usize, shares: &[(usize, bool)]) {

@@ -1,4 +1,4 @@
-//! Matrix multiplication over packed panels, and the linear layer built on it.
+//! The micro-kernel of float32 products: a tile of rows times packed panels, its sums in registers.
 //!
 //! A tile keeps MR × NR sums in registers: 6 × 8 where multiply and add are one instruction, 2 × 16 where the
 //! product needs a register too, and that many only with the exits in [`multiply_panels`].
@@ -8,225 +8,25 @@
 //! one place and stay in L1 while a stripe of panel blocks streams past them; the stripe stays in L2 until all rows
 //! have met it.
 
-use std::ops::Range;
 use std::ptr;
 
-use vit_msn_tensor::{Activation, Error, Result, check_len, try_vec};
-
-use crate::activation::activate_rows;
-use crate::linear::int8::{Epilogue, linear_i8};
-use crate::linear::packed::PackedLinear;
-use crate::linear::strassen;
-use crate::runtime::blocks::{block_size, blocks};
-use crate::runtime::parallel::{Parts, Rows, for_each_task, tasks_for, threads_for};
+use crate::runtime::parallel::Rows;
 use crate::runtime::simd::{F32x4, FUSED, LANES};
 
 /// Rows and columns of a tile; a panel has as many columns.
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
-const MR: usize = TILE.0;
+pub(crate) const MR: usize = TILE.0;
 pub(crate) const NR: usize = TILE.1;
 /// The most inputs of a block.
 pub(crate) const KC: usize = if FUSED { 512 } else { 384 };
 /// The most rows of x that meet a stripe before the next.
 pub(crate) const MC: usize = 320 / MR * MR;
-/// The most bytes of a stripe.
-const STRIPE_BYTES: usize = if FUSED { 480 << 10 } else { 0 };
-/// Rows that share a pass of the activation function: enough values to be worth its preparation, and in L1 still.
-const EPILOGUE_ROWS: usize = if FUSED { MR } else { MC };
 /// From one of the rows that are copied to the next: a cache line more than a power of two, so that they aren't all in
 /// the same set of the cache.
 const COPY_STRIDE: usize = KC + 16;
 pub(crate) const COPY_SIZE: usize = MR * COPY_STRIDE;
 
 static ZEROS: [f32; NR] = [0.0; NR];
-
-/// `out = act(x · wᵀ + bias) + residual`: x `[rows, in_features]`, out and residual `[rows, out_features]`.
-/// Errors: INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, OUT_OF_MEMORY.
-pub fn linear(
-    x: &[f32],
-    w: &PackedLinear,
-    act: Activation,
-    residual: Option<&[f32]>,
-    out: &mut [f32],
-) -> Result<()> {
-    w.check_complete()?;
-    let (inputs, outputs) = (w.in_features(), w.out_features());
-    let rows = x.len() / inputs;
-    if !x.len().is_multiple_of(inputs) {
-        return Err(Error::InvalidArgument(format!(
-            "A linear layer with {inputs} inputs got {} values, which are no whole rows.",
-            x.len()
-        )));
-    }
-    check_len("The output of a linear layer", out.len(), &[rows, outputs])?;
-    if let Some(residual) = residual {
-        check_len(
-            "The residual of a linear layer",
-            residual.len(),
-            &[rows, outputs],
-        )?;
-    }
-    if let Some(quantised) = w.quantised() {
-        let bias = w.padded_bias();
-        let epilogue = Epilogue {
-            bias,
-            act,
-            residual,
-        };
-        return linear_i8(x, inputs, quantised, epilogue, out, outputs);
-    }
-    let product = Product {
-        x,
-        w,
-        act,
-        residual,
-    };
-    if strassen::pays(rows, inputs, outputs) {
-        return strassen::linear_strassen(&product, out);
-    }
-    // Blocks of about the same size, in whole turns of the tile's loop.
-    let depth = block_size(inputs, KC, 4).min(inputs);
-    let multiply_adds = rows.saturating_mul(inputs).saturating_mul(outputs);
-    let threads = threads_for(multiply_adds);
-    let panels = outputs.div_ceil(NR);
-    let row_blocks = rows.div_ceil(MC);
-    // Some tasks a thread, for balance, but each copies its rows again; alone, all panels in one, so that a block of x
-    // stays in L2 longest.
-    let group = panels.div_ceil(tasks_for(threads, 4).div_ceil(row_blocks.max(1)));
-    let groups = panels.div_ceil(group);
-    // Stripes of about the same size, too.
-    let most = (STRIPE_BYTES / size_of::<f32>() / (depth * NR)).max(1);
-    let stripe_panels = block_size(group, most, 1);
-    // Half-width panels are widened a stripe at a time.
-    let scratch_size = if w.is_full() {
-        0
-    } else {
-        stripe_panels * depth * NR
-    };
-    let copy_size = if FUSED { COPY_SIZE } else { 0 };
-    let mut copies = try_vec(threads * copy_size)?;
-    let mut scratch = try_vec(threads * scratch_size)?;
-    let (copies, scratch) = (Parts::new(&mut copies), Parts::new(&mut scratch));
-    let out = Parts::new(out);
-    for_each_task(threads, row_blocks * groups, &|task| {
-        // SAFETY: each thread has its own scratch.
-        let (copy, scratch) = unsafe {
-            (
-                copies.get(task.thread * copy_size, copy_size),
-                scratch.get(task.thread * scratch_size, scratch_size),
-            )
-        };
-        let row0 = task.index / groups * MC;
-        let panel0 = task.index % groups * group;
-        let (row_end, panel_end) = (rows.min(row0 + MC), panels.min(panel0 + group));
-        for range in blocks(inputs, depth) {
-            for panel in (panel0..panel_end).step_by(stripe_panels) {
-                let part = Part {
-                    rows: row0..row_end,
-                    panels: panel..panel_end.min(panel + stripe_panels),
-                    inputs: range.clone(),
-                };
-                // SAFETY: each task has its own rows and columns of the output.
-                unsafe { product.compute(part, copy, scratch, &out) };
-            }
-        }
-    });
-    Ok(())
-}
-
-/// What [`linear`] computes.
-pub(crate) struct Product<'a> {
-    pub x: &'a [f32],
-    pub w: &'a PackedLinear,
-    pub act: Activation,
-    pub residual: Option<&'a [f32]>,
-}
-
-/// Rows of a product, the panels that they meet, and the inputs that are summed up.
-struct Part {
-    rows: Range<usize>,
-    panels: Range<usize>,
-    inputs: Range<usize>,
-}
-
-impl Product<'_> {
-    /// Adds a part's sums to the output, and finishes them after the last input.
-    ///
-    /// # Safety
-    /// Nobody else may use the part's rows and columns of the output.
-    unsafe fn compute(&self, part: Part, copy: &mut [f32], scratch: &mut [f32], out: &Parts<f32>) {
-        let (inputs, outputs) = (self.w.in_features(), self.w.out_features());
-        let Part {
-            rows,
-            panels,
-            inputs: range,
-        } = part;
-        let column0 = panels.start * NR;
-        let columns = outputs.min(panels.end * NR) - column0;
-        let start = if range.start == 0 {
-            Start::From(self.w.panel_biases(panels.clone()))
-        } else {
-            Start::Accumulate
-        };
-        let weights = self.w.panel_blocks(panels, range.clone(), scratch);
-        for first in rows.clone().step_by(EPILOGUE_ROWS) {
-            let last = rows.end.min(first + EPILOGUE_ROWS);
-            for row in (first..last).step_by(MR) {
-                let mut x = Tile {
-                    values: &self.x[row * inputs + range.start..],
-                    stride: inputs,
-                    rows: MR.min(last - row),
-                };
-                if FUSED {
-                    x = x.copied(range.len(), copy);
-                }
-                // SAFETY: the caller's promise.
-                let mut target = unsafe { out.rows(row * outputs + column0, outputs) };
-                weights.multiply(x, columns, start, &mut target);
-            }
-            if range.end == inputs {
-                // SAFETY: the caller's promise.
-                unsafe { self.finish(first..last, column0, columns, out) };
-            }
-        }
-    }
-
-    /// Turns complete sums into the layer's output, in place.
-    ///
-    /// # Safety
-    /// Nobody else may use these rows and columns of the output.
-    #[inline(never)]
-    pub unsafe fn finish(
-        &self,
-        rows: Range<usize>,
-        column0: usize,
-        columns: usize,
-        out: &Parts<f32>,
-    ) {
-        let outputs = self.w.out_features();
-        let first_value = rows.start * outputs + column0;
-        // SAFETY: the caller's promise.
-        let mut target = unsafe { out.rows(first_value, outputs) };
-        activate_rows(self.act, target.each(rows.len(), columns));
-        if let Some(residual) = self.residual {
-            let rows = target.each(rows.len(), columns);
-            add_rows(rows, &residual[first_value..], outputs);
-        }
-    }
-}
-
-/// Adds to each of `rows` the beginning of its row of `stride` values.
-pub(crate) fn add_rows<'a>(
-    rows: impl Iterator<Item = &'a mut [f32]>,
-    others: &[f32],
-    stride: usize,
-) {
-    for (row, others) in rows.zip(others.chunks(stride)) {
-        for (value, other) in row.iter_mut().zip(others) {
-            *value += other;
-        }
-    }
-}
 
 /// What a tile's sums begin with.
 #[derive(Clone, Copy)]
@@ -258,9 +58,6 @@ pub(crate) struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// The most rows.
-    pub const MOST: usize = MR;
-
     /// The beginning of MR rows. Those that aren't there are the last once more.
     #[inline(always)]
     fn starts(&self, depth: usize) -> [*const f32; MR] {
@@ -570,142 +367,5 @@ unsafe fn step<const I: usize>(
             }
         }
         left == I + 1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::activation::activate;
-    use crate::test_support::{assert_close, naive_product, packed, same_with_workers, values};
-    use proptest::prelude::*;
-    use vit_msn_tensor::Dtype;
-
-    fn check(m: usize, k: usize, n: usize, dtype: Dtype) {
-        let x = values(m * k, 3);
-        let (w, weight, bias) = packed(n, k, dtype, 11);
-        let mut out = vec![f32::NAN; m * n];
-        linear(&x, &w, Activation::Identity, None, &mut out).unwrap();
-        // Sums of k products of values below 1 in float32.
-        assert_close(
-            &out,
-            &naive_product(&x, &weight, &bias, k),
-            1e-7 * (k as f64).max(4.0),
-        );
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(150))]
-
-        #[test]
-        fn linear_matches_the_naive_product(m in 0usize..20, k in 1usize..70, n in 1usize..70, half in 0..3) {
-            check(m, k, n, [Dtype::F32, Dtype::F16, Dtype::BF16][half as usize]);
-        }
-    }
-
-    #[test]
-    fn linear_crosses_every_block() {
-        for (m, k, n) in [
-            (1, 1, 1),
-            (MC + 3, 5, 17),
-            (3, 2 * KC + 1, 33),
-            (2, KC + 1, 16),
-            (MC + 1, KC + 7, 15),
-        ] {
-            for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
-                check(m, k, n, dtype);
-            }
-        }
-    }
-
-    #[test]
-    fn threads_do_not_change_a_bit() {
-        for (m, k, n) in [(197, 2 * KC + 8, 70), (MC + 21, 96, 384), (2, 768, 1000)] {
-            let x = values(m * k, 3);
-            let residual = values(m * n, 4);
-            for dtype in [Dtype::F32, Dtype::F16] {
-                let (w, weight, bias) = packed(n, k, dtype, 11);
-                let run = |act, residual| {
-                    let mut out = vec![f32::NAN; m * n];
-                    linear(&x, &w, act, residual, &mut out).unwrap();
-                    out
-                };
-                let out = same_with_workers(|| run(Activation::Identity, None));
-                assert_close(&out, &naive_product(&x, &weight, &bias, k), 1e-7 * k as f64);
-                same_with_workers(|| run(Activation::Gelu, Some(&residual)));
-            }
-        }
-    }
-
-    #[test]
-    fn activation_comes_before_the_residual() {
-        // Two blocks of inputs: the epilogue must run once, after the second.
-        let (m, k, n) = (5, KC + 9, 21);
-        let x = values(m * k, 1);
-        let residual = values(m * n, 2);
-        let (w, weight, bias) = packed(n, k, Dtype::F32, 5);
-        for act in [Activation::Identity, Activation::Gelu, Activation::Relu] {
-            let mut out = vec![0.0; m * n];
-            linear(&x, &w, act, Some(&residual), &mut out).unwrap();
-            let mut activated: Vec<f32> = naive_product(&x, &weight, &bias, k)
-                .into_iter()
-                .map(|v| v as f32)
-                .collect();
-            activate(act, &mut activated);
-            let expected: Vec<f64> = activated
-                .iter()
-                .zip(&residual)
-                .map(|(&a, &r)| f64::from(a) + f64::from(r))
-                .collect();
-            assert_close(&out, &expected, 3e-5);
-        }
-    }
-
-    #[test]
-    fn without_a_bias_the_sums_start_at_zero() {
-        let mut w = PackedLinear::new(1, 2, Dtype::F32, false).unwrap();
-        w.set_rows(0, Dtype::F32, &Dtype::F32.encode(&[2.0, 3.0]).unwrap())
-            .unwrap();
-        let mut out = [f32::NAN];
-        linear(&[10.0, 1.0], &w, Activation::Identity, None, &mut out).unwrap();
-        assert_eq!(out, [23.0]);
-    }
-
-    #[test]
-    fn wrong_lengths_and_incomplete_weights_are_errors() {
-        let (w, ..) = packed(3, 4, Dtype::F32, 0);
-        let act = Activation::Identity;
-        let lengths = [(7, None, 6), (8, None, 5), (8, Some(5), 6)];
-        for (x, residual, out) in lengths {
-            let residual = residual.map(|len| vec![0.0; len]);
-            let error = linear(
-                &vec![0.0; x],
-                &w,
-                act,
-                residual.as_deref(),
-                &mut vec![0.0; out],
-            )
-            .unwrap_err();
-            assert_eq!(error.code(), "INVALID_ARGUMENT");
-        }
-        let empty = PackedLinear::new(3, 4, Dtype::F32, false).unwrap();
-        assert!(
-            linear(&[0.0; 4], &empty, act, None, &mut [0.0; 3])
-                .unwrap_err()
-                .to_string()
-                .contains("never set")
-        );
-    }
-
-    #[test]
-    fn nan_reaches_only_its_own_row() {
-        let (w, ..) = packed(17, 4, Dtype::F32, 0);
-        let mut x = values(12, 1);
-        x[5] = f32::NAN;
-        let mut out = vec![0.0; 3 * 17];
-        linear(&x, &w, Activation::Gelu, None, &mut out).unwrap();
-        for (index, value) in out.iter().enumerate() {
-            assert_eq!(value.is_nan(), index / 17 == 1);
-        }
     }
 }

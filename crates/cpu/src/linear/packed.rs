@@ -19,6 +19,10 @@ struct Row([f32; NR]);
 #[repr(C, align(16))]
 struct HalfRow([u16; NR]);
 
+// Rows are read as their values, one after the other: no padding.
+const _: () = assert!(size_of::<Row>() == NR * size_of::<f32>());
+const _: () = assert!(size_of::<HalfRow>() == NR * size_of::<u16>());
+
 enum Panels {
     Full(Vec<Row>),
     Half(Vec<HalfRow>),

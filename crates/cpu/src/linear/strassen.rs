@@ -12,13 +12,13 @@ use std::ops::Range;
 
 use vit_msn_tensor::{Error, Result, try_vec};
 
-use crate::linear::microkernel::{COPY_SIZE, KC, MC, NR, Panels, Place, Product, Start, Tile};
+use crate::linear::float::Product;
+use crate::linear::microkernel::{COPY_SIZE, KC, MC, MR, NR, Panels, Place, Start, Tile};
 use crate::linear::strassen_terms::{Operand, TERMS};
 use crate::runtime::blocks::{block_size, blocks};
 use crate::runtime::parallel::{Parts, Task, for_each_task_in_turn, tasks_for, threads_for};
 use crate::runtime::simd::{F32x4, LANES};
 
-const MR: usize = Tile::MOST;
 /// Rows and columns of the result that are computed together: two tiles, two panels.
 const ROWS: usize = 2 * MR;
 const COLUMNS: usize = 2 * NR;
@@ -66,8 +66,8 @@ pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize) -> bool {
         && outputs.is_multiple_of(COLUMNS)
 }
 
-/// [`crate::linear`] for sizes that [`pays`] accepts, all lengths checked.
-pub(crate) fn linear_strassen(product: &Product, out: &mut [f32]) -> Result<()> {
+/// [`crate::linear()`] for sizes that [`pays`] accepts, all lengths checked.
+pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     let plan = Plan::new(product);
     let pairs = plan.rows / ROWS;
     // Blocks of about the same size; rows that make no pair are the last one's.

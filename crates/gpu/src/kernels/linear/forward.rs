@@ -9,7 +9,7 @@ use crate::kernels::ENOUGH_WORKGROUPS;
 use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
-use crate::tiles::LayerShape;
+use crate::tiles::{LayerShape, MAX_SIDE};
 use crate::weights::GpuLinear;
 
 const NAME: &str = "linear";
@@ -181,6 +181,18 @@ const PACKED: [Tile; 2] = [
     },
 ];
 
+const fn fit_parts(tiles: &[Tile]) -> bool {
+    let mut index = 0;
+    while index < tiles.len() {
+        if !MAX_SIDE.is_multiple_of(tiles[index].side()) {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
+const _: () = assert!(fit_parts(&STAGED) && fit_parts(&PACKED) && fit_parts(&[Tile::Direct]));
+
 impl Tile {
     /// Those that compute so, from the largest down.
     fn candidates(context: &Context, arithmetic: Arithmetic) -> &'static [Self] {
@@ -214,7 +226,7 @@ impl Tile {
     }
 
     /// Rows and columns of a workgroup's results.
-    fn side(self) -> usize {
+    const fn side(self) -> usize {
         match self {
             Tile::Direct => 32,
             Tile::Staged { threads, each } => threads * each,
