@@ -76,8 +76,9 @@ wasm_sysroot=$tools/wasm-sysroot
 threads_sysroot=$tools/wasm-threads-sysroot
 
 has_wasm_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown/lib" ]; }
-# Whether the sysroot in a folder was built by this compiler.
-sysroot_is_current() { [ "$(cat "$1/built-by" 2>/dev/null)" = "$("$2" --version 2>/dev/null || echo none)" ]; }
+# Whether the sysroot in a folder was built by this compiler, in the way that wasm_toolchain.sh has now.
+sysroot_is_current() { [ "$(cat "$1/built-by" 2>/dev/null)" = "$(sysroot_stamp "$2")" ]; }
+sysroot_stamp() { echo "$("$1" --version 2>/dev/null || echo none), $(cksum <scripts/wasm_toolchain.sh)"; }
 has_packaged_rust() {
   [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && [ -d /usr/lib/rustlib/src/rust/library ] && has_wasm_linker
 }

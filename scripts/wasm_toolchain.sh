@@ -24,9 +24,12 @@ shared_memory() {
   done | xargs
 }
 
-# Panic messages name source files: without the folders of whoever built this.
+# Panic messages name source files: without the folders of the machine that built this, so that the bytes are the same
+# on every machine. rustc replaces the standard library's own "/rustc/HASH" by the folder of rust-src where that is installed.
 without_machine_paths() {
-  echo "--remap-path-prefix=$root=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src="
+  local rustc=${1:-rustc}
+  echo "--remap-path-prefix=$root=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=" \
+    "--remap-path-prefix=$("$rustc" --print sysroot)/lib/rustlib/src/rust=/rustc"
 }
 
 rustup_linker() { echo "$(rustc --print sysroot)/lib/rustlib/$(host_triple)/bin/rust-lld"; }
@@ -62,7 +65,7 @@ build_sysroot() {
   printf '[package]\nname = "empty"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n' >"$work/Cargo.toml"
   echo '#![no_std]' >"$work/src/lib.rs"
   # embed-bitcode: the engine is built with link-time optimisation, which needs it in std too.
-  (cd "$work" && RUSTC=$rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C embed-bitcode=yes $flags $(without_machine_paths)" CARGO_TARGET_DIR=$work/target \
+  (cd "$work" && RUSTC=$rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C embed-bitcode=yes $flags $(without_machine_paths "$rustc")" CARGO_TARGET_DIR=$work/target \
     "$cargo" build --release --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort) || return 1
   find "$work/target/wasm32-unknown-unknown" -name '*.rlib' ! -name 'libempty*' \
     -exec cp {} "$sysroot/lib/rustlib/wasm32-unknown-unknown/lib/" \;
@@ -78,7 +81,7 @@ build_sysroot() {
   printf '#!/bin/sh\nexec %s --sysroot "$(dirname "$0")/.." "$@"\n' "$rustc" >"$sysroot/bin/rustc"
   chmod +x "$sysroot/bin/rustc"
   rm -rf "$work"
-  "$rustc" --version >"$sysroot/built-by"
+  sysroot_stamp "$rustc" >"$sysroot/built-by"
 }
 
 # ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it. The glue of
