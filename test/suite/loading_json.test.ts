@@ -16,6 +16,20 @@ test("an object is read, whatever it holds", async () => {
   expect(await read(`\ufeff{"a":1}`)).toEqual({ a: 1 });
 });
 
+test("the numbers that only Python writes are read", async () => {
+  expect(await read('{"a": NaN, "b": [Infinity, -Infinity], "c": "NaN"}')).toEqual({
+    a: Number.NaN,
+    b: [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY],
+    c: "NaN",
+  });
+});
+
+test("a key given twice has its last value, in any order of containers", async () => {
+  expect(await read('{"a": {"b": 1, "b": [2, {"c": []}]}, "a": {"d": [[], {}]}}')).toEqual({
+    a: { d: [[], {}] },
+  });
+});
+
 test("a file that isn't there is undefined", async () => {
   expect(await read_json(await open_source({}), "config.json")).toBeUndefined();
 });
@@ -41,7 +55,10 @@ describe("broken text is refused with its place", () => {
     ["a trailing comma in a list", '{"a": [1,]}', /a value is expected/],
     ["a missing colon", '{"a" 1}', /a colon is expected/],
     ["single quotes", "{'a': 1}", /a key in double quotes/],
-    ["NaN", '{"a": NaN}', /a value is expected/],
+    ["a signed NaN", '{"a": -NaN}', /a value is expected/],
+    ["NaN in small letters", '{"a": nan}', /a value is expected/],
+    ["a signed Infinity", '{"a": +Infinity}', /a value is expected/],
+    ["a word that only begins so", '{"a": Infinityx}', /a value is expected/],
     ["a bad escape", '{"a": "\\x41"}', /unknown escape/],
     ["two values", '{"a": 1} {"b": 2}', /its end is expected/],
     ["a leading zero", '{"a": 012}', /a value is expected/],

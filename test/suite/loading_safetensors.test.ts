@@ -11,6 +11,7 @@ import { ascii, concat, floats, uint64 } from "../support/torch_archive.ts";
 const A = { dtype: "F32", shape: [2], data_offsets: [0, 8] };
 const B = { dtype: "F32", shape: [1, 1], data_offsets: [8, 12] };
 const DATA = floats(1, 2, 3);
+const sound = JSON.stringify({ a: A, b: B });
 
 /** A file of this header, as JSON text or an object. */
 function file_of(header: unknown, data: Uint8Array = DATA, length?: number | bigint) {
@@ -66,6 +67,12 @@ test("empty tensors take no bytes", async () => {
   expect(entries.map(({ key }) => key)).toEqual(["a", "b", "none"]);
 });
 
+test("metadata may be null, and an entry may have fields of its own", async () => {
+  const header = sound.replace('"dtype"', '"note":1.5e3,"dtype"').replace("{", '{"__metadata__":null,');
+  expect((await read(file_of(header))).map(({ key }) => key)).toEqual(["a", "b"]);
+  expect(await read(file_of(`${sound} \n`))).toHaveLength(2);
+});
+
 describe("a header that lies is refused", () => {
   const cases: [string, Uint8Array, RegExp][] = [
     ["nothing at all", new Uint8Array(0), /0 bytes, too few/],
@@ -119,6 +126,14 @@ describe("a header that lies is refused", () => {
       /given twice/,
     ],
     ["metadata that isn't strings", file_of({ __metadata__: { format: 1 }, a: A, b: B }), /__metadata__/],
+    ["metadata that is a list", file_of({ __metadata__: [], a: A, b: B }), /__metadata__/],
+    ["a byte order mark", file_of(`\ufeff${JSON.stringify({ a: A, b: B })}`), /doesn't begin with \{/],
+    ["spaces before the header", file_of(`  ${JSON.stringify({ a: A, b: B })}`), /doesn't begin with \{/],
+    ["a size as 2.0", file_of(sound.replace("[2]", "[2.0]")), /shape \["2.0"\]/],
+    ["a size as 2e0", file_of(sound.replace("[2]", "[2e0]")), /shape \["2e0"\]/],
+    ["an offset as 8.0", file_of(sound.replace("[0,8]", "[0,8.0]")), /data_offsets \[0,"8.0"\]/],
+    ["a size as -0", file_of(sound.replace("[2]", "[-0]")), /shape/],
+    ["NaN, which only Python's JSON has", file_of(sound.replace("{", '{"x":NaN,')), /a value is expected/],
     ["text after the header", file_of(`${JSON.stringify({ a: A, b: B })}x`), /its end is expected/],
     ["a web page", ascii("<!DOCTYPE html><html><body>Sign in</body></html>"), /is a web page/],
     [

@@ -8,110 +8,143 @@ export interface JsonLimits {
   max_depth: number;
   /** Values of all kinds, keys not counted. */
   max_values: number;
-  /** true: a key given twice in one object is an error (JSON.parse silently keeps the last). */
+  /** true: a key given twice in one object is an error (else the last counts, as everywhere). */
   unique_keys: boolean;
+  /** The numbers that are taken, and what their text becomes. */
+  numbers: RegExp;
+  number(text: string): unknown;
 }
 
+/** What Python's json module writes and reads: JSON's numbers, and those that aren't finite. */
+const PYTHON_NUMBER = /^(?:NaN|-?Infinity|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)$/;
 const CONFIG_LIMITS: JsonLimits = {
   code: "INVALID_CONFIG",
   max_depth: 64,
   max_values: 2_000_000,
   unique_keys: false,
+  numbers: PYTHON_NUMBER,
+  number: Number,
 };
 const MAX_CONFIG_BYTES = 32 * 1024 * 1024;
-const SCALAR = /^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)$/;
 const MAX_SCALAR_LENGTH = 400;
+const CONSTANTS: ReadonlyMap<string, unknown> = new Map<string, unknown>([
+  ["true", true],
+  ["false", false],
+  ["null", null],
+]);
 
-/**
- * Parses JSON of unknown origin. JSON.parse alone neither bounds depth and count, nor sees a key given twice,
- * nor says where text is broken in words that are the same in every engine; one pass over the text does.
- */
-export function parse_json(text: string, name: string, limits: JsonLimits): unknown {
-  new JsonScanner(text, name, limits).scan();
-  return JSON.parse(text);
+/** Words of one object that mean more than JSON says: its keys and its values' numbers, at the file's top. */
+export interface Dialect {
+  /** The object's name. */
+  name: string;
+  key(text: string): string;
+  number(text: string): unknown;
 }
 
-class JsonScanner {
+/**
+ * Parses JSON of unknown origin. JSON.parse neither bounds depth and count, nor sees a key given twice, nor takes Python's
+ * NaN, nor keeps 1 and 1.0 apart, nor says where text is broken in words that are the same in every engine.
+ */
+export function parse_json(text: string, name: string, limits: JsonLimits, dialect?: Dialect): unknown {
+  return new JsonParser(text, name, limits, dialect).parse();
+}
+
+/** An object or array that isn't closed yet, and the key that the object's next value is for. */
+type Container = { items: unknown[] } | { members: Record<string, unknown>; key: string };
+
+class JsonParser {
   #position = 0;
   #values = 0;
-  /** Containers that are open: an object's keys so far, or undefined for an array. */
-  readonly #open: (Set<string> | undefined)[] = [];
+  readonly #open: Container[] = [];
   readonly #text: string;
   readonly #name: string;
   readonly #limits: JsonLimits;
+  readonly #dialect: Dialect | undefined;
 
-  constructor(text: string, name: string, limits: JsonLimits) {
+  constructor(text: string, name: string, limits: JsonLimits, dialect: Dialect | undefined) {
     this.#text = text;
     this.#name = name;
     this.#limits = limits;
+    this.#dialect = dialect;
   }
 
-  scan(): void {
-    this.#scan_value();
-    while (this.#open.length > 0) {
-      if (this.#close_container()) continue;
-      const keys = this.#open.at(-1);
-      if (this.#peek() !== ",") this.#fail(keys ? "a comma or } is expected" : "a comma or ] is expected");
-      this.#position++;
-      if (keys) this.#scan_key(keys);
-      this.#scan_value();
-    }
-    if (this.#peek() !== "") this.#fail("its end is expected");
-  }
-
-  /** A scalar, an empty container, or a container's opening down to its first scalar. */
-  #scan_value(): void {
+  /** Nesting costs no stack. */
+  parse(): unknown {
     for (;;) {
-      if (++this.#values > this.#limits.max_values)
-        this.#fail(`it has more than ${this.#limits.max_values} values`);
-      const char = this.#peek();
-      if (char !== "{" && char !== "[") break;
-      this.#position++;
-      if (this.#open.length >= this.#limits.max_depth)
-        this.#fail(`it is nested deeper than ${this.#limits.max_depth}`);
-      this.#open.push(char === "{" ? new Set() : undefined);
-      if (this.#close_container()) return;
-      const keys = this.#open.at(-1);
-      if (keys) this.#scan_key(keys);
+      let value = this.#value();
+      for (;;) {
+        const container = this.#open.at(-1);
+        if (container === undefined) {
+          if (this.#peek() !== "") this.#fail("its end is expected");
+          return value;
+        }
+        if (value !== OPENED) add(container, value);
+        const end = "items" in container ? "]" : "}";
+        const char = this.#peek();
+        if (char !== end) {
+          if (value !== OPENED && char !== ",") this.#fail(`a comma or ${end} is expected`);
+          if (value !== OPENED) this.#position++;
+          if ("members" in container) this.#key(container);
+          break;
+        }
+        this.#position++;
+        this.#open.pop();
+        value = "items" in container ? container.items : container.members;
+      }
     }
-    if (this.#peek() === '"') this.#scan_string();
-    else this.#scan_scalar();
   }
 
-  #close_container(): boolean {
-    if (this.#peek() !== (this.#open.at(-1) ? "}" : "]")) return false;
+  /** A scalar, or OPENED where a container begins. */
+  #value(): unknown {
+    if (++this.#values > this.#limits.max_values)
+      this.#fail(`it has more than ${this.#limits.max_values} values`);
+    const char = this.#peek();
+    if (char === '"') return this.#string();
+    if (char !== "{" && char !== "[") return this.#scalar();
     this.#position++;
-    this.#open.pop();
-    return true;
+    if (this.#open.length >= this.#limits.max_depth)
+      this.#fail(`it is nested deeper than ${this.#limits.max_depth}`);
+    this.#open.push(char === "{" ? { members: {}, key: "" } : { items: [] });
+    return OPENED;
   }
 
-  #scan_key(keys: Set<string>): void {
+  #key(container: { members: Record<string, unknown>; key: string }): void {
     if (this.#peek() !== '"') this.#fail("a key in double quotes is expected");
-    const literal = this.#scan_string();
-    if (this.#limits.unique_keys) {
-      const key = JSON.parse(literal) as string;
-      if (keys.has(key)) this.#fail(`the key ${literal.slice(0, 200)} is given twice`);
-      keys.add(key);
-    }
+    const key = this.#string();
+    container.key = this.#spoken()?.key(key) ?? key;
+    if (this.#limits.unique_keys && Object.hasOwn(container.members, key))
+      this.#fail(`the key ${JSON.stringify(key).slice(0, 200)} is given twice`);
     if (this.#peek() !== ":") this.#fail("a colon is expected");
     this.#position++;
   }
 
-  /** Passes a string and returns it with its quotes. */
-  #scan_string(): string {
+  /** The dialect, directly inside its object. */
+  #spoken(): Dialect | undefined {
+    const [top] = this.#open;
+    const inside = this.#open.length === 2 && top && "key" in top && top.key === this.#dialect?.name;
+    return inside ? this.#dialect : undefined;
+  }
+
+  #string(): string {
     const start = this.#position++;
+    let is_plain = true;
     for (;;) {
       const code = this.#text.charCodeAt(this.#position++);
-      if (code === 0x22) return this.#text.slice(start, this.#position);
-      if (code === 0x5c) this.#scan_escape();
-      else if (!(code >= 0x20)) {
+      if (code === 0x22) {
+        const literal = this.#text.slice(start, this.#position);
+        return is_plain ? literal.slice(1, -1) : JSON.parse(literal);
+      }
+      if (code === 0x5c) {
+        is_plain = false;
+        this.#escape();
+      } else if (!(code >= 0x20)) {
         this.#position--;
         this.#fail("a string isn't closed");
       }
     }
   }
 
-  #scan_escape(): void {
+  #escape(): void {
     const found = /^(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/.exec(
       this.#text.slice(this.#position, this.#position + 5),
     );
@@ -119,11 +152,13 @@ class JsonScanner {
     else this.#position += found[0].length;
   }
 
-  #scan_scalar(): void {
+  #scalar(): unknown {
     const start = this.#position;
     const limit = Math.min(this.#text.length, start + MAX_SCALAR_LENGTH);
     while (this.#position < limit && /[-+.\w]/.test(this.#text.charAt(this.#position))) this.#position++;
-    if (SCALAR.test(this.#text.slice(start, this.#position))) return;
+    const text = this.#text.slice(start, this.#position);
+    if (CONSTANTS.has(text)) return CONSTANTS.get(text);
+    if (this.#limits.numbers.test(text)) return (this.#spoken() ?? this.#limits).number(text);
     this.#position = start;
     this.#fail("a value is expected");
   }
@@ -159,6 +194,19 @@ class JsonScanner {
   }
 }
 
+/** What JsonParser's value is when a container was opened. */
+const OPENED = Symbol("opened");
+
+/** A plain assignment to __proto__ would set the object's prototype. */
+function add(container: Container, value: unknown): void {
+  if ("items" in container) container.items.push(value);
+  else if (container.key !== "__proto__") container.members[container.key] = value;
+  else {
+    const options = { value, enumerable: true, configurable: true, writable: true };
+    Object.defineProperty(container.members, container.key, options);
+  }
+}
+
 /**
  * Reads a JSON object of a model's folder, as config.json; undefined where the source lacks the file.
  * A `__proto__` key is dropped, so that no later copy of the object can be given another prototype.
@@ -166,6 +214,7 @@ class JsonScanner {
 export async function read_json(
   source: ModelSource,
   file: string,
+  dialect?: Dialect,
 ): Promise<Record<string, unknown> | undefined> {
   const opened = await source.open(file);
   if (!opened) return undefined;
@@ -176,19 +225,19 @@ export async function read_json(
         `has ${opened.size} bytes, more than the ${MAX_CONFIG_BYTES} that a JSON file may have`,
       );
     }
-    return parse_object(await opened.read(0, opened.size), opened.name);
+    return parse_object(await opened.read(0, opened.size), opened.name, dialect);
   } finally {
     await opened.close();
   }
 }
 
-function parse_object(bytes: Uint8Array, name: string): Record<string, unknown> {
+function parse_object(bytes: Uint8Array, name: string, dialect?: Dialect): Record<string, unknown> {
   const text = decode_utf8(bytes);
   if (text === undefined) throw invalid(name, "isn't UTF-8 text; save it as UTF-8");
   if (/^\s*</.test(text)) throw invalid(name, "is a web page, not JSON; download the file itself");
   if (text.startsWith("version https://git-lfs"))
     throw invalid(name, 'is a Git LFS pointer; run "git lfs pull" in the repository');
-  const value = parse_json(text, name, CONFIG_LIMITS);
+  const value = parse_json(text, name, CONFIG_LIMITS, dialect);
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw invalid(name, "must hold a JSON object");
   return drop_prototypes(value) as Record<string, unknown>;

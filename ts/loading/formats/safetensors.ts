@@ -1,6 +1,6 @@
 import { VitMsnError } from "../../errors.ts";
 import { decode_utf8, refuse_lookalikes, view_of } from "../bytes.ts";
-import { parse_json } from "../json.ts";
+import { type JsonLimits, parse_json } from "../json.ts";
 import type { RandomAccessFile } from "../types.ts";
 
 /** Bits of one element, for every dtype that the format knows. */
@@ -31,6 +31,15 @@ const DTYPE_BITS: ReadonlyMap<string, number> = new Map([
 /** The safetensors library's own limit. */
 const MAX_HEADER_BYTES = 100_000_000;
 const MAX_RANK = 64;
+const HEADER_LIMITS: JsonLimits = {
+  code: "INVALID_CHECKPOINT",
+  max_depth: 8,
+  max_values: 1_000_000,
+  unique_keys: true,
+  numbers: /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/,
+  // Sizes are written as 4: 4.0 and 4e0 stay text, which no size is.
+  number: (text) => (/[.eE]/.test(text) && Number.isInteger(Number(text)) ? text : Number(text)),
+};
 
 /** One tensor of a safetensors file; `start` and `end` are bytes from the file's beginning. */
 export interface SafetensorsEntry {
@@ -81,19 +90,16 @@ async function read_header_length(file: RandomAccessFile): Promise<number> {
 function parse_header(bytes: Uint8Array, name: string): object {
   const text = decode_utf8(bytes);
   if (text === undefined) throw invalid(name, "has a header that isn't UTF-8");
-  const limits = {
-    code: "INVALID_CHECKPOINT",
-    max_depth: 8,
-    max_values: 1_000_000,
-    unique_keys: true,
-  } as const;
-  const header = parse_json(text, `The header of ${name}`, limits);
+  const header = parse_json(text, `The header of ${name}`, HEADER_LIMITS);
   if (!is_object(header)) throw invalid(name, "has a header that isn't a JSON object");
+  // The format forbids a byte order mark, which decoding drops, and spaces.
+  if (bytes[0] !== 0x7b) throw invalid(name, "has a header that doesn't begin with {; write it again");
   return header;
 }
 
 function check_metadata(value: unknown, name: string): void {
-  const sound = is_object(value) && Object.values(value).every((item) => typeof item === "string");
+  const sound =
+    value === null || (is_object(value) && Object.values(value).every((item) => typeof item === "string"));
   if (!sound) throw invalid(name, "has a __metadata__ that isn't a map of strings");
 }
 
