@@ -1,10 +1,17 @@
-import { VIT_MSN_PRESETS, ViTMSNConfig, VitMsnError } from "vit-msn";
+import {
+  VIT_MSN_PRESETS,
+  ViTMSNConfig,
+  ViTMSNForImageClassification,
+  ViTMSNModel,
+  VitMsnError,
+} from "vit-msn";
 import { describe, expect, test } from "vitest";
 import { backbone_modules, parameters_of } from "../../ts/model/architecture.ts";
 import { temporary_directory } from "../support/directories.ts";
 import { read_file } from "../support/files.ts";
 import { fixture_files } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
+import { with_warnings } from "../support/warnings.ts";
 
 describe("ViTMSNConfig", () => {
   test("has the reference's defaults", () => {
@@ -84,11 +91,15 @@ describe("ViTMSNConfig", () => {
     [{ image_size: [224] }, "image_size", "[height, width]"],
     [{ image_size: [224, -1] }, "image_size", "[height, width]"],
     [{ id2label: { 0: "a", 2: "b" } }, "id2label", "indices"],
-    [{ id2label: {} }, "id2label", "indices"],
+    [{ id2label: { "-1": "a", 0: "b" } }, "id2label", "indices"],
+    [{ id2label: { "0.0": "a" } }, "id2label", "indices"],
+    [{ id2label: { a: "b" } }, "id2label", "indices"],
     [{ id2label: { 0: 1 } }, "id2label", "class names"],
+    [{ id2label: "cat" }, "id2label", "class names"],
     [{ id2label: { 0: "a", 1: "b" }, num_labels: 3 }, "num_labels", "(2)"],
     [{ num_labels: 1e9 }, "num_labels", "131072"],
-    [{ label2id: { a: "0" } }, "label2id", "indices"],
+    [{ num_labels: -1 }, "num_labels", "0 to"],
+    [{ layer_norm_eps: Number.POSITIVE_INFINITY }, "layer_norm_eps", "found Infinity"],
     [{ num_labels: 1, problem_type: "single_label_classification" }, "problem_type", "num_labels is 1"],
     [{ problem_type: "clustering" }, "problem_type", "regression"],
     [{ model_type: "vit" }, "model_type", "ViT-MSN"],
@@ -109,6 +120,148 @@ describe("ViTMSNConfig", () => {
 
   test.each([[null], [[]], ["{}"]])("rejects %o, which is no object", (fields) => {
     expect(() => new ViTMSNConfig(fields as never)).toThrow(VitMsnError);
+  });
+});
+
+/** A config.json of this text after the model type. */
+const config_of = (fields: string) =>
+  ViTMSNConfig.from_pretrained({
+    "config.json": new TextEncoder().encode(`{"model_type": "vit_msn", ${fields}}`),
+  });
+
+describe("labels are what Python reads", () => {
+  // From transformers: str() of the label that the pipeline gives.
+  test.each([
+    ['{"0": 9, "1": -0, "2": 12345678901234567890123}', ["9", "0", "12345678901234567890123"]],
+    ['{"0": 9.0, "1": 1e22, "2": 1.5, "3": 1e-05, "4": -0.0}', ["9.0", "1e+22", "1.5", "1e-05", "-0.0"]],
+    [
+      '{"0": 123456789012345680.0, "1": 0.0001, "2": 1e15}',
+      ["1.2345678901234568e+17", "0.0001", "1000000000000000.0"],
+    ],
+    ['{"0": null, "1": true, "2": false}', ["None", "True", "False"]],
+    ['{"0": NaN, "1": -Infinity, "2": {"__float__": "NaN"}}', ["nan", "-inf", "nan"]],
+    ['{"0": ["a", "it\'s", 1], "1": {"a": null}}', ["['a', \"it's\", 1]", "{'a': None}"]],
+    ['{"00": "a", "01": "b"}', ["a", "b"]],
+    ['{" 1 ": "b", "+0": "a", "0_2": "c"}', ["a", "b", "c"]],
+    ['{"\\u0660": "a", "１": "b"}', ["a", "b"]],
+    ['{"00": "a", "0": "b", "-0": "c"}', ["c"]],
+    ['{"2": "c", "0": "a", "1": "b"}', ["a", "b", "c"]],
+    ['["a", 1.0]', ["a", "1.0"]],
+    ['{"0": "a", "1": "a"}', ["a", "a"]],
+  ])("id2label %s", async (id2label, labels) => {
+    const config = await config_of(`"id2label": ${id2label}`);
+    expect(Object.values(config.id2label)).toEqual(labels);
+    expect(config.num_labels).toBe(labels.length);
+    const again = await ViTMSNConfig.from_pretrained({
+      "config.json": new TextEncoder().encode(config.to_json_string()),
+    });
+    expect(again.to_dict()).toEqual(config.to_dict());
+  });
+
+  test.each([
+    ['{"a": "0", "b": "1"}', { a: 0, b: 1 }],
+    ['{"a": 0.0, "b": " 01 "}', { a: 0, b: 1 }],
+    ["null", { a: 0, b: 1 }],
+    ["{}", { a: 0, b: 1 }],
+    ["[]", { a: 0, b: 1 }],
+    ['{"b": 1, "also b": "1"}', { a: 0, b: 1, "also b": 1 }],
+  ])("label2id %s", async (label2id, expected) => {
+    const { warnings, result } = await with_warnings(() =>
+      config_of(`"id2label": {"0": "a", "1": "b"}, "label2id": ${label2id}`),
+    );
+    expect(result.label2id).toEqual(expected);
+    expect(warnings).toEqual([]);
+  });
+
+  test.each([
+    ['{"a": 1, "b": 0}', "for a, b"],
+    ['{"a": null, "b": "one", "c": 7}', "for a, b, c"],
+    ['"x"', "for 0"],
+  ])("label2id %s contradicts id2label, which counts, and is told", async (label2id, told) => {
+    const { warnings, result } = await with_warnings(() =>
+      config_of(`"id2label": {"0": "a", "1": "b"}, "label2id": ${label2id}`),
+    );
+    expect(result.label2id).toEqual({ a: 0, b: 1 });
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain(told);
+  });
+});
+
+describe("what the reference takes besides", () => {
+  test("a backbone may have no classes; a classifier of it is refused before its weights are looked for", async () => {
+    for (const fields of [
+      '"num_labels": 0',
+      '"id2label": {}, "label2id": {}',
+      '"id2label": {}, "num_labels": 0',
+    ]) {
+      const config = await config_of(fields);
+      expect(config.num_labels).toBe(0);
+      expect(JSON.parse(config.to_json_string())).toMatchObject({ id2label: {}, label2id: {} });
+      const files = { "config.json": new TextEncoder().encode(config.to_json_string()) };
+      const error = await error_of(ViTMSNForImageClassification.from_pretrained(files));
+      expect(error.code).toBe("INVALID_CONFIG");
+      expect(error.message).toContain("no classes");
+    }
+  });
+
+  test("a model without classes runs as a backbone, and a new classifier can be asked for", async () => {
+    const fields = { hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8 };
+    const config = { ...fields, image_size: 8, patch_size: 4, num_labels: 0 };
+    const model = await ViTMSNModel.from_config(config);
+    const directory = await temporary_directory();
+    await model.save_pretrained(directory.target);
+    await model.dispose();
+    const files = await directory.read_files();
+    const backbone = await ViTMSNModel.from_pretrained(files);
+    expect(backbone.config.num_labels).toBe(0);
+    await backbone.dispose();
+    const { result } = await with_warnings(() =>
+      ViTMSNForImageClassification.from_pretrained(files, {
+        config: { id2label: { 0: "a", 1: "b", 2: "c" } },
+      }),
+    );
+    expect(result.config.num_labels).toBe(3);
+    await result.dispose();
+    await directory.remove();
+  });
+
+  test.each(['""', "false", "null", "0"])("problem_type %s is unset", async (value) => {
+    expect((await config_of(`"problem_type": ${value}`)).problem_type).toBeNull();
+  });
+
+  test("0 and 1 for false and true", async () => {
+    const config = await config_of('"qkv_bias": 0, "output_attentions": 1');
+    expect(config.qkv_bias).toBe(false);
+    expect(config.output_attentions).toBe(true);
+  });
+
+  test("numbers that aren't finite, where nothing uses them; they are written as transformers does", async () => {
+    const config = await config_of('"seen": NaN, "limits": [-Infinity, {"deep": Infinity}]');
+    expect(JSON.parse(config.to_json_string())).toMatchObject({
+      seen: { __float__: "NaN" },
+      limits: [{ __float__: "-Infinity" }, { deep: { __float__: "Infinity" } }],
+    });
+    for (const field of ["layer_norm_eps", "initializer_range", "hidden_size", "image_size"]) {
+      for (const value of ["NaN", "Infinity", "-Infinity"]) {
+        const error = await error_of(config_of(`"${field}": ${value}`));
+        expect(error.code).toBe("INVALID_CONFIG");
+        expect(error.message).toContain(`"${field}"`);
+        expect(error.message).toContain(`found ${value}`);
+      }
+    }
+  });
+
+  test("names of the same activation compute the same, and are written back", async () => {
+    for (const [name, computed] of [
+      ["gelu_python", "gelu"],
+      ["swish", "silu"],
+      ["gelu_fast", "gelu_new"],
+      ["gelu_accurate", "gelu_new"],
+    ]) {
+      const config = await config_of(`"hidden_act": "${name}"`);
+      expect(config.activation).toBe(computed);
+      expect(config.to_dict()).toMatchObject({ hidden_act: name });
+    }
   });
 });
 

@@ -1,7 +1,7 @@
 import { Callable } from "../callable.ts";
 import type { Engine } from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { read_json } from "../loading/json.ts";
+import { read_json, to_json_text } from "../loading/json.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
@@ -142,7 +142,7 @@ export class ViTImageProcessor extends Callable<
   }
 
   to_json_string(): string {
-    return `${JSON.stringify(this.to_dict(), null, 2)}\n`;
+    return to_json_text(this.to_dict());
   }
 
   /**

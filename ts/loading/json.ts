@@ -49,6 +49,16 @@ export function parse_json(text: string, name: string, limits: JsonLimits, diale
   return new JsonParser(text, name, limits, dialect).parse();
 }
 
+/** A JSON file's text. Numbers that JSON lacks are written as transformers does, which any reader of JSON takes. */
+export function to_json_text(value: unknown): string {
+  const text = JSON.stringify(
+    value,
+    (_, item) => (typeof item === "number" && !Number.isFinite(item) ? { __float__: String(item) } : item),
+    2,
+  );
+  return `${text}\n`;
+}
+
 /** An object or array that isn't closed yet, and the key that the object's next value is for. */
 type Container = { items: unknown[] } | { members: Record<string, unknown>; key: string };
 

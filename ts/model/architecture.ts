@@ -1,3 +1,4 @@
+import { VitMsnError } from "../errors.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 /** How a parameter that no checkpoint holds starts: as the reference's _init_weights. */
@@ -62,6 +63,13 @@ export function backbone_modules(config: ViTMSNConfig, use_mask_token: boolean):
 
 /** The classifier on the CLS token. */
 export function classifier_module(config: ViTMSNConfig): LinearSpec {
+  if (config.num_labels === 0) {
+    throw new VitMsnError(
+      "INVALID_CONFIG",
+      'The config has no classes ("id2label" is empty): load a ViTMSNModel, or give config: { id2label } for a new classifier.',
+      { details: { field: "id2label" } },
+    );
+  }
   return linear("classifier", config.num_labels, config.hidden_size, false);
 }
 

@@ -1,6 +1,7 @@
-import { ACTIVATIONS, type Activation, type Grid } from "../engine/engine.ts";
+import type { Activation, Grid } from "../engine/engine.ts";
+import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
-import { read_json } from "../loading/json.ts";
+import { read_json, to_json_text } from "../loading/json.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
@@ -9,6 +10,22 @@ import { preset_fields, VIT_MSN_PRESETS, type ViTMSNPreset } from "./presets.ts"
 
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
+
+/** transformers' names of activations, and what the engine computes for each. */
+const ACTIVATION_OF = {
+  gelu: "gelu",
+  relu: "relu",
+  gelu_python: "gelu",
+  silu: "silu",
+  swish: "silu",
+  gelu_new: "gelu_new",
+  gelu_fast: "gelu_new",
+  gelu_accurate: "gelu_new",
+  quick_gelu: "quick_gelu",
+  gelu_pytorch_tanh: "gelu_pytorch_tanh",
+} as const satisfies Record<string, Activation>;
+/** What hidden_act may be. */
+export type HiddenAct = keyof typeof ACTIVATION_OF;
 
 /** The fields of a ViT-MSN config.json. Unknown fields are kept and written back. */
 export interface ViTMSNConfigFields {
@@ -21,7 +38,7 @@ export interface ViTMSNConfigFields {
   /** Width of the MLP's hidden layer; default 3072. */
   intermediate_size: number;
   /** Activation of the MLP; default "gelu", the exact one (erf). */
-  hidden_act: Exclude<Activation, "identity">;
+  hidden_act: HiddenAct;
   /** Dropout of embeddings and hidden states in training; default 0. */
   hidden_dropout_prob: number;
   /** Dropout of attention probabilities in training; default 0. */
@@ -38,7 +55,7 @@ export interface ViTMSNConfigFields {
   num_channels: number;
   /** Whether query, key and value have biases; default true. */
   qkv_bias: boolean;
-  /** Number of classes; default the size of id2label, else 2. */
+  /** Number of classes; default the size of id2label, else 2. 0 is a backbone without a classifier. */
   num_labels: number;
   /** Class names by index; default LABEL_0, LABEL_1, … */
   id2label: Record<number, string>;
@@ -61,7 +78,6 @@ const MAX_LABELS = 1 << 17;
 
 export const CONFIG_FILE = "config.json";
 
-const ACTIVATION_NAMES: readonly string[] = ACTIVATIONS.filter((name) => name !== "identity");
 const PROBLEM_TYPES: readonly string[] = [
   "regression",
   "single_label_classification",
@@ -82,7 +98,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
   num_hidden_layers = 12;
   num_attention_heads = 12;
   intermediate_size = 3072;
-  hidden_act: ViTMSNConfigFields["hidden_act"] = "gelu";
+  hidden_act: HiddenAct = "gelu";
   hidden_dropout_prob = 0;
   attention_probs_dropout_prob = 0;
   initializer_range = 0.02;
@@ -112,7 +128,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     this.num_hidden_layers = check.integer("num_hidden_layers", this.num_hidden_layers, 0, MAX_LAYERS);
     this.num_attention_heads = check.integer("num_attention_heads", this.num_attention_heads, 1, MAX_SIZE);
     this.intermediate_size = check.integer("intermediate_size", this.intermediate_size, 1, 4 * MAX_SIZE);
-    this.hidden_act = check.one_of("hidden_act", this.hidden_act, ACTIVATION_NAMES);
+    this.hidden_act = check.one_of("hidden_act", this.hidden_act, Object.keys(ACTIVATION_OF));
     this.hidden_dropout_prob = check.number("hidden_dropout_prob", this.hidden_dropout_prob, 0, 1);
     this.attention_probs_dropout_prob = check.number(
       "attention_probs_dropout_prob",
@@ -128,8 +144,8 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     this.qkv_bias = check.boolean("qkv_bias", this.qkv_bias);
     this.output_attentions = check.boolean("output_attentions", this.output_attentions);
     this.output_hidden_states = check.boolean("output_hidden_states", this.output_hidden_states);
-    this.problem_type =
-      init.problem_type == null ? null : check.one_of("problem_type", "regression", PROBLEM_TYPES);
+    // Some tools write an unset one as "" or false.
+    this.problem_type = init.problem_type ? check.one_of("problem_type", "regression", PROBLEM_TYPES) : null;
     this.id2label = check.labels();
     this.label2id = check.label_ids(this.id2label);
     this.extra = Object.freeze(unknown_fields(init, this));
@@ -174,12 +190,17 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
 
   /** config.json's text. */
   to_json_string(): string {
-    return `${JSON.stringify(this, null, 2)}\n`;
+    return to_json_text(this);
   }
 
   /** Number of classes: the size of id2label. */
   get num_labels(): number {
     return Object.keys(this.id2label).length;
+  }
+
+  /** What the engine computes for hidden_act. */
+  get activation(): Activation {
+    return ACTIVATION_OF[this.hidden_act];
   }
 
   /** Image size in pixels. */
@@ -227,11 +248,16 @@ export async function read_config(
   files: ModelSource,
   overrides: ViTMSNConfigInit = {},
 ): Promise<ViTMSNConfig> {
-  const fields = await read_json(files, CONFIG_FILE);
+  let fields = await read_json(files, CONFIG_FILE);
   if (fields === undefined) {
     throw new VitMsnError("NOT_FOUND", `${files.name} has no ${CONFIG_FILE}; is it a ViT-MSN model?`, {
       details: { file: CONFIG_FILE, source: files.name },
     });
+  }
+  const { id2label, label2id } = fields;
+  if (!are_names(id2label ?? {}) || !Object.values(label2id ?? {}).every(is_id)) {
+    const { read_python_labels } = await on_demand("reader of labels", () => import("./python_labels.ts"));
+    fields = await read_python_labels(files, CONFIG_FILE);
   }
   return new ViTMSNConfig(merge_config(fields, overrides), `${files.name}: ${CONFIG_FILE}`);
 }
@@ -270,7 +296,9 @@ class FieldChecker {
   }
 
   fail(field: string, expected: string, hint = ""): never {
-    const found = JSON.stringify(this.#init[field])?.slice(0, 80) ?? "nothing";
+    const value = this.#init[field];
+    const text = typeof value === "number" ? String(value) : JSON.stringify(value);
+    const found = text?.slice(0, 80) ?? "nothing";
     throw new VitMsnError(
       "INVALID_CONFIG",
       `${this.#source}: "${field}" must be ${expected}, found ${found}.${hint && ` ${hint}`}`,
@@ -294,8 +322,8 @@ class FieldChecker {
 
   boolean(field: keyof ViTMSNConfigFields, fallback: boolean): boolean {
     const value = this.#init[field] ?? fallback;
-    if (typeof value !== "boolean") this.fail(field, "true or false");
-    return value;
+    if (typeof value !== "boolean" && value !== 0 && value !== 1) this.fail(field, "true or false");
+    return Boolean(value);
   }
 
   one_of<T extends string>(field: keyof ViTMSNConfigFields, fallback: T, names: readonly string[]): T {
@@ -316,30 +344,45 @@ class FieldChecker {
   /** id2label, or LABEL_i for num_labels (default 2), as the reference derives one from the other. */
   labels(): Record<number, string> {
     const { id2label, num_labels } = this.#init;
-    const count = num_labels == null ? undefined : this.integer("num_labels", 2, 1, MAX_LABELS);
+    const count = num_labels == null ? undefined : this.integer("num_labels", 2, 0, MAX_LABELS);
     if (id2label == null) {
       return Object.fromEntries(Array.from({ length: count ?? 2 }, (_, i) => [i, `LABEL_${i}`]));
     }
-    const entries = typeof id2label === "object" ? Object.entries(id2label) : [];
-    const sound = entries.every(([id, label], i) => Number(id) === i && typeof label === "string");
-    if (entries.length === 0 || !sound) {
-      this.fail("id2label", "an object from the indices 0, 1, … to class names");
-    }
+    if (!are_names(id2label)) this.fail("id2label", "an object from the indices 0, 1, … to class names");
+    const entries = Object.entries(id2label);
     if (count !== undefined && count !== entries.length) {
       this.fail("num_labels", `the number of classes in id2label (${entries.length})`);
     }
     return Object.fromEntries(entries);
   }
 
-  label_ids(id2label: Record<number, string>): Record<string, number> {
-    const given = this.#init.label2id;
-    if (given == null)
-      return Object.fromEntries(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
-    if (typeof given !== "object" || Object.values(given).some((id) => !is_integer(id, 0, MAX_LABELS))) {
-      this.fail("label2id", "an object from class names to indices");
+  /** The index of each class name. What label2id says beside id2label's names counts; where it contradicts, id2label does. */
+  label_ids(id2label: Readonly<Record<number, string>>): Record<string, number> {
+    const ids = new Map(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
+    const wrong: string[] = [];
+    for (const [label, value] of Object.entries((this.#init.label2id as object | null) ?? {})) {
+      const id = is_id(value) ? Number(value) : -1;
+      if (id2label[id] === label || (id2label[id] !== undefined && !ids.has(label))) ids.set(label, id);
+      else wrong.push(label);
     }
-    return { ...given };
+    if (wrong.length > 0) {
+      env.warn(
+        `${this.#source}: "label2id" contradicts "id2label", which counts, for ${wrong.slice(0, 5).join(", ").slice(0, 200)}.`,
+      );
+    }
+    return Object.fromEntries(ids);
   }
+}
+
+/** Whether these are class names by 0, 1, … */
+function are_names(labels: unknown): labels is Record<string, string> {
+  if (typeof labels !== "object" || labels === null) return false;
+  return Object.entries(labels).every(([id, label], i) => id === `${i}` && typeof label === "string");
+}
+
+/** A class's index; transformers' own scripts write it as a string. */
+function is_id(value: unknown): boolean {
+  return typeof value === "string" ? /^\d+$/.test(value) : is_integer(value, 0, MAX_LABELS);
 }
 
 function is_integer(value: unknown, min: number, max: number): value is number {

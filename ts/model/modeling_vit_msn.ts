@@ -232,8 +232,8 @@ class Forward {
     const up = this.#weights.linear(`${name}.intermediate.dense`);
     const dense = this.#weights.linear(`${name}.output.dense`);
     const normed = this.#layer_norm(hidden, `${name}.layernorm_after`, `${name}.intermediate.dense`);
-    const { hidden_act } = this.#config;
-    const inner = this.scope.use(this.#engine.linear(normed, up, hidden_act, undefined, dense));
+    const { activation } = this.#config;
+    const inner = this.scope.use(this.#engine.linear(normed, up, activation, undefined, dense));
     this.scope.free(normed);
     const output = this.scope.use(this.#engine.linear(inner, dense, "identity", hidden));
     this.scope.free(inner);

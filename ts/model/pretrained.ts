@@ -180,6 +180,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     const files = await open_source(source, options);
     const config =
       options.config instanceof ViTMSNConfig ? options.config : await read_config(files, options.config);
+    // A config that has no such model is refused before its weights are fetched.
+    this.modules(config, false);
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
       const matched = match(this, config, checkpoint, files.name, options.ignore_mismatched_sizes ?? false);

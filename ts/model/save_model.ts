@@ -1,6 +1,7 @@
 import { save_files } from "#save";
 import type { WeightDtype } from "../engine/engine.ts";
 import { type TensorToWrite, write_safetensors } from "../loading/formats/write_safetensors.ts";
+import { to_json_text } from "../loading/json.ts";
 import type { SaveDirectory, SaveOptions } from "../loading/storage_types.ts";
 import { CONFIG_FILE, type ViTMSNConfig } from "./configuration_vit_msn.ts";
 import type { PreTrainedModel } from "./pretrained.ts";
@@ -32,7 +33,7 @@ export function checkpoint_files(
 ) {
   const fields = { ...describe_dtype(config.to_dict(), dtype), architectures: [architecture] };
   return {
-    [CONFIG_FILE]: `${JSON.stringify(fields, null, 2)}\n`,
+    [CONFIG_FILE]: to_json_text(fields),
     "model.safetensors": write_safetensors(parameters, { format: "pt" }),
   };
 }

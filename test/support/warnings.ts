@@ -1,0 +1,13 @@
+import { env } from "vit-msn";
+
+/** What `action` gives, and what the package warned of meanwhile. */
+export async function with_warnings<T>(action: () => Promise<T>): Promise<{ result: T; warnings: string[] }> {
+  const { warn } = env;
+  const warnings: string[] = [];
+  env.warn = (message) => warnings.push(message);
+  try {
+    return { result: await action(), warnings };
+  } finally {
+    env.warn = warn;
+  }
+}
