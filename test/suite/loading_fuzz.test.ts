@@ -15,9 +15,9 @@ import {
   torch_file,
 } from "../support/torch_archive.ts";
 
-/** More with FUZZ_RUNS=100000; each case must end within seconds, whatever else the machine does. */
+/** More with FUZZ_RUNS=100000; each case must end, on a slow and busy machine too. */
 const RUNS = Number((typeof process === "undefined" ? undefined : process.env?.FUZZ_RUNS) ?? 300);
-const LIMIT_MS = 5000;
+const LIMIT_MS = 25_000;
 const TIMEOUT_MS = 30_000 + RUNS * 20;
 const MAX_READ = 1 << 20;
 

@@ -2,6 +2,7 @@ import { env, Tensor, ViTMSNConfig, ViTMSNForImageClassification, ViTMSNModel, V
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { fixture_files } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
+import { abort_at_look, at_look } from "../support/signals.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 
 const TINY = {
@@ -370,16 +371,12 @@ describe("abort and dispose", () => {
     const model = await ViTMSNModel.from_config(DEEP);
     const { handles } = model.memory();
     const pixel_values = pixels([2, 3, 96, 96]);
-    const controller = new AbortController();
-    setTimeout(() => controller.abort(), 50);
-    const started = performance.now();
-    const full = model.forward({ pixel_values, signal: controller.signal });
-    expect((await error_of(full)).code).toBe("ABORTED");
-    const aborted = performance.now() - started;
+    const layer = 4;
+    const { signal, looks } = abort_at_look(layer);
+    expect((await error_of(model.forward({ pixel_values, signal }))).code).toBe("ABORTED");
+    expect(looks()).toBe(layer);
     expect(model.memory().handles).toBe(handles);
-    const again = performance.now();
     await model.forward({ pixel_values });
-    expect(aborted).toBeLessThan(performance.now() - again);
     await model.dispose();
   });
 
@@ -396,9 +393,9 @@ describe("abort and dispose", () => {
 
   test("disposing during a forward ends it with DISPOSED", async () => {
     const model = await ViTMSNModel.from_config(DEEP);
-    const forward = error_of(model.forward({ pixel_values: pixels([2, 3, 96, 96]) }));
-    setTimeout(() => void model.dispose(), 20);
-    expect((await forward).code).toBe("DISPOSED");
+    const { signal } = at_look(4, () => void model.dispose());
+    const forward = model.forward({ pixel_values: pixels([2, 3, 96, 96]), signal });
+    expect((await error_of(forward)).code).toBe("DISPOSED");
   });
 });
 

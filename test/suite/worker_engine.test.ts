@@ -4,6 +4,7 @@ import type { Activation, Handle, TensorHandle } from "../../ts/engine/engine.ts
 import type { TrainingEngine } from "../../ts/engine/training_engine.ts";
 import { temporary_directory } from "../support/directories.ts";
 import { model_files } from "../support/models.ts";
+import { abort_at_look, at_look } from "../support/signals.ts";
 
 // An engine in a Worker is the same engine, spoken to by messages.
 
@@ -115,9 +116,8 @@ describe("a model whose engine is in a Worker", () => {
     const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
     const { handles } = model.memory();
     const expected = await model.forward({ pixel_values: pixel_values() });
-    const controller = new AbortController();
-    const forward = model.forward({ pixel_values: many_pictures(), signal: controller.signal });
-    setTimeout(() => controller.abort(), 5);
+    const { signal } = abort_at_look(4);
+    const forward = model.forward({ pixel_values: many_pictures(), signal });
     expect((await failure(forward)).code).toBe("ABORTED");
     expect(model.memory().handles).toBe(handles);
     expect(await model.forward({ pixel_values: pixel_values() })).toEqual(expected);
@@ -126,11 +126,10 @@ describe("a model whose engine is in a Worker", () => {
 
   test("disposing ends a forward at once with DISPOSED", async () => {
     const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
-    const forward = failure(model.forward({ pixel_values: many_pictures() }));
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    const { signal } = at_look(4, () => void model.dispose());
+    const forward = model.forward({ pixel_values: many_pictures(), signal });
+    expect((await failure(forward)).code).toBe("DISPOSED");
     await model.dispose();
-    await model.dispose();
-    expect((await forward).code).toBe("DISPOSED");
     expect((await failure(model.forward({ pixel_values: pixel_values() }))).code).toBe("DISPOSED");
   });
 

@@ -444,6 +444,7 @@ pub(crate) fn for_each_block_of_rows(
 mod tests {
     use super::*;
     use crate::test_support::start_workers;
+    use std::time::Instant;
 
     fn count_tasks(threads: usize, count: usize) -> Vec<u32> {
         let counts: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
@@ -492,13 +493,21 @@ mod tests {
     fn workers_that_slept_are_woken() {
         start_workers(2);
         for _ in 0..5 {
-            std::thread::sleep(Duration::from_millis(5));
-            let helped = AtomicU32::new(0);
-            for_each_task(3, 30, &|task| {
-                std::thread::sleep(Duration::from_millis(1));
-                helped.fetch_add(u32::from(task.thread > 0), SeqCst);
+            while POOL.sleepers.load(SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            let helped = AtomicBool::new(false);
+            let given_up = Instant::now() + Duration::from_secs(60);
+            for_each_task(3, 2, &|task| {
+                if task.thread > 0 {
+                    helped.store(true, SeqCst);
+                }
+                // Only a worker that was woken can take the other task.
+                while !helped.load(SeqCst) {
+                    assert!(Instant::now() < given_up, "no worker was woken");
+                    std::thread::yield_now();
+                }
             });
-            assert!(helped.into_inner() > 0);
         }
     }
 
