@@ -5,7 +5,7 @@ import { createServer, type IncomingMessage, request, type ServerResponse } from
 import { type AddressInfo, connect } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Finished, root, start, vit_msn } from "../support/cli.ts";
+import { type CliOptions, type Finished, root, start, vit_msn } from "../support/cli.ts";
 
 // `vit-msn serve`: the built command line as a process, asked over HTTP.
 
@@ -16,6 +16,8 @@ interface Served {
   url: string;
   port: number;
   process: ChildProcess & { finished: Promise<Finished> };
+  /** What it has written to standard error so far. */
+  said(): string;
 }
 
 const running = new Set<Served>();
@@ -36,8 +38,8 @@ async function read_bytes(path: string): Promise<Uint8Array<ArrayBuffer>> {
 }
 
 /** Starts a server at a free port and waits until it listens. */
-async function serve(args: string[]): Promise<Served> {
-  const child = start(["serve", "--port", "0", ...args]);
+async function serve(args: string[], options: CliOptions = {}): Promise<Served> {
+  const child = start(["serve", "--port", "0", "--drain", "0", ...args], options);
   let said = "";
   const port = await new Promise<number>((resolve, reject) => {
     child.stderr?.on("data", (text: Buffer) => {
@@ -47,7 +49,7 @@ async function serve(args: string[]): Promise<Served> {
     });
     child.finished.then(({ stderr }) => reject(new Error(stderr)));
   });
-  const served = { url: `http://127.0.0.1:${port}`, port, process: child };
+  const served = { url: `http://127.0.0.1:${port}`, port, process: child, said: () => said };
   running.add(served);
   return served;
 }
@@ -172,8 +174,8 @@ describe("refusals", () => {
       "/embed",
       '{"url":"http://127.0.0.1/"}',
       { "content-type": "application/json" },
-      415,
-      "UNSUPPORTED_MEDIA_TYPE",
+      403,
+      "ACCESS_DENIED",
     ],
     ["another route", "/paint", "x", PNG, 404, "NOT_FOUND"],
   ])("%s", async (_what, path, body, headers, status, code) => {
@@ -213,7 +215,7 @@ describe("refusals", () => {
     gone.asked.destroy();
     await until(async () => (await metric("vit_msn_requests_in_progress", strict)) === 0);
     const { code, stderr } = await stop(strict);
-    expect([code, stderr.split("\n").length]).toEqual([0, 3]);
+    expect([code, stderr.split("\n").length]).toEqual([0, 3]); // listening, stopping
   });
 
   test("URLs only of hosts that were named, along redirects too", async () => {
@@ -266,12 +268,7 @@ describe("the server's life", () => {
       const kept = connect(served.port, "127.0.0.1");
       await once(kept, "connect");
       const finished = stop(served, signal);
-      await until(() =>
-        fetch(`${served.url}/health`).then(
-          ({ status }) => status === 503,
-          () => true,
-        ),
-      );
+      await until(async () => served.said().includes("stopping"));
       for (const { finish } of accepted) finish();
       for (const { answer } of accepted) {
         const response = await answer;
@@ -286,6 +283,65 @@ describe("the server's life", () => {
       kept.destroy();
     },
   );
+
+  test("it can be seen from outside that it drains, and requests are still answered", async () => {
+    const served = await serve(["--model", "test/fixtures/tiny", "--drain", "86400"]);
+    expect((await fetch(`${served.url}/ready`)).status).toBe(200);
+    served.process.kill("SIGTERM");
+    await until(async () => (await fetch(`${served.url}/ready`)).status === 503);
+    const health = await fetch(`${served.url}/health`);
+    expect([health.status, (await health.json()).status]).toEqual([503, "stopping"]);
+    const answer = await post("/embed", bag, PNG, served);
+    expect([answer.status, answer.headers.get("connection")]).toEqual([200, "close"]);
+    // A second signal ends it at once.
+    expect((await stop(served)).signal).toBe("SIGTERM");
+  });
+
+  test.each(["GET /metrics", "POST /embed"])(
+    "clients that leave pipelined %s requests behind don't keep it from ending",
+    async (line) => {
+      const served = await serve(["--model", "test/fixtures/tiny"]);
+      const body = line.startsWith("POST") ? bag : new Uint8Array();
+      const head = `${line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n`;
+      const one = Buffer.concat([Buffer.from(head), body]);
+      const client = connect(served.port, "127.0.0.1");
+      client.write(Buffer.concat(Array(100).fill(one)));
+      await once(client, "data");
+      client.resetAndDestroy();
+      expect((await stop(served)).code).toBe(0);
+    },
+  );
+
+  test("/health tells that the engine died though nobody asks, and the model is loaded again", async () => {
+    // What ends the Workers that the engine computes in.
+    const program = `
+      import threads from "node:worker_threads";
+      import { syncBuiltinESMExports } from "node:module";
+      const all = [];
+      threads.Worker = class extends threads.Worker {
+        constructor(...given) { super(...given); all.push(this); }
+      };
+      syncBuiltinESMExports();
+      process.on("SIGUSR2", () => { for (const worker of all.splice(0)) worker.terminate(); });`;
+    const node = ["--import", `data:text/javascript,${encodeURIComponent(program)}`];
+    const served = await serve(["--model", "test/fixtures/tiny"], { node });
+    const expected = await (await post("/embed", bag, PNG, served)).text();
+    served.process.kill("SIGUSR2");
+    await until(async () => (await fetch(`${served.url}/health`)).status === 503);
+    await until(async () => (await fetch(`${served.url}/health`)).status === 200);
+    expect(await (await post("/embed", bag, PNG, served)).text()).toBe(expected);
+    const { code, stderr } = await stop(served);
+    expect([code, stderr.match(/: the engine died; loading the model again/g)?.length]).toEqual([0, 2]);
+    expect(stderr).not.toMatch(/\n {4}at /);
+  });
+
+  test("/health names the model, not where it lies", async () => {
+    const served = await serve(["--model", join(root, "test/fixtures/tiny")]);
+    const text = await (await fetch(`${served.url}/health`)).text();
+    expect(JSON.parse(text).model).toBe("tiny");
+    expect(text).not.toContain(root);
+    await stop(served);
+  });
 
   test("a port that is taken, and options that make no sense, are said", async () => {
     const taken = await vit_msn(["serve", "--port", String(server.port), "--model", "test/fixtures/tiny"]);

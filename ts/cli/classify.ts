@@ -10,7 +10,7 @@ import {
 } from "./batch/options.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { PrintSink, print } from "./batch/stdout.ts";
-import { load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
+import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
 
 interface ClassifyFlags extends ModelFlags, BatchFlags {
   topK: number;
@@ -86,6 +86,7 @@ export async function load_classifier(
         values: results.map(({ score }) => score),
       }));
     },
+    is_alive: () => is_alive(classifier.model),
     dispose: () => classifier.dispose(),
   };
 }

@@ -4,7 +4,7 @@ import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
 import { type BatchFlags, job_options, output_options, with_batch_options } from "./batch/options.ts";
 import { json_line } from "./batch/rows.ts";
 import { PrintSink } from "./batch/stdout.ts";
-import { load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
+import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
 
 interface EmbedFlags extends ModelFlags, BatchFlags {
   pool: "cls" | "mean";
@@ -65,6 +65,7 @@ export async function load_extractor(
       const { data } = await extractor(images, { pool, batch_size, signal });
       return images.map((_, i) => ({ values: data.subarray(i * width, (i + 1) * width) }));
     },
+    is_alive: () => is_alive(extractor.model),
     dispose: () => extractor.dispose(),
   };
 }

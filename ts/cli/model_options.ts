@@ -74,6 +74,16 @@ export async function load<P>(
   }
 }
 
+/** Whether the model's engine still runs. */
+export function is_alive(model: { memory(): unknown }): boolean {
+  try {
+    model.memory();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** What of these options decides a model's answers. */
 export function model_identity({ model, revision, dtype, attn }: ModelFlags): Record<string, unknown> {
   return { model: model ?? "the carried one", revision, dtype, attn };

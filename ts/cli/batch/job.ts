@@ -29,6 +29,8 @@ export const DONE_BUT_FAILURES = 3;
 /** A loaded model and what it computes of pictures. */
 export interface Task extends Computation {
   shape: RowShape;
+  /** Whether the engine still runs; its Worker may end while nothing is computed. */
+  is_alive(): boolean;
   dispose(): Promise<void>;
 }
 

@@ -1,10 +1,10 @@
 import { env } from "../../index.ts";
-import { HttpError } from "./http_error.ts";
+import { HttpError, too_large } from "./http_error.ts";
 
 const MAX_REDIRECTS = 5;
 
 /**
- * Fetches a picture that a request names by URL. A server that fetches what strangers ask for reaches what they can't:
+ * Fetches an image that a request names by URL. A server that fetches what strangers ask for reaches what they can't:
  * its own network. So only hosts that were named are asked, along redirects too.
  */
 export class AllowedUrls {
@@ -17,11 +17,13 @@ export class AllowedUrls {
     this.#max_bytes = max_bytes;
   }
 
-  get allows_some(): boolean {
-    return this.#hosts.size > 0;
-  }
-
   async fetch(address: string, signal: AbortSignal): Promise<Blob> {
+    if (this.#hosts.size === 0)
+      throw new HttpError(
+        403,
+        "ACCESS_DENIED",
+        "This server fetches no URLs; start it with --allow-url-host HOST, or send the image itself.",
+      );
     let url = this.#check(address);
     for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
       const response = await this.#ask(url, signal);
@@ -37,9 +39,13 @@ export class AllowedUrls {
   #check(address: string, base?: URL): URL {
     const url = URL.canParse(address, base?.href) ? new URL(address, base) : undefined;
     if (url === undefined || !/^https?:$/.test(url.protocol))
-      throw new HttpError(400, "INVALID_ARGUMENT", "The url isn't an http or https URL.");
+      throw new HttpError(400, "INVALID_ARGUMENT", "The image's URL must be an http or https URL.");
     if (!this.#hosts.has(url.host) || url.username !== "" || url.password !== "")
-      throw new HttpError(403, "ACCESS_DENIED", `This server doesn't fetch from ${url.host}.`);
+      throw new HttpError(
+        403,
+        "ACCESS_DENIED",
+        `This server doesn't fetch from ${url.host}, which no --allow-url-host names.`,
+      );
     return url;
   }
 
@@ -71,10 +77,6 @@ export class AllowedUrls {
     if (size > this.#max_bytes) throw too_large(this.#max_bytes);
     return new Blob(chunks);
   }
-}
-
-export function too_large(max_bytes: number): HttpError {
-  return new HttpError(413, "PAYLOAD_TOO_LARGE", `A picture has at most ${max_bytes} bytes here.`);
 }
 
 function failed(url: URL, what: string): HttpError {

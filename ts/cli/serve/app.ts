@@ -1,11 +1,17 @@
-import { type Context, Hono, type Next } from "hono";
-import { bodyLimit } from "hono/body-limit";
-import { RawImage, VitMsnError } from "../../index.ts";
-import type { Task } from "../batch/job.ts";
-import { AllowedUrls, too_large } from "./allowed_urls.ts";
+import type { IncomingMessage } from "node:http";
+import { RawImage } from "../../index.ts";
+import { AllowedUrls } from "./allowed_urls.ts";
 import { Batcher, type Computed } from "./batcher.ts";
-import { HttpError, to_http_error } from "./http_error.ts";
+import { decoded_body } from "./body.ts";
+import type { Exchange } from "./exchange.ts";
+import { FaultLog } from "./fault_log.ts";
+import { read_form } from "./form.ts";
+import { HttpError, invalid, to_http_error, unavailable } from "./http_error.ts";
+import { type Answer, error_body } from "./http_server.ts";
+import { quoted, read_json } from "./json_body.ts";
+import type { ServedTask } from "./lasting_task.ts";
 import { Metrics } from "./metrics.ts";
+import { AllowedHosts, Cors } from "./origins.ts";
 import { Slots } from "./slots.ts";
 
 export interface Limits {
@@ -13,26 +19,46 @@ export interface Limits {
   max_wait_ms: number;
   /** Requests accepted and not answered. */
   max_queue: number;
-  /** Of a request's body. */
+  /** Of a request's body, and of the image's file. */
   max_bytes: number;
-  /** Of a decoded picture. */
+  /** Of a decoded image. */
   max_pixels: number;
   timeout_ms: number;
 }
 
 export interface AppOptions extends Limits {
-  /** Hosts that pictures are fetched from, if a request names a URL. */
+  /** The address that the server listens at. */
+  host: string;
+  /** Names that the server goes by besides. */
+  allowed_hosts: readonly string[];
+  /** Origins whose pages may read answers. */
+  cors: readonly string[];
+  /** Hosts that images are fetched from, if a request names a URL. */
   url_hosts: readonly string[];
   /** Classes in an answer that doesn't ask for another number. */
   top_k: number;
   /** What is said of the model. */
   about: Readonly<Record<string, unknown>>;
+  log(line: string): void;
 }
 
 /** What the server computes; each is a route. */
 export interface Tasks {
-  classify?: Task;
-  embed?: Task;
+  classify?: ServedTask;
+  embed?: ServedTask;
+}
+
+/** An image that came with a request, and what the request asks about it. */
+interface Asked {
+  file: File;
+  top_k?: unknown;
+}
+
+interface Route {
+  method: "GET" | "POST";
+  /** Query parameters; undefined where any are passed over, as monitors' are. */
+  parameters?: readonly string[];
+  answer(exchange: Exchange, query: URLSearchParams): Answer | Promise<Answer>;
 }
 
 const KEPT_DECODED_BATCHES = 2;
@@ -40,205 +66,257 @@ const KEPT_DECODED_BATCHES = 2;
 const BYTES: ReadonlySet<string> = new Set([
   "",
   "application/octet-stream",
+  "binary/octet-stream",
   "application/x-www-form-urlencoded",
 ]);
-const RETRY_AFTER_SECONDS = "1";
 
 /** The HTTP server's routes over loaded models. */
 export class App {
-  readonly hono = new Hono();
   readonly #options: AppOptions;
+  readonly #tasks: Tasks;
+  readonly #routes = new Map<string, Route>();
   readonly #metrics = new Metrics();
+  readonly #hosts: AllowedHosts;
+  readonly #cors: Cors;
   readonly #urls: AllowedUrls;
-  /** Decoded pictures are large: there are only as many as can be computed soon, the others wait as files. */
+  readonly #faults: FaultLog;
+  /** Decoded images are large: there are only as many as can be computed soon, the others wait as files. */
   readonly #decoded: Slots;
   #in_progress = 0;
   #is_stopping = false;
-  #is_dead = false;
+  #is_closed = false;
 
   constructor(tasks: Tasks, options: AppOptions) {
+    this.#tasks = tasks;
     this.#options = options;
+    this.#hosts = new AllowedHosts(options.host, options.allowed_hosts);
+    this.#cors = new Cors(options.cors);
     this.#urls = new AllowedUrls(options.url_hosts, options.max_bytes);
+    this.#faults = new FaultLog(options.log);
     this.#decoded = new Slots(KEPT_DECODED_BATCHES * options.max_batch);
-    const limited = bodyLimit({
-      maxSize: options.max_bytes,
-      onError: () => {
-        throw too_large(options.max_bytes);
-      },
-    });
-    this.hono.use((context, next) => this.#measure(context, next));
-    for (const [name, task] of Object.entries(tasks) as [keyof Tasks, Task][]) {
-      const batcher = this.#batcher(name, task);
-      const answer = name === "classify" ? this.#classes : () => embedding;
-      this.hono.post(
-        `/${name}`,
-        (context, next) => this.#admit(context, next),
-        limited,
-        (context) => this.#compute(context, batcher, answer),
-      );
-      this.hono.all(`/${name}`, () => {
-        throw new HttpError(405, "METHOD_NOT_ALLOWED", `/${name} takes a picture by POST.`);
-      });
-    }
-    this.hono.get("/health", (context) => this.#health(context));
-    this.hono.get("/metrics", async (context) => {
-      const { type, text } = await this.#metrics.text();
-      return context.body(text, 200, { "content-type": type });
-    });
-    const routes = [...Object.keys(tasks).map((name) => `POST /${name}`), "GET /health", "GET /metrics"];
-    this.hono.notFound(() => {
-      throw new HttpError(404, "NOT_FOUND", `There is no such route; there are ${routes.join(", ")}.`);
-    });
-    this.hono.onError((error, context) => this.#refuse(error, context));
+    if (tasks.classify !== undefined) this.#add_task("classify", tasks.classify, ["top_k"], this.#classes);
+    if (tasks.embed !== undefined) this.#add_task("embed", tasks.embed, [], embedding);
+    const health: Route = { method: "GET", answer: () => this.#health() };
+    this.#routes.set("/health", health).set("/ready", health);
+    this.#routes.set("/metrics", { method: "GET", answer: () => this.#metrics_text() });
   }
 
-  /** From now on requests are refused; those accepted are still answered. */
+  /** From now on /health and /ready are 503, so that nobody is sent here; requests are still answered. */
   stop(): void {
     this.#is_stopping = true;
   }
 
-  #batcher(task: keyof Tasks, { compute }: Task): Batcher {
-    return new Batcher(
-      { compute },
-      {
-        ...this.#options,
-        on_batch: (size, seconds) => {
-          this.#metrics.batch_size.observe({ task }, size);
-          this.#metrics.compute_seconds.observe({ task }, seconds);
-        },
-      },
-    );
+  /** From now on requests that aren't accepted yet are refused. */
+  close(): void {
+    this.#is_closed = true;
   }
 
-  async #measure(context: Context, next: Next): Promise<void> {
+  /** Answers a request, whatever it is. */
+  readonly answer = async (exchange: Exchange): Promise<Answer> => {
+    const { request } = exchange;
     const end = this.#metrics.request_seconds.startTimer();
-    await next();
+    const { path, query } = target(request.url ?? "/");
+    let answer: Answer;
+    try {
+      check_protocol(request);
+      this.#hosts.check(request);
+      answer = await this.#route(exchange, path, query);
+    } catch (error) {
+      answer = this.#refusal(error, `${request.method} ${path}`, exchange.signal);
+    }
     // Of paths that aren't routes there is no end.
-    const route = context.res.status === 404 ? "other" : context.req.path;
+    const route = this.#routes.has(path) ? path : "other";
     end({ route });
-    this.#metrics.requests.inc({ route, status: context.res.status });
-    if (this.#is_stopping) context.res.headers.set("connection", "close");
+    this.#metrics.requests.inc({ route, status: answer.status });
+    return { ...answer, headers: { ...answer.headers, ...this.#cors.headers(request) } };
+  };
+
+  #add_task(
+    name: keyof Tasks,
+    task: ServedTask,
+    parameters: readonly string[],
+    to_json: (row: Computed, top_k: number) => object,
+  ): void {
+    const batcher = new Batcher(task, {
+      ...this.#options,
+      on_batch: (size, seconds) => {
+        this.#metrics.batch_size.observe({ task: name }, size);
+        this.#metrics.compute_seconds.observe({ task: name }, seconds);
+      },
+    });
+    this.#routes.set(`/${name}`, {
+      method: "POST",
+      parameters,
+      answer: (exchange, query) =>
+        this.#admit(exchange, async () => {
+          const in_query = query.get("top_k") ?? undefined;
+          if (in_query !== undefined) this.#top_k(in_query);
+          const { file, top_k } = await this.#asked(exchange);
+          const count = this.#top_k(in_query ?? top_k);
+          return json(200, to_json(await this.#compute(file, batcher, exchange.signal), count));
+        }),
+    });
   }
 
-  /** Before a byte of the body is read. */
-  async #admit(_context: Context, next: Next): Promise<void> {
-    if (this.#is_stopping) throw new HttpError(503, "STOPPING", "The server is about to stop.");
-    if (this.#in_progress >= this.#options.max_queue) {
-      throw new HttpError(
-        429,
-        "QUEUE_FULL",
-        `${this.#in_progress} requests are waiting already; try again later.`,
-      );
+  #route(exchange: Exchange, path: string, query: URLSearchParams): Answer | Promise<Answer> {
+    const { request } = exchange;
+    const route = this.#routes.get(path);
+    if (route === undefined) {
+      const routes = [...this.#routes].map(([path, { method }]) => `${method} ${path}`);
+      throw new HttpError(404, "NOT_FOUND", `There is no such route; there are ${routes.join(", ")}.`);
     }
+    const methods = route.method === "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+    if (request.method === "OPTIONS")
+      return {
+        status: 204,
+        headers: { allow: methods, ...this.#cors.preflight(request, methods) },
+        body: "",
+      };
+    if (!methods.split(", ").includes(request.method ?? ""))
+      throw new HttpError(
+        405,
+        "METHOD_NOT_ALLOWED",
+        route.method === "POST" ? `${path} takes an image by POST.` : `${path} is read by GET.`,
+        { allow: methods },
+      );
+    const { parameters } = route;
+    const unknown = parameters && [...query.keys()].find((name) => !parameters.includes(name));
+    if (unknown !== undefined)
+      throw invalid(
+        `${path} has no query parameter ${quoted(unknown)}; it takes ${parameters?.join(", ") || "none"}.`,
+      );
+    return route.answer(exchange, query);
+  }
+
+  /** Runs `body` for a request as one of those in progress, in its time. */
+  async #admit(exchange: Exchange, body: () => Promise<Answer>): Promise<Answer> {
+    const { max_queue, timeout_ms } = this.#options;
+    if (this.#is_closed) throw unavailable("STOPPING", "The server is stopping.");
+    if (this.#in_progress >= max_queue)
+      throw unavailable("QUEUE_FULL", `${max_queue} requests are in progress already; try again later.`, 429);
+    const timer = setTimeout(() => exchange.abort(timed_out(exchange.request, timeout_ms)), timeout_ms);
     this.#metrics.in_progress.set(++this.#in_progress);
     try {
-      await next();
+      return await until(exchange.signal, body());
     } finally {
+      clearTimeout(timer);
       this.#metrics.in_progress.set(--this.#in_progress);
     }
   }
 
-  async #compute(
-    context: Context,
-    batcher: Batcher,
-    answer: (context: Context) => (row: Computed) => object,
-  ): Promise<Response> {
-    const to_json = answer(context);
-    const { timeout_ms, max_pixels } = this.#options;
-    const timeout = AbortSignal.timeout(timeout_ms);
-    const signal = AbortSignal.any([timeout, context.req.raw.signal]);
-    try {
-      const blob = await until(signal, this.#picture(context, signal));
-      const row = await this.#decoded.use(signal, async () =>
-        batcher.submit(await RawImage.read(blob, { max_pixels, signal }), signal),
-      );
-      return context.json(to_json(row));
-    } catch (error) {
-      if (timeout.aborted)
-        throw new HttpError(504, "TIMEOUT", `There was no answer within ${timeout_ms / 1000} s.`);
-      throw error;
-    }
-  }
-
-  readonly #classes = (context: Context) => {
-    const text = context.req.query("top_k");
-    const top_k = text === undefined ? this.#options.top_k : Number(text);
-    if (!Number.isSafeInteger(top_k) || top_k < 1)
-      throw new HttpError(400, "INVALID_ARGUMENT", `top_k must be a whole number from 1 on, got ${text}.`);
-    return ({ labels = [], values }: Computed): object => ({
-      results: labels.slice(0, top_k).map((label, i) => ({ label, score: values[i] })),
-    });
-  };
-
-  /** A request's picture: its body, a part of its form, or what its URL leads to. */
-  async #picture(context: Context, signal: AbortSignal): Promise<Blob> {
-    const type = (context.req.header("content-type") ?? "").split(";", 1)[0]?.trim().toLowerCase() ?? "";
-    if (BYTES.has(type) || type.startsWith("image/")) return named(await context.req.blob());
-    if (type === "multipart/form-data") return named(await form_picture(context));
-    if (type === "application/json" && this.#urls.allows_some)
-      return named(await this.#urls.fetch(await json_url(context), signal));
-    const urls = this.#urls.allows_some ? ', or JSON as {"url": "https://…"}' : "";
-    throw new HttpError(
-      415,
-      "UNSUPPORTED_MEDIA_TYPE",
-      `Send a picture as the body (image/… or application/octet-stream) or as a file of a form${urls}.`,
+  /** A slot is held until its image is decoded, though nobody may wait for it any more. */
+  #compute(file: File, batcher: Batcher, signal: AbortSignal): Promise<Computed> {
+    const { max_pixels } = this.#options;
+    return this.#decoded.use(signal, async () =>
+      batcher.submit(await RawImage.read(file, { max_pixels, signal }), signal),
     );
   }
 
-  #health(context: Context): Response {
-    const status = this.#is_dead ? "dead" : this.#is_stopping ? "stopping" : "ok";
-    return context.json({ status, ...this.#options.about }, status === "ok" ? 200 : 503);
+  /** What a request brings: its body, a part of its form, a string of its JSON, or what its URL leads to. */
+  async #asked(exchange: Exchange): Promise<Asked> {
+    const { max_bytes } = this.#options;
+    const content_type = exchange.request.headers["content-type"] ?? "";
+    const type = content_type.split(";", 1)[0]?.trim().toLowerCase() ?? "";
+    const read = () => decoded_body(exchange, max_bytes);
+    if (BYTES.has(type) || type.startsWith("image/")) return { file: image_file(await read()) };
+    if (type === "multipart/form-data") {
+      const { image, fields } = await read_form(await read(), content_type, exchange.signal);
+      return { file: image_file(image), top_k: fields.get("top_k") };
+    }
+    if (type === "application/json" || type.endsWith("+json")) {
+      const { image, top_k } = read_json(await read());
+      if ("bytes" in image) return { file: image_file(image.bytes), top_k };
+      const fetched = await this.#urls.fetch(image.url, exchange.signal);
+      return { file: new File([fetched], IMAGE), top_k };
+    }
+    throw new HttpError(
+      415,
+      "UNSUPPORTED_MEDIA_TYPE",
+      "Send an image as the body (Content-Type image/… or application/octet-stream), as a file of a form " +
+        '(multipart/form-data), or as JSON: {"image": "<base64>"}.',
+    );
   }
 
-  #refuse(error: unknown, context: Context): Response {
-    const { status, code, message } = to_http_error(error);
-    if (status === 500 && !context.req.raw.signal.aborted) console.error("vit-msn:", error);
-    // An engine that died stays dead: whoever watches /health should start another server.
-    if (error instanceof VitMsnError && error.code === "ENGINE_DEAD") this.#is_dead = true;
-    if (status === 429 || status === 503) context.header("retry-after", RETRY_AFTER_SECONDS);
-    // Whoever still sends a body that nobody reads shouldn't ask anything else behind it.
-    if ([413, 429, 503, 504].includes(status)) context.header("connection", "close");
-    return context.json({ error: { code, message } }, status);
+  #top_k(given: unknown): number {
+    if (given === undefined || given === null) return this.#options.top_k;
+    const top_k = typeof given === "string" ? Number(given) : given;
+    if (!Number.isSafeInteger(top_k) || (top_k as number) < 1)
+      throw invalid(`top_k must be a positive integer, got ${quoted(String(given))}.`);
+    return top_k as number;
   }
+
+  readonly #classes = ({ labels = [], values }: Computed, top_k: number): object => ({
+    results: labels.slice(0, top_k).map((label, i) => ({ label, score: values[i] })),
+  });
+
+  #health(): Answer {
+    const states = Object.values(this.#tasks).map(({ state }: ServedTask) => state);
+    const worst = states.find((state) => state === "dead") ?? states.find((state) => state !== "ok");
+    const status = this.#is_stopping ? "stopping" : (worst ?? "ok");
+    return json(status === "ok" ? 200 : 503, { status, ...this.#options.about });
+  }
+
+  async #metrics_text(): Promise<Answer> {
+    const { type, text } = await this.#metrics.text();
+    return { status: 200, headers: { "content-type": type }, body: text };
+  }
+
+  #refusal(error: unknown, what: string, signal: AbortSignal): Answer {
+    const refusal = signal.aborted ? (signal.reason as HttpError) : to_http_error(error);
+    if (refusal !== undefined) return refused(refusal);
+    this.#faults.add(what, error);
+    return refused(new HttpError(500, "INTERNAL", "The server failed to compute this; its log says why."));
+  }
+}
+
+const IMAGE = "The image";
+
+/** Named as errors call it. */
+function image_file(bytes: Buffer): File {
+  if (bytes.length === 0)
+    throw new HttpError(400, "INVALID_IMAGE", "The request has no image: its body or file is empty.");
+  return new File([bytes as Buffer<ArrayBuffer>], IMAGE);
 }
 
 function embedding({ values }: Computed): object {
   return { embedding: Array.from(values) };
 }
 
-/** How errors call it. */
-function named(blob: Blob): File {
-  return new File([blob], "The picture");
+function json(status: number, value: object): Answer {
+  return { status, headers: { "content-type": "application/json" }, body: JSON.stringify(value) };
 }
 
-async function form_picture(context: Context): Promise<File> {
-  let form: FormData;
-  try {
-    form = await context.req.formData();
-  } catch (error) {
-    if (error instanceof HttpError) throw error;
-    throw new HttpError(400, "INVALID_ARGUMENT", "The form can't be read as multipart/form-data.");
-  }
-  const files = [...form.values()].filter((value) => typeof value !== "string");
-  const [file] = files;
-  if (file === undefined || files.length > 1)
-    throw new HttpError(
-      400,
-      "INVALID_ARGUMENT",
-      `The form must have one file, a picture; it has ${files.length}.`,
-    );
-  return file;
+function refused({ status, code, message, headers }: HttpError): Answer {
+  return {
+    status,
+    headers: { "content-type": "application/json", ...headers },
+    body: error_body(code, message),
+  };
 }
 
-async function json_url(context: Context): Promise<string> {
-  const body: unknown = await context.req.json().catch((error) => {
-    if (error instanceof HttpError) throw error;
-    return undefined;
-  });
-  const url = typeof body === "object" && body !== null && "url" in body ? body.url : undefined;
-  if (typeof url !== "string")
-    throw new HttpError(400, "INVALID_ARGUMENT", 'The body must be JSON as {"url": "https://…"}.');
-  return url;
+/** Path and query of a request's target, which may be a whole URL. */
+function target(url: string): { path: string; query: URLSearchParams } {
+  const local = url.replace(/^https?:\/\/[^/?]*/i, "");
+  const at = local.indexOf("?");
+  const path = at < 0 ? local : local.slice(0, at);
+  let end = path.length;
+  while (end > 1 && path[end - 1] === "/") end--;
+  return { path: path.slice(0, end), query: new URLSearchParams(at < 0 ? "" : local.slice(at)) };
+}
+
+/** What HTTP demands and Node leaves to its users. */
+function check_protocol({ httpVersion, headers }: IncomingMessage): void {
+  if (httpVersion === "1.1" && headers.host === undefined)
+    throw new HttpError(400, "BAD_REQUEST", "A request by HTTP/1.1 must have a Host header.");
+  if (headers.expect !== undefined && headers.expect.toLowerCase() !== "100-continue")
+    throw new HttpError(417, "EXPECTATION_FAILED", "The header Expect may be 100-continue only.");
+}
+
+function timed_out({ complete }: IncomingMessage, timeout_ms: number): HttpError {
+  const seconds = timeout_ms / 1000;
+  return complete
+    ? new HttpError(504, "TIMEOUT", `There was no answer within ${seconds} s.`)
+    : new HttpError(408, "REQUEST_TIMEOUT", `The body didn't arrive within ${seconds} s.`);
 }
 
 /** The promise's value, or the signal's reason where that comes first. */

@@ -3,9 +3,9 @@ import type { Row } from "../batch/rows.ts";
 import { type Computation, compute_each } from "../batch/run_batches.ts";
 
 export interface BatcherOptions {
-  /** Pictures computed together at most. */
+  /** Images computed together, at most. */
   max_batch: number;
-  /** How long a picture waits for others while nothing is computed. */
+  /** How long an image waits for others while nothing is computed. */
   max_wait_ms: number;
   /** Told of each batch after it. */
   on_batch(size: number, seconds: number): void;
@@ -19,7 +19,7 @@ interface Waiting {
   reject(reason: unknown): void;
 }
 
-/** Computes pictures of several requests together: those that come while others are computed, or within a short wait. */
+/** Computes images of several requests together: those that come while others are computed, or within a short wait. */
 export class Batcher {
   readonly #computation: Computation;
   readonly #options: BatcherOptions;
@@ -32,7 +32,7 @@ export class Batcher {
     this.#options = options;
   }
 
-  /** @param signal takes the picture out of the queue, as long as it isn't being computed. */
+  /** @param signal takes the image out of the queue, as long as it isn't being computed. */
   async submit(image: RawImage, signal: AbortSignal): Promise<Computed> {
     signal.throwIfAborted();
     let leave = () => {};
@@ -47,7 +47,7 @@ export class Batcher {
       this.#queue.push(waiting);
     });
     this.#begin_soon();
-    // The signal outlives its request, and would keep the picture.
+    // The signal outlives its request, and would keep the image.
     return computed.finally(() => signal.removeEventListener("abort", leave));
   }
 

@@ -1,33 +1,57 @@
-import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { type ErrorCode, VitMsnError } from "../../index.ts";
 
-/** A request that isn't answered, with the status and the code that its sender gets. */
+/** A request that is refused, with the status and the code that its sender gets. */
 export class HttpError extends Error {
-  readonly status: ContentfulStatusCode;
+  readonly status: number;
   readonly code: string;
+  /** Beside the usual ones. */
+  readonly headers: Readonly<Record<string, string>>;
 
-  constructor(status: ContentfulStatusCode, code: string, message: string) {
+  constructor(status: number, code: string, message: string, headers: Record<string, string> = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.headers = headers;
   }
 }
 
-/** What is the sender's fault, and what comes of it. All else is the server's. */
-const STATUSES: Partial<Record<ErrorCode, ContentfulStatusCode>> = {
+const RETRY_AFTER_SECONDS = "1";
+
+/** A refusal for now. */
+export function unavailable(code: string, message: string, status: 429 | 503 = 503): HttpError {
+  return new HttpError(status, code, message, { "retry-after": RETRY_AFTER_SECONDS });
+}
+
+export function invalid(message: string): HttpError {
+  return new HttpError(400, "INVALID_ARGUMENT", message);
+}
+
+export function too_large(max_bytes: number): HttpError {
+  return new HttpError(
+    413,
+    "PAYLOAD_TOO_LARGE",
+    `The body and the image in it may each have up to ${max_bytes} bytes, also when decompressed.`,
+  );
+}
+
+/** The library's errors that the sender is to blame for. */
+const STATUSES: Partial<Record<ErrorCode, number>> = {
   INVALID_IMAGE: 400,
   INVALID_ARGUMENT: 400,
   UNSUPPORTED: 415,
   NOT_FOUND: 422,
   ACCESS_DENIED: 422,
   NETWORK: 422,
-  OUT_OF_MEMORY: 503,
 };
 
-export function to_http_error(error: unknown): HttpError {
+/** An error as its sender gets it; undefined for a fault of the server, which isn't the sender's business. */
+export function to_http_error(error: unknown): HttpError | undefined {
   if (error instanceof HttpError) return error;
-  const status = error instanceof VitMsnError ? STATUSES[error.code] : undefined;
-  if (error instanceof VitMsnError && status !== undefined)
-    return new HttpError(status, error.code, error.message);
-  return new HttpError(500, "INTERNAL", "The server failed to compute this; its log says why.");
+  if (!(error instanceof VitMsnError)) return undefined;
+  const status = STATUSES[error.code];
+  if (status !== undefined) return new HttpError(status, error.code, error.message);
+  if (error.code === "OUT_OF_MEMORY") return unavailable(error.code, "The server is out of memory.");
+  if (error.code === "ENGINE_DEAD" || error.code === "DISPOSED")
+    return unavailable("ENGINE_DEAD", "The engine that computes failed; see /health.");
+  return undefined;
 }

@@ -25,7 +25,7 @@ export class Metrics {
   });
   readonly batch_size = new Histogram({
     name: "vit_msn_batch_size",
-    help: "Pictures computed together",
+    help: "Images computed together",
     labelNames: ["task"] as const,
     buckets: [1, 2, 4, 8, 16, 32, 64],
     registers: [this.registry],

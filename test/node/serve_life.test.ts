@@ -1,0 +1,250 @@
+import { once } from "node:events";
+import { connect } from "node:net";
+import { afterEach, describe, expect, test } from "vitest";
+import { LastingTask, type ServedTask } from "../../ts/cli/serve/lasting_task.ts";
+import { env, VitMsnError } from "../../ts/index.ts";
+import { BAG, classes, exchange, RawClient, request_of, sizes, start_app } from "../support/http_app.ts";
+
+// How `vit-msn serve` lives and ends: clients that go, what never comes to an end, engines that die, shutdown.
+
+const GET = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const png = { method: "POST", body: BAG, headers: { "content-type": "image/png" } };
+
+/** Something that waits until it is let go. */
+function gate() {
+  let open = () => {};
+  let enter = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  const entered = new Promise<void>((resolve) => {
+    enter = resolve;
+  });
+  const wait = () => {
+    enter();
+    return opened;
+  };
+  return { open, entered, wait };
+}
+
+function gated(task: ServedTask) {
+  const { open, entered, wait } = gate();
+  const compute: ServedTask["compute"] = async (...given) => wait().then(() => task.compute(...given));
+  return { open, entered, task: { ...task, compute } };
+}
+
+const in_progress = async (url: string) =>
+  Number(/vit_msn_requests_in_progress (\d+)/.exec(await (await fetch(`${url}/metrics`)).text())?.[1]);
+
+async function until(is_so: () => Promise<boolean>): Promise<void> {
+  while (!(await is_so())) await new Promise((resolve) => setImmediate(resolve));
+}
+
+const code_of = async (response: Response) => [response.status, (await response.json()).error.code];
+
+afterEach(() => {
+  env.decode = undefined;
+});
+
+describe("clients that go", () => {
+  test.each(["GET", "POST"])("leave nothing of pipelined %s requests behind", async (method) => {
+    const { task, entered, open } = gated(sizes);
+    const { server, port, url } = await start_app({}, { embed: task });
+    const many =
+      method === "GET" ? GET.repeat(500) : Buffer.concat(Array(50).fill(request_of("/embed", BAG)));
+    const client = new RawClient(port).write(request_of("/embed", BAG), many);
+    await entered;
+    client.socket.resetAndDestroy();
+    await until(async () => (await in_progress(url)) === 0);
+    await server.close(2 ** 30); // waits for every request that is still counted
+    open();
+  });
+
+  test("in the middle of a body free their place", async () => {
+    const { server, port, url } = await start_app({ max_queue: 1 });
+    const client = new RawClient(port).write(request_of("/embed", BAG).subarray(0, -1));
+    await until(async () => (await in_progress(url)) === 1);
+    client.socket.destroy();
+    await until(async () => (await in_progress(url)) === 0);
+    expect((await fetch(`${url}/embed`, png)).status).toBe(200);
+    await server.close(0);
+  });
+
+  test("that read late are answered all the same", async () => {
+    const { server, port } = await start_app();
+    const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+    await once(socket, "connect");
+    socket.pause();
+    const count = 600;
+    socket.end(GET.replace("/health", "/metrics").repeat(count));
+    await until(async () => socket.writableFinished || socket.writableLength > 0);
+    let text = "";
+    for await (const chunk of socket) text += chunk;
+    expect(text.match(/HTTP\/1\.1 200/g)).toHaveLength(count);
+    await server.close(0);
+  });
+});
+
+describe("what takes too long", () => {
+  test("a body that doesn't arrive", async () => {
+    const { server, port } = await start_app({ timeout_ms: 20 });
+    const client = new RawClient(port).write(request_of("/embed", BAG).subarray(0, -1));
+    expect((await client.answers(1))[0]?.status).toBe(408);
+    await client.all();
+    await server.close(0);
+  });
+
+  test("an answer", async () => {
+    const { task, open } = gated(sizes);
+    const { server, url } = await start_app({ timeout_ms: 20 }, { embed: task });
+    expect(await code_of(await fetch(`${url}/embed`, png))).toEqual([504, "TIMEOUT"]);
+    open();
+    await server.close(0);
+  });
+
+  test("decoding: the client is answered in time, and no more are decoded at once than before", async () => {
+    const { open, wait } = gate();
+    let decoding = 0;
+    let most = 0;
+    env.decode = async () => {
+      most = Math.max(most, ++decoding);
+      await wait();
+      decoding--;
+      return { data: new Uint8ClampedArray(4), width: 1, height: 1 };
+    };
+    const { server, url } = await start_app({ timeout_ms: 50, max_batch: 1 });
+    const ask = () => fetch(`${url}/embed`, png);
+    const codes = await Promise.all(Array.from({ length: 6 }, async () => code_of(await ask())));
+    expect(codes).toEqual(Array(6).fill([504, "TIMEOUT"]));
+    expect(most).toBeLessThanOrEqual(2);
+    expect(await in_progress(url)).toBe(0);
+    open();
+    await until(async () => (await ask()).status === 200);
+    await server.close(0);
+  });
+});
+
+describe("engines that die", () => {
+  /** A task whose engine a test may end; `loads` of them can be had. */
+  function mortal(loads: number) {
+    const alive: { is_alive: boolean }[] = [];
+    const log: string[] = [];
+    const load = async () => {
+      if (alive.length >= loads) throw new VitMsnError("NOT_FOUND", "There is no model any more.");
+      const engine = { is_alive: true };
+      alive.push(engine);
+      return {
+        is_alive: () => engine.is_alive,
+        compute: async () => {
+          if (!engine.is_alive) throw new VitMsnError("ENGINE_DEAD", "It died.");
+          return [{ values: [alive.length] }];
+        },
+        dispose: async () => {},
+      };
+    };
+    const kill = () => {
+      for (const engine of alive) engine.is_alive = false;
+    };
+    return { task: () => LastingTask.load(load, (line) => log.push(line)), kill, log };
+  }
+
+  test("are seen by /health though nobody asks for anything, and replaced", async () => {
+    const { task, kill, log } = mortal(9);
+    const { server, url } = await start_app({}, { embed: await task() });
+    expect(await (await fetch(`${url}/embed`, png)).json()).toEqual({ embedding: [1] });
+    kill();
+    const health = await fetch(`${url}/health`);
+    expect([health.status, await health.json()]).toEqual([503, { status: "loading" }]);
+    await until(async () => (await fetch(`${url}/ready`)).status === 200);
+    expect(await (await fetch(`${url}/embed`, png)).json()).toEqual({ embedding: [2] });
+    kill();
+    expect(await (await fetch(`${url}/embed`, png)).json()).toEqual({ embedding: [3] }); // a request waits for it
+    expect(log).toHaveLength(2);
+    await server.close(0);
+  });
+
+  test.each([
+    ["that die again before they answer", 9],
+    ["that can't be loaded again", 1],
+  ])("%s stay dead, and requests get 503", async (_name, loads) => {
+    const { task, kill, log } = mortal(loads);
+    const { server, url } = await start_app({}, { embed: await task() });
+    kill();
+    await until(async () => {
+      const { status } = await (await fetch(`${url}/health`)).json();
+      if (status === "ok") kill();
+      return status === "dead";
+    });
+    const refused = await fetch(`${url}/embed`, png);
+    expect(refused.headers.get("retry-after")).toBe("1");
+    expect(await code_of(refused)).toEqual([503, "ENGINE_DEAD"]);
+    expect(log).toHaveLength(2);
+    await server.close(0);
+  });
+});
+
+test("a fault of the server is logged once, on one line, and its client learns nothing of it", async () => {
+  const failing: ServedTask = {
+    state: "ok",
+    compute: async () => {
+      throw new TypeError("secret\n\u001b[31mof two lines");
+    },
+  };
+  const { server, url, log } = await start_app({}, { embed: failing });
+  for (let i = 0; i < 3; i++) {
+    const text = await (await fetch(`${url}/embed`, png)).text();
+    expect(text).toContain("INTERNAL");
+    expect(text).not.toContain("secret");
+  }
+  expect(log).toEqual([
+    expect.stringMatching(/^POST \/embed failed: TypeError: secret [^\n]*of two lines \(.*serve_life.*\)$/),
+  ]);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what mustn't be there
+  expect(log[0]).not.toMatch(/[\u0000-\u001f]/);
+  await server.close(0);
+});
+
+describe("the end", () => {
+  test("new connections are answered while it drains, and told to go elsewhere", async () => {
+    const { app, server, port, url } = await start_app();
+    expect((await fetch(`${url}/ready`)).status).toBe(200);
+    app.stop();
+    server.end_connections();
+    for (const path of ["/ready", "/health"]) {
+      const response = await fetch(url + path);
+      expect([response.status, await response.json()]).toEqual([503, { status: "stopping" }]);
+    }
+    const [answer] = await new RawClient(port).write(request_of("/classify", BAG)).all();
+    expect([answer?.status, answer?.headers.connection]).toEqual([200, "close"]);
+    // All requests of a connection that were received are answered, the last one ends it.
+    const many = await exchange(port, Buffer.concat(Array(20).fill(request_of("/embed", BAG))));
+    expect(many.map(({ status }) => status)).toEqual(Array(20).fill(200));
+    await server.close(2 ** 30);
+    await expect(fetch(`${url}/health`)).rejects.toThrow();
+  });
+
+  test("what was accepted is answered, what comes then is refused", async () => {
+    const { task, entered, open } = gated(classes);
+    const { app, server, port } = await start_app({}, { classify: task });
+    const one = request_of("/classify", BAG);
+    const accepted = new RawClient(port).write(one, one);
+    await entered;
+    app.stop();
+    app.close();
+    const closed = server.close(2 ** 30);
+    open();
+    expect((await accepted.all()).map(({ status }) => status)).toEqual([200, 503]);
+    await closed;
+  });
+
+  test("what doesn't come to an end is cut", async () => {
+    const { task, entered, open } = gated(classes);
+    const { server, port } = await start_app({}, { classify: task });
+    const client = new RawClient(port).write(request_of("/classify", BAG));
+    const silent = new RawClient(port);
+    await entered;
+    await server.close(1);
+    expect([await client.all(), await silent.all()]).toEqual([[], []]);
+    open();
+  });
+});

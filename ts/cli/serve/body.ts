@@ -1,0 +1,50 @@
+import { promisify } from "node:util";
+import { brotliDecompress, gunzip, inflate, inflateRaw } from "node:zlib";
+import type { Exchange } from "./exchange.ts";
+import { HttpError, invalid, too_large } from "./http_error.ts";
+
+type Decompress = (bytes: Buffer, options: { maxOutputLength: number }) => Promise<Buffer>;
+
+const gunzipped: Decompress = promisify(gunzip);
+const inflated: Decompress = promisify(inflate);
+const inflated_raw: Decompress = promisify(inflateRaw);
+
+const DEFLATE_METHOD = 8;
+
+/** By the names that Content-Encoding has for them. */
+const DECOMPRESSORS: Readonly<Record<string, Decompress>> = {
+  gzip: gunzipped,
+  "x-gzip": gunzipped,
+  // By the standard zlib's format, which some senders leave out.
+  deflate: (bytes, options) =>
+    ((bytes[0] ?? 0) & 0x0f) === DEFLATE_METHOD ? inflated(bytes, options) : inflated_raw(bytes, options),
+  br: promisify(brotliDecompress),
+};
+
+/** A request's body, decompressed: up to `max_bytes` on the way and after. */
+export async function decoded_body(exchange: Exchange, max_bytes: number): Promise<Buffer> {
+  const encoding = (exchange.request.headers["content-encoding"] ?? "").trim().toLowerCase();
+  const is_plain = encoding === "" || encoding === "identity";
+  const decompress = Object.hasOwn(DECOMPRESSORS, encoding) ? DECOMPRESSORS[encoding] : undefined;
+  if (!is_plain && decompress === undefined)
+    throw new HttpError(
+      415,
+      "UNSUPPORTED_MEDIA_TYPE",
+      "The Content-Encoding of a body must be gzip, deflate or br, or none.",
+      { "accept-encoding": "gzip, deflate, br" },
+    );
+  const bytes = await exchange.read_body(max_bytes, () => too_large(max_bytes));
+  if (decompress === undefined || bytes.length === 0) return bytes;
+  try {
+    return await decompress(bytes, { maxOutputLength: max_bytes });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE") throw too_large(max_bytes);
+    throw invalid(`The body isn't valid ${encoding} data, though its Content-Encoding says so.`);
+  }
+}
+
+/** The bytes of base64 text of either alphabet, with or without padding and line breaks; undefined if it is neither. */
+export function from_base64(text: string): Buffer | undefined {
+  const packed = text.replace(/\s+/g, "");
+  return /^[\w+/-]+={0,2}$/.test(packed) ? Buffer.from(packed, "base64") : undefined;
+}

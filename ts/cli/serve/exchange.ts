@@ -1,0 +1,127 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { setImmediate } from "node:timers/promises";
+import { HttpError } from "./http_error.ts";
+
+/** How long a client that was refused may go on sending before its connection is cut, so that it can read why. */
+export const LINGER_MS = 5000;
+
+/** A request and the way to its answer. */
+export class Exchange {
+  readonly request: IncomingMessage;
+  readonly #response: ServerResponse;
+  /** Whether the client holds the body back until it is asked for it. */
+  #awaits_continue: boolean;
+  readonly #ended = new AbortController();
+  #on_gone: (() => void) | undefined;
+
+  constructor(request: IncomingMessage, response: ServerResponse, awaits_continue: boolean) {
+    this.request = request;
+    this.#response = response;
+    this.#awaits_continue = awaits_continue;
+  }
+
+  /** Fires when there is no use in going on; the reason is the HttpError to answer with. */
+  get signal(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  abort(reason: HttpError): void {
+    this.#ended.abort(reason);
+  }
+
+  /** The client has gone. */
+  leave(): void {
+    this.abort(new HttpError(499, "CLIENT_CLOSED_REQUEST", "The client has gone."));
+    this.#on_gone?.();
+  }
+
+  /** The body, which has up to `max_bytes`. @throws HttpError the signal's reason, or what `too_large` gives. */
+  read_body(max_bytes: number, too_large: () => HttpError): Promise<Buffer> {
+    const { request, signal } = this;
+    if (Number(request.headers["content-length"]) > max_bytes) return Promise.reject(too_large());
+    if (this.#awaits_continue) this.#response.writeContinue();
+    this.#awaits_continue = false;
+    const body = new GrowingBuffer();
+    return new Promise<Buffer>((resolve, reject) => {
+      const give_up = () => reject(signal.reason);
+      if (signal.aborted) give_up();
+      signal.addEventListener("abort", give_up, { once: true });
+      request.on("data", (chunk: Buffer) => {
+        if (body.length + chunk.length > max_bytes) reject(too_large());
+        else body.append(chunk);
+      });
+      request.once("end", () => resolve(body.bytes));
+      request.once("error", () => reject(new HttpError(400, "BAD_REQUEST", "The body breaks off.")));
+    }).finally(() => request.removeAllListeners("data"));
+  }
+
+  /** Sends an answer and waits until it is sent, or the client has gone. @param on_sent called when either is so. */
+  async send(
+    status: number,
+    headers: Readonly<Record<string, string>>,
+    body: string,
+    on_sent: () => void,
+  ): Promise<void> {
+    const { request } = this;
+    const response = this.#response;
+    if (response.destroyed || request.socket.destroyed) {
+      on_sent();
+      return;
+    }
+    if (!request.complete) {
+      // The rest of a small body is here already, but not read yet.
+      request.resume();
+      await setImmediate();
+    }
+    const length = { "content-length": String(Buffer.byteLength(body)) };
+    const gone = new Promise<void>((resolve) => {
+      this.#on_gone = resolve;
+    });
+    if (request.complete) {
+      const finished = new Promise<void>((resolve) => response.once("finish", resolve));
+      response.writeHead(status, { ...headers, ...length }).end(body);
+      await Promise.race([gone, finished]);
+    } else {
+      // Nobody reads the rest of the body, so nothing behind it can be understood.
+      response.writeHead(status, { ...headers, ...length, connection: "close" }).write(body, on_sent);
+      request.socket.end();
+      await Promise.race([gone, this.#discard_body()]);
+      request.socket.destroySoon();
+    }
+    on_sent();
+  }
+
+  /** Where a connection is closed while its client still sends, the client may lose the answer. */
+  #discard_body(): Promise<void> {
+    const { request } = this;
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, LINGER_MS);
+      const done = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      request.once("end", done).once("error", done).once("close", done);
+    });
+  }
+}
+
+/** Chunks may be as small as a byte, and each that is kept as it comes takes a hundred. */
+class GrowingBuffer {
+  #buffer = Buffer.alloc(0);
+  length = 0;
+
+  append(chunk: Buffer): void {
+    const needed = this.length + chunk.length;
+    if (needed > this.#buffer.length) {
+      const larger = Buffer.allocUnsafe(Math.max(needed, 2 * this.#buffer.length));
+      this.#buffer.copy(larger, 0, 0, this.length);
+      this.#buffer = larger;
+    }
+    chunk.copy(this.#buffer, this.length);
+    this.length = needed;
+  }
+
+  get bytes(): Buffer {
+    return this.#buffer.subarray(0, this.length);
+  }
+}

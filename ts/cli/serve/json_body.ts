@@ -1,0 +1,66 @@
+import { from_base64 } from "./body.ts";
+import { invalid } from "./http_error.ts";
+
+/** An image, or where it lies. */
+export type JsonImage = { bytes: Buffer } | { url: string };
+
+export interface JsonRequest {
+  image: JsonImage;
+  top_k: unknown;
+}
+
+/** Keys for an image; `inputs` is Hugging Face's. */
+const IMAGE_KEYS = ["image", "inputs", "url"] as const;
+const KEYS: ReadonlySet<string> = new Set([...IMAGE_KEYS, "top_k", "parameters"]);
+const SHAPE = '{"image": "<base64>"}, {"inputs": "<base64>"} or {"url": "https://…"}';
+
+/** A JSON body: an image as base64 or by URL, and `top_k`, which Hugging Face's clients put into `parameters`. */
+export function read_json(body: Buffer): JsonRequest {
+  const request = parse(body);
+  if (!is_object(request)) throw invalid(`The body must be a JSON object: ${SHAPE}.`);
+  refuse_unknown(request, KEYS, "The body");
+  const { parameters = {} } = request;
+  if (!is_object(parameters)) throw invalid('"parameters" must be a JSON object, as {"top_k": 3}.');
+  refuse_unknown(parameters, new Set(["top_k"]), '"parameters"');
+  const keys = IMAGE_KEYS.filter((key) => request[key] !== undefined);
+  const [key] = keys;
+  if (key === undefined || keys.length > 1) throw invalid(`The body must have one image: ${SHAPE}.`);
+  return { image: image_of(key, request[key]), top_k: request.top_k ?? parameters.top_k };
+}
+
+function parse(body: Buffer): unknown {
+  try {
+    return JSON.parse(body.toString().replace(/^\uFEFF/, ""));
+  } catch {
+    throw invalid(`The body isn't JSON, though its Content-Type says so: ${SHAPE}.`);
+  }
+}
+
+function is_object(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function refuse_unknown(object: object, known: ReadonlySet<string>, what: string): void {
+  const unknown = Object.keys(object).find((key) => !known.has(key));
+  if (unknown !== undefined)
+    throw invalid(
+      `${what} has the unknown key ${quoted(unknown)}; it may have ${[...known].map(quoted).join(", ")}.`,
+    );
+}
+
+function image_of(key: (typeof IMAGE_KEYS)[number], value: unknown): JsonImage {
+  if (Array.isArray(value))
+    throw invalid(`"${key}" must be one image, not a list; send one request for each image.`);
+  if (typeof value !== "string") throw invalid(`"${key}" must be a string: ${SHAPE}.`);
+  if (key === "url" || /^https?:/i.test(value)) return { url: value };
+  const data = /^data:[^,]*;\s*base64\s*,/i.exec(value.slice(0, 1000))?.[0] ?? "";
+  const bytes = from_base64(value.slice(data.length));
+  if (bytes === undefined)
+    throw invalid(`"${key}" must be an image's file as base64, or as a data URL with base64.`);
+  return { bytes };
+}
+
+/** A name that a client made up, short and on one line. */
+export function quoted(name: string): string {
+  return JSON.stringify(name.length > 40 ? `${name.slice(0, 40)}…` : name);
+}
