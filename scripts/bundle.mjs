@@ -27,7 +27,8 @@ const common = {
  * @type {readonly [string, RegExp][]}
  */
 const PARTS = [
-  ["base", /\/ts\/(errors|env|on_demand|callable|tensor|engine\/engine)\.ts$/],
+  ["base", /\/ts\/(errors|on_demand|callable|tensor|engine\/engine)\.ts$/],
+  ["settings", /\/ts\/(env|options)\.ts$/],
   ["loading", /\/ts\/loading\/(?!checkpoint)/],
   ["image", /\/ts\/image\//],
   ["config", /\/ts\/model\/configuration_vit_msn\.ts$/],

@@ -1,4 +1,17 @@
 import type { ImageFormat } from "./image/formats.ts";
+import {
+  callable,
+  check_option,
+  check_options,
+  elsewhere,
+  flag,
+  is_record,
+  type Rule,
+  record,
+  text,
+  unknown_option,
+  wasm_input,
+} from "./options.ts";
 
 /** How WebGPU is found. */
 export interface WebGpuEnv {
@@ -27,7 +40,10 @@ export interface PictureToDecode {
   readonly signal?: AbortSignal;
 }
 
-/** Settings of the whole package, as transformers.js' `env`. Change them before the first from_pretrained. */
+/**
+ * Settings of the whole package, as transformers.js' `env`. Change them before the first from_pretrained. Setting one that
+ * doesn't exist, or to a value of a wrong type, throws INVALID_ARGUMENT.
+ */
 export interface Env {
   /** The hub, without a trailing slash; default "https://huggingface.co". */
   remote_host: string;
@@ -58,16 +74,62 @@ export interface Env {
   webgpu: WebGpuEnv;
 }
 
-export const env: Env = {
-  remote_host: "https://huggingface.co",
-  remote_path_template: "{model}/resolve/{revision}/",
-  allow_remote_models: true,
-  use_cache: true,
-  cache_dir: undefined,
-  cache_key: "vit-msn",
-  fetch: (input, init) => globalThis.fetch(input, init),
-  warn: (message) => console.warn(message),
-  wasm: undefined,
-  decode: undefined,
-  webgpu: { gpu: undefined, allow_software: undefined },
+const WEBGPU_RULES: Readonly<Record<keyof WebGpuEnv, Rule>> = {
+  gpu: ["a GPU", is_record],
+  allow_software: flag,
 };
+
+const RULES: Readonly<Record<keyof Env, Rule>> = {
+  remote_host: text,
+  remote_path_template: text,
+  allow_remote_models: flag,
+  use_cache: flag,
+  cache_dir: text,
+  cache_key: text,
+  fetch: callable,
+  warn: callable,
+  wasm: wasm_input,
+  decode: callable,
+  webgpu: record,
+};
+
+/** Settings that check what they are set to. Those without a default may be set to undefined. */
+function checked<T extends object>(where: string, defaults: T, rules: Readonly<Record<keyof T, Rule>>): T {
+  const initial = { ...defaults } as Record<PropertyKey, unknown>;
+  return new Proxy(defaults, {
+    // Assignment comes here, too.
+    defineProperty(target, name, descriptor) {
+      const { value } = descriptor;
+      if (
+        !(name in initial) ||
+        ("value" in descriptor && !(value === undefined && initial[name] === undefined))
+      ) {
+        check_option(where, String(name), value, rules);
+      }
+      if (name === "webgpu") check_options("env.webgpu", value, WEBGPU_RULES);
+      return Reflect.defineProperty(target, name, descriptor);
+    },
+    get(target, name) {
+      if (!(name in target) && elsewhere(String(name))) throw unknown_option(where, String(name), []);
+      return Reflect.get(target, name);
+    },
+  });
+}
+
+export const env: Env = checked<Env>(
+  "env",
+  {
+    remote_host: "https://huggingface.co",
+    remote_path_template: "{model}/resolve/{revision}/",
+    allow_remote_models: true,
+    use_cache: true,
+    cache_dir: undefined,
+    cache_key: "vit-msn",
+    fetch: (input, init) => globalThis.fetch(input, init),
+    warn: (message) => console.warn(message),
+    wasm: undefined,
+    decode: undefined,
+    webgpu: checked<WebGpuEnv>("env.webgpu", { gpu: undefined, allow_software: undefined }, WEBGPU_RULES),
+  },
+  RULES,
+);

@@ -39,6 +39,26 @@ export class VitMsnError extends Error {
   }
 }
 
+export function invalid_argument(message: string, argument?: string): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message, {
+    details: argument === undefined ? {} : { argument },
+  });
+}
+
+/** A value for a message: text in quotes, plain data as JSON, anything else by its class. */
+export function show(value: unknown): string {
+  if (typeof value === "function") return "a function";
+  if (typeof value !== "string" && Object(value) !== value) return String(value);
+  const { constructor: kind } = Object(value);
+  if (![String, Array, Object, undefined].includes(kind)) return `an object of class ${kind.name}`;
+  try {
+    const json = JSON.stringify(value);
+    return json.length > 100 ? `${json.slice(0, 100)}…` : json;
+  } catch {
+    return "an object";
+  }
+}
+
 /** As `work`, but rejects with ABORTED as soon as `signal` fires; what `work` comes to then is nobody's business. */
 export async function until_aborted<T>(
   work: Promise<T>,

@@ -1,4 +1,4 @@
-import { VitMsnError } from "./errors.ts";
+import { invalid_argument as invalid, show } from "./errors.ts";
 
 /** Element types of a Tensor and the array that holds each. */
 export interface TensorData {
@@ -17,6 +17,15 @@ const ARRAYS = {
   uint8: Uint8Array,
   bool: Uint8Array,
 } as const;
+
+/** Which numbers of a plain array an element type holds as they are. */
+const FITS: Readonly<Record<TensorType, (x: unknown) => boolean>> = {
+  float32: (x) => typeof x === "number",
+  int32: (x) => typeof x === "number" && (x | 0) === x,
+  int64: (x) => typeof x === "bigint" || Number.isSafeInteger(x),
+  uint8: (x) => typeof x === "number" && (x & 255) === x,
+  bool: (x) => x === 0 || x === 1 || typeof x === "boolean",
+};
 
 /**
  * A row-major array of numbers with a shape: what goes into a model and what comes out of it.
@@ -38,17 +47,15 @@ export class Tensor<T extends TensorType = TensorType> {
    * @throws VitMsnError INVALID_ARGUMENT where type, data and dims don't fit each other.
    */
   constructor(type: T, data: TensorData[T] | readonly number[], dims: readonly number[]) {
-    const ArrayOfType = ARRAYS[type] as (typeof ARRAYS)[T] | undefined;
-    if (ArrayOfType === undefined) {
-      throw invalid(
-        `Tensor type "${String(type)}" is unknown; use one of ${Object.keys(ARRAYS).join(", ")}.`,
-      );
+    if (!Object.hasOwn(ARRAYS, type)) {
+      throw invalid(`Tensor type ${show(type)} is unknown; use one of ${Object.keys(ARRAYS).join(", ")}.`);
     }
+    const ArrayOfType = ARRAYS[type];
     const size = checked_size(dims);
     const array = Array.isArray(data) ? from_numbers(type, data) : (data as TensorData[T]);
     if (!(array instanceof ArrayOfType)) {
       throw invalid(
-        `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${describe(data)}.`,
+        `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${ArrayBuffer.isView(data) ? data.constructor.name : show(data)}.`,
       );
     }
     if (array.length !== size) {
@@ -107,7 +114,21 @@ export function concatenate(parts: readonly Tensor<"float32">[]): Tensor<"float3
 
 /** A tensor's elements as JavaScript numbers, whatever its type. */
 export function numbers_of(tensor: Tensor): number[] {
+  check_elements(tensor, "The tensor");
   return Array.from(tensor.data as ArrayLike<number | bigint>, Number);
+}
+
+/**
+ * Refuses a tensor whose memory was transferred, as by postMessage, or resized since it was made.
+ * @throws VitMsnError INVALID_ARGUMENT.
+ */
+export function check_elements({ data, dims, location }: Tensor, what: string): void {
+  if (location !== "cpu") return;
+  const size = dims.reduce((a, b) => a * b, 1);
+  if (data.length === size) return;
+  throw invalid(
+    `${what} has ${size} elements, but its memory holds ${data.length}: it was transferred or resized.`,
+  );
 }
 
 export type NestedNumbers = number | NestedNumbers[];
@@ -127,14 +148,9 @@ function checked_size(dims: readonly number[]): number {
 }
 
 function from_numbers<T extends TensorType>(type: T, data: readonly number[]): TensorData[T] {
+  const wrong = data.findIndex((x) => !FITS[type](x));
+  if (wrong >= 0)
+    throw invalid(`Tensor of type "${type}" can't hold ${show(data[wrong])}, at index ${wrong}.`);
   if (type === "int64") return BigInt64Array.from(data.map((x) => BigInt(x))) as TensorData[T];
   return (ARRAYS[type] as Float32ArrayConstructor).from(data) as TensorData[T];
-}
-
-function describe(value: unknown): string {
-  return value === null || typeof value !== "object" ? typeof value : value.constructor.name;
-}
-
-function invalid(message: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message);
 }

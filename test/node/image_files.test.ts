@@ -73,7 +73,12 @@ test("without sharp, the error says how to install it", async () => {
 });
 
 test("a processor is saved to a folder and loaded from it", async () => {
-  const processor = new ViTImageProcessor({ size: 32, image_mean: [0.1, 0.2, 0.3], note: "kept" });
+  const processor = new ViTImageProcessor({
+    image_processor_type: "ViTImageProcessor",
+    size: 32,
+    image_mean: [0.1, 0.2, 0.3],
+    note: "kept",
+  });
   await processor.save_pretrained(directory);
   const again = await ViTImageProcessor.from_pretrained(directory);
   expect(again.to_dict()).toEqual(processor.to_dict());

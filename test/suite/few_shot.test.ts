@@ -253,7 +253,7 @@ describe("refusals", () => {
     await refused(teach.fit({ folds: 1, penalty: "auto" }), /folds/);
     await refused(teach.fit({ intercept: 1 as never }), /intercept/);
     await refused(teach.fit({ method: "knn", k: 0 }), /k must/);
-    await refused(teach.fit({ method: "knn", penalty: 1 }), /"penalty" is no option of knn/);
+    await refused(teach.fit({ method: "knn", penalty: 1 }), /fit by knn has no option "penalty"/);
     await refused(teach.fit({ method: "nearest_centroid", temperature: -1 }), /temperature/);
     await teach.fit();
     await refused(teach.evaluate({ shoe: boots }), /doesn't know the label "shoe"/);

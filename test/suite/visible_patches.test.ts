@@ -90,7 +90,7 @@ describe("visible_patches", () => {
     [[1, 1], "twice"],
     [[[0], [1], [2]], "2 pictures"],
     [[[0, 1], [2]], "rows of 2, 1"],
-    ["0", "arrays of numbers"],
+    ["0", "a Tensor or an array"],
     [new Tensor("int32", [0, 1], [1, 1, 2]), "2 pictures"],
   ])("refuses %o", (visible_patches, sentence) =>
     with_model(async (model) => {

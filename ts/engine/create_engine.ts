@@ -3,14 +3,14 @@ import { load_webgpu } from "#webgpu";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
-import type { Device, EngineOptions, StartedEngine } from "./engine_options.ts";
+import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { is_for_webgpu, load_wasm_module, type WasmInput } from "./wasm/load_wasm.ts";
 import { choose_level, obstacle_to_threads } from "./wasm/simd_level.ts";
 import { has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
 import { create_wasm_engine } from "./wasm/wasm_training_engine.ts";
 import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
-/** More than any of today's machines makes use of, and few enough for every runtime. */
+/** As many as the engine makes use of. */
 const MAX_THREADS = 64;
 
 /**
@@ -19,8 +19,12 @@ const MAX_THREADS = 64;
  */
 export async function create_engine(options: EngineOptions): Promise<StartedEngine> {
   const { device = "auto", num_threads = 1, cache_dir } = options;
-  check_device(device);
-  check_threads(num_threads);
+  if (typeof WebAssembly === "undefined") {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      "This runtime has no WebAssembly, which the engine is made of: start Node without --jitless.",
+    );
+  }
   const given = options.wasm ?? env.wasm;
   if (device === "wasm") return start_on_cpu(given, num_threads, []);
   if (device !== "auto") return start_webgpu(device, given, cache_dir);
@@ -59,15 +63,17 @@ async function try_webgpu(
 
 async function start_on_cpu(
   given: WasmInput | undefined,
-  num_threads: number,
+  wanted: number,
   not_on_webgpu: string[],
 ): Promise<StartedEngine> {
+  const num_threads = Math.min(wanted, MAX_THREADS);
   const choice = choose_level(num_threads);
   const module = await load_wasm_module(given, choice.level);
   if (is_for_webgpu(module)) throw not_for_cpu();
   const reasons = given === undefined ? choice.reasons : reasons_of_given(module, num_threads);
   const engine = create_wasm_engine(module);
   const may_share = obstacle_to_threads(num_threads) === undefined && has_threads(module);
+  if (num_threads < wanted) reasons.push(`The engine uses up to ${MAX_THREADS} threads.`);
   const threads = may_share ? await start_threads(engine, num_threads, reasons) : 1;
   const engine_info = Object.freeze({
     level: engine.level,
@@ -75,8 +81,8 @@ async function start_on_cpu(
     worker: false,
     reasons: Object.freeze([...not_on_webgpu, ...reasons]),
   });
-  if (threads < num_threads) {
-    env.warn(`vit-msn: num_threads is ${num_threads}, but the model runs on one. ${reasons.join(" ")}`);
+  if (threads < wanted) {
+    env.warn(`vit-msn: num_threads is ${wanted}, but the model runs on ${threads}. ${reasons.join(" ")}`);
   }
   return { engine, device: "wasm", engine_info };
 }
@@ -105,23 +111,5 @@ async function start_threads(engine: WasmEngine, num_threads: number, reasons: s
   } catch (error) {
     reasons.push(`Workers can't start here: ${error instanceof Error ? error.message : String(error)}.`);
     return 1;
-  }
-}
-
-function check_device(device: Device | "auto" | GPUDevice): void {
-  const is_name = device === "wasm" || device === "webgpu" || device === "auto";
-  if (is_name || typeof (device as GPUDevice | null)?.createComputePipeline === "function") return;
-  throw new VitMsnError(
-    "INVALID_ARGUMENT",
-    `device must be "wasm", "webgpu", "auto" or a GPUDevice, got ${JSON.stringify(device)}.`,
-  );
-}
-
-function check_threads(num_threads: number): void {
-  if (!Number.isInteger(num_threads) || num_threads < 1 || num_threads > MAX_THREADS) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `num_threads must be a whole number from 1 to ${MAX_THREADS}, got ${String(num_threads)}.`,
-    );
   }
 }

@@ -13,8 +13,8 @@ export interface DeviceOptions {
    */
   device?: Device | "auto" | GPUDevice;
   /**
-   * Threads of the CPU engine, 1 to 64; default 1. More than one need shared memory: in pages, cross-origin isolation.
-   * Where they can't be had, the model runs on one and `engine_info` says why.
+   * Threads of the CPU engine, up to 64; default 1. More than one need shared memory: in pages, cross-origin isolation.
+   * Where they can't be had, the model runs on fewer and `engine_info` says why.
    */
   num_threads?: number;
   /**

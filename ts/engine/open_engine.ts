@@ -16,9 +16,6 @@ const NOT_IN_DENO =
 export async function open_engine(options: EngineOptions): Promise<StartedEngine> {
   const on_device = typeof options.device === "object";
   const { worker = !on_device && must_not_block(options.num_threads ?? 1) } = options;
-  if (typeof worker !== "boolean") {
-    throw new VitMsnError("INVALID_ARGUMENT", `worker must be true or false, got ${JSON.stringify(worker)}.`);
-  }
   if (!worker) return create_engine(options);
   if (on_device) {
     throw new VitMsnError("INVALID_ARGUMENT", "A GPUDevice can't be handed to a Worker: leave worker out.");

@@ -1,21 +1,24 @@
 import { Callable } from "../callable.ts";
 import type { Engine } from "../engine/engine.ts";
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { invalid_argument as invalid, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
+import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
+import { check_options, type Rules, record, unknown_option } from "../options.ts";
 import { Tensor } from "../tensor.ts";
 import {
   type ImageProcessorOptions,
   type ImageProcessorSettings,
   PROCESSOR_FILE,
   parse_settings,
+  SETTINGS,
 } from "./image_processor_config.ts";
 import type { ProcessorSize } from "./output_size.ts";
 import { check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
-import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
+import { type ImageInput, RawImage, READ_RULES, type ReadOptions } from "./raw_image.ts";
 
 export type { ImageProcessorOptions, ImageProcessorSettings, ProcessorSize };
 
@@ -47,6 +50,18 @@ export interface HasEngine {
   readonly engine: Engine;
 }
 
+/** All of a preprocessor_config.json, as its type tells. */
+export type ProcessorFile = Readonly<Record<string, unknown>> &
+  ({ image_processor_type: string } | { feature_extractor_type: string });
+
+function has_type(config: object): boolean {
+  return "image_processor_type" in config || "feature_extractor_type" in config;
+}
+
+const DEVICE_RULES: Rules = {
+  device: ["a model", (value) => typeof (value as HasEngine | null)?.engine?.tensor === "function"],
+};
+
 /** Where transformers v5 may keep it instead, under "image_processor". */
 const COMBINED_FILE = "processor_config.json";
 
@@ -71,15 +86,18 @@ export class ViTImageProcessor extends Callable<
   readonly #other_fields: Record<string, unknown>;
 
   /**
-   * @param config the fields of preprocessor_config.json; missing ones get the reference's defaults, unknown ones
-   *   are kept and written back.
+   * @param config the fields of preprocessor_config.json; missing ones get the reference's defaults. A field that doesn't
+   *   exist is an error, unless `config` has an image_processor_type, as all of the file has: then it is written back.
    * @param where for messages: the file that config comes from.
    * @throws VitMsnError INVALID_CONFIG that names the file and key.
    */
-  constructor(config: ImageProcessorOptions | Record<string, unknown> = {}, where = "ViTImageProcessor") {
+  constructor(config: ImageProcessorOptions | ProcessorFile = {}, where?: string) {
     super();
-    const settings = parse_settings({ ...config }, where, "INVALID_CONFIG");
+    check_options("ViTImageProcessor", { config }, { config: record });
+    const settings = parse_settings({ ...config }, where ?? "ViTImageProcessor", "INVALID_CONFIG");
     const others = Object.entries(config).filter(([key]) => !Object.hasOwn(settings, key));
+    const is_file = where !== undefined || has_type(config);
+    if (!is_file && others[0]) throw unknown_option("ViTImageProcessor", others[0][0], Object.keys(settings));
     this.#other_fields = Object.fromEntries(others);
     Object.assign(this, settings);
   }
@@ -94,6 +112,7 @@ export class ViTImageProcessor extends Callable<
     source: PretrainedSource,
     options: LoadOptions = {},
   ): Promise<ViTImageProcessor> {
+    check_pretrained(options);
     const opened = await open_source(source, options);
     const { config, where } = await read_config(opened);
     return new ViTImageProcessor(config, where);
@@ -114,14 +133,12 @@ export class ViTImageProcessor extends Callable<
    * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
    */
   async preprocess(images: ImageInputs, options: PreprocessOptions = {}): Promise<ImageProcessorOutput> {
+    check_options("The image processor's call", options, READ_RULES, DEVICE_RULES, SETTINGS);
     const { signal, max_pixels, device, ...overrides } = options;
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
     if (list.length === 0) throw invalid("The list of pictures is empty; give at least one.");
     if (device !== undefined) {
-      if (typeof device?.engine?.tensor !== "function") {
-        throw invalid("device must be a model, on whose GPU pictures are to be prepared.");
-      }
       const output = await preprocess_on(device.engine, list, settings, { signal, max_pixels });
       if (output) return output;
     }
@@ -135,9 +152,7 @@ export class ViTImageProcessor extends Callable<
 
   /** The fields of preprocessor_config.json, unknown ones included. */
   to_dict(): Record<string, unknown> {
-    const has_type =
-      "image_processor_type" in this.#other_fields || "feature_extractor_type" in this.#other_fields;
-    const type = has_type ? {} : { image_processor_type: "ViTImageProcessor" };
+    const type = has_type(this.#other_fields) ? {} : { image_processor_type: "ViTImageProcessor" };
     return { ...type, ...this.#other_fields, ...this.#settings() };
   }
 
@@ -161,21 +176,8 @@ export class ViTImageProcessor extends Callable<
   }
 
   #settings(): ImageProcessorSettings {
-    const { do_resize, size, resample, do_center_crop, crop_size, do_rescale } = this;
-    const { rescale_factor, do_normalize, image_mean, image_std, do_convert_rgb } = this;
-    return {
-      do_convert_rgb,
-      do_resize,
-      size,
-      resample,
-      do_center_crop,
-      crop_size,
-      do_rescale,
-      rescale_factor,
-      do_normalize,
-      image_mean,
-      image_std,
-    };
+    const entries = Object.keys(SETTINGS).map((name) => [name, this[name as keyof ImageProcessorSettings]]);
+    return Object.fromEntries(entries) as ImageProcessorSettings;
   }
 }
 
@@ -274,8 +276,4 @@ function transform(image: RawImage, settings: ImageProcessorSettings, index: num
   }
   check_output(picture.height, picture.width, image, index);
   return picture;
-}
-
-function invalid(message: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message);
 }

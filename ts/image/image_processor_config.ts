@@ -1,4 +1,5 @@
-import { type ErrorCode, VitMsnError } from "../errors.ts";
+import { type ErrorCode, show, VitMsnError } from "../errors.ts";
+import { any, type Rule } from "../options.ts";
 import { MAX_SIDE } from "./header.ts";
 import type { ProcessorSize } from "./output_size.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code } from "./resize.ts";
@@ -37,6 +38,21 @@ export interface ImageProcessorOptions
   crop_size?: number | readonly [number, number] | { height: number; width: number };
   resample?: ResampleCode | ResampleName;
 }
+
+/** The settings, in the order that they are written in; parse_settings checks their values. */
+export const SETTINGS: Readonly<Record<keyof ImageProcessorSettings, Rule>> = {
+  do_convert_rgb: any,
+  do_resize: any,
+  size: any,
+  resample: any,
+  do_center_crop: any,
+  crop_size: any,
+  do_rescale: any,
+  rescale_factor: any,
+  do_normalize: any,
+  image_mean: any,
+  image_std: any,
+};
 
 /** Beside a model's config.json. */
 export const PROCESSOR_FILE = "preprocessor_config.json";
@@ -182,9 +198,4 @@ function is_given(value: unknown): boolean {
 /** Finite as float32, too, which pixels are computed in. */
 function is_finite(value: unknown): value is number {
   return typeof value === "number" && Number.isFinite(Math.fround(value));
-}
-
-function show(value: unknown): string {
-  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value));
-  return text.length > 100 ? `${text.slice(0, 100)}…` : text;
 }

@@ -1,7 +1,8 @@
 import { decode_image, read_picture_file } from "#decode";
 import { env } from "../env.ts";
-import { VitMsnError } from "../errors.ts";
+import { invalid_argument as invalid, show } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
+import { abort_signal, any, bytes_of, check_options, count, type Rules } from "../options.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
 import { fetch_picture, short_name } from "./fetch_picture.ts";
 import { check_byte_count } from "./header.ts";
@@ -26,6 +27,9 @@ export interface ReadOptions {
   max_pixels?: number;
   signal?: AbortSignal;
 }
+
+/** ReadOptions. */
+export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count };
 
 /**
  * A decoded picture: 8-bit pixels, row by row from the top left, channels interleaved.
@@ -53,14 +57,8 @@ export class RawImage implements Pixels {
       throw invalid("RawImage takes its pixels as a Uint8Array or Uint8ClampedArray.");
     }
     check_sides("RawImage", width, height);
-    if (![1, 2, 3, 4].includes(channels)) {
-      throw invalid(`RawImage has 1 to 4 channels (grey, grey+alpha, RGB, RGBA), got ${channels}.`);
-    }
-    if (data.length !== width * height * channels) {
-      throw invalid(
-        `RawImage of ${width}×${height} pixels and ${channels} channels has ${width * height * channels} bytes, got ${data.length}.`,
-      );
-    }
+    check_channels(channels);
+    check_whole({ data, width, height, channels });
     this.data = data;
     this.width = width;
     this.height = height;
@@ -79,24 +77,29 @@ export class RawImage implements Pixels {
    *   NETWORK and IO for what can't be read; UNSUPPORTED; ABORTED.
    */
   static async read(input: ImageInput, options: ReadOptions = {}): Promise<RawImage> {
-    if (input instanceof RawImage) return input;
+    check_options("RawImage.read", options, READ_RULES);
+    if (input instanceof RawImage) {
+      check_whole(input);
+      return input;
+    }
     if (typeof input === "string" || input instanceof URL) return RawImage.fromURL(input, options);
     if (input instanceof Blob) return RawImage.fromBlob(input, options);
     if (is_drawable(input)) return RawImage.fromCanvas(input);
-    if (input instanceof ArrayBuffer) return decode(new Uint8Array(input), "The picture", options);
-    if (ArrayBuffer.isView(input)) {
-      const bytes = new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
-      return decode(bytes, "The picture", options);
+    if (input instanceof ArrayBuffer || ArrayBuffer.isView(input)) {
+      return decode(bytes_of(input, "The image"), "The picture", options);
     }
     if (is_image_data(input)) return new RawImage(input.data, input.width, input.height, 4);
     throw invalid(
       "RawImage.read takes a path, URL, Blob, the bytes of a picture file, ImageData, a canvas, image or frame, or a RawImage; " +
-        `got ${describe(input)}.`,
+        `got ${show(input)}.`,
     );
   }
 
   /** From a URL (http, https, blob, data, file) or, in Node, a path. Remote ones go through env.fetch. */
   static async fromURL(url: string | URL, options: ReadOptions = {}): Promise<RawImage> {
+    if (typeof url !== "string" && !(url instanceof URL))
+      throw invalid(`fromURL takes a URL, got ${show(url)}.`);
+    check_options("RawImage.fromURL", options, READ_RULES);
     const address = String(url);
     const is_remote = /^(https?|blob|data):/i.test(address);
     const bytes = await (is_remote ? fetch_picture : read_picture_file)(address, options.signal);
@@ -105,6 +108,8 @@ export class RawImage implements Pixels {
 
   /** From a Blob or File that holds a picture file. */
   static async fromBlob(blob: Blob, options: ReadOptions = {}): Promise<RawImage> {
+    if (!(blob instanceof Blob)) throw invalid(`fromBlob takes a Blob, got ${show(blob)}.`);
+    check_options("RawImage.fromBlob", options, READ_RULES);
     const name = (blob as Partial<File>).name || "The Blob";
     check_byte_count(blob.size, name);
     return decode(new Uint8Array(await blob.arrayBuffer()), name, options);
@@ -112,6 +117,7 @@ export class RawImage implements Pixels {
 
   /** From a canvas, an image or video element, an ImageBitmap or a VideoFrame: RGBA. */
   static fromCanvas(canvas: Drawable): RawImage {
+    if (!is_drawable(canvas)) throw invalid(`fromCanvas takes what can be drawn, got ${show(canvas)}.`);
     return from_pixels(read_drawable(canvas, `The ${canvas.constructor.name}`));
   }
 
@@ -136,7 +142,8 @@ export class RawImage implements Pixels {
   }
 
   convert(channels: Channels): RawImage {
-    if (![1, 2, 3, 4].includes(channels)) throw invalid(`A picture has 1 to 4 channels, got ${channels}.`);
+    check_channels(channels);
+    check_whole(this);
     return channels === this.channels ? this : from_pixels(convert_channels(this, channels));
   }
 
@@ -147,20 +154,23 @@ export class RawImage implements Pixels {
    */
   resize(width: number, height: number, options: { resample?: ResampleName | ResampleCode } = {}): RawImage {
     check_sides("resize", width, height);
+    check_options("resize", options, { resample: any });
+    check_whole(this);
     const { resample = RESAMPLE.bilinear } = options;
     const code = resample_code(resample);
     if (code === undefined)
-      throw invalid(`resample is one of ${Object.keys(RESAMPLE).join(", ")}; got ${resample}.`);
+      throw invalid(`resample is one of ${Object.keys(RESAMPLE).join(", ")}; got ${show(resample)}.`);
     return from_pixels(resize_pixels(this, width, height, code));
   }
 
   /** @param box [x_min, y_min, x_max, y_max] in pixels, the last column and row included, as in transformers.js. */
   crop(box: readonly [number, number, number, number]): RawImage {
-    const [x_min, y_min, x_max, y_max] = box;
+    const [x_min, y_min, x_max, y_max] =
+      Array.isArray(box) && box.every(Number.isInteger) ? box : [-1, 0, 0, 0];
     const is_inside = x_min >= 0 && y_min >= 0 && x_max < this.width && y_max < this.height;
-    if (!box.every(Number.isInteger) || !is_inside || x_min > x_max || y_min > y_max) {
+    if (!is_inside || x_min > x_max || y_min > y_max) {
       throw invalid(
-        `crop takes [x_min, y_min, x_max, y_max] within ${this.width}×${this.height} pixels, got [${box}].`,
+        `crop takes [x_min, y_min, x_max, y_max] within ${this.width}×${this.height} pixels, got ${show(box)}.`,
       );
     }
     return this.#window(x_min, y_min, x_max - x_min + 1, y_max - y_min + 1);
@@ -175,10 +185,12 @@ export class RawImage implements Pixels {
   }
 
   clone(): RawImage {
+    check_whole(this);
     return new RawImage(new Uint8Array(this.data), this.width, this.height, this.channels);
   }
 
   #window(left: number, top: number, width: number, height: number): RawImage {
+    check_whole(this);
     const { channels } = this;
     const data = new Uint8Array(width * height * channels);
     const first = Math.max(left, 0);
@@ -193,10 +205,6 @@ export class RawImage implements Pixels {
 
 async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Promise<RawImage> {
   check_byte_count(bytes.length, name);
-  const { max_pixels } = options;
-  if (max_pixels !== undefined && !(Number.isSafeInteger(max_pixels) && max_pixels > 0)) {
-    throw invalid(`max_pixels must be a positive integer, got ${max_pixels}.`);
-  }
   // Decoders take no shared memory, and another thread might change it under them.
   const own_bytes = bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
   if (env.decode === undefined) return from_pixels(await decode_image(own_bytes, { name, ...options }));
@@ -217,15 +225,23 @@ function is_image_data(input: unknown): input is ImageData {
 function check_sides(what: string, width: number, height: number): void {
   const is_side = (side: number) => Number.isSafeInteger(side) && side >= 1;
   if (!is_side(width) || !is_side(height)) {
-    throw invalid(`${what} takes a width and height that are positive integers, got ${width} and ${height}.`);
+    throw invalid(
+      `${what} takes a width and height that are positive integers, got ${show(width)} and ${show(height)}.`,
+    );
   }
 }
 
-function describe(value: unknown): string {
-  if (value === null || typeof value !== "object") return value === null ? "null" : typeof value;
-  return `an object of class ${value.constructor?.name ?? "Object"}`;
+function check_channels(channels: unknown): void {
+  if (![1, 2, 3, 4].includes(channels as number)) {
+    throw invalid(`A RawImage has 1 to 4 channels (grey, grey+alpha, RGB, RGBA), got ${show(channels)}.`);
+  }
 }
 
-function invalid(message: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message);
+/** Pixels may have been transferred elsewhere since the picture was made. */
+function check_whole({ data, width, height, channels }: Pixels): void {
+  const size = width * height * channels;
+  if (data.length === size) return;
+  throw invalid(
+    `A RawImage of ${width}×${height} pixels and ${channels} channels has ${size} bytes, got ${data.length}.`,
+  );
 }

@@ -1,4 +1,14 @@
-import { VitMsnError } from "../errors.ts";
+import { show } from "../errors.ts";
+import {
+  abort_signal,
+  callable,
+  check_option,
+  check_options,
+  flag,
+  is_record,
+  type Rule,
+  type Rules,
+} from "../options.ts";
 import type { NeighborSettings, NeighborWeights } from "./heads.ts";
 import { MSN_PENALTIES, type MsnPenalty, PENALTY_GRID } from "./penalties.ts";
 
@@ -74,89 +84,73 @@ export interface NeighborPlan extends NeighborSettings {
   method: "knn";
 }
 
-const OPTIONS_OF: Record<FewShotMethod, readonly (keyof FitOptions)[]> = {
-  logistic_regression: ["penalty", "intercept", "penalties", "folds", "tolerance", "max_iterations"],
-  nearest_centroid: ["temperature"],
-  knn: ["k", "temperature", "weights"],
+const is_positive = (value: unknown) => Number.isFinite(value) && (value as number) > 0;
+const positive: Rule = ["a finite number above 0", is_positive];
+const at_least = (min: number): Rule => [
+  `an integer of ${min} or more`,
+  (value) => Number.isSafeInteger(value) && (value as number) >= min,
+];
+const COMMON_RULES: Rules = {
+  method: FEW_SHOT_METHODS,
+  signal: abort_signal,
+  progress_callback: callable,
 };
-const COMMON_OPTIONS: readonly string[] = ["method", "signal", "progress_callback"];
+const RULES: Record<FewShotMethod, Rules> = {
+  logistic_regression: {
+    ...COMMON_RULES,
+    penalty: [
+      `a number above 0, "auto", ${Object.keys(MSN_PENALTIES).map(show).join(", ")}`,
+      (value) => value === "auto" || is_penalty(value) || is_positive(value),
+    ],
+    intercept: flag,
+    penalties: [
+      "a list of numbers above 0",
+      (values) => Array.isArray(values) && values.length > 0 && values.every(is_positive),
+    ],
+    folds: at_least(2),
+    tolerance: positive,
+    max_iterations: at_least(1),
+  },
+  nearest_centroid: { ...COMMON_RULES, temperature: positive },
+  knn: { ...COMMON_RULES, k: at_least(1), temperature: positive, weights: ["softmax", "uniform"] },
+};
+
+function is_penalty(name: unknown): name is MsnPenalty {
+  return typeof name === "string" && Object.hasOwn(MSN_PENALTIES, name);
+}
 
 /** @throws VitMsnError INVALID_ARGUMENT for an unknown method and for options that are wrong or another method's. */
 export function plan_fit(options: FitOptions): FitPlan {
-  const method = options.method ?? "logistic_regression";
-  if (!FEW_SHOT_METHODS.includes(method))
-    throw invalid(`method must be one of ${FEW_SHOT_METHODS.join(", ")}, got ${show(method)}.`);
-  refuse_others(method, options);
+  const { method = "logistic_regression" }: FitOptions = is_record(options) ? options : {};
+  check_option("fit", "method", method, COMMON_RULES);
+  check_options(`fit by ${method}`, options, RULES[method]);
   switch (method) {
     case "logistic_regression":
       return plan_logistic(options);
     case "nearest_centroid":
-      return { method, temperature: positive("temperature", options.temperature) };
+      return { method, temperature: options.temperature };
     case "knn": {
-      const { weights = "softmax" } = options;
-      if (weights !== "softmax" && weights !== "uniform")
-        throw invalid(`weights must be "softmax" or "uniform", got ${show(weights)}.`);
-      const temperature = positive("temperature", options.temperature) ?? 0.07;
-      return { method, k: count("k", options.k, 20, 1), temperature, weights };
+      const { k = 20, temperature = 0.07, weights = "softmax" } = options;
+      return { method, k, temperature, weights };
     }
   }
 }
 
-function refuse_others(method: FewShotMethod, options: FitOptions): void {
-  const known = [...COMMON_OPTIONS, ...OPTIONS_OF[method]];
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const other = given.find(([name]) => !known.includes(name));
-  if (other !== undefined)
-    throw invalid(`"${other[0]}" is no option of ${method}, which has: ${OPTIONS_OF[method].join(", ")}.`);
-}
-
 function plan_logistic(options: FitOptions): LogisticPlan {
-  const { intercept = false, penalties = PENALTY_GRID } = options;
-  if (typeof intercept !== "boolean")
-    throw invalid(`intercept must be true or false, got ${show(intercept)}.`);
-  if (!Array.isArray(penalties) || penalties.length === 0)
-    throw invalid("penalties must be a list of numbers to choose from.");
+  const { penalty, intercept = false, penalties = PENALTY_GRID } = options;
+  const { folds = 5, tolerance = 1e-6, max_iterations = 100 } = options;
   return {
     method: "logistic_regression",
-    penalty: plan_penalty(options.penalty),
+    penalty: is_penalty(penalty) ? MSN_PENALTIES[penalty] : penalty,
     intercept,
-    penalties: penalties.map((value) => positive("penalties", value) as number),
-    folds: count("folds", options.folds, 5, 2),
-    tolerance: positive("tolerance", options.tolerance) ?? 1e-6,
-    max_iterations: count("max_iterations", options.max_iterations, 100, 1),
+    penalties,
+    folds,
+    tolerance,
+    max_iterations,
   };
-}
-
-function plan_penalty(penalty: FitOptions["penalty"]): LogisticPlan["penalty"] {
-  if (typeof penalty !== "string" || penalty === "auto") {
-    return penalty === "auto" ? penalty : positive("penalty", penalty);
-  }
-  if (Object.hasOwn(MSN_PENALTIES, penalty)) return MSN_PENALTIES[penalty];
-  const names = Object.keys(MSN_PENALTIES).join('", "');
-  throw invalid(`penalty must be a number above 0, "auto", or one of "${names}"; got ${show(penalty)}.`);
 }
 
 /** The penalty where none was asked for. */
 export function default_penalty(pictures: number, classes: number): number {
   return pictures / classes <= FEW_PICTURES ? MSN_PENALTIES.few : MSN_PENALTIES.percent;
-}
-
-function positive(name: string, value: number | undefined): number | undefined {
-  if (value === undefined) return undefined;
-  if (typeof value === "number" && value > 0 && value < Infinity) return value;
-  throw invalid(`${name} must be a finite number above 0, got ${show(value)}.`);
-}
-
-function count(name: string, value: number | undefined, fallback: number, least: number): number {
-  if (value === undefined) return fallback;
-  if (Number.isSafeInteger(value) && value >= least) return value;
-  throw invalid(`${name} must be a whole number from ${least} on, got ${show(value)}.`);
-}
-
-function show(value: unknown): string {
-  return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value)).slice(0, 80);
-}
-
-function invalid(message: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message);
 }

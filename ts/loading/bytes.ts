@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { bytes_of } from "../options.ts";
 import type { RandomAccessFile } from "./types.ts";
 
 /** Throws INVALID_CHECKPOINT unless [offset, offset+length) lies inside a file of `size` bytes. */
@@ -20,6 +21,7 @@ export function memory_file(name: string, bytes: Uint8Array): RandomAccessFile {
     name,
     size: bytes.byteLength,
     async read(offset, length) {
+      bytes_of(bytes, name);
       check_range(name, bytes.byteLength, offset, length);
       return bytes.subarray(offset, offset + length);
     },

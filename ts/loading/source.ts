@@ -1,6 +1,7 @@
 import { find_place, open_local_file } from "#storage";
 import { env } from "../env.ts";
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { bytes_of, is_record } from "../options.ts";
 import { blob_file, memory_file } from "./bytes.ts";
 import { open_remote } from "./hub.ts";
 import { folder_segments, path_segments } from "./path_segments.ts";
@@ -19,6 +20,11 @@ const COMMIT_HASH = /^[0-9a-f]{40}$/;
 export async function open_source(source: PretrainedSource, options: LoadOptions = {}): Promise<ModelSource> {
   const subfolder = folder_segments(options.subfolder);
   if (typeof source !== "string" && !(source instanceof URL)) {
+    if (!is_record(source) || source instanceof Blob || ArrayBuffer.isView(source)) {
+      throw invalid_argument(
+        `A model must be a path, a hub repo id, a URL or a map of files, got ${show(source)}.`,
+      );
+    }
     const name = "The map of files";
     return make_source(name, options, subfolder, async (segments) =>
       find_in_map(source, segments.join("/"), name),
@@ -102,8 +108,9 @@ function find_in_map(files: FileMap, file: string, source: string): RandomAccess
 }
 
 function map_file(name: string, content: unknown, source: string): RandomAccessFile {
-  if (content instanceof Uint8Array) return memory_file(name, content);
-  if (content instanceof ArrayBuffer) return memory_file(name, new Uint8Array(content));
+  if (content instanceof Uint8Array || content instanceof ArrayBuffer) {
+    return memory_file(name, bytes_of(content, name));
+  }
   if (content instanceof Blob) return blob_file(name, content);
   throw new VitMsnError(
     "INVALID_ARGUMENT",

@@ -1,11 +1,13 @@
 import type { Activation, Grid } from "../engine/engine.ts";
 import { env } from "../env.ts";
-import { VitMsnError } from "../errors.ts";
+import { invalid_argument, show, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
+import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, ModelSource, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
+import { is_record, unknown_option } from "../options.ts";
 import { preset_fields, VIT_MSN_PRESETS, type ViTMSNPreset } from "./presets.ts";
 
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
@@ -68,8 +70,8 @@ export interface ViTMSNConfigFields {
   output_hidden_states: boolean;
 }
 
-/** What the constructor takes: any of the fields, and any others, which are kept. */
-export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & Record<string, unknown>;
+/** What the constructor takes: any of the fields. With model_type it is config.json's content, whose other fields are kept. */
+export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & { model_type?: string };
 
 // Sizes above these are no ViT that fits in a 4 GiB engine; they bound what a hostile config makes us allocate or loop over.
 const MAX_SIZE = 1 << 16;
@@ -116,11 +118,13 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
   readonly extra: Readonly<Record<string, unknown>>;
 
   /**
-   * @param init fields that differ from the defaults.
-   * @param source the file's name, for messages.
+   * @param init fields that differ from the defaults. A field that doesn't exist is an error, unless `init` has a
+   *   model_type, as all of config.json has.
+   * @param source the file's name, for messages; other fields of a file are kept, too.
    */
-  constructor(init: ViTMSNConfigInit = {}, source = "ViTMSNConfig") {
-    const check = new FieldChecker(init, source);
+  constructor(init: ViTMSNConfigInit = {}, source?: string) {
+    const check = new FieldChecker(init, source ?? "ViTMSNConfig");
+    if (source === undefined) check_fields(init, this);
     if (init.model_type !== undefined && init.model_type !== "vit_msn") {
       check.fail("model_type", '"vit_msn"', "This package runs ViT-MSN models only.");
     }
@@ -168,9 +172,10 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     if (fields === undefined) {
       throw new VitMsnError(
         "INVALID_ARGUMENT",
-        `There is no preset ${JSON.stringify(name)}: use one of ${VIT_MSN_PRESETS.join(", ")}.`,
+        `There is no preset ${show(name)}: use one of ${VIT_MSN_PRESETS.join(", ")}.`,
       );
     }
+    check_overrides(overrides);
     return new ViTMSNConfig({ ...fields, ...overrides }, `ViTMSNConfig.preset("${name}")`);
   }
 
@@ -179,6 +184,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
    * @throws VitMsnError INVALID_CONFIG, NOT_FOUND, NETWORK, OFFLINE, ACCESS_DENIED or ABORTED.
    */
   static async from_pretrained(source: PretrainedSource, options: LoadOptions = {}): Promise<ViTMSNConfig> {
+    check_pretrained(options);
     return read_config(await open_source(source, options));
   }
 
@@ -248,6 +254,7 @@ export async function read_config(
   files: ModelSource,
   overrides: ViTMSNConfigInit = {},
 ): Promise<ViTMSNConfig> {
+  check_overrides(overrides);
   let fields = await read_json(files, CONFIG_FILE);
   if (fields === undefined) {
     throw new VitMsnError("NOT_FOUND", `${files.name} has no ${CONFIG_FILE}; is it a ViT-MSN model?`, {
@@ -282,6 +289,19 @@ function unknown_fields(init: ViTMSNConfigInit, known: object): Record<string, u
   );
 }
 
+/** Refuses fields that don't exist in what a program wrote by hand, which has no model_type. */
+function check_fields(init: ViTMSNConfigInit, known: ViTMSNConfig): void {
+  const [unknown] = init.model_type === undefined ? Object.keys(unknown_fields(init, known)) : [];
+  if (unknown !== undefined)
+    throw unknown_option("The config", unknown, [...Object.keys(known), "num_labels"]);
+}
+
+function check_overrides(overrides: ViTMSNConfigInit): void {
+  if (!is_record(overrides))
+    throw invalid_argument(`config must be an object of fields, got ${show(overrides)}.`);
+  check_fields(overrides, new ViTMSNConfig());
+}
+
 /** Reads fields of an untrusted object; every failure names the file, the field, what was expected and what was found. */
 class FieldChecker {
   readonly #init: ViTMSNConfigInit;
@@ -296,9 +316,8 @@ class FieldChecker {
   }
 
   fail(field: string, expected: string, hint = ""): never {
-    const value = this.#init[field];
-    const text = typeof value === "number" ? String(value) : JSON.stringify(value);
-    const found = text?.slice(0, 80) ?? "nothing";
+    const value = (this.#init as Record<string, unknown>)[field];
+    const found = value === undefined ? "nothing" : show(value);
     throw new VitMsnError(
       "INVALID_CONFIG",
       `${this.#source}: "${field}" must be ${expected}, found ${found}.${hint && ` ${hint}`}`,
@@ -307,7 +326,7 @@ class FieldChecker {
   }
 
   number(field: keyof ViTMSNConfigFields, fallback: number, min: number, max: number): number {
-    const value = this.#init[field] ?? fallback;
+    const value: unknown = this.#init[field] ?? fallback;
     if (typeof value !== "number" || !(value >= min && value <= max)) {
       this.fail(field, `a number from ${min} to ${max}`);
     }
@@ -315,19 +334,19 @@ class FieldChecker {
   }
 
   integer(field: keyof ViTMSNConfigFields, fallback: number, min: number, max: number): number {
-    const value = this.#init[field] ?? fallback;
+    const value: unknown = this.#init[field] ?? fallback;
     if (!is_integer(value, min, max)) this.fail(field, `a whole number from ${min} to ${max}`);
     return value;
   }
 
   boolean(field: keyof ViTMSNConfigFields, fallback: boolean): boolean {
-    const value = this.#init[field] ?? fallback;
+    const value: unknown = this.#init[field] ?? fallback;
     if (typeof value !== "boolean" && value !== 0 && value !== 1) this.fail(field, "true or false");
     return Boolean(value);
   }
 
   one_of<T extends string>(field: keyof ViTMSNConfigFields, fallback: T, names: readonly string[]): T {
-    const value = this.#init[field] ?? fallback;
+    const value: unknown = this.#init[field] ?? fallback;
     if (typeof value !== "string" || !names.includes(value)) this.fail(field, `one of ${names.join(", ")}`);
     return value as T;
   }

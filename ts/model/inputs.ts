@@ -1,7 +1,8 @@
 import { DeviceTensor } from "../device_tensor.ts";
 import type { Engine, Grid, TensorHandle } from "../engine/engine.ts";
-import { VitMsnError } from "../errors.ts";
-import { numbers_of, Tensor } from "../tensor.ts";
+import { invalid_argument as invalid, show } from "../errors.ts";
+import { abort_signal, any, flag, type Rule, type Rules } from "../options.ts";
+import { check_elements, numbers_of, Tensor } from "../tensor.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 /** The arguments of every forward. */
@@ -25,6 +26,23 @@ export interface ForwardInputs {
   /** Stops between layers with ABORTED. */
   signal?: AbortSignal;
 }
+
+const numbers: Rule = ["a Tensor or an array", (value) => value instanceof Tensor || Array.isArray(value)];
+
+/** ForwardInputs, and what else an image processor returns with pixel_values. */
+export const INPUT_RULES: Rules = {
+  pixel_values: any,
+  bool_masked_pos: numbers,
+  visible_patches: numbers,
+  interpolate_pos_encoding: flag,
+  output_attentions: flag,
+  output_hidden_states: flag,
+  signal: abort_signal,
+  original_sizes: any,
+  reshaped_input_sizes: any,
+};
+
+export const LABEL_RULES: Rules = { labels: numbers };
 
 /** pixel_values and the grid of patches that they make. */
 export interface CheckedPixels {
@@ -66,6 +84,7 @@ export function check_pixel_values(
     );
   }
   check_size(height, width, config, interpolate_pos_encoding);
+  check_elements(pixel_values, "pixel_values");
   const values = pixel_values instanceof DeviceTensor ? pixel_values : (pixel_values.data as Float32Array);
   if (values instanceof Float32Array) check_finite(values, "pixel_values");
   const patch = config.patch_grid;
@@ -125,18 +144,19 @@ export function check_mask(
   batch: number,
   num_patches: number,
 ): Uint8Array {
-  const dims = mask instanceof Tensor ? mask.dims : [mask.length, ...new Set(mask.map((row) => row.length))];
+  const dims =
+    mask instanceof Tensor ? mask.dims : [mask.length, ...new Set(mask.map((row) => Number(row?.length)))];
   if (dims.length !== 2 || dims[0] !== batch || dims[1] !== num_patches) {
     throw invalid(
       `bool_masked_pos must have shape [batch, num_patches] = [${batch}, ${num_patches}], got [${dims.join(", ")}].`,
       "bool_masked_pos",
     );
   }
-  const values = mask instanceof Tensor ? numbers_of(mask) : mask.flat().map(Number);
-  if (values.some((x) => x !== 0 && x !== 1)) {
+  const values: readonly unknown[] = mask instanceof Tensor ? numbers_of(mask) : mask.flat();
+  if (values.some((x) => x !== 0 && x !== 1 && typeof x !== "boolean")) {
     throw invalid("bool_masked_pos must hold only 0 and 1, or booleans.", "bool_masked_pos");
   }
-  return Uint8Array.from(values);
+  return Uint8Array.from(values, Number);
 }
 
 /** The indices [batch · kept] of the patches that stay. */
@@ -168,7 +188,7 @@ export function check_visible_patches(
     const bad = row.find((x) => !Number.isInteger(x) || x < 0 || x >= num_patches);
     if (bad !== undefined) {
       throw invalid(
-        `visible_patches holds ${bad}; a patch is a whole number from 0 to ${num_patches - 1}.`,
+        `visible_patches holds ${show(bad)}; a patch is a whole number from 0 to ${num_patches - 1}.`,
         "visible_patches",
       );
     }
@@ -184,14 +204,6 @@ function rows_of(visible: NonNullable<ForwardInputs["visible_patches"]>): number
     if (visible.dims.length > 2 || kept === 0) return [];
     return Array.from({ length: values.length / kept }, (_, i) => values.slice(i * kept, (i + 1) * kept));
   }
-  if (!Array.isArray(visible))
-    throw invalid("visible_patches must be a Tensor or arrays of numbers.", "visible_patches");
   const nested = visible.some((row) => Array.isArray(row));
-  return nested
-    ? visible.map((row) => [...(row as readonly number[])])
-    : [[...(visible as readonly number[])]];
-}
-
-export function invalid(message: string, argument: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
+  return (nested ? visible.map((row) => [row].flat()) : [[...visible]]) as number[][];
 }

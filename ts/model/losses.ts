@@ -1,7 +1,7 @@
 import type { Engine, Scope, TensorHandle } from "../engine/engine.ts";
+import { invalid_argument as invalid } from "../errors.ts";
 import { numbers_of, Tensor } from "../tensor.ts";
 import type { ProblemType, ViTMSNConfig } from "./configuration_vit_msn.ts";
-import { invalid } from "./inputs.ts";
 
 /** Class indices [batch], or float targets [batch] or [batch, num_labels]; plain arrays of whole numbers are indices. */
 export type Labels = Tensor | readonly number[] | readonly (readonly number[])[];
@@ -49,7 +49,6 @@ function infer_problem_type(num_labels: number, labels: Tensor): ProblemType {
 
 function as_tensor(labels: Labels): Tensor {
   if (labels instanceof Tensor) return labels;
-  if (!Array.isArray(labels)) throw invalid("labels must be a Tensor or an array of numbers.", "labels");
   const rows = labels.filter((row): row is readonly number[] => Array.isArray(row));
   if (rows.length === 0) {
     const whole = labels.every((x) => Number.isInteger(x));

@@ -3,6 +3,7 @@ import type { Turn } from "../engine/forward_queue.ts";
 import { Pacer } from "../engine/pacer.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
+import { check_option, check_options, flag } from "../options.ts";
 import { Tensor } from "../tensor.ts";
 import { backbone_modules, classifier_module, type ModuleSpec } from "./architecture.ts";
 import { classifier_checkpoint_key } from "./checkpoint_keys.ts";
@@ -14,6 +15,7 @@ import {
   check_visible_patches,
   type ForwardInputs,
   inputs_for,
+  LABEL_RULES,
   pixels_on,
 } from "./inputs.ts";
 import type { Labels } from "./losses.ts";
@@ -338,7 +340,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
-    await this.ready(inputs);
+    await this.ready(inputs ?? null);
     const batches = await batches_of(this, inputs);
     if (batches) return batches.join_outputs((batch) => this.forward(batch));
     return run(this, inputs, async (forward, inputs) => {
@@ -362,8 +364,10 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
     pool: "cls" | "mean" = "cls",
     options: { before_norm?: boolean } = {},
   ): Promise<Tensor<"float32">> {
+    check_options("get_image_features", options, { before_norm: flag });
+    check_option("get_image_features", "pool", pool, { pool: ["cls", "mean"] });
     const { before_norm = false } = options;
-    const { engine } = await this.ready(inputs);
+    const { engine } = await this.ready(inputs ?? null);
     const batches = await batches_of(this, inputs);
     if (batches)
       return batches.join_tensors((batch) => this.get_image_features(batch, pool, { before_norm }));
@@ -447,7 +451,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
-    const { engine, config } = await this.ready(inputs);
+    const { engine, config } = await this.ready(inputs ?? null, LABEL_RULES);
     const { labels, ...rest } = inputs;
     const batches = await batches_of(this, rest);
     if (batches) {

@@ -1,6 +1,5 @@
 import { Callable } from "../callable.ts";
-import type { TileChoice } from "../engine/engine.ts";
-import { type Engine, type EngineMemory, WEIGHT_DTYPES, type WeightDtype } from "../engine/engine.ts";
+import type { Engine, EngineMemory, TileChoice, WeightDtype } from "../engine/engine.ts";
 import type { EngineInfo } from "../engine/engine_info.ts";
 import type { Device, DeviceOptions } from "../engine/engine_options.ts";
 import { open_engine } from "../engine/open_engine.ts";
@@ -8,10 +7,12 @@ import type { Peak, Profile } from "../engine/profile.ts";
 import { env } from "../env.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
+import { check_pretrained, MODEL_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { Checkpoint, LoadOptions, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
+import { check_options, flag, type Rules, record } from "../options.ts";
 import { Tensor } from "../tensor.ts";
 import type { ModuleSpec } from "./architecture.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
@@ -21,7 +22,7 @@ import {
   ViTMSNConfig,
   type ViTMSNConfigInit,
 } from "./configuration_vit_msn.ts";
-import type { ForwardInputs } from "./inputs.ts";
+import { type ForwardInputs, INPUT_RULES } from "./inputs.ts";
 import { Residence, type Running } from "./loaded_engine.ts";
 import {
   type CheckpointMatch,
@@ -176,6 +177,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     source: PretrainedSource,
     options: PretrainedOptions = {},
   ): Promise<M> {
+    check_pretrained(options);
     const resolved = resolve_options(options);
     const files = await open_source(source, options);
     const config =
@@ -204,6 +206,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     config: ViTMSNConfig | ViTMSNConfigInit,
     options: FromConfigOptions = {},
   ): Promise<M> {
+    check_options("from_config", options, MODEL_RULES, { use_mask_token: flag });
     const resolved = resolve_options(options);
     const full = config instanceof ViTMSNConfig ? config : new ViTMSNConfig(config);
     const fresh: Matched = {
@@ -225,6 +228,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     directory: SaveDirectory,
     options: Pick<LoadOptions, "signal" | "progress_callback"> = {},
   ): Promise<void> {
+    check_options("save_pretrained", options, SAVE_RULES);
     await this.ready();
     const { save_model } = await on_demand("writing of models", () => import("./save_model.ts"));
     await save_model(this, this.constructor as typeof PreTrainedModel, directory, options);
@@ -237,6 +241,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
    * @throws VitMsnError as forward does.
    */
   async profile(inputs: Inputs, options: { peak?: Peak } = {}): Promise<Profile> {
+    check_options("profile", options, { peak: record });
     if (this.engine_info.worker) {
       throw new VitMsnError(
         "UNSUPPORTED",
@@ -262,6 +267,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
    * @throws VitMsnError UNSUPPORTED where there are no tiles to choose from: on the CPU; and as forward does.
    */
   async tune(inputs: Inputs, options: { again?: boolean } = {}): Promise<readonly TileChoice[]> {
+    check_options("tune", options, { again: flag });
     await this.ready();
     const { engine } = this;
     if (engine.tiled === undefined) {
@@ -299,11 +305,9 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /** @internal Checks that a forward can start; where the device was lost, waits until it is open again. */
-  protected async ready(inputs: ForwardInputs = {} as ForwardInputs): Promise<this> {
+  protected async ready(inputs?: ForwardInputs, more: Rules = {}): Promise<this> {
     this.#residence.check_alive();
-    if (inputs === null || typeof inputs !== "object") {
-      throw new VitMsnError("INVALID_ARGUMENT", "forward takes an object: forward({ pixel_values }).");
-    }
+    if (inputs !== undefined) check_options("forward", inputs, INPUT_RULES, more);
     await this.#residence.ready();
     return this;
   }
@@ -323,23 +327,11 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 }
 
-function resolve_options(options: ModelOptions): RequestedOptions {
-  const name = options.dtype ?? "float32";
-  const dtype = DTYPE_ALIASES[name] ?? name;
-  if (!WEIGHT_DTYPES.includes(dtype as WeightDtype)) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `dtype must be one of ${WEIGHT_DTYPES.join(", ")} (or fp32, fp16, bf16, q8), got ${JSON.stringify(name)}.`,
-    );
-  }
-  const attn_implementation = options.attn_implementation ?? "sdpa";
-  if (attn_implementation !== "sdpa" && attn_implementation !== "eager") {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `attn_implementation must be "sdpa" or "eager", got ${JSON.stringify(attn_implementation)}.`,
-    );
-  }
-  return { dtype: dtype as WeightDtype, attn_implementation };
+function resolve_options({
+  dtype = "float32",
+  attn_implementation = "sdpa",
+}: ModelOptions): RequestedOptions {
+  return { dtype: (DTYPE_ALIASES[dtype] ?? dtype) as WeightDtype, attn_implementation };
 }
 
 /** A model's parameters, and where a checkpoint has them. */

@@ -1,5 +1,5 @@
 import { save_files } from "#save";
-import { VitMsnError } from "../errors.ts";
+import { invalid_argument as invalid, show, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { type ImageInput, RawImage } from "../image/raw_image.ts";
 import { type Evaluation, leave_one_out, predict, summarise } from "../learning/evaluation.ts";
@@ -27,12 +27,14 @@ import {
   write_taught,
 } from "../learning/head_file.ts";
 import type { Head } from "../learning/heads.ts";
+import { LOAD_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, PretrainedSource } from "../loading/types.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
-import { best, type ClassificationResult, check_top_k } from "./image_classification.ts";
-import { ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
+import { callable, check_options, count_or_null, flag, type Rules } from "../options.ts";
+import { best, type ClassificationResult, DEFAULT_TOP_K } from "./image_classification.ts";
+import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
 /** What a feature is; pipeline()'s options for "few-shot-image-classification". */
 export interface FewShotFeatureOptions {
@@ -70,6 +72,9 @@ export interface FewShotImageClassificationPipeline {
   (image: ImageInput, options?: FewShotCallOptions): Promise<ClassificationResult[]>;
 }
 
+const FEATURE_RULES: Rules = { features: Object.keys(FEATURE_KINDS), normalize: flag };
+const IMAGE_RULES: Rules = { ...CALL_RULES, progress_callback: callable };
+
 /** The probe is at least this like the one that was saved (cosine of centred features), whatever the dtype. */
 const SAME_BACKBONE = 0.99;
 
@@ -98,12 +103,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
 
   constructor(model: ViTMSNModel, processor: ViTImageProcessor, options: FewShotFeatureOptions = {}) {
     super(model, processor);
+    check_options("FewShotImageClassificationPipeline", options, FEATURE_RULES);
     const { features = "cls_before_norm", normalize = true } = options;
-    if (!Object.hasOwn(FEATURE_KINDS, features)) {
-      const kinds = Object.keys(FEATURE_KINDS).join(", ");
-      throw invalid(`features must be one of ${kinds}, got ${JSON.stringify(features)}.`);
-    }
-    if (typeof normalize !== "boolean") throw invalid("normalize must be true or false.");
     this.#features = features;
     this.#normalize = normalize;
   }
@@ -146,6 +147,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   ): Promise<number[]> {
     this.#check_alive();
     if (typeof label !== "string" || label === "") throw invalid("A label must be a text that isn't empty.");
+    check_options("add", options, IMAGE_RULES);
     const count = Array.isArray(images) ? images.length : 1;
     if (count === 0) throw invalid(`The list of pictures for ${JSON.stringify(label)} is empty.`);
     const { progress_callback, ...call } = options;
@@ -171,9 +173,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     const removed = this.#examples.length - kept.length;
     if (removed === 0) {
       const known = this.labels.map((label) => JSON.stringify(label)).join(", ") || "none";
-      throw invalid(
-        `There is no picture with the id or label ${JSON.stringify(what)}; labels are: ${known}.`,
-      );
+      throw invalid(`There is no picture with the id or label ${show(what)}; labels are: ${known}.`);
     }
     this.#examples = kept;
     this.#stale = true;
@@ -204,8 +204,9 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     options: FewShotCallOptions = {},
   ): Promise<ClassificationResult[] | ClassificationResult[][]> {
     const { head } = this.#ready();
+    check_options("The few-shot-image-classification call", options, { ...CALL_RULES, top_k: count_or_null });
     const { top_k, ...call } = options;
-    const k = check_top_k(top_k);
+    const k = top_k ?? DEFAULT_TOP_K;
     const results: ClassificationResult[][] = [];
     for await (const feature of this.#features_of(images, call)) {
       const sound = check_feature(feature, `picture ${results.length}`);
@@ -220,6 +221,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
    */
   async evaluate(images: LabelledImages, options: FewShotImageOptions = {}): Promise<Evaluation> {
     const { head } = this.#ready();
+    check_options("evaluate", options, IMAGE_RULES);
     const entries = images instanceof Map ? [...images] : Object.entries(images ?? {});
     const lists = entries.map(
       ([label, given]) =>
@@ -250,6 +252,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
    */
   async leave_one_out(options: Pick<FitOptions, "signal" | "progress_callback"> = {}): Promise<Evaluation> {
     const { plan } = this.#ready();
+    check_options("leave_one_out", options, SAVE_RULES);
     check_labels(this.labels);
     return leave_one_out([...this.#examples], plan, options);
   }
@@ -261,6 +264,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
    */
   async save(directory: SaveDirectory, options: FewShotSaveOptions = {}): Promise<void> {
     this.#check_alive();
+    check_options("save", options, { ...SAVE_RULES, keep_features: flag });
     const { keep_features = true, ...save_options } = options;
     if (this.#fitted === undefined && (!keep_features || this.#examples.length === 0))
       throw invalid("There is nothing to save yet: add pictures, or call fit() first.");
@@ -282,6 +286,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
    */
   async load(source: PretrainedSource, options: LoadOptions = {}): Promise<void> {
     this.#check_alive();
+    check_options("load", options, SAVE_RULES, LOAD_RULES);
     const taught = await read_taught(await open_source(source, options));
     await this.#check_backbone(taught, options.signal);
     this.#check_alive();
@@ -321,6 +326,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     options: Pick<LoadOptions, "signal" | "progress_callback"> = {},
   ): Promise<void> {
     const { head } = this.#ready();
+    check_options("export_model", options, SAVE_RULES);
     await export_model(directory, this.model, this.processor, { head, ...this.feature_options }, options);
   }
 
@@ -382,8 +388,4 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
 function cosine(a: Float32Array, b: Float32Array): number {
   const [u, v] = [center_and_normalize(a), center_and_normalize(b)];
   return u.reduce((sum, value, i) => sum + value * (v[i] as number), 0);
-}
-
-function invalid(message: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message);
 }

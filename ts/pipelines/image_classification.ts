@@ -1,8 +1,8 @@
-import { VitMsnError } from "../errors.ts";
 import type { ImageInput } from "../image/raw_image.ts";
 import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
-import { ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
+import { check_options, count_or_null, type Rules } from "../options.ts";
+import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
 export type FunctionToApply = "softmax" | "sigmoid" | "none";
 
@@ -21,7 +21,14 @@ export interface ImageClassificationOptions extends ImagePipelineCallOptions {
   function_to_apply?: FunctionToApply | null;
 }
 
-const DEFAULT_TOP_K = 5;
+export const DEFAULT_TOP_K = 5;
+const RULES: Rules = {
+  top_k: count_or_null,
+  function_to_apply: [
+    '"softmax", "sigmoid" or "none"',
+    (name) => name === null || Object.hasOwn(SCORES, String(name).toLowerCase()),
+  ],
+};
 
 /** A call signature that gives one list of results for one picture, and a list of such for a list of pictures. */
 export interface ImageClassificationPipeline {
@@ -44,9 +51,10 @@ export class ImageClassificationPipeline extends ImagePipeline<
     images: ImageInput | readonly ImageInput[],
     options: ImageClassificationOptions = {},
   ): Promise<ClassificationResult[] | ClassificationResult[][]> {
+    check_options("The image-classification call", options, CALL_RULES, RULES);
     const { config } = this.model;
     const apply = SCORES[score_function(options.function_to_apply, config)];
-    const top_k = check_top_k(options.top_k);
+    const top_k = options.top_k ?? DEFAULT_TOP_K;
     const results: ClassificationResult[][] = [];
     for await (const inputs of this.batches(images, options)) {
       const { logits } = await this.model.forward(inputs);
@@ -60,27 +68,8 @@ export class ImageClassificationPipeline extends ImagePipeline<
   }
 }
 
-/** top_k, checked. */
-export function check_top_k(top_k: number | null | undefined): number {
-  const k = top_k ?? DEFAULT_TOP_K;
-  if (!Number.isInteger(k) || k < 1) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `top_k must be a whole number from 1 on, got ${String(top_k)}.`,
-    );
-  }
-  return k;
-}
-
 function score_function(given: string | null | undefined, config: ViTMSNConfig): FunctionToApply {
-  if (given != null) {
-    const name = String(given).toLowerCase();
-    if (name === "softmax" || name === "sigmoid" || name === "none") return name;
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `function_to_apply must be "softmax", "sigmoid" or "none", got ${JSON.stringify(given)}.`,
-    );
-  }
+  if (given != null) return given.toLowerCase() as FunctionToApply;
   if (config.problem_type === "regression") return "none";
   const one_or_several = config.problem_type === "multi_label_classification" || config.num_labels === 1;
   return one_or_several ? "sigmoid" : "softmax";

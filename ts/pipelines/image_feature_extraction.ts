@@ -1,9 +1,9 @@
-import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import type { ImageInput } from "../image/raw_image.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
+import { check_options } from "../options.ts";
 import { concatenate, type Tensor } from "../tensor.ts";
-import { ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
+import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
 /** true or "cls": the CLS token after the final layernorm; "mean": the mean of the patch tokens; false: every token. */
 export type Pool = boolean | "cls" | "mean";
@@ -12,6 +12,9 @@ export interface ImageFeatureExtractionOptions extends ImagePipelineCallOptions 
   /** Default: what pipeline() was given, else false. */
   pool?: Pool;
 }
+
+/** What pipeline() and its calls take. */
+export const POOL_RULES = { pool: [true, false, "cls", "mean"] };
 
 /**
  * pipeline("image-feature-extraction"): last_hidden_state [batch, tokens, hidden_size], or with `pool`
@@ -30,14 +33,16 @@ export class ImageFeatureExtractionPipeline extends ImagePipeline<
 
   constructor(model: ViTMSNModel, processor: ViTImageProcessor, pool: Pool) {
     super(model, processor);
-    this.#pool = check_pool(pool);
+    check_options("ImageFeatureExtractionPipeline", { pool }, POOL_RULES);
+    this.#pool = pool;
   }
 
   override async _call(
     images: ImageInput | readonly ImageInput[],
     options: ImageFeatureExtractionOptions = {},
   ): Promise<Tensor<"float32">> {
-    const pool = check_pool(options.pool ?? this.#pool);
+    check_options("The image-feature-extraction call", options, CALL_RULES, POOL_RULES);
+    const { pool = this.#pool } = options;
     const parts: Tensor<"float32">[] = [];
     for await (const inputs of this.batches(images, options)) {
       parts.push(
@@ -48,12 +53,4 @@ export class ImageFeatureExtractionPipeline extends ImagePipeline<
     }
     return concatenate(parts);
   }
-}
-
-function check_pool(pool: Pool): Pool {
-  if (typeof pool === "boolean" || pool === "cls" || pool === "mean") return pool;
-  throw new VitMsnError(
-    "INVALID_ARGUMENT",
-    `pool must be true, false, "cls" or "mean", got ${JSON.stringify(pool)}.`,
-  );
 }

@@ -1,9 +1,9 @@
 import { Callable } from "../callable.ts";
-import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import type { ImageInput } from "../image/raw_image.ts";
 import type { ForwardInputs } from "../model/inputs.ts";
 import type { PreTrainedModel } from "../model/pretrained.ts";
+import { abort_signal, count, type Rules } from "../options.ts";
 import type { Tensor } from "../tensor.ts";
 
 /** The options of every pipeline call. */
@@ -12,6 +12,9 @@ export interface ImagePipelineCallOptions {
   batch_size?: number;
   signal?: AbortSignal;
 }
+
+/** ImagePipelineCallOptions. */
+export const CALL_RULES: Rules = { batch_size: count, signal: abort_signal };
 
 /** What the pipelines share: a model with its processor, and pictures in batches. */
 export abstract class ImagePipeline<
@@ -38,12 +41,6 @@ export abstract class ImagePipeline<
     images: ImageInput | readonly ImageInput[],
     { batch_size = 1, signal }: ImagePipelineCallOptions,
   ): AsyncGenerator<ForwardInputs & { pixel_values: Tensor<"float32"> }> {
-    if (!Number.isInteger(batch_size) || batch_size < 1) {
-      throw new VitMsnError(
-        "INVALID_ARGUMENT",
-        `batch_size must be a whole number from 1 on, got ${String(batch_size)}.`,
-      );
-    }
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
     for (let i = 0; i < list.length; i += batch_size) {
       const batch = list.slice(i, i + batch_size);

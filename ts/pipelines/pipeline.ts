@@ -1,16 +1,18 @@
 import { default_model } from "../default_model.ts";
-import { VitMsnError } from "../errors.ts";
+import { show, VitMsnError } from "../errors.ts";
 import { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import { check_pretrained } from "../loading/option_rules.ts";
 import type { PretrainedSource } from "../loading/types.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../model/modeling_vit_msn.ts";
 import type { PretrainedOptions } from "../model/pretrained.ts";
 import { on_demand } from "../on_demand.ts";
+import { any, check_options, type Rules } from "../options.ts";
 import type {
   FewShotFeatureOptions,
   FewShotImageClassificationPipeline,
 } from "./few_shot_image_classification.ts";
 import { ImageClassificationPipeline } from "./image_classification.ts";
-import { ImageFeatureExtractionPipeline, type Pool } from "./image_feature_extraction.ts";
+import { ImageFeatureExtractionPipeline, POOL_RULES, type Pool } from "./image_feature_extraction.ts";
 
 /** A model that is loaded already; a classifier stands for its backbone where a task needs that. */
 export type LoadedModel = ViTMSNForImageClassification | ViTMSNModel;
@@ -49,13 +51,27 @@ const LOADERS: {
     );
   },
   "few-shot-image-classification": async (source, options) => {
+    const { features, normalize } = options;
     const { FewShotImageClassificationPipeline } = await on_demand(
       "few-shot learning",
       () => import("./few_shot_image_classification.ts"),
     );
     const processor = await processor_of(source, options);
-    return new FewShotImageClassificationPipeline(await backbone_of(source, options), processor, options);
+    return new FewShotImageClassificationPipeline(await backbone_of(source, options), processor, {
+      features,
+      normalize,
+    });
   },
+};
+
+/** What each task's pipeline takes besides from_pretrained's options. */
+const TASK_RULES: Readonly<Record<PipelineTask, Rules>> = {
+  "image-classification": {},
+  "image-feature-extraction": POOL_RULES,
+  "few-shot-image-classification": { features: any, normalize: any },
+};
+const PROCESSOR_RULES: Rules = {
+  image_processor: ["a ViTImageProcessor", (value) => value instanceof ViTImageProcessor],
 };
 
 const is_loaded = (source: Source): source is LoadedModel =>
@@ -63,7 +79,7 @@ const is_loaded = (source: Source): source is LoadedModel =>
 
 async function processor_of(source: Source, options: PipelineOptions): Promise<ViTImageProcessor> {
   if (options.image_processor !== undefined) return options.image_processor;
-  if (!is_loaded(source)) return ViTImageProcessor.from_pretrained(source, options);
+  if (!is_loaded(source)) return ViTImageProcessor.from_pretrained(source, pretrained(options));
   throw new VitMsnError(
     "INVALID_ARGUMENT",
     "A model that is loaded already needs its image_processor, too.",
@@ -73,11 +89,22 @@ async function processor_of(source: Source, options: PipelineOptions): Promise<V
   );
 }
 
+/** Without what is the pipeline's own. */
+function pretrained({
+  image_processor,
+  pool,
+  features,
+  normalize,
+  ...options
+}: PipelineOptions): PretrainedOptions {
+  return options;
+}
+
 async function classifier_of(
   source: Source,
   options: PipelineOptions,
 ): Promise<ViTMSNForImageClassification> {
-  if (!is_loaded(source)) return ViTMSNForImageClassification.from_pretrained(source, options);
+  if (!is_loaded(source)) return ViTMSNForImageClassification.from_pretrained(source, pretrained(options));
   if (source instanceof ViTMSNForImageClassification) return source;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
@@ -87,7 +114,7 @@ async function classifier_of(
 }
 
 async function backbone_of(source: Source, options: PipelineOptions): Promise<ViTMSNModel> {
-  if (!is_loaded(source)) return ViTMSNModel.from_pretrained(source, options);
+  if (!is_loaded(source)) return ViTMSNModel.from_pretrained(source, pretrained(options));
   return source instanceof ViTMSNModel ? source : source.vit;
 }
 
@@ -109,10 +136,10 @@ export async function pipeline<T extends PipelineTask>(
   const load = Object.hasOwn(LOADERS, task) ? LOADERS[task] : undefined;
   if (load === undefined) {
     const tasks = Object.keys(LOADERS).join('" or "');
-    throw new VitMsnError(
-      "UNSUPPORTED",
-      `Task ${JSON.stringify(task)} is not one of this package's: "${tasks}".`,
-    );
+    throw new VitMsnError("UNSUPPORTED", `Task ${show(task)} is not one of this package's: "${tasks}".`);
   }
+  const where = `pipeline("${task}")`;
+  if (is_loaded(model)) check_options(where, options, PROCESSOR_RULES, TASK_RULES[task]);
+  else check_pretrained(options, where, PROCESSOR_RULES, TASK_RULES[task]);
   return load(model, options);
 }

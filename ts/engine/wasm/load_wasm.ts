@@ -1,5 +1,6 @@
 import { default_wasm } from "#wasm";
 import { VitMsnError } from "../../errors.ts";
+import { bytes_of } from "../../options.ts";
 import type { Level } from "../engine_info.ts";
 
 export type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
@@ -17,7 +18,7 @@ export async function load_wasm_module(
   given: WasmInput | undefined,
   level: Level | "webgpu" = "simd128",
 ): Promise<WebAssembly.Module> {
-  if (given instanceof Response) return compile_received(given);
+  if (is_response(given)) return compile_received(given);
   if (given !== undefined) return compile(given);
   const module = compiled.get(level) ?? (default_wasm(level) as Promise<WasmInput>).then(compile);
   compiled.set(level, module);
@@ -53,7 +54,7 @@ async function compile(input: WasmInput): Promise<WebAssembly.Module> {
 
 async function read(input: BufferSource | URL | Response): Promise<BufferSource> {
   if (input instanceof URL) return read(await fetch_wasm(input));
-  if (!(input instanceof Response)) return input;
+  if (!is_response(input)) return bytes_of(input as BufferSource, "The engine's WebAssembly") as BufferSource;
   if (!input.ok) {
     throw new VitMsnError(
       "IO",
@@ -61,6 +62,11 @@ async function read(input: BufferSource | URL | Response): Promise<BufferSource>
     );
   }
   return input.arrayBuffer();
+}
+
+/** Node without fetch has no Response either. */
+function is_response(input: unknown): input is Response {
+  return typeof Response !== "undefined" && input instanceof Response;
 }
 
 async function fetch_wasm(url: URL): Promise<Response> {
@@ -72,9 +78,7 @@ async function fetch_wasm(url: URL): Promise<Response> {
 }
 
 function compile_error(bytes: BufferSource, cause: unknown): VitMsnError {
-  const view = ArrayBuffer.isView(bytes)
-    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    : new Uint8Array(bytes);
+  const view = bytes_of(bytes, "The engine's WebAssembly");
   const is_wasm = view[0] === 0 && view[1] === 0x61 && view[2] === 0x73 && view[3] === 0x6d; // "\0asm"
   if (!is_wasm) {
     const start = new TextDecoder().decode(view.subarray(0, 16));

@@ -1,4 +1,5 @@
 import { type ErrorCode, VitMsnError } from "../../errors.ts";
+import { bytes_of } from "../../options.ts";
 import type {
   Activation,
   Engine,
@@ -82,10 +83,12 @@ export class WasmEngine implements Engine {
   }
 
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
+    bytes_of(data, "A tensor");
     return this.call((glue) => glue.tensor(data, Uint32Array.from(dims))) as TensorHandle;
   }
 
   parameter(bytes: Uint8Array, from: FloatDtype, dtype: FloatDtype, dims: readonly number[]): TensorHandle {
+    bytes_of(bytes, "A parameter");
     return this.call((glue) => glue.parameter(bytes, from, dtype, Uint32Array.from(dims))) as TensorHandle;
   }
 
@@ -105,14 +108,17 @@ export class WasmEngine implements Engine {
   }
 
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void {
+    bytes_of(bytes, "A parameter");
     this.call((glue) => glue.set_rows(weights, row, bytes, from));
   }
 
   set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void {
+    bytes_of(bytes, "A parameter");
     this.call((glue) => glue.set_quantised_rows(weights, row, bytes, scales));
   }
 
   set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void {
+    bytes_of(bytes, "A parameter");
     this.call((glue) => glue.set_bias(weights, offset, bytes, from));
   }
 

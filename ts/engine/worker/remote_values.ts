@@ -1,3 +1,5 @@
+import { bytes_of } from "../../options.ts";
+
 /**
  * Values in messages. Arrays of numbers travel as their buffers, which are handed over and not copied; what kind they
  * are is said beside: Deno's node:worker_threads takes half a second to post a view of 4 MB, and no time for its buffer.
@@ -45,6 +47,6 @@ function is_whole(view: ArrayBufferView): view is View & { buffer: ArrayBuffer }
   return view.buffer instanceof ArrayBuffer && view.byteLength === view.buffer.byteLength;
 }
 
-function copy_of({ buffer, byteOffset, byteLength }: ArrayBufferView): ArrayBuffer {
-  return new Uint8Array(new Uint8Array(buffer, byteOffset, byteLength)).buffer;
+function copy_of(view: ArrayBufferView): ArrayBuffer {
+  return new Uint8Array(bytes_of(view, "A tensor")).buffer;
 }

@@ -1,0 +1,57 @@
+import {
+  abort_signal,
+  any,
+  callable,
+  check_options,
+  count,
+  flag,
+  is_record,
+  type Rules,
+  text,
+  wasm_input,
+} from "../options.ts";
+
+/** The options of everything that writes files. */
+export const SAVE_RULES: Rules = { signal: abort_signal, progress_callback: callable };
+
+/** LoadOptions, besides those of SAVE_RULES. */
+export const LOAD_RULES: Rules = {
+  revision: text,
+  subfolder: text,
+  cache_dir: text,
+  local_files_only: flag,
+  token: text,
+};
+
+/** ModelOptions. */
+export const MODEL_RULES: Rules = {
+  device: ['"wasm", "webgpu", "auto" or a GPUDevice', is_device],
+  num_threads: count,
+  worker: flag,
+  wasm: wasm_input,
+  dtype: ["float32", "float16", "bfloat16", "int8", "fp32", "fp16", "bf16", "q8"],
+  attn_implementation: ["sdpa", "eager"],
+  seed: ["a finite number", Number.isFinite],
+};
+
+/** PretrainedOptions, besides those. */
+export const PRETRAINED_RULES: Rules = { config: any, ignore_mismatched_sizes: flag };
+
+/**
+ * Checks the options of a from_pretrained. Every one takes all of them, so that one object serves a model, its config and its
+ * processor.
+ * @throws VitMsnError INVALID_ARGUMENT.
+ */
+export function check_pretrained(
+  options: unknown,
+  where = "from_pretrained",
+  ...more: readonly Rules[]
+): void {
+  check_options(where, options, ...more, SAVE_RULES, LOAD_RULES, MODEL_RULES, PRETRAINED_RULES);
+}
+
+function is_device(value: unknown): boolean {
+  if (!is_record(value)) return value === "wasm" || value === "webgpu" || value === "auto";
+  const { createComputePipeline, features, limits, queue } = value;
+  return typeof createComputePipeline === "function" && Boolean(features && limits && queue);
+}
