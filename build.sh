@@ -12,17 +12,18 @@ usage() {
   cat <<'EOF'
 Usage: ./build.sh [COMMAND]
 
-  (none)      install what is missing and build the package into dist/
+  (none)      install missing tools and build what is stale of the package into dist/
+  engine [LEVEL]
+              build one engine and bundle it: simd128, relaxed, simd128_threads, relaxed_threads (default) or webgpu
   studio      build, then serve the studio, a page that shows what the model sees (PORT, default 8000)
   docs        build, then make the documentation site in docs/site/
-  demo        build, then classify sample pictures with the default model
+  demo        build, then classify sample images with the default model
   test        build, then run every check and test: Rust, Node, Chromium, the packed package
   -h, --help  show this
 
-It needs cargo (https://rustup.rs), Node 20 or newer and npm. Tools that are missing go to .tools/,
-logs to .out/logs/. A first run takes about ten minutes, most of it compiling tools; later runs are quick.
-
-Environment: CHROME_PATH  the Chromium or Chrome that the browser tests use
+Requires cargo (https://rustup.rs), Node 20 or newer and npm. Missing tools are installed into .tools/;
+logs go to .out/logs/. The first run takes about ten minutes, mostly to compile tools; later runs are quick.
+CONTRIBUTING.md describes the inner loop and lists the environment variables.
 EOF
 }
 
@@ -37,12 +38,17 @@ install_for_build() {
 
 build() {
   local level
-  for level in $wasm_levels; do
-    step "Engine: Rust to WebAssembly ($level)" build_wasm "$level"
-  done
+  for level in $wasm_levels; do build_engine "$level"; done
   step "Package: bundles, command line, default model" node scripts/bundle.mjs
-  step "Package: type declarations" declare_types
+  if_stale "Package: type declarations" dist/types "$(tree_of ts package.json tsconfig*.json scripts/declarations.mjs)" \
+    declare_types
   node scripts/sizes.mjs || failed_checks+=("sizes: a file of the package is larger than its budget")
+}
+
+build_engine() {
+  local inputs
+  inputs="$(tree_of crates Cargo.toml Cargo.lock scripts/wasm_toolchain.sh scripts/glue.mjs), $(rustc --version)"
+  if_stale "Engine: Rust to WebAssembly ($1)" "ts/engine/vit_msn_$1.wasm" "$inputs" build_wasm "$1"
 }
 
 declare_types() {
@@ -50,8 +56,20 @@ declare_types() {
   npm_bin tsc -p tsconfig.build.json && node scripts/declarations.mjs
 }
 
+# For the inner loop: what the first build installed is there.
+engine() {
+  case " $wasm_levels " in
+    *" $1 "*) ;;
+    *) usage >&2; fail "There is no engine \"$1\"; choose from $wasm_levels." ;;
+  esac
+  has wasm-pack && [ -d node_modules ] || fail "Run ./build.sh once first: it installs the tools."
+  build_engine "$1"
+  step "Package: bundles, command line, default model" node scripts/bundle.mjs
+  finish "Done in $SECONDS s."
+}
+
 demo() {
-  echo "Ten pictures, one of each kind, the three likeliest classes of each by the default model:"
+  echo "Ten images, one of each class, with the default model's three likeliest classes for each:"
   node dist/cli.js classify models/fashion/pictures/*.png --top-k 3
 }
 
@@ -93,13 +111,14 @@ run_checks() {
 }
 
 main() {
+  mkdir -p "$logs" "$tools"
   case "${1-}" in
     "" | docs | demo | studio | test) ;;
+    engine) [ $# -le 2 ] && engine "${2-relaxed_threads}"; exit ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; fail "There is no command \"$1\"." ;;
   esac
   [ $# -le 1 ] || { usage >&2; fail "One command at a time, please."; }
-  mkdir -p "$logs" "$tools"
   install_for_build
   build
   case "${1-}" in

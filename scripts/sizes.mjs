@@ -1,5 +1,6 @@
-// Prints what a user downloads, and fails where a file outgrew its budget (bytes before compression).
-import { readFileSync } from "node:fs";
+// Prints what a user downloads, and fails where a file outgrew its budget (bytes before compression) or a document gives
+// another size. In documents, sizes stand between markers, <!--size:facade-->127 kB<!--/size-->; --write corrects them.
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 const budgets = [
@@ -7,15 +8,17 @@ const budgets = [
   { files: ["dist/vit_msn_relaxed.wasm"], what: "the same, relaxed SIMD", budget: 310_000 },
   { files: ["dist/vit_msn_simd128_threads.wasm"], what: "the same, threads", budget: 310_000 },
   {
+    name: "engine",
     files: ["dist/vit_msn_relaxed_threads.wasm"],
     what: "the same, relaxed SIMD and threads",
     budget: 310_000,
   },
-  { files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 600_000 },
+  { name: "webgpu", files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 600_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 45_000 },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 16_000 },
   { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 49_000 },
   {
+    name: "facade",
     files: ["index", "base", "settings", "loading", "image", "config", "core"].map(
       (name) => `dist/${name}.web.js`,
     ),
@@ -30,16 +33,45 @@ const budgets = [
     budget: 248_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 193_000 },
-  { files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
+  { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
 ];
+/** How far a document's figure may be off before it misleads. */
+const TOLERANCE = 0.03;
+
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 
-for (const { files, what, budget } of budgets) {
+/** By the name that documents use. @type {Map<string, number>} */
+const sizes = new Map();
+for (const { name, files, what, budget } of budgets) {
   const bytes = Buffer.concat(files.map((file) => readFileSync(file)));
+  if (name !== undefined) sizes.set(name, bytes.length);
   const over = bytes.length > budget;
   console.log(
     `  ${files.join(" + ")} (${what}): ${kilobytes(bytes.length)}, ${kilobytes(gzipSync(bytes).length)} gzipped, ` +
       `budget ${kilobytes(budget)}${over ? ": too large" : ""}`,
   );
   if (over) process.exitCode = 1;
+}
+for (const folder of [".", "docs/guides", "docs/design"]) {
+  for (const file of readdirSync(folder)) if (file.endsWith(".md")) check_document(`${folder}/${file}`);
+}
+
+/** @param {string} file */
+function check_document(file) {
+  const text = readFileSync(file, "utf8");
+  const corrected = text.replaceAll(
+    /(<!--size:(\w+)-->)([\d,.]+)( kB<!--\/size-->)/g,
+    (all, before, name, figure, after) => {
+      const bytes = sizes.get(name);
+      if (bytes === undefined) throw new Error(`${file}: there is no size "${name}".`);
+      const is_near = Math.abs(Number(figure) * 1000 - bytes) <= TOLERANCE * bytes;
+      return is_near ? all : `${before}${Math.round(bytes / 1000)}${after}`;
+    },
+  );
+  if (corrected === text) return;
+  if (process.argv.includes("--write")) writeFileSync(file, corrected);
+  else {
+    console.error(`  ${file} gives sizes that are no longer true: run "node scripts/sizes.mjs --write".`);
+    process.exitCode = 1;
+  }
 }

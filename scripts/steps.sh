@@ -31,6 +31,24 @@ step() {
   quiet_step "$@" || { show_log "$(log_of "$1")"; fail "\"$1\" failed; its whole log is $(log_of "$1")."; }
 }
 
+# What files and folders hold, as one hash: of what git would commit, so that no build output counts.
+tree_of() {
+  git ls-files -z --cached --others --exclude-standard -- "$@" | xargs -0 sha256sum 2>/dev/null | sha256sum | cut -d " " -f 1
+}
+
+# A step that is skipped where its output was made from the same inputs. Usage: if_stale NAME OUTPUT INPUTS COMMAND...
+if_stale() {
+  local name=$1 output=$2 inputs=$3 stamp=$root/.out/built-from/$2
+  shift 3
+  if [ -e "$output" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$inputs" ]; then
+    echo "  $name ... up to date"
+    return
+  fi
+  step "$name" "$@"
+  mkdir -p "$(dirname "$stamp")"
+  echo "$inputs" >"$stamp"
+}
+
 # A step whose failure is remembered, so that one run shows all that is wrong.
 check() {
   quiet_step "$@" || { show_log "$(log_of "$1")"; failed_checks+=("$1"); }

@@ -1,7 +1,8 @@
 # How crates are compiled for wasm32: by rustup's toolchain, or by Debian's with the standard library built here.
 
 # One binary for each feature level of the CPU, and one for WebGPU; a user's browser downloads the one it runs.
-wasm_levels="simd128 relaxed simd128_threads relaxed_threads webgpu"
+# First the one whose glue the CPU's others share.
+wasm_levels="relaxed_threads simd128 relaxed simd128_threads webgpu"
 
 wasm_rustflags() {
   case $1 in
@@ -85,7 +86,7 @@ build_sysroot() {
 }
 
 # ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it. The glue of
-# the last level of the CPU, which has threads, serves all of those; WebGPU's is its own.
+# relaxed_threads serves every level of the CPU (the others ignore its extra arguments); WebGPU's is its own.
 build_wasm() {
   local level=$1 pkg=$root/target/wasm-$1/pkg generated=ts/engine/generated options=() own=()
   if [ "$level" = webgpu ]; then
@@ -100,8 +101,18 @@ build_wasm() {
   in_wasm_toolchain "$level" wasm-pack build crates/wasm --release --target web --mode no-install --no-opt --no-pack \
     --out-dir "$pkg" --out-name vit_msn_wasm -- --locked "${options[@]}" || return 1
   optimise_wasm "$pkg/vit_msn_wasm_bg.wasm" "$root/ts/engine/vit_msn_$level.wasm" || return 1
-  node scripts/glue.mjs "$pkg" "$generated" "${own[@]}"
+  case $level in
+    relaxed_threads | webgpu) node scripts/glue.mjs "$pkg" "$generated" "${own[@]}" ;;
+    *) same_exports "$pkg" || fail "What Rust exports has changed: build relaxed_threads first, whose glue all levels share." ;;
+  esac
 }
+
+# Whether a level exports what the shared glue expects; levels without threads lack the threads' arguments alone.
+same_exports() {
+  local glue=$root/ts/engine/generated/vit_msn_wasm.d.ts
+  [ ! -e "$glue" ] || cmp -s <(exports_of "$1/vit_msn_wasm.d.ts") <(exports_of "$glue")
+}
+exports_of() { sed -n 's/^export function \([a-z_]*\)(.*/\1/p' "$1" | sort; }
 
 # wasm-opt works for seconds: not again on what the compiler left unchanged.
 optimise_wasm() {
