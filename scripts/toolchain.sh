@@ -72,6 +72,12 @@ need_nextest() {
     cargo_install --locked cargo-nextest --no-default-features --features default-no-update
 }
 
+typos_version=1.52.0
+need_typos() {
+  [ "$(typos --version 2>/dev/null)" = "typos-cli $typos_version" ] && return
+  step "typos, compiled once (minutes)" cargo_install --locked typos-cli --version "$typos_version"
+}
+
 wasm_sysroot=$tools/wasm-sysroot
 threads_sysroot=$tools/wasm-threads-sysroot
 
