@@ -1,6 +1,10 @@
 import { describe, expect, test } from "vitest";
+import { memory_file } from "../../ts/loading/bytes.ts";
 import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
+import { crc32 } from "../../ts/loading/formats/crc32.web.ts";
+import { read_pytorch_bin } from "../../ts/loading/formats/pytorch_bin.ts";
 import { open_source } from "../../ts/loading/source.ts";
+import type { CheckpointTensor } from "../../ts/loading/types.ts";
 import { expect_error } from "../support/errors.ts";
 import { read_file } from "../support/files.ts";
 import {
@@ -72,7 +76,7 @@ describe("sound files", () => {
     await expect_error(async () => transposed?.read(20, 8), "INVALID_CHECKPOINT", /"transposed"/);
   });
 
-  test("half precision is a tensor; integers and doubles are listed apart", async () => {
+  test("half precision is a tensor, doubles are read as float32; integers are listed apart", async () => {
     const pickle = state_dict_pickle({
       half: { type: "HalfStorage", dims: [2], strides: [1], count: 2 },
       brain: { type: "BFloat16Storage", dims: [2], strides: [1], count: 2, storage: "1" },
@@ -84,7 +88,8 @@ describe("sound files", () => {
     );
     expect(checkpoint.tensors.get("half")?.dtype).toBe("float16");
     expect(checkpoint.tensors.get("brain")?.dtype).toBe("bfloat16");
-    expect(checkpoint.other_keys).toEqual(["ids", "double"]);
+    expect([...checkpoint.unreadable]).toEqual([["ids", "int64"]]);
+    expect(checkpoint.tensors.get("double")?.dtype).toBe("float32");
   });
 
   test("any folder in the archive, none, zip64, padding before the data", async () => {
@@ -136,6 +141,144 @@ describe("sound files", () => {
       op.stop,
     );
     expect(await values_of(torch_file(pickle))).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+});
+
+/** As torch pickles tensors of dtypes that are newer than its typed storages. */
+function new_tensor(dtype: string, count: number, storage: string) {
+  const id = op.tuple(
+    op.unicode("storage"),
+    op.global("torch.storage", "UntypedStorage"),
+    op.unicode(storage),
+    op.unicode("cpu"),
+    op.int(count),
+  );
+  const args = [concat(id, op.persistent_id), op.int(0), op.tuple(op.int(2)), op.tuple(op.int(1)), op.no];
+  return concat(
+    op.global("torch._utils", "_rebuild_tensor_v3"),
+    op.tuple(...args, ordered_dict, op.global("torch", dtype)),
+    op.reduce,
+  );
+}
+
+describe("other dtypes", () => {
+  test("doubles and float8 are read as float32, strided ones too", async () => {
+    const pickle = concat(
+      op.proto(2),
+      op.empty_dict,
+      op.set_items(
+        op.unicode("a"),
+        tensor_pickle({ type: "DoubleStorage", dims: [2], strides: [2], count: 3 }),
+        op.unicode("e4m3"),
+        new_tensor("float8_e4m3fn", 2, "1"),
+        op.unicode("e5m2"),
+        new_tensor("float8_e5m2", 2, "2"),
+        op.unicode("ids"),
+        new_tensor("uint16", 4, "3"),
+      ),
+      op.stop,
+    );
+    const doubles = new Uint8Array(Float64Array.of(0.1, 2, -3.5).buffer);
+    const file = torch_file(pickle, {
+      0: doubles,
+      1: bytes(0x7e, 0x81),
+      2: bytes(0x7b, 0x01),
+      3: bytes(1, 0, 2, 0),
+    });
+    expect(await values_of(file)).toEqual([Math.fround(0.1), -3.5]);
+    expect(await values_of(file, "e4m3")).toEqual([448, -(2 ** -9)]);
+    expect(await values_of(file, "e5m2")).toEqual([57344, 2 ** -16]);
+    expect([...(await open(file)).unreadable]).toEqual([["ids", "uint16"]]);
+  });
+
+  test.each([
+    ["float99", /asks for torch\.float99/],
+    ["uint64", /shape \[2\] that doesn't fit/],
+  ])("a new tensor of %s that can't be", async (dtype, message) => {
+    const items = op.set_items(op.unicode("a"), new_tensor(dtype, 2, "0"));
+    const pickle = concat(op.proto(2), op.empty_dict, items, op.stop);
+    await expect_error(open(torch_file(pickle, { 0: bytes(1, 2) })), "INVALID_CHECKPOINT", message);
+  });
+});
+
+describe("a small file can't stand for much", () => {
+  const long = (count: number) => ({ 0: new Uint8Array(4 * count) });
+  const tensors_of = async (tensors: Record<string, TorchTensor>, count: number) => [
+    ...(await open(torch_file(state_dict_pickle(tensors), long(count)))).tensors.values(),
+  ];
+  const many = (length: number, tensor: TorchTensor) =>
+    Object.fromEntries(Array.from({ length }, (_, i) => [`t${i}`, tensor]));
+
+  test("tensors that share bytes are no more than the file together", async () => {
+    const tensors = await tensors_of(many(5, { dims: [10_000], strides: [1], count: 10_000 }), 10_000);
+    for (let again = 0; again < 9; again++) await (tensors[0] as CheckpointTensor).read(0, 40_000);
+    await expect_error(
+      async () => (tensors[1] as CheckpointTensor).read(0, 4),
+      "INVALID_CHECKPOINT",
+      /share them.*clone/,
+    );
+  });
+
+  test("tensors that aren't in one piece span no more than 32 files together", async () => {
+    const sliced = await tensors_of(many(24, { dims: [2], strides: [19_999], count: 20_000 }), 20_000);
+    for (const tensor of sliced) expect(await tensor.read(0, 8)).toEqual(new Uint8Array(8));
+    const more = await tensors_of(many(60, { dims: [2], strides: [19_999], count: 20_000 }), 20_000);
+    await expect_error(
+      async () => {
+        for (const tensor of more) await tensor.read(0, 8);
+      },
+      "INVALID_CHECKPOINT",
+      /contiguously and span.*contiguous\(\)/,
+    );
+  });
+
+  test("a transposed tensor's bytes are read once, however many pieces it is taken in", async () => {
+    const pickle = state_dict_pickle({ a: { dims: [100, 100], strides: [1, 100], count: 10_000 } });
+    const values = Float32Array.from({ length: 10_000 }, (_, i) => i);
+    const file = memory_file("pytorch_model.bin", torch_file(pickle, { 0: new Uint8Array(values.buffer) }));
+    let bytes_read = 0;
+    const { tensors } = await read_pytorch_bin({
+      ...file,
+      read: (offset, length) => {
+        bytes_read += length;
+        return file.read(offset, length);
+      },
+    });
+    const before = bytes_read;
+    const pieces: Uint8Array[] = [];
+    for (let row = 0; row < 100; row++) {
+      pieces.push(await (tensors[0] as CheckpointTensor).read(400 * row, 400));
+    }
+    expect(bytes_read - before).toBe(40_000);
+    const transposed = new Float32Array(concat(...pieces).buffer);
+    expect(transposed.every((value, i) => value === (i % 100) * 100 + Math.floor(i / 100))).toBe(true);
+  });
+});
+
+describe("CRC-32", () => {
+  const archive = (pickle_crc: number, storage_crc: number) =>
+    zip([
+      { name: "a/data.pkl", data: PLAIN, crc32: pickle_crc },
+      { name: "a/data/0", data: SIX, crc32: storage_crc },
+    ]);
+
+  test("is that of zip, whole and in parts", () => {
+    expect(crc32(ascii("123456789"))).toBe(0xcbf43926);
+    const data = Uint8Array.from({ length: 1000 }, (_, i) => i * i);
+    expect(crc32(data.subarray(333), crc32(data.subarray(0, 333)))).toBe(crc32(data));
+  });
+
+  test("of the pickle and of the storages is verified as they are read", async () => {
+    expect(await values_of(archive(crc32(PLAIN), crc32(SIX)))).toEqual([0, 1, 2, 3, 4, 5]);
+    await expect_error(open(archive(crc32(PLAIN) ^ 1, 0)), "INVALID_CHECKPOINT", /a\/data\.pkl .*CRC-32/);
+    const tensor = (await open(archive(0, crc32(SIX) ^ 1))).tensors.get("a");
+    await tensor?.read(0, 8);
+    await tensor?.read(8, 12);
+    await expect_error(async () => tensor?.read(20, 4), "INVALID_CHECKPOINT", /a\/data\/0 .*CRC-32/);
+  });
+
+  test("isn't missed where an archive was written without", async () => {
+    expect(await values_of(archive(0, 0))).toEqual([0, 1, 2, 3, 4, 5]);
   });
 });
 

@@ -92,6 +92,8 @@ export interface Member {
   data: Uint8Array;
   method?: number;
   flags?: number;
+  /** As the headers tell it; default 0, none. */
+  crc32?: number;
   /** Size that both headers claim; default the data's. */
   claimed_size?: number;
   /** Place that the directory claims; default the member's own. */
@@ -119,13 +121,14 @@ export function zip(
     data,
     method = 0,
     flags = 0,
+    crc32 = 0,
     claimed_size,
     claimed_offset,
     local_name = name,
     extra,
   } of members) {
     const size = uint32(claimed_size ?? data.byteLength);
-    const head = concat(uint16(20), uint16(flags), uint16(method), uint32(0), uint32(0), size, size);
+    const head = concat(uint16(20), uint16(flags), uint16(method), uint32(0), uint32(crc32), size, size);
     const extra_bytes = extra ?? bytes();
     const local = concat(
       ascii("PK\x03\x04"),

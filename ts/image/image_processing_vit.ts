@@ -2,6 +2,7 @@ import { Callable } from "../callable.ts";
 import type { Engine } from "../engine/engine.ts";
 import { invalid_argument as invalid, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
+import { has_file, no_config } from "../loading/no_config.ts";
 import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -188,6 +189,8 @@ async function read_config(source: ModelSource): Promise<{ config: Record<string
   if (typeof combined === "object" && combined !== null) {
     return { config: combined as Record<string, unknown>, where: `${source.name}: ${COMBINED_FILE}` };
   }
+  // What lacks config.json, too, is no model: a wrong path, say.
+  if (!(await has_file(source, "config.json"))) throw await no_config(source);
   throw new VitMsnError(
     "NOT_FOUND",
     `${source.name} has no ${PROCESSOR_FILE}, so how to prepare pictures isn't known; add one, or make a ViTImageProcessor yourself.`,

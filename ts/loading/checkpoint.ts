@@ -3,6 +3,7 @@ import { on_demand } from "../on_demand.ts";
 import { check_range } from "./bytes.ts";
 import { read_safetensors_header } from "./formats/safetensors.ts";
 import { read_json } from "./json.ts";
+import { adapter_hint } from "./no_config.ts";
 import type {
   Checkpoint,
   CheckpointDtype,
@@ -14,7 +15,8 @@ import type {
 /** The tensors of one file. */
 export interface FileTensors {
   tensors: CheckpointTensor[];
-  other_keys: string[];
+  /** Keys of tensors that can't be read, with their dtypes. */
+  unreadable: Map<string, string>;
 }
 type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
 
@@ -70,7 +72,7 @@ export async function open_checkpoint(
   const names = CANDIDATES.flatMap(({ file, index }) => [file, index]);
   throw new VitMsnError(
     "NOT_FOUND",
-    `${source.name} holds no weights: none of ${names.join(", ")} is there.`,
+    `${source.name} holds no weights: none of ${names.join(", ")} is there.${await adapter_hint(source)}`,
     {
       details: { source: source.name, files: names },
     },
@@ -135,12 +137,12 @@ async function open_files(
   try {
     const contents = new Map<RandomAccessFile, FileTensors>();
     for (const file of files) contents.set(file, await read(file));
-    const { tensors, other_keys } = sharding
+    const { tensors, unreadable } = sharding
       ? pick(contents, sharding)
       : ([...contents.values()][0] as FileTensors);
     return {
       tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])),
-      other_keys,
+      unreadable,
       close: () => close_all(files),
     };
   } catch (error) {
@@ -155,17 +157,18 @@ function pick(
   { index, shard_of, file_of }: Sharding,
 ): FileTensors {
   const keyed = new Map(
-    [...contents].map(([file, { tensors, other_keys }]) => [
+    [...contents].map(([file, { tensors, unreadable }]) => [
       file,
-      { tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])), others: new Set(other_keys) },
+      { tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])), unreadable },
     ]),
   );
-  const picked: FileTensors = { tensors: [], other_keys: [] };
+  const picked: FileTensors = { tensors: [], unreadable: new Map() };
   for (const [key, shard] of shard_of) {
     const content = keyed.get(file_of.get(shard) as RandomAccessFile);
     const tensor = content?.tensors.get(key);
+    const dtype = content?.unreadable.get(key);
     if (tensor) picked.tensors.push(tensor);
-    else if (content?.others.has(key)) picked.other_keys.push(key);
+    else if (dtype !== undefined) picked.unreadable.set(key, dtype);
     else
       throw invalid(
         index,
@@ -177,19 +180,25 @@ function pick(
 
 /** The tensors of a safetensors file, none of them read yet. */
 export async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
-  const result: FileTensors = { tensors: [], other_keys: [] };
+  const result: FileTensors = { tensors: [], unreadable: new Map() };
   for (const { key, dtype: name, dims, start: base, end } of await read_safetensors_header(file)) {
+    const read = async (start: number, length: number) => {
+      check_range(`${file.name}: the tensor ${JSON.stringify(key)}`, end - base, start, length);
+      return file.read(base + start, length);
+    };
+    const tensor = { key, file: file.name, dims };
     const dtype = DTYPES.get(name);
-    if (!dtype) result.other_keys.push(key);
-    else {
-      const read = async (start: number, length: number) => {
-        check_range(`${file.name}: the tensor ${JSON.stringify(key)}`, end - base, start, length);
-        return file.read(base + start, length);
-      };
-      result.tensors.push({ key, file: file.name, dtype, dims, read });
-    }
+    const converted = dtype ? undefined : (await other_floats()).as_float32(name, read);
+    if (dtype) result.tensors.push({ ...tensor, dtype, read });
+    else if (converted) result.tensors.push({ ...tensor, dtype: "float32", read: converted });
+    else result.unreadable.set(key, name);
   }
   return result;
+}
+
+/** Few files need it. */
+function other_floats() {
+  return on_demand("reader of float64 and float8", () => import("./formats/other_floats.ts"));
 }
 
 async function close_all(files: readonly RandomAccessFile[]): Promise<void> {

@@ -66,6 +66,7 @@ export interface CheckpointTensor {
   readonly key: string;
   /** The file that holds it, for messages. */
   readonly file: string;
+  /** As it is read: what a file has as float64 or float8 is float32 here. */
   readonly dtype: CheckpointDtype;
   readonly dims: readonly number[];
   /** Bytes [start, start+length) of the tensor's row-major little-endian data. */
@@ -75,7 +76,7 @@ export interface CheckpointTensor {
 /** All tensors of a checkpoint, whatever its file format or number of shards. */
 export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
-  /** Keys whose dtype is none of CheckpointDtype (an int64 position_ids buffer, say): listed so that a model can say why it can't use one. */
-  readonly other_keys: readonly string[];
+  /** Keys of tensors that can't be read, with the dtype that is why (an int64 position_ids buffer, say). */
+  readonly unreadable: ReadonlyMap<string, string>;
   close(): Promise<void>;
 }

@@ -5,11 +5,16 @@
  * - v4 classifiers: the same under `vit.`
  * - transformers v5 in memory: `vit.layers.0.attention.q_proj.weight`, `vit.layers.0.mlp.fc1.weight`
  * - v5's default save of a classifier: `vit.embeddings.*` beside bare `encoder.layer.*`
+ * - any of these as DataParallel, Lightning, torch.compile, FSDP or DeepSpeed wrap them: `module._orig_mod.vit.…`, `model.vit.…`
  * - MSN's own checkpoints: `module.blocks.0.attn.qkv.weight`, and the projection head under `module.fc.`
  *
  * Source: transformers' conversion_mapping.py, entry "ViTModel", and convert_msn_to_pytorch.py.
  */
-const PREFIXES = /^(module\.)?(vit\.|vit_msn\.)?/;
+const PREFIXES = /^(?:vit\.|vit_msn\.)?/;
+/** What training frameworks wrap models in, outermost: DataParallel, Lightning. */
+const WRAPPERS = /^(?:(?:module|model)\.)+/;
+/** And anywhere: torch.compile, FSDP, DeepSpeed. */
+const INNER_WRAPPERS = /(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\./g;
 const V5_LAYER = /^layers\.(\d+)\.(.+)$/;
 const V5_NAMES: readonly [RegExp, string][] = [
   [/^attention\.q_proj\./, "attention.attention.query."],
@@ -36,19 +41,24 @@ const ORIGINAL_ROOTS: readonly [RegExp, string][] = [
   [/^fc\./, "head."],
 ];
 /** MSN's own checkpoints keep query, key and value as one. */
-const FUSED = /^((?:module\.)?blocks\.\d+\.)attn\.qkv\.(weight|bias)$/;
+const FUSED = /^(blocks\.\d+\.)attn\.qkv\.(weight|bias)$/;
+
+/** A checkpoint key without what frameworks wrapped the model in. */
+export function unwrapped_key(key: string): string {
+  return key.replace(INNER_WRAPPERS, "").replace(WRAPPERS, "");
+}
 
 /** The keys of query, key and value that a fused tensor of MSN's own checkpoints holds one below the other; undefined for any other. */
 export function fused_parts(key: string): string[] | undefined {
-  const [, block, what] = FUSED.exec(key) ?? [];
+  const [, block, what] = FUSED.exec(unwrapped_key(key)) ?? [];
   if (block === undefined) return undefined;
-  const layer = block.replace(/^(?:module\.)?blocks\./, "encoder.layer.");
+  const layer = block.replace("blocks.", "encoder.layer.");
   return ["query", "key", "value"].map((part) => `${layer}attention.attention.${part}.${what}`);
 }
 
 /** The canonical name of a checkpoint key; keys of no known layout come back without their prefix. */
 export function canonical_key(key: string): string {
-  const bare = key.replace(PREFIXES, "");
+  const bare = unwrapped_key(key).replace(PREFIXES, "");
   const block = ORIGINAL_BLOCK.exec(bare);
   if (block !== null) return `encoder.layer.${block[1]}.${renamed(block[2] as string, ORIGINAL_NAMES)}`;
   const root = renamed(bare, ORIGINAL_ROOTS);

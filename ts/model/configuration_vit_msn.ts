@@ -2,6 +2,7 @@ import type { Activation, Grid } from "../engine/engine.ts";
 import { env } from "../env.ts";
 import { invalid_argument, show, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
+import { no_config } from "../loading/no_config.ts";
 import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -256,11 +257,7 @@ export async function read_config(
 ): Promise<ViTMSNConfig> {
   check_overrides(overrides);
   let fields = await read_json(files, CONFIG_FILE);
-  if (fields === undefined) {
-    throw new VitMsnError("NOT_FOUND", `${files.name} has no ${CONFIG_FILE}; is it a ViT-MSN model?`, {
-      details: { file: CONFIG_FILE, source: files.name },
-    });
-  }
+  if (fields === undefined) throw await no_config(files);
   const { id2label, label2id } = fields;
   if (!are_names(id2label ?? {}) || !Object.values(label2id ?? {}).every(is_id)) {
     const { read_python_labels } = await on_demand("reader of labels", () => import("./python_labels.ts"));

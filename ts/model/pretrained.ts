@@ -4,7 +4,6 @@ import type { EngineInfo } from "../engine/engine_info.ts";
 import type { Device, DeviceOptions } from "../engine/engine_options.ts";
 import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
-import { env } from "../env.ts";
 import { until_aborted, VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { check_pretrained, MODEL_RULES, SAVE_RULES } from "../loading/option_rules.ts";
@@ -186,7 +185,13 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     this.modules(config, false);
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
-      const matched = match(this, config, checkpoint, files.name, options.ignore_mismatched_sizes ?? false);
+      const matched = await match(
+        this,
+        config,
+        checkpoint,
+        files.name,
+        options.ignore_mismatched_sizes ?? false,
+      );
       const { engine, weights, ...where } = await start(this, matched, config, resolved, options);
       const load_again =
         typeof options.device === "object" || !may_reload(source)
@@ -343,17 +348,20 @@ interface Matched {
 type MatchingClass = Pick<ModelClass<unknown>, "architecture" | "head_keys" | "modules">;
 
 /** What of a checkpoint fits the model; throws or warns where not all of it does. */
-function match(
+async function match(
   model_class: MatchingClass,
   config: ViTMSNConfig,
   checkpoint: Checkpoint,
   name: string,
   ignore_mismatched_sizes: boolean,
-): Matched {
-  const keys = [...checkpoint.tensors.keys()].map(canonical_key);
+): Promise<Matched> {
+  const keys = [...checkpoint.tensors.keys(), ...checkpoint.unreadable.keys()].map(canonical_key);
   const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
   const matched = match_checkpoint(checkpoint, modules);
-  judge_match(matched, checkpoint, name, model_class, ignore_mismatched_sizes);
+  if (matched.missing.length + matched.mismatched.length + matched.unexpected.length > 0) {
+    const { judge_match } = await on_demand("judge of checkpoints", () => import("./judge_match.ts"));
+    judge_match(matched, name, model_class, ignore_mismatched_sizes);
+  }
   return { modules, found: matched.found };
 }
 
@@ -381,66 +389,6 @@ async function reload(
   } finally {
     await checkpoint.close();
   }
-}
-
-/** Throws where a model would be wrong, and warns where only a fresh head or leftover keys are to be told. */
-function judge_match(
-  match: CheckpointMatch,
-  checkpoint: Checkpoint,
-  name: string,
-  model_class: MatchingClass,
-  ignore_mismatched_sizes: boolean,
-): void {
-  const { missing, mismatched } = match;
-  // Heads are left out on purpose: a classifier's from a backbone, and pre-training's projection.
-  const unexpected = match.unexpected.filter((key) => !/^(?:classifier|head)\./.test(canonical_key(key)));
-  const fresh_head =
-    model_class.head_keys.length > 0 && model_class.head_keys.every((key) => missing.includes(key));
-  const lost = fresh_head ? missing.filter((key) => !model_class.head_keys.includes(key)) : missing;
-  const misshapen = ignore_mismatched_sizes ? [] : mismatched;
-  if (lost.length > 0 || misshapen.length > 0) {
-    const other = checkpoint.other_keys.filter((key) => lost.includes(canonical_key(key)));
-    throw mismatch_error(name, { missing: lost, mismatched: misshapen, unexpected, other });
-  }
-  const fresh = [...missing, ...mismatched.map(({ key }) => canonical_key(key))];
-  if (fresh.length > 0) {
-    env.warn(
-      `${name}: not in the checkpoint and newly initialised: ${list(fresh)}. ` +
-        `Train ${model_class.architecture} on your own data before you trust what it predicts.`,
-    );
-  }
-  if (unexpected.length > 0) {
-    env.warn(
-      `${name}: keys of the checkpoint that ${model_class.architecture} doesn't use: ${list(unexpected)}.`,
-    );
-  }
-}
-
-interface Mismatch extends Pick<CheckpointMatch, "missing" | "mismatched" | "unexpected"> {
-  other: string[];
-}
-
-function mismatch_error(name: string, { missing, mismatched, unexpected, other }: Mismatch): VitMsnError {
-  const shapes = mismatched.map(
-    ({ key, expected, found }) => `${key} is [${found.join(", ")}], expected [${expected.join(", ")}]`,
-  );
-  const parts = [
-    missing.length > 0 && `missing keys: ${list(missing)}`,
-    shapes.length > 0 && `misshapen keys: ${list(shapes, "; ")}`,
-    unexpected.length > 0 && `unexpected keys: ${list(unexpected)}`,
-    other.length > 0 && `keys whose dtype isn't float32, float16, bfloat16 or int8: ${list(other)}`,
-  ].filter(Boolean);
-  return new VitMsnError(
-    "CHECKPOINT_MISMATCH",
-    `${name}: the checkpoint doesn't fit config.json. ${parts.join(". ")}.`,
-    { details: { missing_keys: missing, mismatched_keys: mismatched, unexpected_keys: unexpected } },
-  );
-}
-
-/** Names in full for programs are in `details`; a sentence stays readable with the first few. */
-function list(names: readonly string[], separator = ", "): string {
-  const shown = names.slice(0, 20).join(separator);
-  return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
 }
 
 type AnyModelClass = ModelClass<PreTrainedModel<ForwardInputs, unknown>>;

@@ -17,7 +17,7 @@ import {
   type ParameterSpec,
   parameters_of,
 } from "./architecture.ts";
-import { canonical_key, fused_parts } from "./checkpoint_keys.ts";
+import { canonical_key, fused_parts, unwrapped_key } from "./checkpoint_keys.ts";
 import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
@@ -178,6 +178,8 @@ export interface CheckpointMatch {
   found: ReadonlyMap<string, FoundTensor>;
   missing: string[];
   unexpected: string[];
+  /** Of the missing ones, those that are there but of a dtype that can't be read. */
+  unreadable: { key: string; dtype: string }[];
   mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[];
 }
 
@@ -200,14 +202,16 @@ export function match_checkpoint(checkpoint: Checkpoint, modules: readonly Modul
   const wanted = new Map(modules.flatMap(parameters_of).map((spec) => [spec.key, spec]));
   const scales = scales_of(checkpoint, modules);
   const found = new Map<string, FoundTensor>();
-  const match: CheckpointMatch = { found, missing: [], unexpected: [], mismatched: [] };
+  const match: CheckpointMatch = { found, missing: [], unexpected: [], unreadable: [], mismatched: [] };
   const used = new Set(scales.values());
-  for (const tensor of unfused(checkpoint.tensors.values())) {
+  for (const tensor of bare_first(unfused(checkpoint.tensors.values()))) {
     const key = canonical_key(tensor.key);
     const spec = wanted.get(key);
-    if (spec === undefined) {
+    const other = found.get(key)?.tensor;
+    const is_copy = other !== undefined && is_wrapped(tensor) && !is_wrapped(other);
+    if (spec === undefined || is_copy) {
       if (!used.has(tensor)) match.unexpected.push(tensor.key);
-    } else if (found.has(key)) throw ambiguous(key, (found.get(key) as FoundTensor).tensor, tensor);
+    } else if (other) throw ambiguous(key, other, tensor);
     else {
       found.set(key, with_scale(tensor, scales.get(key)));
       if (!same_dims(spec.dims, tensor.dims)) {
@@ -218,7 +222,20 @@ export function match_checkpoint(checkpoint: Checkpoint, modules: readonly Modul
   for (const { key } of match.mismatched) found.delete(canonical_key(key));
   const misshapen = new Set(match.mismatched.map(({ key }) => canonical_key(key)));
   match.missing = [...wanted.keys()].filter((key) => !found.has(key) && !misshapen.has(key));
+  for (const [key, dtype] of checkpoint.unreadable) {
+    if (match.missing.includes(canonical_key(key))) match.unreadable.push({ key, dtype });
+  }
   return match;
+}
+
+/** A model's own keys before those of a wrapped copy beside it, an average of it, say. */
+function bare_first(tensors: Iterable<CheckpointTensor>): CheckpointTensor[] {
+  const all = [...tensors];
+  return [...all.filter((tensor) => !is_wrapped(tensor)), ...all.filter(is_wrapped)];
+}
+
+function is_wrapped({ key }: CheckpointTensor): boolean {
+  return unwrapped_key(key) !== key;
 }
 
 /** The tensors with every fused one as its parts. */

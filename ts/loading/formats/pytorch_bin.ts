@@ -1,35 +1,65 @@
+import { crc32 } from "#crc32";
 import { VitMsnError } from "../../errors.ts";
 import { refuse_lookalikes } from "../bytes.ts";
 import type { CheckpointDtype, CheckpointTensor, RandomAccessFile } from "../types.ts";
+import { as_float32 } from "./other_floats.ts";
 import { PickleDict, PickleGlobal, PickleTuple, refuse_pickle, unpickle } from "./pickle.ts";
 import { element_count } from "./safetensors.ts";
 import { locate_entry, read_zip, type ZipEntry } from "./zip.ts";
 
-/** Bytes of an element and, for the dtypes that a model can use, its name. */
-interface StorageType {
+/** A dtype of torch's. */
+interface Dtype {
+  /** torch's name of it. */
+  name: string;
   item_bytes: number;
-  dtype?: CheckpointDtype;
+  /** What it is read as; undefined for what no weights can be. */
+  read_as?: CheckpointDtype;
+  /** For what is converted, safetensors' name. */
+  converted?: string;
 }
 
-const STORAGE_TYPES: ReadonlyMap<string, StorageType> = new Map([
-  ["torch.FloatStorage", { item_bytes: 4, dtype: "float32" }],
-  ["torch.HalfStorage", { item_bytes: 2, dtype: "float16" }],
-  ["torch.BFloat16Storage", { item_bytes: 2, dtype: "bfloat16" }],
-  ["torch.DoubleStorage", { item_bytes: 8 }],
-  ["torch.LongStorage", { item_bytes: 8 }],
-  ["torch.IntStorage", { item_bytes: 4 }],
-  ["torch.ShortStorage", { item_bytes: 2 }],
-  ["torch.CharStorage", { item_bytes: 1 }],
-  ["torch.ByteStorage", { item_bytes: 1 }],
-  ["torch.BoolStorage", { item_bytes: 1 }],
-] satisfies [string, StorageType][]);
+const STORAGE_TYPES: ReadonlyMap<string, Dtype> = new Map([
+  ["torch.FloatStorage", { name: "float32", item_bytes: 4, read_as: "float32" }],
+  ["torch.HalfStorage", { name: "float16", item_bytes: 2, read_as: "float16" }],
+  ["torch.BFloat16Storage", { name: "bfloat16", item_bytes: 2, read_as: "bfloat16" }],
+  ["torch.DoubleStorage", { name: "float64", item_bytes: 8, read_as: "float32", converted: "F64" }],
+  ["torch.LongStorage", { name: "int64", item_bytes: 8 }],
+  ["torch.IntStorage", { name: "int32", item_bytes: 4 }],
+  ["torch.ShortStorage", { name: "int16", item_bytes: 2 }],
+  ["torch.CharStorage", { name: "int8", item_bytes: 1 }],
+  ["torch.ByteStorage", { name: "uint8", item_bytes: 1 }],
+  ["torch.BoolStorage", { name: "bool", item_bytes: 1 }],
+  ["torch.ComplexFloatStorage", { name: "complex64", item_bytes: 8 }],
+  ["torch.ComplexDoubleStorage", { name: "complex128", item_bytes: 16 }],
+] satisfies [string, Dtype][]);
+/** Bytes of no type; the tensors on them name their dtype. */
+const UNTYPED_STORAGE = "torch.storage.UntypedStorage";
+/** Dtypes of such tensors: those that torch has since 2.1. */
+const NEW_DTYPES: ReadonlyMap<string, Dtype> = new Map(
+  [
+    new_float("float8_e4m3fn", "F8_E4M3"),
+    new_float("float8_e4m3fnuz", "F8_E4M3FNUZ"),
+    new_float("float8_e5m2", "F8_E5M2"),
+    new_float("float8_e5m2fnuz", "F8_E5M2FNUZ"),
+    { name: "float8_e8m0fnu", item_bytes: 1 },
+    { name: "float4_e2m1fn_x2", item_bytes: 1 },
+    { name: "uint16", item_bytes: 2 },
+    { name: "uint32", item_bytes: 4 },
+    { name: "uint64", item_bytes: 8 },
+    { name: "complex32", item_bytes: 4 },
+  ].map((dtype) => [`torch.${dtype.name}`, dtype]),
+);
 const ORDERED_DICT = "collections.OrderedDict";
 const REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2";
+const REBUILD_TENSOR_3 = "torch._utils._rebuild_tensor_v3";
 const REBUILD_PARAMETER = "torch._utils._rebuild_parameter";
 const GLOBALS: ReadonlySet<string> = new Set([
   ...STORAGE_TYPES.keys(),
+  ...NEW_DTYPES.keys(),
+  UNTYPED_STORAGE,
   ORDERED_DICT,
   REBUILD_TENSOR,
+  REBUILD_TENSOR_3,
   REBUILD_PARAMETER,
 ]);
 /** Keys under which training scripts keep the state dict. */
@@ -37,45 +67,66 @@ const NESTED_KEYS = ["state_dict", "model", "target_encoder"];
 const MAX_PICKLE_BYTES = 64 * 1024 * 1024;
 /** A view that isn't contiguous is gathered from its whole span in memory. */
 const MAX_SPAN_BYTES = 1024 * 1024 * 1024;
+/** All such spans of a file together, in lengths of the file: enough for a slice of one tensor for each layer. */
+const MAX_SPANS = 32;
 const MAX_RANK = 64;
 const LOCATE_AT_ONCE = 32;
 /** How the format of PyTorch before 1.6 begins: protocol 2 and its magic number. */
 const LEGACY_HEAD = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46];
 
+function new_float(name: string, converted: string): Dtype {
+  return { name, item_bytes: 1, read_as: "float32", converted };
+}
+
 /** The bytes behind one or more tensors: one member of the zip file. */
 class Storage {
-  readonly type: StorageType;
-  readonly count: number;
+  /** undefined where each tensor names its own. */
+  readonly dtype: Dtype | undefined;
   readonly entry: ZipEntry;
   /** Where the data starts in the file; known once the entry's local header was read. */
   start = -1;
+  #checked = 0;
+  #crc32 = 0;
 
-  constructor(type: StorageType, count: number, entry: ZipEntry) {
-    this.type = type;
-    this.count = count;
+  constructor(dtype: Dtype | undefined, entry: ZipEntry) {
+    this.dtype = dtype;
     this.entry = entry;
   }
+
+  /** Reads some of it. Where it is read from its beginning to its end, its CRC-32 is verified on the way. */
+  async read(file: RandomAccessFile, offset: number, length: number): Promise<Uint8Array> {
+    const bytes = await file.read(this.start + offset, length);
+    if (offset === 0) this.#crc32 = this.#checked = 0;
+    if (offset === this.#checked) {
+      this.#crc32 = crc32(bytes, this.#crc32);
+      this.#checked += length;
+      if (this.#checked === this.entry.size) check_crc32(file, this.entry, this.#crc32);
+    }
+    return bytes;
+  }
+}
+
+function check_crc32(file: RandomAccessFile, entry: ZipEntry, found: number): void {
+  if (entry.crc32 === 0 || entry.crc32 === found) return;
+  throw broken(
+    file.name,
+    `is damaged: ${entry.name} hasn't the CRC-32 that the archive tells; get the file again`,
+  );
 }
 
 /** A view of a storage, in elements. */
-class TensorView {
+interface TensorView {
   readonly storage: Storage;
+  readonly dtype: Dtype;
   readonly offset: number;
   readonly dims: readonly number[];
   readonly strides: readonly number[];
-
-  constructor(storage: Storage, offset: number, dims: readonly number[], strides: readonly number[]) {
-    this.storage = storage;
-    this.offset = offset;
-    this.dims = dims;
-    this.strides = strides;
-  }
 }
 
-/** The tensors of a torch.save file, and the keys of those whose dtype no model uses. */
+/** The tensors of a torch.save file, and the keys of those that can't be read, with their dtypes. */
 export interface PytorchTensors {
   tensors: CheckpointTensor[];
-  other_keys: string[];
+  unreadable: Map<string, string>;
 }
 
 /**
@@ -104,7 +155,8 @@ export async function open_torch_archive(file: RandomAccessFile): Promise<TorchA
   const storages = new Map<string, Storage>();
   const root = await read_pickle(file, entries, prefix, storages);
   await locate_storages(file, [...storages.values()]);
-  return { root, tensors_of: (dict) => make_tensors(file, views_of(dict)) };
+  const reader = new ViewReader(file);
+  return { root, tensors_of: (dict) => make_tensors(reader, views_of(dict)) };
 }
 
 async function refuse_other_formats(file: RandomAccessFile): Promise<void> {
@@ -155,6 +207,7 @@ async function read_pickle(
   if (entry.size > MAX_PICKLE_BYTES)
     throw broken(file.name, `has a data.pkl of ${entry.size} bytes, more than ${MAX_PICKLE_BYTES}`);
   const bytes = await file.read(await locate_entry(file, entry), entry.size);
+  check_crc32(file, entry, crc32(bytes));
   return unpickle(bytes, file.name, {
     globals: GLOBALS,
     persistent_load: (id) =>
@@ -171,23 +224,26 @@ function load_storage(
   file: string,
 ): Storage {
   const [tag, global, key, , count] = id instanceof PickleTuple ? id.items : [];
-  const type = global instanceof PickleGlobal ? STORAGE_TYPES.get(global.name) : undefined;
-  if (tag !== "storage" || !type || typeof key !== "string" || !is_size(count)) {
+  const name = global instanceof PickleGlobal ? global.name : "";
+  const dtype = STORAGE_TYPES.get(name);
+  const is_known = dtype !== undefined || name === UNTYPED_STORAGE;
+  if (tag !== "storage" || !is_known || typeof key !== "string" || !is_size(count)) {
     throw broken(file, "refers to a storage in an unknown form");
   }
   const entry = find(key);
   if (!entry)
     throw broken(file, `refers to the storage ${JSON.stringify(key.slice(0, 200))}, which it doesn't hold`);
-  if (count * type.item_bytes !== entry.size) {
+  const item_bytes = dtype?.item_bytes ?? 1;
+  if (count * item_bytes !== entry.size) {
     throw broken(
       file,
-      `claims ${count} elements of ${type.item_bytes} bytes in ${entry.name}, which has ${entry.size} bytes`,
+      `claims ${count} elements of ${item_bytes} bytes in ${entry.name}, which has ${entry.size} bytes`,
     );
   }
   const known = storages.get(key);
-  if (known && known.type !== type)
+  if (known && known.dtype !== dtype)
     throw broken(file, `reads the storage ${JSON.stringify(key)} as two types`);
-  const storage = known ?? new Storage(type, count, entry);
+  const storage = known ?? new Storage(dtype, entry);
   storages.set(key, storage);
   return storage;
 }
@@ -198,23 +254,34 @@ function reduce(callee: PickleGlobal, args: readonly unknown[], file: string): u
       if (args.length !== 0) throw broken(file, "makes an OrderedDict in an unknown form");
       return new PickleDict();
     case REBUILD_TENSOR:
-      return rebuild_tensor(args, file);
+      return rebuild_tensor(args, storage_dtype(args[0]), file);
+    case REBUILD_TENSOR_3:
+      return rebuild_tensor(args, new_dtype(args[6]), file);
     case REBUILD_PARAMETER:
-      if (!(args[0] instanceof TensorView))
-        throw broken(file, "makes a parameter of something that isn't a tensor");
+      if (!is_view(args[0])) throw broken(file, "makes a parameter of something that isn't a tensor");
       return args[0];
     default:
       throw refuse_pickle(file, `a call of ${callee.name}`);
   }
 }
 
-/** (storage, storage offset, size, stride, requires_grad, backward hooks[, metadata]) */
-function rebuild_tensor(args: readonly unknown[], file: string): TensorView {
+function storage_dtype(storage: unknown): Dtype | undefined {
+  return storage instanceof Storage ? storage.dtype : undefined;
+}
+
+function new_dtype(global: unknown): Dtype | undefined {
+  return global instanceof PickleGlobal ? NEW_DTYPES.get(global.name) : undefined;
+}
+
+/** (storage, storage offset, size, stride, requires_grad, backward hooks[, dtype][, metadata]) */
+function rebuild_tensor(args: readonly unknown[], dtype: Dtype | undefined, file: string): TensorView {
   const [storage, offset, size, stride] = args;
   const dims = size instanceof PickleTuple ? size.items : [];
   const strides = stride instanceof PickleTuple ? stride.items : [];
   const sound =
     storage instanceof Storage &&
+    dtype !== undefined &&
+    (storage.dtype === undefined || storage.dtype === dtype) &&
     is_size(offset) &&
     size instanceof PickleTuple &&
     stride instanceof PickleTuple &&
@@ -223,20 +290,27 @@ function rebuild_tensor(args: readonly unknown[], file: string): TensorView {
     dims.every(is_size) &&
     strides.every(is_size);
   if (!sound) throw broken(file, "makes a tensor in an unknown form");
-  const view = new TensorView(storage, offset, dims, strides);
+  const view = { storage, dtype, offset, dims, strides };
   check_view(view, file);
   return view;
 }
 
+function is_view(value: unknown): value is TensorView {
+  return (
+    typeof value === "object" && value !== null && "storage" in value && value.storage instanceof Storage
+  );
+}
+
 /** A view must lie inside its storage and, so that it can't stand for more memory than the file has, not repeat it. */
-function check_view({ storage, offset, dims, strides }: TensorView, file: string): void {
+function check_view({ storage, dtype, offset, dims, strides }: TensorView, file: string): void {
+  const held = Math.floor(storage.entry.size / dtype.item_bytes);
   const count = element_count(dims);
   const last = dims.reduce((sum, dim, i) => sum + (dim - 1) * (strides[i] as number), offset);
-  const inside = count === 0 ? offset <= storage.count : last < storage.count && count <= storage.count;
+  const inside = count === 0 ? offset <= held : last < held && count <= held;
   if (!Number.isSafeInteger(count) || !inside) {
     throw broken(
       file,
-      `has a tensor of shape [${dims}] that doesn't fit its storage ${storage.entry.name} of ${storage.count} elements`,
+      `has a tensor of shape [${dims}] that doesn't fit its storage ${storage.entry.name} of ${held} elements`,
     );
   }
 }
@@ -254,7 +328,7 @@ function find_state_dict(root: unknown, file: string): PickleDict {
 function views_of(dict: ReadonlyMap<unknown, unknown>): Map<string, TensorView> {
   const views = new Map<string, TensorView>();
   for (const [key, value] of dict) {
-    if (typeof key === "string" && value instanceof TensorView) views.set(key, value);
+    if (typeof key === "string" && is_view(value)) views.set(key, value);
   }
   return views;
 }
@@ -270,44 +344,100 @@ async function locate_storages(file: RandomAccessFile, storages: readonly Storag
   }
 }
 
-function make_tensors(file: RandomAccessFile, views: ReadonlyMap<string, TensorView>): PytorchTensors {
-  const tensors: CheckpointTensor[] = [];
-  const other_keys: string[] = [];
+function make_tensors(reader: ViewReader, views: ReadonlyMap<string, TensorView>): PytorchTensors {
+  const result: PytorchTensors = { tensors: [], unreadable: new Map() };
   for (const [key, view] of views) {
-    const dtype = view.storage.type.dtype;
-    if (dtype)
-      tensors.push({
-        key,
-        file: file.name,
-        dtype,
-        dims: view.dims,
-        read: (start, length) => read_view(file, key, view, start, length),
-      });
-    else other_keys.push(key);
+    const { name, read_as: dtype, converted } = view.dtype;
+    if (dtype === undefined) result.unreadable.set(key, name);
+    else {
+      const plain = reader.tensor(key, view);
+      const read = (converted !== undefined && as_float32(converted, plain)) || plain;
+      result.tensors.push({ key, file: reader.file.name, dtype, dims: view.dims, read });
+    }
   }
-  return { tensors, other_keys };
+  return result;
 }
 
-/** Bytes [start, start+length) of the view's elements in row-major order. */
-async function read_view(
-  file: RandomAccessFile,
-  key: string,
-  view: TensorView,
-  start: number,
-  length: number,
-): Promise<Uint8Array> {
-  const { storage, offset, dims } = view;
-  const item = storage.type.item_bytes;
-  const size = element_count(dims) * item;
-  if (!is_size(start) || !is_size(length) || start + length > size) {
-    throw broken(
-      file.name,
-      `was asked for bytes ${start} to ${start + length} of the tensor ${JSON.stringify(key)}, which has ${size}`,
-    );
+/**
+ * Reads the views of a file's storages. Views may share bytes, so a small file could stand for any number of tensors, and a
+ * tensor of a few bytes could span the file: both are bounded by the file's size.
+ */
+class ViewReader {
+  readonly file: RandomAccessFile;
+  #bytes = 0;
+  #span_bytes = 0;
+  /** The span that was gathered from last: a large tensor is read in pieces. */
+  #gathered: { view: TensorView; span: Promise<Uint8Array> } | undefined;
+
+  constructor(file: RandomAccessFile) {
+    this.file = file;
   }
-  if (length === 0) return new Uint8Array(0);
-  if (is_contiguous(view)) return file.read(storage.start + offset * item + start, length);
-  return gather(file, key, view, start, length);
+
+  /** Reads bytes of the view's elements in row-major order. */
+  tensor(key: string, view: TensorView): (start: number, length: number) => Promise<Uint8Array> {
+    let is_counted = false;
+    return async (start, length) => {
+      if (!is_counted) this.#count(view);
+      is_counted = true;
+      return this.#read(key, view, start, length);
+    };
+  }
+
+  #count(view: TensorView): void {
+    const { file } = this;
+    this.#bytes += element_count(view.dims) * view.dtype.item_bytes;
+    if (this.#bytes > file.size) {
+      throw broken(
+        file.name,
+        `has ${file.size} bytes, but the tensors asked for have more, since they share them; save each as tensor.clone()`,
+      );
+    }
+    if (!is_contiguous(view)) this.#span_bytes += span_bytes(view);
+    if (this.#span_bytes > MAX_SPANS * file.size) {
+      throw broken(
+        file.name,
+        `has tensors that aren't stored contiguously and span more than ${MAX_SPANS} times the file together; save each as tensor.contiguous()`,
+      );
+    }
+  }
+
+  async #read(key: string, view: TensorView, start: number, length: number): Promise<Uint8Array> {
+    const { file } = this;
+    const { storage, offset, dims, dtype } = view;
+    const size = element_count(dims) * dtype.item_bytes;
+    if (!is_size(start) || !is_size(length) || start + length > size) {
+      throw broken(
+        file.name,
+        `was asked for bytes ${start} to ${start + length} of the tensor ${JSON.stringify(key)}, which has ${size}`,
+      );
+    }
+    if (length === 0) return new Uint8Array(0);
+    if (is_contiguous(view)) return storage.read(file, offset * dtype.item_bytes + start, length);
+    const source = await this.#span(key, view);
+    if (start + length === size) this.#gathered = undefined;
+    return gather(source, view, start, length);
+  }
+
+  /** What holds all of a transposed or sliced view. */
+  #span(key: string, view: TensorView): Promise<Uint8Array> {
+    if (this.#gathered?.view === view) return this.#gathered.span;
+    const length = span_bytes(view);
+    if (length > MAX_SPAN_BYTES) {
+      throw new VitMsnError(
+        "UNSUPPORTED",
+        `${this.file.name}: the tensor ${JSON.stringify(key)} isn't stored contiguously and spans ${length} bytes, more than ` +
+          `${MAX_SPAN_BYTES}. Save it with .contiguous().`,
+        { details: { file: this.file.name, key } },
+      );
+    }
+    const span = view.storage.read(this.file, view.offset * view.dtype.item_bytes, length);
+    this.#gathered = { view, span };
+    return span;
+  }
+}
+
+function span_bytes({ dims, strides, dtype }: TensorView): number {
+  return dims.reduce((sum, dim, i) => sum + (dim - 1) * (strides[i] as number), 1) * dtype.item_bytes;
 }
 
 function is_contiguous({ dims, strides }: TensorView): boolean {
@@ -320,25 +450,9 @@ function is_contiguous({ dims, strides }: TensorView): boolean {
   return true;
 }
 
-/** Reads a transposed or sliced view: its elements in order, picked from the span of the storage that holds them. */
-async function gather(
-  file: RandomAccessFile,
-  key: string,
-  view: TensorView,
-  start: number,
-  length: number,
-): Promise<Uint8Array> {
-  const item = view.storage.type.item_bytes;
-  const span = view.dims.reduce((sum, dim, i) => sum + (dim - 1) * (view.strides[i] as number), 1) * item;
-  if (span > MAX_SPAN_BYTES) {
-    throw new VitMsnError(
-      "UNSUPPORTED",
-      `${file.name}: the tensor ${JSON.stringify(key)} isn't stored contiguously and spans ${span} bytes, more than ` +
-        `${MAX_SPAN_BYTES}. Save it with .contiguous().`,
-      { details: { file: file.name, key } },
-    );
-  }
-  const source = await file.read(view.storage.start + view.offset * item, span);
+/** Bytes of a view's elements in order, picked from its span. */
+function gather(source: Uint8Array, view: TensorView, start: number, length: number): Uint8Array {
+  const item = view.dtype.item_bytes;
   const result = new Uint8Array(length);
   const first = Math.floor(start / item);
   const positions = element_positions(view, first);

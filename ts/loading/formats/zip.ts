@@ -6,6 +6,8 @@ import type { RandomAccessFile } from "../types.ts";
 export interface ZipEntry {
   name: string;
   size: number;
+  /** Its CRC-32; 0 where the archive was written without. */
+  crc32: number;
   /** Where its local header starts. */
   header_offset: number;
   /** Where the next thing in the archive starts: the data must end before. */
@@ -155,7 +157,11 @@ function parse_entry(bytes: Uint8Array, at: number, file_name: string): { entry:
   const sizes = read_sizes(view, extra_start, extra_end, file_name);
   if (sizes.packed !== sizes.size)
     throw invalid(file_name, `has an entry ${JSON.stringify(name)} of two sizes`);
-  return { entry: { name, size: sizes.size, header_offset: sizes.offset, limit: 0 }, next: at + length };
+  const crc32 = view.getUint32(16, true);
+  return {
+    entry: { name, size: sizes.size, crc32, header_offset: sizes.offset, limit: 0 },
+    next: at + length,
+  };
 }
 
 function check_storage(view: DataView, name: string, file_name: string): void {

@@ -1,0 +1,106 @@
+import { env } from "../env.ts";
+import { VitMsnError } from "../errors.ts";
+import { canonical_key } from "./checkpoint_keys.ts";
+import type { CheckpointMatch } from "./weights.ts";
+
+/** What a model class tells of itself. */
+interface JudgedClass {
+  readonly architecture: string;
+  readonly head_keys: readonly string[];
+}
+
+/** Throws where a model would be wrong, and warns where only a fresh head or leftover keys are to be told. */
+export function judge_match(
+  match: CheckpointMatch,
+  name: string,
+  model_class: JudgedClass,
+  ignore_mismatched_sizes: boolean,
+): void {
+  const { missing, mismatched, unreadable } = match;
+  const { architecture, head_keys } = model_class;
+  const unexpected = match.unexpected.filter((key) => !is_left_out(canonical_key(key), model_class));
+  const there = new Set(unreadable.map(({ key }) => canonical_key(key)));
+  const lost = missing.filter((key) => !there.has(key) && !may_be_fresh(key, match, model_class));
+  const misshapen = ignore_mismatched_sizes ? [] : mismatched;
+  if (lost.length + misshapen.length + unreadable.length > 0) {
+    throw mismatch_error(name, { missing: lost, mismatched: misshapen, unexpected, unreadable });
+  }
+  const fresh = [...missing, ...mismatched.map(({ key }) => canonical_key(key))];
+  if (fresh.length > 0 && fresh.every((key) => head_keys.includes(key) && key.endsWith(".bias"))) {
+    env.warn(`${name}: ${list(fresh)} isn't in the checkpoint and is taken as zeros.`);
+  } else if (fresh.length > 0) {
+    env.warn(
+      `${name}: not in the checkpoint and newly initialised: ${list(fresh)}. ` +
+        `Train ${architecture} on your own data before you trust what it predicts.`,
+    );
+  }
+  if (unexpected.length > 0) {
+    env.warn(`${name}: keys of the checkpoint that ${architecture} doesn't use: ${list(unexpected)}.`);
+  }
+}
+
+/** Heads are left out on purpose: a classifier's from a backbone, and pre-training's projection. */
+function is_left_out(key: string, { head_keys }: JudgedClass): boolean {
+  return key.startsWith("head.") || (head_keys.length === 0 && key.startsWith("classifier."));
+}
+
+/** A head that is missing as a whole, as from a backbone's checkpoint, or one without a bias, which is a bias of zeros. */
+function may_be_fresh(
+  key: string,
+  { missing, unreadable }: CheckpointMatch,
+  { head_keys }: JudgedClass,
+): boolean {
+  if (!head_keys.includes(key) || unreadable.some((one) => head_keys.includes(canonical_key(one.key))))
+    return false;
+  return key.endsWith(".bias") || head_keys.every((head_key) => missing.includes(head_key));
+}
+
+function mismatch_error(
+  name: string,
+  { missing, mismatched, unexpected, unreadable }: Omit<CheckpointMatch, "found">,
+): VitMsnError {
+  const shapes = mismatched.map(
+    ({ key, expected, found }) => `${key} is [${found.join(", ")}], expected [${expected.join(", ")}]`,
+  );
+  const dtypes = unreadable.map(({ key, dtype }) => `${key} is ${dtype}`);
+  const parts = [
+    missing.length > 0 && `missing keys: ${list(missing)}`,
+    shapes.length > 0 && `misshapen keys: ${list(shapes, "; ")}`,
+    dtypes.length > 0 && `keys of a dtype that weights can't have (save them as float32): ${list(dtypes)}`,
+    unexpected.length > 0 && `unexpected keys: ${list(unexpected)}`,
+    hint(missing, unexpected),
+  ].filter(Boolean);
+  return new VitMsnError(
+    "CHECKPOINT_MISMATCH",
+    `${name}: the checkpoint doesn't fit config.json. ${parts.join(". ")}.`,
+    {
+      details: {
+        missing_keys: missing,
+        mismatched_keys: mismatched,
+        unexpected_keys: unexpected,
+        unreadable_keys: unreadable,
+      },
+    },
+  );
+}
+
+/** What the keys tell about how the checkpoint came about; "" where they don't. */
+function hint(missing: readonly string[], unexpected: readonly string[]): string {
+  if (unexpected.some((key) => /\.(?:lora_[AB]|base_layer)\./.test(key))) {
+    return "It holds a LoRA adapter beside the weights: merge it in Python (merge_and_unload()) and save the model again";
+  }
+  for (const key of unexpected) {
+    const wanted = missing.find((one) => key.endsWith(`.${one}`));
+    if (wanted === undefined) continue;
+    const prefix = key.slice(0, -wanted.length).replace(/vit\.$/, "");
+    const all = unexpected.filter((one) => one.startsWith(prefix)).length;
+    return `${all} keys begin with ${JSON.stringify(prefix)}, which no ViT-MSN model's do: take that off in Python and save it again`;
+  }
+  return "";
+}
+
+/** Names in full for programs are in `details`; a sentence stays readable with the first few. */
+function list(names: readonly string[], separator = ", "): string {
+  const shown = names.slice(0, 20).join(separator);
+  return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;
+}
