@@ -36,7 +36,11 @@ const PARTS = [
 ];
 
 /** What the command line imports of the package. @type {Readonly<Record<string, string>>} */
-const cli_imports = { "../index.ts": "./index.node.js", "../training/index.ts": "./training.node.js" };
+const cli_imports = {
+  "../index.ts": "./index.node.js",
+  "../training/index.ts": "./training.node.js",
+  "../files/index.ts": "./files.node.js",
+};
 
 /** The glue of the WebGPU engine is a file of its own, which only its users download. @type {import("rolldown").Plugin} */
 const webgpu_glue_stays_outside = {
@@ -136,8 +140,8 @@ async function build_entries(runtime, options) {
     [`index.${runtime}`]: "ts/index.ts",
     [`few_shot.${runtime}`]: "ts/few_shot.ts",
     [`training.${runtime}`]: "ts/training/index.ts",
-    // Where imports come later, it is only another name.
-    ...(runtime === "node" && { "static.node": "ts/static.ts" }),
+    // Where imports come later, "static" is only another name; the command line writes files as the package does.
+    ...(runtime === "node" && { "static.node": "ts/static.ts", "files.node": "ts/files/index.ts" }),
   };
   const core = await static_imports(await rolldown({ ...options, input: "ts/index.ts" }));
   const bundle = await rolldown({ ...options, input });

@@ -469,13 +469,15 @@ describe("going on after an end of any kind", () => {
     const rows = whole.toString().split("\n").slice(0, 98);
     const text = `${rows.join("\n")}\n`;
     const { createHash } = await import("node:crypto");
+    const sha256 = (content: string) => createHash("sha256").update(content).digest("hex");
     const names = Array.from({ length: 100 }, (_, i) => `${shard}/${String(i).padStart(6, "0")}.png\n`);
-    const names_sha256 = createHash("sha256").update(names.join("")).digest("hex");
+    const names_sha256 = sha256(names.join(""));
     const errors = json_lines(await readFile(`${output}.errors.jsonl`, "utf8")).slice(0, 2);
     const error_text = errors.map((error) => `${JSON.stringify(error)}\n`).join("");
     const counts = { position: 100, rows: 98, failures: 2 };
     const bytes = { row_bytes: text.length, failure_bytes: error_text.length };
-    const saved = { ...journal, ...counts, ...bytes, state: "running", names_sha256 };
+    const hashes = { rows_sha256: sha256(text), failures_sha256: sha256(error_text) };
+    const saved = { ...journal, ...counts, ...bytes, ...hashes, state: "running", names_sha256 };
     await writeFile(`${output}.journal.json`, JSON.stringify(saved));
     await writeFile(`${output}.part`, `${text}{"image":"half`);
     await writeFile(`${output}.errors.jsonl`, `${error_text}{`);

@@ -56,12 +56,22 @@ function is_closed_pipe(error: unknown): boolean {
 env.warn = (message) => console.error(`vit-msn: ${message}`);
 const controller = new AbortController();
 for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => controller.abort(name));
+let output_fault: Error | undefined;
 process.stdout.on("error", (error) => {
-  if (!is_closed_pipe(error)) throw error;
+  if (!is_closed_pipe(error)) output_fault ??= error;
   controller.abort("SIGPIPE");
 });
+// There is nowhere to say that nothing can be said.
+process.stderr.on("error", () => {});
+let failed: { error: unknown } | undefined;
 try {
   await build_program(controller.signal).parseAsync(with_dashes(process.argv));
 } catch (error) {
-  process.exitCode = report(error);
+  failed = { error };
 }
+// What was printed last may still be on its way.
+await new Promise((resolve) => process.stdout.write("", resolve));
+if (output_fault !== undefined) {
+  console.error(`vit-msn: Standard output can't be written: ${output_fault.message}. [IO]`);
+  process.exitCode = FAILED;
+} else if (failed !== undefined) process.exitCode = report(failed.error);

@@ -2,9 +2,10 @@ import { randomUUID } from "node:crypto";
 import { mkdir, open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { io_error } from "../files/errors.ts";
 import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
-import { file_url_path, io_error } from "./storage.node.ts";
+import { file_url_path } from "./storage.node.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
 
 /**

@@ -13,12 +13,14 @@ import {
   utimes,
   writeFile,
 } from "node:fs/promises";
-import { homedir, hostname } from "node:os";
+import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import { io_error, is_code } from "../files/errors.ts";
+import { host_name, is_alive } from "../files/owner.ts";
 import { check_range } from "./bytes.ts";
 import {
   type Chunks,
@@ -245,7 +247,7 @@ class DiskWriter implements StoreWriter {
 
   constructor(path: string, url: URL) {
     this.#path = path;
-    this.#partial = partial_path(path, `${host_name()}-${process.pid}`);
+    this.#partial = partial_path(path, `${file_host()}-${process.pid}`);
     this.#url = url;
   }
 
@@ -362,7 +364,7 @@ async function abandoned_partials(path: string): Promise<string[]> {
 async function is_abandoned(partial: string, suffix: string): Promise<boolean> {
   const owner = suffix.split(".")[0] as string;
   const [host, pid] = owner.split("-");
-  if (owner === FREE || (host === host_name() && !is_alive(Number(pid)))) return true;
+  if (owner === FREE || (host === file_host() && !is_alive(Number(pid)))) return true;
   const info = await stat(partial).catch(() => undefined);
   return info !== undefined && Date.now() - info.mtimeMs > ABANDONED_MS;
 }
@@ -380,45 +382,12 @@ async function take_over(left: string, partial: string): Promise<boolean> {
   }
 }
 
-let known_host: string | undefined;
-
-/** This machine's name in a partial file's; one of its own where the runtime keeps it back (Deno without --allow-sys). */
-function host_name(): string {
-  known_host ??= read_host_name().replace(/\W/g, "_").slice(0, 40);
-  return known_host;
-}
-
-function read_host_name(): string {
-  try {
-    return hostname();
-  } catch {
-    return randomUUID();
-  }
+/** This machine's name in a partial file's. */
+function file_host(): string {
+  return host_name().replace(/\W/g, "_").slice(0, 40);
 }
 
 async function remove_partial(partial: string): Promise<void> {
   await rm(partial, { force: true });
   await rm(`${partial}.json`, { force: true });
-}
-
-function is_alive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return !is_code(error, "ESRCH");
-  }
-}
-
-function is_code(error: unknown, ...codes: string[]): boolean {
-  return error instanceof Error && "code" in error && codes.includes(String(error.code));
-}
-
-/** The system's error as ours; other errors as they are. */
-export function io_error(what: string, error: unknown): unknown {
-  if (!(error instanceof Error) || error instanceof VitMsnError || !("syscall" in error)) return error;
-  return new VitMsnError("IO", `${what}: ${error.message}.`, {
-    cause: error,
-    details: { code: (error as { code?: string }).code },
-  });
 }

@@ -1,13 +1,16 @@
 import { extname } from "node:path";
-import { write_npy, write_npz } from "./numpy.ts";
+import { MAX_TEXT, write_npy, write_npz } from "./numpy.ts";
 import { write_parquet } from "./parquet.ts";
-import { encode_row, type Format, json_line } from "./rows.ts";
+import { encode_row, type Format, json_line, split_lines, split_rows } from "./rows.ts";
+
+/** Rows that wait in a file of their own to be written. */
+const spooled = { encode: encode_row, split: split_rows };
 
 export const FORMATS = {
-  jsonl: { encode: json_line },
-  parquet: { encode: encode_row, write: write_parquet },
-  npy: { encode: encode_row, write: write_npy, has_no_names: true },
-  npz: { encode: encode_row, write: write_npz },
+  jsonl: { encode: (row) => Buffer.from(json_line(row)), split: split_lines },
+  parquet: { ...spooled, write: write_parquet },
+  npy: { ...spooled, write: write_npy, has_no_names: true },
+  npz: { ...spooled, write: write_npz, max_text: MAX_TEXT },
 } satisfies Record<string, Format>;
 
 export type FormatName = keyof typeof FORMATS;

@@ -1,23 +1,24 @@
 import { createHash } from "node:crypto";
-import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { version } from "../../../package.json";
+import { type Lock, make_folder, with_lock } from "../../files/index.ts";
 import { RawImage, VitMsnError } from "../../index.ts";
 import { FORMATS, type FormatName } from "./formats.ts";
 import {
   check_identity,
   check_probe,
   type Identity,
-  type Journal,
   type Progress,
+  type Reached,
   refusal,
 } from "./journal.ts";
-import { lock } from "./lock.ts";
-import { failures_path, Output } from "./output.ts";
+import { failures_path, lock_path, Output, output_file, text_too_long } from "./output.ts";
+import { failing } from "./picture.ts";
 import { RunProgress } from "./progress.ts";
-import type { RowShape } from "./rows.ts";
+import { check_end, with_earlier } from "./retry.ts";
+import type { Format, RowShape } from "./rows.ts";
 import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
-import { type Reached, Selection, SourcesChanged } from "./selection.ts";
+import { type Selected, Selection, SourcesChanged } from "./selection.ts";
 import type { Shard } from "./shard.ts";
 import { can_be_counted, pictures, type Sources } from "./sources.ts";
 
@@ -57,7 +58,8 @@ export async function run_to_sink(task: Task, sink: Sink, options: JobOptions): 
 }
 
 /**
- * Computes everything into a file, going on where an earlier run of the same command was ended.
+ * Computes everything into a file, going on where an earlier run of the same command was ended, and trying again what failed in one
+ * that came to its end.
  *
  * @param load loads the model; it isn't asked for where nothing is left to compute.
  * @returns the exit code.
@@ -67,46 +69,49 @@ export async function run_to_file(
   options: JobOptions,
   target: OutputOptions,
 ): Promise<number> {
-  const { output, format, restart, identity } = target;
-  await mkdir(dirname(output), { recursive: true });
-  const unlock = await lock(output);
   try {
-    const whole_identity = describe(identity, format, options);
-    const journal = await Output.find(output, restart);
-    if (journal !== undefined) check_identity(output, journal.identity, whole_identity);
-    if (journal !== undefined && journal.state !== "running")
-      return await end_again(target, journal, options);
-    const task = await load();
-    try {
-      const answer = await probe(task, options.signal);
-      if (journal !== undefined) check_probe(output, journal.probe, answer);
-      const begun = journal ?? (await begin(output, whole_identity, answer, task.shape));
-      return await compute_to_file(task, options, target, begun);
-    } finally {
-      await task.dispose();
-    }
+    await make_folder(dirname(target.output));
+    const output = await output_file(target.output);
+    const held = { what: target.output, signal: options.signal };
+    return await with_lock(lock_path(output), held, (lock) =>
+      run_locked(load, options, { ...target, output }, lock),
+    );
   } catch (error) {
-    throw readable(error, output);
+    throw readable(error, target.output);
+  }
+}
+
+async function run_locked(
+  load: () => Promise<Task>,
+  options: JobOptions,
+  target: OutputOptions,
+  lock: Lock,
+): Promise<number> {
+  const { output, restart } = target;
+  const format: Format = FORMATS[target.format];
+  const identity = describe(target.identity, target.format, options);
+  const found = await Output.find(output, format, lock, restart);
+  if (found !== undefined) {
+    check_identity(output, found.journal.identity, identity);
+    if (found.journal.state !== "running") {
+      await end_again(found, output, options);
+      if (!(await found.can_retry())) return say_complete(output, found.journal, options);
+      await found.begin_retry();
+    }
+  }
+  const task = await load();
+  try {
+    const answer = await probe(task, options.signal);
+    if (found !== undefined) check_probe(output, found.journal.probe, answer);
+    const facts = { identity, shape: task.shape, probe: answer };
+    const file = found ?? (await Output.begin(output, format, lock, facts));
+    return await compute_to_file(task, options, target, file);
   } finally {
-    await unlock();
+    await task.dispose();
   }
 }
 
 const PROBE_LENGTH = 64;
-
-/** Where every run begins. The journal is there before any row is. */
-async function begin(
-  output: string,
-  identity: Identity,
-  probe: readonly number[],
-  shape: RowShape,
-): Promise<Journal> {
-  const nothing = { position: 0, rows: 0, failures: 0, row_bytes: 0, failure_bytes: 0 };
-  const names_sha256 = createHash("sha256").digest("hex");
-  const journal: Journal = { version: 1, identity, state: "running", ...nothing, names_sha256, probe, shape };
-  await Output.begin(output, journal);
-  return journal;
-}
 
 /** What makes the rows what they are; not how fast they come, as threads, device and batches. */
 function describe(identity: Identity, format: FormatName, { sources, shard }: JobOptions): Identity {
@@ -127,18 +132,18 @@ function shortened(names: readonly string[]): unknown {
 }
 
 /** A run that has computed everything: its file may still have to be made. */
-async function end_again(
-  { output, format }: OutputOptions,
-  journal: Journal,
-  options: JobOptions,
-): Promise<number> {
+async function end_again(found: Output, output: string, options: JobOptions): Promise<void> {
+  const { journal } = found;
   // Otherwise it would pass for the output of the sources as they are now.
   const selection = new Selection(pictures(options.sources, options.signal), options.shard, journal);
   for await (const { reached } of selection.pictures()) if (reached.position > journal.position) break;
   if (selection.reached.position > journal.position)
     throw refusal(output, `the sources have more than the ${journal.position} pictures that they had`);
-  await (await Output.open(output, FORMATS[format], journal)).finish(journal.shape);
-  if (!options.quiet) console.error(`vit-msn: ${output} is complete: ${summary(journal)}.`);
+  await found.finish();
+}
+
+function say_complete(output: string, journal: Readonly<Progress>, { quiet }: JobOptions): number {
+  if (!quiet) console.error(`vit-msn: ${output} is complete: ${summary(journal)}.`);
   return exit_code(journal);
 }
 
@@ -163,13 +168,14 @@ class FileSink implements Sink {
     this.#file = file;
     this.#progress = progress;
     this.#save_every_ms = save_every_ms;
-    this.#reached = file.progress;
+    this.#reached = file.journal;
   }
 
   async write(outcomes: readonly Outcome[], reached: Reached): Promise<void> {
     const failures: string[] = [];
     for (const outcome of outcomes) {
       if ("row" in outcome) this.#file.add(outcome.row);
+      else if ("kept" in outcome) this.#file.add_kept(outcome.kept);
       else {
         this.#file.add_failure(outcome.image, outcome.error);
         failures.push(`${outcome.error.message} [${outcome.error.code}]`);
@@ -190,20 +196,24 @@ async function compute_to_file(
   task: Task,
   options: JobOptions,
   { output, format, save_every }: OutputOptions,
-  journal: Journal,
+  file: Output,
 ): Promise<number> {
-  const file = await Output.open(output, FORMATS[format], journal);
-  const progress = new RunProgress(options.quiet, journal.rows + journal.failures);
+  const begun = file.journal;
+  const progress = new RunProgress(options.quiet, begun.rows + begun.failures);
   try {
+    await file.open();
     const sink = new FileSink(file, progress, save_every * 1000);
-    const selection = new Selection(pictures(options.sources, options.signal), options.shard, journal);
+    const selection = new Selection(pictures(options.sources, options.signal), options.shard, begun);
     const counting = progress.wants_total ? count_ahead(options, progress) : undefined;
+    const { max_text = Number.POSITIVE_INFINITY }: Format = FORMATS[format];
+    const selected = with_short_names(selection.pictures(), max_text);
     try {
-      await run_batches(selection.pictures(), task, sink, options);
+      await run_batches(begun.retry ? with_earlier(selected, file) : selected, task, sink, options);
+      check_end(selection.reached, begun.retry);
     } catch (error) {
       // Whatever ends the run, what is computed is kept.
       await sink.save();
-      const { rows, failures } = file.progress;
+      const { rows, failures } = file.journal;
       if (!options.quiet && !(error instanceof SourcesChanged))
         progress.say(
           `stopped after ${summary({ rows, failures })}; the same command again goes on from there.`,
@@ -213,13 +223,25 @@ async function compute_to_file(
       await counting?.stop();
     }
     await sink.save(selection.reached);
-    await file.finish(journal.shape);
+    await file.finish();
   } finally {
     progress.stop();
     await file.close();
   }
-  if (!options.quiet) say_done(output, file.progress);
-  return exit_code(file.progress);
+  if (!options.quiet) say_done(output, file.journal);
+  return exit_code(file.journal);
+}
+
+/** In the place of pictures whose names the format can't keep. */
+async function* with_short_names(
+  selected: AsyncIterable<Selected>,
+  max_text: number,
+): AsyncGenerator<Selected> {
+  for await (const picture of selected) {
+    const { name } = picture;
+    const is_short = name.length <= max_text;
+    yield is_short ? picture : { ...picture, ...failing(name, text_too_long("name", name, max_text)) };
+  }
 }
 
 function say_done(output: string, progress: Readonly<Progress>): void {

@@ -1,69 +1,128 @@
-import { readFile } from "node:fs/promises";
+import { is_code, readFile } from "../../files/index.ts";
 import { VitMsnError } from "../../index.ts";
 import { file_error } from "./errors.ts";
-import { write_durably } from "./files.ts";
 import type { RowShape } from "./rows.ts";
 
 /** What of a command decides its output. Values are compared by their JSON. */
 export type Identity = Readonly<Record<string, unknown>>;
 
-/** How far a run has come: all that another one needs to go on after it. */
-export interface Progress {
-  /** "finishing": every row is there, but the file isn't. */
-  state: "running" | "finishing" | "complete";
+/** A point between two pictures. */
+export interface Reached {
   /** Pictures passed, of all shards. */
   position: number;
   /** SHA-256 over the names of these, each ended by a line feed, in hexadecimal. */
   names_sha256: string;
+}
+
+/** How far a run has come: all that another one needs to go on after it. */
+export interface Progress extends Reached {
+  /** "finishing": every row is there, but the file isn't. */
+  state: "running" | "finishing" | "complete";
   rows: number;
   failures: number;
-  /** Bytes of the rows and of the failures that count; what follows was written by a run that was ended. */
+  /** Bytes of the rows and of the failures that count, and their SHA-256; what follows was written by a run that was ended. */
   row_bytes: number;
+  rows_sha256: string;
   failure_bytes: number;
+  failures_sha256: string;
+}
+
+/** A run that tries again what failed in an earlier one, which came to its end. */
+export interface Retry extends Reached {
+  /** Rows and failures that the earlier one had. */
+  rows: number;
+  failures: number;
+  /** How many of them are done with. */
+  rows_done: number;
+  failures_done: number;
 }
 
 export interface Journal extends Progress {
-  version: 1;
+  version: 2;
   identity: Identity;
   shape: RowShape;
   /** What the model answers to one fixed picture. */
   probe: readonly number[];
+  retry?: Retry | undefined;
 }
 
-export async function read_journal(path: string): Promise<Journal | undefined> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw file_error(error, path);
-  }
+/** A journal and the text that it was read from or written as; undefined where there is none. */
+export async function read_journal(path: string): Promise<{ journal: Journal; text: string } | undefined> {
+  const text = await read_journal_text(path);
+  if (text === undefined) return undefined;
   const journal = parse(text);
   if (journal === undefined)
     throw new VitMsnError("IO", `${path} isn't the journal of a run; begin anew with --restart.`);
-  return journal;
+  return { journal, text };
 }
 
-function parse(text: string): Journal | undefined {
+export async function read_journal_text(path: string): Promise<string | undefined> {
   try {
-    const journal = JSON.parse(text) as Journal;
-    const counts = ["position", "rows", "failures", "row_bytes", "failure_bytes"] as const;
-    const is_sound =
-      journal.version === 1 &&
-      ["running", "finishing", "complete"].includes(journal.state) &&
-      counts.every((key) => Number.isSafeInteger(journal[key]) && journal[key] >= 0) &&
-      typeof journal.names_sha256 === "string" &&
-      typeof journal.identity === "object" &&
-      Number.isSafeInteger(journal.shape?.width) &&
-      Array.isArray(journal.probe);
-    return is_sound ? journal : undefined;
-  } catch {
-    return undefined;
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if (is_code(error, "ENOENT")) return undefined;
+    throw file_error(error, path);
   }
 }
 
-export async function write_journal(path: string, journal: Journal): Promise<void> {
-  await write_durably(path, `${JSON.stringify(journal, null, 2)}\n`);
+const STATES = ["running", "finishing", "complete"];
+
+function parse(text: string): Journal | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  if (!is_object(value) || value.version !== 2) return undefined;
+  const { identity, shape, probe, retry, state } = value;
+  const is_sound =
+    typeof state === "string" &&
+    STATES.includes(state) &&
+    have(value, is_count, ["position", "rows", "failures", "row_bytes", "failure_bytes"]) &&
+    have(value, is_sha256, ["names_sha256", "rows_sha256", "failures_sha256"]) &&
+    is_object(identity) &&
+    is_object(shape) &&
+    is_count(shape.width) &&
+    typeof shape.has_labels === "boolean" &&
+    Array.isArray(probe) &&
+    probe.every(Number.isFinite) &&
+    (retry === undefined || is_retry(retry));
+  return is_sound ? (value as unknown as Journal) : undefined;
+}
+
+function is_retry(value: unknown): boolean {
+  return (
+    is_object(value) &&
+    have(value, is_count, ["position", "rows", "failures", "rows_done", "failures_done"]) &&
+    have(value, is_sha256, ["names_sha256"]) &&
+    (value.rows_done as number) <= (value.rows as number) &&
+    (value.failures_done as number) <= (value.failures as number)
+  );
+}
+
+function have(
+  value: Record<string, unknown>,
+  is_sound: (member: unknown) => boolean,
+  names: readonly string[],
+): boolean {
+  return names.every((name) => is_sound(value[name]));
+}
+
+function is_object(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function is_count(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function is_sha256(value: unknown): boolean {
+  return typeof value === "string" && /^[\da-f]{64}$/.test(value);
+}
+
+export function journal_text(journal: Journal): string {
+  return `${JSON.stringify(journal, null, 2)}\n`;
 }
 
 /** @throws VitMsnError INVALID_ARGUMENT that names what is different from the run that began the output. */

@@ -1,44 +1,66 @@
-import { createWriteStream } from "node:fs";
 import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
 import { dump } from "npyjs";
 import { ZipFile } from "yazl";
+import { type Digest, write_file } from "../../files/index.ts";
 import type { Row, RowFile } from "./rows.ts";
 
-/** Rows whose bytes are handed on together. */
-const ROWS_AT_A_TIME = 256;
+/** Rows are handed on together until they have so many bytes. */
+const BLOCK_BYTES = 1 << 20;
 /** Zip files have no time before 1980; a fixed one keeps the same rows the same bytes. */
 const NO_TIME = new Date(Date.UTC(1980, 0, 1, 12));
+/**
+ * Characters of a name or label in a .npz: NumPy keeps all of an array as long as its longest, four bytes a character, so one of a
+ * megabyte would make terabytes of a million rows. No path is longer.
+ */
+export const MAX_TEXT = 4096;
 
 /** One array, float32 [rows, width]. */
-export async function write_npy(path: string, file: RowFile): Promise<void> {
-  await pipeline(Readable.from(values_npy(file)), createWriteStream(path));
+export async function write_npy(path: string, file: RowFile): Promise<Digest> {
+  return write_file(path, values_npy(file));
 }
 
 /**
  * A zip of arrays, as numpy.savez writes it: `images`, and `embeddings` or `labels` and `scores`. It may be larger than
  * 4 GB, and is opened without pickle.
  */
-export async function write_npz(path: string, file: RowFile): Promise<void> {
-  const zip = new ZipFile();
-  const options = { mtime: NO_TIME, compress: false, forceZip64Format: true };
-  const add = (name: string, bytes: AsyncIterable<Uint8Array>) =>
-    zip.addReadStreamLazy(`${name}.npy`, options, (give) => give(null, Readable.from(bytes)));
+export async function write_npz(path: string, file: RowFile): Promise<Digest> {
   const longest = await longest_texts(file);
-  add(
-    "images",
-    texts_npy(file, [file.count], longest.image, ({ image }) => [image]),
+  const { count, width } = file;
+  const images = texts_npy(file, [count], longest.image, ({ image }) => [image]);
+  const labels = () => texts_npy(file, [count, width], longest.label, ({ labels = [] }) => labels);
+  return write_file(
+    path,
+    zipped(
+      file.has_labels
+        ? { images, scores: values_npy(file), labels: labels() }
+        : { images, embeddings: values_npy(file) },
+    ),
   );
-  add(file.has_labels ? "scores" : "embeddings", values_npy(file));
-  if (file.has_labels)
-    add(
-      "labels",
-      texts_npy(file, [file.count, file.width], longest.label, ({ labels = [] }) => labels),
-    );
-  const written = pipeline(zip.outputStream, createWriteStream(path));
-  zip.on("error", (error: Error) => (zip.outputStream as Readable).destroy(error));
+}
+
+/** An uncompressed zip of .npy files. */
+async function* zipped(
+  arrays: Readonly<Record<string, AsyncIterable<Uint8Array>>>,
+): AsyncGenerator<Uint8Array> {
+  const zip = new ZipFile();
+  const output = zip.outputStream as Readable;
+  const fail = (error: Error) => output.destroy(error);
+  zip.on("error", fail);
+  const options = { mtime: NO_TIME, compress: false, forceZip64Format: true };
+  const sources: Readable[] = [];
+  for (const [name, bytes] of Object.entries(arrays))
+    zip.addReadStreamLazy(`${name}.npy`, options, (give) => {
+      // yazl doesn't listen to its sources' errors.
+      const source = Readable.from(bytes).on("error", fail);
+      sources.push(source);
+      give(null, source);
+    });
   zip.end();
-  await written;
+  try {
+    yield* output;
+  } finally {
+    for (const source of sources) source.destroy();
+  }
 }
 
 async function* values_npy({ rows, count, width }: RowFile): AsyncGenerator<Uint8Array> {
@@ -69,11 +91,14 @@ async function* in_blocks(
   encode: (row: Row) => Uint8Array,
 ): AsyncGenerator<Uint8Array> {
   let block: Uint8Array[] = [];
+  let bytes = 0;
   for await (const row of rows) {
-    block.push(encode(row));
-    if (block.length < ROWS_AT_A_TIME) continue;
+    const encoded = encode(row);
+    block.push(encoded);
+    bytes += encoded.byteLength;
+    if (bytes < BLOCK_BYTES) continue;
     yield Buffer.concat(block);
-    block = [];
+    [block, bytes] = [[], 0];
   }
   yield Buffer.concat(block);
 }

@@ -1,5 +1,6 @@
 import type { SchemaElement } from "hyparquet";
-import { fileWriter, ParquetWriter } from "hyparquet-writer";
+import { ByteWriter, ParquetWriter } from "hyparquet-writer";
+import { type Digest, write_file } from "../../files/index.ts";
 import type { Row, RowFile } from "./rows.ts";
 
 /** A row group's rows are in memory at a time. */
@@ -10,28 +11,38 @@ const MAX_ROWS_IN_GROUP = 10_000;
  * Columns: `image`, and `embedding` (list of float), or `labels` (list of string) and `scores` (list of float).
  * Rows groups are as large whenever the rows were computed, so the same rows are the same bytes.
  */
-export async function write_parquet(path: string, file: RowFile): Promise<void> {
-  const { rows, width, has_labels } = file;
-  const writer = new ParquetWriter({
-    writer: fileWriter(path),
-    schema: schema(has_labels),
-    createdBy: "vit-msn",
-  });
+export async function write_parquet(path: string, file: RowFile): Promise<Digest> {
+  return write_file(path, parquet(file));
+}
+
+async function* parquet({ rows, width, has_labels }: RowFile): AsyncGenerator<Uint8Array> {
+  const buffer = new ByteWriter();
+  const writer = new ParquetWriter({ writer: buffer, schema: schema(has_labels), createdBy: "vit-msn" });
   const group_size = Math.max(
     1,
     Math.min(MAX_ROWS_IN_GROUP, Math.floor(VALUES_IN_GROUP / Math.max(1, width))),
   );
-  const write = (group: Row[]) =>
+  const encode = (group: Row[]) => {
     writer.write({ columnData: columns(group, has_labels), rowGroupSize: group_size });
+    return taken(buffer);
+  };
   let group: Row[] = [];
   for await (const row of rows()) {
     group.push(row);
     if (group.length < group_size) continue;
-    await write(group);
+    yield encode(group);
     group = [];
   }
-  if (group.length > 0) await write(group);
-  await writer.finish();
+  if (group.length > 0) yield encode(group);
+  writer.finish();
+  yield taken(buffer);
+}
+
+/** What was written since the last time; its offset goes on. */
+function taken(buffer: ByteWriter): Uint8Array {
+  const bytes = buffer.getBytes().slice();
+  buffer.index = 0;
+  return bytes;
 }
 
 function columns(rows: readonly Row[], has_labels: boolean) {

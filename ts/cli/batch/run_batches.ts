@@ -1,8 +1,9 @@
 import type { RawImage, VitMsnError } from "../../index.ts";
 import { is_picture_error } from "./errors.ts";
+import type { Reached } from "./journal.ts";
 import { prefetch } from "./prefetch.ts";
-import type { Row } from "./rows.ts";
-import type { Reached, Selected } from "./selection.ts";
+import type { KeptRow, Row } from "./rows.ts";
+import type { Selected } from "./selection.ts";
 
 /** What is computed of pictures. */
 export interface Computation {
@@ -10,7 +11,8 @@ export interface Computation {
   compute(images: RawImage[], signal: AbortSignal): Promise<Omit<Row, "image">[]>;
 }
 
-export type Outcome = { row: Row } | { image: string; error: VitMsnError };
+/** A row, one that an earlier run made, or what was wrong. */
+export type Outcome = { row: Row } | { kept: KeptRow } | { image: string; error: VitMsnError };
 
 /** Where outcomes go, in the order of the pictures. */
 export interface Sink {
@@ -29,7 +31,7 @@ export interface BatchOptions {
 const MAX_WAITING_BYTES = 256 * 1024 * 1024;
 const MIN_PREFETCH = 8;
 
-type Decoded = Selected & ({ image: RawImage } | { error: VitMsnError });
+type Decoded = Selected & ({ image: RawImage } | { error: VitMsnError } | { kept: Uint8Array });
 
 /** Decodes pictures while earlier ones are computed, batch by batch. */
 export async function run_batches(
@@ -56,6 +58,8 @@ export async function run_batches(
 }
 
 async function decode(picture: Selected): Promise<Decoded> {
+  const { kept } = picture;
+  if (kept !== undefined) return { ...picture, kept };
   try {
     return { ...picture, image: await picture.read() };
   } catch (error) {
@@ -83,6 +87,7 @@ async function compute_batch(
   const images = batch.flatMap((picture) => ("image" in picture ? [picture.image] : []));
   const rows = await compute_each(images, computation, signal);
   return batch.map((picture) => {
+    if (picture.kept !== undefined) return { kept: { image: picture.name, bytes: picture.kept } };
     if ("error" in picture) return { image: picture.name, error: picture.error };
     const row = rows.shift() as Computed;
     return "error" in row

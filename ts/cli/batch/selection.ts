@@ -1,14 +1,13 @@
 import { createHash } from "node:crypto";
-import type { Progress } from "./journal.ts";
+import type { Reached } from "./journal.ts";
 import type { Picture } from "./picture.ts";
 import type { Shard } from "./shard.ts";
-
-/** A point between two pictures. */
-export type Reached = Pick<Progress, "position" | "names_sha256">;
 
 /** A picture of this shard's, and the point behind it. */
 export interface Selected extends Picture {
   reached: Reached;
+  /** The row that an earlier run made of it. */
+  kept?: Uint8Array;
 }
 
 /**

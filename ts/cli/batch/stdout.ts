@@ -15,7 +15,7 @@ export class PrintSink implements Sink {
   async write(outcomes: readonly Outcome[]): Promise<void> {
     for (const outcome of outcomes) {
       if ("row" in outcome) await print(this.#format(outcome.row));
-      else this.#fail(outcome.error);
+      else if ("error" in outcome) this.#fail(outcome.error);
     }
   }
 

@@ -1,0 +1,124 @@
+import { createHash, randomUUID } from "node:crypto";
+import type { FileHandle } from "node:fs/promises";
+import { dirname } from "node:path";
+import { mkdir, open, rename, rm } from "./disk.ts";
+import { is_code } from "./errors.ts";
+
+/** What a file's bytes are known by. */
+export interface Digest {
+  bytes: number;
+  sha256: string;
+}
+
+/** A file is read in pieces of this size to be hashed. */
+const READ_BYTES = 1 << 20;
+
+/** A name beside `path` that nobody else has; what a killed process left under such a name is found by `is_temporary`. */
+export function temporary_path(path: string): string {
+  return `${path}.${randomUUID()}.tmp`;
+}
+
+const TEMPORARY = /\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\.tmp$/;
+
+/** Whether `name` is that of a temporary file of one of `files`. */
+export function is_temporary(name: string, files: readonly string[]): boolean {
+  return files.includes(name.replace(TEMPORARY, "")) && TEMPORARY.test(name);
+}
+
+/** Writes a new file; it is on the disk when this is done. */
+export async function write_file(
+  path: string,
+  pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+): Promise<Digest> {
+  const hash = createHash("sha256");
+  const file = await open(path, "w");
+  let bytes = 0;
+  try {
+    for await (const piece of pieces) {
+      await write_all(file, piece, bytes);
+      hash.update(piece);
+      bytes += piece.byteLength;
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  return { bytes, sha256: hash.digest("hex") };
+}
+
+/** A write may put down less than it was given: the rest follows. */
+export async function write_all(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.byteLength; ) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.byteLength - done, position + done);
+    done += bytesWritten;
+  }
+}
+
+/** Puts `text` where a reader finds either all of it or what was there before, even after a power cut. */
+export async function write_durably(path: string, text: string): Promise<void> {
+  const temporary = temporary_path(path);
+  try {
+    await write_file(temporary, [Buffer.from(text)]);
+    await rename_durably(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => {});
+    throw error;
+  }
+}
+
+/** Renames what is on the disk, and waits until its new name is, too. */
+export async function rename_durably(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  await sync_folder(dirname(to));
+}
+
+/** Waits until the names in a folder are on the disk. */
+export async function sync_folder(path: string): Promise<void> {
+  // Windows can't open a folder, and doesn't need it.
+  if (process.platform === "win32") return;
+  const folder = await open(path, "r");
+  try {
+    await folder.sync();
+  } catch (error) {
+    // Some network file systems know no such thing.
+    if (!is_code(error, "EINVAL", "ENOTSUP", "ENOSYS")) throw error;
+  } finally {
+    await folder.close();
+  }
+}
+
+/** Makes a folder and those above it. */
+export async function make_folder(path: string): Promise<void> {
+  const first = await mkdir(path, { recursive: true });
+  if (first === undefined) return;
+  for (let made = path; made.length >= first.length; made = dirname(made)) await sync_folder(dirname(made));
+}
+
+/** What the first `limit` bytes of a file are, or all of them. */
+export async function digest_of(path: string, limit = Number.POSITIVE_INFINITY): Promise<Digest> {
+  const hash = createHash("sha256");
+  const bytes = await hash_file(path, limit, hash);
+  return { bytes, sha256: hash.digest("hex") };
+}
+
+/** Adds a file's first `limit` bytes to a hash; gives their number. */
+export async function hash_file(
+  path: string,
+  limit: number,
+  hash: { update(bytes: Uint8Array): unknown },
+): Promise<number> {
+  const file = await open(path, "r");
+  try {
+    const piece = Buffer.allocUnsafe(READ_BYTES);
+    let done = 0;
+    while (done < limit) {
+      const { bytesRead } = await file.read(piece, 0, Math.min(READ_BYTES, limit - done), done);
+      if (bytesRead === 0) break;
+      hash.update(piece.subarray(0, bytesRead));
+      done += bytesRead;
+    }
+    return done;
+  } finally {
+    await file.close();
+  }
+}

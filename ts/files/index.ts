@@ -1,0 +1,17 @@
+// What the command line shares with the package of durable files: no part of what the package exports.
+export { lstat, open, readdir, readFile, readlink, rm, stat } from "./disk.ts";
+export {
+  type Digest,
+  digest_of,
+  hash_file,
+  is_temporary,
+  make_folder,
+  rename_durably,
+  sync_folder,
+  temporary_path,
+  write_all,
+  write_durably,
+  write_file,
+} from "./durable.ts";
+export { is_code } from "./errors.ts";
+export { type Lock, with_lock } from "./lock.ts";
