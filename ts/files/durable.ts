@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 import { mkdir, open, rename, rm } from "./disk.ts";
 import { is_code } from "./errors.ts";
 
@@ -72,26 +72,30 @@ export async function rename_durably(from: string, to: string): Promise<void> {
   await sync_folder(dirname(to));
 }
 
-/** Waits until the names in a folder are on the disk. */
+/** File systems that know no such thing, and folders that may be written but not read. */
+const NOT_SYNCED = ["EINVAL", "ENOTSUP", "ENOSYS", "EBADF", "EACCES", "EPERM"];
+
+/** Waits until the names in a folder are on the disk, where that can be had. */
 export async function sync_folder(path: string): Promise<void> {
   // Windows can't open a folder, and doesn't need it.
   if (process.platform === "win32") return;
-  const folder = await open(path, "r");
+  let folder: FileHandle | undefined;
   try {
+    folder = await open(path, "r");
     await folder.sync();
   } catch (error) {
-    // Some network file systems know no such thing.
-    if (!is_code(error, "EINVAL", "ENOTSUP", "ENOSYS")) throw error;
+    if (!is_code(error, ...NOT_SYNCED)) throw error;
   } finally {
-    await folder.close();
+    await folder?.close();
   }
 }
 
 /** Makes a folder and those above it. */
 export async function make_folder(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true });
+  const whole = resolve(path);
+  const first = await mkdir(whole, { recursive: true });
   if (first === undefined) return;
-  for (let made = path; made.length >= first.length; made = dirname(made)) await sync_folder(dirname(made));
+  for (let made = whole; made.length >= first.length; made = dirname(made)) await sync_folder(dirname(made));
 }
 
 /** What the first `limit` bytes of a file are, or all of them. */

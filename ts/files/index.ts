@@ -14,4 +14,4 @@ export {
   write_file,
 } from "./durable.ts";
 export { is_code } from "./errors.ts";
-export { type Lock, with_lock } from "./lock.ts";
+export { type Lock, with_lock, with_locked_folder } from "./lock.ts";

@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { link, open, readdir, readFile, realpath, rename, rm } from "./disk.ts";
-import { write_all } from "./durable.ts";
+import { make_folder, write_all } from "./durable.ts";
 import { io_error, is_code } from "./errors.ts";
 import { type Owner, state_of, this_process } from "./owner.ts";
 
@@ -15,6 +15,9 @@ const BEAT_MS = 5_000;
 const SILENCE_MS = 60_000;
 /** A chain of dead owners has a member for each process that was killed within a few milliseconds of taking a lock. */
 const MAX_CHAIN = 100;
+
+/** The end of a file's name that holds a claim before it is one. */
+const CLAIM = ".claim";
 
 /** What is in a lock's file. */
 interface Claim extends Owner {
@@ -71,6 +74,19 @@ export async function with_lock<T>(
   }
 }
 
+/** In the folder: whatever name leads to it, the lock is the same. */
+const FOLDER_LOCK = ".vit-msn.lock";
+
+/** Holds a folder, made if need be, while `action` runs. @throws VitMsnError IO where another process holds it. */
+export async function with_locked_folder<T>(
+  folder: string,
+  signal: AbortSignal | undefined,
+  action: () => Promise<T>,
+): Promise<T> {
+  await guard(folder, () => make_folder(folder));
+  return with_lock(join(folder, FOLDER_LOCK), { what: folder, signal }, action);
+}
+
 class HeldLock implements Lock {
   readonly #path: string;
   readonly #what: string;
@@ -90,7 +106,7 @@ class HeldLock implements Lock {
 
   static async acquire(path: string, { what, signal }: LockOptions): Promise<HeldLock> {
     const claim: Claim = { ...this_process(), id: randomUUID(), since: new Date().toISOString() };
-    const own = `${path}.${claim.id}.claim`;
+    const own = `${path}.${claim.id}${CLAIM}`;
     let chain: string[] = [];
     try {
       await write_claim(own, claim);
@@ -300,15 +316,21 @@ function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
   });
 }
 
-/** What processes left that were killed while they took the lock. */
+/**
+ * What processes left that were killed while they took the lock. A claim that can't be read was being written: who still is at it gets
+ * along without, and will find this process.
+ */
 async function remove_leftovers(path: string, own: Claim): Promise<void> {
   const beginning = `${basename(path)}.`;
   for (const name of await readdir(dirname(path)).catch(() => [])) {
     const file = join(dirname(path), name);
     if (!name.startsWith(beginning) || file === successor(path, own)) continue;
-    const claim = await read_claim(file).catch(() => undefined);
-    if (claim !== undefined && claim.id !== own.id && state_of(claim) === "gone")
-      await rm(file, { force: true }).catch(() => {});
+    const claim = await read_claim(file).catch(() => "unreadable" as const);
+    const is_left =
+      claim === "unreadable"
+        ? name.endsWith(CLAIM)
+        : claim !== undefined && claim.id !== own.id && state_of(claim) === "gone";
+    if (is_left) await rm(file, { force: true }).catch(() => {});
   }
 }
 

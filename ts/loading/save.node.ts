@@ -1,7 +1,7 @@
-import { randomUUID } from "node:crypto";
-import { mkdir, open, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { rename, rm } from "../files/disk.ts";
+import { make_folder, sync_folder, temporary_path, write_file } from "../files/durable.ts";
 import { io_error } from "../files/errors.ts";
 import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
@@ -9,7 +9,7 @@ import { file_url_path } from "./storage.node.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
 
 /**
- * Writes files into a folder, made if need be. Everything is written under temporary names and renamed at the end,
+ * Writes files into a folder, made if need be. Everything is written under temporary names and renamed once it is on the disk,
  * so that a failure leaves the files that were there before.
  */
 export async function save_files(
@@ -20,45 +20,38 @@ export async function save_files(
   const folder = save_folder(directory);
   const written: { temporary: string; path: string }[] = [];
   try {
-    await mkdir(folder, { recursive: true });
+    await make_folder(folder);
     for (const [file, content] of Object.entries(files)) {
       const path = join(folder, ...path_segments(file, "file name", "INVALID_ARGUMENT"));
-      const temporary = `${path}.${randomUUID()}.tmp`;
+      const temporary = temporary_path(path);
       written.push({ temporary, path });
-      await write_file(
-        temporary,
-        content,
-        new Progress(options.progress_callback, folder, file),
-        options.signal,
-      );
+      const progress = new Progress(options.progress_callback, folder, file);
+      await write_file(temporary, followed(content, progress, `Saving ${temporary}`, options.signal));
     }
     for (const { temporary, path } of written) await rename(temporary, path);
+    for (const parent of new Set(written.map(({ path }) => dirname(path)))) await sync_folder(parent);
   } catch (error) {
-    await Promise.all(written.map(({ temporary }) => rm(temporary, { force: true })));
+    await Promise.all(written.map(({ temporary }) => rm(temporary, { force: true }).catch(() => {})));
     throw io_error(`${folder} can't be written`, error);
   }
 }
 
-async function write_file(
-  path: string,
+/** A file's content on its way to the disk. */
+async function* followed(
   content: string | AsyncIterable<Uint8Array>,
   progress: Progress,
+  what: string,
   signal: AbortSignal | undefined,
-): Promise<void> {
-  const handle = await open(path, "w");
+): AsyncGenerator<Uint8Array> {
   let size = 0;
-  try {
-    progress.initiate();
-    for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
-      throw_if_aborted(signal, `Saving ${path}`);
-      await handle.appendFile(piece);
-      size += piece.byteLength;
-      progress.update(size, 0);
-    }
-    progress.done(size);
-  } finally {
-    await handle.close();
+  progress.initiate();
+  for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
+    throw_if_aborted(signal, what);
+    yield piece;
+    size += piece.byteLength;
+    progress.update(size, 0);
   }
+  progress.done(size);
 }
 
 function save_folder(directory: SaveDirectory): string {

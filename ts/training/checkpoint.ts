@@ -104,6 +104,8 @@ export function tensor_to_write(engine: TrainingEngine, key: string, handle: Ten
 export interface LoadedCheckpoint {
   name: string;
   files: ModelSource;
+  /** The options that it was made with; undefined where they weren't written. */
+  args: Record<string, unknown> | undefined;
   state: TrainerState;
   optimizer_steps: number;
   /** The optimiser's tensors by "slot.parameter". */
@@ -119,10 +121,11 @@ export interface LoadedTensor {
 export async function read_checkpoint(source: PretrainedSource): Promise<LoadedCheckpoint> {
   const files = await open_source(source);
   const { optimizer_steps, ...state } = await read_state(files);
+  const args = await read_checkpoint_json(files, ARGUMENTS_FILE);
   const tensors = await read_float_tensors(files, OPTIMIZER_FILE);
   // A weights file that is cut off is found before anything is changed.
   await (await open_checkpoint(files)).close();
-  return { name: files.name, files, state, optimizer_steps, tensors };
+  return { name: files.name, files, args, state, optimizer_steps, tensors };
 }
 
 async function read_state(files: ModelSource): Promise<TrainerState & { optimizer_steps: number }> {
@@ -140,10 +143,7 @@ export async function read_sound_state(
   writer: string,
   sums: readonly string[],
 ): Promise<Record<string, unknown>> {
-  const state = await read_json(files, STATE_FILE).catch((cause: unknown) => {
-    if (!(cause instanceof VitMsnError) || cause.code !== "INVALID_CONFIG") throw cause;
-    throw new VitMsnError("INVALID_CHECKPOINT", cause.message, { cause });
-  });
+  const state = await read_checkpoint_json(files, STATE_FILE);
   if (state === undefined) throw unsound(files, `has no ${STATE_FILE}, so training can't go on from it`);
   const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const counts = ["global_step", "epochs_done", "batches_done", "optimizer_steps"];
@@ -154,9 +154,40 @@ export async function read_sound_state(
     Object.keys(running).length === sums.length &&
     sums.every((name) => Number.isFinite(running[name])) &&
     Array.isArray(state.log_history) &&
-    is_object(state.stateful_callbacks);
+    state.log_history.every(is_log_entry) &&
+    is_object(state.stateful_callbacks) &&
+    is_number_or_none(state.best_metric) &&
+    is_number_or_none(state.best_global_step) &&
+    is_checkpoint_or_none(state.best_model_checkpoint);
   if (!sound) throw unsound(files, `has a ${STATE_FILE} that wasn't written by this package's ${writer}`);
   return state;
+}
+
+function is_log_entry(value: unknown): boolean {
+  return (
+    is_object(value) && Object.values(value).every((number) => typeof number === "number" || number === null)
+  );
+}
+
+/** Not every kind of training has them. */
+function is_number_or_none(value: unknown): boolean {
+  return value === undefined || value === null || Number.isFinite(value);
+}
+
+/** A name in output_dir: nothing else is opened for it. */
+function is_checkpoint_or_none(value: unknown): boolean {
+  return value === undefined || value === null || (typeof value === "string" && CHECKPOINT.test(value));
+}
+
+/** A JSON file of a checkpoint; undefined where there is none. @throws VitMsnError INVALID_CHECKPOINT. */
+export async function read_checkpoint_json(
+  files: ModelSource,
+  name: string,
+): Promise<Record<string, unknown> | undefined> {
+  return read_json(files, name).catch((cause: unknown) => {
+    if (!(cause instanceof VitMsnError) || cause.code !== "INVALID_CONFIG") throw cause;
+    throw new VitMsnError("INVALID_CHECKPOINT", cause.message, { cause });
+  });
 }
 
 function is_object(value: unknown): value is Record<string, unknown> {

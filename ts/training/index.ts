@@ -70,6 +70,7 @@ export { OriginalMSNCheckpoint } from "./msn/original_checkpoint.ts";
 export { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
 export type { Freezing } from "./parameters.ts";
 export { Random } from "./random.ts";
+export type { ResumeOptions } from "./resuming.ts";
 export { learning_rate_factor, SCHEDULES, type Schedule, type ScheduleSteps } from "./schedules.ts";
 export * from "./trainer.ts";
 export type { LogEntry, RunningSums, TrainerState } from "./trainer_state.ts";

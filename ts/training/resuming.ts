@@ -27,24 +27,65 @@ export async function find_checkpoint<Loaded>(
   return newest_sound(folder, names, read);
 }
 
-/** What of a run decides in which order it sees the data. */
-interface DataOrder {
-  train_batch_size: number;
-  num_examples: number | null;
+/** How a call of train() goes on. */
+export interface ResumeOptions {
+  /** true: the newest sound checkpoint of output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
+  resume_from_checkpoint?: boolean | PretrainedSource;
+  /** Where a checkpoint was made with other options than these: "warn" (default) and go on, or an "error". */
+  changed_options?: "warn" | "error";
 }
 
-/** Says what makes a resumed run another one than that which was broken off. */
-export function warn_of_changes(saved: DataOrder, now: DataOrder): void {
-  const changes = [
-    saved.train_batch_size !== now.train_batch_size &&
-      `per_device_train_batch_size was ${saved.train_batch_size}`,
-    saved.num_examples !== now.num_examples && `train_dataset had ${saved.num_examples} examples`,
-  ].filter(Boolean);
-  if (changes.length > 0) {
-    env.warn(
-      `The checkpoint is of another run (${changes.join(", ")}); its order of the data isn't gone on with exactly.`,
-    );
+/** What made a checkpoint: all that decides how its run goes on. */
+interface Made {
+  name: string;
+  /** Its options; undefined where they aren't known. */
+  args: Readonly<Record<string, unknown>> | undefined;
+  state: { num_examples: number | null };
+}
+
+/** Options that change how long a run is and what is told and kept of it, but not its steps. */
+const HARMLESS = new Set([
+  "output_dir",
+  "num_train_epochs",
+  "max_steps",
+  "per_device_eval_batch_size",
+  "gradient_checkpointing",
+  "usage_window",
+]);
+const HARMLESS_BEGINNINGS = /^(?:eval|save|logging|load_best|metric_for|greater_is)_/;
+
+/**
+ * Says what makes a resumed run another one than that which was broken off.
+ * @throws VitMsnError INVALID_ARGUMENT where that is to be an error.
+ */
+export function tell_changes(
+  { name, args: then, state }: Made,
+  now: Readonly<Record<string, unknown>>,
+  num_examples: number | null,
+  reaction: "warn" | "error" = "warn",
+): void {
+  const known = then === undefined ? [] : [...new Set([...Object.keys(then), ...Object.keys(now)])];
+  const changes = known
+    .filter((key) => !HARMLESS.has(key) && !HARMLESS_BEGINNINGS.test(key))
+    .filter((key) => show(then?.[key]) !== show(now[key]))
+    .map((key) => `${key} was ${show(then?.[key])} and is ${show(now[key])}`);
+  if (state.num_examples !== num_examples)
+    changes.push(`train_dataset had ${state.num_examples} examples and has ${num_examples}`);
+  if (changes.length === 0) return;
+  const difference = `${name} is of another run: ${changes.join("; ")}.`;
+  if (reaction === "warn") {
+    env.warn(`${difference} Training goes on from it, but not exactly as that run would have.`);
+    return;
   }
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `${difference} Give the same options or another output_dir; or name the checkpoint as resume_from_checkpoint to go on all the same.`,
+    { details: { changes } },
+  );
+}
+
+function show(value: unknown): string {
+  return JSON.stringify(value) ?? "unset";
 }
 
 /** @throws VitMsnError INVALID_ARGUMENT where there is no folder to save into. */

@@ -1,4 +1,4 @@
-import { open_output_folder } from "#folders";
+import { hold_output_folder, open_output_folder } from "#folders";
 import { save_files } from "#save";
 import type { Scope } from "../engine/engine.ts";
 import { env } from "../env.ts";
@@ -6,7 +6,6 @@ import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
-import type { PretrainedSource } from "../loading/types.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
 import { numbers_of, Tensor } from "../tensor.ts";
 import { CallbackList } from "./callback_list.ts";
@@ -32,7 +31,7 @@ import { Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
 import { training_engine } from "./parameters.ts";
 import { make_plan, type Plan } from "./plan.ts";
-import { find_checkpoint, output_dir_of, warn_of_changes } from "./resuming.ts";
+import { find_checkpoint, output_dir_of, type ResumeOptions, tell_changes } from "./resuming.ts";
 import { fresh_sums, type LogEntry, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
 
@@ -57,9 +56,7 @@ export interface TrainerOptions {
   callbacks?: readonly TrainerCallback[];
 }
 
-export interface TrainCallOptions {
-  /** true: the newest sound checkpoint of output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
-  resume_from_checkpoint?: boolean | PretrainedSource;
+export interface TrainCallOptions extends ResumeOptions {
   signal?: AbortSignal;
 }
 
@@ -154,8 +151,12 @@ export class Trainer {
       throw new VitMsnError("INVALID_ARGUMENT", "This Trainer is training already; wait for train() to end.");
     }
     this.#is_training = true;
+    const { output_dir } = this.args;
+    const train = () => this.#train(options);
     try {
-      return await this.#train(options);
+      return await (output_dir === undefined
+        ? train()
+        : hold_output_folder(output_dir, options.signal, train));
     } finally {
       this.#is_training = false;
     }
@@ -203,7 +204,11 @@ export class Trainer {
     });
   }
 
-  async #train({ resume_from_checkpoint = false, signal }: TrainCallOptions): Promise<TrainOutput> {
+  async #train({
+    resume_from_checkpoint = false,
+    changed_options,
+    signal,
+  }: TrainCallOptions): Promise<TrainOutput> {
     throw_if_aborted(signal, "Training");
     const { args, model } = this;
     const data = this.#required(this.#options.train_dataset, "train_dataset");
@@ -220,6 +225,7 @@ export class Trainer {
     const folder =
       args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
     const found = await find_checkpoint(args.output_dir, resume_from_checkpoint, read_checkpoint);
+    if (found) tell_changes(found, args.to_dict(), loader.length ?? null, changed_options);
     if (found) await load_weights(model, found.files);
     this.#reset(plan, loader, found);
     const learner = new Learner(model, args, plan.max_steps);
@@ -424,7 +430,6 @@ export class Trainer {
       train_batch_size: args.per_device_train_batch_size,
       num_examples: loader.length ?? null,
     };
-    if (saved) warn_of_changes(saved, data);
     Object.assign(state, fresh_state(), saved, {
       ...data,
       max_steps: plan.max_steps,

@@ -1,5 +1,6 @@
-import { readdir } from "node:fs/promises";
+import { readdir } from "../../files/index.ts";
 import { env, VitMsnError } from "../../index.ts";
+import type { TrainCallOptions } from "../../training/index.ts";
 
 /** Exit codes by the signal's name, as main.ts gives it. */
 const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -10,21 +11,23 @@ export interface ResumeFlags {
 }
 
 /**
- * Where to go on: what was asked for, else the newest checkpoint in output_dir.
+ * How train() begins: where it is to go on, which is what was asked for, or else the newest checkpoint in output_dir. Then the options must
+ * be those of the run that wrote it.
  * @throws VitMsnError INVALID_ARGUMENT where output_dir holds something else, which isn't to be overwritten.
  */
 export async function checkpoint_to_resume(
   output_dir: string,
   flags: ResumeFlags,
-): Promise<string | boolean> {
-  if (flags.resume_from_checkpoint !== undefined) return flags.resume_from_checkpoint;
-  if (flags.overwrite_output_dir) return false;
-  const names = (await readdir(output_dir).catch(() => [])).filter((name) => !name.startsWith("."));
+): Promise<TrainCallOptions> {
+  const { resume_from_checkpoint } = flags;
+  if (resume_from_checkpoint !== undefined) return { resume_from_checkpoint };
+  if (flags.overwrite_output_dir) return {};
+  const names = (await readdir(output_dir)).filter((name) => !name.startsWith("."));
   if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
     env.warn(
       `${output_dir} holds a checkpoint: training goes on from it. To begin anew, add --overwrite-output-dir.`,
     );
-    return true;
+    return { resume_from_checkpoint: true, changed_options: "error" };
   }
   if (names.length > 0) {
     throw new VitMsnError(
@@ -33,7 +36,7 @@ export async function checkpoint_to_resume(
       { details: { argument: "output_dir" } },
     );
   }
-  return false;
+  return {};
 }
 
 /** What a callback of either kind of training is told, as far as an interrupt goes. */

@@ -1,3 +1,4 @@
+import { with_locked_folder } from "../../files/index.ts";
 import { type PretrainedOptions, ViTImageProcessor, ViTMSNModel, VitMsnError } from "../../index.ts";
 import {
   MSNPretrainer,
@@ -39,6 +40,23 @@ export async function pretrain(
     max_train_samples === undefined ? folder : folder.take(max_train_samples, options.seed);
   // Wrong options are told before anything is loaded.
   new MSNPretrainingArguments(options);
+  const run = { flags, encoder, options, train_dataset };
+  return with_locked_folder(output_dir, signal, () => pretrain_into(output_dir, run, signal));
+}
+
+interface PretrainRun {
+  flags: PretrainFlags;
+  encoder: EncoderFlags;
+  options: MSNPretrainingOptions;
+  train_dataset: PictureFolder;
+}
+
+/** The output folder is held until the report is written. */
+async function pretrain_into(
+  output_dir: string,
+  { flags, encoder, options, train_dataset }: PretrainRun,
+  signal: AbortSignal,
+): Promise<number> {
   const resume = await checkpoint_to_resume(output_dir, flags);
   const { model, image_processor, original } = await load_start(flags, encoder, options.seed ?? 0, signal);
   const stop = stop_on_signal(signal);
@@ -54,7 +72,7 @@ export async function pretrain(
       ...(flags.unreadable_pictures && { unreadable_pictures: flags.unreadable_pictures }),
       callbacks: [bars, stop.callback],
     });
-    const { metrics } = await pretrainer.train({ resume_from_checkpoint: resume });
+    const { metrics } = await pretrainer.train(resume);
     bars.stop();
     if (stop.has_stopped()) return interrupted(pretrainer, signal);
     await pretrainer.save_model(output_dir, { branch: flags.export_branch ?? "target" });

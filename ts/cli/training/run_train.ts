@@ -1,3 +1,4 @@
+import { with_locked_folder } from "../../files/index.ts";
 import { type PretrainedOptions, ViTImageProcessor, ViTMSNForImageClassification } from "../../index.ts";
 import {
   confusion_matrix,
@@ -30,6 +31,26 @@ export async function train(
   const seed = options.seed ?? DEFAULT_SEED;
   const { train_dataset, eval_dataset } = await open_folders(flags, do_train, seed);
   const args = new TrainingArguments(options);
+  return with_locked_folder(output_dir, signal, () =>
+    train_into(output_dir, { flags, args, seed, train_dataset, eval_dataset }, signal),
+  );
+}
+
+interface TrainRun {
+  flags: TrainFlags;
+  args: TrainingArguments;
+  seed: number;
+  train_dataset: ImageFolder | undefined;
+  eval_dataset: ImageFolder | undefined;
+}
+
+/** The output folder is held until the report is written. */
+async function train_into(
+  output_dir: string,
+  { flags, args, seed, train_dataset, eval_dataset }: TrainRun,
+  signal: AbortSignal,
+): Promise<number> {
+  const { do_train = true } = flags;
   const resume = do_train ? await checkpoint_to_resume(output_dir, flags) : undefined;
   const { model, processor } = await load_model(
     flags,
@@ -54,7 +75,7 @@ export async function train(
     });
     try {
       if (do_train) {
-        const { metrics } = await trainer.train({ resume_from_checkpoint: resume });
+        const { metrics } = await trainer.train(resume);
         if (stop.has_stopped()) return interrupted(trainer, signal);
         await trainer.save_model();
         await trainer.save_metrics("train", metrics);

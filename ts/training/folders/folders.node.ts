@@ -1,18 +1,30 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { VitMsnError } from "../../errors.ts";
+import { mkdir, readdir, rename, rm, stat } from "../../files/disk.ts";
+import { make_folder, rename_durably, sync_folder } from "../../files/durable.ts";
+import { is_code } from "../../files/errors.ts";
+import { with_locked_folder } from "../../files/lock.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FoundFile, OutputFolder } from "./folder_types.ts";
 
 /** The end of a folder's name while it is being written, or removed. */
 const TEMPORARY = ".incomplete";
 
-/** The folder of checkpoints, made if need be. */
+/** Holds the folder of checkpoints while `action` runs: two trainings can't write into it. @throws VitMsnError IO where another one does. */
+export function hold_output_folder<T>(
+  directory: SaveDirectory,
+  signal: AbortSignal | undefined,
+  action: () => Promise<T>,
+): Promise<T> {
+  return with_locked_folder(folder_path(directory), signal, action);
+}
+
+/** The folder of checkpoints, made if need be. Whoever writes holds it. */
 export async function open_output_folder(directory: SaveDirectory): Promise<OutputFolder> {
   const root = folder_path(directory);
-  await guard(root, () => mkdir(root, { recursive: true }));
+  await guard(root, () => make_folder(root));
   await guard(root, () => remove_leftovers(root));
   return {
     name: root,
@@ -43,42 +55,30 @@ async function write_folder(
   try {
     await mkdir(temporary);
     await write(temporary);
-    await flush(temporary);
+    await sync_folder(temporary);
     await remove_folder(root, name);
-    await rename(temporary, join(root, name));
+    await rename_durably(temporary, join(root, name));
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    await rm(temporary, { recursive: true, force: true }).catch(() => {});
     throw error;
   }
 }
 
-/** Renamed first: a folder that is half removed must not look whole. */
+/** Renamed first: a folder that is half removed must not look whole, even after a power cut. */
 async function remove_folder(root: string, name: string): Promise<void> {
   const temporary = temporary_path(root, name);
-  const was_there = await rename(join(root, name), temporary).then(
-    () => true,
-    (error: NodeJS.ErrnoException) => {
-      if (error.code === "ENOENT") return false;
-      throw error;
-    },
-  );
-  if (was_there) await rm(temporary, { recursive: true, force: true });
+  try {
+    await rename(join(root, name), temporary);
+  } catch (error) {
+    if (is_code(error, "ENOENT")) return;
+    throw error;
+  }
+  await sync_folder(root);
+  await rm(temporary, { recursive: true, force: true });
 }
 
 function temporary_path(root: string, name: string): string {
   return join(root, `.${name}.${randomUUID()}${TEMPORARY}`);
-}
-
-/** Makes sure that a loss of power after the folder's renaming can't leave empty files in it. */
-async function flush(folder: string): Promise<void> {
-  for (const name of await readdir(folder)) {
-    const handle = await open(join(folder, name), "r+");
-    try {
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-  }
 }
 
 /** The folders in a folder, by name, and all files below each. */

@@ -2,6 +2,15 @@ import { VitMsnError } from "../../errors.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FoundFile, OutputFolder } from "./folder_types.ts";
 
+/** Nobody else is kept out here: a page that trains twice into one folder has to see to it itself. */
+export function hold_output_folder<T>(
+  _directory: SaveDirectory,
+  _signal: AbortSignal | undefined,
+  action: () => Promise<T>,
+): Promise<T> {
+  return action();
+}
+
 /** The folder of checkpoints. Folders can't be renamed here: what marks a checkpoint as whole is its last file. */
 export async function open_output_folder(directory: SaveDirectory): Promise<OutputFolder> {
   const root = handle_of(directory);

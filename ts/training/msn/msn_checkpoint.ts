@@ -9,6 +9,7 @@ import {
   json,
   type LoadedTensor,
   mismatch,
+  read_checkpoint_json,
   read_float_tensors,
   read_sound_state,
   remembered_tensors,
@@ -74,6 +75,7 @@ function head_parameters(parameters: readonly Parameter[]): Parameter[] {
 export interface LoadedMSNCheckpoint {
   name: string;
   files: ModelSource;
+  args: Record<string, unknown> | undefined;
   state: MSNPretrainerState;
   optimizer_steps: number;
   tensors: ReadonlyMap<string, LoadedTensor>;
@@ -87,10 +89,11 @@ export async function read_msn_checkpoint(source: PretrainedSource): Promise<Loa
   const { prototypes_last_used: used } = state;
   if (!Array.isArray(used) || !used.every(Number.isSafeInteger))
     throw unsound(files, `has a ${STATE_FILE} without prototypes_last_used`);
+  const args = await read_checkpoint_json(files, ARGUMENTS_FILE);
   const tensors = await read_float_tensors(files, TENSORS_FILE);
   // A weights file that is cut off is found before anything is changed.
   await (await open_checkpoint(files)).close();
-  return { name: files.name, files, state, optimizer_steps, tensors };
+  return { name: files.name, files, args, state, optimizer_steps, tensors };
 }
 
 /** Gives a learner what a checkpoint holds. @throws VitMsnError CHECKPOINT_MISMATCH; some of it may be changed by then. */

@@ -1,10 +1,9 @@
-import { open_output_folder } from "#folders";
+import { hold_output_folder, open_output_folder } from "#folders";
 import { save_files } from "#save";
 import { env } from "../../env.ts";
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-import type { PretrainedSource } from "../../loading/types.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { CallbackList } from "../callback_list.ts";
 import { checkpoint_name, json, remove_old_checkpoints, STATE_FILE } from "../checkpoint.ts";
@@ -12,7 +11,7 @@ import { DataLoader } from "../data/data_loader.ts";
 import type { TrainingData } from "../data/dataset.ts";
 import type { OutputFolder } from "../folders/folder_types.ts";
 import { make_plan, type Plan } from "../plan.ts";
-import { find_checkpoint, output_dir_of, warn_of_changes } from "../resuming.ts";
+import { find_checkpoint, output_dir_of, type ResumeOptions, tell_changes } from "../resuming.ts";
 import { collapse_message, signs_of_collapse, type TargetStatistics, target_statistics } from "./collapse.ts";
 import { MSNPretrainingArguments, type MSNPretrainingOptions } from "./msn_arguments.ts";
 import type { MSNPretrainerCallback, MSNPretrainerControl, MSNPretrainerEvent } from "./msn_callbacks.ts";
@@ -54,9 +53,7 @@ export interface MSNPretrainerOptions {
   callbacks?: readonly MSNPretrainerCallback[];
 }
 
-export interface MSNTrainCallOptions {
-  /** true: the newest sound checkpoint of output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
-  resume_from_checkpoint?: boolean | PretrainedSource;
+export interface MSNTrainCallOptions extends ResumeOptions {
   signal?: AbortSignal;
 }
 
@@ -148,8 +145,12 @@ export class MSNPretrainer {
       );
     }
     this.#is_training = true;
+    const { output_dir } = this.args;
+    const train = () => this.#train(options);
     try {
-      return await this.#train(options);
+      return await (output_dir === undefined
+        ? train()
+        : hold_output_folder(output_dir, options.signal, train));
     } finally {
       this.#is_training = false;
     }
@@ -190,7 +191,11 @@ export class MSNPretrainer {
     await learner?.dispose();
   }
 
-  async #train({ resume_from_checkpoint = false, signal }: MSNTrainCallOptions): Promise<MSNTrainOutput> {
+  async #train({
+    resume_from_checkpoint = false,
+    changed_options,
+    signal,
+  }: MSNTrainCallOptions): Promise<MSNTrainOutput> {
     throw_if_aborted(signal, "Pre-training");
     const { args, model } = this;
     const data = this.#data();
@@ -207,6 +212,7 @@ export class MSNPretrainer {
     const folder =
       args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
     const found = await find_checkpoint(args.output_dir, resume_from_checkpoint, read_msn_checkpoint);
+    if (found) tell_changes(found, args.to_dict(), loader.length ?? null, changed_options);
     await this.dispose();
     const learner = await MSNLearner.create(model, args);
     this.#learner = learner;
@@ -407,7 +413,6 @@ export class MSNPretrainer {
       train_batch_size: args.per_device_train_batch_size,
       num_examples: loader.length ?? null,
     };
-    if (found) warn_of_changes(found.state, data);
     Object.assign(state, fresh_msn_state(args.num_proto), found?.state, {
       ...data,
       max_steps: plan.max_steps,
