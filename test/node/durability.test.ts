@@ -71,6 +71,7 @@ const task: Task = {
         Array.from(data).reduce((sum, value, at) => sum + value * (at % (i + 2)), 0),
       ),
     })),
+  is_alive: () => true,
   dispose: async () => {},
 };
 
