@@ -33,7 +33,7 @@ pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f3
     match act {
         Activation::Identity => out.copy_from_slice(grad),
         Activation::Gelu => {
-            let gelu = GeluSlope::new();
+            let gelu = GeluDerivative::new();
             scale_by(grad, x, out, |x| gelu.of(x));
         }
         Activation::Relu => {
@@ -45,15 +45,15 @@ pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f3
             });
         }
         Activation::Silu => {
-            let gate = GateSlope::new();
+            let gate = GateDerivative::new();
             scale_by(grad, x, out, |x| gate.of(x, x, gate.exp.one));
         }
         Activation::GeluTanh => {
-            let (gate, gelu) = (GateSlope::new(), GeluTanhSlope::new());
+            let (gate, gelu) = (GateDerivative::new(), GeluTanhDerivative::new());
             scale_by(grad, x, out, |x| gelu.of(x, &gate));
         }
         Activation::QuickGelu => {
-            let (gate, factor) = (GateSlope::new(), constant(1.702));
+            let (gate, factor) = (GateDerivative::new(), constant(1.702));
             scale_by(grad, x, out, |x| gate.of(x, x.mul(factor), factor));
         }
     }
@@ -65,7 +65,7 @@ fn scale_by(grad: &[f32], x: &[f32], out: &mut [f32], slope: impl Fn(F32x4) -> F
 }
 
 /// The derivative of gelu, with its constants.
-struct GeluSlope {
+struct GeluDerivative {
     exp: Exp,
     bounds: [F32x4; 2],
     slope: F32x4,
@@ -75,7 +75,7 @@ struct GeluSlope {
     tail: [F32x4; 8],
 }
 
-impl GeluSlope {
+impl GeluDerivative {
     #[inline(always)]
     fn new() -> Self {
         Self {
@@ -103,14 +103,14 @@ impl GeluSlope {
 }
 
 /// The derivative of x·σ(2u) with 2u = x·(a + b·x²), as in the activation itself.
-struct GeluTanhSlope {
+struct GeluTanhDerivative {
     bounds: [F32x4; 2],
     linear: F32x4,
     cubic: F32x4,
     three_cubic: F32x4,
 }
 
-impl GeluTanhSlope {
+impl GeluTanhDerivative {
     #[inline(always)]
     fn new() -> Self {
         let (linear, cubic) = (1.595_769_2, 1.595_769_2 * 0.044_715);
@@ -123,23 +123,23 @@ impl GeluTanhSlope {
     }
 
     #[inline(always)]
-    fn of(&self, x: F32x4, gate: &GateSlope) -> F32x4 {
+    fn of(&self, x: F32x4, gate: &GateDerivative) -> F32x4 {
         // Beyond 10 either is its limit, while x³ might overflow.
         let x = x.min(self.bounds[0]).max(self.bounds[1]);
         let square = x.mul(x);
         let inner = square.mul_add(self.cubic, self.linear).mul(x);
-        let inner_slope = square.mul_add(self.three_cubic, self.linear);
-        gate.of(x, inner, inner_slope)
+        let inner_derivative = square.mul_add(self.three_cubic, self.linear);
+        gate.of(x, inner, inner_derivative)
     }
 }
 
 /// The derivative of x·σ(u), with its constants.
-struct GateSlope {
+struct GateDerivative {
     exp: Exp,
     bounds: [F32x4; 2],
 }
 
-impl GateSlope {
+impl GateDerivative {
     #[inline(always)]
     fn new() -> Self {
         Self {
@@ -150,7 +150,7 @@ impl GateSlope {
 
     /// σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
     #[inline(always)]
-    fn of(&self, x: F32x4, u: F32x4, u_slope: F32x4) -> F32x4 {
+    fn of(&self, x: F32x4, u: F32x4, u_derivative: F32x4) -> F32x4 {
         let (zero, one) = (F32x4::splat(0.0), self.exp.one);
         // e^−|u| never overflows. σ(|u|) and σ(−|u|):
         let decay = self.exp.of_nonpositive(zero.sub(u.abs()));
@@ -159,7 +159,7 @@ impl GateSlope {
         let sigmoid = u.lt(zero).select(small, large);
         // Beyond 100 the product is as good as 0, while ∞ times it would not be.
         let x = x.min(self.bounds[0]).max(self.bounds[1]);
-        x.mul(u_slope).mul(small.mul(large)).add(sigmoid)
+        x.mul(u_derivative).mul(small.mul(large)).add(sigmoid)
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_slope_is_the_activations() {
+    fn every_derivative_is_the_activations() {
         for act in Activation::ALL {
             // Not on relu's corner.
             let x: Vec<f32> = (-20_000..20_000).map(|v| (v as f32 + 0.5) * 1e-3).collect();

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
-    use vit_msn_tensor::testing::{self as definition, slopes, wide};
+    use vit_msn_tensor::testing::{self as definition, numeric_gradient, wide};
 
     fn run(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Result<[Vec<f32>; 3]> {
         let columns = weight.len();
@@ -236,7 +236,7 @@ mod tests {
             let (grad, weight, bias) = (values(x.len(), 2), values(columns, 3), vec![0.0; columns]);
             let along = |y: &[f64]| -> f64 { y.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum() };
             let [by_x, by_weight, by_bias] = back(&grad, &x, &weight, 0.1).unwrap();
-            let expected = slopes(&wide(&x), 1e-5, |x| {
+            let expected = numeric_gradient(&wide(&x), 1e-5, |x| {
                 along(&definition::batch_norm(x, &weight, &bias, f64::from(0.1f32))[0])
             });
             assert_close(&by_x, &expected, 1e-5);

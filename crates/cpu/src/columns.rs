@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Result, try_vec};
 
-use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 
 /// Columns of a task: two cache lines of a row.
 const COLUMNS: usize = 32;
@@ -24,7 +24,7 @@ pub(crate) fn column_sums_of(
     add: &(dyn Fn(usize, usize, &mut [f64]) + Sync),
 ) -> Result<Vec<f64>> {
     let mut sums = try_vec(columns)?;
-    let parts = Parts::new(&mut sums);
+    let parts = DisjointSliceMut::new(&mut sums);
     let threads = threads_for(rows.saturating_mul(columns).saturating_mul(4));
     for_each_task(threads, columns.div_ceil(COLUMNS), &|task| {
         let first = task.index * COLUMNS;

@@ -9,7 +9,7 @@
 use vit_msn_tensor::{Dropout, Error, Result, check_len, format_number};
 
 use crate::elementwise::BLOCK;
-use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 
 /// What an element costs, in multiply-adds.
 const WORK: usize = 8;
@@ -19,7 +19,7 @@ const WORK: usize = 8;
 pub fn dropout(x: &[f32], dropout: Dropout, out: &mut [f32]) -> Result<()> {
     check_len("The output of dropout", out.len(), &[x.len()])?;
     let mask = Mask::new(dropout)?;
-    let out = Parts::new(out);
+    let out = DisjointSliceMut::new(out);
     let threads = threads_for(x.len().saturating_mul(WORK));
     for_each_task(threads, x.len().div_ceil(BLOCK), &|task| {
         let first = task.index * BLOCK;
@@ -63,8 +63,8 @@ impl Mask {
     pub(crate) fn apply(&self, x: &[f32], first: u32, out: &mut [f32]) {
         for (index, (target, &value)) in (first..).zip(out.iter_mut().zip(x)) {
             let bits = hash(hash(index ^ self.keys[0]) ^ self.keys[1]);
-            let kept = value * self.scale;
-            *target = if bits < self.threshold { 0.0 } else { kept };
+            let scaled = value * self.scale;
+            *target = if bits < self.threshold { 0.0 } else { scaled };
         }
     }
 }
@@ -102,8 +102,11 @@ mod tests {
         for (probability, seed) in [(0.1, 0), (0.1, 1), (0.5, 2), (0.9, u32::MAX)] {
             let out = run(&x, probability, seed);
             let dropped = out.iter().filter(|v| **v == 0.0).count() as f64 / x.len() as f64;
-            let spread = (probability * (1.0 - probability) / x.len() as f64).sqrt();
-            assert!((dropped - probability).abs() < 4.0 * spread, "{dropped}");
+            let multiply_scatter = (probability * (1.0 - probability) / x.len() as f64).sqrt();
+            assert!(
+                (dropped - probability).abs() < 4.0 * multiply_scatter,
+                "{dropped}"
+            );
         }
     }
 

@@ -4,7 +4,7 @@ use std::array::from_fn;
 
 use vit_msn_tensor::{Result, check_len, check_momentum};
 
-use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 use crate::runtime::simd::{F32x4, LANES};
 
 /// Elements of a task. Fixed, so that sums don't depend on the number of threads.
@@ -35,9 +35,9 @@ pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
         source.len(),
         &[target.len()],
     )?;
-    let [kept, taken] = [momentum, 1.0 - momentum].map(|factor| F32x4::splat(factor as f32));
+    let [retained, taken] = [momentum, 1.0 - momentum].map(|factor| F32x4::splat(factor as f32));
     update([target], [source], 1, &|[target], [source]| {
-        [target.mul_add(kept, source.mul(taken))]
+        [target.mul_add(retained, source.mul(taken))]
     });
     Ok(())
 }
@@ -45,7 +45,7 @@ pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
 /// The sum of squares, in float64 over fixed blocks. Errors: OUT_OF_MEMORY.
 pub fn sum_of_squares(x: &[f32]) -> Result<f64> {
     let mut sums = vit_msn_tensor::try_vec(x.len().div_ceil(BLOCK))?;
-    let parts = Parts::new(&mut sums);
+    let parts = DisjointSliceMut::new(&mut sums);
     for_each_task(threads_for(x.len()), parts.len(), &|task| {
         let block = &x[task.index * BLOCK..];
         // SAFETY: each task has its own sum.
@@ -77,7 +77,7 @@ pub(crate) fn update<const W: usize, const R: usize>(
 ) {
     let len = written[0].len();
     let threads = threads_for(len.saturating_mul(work));
-    let written = written.map(Parts::new);
+    let written = written.map(DisjointSliceMut::new);
     for_each_task(threads, len.div_ceil(BLOCK), &|task| {
         let first = task.index * BLOCK;
         let count = BLOCK.min(len - first);

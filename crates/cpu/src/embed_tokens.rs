@@ -24,7 +24,7 @@ pub struct PatchMask<'a> {
 
 /// out `[B, 1 + patches, D]` = `[cls; patch or mask token] + positions`, with cls `[D]`, patches `[B, patches, D]`
 /// and positions `[1 + patches, D]`. Errors: INVALID_ARGUMENT when lengths don't fit.
-pub fn assemble_embeddings(
+pub fn embed_tokens(
     patches: &[f32],
     shape: EmbeddingShape,
     cls: &[f32],
@@ -72,7 +72,7 @@ pub fn assemble_embeddings(
     Ok(())
 }
 
-/// Where the gradients of [`assemble_embeddings`] go: shapes as there.
+/// Where the gradients of [`embed_tokens`] go: shapes as there.
 pub struct EmbeddingGradients<'a> {
     /// `[B, patches, D]`
     pub patches: &'a mut [f32],
@@ -84,9 +84,9 @@ pub struct EmbeddingGradients<'a> {
     pub mask: Option<(&'a [u8], &'a mut [f32])>,
 }
 
-/// The gradients by what [`assemble_embeddings`] puts together, from grad `[B, 1 + patches, D]`: what masked patches
+/// The gradients by what [`embed_tokens`] puts together, from grad `[B, 1 + patches, D]`: what masked patches
 /// would get goes to the mask token. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
-pub fn assemble_embeddings_backward(
+pub fn embed_tokens_backward(
     grad: &[f32],
     shape: EmbeddingShape,
     out: EmbeddingGradients,
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn cls_comes_first_and_positions_are_added() {
         let mut out = [0.0; 12];
-        assemble_embeddings(&PATCHES, SHAPE, &CLS, &POSITIONS, None, &mut out).unwrap();
+        embed_tokens(&PATCHES, SHAPE, &CLS, &POSITIONS, None, &mut out).unwrap();
         assert_eq!(
             out,
             [
@@ -186,7 +186,7 @@ mod tests {
             masked: &[0, 1, 1, 0],
             token: &[100.0, 200.0],
         };
-        assemble_embeddings(&PATCHES, SHAPE, &CLS, &POSITIONS, Some(mask), &mut out).unwrap();
+        embed_tokens(&PATCHES, SHAPE, &CLS, &POSITIONS, Some(mask), &mut out).unwrap();
         assert_eq!(
             out,
             [
@@ -209,7 +209,7 @@ mod tests {
                 token: &zeros[..token],
             };
             let mut target = vec![0.0; out];
-            assemble_embeddings(
+            embed_tokens(
                 &zeros[..patches],
                 SHAPE,
                 &zeros[..cls],
@@ -246,7 +246,7 @@ mod tests {
                 positions: &mut positions,
                 mask: masked.map(|masked| (masked, &mut token[..])),
             };
-            assemble_embeddings_backward(&grad, SHAPE, out).unwrap();
+            embed_tokens_backward(&grad, SHAPE, out).unwrap();
             [
                 patches.clone(),
                 cls.clone(),
@@ -280,7 +280,7 @@ mod tests {
                 positions: &mut vec![0.0; positions],
                 mask: Some((&vec![0; masked], &mut vec![0.0; token])),
             };
-            let error = assemble_embeddings_backward(&vec![0.0; grad], SHAPE, out).unwrap_err();
+            let error = embed_tokens_backward(&vec![0.0; grad], SHAPE, out).unwrap_err();
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
     }

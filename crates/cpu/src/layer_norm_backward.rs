@@ -4,7 +4,7 @@ use vit_msn_tensor::{Error, Result, check_len, numel, try_vec};
 
 use crate::elementwise::update_block;
 use crate::layer_norm::Moments;
-use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 use crate::runtime::simd::F32x4;
 
 /// Rows whose gradients by weight and bias are summed in float32 before they are added in float64. Fixed, so that the
@@ -44,7 +44,10 @@ pub fn layer_norm_backward(
     check_len("The gradient by its bias", out.bias.len(), &[columns])?;
     let blocks = (x.len() / columns).div_ceil(ROW_BLOCK);
     let mut sums = try_vec(numel(&[blocks, 2, columns])?)?;
-    let (out_x, parts) = (Parts::new(out.x), Parts::new(&mut sums));
+    let (out_x, parts) = (
+        DisjointSliceMut::new(out.x),
+        DisjointSliceMut::new(&mut sums),
+    );
     let block = ROW_BLOCK * columns;
     for_each_task(threads_for(x.len().saturating_mul(8)), blocks, &|task| {
         let first = task.index * block;

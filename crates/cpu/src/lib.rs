@@ -30,7 +30,10 @@ mod take_tokens;
 mod test_support;
 
 pub use activation_backward::{activate, activate_backward};
-pub use attention::{AttentionShape, eager, eager_backward, eager_dropout, sdpa, sdpa_backward};
+pub use attention::{
+    AttentionShape, eager_attention, eager_attention_backward, eager_attention_dropout,
+    scaled_dot_product_attention, scaled_dot_product_attention_backward,
+};
 pub use batch_norm::{
     BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
 };
@@ -38,21 +41,20 @@ pub use concat::{concat_rows, concat_rows_backward};
 pub use dropout::dropout;
 pub use elementwise::{accumulate, add, ema, sum_of_squares};
 pub use embed_tokens::{
-    EmbeddingGradients, EmbeddingShape, PatchMask, assemble_embeddings,
-    assemble_embeddings_backward,
+    EmbeddingGradients, EmbeddingShape, PatchMask, embed_tokens, embed_tokens_backward,
 };
 pub use interpolate::{interpolate_positions, interpolate_positions_backward};
 pub use layer_norm::layer_norm;
 pub use layer_norm_backward::{LayerNormGradients, layer_norm_backward};
 pub use linear::{PackedLinear, linear, linear_backward_input, linear_backward_weights};
-pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoothed, mse};
-pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_backward};
+pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoothed, mse_loss};
+pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_loss_backward};
 pub use msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use optimiser::{adamw_step, lars_step, sgd_step};
 pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
 pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
 pub use prototypes::{prototype_logits, prototype_logits_backward};
-pub use runtime::parallel::{dismiss, have_cores, lose_worker, work};
+pub use runtime::parallel::{dismiss, mark_worker_lost, set_thread_per_core, work};
 pub use softmax::softmax;
 pub use take_tokens::{SelectionShape, take_tokens, take_tokens_backward};
 pub use vit_msn_tensor::{AdamW, Lars, Sgd};

@@ -95,7 +95,7 @@ impl LogSum {
 }
 
 /// The mean squared error. Errors: INVALID_ARGUMENT when the lengths differ or are zero.
-pub fn mse(predictions: &[f32], targets: &[f32]) -> Result<f64> {
+pub fn mse_loss(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_len("The targets", targets.len(), &[predictions.len()])?;
     let sum = predictions
         .iter()
@@ -189,13 +189,16 @@ mod tests {
 
     #[test]
     fn mse_is_the_mean_of_squares() {
-        assert_eq!(mse(&[1.0, 5.0], &[3.0, 4.0]).unwrap(), 2.5);
+        assert_eq!(mse_loss(&[1.0, 5.0], &[3.0, 4.0]).unwrap(), 2.5);
     }
 
     #[test]
     fn wrong_lengths_are_errors() {
-        assert_eq!(mse(&[1.0], &[]).unwrap_err().code(), "INVALID_ARGUMENT");
-        assert_eq!(mse(&[], &[]).unwrap_err().code(), "INVALID_ARGUMENT");
+        assert_eq!(
+            mse_loss(&[1.0], &[]).unwrap_err().code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(mse_loss(&[], &[]).unwrap_err().code(), "INVALID_ARGUMENT");
         assert_eq!(
             bce_with_logits(&[1.0], &[1.0, 0.0]).unwrap_err().code(),
             "INVALID_ARGUMENT"

@@ -30,8 +30,8 @@ pub fn cross_entropy_backward<L: Copy + Into<i64>>(
     Ok(())
 }
 
-/// The gradient of [`crate::mse`] by its predictions, 2·(p − t) / count. Errors as there.
-pub fn mse_backward(predictions: &[f32], targets: &[f32], out: &mut [f32]) -> Result<()> {
+/// The gradient of [`crate::mse_loss`] by its predictions, 2·(p − t) / count. Errors as there.
+pub fn mse_loss_backward(predictions: &[f32], targets: &[f32], out: &mut [f32]) -> Result<()> {
     for_each_pair(predictions, targets, out, |p, t| 2.0 * (p - t))
 }
 
@@ -64,7 +64,7 @@ fn for_each_pair(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, values};
-    use crate::{IGNORE_INDEX, bce_with_logits, cross_entropy_smoothed, mse};
+    use crate::{IGNORE_INDEX, bce_with_logits, cross_entropy_smoothed, mse_loss};
     use proptest::prelude::*;
 
     /// Central differences of a loss over float32: a step of 2⁻⁷ and values of few bits move exactly.
@@ -110,8 +110,8 @@ mod tests {
         fn other_losses_match_finite_differences(count in 1usize..30) {
             let (x, t) = (short_values(count, 2), short_values(count, 3));
             let mut out = vec![f32::NAN; count];
-            mse_backward(&x, &t, &mut out).unwrap();
-            assert_close(&out, &differences(&x, |x| mse(x, &t).unwrap()), 1e-6);
+            mse_loss_backward(&x, &t, &mut out).unwrap();
+            assert_close(&out, &differences(&x, |x| mse_loss(x, &t).unwrap()), 1e-6);
             bce_with_logits_backward(&x, &t, &mut out).unwrap();
             assert_close(&out, &differences(&x, |x| bce_with_logits(x, &t).unwrap()), 2e-5);
         }
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(error.code(), "INVALID_ARGUMENT");
         for (x, t, out) in [(2, 1, 2), (2, 2, 1), (0, 0, 0)] {
             let error =
-                mse_backward(&vec![0.0; x], &vec![0.0; t], &mut vec![0.0; out]).unwrap_err();
+                mse_loss_backward(&vec![0.0; x], &vec![0.0; t], &mut vec![0.0; out]).unwrap_err();
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
     }

@@ -3,7 +3,9 @@
 use vit_msn_tensor::{Error, MsnLoss, MsnTargets, Result, check_len, numel, try_vec, views_of};
 
 use crate::columns::column_sums;
-use crate::runtime::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};
+use crate::runtime::parallel::{
+    DisjointSliceMut, for_each_block_of_rows, for_each_task, threads_for,
+};
 use crate::runtime::simd::Exp;
 use crate::softmax::{exp_of_difference, largest};
 
@@ -72,7 +74,7 @@ pub fn msn_loss(
     let mut probs = try_vec(logits.len())?;
     let anchors = Anchors::of(logits, targets, prototypes, weights, &mut probs)?;
     let mut terms = try_vec(numel(&[anchors.rows, 2])?)?;
-    let parts = Parts::new(&mut terms);
+    let parts = DisjointSliceMut::new(&mut terms);
     for_each_task(
         threads_for(logits.len().saturating_mul(4)),
         anchors.rows,
@@ -166,7 +168,7 @@ impl<'a> Anchors<'a> {
         let rows = whole_rows(logits, prototypes)?;
         views_of(rows, whole_rows(targets, prototypes)?)?;
         let mut log_sums = try_vec(rows)?;
-        let parts = Parts::new(&mut log_sums);
+        let parts = DisjointSliceMut::new(&mut log_sums);
         let work = logits.len().saturating_mul(EXP_COST);
         for_each_block_of_rows(probs, prototypes, work, &|first, block| {
             let exp = Exp::new();
@@ -230,7 +232,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
-    use vit_msn_tensor::testing::{self as definition, sinkhorn, slopes, softmax, wide};
+    use vit_msn_tensor::testing::{self as definition, numeric_gradient, sinkhorn, softmax, wide};
 
     fn targets_of(logits: &[f32], k: usize, temperature: f64, iterations: u32) -> Vec<f32> {
         let options = MsnTargets {
@@ -287,7 +289,7 @@ mod tests {
             let targets: Vec<f32> = values(rows * k, 5).into_iter().map(f32::abs).collect();
             let mut by_logits = vec![f32::NAN; logits.len()];
             msn_loss_backward(&logits, &targets, k, WEIGHTS, &mut by_logits).unwrap();
-            let expected = slopes(&wide(&logits), 1e-5, |logits| {
+            let expected = numeric_gradient(&wide(&logits), 1e-5, |logits| {
                 definition::msn_loss(logits, &targets, k, WEIGHTS)[0]
             });
             assert_close(&by_logits, &expected, 2e-6);

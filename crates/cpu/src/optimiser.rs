@@ -25,7 +25,7 @@ pub fn adamw_step(
     let power = |beta: f64| 1.0 - beta.powf(f64::from(options.step));
     let splat = |value: f64| F32x4::splat(value as f32);
     let scale = splat(options.gradient_scale);
-    let keep = splat(1.0 - options.learning_rate * options.weight_decay);
+    let shrinkage = splat(1.0 - options.learning_rate * options.weight_decay);
     let (new_share, decay, square_share) = (splat(1.0 - beta1), splat(beta2), splat(1.0 - beta2));
     let root_correction = splat(power(beta2).sqrt().recip());
     let epsilon = splat(options.epsilon);
@@ -39,7 +39,7 @@ pub fn adamw_step(
             let m = g.sub(m).mul_add(new_share, m);
             let v = v.mul(decay).add(g.mul(g).mul(square_share));
             let root = v.sqrt().mul_add(root_correction, epsilon);
-            [w.mul(keep).sub(step_size.mul(m).div(root)), m, v]
+            [w.mul(shrinkage).sub(step_size.mul(m).div(root)), m, v]
         },
     );
     Ok(())
@@ -68,7 +68,7 @@ pub fn sgd_step(
     };
     check_same("momentum buffer", buffer, parameter)?;
     let factor = splat(options.momentum);
-    let kept = if options.first { splat(0.0) } else { factor };
+    let retained = if options.first { splat(0.0) } else { factor };
     let (own, ahead) = if options.nesterov {
         (splat(1.0), factor)
     } else {
@@ -80,7 +80,7 @@ pub fn sgd_step(
         4,
         &|[w, buffer], [gradient]| {
             let g = w.mul_add(decay, gradient.mul(scale));
-            let buffer = buffer.mul_add(kept, g);
+            let buffer = buffer.mul_add(retained, g);
             let direction = buffer.mul_add(ahead, g.mul(own));
             [direction.mul_add(rate, w), buffer]
         },
@@ -117,14 +117,14 @@ pub fn lars_step(
         splat(trust * options.gradient_scale),
         splat(trust * weight_decay),
     );
-    let (kept, rate) = (splat(options.momentum), splat(-options.learning_rate));
+    let (retained, rate) = (splat(options.momentum), splat(-options.learning_rate));
     update(
         [parameter, momentum],
         [gradient],
         4,
         &|[w, buffer], [gradient]| {
             let g = w.mul_add(decay, gradient.mul(scale));
-            let buffer = buffer.mul_add(kept, g);
+            let buffer = buffer.mul_add(retained, g);
             [buffer.mul_add(rate, w), buffer]
         },
     );

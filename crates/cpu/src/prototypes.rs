@@ -8,7 +8,9 @@ use crate::linear::linear;
 use crate::linear::microkernel::NR;
 use crate::linear::packed::PackedLinear;
 use crate::linear::transpose::transpose;
-use crate::runtime::parallel::{Parts, for_each_block_of_rows, for_each_task, threads_for};
+use crate::runtime::parallel::{
+    DisjointSliceMut, for_each_block_of_rows, for_each_task, threads_for,
+};
 use crate::runtime::simd::{F32x4, map_in_place};
 
 /// Rows that are shorter are divided by this, as torch's `F.normalize` does.
@@ -123,7 +125,7 @@ fn through_normalisation(x: &[f32], width: usize, grad: &mut [f32]) {
 fn packed_transpose(rows: &[f32], width: usize) -> Result<PackedLinear> {
     let count = rows.len() / width;
     let mut operand = PackedLinear::operand(count, width)?;
-    let panels = Parts::new(operand.panels_mut());
+    let panels = DisjointSliceMut::new(operand.panels_mut());
     let panel_size = numel(&[width, NR])?;
     for_each_task(threads_for(rows.len()), count.div_ceil(NR), &|task| {
         let first = task.index * NR;
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
     use proptest::prelude::*;
-    use vit_msn_tensor::testing::{cosines, slopes, wide};
+    use vit_msn_tensor::testing::{cosines, numeric_gradient, wide};
 
     fn run(x: &[f32], prototypes: &[f32], width: usize, temperature: f64) -> Vec<f32> {
         let mut out = vec![f32::NAN; x.len() / width * (prototypes.len() / width)];
@@ -173,7 +175,7 @@ mod tests {
             let grad = values(rows * count, 5);
             let [by_x, by_prototypes] = back(&grad, &x, &prototypes, width);
             let all = [wide(&x), wide(&prototypes)].concat();
-            let expected = slopes(&all, 1e-6, |all| {
+            let expected = numeric_gradient(&all, 1e-6, |all| {
                 let (x, prototypes) = all.split_at(rows * width);
                 let logits = cosines(x, prototypes, width, 0.1);
                 logits.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum()

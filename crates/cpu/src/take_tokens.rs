@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Error, Result, check_len, numel};
 
-/// The sizes of a selection: `[batch, tokens, width]` to `[batch, 1 + kept, width]`.
+/// The sizes of a selection: `[batch, tokens, width]` to `[batch, 1 + visible, width]`.
 #[derive(Debug, Clone, Copy)]
 pub struct SelectionShape {
     /// B
@@ -10,7 +10,7 @@ pub struct SelectionShape {
     /// N, the CLS token among them.
     pub tokens: usize,
     /// K: the patches that stay of each picture.
-    pub kept: usize,
+    pub visible: usize,
     /// D
     pub width: usize,
 }
@@ -20,19 +20,19 @@ impl SelectionShape {
         let Self {
             batch,
             tokens,
-            kept,
+            visible,
             width,
         } = *self;
-        if tokens == 0 || kept == 0 || width == 0 {
+        if tokens == 0 || visible == 0 || width == 0 {
             return Err(Error::InvalidArgument(format!(
-                "{kept} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
+                "{visible} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
             )));
         }
         numel(&[tokens, width])?;
-        numel(&[1 + kept, width])?;
+        numel(&[1 + visible, width])?;
         check_len("The tokens", x.len(), &[batch, tokens, width])?;
-        check_len("The chosen patches", patches.len(), &[batch, kept])?;
-        check_len("The chosen tokens", out.len(), &[batch, 1 + kept, width])?;
+        check_len("The chosen patches", patches.len(), &[batch, visible])?;
+        check_len("The chosen tokens", out.len(), &[batch, 1 + visible, width])?;
         if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
             return Err(Error::InvalidArgument(format!(
                 "There is no patch {patch}: a picture has {} here.",
@@ -56,13 +56,13 @@ pub fn take_tokens(
     shape.check(x, patches, out)?;
     let SelectionShape {
         tokens,
-        kept,
+        visible,
         width,
         ..
     } = shape;
     let pictures = x.chunks_exact(tokens * width);
-    let targets = out.chunks_exact_mut((1 + kept) * width);
-    for ((picture, target), patches) in pictures.zip(targets).zip(patches.chunks_exact(kept)) {
+    let targets = out.chunks_exact_mut((1 + visible) * width);
+    for ((picture, target), patches) in pictures.zip(targets).zip(patches.chunks_exact(visible)) {
         let (cls, rows) = target.split_at_mut(width);
         cls.copy_from_slice(&picture[..width]);
         for (row, &patch) in rows.chunks_exact_mut(width).zip(patches) {
@@ -83,14 +83,14 @@ pub fn take_tokens_backward(
     shape.check(out, patches, grad)?;
     let SelectionShape {
         tokens,
-        kept,
+        visible,
         width,
         ..
     } = shape;
     out.fill(0.0);
     let pictures = out.chunks_exact_mut(tokens * width);
-    let grads = grad.chunks_exact((1 + kept) * width);
-    for ((picture, grad), patches) in pictures.zip(grads).zip(patches.chunks_exact(kept)) {
+    let grads = grad.chunks_exact((1 + visible) * width);
+    for ((picture, grad), patches) in pictures.zip(grads).zip(patches.chunks_exact(visible)) {
         let (cls, rows) = grad.split_at(width);
         picture[..width].copy_from_slice(cls);
         for (row, &patch) in rows.chunks_exact(width).zip(patches) {
@@ -110,7 +110,7 @@ mod tests {
     const SHAPE: SelectionShape = SelectionShape {
         batch: 2,
         tokens: 4,
-        kept: 2,
+        visible: 2,
         width: 1,
     };
     const X: [f32; 8] = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0];
@@ -132,7 +132,13 @@ mod tests {
         );
         for (shape, patches) in [
             (SHAPE, &[0, 1, 2][..]),
-            (SelectionShape { kept: 0, ..SHAPE }, &[]),
+            (
+                SelectionShape {
+                    visible: 0,
+                    ..SHAPE
+                },
+                &[],
+            ),
             (SelectionShape { tokens: 3, ..SHAPE }, &[0, 1, 0, 1]),
             (
                 SelectionShape {

@@ -18,7 +18,7 @@ pub fn packed(n: usize, k: usize, dtype: Dtype, seed: u64) -> (PackedLinear, Vec
     (w, weight, bias)
 }
 
-/// Starts threads that help with jobs until the process of this test ends.
+/// Inits threads that help with jobs until the process of this test ends.
 pub fn start_workers(count: usize) {
     let wanted = threads_for(usize::MAX) + count;
     for _ in 0..count {

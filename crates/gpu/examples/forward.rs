@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use vit_msn_gpu::{
-    Context, ContextOptions, GpuLinear, GpuTensor, Kept, OpProfile, Pooling, RequestedLimits,
-    Stream, attention_for, embed_tokens, layer_norm, layer_norm_for, linear, linear_for,
-    patch_embed, pool,
+    Context, ContextOptions, GpuLinear, GpuTensor, OpProfile, Pooling, RequestedLimits, Stored,
+    Stream, embed_tokens, layer_norm, layer_norm_for, linear, linear_for, patch_embed, pool,
+    scaled_dot_product_attention_for,
 };
 use vit_msn_tensor::{Activation, Dtype, Error, Result};
 
@@ -60,7 +60,7 @@ fn layer(stream: &mut Stream, outputs: usize, inputs: usize, dtype: Dtype) -> Re
 /// A layer's result, for every op to read.
 fn linear_of(
     stream: &mut Stream,
-    x: &Kept,
+    x: &Stored,
     layer: &GpuLinear,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
@@ -72,8 +72,8 @@ fn linear_of(
         residual,
         None,
     )? {
-        Kept::Wide(y) => Ok(y),
-        Kept::Halves(_) => unreachable!("no layer was named as its reader"),
+        Stored::Wide(y) => Ok(y),
+        Stored::Halves(_) => unreachable!("no layer was named as its reader"),
     }
 }
 
@@ -119,7 +119,12 @@ impl Model {
             let normed = norm(stream, &x, &layer.qkv)?;
             let qkv = linear_of(stream, &normed, &layer.qkv, None)?;
             drop(normed);
-            let context = attention_for(stream, &qkv, self.size.heads, Some(&layer.output))?;
+            let context = scaled_dot_product_attention_for(
+                stream,
+                &qkv,
+                self.size.heads,
+                Some(&layer.output),
+            )?;
             drop(qkv);
             x = linear_of(stream, &context, &layer.output, Some(&x))?;
             drop(context);
@@ -142,7 +147,7 @@ struct Row {
     nanoseconds: f64,
     flop: u64,
     bytes: u64,
-    least_bytes: u64,
+    min_bytes: u64,
 }
 
 impl Row {
@@ -151,7 +156,7 @@ impl Row {
         self.nanoseconds += op.nanoseconds.unwrap_or(f64::NAN);
         self.flop += op.flop;
         self.bytes += op.bytes;
-        self.least_bytes += op.least_bytes;
+        self.min_bytes += op.min_bytes;
     }
 
     fn print(&self, name: &str) {
@@ -162,7 +167,7 @@ impl Row {
             self.flop as f64 / self.nanoseconds,
             self.flop as f64 / 1e9,
             self.bytes as f64 / 1e6,
-            self.least_bytes as f64 / 1e6,
+            self.min_bytes as f64 / 1e6,
             self.flop as f64 / self.bytes as f64,
         );
     }

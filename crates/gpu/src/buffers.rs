@@ -250,7 +250,7 @@ pub struct GpuTensor {
 }
 
 /// A tensor for linear layers alone to read that compute in float16: it has what they make of x before they multiply, at
-/// half the bytes, so that results are the same bit for bit. `kept_f16.wgsl` writes it and `x_halves.wgsl` reads it.
+/// half the bytes, so that results are the same bit for bit. `stored_f16.wgsl` writes it and `x_halves.wgsl` reads it.
 pub struct GpuHalves(GpuTensor);
 
 impl GpuHalves {
@@ -307,23 +307,23 @@ impl<'a> Activations<'a> {
 }
 
 /// A result for a linear layer to read.
-pub enum Kept {
+pub enum Stored {
     /// As every op gives it.
     Wide(GpuTensor),
     /// As that layer multiplies it.
     Halves(GpuHalves),
 }
 
-impl<'a> From<&'a Kept> for Activations<'a> {
-    fn from(kept: &'a Kept) -> Self {
-        match kept {
-            Kept::Wide(tensor) => Self::Wide(tensor),
-            Kept::Halves(halves) => Self::Halves(halves),
+impl<'a> From<&'a Stored> for Activations<'a> {
+    fn from(stored: &'a Stored) -> Self {
+        match stored {
+            Stored::Wide(tensor) => Self::Wide(tensor),
+            Stored::Halves(halves) => Self::Halves(halves),
         }
     }
 }
 
-impl Kept {
+impl Stored {
     pub(crate) fn raw(&self) -> &GpuTensor {
         match self {
             Self::Wide(tensor) => tensor,
@@ -615,15 +615,15 @@ mod tests {
     #[test]
     fn after_a_shortage_of_memory_no_buffer_from_before_it_is_used() {
         let Some(mut stream) = stream() else { return };
-        let (kept, freed) = (
+        let (alive, freed) = (
             stream.upload(&[1.0], &[1]).unwrap(),
             stream.upload(&[1.0], &[1]).unwrap(),
         );
-        let before = [kept.buffer().clone(), freed.buffer().clone()];
+        let before = [alive.buffer().clone(), freed.buffer().clone()];
         drop(freed);
         stream.context().run_short();
         let after = stream.upload(&[1.0], &[1]).unwrap();
-        drop(kept);
+        drop(alive);
         let next = stream.upload(&[1.0], &[1]).unwrap();
         assert!(!before.contains(after.buffer()) && !before.contains(next.buffer()));
         assert_eq!(stream.memory().live, stream.memory().reserved);

@@ -144,7 +144,7 @@ impl Context {
         let fault = Arc::new(Mutex::new(None));
         let lost = Arc::clone(&fault);
         device.set_device_lost_callback(move |reason, message| {
-            keep_first(
+            record_first(
                 &lost,
                 Error::EngineDead(format!(
                     "The GPU device was lost ({reason:?}: {message}): load the model again."
@@ -153,7 +153,7 @@ impl Context {
         });
         let uncaptured = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error| {
-            keep_first(
+            record_first(
                 &uncaptured,
                 Error::EngineDead(format!(
                     "The GPU device failed between calls ({}): load the model again.",
@@ -255,7 +255,7 @@ impl Context {
 
     /// Gives the device back; every later call on it is an error.
     pub fn destroy(&self) {
-        keep_first(
+        record_first(
             &self.fault,
             Error::Disposed("The GPU engine was disposed.".to_string()),
         );
@@ -341,7 +341,7 @@ fn is_software(adapter: &wgpu::AdapterInfo) -> bool {
     adapter.device_type == wgpu::DeviceType::Cpu || known.iter().any(|part| name.contains(part))
 }
 
-fn keep_first(fault: &Mutex<Option<Error>>, error: Error) {
+fn record_first(fault: &Mutex<Option<Error>>, error: Error) {
     let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
     fault.get_or_insert(error);
 }

@@ -17,17 +17,22 @@ mod test_support;
 mod tiles;
 mod weights;
 
-pub use buffers::{Activations, GpuHalves, GpuTensor, Kept, Memory};
+pub use buffers::{Activations, GpuHalves, GpuTensor, Memory, Stored};
 pub use context::{Context, ContextOptions, RequestedLimits};
-pub use kernels::attention::backward::{attention_backward, eager_attention_backward};
-pub use kernels::attention::{attention, attention_for, eager_attention, eager_attention_dropout};
+pub use kernels::attention::backward::{
+    eager_attention_backward, scaled_dot_product_attention_backward,
+};
+pub use kernels::attention::{
+    eager_attention, eager_attention_dropout, scaled_dot_product_attention,
+    scaled_dot_product_attention_for,
+};
 pub use kernels::batch_norm::{
     BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
 };
 pub use kernels::concat::{concat_rows, concat_rows_backward};
 pub use kernels::elementwise::{
     accumulate, activate, activate_backward, add, bce_with_logits_backward, dropout, ema,
-    mse_backward,
+    mse_loss_backward,
 };
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
 pub use kernels::interpolate::interpolate_positions;
@@ -37,7 +42,7 @@ pub use kernels::linear::backward::{linear_backward_input, linear_backward_weigh
 pub use kernels::linear::parameters::{linear_bias, linear_weight, set_linear};
 pub use kernels::linear::{choose_linear_tile, linear, linear_for, linear_tiles, run_linear};
 pub use kernels::loss::{
-    bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse,
+    bce_with_logits, cross_entropy, cross_entropy_backward, cross_entropy_smoothed, mse_loss,
 };
 pub use kernels::msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};

@@ -26,7 +26,7 @@ pub struct OpProfile {
     /// Bytes that its workgroups read and write, caches aside.
     pub bytes: u64,
     /// Bytes of its tensors, each once: what no kernel can do without.
-    pub least_bytes: u64,
+    pub min_bytes: u64,
     /// Workgroups.
     pub workgroups: u64,
 }
@@ -82,7 +82,7 @@ impl Timer {
 }
 
 /// Bytes of the buffers, each once.
-pub(crate) fn least_bytes(buffers: &[Binding]) -> u64 {
+pub(crate) fn min_bytes(buffers: &[Binding]) -> u64 {
     let distinct = buffers
         .iter()
         .enumerate()
@@ -130,8 +130,8 @@ mod tests {
             for op in profile {
                 assert_eq!((op.name, op.workgroups), ("layer_norm", 4));
                 // x, weight and bias (one buffer here), y.
-                assert_eq!(op.least_bytes, 4 * (64 + 16 + 64));
-                assert!(op.bytes >= op.least_bytes && op.flop > 0);
+                assert_eq!(op.min_bytes, 4 * (64 + 16 + 64));
+                assert!(op.bytes >= op.min_bytes && op.flop > 0);
                 assert_eq!(op.nanoseconds.is_some(), timed);
             }
             let _after = norm(&mut stream);
@@ -146,7 +146,7 @@ mod tests {
             nanoseconds: None,
             flop: 0,
             bytes: 0,
-            least_bytes: 0,
+            min_bytes: 0,
             workgroups: 1,
         };
         let mut ops = [op.clone(), op];

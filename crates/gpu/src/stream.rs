@@ -11,12 +11,12 @@ use futures_channel::oneshot;
 use vit_msn_tensor::{Dtype, Error, Result, check_len, try_vec};
 
 use crate::buffers::{
-    Binding, BufferPool, DeviceBuffer, FilledBy, GpuHalves, GpuTensor, Kept, Memory, SharedPool,
-    Sizing, size_class,
+    Binding, BufferPool, DeviceBuffer, FilledBy, GpuHalves, GpuTensor, Memory, SharedPool, Sizing,
+    Stored, size_class,
 };
 use crate::context::Context;
 use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
-use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, least_bytes, set_times};
+use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, min_bytes, set_times};
 use crate::tiles::ChosenTiles;
 
 /// Bytes of one dispatch's uniforms, and what their offsets are multiples of: the default
@@ -53,7 +53,7 @@ struct Dispatch {
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
     cost: Cost,
-    least_bytes: u64,
+    min_bytes: u64,
 }
 
 impl Dispatch {
@@ -70,7 +70,7 @@ impl Dispatch {
             nanoseconds: None,
             flop: self.cost.flop,
             bytes: self.cost.bytes,
-            least_bytes: self.least_bytes,
+            min_bytes: self.min_bytes,
             workgroups: self
                 .workgroups
                 .iter()
@@ -285,11 +285,11 @@ impl Stream {
     }
 
     /// The same for a linear layer to read, in the form that suits it.
-    pub(crate) fn uninit_for(&mut self, dims: &[usize], halves: bool) -> Result<Kept> {
+    pub(crate) fn uninit_for(&mut self, dims: &[usize], halves: bool) -> Result<Stored> {
         if halves {
-            return GpuHalves::uninit_rows(&self.context, &self.pool, dims).map(Kept::Halves);
+            return GpuHalves::uninit_rows(&self.context, &self.pool, dims).map(Stored::Halves);
         }
-        self.uninit_rows(dims).map(Kept::Wide)
+        self.uninit_rows(dims).map(Stored::Wide)
     }
 
     /// A tensor of `units` blocks for an op to fill part by part, each of at most `most` blocks.
@@ -337,7 +337,7 @@ impl Stream {
         if self.plans {
             return Ok(());
         }
-        let least_bytes = least_bytes(&buffers);
+        let min_bytes = min_bytes(&buffers);
         let bind_group = self.bind(op.kernel.name, arity, buffers)?;
         if self.uniforms.len() == MAX_DISPATCHES * UNIFORM_SLOT {
             self.submit()?;
@@ -352,7 +352,7 @@ impl Stream {
             bind_group,
             workgroups,
             cost: op.cost,
-            least_bytes,
+            min_bytes,
         }));
         self.pool.borrow_mut().recorded();
         Ok(())

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use vit_msn_gpu::{
     Context, ContextOptions, GpuLinear, GpuTensor, Pooling, RequestedLimits, Stream, TokenMask,
-    attention, bce_with_logits, cross_entropy, eager_attention, embed_tokens,
-    interpolate_positions, layer_norm, linear, mse, patch_embed, pool,
+    bce_with_logits, cross_entropy, eager_attention, embed_tokens, interpolate_positions,
+    layer_norm, linear, mse_loss, patch_embed, pool, scaled_dot_product_attention,
 };
 use vit_msn_tensor::{Activation, Dtype};
 
@@ -228,7 +228,10 @@ impl Model {
             let (context, probs) = eager_attention(stream, &qkv, self.heads).unwrap();
             (context, Some(probs))
         } else {
-            (attention(stream, &qkv, self.heads).unwrap(), None)
+            (
+                scaled_dot_product_attention(stream, &qkv, self.heads).unwrap(),
+                None,
+            )
         };
         let output = key("attention.output.dense");
         let x = self.linear(stream, &context, &output, Identity, Some(x));
@@ -278,7 +281,7 @@ fn loss(stream: &mut Stream, logits: &GpuTensor, expected: &Tensors) -> GpuTenso
     }
     let targets = expected.upload(stream, "in.labels");
     match expected.dims("out.logits")[1] {
-        1 => mse(stream, logits, &targets).unwrap(),
+        1 => mse_loss(stream, logits, &targets).unwrap(),
         _ => bce_with_logits(stream, logits, &targets).unwrap(),
     }
 }

@@ -36,7 +36,7 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
 }
 
 /// The central differences of `loss` at `values`.
-pub fn slopes(values: &[f64], step: f64, loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+pub fn numeric_gradient(values: &[f64], step: f64, loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     (0..values.len())
         .map(|index| {
             let at = |offset: f64| {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use vit_msn_tensor::{Error, Result};
 
 #[cfg(feature = "gpu")]
-use vit_msn_gpu::{Activations, GpuHalves, Kept};
+use vit_msn_gpu::{Activations, GpuHalves, Stored};
 
 use crate::backend::{LinearWeights, Tensor};
 
@@ -93,10 +93,10 @@ impl Handles {
 
     /// A new handle for a tensor, in whichever form it is kept.
     #[cfg(feature = "gpu")]
-    pub fn add_kept(&mut self, kept: Kept) -> Result<u32> {
-        self.add(match kept {
-            Kept::Wide(tensor) => Object::Tensor(tensor),
-            Kept::Halves(halves) => Object::Halves(halves),
+    pub fn add_stored(&mut self, stored: Stored) -> Result<u32> {
+        self.add(match stored {
+            Stored::Wide(tensor) => Object::Tensor(tensor),
+            Stored::Halves(halves) => Object::Halves(halves),
         })
     }
 

@@ -119,7 +119,7 @@ pub fn layer_norm(x: u32, weight: u32, bias: u32, eps: f32) -> JsResult<u32> {
 #[cfg(not(feature = "gpu"))]
 #[wasm_bindgen]
 pub fn scaled_dot_product_attention(qkv: u32, num_heads: usize) -> JsResult<u32> {
-    with_engine(|engine| engine.sdpa(qkv, num_heads))
+    with_engine(|engine| engine.scaled_dot_product_attention(qkv, num_heads))
 }
 
 /// Attention by its definition: [context, probabilities].
@@ -155,10 +155,10 @@ pub fn embed_tokens(
     with_engine(|engine| engine.embed_tokens(patches, cls_token, positions, mask.zip(mask_token)))
 }
 
-/// The CLS token and `kept` chosen patches of each picture.
+/// The CLS token and `visible` chosen patches of each picture.
 #[wasm_bindgen]
-pub fn take_tokens(x: u32, patches: &[u32], kept: usize) -> JsResult<u32> {
-    with_engine(|engine| engine.take_tokens(x, patches, kept))
+pub fn take_tokens(x: u32, patches: &[u32], visible: usize) -> JsResult<u32> {
+    with_engine(|engine| engine.take_tokens(x, patches, visible))
 }
 
 /// Position encodings for another grid.

@@ -66,7 +66,9 @@ pub fn scaled_dot_product_attention_backward(
     context: u32,
     num_heads: usize,
 ) -> JsResult<u32> {
-    with_engine(|engine| engine.sdpa_backward(grad, qkv, context, num_heads))
+    with_engine(|engine| {
+        engine.scaled_dot_product_attention_backward(grad, qkv, context, num_heads)
+    })
 }
 
 /// Eager attention with dropout: [context, probabilities before dropout].
@@ -120,15 +122,15 @@ pub fn embed_tokens_backward(grad: u32, mask: Option<Vec<u8>>) -> JsResult<Vec<u
     with_engine(|engine| engine.embed_tokens_backward(grad, mask.as_deref()))
 }
 
-/// [B, 1 + kept, D] back into [B, tokens, D].
+/// [B, 1 + visible, D] back into [B, tokens, D].
 #[wasm_bindgen]
 pub fn take_tokens_backward(
     grad: u32,
     patches: &[u32],
-    kept: usize,
+    visible: usize,
     tokens: usize,
 ) -> JsResult<u32> {
-    with_engine(|engine| engine.take_tokens_backward(grad, patches, kept, tokens))
+    with_engine(|engine| engine.take_tokens_backward(grad, patches, visible, tokens))
 }
 
 /// The gradient by the positions that were interpolated.

@@ -9,18 +9,18 @@ use vit_msn_tensor::{Dropout, Result, check_len, numel, try_vec};
 use crate::attention::forward::AttentionShape;
 use crate::dropout::Mask;
 use crate::elementwise::update_block;
-use crate::linear::microkernel::{MR, NR, Panels, Start};
+use crate::linear::microkernel::{Init, MR, NR, Panels};
 use crate::linear::transpose::{pack_columns, transpose};
-use crate::runtime::parallel::{Parts, Rows, for_each_task, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, Rows, for_each_task, threads_for};
 use crate::runtime::simd::{F32x4, LANES, map_in_place};
 use crate::softmax::softmax_rows;
 
 /// Queries of one block: whole tiles.
 const QUERY_BLOCK: usize = 102 / MR * MR;
 
-/// The gradient of [`crate::sdpa`] by qkv `[B, N, 3·D]`; grad and context, which the op returned, are `[B, N, D]`.
+/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[B, N, 3·D]`; grad and context, which the op returned, are `[B, N, D]`.
 /// Probabilities are computed again. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
-pub fn sdpa_backward(
+pub fn scaled_dot_product_attention_backward(
     grad: &[f32],
     qkv: &[f32],
     context: &[f32],
@@ -32,9 +32,9 @@ pub fn sdpa_backward(
     for_each_head(grad, qkv, Saved::Context(context), shape, out)
 }
 
-/// The gradient of [`crate::eager`] and, with `dropout`, of [`crate::eager_dropout`] by qkv, from the probabilities
-/// `[B, heads, N, N]` that the op returned. Errors as [`sdpa_backward`].
-pub fn eager_backward(
+/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from the probabilities
+/// `[B, heads, N, N]` that the op returned. Errors as [`scaled_dot_product_attention_backward`].
+pub fn eager_attention_backward(
     grad: &[f32],
     qkv: &[f32],
     probs: &[f32],
@@ -83,7 +83,10 @@ fn for_each_head(
     let mut heads_of_threads = (0..threads)
         .map(|_| Head::new(shape))
         .collect::<Result<Vec<_>>>()?;
-    let (heads_of_threads, out) = (Parts::new(&mut heads_of_threads), Parts::new(out));
+    let (heads_of_threads, out) = (
+        DisjointSliceMut::new(&mut heads_of_threads),
+        DisjointSliceMut::new(out),
+    );
     for_each_task(threads, heads, &|task| {
         // SAFETY: each thread has its own.
         let head = &mut unsafe { heads_of_threads.get(task.thread, 1) }[0];
@@ -121,9 +124,9 @@ struct Head {
     grads: Vec<f32>,
     /// [QUERY_BLOCK, N]
     probs: Vec<f32>,
-    slopes: Vec<f32>,
+    d_scores: Vec<f32>,
     /// [N, QUERY_BLOCK]
-    turned: Vec<f32>,
+    transposed: Vec<f32>,
 }
 
 impl Head {
@@ -142,8 +145,8 @@ impl Head {
             keys: try_vec(by_token)?,
             grads: try_vec(by_token)?,
             probs: try_vec(block)?,
-            slopes: try_vec(block)?,
-            turned: try_vec(block)?,
+            d_scores: try_vec(block)?,
+            transposed: try_vec(block)?,
         })
     }
 
@@ -161,9 +164,9 @@ impl Head {
             let block = queries * tokens;
             let (q, grad) = (&qkv[query0 * 3 * width..], &grad[query0 * width..]);
             let start = if query0 == 0 {
-                Start::Zero
+                Init::Zero
             } else {
-                Start::Accumulate
+                Init::Accumulate
             };
             let by_key = Product {
                 rows: queries,
@@ -177,7 +180,7 @@ impl Head {
                 }
                 Saved::Context(_) => {
                     let scores = &mut Rows::new(&mut self.probs, tokens);
-                    by_key.run(q, 3 * width, &self.keys_by_channel, Start::Zero, scores);
+                    by_key.run(q, 3 * width, &self.keys_by_channel, Init::Zero, scores);
                     softmax_rows(&mut self.probs[..block], tokens);
                 }
             }
@@ -195,24 +198,35 @@ impl Head {
             };
             let weights = match mask {
                 Some((mask, first)) => {
-                    mask.apply(&self.probs[..block], first, &mut self.slopes[..block]);
-                    &self.slopes
+                    mask.apply(&self.probs[..block], first, &mut self.d_scores[..block]);
+                    &self.d_scores
                 }
                 None => &self.probs,
             };
-            transpose(weights, tokens, queries, tokens, &mut self.turned, queries);
+            transpose(
+                weights,
+                tokens,
+                queries,
+                tokens,
+                &mut self.transposed,
+                queries,
+            );
             let panels = &self.grads[query0 * NR..];
-            by_channel.run(&self.turned, queries, panels, start, &mut by_values);
+            by_channel.run(&self.transposed, queries, panels, start, &mut by_values);
 
-            let slopes = &mut Rows::new(&mut self.slopes, tokens);
-            by_key.run(grad, width, &self.values_by_channel, Start::Zero, slopes);
+            let d_scores = &mut Rows::new(&mut self.d_scores, tokens);
+            by_key.run(grad, width, &self.values_by_channel, Init::Zero, d_scores);
             if let Some((mask, first)) = mask {
                 // Dropout's gradient is dropout.
-                mask.apply(&self.slopes[..block], first, &mut self.turned[..block]);
-                self.slopes[..block].copy_from_slice(&self.turned[..block]);
+                mask.apply(
+                    &self.d_scores[..block],
+                    first,
+                    &mut self.transposed[..block],
+                );
+                self.d_scores[..block].copy_from_slice(&self.transposed[..block]);
             }
-            self.slopes_of_scores(queries, |query, probs, slopes| match saved {
-                Saved::Probs(..) => dot(probs, slopes),
+            self.convert_to_score_gradients(queries, |query, probs, d_scores| match saved {
+                Saved::Probs(..) => dot(probs, d_scores),
                 Saved::Context(context) => {
                     let context = &context[(query0 + query) * width..][..head_dim];
                     dot(&grad[query * width..][..head_dim], context)
@@ -225,17 +239,17 @@ impl Head {
                 panel_depth: tokens,
             };
             let target = &mut by_queries.skip(query0);
-            by_query.run(&self.slopes, tokens, &self.keys, Start::Zero, target);
+            by_query.run(&self.d_scores, tokens, &self.keys, Init::Zero, target);
             transpose(
-                &self.slopes,
+                &self.d_scores,
                 tokens,
                 queries,
                 tokens,
-                &mut self.turned,
+                &mut self.transposed,
                 queries,
             );
             let panels = &self.queries[query0 * NR..];
-            by_channel.run(&self.turned, queries, panels, start, &mut by_keys);
+            by_channel.run(&self.transposed, queries, panels, start, &mut by_keys);
         }
     }
 
@@ -273,14 +287,18 @@ impl Head {
     }
 
     /// Turns the gradients by probabilities into scale · those by scores: P ∘ (dP − D); `total` gives a query's D.
-    fn slopes_of_scores(&mut self, queries: usize, total: impl Fn(usize, &[f32], &[f32]) -> f32) {
+    fn convert_to_score_gradients(
+        &mut self,
+        queries: usize,
+        total: impl Fn(usize, &[f32], &[f32]) -> f32,
+    ) {
         let tokens = self.shape.tokens;
         let scale = F32x4::splat(self.scale());
-        let rows = self.slopes.chunks_exact_mut(tokens).take(queries);
-        for (query, (slopes, probs)) in rows.zip(self.probs.chunks_exact(tokens)).enumerate() {
-            let total = F32x4::splat(total(query, probs, slopes));
-            update_block([slopes], [probs], |[slope], [prob]| {
-                [slope.sub(total).mul(prob.mul(scale))]
+        let rows = self.d_scores.chunks_exact_mut(tokens).take(queries);
+        for (query, (d_scores, probs)) in rows.zip(self.probs.chunks_exact(tokens)).enumerate() {
+            let total = F32x4::splat(total(query, probs, d_scores));
+            update_block([d_scores], [probs], |[d_score], [prob]| {
+                [d_score.sub(total).mul(prob.mul(scale))]
             });
         }
     }
@@ -300,7 +318,7 @@ struct Product {
 
 impl Product {
     #[inline(never)]
-    fn run(&self, a: &[f32], a_stride: usize, panels: &[f32], start: Start, out: &mut Rows<f32>) {
+    fn run(&self, a: &[f32], a_stride: usize, panels: &[f32], start: Init, out: &mut Rows<f32>) {
         let panels = Panels {
             values: panels,
             stride: self.panel_depth * NR,
@@ -324,7 +342,7 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, same_with_workers, values};
-    use crate::{eager, eager_dropout, sdpa};
+    use crate::{eager_attention, eager_attention_dropout, scaled_dot_product_attention};
     use proptest::prelude::*;
 
     /// The rows of one head's queries, keys or values (`part`), in float64.
@@ -383,13 +401,13 @@ mod tests {
             };
             for (i, probs) in naive_probs(&q, &k).iter().enumerate() {
                 let grad = &grad[(b * s.tokens + i) * s.width() + h * s.head_dim..][..s.head_dim];
-                let slopes: Vec<f64> = v.iter().map(|value| product(grad, value)).collect();
-                let total = product(probs, &slopes);
+                let d_scores: Vec<f64> = v.iter().map(|value| product(grad, value)).collect();
+                let total = product(probs, &d_scores);
                 for j in 0..s.tokens {
-                    let slope = scale * probs[j] * (slopes[j] - total);
+                    let d_score = scale * probs[j] * (d_scores[j] - total);
                     for c in 0..s.head_dim {
-                        out[at(i, 0) + c] += slope * k[j][c];
-                        out[at(j, 1) + c] += slope * q[i][c];
+                        out[at(i, 0) + c] += d_score * k[j][c];
+                        out[at(j, 1) + c] += d_score * q[i][c];
                         out[at(j, 2) + c] += probs[j] * grad[c];
                     }
                 }
@@ -411,12 +429,12 @@ mod tests {
     fn run(grad: &[f32], qkv: &[f32], s: AttentionShape) -> [Vec<f32>; 2] {
         let mut context = vec![f32::NAN; grad.len()];
         let mut fused = vec![f32::NAN; qkv.len()];
-        sdpa(qkv, s, &mut context).unwrap();
-        sdpa_backward(grad, qkv, &context, s, &mut fused).unwrap();
+        scaled_dot_product_attention(qkv, s, &mut context).unwrap();
+        scaled_dot_product_attention_backward(grad, qkv, &context, s, &mut fused).unwrap();
         let mut probs = vec![f32::NAN; s.batch * s.heads * s.tokens * s.tokens];
         let mut by_definition = vec![f32::NAN; qkv.len()];
-        eager(qkv, s, &mut probs, &mut context).unwrap();
-        eager_backward(grad, qkv, &probs, s, None, &mut by_definition).unwrap();
+        eager_attention(qkv, s, &mut probs, &mut context).unwrap();
+        eager_attention_backward(grad, qkv, &probs, s, None, &mut by_definition).unwrap();
         [fused, by_definition]
     }
 
@@ -456,8 +474,8 @@ mod tests {
                     moved[index] += offset;
                     loss(&grad, &moved, s)
                 };
-                let slope = (at(step) - at(-step)) / (2.0 * step);
-                prop_assert!((slope - expected).abs() < 1e-8, "{index}: {slope}, {expected}");
+                let d_score = (at(step) - at(-step)) / (2.0 * step);
+                prop_assert!((d_score - expected).abs() < 1e-8, "{index}: {d_score}, {expected}");
             }
         }
     }
@@ -474,7 +492,7 @@ mod tests {
         }
     }
 
-    /// The context and the gradient by qkv of eager attention with dropout.
+    /// The context and the gradient by qkv of eager_attention attention with dropout.
     fn run_dropout(
         grad: &[f32],
         qkv: &[f32],
@@ -486,8 +504,8 @@ mod tests {
         let mut context = vec![f32::NAN; grad.len()];
         let mut gradient = vec![f32::NAN; qkv.len()];
         let given = Some((dropout, &mut dropped[..]));
-        eager_dropout(qkv, s, given, &mut probs, &mut context).unwrap();
-        eager_backward(grad, qkv, &probs, s, Some(dropout), &mut gradient).unwrap();
+        eager_attention_dropout(qkv, s, given, &mut probs, &mut context).unwrap();
+        eager_attention_backward(grad, qkv, &probs, s, Some(dropout), &mut gradient).unwrap();
         [context, gradient]
     }
 
@@ -530,9 +548,12 @@ mod tests {
                     moved[index] += offset;
                     loss(&moved)
                 };
-                let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
+                let d_score = (at(step) - at(-step)) / f64::from(2.0 * step);
                 let actual = f64::from(gradient[index]);
-                assert!((slope - actual).abs() < 2e-3, "{index}: {slope}, {actual}");
+                assert!(
+                    (d_score - actual).abs() < 2e-3,
+                    "{index}: {d_score}, {actual}"
+                );
             }
         }
     }
@@ -565,14 +586,16 @@ mod tests {
             (12, 36, 12, 35),
         ] {
             let [grad, qkv, context, mut out] = [grad, qkv, context, out].map(|len| vec![0.0; len]);
-            let error = sdpa_backward(&grad, &qkv, &context, s, &mut out).unwrap_err();
+            let error = scaled_dot_product_attention_backward(&grad, &qkv, &context, s, &mut out)
+                .unwrap_err();
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
         let error =
-            eager_backward(&[0.0; 12], &[0.0; 36], &[0.0; 7], s, None, &mut [0.0; 36]).unwrap_err();
+            eager_attention_backward(&[0.0; 12], &[0.0; 36], &[0.0; 7], s, None, &mut [0.0; 36])
+                .unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
         let none = shape(1, 2, 0, 3);
-        let error = eager_backward(&[], &[], &[], none, None, &mut []).unwrap_err();
+        let error = eager_attention_backward(&[], &[], &[], none, None, &mut []).unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
     }
 }

@@ -1,16 +1,16 @@
 //! Self-attention over the output of one fused linear layer.
 //!
-//! Keys and values are packed once per head into the GEMM's panels. [`sdpa`] walks blocks of queries and keys
+//! Keys and values are packed once per head into the GEMM's panels. [`scaled_dot_product_attention`] walks blocks of queries and keys
 //! with a running maximum and sum (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022), so that its
-//! memory doesn't grow with the square of the tokens; [`eager`] materialises and returns the probabilities.
+//! memory doesn't grow with the square of the tokens; [`eager_attention`] materialises and returns the probabilities.
 
 use std::ops::Range;
 
 use vit_msn_tensor::{Dropout, Error, Result, check_len, numel, try_vec};
 
 use crate::dropout::Mask;
-use crate::linear::microkernel::{MR, NR, Panels, Start, Tile};
-use crate::runtime::parallel::{Parts, Rows, for_each_task, threads_for};
+use crate::linear::microkernel::{Init, MR, NR, Panels, Tile};
+use crate::runtime::parallel::{DisjointSliceMut, Rows, for_each_task, threads_for};
 use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 use crate::softmax::{exp_of_difference, largest, softmax_rows};
 
@@ -61,7 +61,11 @@ impl AttentionShape {
 
 /// Fused attention without the N × N scores: qkv `[B, N, 3·D]` (queries, keys, values side by side) to out
 /// `[B, N, D]`, scaled by head_dim^-½. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
-pub fn sdpa(qkv: &[f32], shape: AttentionShape, out: &mut [f32]) -> Result<()> {
+pub fn scaled_dot_product_attention(
+    qkv: &[f32],
+    shape: AttentionShape,
+    out: &mut [f32],
+) -> Result<()> {
     shape.check(qkv, out)?;
     let tokens = shape.tokens;
     for_each_head(qkv, shape, out, &|_, head, scores, qkv, mut out| {
@@ -121,14 +125,19 @@ fn update(
 }
 
 /// Attention that also returns its probabilities: qkv `[B, N, 3·D]` to probs `[B, heads, N, N]` and out `[B, N, D]`.
-/// Errors as [`sdpa`].
-pub fn eager(qkv: &[f32], shape: AttentionShape, probs: &mut [f32], out: &mut [f32]) -> Result<()> {
-    eager_dropout(qkv, shape, None, probs, out)
+/// Errors as [`scaled_dot_product_attention`].
+pub fn eager_attention(
+    qkv: &[f32],
+    shape: AttentionShape,
+    probs: &mut [f32],
+    out: &mut [f32],
+) -> Result<()> {
+    eager_attention_dropout(qkv, shape, None, probs, out)
 }
 
-/// As [`eager`], but values are weighted by the probabilities after dropout; those returned are before it. `dropped`, of
+/// As [`eager_attention`], but values are weighted by the probabilities after dropout; those returned are before it. `dropped`, of
 /// their size, takes them meanwhile.
-pub fn eager_dropout(
+pub fn eager_attention_dropout(
     qkv: &[f32],
     shape: AttentionShape,
     dropout: Option<(Dropout, &mut [f32])>,
@@ -146,9 +155,9 @@ pub fn eager_dropout(
         return Ok(());
     }
     let dropout = dropout
-        .map(|(dropout, dropped)| Ok((Mask::new(dropout)?, Parts::new(dropped))))
+        .map(|(dropout, dropped)| Ok((Mask::new(dropout)?, DisjointSliceMut::new(dropped))))
         .transpose()?;
-    let probs = Parts::new(probs);
+    let probs = DisjointSliceMut::new(probs);
     for_each_head(qkv, shape, out, &|index, head, _, qkv, mut out| {
         let size = tokens * tokens;
         // SAFETY: each head has its own probabilities.
@@ -195,7 +204,10 @@ fn for_each_head(qkv: &[f32], shape: AttentionShape, out: &mut [f32], run: &RunH
     let mut scratch = (0..threads)
         .map(|_| Ok((Head::new(shape)?, try_vec(MR * SCORES_STRIDE)?)))
         .collect::<Result<Vec<_>>>()?;
-    let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
+    let (scratch, out) = (
+        DisjointSliceMut::new(&mut scratch),
+        DisjointSliceMut::new(out),
+    );
     for_each_task(threads, heads, &|task| {
         // SAFETY: each thread has its own scratch.
         let (head, scores) = &mut unsafe { scratch.get(task.thread, 1) }[0];
@@ -270,7 +282,7 @@ impl Head {
             stride: NR * depth,
             depth,
         };
-        panels.multiply(queries, keys.len(), Start::Zero, scores);
+        panels.multiply(queries, keys.len(), Init::Zero, scores);
     }
 
     /// out[query, channel] += Σ weights[query, key] · v; the first block begins with zero.
@@ -279,9 +291,9 @@ impl Head {
             tokens, head_dim, ..
         } = self.shape;
         let start = if keys.start == 0 {
-            Start::Zero
+            Init::Zero
         } else {
-            Start::Accumulate
+            Init::Accumulate
         };
         let panels = Panels {
             values: &self.values[keys.start * NR..],
@@ -374,12 +386,12 @@ mod tests {
             .collect();
         let (expected_probs, expected) = naive(&qkv, shape);
         let mut out = vec![f32::NAN; size];
-        sdpa(&qkv, shape, &mut out).unwrap();
+        scaled_dot_product_attention(&qkv, shape, &mut out).unwrap();
         let tolerance = 2e-6 * f64::from(scale * scale).max(1.0);
         assert_close(&out, &expected, tolerance);
         let mut out = vec![f32::NAN; size];
         let mut probs = vec![f32::NAN; batch * heads * tokens * tokens];
-        eager(&qkv, shape, &mut probs, &mut out).unwrap();
+        eager_attention(&qkv, shape, &mut probs, &mut out).unwrap();
         assert_close(&out, &expected, tolerance);
         assert_close(&probs, &expected_probs, tolerance);
     }
@@ -426,13 +438,13 @@ mod tests {
         let qkv = values(3 * 2 * 197 * 120, 21);
         same_with_workers(|| {
             let mut out = vec![f32::NAN; 2 * 197 * 120];
-            sdpa(&qkv, shape, &mut out).unwrap();
+            scaled_dot_product_attention(&qkv, shape, &mut out).unwrap();
             out
         });
         same_with_workers(|| {
             let mut out = vec![f32::NAN; 2 * 197 * 120];
             let mut probs = vec![f32::NAN; 2 * 6 * 197 * 197];
-            eager(&qkv, shape, &mut probs, &mut out).unwrap();
+            eager_attention(&qkv, shape, &mut probs, &mut out).unwrap();
             [out, probs].concat()
         });
     }
@@ -454,7 +466,7 @@ mod tests {
             .collect();
         qkv[3 * tokens - 2] = 500.0;
         let mut out = vec![0.0; tokens];
-        sdpa(&qkv, shape, &mut out).unwrap();
+        scaled_dot_product_attention(&qkv, shape, &mut out).unwrap();
         assert_eq!(out, vec![(tokens - 1) as f32; tokens]);
     }
 
@@ -467,14 +479,18 @@ mod tests {
             head_dim: 3,
         };
         assert_eq!(
-            sdpa(&[0.0; 35], shape, &mut [0.0; 12]).unwrap_err().code(),
+            scaled_dot_product_attention(&[0.0; 35], shape, &mut [0.0; 12])
+                .unwrap_err()
+                .code(),
             "INVALID_ARGUMENT"
         );
         assert_eq!(
-            sdpa(&[0.0; 36], shape, &mut [0.0; 11]).unwrap_err().code(),
+            scaled_dot_product_attention(&[0.0; 36], shape, &mut [0.0; 11])
+                .unwrap_err()
+                .code(),
             "INVALID_ARGUMENT"
         );
-        let error = eager(&[0.0; 36], shape, &mut [0.0; 7], &mut [0.0; 12]).unwrap_err();
+        let error = eager_attention(&[0.0; 36], shape, &mut [0.0; 7], &mut [0.0; 12]).unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
         for (tokens, heads, head_dim) in
             [(2, 0, 3), (2, 2, 0), (usize::MAX, 1, 1), (2, usize::MAX, 2)]
@@ -486,7 +502,9 @@ mod tests {
                 head_dim,
             };
             assert_eq!(
-                sdpa(&[], shape, &mut []).unwrap_err().code(),
+                scaled_dot_product_attention(&[], shape, &mut [])
+                    .unwrap_err()
+                    .code(),
                 "INVALID_ARGUMENT"
             );
         }

@@ -3,5 +3,7 @@
 mod backward;
 mod forward;
 
-pub use backward::{eager_backward, sdpa_backward};
-pub use forward::{AttentionShape, eager, eager_dropout, sdpa};
+pub use backward::{eager_attention_backward, scaled_dot_product_attention_backward};
+pub use forward::{
+    AttentionShape, eager_attention, eager_attention_dropout, scaled_dot_product_attention,
+};

@@ -6,7 +6,7 @@ use crate::linear::linear;
 use crate::linear::microkernel::NR;
 use crate::linear::packed::PackedLinear;
 use crate::linear::transpose::{pack_columns, transpose};
-use crate::runtime::parallel::{Parts, for_each_task, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 use crate::runtime::simd::{F32x4, LANES};
 
 /// Rows that are packed at a time: a block of them stays in L2.
@@ -80,7 +80,10 @@ fn transposed(w: &PackedLinear) -> Result<PackedLinear> {
     let mut operand = PackedLinear::operand(inputs, outputs)?;
     let threads = threads_for(inputs.saturating_mul(outputs));
     let mut scratch = try_vec(threads * NR * NR)?;
-    let (scratch, panels) = (Parts::new(&mut scratch), Parts::new(operand.panels_mut()));
+    let (scratch, panels) = (
+        DisjointSliceMut::new(&mut scratch),
+        DisjointSliceMut::new(operand.panels_mut()),
+    );
     for_each_task(threads, inputs.div_ceil(NR), &|task| {
         // SAFETY: each thread has its own scratch, each task its own panel.
         let (scratch, target) = unsafe {
@@ -102,7 +105,7 @@ fn transposed(w: &PackedLinear) -> Result<PackedLinear> {
 /// Rows `[rows, columns]` as a right operand of depth `rows`.
 pub(crate) fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<PackedLinear> {
     let mut operand = PackedLinear::operand(columns, rows)?;
-    let panels = Parts::new(operand.panels_mut());
+    let panels = DisjointSliceMut::new(operand.panels_mut());
     for_each_task(threads_for(x.len()), rows.div_ceil(ROW_BLOCK), &|task| {
         let row0 = task.index * ROW_BLOCK;
         let block = &x[row0 * columns..];
@@ -121,7 +124,7 @@ pub(crate) fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<Pack
 fn transposed_with_sums(x: &[f32], rows: usize, sums: &mut [f32]) -> Result<Vec<f32>> {
     let columns = sums.len();
     let mut out = try_vec(numel(&[rows, columns])?)?;
-    let (targets, sums) = (Parts::new(&mut out), Parts::new(sums));
+    let (targets, sums) = (DisjointSliceMut::new(&mut out), DisjointSliceMut::new(sums));
     for_each_task(
         threads_for(x.len()),
         columns.div_ceil(COLUMN_BLOCK),

@@ -5,10 +5,10 @@ use std::ops::Range;
 use vit_msn_tensor::{Result, try_vec};
 
 use crate::linear::epilogue::Epilogue;
-use crate::linear::microkernel::{COPY_SIZE, KC, MC, MR, NR, Start, Tile};
+use crate::linear::microkernel::{COPY_SIZE, Init, KC, MC, MR, NR, Tile};
 use crate::linear::packed::PackedLinear;
 use crate::runtime::blocks::{block_size, blocks};
-use crate::runtime::parallel::{Parts, for_each_task, tasks_for, threads_for};
+use crate::runtime::parallel::{DisjointSliceMut, for_each_task, tasks_for, threads_for};
 use crate::runtime::simd::FUSED;
 
 /// The most bytes of a stripe.
@@ -38,8 +38,11 @@ pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     let copy_size = if FUSED { COPY_SIZE } else { 0 };
     let mut copies = try_vec(threads * copy_size)?;
     let mut scratch = try_vec(threads * scratch_size)?;
-    let (copies, scratch) = (Parts::new(&mut copies), Parts::new(&mut scratch));
-    let out = Parts::new(out);
+    let (copies, scratch) = (
+        DisjointSliceMut::new(&mut copies),
+        DisjointSliceMut::new(&mut scratch),
+    );
+    let out = DisjointSliceMut::new(out);
     for_each_task(threads, schedule.tasks(), &|task| {
         // SAFETY: each thread has its own scratch.
         let (copy, scratch) = unsafe {
@@ -124,7 +127,13 @@ impl Product<'_> {
     ///
     /// # Safety
     /// Nobody else may use the part's rows and columns of the output.
-    unsafe fn compute(&self, part: Part, copy: &mut [f32], scratch: &mut [f32], out: &Parts<f32>) {
+    unsafe fn compute(
+        &self,
+        part: Part,
+        copy: &mut [f32],
+        scratch: &mut [f32],
+        out: &DisjointSliceMut<f32>,
+    ) {
         let (inputs, outputs) = (self.w.in_features(), self.w.out_features());
         let Part {
             rows,
@@ -134,9 +143,9 @@ impl Product<'_> {
         let column0 = panels.start * NR;
         let columns = outputs.min(panels.end * NR) - column0;
         let start = if range.start == 0 {
-            Start::From(self.w.panel_biases(panels.clone()))
+            Init::From(self.w.panel_biases(panels.clone()))
         } else {
-            Start::Accumulate
+            Init::Accumulate
         };
         let weights = self.w.panel_blocks(panels, range.clone(), scratch);
         for first in rows.clone().step_by(EPILOGUE_ROWS) {
@@ -170,7 +179,7 @@ impl Product<'_> {
         rows: Range<usize>,
         column0: usize,
         columns: usize,
-        out: &Parts<f32>,
+        out: &DisjointSliceMut<f32>,
     ) {
         let outputs = self.w.out_features();
         let first = rows.start * outputs + column0;

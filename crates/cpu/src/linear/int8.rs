@@ -12,21 +12,23 @@ use vit_msn_tensor::{Result, try_vec};
 use crate::linear::epilogue::Epilogue;
 use crate::linear::float::Product;
 use crate::linear::int8_microkernel::{
-    MR, NR, TILE, TURN, TileProduct, interleave, quantise_row, scaled,
+    MR, NR, TILE, TileProduct, UNROLL, interleave, quantise_row, scaled,
 };
 use crate::linear::int8_panels::QuantisedPanels;
 use crate::linear::strassen_terms::{Operand, TERMS, Term, WHOLE};
 use crate::runtime::blocks::{block_size, blocks};
-use crate::runtime::parallel::{Parts, Rows, Task, for_each_task_in_turn, tasks_for, threads_for};
+use crate::runtime::parallel::{
+    DisjointSliceMut, Rows, Task, for_each_task_in_turn, tasks_for, threads_for,
+};
 
 /// The most rows whose operands are made at a time.
-const MOST_ROWS: usize = 320;
+const MAX_ROWS: usize = 320;
 /// The most inputs of a term: a tile's rows and a panel are in the L1 cache.
-const MOST_DEPTH: usize = 512;
+const MAX_TERM_DEPTH: usize = 512;
 /// The most bytes of a stripe.
 const STRIPE_BYTES: usize = 400 << 10;
 /// The fewest rows that are worth the sums of weights.
-const LEAST_ROWS: usize = 48;
+const MIN_ROWS: usize = 48;
 
 /// [`crate::linear()`] for int8 weights, all lengths checked; `w` are the panels of the product's weights.
 pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) -> Result<()> {
@@ -35,18 +37,24 @@ pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) 
     let rows = x.len() / in_features;
     let plan = Plan::new(w, rows, outputs);
     // Blocks of about the same size, in whole units.
-    let capacity = block_size(rows, MOST_ROWS, plan.rows());
+    let capacity = block_size(rows, MAX_ROWS, plan.rows());
     let mut operands = try_vec(capacity / plan.rows() * plan.row_operands())?;
     let mut row_scales = try_vec(capacity)?;
     let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
     let mut sums = try_vec(plan.threads * plan.sums_size())?;
-    let (operands, row_scales) = (Parts::new(&mut operands), Parts::new(&mut row_scales));
-    let (scratch, sums) = (Parts::new(&mut scratch), Parts::new(&mut sums));
+    let (operands, row_scales) = (
+        DisjointSliceMut::new(&mut operands),
+        DisjointSliceMut::new(&mut row_scales),
+    );
+    let (scratch, sums) = (
+        DisjointSliceMut::new(&mut scratch),
+        DisjointSliceMut::new(&mut sums),
+    );
     for taken in blocks(rows, capacity.max(1)) {
         let x = &x[taken.start * in_features..taken.end * in_features];
         let range = taken.start * outputs..taken.end * outputs;
         let residual = epilogue.residual.map(|values| &values[range.clone()]);
-        let out = Parts::new(&mut out[range]);
+        let out = DisjointSliceMut::new(&mut out[range]);
         // SAFETY: each thread has its own scratch and sums.
         let scratch = |task: Task| unsafe {
             let (size, sums_size) = (plan.scratch_size(), plan.sums_size());
@@ -122,9 +130,9 @@ impl<'a> Plan<'a> {
         let depth = w.depth();
         let threads = threads_for(rows.saturating_mul(depth).saturating_mul(outputs));
         let panels = outputs.div_ceil(NR);
-        let cut = rows >= LEAST_ROWS && depth.is_multiple_of(2 * TURN) && panels.is_multiple_of(2);
+        let cut = rows >= MIN_ROWS && depth.is_multiple_of(2 * UNROLL) && panels.is_multiple_of(2);
         let (halves, terms): (_, &[Term]) = if cut { (2, &TERMS) } else { (1, &WHOLE) };
-        let block = block_size(depth, halves * MOST_DEPTH, halves * TURN);
+        let block = block_size(depth, halves * MAX_TERM_DEPTH, halves * UNROLL);
         let units = panels / halves;
         let bytes = terms.len() * depth / halves * NR * size_of::<i16>();
         let group = units.div_ceil(tasks_for(threads, 4));
@@ -421,10 +429,10 @@ mod tests {
             (90, 8000, 17),
             (333, 1000, 5),
             (2, 30_000, 3),
-            (LEAST_ROWS - 1, 32, 32),
-            (LEAST_ROWS, 2 * MOST_DEPTH + 16, 32),
-            (LEAST_ROWS + 5, 64, 27),
-            (MOST_ROWS + 9, 96, 80),
+            (MIN_ROWS - 1, 32, 32),
+            (MIN_ROWS, 2 * MAX_TERM_DEPTH + 16, 32),
+            (MIN_ROWS + 5, 64, 27),
+            (MAX_ROWS + 9, 96, 80),
             (197, 384, 1152),
         ] {
             check(m, k, n);

@@ -20,7 +20,7 @@ pub(crate) const TILE: usize = MR * NR;
 /// Inputs whose weights lie side by side: what one 32-bit lane sums.
 pub(crate) const PAIR: usize = 2;
 /// Inputs of a turn of the kernel's loop.
-pub(crate) const TURN: usize = 8;
+pub(crate) const UNROLL: usize = 8;
 /// The most inputs whose sum is sure to fit int32 with activations of 8 bits.
 pub(crate) const MAX_DEPTH: usize = i32::MAX as usize / (127 * 128);
 
@@ -40,7 +40,7 @@ impl TileProduct<'_> {
     pub fn add(&self, sums: &mut [i32], step: usize, shares: &[(usize, bool)]) {
         let depth = self.a.len() / MR;
         let count = self.panels.len() / (NR * depth);
-        assert!(depth > 0 && depth.is_multiple_of(TURN) && shares.len() <= 2);
+        assert!(depth > 0 && depth.is_multiple_of(UNROLL) && shares.len() <= 2);
         let mut targets = [(std::ptr::null_mut(), false); 2];
         for (target, &(first, negative)) in targets.iter_mut().zip(shares) {
             let target_sums = &mut sums[first..];
@@ -55,7 +55,7 @@ impl TileProduct<'_> {
             targets: &targets[..shares.len()],
             step,
         };
-        // SAFETY: `count` panels of `depth` inputs are in the slices, a multiple of TURN, and targets are measured above.
+        // SAFETY: `count` panels of `depth` inputs are in the slices, a multiple of UNROLL, and targets are measured above.
         unsafe { imp::multiply(&job) }
     }
 }
@@ -66,7 +66,7 @@ struct Job<'a> {
     a: *const i16,
     /// `count` times `depth * NR` values.
     panels: *const i16,
-    /// A multiple of TURN, at least that.
+    /// A multiple of UNROLL, at least that.
     depth: usize,
     count: usize,
     /// `count` times TILE sums, `step` from one to the next, and whether they are negative.
@@ -153,7 +153,7 @@ mod imp {
                     {
                         break;
                     }
-                    k = (k + TURN) & mask;
+                    k = (k + UNROLL) & mask;
                 }
                 for &(target, negative) in job.targets {
                     let target: *mut v128 = target.add(index * job.step).cast();
@@ -204,11 +204,11 @@ mod imp {
         }))
     }
 
-    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of TURN.
+    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of UNROLL.
     pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
-        let rows = rows.map(|row| row.as_chunks::<TURN>().0);
+        let rows = rows.map(|row| row.as_chunks::<UNROLL>().0);
         for (k, out) in out
-            .as_chunks_mut::<{ TURN * MR }>()
+            .as_chunks_mut::<{ UNROLL * MR }>()
             .0
             .iter_mut()
             .enumerate()
@@ -331,7 +331,7 @@ mod imp {
         unsafe { F32x4::load(sums.as_ptr()) }
     }
 
-    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of TURN.
+    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of UNROLL.
     pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
         for (k, out) in out.chunks_mut(MR * PAIR).enumerate() {
             for (row, out) in rows.iter().zip(out.chunks_mut(PAIR)) {

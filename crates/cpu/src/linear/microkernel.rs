@@ -30,7 +30,7 @@ static ZEROS: [f32; NR] = [0.0; NR];
 
 /// What a tile's sums begin with.
 #[derive(Clone, Copy)]
-pub(crate) enum Start<'a> {
+pub(crate) enum Init<'a> {
     /// Zero.
     Zero,
     /// The same values in every row, NR for each panel: a bias.
@@ -89,7 +89,7 @@ pub(crate) struct Panels<'a> {
 impl Panels<'_> {
     /// `c[row, column] = start + Σₖ a[row, k] · b[k, column]` for the first `columns` columns, at least one.
     #[inline(always)]
-    pub fn multiply(&self, a: Tile, columns: usize, start: Start, c: &mut Rows<f32>) {
+    pub fn multiply(&self, a: Tile, columns: usize, start: Init, c: &mut Rows<f32>) {
         let (whole, rest) = (columns / NR, columns % NR);
         let last = columns.div_ceil(NR) - 1;
         let rows = a.rows;
@@ -106,16 +106,16 @@ impl Panels<'_> {
                 panels: self.values.as_ptr(),
                 stride: self.stride,
                 count: whole,
-                starts: Starts::of(start, 0, whole * NR),
+                starts: Inits::of(start, 0, whole * NR),
                 targets: target(0, whole * NR),
             };
-            // SAFETY: rows were sliced to `depth` floats, panels measured above, a bias in `Starts::of`, and targets are
+            // SAFETY: rows were sliced to `depth` floats, panels measured above, a bias in `Inits::of`, and targets are
             // `whole * NR` floats.
             unsafe { multiply_panels(&job) };
         }
         if rest > 0 {
             let mut spare = [[0.0; NR]; MR];
-            if matches!(start, Start::Accumulate) {
+            if matches!(start, Init::Accumulate) {
                 for (row, spare) in spare.iter_mut().enumerate() {
                     let source = c.row(row.min(rows - 1), columns);
                     spare[..rest].copy_from_slice(&source[columns - rest..]);
@@ -127,7 +127,7 @@ impl Panels<'_> {
                 panels: self.values[last * self.stride..].as_ptr(),
                 stride: self.stride,
                 count: 1,
-                starts: Starts::of(start, last * NR, NR),
+                starts: Inits::of(start, last * NR, NR),
                 targets: spare.each_mut().map(|row| row.as_mut_ptr()),
             };
             // SAFETY: as above; the targets are NR floats of `spare`.
@@ -140,7 +140,7 @@ impl Panels<'_> {
 
     /// Adds `Σₖ a[row, k] · b[k, column]` of a whole tile to each of `places`. Its panels are every other one there.
     #[inline(never)]
-    pub fn spread(&self, a: Tile, count: usize, places: &[Place], c: &mut Rows<f32>) {
+    pub fn multiply_scatter(&self, a: Tile, count: usize, places: &[Place], c: &mut Rows<f32>) {
         assert!(a.rows == MR && count > 0 && self.depth > 0);
         assert!(self.values.len() >= (count - 1) * self.stride + self.depth * NR);
         let a = a.starts(self.depth);
@@ -152,7 +152,7 @@ impl Panels<'_> {
             assert!(place.column <= NR);
             *sign = place.sign;
         }
-        let job = Spread {
+        let job = ScatterJob {
             depth: self.depth,
             a,
             panels: self.values.as_ptr(),
@@ -162,7 +162,7 @@ impl Panels<'_> {
         };
         // SAFETY: rows were sliced to `depth` floats, panels measured above, and targets are `2 * count - 1` panels wide at
         // least.
-        unsafe { spread_panels(&job) };
+        unsafe { multiply_scatter_panels(&job) };
     }
 
     /// [`Panels::multiply`] for any number of rows, `stride` from one to the next.
@@ -172,7 +172,7 @@ impl Panels<'_> {
         stride: usize,
         rows: usize,
         columns: usize,
-        start: Start,
+        start: Init,
         c: &mut Rows<f32>,
     ) {
         for row in (0..rows).step_by(MR) {
@@ -196,30 +196,30 @@ struct Job {
     panels: *const f32,
     stride: usize,
     count: usize,
-    starts: Starts,
+    starts: Inits,
     /// `count * NR` floats for each row.
     targets: [*mut f32; MR],
 }
 
 /// Where the sums begin: at the same `count * NR` floats for all rows, NR after NR, or at NR floats again and again, or
 /// at the targets themselves.
-enum Starts {
+enum Inits {
     Shared { values: *const f32, step: usize },
     Targets,
 }
 
-impl Starts {
-    fn of(start: Start, first: usize, count: usize) -> Self {
+impl Inits {
+    fn of(start: Init, first: usize, count: usize) -> Self {
         match start {
-            Start::Zero => Self::Shared {
+            Init::Zero => Self::Shared {
                 values: ZEROS.as_ptr(),
                 step: 0,
             },
-            Start::From(values) => Self::Shared {
+            Init::From(values) => Self::Shared {
                 values: values[first..][..count].as_ptr(),
                 step: NR,
             },
-            Start::Accumulate => Self::Targets,
+            Init::Accumulate => Self::Targets,
         }
     }
 }
@@ -239,11 +239,11 @@ unsafe fn multiply_panels(job: &Job) {
         unsafe {
             let targets = job.targets.map(|target| target.add(index * NR));
             let mut sums: Sums = match job.starts {
-                Starts::Shared { values, step } => {
+                Inits::Shared { values, step } => {
                     let values = values.add(index * step);
                     [std::array::from_fn(|v| F32x4::load(values.add(v * LANES))); MR]
                 }
-                Starts::Targets => targets
+                Inits::Targets => targets
                     .map(|target| std::array::from_fn(|v| F32x4::load(target.add(v * LANES)))),
             };
             let panel = job.panels.add(index * job.stride);
@@ -257,8 +257,8 @@ unsafe fn multiply_panels(job: &Job) {
     }
 }
 
-/// What [`spread_panels`] reads and writes.
-struct Spread<'a> {
+/// What [`multiply_scatter_panels`] reads and writes.
+struct ScatterJob<'a> {
     /// Inputs, at least one.
     depth: usize,
     /// `depth` floats of each row.
@@ -276,7 +276,7 @@ struct Spread<'a> {
 /// # Safety
 /// The job's pointers must be valid for what their fields say.
 #[inline(never)]
-unsafe fn spread_panels(job: &Spread) {
+unsafe fn multiply_scatter_panels(job: &ScatterJob) {
     let mask = std::hint::black_box(usize::MAX);
     let (depth, a) = (job.depth, job.a);
     for index in 0..job.count {

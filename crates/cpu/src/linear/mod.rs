@@ -57,7 +57,7 @@ pub fn linear(
     let product = Product { x, w, epilogue };
     if let Some(quantised) = w.quantised() {
         int8::multiply(&product, quantised, out)
-    } else if strassen::pays(rows, inputs, outputs) {
+    } else if strassen::is_profitable(rows, inputs, outputs) {
         strassen::multiply(&product, out)
     } else {
         float::multiply(&product, out)

@@ -13,23 +13,25 @@ use std::ops::Range;
 use vit_msn_tensor::{Error, Result, try_vec};
 
 use crate::linear::float::Product;
-use crate::linear::microkernel::{COPY_SIZE, KC, MC, MR, NR, Panels, Place, Start, Tile};
+use crate::linear::microkernel::{COPY_SIZE, Init, KC, MC, MR, NR, Panels, Place, Tile};
 use crate::linear::strassen_terms::{Operand, TERMS};
 use crate::runtime::blocks::{block_size, blocks};
-use crate::runtime::parallel::{Parts, Task, for_each_task_in_turn, tasks_for, threads_for};
+use crate::runtime::parallel::{
+    DisjointSliceMut, Task, for_each_task_in_turn, tasks_for, threads_for,
+};
 use crate::runtime::simd::{F32x4, LANES};
 
 /// Rows and columns of the result that are computed together: two tiles, two panels.
 const ROWS: usize = 2 * MR;
 const COLUMNS: usize = 2 * NR;
 /// The most rows that meet a stripe before the next, in pairs of tiles.
-const MOST_PAIRS: usize = MC / ROWS;
+const MAX_PAIRS: usize = MC / ROWS;
 /// The most bytes of a stripe: of the products' weights, which stay in the L2 cache while rows stream past.
 const STRIPE_BYTES: usize = 400 << 10;
 /// The fewest inputs and outputs that are worth the sums.
-const LEAST: usize = 256;
+const MIN_SIZE: usize = 256;
 /// Rows whose squared lengths differ more aren't added.
-const MOST_RATIO: f32 = 1e6;
+const MAX_RATIO: f32 = 1e6;
 
 /// What is made of the rows, for each term.
 const ROW_OPERANDS: [Operand; TERMS.len()] = {
@@ -58,26 +60,32 @@ const WEIGHT_OPERANDS: [Operand; WEIGHT_SUMS] = {
 };
 
 /// Whether a product of these sizes is faster this way.
-pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize) -> bool {
+pub(crate) fn is_profitable(rows: usize, inputs: usize, outputs: usize) -> bool {
     rows >= 4 * ROWS
-        && inputs >= LEAST
-        && outputs >= LEAST
+        && inputs >= MIN_SIZE
+        && outputs >= MIN_SIZE
         && inputs.is_multiple_of(2 * LANES)
         && outputs.is_multiple_of(COLUMNS)
 }
 
-/// [`crate::linear()`] for sizes that [`pays`] accepts, all lengths checked.
+/// [`crate::linear()`] for sizes that [`is_profitable`] accepts, all lengths checked.
 pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     let plan = Plan::new(product);
     let pairs = plan.rows / ROWS;
     // Blocks of about the same size; rows that make no pair are the last one's.
-    let capacity = block_size(pairs, MOST_PAIRS, 1);
+    let capacity = block_size(pairs, MAX_PAIRS, 1);
     let blocks = pairs.div_ceil(capacity);
     let mut operands = try_uninit(capacity * plan.pair_size())?;
     let mut balanced = try_vec(capacity)?;
     let mut scratch = try_vec(plan.threads * plan.scratch_size())?;
-    let (operands, balanced) = (Parts::new(&mut operands), Parts::new(&mut balanced));
-    let (scratch, out) = (Parts::new(&mut scratch), Parts::new(out));
+    let (operands, balanced) = (
+        DisjointSliceMut::new(&mut operands),
+        DisjointSliceMut::new(&mut balanced),
+    );
+    let (scratch, out) = (
+        DisjointSliceMut::new(&mut scratch),
+        DisjointSliceMut::new(out),
+    );
     for block in 0..blocks {
         let row0 = block * capacity * ROWS;
         let rows = if block + 1 == blocks {
@@ -212,7 +220,7 @@ fn add_pair(x: &[f32], plan: &Plan, out: &mut [MaybeUninit<f32>]) -> bool {
     let least = squares.iter().fold(f32::INFINITY, |a, &b| a.min(b));
     squares
         .iter()
-        .all(|&square| square <= MOST_RATIO * least && square.is_finite())
+        .all(|&square| square <= MAX_RATIO * least && square.is_finite())
 }
 
 /// Sets one row of each left operand, `step` from one to the next, from rows of two halves each. Returns the rows' squared
@@ -302,7 +310,12 @@ impl Part<'_> {
     ///
     /// # Safety
     /// Nobody else may use these columns of the part's rows.
-    unsafe fn compute(&self, pairs: Range<usize>, scratch: &mut [f32], out: &Parts<f32>) {
+    unsafe fn compute(
+        &self,
+        pairs: Range<usize>,
+        scratch: &mut [f32],
+        out: &DisjointSliceMut<f32>,
+    ) {
         let (copy, scratch) = scratch.split_at_mut(COPY_SIZE);
         let (widened, sums) = scratch.split_at_mut(self.plan.widened);
         let w = self.product.w;
@@ -321,7 +334,7 @@ impl Part<'_> {
                     bias: w.panel_biases(panels),
                 };
                 // SAFETY: the caller's promise.
-                unsafe { self.meet(&stripe, copy, out) };
+                unsafe { self.process_stripe(&stripe, copy, out) };
             }
         }
     }
@@ -330,7 +343,12 @@ impl Part<'_> {
     ///
     /// # Safety
     /// Nobody else may use the stripe's columns of the part's rows.
-    unsafe fn meet(&self, stripe: &Stripe, copy: &mut [f32], out: &Parts<f32>) {
+    unsafe fn process_stripe(
+        &self,
+        stripe: &Stripe,
+        copy: &mut [f32],
+        out: &DisjointSliceMut<f32>,
+    ) {
         let columns = stripe.pairs * COLUMNS;
         for (index, row) in self.rows.clone().step_by(ROWS).enumerate() {
             let rows = row..self.rows.end.min(row + ROWS);
@@ -339,7 +357,7 @@ impl Part<'_> {
                 if rows.len() == ROWS && self.balanced[index] {
                     self.multiply_pair(stripe, index, row, out);
                 } else {
-                    self.multiply_plainly(stripe, rows.clone(), copy, out);
+                    self.multiply_classical(stripe, rows.clone(), copy, out);
                 }
                 if stripe.inputs.end == self.plan.inputs {
                     self.product.finish(rows, stripe.column0, columns, out);
@@ -351,8 +369,14 @@ impl Part<'_> {
     /// Adds a pair's seven products.
     ///
     /// # Safety
-    /// [`Part::meet`]'s.
-    unsafe fn multiply_pair(&self, stripe: &Stripe, pair: usize, row: usize, out: &Parts<f32>) {
+    /// [`Part::process_stripe`]'s.
+    unsafe fn multiply_pair(
+        &self,
+        stripe: &Stripe,
+        pair: usize,
+        row: usize,
+        out: &DisjointSliceMut<f32>,
+    ) {
         let depth = stripe.inputs.len() / 2;
         let outputs = self.plan.outputs;
         // SAFETY: the caller's promise.
@@ -387,20 +411,20 @@ impl Part<'_> {
                     sign: if share.negative { -1.0 } else { 1.0 },
                 };
             }
-            weights.spread(a, stripe.pairs, &places[..term.c.len()], &mut target);
+            weights.multiply_scatter(a, stripe.pairs, &places[..term.c.len()], &mut target);
         }
     }
 
     /// Adds the products of any number of rows as they are.
     ///
     /// # Safety
-    /// [`Part::meet`]'s.
-    unsafe fn multiply_plainly(
+    /// [`Part::process_stripe`]'s.
+    unsafe fn multiply_classical(
         &self,
         stripe: &Stripe,
         rows: Range<usize>,
         copy: &mut [f32],
-        out: &Parts<f32>,
+        out: &DisjointSliceMut<f32>,
     ) {
         let (inputs, outputs) = (self.plan.inputs, self.plan.outputs);
         let depth = stripe.inputs.len() / 2;
@@ -419,8 +443,8 @@ impl Part<'_> {
                     depth,
                 };
                 let start = match first {
-                    0 => Start::From(stripe.bias),
-                    _ => Start::Accumulate,
+                    0 => Init::From(stripe.bias),
+                    _ => Init::Accumulate,
                 };
                 panels.multiply(
                     a.copied(depth, copy),
@@ -455,16 +479,16 @@ mod tests {
 
     /// Rows that make whole pairs and some that don't.
     const SIZES: [(usize, usize, usize); 4] = [
-        (4 * ROWS, LEAST, LEAST),
-        (4 * ROWS + MR + 1, LEAST + 8, LEAST + COLUMNS),
-        (197, 2 * KC + 8, LEAST),
-        (ROWS * (MOST_PAIRS + 1) + 1, LEAST, LEAST + 3 * COLUMNS),
+        (4 * ROWS, MIN_SIZE, MIN_SIZE),
+        (4 * ROWS + MR + 1, MIN_SIZE + 8, MIN_SIZE + COLUMNS),
+        (197, 2 * KC + 8, MIN_SIZE),
+        (ROWS * (MAX_PAIRS + 1) + 1, MIN_SIZE, MIN_SIZE + 3 * COLUMNS),
     ];
 
     #[test]
     fn large_products_are_right() {
         for (m, k, n) in SIZES {
-            assert!(pays(m, k, n));
+            assert!(is_profitable(m, k, n));
             for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
                 let x = values(m * k, 3);
                 let residual = values(m * n, 4);
@@ -487,7 +511,7 @@ mod tests {
     #[test]
     fn sizes_that_cannot_be_halved_are_refused() {
         for (m, k, n) in [(4 * ROWS - 1, 512, 512), (197, 252, 512), (197, 512, 520)] {
-            assert!(!pays(m, k, n));
+            assert!(!is_profitable(m, k, n));
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-/// The length of blocks that are as even as `unit`s allow, and no longer than `most` before they are whole units.
-pub(crate) fn block_size(len: usize, most: usize, unit: usize) -> usize {
-    len.div_ceil(len.div_ceil(most).max(1))
+/// The length of blocks that are as even as `unit`s allow, and no longer than `max` before they are whole units.
+pub(crate) fn block_size(len: usize, max: usize, unit: usize) -> usize {
+    len.div_ceil(len.div_ceil(max).max(1))
         .next_multiple_of(unit)
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn for_each_task_in_turn(
         if task.index < first.0 {
             first.1(task);
             if done.fetch_add(1, SeqCst) + 1 == first.0 {
-                POOL.tell_waiting();
+                POOL.wake_waiting();
             }
         } else {
             // No wait is endless: tasks are taken in order, so every one of the first has a thread.
@@ -91,9 +91,9 @@ pub fn work() {
 }
 
 /// Says whether each thread has a core of its own, so that it may look longer for work before it sleeps.
-pub fn have_cores(each: bool) {
+pub fn set_thread_per_core(enabled: bool) {
     POOL.spins
-        .store(if each { PATIENT_SPINS } else { SPINS }, SeqCst);
+        .store(if enabled { PATIENT_SPINS } else { SPINS }, SeqCst);
 }
 
 /// Sends the workers away: [`work`] returns in each of them, after the task that it is at.
@@ -105,7 +105,7 @@ pub fn dismiss() {
 }
 
 /// Says that a worker was lost inside a task: the thread that waits for it panics instead of waiting.
-pub fn lose_worker() {
+pub fn mark_worker_lost() {
     POOL.lost.store(true, SeqCst);
     POOL.left.notify_all();
 }
@@ -268,7 +268,7 @@ impl Pool {
     }
 
     /// Wakes those who wait: with the lock none is between its last look and its sleep.
-    fn tell_waiting(&self) {
+    fn wake_waiting(&self) {
         drop(self.lock());
         self.left.notify_all();
     }
@@ -295,22 +295,22 @@ struct Leaving<'a>(&'a Pool);
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         if self.0.state.fetch_sub(1, SeqCst) == 1 {
-            self.0.tell_waiting();
+            self.0.wake_waiting();
         }
     }
 }
 
 /// A slice that the threads of a job write, each its own elements.
-pub(crate) struct Parts<'a, T> {
+pub(crate) struct DisjointSliceMut<'a, T> {
     start: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the users of `get` promise that no two threads have the same element.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointSliceMut<'_, T> {}
 
-impl<'a, T> Parts<'a, T> {
+impl<'a, T> DisjointSliceMut<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
         Self {
             start: slice.as_mut_ptr(),
@@ -339,7 +339,7 @@ impl<'a, T> Parts<'a, T> {
     /// `count` elements from `first` on, to read. Panics where there are fewer.
     ///
     /// # Safety
-    /// None of them may be in a slice that another caller of [`Parts::get`] still has.
+    /// None of them may be in a slice that another caller of [`DisjointSliceMut::get`] still has.
     #[inline(always)]
     pub unsafe fn read(&self, first: usize, count: usize) -> &[T] {
         assert!(first <= self.len && count <= self.len - first);
@@ -429,7 +429,7 @@ pub(crate) fn for_each_block_of_rows(
     let rows = values.len() / columns;
     let threads = threads_for(multiply_adds);
     let block = rows.div_ceil(tasks_for(threads, 4)).max(1);
-    let parts = Parts::new(values);
+    let parts = DisjointSliceMut::new(values);
     for_each_task(threads, rows.div_ceil(block), &|task| {
         let first = task.index * block;
         let count = block.min(rows - first);
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn every_task_runs_once() {
-        have_cores(true);
+        set_thread_per_core(true);
         start_workers(3);
         for round in 0..2000 {
             let count = round % 23;
@@ -546,7 +546,7 @@ mod tests {
                     // Not before the worker has the other task, or it would be done here.
                     while POOL.next.load(SeqCst) < 2 {}
                 } else {
-                    lose_worker();
+                    mark_worker_lost();
                     std::thread::sleep(Duration::from_secs(20));
                 }
             });

@@ -149,7 +149,7 @@ fn record(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
-    use vit_msn_tensor::testing::{self as definition, slopes, wide};
+    use vit_msn_tensor::testing::{self as definition, numeric_gradient, wide};
 
     #[test]
     fn odd_shapes_match_the_definition() {
@@ -187,7 +187,7 @@ mod tests {
                 let [y, ..] = definition::batch_norm(x, &weight, &zeros, eps);
                 y.iter().zip(&grad).map(|(y, &g)| y * f64::from(g)).sum()
             };
-            let expected = slopes(&wide(&x), 1e-5, loss);
+            let expected = numeric_gradient(&wide(&x), 1e-5, loss);
             assert_close(&read(stream, &out.x), &expected, 2e-5);
             let [normalised, ..] = definition::batch_norm(&wide(&x), &ones, &zeros, eps);
             let (mut by_weight, mut by_bias) = (vec![0.0; columns], vec![0.0; columns]);

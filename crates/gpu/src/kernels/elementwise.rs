@@ -101,8 +101,12 @@ pub fn ema(
     record(stream, "ema", source.len(), &reads, &writes, settings)
 }
 
-/// The gradient of [`crate::mse`] by its predictions, 2·(x − target) / count. Errors: as [`activate_backward`].
-pub fn mse_backward(stream: &mut Stream, x: &GpuTensor, target: &GpuTensor) -> Result<GpuTensor> {
+/// The gradient of [`crate::mse_loss`] by its predictions, 2·(x − target) / count. Errors: as [`activate_backward`].
+pub fn mse_loss_backward(
+    stream: &mut Stream,
+    x: &GpuTensor,
+    target: &GpuTensor,
+) -> Result<GpuTensor> {
     pairwise(stream, "mse_backward", [x, target], mean_over(x))
 }
 
@@ -250,7 +254,7 @@ mod tests {
             let y = add(stream, &x_gpu, &t_gpu).unwrap();
             assert_eq!(y.dims(), dims);
             assert_close(&read(stream, &y), &map(&|x, t| x + t), 1e-6);
-            let y = mse_backward(stream, &x_gpu, &t_gpu).unwrap();
+            let y = mse_loss_backward(stream, &x_gpu, &t_gpu).unwrap();
             assert_close(&read(stream, &y), &map(&|x, t| 2.0 * (x - t) / count), 1e-6);
             let y = bce_with_logits_backward(stream, &x_gpu, &t_gpu).unwrap();
             let slope = |x: f64, t: f64| (1.0 / (1.0 + (-x).exp()) - t) / count;
@@ -302,7 +306,10 @@ mod tests {
         let (_, x) = random(&mut stream, &[2, 3], 1);
         let (_, mut y) = random(&mut stream, &[4], 1);
         assert_eq!(code(add(&mut stream, &x, &y)), "INVALID_ARGUMENT");
-        assert_eq!(code(mse_backward(&mut stream, &x, &y)), "INVALID_ARGUMENT");
+        assert_eq!(
+            code(mse_loss_backward(&mut stream, &x, &y)),
+            "INVALID_ARGUMENT"
+        );
         let act = Activation::Gelu;
         let result = activate_backward(&mut stream, &x, &y, act);
         assert_eq!(code(result), "INVALID_ARGUMENT");

@@ -12,7 +12,7 @@ struct Params {
     // Of dropout.
     keys: vec2<u32>,
     threshold: u32,
-    kept_scale: f32,
+    survivor_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -121,7 +121,7 @@ fn dropout(
 ) {
     let i = index_of(group, groups, lane);
     if i < params.count {
-        let factor = dropout_factors(vec4<u32>(i), params.keys, params.threshold, params.kept_scale).x;
+        let factor = dropout_factors(vec4<u32>(i), params.keys, params.threshold, params.survivor_scale).x;
         y[i] = select(x[i] * factor, 0.0, factor == 0.0);
     }
 }

@@ -5,7 +5,7 @@ use vit_msn_tensor::Result;
 
 use super::linear::reads_halves;
 use super::{REDUCE_CONSTANTS, fold_rows, lanes, reducing};
-use crate::buffers::{GpuTensor, Kept};
+use crate::buffers::{GpuTensor, Stored};
 use crate::pipelines::Kernel;
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
@@ -42,10 +42,10 @@ pub fn layer_norm_for(
     bias: &GpuTensor,
     eps: f32,
     reader: Option<&GpuLinear>,
-) -> Result<Kept> {
+) -> Result<Stored> {
     let halves = reader.is_some_and(|layer| reads_halves(stream, layer));
     if !halves {
-        return layer_norm(stream, x, weight, bias, eps).map(Kept::Wide);
+        return layer_norm(stream, x, weight, bias, eps).map(Stored::Wide);
     }
     let y = stream.uninit_for(x.dims(), true)?;
     normalise(stream, x, weight, bias, eps, (y.raw(), true))?;
@@ -71,11 +71,11 @@ fn normalise(
                 reducing!(
                     stream.context(),
                     "parts/enable_f16.wgsl",
-                    "parts/kept_f16.wgsl",
+                    "parts/stored_f16.wgsl",
                     "layer_norm.wgsl"
                 )
             } else {
-                reducing!(stream.context(), "parts/kept_f32.wgsl", "layer_norm.wgsl")
+                reducing!(stream.context(), "parts/stored_f32.wgsl", "layer_norm.wgsl")
             },
             entry_point: "main",
         },
@@ -158,11 +158,11 @@ mod tests {
             let reader = layer_of(&mut stream, &values(7 * 40, 4), &[0.5; 7], dtype);
             let wide = layer_norm(&mut stream, &x, &weight, &bias, 1e-6).unwrap();
             let expected = linear(&mut stream, &wide, &reader, Activation::Identity, None);
-            let kept =
+            let stored =
                 layer_norm_for(&mut stream, &x, &weight, &bias, 1e-6, Some(&reader)).unwrap();
-            assert_eq!(kept.is_halves(), reads_halves(&stream, &reader));
+            assert_eq!(stored.is_halves(), reads_halves(&stream, &reader));
             let identity = Activation::Identity;
-            let y = linear_for(&mut stream, (&kept).into(), &reader, identity, None, None);
+            let y = linear_for(&mut stream, (&stored).into(), &reader, identity, None, None);
             let (y, expected) = (y.unwrap(), expected.unwrap());
             assert_eq!(read(&mut stream, y.raw()), read(&mut stream, &expected));
         }

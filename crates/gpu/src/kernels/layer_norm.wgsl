@@ -1,6 +1,6 @@
 // layer_norm: y = (x − mean) / √(variance + eps) · weight + bias, over the last dimension
 //
-// Layout         x and y [rows, width], weight and bias [width]; row-major float32, y as parts/kept_*.wgsl has it.
+// Layout         x and y [rows, width], weight and bias [width]; row-major float32, y as parts/stored_*.wgsl has it.
 // Preconditions  One workgroup a row, folded into two dimensions; layer_norm.rs checks shapes and launches them.
 // Tile           LANES invocations walk one row side by side, so that reads coalesce. The row is read three times, twice
 //                from cache: the variance of differences from the mean doesn't cancel as E[x²] − E[x]² does.
@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<Kept>;
+@group(0) @binding(4) var<storage, read_write> y: array<Stored>;
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -42,6 +42,6 @@ fn main(
     // Not inverseSqrt, whose precision is left to the driver.
     let scale = 1.0 / sqrt(variance + params.eps);
     for (var i = lane; i < params.width; i += LANES) {
-        y[first + i] = kept((x[first + i] - mean) * scale * weight[i] + bias[i]);
+        y[first + i] = stored((x[first + i] - mean) * scale * weight[i] + bias[i]);
     }
 }

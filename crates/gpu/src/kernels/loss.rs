@@ -99,13 +99,17 @@ fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
 
 /// The mean squared error over all elements, as `[1]`. Errors: INVALID_ARGUMENT when the lengths differ, UNSUPPORTED,
 /// OUT_OF_MEMORY, ENGINE_DEAD.
-pub fn mse(stream: &mut Stream, predictions: &GpuTensor, targets: &GpuTensor) -> Result<GpuTensor> {
+pub fn mse_loss(
+    stream: &mut Stream,
+    predictions: &GpuTensor,
+    targets: &GpuTensor,
+) -> Result<GpuTensor> {
     targets.expect("The targets", &[predictions.len()])?;
     mean_over_pairs(stream, "mse", predictions, targets)
 }
 
 /// The mean binary cross-entropy of logits with targets in 0..=1 over all elements, as `[1]`, computed without overflow.
-/// Errors: as [`mse`].
+/// Errors: as [`mse_loss`].
 pub fn bce_with_logits(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -182,7 +186,7 @@ mod tests {
                 .collect();
             let losses = [
                 cross_entropy(stream, &logits_gpu, &labels).unwrap(),
-                mse(stream, &logits_gpu, &targets_gpu).unwrap(),
+                mse_loss(stream, &logits_gpu, &targets_gpu).unwrap(),
                 bce_with_logits(stream, &logits_gpu, &targets_gpu).unwrap(),
             ]
             .map(|loss| read(stream, &loss)[0]);
@@ -193,7 +197,7 @@ mod tests {
                     .map(|(&x, &t)| (f64::from(x), f64::from(t)))
             };
             let bce = |(x, t): (f64, f64)| x.max(0.0) - x * t + (-x.abs()).exp().ln_1p();
-            let kept = labels.iter().filter(|&&label| label >= 0).count() as f64;
+            let counted = labels.iter().filter(|&&label| label >= 0).count() as f64;
             let entropy: f64 = logits
                 .chunks(classes)
                 .zip(&labels)
@@ -205,7 +209,7 @@ mod tests {
                 .sum();
             let count = logits.len() as f64;
             let expected = [
-                entropy / kept,
+                entropy / counted,
                 pairs().map(|(x, t)| (x - t).powi(2)).sum::<f64>() / count,
                 pairs().map(bce).sum::<f64>() / count,
             ];
@@ -225,7 +229,7 @@ mod tests {
                 _ => (row * 7 % classes) as i32,
             };
             let labels: Vec<i32> = (0..batch).map(label_of).collect();
-            let kept = labels.iter().filter(|&&label| label >= 0).count() as f64;
+            let counted = labels.iter().filter(|&&label| label >= 0).count() as f64;
             let (mut loss, mut slopes) = (0.0, vec![0.0; logits.len()]);
             for (row, &label) in labels.iter().enumerate().filter(|&(_, &label)| label >= 0) {
                 let first = row * classes;
@@ -239,8 +243,8 @@ mod tests {
                     };
                     let target = one_hot + smoothing / classes as f64;
                     let prob = exp(i) / total;
-                    loss -= target * prob.ln() / kept;
-                    slopes[first + i] = (prob - target) / kept;
+                    loss -= target * prob.ln() / counted;
+                    slopes[first + i] = (prob - target) / counted;
                 }
             }
             let y = cross_entropy_smoothed(stream, &logits_gpu, &labels, smoothing).unwrap();
@@ -300,7 +304,7 @@ mod tests {
             code(cross_entropy(&mut stream, &other, &[0; 3])),
             "INVALID_ARGUMENT"
         );
-        assert_eq!(code(mse(&mut stream, &x, &other)), "INVALID_ARGUMENT");
+        assert_eq!(code(mse_loss(&mut stream, &x, &other)), "INVALID_ARGUMENT");
         assert_eq!(
             code(bce_with_logits(&mut stream, &x, &other)),
             "INVALID_ARGUMENT"

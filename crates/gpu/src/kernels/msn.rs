@@ -167,7 +167,7 @@ fn record(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
-    use vit_msn_tensor::testing::{self as definition, sinkhorn, slopes, softmax, wide};
+    use vit_msn_tensor::testing::{self as definition, numeric_gradient, sinkhorn, softmax, wide};
 
     const WEIGHTS: MsnLoss = MsnLoss {
         me_max_weight: 1.7,
@@ -215,7 +215,7 @@ mod tests {
                 let expected = definition::msn_loss(&wide(&logits), &targets, k, WEIGHTS);
                 assert_close(&read(stream, &y), &expected, 5e-6);
                 let y = msn_loss_backward(stream, &logits_gpu, &targets_gpu, WEIGHTS).unwrap();
-                let expected = slopes(&wide(&logits), 1e-5, |logits| {
+                let expected = numeric_gradient(&wide(&logits), 1e-5, |logits| {
                     definition::msn_loss(logits, &targets, k, WEIGHTS)[0]
                 });
                 assert_close(&read(stream, &y), &expected, 5e-6);

@@ -224,7 +224,7 @@ mod tests {
             let (start, mut w) = random(stream, &[count], 1);
             // A buffer that was never written doesn't matter, as long as it is finite.
             let (_, mut buffer) = random(stream, &[count], 2);
-            let (mut expected, mut kept) = (wide(&start), vec![0.0; count]);
+            let (mut expected, mut momenta) = (wide(&start), vec![0.0; count]);
             for step in 0..3 {
                 let (g, gradient) = random(stream, &[count], 10 + step);
                 let options = Sgd {
@@ -237,11 +237,11 @@ mod tests {
                 sgd_step(stream, &mut w, &gradient, state, options).unwrap();
                 for i in 0..count {
                     let g = 0.5 * f64::from(g[i]) + 0.01 * expected[i];
-                    kept[i] = momentum * kept[i] + g;
+                    momenta[i] = momentum * momenta[i] + g;
                     let direction = if nesterov {
-                        g + momentum * kept[i]
+                        g + momentum * momenta[i]
                     } else {
-                        kept[i]
+                        momenta[i]
                     };
                     expected[i] -= 0.1 * direction;
                 }
@@ -255,7 +255,7 @@ mod tests {
         on_shapes(1usize..300, |stream, count| {
             let (start, mut w) = random(stream, &[count], 1);
             let mut buffer = stream.upload(&vec![0.0; count], &[count]).unwrap();
-            let (mut expected, mut kept) = (wide(&start), vec![0.0; count]);
+            let (mut expected, mut momenta) = (wide(&start), vec![0.0; count]);
             for step in 0..3 {
                 let (g, gradient) = random(stream, &[count], 10 + step);
                 lars_step(stream, &mut w, &gradient, &mut buffer, LARS).unwrap();
@@ -264,8 +264,8 @@ mod tests {
                 let trust = 0.01 * norm / (other + 0.1 * norm + 1e-3);
                 for i in 0..count {
                     let g = trust * (-3.0 * f64::from(g[i]) + 0.1 * expected[i]);
-                    kept[i] = 0.9 * kept[i] + g;
-                    expected[i] -= 0.5 * kept[i];
+                    momenta[i] = 0.9 * momenta[i] + g;
+                    expected[i] -= 0.5 * momenta[i];
                 }
             }
             assert_close(&read(stream, &w), &expected, 1e-5);

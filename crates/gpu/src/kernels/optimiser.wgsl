@@ -64,9 +64,9 @@ fn sgd_step(
     let i = index_of(group, groups, lane);
     if i < params.count {
         let g = gradient[i] * params.scale + parameter[i] * params.decay;
-        let kept = state[i] * params.first + g;
-        parameter[i] -= params.rate * (kept * params.second + g * params.third);
-        state[i] = kept;
+        let buffer = state[i] * params.first + g;
+        parameter[i] -= params.rate * (buffer * params.second + g * params.third);
+        state[i] = buffer;
     }
 }
 
@@ -99,8 +99,8 @@ fn lars_step(
     }
     if i < params.count {
         let g = trust * (gradient[i] * params.scale + lars_parameter[i] * decay);
-        let kept = lars_state[i] * params.first + g;
-        lars_parameter[i] -= params.rate * kept;
-        lars_state[i] = kept;
+        let buffer = lars_state[i] * params.first + g;
+        lars_parameter[i] -= params.rate * buffer;
+        lars_state[i] = buffer;
     }
 }

@@ -114,7 +114,7 @@ fn record(
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
-    use vit_msn_tensor::testing::{cosines, slopes, wide};
+    use vit_msn_tensor::testing::{cosines, numeric_gradient, wide};
 
     #[test]
     fn logits_are_cosines_over_the_temperature() {
@@ -141,7 +141,7 @@ mod tests {
                     prototype_logits_backward(stream, &grad_gpu, &x_gpu, &prototypes_gpu, 0.1)
                         .unwrap();
                 let all = [wide(&x), wide(&prototypes)].concat();
-                let expected = slopes(&all, 1e-6, |all| {
+                let expected = numeric_gradient(&all, 1e-6, |all| {
                     let (x, prototypes) = all.split_at(rows * width);
                     let logits = cosines(x, prototypes, width, 0.1);
                     logits

@@ -21,22 +21,22 @@ struct Params {
     width: u32,
 }
 
-/// The CLS token and the chosen patches of each picture, in the order of `patches` `[batch, kept]`, whose indices count
-/// from the first patch: x `[batch, tokens, width]` to `[batch, 1 + kept, width]`.
+/// The CLS token and the chosen patches of each picture, in the order of `patches` `[batch, visible]`, whose indices count
+/// from the first patch: x `[batch, tokens, width]` to `[batch, 1 + visible, width]`.
 /// Errors: INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn take_tokens(
     stream: &mut Stream,
     x: &GpuTensor,
     patches: &[u32],
-    kept: usize,
+    visible: usize,
 ) -> Result<GpuTensor> {
     let [batch, tokens, width] = x.shape("The tokens", ["batch", "tokens", "width"])?;
-    if kept == 0 {
+    if visible == 0 {
         return Err(Error::InvalidArgument(format!(
             "0 patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
         )));
     }
-    check_len("The chosen patches", patches.len(), &[batch, kept])?;
+    check_len("The chosen patches", patches.len(), &[batch, visible])?;
     if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
         return Err(Error::InvalidArgument(format!(
             "There is no patch {patch}: a picture has {} here.",
@@ -44,7 +44,7 @@ pub fn take_tokens(
         )));
     }
     let table = stream.upload_table(patches, "The chosen patches")?;
-    let y = stream.uninit(&[batch, 1 + kept, width])?;
+    let y = stream.uninit(&[batch, 1 + visible, width])?;
     stream.record(Op {
         kernel: TAKE_TOKENS,
         constants: (&[], &[]),
@@ -54,7 +54,7 @@ pub fn take_tokens(
         },
         reads: &[x.binding(), table.binding()],
         writes: &[y.binding()],
-        workgroups: [width.div_ceil(LINE), 1 + kept, batch],
+        workgroups: [width.div_ceil(LINE), 1 + visible, batch],
         cost: cost(2 * y.len() as u64, 0),
     })?;
     Ok(y)
@@ -68,18 +68,18 @@ mod tests {
     #[test]
     fn cls_comes_first_and_patches_in_the_given_order() {
         let shapes = [1usize..4, 2usize..20, 1usize..20, 1usize..150];
-        on_shapes(shapes, |stream, [batch, tokens, kept, width]| {
+        on_shapes(shapes, |stream, [batch, tokens, visible, width]| {
             let (x, x_gpu) = random(stream, &[batch, tokens, width], 1);
-            let patches: Vec<u32> = (0..batch * kept)
+            let patches: Vec<u32> = (0..batch * visible)
                 .map(|i| (i * 7 % (tokens - 1)) as u32)
                 .collect();
-            let y = take_tokens(stream, &x_gpu, &patches, kept).unwrap();
-            assert_eq!(y.dims(), [batch, 1 + kept, width]);
+            let y = take_tokens(stream, &x_gpu, &patches, visible).unwrap();
+            assert_eq!(y.dims(), [batch, 1 + visible, width]);
             for (row, line) in read(stream, &y).chunks(width).enumerate() {
-                let (sample, place) = (row / (1 + kept), row % (1 + kept));
+                let (sample, place) = (row / (1 + visible), row % (1 + visible));
                 let token = match place {
                     0 => 0,
-                    place => 1 + patches[sample * kept + place - 1] as usize,
+                    place => 1 + patches[sample * visible + place - 1] as usize,
                 };
                 assert_eq!(line, &x[(sample * tokens + token) * width..][..width]);
             }
@@ -98,7 +98,8 @@ mod tests {
             error.to_string(),
             "There is no patch 3: a picture has 3 here."
         );
-        let mut run = |x, patches: &[u32], kept| code(take_tokens(&mut stream, x, patches, kept));
+        let mut run =
+            |x, patches: &[u32], visible| code(take_tokens(&mut stream, x, patches, visible));
         assert_eq!(run(&x, &[0; 3], 2), "INVALID_ARGUMENT");
         assert_eq!(run(&x, &[], 0), "INVALID_ARGUMENT");
         assert_eq!(run(&flat, &[0; 4], 2), "INVALID_ARGUMENT");

@@ -1,8 +1,8 @@
 // take_tokens: the CLS token and the chosen patches of each picture
 //
-// Layout         x [batch, tokens, width], patches [batch, kept] counted from the first patch, y [batch, 1 + kept,
+// Layout         x [batch, tokens, width], patches [batch, visible] counted from the first patch, y [batch, 1 + visible,
 //                width]; row-major, float32 and u32.
-// Preconditions  Workgroups: x over width, y over 1 + kept, z over the batch; take_tokens.rs checks the shapes and that
+// Preconditions  Workgroups: x over width, y over 1 + visible, z over the batch; take_tokens.rs checks the shapes and that
 //                every patch exists.
 // Tile           None: every value moves once. 64 invocations work side by side.
 

@@ -127,24 +127,24 @@ fn embed(
     record(stream, "embed", mode, params, &reads, y, workgroups)
 }
 
-/// The gradient of [`crate::take_tokens`]: grad `[batch, 1 + kept, width]` to `[batch, tokens, width]`, zero for the
+/// The gradient of [`crate::take_tokens`]: grad `[batch, 1 + visible, width]` to `[batch, tokens, width]`, zero for the
 /// tokens that were left out; what was taken twice gets both. Errors: as there.
 pub fn take_tokens_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
     patches: &[u32],
-    kept: usize,
+    visible: usize,
     tokens: usize,
 ) -> Result<GpuTensor> {
     let what = "The gradient of the tokens";
     let [batch, _, width] = grad.shape(what, ["batch", "tokens", "width"])?;
-    if kept == 0 || tokens == 0 {
+    if visible == 0 || tokens == 0 {
         return Err(Error::InvalidArgument(format!(
-            "{kept} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
+            "{visible} patches can't be taken from tokens of the shape [{batch}, {tokens}, {width}]: each size must be at least 1."
         )));
     }
-    grad.expect(what, &[batch, kept.saturating_add(1), width])?;
-    check_len("The chosen patches", patches.len(), &[batch, kept])?;
+    grad.expect(what, &[batch, visible.saturating_add(1), width])?;
+    check_len("The chosen patches", patches.len(), &[batch, visible])?;
     if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
         return Err(Error::InvalidArgument(format!(
             "There is no patch {patch}: a picture has {} here.",
@@ -154,7 +154,7 @@ pub fn take_tokens_backward(
     // The largest tensor first: a size that no device holds is refused before its tables are made.
     let y = stream.uninit(&[batch, tokens, width])?;
     let mut table = Table::default();
-    for patches in patches.chunks_exact(kept) {
+    for patches in patches.chunks_exact(visible) {
         let taken = std::iter::once(0).chain(patches.iter().map(|&patch| 1 + patch));
         let pairs: Vec<_> = (0..)
             .zip(taken)
@@ -163,7 +163,7 @@ pub fn take_tokens_backward(
         table.add(tokens, &pairs);
     }
     let params = Params {
-        taken: 1 + kept as u32,
+        taken: 1 + visible as u32,
         ..params_of(tokens, width)
     };
     let workgroups = [width.div_ceil(LINE), tokens, batch];
@@ -374,14 +374,14 @@ mod tests {
     #[test]
     fn gradients_are_the_transposes_of_the_ops() {
         let shapes = ([1usize..4, 2usize..20, 1usize..20], 1usize..150);
-        on_shapes(shapes, |stream, ([batch, tokens, kept], width)| {
+        on_shapes(shapes, |stream, ([batch, tokens, visible], width)| {
             let (_, x) = random(stream, &[batch, tokens, width], 1);
-            let patches: Vec<u32> = (0..batch * kept)
+            let patches: Vec<u32> = (0..batch * visible)
                 .map(|i| (i * 7 % (tokens - 1)) as u32)
                 .collect();
-            let (_, grad) = random(stream, &[batch, 1 + kept, width], 2);
-            let y = take_tokens(stream, &x, &patches, kept).unwrap();
-            let back = take_tokens_backward(stream, &grad, &patches, kept, tokens).unwrap();
+            let (_, grad) = random(stream, &[batch, 1 + visible, width], 2);
+            let y = take_tokens(stream, &x, &patches, visible).unwrap();
+            let back = take_tokens_backward(stream, &grad, &patches, visible, tokens).unwrap();
             assert_eq!(back.dims(), x.dims());
             check_transpose(stream, [&grad, &y, &back, &x]);
             let (_, grad) = random(stream, &[batch, width], 3);
@@ -417,14 +417,14 @@ mod tests {
         assert_eq!(code(result.map(|_| ())), "INVALID_ARGUMENT");
         let result = embed_tokens_backward(&mut stream, &grad, Some(&grad));
         assert_eq!(code(result.map(|_| ())), "INVALID_ARGUMENT");
-        for (patches, kept, tokens) in [
+        for (patches, visible, tokens) in [
             (&[0u32, 1, 2, 4][..], 2, 5),
             (&[0; 3], 2, 5),
             (&[], 0, 5),
             (&[0; 4], 2, 0),
             (&[0; 6], 3, 5),
         ] {
-            let result = take_tokens_backward(&mut stream, &grad, patches, kept, tokens);
+            let result = take_tokens_backward(&mut stream, &grad, patches, visible, tokens);
             assert_eq!(code(result), "INVALID_ARGUMENT");
         }
         let result = pool_backward(&mut stream, &flat, Pooling::Mean, 1);

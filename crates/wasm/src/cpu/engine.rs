@@ -134,11 +134,11 @@ impl Engine {
     }
 
     /// Fused attention.
-    pub fn sdpa(&mut self, qkv: u32, heads: usize) -> Result<u32> {
+    pub fn scaled_dot_product_attention(&mut self, qkv: u32, heads: usize) -> Result<u32> {
         let qkv = self.handles.tensor(qkv)?;
         let shape = attention_shape(qkv.dims(), heads)?;
         let mut out = Tensor::zeros(&[shape.batch, shape.tokens, heads * shape.head_dim])?;
-        cpu::sdpa(qkv.data(), shape, out.data_mut())?;
+        cpu::scaled_dot_product_attention(qkv.data(), shape, out.data_mut())?;
         self.handles.add_tensor(out)
     }
 
@@ -161,7 +161,7 @@ impl Engine {
         let mut probs = Tensor::zeros(&dims)?;
         let mut dropped = dropout.map(|_| Tensor::zeros(&dims)).transpose()?;
         let dropout = dropout.zip(dropped.as_mut().map(Tensor::data_mut));
-        cpu::eager_dropout(qkv.data(), shape, dropout, probs.data_mut(), out.data_mut())?;
+        cpu::eager_attention_dropout(qkv.data(), shape, dropout, probs.data_mut(), out.data_mut())?;
         let context = self.handles.add_tensor(out)?;
         Ok((context, self.handles.add_tensor(probs)?))
     }
@@ -220,7 +220,7 @@ impl Engine {
             width,
         };
         let mut out = Tensor::zeros(&[batch, 1 + count, width])?;
-        cpu::assemble_embeddings(
+        cpu::embed_tokens(
             patches.data(),
             shape,
             cls.data(),
@@ -232,16 +232,16 @@ impl Engine {
     }
 
     /// The CLS token and the chosen patches of each picture.
-    pub fn take_tokens(&mut self, x: u32, patches: &[u32], kept: usize) -> Result<u32> {
+    pub fn take_tokens(&mut self, x: u32, patches: &[u32], visible: usize) -> Result<u32> {
         let x = self.handles.tensor(x)?;
         let [batch, tokens, width] = rank(x.dims(), "The tokens")?;
         let shape = SelectionShape {
             batch,
             tokens,
-            kept,
+            visible,
             width,
         };
-        let mut out = Tensor::zeros(&[batch, kept.saturating_add(1), width])?;
+        let mut out = Tensor::zeros(&[batch, visible.saturating_add(1), width])?;
         cpu::take_tokens(x.data(), shape, patches, out.data_mut())?;
         self.handles.add_tensor(out)
     }
@@ -287,7 +287,7 @@ impl Engine {
 
     /// Mean squared error.
     pub fn mse_loss(&mut self, x: u32, target: u32) -> Result<u32> {
-        let loss = cpu::mse(
+        let loss = cpu::mse_loss(
             self.handles.tensor(x)?.data(),
             self.handles.tensor(target)?.data(),
         )?;
@@ -366,10 +366,25 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_errors_and_leave_the_engine_usable() {
         let (mut engine, x) = engine_with(&[1, 2, 12]);
-        assert_eq!(engine.sdpa(x, 0).unwrap_err().code(), "INVALID_ARGUMENT");
-        assert_eq!(engine.sdpa(x, 5).unwrap_err().code(), "INVALID_ARGUMENT");
         assert_eq!(
-            engine.sdpa(x, usize::MAX).unwrap_err().code(),
+            engine
+                .scaled_dot_product_attention(x, 0)
+                .unwrap_err()
+                .code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            engine
+                .scaled_dot_product_attention(x, 5)
+                .unwrap_err()
+                .code(),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            engine
+                .scaled_dot_product_attention(x, usize::MAX)
+                .unwrap_err()
+                .code(),
             "INVALID_ARGUMENT"
         );
         assert_eq!(
@@ -380,7 +395,7 @@ mod tests {
             engine.pool(x, "max").unwrap_err().code(),
             "INVALID_ARGUMENT"
         );
-        let out = engine.sdpa(x, 2).unwrap();
+        let out = engine.scaled_dot_product_attention(x, 2).unwrap();
         assert_eq!(engine.handles.tensor(out).unwrap().dims(), [1, 2, 4]);
         assert_eq!(engine.handles.live().0, 2);
     }

@@ -37,9 +37,9 @@ pub fn work() {
 }
 
 /// Says whether each thread has a core of its own, so that it may look longer for work before it sleeps.
-#[wasm_bindgen]
-pub fn have_cores(each: bool) {
-    vit_msn_cpu::have_cores(each);
+#[wasm_bindgen(js_name = have_cores)]
+pub fn set_thread_per_core(enabled: bool) {
+    vit_msn_cpu::set_thread_per_core(enabled);
 }
 
 /// Sends all Workers away, so that each can end by itself.
@@ -49,9 +49,9 @@ pub fn dismiss_workers() {
 }
 
 /// Says that a Worker trapped, so that nobody waits for it.
-#[wasm_bindgen]
-pub fn lose_worker() {
-    vit_msn_cpu::lose_worker();
+#[wasm_bindgen(js_name = lose_worker)]
+pub fn mark_worker_lost() {
+    vit_msn_cpu::mark_worker_lost();
 }
 
 /// A parameter's values as raw little-endian values of `dtype`.

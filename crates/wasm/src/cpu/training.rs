@@ -121,7 +121,7 @@ impl Engine {
     }
 
     /// The gradient of fused attention by qkv.
-    pub fn sdpa_backward(
+    pub fn scaled_dot_product_attention_backward(
         &mut self,
         grad: u32,
         qkv: u32,
@@ -132,7 +132,7 @@ impl Engine {
         let qkv = self.handles.tensor(qkv)?;
         let shape = attention_shape(qkv.dims(), heads)?;
         let mut out = Tensor::zeros(qkv.dims())?;
-        cpu::sdpa_backward(
+        cpu::scaled_dot_product_attention_backward(
             grad.data(),
             qkv.data(),
             context.data(),
@@ -159,7 +159,7 @@ impl Engine {
         let shape = attention_shape(qkv.dims(), heads)?;
         let mut out = Tensor::zeros(qkv.dims())?;
         let (grad, qkv, probs) = (grad.data(), qkv.data(), probs.data());
-        cpu::eager_backward(grad, qkv, probs, shape, dropout, out.data_mut())?;
+        cpu::eager_attention_backward(grad, qkv, probs, shape, dropout, out.data_mut())?;
         self.handles.add_tensor(out)
     }
 
@@ -221,7 +221,7 @@ impl Engine {
             positions: by_positions.data_mut(),
             mask: mask.zip(by_mask_token.as_mut().map(Tensor::data_mut)),
         };
-        cpu::assemble_embeddings_backward(grad.data(), shape, out)?;
+        cpu::embed_tokens_backward(grad.data(), shape, out)?;
         let mut handles = self.add_all([by_patches, by_cls, by_positions])?.to_vec();
         if let Some(by_mask_token) = by_mask_token {
             handles.push(self.handles.add_tensor(by_mask_token)?);
@@ -229,12 +229,12 @@ impl Engine {
         Ok(handles)
     }
 
-    /// [B, 1 + kept, D] back into [B, tokens, D].
+    /// [B, 1 + visible, D] back into [B, tokens, D].
     pub fn take_tokens_backward(
         &mut self,
         grad: u32,
         patches: &[u32],
-        kept: usize,
+        visible: usize,
         tokens: usize,
     ) -> Result<u32> {
         let grad = self.handles.tensor(grad)?;
@@ -242,7 +242,7 @@ impl Engine {
         let shape = SelectionShape {
             batch,
             tokens,
-            kept,
+            visible,
             width,
         };
         let mut out = Tensor::zeros(&[batch, tokens, width])?;
@@ -312,7 +312,7 @@ impl Engine {
 
     /// The gradient of the mean squared error.
     pub fn mse_loss_backward(&mut self, x: u32, target: u32) -> Result<u32> {
-        self.pairwise(x, target, cpu::mse_backward)
+        self.pairwise(x, target, cpu::mse_loss_backward)
     }
 
     /// The gradient of the binary cross-entropy with logits.
@@ -495,7 +495,9 @@ mod tests {
                 .unwrap_err(),
             engine.layer_norm_backward(x, y, x, 1e-6).unwrap_err(),
             engine.linear_backward_weights(x, y).unwrap_err(),
-            engine.sdpa_backward(x, x, x, 1).unwrap_err(),
+            engine
+                .scaled_dot_product_attention_backward(x, x, x, 1)
+                .unwrap_err(),
             engine.embed_tokens_backward(x, None).unwrap_err(),
             engine.pool_backward(x, "max", 3).unwrap_err(),
             engine.pool_backward(x, "mean", 1).unwrap_err(),

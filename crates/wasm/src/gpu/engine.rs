@@ -234,7 +234,7 @@ impl Engine {
             .transpose()?;
         let reader = self.handles.reader(reader)?;
         let y = gpu::linear_for(&mut self.stream, x, weights, activation, residual, reader)?;
-        self.handles.add_kept(y)
+        self.handles.add_stored(y)
     }
 
     /// Layer normalisation of the last dimension, kept for the layer that alone reads it.
@@ -253,14 +253,19 @@ impl Engine {
         ];
         let reader = self.handles.reader(reader)?;
         let y = gpu::layer_norm_for(&mut self.stream, x, weight, bias, eps, reader)?;
-        self.handles.add_kept(y)
+        self.handles.add_stored(y)
     }
 
     /// Fused attention, kept for the layer that alone reads it.
-    pub fn sdpa(&mut self, qkv: u32, heads: usize, reader: Option<u32>) -> Result<u32> {
+    pub fn scaled_dot_product_attention(
+        &mut self,
+        qkv: u32,
+        heads: usize,
+        reader: Option<u32>,
+    ) -> Result<u32> {
         let (qkv, reader) = (self.handles.tensor(qkv)?, self.handles.reader(reader)?);
-        let y = gpu::attention_for(&mut self.stream, qkv, heads, reader)?;
-        self.handles.add_kept(y)
+        let y = gpu::scaled_dot_product_attention_for(&mut self.stream, qkv, heads, reader)?;
+        self.handles.add_stored(y)
     }
 
     /// Attention by its definition: (context, probabilities).
@@ -333,9 +338,9 @@ impl Engine {
     }
 
     /// The CLS token and the chosen patches of each picture.
-    pub fn take_tokens(&mut self, x: u32, patches: &[u32], kept: usize) -> Result<u32> {
+    pub fn take_tokens(&mut self, x: u32, patches: &[u32], visible: usize) -> Result<u32> {
         let x = self.handles.tensor(x)?;
-        let y = gpu::take_tokens(&mut self.stream, x, patches, kept)?;
+        let y = gpu::take_tokens(&mut self.stream, x, patches, visible)?;
         self.handles.add_tensor(y)
     }
 
@@ -368,7 +373,7 @@ impl Engine {
     /// Mean squared error.
     pub fn mse_loss(&mut self, x: u32, target: u32) -> Result<u32> {
         let (x, target) = (self.handles.tensor(x)?, self.handles.tensor(target)?);
-        let loss = gpu::mse(&mut self.stream, x, target)?;
+        let loss = gpu::mse_loss(&mut self.stream, x, target)?;
         self.handles.add_tensor(loss)
     }
 

@@ -203,7 +203,7 @@ pub fn scaled_dot_product_attention(
     num_heads: usize,
     reader: Option<u32>,
 ) -> JsResult<u32> {
-    with_engine(|engine| engine.sdpa(qkv, num_heads, reader))
+    with_engine(|engine| engine.scaled_dot_product_attention(qkv, num_heads, reader))
 }
 
 /// The outputs and inputs of a linear layer.

@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// The gradient of fused attention by qkv.
-    pub fn sdpa_backward(
+    pub fn scaled_dot_product_attention_backward(
         &mut self,
         grad: u32,
         qkv: u32,
@@ -89,7 +89,13 @@ impl Engine {
             self.handles.tensor(qkv)?,
             self.handles.tensor(context)?,
         ];
-        let y = gpu::attention_backward(&mut self.stream, grad, qkv, context, heads)?;
+        let y = gpu::scaled_dot_product_attention_backward(
+            &mut self.stream,
+            grad,
+            qkv,
+            context,
+            heads,
+        )?;
         self.handles.add_tensor(y)
     }
 
@@ -147,16 +153,16 @@ impl Engine {
         Ok(handles)
     }
 
-    /// [B, 1 + kept, D] back into [B, tokens, D].
+    /// [B, 1 + visible, D] back into [B, tokens, D].
     pub fn take_tokens_backward(
         &mut self,
         grad: u32,
         patches: &[u32],
-        kept: usize,
+        visible: usize,
         tokens: usize,
     ) -> Result<u32> {
         let grad = self.handles.tensor(grad)?;
-        let y = gpu::take_tokens_backward(&mut self.stream, grad, patches, kept, tokens)?;
+        let y = gpu::take_tokens_backward(&mut self.stream, grad, patches, visible, tokens)?;
         self.handles.add_tensor(y)
     }
 
@@ -206,7 +212,7 @@ impl Engine {
     /// The gradient of the mean squared error.
     pub fn mse_loss_backward(&mut self, x: u32, target: u32) -> Result<u32> {
         let (x, target) = (self.handles.tensor(x)?, self.handles.tensor(target)?);
-        let y = gpu::mse_backward(&mut self.stream, x, target)?;
+        let y = gpu::mse_loss_backward(&mut self.stream, x, target)?;
         self.handles.add_tensor(y)
     }
 

@@ -3,7 +3,7 @@
 
 use vit_msn_tensor::{Dropout, Result};
 
-use super::forward::{PARAMS, SCALAR, Shape, VEC4};
+use super::forward::{AttentionShape, PARAMS, SCALAR, VEC4};
 use crate::buffers::{Binding, GpuTensor};
 use crate::kernels::cost;
 use crate::kernels::dropout::{DROPOUT, Mask};
@@ -19,10 +19,10 @@ const BACKWARD: &str = include_str!("backward.wgsl");
 const ROWS: usize = 16;
 const CHANNELS: usize = 64;
 
-/// The gradient of [`crate::attention`] by qkv `[batch, tokens, 3·width]`; grad and context, which the op returned, are
+/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[batch, tokens, 3·width]`; grad and context, which the op returned, are
 /// `[batch, tokens, width]`. Probabilities are computed again, and memory grows with the tokens, not their square.
 /// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
-pub fn attention_backward(
+pub fn scaled_dot_product_attention_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
     qkv: &GpuTensor,
@@ -37,7 +37,7 @@ pub fn attention_backward(
 }
 
 /// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from the probabilities `[batch, heads, tokens, tokens]` that the op
-/// returned. Errors: as [`attention_backward`].
+/// returned. Errors: as [`scaled_dot_product_attention_backward`].
 pub fn eager_attention_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -73,7 +73,7 @@ enum Saved {
 }
 
 struct Backward<'a> {
-    shape: Shape,
+    shape: AttentionShape,
     grad: &'a GpuTensor,
     qkv: &'a GpuTensor,
     statistics: GpuTensor,
@@ -88,7 +88,7 @@ impl<'a> Backward<'a> {
         qkv: &'a GpuTensor,
         heads: usize,
     ) -> Result<Self> {
-        let shape = Shape::of(qkv, heads)?;
+        let shape = AttentionShape::of(qkv, heads)?;
         grad.expect("The gradient of attention", &shape.result_dims())?;
         Ok(Self {
             grad,
@@ -154,13 +154,13 @@ impl<'a> Backward<'a> {
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
-    use crate::{attention, dropout, eager_attention, eager_attention_dropout};
+    use crate::{dropout, eager_attention, eager_attention_dropout, scaled_dot_product_attention};
 
     /// The formulas in float64, element by element.
     fn naive(
         grad: &[f32],
         qkv: &[f32],
-        kept: Option<&[f32]>,
+        mask: Option<&[f32]>,
         [batch, tokens, heads, dim]: [usize; 4],
     ) -> (Vec<f64>, Vec<f64>) {
         let width = heads * dim;
@@ -175,9 +175,9 @@ mod tests {
             for i in 0..tokens {
                 let token = (b * tokens + i) * width + h * dim;
                 let grad = &grad[token..][..dim];
-                let kept = |j: usize| {
+                let mask = |j: usize| {
                     let index = ((b * heads + h) * tokens + i) * tokens + j;
-                    kept.map_or(1.0, |kept| f64::from(kept[index]))
+                    mask.map_or(1.0, |mask| f64::from(mask[index]))
                 };
                 let scores: Vec<f64> = (0..tokens)
                     .map(|j| scale * product(row(i, 0), row(j, 1)))
@@ -187,7 +187,7 @@ mod tests {
                 let total: f64 = exps.iter().sum();
                 let probs: Vec<f64> = exps.iter().map(|v| v / total).collect();
                 let slopes: Vec<f64> = (0..tokens)
-                    .map(|j| kept(j) * product(grad, row(j, 2)))
+                    .map(|j| mask(j) * product(grad, row(j, 2)))
                     .collect();
                 let mean = product(&probs, &slopes);
                 for j in 0..tokens {
@@ -195,8 +195,8 @@ mod tests {
                     for c in 0..dim {
                         out[at(i, 0) + c] += slope * row(j, 1)[c];
                         out[at(j, 1) + c] += slope * row(i, 0)[c];
-                        out[at(j, 2) + c] += kept(j) * probs[j] * grad[c];
-                        context[token + c] += kept(j) * probs[j] * row(j, 2)[c];
+                        out[at(j, 2) + c] += mask(j) * probs[j] * grad[c];
+                        context[token + c] += mask(j) * probs[j] * row(j, 2)[c];
                     }
                 }
             }
@@ -213,8 +213,9 @@ mod tests {
         let (grad, grad_gpu) = random(stream, &[batch, tokens, heads * dim], 2);
         let (expected, _) = naive(&grad, &qkv, None, shape);
         let tolerance = 1e-5 * f64::from(size * size).max(1.0);
-        let context = attention(stream, &qkv_gpu, heads).unwrap();
-        let y = attention_backward(stream, &grad_gpu, &qkv_gpu, &context, heads).unwrap();
+        let context = scaled_dot_product_attention(stream, &qkv_gpu, heads).unwrap();
+        let y = scaled_dot_product_attention_backward(stream, &grad_gpu, &qkv_gpu, &context, heads)
+            .unwrap();
         assert_eq!(y.dims(), dims);
         assert_close(&read(stream, &y), &expected, tolerance);
         let (_, probs) = eager_attention(stream, &qkv_gpu, heads).unwrap();
@@ -228,9 +229,9 @@ mod tests {
         let ones = stream
             .upload(&ones, &[batch, heads, tokens, tokens])
             .unwrap();
-        let kept = dropout(stream, &ones, given).unwrap();
-        let kept = read(stream, &kept);
-        let (expected, expected_context) = naive(&grad, &qkv, Some(&kept), shape);
+        let mask = dropout(stream, &ones, given).unwrap();
+        let mask = read(stream, &mask);
+        let (expected, expected_context) = naive(&grad, &qkv, Some(&mask), shape);
         let (context, probs) = eager_attention_dropout(stream, &qkv_gpu, heads, given).unwrap();
         assert_close(&read(stream, &context), &expected_context, tolerance);
         let given = Some(given);
@@ -264,8 +265,10 @@ mod tests {
             .collect();
         let qkv_gpu = stream.upload(&qkv, &[1, 40, 3]).unwrap();
         let (grad, grad_gpu) = random(&mut stream, &[1, 40, 1], 2);
-        let context = attention(&mut stream, &qkv_gpu, 1).unwrap();
-        let y = attention_backward(&mut stream, &grad_gpu, &qkv_gpu, &context, 1).unwrap();
+        let context = scaled_dot_product_attention(&mut stream, &qkv_gpu, 1).unwrap();
+        let y =
+            scaled_dot_product_attention_backward(&mut stream, &grad_gpu, &qkv_gpu, &context, 1)
+                .unwrap();
         let (expected, _) = naive(&grad, &qkv, None, [1, 40, 1, 1]);
         assert_close(&read(&mut stream, &y), &expected, 1e-4);
     }
@@ -277,7 +280,13 @@ mod tests {
         let (qkv, grad) = (tensor(&[1, 2, 12]), tensor(&[1, 2, 4]));
         let (short, probs) = (tensor(&[1, 1, 4]), tensor(&[1, 2, 2, 2]));
         let mut fused = |grad, qkv, context, heads| {
-            code(attention_backward(&mut stream, grad, qkv, context, heads))
+            code(scaled_dot_product_attention_backward(
+                &mut stream,
+                grad,
+                qkv,
+                context,
+                heads,
+            ))
         };
         assert_eq!(fused(&grad, &qkv, &short, 2), "INVALID_ARGUMENT");
         assert_eq!(fused(&short, &qkv, &short, 2), "INVALID_ARGUMENT");

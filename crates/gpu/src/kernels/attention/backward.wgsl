@@ -133,7 +133,7 @@ fn probabilities(head: u32, rows: vec4<u32>, others: vec4<u32>, known: Known) ->
 }
 
 // What dropout multiplied each element's probability by.
-fn kept_of(head: u32, rows: vec4<u32>, others: vec4<u32>) -> mat4x4<f32> {
+fn dropout_mask(head: u32, rows: vec4<u32>, others: vec4<u32>) -> mat4x4<f32> {
     let first = head * params.tokens;
     if BY_KEYS == 1u {
         let queries = (first + others) * params.tokens;
@@ -154,12 +154,12 @@ fn kept_of(head: u32, rows: vec4<u32>, others: vec4<u32>) -> mat4x4<f32> {
 }
 
 fn factors(i: vec4<u32>) -> vec4<f32> {
-    return dropout_factors(i, params.keys, params.threshold, params.kept_scale);
+    return dropout_factors(i, params.keys, params.threshold, params.survivor_scale);
 }
 
 // The product element by element.
-fn masked(m: mat4x4<f32>, kept: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(m[0] * kept[0], m[1] * kept[1], m[2] * kept[2], m[3] * kept[3]);
+fn masked(m: mat4x4<f32>, mask: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(m[0] * mask[0], m[1] * mask[1], m[2] * mask[2], m[3] * mask[3]);
 }
 
 // Hands a lane's weights, four rows' with four others, to the quad's other lanes.
@@ -197,9 +197,9 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         var used = p;
         var dp = products(head, rows, select(GRAD, VALUE, BY_KEYS == 1u), others, select(VALUE, GRAD, BY_KEYS == 1u));
         if DROPS == 1u {
-            let kept = kept_of(head, rows, others);
-            used = masked(p, kept);
-            dp = masked(dp, kept);
+            let mask = dropout_mask(head, rows, others);
+            used = masked(p, mask);
+            dp = masked(dp, mask);
         }
         let ds = transpose(mat4x4<f32>(
             params.scale * p[0] * (dp[0] - known.total[0]),
@@ -295,7 +295,7 @@ fn statistics_of_queries(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             let p = saved_probabilities(head, rows, keys);
             var dp = products(head, rows, GRAD, keys, VALUE);
             if DROPS == 1u {
-                dp = masked(dp, kept_of(head, rows, keys));
+                dp = masked(dp, dropout_mask(head, rows, keys));
             }
             total += sum(mat4x4<f32>(
                 select(none, p[0] * dp[0], exists),

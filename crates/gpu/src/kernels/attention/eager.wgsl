@@ -22,10 +22,10 @@ fn dropped(head: u32, query: u32, key: u32, s: Four) -> Four {
 }
 
 fn factors(i: vec4<u32>) -> vec4<f32> {
-    return dropout_factors(i, params.keys, params.threshold, params.kept_scale);
+    return dropout_factors(i, params.keys, params.threshold, params.survivor_scale);
 }
 
-fn keep(head: u32, query: u32, key: u32, s: Four) {
+fn store_probabilities(head: u32, query: u32, key: u32, s: Four) {
     let rows = mat4x4<f32>(s.a, s.b, s.c, s.d);
     for (var i = 0u; i < 16u; i++) {
         let row = query + i / 4u;
@@ -77,7 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         share(dropped(head, query, key, s), quad, lane);
         workgroupBarrier();
         if group.z == 0u {
-            keep(group.y, query, key, s);
+            store_probabilities(group.y, query, key, s);
         }
         context = combine(head, first, quad, part, context);
     }

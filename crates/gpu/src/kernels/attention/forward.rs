@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
-use crate::buffers::{Binding, GpuTensor, Kept};
+use crate::buffers::{Binding, GpuTensor, Stored};
 use crate::context::Context;
 use crate::kernels::columns::copy_columns;
 use crate::kernels::dropout::{DROPOUT, Mask};
@@ -18,8 +18,8 @@ pub(crate) const PARAMS: &str = include_str!("params.wgsl");
 pub(crate) const VEC4: &str = include_str!("../parts/qkv_vec4.wgsl");
 pub(crate) const SCALAR: &str = include_str!("../parts/qkv_scalar.wgsl");
 const ENABLE_F16: &str = include_str!("../parts/enable_f16.wgsl");
-const KEPT_F32: &str = include_str!("../parts/kept_f32.wgsl");
-const KEPT_F16: &str = include_str!("../parts/kept_f16.wgsl");
+const STORED_F32: &str = include_str!("../parts/stored_f32.wgsl");
+const STORED_F16: &str = include_str!("../parts/stored_f16.wgsl");
 const STAGED: &str = include_str!("staged.wgsl");
 const QUADS: &str = include_str!("quads.wgsl");
 const TILE: &str = include_str!("tile.wgsl");
@@ -72,14 +72,14 @@ pub(crate) struct Params {
 
 /// The sizes of an attention.
 #[derive(Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct AttentionShape {
     pub batch: usize,
     pub tokens: usize,
     pub heads: usize,
     pub head_dim: usize,
 }
 
-impl Shape {
+impl AttentionShape {
     pub fn of(qkv: &GpuTensor, heads: usize) -> Result<Self> {
         let [batch, tokens, width] = qkv.shape("qkv", ["batch", "tokens", "3·width"])?;
         let channels = heads
@@ -180,19 +180,26 @@ impl Shape {
     fn staged_kernel(&self, quads: bool, halves: bool) -> Kernel {
         let vectors = self.head_dim.is_multiple_of(4);
         let sources: &'static [&'static str] = match (quads, vectors, halves) {
-            (false, true, false) => &[PARAMS, VEC4, KEPT_F32, STAGED],
-            (false, false, false) => &[PARAMS, SCALAR, KEPT_F32, STAGED],
-            (true, true, false) => &[ENABLE_SUBGROUPS, PARAMS, VEC4, KEPT_F32, QUADS],
-            (true, false, false) => &[ENABLE_SUBGROUPS, PARAMS, SCALAR, KEPT_F32, QUADS],
-            (false, true, true) => &[ENABLE_F16, PARAMS, VEC4, KEPT_F16, STAGED],
-            (false, false, true) => &[ENABLE_F16, PARAMS, SCALAR, KEPT_F16, STAGED],
-            (true, true, true) => &[ENABLE_SUBGROUPS, ENABLE_F16, PARAMS, VEC4, KEPT_F16, QUADS],
+            (false, true, false) => &[PARAMS, VEC4, STORED_F32, STAGED],
+            (false, false, false) => &[PARAMS, SCALAR, STORED_F32, STAGED],
+            (true, true, false) => &[ENABLE_SUBGROUPS, PARAMS, VEC4, STORED_F32, QUADS],
+            (true, false, false) => &[ENABLE_SUBGROUPS, PARAMS, SCALAR, STORED_F32, QUADS],
+            (false, true, true) => &[ENABLE_F16, PARAMS, VEC4, STORED_F16, STAGED],
+            (false, false, true) => &[ENABLE_F16, PARAMS, SCALAR, STORED_F16, STAGED],
+            (true, true, true) => &[
+                ENABLE_SUBGROUPS,
+                ENABLE_F16,
+                PARAMS,
+                VEC4,
+                STORED_F16,
+                QUADS,
+            ],
             (true, false, true) => &[
                 ENABLE_SUBGROUPS,
                 ENABLE_F16,
                 PARAMS,
                 SCALAR,
-                KEPT_F16,
+                STORED_F16,
                 QUADS,
             ],
         };
@@ -231,25 +238,29 @@ impl Shape {
 /// Attention of every head over all tokens, scores scaled by 1/√head_dim: qkv `[batch, tokens, 3·width]`, a token's
 /// queries, then its keys, then its values, to `[batch, tokens, width]`.
 /// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
-pub fn attention(stream: &mut Stream, qkv: &GpuTensor, heads: usize) -> Result<GpuTensor> {
-    let shape = Shape::of(qkv, heads)?;
+pub fn scaled_dot_product_attention(
+    stream: &mut Stream,
+    qkv: &GpuTensor,
+    heads: usize,
+) -> Result<GpuTensor> {
+    let shape = AttentionShape::of(qkv, heads)?;
     let tile = Tile::choose(stream.context(), shape.head_dim);
     attention_with(stream, tile, qkv, &shape)
 }
 
-/// [`attention`] in the form that suits the only reader of its result.
-/// Errors: as [`attention`].
-pub fn attention_for(
+/// [`scaled_dot_product_attention`] in the form that suits the only reader of its result.
+/// Errors: as [`scaled_dot_product_attention`].
+pub fn scaled_dot_product_attention_for(
     stream: &mut Stream,
     qkv: &GpuTensor,
     heads: usize,
     reader: Option<&GpuLinear>,
-) -> Result<Kept> {
-    let shape = Shape::of(qkv, heads)?;
+) -> Result<Stored> {
+    let shape = AttentionShape::of(qkv, heads)?;
     let tile = Tile::choose(stream.context(), shape.head_dim);
     let halves = reader.is_some_and(|layer| reads_halves(stream, layer));
     if tile == Tile::Direct || qkv.parts().len() > 1 || !halves {
-        return attention_with(stream, tile, qkv, &shape).map(Kept::Wide);
+        return attention_with(stream, tile, qkv, &shape).map(Stored::Wide);
     }
     let y = stream.uninit_for(&shape.result_dims(), true)?;
     shape.record_staged(stream, tile == Tile::Quads, qkv, (y.raw(), true))?;
@@ -260,7 +271,7 @@ fn attention_with(
     stream: &mut Stream,
     tile: Tile,
     qkv: &GpuTensor,
-    shape: &Shape,
+    shape: &AttentionShape,
 ) -> Result<GpuTensor> {
     if qkv.parts().len() > 1 {
         return attention_by_heads(stream, tile, qkv, shape);
@@ -281,7 +292,7 @@ fn attention_by_heads(
     stream: &mut Stream,
     tile: Tile,
     qkv: &GpuTensor,
-    shape: &Shape,
+    shape: &AttentionShape,
 ) -> Result<GpuTensor> {
     let (rows, head_dim) = (qkv.rows().0, shape.head_dim);
     let head_bytes = 12 * rows as u64 * head_dim as u64;
@@ -289,7 +300,7 @@ fn attention_by_heads(
     let most = (limit / head_bytes).max(1) as usize;
     let y = stream.uninit_rows(&shape.result_dims())?;
     for first in (0..shape.heads).step_by(most) {
-        let some = Shape {
+        let some = AttentionShape {
             heads: most.min(shape.heads - first),
             ..*shape
         };
@@ -305,8 +316,8 @@ fn attention_by_heads(
     Ok(y)
 }
 
-/// [`attention`] that also returns its probabilities `[batch, heads, tokens, tokens]`, in as many parts as the device's
-/// bindings need. Errors: as [`attention`], and UNSUPPORTED where not even one head's fit.
+/// [`scaled_dot_product_attention`] that also returns its probabilities `[batch, heads, tokens, tokens]`, in as many parts as the device's
+/// bindings need. Errors: as [`scaled_dot_product_attention`], and UNSUPPORTED where not even one head's fit.
 pub fn eager_attention(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -332,7 +343,7 @@ fn eager_with(
     heads: usize,
     mask: Option<Mask>,
 ) -> Result<(GpuTensor, GpuTensor)> {
-    let shape = Shape::of(qkv, heads)?;
+    let shape = AttentionShape::of(qkv, heads)?;
     let y = stream.uninit(&shape.result_dims())?;
     let limits = stream.context().limits();
     let head_bytes = (shape.tokens as u64).saturating_pow(2).saturating_mul(4);
@@ -406,7 +417,7 @@ mod tests {
         let qkv: Vec<f32> = data.iter().map(|v| size * v).collect();
         let qkv_gpu = stream.upload(&qkv, &dims).unwrap();
         let (expected, expected_probs) = naive(&qkv, tokens, heads, head_dim);
-        let shape = Shape::of(&qkv_gpu, heads).unwrap();
+        let shape = AttentionShape::of(&qkv_gpu, heads).unwrap();
         for tile in [Tile::Direct, Tile::Staged, Tile::Quads] {
             let fits = tile == Tile::Direct || head_dim <= MAX_STAGED;
             if fits && (tile != Tile::Quads || stream.context().has_subgroups()) {
@@ -458,7 +469,7 @@ mod tests {
         let (expected, _) = naive(&host, tokens, heads, head_dim);
         assert_eq!(qkv.dims(), dims);
         assert_eq!(qkv.parts().len(), 4);
-        let shape = Shape::of(&qkv, heads).unwrap();
+        let shape = AttentionShape::of(&qkv, heads).unwrap();
         for tile in [Tile::Direct, Tile::Staged] {
             let y = attention_with(&mut stream, tile, &qkv, &shape).unwrap();
             assert_close(&read(&mut stream, &y), &expected, 1e-5);
@@ -475,15 +486,16 @@ mod tests {
         for (heads, head_dim) in [(2, 8), (4, 5)] {
             let width = heads * head_dim;
             let (_, qkv) = random(&mut stream, &[2, 19, 3 * width], 1);
-            let shape = Shape::of(&qkv, heads).unwrap();
+            let shape = AttentionShape::of(&qkv, heads).unwrap();
             let reader = layer_of(&mut stream, &values(7 * width, 2), &[0.5; 7], Dtype::F16);
             let identity = Activation::Identity;
-            let wide = attention(&mut stream, &qkv, heads).unwrap();
+            let wide = scaled_dot_product_attention(&mut stream, &qkv, heads).unwrap();
             let expected = linear(&mut stream, &wide, &reader, identity, None).unwrap();
-            let kept = attention_for(&mut stream, &qkv, heads, Some(&reader)).unwrap();
-            assert_eq!(kept.is_halves(), reads_halves(&stream, &reader));
-            assert_eq!(kept.raw().dims(), shape.result_dims());
-            let y = linear_for(&mut stream, (&kept).into(), &reader, identity, None, None);
+            let stored =
+                scaled_dot_product_attention_for(&mut stream, &qkv, heads, Some(&reader)).unwrap();
+            assert_eq!(stored.is_halves(), reads_halves(&stream, &reader));
+            assert_eq!(stored.raw().dims(), shape.result_dims());
+            let y = linear_for(&mut stream, (&stored).into(), &reader, identity, None, None);
             assert_eq!(
                 read(&mut stream, y.unwrap().raw()),
                 read(&mut stream, &expected)
@@ -525,7 +537,7 @@ mod tests {
             .flat_map(|i| token(if i < 30 { -1.0 } else { 1.0 }))
             .collect();
         let qkv = stream.upload(&qkv, &[1, 40, 3]).unwrap();
-        let y = attention(&mut stream, &qkv, 1).unwrap();
+        let y = scaled_dot_product_attention(&mut stream, &qkv, 1).unwrap();
         assert_close(&read(&mut stream, &y), &[1.0; 40], 1e-6);
     }
 
@@ -534,9 +546,21 @@ mod tests {
         let Some(mut stream) = stream() else { return };
         let (_, qkv) = random(&mut stream, &[1, 2, 12], 1);
         let (_, flat) = random(&mut stream, &[2, 12], 1);
-        assert_eq!(code(attention(&mut stream, &qkv, 0)), "INVALID_ARGUMENT");
-        assert_eq!(code(attention(&mut stream, &qkv, 3)), "INVALID_ARGUMENT");
-        assert_eq!(code(attention(&mut stream, &qkv, 8)), "INVALID_ARGUMENT");
-        assert_eq!(code(attention(&mut stream, &flat, 1)), "INVALID_ARGUMENT");
+        assert_eq!(
+            code(scaled_dot_product_attention(&mut stream, &qkv, 0)),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            code(scaled_dot_product_attention(&mut stream, &qkv, 3)),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            code(scaled_dot_product_attention(&mut stream, &qkv, 8)),
+            "INVALID_ARGUMENT"
+        );
+        assert_eq!(
+            code(scaled_dot_product_attention(&mut stream, &flat, 1)),
+            "INVALID_ARGUMENT"
+        );
     }
 }

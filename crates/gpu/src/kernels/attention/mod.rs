@@ -3,4 +3,7 @@
 pub mod backward;
 mod forward;
 
-pub use forward::{attention, attention_for, eager_attention, eager_attention_dropout};
+pub use forward::{
+    eager_attention, eager_attention_dropout, scaled_dot_product_attention,
+    scaled_dot_product_attention_for,
+};

@@ -11,7 +11,7 @@ struct Params {
     // Of dropout: parts/dropout.wgsl.
     keys: vec2<u32>,
     threshold: u32,
-    kept_scale: f32,
+    survivor_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -2,7 +2,7 @@
 // each query, for GPUs that have subgroups
 //
 // Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y as
-//                parts/kept_*.wgsl has it.
+//                parts/stored_*.wgsl has it.
 // Constants      ROWS       queries of a workgroup: 64, 32 or 16
 //                HEAD_VECS  head_dim / 4, rounded up; at most 64
 // Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and HEAD_VECS.
@@ -13,7 +13,7 @@
 //                time, the same for all quads. Of four keys' scores each invocation gets one: three exchanges for four
 //                scores, and each exponential once. Statistics are float32, and relative to the maximum so far.
 
-@group(0) @binding(2) var<storage, read_write> y: array<Kept>;
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>;
 
 const EACH: u32 = (HEAD_VECS + 3u) / 4u;
 // As many as 16 KiB hold beside the number of quads, and no more than 32.
@@ -101,7 +101,7 @@ fn store(head: u32, row: u32, part: u32, values: vec4<f32>) {
     let start = token * params.width + head % params.heads * params.head_dim;
     for (var i = 0u; i < 4u; i++) {
         if 4u * part + i < params.head_dim {
-            y[start + 4u * part + i] = kept(values[i]);
+            y[start + 4u * part + i] = stored(values[i]);
         }
     }
 }

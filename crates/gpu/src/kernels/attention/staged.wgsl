@@ -1,7 +1,7 @@
 // attention_staged: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, for GPUs
 //
 // Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y as
-//                parts/kept_*.wgsl has it.
+//                parts/stored_*.wgsl has it.
 // Constants      ROWS       queries of a workgroup, one an invocation: 64 or 32
 //                HEAD_VECS  head_dim / 4, rounded up; at most 64
 // Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and HEAD_VECS.
@@ -11,7 +11,7 @@
 //                broadcast. Device memory is read ⌈N / ROWS⌉ times. Statistics and sums are float32, and relative to the
 //                maximum so far.
 
-@group(0) @binding(2) var<storage, read_write> y: array<Kept>;
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>;
 
 const KEYS: u32 = 16u;
 
@@ -98,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if row < params.tokens {
         let start = result_start(head, row);
         for (var i = 0u; i < params.head_dim; i++) {
-            y[start + i] = kept(result[i / 4u][i % 4u] / total);
+            y[start + i] = stored(result[i / 4u][i % 4u] / total);
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
-use crate::buffers::{Activations, GpuTensor, Kept, row_windows};
+use crate::buffers::{Activations, GpuTensor, Stored, row_windows};
 use crate::context::Context;
 use crate::kernels::ENOUGH_WORKGROUPS;
 use crate::pipelines::{Constants, Kernel};
@@ -19,7 +19,7 @@ macro_rules! module {
         &[
             $(include_str!($part),)+
             include_str!("../parts/activation.wgsl"),
-            include_str!("../parts/kept_f32.wgsl"),
+            include_str!("../parts/stored_f32.wgsl"),
             include_str!("linear.wgsl"),
         ]
     };
@@ -39,11 +39,11 @@ macro_rules! wide {
 macro_rules! half {
     ($($x:literal),+) => {
         [
-            half!("../parts/kept_f32.wgsl"; $($x),+),
-            half!("../parts/kept_f16.wgsl"; $($x),+),
+            half!("../parts/stored_f32.wgsl"; $($x),+),
+            half!("../parts/stored_f16.wgsl"; $($x),+),
         ]
     };
-    ($kept:literal; $($x:literal),+) => {
+    ($stored:literal; $($x:literal),+) => {
         &[
             include_str!("../parts/enable_f16.wgsl"),
             include_str!("../parts/operand_f16.wgsl"),
@@ -51,7 +51,7 @@ macro_rules! half {
             include_str!("../parts/weight_f16_native.wgsl"),
             include_str!("staged.wgsl"),
             include_str!("../parts/activation.wgsl"),
-            include_str!($kept),
+            include_str!($stored),
             include_str!("linear.wgsl"),
         ]
     };
@@ -86,6 +86,13 @@ impl Arithmetic {
             _ => Self::Wide,
         }
     }
+}
+
+/// How a layer is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Strategy {
+    tile: Tile,
+    arithmetic: Arithmetic,
 }
 
 /// In what form a layer has its input and its result.
@@ -225,6 +232,13 @@ impl Tile {
             .unwrap_or(&candidates[smallest])
     }
 
+    const fn by(self, arithmetic: Arithmetic) -> Strategy {
+        Strategy {
+            tile: self,
+            arithmetic,
+        }
+    }
+
     /// Rows and columns of a workgroup's results.
     const fn side(self) -> usize {
         match self {
@@ -287,7 +301,7 @@ pub fn run_linear(
     let x = if reads_halves(stream, weights) {
         stream.uninit_for(&dims, true)?
     } else {
-        Kept::Wide(stream.uninit(&dims)?)
+        Stored::Wide(stream.uninit(&dims)?)
     };
     for _ in 0..times {
         linear_for(
@@ -346,11 +360,12 @@ pub fn linear_for(
     activation: Activation,
     residual: Option<&GpuTensor>,
     reader: Option<&GpuLinear>,
-) -> Result<Kept> {
+) -> Result<Stored> {
     let by = fastest(stream, x.raw(), weights);
     // One kind of arithmetic both reads and writes that form.
-    let halves = by.1 == Arithmetic::Half && reader.is_some_and(|next| reads_halves(stream, next));
-    kept_with(stream, by, x, weights, activation, residual, halves)
+    let halves =
+        by.arithmetic == Arithmetic::Half && reader.is_some_and(|next| reads_halves(stream, next));
+    linear_into(stream, by, x, weights, activation, residual, halves)
 }
 
 /// Whether a layer multiplies in float16 and reads whole vectors: then what only it reads is kept as it multiplies it.
@@ -359,39 +374,39 @@ pub(crate) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
     arithmetic == Arithmetic::Half && weights.in_features().is_multiple_of(4)
 }
 
-fn fastest(stream: &Stream, x: &GpuTensor, weights: &GpuLinear) -> (Tile, Arithmetic) {
+fn fastest(stream: &Stream, x: &GpuTensor, weights: &GpuLinear) -> Strategy {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
     let tile = Tile::of(stream, weights.layer_shape(x.rows().0), arithmetic);
-    (tile, arithmetic)
+    tile.by(arithmetic)
 }
 
 fn linear_with(
     stream: &mut Stream,
-    by: (Tile, Arithmetic),
+    by: Strategy,
     x: &GpuTensor,
     weights: &GpuLinear,
     activation: Activation,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
     let x = Activations::Wide(x);
-    match kept_with(stream, by, x, weights, activation, residual, false)? {
-        Kept::Wide(y) => Ok(y),
-        Kept::Halves(_) => unreachable!("nobody asked for halves"),
+    match linear_into(stream, by, x, weights, activation, residual, false)? {
+        Stored::Wide(y) => Ok(y),
+        Stored::Halves(_) => unreachable!("nobody asked for halves"),
     }
 }
 
-fn kept_with(
+fn linear_into(
     stream: &mut Stream,
-    (tile, arithmetic): (Tile, Arithmetic),
+    Strategy { tile, arithmetic }: Strategy,
     x: Activations<'_>,
     weights: &GpuLinear,
     activation: Activation,
     residual: Option<&GpuTensor>,
     halves: bool,
-) -> Result<Kept> {
+) -> Result<Stored> {
     weights.check_complete()?;
-    let (kept_for_it, x) = (x.are_halves(), x.raw());
-    if kept_for_it && !reads_halves(stream, weights) {
+    let (x_halves, x) = (x.are_halves(), x.raw());
+    if x_halves && !reads_halves(stream, weights) {
         return Err(Error::InvalidArgument(format!(
             "A tensor {} was kept for a linear layer of float16, and a {} layer can't read it.",
             format_dims(x.dims()),
@@ -413,11 +428,11 @@ fn kept_with(
     if let Some(residual) = residual {
         residual.expect("The residual of a linear layer", &dims)?;
     }
-    let kept = stream.uninit_for(&dims, halves)?;
-    let y = kept.raw();
+    let stored = stream.uninit_for(&dims, halves)?;
+    let y = stored.raw();
     let forms = Forms {
         vectors: inputs.is_multiple_of(4),
-        x_halves: kept_for_it,
+        x_halves,
         y_halves: halves,
     };
     let constants = tile.constants(activation, residual.is_some());
@@ -455,7 +470,7 @@ fn kept_with(
             ),
         })?;
     }
-    Ok(kept)
+    Ok(stored)
 }
 
 /// Each workgroup reads its rows of x and of the weight once.
@@ -513,7 +528,7 @@ mod tests {
         [rows, inputs, outputs]: [usize; 3],
         activation: Activation,
         with_residual: bool,
-        (dtype, by): (Dtype, (Tile, Arithmetic)),
+        (dtype, by): (Dtype, Strategy),
     ) {
         let (x, x_gpu) = random(stream, &[rows, inputs], 1);
         let (residual, residual_gpu) = random(stream, &[rows, outputs], 4);
@@ -534,7 +549,7 @@ mod tests {
             }
         }
         assert_eq!(y.dims(), [rows, outputs]);
-        assert_close(&read(stream, &y), &expected, tolerance(by.1));
+        assert_close(&read(stream, &y), &expected, tolerance(by.arithmetic));
     }
 
     /// For x and weights in [−1, 1]: x loses up to 2⁻¹² of itself as float16, and 1 / 254 of 32 values' largest as bytes.
@@ -556,12 +571,12 @@ mod tests {
         }
     }
 
-    const WIDE: (Tile, Arithmetic) = (STAGED[2], Arithmetic::Wide);
+    const WIDE: Strategy = STAGED[2].by(Arithmetic::Wide);
 
     const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8];
 
     /// Every way to compute a layer of this type that the device has.
-    fn ways(context: &Context, dtype: Dtype) -> Vec<(Tile, Arithmetic)> {
+    fn ways(context: &Context, dtype: Dtype) -> Vec<Strategy> {
         let wide = [Tile::Direct].into_iter().chain(STAGED);
         let halves: &[Tile] = match dtype {
             Dtype::F16 if context.has(wgpu::Features::SHADER_F16) => &STAGED,
@@ -571,9 +586,9 @@ mod tests {
             Dtype::I8 if context.has_packed_dot() => &PACKED,
             _ => &[],
         };
-        wide.map(|tile| (tile, Arithmetic::Wide))
-            .chain(halves.iter().map(|&tile| (tile, Arithmetic::Half)))
-            .chain(packed.iter().map(|&tile| (tile, Arithmetic::Packed)))
+        wide.map(|tile| tile.by(Arithmetic::Wide))
+            .chain(halves.iter().map(|&tile| tile.by(Arithmetic::Half)))
+            .chain(packed.iter().map(|&tile| tile.by(Arithmetic::Packed)))
             .collect()
     }
 
@@ -596,7 +611,7 @@ mod tests {
         for (value, &residual) in expected.iter_mut().zip(&x) {
             *value += f64::from(residual);
         }
-        for tile in [Tile::Direct, STAGED[2]].map(|tile| (tile, Arithmetic::Wide)) {
+        for tile in [Tile::Direct, STAGED[2]].map(|tile| tile.by(Arithmetic::Wide)) {
             let gelu = Activation::Gelu;
             let y = linear_with(&mut stream, tile, &x_gpu, &up, gelu, None).unwrap();
             assert_eq!((y.dims(), y.parts().len()), (&[rows, outputs][..], 4));
@@ -626,11 +641,11 @@ mod tests {
         };
         for dtype in DTYPES {
             for by in ways(stream.context(), dtype) {
-                if by.1 == Arithmetic::Wide && dtype != Dtype::F32 {
+                if by.arithmetic == Arithmetic::Wide && dtype != Dtype::F32 {
                     continue;
                 }
                 for inputs in [19, 40] {
-                    let side = by.0.side();
+                    let side = by.tile.side();
                     let shape = [side + 3, inputs, 2 * side - 5];
                     check(&mut stream, shape, Activation::Identity, true, (dtype, by));
                 }
@@ -650,7 +665,7 @@ mod tests {
             let arithmetic = Arithmetic::choose(stream.context(), dtype);
             let mut results = Vec::new();
             for &tile in Tile::candidates(stream.context(), arithmetic) {
-                let by = (tile, arithmetic);
+                let by = tile.by(arithmetic);
                 let y = linear_with(&mut stream, by, &x, &weights, Activation::Identity, None);
                 results.push(read(&mut stream, &y.unwrap()));
             }
@@ -702,7 +717,7 @@ mod tests {
         let x_gpu = stream.upload(&x, &[5, 64]).unwrap();
         let weight = values(3 * 64, 2);
         let weights = layer_of(&mut stream, &weight, &[0.0; 3], Dtype::I8);
-        let by = (PACKED[1], Arithmetic::Packed);
+        let by = PACKED[1].by(Arithmetic::Packed);
         let y = linear_with(
             &mut stream,
             by,
@@ -731,7 +746,7 @@ mod tests {
         let Some(mut stream) = full_stream() else {
             return;
         };
-        let by = (STAGED[2], Arithmetic::Half);
+        let by = STAGED[2].by(Arithmetic::Half);
         if !ways(stream.context(), Dtype::F16).contains(&by) {
             return;
         }
@@ -762,13 +777,13 @@ mod tests {
             let wide = linear(&mut stream, &x, &up, gelu, None).unwrap();
             let expected = linear(&mut stream, &wide, &down, identity, Some(&residual)).unwrap();
             let x = Activations::Wide(&x);
-            let kept = linear_for(&mut stream, x, &up, gelu, None, Some(&down)).unwrap();
-            assert!(kept.is_halves());
-            assert_eq!(kept.raw().dims(), wide.dims());
-            assert_eq!(2 * kept.raw().byte_size(), wide.byte_size());
+            let stored = linear_for(&mut stream, x, &up, gelu, None, Some(&down)).unwrap();
+            assert!(stored.is_halves());
+            assert_eq!(stored.raw().dims(), wide.dims());
+            assert_eq!(2 * stored.raw().byte_size(), wide.byte_size());
             let added = Some(&residual);
-            let y = linear_for(&mut stream, (&kept).into(), &down, identity, added, None);
-            let Ok(Kept::Wide(y)) = y else {
+            let y = linear_for(&mut stream, (&stored).into(), &down, identity, added, None);
+            let Ok(Stored::Wide(y)) = y else {
                 panic!("a result without a reader is float32")
             };
             assert_eq!(read(&mut stream, &y), read(&mut stream, &expected));
@@ -790,10 +805,10 @@ mod tests {
         let wide = linear(&mut stream, &x, &up, gelu, None).unwrap();
         let expected = linear(&mut stream, &wide, &down, identity, None).unwrap();
         let x = Activations::Wide(&x);
-        let kept = linear_for(&mut stream, x, &up, gelu, None, Some(&down)).unwrap();
-        let parts = if kept.is_halves() { 2 } else { 4 };
-        assert_eq!([wide.parts().len(), kept.raw().parts().len()], [4, parts]);
-        let y = linear_for(&mut stream, (&kept).into(), &down, identity, None, None).unwrap();
+        let stored = linear_for(&mut stream, x, &up, gelu, None, Some(&down)).unwrap();
+        let parts = if stored.is_halves() { 2 } else { 4 };
+        assert_eq!([wide.parts().len(), stored.raw().parts().len()], [4, parts]);
+        let y = linear_for(&mut stream, (&stored).into(), &down, identity, None, None).unwrap();
         assert_eq!(read(&mut stream, y.raw()), read(&mut stream, &expected));
     }
 
@@ -815,13 +830,13 @@ mod tests {
             let x = Activations::Wide(&x);
             linear_for(&mut stream, x, layer, identity, None, Some(reader)).unwrap()
         };
-        let kept = keep(&up, &half);
-        assert!(kept.is_halves());
+        let stored = keep(&up, &half);
+        assert!(stored.is_halves());
         assert!(!keep(&up, &whole).is_halves());
         assert!(!keep(&wide_up, &half).is_halves());
         // Rows that aren't whole vectors.
         assert!(!keep(&odd_up, &odd).is_halves());
-        let refused = linear_for(&mut stream, (&kept).into(), &whole, identity, None, None);
+        let refused = linear_for(&mut stream, (&stored).into(), &whole, identity, None, None);
         assert_eq!(code(refused), "INVALID_ARGUMENT");
     }
 

@@ -2,7 +2,7 @@
 // direct.wgsl's or, of bytes, packed.wgsl's.
 //
 // Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32, but for x by
-//                parts/x_halves.wgsl and y by parts/kept_f16.wgsl. A part of the weight [part, inputs] from output `first` on, each
+//                parts/x_halves.wgsl and y by parts/stored_f16.wgsl. A part of the weight [part, inputs] from output `first` on, each
 //                row padded with zeros to a multiple of four: parts/x_*.wgsl
 //                and parts/weight_*.wgsl load four values of a row, parts/operand_*.wgsl multiplies them.
 // Constants      ACTIVATION  that of parts/activation.wgsl
@@ -23,7 +23,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> scales: array<f32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read> residual: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<Kept>;
+@group(0) @binding(6) var<storage, read_write> y: array<Stored>;
 
 // Stores the result of a sum of products, unless it lies beyond the end.
 fn store(sum: f32, row: u32, part_column: u32) {
@@ -34,6 +34,6 @@ fn store(sum: f32, row: u32, part_column: u32) {
         if RESIDUAL == 1u {
             value += residual[index];
         }
-        y[index] = kept(value);
+        y[index] = stored(value);
     }
 }

@@ -1,7 +1,7 @@
 // kept: results as float16 of a sixteenth, which is what operand_f16.wgsl makes of them for a product
 
-alias Kept = f16;
+alias Stored = f16;
 
-fn kept(value: f32) -> Kept {
+fn stored(value: f32) -> Stored {
     return f16(0.0625 * value);
 }

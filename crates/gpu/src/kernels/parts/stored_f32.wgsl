@@ -1,0 +1,7 @@
+// kept: results as float32
+
+alias Stored = f32;
+
+fn stored(value: f32) -> Stored {
+    return value;
+}
