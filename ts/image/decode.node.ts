@@ -2,6 +2,7 @@ import { readFile, stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { Sharp } from "sharp";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { show_url } from "../network/show_url.ts";
 import { type DecodeOptions, finish_decoding } from "./decoding.ts";
 import {
   check_byte_count,
@@ -84,6 +85,7 @@ function cmyk_to_rgb({ data, width, height }: Pixels): Pixels {
 
 /** The bytes of a file, by path or file: URL. */
 export async function read_picture_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
+  refuse_scheme(path);
   try {
     const file = path.startsWith("file:") ? fileURLToPath(path) : path;
     check_byte_count((await stat(file)).size, path);
@@ -93,6 +95,18 @@ export async function read_picture_file(path: string, signal?: AbortSignal): Pro
     if (error instanceof VitMsnError) throw error;
     throw file_error(error, path);
   }
+}
+
+/** Addresses of stores and protocols that nothing here speaks, which would pass for paths. */
+function refuse_scheme(address: string): void {
+  const scheme = /^([a-z][a-z0-9+.-]+):\/\//i.exec(address)?.[1];
+  if (scheme === undefined || scheme.toLowerCase() === "file") return;
+  const shown = show_url(address);
+  throw new VitMsnError(
+    "UNSUPPORTED",
+    `${shown} can't be read: ${scheme}:// addresses aren't supported. Give an http(s) URL (such as a presigned one), or download the file.`,
+    { details: { file: shown } },
+  );
 }
 
 function file_error(cause: unknown, path: string): VitMsnError {

@@ -17,6 +17,7 @@ import { failing } from "./picture.ts";
 import { RunProgress } from "./progress.ts";
 import { check_end, with_earlier } from "./retry.ts";
 import type { Format, RowShape } from "./rows.ts";
+import { source_name } from "./remote.ts";
 import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
 import { type Selected, Selection, SourcesChanged } from "./selection.ts";
 import type { Shard } from "./shard.ts";
@@ -126,7 +127,8 @@ function describe(identity: Identity, format: FormatName, { sources, shard }: Jo
 }
 
 /** A shell may have expanded a glob into very many names. */
-function shortened(names: readonly string[]): unknown {
+function shortened(sources: readonly string[]): unknown {
+  const names = sources.map(source_name);
   if (names.length <= 20) return names;
   return { count: names.length, sha256: createHash("sha256").update(names.join("\n")).digest("hex") };
 }

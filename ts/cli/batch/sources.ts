@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { RawImage, VitMsnError } from "../../index.ts";
 import { file_error, is_picture_error } from "./errors.ts";
 import { failing, type Picture } from "./picture.ts";
-import { type Patience, read_remote } from "./remote.ts";
+import { type Patience, read_remote, source_name } from "./remote.ts";
 import { remote_tar_pictures, tar_pictures } from "./tar.ts";
 import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
 
@@ -44,8 +44,9 @@ async function* expand(
 }
 
 async function* remote(url: string, patience: Patience, signal: AbortSignal): AsyncGenerator<Picture> {
-  if (is_tar(url)) yield* until_damaged(url, remote_tar_pictures(url, patience, signal));
-  else yield { name: url, read: () => read_remote(url, patience, signal) };
+  if (is_tar(url) && IS_URL.test(url))
+    yield* until_damaged(source_name(url), remote_tar_pictures(url, patience, signal));
+  else yield { name: source_name(url), read: () => read_remote(url, patience, signal) };
 }
 
 async function* local(path: string, signal: AbortSignal, with_globs: boolean): AsyncGenerator<Picture> {
@@ -123,8 +124,11 @@ async function check_readable(list: string): Promise<void> {
   }
 }
 
+const IS_URL = /^(https?|data|file):/i;
+
+/** Addresses with an unknown scheme ("s3://") count, too: the package says what it can't read. */
 function is_remote(source: string): boolean {
-  return /^(https?|data|file):/i.test(source);
+  return IS_URL.test(source) || /^[a-z][a-z0-9+.-]+:\/\//i.test(source);
 }
 
 /** By the path of a URL, without its query. */

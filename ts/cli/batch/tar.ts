@@ -3,10 +3,10 @@ import { pipeline, Readable } from "node:stream";
 import type { ReadableStream } from "node:stream/web";
 import { createGunzip } from "node:zlib";
 import { type Extract, extract } from "tar-stream";
-import { env, RawImage, VitMsnError } from "../../index.ts";
+import { fetch_url, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { aborted, file_error } from "./errors.ts";
 import { failing, type Picture } from "./picture.ts";
-import { may_mend, network_error, type Patience, short_name, status_error, with_retries } from "./remote.ts";
+import { may_mend, network_error, type Patience, status_error, with_retries } from "./remote.ts";
 import { is_picture_name } from "./walk.ts";
 
 type Entry = Extract extends AsyncIterable<infer E> ? E : never;
@@ -35,7 +35,7 @@ export async function* remote_tar_pictures(
   patience: Patience,
   signal: AbortSignal,
 ): AsyncGenerator<Picture> {
-  const name = short_name(url);
+  const name = show_url(url);
   let done = 0;
   for (let failures = 0; ; failures++) {
     const done_before = done;
@@ -61,14 +61,14 @@ export async function* remote_tar_pictures(
 async function open_remote(
   url: string,
   name: string,
-  { timeout_ms }: Patience,
+  { timeout_ms, headers }: Patience,
   signal: AbortSignal,
 ): Promise<Readable> {
   const silence = new AbortController();
   const give_up = () => silence.abort(new Error(`nothing arrived for ${timeout_ms / 1000} s`));
   const timer = setTimeout(give_up, timeout_ms);
   try {
-    const response = await env.fetch(url, { signal: AbortSignal.any([signal, silence.signal]) });
+    const response = await fetch_url(url, { headers, signal: AbortSignal.any([signal, silence.signal]) });
     if (!response.ok || response.body === null) {
       await response.body?.cancel();
       throw status_error(name, response);
