@@ -2,7 +2,7 @@ import { default_token, failure_hint } from "#environment";
 import { fetch_is_unrestricted, may_send_token } from "#storage";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { check_header, failure_reason, fetch_url } from "../network/fetch_url.ts";
+import { failure_reason, fetch_url } from "../network/fetch_url.ts";
 import { show_url } from "../network/show_url.ts";
 
 /** A failure that trying again may mend. */
@@ -138,9 +138,7 @@ function is_hub(url: URL): boolean {
 
 function bearer_of(url: URL, token: string | undefined): string | undefined {
   const trimmed = token?.trim();
-  if (!trimmed || !may_send_token(url)) return undefined;
-  check_header("authorization", trimmed, "The hub token");
-  return `Bearer ${trimmed}`;
+  return trimmed && may_send_token(url) ? `Bearer ${trimmed}` : undefined;
 }
 
 async function check_status(response: Response, url: URL, options: RequestOptions): Promise<void> {

@@ -2,7 +2,6 @@ import { version } from "../../package.json";
 import { VitMsnError } from "../errors.ts";
 import { address_space_hint } from "./address_space.node.ts";
 import { find_proxy, is_plain_node, read_variable } from "./proxy_settings.node.ts";
-import { show_url } from "./show_url.ts";
 
 export { address_space_hint };
 
@@ -33,6 +32,16 @@ export const default_fetch: typeof fetch = async (input, init = {}) => {
   return fetch_through_proxies(new URL(address), { ...init, headers });
 };
 
+/** @throws VitMsnError INVALID_ARGUMENT for a header that can't be sent, without its value: fetch's own error repeats it. */
+export function check_header(name: string, value: string): void {
+  if (/^[\w!#$%&'*+.^`|~-]+$/.test(name) && /^[\t -~\u0080-\u00ff]*$/.test(value)) return;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `The header ${JSON.stringify(name)} can't be sent: it holds a line feed or another character that HTTP headers may not have` +
+      `${name === "authorization" ? ". It is made from the hub token: see the token option and HF_TOKEN" : ""}.`,
+  );
+}
+
 const UNREACHABLE: ReadonlySet<string> = new Set([
   "ENOTFOUND",
   "EAI_AGAIN",
@@ -48,7 +57,7 @@ export function failure_hint(address: string | URL, error: unknown): string {
   const proxy = is_plain_node && URL.canParse(address) ? find_proxy(new URL(address)) : undefined;
   const code = code_of(error);
   const hints: string[] = [];
-  if (proxy) hints.push(`It was asked through the proxy ${show_url(proxy.url)} (${proxy.variable}).`);
+  if (proxy) hints.push(`It was asked through the proxy ${proxy.url.origin} (${proxy.variable}).`);
   if (/CERT|SIGNATURE/.test(code)) {
     hints.push(
       "If a proxy here re-signs https, name its certificate authority's file by NODE_EXTRA_CA_CERTS.",

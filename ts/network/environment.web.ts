@@ -21,3 +21,6 @@ export function failure_hint(_address: string | URL, _error: unknown): string {
 export function address_space_hint(): string | undefined {
   return undefined;
 }
+
+/** Browsers' own errors don't repeat a header's value. */
+export function check_header(_name: string, _value: string): void {}

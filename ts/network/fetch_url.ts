@@ -1,5 +1,5 @@
+import { check_header } from "#environment";
 import { env } from "../env.ts";
-import { VitMsnError } from "../errors.ts";
 import { split_credentials } from "./credentials.ts";
 
 /** Headers by name. */
@@ -23,20 +23,6 @@ export async function fetch_url(address: string | URL, init: FetchUrlInit = {}):
     headers[name.toLowerCase()] = value;
   }
   return env.fetch(url.href, { ...init, headers });
-}
-
-/** fetch's own error for a header that can't be sent repeats its value, which may be a secret. */
-export function check_header(name: string, value: string, what = `The header ${JSON.stringify(name)}`): void {
-  if (
-    typeof value === "string" &&
-    /^[\w!#$%&'*+.^`|~-]+$/.test(name) &&
-    /^[\t -~\u0080-\u00ff]*$/.test(value)
-  )
-    return;
-  throw new VitMsnError(
-    "INVALID_ARGUMENT",
-    `${what} can't be sent: it has a line feed or another character that HTTP headers may not have.`,
-  );
 }
 
 /** Why a fetch failed, in the words of what caused it: fetch itself only says that it did. */

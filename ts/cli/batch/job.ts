@@ -15,9 +15,9 @@ import {
 import { failures_path, lock_path, Output, output_file, text_too_long } from "./output.ts";
 import { failing } from "./picture.ts";
 import { RunProgress } from "./progress.ts";
+import { source_name } from "./remote.ts";
 import { check_end, with_earlier } from "./retry.ts";
 import type { Format, RowShape } from "./rows.ts";
-import { source_name } from "./remote.ts";
 import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
 import { type Selected, Selection, SourcesChanged } from "./selection.ts";
 import type { Shard } from "./shard.ts";
