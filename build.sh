@@ -85,6 +85,7 @@ build_docs() { docs/node_modules/.bin/typedoc --options docs/typedoc.json; }
 run_checks() {
   install_for_docs
   need_rust_lints
+  need_typos
   need_nextest
   need_chromium
   need_newest_node
@@ -102,6 +103,10 @@ run_checks() {
   fi
   check "TypeScript lints and formatting" npm_bin biome ci --colors=off .
   check "TypeScript types" npm_bin tsc --noEmit
+  check "Spelling (typos)" typos
+  check "Words and environment variables" node scripts/check_text.mjs
+  check "Markdown: width and links" npm_bin markdownlint-cli2
+  check "Rust documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
   check "Documentation site" build_docs
   check "Package manifest (publint)" npm_bin publint --strict
   check "Package types (attw)" npm_bin attw --pack . --profile esm-only --no-color
