@@ -161,10 +161,10 @@ const text = (value: string) => new TextEncoder().encode(value);
 describe("what is no picture is refused by name", () => {
   test.each<[string, Uint8Array, RegExp]>([
     ["nothing", new Uint8Array(0), /empty \(0 bytes\)/],
-    ["noise", Uint8Array.of(1, 2, 3, 250), /unknown kind \(its first bytes are 01 02 03 fa\)/],
+    ["noise", Uint8Array.of(1, 2, 3, 250), /data of unknown kind, not/],
     ["HTML", text("\n<html><body>login</body></html>"), /an HTML page/],
     ["JSON", text('{"error": "gone"}'), /JSON or text/],
-    ["text", text("hello"), /text \("hello"\)/],
+    ["text", text("hello"), /is text, not/],
     ["a Git LFS pointer", text("version https://git-lfs.github.com/spec/v1\n"), /Git LFS pointer/],
     ["a PDF", text("%PDF-1.7"), /a PDF document/],
     ["a PNG of no pixels", png_claiming(0, 5), /0×5 pixels/],

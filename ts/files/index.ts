@@ -14,4 +14,7 @@ export {
   write_file,
 } from "./durable.ts";
 export { is_code } from "./errors.ts";
+export { decode_name, encode_name } from "./file_names.ts";
 export { type Lock, with_lock, with_locked_folder } from "./lock.ts";
+export { SkippedFiles } from "./skipped_files.ts";
+export { walk } from "./walk.ts";

@@ -1,8 +1,10 @@
-import { readFile, stat } from "node:fs/promises";
+import { constants, type Stats } from "node:fs";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { Sharp } from "sharp";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { show_url } from "../network/show_url.ts";
+import { encode_name } from "../files/file_names.ts";
+import { unsupported_scheme } from "../files/url_scheme.ts";
 import { type DecodeOptions, finish_decoding } from "./decoding.ts";
 import {
   check_byte_count,
@@ -13,6 +15,9 @@ import {
   read_header,
 } from "./header.ts";
 import { type Channels, multiply_255, type Pixels } from "./pixels.ts";
+
+/** Bytes that are read at once: between them an AbortSignal is heard. */
+const READ_BYTES = 8 * 1024 * 1024;
 
 /**
  * Decodes a picture file with sharp (libvips): upright by its EXIF orientation, 8 bits a channel, the first frame
@@ -83,38 +88,66 @@ function cmyk_to_rgb({ data, width, height }: Pixels): Pixels {
   return { data: rgb, width, height, channels: 3 };
 }
 
-/** The bytes of a file, by path or file: URL. */
+/** The bytes of a file, by path or file: URL. What isn't a regular file is refused: it might never end, or wait for ever. */
 export async function read_picture_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
-  refuse_scheme(path);
+  let handle: FileHandle | undefined;
   try {
-    const file = path.startsWith("file:") ? fileURLToPath(path) : path;
-    check_byte_count((await stat(file)).size, path);
-    return await readFile(file, { signal });
+    const file = path.startsWith("file:") ? fileURLToPath(path) : encode_name(path);
+    // Asked first, because opening a device may have effects; and once more of what was opened.
+    check_regular(await stat(file), path);
+    handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    const found = await handle.stat();
+    check_regular(found, path);
+    check_byte_count(found.size, path);
+    return await read_bytes(handle, found.size, () => throw_if_aborted(signal, `Reading ${path}`));
   } catch (error) {
     throw_if_aborted(signal, `Reading ${path}`);
     if (error instanceof VitMsnError) throw error;
     throw file_error(error, path);
+  } finally {
+    await handle?.close();
   }
 }
 
-/** Addresses of stores and protocols that nothing here speaks, which would pass for paths. */
-function refuse_scheme(address: string): void {
-  const scheme = /^([a-z][a-z0-9+.-]+):\/\//i.exec(address)?.[1];
-  if (scheme === undefined || scheme.toLowerCase() === "file") return;
-  const shown = show_url(address);
-  throw new VitMsnError(
-    "UNSUPPORTED",
-    `${shown} can't be read: ${scheme}:// addresses aren't supported. Give an http(s) URL (such as a presigned one), or download the file.`,
-    { details: { file: shown } },
-  );
+function check_regular(found: Stats, path: string): void {
+  if (found.isFile()) return;
+  const kind = found.isDirectory() ? "a folder" : "a device, pipe or socket";
+  throw new VitMsnError("IO", `${path} can't be read: it is ${kind}, not a file.`, {
+    details: { file: path },
+  });
+}
+
+/** The first `size` bytes, fewer where the file was cut meanwhile. Files of /proc, which claim 0 bytes, aren't read. */
+async function read_bytes(handle: FileHandle, size: number, check: () => void): Promise<Uint8Array> {
+  const bytes = new Uint8Array(size);
+  let done = 0;
+  while (done < size) {
+    check();
+    const { bytesRead } = await handle.read(bytes, done, Math.min(size - done, READ_BYTES), done);
+    if (bytesRead === 0) break;
+    done += bytesRead;
+  }
+  return bytes.subarray(0, done);
 }
 
 function file_error(cause: unknown, path: string): VitMsnError {
   const code = (cause as NodeJS.ErrnoException).code;
   const options = { cause, details: { file: path } };
   if (code === "ENOENT" || code === "ENOTDIR") {
-    return new VitMsnError("NOT_FOUND", `There is no file ${path}; check the path.`, options);
+    return (
+      unsupported_scheme(path) ??
+      new VitMsnError("NOT_FOUND", `There is no file ${path}; check the path.`, options)
+    );
   }
-  const reason = code === "EISDIR" ? "it is a folder" : (cause as Error).message;
-  return new VitMsnError("IO", `${path} can't be read: ${reason}.`, options);
+  return new VitMsnError("IO", `${short(path)} can't be read: ${reason_of(cause)}.`, options);
+}
+
+/** The system's messages repeat the path, however long. */
+function reason_of(cause: unknown): string {
+  const { code, message } = cause as NodeJS.ErrnoException;
+  return code === "ENAMETOOLONG" ? "its name is too long" : message.slice(0, 300);
+}
+
+function short(path: string): string {
+  return path.length > 300 ? `${path.slice(0, 300)}…` : path;
 }

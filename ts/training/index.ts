@@ -33,7 +33,8 @@ export type {
 } from "./data/dataset.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
-export { PictureFolder } from "./data/picture_folder.ts";
+export { PictureFolder, type PictureFolderOptions } from "./data/picture_folder.ts";
+export type { Split } from "./data/splits.ts";
 export {
   compose,
   type ImageTransform,

@@ -1,28 +1,27 @@
-import { list_class_folders } from "#folders";
+import { list_folder, walk_files } from "#folders";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
-import { is_image_name } from "../../image/formats.ts";
+import { is_special_folder } from "../../files/file_names.ts";
+import { SkippedFiles } from "../../files/skipped_files.ts";
+import { IMAGE_EXTENSIONS, is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-import type { FoundFile } from "../folders/folder_types.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
+import { enter_split, find_splits, name_of_folder, type Split } from "./splits.ts";
 
 export interface ImageFolderOptions {
   /**
-   * What to do about a class whose folder holds no picture: "error" (default), or "skip" it with a warning. A class that is
+   * What to do about a class whose folder holds no image: "error" (default), or "skip" it with a warning. A class that is
    * named in `classes` but has no folder is treated likewise.
    */
   empty_classes?: "error" | "skip";
   /** The classes, in the order of their indices; default: all folders, sorted by name. */
   classes?: readonly string[];
+  /** Which split to read where the folder holds splits, as train/cat and test/cat; default "train". */
+  split?: Split;
 }
 
-/** Whether a file is a picture, by its name. */
-export function is_picture({ path }: FoundFile): boolean {
-  return is_image_name(path.at(-1) as string);
-}
-
-/** Pictures sorted into folders by class: root/class/…/picture, at any depth below the class. */
+/** Images sorted into folders by class: root/class/…/image, at any depth below the class. */
 export class ImageFolder implements Dataset {
   /** Said outright, since minifiers rename classes. */
   static readonly name: string = "ImageFolder";
@@ -36,37 +35,35 @@ export class ImageFolder implements Dataset {
   }
 
   /**
-   * Lists a folder's pictures; they are read when they are asked for.
+   * Lists a folder's images; they are read when they are asked for. Links are followed. A warning counts the files that are
+   * skipped since they aren't images. Names of classes are in Unicode's form NFC.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
-   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there are no classes or one has no picture.
+   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there are no classes or one has no image.
    */
   static async open(directory: SaveDirectory, options: ImageFolderOptions = {}): Promise<ImageFolder> {
-    const folders = await list_class_folders(directory);
-    const where = typeof directory === "object" && "name" in directory ? directory.name : String(directory);
-    const names = options.classes ?? [...folders.keys()];
-    const extra = [...folders.keys()].filter((name) => !names.includes(name));
-    if (names.length === 0) {
-      throw invalid(
-        `${where} holds no folders; there must be one for each class, with its pictures in it.`,
-        where,
-      );
-    }
-    if (extra.length > 0) {
-      throw invalid(
-        `${where} holds folders of other classes than ${names.join(", ")}: ${extra.join(", ")}.`,
-        where,
-      );
-    }
-    const pictures = new Map(names.map((name) => [name, (folders.get(name) ?? []).filter(is_picture)]));
-    const empty = names.filter((name) => pictures.get(name)?.length === 0);
+    const root = await enter_split(directory, options.split ?? "train", true);
+    const where = name_of_folder(root);
+    const skipped = new SkippedFiles();
+    const found = await list_classes(root, skipped);
+    const names = options.classes ?? [...found.keys()];
+    check_names(names, found, where);
+    const classes = names.map((name) => ({ name, ...(found.get(name.normalize("NFC")) ?? NO_IMAGES) }));
+    const summary = skipped.summary();
+    if (summary !== undefined) env.warn(`${where}: ${summary}.`);
+    const empty = classes.filter(({ images }) => images.length === 0);
     if (empty.length > 0) report_empty(empty, where, options);
+    const examples = classes.flatMap(({ name, images }) => images.map((image) => ({ image, label: name })));
+    if (examples.length === 0) throw invalid(`${where} holds no image in any of its folders.`, where);
     // A class that validation lacks keeps its index; one that training lacks can't be learned.
-    const classes = options.classes ?? names.filter((name) => !empty.includes(name));
-    const examples = names.flatMap((name) =>
-      (pictures.get(name) ?? []).map(({ file }) => ({ image: file, label: name })),
+    return new ImageFolder(
+      options.classes ?? names.filter((name) => !empty.some((one) => one.name === name)),
+      examples,
     );
-    if (examples.length === 0) throw invalid(`${where} holds no picture in any of its folders.`, where);
-    return new ImageFolder(classes, examples);
+  }
+
+  /** The splits that a folder holds in place of classes, as train/cat and test/cat; none where its folders are classes. */
+  static async splits(directory: SaveDirectory): Promise<Split[]> {
+    return [...(await find_splits(directory, true)).keys()];
   }
 
   get length(): number {
@@ -77,7 +74,7 @@ export class ImageFolder implements Dataset {
     return this.examples[index] as Example;
   }
 
-  /** Two folders with the same classes: this one's pictures at random, `share` of them in the second. */
+  /** Two folders with the same classes: this one's images at random, `share` of them in the second. */
   split(share: number, seed = 42): [ImageFolder, ImageFolder] {
     if (!(share > 0 && share < 1))
       throw invalid(`The share to split off must be above 0 and below 1, got ${share}.`);
@@ -91,7 +88,7 @@ export class ImageFolder implements Dataset {
     return [pick(order.subarray(second)), pick(order.subarray(0, second))];
   }
 
-  /** At most `count` pictures, chosen at random. */
+  /** Up to `count` images, chosen at random. */
   take(count: number, seed = 42): ImageFolder {
     const chosen = permutation(this.length, new Random(seed)).subarray(0, count);
     return new ImageFolder(
@@ -101,14 +98,66 @@ export class ImageFolder implements Dataset {
   }
 }
 
+/** A class's images, and what else its folder holds. */
+interface FoundClass {
+  images: Example["image"][];
+  skipped: SkippedFiles;
+}
+
+const NO_IMAGES: FoundClass = { images: [], skipped: new SkippedFiles() };
+
+/** The classes of a folder by their names in NFC, in order. */
+async function list_classes(root: SaveDirectory, skipped: SkippedFiles): Promise<Map<string, FoundClass>> {
+  const { folders } = await list_folder(root);
+  const labels = folders.filter((name) => !is_special_folder(name)).map((name) => name.normalize("NFC"));
+  const classes = new Map(
+    labels.map((label) => [label, { images: [], skipped: new SkippedFiles() } as FoundClass]),
+  );
+  for await (const found_file of walk_files(root, skipped)) {
+    const { path, file } = found_file;
+    const name = path.at(-1) as string;
+    const found = path.length > 1 ? classes.get((path[0] as string).normalize("NFC")) : undefined;
+    if (!is_image_name(name)) for (const tally of [skipped, found?.skipped]) tally?.add_file(found_file);
+    else if (found !== undefined) found.images.push(file);
+    else skipped.add_kind("images outside the folders of classes");
+  }
+  return classes;
+}
+
+/** That there are folders of classes, and none of others than those wanted. */
+function check_names(wanted: readonly string[], found: ReadonlyMap<string, FoundClass>, where: string): void {
+  if (found.size === 0 && wanted.length === 0)
+    throw invalid(
+      `${where} holds no folders; there must be one for each class, with its images in it.`,
+      where,
+    );
+  const known = wanted.map((name) => name.normalize("NFC"));
+  const extra = [...found.keys()].filter((name) => !known.includes(name));
+  if (extra.length > 0)
+    throw invalid(
+      `${where} holds folders of other classes than ${wanted.join(", ")}: ${extra.join(", ")}.`,
+      where,
+    );
+}
+
 function report_empty(
-  empty: readonly string[],
+  empty: readonly (FoundClass & { name: string })[],
   where: string,
   { empty_classes = "error" }: ImageFolderOptions,
 ): void {
-  const which = `${where}: there is no picture of the ${empty.length === 1 ? "class" : "classes"} ${empty.join(", ")}`;
-  if (empty_classes === "skip") env.warn(`${which}; left out.`);
-  else throw invalid(`${which}; add some, remove the folder, or set empty_classes to "skip".`, where);
+  const names = empty.map(({ name, skipped }) => {
+    const summary = skipped.summary();
+    return summary === undefined ? name : `${name} (${summary})`;
+  });
+  const which = `${where}: there is no image of the ${empty.length === 1 ? "class" : "classes"} ${names.join(", ")}`;
+  if (empty_classes === "skip") {
+    env.warn(`${which}; skipped.`);
+    return;
+  }
+  throw invalid(
+    `${which}; add files whose names end in .${IMAGE_EXTENSIONS.join(", .")}, remove the folder, or set empty_classes to "skip".`,
+    where,
+  );
 }
 
 function invalid(message: string, folder?: string): VitMsnError {

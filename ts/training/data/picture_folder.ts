@@ -1,11 +1,19 @@
-import { list_files } from "#folders";
+import { walk_files } from "#folders";
+import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
+import { SkippedFiles } from "../../files/skipped_files.ts";
+import { IMAGE_EXTENSIONS, is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
-import { is_picture } from "./image_folder.ts";
+import { enter_split, name_of_folder, type Split } from "./splits.ts";
 
-/** All pictures below a folder, at any depth, without labels. */
+export interface PictureFolderOptions {
+  /** Which split to read where the folder's folders are splits, as train and test; default "train". */
+  split?: Split;
+}
+
+/** All images below a folder, at any depth, without labels. */
 export class PictureFolder implements Dataset {
   readonly examples: readonly Example[];
 
@@ -14,15 +22,28 @@ export class PictureFolder implements Dataset {
   }
 
   /**
-   * Lists a folder's pictures; they are read when they are asked for.
+   * Lists a folder's images; they are read when they are asked for. Links are followed. A warning counts the files that are
+   * skipped since they aren't images.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
-   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there is no picture.
+   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there is no image.
    */
-  static async open(directory: SaveDirectory): Promise<PictureFolder> {
-    const files = (await list_files(directory)).filter(is_picture);
-    if (files.length > 0) return new PictureFolder(files.map(({ file }) => ({ image: file })));
-    const where = typeof directory === "object" && "name" in directory ? directory.name : String(directory);
-    throw new VitMsnError("INVALID_ARGUMENT", `${where} holds no picture.`, { details: { folder: where } });
+  static async open(directory: SaveDirectory, options: PictureFolderOptions = {}): Promise<PictureFolder> {
+    const root = await enter_split(directory, options.split ?? "train", false);
+    const where = name_of_folder(root);
+    const skipped = new SkippedFiles();
+    const examples: Example[] = [];
+    for await (const found of walk_files(root, skipped)) {
+      if (is_image_name(found.path.at(-1) as string)) examples.push({ image: found.file });
+      else skipped.add_file(found);
+    }
+    const summary = skipped.summary();
+    if (summary !== undefined) env.warn(`${where}: ${summary}.`);
+    if (examples.length > 0) return new PictureFolder(examples);
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${where} holds no image: no file whose name ends in .${IMAGE_EXTENSIONS.join(", .")}.`,
+      { details: { folder: where } },
+    );
   }
 
   get length(): number {
@@ -33,7 +54,7 @@ export class PictureFolder implements Dataset {
     return this.examples[index] as Example;
   }
 
-  /** At most `count` pictures, chosen at random. */
+  /** Up to `count` images, chosen at random. */
   take(count: number, seed = 42): PictureFolder {
     const chosen = permutation(this.length, new Random(seed)).subarray(0, count);
     return new PictureFolder(Array.from(chosen, (i) => this.get(i)));

@@ -8,6 +8,14 @@ export interface FoundFile {
   path: readonly string[];
   /** What RawImage.read takes: a path or a File. */
   file: ImageInput;
+  /** A link that leads nowhere. */
+  is_broken: boolean;
+}
+
+/** What is directly in a folder, in order. */
+export interface FolderContent {
+  folders: string[];
+  files: string[];
 }
 
 /** The folder that a training run writes its checkpoints into. */

@@ -1,13 +1,15 @@
 import { randomUUID } from "node:crypto";
-import { join, relative, sep } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { VitMsnError } from "../../errors.ts";
-import { mkdir, readdir, rename, rm, stat } from "../../files/disk.ts";
+import { mkdir, readdir, rename, rm } from "../../files/disk.ts";
 import { make_folder, rename_durably, sync_folder } from "../../files/durable.ts";
 import { is_code } from "../../files/errors.ts";
 import { with_locked_folder } from "../../files/lock.ts";
+import type { SkippedFiles } from "../../files/skipped_files.ts";
+import { read_folder, walk } from "../../files/walk.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-import type { FoundFile, OutputFolder } from "./folder_types.ts";
+import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
 /** The end of a folder's name while it is being written, or removed. */
 const TEMPORARY = ".incomplete";
@@ -81,45 +83,19 @@ function temporary_path(root: string, name: string): string {
   return join(root, `.${name}.${randomUUID()}${TEMPORARY}`);
 }
 
-/** The folders in a folder, by name, and all files below each. */
-export async function list_class_folders(directory: SaveDirectory): Promise<Map<string, FoundFile[]>> {
-  const root = folder_path(directory);
-  return guard(root, async () => {
-    await check_folder(root, "the classes");
-    const folders = new Map<string, FoundFile[]>();
-    for (const name of (await list_folders(root)).sort()) {
-      if (!name.startsWith(".")) folders.set(name, await files_below(join(root, name), join(root, name)));
-    }
-    return folders;
-  });
+/** What is directly in a folder. */
+export async function list_folder(directory: SaveDirectory): Promise<FolderContent> {
+  return read_folder(folder_path(directory));
 }
 
-/** All files below a folder, at any depth. */
-export async function list_files(directory: SaveDirectory): Promise<FoundFile[]> {
-  const root = folder_path(directory);
-  return guard(root, async () => {
-    await check_folder(root, "the pictures");
-    return files_below(root, root);
-  });
+/** A folder in a folder. */
+export async function child_folder(directory: SaveDirectory, name: string): Promise<SaveDirectory> {
+  return join(folder_path(directory), name);
 }
 
-async function check_folder(path: string, content: string): Promise<void> {
-  if ((await stat(path)).isDirectory()) return;
-  throw new VitMsnError("INVALID_ARGUMENT", `${path} is a file; give the folder that holds ${content}.`);
-}
-
-async function files_below(root: string, folder: string): Promise<FoundFile[]> {
-  const found: FoundFile[] = [];
-  const entries = await readdir(folder, { withFileTypes: true });
-  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
-    if (entry.name.startsWith(".")) continue;
-    const path = join(folder, entry.name);
-    const kind = entry.isSymbolicLink() ? await stat(path) : entry;
-    // A link to a folder may lead in a circle.
-    if (kind.isDirectory() && !entry.isSymbolicLink()) found.push(...(await files_below(root, path)));
-    else if (kind.isFile()) found.push({ path: relative(root, path).split(sep), file: path });
-  }
-  return found;
+/** The files below a folder, in order. */
+export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): AsyncGenerator<FoundFile> {
+  return walk(folder_path(directory), { skipped });
 }
 
 function folder_path(directory: SaveDirectory): string {

@@ -1,6 +1,8 @@
 import { VitMsnError } from "../../errors.ts";
+import { by_code_points, is_ignored, is_special_folder, SPECIAL_FOLDER } from "../../files/file_names.ts";
+import type { SkippedFiles } from "../../files/skipped_files.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-import type { FoundFile, OutputFolder } from "./folder_types.ts";
+import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
 /** Nobody else is kept out here: a page that trains twice into one folder has to see to it itself. */
 export function hold_output_folder<T>(
@@ -50,37 +52,47 @@ async function files_of(folder: FileSystemDirectoryHandle): Promise<Map<string, 
   return files;
 }
 
-/** The folders in a folder, by name, and all files below each. */
-export async function list_class_folders(directory: SaveDirectory): Promise<Map<string, FoundFile[]>> {
+/** What is directly in a folder. */
+export async function list_folder(directory: SaveDirectory): Promise<FolderContent> {
   const root = handle_of(directory);
   return guard(root.name, async () => {
-    const folders = new Map<string, FoundFile[]>();
-    for (const name of (await list_folders(root)).sort()) {
-      if (!name.startsWith("."))
-        folders.set(name, await files_below(await root.getDirectoryHandle(name), []));
-    }
-    return folders;
+    const content: FolderContent = { folders: [], files: [] };
+    for (const [name, { kind }] of await entries(root))
+      (kind === "directory" ? content.folders : content.files).push(name);
+    return content;
   });
 }
 
-/** All files below a folder, at any depth. */
-export async function list_files(directory: SaveDirectory): Promise<FoundFile[]> {
+/** A folder in a folder. */
+export async function child_folder(directory: SaveDirectory, name: string): Promise<SaveDirectory> {
   const root = handle_of(directory);
-  return guard(root.name, () => files_below(root, []));
+  return guard(root.name, () => root.getDirectoryHandle(name));
 }
 
-async function files_below(folder: FileSystemDirectoryHandle, path: string[]): Promise<FoundFile[]> {
-  const found: FoundFile[] = [];
-  const entries: [string, FileSystemHandle][] = [];
-  for await (const entry of folder.entries()) entries.push(entry);
-  for (const [name, handle] of entries.sort(([a], [b]) => (a < b ? -1 : 1))) {
-    if (name.startsWith(".")) continue;
+/** The files below a folder, in the order of their names' code points. */
+export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): AsyncGenerator<FoundFile> {
+  return walk_below(handle_of(directory), [], skipped);
+}
+
+async function* walk_below(
+  folder: FileSystemDirectoryHandle,
+  path: readonly string[],
+  skipped: SkippedFiles,
+): AsyncGenerator<FoundFile> {
+  for (const [name, handle] of await guard(folder.name, () => entries(folder))) {
     const below = [...path, name];
-    if (handle.kind === "directory")
-      found.push(...(await files_below(handle as FileSystemDirectoryHandle, below)));
-    else found.push({ path: below, file: await (handle as FileSystemFileHandle).getFile() });
+    if (handle.kind === "file") {
+      const file = await guard(name, () => (handle as FileSystemFileHandle).getFile());
+      yield { path: below, file, is_broken: false };
+    } else if (is_special_folder(name)) skipped.add_named(SPECIAL_FOLDER, below.join("/"));
+    else yield* walk_below(handle as FileSystemDirectoryHandle, below, skipped);
   }
-  return found;
+}
+
+async function entries(folder: FileSystemDirectoryHandle): Promise<[string, FileSystemHandle][]> {
+  const found: [string, FileSystemHandle][] = [];
+  for await (const entry of folder.entries()) if (!is_ignored(entry[0])) found.push(entry);
+  return found.sort(([a], [b]) => by_code_points(a, b));
 }
 
 function handle_of(directory: SaveDirectory): FileSystemDirectoryHandle {

@@ -1,0 +1,70 @@
+/** Kinds that a summary names; the others are added up. */
+const MAX_KINDS = 10;
+/** The longest extension that is taken for one. */
+const MAX_EXTENSION = 16;
+
+/** Counts what is passed over in folders and archives, by kind, so that nothing is left out without a word. */
+export class SkippedFiles {
+  readonly #files = new Map<string, number>();
+  /** Paths by what they are. */
+  readonly #named = new Map<string, string[]>();
+
+  /** @param name of a file that isn't an image. */
+  add(name: string): void {
+    this.add_kind(extension_of(name));
+  }
+
+  /** A file that isn't an image; where it is a link that leads nowhere, perhaps to a folder of images, it is named. */
+  add_file({ path, file, is_broken }: { path: readonly string[]; file: unknown; is_broken: boolean }): void {
+    if (is_broken) this.add_named("links that lead nowhere", String(file));
+    else this.add(path.at(-1) as string);
+  }
+
+  /** @param kind in place of an extension, as "outside the class folders". */
+  add_kind(kind: string): void {
+    this.#files.set(kind, (this.#files.get(kind) ?? 0) + 1);
+  }
+
+  /** Takes over what another one counted. */
+  add_all(other: SkippedFiles): void {
+    for (const [kind, count] of other.#files) this.#files.set(kind, (this.#files.get(kind) ?? 0) + count);
+    for (const [what, paths] of other.#named)
+      this.#named.set(what, [...(this.#named.get(what) ?? []), ...paths]);
+  }
+
+  /** @param what it is one of. @param path is named in the summary. */
+  add_named(what: string, path: string): void {
+    this.#named.set(what, [...(this.#named.get(what) ?? []), path]);
+  }
+
+  /** "skipped 12 files that are not images: .heic 10, .txt 2"; undefined where nothing was skipped. */
+  summary(): string | undefined {
+    const named = [...this.#named].map(([what, paths]) => summary_of(what, paths));
+    const parts = [this.#files_summary(), ...named].filter((part) => part !== undefined);
+    return parts.length === 0 ? undefined : parts.join("; ");
+  }
+
+  #files_summary(): string | undefined {
+    const kinds = [...this.#files].sort((a, b) => b[1] - a[1]);
+    const sum = (some: typeof kinds) => some.reduce((total, [, count]) => total + count, 0);
+    if (kinds.length === 0) return undefined;
+    const named = kinds.slice(0, MAX_KINDS).map(([kind, count]) => `${kind} ${count}`);
+    const others = sum(kinds.slice(MAX_KINDS));
+    if (others > 0) named.push(`others ${others}`);
+    const total = sum(kinds);
+    const what = total === 1 ? "1 file that is not an image" : `${total} files that are not images`;
+    return `skipped ${what}: ${named.join(", ")}`;
+  }
+}
+
+function summary_of(what: string, paths: readonly string[]): string {
+  const others = paths.length > MAX_KINDS ? ` and ${paths.length - MAX_KINDS} more` : "";
+  return `skipped ${what} (${paths.length}): ${paths.slice(0, MAX_KINDS).join(", ")}${others}`;
+}
+
+function extension_of(name: string): string {
+  const extension = /[^/\\](\.[^./\\ ]+)$/.exec(name)?.[1];
+  return extension === undefined || extension.length > MAX_EXTENSION
+    ? "without extension"
+    : extension.toLowerCase();
+}

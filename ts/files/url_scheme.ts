@@ -1,0 +1,12 @@
+import { VitMsnError } from "../errors.ts";
+
+/** For a "path" that is a URL of a kind that can't be read, as s3://bucket/key; undefined for others. */
+export function unsupported_scheme(path: string): VitMsnError | undefined {
+  const scheme = /^([a-z][a-z\d+.-]+):\/\//i.exec(path)?.[1];
+  if (scheme === undefined || /^(?:https?|file)$/i.test(scheme)) return undefined;
+  return new VitMsnError(
+    "UNSUPPORTED",
+    `${path.split(/[?#]/, 1)[0]}: the URL scheme ${scheme}:// isn't supported; download the files, or give an https:// URL.`,
+    { details: { scheme } },
+  );
+}

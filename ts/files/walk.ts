@@ -1,0 +1,149 @@
+import { opendir } from "node:fs/promises";
+import { join } from "node:path";
+import { VitMsnError } from "../errors.ts";
+import { stat } from "./disk.ts";
+import { is_code } from "./errors.ts";
+import {
+  by_code_points,
+  decode_name,
+  encode_name,
+  is_ignored,
+  is_special_folder,
+  SPECIAL_FOLDER,
+} from "./file_names.ts";
+import type { SkippedFiles } from "./skipped_files.ts";
+import { unsupported_scheme } from "./url_scheme.ts";
+
+/** Names of one folder that are held at a time: larger folders are listed several times. */
+const MAX_NAMES = 100_000;
+
+/** What is directly in a folder. Links count as what they lead to; one that leads nowhere, as a file that can't be read. */
+export async function read_folder(root: string): Promise<{ folders: string[]; files: string[] }> {
+  const content = { folders: [] as string[], files: [] as string[] };
+  try {
+    await check_folder(root);
+    for await (const { name, is_folder } of entries(root))
+      (is_folder ? content.folders : content.files).push(name);
+  } catch (error) {
+    throw system_error(error, root);
+  }
+  return content;
+}
+
+/** A file below a folder. */
+export interface WalkedFile {
+  /** Names of the folders that lead to it, then its own. */
+  path: readonly string[];
+  file: string;
+  /** A link that leads nowhere. */
+  is_broken: boolean;
+}
+
+export interface WalkOptions {
+  /** Folders to go down, 1 being the folder itself; default all. */
+  max_depth?: number;
+  /** Is told of folders that aren't entered. */
+  skipped?: SkippedFiles;
+}
+
+/**
+ * The files below a folder, in the order of their names' code points, whatever the file system's order. Links are followed,
+ * but not into a folder that they are in. In memory are the names of the folder being listed.
+ */
+export async function* walk(
+  root: string,
+  { max_depth = Number.POSITIVE_INFINITY, skipped }: WalkOptions = {},
+): AsyncGenerator<WalkedFile> {
+  try {
+    await check_folder(root);
+    yield* walk_below({ root, path: [], above: [], depth: max_depth, skipped });
+  } catch (error) {
+    throw system_error(error, root);
+  }
+}
+
+interface Level {
+  root: string;
+  path: readonly string[];
+  /** The identities of the folders that it is in. */
+  above: readonly string[];
+  depth: number;
+  skipped: SkippedFiles | undefined;
+}
+
+async function* walk_below({ root, path, above, depth, skipped }: Level): AsyncGenerator<WalkedFile> {
+  const folder = join(root, ...path);
+  const { dev, ino } = await stat(encode_name(folder), { bigint: true });
+  const id = `${dev}:${ino}`;
+  if (above.includes(id)) return;
+  for await (const { name, is_folder, is_broken } of entries(folder)) {
+    const below = [...path, name];
+    if (!is_folder) yield { path: below, file: join(folder, name), is_broken };
+    else if (is_special_folder(name)) skipped?.add_named(SPECIAL_FOLDER, join(folder, name));
+    else if (depth > 1)
+      yield* walk_below({ root, path: below, above: [...above, id], depth: depth - 1, skipped });
+  }
+}
+
+async function* entries(folder: string): AsyncGenerator<Entry & { is_folder: boolean; is_broken: boolean }> {
+  for await (const { name, is_folder } of sorted_entries(folder)) {
+    if (is_ignored(name)) continue;
+    if (is_folder !== undefined) yield { name, is_folder, is_broken: false };
+    else {
+      const found = await stat(encode_name(join(folder, name))).catch(() => undefined);
+      yield { name, is_folder: found?.isDirectory() ?? false, is_broken: found === undefined };
+    }
+  }
+}
+
+interface Entry {
+  name: string;
+  /** undefined for a link, and where the file system doesn't say. */
+  is_folder: boolean | undefined;
+}
+
+/** A folder's names in order. Only MAX_NAMES of them are in memory: the folder is listed once for each so many. */
+export async function* sorted_entries(folder: string, max_names = MAX_NAMES): AsyncGenerator<Entry> {
+  for (let after = ""; ; ) {
+    const found = await smallest_entries(folder, after, max_names);
+    yield* found;
+    if (found.length < max_names) return;
+    after = (found.at(-1) as Entry).name;
+  }
+}
+
+async function smallest_entries(folder: string, after: string, count: number): Promise<Entry[]> {
+  let found: Entry[] = [];
+  const keep_smallest = () => {
+    found = found.sort((a, b) => by_code_points(a.name, b.name)).slice(0, count);
+  };
+  // As Latin-1 a name keeps its bytes, whatever they are.
+  for await (const entry of await opendir(encode_name(folder), { encoding: "latin1" as BufferEncoding })) {
+    const name = decode_name(Buffer.from(entry.name, "latin1"));
+    if (after !== "" && by_code_points(name, after) <= 0) continue;
+    const is_known = entry.isDirectory() || entry.isFile();
+    found.push({ name, is_folder: is_known ? entry.isDirectory() : undefined });
+    if (found.length >= 2 * count) keep_smallest();
+  }
+  keep_smallest();
+  return found;
+}
+
+async function check_folder(path: string): Promise<void> {
+  if ((await stat(encode_name(path))).isDirectory()) return;
+  throw new VitMsnError("INVALID_ARGUMENT", `${path} is a file; give a folder.`, {
+    details: { folder: path },
+  });
+}
+
+/** The system's errors as ours. */
+function system_error(error: unknown, path: string): unknown {
+  if (error instanceof VitMsnError || !(error instanceof Error) || !("syscall" in error)) return error;
+  const options = { cause: error, details: { folder: path, code: (error as NodeJS.ErrnoException).code } };
+  if (!is_code(error, "ENOENT", "ENOTDIR"))
+    return new VitMsnError("IO", `${path}: ${error.message}.`, options);
+  return (
+    unsupported_scheme(path) ??
+    new VitMsnError("NOT_FOUND", `There is no folder ${path}; check the path.`, options)
+  );
+}

@@ -1,0 +1,97 @@
+import { child_folder, list_folder } from "#folders";
+import { env } from "../../env.ts";
+import { VitMsnError } from "../../errors.ts";
+import { is_special_folder } from "../../files/file_names.ts";
+import { is_image_name } from "../../image/formats.ts";
+import type { SaveDirectory } from "../../loading/storage_types.ts";
+
+/** A part of a data set, by the name that Hugging Face datasets gives it. */
+export type Split = "train" | "validation" | "test";
+
+/** The words of folders' names that datasets takes for splits. */
+const WORDS: Readonly<Record<Split, RegExp>> = {
+  train: word("train|training"),
+  validation: word("validation|valid|val|dev"),
+  test: word("test|testing|eval|evaluation"),
+};
+
+function word(alternatives: string): RegExp {
+  return new RegExp(`(?:^|[-._ \\d])(?:${alternatives})(?:$|[-._ \\d])`, "i");
+}
+
+/** The folders of a data set's splits by split. */
+export type SplitFolders = ReadonlyMap<Split, string>;
+
+/**
+ * The splits that a folder holds: folders by the names of splits, in place of classes. For labelled images each must hold
+ * folders of classes, since "train" may also be a class.
+ *
+ * @returns nothing where the folder's folders aren't splits.
+ * @throws VitMsnError INVALID_ARGUMENT where some are and some aren't.
+ */
+export async function find_splits(directory: SaveDirectory, has_classes: boolean): Promise<SplitFolders> {
+  const folders = (await list_folder(directory)).folders.filter((name) => !is_special_folder(name));
+  const splits = new Map<Split, string>();
+  const others: string[] = [];
+  for (const name of folders) {
+    const split = split_of(name);
+    if (split === undefined || splits.has(split)) others.push(name);
+    else splits.set(split, name);
+  }
+  const is_certain = splits.size > 1;
+  if (!is_certain && (splits.size === 0 || others.length > 0 || !has_classes)) return new Map();
+  for (const name of has_classes ? splits.values() : []) {
+    if (await holds_classes(directory, name)) continue;
+    if (!is_certain || others.some((other) => split_of(other) === undefined)) return new Map();
+    throw invalid(
+      `${name_of_folder(directory)} holds the splits ${[...splits.values()].join(", ")}, but ${name} has no folders of ` +
+        "classes; put its images into a folder for each class.",
+      directory,
+    );
+  }
+  if (others.length === 0) return splits;
+  if (!has_classes) return new Map();
+  throw invalid(
+    `${name_of_folder(directory)} holds the splits ${[...splits.values()].join(", ")} and other folders (${others.join(", ")}); ` +
+      "give the folder of one split.",
+    directory,
+  );
+}
+
+function split_of(name: string): Split | undefined {
+  return (Object.keys(WORDS) as Split[]).find((split) => WORDS[split].test(name));
+}
+
+async function holds_classes(directory: SaveDirectory, name: string): Promise<boolean> {
+  const { folders, files } = await list_folder(await child_folder(directory, name));
+  return folders.length > 0 && !files.some(is_image_name);
+}
+
+/** The folder of one split, of which a warning tells; the whole folder where it holds no splits. */
+export async function enter_split(
+  directory: SaveDirectory,
+  split: Split,
+  has_classes: boolean,
+): Promise<SaveDirectory> {
+  const splits = await find_splits(directory, has_classes);
+  if (splits.size === 0) return directory;
+  const where = name_of_folder(directory);
+  const all = [...splits.values()].join(", ");
+  const name = splits.get(split);
+  if (name === undefined)
+    throw invalid(
+      `${where} holds the splits ${all}, but none for ${split}; give the folder of one split.`,
+      directory,
+    );
+  env.warn(`${where} holds the splits ${all}; ${name} is read.`);
+  return child_folder(directory, name);
+}
+
+/** A folder's name for messages. */
+export function name_of_folder(directory: SaveDirectory): string {
+  return typeof directory === "object" && "name" in directory ? directory.name : String(directory);
+}
+
+function invalid(message: string, directory: SaveDirectory): VitMsnError {
+  return new VitMsnError("INVALID_ARGUMENT", message, { details: { folder: name_of_folder(directory) } });
+}
