@@ -20,7 +20,7 @@ describe("vit-msn classify", () => {
     const { code, stdout, stderr } = await vit_msn(["classify", BOOT, BAG, "--top-k", "2"]);
     expect([code, stderr]).toEqual([0, ""]);
     const [heading, first, , second, ...rest] = stdout.split("\n");
-    expect(heading).toMatch(/^picture +score +label$/);
+    expect(heading).toMatch(/^image +score +label$/);
     expect(first).toMatch(/^models\/fashion\/pictures\/9-ankle-boot\.png +0\.\d{4} +Ankle boot$/);
     expect(second).toMatch(/8-bag\.png +0\.\d{4} +Bag$/);
     expect(rest).toHaveLength(2);

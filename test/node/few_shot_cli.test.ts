@@ -115,7 +115,7 @@ test("tells of a picture that can't be read and of a class without pictures, lea
   await writeFile(join(folder, "flawed/bag/broken.png"), "<html>");
   const { code, stdout, stderr } = await few_shot("--teach", "flawed", "--leave-one-out", "--json");
   expect(code).toBe(1);
-  expect(stderr).toMatch(/no picture of the class hat; left out/);
+  expect(stderr).toMatch(/no image of the class hat; skipped/);
   expect(stderr).toMatch(/broken\.png.*\[INVALID_IMAGE\]/);
   expect(JSON.parse(stdout.split("\n")[0] as string).fit.pictures).toBe(12);
 });

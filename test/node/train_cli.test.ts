@@ -273,7 +273,7 @@ describe("what can be wrong", () => {
     const empty = await run([...args, "--output_dir", output_folder()]);
     expect(empty).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/no picture of the class umbrella.*empty_classes/),
+      stderr: expect.stringMatching(/no image of the class umbrella.*empty_classes/),
     });
     const skip_empty = [...args, "--empty_classes", "skip"];
     const broken = await run([...skip_empty, "--output_dir", output_folder()]);
@@ -284,7 +284,7 @@ describe("what can be wrong", () => {
     const output_dir = output_folder();
     const both = await run([...skip_empty, "--unreadable_pictures", "skip", "--output_dir", output_dir]);
     expect(both.code).toBe(0);
-    expect(both.stderr).toMatch(/umbrella; left out/);
+    expect(both.stderr).toMatch(/umbrella \(skipped 1 file that is not an image: \.txt 1\); skipped/);
     expect(both.stderr).toMatch(/broken\.png is left out/);
     expect(Object.values((await read_json(output_dir, "config.json")).id2label)).toEqual([
       "bag",

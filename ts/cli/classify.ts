@@ -8,10 +8,10 @@ import {
   whole_number,
   with_batch_options,
 } from "./batch/options.ts";
-import { source_name } from "./batch/remote.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { PrintSink, print } from "./batch/stdout.ts";
 import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
+import { visible } from "./terminal.ts";
 
 interface ClassifyFlags extends ModelFlags, BatchFlags {
   topK: number;
@@ -94,11 +94,11 @@ export async function load_classifier(
 
 /** The first column is as wide as the longest name that is known beforehand. */
 function column_width(images: readonly string[]): number {
-  return images.reduce((width, image) => Math.max(width, source_name(image).length), "picture".length);
+  return images.reduce((width, name) => Math.max(width, visible(name).length), "image".length);
 }
 
 export function table_heading(images: readonly string[]): string {
-  return `${"picture".padEnd(column_width(images))}   score  label\n`;
+  return `${"image".padEnd(column_width(images))}   score  label\n`;
 }
 
 export function table_rows(images: readonly string[]): (row: Row) => string {
@@ -106,8 +106,8 @@ export function table_rows(images: readonly string[]): (row: Row) => string {
   return ({ image, labels = [], values }) =>
     labels
       .map((label, i) => {
-        const name = (i === 0 ? image : "").padEnd(width);
-        return `${name}  ${(values[i] as number).toFixed(4).padStart(6)}  ${label}\n`;
+        const name = (i === 0 ? visible(image) : "").padEnd(width);
+        return `${name}  ${(values[i] as number).toFixed(4).padStart(6)}  ${visible(label)}\n`;
       })
       .join("");
 }

@@ -12,12 +12,13 @@ import {
   RawImage,
   VitMsnError,
 } from "../index.ts";
-import { ImageFolder } from "../training/index.ts";
+import { ImageFolder, type Split } from "../training/index.ts";
 import { whole_number } from "./batch/options.ts";
 import { json_line } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
 import { table_heading, table_rows } from "./classify.ts";
 import { load, type ModelFlags, make_bar, with_model_options } from "./model_options.ts";
+import { say, visible } from "./terminal.ts";
 
 interface FewShotFlags extends ModelFlags {
   teach?: string;
@@ -164,7 +165,7 @@ class Session {
   }
 
   async #add(folder: string): Promise<void> {
-    for await (const { label, sound } of this.#batches_of(folder))
+    for await (const { label, sound } of this.#batches_of(folder, "train"))
       await this.#teach.add(label, sound, { batch_size: sound.length, signal: this.#signal });
   }
 
@@ -181,7 +182,9 @@ class Session {
 
   async #evaluate(folder: string): Promise<Evaluation> {
     let sum: Evaluation | undefined;
-    for await (const { label, sound } of this.#batches_of(folder)) {
+    const splits = await ImageFolder.splits(folder);
+    const split = splits.includes("test") ? "test" : "validation";
+    for await (const { label, sound } of this.#batches_of(folder, split)) {
       const options = { batch_size: sound.length, signal: this.#signal };
       const part = await this.#teach.evaluate(new Map([[label, sound]]), options);
       sum = sum === undefined ? part : add_up(sum, part);
@@ -191,8 +194,8 @@ class Session {
   }
 
   /** The readable pictures of a folder of class sub-folders, batch by batch. */
-  async *#batches_of(folder: string): AsyncGenerator<{ label: string; sound: RawImage[] }> {
-    const { classes, examples } = await ImageFolder.open(folder, { empty_classes: "skip" });
+  async *#batches_of(folder: string, split: Split): AsyncGenerator<{ label: string; sound: RawImage[] }> {
+    const { classes, examples } = await ImageFolder.open(folder, { empty_classes: "skip", split });
     this.#counted = { done: 0, total: examples.length };
     for (const label of classes) {
       const files = examples.filter((example) => example.label === label).map(({ image }) => image as string);
@@ -228,7 +231,7 @@ class Session {
   #tell(what: { fit?: FitReport; leave_one_out?: Evaluation; evaluation?: Evaluation }): void {
     this.stop();
     if (this.#flags.json) process.stdout.write(`${JSON.stringify(what)}\n`);
-    else if (what.fit) console.error(describe_fit(what.fit));
+    else if (what.fit) say(describe_fit(what.fit));
     if (this.#flags.json) return;
     if (what.leave_one_out) process.stdout.write(describe("leave-one-out", what.leave_one_out));
     if (what.evaluation) process.stdout.write(describe("evaluation", what.evaluation));
@@ -260,7 +263,7 @@ async function for_each_image(
     } catch (error) {
       if (!(error instanceof VitMsnError) || error.code === "ABORTED" || error.code === "ENGINE_DEAD")
         throw error;
-      console.error(`vit-msn: ${error.message} [${error.code}]`);
+      say(`${error.message} [${error.code}]`);
       exit_code = 1;
     }
   }
@@ -292,12 +295,13 @@ function add_up(a: Evaluation, b: Evaluation): Evaluation {
 function describe_fit({ method, labels, pictures, penalty, train_accuracy }: FitReport): string {
   const lambda = penalty === undefined ? "" : `, penalty ${penalty}`;
   return (
-    `vit-msn: ${method} on ${pictures} pictures of ${labels.length} labels${lambda}; ` +
+    `${method} on ${pictures} pictures of ${labels.length} labels${lambda}; ` +
     `${percent(train_accuracy)} of them right.`
   );
 }
 
-function describe(what: string, { accuracy, correct, total, labels, confusion }: Evaluation): string {
+function describe(what: string, { accuracy, correct, total, labels: raw, confusion }: Evaluation): string {
+  const labels = raw.map(visible);
   const width = Math.max(...labels.map((label) => label.length));
   const lines = labels.map((label, i) => {
     const row = confusion[i] as number[];

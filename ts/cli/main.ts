@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { Command, CommanderError } from "commander";
 import { version } from "../../package.json";
 import { env, VitMsnError } from "../index.ts";
@@ -5,6 +6,7 @@ import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
 import { add_serve } from "./serve/command.ts";
+import { say, visible_lines } from "./terminal.ts";
 import { with_dashes } from "./training/option_file.ts";
 import { add_pretrain } from "./training/pretrain.ts";
 import { add_train } from "./training/train.ts";
@@ -19,6 +21,7 @@ function build_program(signal: AbortSignal): Command {
     .description("ViT-MSN on your own pictures: classes, embeddings, labels of your own, or training.")
     .version(version)
     .exitOverride()
+    .configureOutput({ writeErr: (text) => process.stderr.write(visible_lines(text)) })
     .showHelpAfterError("(--help shows the options)")
     .addHelpText(
       "after",
@@ -39,21 +42,33 @@ function build_program(signal: AbortSignal): Command {
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE; // commander has printed it
   if (error instanceof VitMsnError) {
-    if (error.code === "ABORTED") return SIGNAL_CODES[controller.signal.reason as keyof typeof SIGNAL_CODES];
-    console.error(`vit-msn: ${error.message} [${error.code}]`);
+    if (error.code === "ABORTED") {
+      const signal = controller.signal.reason as keyof typeof SIGNAL_CODES;
+      end_by(signal);
+      return SIGNAL_CODES[signal];
+    }
+    say(`${error.message} [${error.code}]`);
     return FAILED;
   }
   // Whoever reads the results, as `head`, has had enough.
   if (is_closed_pipe(error)) return SIGNAL_CODES.SIGPIPE;
-  console.error("vit-msn: unexpected fault:", error);
+  process.stderr.write(`vit-msn: unexpected fault: ${visible_lines(inspect(error))}\n`);
   return FAILED;
+}
+
+/** How long an interrupted command may wait for the system. */
+const LAST_RESORT_MS = 2000;
+
+/** Something that can't be interrupted, as opening a pipe without a writer, would keep the process: then the signal ends it. */
+function end_by(signal: keyof typeof SIGNAL_CODES): void {
+  setTimeout(() => process.kill(process.pid, signal), LAST_RESORT_MS).unref();
 }
 
 function is_closed_pipe(error: unknown): boolean {
   return error instanceof Error && "code" in error && error.code === "EPIPE";
 }
 
-env.warn = (message) => console.error(`vit-msn: ${message}`);
+env.warn = (message) => say(message);
 const controller = new AbortController();
 for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => controller.abort(name));
 let output_fault: Error | undefined;

@@ -1,4 +1,5 @@
 import { Presets, SingleBar } from "cli-progress";
+import { say } from "../terminal.ts";
 
 /** Where standard error is no terminal, a line is written this often: what a job's log needs, and no more. */
 const LOG_EVERY_MS = 60_000;
@@ -56,7 +57,7 @@ export class RunProgress {
 
   /** Writes a line above the bar. */
   say(message: string): void {
-    process.stderr.write(`${this.#bar === undefined ? "" : "\r\x1b[K"}vit-msn: ${message}\n`);
+    say(message, this.#bar === undefined ? "" : "\r\x1b[K");
   }
 
   stop(): void {

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import type { VitMsnError } from "../../index.ts";
+import { say } from "../terminal.ts";
 import type { Row } from "./rows.ts";
 import type { Outcome, Sink } from "./run_batches.ts";
 
@@ -21,7 +22,7 @@ export class PrintSink implements Sink {
 
   #fail({ message, code }: VitMsnError): void {
     this.failures++;
-    console.error(`vit-msn: ${message} [${code}]`);
+    say(`${message} [${code}]`);
   }
 }
 

@@ -2,6 +2,8 @@ import { readdir } from "../../files/index.ts";
 import { env, VitMsnError } from "../../index.ts";
 import type { TrainCallOptions } from "../../training/index.ts";
 
+import { say } from "../terminal.ts";
+
 /** Exit codes by the signal's name, as main.ts gives it. */
 const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
 
@@ -55,8 +57,7 @@ export function stop_on_signal(signal: AbortSignal) {
       control.should_training_stop = true;
     },
   };
-  const tell = () =>
-    process.stderr.write("\nvit-msn: stopping after this step; interrupt again to stop at once.\n");
+  const tell = () => say("stopping after this step; interrupt again to stop at once.", "\n");
   signal.addEventListener("abort", tell);
   return { callback, has_stopped: () => stopped, forget: () => signal.removeEventListener("abort", tell) };
 }
@@ -71,7 +72,7 @@ export function interrupted(
     args.save_strategy === "no"
       ? "nothing was saved, as save_strategy is no."
       : "the same command goes on from there.";
-  process.stderr.write(`vit-msn: stopped after step ${global_step}; ${how}\n`);
+  say(`stopped after step ${global_step}; ${how}`);
   return INTERRUPTED[signal.reason as keyof typeof INTERRUPTED] ?? INTERRUPTED.SIGINT;
 }
 

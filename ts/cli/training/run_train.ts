@@ -1,5 +1,11 @@
 import { with_locked_folder } from "../../files/index.ts";
-import { type PretrainedOptions, ViTImageProcessor, ViTMSNForImageClassification } from "../../index.ts";
+import {
+  env,
+  type PretrainedOptions,
+  ViTImageProcessor,
+  ViTMSNForImageClassification,
+  VitMsnError,
+} from "../../index.ts";
 import {
   confusion_matrix,
   EarlyStoppingCallback,
@@ -106,7 +112,7 @@ async function train_into(
   }
 }
 
-/** The pictures to learn from and to evaluate on; the latter are split off where they have no folder of their own. */
+/** The images to learn from and to evaluate on; the latter are split off where they have no folder of their own. */
 async function open_folders(flags: TrainFlags, do_train: boolean, seed: number) {
   const { empty_classes } = flags;
   const folder =
@@ -114,21 +120,47 @@ async function open_folders(flags: TrainFlags, do_train: boolean, seed: number) 
       ? required(flags.train_dir, "train_dir", "train")
       : undefined;
   const all = folder === undefined ? undefined : await ImageFolder.open(folder, { empty_classes });
+  const validation_dir = flags.validation_dir ?? (await folder_with_validation(folder));
   const split = flags.train_val_split ?? DEFAULT_SPLIT;
   const [rest, held_out] =
-    flags.validation_dir !== undefined || split === 0 || all === undefined
-      ? [all, await open_validation(flags, all)]
+    validation_dir !== undefined || split === 0 || all === undefined
+      ? [all, await open_validation(validation_dir, all)]
       : all.split(split, seed);
+  check_classes((rest ?? held_out)?.classes ?? [], folder ?? String(validation_dir));
   return {
     train_dataset: rest && limit(rest, flags.max_train_samples, seed),
     eval_dataset: held_out && limit(held_out, flags.max_eval_samples, seed),
   };
 }
 
-/** Its classes have the indices of the training data's; one that has no picture there is said, not an error. */
-async function open_validation({ validation_dir }: TrainFlags, all: ImageFolder | undefined) {
+/** Where train_dir holds a validation split beside the one to learn from, that is what to evaluate on, as in datasets. */
+async function folder_with_validation(train_dir: string | undefined): Promise<string | undefined> {
+  const splits = train_dir === undefined ? [] : await ImageFolder.splits(train_dir);
+  if (splits.includes("validation")) return train_dir;
+  if (splits.includes("test")) {
+    env.warn(
+      `${train_dir}: the test split isn't used, since it is for the final model; to evaluate on it, give it as --validation-dir.`,
+    );
+  }
+  return undefined;
+}
+
+/** Its classes have the indices of the training data's; one that has no image there is reported, not an error. */
+async function open_validation(validation_dir: string | undefined, all: ImageFolder | undefined) {
   if (validation_dir === undefined) return undefined;
-  return ImageFolder.open(validation_dir, all ? { classes: all.classes, empty_classes: "skip" } : {});
+  const splits = await ImageFolder.splits(validation_dir);
+  const split = splits.includes("test") && !splits.includes("validation") ? "test" : "validation";
+  const classes = all ? ({ classes: all.classes, empty_classes: "skip" } as const) : {};
+  return ImageFolder.open(validation_dir, { ...classes, split });
+}
+
+function check_classes(classes: readonly string[], folder: string): void {
+  if (classes.length !== 1) return;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `${folder} holds images of one class only (${classes[0]}); a classifier needs at least two, in a folder each.`,
+    { details: { folder } },
+  );
 }
 
 function limit(folder: ImageFolder, count: number | undefined, seed: number): ImageFolder {
