@@ -23,7 +23,9 @@ import { parse as parse_npy } from "npyjs";
 import { pack } from "tar-stream";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { prefetch } from "../../ts/cli/batch/prefetch.ts";
-import { sorted_names, walk, walk_glob } from "../../ts/cli/batch/walk.ts";
+import { walk, walk_glob } from "../../ts/cli/batch/walk.ts";
+import { SkippedFiles } from "../../ts/files/skipped_files.ts";
+import { sorted_entries } from "../../ts/files/walk.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 
 // `embed` and `classify` over many pictures: sources, outputs, shards, and going on after a kill.
@@ -148,7 +150,9 @@ describe("sources", () => {
     const { code, stdout, stderr } = await vit_msn(["embed", ...paths, `${PICTURES}/8-bag.png`, ...TINY]);
     expect(code).toBe(1);
     const failures = stderr.trim().split("\n");
-    expect(failures).toHaveLength(paths.length);
+    // The last line counts the .json members.
+    expect(failures).toHaveLength(paths.length + 1);
+    expect(failures.at(-1)).toMatch(/^vit-msn: skipped \d+ files that are not images: \.json \d+\.$/);
     for (const [i, path] of paths.entries()) expect(failures[i]).toContain(basename(path));
     expect(stderr).not.toContain("unexpected fault");
     const images = images_of(stdout);
@@ -199,7 +203,10 @@ describe("sources", () => {
     expect(tries).toBe(0);
     expect(whole.code).toBe(1);
     const broken = await vit_msn(["embed", `${server.url}/a.tar`, ...options]);
-    expect([broken.code, broken.stderr]).toEqual([0, ""]);
+    expect([broken.code, broken.stderr]).toEqual([
+      0,
+      "vit-msn: skipped 6 files that are not images: .json 6.\n",
+    ]);
     expect(images_of(broken.stdout)).toEqual(
       Array.from({ length: 6 }, (_, i) => `${server.url}/a.tar/00000${i}.png`),
     );
@@ -218,7 +225,7 @@ describe("sources", () => {
     await Promise.all(names.map((name) => writeFile(join(many, name), "")));
     for (const held of [1, 7, 56, 57, 58, 1000]) {
       const sorted: string[] = [];
-      for await (const name of sorted_names(many, held)) sorted.push(name);
+      for await (const { name } of sorted_entries(many, held)) sorted.push(name);
       expect(sorted).toEqual([...names].sort());
     }
   });
@@ -230,7 +237,8 @@ describe("sources", () => {
       await writeFile(join(tree, name), "");
     const matches = async (glob: string) => {
       const found: string[] = [];
-      for await (const path of walk_glob(`${tree}/${glob}`)) found.push(path.slice(tree.length + 1));
+      for await (const path of walk_glob(`${tree}/${glob}`, new SkippedFiles()))
+        found.push(path.slice(tree.length + 1));
       return found;
     };
     expect(await matches("*.png")).toEqual(["a1.png", "a2.png"]);
@@ -239,7 +247,7 @@ describe("sources", () => {
     expect(await matches("{a,b}[1].*")).toEqual(["a1.png", "b1.jpg"]);
     expect(await matches("nothing*")).toEqual([]);
     const depth_one: string[] = [];
-    for await (const path of walk(tree, 1)) depth_one.push(basename(path));
+    for await (const path of walk(tree, new SkippedFiles(), { max_depth: 1 })) depth_one.push(basename(path));
     expect(depth_one).toEqual(["a1.png", "a2.png", "b1.jpg"]);
   });
 });
@@ -369,7 +377,7 @@ describe("outputs", () => {
     const command = ["embed", data, "--output", join(folder, "mended.jsonl"), ...TINY];
     const stopped = await vit_msn([...command, "--on-error", "stop"]);
     expect(stopped.code).toBe(1);
-    expect(stopped.stderr).toMatch(/stopped after 3 pictures; the same command again goes on/);
+    expect(stopped.stderr).toMatch(/stopped after 3 pictures; the same command again resumes/);
     expect(stopped.stderr).toMatch(/3\.png.*\[INVALID_IMAGE\]/);
     await writeFile(join(data, "3.png"), picture(3));
     const finished = await vit_msn([...command, "--on-error", "stop"]);
@@ -533,7 +541,7 @@ describe("going on after an end of any kind", () => {
     run.kill(name);
     const { code, stderr } = await run.finished;
     expect(code).toBe(name === "SIGINT" ? 130 : 143);
-    expect(stderr).toMatch(/stopped after \d+ pictures?.*; the same command again goes on from there\.\n$/);
+    expect(stderr).toMatch(/stopped after \d+ pictures?.*; the same command again resumes from there\.\n$/);
     expect((await vit_msn(command)).code).toBe(3);
     expect(images_of(await readFile(output, "utf8"))).toHaveLength(294);
   });
@@ -658,7 +666,7 @@ describe("many machines, any length", () => {
     const output = join(folder, "long.parquet");
     const command = ["embed", long, "--output", output, "--batch-size", "8", "--save-every", "1", ...TINY];
     const { code, stderr } = await vit_msn(command, { node: ["--max-old-space-size=48"] });
-    expect([code, stderr.trim().split("\n").length]).toEqual([3, 19_001]);
+    expect([code, stderr.trim().split("\n").length]).toEqual([3, 19_002]);
     expect(stderr).toContain("1000 pictures, and 19000 failed");
   }, 120_000);
 

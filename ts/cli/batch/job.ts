@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { version } from "../../../package.json";
-import { type Lock, make_folder, with_lock } from "../../files/index.ts";
+import { type Lock, make_folder, SkippedFiles, with_lock } from "../../files/index.ts";
 import { RawImage, VitMsnError } from "../../index.ts";
+import { say } from "../terminal.ts";
 import { FORMATS, type FormatName } from "./formats.ts";
 import {
   check_identity,
@@ -15,7 +16,6 @@ import {
 import { failures_path, lock_path, Output, output_file, text_too_long } from "./output.ts";
 import { failing } from "./picture.ts";
 import { RunProgress } from "./progress.ts";
-import { source_name } from "./remote.ts";
 import { check_end, with_earlier } from "./retry.ts";
 import type { Format, RowShape } from "./rows.ts";
 import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
@@ -54,8 +54,10 @@ export interface OutputOptions {
 
 /** Computes everything, handing it to `sink` as it comes. */
 export async function run_to_sink(task: Task, sink: Sink, options: JobOptions): Promise<void> {
-  const selection = new Selection(pictures(options.sources, options.signal), options.shard);
+  const skipped = new SkippedFiles();
+  const selection = new Selection(pictures(options.sources, options.signal, skipped), options.shard);
   await run_batches(selection.pictures(), task, sink, options);
+  say_skipped(skipped);
 }
 
 /**
@@ -127,8 +129,7 @@ function describe(identity: Identity, format: FormatName, { sources, shard }: Jo
 }
 
 /** A shell may have expanded a glob into very many names. */
-function shortened(sources: readonly string[]): unknown {
-  const names = sources.map(source_name);
+function shortened(names: readonly string[]): unknown {
   if (names.length <= 20) return names;
   return { count: names.length, sha256: createHash("sha256").update(names.join("\n")).digest("hex") };
 }
@@ -145,7 +146,7 @@ async function end_again(found: Output, output: string, options: JobOptions): Pr
 }
 
 function say_complete(output: string, journal: Readonly<Progress>, { quiet }: JobOptions): number {
-  if (!quiet) console.error(`vit-msn: ${output} is complete: ${summary(journal)}.`);
+  if (!quiet) say(`${output} is complete: ${summary(journal)}.`);
   return exit_code(journal);
 }
 
@@ -197,15 +198,17 @@ class FileSink implements Sink {
 async function compute_to_file(
   task: Task,
   options: JobOptions,
-  { output, format, save_every }: OutputOptions,
+  { output, format, restart, save_every }: OutputOptions,
   file: Output,
 ): Promise<number> {
   const begun = file.journal;
   const progress = new RunProgress(options.quiet, begun.rows + begun.failures);
+  const skipped = new SkippedFiles();
   try {
     await file.open();
     const sink = new FileSink(file, progress, save_every * 1000);
-    const selection = new Selection(pictures(options.sources, options.signal), options.shard, begun);
+    const all = pictures(options.sources, options.signal, skipped);
+    const selection = new Selection(all, options.shard, begun);
     const counting = progress.wants_total ? count_ahead(options, progress) : undefined;
     const { max_text = Number.POSITIVE_INFINITY }: Format = FORMATS[format];
     const selected = with_short_names(selection.pictures(), max_text);
@@ -218,7 +221,7 @@ async function compute_to_file(
       const { rows, failures } = file.journal;
       if (!options.quiet && !(error instanceof SourcesChanged))
         progress.say(
-          `stopped after ${summary({ rows, failures })}; the same command again goes on from there.`,
+          `stopped after ${summary({ rows, failures })}; the same command again ${restart ? "without --restart " : ""}resumes from there.`,
         );
       throw error;
     } finally {
@@ -230,6 +233,7 @@ async function compute_to_file(
     progress.stop();
     await file.close();
   }
+  say_skipped(skipped);
   if (!options.quiet) say_done(output, file.journal);
   return exit_code(file.journal);
 }
@@ -246,9 +250,15 @@ async function* with_short_names(
   }
 }
 
+/** Whatever is quiet: nothing is left out without a word. */
+function say_skipped(skipped: SkippedFiles): void {
+  const summary = skipped.summary();
+  if (summary !== undefined) say(`${summary}.`);
+}
+
 function say_done(output: string, progress: Readonly<Progress>): void {
   const listed = progress.failures === 0 ? "" : ` (listed in ${failures_path(output)})`;
-  console.error(`vit-msn: wrote ${output}: ${summary(progress)}${listed}.`);
+  say(`wrote ${output}: ${summary(progress)}${listed}.`);
 }
 
 /** Counts the pictures beside the run, for the bar. */

@@ -1,52 +1,83 @@
-import { createReadStream } from "node:fs";
-import { pipeline, Readable } from "node:stream";
+import { constants, type Stats } from "node:fs";
+import { open, stat } from "node:fs/promises";
+import { dirname, join, normalize } from "node:path/posix";
+import { Readable } from "node:stream";
 import type { ReadableStream } from "node:stream/web";
-import { createGunzip } from "node:zlib";
-import { type Extract, extract } from "tar-stream";
-import { fetch_url, RawImage, show_url, VitMsnError } from "../../index.ts";
+import { encode_name, SkippedFiles } from "../../files/index.ts";
+import { env, is_image_name, RawImage, VitMsnError } from "../../index.ts";
+import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { failing, type Picture } from "./picture.ts";
-import { may_mend, network_error, type Patience, status_error, with_retries } from "./remote.ts";
-import { is_picture_name } from "./walk.ts";
+import { may_mend, network_error, type Patience, short_name, status_error, with_retries } from "./remote.ts";
+import { DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
-type Entry = Extract extends AsyncIterable<infer E> ? E : never;
-
-/** The most bytes of one picture, as the library reads from a file. A larger member is refused without keeping it. */
+/** The most bytes of one image, as the library reads from a file. A larger member is refused without reading it. */
 const MAX_BYTES = 256 * 1024 * 1024;
+/** The longest name of a member, as of a path. */
+const MAX_NAME = 4096;
+/** Bytes that tell what a file is. */
+const MAGIC_BYTES = 8;
 
-/** The pictures inside a tar shard, which is read as a stream: one picture is in memory at a time. */
-export async function* tar_pictures(path: string, signal: AbortSignal): AsyncGenerator<Picture> {
+/** The images inside a tar shard, which is read as a stream: one image is in memory at a time. */
+export async function* tar_pictures(
+  path: string,
+  signal: AbortSignal,
+  skipped: SkippedFiles,
+): AsyncGenerator<Picture> {
   try {
-    yield* members(path, createReadStream(path, { signal, highWaterMark: 256 * 1024 }));
+    yield* members(path, () => open_regular(path, signal), skipped);
   } catch (error) {
     if (signal.aborted) throw aborted(signal);
+    if (error instanceof VitMsnError) throw error;
     const { code } = error as NodeJS.ErrnoException;
     throw code === undefined || code.startsWith("Z_") ? unsound(path, error) : file_error(error, path);
   }
 }
 
+/** A file's bytes as they are asked for. What isn't a regular file is refused: it might never end, or wait for ever. */
+async function open_regular(path: string, signal: AbortSignal): Promise<Readable> {
+  const check = (found: Stats) => {
+    if (found.isFile()) return;
+    const message = `${path} can't be read: it is a device, pipe or socket, not a file.`;
+    throw new VitMsnError("IO", message, { details: { file: path } });
+  };
+  const file = encode_name(path);
+  check(await stat(file));
+  const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+  try {
+    check(await handle.stat());
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+  return handle.createReadStream({ signal, highWaterMark: 256 * 1024 });
+}
+
 /**
- * The same of a URL. A stream that breaks off is asked for again, and what was already read of it is passed over.
+ * The same of a URL. A stream that breaks off is asked for again, and what was already read of it is skipped.
  *
- * @throws VitMsnError NETWORK when no try is left: how many pictures would be missing, nobody could tell.
+ * @throws VitMsnError NETWORK when no retry is left: how many images would be missing, nobody could tell.
  */
 export async function* remote_tar_pictures(
   url: string,
   patience: Patience,
   signal: AbortSignal,
+  skipped: SkippedFiles,
 ): AsyncGenerator<Picture> {
-  const name = show_url(url);
+  const name = short_name(url);
   let done = 0;
   for (let failures = 0; ; failures++) {
     const done_before = done;
     try {
-      const body = await with_retries(patience, signal, () => open_remote(url, name, patience, signal));
+      const open = () => with_retries(patience, signal, () => open_remote(url, name, patience, signal));
       let position = 0;
-      for await (const picture of members(name, body)) {
+      const skipped_now = new SkippedFiles();
+      for await (const picture of members(name, open, skipped_now)) {
         if (position++ < done) continue;
         yield picture;
         done = position;
       }
+      skipped.add_all(skipped_now);
       return;
     } catch (error) {
       if (signal.aborted) throw aborted(signal);
@@ -61,14 +92,14 @@ export async function* remote_tar_pictures(
 async function open_remote(
   url: string,
   name: string,
-  { timeout_ms, headers }: Patience,
+  { timeout_ms }: Patience,
   signal: AbortSignal,
 ): Promise<Readable> {
   const silence = new AbortController();
   const give_up = () => silence.abort(new Error(`nothing arrived for ${timeout_ms / 1000} s`));
   const timer = setTimeout(give_up, timeout_ms);
   try {
-    const response = await fetch_url(url, { headers, signal: AbortSignal.any([signal, silence.signal]) });
+    const response = await env.fetch(url, { signal: AbortSignal.any([signal, silence.signal]) });
     if (!response.ok || response.body === null) {
       await response.body?.cancel();
       throw status_error(name, response);
@@ -101,39 +132,129 @@ async function* watched(
   }
 }
 
-async function* members(shard: string, source: Readable): AsyncGenerator<Picture> {
-  const tar = extract();
-  // What fails on the way ends the loop below with the same error.
-  if (/gz$/i.test(shard)) pipeline(source, createGunzip(), tar, () => {});
-  else pipeline(source, tar, () => {});
-  try {
-    for await (const entry of tar) {
-      const { name, type } = entry.header;
-      const is_file = type === "file" || type === "contiguous-file";
-      if (is_file && is_picture_name(name)) yield await read_member(`${shard}/${name}`, entry);
-      entry.resume();
+/** A member that is named by a link. */
+interface Link {
+  name: string;
+  target: string;
+}
+
+/**
+ * The images of a shard, in order. Those that are links come last, by what they lead to: that is read in a second pass, since
+ * the first one holds no member but the last.
+ */
+async function* members(
+  shard: string,
+  open: () => Promise<Readable>,
+  skipped: SkippedFiles,
+): AsyncGenerator<Picture> {
+  const links: Link[] = [];
+  for await (const member of opened(shard, open)) {
+    const { name, kind, target } = member;
+    if (kind === "folder" || is_hidden(name)) continue;
+    const is_link = (kind === "hard link" || kind === "symbolic link") && target !== "";
+    if (!is_image_name(name) || (kind !== "file" && !is_link)) skipped.add(name);
+    else if (kind === "file") yield await read_member(`${shard}/${short_member(name)}`, member);
+    else
+      links.push({ name, target: kind === "hard link" ? plain(target) : plain(join(dirname(name), target)) });
+  }
+  if (links.length > 0) yield* linked(shard, links, open);
+}
+
+async function* linked(
+  shard: string,
+  links: readonly Link[],
+  open: () => Promise<Readable>,
+): AsyncGenerator<Picture> {
+  const targets = new Map(links.map(({ name, target }) => [plain(name), target]));
+  const wanted = new Map<string, string[]>();
+  for (const { name, target } of links) {
+    const end = end_of_chain(target, targets);
+    wanted.set(end, [...(wanted.get(end) ?? []), name]);
+  }
+  for await (const member of opened(shard, open)) {
+    const names = member.kind === "file" ? wanted.get(plain(member.name)) : undefined;
+    if (names === undefined) continue;
+    wanted.delete(plain(member.name));
+    const { read } = await read_member(`${shard}/${short_member(member.name)}`, member);
+    for (const name of names) yield { name: `${shard}/${short_member(name)}`, read };
+  }
+  for (const [target, names] of wanted) {
+    for (const name of names) {
+      const message = `${shard}/${short_member(name)} is a link to ${short_member(target)}, which the shard doesn't hold.`;
+      yield failing(
+        `${shard}/${short_member(name)}`,
+        new VitMsnError("NOT_FOUND", message, { details: { file: name } }),
+      );
     }
+  }
+}
+
+/** What a link leads to by way of other links. */
+function end_of_chain(target: string, targets: ReadonlyMap<string, string>): string {
+  let end = target;
+  for (let steps = targets.size; steps > 0 && targets.has(end); steps--) end = targets.get(end) as string;
+  return end;
+}
+
+/** Without "./" and the like. */
+function plain(name: string): string {
+  return normalize(name);
+}
+
+/** Hidden, as what macOS adds to each file. */
+function is_hidden(name: string): boolean {
+  return /(?:^|\/)(?:__MACOSX\/|\.[^/]*$)/.test(name);
+}
+
+function short_member(name: string): string {
+  return name.length > MAX_NAME ? `${name.slice(0, 100)}…` : name;
+}
+
+async function* opened(shard: string, open: () => Promise<Readable>): AsyncGenerator<TarMember> {
+  const source = await open();
+  try {
+    yield* tar_members(unpacked(shard, source));
   } finally {
     source.destroy();
   }
 }
 
-/** A picture of a shard that streams by, so its bytes are read whether it is wanted or not. */
-async function read_member(name: string, entry: Entry): Promise<Picture> {
-  const { size } = entry.header;
-  if (size > MAX_BYTES) {
-    const message = `${name} has ${size} bytes, more than the limit of ${MAX_BYTES} for one picture.`;
-    return failing(name, new VitMsnError("INVALID_IMAGE", message, { details: { file: name } }));
+/** A shard's bytes; whether they are compressed is seen by them, not by its name. */
+async function* unpacked(shard: string, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const rest = source[Symbol.asyncIterator]();
+  let start: Uint8Array = new Uint8Array();
+  while (start.length < MAGIC_BYTES) {
+    const { done, value } = await rest.next();
+    if (done) break;
+    start = Buffer.concat([start, value]);
   }
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  for await (const chunk of entry) chunks.push(chunk as Uint8Array<ArrayBuffer>);
-  return { name, read: () => RawImage.read(new File(chunks, name)) };
+  const other = unsupported_content(shard, start);
+  if (other !== undefined) throw other;
+  const whole = (async function* () {
+    yield start;
+    yield* { [Symbol.asyncIterator]: () => rest };
+  })();
+  if (start[0] === 0x1f && start[1] === 0x8b) yield* gunzip(whole);
+  else yield* whole;
 }
 
-/** tar-stream's and zlib's words for bytes that are no archive, as against a stream that ends too early. */
+/** An image of a shard that streams by, so its bytes are read whether it is wanted or not. */
+async function read_member(name: string, member: TarMember): Promise<Picture> {
+  const fail = (message: string) =>
+    failing(name, new VitMsnError("INVALID_IMAGE", `${name} ${message}.`, { details: { file: name } }));
+  const { size } = member;
+  if (size > MAX_BYTES) return fail(`has ${size} bytes, more than the limit of ${MAX_BYTES} for one image`);
+  if (member.name.length > MAX_NAME)
+    return fail(`has a name of ${member.name.length} characters, more than the limit of ${MAX_NAME}`);
+  const bytes = (await member.read()) as Uint8Array<ArrayBuffer>;
+  return { name, read: () => RawImage.read(new File([bytes], name)) };
+}
+
+/** Bytes that are no archive, as against a stream that ends too early. */
 function is_damage(error: unknown): boolean {
-  const { message = "", code } = error as NodeJS.ErrnoException;
-  return code === "Z_DATA_ERROR" || message.startsWith("Invalid tar");
+  return error instanceof DamagedArchive
+    ? !error.is_cut
+    : (error as NodeJS.ErrnoException).code === "Z_DATA_ERROR";
 }
 
 function unsound(name: string, cause: unknown): VitMsnError {

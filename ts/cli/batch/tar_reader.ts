@@ -1,0 +1,383 @@
+import { createGunzip } from "node:zlib";
+import { decode_name } from "../../files/index.ts";
+
+/**
+ * Reads tar archives as they stream by: v7, ustar, pax and GNU, with sparse members in all of GNU's formats. As in Python's
+ * tarfile, a member of unknown type is a file.
+ */
+
+const BLOCK = 512;
+/** The most bytes of a pax header or a GNU long name. */
+const MAX_HEADER_BYTES = 16 * 1024 * 1024;
+/** The most pieces of a sparse member. */
+const MAX_PIECES = 1_000_000;
+
+/** Bytes that are no archive, or one that ends before its end. */
+export class DamagedArchive extends Error {
+  readonly is_cut: boolean;
+
+  constructor(message: string, is_cut = false) {
+    super(message);
+    this.is_cut = is_cut;
+  }
+}
+
+export interface TarMember {
+  name: string;
+  kind: "file" | "folder" | "hard link" | "symbolic link" | "other";
+  /** What a link leads to. */
+  target: string;
+  /** Bytes of its content, holes included. */
+  size: number;
+  /** Its content, to be read before the next member; otherwise it is passed over. */
+  read(): Promise<Uint8Array>;
+}
+
+const KINDS: Readonly<Record<string, TarMember["kind"]>> = {
+  "1": "hard link",
+  "2": "symbolic link",
+  "3": "other",
+  "4": "other",
+  "5": "folder",
+  "6": "other",
+  V: "other",
+  D: "folder",
+};
+/** Types whose headers may claim a size, though no content follows. */
+const WITHOUT_CONTENT = "123456V";
+
+/** What pax headers and GNU's long names say of a member, or of all that follow. */
+type Attributes = Partial<Record<(typeof KEYS)[number], Buffer>> & { pieces?: number[] };
+
+const KEYS = [
+  "path",
+  "linkpath",
+  "size",
+  "GNU.sparse.major",
+  "GNU.sparse.minor",
+  "GNU.sparse.name",
+  "GNU.sparse.size",
+  "GNU.sparse.realsize",
+  "GNU.sparse.map",
+] as const;
+
+/** The members of an archive in order. */
+export async function* tar_members(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarMember> {
+  const bytes = new ByteReader(source);
+  let global: Attributes = {};
+  let own: Attributes = {};
+  for (let header = await next_header(bytes); header !== undefined; header = await next_header(bytes)) {
+    const type = String.fromCharCode(header[156] as number);
+    if ("gxXLK".includes(type)) {
+      const body = await read_header_body(bytes, header);
+      if (type === "g") global = { ...global, ...parse_pax(body) };
+      else if (type === "L") own = { ...own, path: until_nul(body) };
+      else if (type === "K") own = { ...own, linkpath: until_nul(body) };
+      else own = { ...own, ...parse_pax(body) };
+      continue;
+    }
+    const content = await open_content(bytes, header, type, { ...global, ...own });
+    own = {};
+    yield content.member;
+    await content.finish();
+  }
+}
+
+/** The next block that isn't empty; undefined at the end. */
+async function next_header(bytes: ByteReader): Promise<Buffer | undefined> {
+  for (;;) {
+    const at = bytes.position;
+    const block = await bytes.take_some(BLOCK);
+    if (block.length === 0) return undefined;
+    if (block.length < BLOCK)
+      throw at === 0 ? no_header(at) : new DamagedArchive("it ends within a member's header", true);
+    if (block.every((byte) => byte === 0)) continue;
+    check_sum(block, at);
+    return block;
+  }
+}
+
+/** The sum of all bytes but those that hold it, which old archives count as signed ones. */
+function check_sum(block: Buffer, at: number): void {
+  let [unsigned, signed] = [8 * 32, 8 * 32];
+  for (let i = 0; i < BLOCK; i++) {
+    if (i >= 148 && i < 156) continue;
+    unsigned += block[i] as number;
+    signed += block.readInt8(i);
+  }
+  const claimed = Number.parseInt(until_nul(block.subarray(148, 156)).toString("latin1").trim(), 8);
+  if (claimed !== unsigned && claimed !== signed) throw no_header(at);
+}
+
+function no_header(at: number): DamagedArchive {
+  return new DamagedArchive(
+    at === 0 ? "it isn't a tar archive" : `there is no member's header at byte ${at}`,
+  );
+}
+
+async function read_header_body(bytes: ByteReader, header: Buffer): Promise<Buffer> {
+  const size = size_of(header, {});
+  if (size > MAX_HEADER_BYTES)
+    throw new DamagedArchive(`a header of ${size} bytes is more than the limit of ${MAX_HEADER_BYTES}`);
+  const body = await bytes.take(size);
+  await bytes.skip(padding(size));
+  return body;
+}
+
+/** "length key=value\n", again and again; of them only what is of use here. */
+function parse_pax(body: Buffer): Attributes {
+  const found: Attributes = {};
+  for (let at = 0; at < body.length && body[at] !== 0; ) {
+    const space = body.indexOf(32, at);
+    const length = Number(body.toString("latin1", at, Math.min(space, at + 12)));
+    const end = at + length;
+    const equals = body.indexOf(61, space);
+    if (
+      space < 0 ||
+      !(length > 0) ||
+      end > body.length ||
+      equals < 0 ||
+      equals >= end ||
+      body[end - 1] !== 10
+    )
+      throw new DamagedArchive("a pax header is damaged");
+    add_attribute(found, body.toString("latin1", space + 1, equals), body.subarray(equals + 1, end - 1));
+    at = end;
+  }
+  return found;
+}
+
+function add_attribute(found: Attributes, key: string, value: Buffer): void {
+  // Of format 0.0: one record for each number.
+  if (key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes") {
+    found.pieces ??= [];
+    found.pieces.push(whole_number(value.toString("latin1")));
+  } else if ((KEYS as readonly string[]).includes(key)) found[key as (typeof KEYS)[number]] = value;
+}
+
+function size_of(header: Buffer, { size }: Attributes): number {
+  return size === undefined ? number_at(header, 124, 12) : whole_number(size.toString("latin1"));
+}
+
+async function open_content(bytes: ByteReader, header: Buffer, type: string, attributes: Attributes) {
+  const name = decode_name(attributes["GNU.sparse.name"] ?? attributes.path ?? name_in(header));
+  const target = decode_name(attributes.linkpath ?? text_at(header, 157, 100));
+  // In old archives a folder is a file whose name ends in a slash.
+  const is_folder = name.endsWith("/") && ["\0", "0", "7"].includes(type);
+  const kind = is_folder ? "folder" : (KINDS[type] ?? "file");
+  const stored = WITHOUT_CONTENT.includes(type) ? 0 : size_of(header, attributes);
+  const sparse = type === "S" ? await old_sparse(bytes, header) : pax_sparse(attributes);
+  const end = bytes.position + stored;
+  const read = async () => {
+    if (sparse === undefined) return bytes.take(stored);
+    const pieces = sparse.pieces ?? (await read_map(bytes));
+    return expand(await bytes.take(end - bytes.position), pieces, sparse.size);
+  };
+  const member: TarMember = { name, kind, target, size: Math.max(stored, sparse?.size ?? 0), read };
+  return { member, finish: () => bytes.skip(end - bytes.position + padding(stored)) };
+}
+
+function padding(size: number): number {
+  return (BLOCK - (size % BLOCK)) % BLOCK;
+}
+
+function name_in(header: Buffer): Buffer {
+  const name = text_at(header, 0, 100);
+  const has_prefix = header.toString("latin1", 257, 263) === "ustar\0";
+  const prefix = has_prefix ? text_at(header, 345, 155) : Buffer.alloc(0);
+  return prefix.length === 0 ? name : Buffer.concat([prefix, Buffer.from("/"), name]);
+}
+
+function text_at(header: Buffer, at: number, length: number): Buffer {
+  return until_nul(header.subarray(at, at + length));
+}
+
+function until_nul(bytes: Buffer): Buffer {
+  const end = bytes.indexOf(0);
+  return end < 0 ? bytes : bytes.subarray(0, end);
+}
+
+/** Octal digits, or GNU's binary form for what they have no room for. */
+function number_at(header: Buffer, at: number, length: number): number {
+  const first = header[at] as number;
+  if (first === 0x80) {
+    let value = 0;
+    for (let i = 1; i < length; i++) value = value * 256 + (header[at + i] as number);
+    return safe(value);
+  }
+  const digits = until_nul(header.subarray(at, at + length))
+    .toString("latin1")
+    .trim();
+  return /^[0-7]*$/.test(digits) ? safe(Number.parseInt(digits || "0", 8)) : fail_number(digits);
+}
+
+function fail_number(digits: string): never {
+  throw new DamagedArchive(`a header holds ${JSON.stringify(digits)} in place of a number`);
+}
+
+function whole_number(digits: string): number {
+  return /^\d{1,16}$/.test(digits) ? safe(Number(digits)) : fail_number(digits.slice(0, 20));
+}
+
+function safe(value: number): number {
+  return Number.isSafeInteger(value) ? value : fail_number(String(value));
+}
+
+interface Sparse {
+  /** With its holes. */
+  size: number;
+  /** Offset and length of each piece; undefined where they begin the content. */
+  pieces: number[] | undefined;
+}
+
+/** A map in the header, and in blocks behind it. */
+async function old_sparse(bytes: ByteReader, header: Buffer): Promise<Sparse> {
+  const pieces: number[] = [];
+  const add = (block: Buffer, at: number, count: number) => {
+    for (let i = 0; i < count; i++, at += 24) {
+      if (block[at] === 0 || block[at + 12] === 0) break;
+      pieces.push(number_at(block, at, 12), number_at(block, at + 12, 12));
+    }
+  };
+  add(header, 386, 4);
+  for (let goes_on = header[482] !== 0; goes_on; ) {
+    const block = await bytes.take(BLOCK);
+    add(block, 0, 21);
+    check_pieces(pieces.length);
+    goes_on = block[504] !== 0;
+  }
+  return { size: number_at(header, 483, 12), pieces };
+}
+
+/** Formats 0.0, 0.1 and 1.0; undefined for a member without holes. */
+function pax_sparse(attributes: Attributes): Sparse | undefined {
+  const size = attributes["GNU.sparse.realsize"] ?? attributes["GNU.sparse.size"];
+  if (size === undefined) return undefined;
+  const text = attributes["GNU.sparse.map"]?.toString("latin1");
+  const pieces = text === undefined ? attributes.pieces : text.split(",").filter(Boolean).map(whole_number);
+  const is_inside = attributes["GNU.sparse.major"]?.toString("latin1") === "1";
+  return { size: whole_number(size.toString("latin1")), pieces: is_inside ? undefined : (pieces ?? []) };
+}
+
+/** Format 1.0: numbers on lines of their own, their count first, padded to whole blocks. */
+async function read_map(bytes: ByteReader): Promise<number[]> {
+  const numbers: number[] = [];
+  const is_whole = () => numbers.length > 0 && numbers.length > 2 * (numbers[0] as number);
+  for (let digits = ""; !is_whole(); ) {
+    for (const byte of await bytes.take(BLOCK)) {
+      if (is_whole()) break;
+      if (byte !== 10) digits = (digits + String.fromCharCode(byte)).slice(0, 20);
+      else {
+        numbers.push(whole_number(digits));
+        check_pieces(2 * (numbers[0] as number));
+        digits = "";
+      }
+    }
+  }
+  return numbers.slice(1);
+}
+
+function check_pieces(count: number): void {
+  if (count > 2 * MAX_PIECES) throw new DamagedArchive(`a sparse member has more than ${MAX_PIECES} pieces`);
+}
+
+function expand(content: Uint8Array, pieces: readonly number[], size: number): Uint8Array {
+  const whole = new Uint8Array(size);
+  let from = 0;
+  for (let i = 0; i + 1 < pieces.length; i += 2) {
+    const [offset, length] = [pieces[i] as number, pieces[i + 1] as number];
+    if (offset + length > size || from + length > content.length)
+      throw new DamagedArchive("the map of a sparse member is damaged");
+    whole.set(content.subarray(from, from + length), offset);
+    from += length;
+  }
+  return whole;
+}
+
+/** Takes bytes off a stream in the pieces that are asked for. */
+class ByteReader {
+  readonly #source: AsyncIterator<Uint8Array>;
+  #left: Uint8Array = new Uint8Array();
+  /** Bytes taken so far. */
+  position = 0;
+
+  constructor(source: AsyncIterable<Uint8Array>) {
+    this.#source = source[Symbol.asyncIterator]();
+  }
+
+  /** @throws DamagedArchive where fewer than `count` are left. */
+  async take(count: number): Promise<Buffer> {
+    const bytes = await this.take_some(count);
+    if (bytes.length < count) throw new DamagedArchive("it ends within a member", true);
+    return bytes;
+  }
+
+  /** Up to `count` bytes, fewer only at the end. */
+  async take_some(count: number): Promise<Buffer> {
+    const parts: Uint8Array[] = [];
+    await this.#each(count, (part) => parts.push(part));
+    return Buffer.concat(parts);
+  }
+
+  async skip(count: number): Promise<void> {
+    const skipped = await this.#each(count, () => {});
+    if (skipped < count) throw new DamagedArchive("it ends within a member", true);
+  }
+
+  async #each(count: number, use: (part: Uint8Array) => void): Promise<number> {
+    let done = 0;
+    while (done < count) {
+      if (this.#left.length === 0) {
+        const { done: has_ended, value } = await this.#source.next();
+        if (has_ended) break;
+        this.#left = value;
+        continue;
+      }
+      const part = this.#left.subarray(0, count - done);
+      this.#left = this.#left.subarray(part.length);
+      done += part.length;
+      use(part);
+    }
+    this.position += done;
+    return done;
+  }
+}
+
+/**
+ * What gzip packed, piece by piece. All that comes before a cut or a damaged place is given before the error is thrown,
+ * which a stream's own pipe() doesn't promise.
+ */
+export async function* gunzip(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const stream = createGunzip();
+  let failure: Error | undefined;
+  let wake = () => {};
+  stream.on("error", (error) => {
+    failure = error;
+    wake();
+  });
+  stream.on("readable", () => wake());
+  /** What comes out until `work` is done with what went in. */
+  const output_of = async function* (work: (done: () => void) => void): AsyncGenerator<Uint8Array> {
+    let is_done = false;
+    work(() => {
+      is_done = true;
+      wake();
+    });
+    for (;;) {
+      const woken = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      const piece: Uint8Array | null = stream.read();
+      if (piece !== null) yield piece;
+      else if (failure !== undefined || is_done) break;
+      else await woken;
+    }
+    if (failure !== undefined) throw failure;
+  };
+  try {
+    for await (const bytes of source) yield* output_of((done) => stream.write(bytes, done));
+    yield* output_of((done) => stream.on("end", done).end());
+  } finally {
+    stream.destroy();
+  }
+}
