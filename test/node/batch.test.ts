@@ -2,12 +2,14 @@ import { execFile } from "node:child_process";
 import { once } from "node:events";
 import {
   copyFile,
+  lstat,
   mkdir,
   mkdtemp,
   readdir,
   readFile,
   rename,
   rm,
+  stat,
   symlink,
   writeFile,
 } from "node:fs/promises";
@@ -614,16 +616,205 @@ describe("going on after an end of any kind", () => {
     });
   });
 
-  test("a second run of the same output waits for no one: it is refused while the first one lives", async () => {
+  test("a second run of the same output is refused while the first one lives, wherever temporary files go", async () => {
     const output = join(folder, "locked.jsonl");
+    const temporary = join(folder, "t".repeat(130));
+    await mkdir(temporary);
     const first = start(command_of(output));
     expect(await changed_journal(output, first.finished)).toBe(true);
     first.kill("SIGSTOP");
-    const second = await vit_msn(command_of(output));
+    const others = [folder, temporary, "/nowhere"].map((TMPDIR) =>
+      vit_msn(command_of(output), { env: { TMPDIR } }),
+    );
+    const refused = await Promise.all(others);
     first.kill("SIGKILL");
     await first.finished;
-    expect(second).toMatchObject({ code: 1, stderr: expect.stringContaining("another process") });
-    expect((await vit_msn(command_of(output))).code).toBe(3);
+    for (const { code, stderr } of refused)
+      expect([code, stderr]).toEqual([
+        1,
+        expect.stringMatching(/locked\.jsonl is being written by another process, process \d+ on .*\[IO\]/),
+      ]);
+    // The lock of a process that was killed is nobody's; one of several that come together gets it.
+    const together = await Promise.all(
+      [1, 2, 3].map(() => vit_msn(command_of(output), { env: { TMPDIR: temporary } })),
+    );
+    const codes = together.map(({ code }) => code);
+    expect(codes).toContain(3);
+    for (const { code, stderr } of together) if (code !== 3) expect(stderr).toContain("another process");
+    const whole = join(folder, "not-locked.jsonl");
+    expect((await vit_msn(command_of(whole), { env: { TMPDIR: "/nowhere" } })).code).toBe(3);
+    expect((await readFile(output)).equals(await readFile(whole))).toBe(true);
+    expect((await readdir(folder)).filter((name) => name.startsWith("locked.jsonl"))).toEqual([
+      "locked.jsonl",
+      "locked.jsonl.errors.jsonl",
+      "locked.jsonl.journal.json",
+    ]);
+  }, 60_000);
+
+  test("an output by another name, through a link to it or to its folder, is the same output", async () => {
+    const real = join(folder, "real");
+    await mkdir(real);
+    await symlink(real, join(folder, "linked"));
+    const link = join(folder, "link.jsonl");
+    await symlink("real/o.jsonl", link);
+    const first = start(command_of(join(real, "o.jsonl")));
+    expect(await changed_journal(join(real, "o.jsonl"), first.finished)).toBe(true);
+    first.kill("SIGSTOP");
+    const names = [link, join(folder, "linked/o.jsonl")];
+    const refused = await Promise.all(names.map((name) => vit_msn(command_of(name))));
+    first.kill("SIGKILL");
+    await first.finished;
+    for (const { code, stderr } of refused)
+      expect([code, stderr]).toEqual([1, expect.stringContaining("another process")]);
+    expect((await vit_msn(command_of(link))).code).toBe(3);
+    expect(images_of(await readFile(join(real, "o.jsonl"), "utf8"))).toHaveLength(294);
+    expect((await lstat(link)).isSymbolicLink()).toBe(true);
+  });
+
+  test("rows that were changed while no run was under way are noticed", async () => {
+    const output = join(folder, "spoilt.parquet");
+    const sources = [`${PICTURES}/8-bag.png`, join(folder, "never-there.png")];
+    const command = ["embed", ...sources, "--output", output, "--on-error", "stop", ...TINY];
+    expect((await vit_msn(command)).stderr).toContain("stopped after 1 picture");
+    const rows = await readFile(`${output}.part`);
+    await writeFile(`${output}.part`, rows.fill(0, 8, 20));
+    const { code, stderr } = await vit_msn(command);
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringMatching(/spoilt\.parquet\.part isn't what its journal says.*\[IO\]/),
+    ]);
+  });
+
+  test("a damaged journal, a folder in the output's place and a file in its folder's are told", async () => {
+    const output = join(folder, "journal.jsonl");
+    const command = ["embed", PICTURES, "--output", output, ...TINY];
+    expect((await vit_msn(command)).code).toBe(0);
+    const journal = JSON.parse(await readFile(`${output}.journal.json`, "utf8"));
+    const damages = [
+      ...Object.keys(journal).flatMap((key) =>
+        [null, -1, "x", {}, [null]].map((value) => ({ [key]: value })),
+      ),
+      ...["position", "rows_done"].map((key) => ({ retry: { [key]: 1 } })),
+    ].filter((damage) => !("identity" in damage && JSON.stringify(damage.identity) === "{}"));
+    const { read_journal } = await import("../../ts/cli/batch/journal.ts");
+    for (const damage of damages) {
+      await writeFile(`${output}.journal.json`, JSON.stringify({ ...journal, ...damage }));
+      await expect(read_journal(`${output}.journal.json`), JSON.stringify(damage)).rejects.toMatchObject({
+        code: "IO",
+      });
+    }
+    await writeFile(`${output}.journal.json`, JSON.stringify({ ...journal, identity: null }));
+    expect((await vit_msn(command)).stderr).toMatch(/isn't the journal of a run.*\[IO\]/);
+    const below = await vit_msn(["embed", PICTURES, "--output", `${output}/o.jsonl`, ...TINY]);
+    expect([below.code, below.stderr]).toEqual([
+      1,
+      expect.stringMatching(/o\.jsonl can't be written: .*\[IO\]/),
+    ]);
+    await mkdir(join(folder, "folder.jsonl"));
+    const as_folder = await vit_msn(["embed", PICTURES, "--output", join(folder, "folder.jsonl"), ...TINY]);
+    expect(as_folder.stderr).toMatch(/folder\.jsonl is a folder.*\[INVALID_ARGUMENT\]/);
+  });
+});
+
+describe("trying again what failed", () => {
+  test.each(["jsonl", "parquet", "npz"])(
+    "the same command computes what failed, and nothing else: %s",
+    async (format) => {
+      let is_away = true;
+      const asked: string[] = [];
+      const server = await serve(({ url = "" }, response) => {
+        asked.push(url);
+        if (is_away && /[13]/.test(url)) response.writeHead(503).end();
+        else response.end(picture(Number(/\d/.exec(url)?.[0])));
+      });
+      const list = join(folder, `urls-${format}.txt`);
+      await writeFile(list, [0, 1, 2, 3, 4].map((i) => `${server.url}/${i}.png`).join("\n"));
+      const command = (name: string) => [
+        ...[
+          "embed",
+          "--list",
+          list,
+          "--retries",
+          "0",
+          "--output",
+          join(folder, `${name}.${format}`),
+          ...TINY,
+        ],
+      ];
+      const first = await vit_msn(command("again"));
+      expect([first.code, first.stderr]).toEqual([3, expect.stringContaining("3 pictures, and 2 failed")]);
+      const still = await vit_msn(command("again"));
+      expect([still.code, still.stderr]).toEqual([3, expect.stringContaining("3 pictures, and 2 failed")]);
+      is_away = false;
+      asked.length = 0;
+      const second = await vit_msn(command("again"));
+      expect([second.code, second.stderr]).toEqual([0, expect.stringContaining("5 pictures")]);
+      expect(asked).toEqual(["/1.png", "/3.png"]);
+      asked.length = 0;
+      expect((await vit_msn(command("again"))).stderr).toMatch(/is complete: 5 pictures\.\n$/);
+      expect(asked).toEqual([]);
+      expect((await vit_msn(command("never"))).code).toBe(0);
+      server.close();
+      const [again, never] = ["again", "never"].map((name) => readFile(join(folder, `${name}.${format}`)));
+      expect((await again)?.equals((await never) as Buffer)).toBe(true);
+      expect((await readdir(folder)).filter((name) => name.startsWith(`again.${format}`))).toEqual([
+        `again.${format}`,
+        `again.${format}.journal.json`,
+      ]);
+    },
+    60_000,
+  );
+
+  test("what changed meanwhile isn't touched", async () => {
+    const output = join(folder, "edited.jsonl");
+    const missing = join(folder, "not-yet.png");
+    const command = ["embed", missing, `${PICTURES}/8-bag.png`, "--output", output, ...TINY];
+    expect((await vit_msn(command)).code).toBe(3);
+    await writeFile(output, "mine now");
+    await copyFile(join(PICTURES, "8-bag.png"), missing);
+    const again = await vit_msn(command);
+    expect([again.code, again.stderr]).toEqual([
+      3,
+      `vit-msn: ${output} is complete: 1 picture, and 1 failed.\n`,
+    ]);
+    expect(await readFile(output, "utf8")).toBe("mine now");
+  });
+});
+
+describe("long names", () => {
+  test("a name that would make a .npz huge fails; in other formats it doesn't", async () => {
+    const long = join(folder, "long-name.tar");
+    const name = `${"n".repeat(100_000)}.png`;
+    const tar = pack();
+    tar.entry({ name, pax: { path: name } }, picture(0));
+    for (let i = 0; i < 300; i++) tar.entry({ name: `${i}.png` }, picture(i));
+    tar.finalize();
+    await writeFile(long, await buffer(tar));
+    const command = (format: string) => [
+      "embed",
+      long,
+      "--output",
+      join(folder, `long-name.${format}`),
+      ...TINY,
+    ];
+    const npz = await vit_msn([...command("npz"), "--quiet"], { node: ["--max-old-space-size=256"] });
+    expect([npz.code, npz.stderr.length < 1000]).toEqual([3, true]);
+    expect(npz.stderr).toMatch(/The name .*\.\.\. has \d+ characters, more than the 4096.*\[UNSUPPORTED\]/);
+    expect((await stat(join(folder, "long-name.npz"))).size).toBeLessThan(2_000_000);
+    expect((await vit_msn([...command("jsonl"), "--quiet"])).code).toBe(0);
+  }, 60_000);
+
+  test("an error while a .npz is written ends the writing", async () => {
+    const { write_npz } = await import("../../ts/cli/batch/numpy.ts");
+    const rows = async function* () {
+      yield { image: "a", values: [1] };
+      if (++passes > 1) throw new Error("the rows end here");
+    };
+    let passes = 0;
+    const path = join(folder, "broken.npz");
+    await expect(write_npz(path, { rows, count: 2, width: 1, has_labels: false })).rejects.toThrow(
+      "end here",
+    );
   });
 });
 

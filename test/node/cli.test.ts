@@ -1,8 +1,10 @@
+import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { root, vit_msn } from "../support/cli.ts";
 
@@ -36,6 +38,19 @@ describe("vit-msn classify", () => {
     expect(lines.map(({ image }) => image)).toEqual([BOOT, BAG]);
     expect(lines[0].results).toHaveLength(3);
     expect(lines[0].results[0].label).toBe("Ankle boot");
+  });
+
+  test.skipIf(process.platform !== "linux").each([
+    ["classify", BOOT, "--json"],
+    ["embed", BOOT],
+    ["classify", "--help"],
+  ])("a full disk behind standard output is a sentence: %s %s", async (...words) => {
+    const command = `"${process.execPath}" dist/cli.js ${words.join(" ")}`;
+    const run = promisify(execFile)("bash", ["-c", `${command} > /dev/full; echo $?`], { cwd: root });
+    expect(await run).toEqual({
+      stdout: "1\n",
+      stderr: expect.stringMatching(/^vit-msn: Standard output can't be written: ENOSPC.*\[IO\]\n$/),
+    });
   });
 
   test("computes in int8", async () => {

@@ -1,7 +1,8 @@
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
+import { Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
+import { Trainer } from "vit-msn/training";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
 import { max_difference } from "../support/tensors.ts";
@@ -180,6 +181,72 @@ describe("vit-msn train", () => {
     expect(stderr).toMatch(/stopped after step \d+; the same command goes on from there/);
     expect(await checkpoints(output_dir)).toHaveLength(1);
     expect((await run(args)).code).toBe(0);
+  });
+
+  test("a second training in the same folder is refused while the first one lives; after a kill it goes on", async () => {
+    const output_dir = output_folder();
+    const args = [...common(output_dir), "--max_steps", "30", "--save_steps", "1", "--save_total_limit", "2"];
+    const first = start([...args, "--logging_steps", "1"]);
+    await new Promise<void>((resolve) => {
+      first.child.stderr?.on("data", (text: Buffer) => text.toString().includes("step 3/") && resolve());
+    });
+    first.child.kill("SIGSTOP");
+    const before = await readdir(output_dir);
+    const second = await run([...args, "--logging_steps", "1"]);
+    expect([second.code, second.stderr]).toEqual([
+      1,
+      expect.stringMatching(/output-\d+ is being written by another process, process \d+ on .*\[IO\]\n$/),
+    ]);
+    expect(await readdir(output_dir)).toEqual(before);
+    first.child.kill("SIGKILL");
+    await first.finished;
+    expect((await run([...args, "--logging_steps", "1"])).code).toBe(0);
+    expect((await readdir(output_dir)).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  test("two Trainers can't write into one folder at once", async () => {
+    const output_dir = output_folder();
+    const trainers = await Promise.all(
+      [0, 1].map(async () => {
+        const loaded = await ViTMSNForImageClassification.from_pretrained(model);
+        const pixel_values = new Tensor(
+          "float32",
+          new Float32Array(4 * 3 * 28 * 28).fill(0.5),
+          [4, 3, 28, 28],
+        );
+        const train_dataset = { pixel_values, labels: [0, 1, 1, 1] };
+        const args = { output_dir, max_steps: 2, save_steps: 1 };
+        return { loaded, trainer: new Trainer({ model: loaded, train_dataset, args }) };
+      }),
+    );
+    const ends = await Promise.allSettled(trainers.map(({ trainer }) => trainer.train()));
+    expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    expect(ends.find(({ status }) => status === "rejected")).toMatchObject({
+      reason: { code: "IO", message: expect.stringContaining("by this process already") },
+    });
+    // The lock ends with the training.
+    await trainers[0]?.trainer.train();
+    for (const { loaded } of trainers) await loaded.dispose();
+  });
+
+  test("the same folder with other options is refused by their names", async () => {
+    const output_dir = output_folder();
+    const args = [...common(output_dir), "--max_steps", "2"];
+    expect((await run(args)).code).toBe(0);
+    const weights = await readFile(join(output_dir, "model.safetensors"));
+    const refused = await run([...args, "--weight_decay", "0.5", "--seed", "7"]);
+    expect([refused.code, refused.stderr]).toEqual([
+      1,
+      expect.stringMatching(
+        /is of another run: weight_decay was 0 and is 0\.5; seed was 42 and is 7; .*\[INVALID_ARGUMENT\]\n$/,
+      ),
+    ]);
+    expect(await readFile(join(output_dir, "model.safetensors"))).toEqual(weights);
+    const named = await run([...args, "--weight_decay", "0.5", "--resume_from_checkpoint", "checkpoint-2"]);
+    expect([named.code, named.stderr]).toEqual([
+      0,
+      expect.stringContaining("weight_decay was 0 and is 0.5."),
+    ]);
   });
 
   test("a full disk is an error that keeps the checkpoints before", async () => {

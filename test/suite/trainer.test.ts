@@ -676,6 +676,86 @@ describe("checkpoints", () => {
     await directory.remove();
   });
 
+  test("a checkpoint's state names nothing outside of output_dir, and has the types that were written", async () => {
+    const directory = await temporary_directory();
+    const args: TrainingOptions = {
+      ...ARGS,
+      max_steps: 2,
+      save_steps: 1,
+      eval_steps: 1,
+      output_dir: directory.target,
+      eval_strategy: "steps",
+      save_strategy: "steps",
+      load_best_model_at_end: true,
+    };
+    const model = await new_model();
+    const data = pictures(8);
+    const trainer = new Trainer({ model, train_dataset: data, eval_dataset: data, args });
+    await trainer.train();
+    for (const damage of [
+      ...["../evil", "/checkpoint-1", "checkpoint-1/../../evil", "checkpoint-x", "", 1, {}, []].map(
+        (best_model_checkpoint) => ({ best_model_checkpoint }),
+      ),
+      ...[
+        { best_metric: "high" },
+        { best_global_step: {} },
+        { log_history: [null] },
+        { log_history: [{ loss: "x" }] },
+      ],
+      ...[{ stateful_callbacks: null }, { running: 1 }, { total_loss: null }, { global_step: -1 }],
+    ]) {
+      const change = (bytes: Uint8Array) =>
+        new TextEncoder().encode(
+          JSON.stringify({ ...JSON.parse(new TextDecoder().decode(bytes)), ...damage }),
+        );
+      let saved = new Uint8Array();
+      await directory.change("checkpoint-2", "trainer_state.json", (bytes) => {
+        saved = bytes.slice();
+        return change(bytes);
+      });
+      const { code } = await error_of(trainer.train({ resume_from_checkpoint: "checkpoint-2" }));
+      expect(code, JSON.stringify(damage)).toBe("INVALID_CHECKPOINT");
+      await directory.change("checkpoint-2", "trainer_state.json", () => saved);
+    }
+    await Promise.all([model.dispose(), directory.remove()]);
+  });
+
+  test("options that changed since the checkpoint are named, and refused where that is asked for", async () => {
+    const directory = await temporary_directory();
+    const args = { ...ARGS, max_steps: 2, save_steps: 2, output_dir: directory.target };
+    const model = await new_model();
+    await new Trainer({ model, train_dataset: pictures(8), args }).train();
+    const resume = (options: TrainingOptions, changed_options?: "error", count = 8) =>
+      new Trainer({
+        model,
+        train_dataset: pictures(count),
+        args: { ...args, max_steps: 3, ...options },
+      }).train({
+        resume_from_checkpoint: "checkpoint-2",
+        ...(changed_options && { changed_options }),
+      });
+    // How long it goes on and what it says are no changes.
+    await resume({ logging_steps: 2, save_steps: 3 }, "error");
+    expect(env.warn).not.toHaveBeenCalled();
+    await resume({ learning_rate: 0.02, weight_decay: 0.5 });
+    expect(env.warn).toHaveBeenCalledWith(
+      expect.stringMatching(
+        /checkpoint-2 is of another run: learning_rate was 0\.01 and is 0\.02; weight_decay was 0 and is 0\.5\./,
+      ),
+    );
+    const before = await weights_of(model);
+    const refused = await error_of(resume({ warmup_steps: 1 }, "error"));
+    expect([refused.code, refused.message]).toEqual([
+      "INVALID_ARGUMENT",
+      expect.stringMatching(/warmup_steps was (?:unset|0) and is 1/),
+    ]);
+    expect((await error_of(resume({}, "error", 9))).message).toMatch(
+      /train_dataset had 8 examples and has 9/,
+    );
+    expect(await weights_of(model)).toEqual(before);
+    await Promise.all([model.dispose(), directory.remove()]);
+  });
+
   test("another model's checkpoint and another optimiser's are refused, and the model is as it was", async () => {
     const directory = await temporary_directory();
     const args = { ...ARGS, max_steps: 2, save_steps: 2, output_dir: directory.target };

@@ -269,6 +269,8 @@ async function is_gone(
 ): Promise<boolean> {
   const state = state_of(claim);
   if (state === "gone") return true;
+  if (state === "alive" && claim.pid === this_process().pid)
+    throw new VitMsnError("IO", `${what} is being written by this process already; wait for that to end.`);
   const refusal = `${what} is being written by another process, ${describe(claim)}; wait for it, or end it.`;
   if (state === "alive") throw new VitMsnError("IO", refusal);
   const first = await last_beat(file);
