@@ -190,7 +190,7 @@ async function read_config(source: ModelSource): Promise<{ config: Record<string
     return { config: combined as Record<string, unknown>, where: `${source.name}: ${COMBINED_FILE}` };
   }
   // What lacks config.json, too, is no model: a wrong path, say.
-  if (!(await has_file(source, "config.json"))) throw await no_config(source);
+  if (!(await has_file(source, "config.json"))) throw await no_config(source, PROCESSOR_FILE);
   throw new VitMsnError(
     "NOT_FOUND",
     `${source.name} has no ${PROCESSOR_FILE}, so how to prepare pictures isn't known; add one, or make a ViTImageProcessor yourself.`,

@@ -4,10 +4,11 @@ import type { ModelSource } from "./types.ts";
 /** Beside the weights of a LoRA or another of PEFT's adapters. */
 const ADAPTER_FILE = "adapter_config.json";
 
-/** The refusal of a source without config.json, which is no model. */
-export async function no_config(source: ModelSource): Promise<VitMsnError> {
+/** The refusal of a source without config.json, which is no model; `also` is what it lacks besides. */
+export async function no_config(source: ModelSource, also?: string): Promise<VitMsnError> {
   const hint = (await adapter_hint(source)) || " Is it a ViT-MSN model, and is the path right?";
-  return new VitMsnError("NOT_FOUND", `${source.name} has no config.json.${hint}`, {
+  const lacks = also ? `config.json and no ${also}` : "config.json";
+  return new VitMsnError("NOT_FOUND", `${source.name} has no ${lacks}.${hint}`, {
     details: { file: "config.json", source: source.name },
   });
 }
