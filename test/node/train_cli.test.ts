@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
 import { Trainer } from "vit-msn/training";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { repo_id } from "../../ts/cli/report/model_card.ts";
 import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
 import { max_difference } from "../support/tensors.ts";
 import { checkpoints, root, run_with_kills, training_command } from "../support/training_cli.ts";
@@ -95,6 +96,11 @@ describe("vit-msn train", () => {
     expect(card).toMatch(/^---\nlibrary_name: transformers\n/);
     for (const name of Object.keys(CLOTHES)) expect(card).toContain(name);
     expect(card).not.toContain(folder);
+    // models/fashion is a local folder here, and no repository of the hub.
+    expect(card).not.toMatch(/base_model|huggingface\.co/);
+    expect(repo_id("models/fashion")).toBeUndefined();
+    expect(repo_id("../fashion")).toBeUndefined();
+    expect(repo_id("facebook/vit-msn-small")).toBe("facebook/vit-msn-small");
     for (const name of ["loss_curve.svg", "confusion_matrix.svg"]) {
       expect(await readFile(join(output_dir, name), "utf8")).toMatch(
         /^<svg xmlns=[\s\S]*<title>[\s\S]*<\/svg>\n$/,

@@ -293,8 +293,6 @@ describe("preprocessor_config.json", () => {
     ["image_mean", { r: 0.5 }],
     ["rescale_factor", "1/255"],
     ["rescale_factor", 1e39],
-    ["do_resize", "yes"],
-    ["do_resize", 1],
     ["resample", 7],
     ["resample", "cubic"],
     ["resample", "constructor"],

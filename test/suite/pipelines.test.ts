@@ -3,6 +3,7 @@ import {
   type ImageFeatureExtractionPipeline,
   pipeline,
   RawImage,
+  ViTImageProcessor,
   ViTMSNForImageClassification,
   ViTMSNModel,
 } from "vit-msn";
@@ -102,6 +103,21 @@ describe("image-classification", () => {
 
   test("an aborted call says so", async () => {
     expect((await error_of(classify(boot, { signal: AbortSignal.abort() }))).code).toBe("ABORTED");
+  });
+
+  test("a processor whose pictures don't fit the model is refused before any is read", async () => {
+    const { model } = classify;
+    const unread = "there/is/no/such/picture.png";
+    for (const settings of [
+      { size: { height: 8192, width: 8192 } },
+      { size: { shortest_edge: 8192 }, do_center_crop: true, crop_size: { height: 8192, width: 8192 } },
+    ]) {
+      const image_processor = new ViTImageProcessor(settings);
+      const other = await pipeline("image-classification", model, { image_processor });
+      const error = await error_of(other(unread));
+      expect(error.code).toBe("INVALID_ARGUMENT");
+      expect(error.message).toContain("size (8192×8192) doesn't match the model's (28×28)");
+    }
   });
 
   test("has its model and processor, and dispose ends it", async () => {

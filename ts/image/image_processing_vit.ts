@@ -115,7 +115,7 @@ export class ViTImageProcessor extends Callable<
   ): Promise<ViTImageProcessor> {
     check_pretrained(options);
     const opened = await open_source(source, options);
-    const { config, where } = await read_config(opened);
+    const { config, where } = await read_settings(opened);
     return new ViTImageProcessor(config, where);
   }
 
@@ -180,6 +180,20 @@ export class ViTImageProcessor extends Callable<
     const entries = Object.keys(SETTINGS).map((name) => [name, this[name as keyof ImageProcessorSettings]]);
     return Object.fromEntries(entries) as ImageProcessorSettings;
   }
+}
+
+async function read_settings(
+  source: ModelSource,
+): Promise<{ config: Record<string, unknown>; where: string }> {
+  const { config, where } = await read_config(source);
+  const type = config.image_processor_type ?? config.feature_extractor_type ?? "ViTImageProcessor";
+  const is_own = /^ViT(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?$/.test(String(type));
+  if (is_own && !config.do_pad) return { config, where };
+  const { as_vit_settings } = await on_demand(
+    "reader of other image processors",
+    () => import("./processor_families.ts"),
+  );
+  return { config: as_vit_settings(config, where), where };
 }
 
 async function read_config(source: ModelSource): Promise<{ config: Record<string, unknown>; where: string }> {

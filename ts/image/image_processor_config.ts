@@ -63,7 +63,7 @@ const SQUARE = { height: 224, width: 224 };
 const HALF = [0.5, 0.5, 0.5];
 
 /**
- * Checks settings from a file or a caller and fills in the reference's defaults; null counts as unset.
+ * Checks settings from a file or a caller and fills in the reference's defaults; null counts as unset, and turns a switch off.
  *
  * @param where for messages: the file, or what the caller called.
  * @throws VitMsnError `code` that names the key, the value and what is expected.
@@ -74,25 +74,41 @@ export function parse_settings(
   code: ErrorCode,
 ): ImageProcessorSettings {
   const reader = new SettingsReader(values, where, code);
+  const do_resize = reader.flag("do_resize", true);
+  const do_rescale = reader.flag("do_rescale", true);
+  const do_normalize = reader.flag("do_normalize", true);
   const settings = {
-    do_resize: reader.flag("do_resize", true),
+    do_resize,
     size: reader.size("size"),
-    resample: reader.resample("resample"),
+    resample: used(do_resize, () => reader.resample("resample"), RESAMPLE.bilinear),
     do_center_crop: reader.flag("do_center_crop", false),
     crop_size: reader.crop_size("crop_size"),
-    do_rescale: reader.flag("do_rescale", true),
-    rescale_factor: reader.number("rescale_factor", 1 / 255),
-    do_normalize: reader.flag("do_normalize", true),
-    image_mean: reader.channel_numbers("image_mean"),
-    image_std: reader.channel_numbers("image_std"),
+    do_rescale,
+    rescale_factor: used(do_rescale, () => reader.number("rescale_factor", 1 / 255), 1 / 255),
+    do_normalize,
+    ...used(do_normalize, () => reader.statistics(), { image_mean: [...HALF], image_std: [...HALF] }),
   };
-  reader.check_statistics(settings.image_mean, settings.image_std);
   const is_three = typeof settings.image_mean === "number" || settings.image_mean.length === 3;
-  const do_convert_rgb = reader.flag("do_convert_rgb", is_three);
+  const do_convert_rgb = reader.flag("do_convert_rgb", is_three, is_three);
   if (do_convert_rgb && settings.do_normalize && !is_three) {
     reader.fail("image_mean", "three numbers, since do_convert_rgb is true");
   }
   return { ...settings, do_convert_rgb };
+}
+
+/** What nothing uses may be impossible, as in the reference: the default stands for it then. */
+function used<T>(is_used: boolean, read: () => T, fallback: T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (is_used) throw error;
+    return fallback;
+  }
+}
+
+/** What Python takes for true. */
+export function truthy(value: unknown): boolean {
+  return typeof value === "object" && value !== null ? Object.keys(value).length > 0 : Boolean(value);
 }
 
 class SettingsReader {
@@ -106,9 +122,13 @@ class SettingsReader {
     this.#code = code;
   }
 
-  flag(key: string, fallback: boolean): boolean {
-    const value = this.#get(key) ?? fallback;
-    return typeof value === "boolean" ? value : this.fail(key, "true or false");
+  /** A file's switches are what Python takes for true, null among the false ones; a caller's are true or false. */
+  flag(key: string, fallback: boolean, if_null = false): boolean {
+    const value = Object.hasOwn(this.#values, key) ? this.#values[key] : undefined;
+    if (typeof value === "boolean") return value;
+    if (value === undefined) return fallback;
+    if (value === null) return if_null;
+    return this.#code === "INVALID_CONFIG" ? truthy(value) : this.fail(key, "true or false");
   }
 
   number(key: string, fallback: number): number {
@@ -128,12 +148,15 @@ class SettingsReader {
     return is_list ? [...value] : this.fail(key, "a finite number, or one for each of 1 to 4 channels");
   }
 
-  check_statistics(mean: number | number[], std: number | number[]): void {
+  statistics(): Pick<ImageProcessorSettings, "image_mean" | "image_std"> {
+    const mean = this.channel_numbers("image_mean");
+    const std = this.channel_numbers("image_std");
     if ([std].flat().some((value) => Math.fround(value) === 0))
       this.fail("image_std", "numbers other than 0, since pictures are divided by them");
     if (Array.isArray(mean) && Array.isArray(std) && mean.length !== std.length) {
       this.fail("image_std", `as many numbers as image_mean has (${mean.length})`);
     }
+    return { image_mean: mean, image_std: std };
   }
 
   crop_size(key: string): { height: number; width: number } {

@@ -16,6 +16,17 @@ export function processed_size(picture: Area, settings: ImageProcessorSettings, 
   return { width, height };
 }
 
+/** The size that every picture ends at, whatever its own; undefined where that depends on the picture. */
+export function fixed_size({
+  do_center_crop,
+  crop_size,
+  do_resize,
+  size,
+}: ImageProcessorSettings): Area | undefined {
+  if (do_center_crop) return crop_size;
+  return do_resize && "height" in size ? size : undefined;
+}
+
 /** @throws VitMsnError INVALID_IMAGE unless what a picture becomes has pixels, and not too many. */
 export function check_output(height: number, width: number, image: Area, index: number): void {
   if (height >= 1 && width >= 1 && height * width <= MAX_OUTPUT_PIXELS) return;

@@ -109,7 +109,8 @@ export async function inputs_for<I extends ForwardInputs>(engine: Engine, inputs
   return { ...inputs, pixel_values: new Tensor("float32", data, pixel_values.dims) };
 }
 
-function check_size(height: number, width: number, config: ViTMSNConfig, interpolate: boolean): void {
+/** @throws VitMsnError INVALID_ARGUMENT where a model can't take pixels of this size. */
+export function check_size(height: number, width: number, config: ViTMSNConfig, interpolate: boolean): void {
   const { image_grid: image, patch_grid: patch } = config;
   if (!interpolate && (height !== image.height || width !== image.width)) {
     throw invalid(

@@ -1,7 +1,8 @@
 import { Callable } from "../callable.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import { fixed_size } from "../image/processed_size.ts";
 import type { ImageInput } from "../image/raw_image.ts";
-import type { ForwardInputs } from "../model/inputs.ts";
+import { check_size, type ForwardInputs } from "../model/inputs.ts";
 import type { PreTrainedModel } from "../model/pretrained.ts";
 import { abort_signal, count, type Rules } from "../options.ts";
 import type { Tensor } from "../tensor.ts";
@@ -41,6 +42,9 @@ export abstract class ImagePipeline<
     images: ImageInput | readonly ImageInput[],
     { batch_size = 1, signal }: ImagePipelineCallOptions,
   ): AsyncGenerator<ForwardInputs & { pixel_values: Tensor<"float32"> }> {
+    // Before pictures are decoded and resized in vain.
+    const size = fixed_size(this.processor);
+    if (size) check_size(size.height, size.width, this.model.config, false);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
     for (let i = 0; i < list.length; i += batch_size) {
       const batch = list.slice(i, i + batch_size);

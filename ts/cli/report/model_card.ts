@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import type { LogEntry, TrainingArguments } from "../../training/index.ts";
 
 export interface ModelCardFacts {
@@ -14,11 +15,11 @@ export interface ModelCardFacts {
 }
 
 /** Repo ids of the hub, which its cards may name; a local path says nothing to others. */
-const REPO = /^[\w.-]+\/[\w.-]+$/;
+const REPO = /^\w[\w.-]*\/\w[\w.-]*$/;
 
-/** A base model's repo id; undefined for anything else. */
+/** A base model's repo id; undefined for anything else, as a local folder models/base, which is what was loaded then. */
 export function repo_id(base: string | undefined): string | undefined {
-  return base !== undefined && REPO.test(base) ? base : undefined;
+  return base !== undefined && REPO.test(base) && !existsSync(base) ? base : undefined;
 }
 
 /** Options that say where a run was, not what it did. */
