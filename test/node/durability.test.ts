@@ -338,25 +338,33 @@ describe("the lock of an output", () => {
   }
 
   test.each([
-    ["of a run that was killed", true],
-    ["of nobody", false],
+    ["of a run that was killed", true, true],
+    ["of nobody", false, true],
+    ["where there are no hard links", true, false],
   ])(
     "one of several processes takes the lock %s, in whatever order they go on, and whoever is killed",
-    async (_, is_left) => {
+    async (_, is_left, has_links) => {
       for (let seed = 1; seed <= 100; seed++) {
         processes.gone.clear();
         let disk = new FaultyDisk();
         if (is_left) disk = await abandoned();
         else await disk.mkdir("/out");
         mount(disk);
-        const { most, ends } = await contend(disk, random_numbers(seed), seed % 3 === 0 ? 40 : 1e9);
+        disk.has_links = has_links;
+        const { most, ends } = await contend(
+          disk,
+          random_numbers(seed),
+          seed % 3 === 0 && has_links ? 40 : 1e9,
+        );
         expect(most, `seed ${seed}`).toBeLessThanOrEqual(1);
         expect(
           ends.some((end) => end === "held" || end === "killed"),
           `seed ${seed}`,
         ).toBe(true);
         for (const end of ends)
-          expect(end, `seed ${seed}`).toMatch(/^held$|^killed$|being written by another process, process \d/);
+          expect(end, `seed ${seed}`).toMatch(
+            /^held$|^killed$|being written by another process, process \d|says that another process is writing here/,
+          );
         // Another one comes, and leaves nothing of them.
         processes.current = 50;
         await with_lock(LOCK, { what: "rows" }, async () => {});

@@ -44,7 +44,7 @@ export type Loss = keyof typeof LOSSES;
 export class Killed extends Error {}
 
 export interface Fault {
-  /** The call that meets it, from 1 on. */
+  /** The number of the call that meets it; the first is 1. */
   at: number;
   /** "kill", or a system's error. */
   what: "kill" | "EIO" | "ENOSPC" | "EDQUOT";
@@ -76,6 +76,8 @@ function resized(bytes: Uint8Array, size: number): Uint8Array {
 export class FaultyDisk {
   calls = 0;
   fault: Fault | undefined;
+  /** As on a USB stick. */
+  has_links = true;
   /** Writes put down no more than half of what they are given. */
   writes_are_short = false;
   /** Called before every call, for tests that decide which of several processes goes on. */
@@ -87,6 +89,7 @@ export class FaultyDisk {
   copy(): FaultyDisk {
     const copied = new FaultyDisk();
     copied.#root = structuredClone(this.#root);
+    copied.has_links = this.has_links;
     return copied;
   }
 
@@ -196,6 +199,7 @@ export class FaultyDisk {
 
   readonly link = (from: string, to: string) =>
     this.#call("link", to, () => {
+      if (!this.has_links) throw system_error("EPERM", "link", to);
       const parent = this.#parent(to, "link");
       if (parent.entries.has(posix.basename(to))) throw system_error("EEXIST", "link", to);
       parent.entries.set(posix.basename(to), this.#file(from, "link"));

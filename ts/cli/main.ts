@@ -52,6 +52,10 @@ function report(error: unknown): number {
   }
   // Whoever reads the results, as `head`, has had enough.
   if (is_closed_pipe(error)) return SIGNAL_CODES.SIGPIPE;
+  if (is_system_error(error)) {
+    say(`${error.message}. [IO]`);
+    return FAILED;
+  }
   process.stderr.write(`vit-msn: unexpected fault: ${visible_lines(inspect(error))}\n`);
   return FAILED;
 }
@@ -62,6 +66,11 @@ const LAST_RESORT_MS = 2000;
 /** Something that can't be interrupted, as opening a pipe without a writer, would keep the process: then the signal ends it. */
 function end_by(signal: keyof typeof SIGNAL_CODES): void {
   setTimeout(() => process.kill(process.pid, signal), LAST_RESORT_MS).unref();
+}
+
+/** What the file system refuses, which names the file. */
+function is_system_error(error: unknown): error is Error {
+  return error instanceof Error && "syscall" in error && "code" in error;
 }
 
 function is_closed_pipe(error: unknown): boolean {
@@ -84,9 +93,9 @@ try {
 } catch (error) {
   failed = { error };
 }
-// What was printed last may still be on its way.
-await new Promise((resolve) => process.stdout.write("", resolve));
+// What was printed last may still be on its way; an interrupt doesn't wait for whoever reads.
+if (!controller.signal.aborted) await new Promise((resolve) => process.stdout.write("", resolve));
 if (output_fault !== undefined) {
-  console.error(`vit-msn: Standard output can't be written: ${output_fault.message}. [IO]`);
+  say(`Standard output can't be written: ${output_fault.message}. [IO]`);
   process.exitCode = FAILED;
 } else if (failed !== undefined) process.exitCode = report(failed.error);

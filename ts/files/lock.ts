@@ -145,8 +145,11 @@ async function remove_own(file: string, { id }: Claim): Promise<void> {
 
 async function beat(file: FileHandle): Promise<void> {
   const now = new Date();
-  // Who can't show that it lives finds out by check() what came of it.
-  await file.utimes(now, now).catch(() => {});
+  try {
+    await file.utimes(now, now);
+  } catch {
+    // Who can't show that it lives finds out by check() what came of it.
+  }
 }
 
 /** Becomes the last of the chain; gives its files from the first to this process's own. */
@@ -162,9 +165,13 @@ async function take(
     const { held, next } = await find_tip(path, what);
     if (held !== undefined && !(await is_gone(held, what, signal))) continue;
     if (!(await make_exclusively(next, own, claim))) continue;
-    const chain = await chain_to(path, claim.id, what);
+    let chain: string[] | undefined;
+    try {
+      chain = await chain_to(path, claim.id, what);
+    } finally {
+      if (chain === undefined) await rm(next, { force: true });
+    }
     if (chain !== undefined) return chain;
-    await rm(next, { force: true });
   }
 }
 

@@ -1,4 +1,4 @@
-import { open_output_folder } from "#folders";
+import { hold_output_folder, open_output_folder } from "#folders";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -33,6 +33,17 @@ export interface ResumeOptions {
   resume_from_checkpoint?: boolean | PretrainedSource;
   /** Where a checkpoint was made with other options than these: "warn" (default) and go on, or an "error". */
   changed_options?: "warn" | "error";
+}
+
+/** Runs a training that holds its output_dir, where it reads or writes checkpoints there. */
+export function held<T>(
+  { output_dir, save_strategy }: { output_dir?: SaveDirectory | undefined; save_strategy: string },
+  { resume_from_checkpoint = false, signal }: ResumeOptions & { signal?: AbortSignal },
+  train: () => Promise<T>,
+): Promise<T> {
+  if (output_dir === undefined || (save_strategy === "no" && resume_from_checkpoint === false))
+    return train();
+  return hold_output_folder(output_dir, signal, train);
 }
 
 /** What made a checkpoint: all that decides how its run goes on. */

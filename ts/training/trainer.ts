@@ -1,4 +1,4 @@
-import { hold_output_folder, open_output_folder } from "#folders";
+import { open_output_folder } from "#folders";
 import { save_files } from "#save";
 import type { Scope } from "../engine/engine.ts";
 import { env } from "../env.ts";
@@ -31,7 +31,7 @@ import { Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
 import { training_engine } from "./parameters.ts";
 import { make_plan, type Plan } from "./plan.ts";
-import { find_checkpoint, output_dir_of, type ResumeOptions, tell_changes } from "./resuming.ts";
+import { find_checkpoint, held, output_dir_of, type ResumeOptions, tell_changes } from "./resuming.ts";
 import { fresh_sums, type LogEntry, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
 
@@ -151,12 +151,8 @@ export class Trainer {
       throw new VitMsnError("INVALID_ARGUMENT", "This Trainer is training already; wait for train() to end.");
     }
     this.#is_training = true;
-    const { output_dir } = this.args;
-    const train = () => this.#train(options);
     try {
-      return await (output_dir === undefined
-        ? train()
-        : hold_output_folder(output_dir, options.signal, train));
+      return await held(this.args, options, () => this.#train(options));
     } finally {
       this.#is_training = false;
     }

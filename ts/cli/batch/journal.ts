@@ -52,7 +52,7 @@ export async function read_journal(path: string): Promise<{ journal: Journal; te
   if (text === undefined) return undefined;
   const journal = parse(text);
   if (journal === undefined)
-    throw new VitMsnError("IO", `${path} isn't the journal of a run; begin anew with --restart.`);
+    throw new VitMsnError("IO", `${path} isn't the journal of a run; start again with --restart.`);
   return { journal, text };
 }
 
@@ -143,7 +143,7 @@ function show(value: unknown): string {
 export function refusal(output: string, why: string): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
-    `${output} was begun by another run: ${why}. Give another --output, or begin anew with --restart.`,
+    `${output} was begun by another run: ${why}. Give another --output, or start again with --restart.`,
   );
 }
 

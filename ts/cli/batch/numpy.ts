@@ -4,7 +4,7 @@ import { ZipFile } from "yazl";
 import { type Digest, write_file } from "../../files/index.ts";
 import type { Row, RowFile } from "./rows.ts";
 
-/** Rows are handed on together until they have so many bytes. */
+/** Rows are handed on together in blocks of about this size. */
 const BLOCK_BYTES = 1 << 20;
 /** Zip files have no time before 1980; a fixed one keeps the same rows the same bytes. */
 const NO_TIME = new Date(Date.UTC(1980, 0, 1, 12));

@@ -79,7 +79,7 @@ export async function output_file(output: string): Promise<string> {
 }
 
 /**
- * An output that is written piece by piece and can be gone on with after any end: rows and failures are appended, and
+ * An output that is written piece by piece and can be resumed after any end: rows and failures are appended, and
  * the journal says how many bytes of them count. It is replaced only once these are on the disk, so whatever
  * follows them is the work of a run that was ended, and is cut off. Nothing is said to be complete before it was read again and
  * found to be what was written.
@@ -111,7 +111,7 @@ export class Output {
     this.#written = found.text;
   }
 
-  /** The output that an earlier run left; undefined where there was none, or its output is to be begun anew. */
+  /** The output that an earlier run left; undefined where there was none, or its output is to be started again. */
   static async find(
     output: string,
     format: Format,
@@ -371,7 +371,7 @@ class Appended {
       if ((await file.stat()).size < bytes) {
         throw new VitMsnError(
           "IO",
-          `${path} is shorter than its journal says: it was changed or lost. Begin anew with --restart.`,
+          `${path} is shorter than its journal says: it was changed or lost. Start again with --restart.`,
         );
       }
       const hash = createHash("sha256");

@@ -157,6 +157,6 @@ class Reader {
 export function damaged(name: string): VitMsnError {
   return new VitMsnError(
     "IO",
-    `${name} isn't what its journal says: it was changed or lost. Begin anew with --restart.`,
+    `${name} isn't what its journal says: it was changed or lost. Start again with --restart.`,
   );
 }

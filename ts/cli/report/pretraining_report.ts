@@ -1,5 +1,5 @@
-import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { write_durably } from "../../files/index.ts";
 import type { MSNPretrainer } from "../../training/index.ts";
 import { COLOURS, log_curves } from "./loss_curve.ts";
 import { options_table, repo_id, show, table } from "./model_card.ts";
@@ -33,9 +33,9 @@ export async function write_pretraining_report(
     { name: "targets of pictures", key: "prototypes_used", colour: COLOURS[0] },
     { name: "exp(mean entropy)", key: "mean_entropy", colour: COLOURS[2], shown: Math.exp },
   ]);
-  await writeFile(join(folder, "loss_curve.svg"), loss);
-  await writeFile(join(folder, "prototype_use.svg"), use);
-  await writeFile(join(folder, "README.md"), card(pretrainer, facts));
+  await write_durably(join(folder, "loss_curve.svg"), loss);
+  await write_durably(join(folder, "prototype_use.svg"), use);
+  await write_durably(join(folder, "README.md"), card(pretrainer, facts));
 }
 
 function card({ args, state, model }: MSNPretrainer, facts: PretrainingFacts): string {

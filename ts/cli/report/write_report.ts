@@ -1,5 +1,5 @@
-import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { write_durably } from "../../files/index.ts";
 import type { Trainer } from "../../training/index.ts";
 import { confusion_matrix_svg } from "./confusion_matrix.ts";
 import { loss_curve } from "./loss_curve.ts";
@@ -25,7 +25,7 @@ export async function write_report(trainer: Trainer, facts: ReportFacts): Promis
   const classes = Object.values(model.config.id2label);
   const figures: { file: string; title: string }[] = [];
   const draw = async (file: string, title: string, content: string) => {
-    await writeFile(join(folder, file), content);
+    await write_durably(join(folder, file), content);
     figures.push({ file, title });
   };
   if (eval_metrics) await trainer.save_metrics("eval", { epoch: state.epoch, ...eval_metrics });
@@ -46,7 +46,7 @@ export async function write_report(trainer: Trainer, facts: ReportFacts): Promis
       results,
       figures,
     };
-    await writeFile(join(folder, "README.md"), model_card(card));
+    await write_durably(join(folder, "README.md"), model_card(card));
   }
   return results;
 }

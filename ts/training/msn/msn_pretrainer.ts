@@ -1,4 +1,4 @@
-import { hold_output_folder, open_output_folder } from "#folders";
+import { open_output_folder } from "#folders";
 import { save_files } from "#save";
 import { env } from "../../env.ts";
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
@@ -11,7 +11,7 @@ import { DataLoader } from "../data/data_loader.ts";
 import type { TrainingData } from "../data/dataset.ts";
 import type { OutputFolder } from "../folders/folder_types.ts";
 import { make_plan, type Plan } from "../plan.ts";
-import { find_checkpoint, output_dir_of, type ResumeOptions, tell_changes } from "../resuming.ts";
+import { find_checkpoint, held, output_dir_of, type ResumeOptions, tell_changes } from "../resuming.ts";
 import { collapse_message, signs_of_collapse, type TargetStatistics, target_statistics } from "./collapse.ts";
 import { MSNPretrainingArguments, type MSNPretrainingOptions } from "./msn_arguments.ts";
 import type { MSNPretrainerCallback, MSNPretrainerControl, MSNPretrainerEvent } from "./msn_callbacks.ts";
@@ -145,12 +145,8 @@ export class MSNPretrainer {
       );
     }
     this.#is_training = true;
-    const { output_dir } = this.args;
-    const train = () => this.#train(options);
     try {
-      return await (output_dir === undefined
-        ? train()
-        : hold_output_folder(output_dir, options.signal, train));
+      return await held(this.args, options, () => this.#train(options));
     } finally {
       this.#is_training = false;
     }
