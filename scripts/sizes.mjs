@@ -19,20 +19,20 @@ const budgets = [
   { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 49_000 },
   {
     name: "facade",
-    files: ["index", "base", "settings", "loading", "image", "config", "core"].map(
+    files: ["index", "base", "settings", "network", "loading", "image", "config", "core"].map(
       (name) => `dist/${name}.web.js`,
     ),
     what: "facade: all that classifying on the CPU takes",
-    budget: 130_500,
+    budget: 132_500,
   },
   { files: ["dist/few_shot_image_classification.web.js"], what: "few-shot learning besides", budget: 31_000 },
   { files: ["dist/pytorch_bin.web.js"], what: "reading pytorch_model.bin besides", budget: 19_000 },
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 248_000,
+    budget: 250_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 193_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 196_000 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
 ];
 /** How far a document's figure may be off before it misleads. */

@@ -1,3 +1,4 @@
+import { default_fetch, default_host, offline_variable } from "#environment";
 import type { ImageFormat } from "./image/formats.ts";
 import {
   callable,
@@ -45,11 +46,14 @@ export interface PictureToDecode {
  * doesn't exist, or to a value of a wrong type, throws INVALID_ARGUMENT.
  */
 export interface Env {
-  /** The hub, without a trailing slash; default "https://huggingface.co". */
+  /** The hub, without a trailing slash; default the environment variable HF_ENDPOINT, else "https://huggingface.co". */
   remote_host: string;
   /** Path of a file below remote_host; default "{model}/resolve/{revision}/". */
   remote_path_template: string;
-  /** false: never touch the network, as local_files_only on every call; default true. */
+  /**
+   * false: never touch the network for a model, as local_files_only on every call; default true, unless HF_HUB_OFFLINE or
+   * TRANSFORMERS_OFFLINE is set to 1.
+   */
   allow_remote_models: boolean;
   /** Keep downloads, and the tiles that model.tune() chose (on disk in Node, by the Cache API in browsers); default true. */
   use_cache: boolean;
@@ -57,8 +61,10 @@ export interface Env {
   cache_dir: string | undefined;
   /** The Cache API's key in browsers; default "vit-msn". */
   cache_key: string;
-  /** Replaces fetch, for proxies and tests; default the runtime's. */
+  /** Replaces fetch; default the runtime's, in Node through the proxies that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name. */
   fetch: typeof fetch;
+  /** Whether the hub token may be sent over plain http to another machine, where anyone on the way can read it; default false. */
+  allow_token_over_http: boolean;
   /** Where warnings go; default console.warn. */
   warn: (message: string) => void;
   /** Hands in the engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file beside this package's JavaScript. */
@@ -87,6 +93,7 @@ const RULES: Readonly<Record<keyof Env, Rule>> = {
   cache_dir: text,
   cache_key: text,
   fetch: callable,
+  allow_token_over_http: flag,
   warn: callable,
   wasm: wasm_input,
   decode: callable,
@@ -119,13 +126,14 @@ function checked<T extends object>(where: string, defaults: T, rules: Readonly<R
 export const env: Env = checked<Env>(
   "env",
   {
-    remote_host: "https://huggingface.co",
+    remote_host: default_host,
     remote_path_template: "{model}/resolve/{revision}/",
-    allow_remote_models: true,
+    allow_remote_models: offline_variable === undefined,
     use_cache: true,
     cache_dir: undefined,
     cache_key: "vit-msn",
-    fetch: (input, init) => globalThis.fetch(input, init),
+    fetch: default_fetch,
+    allow_token_over_http: false,
     warn: (message) => console.warn(message),
     wasm: undefined,
     decode: undefined,

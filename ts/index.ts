@@ -51,6 +51,8 @@ export {
 export type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./model/outputs.ts";
 export { VIT_MSN_PRESETS, type ViTMSNPreset } from "./model/presets.ts";
 export type { DtypeName, FromConfigOptions, ModelOptions, PretrainedOptions } from "./model/pretrained.ts";
+export { type FetchUrlInit, fetch_url, type HeaderRecord } from "./network/fetch_url.ts";
+export { show_url } from "./network/show_url.ts";
 export type {
   FewShotCallOptions,
   FewShotFeatureOptions,

@@ -47,14 +47,20 @@ afterEach(() => {
 });
 
 describe("clients that go", () => {
-  test.each(["GET", "POST"])("leave nothing of pipelined %s requests behind", async (method) => {
+  test.each([
+    ["GET", 10],
+    ["GET", 5000],
+    ["POST", 10],
+    ["POST", 500],
+  ])("leave nothing of pipelined %s requests behind (%i)", async (method, count) => {
     const { task, entered, open } = gated(sizes);
     const { server, port, url } = await start_app({}, { embed: task });
-    const many =
-      method === "GET" ? GET.repeat(500) : Buffer.concat(Array(50).fill(request_of("/embed", BAG)));
-    const client = new RawClient(port).write(request_of("/embed", BAG), many);
+    const one = request_of("/embed", BAG);
+    const client = new RawClient(port).write(one, ...Array(count).fill(method === "GET" ? GET : one));
     await entered;
     client.socket.resetAndDestroy();
+    // Of a connection that isn't read any further, the end is seen when it is written to.
+    if (count > 10) open();
     await until(async () => (await in_progress(url)) === 0);
     await server.close(2 ** 30); // waits for every request that is still counted
     open();
@@ -71,13 +77,14 @@ describe("clients that go", () => {
   });
 
   test("that read late are answered all the same", async () => {
-    const { server, port } = await start_app();
+    // More than a connection holds by itself.
+    const { server, port } = await start_app({ about: { much: "x".repeat(100_000) } });
     const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
     await once(socket, "connect");
     socket.pause();
-    const count = 600;
-    socket.end(GET.replace("/health", "/metrics").repeat(count));
-    await until(async () => socket.writableFinished || socket.writableLength > 0);
+    const count = 200;
+    socket.end(GET.repeat(count));
+    await once(socket, "finish");
     let text = "";
     for await (const chunk of socket) text += chunk;
     expect(text.match(/HTTP\/1\.1 200/g)).toHaveLength(count);

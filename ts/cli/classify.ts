@@ -8,6 +8,7 @@ import {
   whole_number,
   with_batch_options,
 } from "./batch/options.ts";
+import { source_name } from "./batch/remote.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { PrintSink, print } from "./batch/stdout.ts";
 import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
@@ -94,7 +95,7 @@ export async function load_classifier(
 
 /** The first column is as wide as the longest name that is known beforehand. */
 function column_width(images: readonly string[]): number {
-  return images.reduce((width, name) => Math.max(width, visible(name).length), "image".length);
+  return images.reduce((width, image) => Math.max(width, visible(source_name(image)).length), "image".length);
 }
 
 export function table_heading(images: readonly string[]): string {

@@ -40,7 +40,7 @@ async function start_webgpu(
   given: WasmInput | undefined,
   cache_dir: string | undefined,
 ): Promise<StartedWebGpu> {
-  if (typeof device !== "object" && !(env.webgpu.gpu ?? (await find_gpu()))) {
+  if (typeof device !== "object" && !(env.webgpu.gpu ?? (await find_gpu(device === "auto")))) {
     throw new VitMsnError("UNSUPPORTED", `This runtime has no WebGPU. ${HOW_TO_GET_WEBGPU}`);
   }
   const { start_webgpu } = await on_demand("WebGPU engine", load_webgpu);

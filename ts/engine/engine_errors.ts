@@ -1,4 +1,11 @@
+import { address_space_hint } from "#environment";
 import { VitMsnError } from "../errors.ts";
+
+/** Where there is no memory for an engine. */
+export function engine_not_started(cause: unknown): VitMsnError {
+  const reason = address_space_hint() ?? String(cause);
+  return new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${reason}`, { cause });
+}
 
 /** What every call of a disposed engine throws. */
 export function engine_disposed(): VitMsnError {

@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { show_url } from "../network/show_url.ts";
 
 /** For a "path" that is a URL of a kind that can't be read, as s3://bucket/key; undefined for others. */
 export function unsupported_scheme(path: string): VitMsnError | undefined {
@@ -6,7 +7,7 @@ export function unsupported_scheme(path: string): VitMsnError | undefined {
   if (scheme === undefined || /^(?:https?|file)$/i.test(scheme)) return undefined;
   return new VitMsnError(
     "UNSUPPORTED",
-    `${path.split(/[?#]/, 1)[0]}: the URL scheme ${scheme}:// isn't supported; download the files, or give an https:// URL.`,
+    `${show_url(path)}: the URL scheme ${scheme}:// isn't supported; download the files, or give an https:// URL.`,
     { details: { scheme } },
   );
 }

@@ -1,14 +1,20 @@
-import { env } from "../env.ts";
+import { failure_hint } from "#environment";
 import { type ErrorCode, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { failure_reason, fetch_url, type HeaderRecord } from "../network/fetch_url.ts";
+import { show_url } from "../network/show_url.ts";
 import { check_byte_count, invalid_image } from "./header.ts";
 
 /** The bytes behind an http(s):, blob: or data: URL, at most MAX_BYTES. */
-export async function fetch_picture(url: string, signal?: AbortSignal): Promise<Uint8Array> {
-  const name = short_name(url);
+export async function fetch_picture(
+  url: string,
+  signal?: AbortSignal,
+  headers?: HeaderRecord,
+): Promise<Uint8Array> {
+  const name = show_url(url);
   throw_if_aborted(signal, `Reading ${name}`);
   if (/^data:/i.test(url)) return decode_data_url(url);
   try {
-    const response = await env.fetch(url, { signal });
+    const response = await fetch_url(url, { signal, headers });
     if (!response.ok) {
       await response.body?.cancel();
       throw status_error(name, response);
@@ -17,22 +23,15 @@ export async function fetch_picture(url: string, signal?: AbortSignal): Promise<
   } catch (cause) {
     throw_if_aborted(signal, `Reading ${name}`);
     if (cause instanceof VitMsnError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
     throw new VitMsnError(
       "NETWORK",
-      `${name} can't be fetched: ${reason}. Check the address and the network.`,
+      `${name} can't be fetched: ${failure_reason(cause)}. Check the address.${failure_hint(url, cause)}`,
       {
         cause,
         details: { file: name },
       },
     );
   }
-}
-
-/** A URL for messages: a data: URL without its data, others without their query, which may hold a signature. */
-export function short_name(url: string): string {
-  if (/^data:/i.test(url)) return `${url.slice(0, 24)}… (a data: URL)`;
-  return /^https?:/i.test(url) ? (url.split(/[?#]/, 1)[0] as string) : url;
 }
 
 const STATUS_CODES: Record<number, ErrorCode> = {
@@ -74,7 +73,7 @@ async function read_body(response: Response, name: string): Promise<Uint8Array> 
 /** By hand, since a page's content security policy may forbid to fetch data: URLs. */
 function decode_data_url(url: string): Uint8Array {
   const comma = url.indexOf(",");
-  const name = short_name(url);
+  const name = show_url(url);
   if (comma < 0) throw invalid_image(`${name} has no comma, so no data.`, name);
   try {
     const text = decodeURIComponent(url.slice(comma + 1));

@@ -135,18 +135,19 @@ export class ViTImageProcessor extends Callable<
    */
   async preprocess(images: ImageInputs, options: PreprocessOptions = {}): Promise<ImageProcessorOutput> {
     check_options("The image processor's call", options, READ_RULES, DEVICE_RULES, SETTINGS);
-    const { signal, max_pixels, device, ...overrides } = options;
+    const { signal, max_pixels, headers, device, ...overrides } = options;
+    const reading = { signal, max_pixels, headers };
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
     if (list.length === 0) throw invalid("The list of pictures is empty; give at least one.");
     if (device !== undefined) {
-      const output = await preprocess_on(device.engine, list, settings, { signal, max_pixels });
+      const output = await preprocess_on(device.engine, list, settings, reading);
       if (output) return output;
     }
     const batch = new Batch(settings, list.length);
     for (const [index, input] of list.entries()) {
       throw_if_aborted(signal, "Preprocessing");
-      batch.add(await RawImage.read(input, { signal, max_pixels }), index);
+      batch.add(await RawImage.read(input, reading), index);
     }
     return batch.finish();
   }

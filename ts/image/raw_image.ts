@@ -1,10 +1,12 @@
 import { decode_image, read_picture_file } from "#decode";
 import { env } from "../env.ts";
 import { invalid_argument as invalid, show } from "../errors.ts";
+import type { HeaderRecord } from "../network/fetch_url.ts";
+import { show_url } from "../network/show_url.ts";
 import { on_demand } from "../on_demand.ts";
-import { abort_signal, any, bytes_of, check_options, count, type Rules } from "../options.ts";
+import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
-import { fetch_picture, short_name } from "./fetch_picture.ts";
+import { fetch_picture } from "./fetch_picture.ts";
 import { check_byte_count } from "./header.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
@@ -25,11 +27,13 @@ export type ImageInput =
 export interface ReadOptions {
   /** The most pixels to decode; default 178,956,970, where Pillow calls a picture a decompression bomb. */
   max_pixels?: number;
+  /** Headers to send with the request for a http(s) URL, by name. */
+  headers?: HeaderRecord;
   signal?: AbortSignal;
 }
 
 /** ReadOptions. */
-export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count };
+export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count, headers: record };
 
 /**
  * A decoded picture: 8-bit pixels, row by row from the top left, channels interleaved.
@@ -95,15 +99,21 @@ export class RawImage implements Pixels {
     );
   }
 
-  /** From a URL (http, https, blob, data, file) or, in Node, a path. Remote ones go through env.fetch. */
+  /**
+   * From a URL (http, https, blob, data, file) or, in Node, a path. Remote ones go through env.fetch; a user and password in a
+   * URL are sent in an Authorization header.
+   */
   static async fromURL(url: string | URL, options: ReadOptions = {}): Promise<RawImage> {
     if (typeof url !== "string" && !(url instanceof URL))
       throw invalid(`fromURL takes a URL, got ${show(url)}.`);
     check_options("RawImage.fromURL", options, READ_RULES);
     const address = String(url);
     const is_remote = /^(https?|blob|data):/i.test(address);
-    const bytes = await (is_remote ? fetch_picture : read_picture_file)(address, options.signal);
-    return decode(bytes, short_name(address), options);
+    const { signal, headers } = options;
+    const bytes = is_remote
+      ? await fetch_picture(address, signal, headers)
+      : await read_picture_file(address, signal);
+    return decode(bytes, show_url(address), options);
   }
 
   /** From a Blob or File that holds a picture file. */

@@ -37,6 +37,8 @@ export interface StoreWriter {
   /** Begins again from nothing with this version. `resumable`: keep what arrived if the download breaks off. */
   restart(version: FileVersion, resumable: boolean): Promise<void>;
   append(bytes: Uint8Array): Promise<void>;
+  /** Says how long the whole file will be, if that is known. Throws IO where there is no room; absent where nobody can tell. */
+  expect?(size: number | undefined): Promise<void>;
   /** The bytes held so far, to be hashed; absent where the runtime has no hash that takes them in pieces. */
   chunks?(): Chunks;
   /** The file is whole: keeps and opens it. */

@@ -1,6 +1,8 @@
+import { offline_variable } from "#environment";
 import { download_store, fetch_is_unrestricted, sha256_of } from "#storage";
 import { env } from "../env.ts";
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { type ErrorCode, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { show_url } from "../network/show_url.ts";
 import { looks_like_page } from "./bytes.ts";
 import {
   type FileVersion,
@@ -10,7 +12,7 @@ import {
   type StoreWriter,
 } from "./download_store.ts";
 import type { Progress } from "./progress.ts";
-import { type Answer, network_error, request, show_url, TransientError } from "./request.ts";
+import { type Answer, network_error, request, TransientError } from "./request.ts";
 import type { LoadOptions, RandomAccessFile } from "./types.ts";
 
 export interface RemoteOptions {
@@ -18,6 +20,10 @@ export interface RemoteOptions {
   immutable: boolean;
   progress: Progress;
   options: LoadOptions;
+  /** The most bytes that the file may have; default MAX_FILE_BYTES. */
+  max_bytes?: number;
+  /** The Authorization header of a base URL's own user and password. */
+  authorization?: string;
 }
 
 const MAX_TRIES = 4;
@@ -29,6 +35,8 @@ const MAX_WAIT_MS = 60_000;
 /** So many new bytes make a try that broke off count as none, so that a large file comes through a weak line. */
 const GOOD_TRY_BYTES = 1024 * 1024;
 const HEAD_BYTES = 256;
+/** No model that fits into memory has a larger file. */
+const MAX_FILE_BYTES = 16 * 2 ** 30;
 /** How long a server may take to say whether a kept copy is current. */
 const CHECK_MS = 10_000;
 
@@ -37,7 +45,7 @@ const CHECK_MS = 10_000;
  * undefined where the server says that the file isn't there.
  */
 export async function open_remote(url: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
-  const store = env.use_cache ? download_store(url, remote.options.cache_dir) : memory_store(url.href);
+  const store = env.use_cache ? download_store(url, remote.options.cache_dir) : memory_store(show_url(url));
   const copy = await store.find();
   if (!(await must_download(url, store, copy, remote))) return copy?.missing ? undefined : store.open();
   return download(url, store, remote);
@@ -53,7 +61,9 @@ async function must_download(
   const { local_files_only } = remote.options;
   if (local_files_only || !env.allow_remote_models) {
     if (copy) return false;
-    const why = local_files_only ? "local_files_only is set" : "env.allow_remote_models is false";
+    const why = local_files_only
+      ? "local_files_only is set"
+      : `env.allow_remote_models is false${offline_variable === undefined ? "" : ` (${offline_variable} is set)`}`;
     throw new VitMsnError(
       "OFFLINE",
       `${show_url(url)} isn't among the kept downloads (looked in ${store.place}), and ${why}. Load the model once with the network.`,
@@ -65,9 +75,11 @@ async function must_download(
 }
 
 /** Asks for one byte, whose headers tell the version: unlike HEAD and If-None-Match, every host and browser allows it. */
-async function is_current(url: URL, copy: StoredCopy, { options }: RemoteOptions): Promise<boolean> {
+async function is_current(url: URL, copy: StoredCopy, remote: RemoteOptions): Promise<boolean> {
+  const { options, authorization } = remote;
   try {
-    const answer = await request(url, { ...options, headers: { range: "bytes=0-0" }, silence_ms: CHECK_MS });
+    const headers = { range: "bytes=0-0" };
+    const answer = await request(url, { ...options, authorization, headers, silence_ms: CHECK_MS });
     answer.cancel();
     if (answer.status === 404 || answer.status === 410) return copy.missing;
     return !copy.missing && same_version(copy, version_of(answer)) && same_size(copy, answer);
@@ -170,7 +182,9 @@ async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): 
 /** One request for what is still missing. undefined: the file isn't there. */
 async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<Answer | undefined> {
   const resumes = writer.size > 0 && writer.etag !== undefined;
-  const answer = await request(url, { ...remote.options, headers: resumes ? resume_headers(writer) : {} });
+  const { options, authorization } = remote;
+  const headers = resumes ? resume_headers(writer) : {};
+  const answer = await request(url, { ...options, authorization, headers });
   try {
     if (answer.status === 404 || answer.status === 410) return undefined;
     const goes_on = resumes && continues(answer, writer);
@@ -182,7 +196,7 @@ async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): P
       return await transfer(url, writer, remote);
     }
     if (!goes_on) await writer.restart(version_of(answer), is_resumable(answer));
-    await receive(url, answer, writer, remote.progress);
+    await receive(url, answer, writer, remote);
     return answer;
   } finally {
     answer.cancel();
@@ -211,21 +225,40 @@ function is_encoded(answer: Answer): boolean {
   return encoding !== null && encoding !== "" && encoding !== "identity";
 }
 
-async function receive(url: URL, answer: Answer, writer: StoreWriter, progress: Progress): Promise<void> {
+async function receive(url: URL, answer: Answer, writer: StoreWriter, remote: RemoteOptions): Promise<void> {
   const total = total_size(answer, writer.size);
-  const sure = answer.headers_visible && !is_encoded(answer);
+  const is_sure = answer.headers_visible && !is_encoded(answer);
+  const size = is_sure ? total : undefined;
+  const max_bytes = Math.min(remote.max_bytes ?? MAX_FILE_BYTES, answer.size ?? MAX_FILE_BYTES);
+  const code = remote.max_bytes === undefined ? "INVALID_CHECKPOINT" : "INVALID_CONFIG";
   let head = writer.size === 0 ? new Uint8Array(0) : undefined;
-  for await (const chunk of answer.chunks()) {
-    if (head && head.byteLength < HEAD_BYTES) {
-      head = new Uint8Array([...head, ...chunk.subarray(0, HEAD_BYTES)]);
-      refuse_page(url, head, answer);
+  try {
+    check_size(url, size ?? 0, max_bytes, code);
+    await writer.expect?.(size);
+    for await (const chunk of answer.chunks()) {
+      if (head && head.byteLength < HEAD_BYTES) {
+        head = new Uint8Array([...head, ...chunk.subarray(0, HEAD_BYTES)]);
+        refuse_page(url, head, answer);
+      }
+      // Headers may lie, and what is decoded may be far longer than what was sent.
+      check_size(url, writer.size + chunk.byteLength, max_bytes, code);
+      await writer.append(chunk);
+      remote.progress.update(writer.size, total ?? 0);
     }
-    await writer.append(chunk);
-    progress.update(writer.size, total ?? 0);
+  } catch (error) {
+    // Of a file that is refused nothing is left behind.
+    if (error instanceof VitMsnError && error.code !== "ABORTED") await writer.restart({}, false);
+    throw error;
   }
-  if (sure && total !== undefined && writer.size !== total) {
-    throw new TransientError(network_error(url, `sent ${writer.size} of ${total} bytes`));
+  if (size !== undefined && writer.size !== size) {
+    throw new TransientError(network_error(url, `sent ${writer.size} of ${size} bytes`));
   }
+}
+
+function check_size(url: URL, size: number, max_bytes: number, code: ErrorCode): void {
+  if (size <= max_bytes) return;
+  const message = `${show_url(url)} has more than the ${max_bytes} bytes that it may have.`;
+  throw new VitMsnError(code, message, { details: { url: show_url(url), max_bytes } });
 }
 
 /** Servers of single-page applications answer every address with their page. */

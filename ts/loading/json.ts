@@ -226,7 +226,7 @@ export async function read_json(
   file: string,
   dialect?: Dialect,
 ): Promise<Record<string, unknown> | undefined> {
-  const opened = await source.open(file);
+  const opened = await source.open(file, MAX_CONFIG_BYTES);
   if (!opened) return undefined;
   try {
     if (opened.size > MAX_CONFIG_BYTES) {

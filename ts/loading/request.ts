@@ -1,6 +1,9 @@
-import { default_token, fetch_is_unrestricted } from "#storage";
+import { default_token, failure_hint } from "#environment";
+import { fetch_is_unrestricted, may_send_token } from "#storage";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { failure_reason, fetch_url } from "../network/fetch_url.ts";
+import { show_url } from "../network/show_url.ts";
 
 /** A failure that trying again may mend. */
 export class TransientError extends Error {
@@ -19,6 +22,8 @@ export class TransientError extends Error {
 export interface RequestOptions {
   headers?: Readonly<Record<string, string>>;
   token?: string;
+  /** The Authorization header of the URL's own user and password; not sent along a redirect to another origin. */
+  authorization?: string;
   signal?: AbortSignal;
   /** How long the server may be silent; default 60 s. */
   silence_ms?: number;
@@ -37,6 +42,8 @@ export interface Answer {
   readonly headers_visible: boolean;
   /** SHA-256 of the whole file in hex, where the server told it. */
   readonly sha256: string | undefined;
+  /** Bytes of the whole file, where the hub told them. */
+  readonly size: number | undefined;
   chunks(): AsyncGenerator<Uint8Array, void, undefined>;
   /** Ends the request, whatever is left of its body. */
   cancel(): void;
@@ -50,13 +57,14 @@ export async function request(url: URL, options: RequestOptions): Promise<Answer
   throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
   const watch = new Watch(options.signal, options.silence_ms ?? SILENCE_MS);
   try {
-    const { response, sha256 } = await follow(url, options, watch);
+    const { response, sha256, size } = await follow(url, options, watch);
     await check_status(response, url, options);
     return {
       status: response.status,
       headers: response.headers,
       headers_visible: fetch_is_unrestricted || response.type === "basic",
       sha256,
+      size,
       chunks: () => read_body(response, url, watch, options.signal),
       cancel: () => watch.end(),
     };
@@ -69,14 +77,16 @@ export async function request(url: URL, options: RequestOptions): Promise<Answer
 interface Followed {
   response: Response;
   sha256: string | undefined;
+  size: number | undefined;
 }
 
 async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<Followed> {
   let at = url;
   let sha256: string | undefined;
+  let size: number | undefined;
   for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
-    const response = await env.fetch(at.href, {
-      headers: make_headers(at, options),
+    const response = await fetch_url(at, {
+      headers: make_headers(at, url, options),
       redirect: fetch_is_unrestricted ? "manual" : "follow",
       signal: watch.signal,
     });
@@ -84,8 +94,9 @@ async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<
     watch.touch();
     // The first one counts: it is said by the host that the caller named, not by one it points to.
     sha256 ??= linked_sha256(response.headers);
+    size ??= Number(response.headers.get("x-linked-size")) || undefined;
     const target = REDIRECTS.has(response.status) ? response.headers.get("location") : null;
-    if (target === null) return { response, sha256 };
+    if (target === null) return { response, sha256, size };
     await response.body?.cancel();
     at = redirect_target(target, at);
   }
@@ -109,15 +120,25 @@ function redirect_target(target: string, from: URL): URL {
 }
 
 function make_headers(
-  url: URL,
-  { headers, token = default_token() }: RequestOptions,
+  at: URL,
+  first: URL,
+  { headers, authorization, token }: RequestOptions,
 ): Record<string, string> {
-  const hub = URL.canParse(env.remote_host) ? new URL(env.remote_host).origin : undefined;
-  const authorization: Record<string, string> =
-    token && url.origin === hub ? { authorization: `Bearer ${token}` } : {};
-  // Weights gain nothing from compression, and a compressed answer can neither be measured nor gone on with.
+  // Weights gain nothing from compression, and a compressed answer can neither be measured nor resumed.
   const encoding: Record<string, string> = fetch_is_unrestricted ? { "accept-encoding": "identity" } : {};
-  return { ...encoding, ...authorization, ...headers };
+  const bearer = is_hub(at) ? bearer_of(at, token ?? default_token()) : undefined;
+  const allowed = bearer ?? (at.origin === first.origin ? authorization : undefined);
+  return { ...encoding, ...(allowed !== undefined && { authorization: allowed }), ...headers };
+}
+
+/** Whether a URL is on the hub, env.remote_host. */
+function is_hub(url: URL): boolean {
+  return URL.canParse(env.remote_host) && url.origin === new URL(env.remote_host).origin;
+}
+
+function bearer_of(url: URL, token: string | undefined): string | undefined {
+  const trimmed = token?.trim();
+  return trimmed && may_send_token(url) ? `Bearer ${trimmed}` : undefined;
 }
 
 async function check_status(response: Response, url: URL, options: RequestOptions): Promise<void> {
@@ -206,18 +227,12 @@ function translate(error: unknown, url: URL, signal: AbortSignal | undefined): u
     });
   }
   if (error instanceof VitMsnError || error instanceof TransientError) return error;
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  const reason = cause instanceof Error && cause.message !== "" ? ` (${cause.message})` : "";
-  return new TransientError(network_error(url, `can't be reached or broke off${reason}`, undefined, error));
-}
-
-/** A URL for messages: without its query, which may hold a signature. */
-export function show_url(url: URL): string {
-  return `${url.origin}${url.pathname}`;
+  const what = `can't be reached or broke off (${failure_reason(error)})`;
+  return new TransientError(network_error(url, what, undefined, error));
 }
 
 export function network_error(url: URL, what: string, status?: number, cause?: unknown): VitMsnError {
-  return new VitMsnError("NETWORK", `${show_url(url)} ${what}.`, {
+  return new VitMsnError("NETWORK", `${show_url(url)} ${what}.${failure_hint(url, cause)}`, {
     cause,
     details: { url: show_url(url), status },
   });
@@ -234,10 +249,10 @@ function missing_repo(url: URL, status: number): VitMsnError {
 }
 
 function access_denied(url: URL, status: number): VitMsnError {
-  return new VitMsnError(
-    "ACCESS_DENIED",
-    `${show_url(url)} can't be read (status ${status}): the model is gated or private. Accept its terms on its page and ` +
-      "give a token that may read it, by the token option or the HF_TOKEN environment variable.",
-    { details: { url: show_url(url), status } },
-  );
+  const shown = show_url(url);
+  const message = is_hub(url)
+    ? `${shown} can't be read (status ${status}): the model is gated or private. Accept its terms on its page and ` +
+      "give a token that may read it, by the token option or the HF_TOKEN environment variable."
+    : `${shown} can't be read: its server answers with status ${status}. Check the address.`;
+  return new VitMsnError("ACCESS_DENIED", message, { details: { url: shown, status } });
 }

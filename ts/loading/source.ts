@@ -1,6 +1,9 @@
-import { find_place, open_local_file } from "#storage";
+import { find_snapshot, resolve_folder } from "#snapshots";
+import { find_place, folder_hint, open_local_file } from "#storage";
 import { env } from "../env.ts";
-import { invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { type ErrorCode, invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { type SplitUrl, split_credentials } from "../network/credentials.ts";
+import { show_url } from "../network/show_url.ts";
 import { bytes_of, is_record } from "../options.ts";
 import { blob_file, memory_file } from "./bytes.ts";
 import { open_remote } from "./hub.ts";
@@ -8,7 +11,11 @@ import { folder_segments, path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FileMap, LoadOptions, ModelSource, PretrainedSource, RandomAccessFile } from "./types.ts";
 
-type OpenFile = (segments: string[], progress: Progress) => Promise<RandomAccessFile | undefined>;
+type OpenFile = (
+  segments: string[],
+  progress: Progress,
+  max_bytes?: number,
+) => Promise<RandomAccessFile | undefined>;
 
 const REPO_ID = /^[\w][\w.-]{0,95}(?:\/[\w][\w.-]{0,95})?$/;
 const COMMIT_HASH = /^[0-9a-f]{40}$/;
@@ -32,18 +39,46 @@ export async function open_source(source: PretrainedSource, options: LoadOptions
   }
   const place = await find_place(source);
   if (place?.folder !== undefined) {
-    const folder = place.folder;
+    const folder = await resolve_folder(place.folder, options.revision);
     return make_source(folder, options, subfolder, (segments) => open_local_file(folder, segments));
   }
-  const base = place?.url === undefined ? hub_url(String(source), options.revision) : parse_base(place.url);
+  if (place?.url !== undefined) {
+    const { url, authorization } = parse_base(place.url);
+    const remote = { immutable: false, options, authorization };
+    return make_source(show_url(url), options, subfolder, (segments, progress, max_bytes) =>
+      open_remote(file_url(url, segments), { ...remote, progress, max_bytes }),
+    );
+  }
+  return hub_source(String(source), options, subfolder);
+}
+
+async function hub_source(repo: string, options: LoadOptions, subfolder: string[]): Promise<ModelSource> {
+  const { revision, cache_dir } = options;
+  hub_url(repo, revision);
+  const snapshot = await find_snapshot(repo, revision ?? "main", subfolder, cache_dir);
+  const base = hub_url(repo, snapshot?.commit ?? revision);
   // A commit never changes, so a copy of it needs no question to the hub.
-  const immutable = place === undefined && COMMIT_HASH.test(options.revision ?? "");
-  return make_source(
-    place === undefined ? String(source) : show_url(base),
-    options,
-    subfolder,
-    (segments, progress) => open_remote(file_url(base, segments), { immutable, progress, options }),
-  );
+  const immutable = COMMIT_HASH.test(snapshot?.commit ?? revision ?? "");
+  return make_source(repo, options, subfolder, async (segments, progress, max_bytes) => {
+    const found = await snapshot?.open(segments);
+    if (found || (await snapshot?.is_absent(segments))) return found;
+    try {
+      return await open_remote(file_url(base, segments), { immutable, progress, options, max_bytes });
+    } catch (error) {
+      // What a snapshot lacks may be optional; with nothing of the model here, that would hide why.
+      if (snapshot && error instanceof VitMsnError && error.code === "OFFLINE") return undefined;
+      throw with_folder_hint(error, repo);
+    }
+  });
+}
+
+const UNREACHED: ReadonlySet<ErrorCode> = new Set(["NOT_FOUND", "ACCESS_DENIED", "NETWORK", "OFFLINE"]);
+
+/** A folder's path without "./" is taken for a repository; where that fails, the folder may have been meant. */
+function with_folder_hint(error: unknown, repo: string): unknown {
+  if (!(error instanceof VitMsnError) || !UNREACHED.has(error.code)) return error;
+  const { code, message, cause, details } = error;
+  return new VitMsnError(code, `${message} ${folder_hint(repo)}`, { cause, details: { ...details } });
 }
 
 /** A file by itself, as a checkpoint of another program. */
@@ -63,8 +98,8 @@ export async function open_file(source: FileSource, options: LoadOptions = {}): 
   const file =
     name === "" ? undefined : await (await open_source(folder, options)).open(decodeURIComponent(name));
   if (file !== undefined) return file;
-  throw new VitMsnError("NOT_FOUND", `There is no file ${address.slice(0, 300)}.`, {
-    details: { source: address },
+  throw new VitMsnError("NOT_FOUND", `There is no file ${show_url(address).slice(0, 300)}.`, {
+    details: { source: show_url(address) },
   });
 }
 
@@ -76,12 +111,12 @@ function make_source(
 ): ModelSource {
   return {
     name,
-    async open(file) {
+    async open(file, max_bytes) {
       throw_if_aborted(options.signal, `Loading ${name}`);
       const segments = [...subfolder, ...path_segments(file, "file name", "INVALID_CHECKPOINT")];
       const progress = new Progress(options.progress_callback, name, file);
       progress.initiate();
-      const opened = await open_file(segments, progress);
+      const opened = await open_file(segments, progress, max_bytes);
       if (opened) progress.done(opened.size);
       return opened;
     },
@@ -125,28 +160,29 @@ function hub_url(repo: string, revision = "main"): URL {
   if (!REPO_ID.test(repo)) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `${JSON.stringify(repo.slice(0, 200))} is neither a folder that exists, nor a URL, nor a hub repository such as ` +
+      `${JSON.stringify(show_url(repo).slice(0, 200))} is neither a folder that exists, nor an http(s) URL, nor a hub repository such as ` +
         '"facebook/vit-msn-small".',
-      { details: { source: repo } },
+      { details: { source: show_url(repo) } },
     );
   }
   path_segments(revision, "revision", "INVALID_ARGUMENT");
   const path = env.remote_path_template
     .replaceAll("{model}", repo)
     .replaceAll("{revision}", encodeURIComponent(revision));
-  return parse_base(`${env.remote_host.replace(/\/+$/, "")}/${path}`);
+  return parse_base(`${env.remote_host.replace(/\/+$/, "")}/${path}`).url;
 }
 
-function parse_base(address: string): URL {
-  const url = URL.canParse(address) ? new URL(address) : undefined;
-  if (!url || !/^https?:$/.test(url.protocol) || url.username !== "" || url.password !== "") {
+function parse_base(address: string): SplitUrl {
+  const split = split_credentials(address);
+  const { url } = split;
+  if (!/^https?:$/.test(url.protocol)) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `${url ? show_url(url) : JSON.stringify(address)} isn't a usable base URL: it must begin with http:// or https:// and carry no password.`,
+      `${show_url(url)} isn't a usable base URL: it must begin with http:// or https://.`,
     );
   }
   if (!url.pathname.endsWith("/")) url.pathname += "/";
-  return url;
+  return split;
 }
 
 /** A file below the base; the base's query (a signature, say) goes along. */
@@ -154,9 +190,4 @@ function file_url(base: URL, segments: readonly string[]): URL {
   const url = new URL(base);
   url.pathname += segments.map(encodeURIComponent).join("/");
   return url;
-}
-
-/** Without query and user, which may be secrets. */
-function show_url(url: URL): string {
-  return `${url.origin}${url.pathname}`;
 }

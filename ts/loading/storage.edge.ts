@@ -1,11 +1,12 @@
 import { VitMsnError } from "../errors.ts";
+import { show_url } from "../network/show_url.ts";
 import { check_range } from "./bytes.ts";
 import { type FileVersion, memory_store, type Store, type StoreWriter } from "./download_store.ts";
 import { find_place as find_web_place } from "./storage.web.ts";
 import type { Place } from "./storage_types.ts";
 import type { RandomAccessFile } from "./types.ts";
 
-export { default_token, open_local_file, sha256_of } from "./storage.web.ts";
+export { folder_hint, may_send_token, open_local_file, sha256_of } from "./storage.web.ts";
 
 /** fetch shows redirects and sends any header. */
 export const fetch_is_unrestricted = true;
@@ -26,7 +27,7 @@ const PIECE_BYTES = 4 * 1024 * 1024;
 
 /** Downloads are used and forgotten: the platform's fetch has a cache of its own. */
 export function download_store(url: URL, _cache_dir: string | undefined): Store {
-  return { ...memory_store(url.href), write: async () => new PieceWriter(url.href) };
+  return { ...memory_store(show_url(url)), write: async () => new PieceWriter(show_url(url)) };
 }
 
 /** Collects a download in pieces of one size. */

@@ -10,6 +10,7 @@ import {
   rename,
   rm,
   stat,
+  statfs,
   utimes,
   writeFile,
 } from "node:fs/promises";
@@ -21,6 +22,7 @@ import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { io_error, is_code } from "../files/errors.ts";
 import { host_name, is_alive } from "../files/owner.ts";
+import { show_url } from "../network/show_url.ts";
 import { check_range } from "./bytes.ts";
 import {
   type Chunks,
@@ -43,6 +45,9 @@ const ABANDONED_MS = 600_000;
 /** A finished download is read in pieces of this size to be hashed. */
 const HASHED_BYTES = 1024 * 1024;
 const FREE = "free";
+/** How often a disk is asked for its room while nobody knows how long a download will be, and how much there must be. */
+const ROOM_STEP_BYTES = 64 * 1024 * 1024;
+const ROOM_BYTES = 256 * 1024 * 1024;
 
 /** The folder or URL that an address means; undefined where it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
@@ -64,6 +69,11 @@ export async function find_place(source: string | URL): Promise<Place | undefine
       details: { source: path, resolved: resolve(path) },
     },
   );
+}
+
+/** For where a repository can't be had. */
+export function folder_hint(path: string): string {
+  return `If a folder was meant, there is none at ${resolve(path)}; begin a folder's path with "./" or "/".`;
 }
 
 export function file_url_path(address: string): string {
@@ -119,9 +129,19 @@ async function read_some(path: string, handle: FileHandle, bytes: Uint8Array, at
   }
 }
 
-/** The hub token that the environment gives. */
-export function default_token(): string | undefined {
-  return process.env.HF_TOKEN || undefined;
+const LOOPBACK = /^(?:(?:.+\.)?localhost|127(?:\.\d+){3}|\[::1\])$/;
+const warned = new Set<string>();
+
+/** false, with a warning, where anyone on the way could read a token: over plain http to another machine. */
+export function may_send_token({ protocol, hostname, origin }: URL): boolean {
+  if (protocol === "https:" || LOOPBACK.test(hostname) || env.allow_token_over_http) return true;
+  if (!warned.has(origin)) {
+    env.warn(
+      `The hub token isn't sent to ${origin}, because http can be read on the way: use https, or set env.allow_token_over_http = true.`,
+    );
+  }
+  warned.add(origin);
+  return false;
 }
 
 /** SHA-256 in hex. `check` is called between chunks and ends it by throwing. */
@@ -157,11 +177,25 @@ export function cache_root(cache_dir: string | undefined): string {
 
 function cache_path(url: URL): string[] {
   const path = `${url.host}${url.pathname}`.split("/").filter((segment) => segment !== "");
-  const safe = path.map((segment) => segment.replace(/[^\w.%@+=-]/g, "_").slice(0, 200));
+  // A server's file mustn't take the place of what the cache notes beside another one.
+  const safe = path.map((segment) =>
+    segment
+      .replace(/[^\w.%@+=-]/g, "_")
+      .slice(0, 200)
+      .replace(/\.(?:meta\.json|incomplete(?:\.json)?|tmp)$/i, "$&_"),
+  );
   const file = safe.pop() as string;
-  // A query may hold a secret, so its hash stands for it.
-  const query = url.search === "" ? [] : [createHash("sha256").update(url.search).digest("hex").slice(0, 16)];
-  return [...safe, ...query, file];
+  return [...safe, ...(url.search === "" ? [] : [query_hash(url)]), file];
+}
+
+/** A query may hold a secret, so its hash stands for it. */
+function query_hash(url: URL): string {
+  return createHash("sha256").update(url.search).digest("hex").slice(0, 16);
+}
+
+/** What a download's description calls its URL. */
+function url_for_meta(url: URL): string {
+  return url.search === "" ? url.href : `${show_url(url)}?${query_hash(url)}`;
 }
 
 interface StoredMeta extends StoredCopy {
@@ -170,7 +204,7 @@ interface StoredMeta extends StoredCopy {
 
 async function find_copy(path: string, url: URL): Promise<StoredCopy | undefined> {
   const meta = await read_meta(`${path}.meta.json`);
-  if (meta?.url !== url.href) return undefined;
+  if (meta?.url !== url_for_meta(url)) return undefined;
   if (meta.missing) return meta;
   const info = await stat(path).catch(() => undefined);
   return info?.isFile() && info.size === meta.size ? meta : undefined;
@@ -207,7 +241,7 @@ async function mark_missing(path: string, url: URL): Promise<void> {
   try {
     await mkdir(dirname(path), { recursive: true });
     await rm(path, { force: true });
-    await write_meta(`${path}.meta.json`, { url: url.href, size: 0, missing: true });
+    await write_meta(`${path}.meta.json`, { url: url_for_meta(url), size: 0, missing: true });
   } catch (error) {
     if (!is_code(error, ...READ_ONLY)) throw io_error(`${path} can't be written`, error);
   }
@@ -224,7 +258,7 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
     env.warn(
       `Downloads aren't kept, because ${dirname(path)} can't be written; set env.cache_dir or cache_dir.`,
     );
-    return new MemoryWriter(url.href);
+    return new MemoryWriter(show_url(url));
   }
   const writer = new DiskWriter(path, url);
   await writer.resume();
@@ -241,6 +275,8 @@ class DiskWriter implements StoreWriter {
   etag: string | undefined;
   #version: FileVersion = {};
   #handle: FileHandle | undefined;
+  /** How many bytes must have arrived until the disk is asked for its room. */
+  #check_room_at = Number.POSITIVE_INFINITY;
   readonly #path: string;
   readonly #partial: string;
   readonly #url: URL;
@@ -255,7 +291,7 @@ class DiskWriter implements StoreWriter {
   async resume(): Promise<void> {
     for (const left of await abandoned_partials(this.#path)) {
       const meta = await read_meta(`${left}.json`);
-      if (meta?.url !== this.#url.href || !meta.etag) continue;
+      if (meta?.url !== url_for_meta(this.#url) || !meta.etag) continue;
       if (!(await take_over(left, this.#partial))) continue;
       await rm(`${left}.json`, { force: true });
       this.size = (await stat(this.#partial)).size;
@@ -276,6 +312,22 @@ class DiskWriter implements StoreWriter {
     });
   }
 
+  async expect(size: number | undefined): Promise<void> {
+    this.#check_room_at = size === undefined ? this.size + ROOM_STEP_BYTES : Number.POSITIVE_INFINITY;
+    if (size !== undefined) await this.#check_room(size - this.size);
+  }
+
+  async #check_room(bytes: number): Promise<void> {
+    const free = await free_bytes(dirname(this.#path));
+    if (bytes <= free) return;
+    throw new VitMsnError(
+      "IO",
+      `${dirname(this.#path)} has no room for the download: it takes ${bytes} more bytes, and ${free} are free. ` +
+        "Make room, or set cache_dir to a folder on another disk.",
+      { details: { file: this.#path, needed: bytes, free } },
+    );
+  }
+
   async append(bytes: Uint8Array): Promise<void> {
     await this.#guard(async () => {
       this.#handle ??= await open(this.#partial, "r+");
@@ -285,6 +337,9 @@ class DiskWriter implements StoreWriter {
         this.size += bytesWritten;
       }
     });
+    if (this.size < this.#check_room_at) return;
+    this.#check_room_at = this.size + ROOM_STEP_BYTES;
+    await this.#check_room(ROOM_BYTES);
   }
 
   async *chunks(): AsyncGenerator<Uint8Array> {
@@ -306,7 +361,7 @@ class DiskWriter implements StoreWriter {
       const { size } = await stat(this.#path);
       await write_meta(`${this.#path}.meta.json`, {
         ...this.#version,
-        url: this.#url.href,
+        url: url_for_meta(this.#url),
         size,
         missing: false,
       });
@@ -333,7 +388,12 @@ class DiskWriter implements StoreWriter {
   async #describe(partial = this.#partial): Promise<void> {
     if (this.etag === undefined) await rm(`${partial}.json`, { force: true });
     else
-      await write_meta(`${partial}.json`, { ...this.#version, url: this.#url.href, size: 0, missing: false });
+      await write_meta(`${partial}.json`, {
+        ...this.#version,
+        url: url_for_meta(this.#url),
+        size: 0,
+        missing: false,
+      });
   }
 
   async #guard<T>(action: () => Promise<T>): Promise<T> {
@@ -342,6 +402,17 @@ class DiskWriter implements StoreWriter {
     } catch (error) {
       throw io_error(`${this.#path} can't be written`, error);
     }
+  }
+}
+
+/** Room for this user on a folder's disk; without end where the system doesn't tell. */
+async function free_bytes(folder: string): Promise<number> {
+  try {
+    const { blocks, bavail, bsize } = await statfs(folder);
+    // Some network disks report no size at all.
+    return blocks > 0 ? bavail * bsize : Number.POSITIVE_INFINITY;
+  } catch {
+    return Number.POSITIVE_INFINITY;
   }
 }
 

@@ -1,5 +1,6 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import { show_url } from "../network/show_url.ts";
 import { blob_file } from "./bytes.ts";
 import {
   type Chunks,
@@ -35,9 +36,17 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   );
 }
 
+/** For where a repository can't be had. */
+export function folder_hint(path: string): string {
+  return `If ${JSON.stringify(path)} is a path on the page's server, begin it with "/" or "./".`;
+}
+
 function page_url(): string {
   return typeof document === "undefined" ? globalThis.location?.href : document.baseURI;
 }
+
+/** Browsers themselves keep pages from mixing https with http. */
+export const may_send_token = (_url: URL): boolean => true;
 
 export async function open_local_file(
   folder: string,
@@ -46,13 +55,9 @@ export async function open_local_file(
   throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: there are no local folders here.`);
 }
 
-export function default_token(): string | undefined {
-  return undefined;
-}
-
 /** Where downloads of `url` are kept: in the Cache API, or in memory where there is none (an insecure page). */
 export function download_store(url: URL, _cache_dir: string | undefined): Store {
-  if (typeof caches === "undefined") return memory_store(url.href);
+  if (typeof caches === "undefined") return memory_store(show_url(url));
   return new CacheStore(url);
 }
 
@@ -84,9 +89,9 @@ class CacheStore implements Store {
     if (!parts)
       throw new VitMsnError(
         "IO",
-        `${this.#url.href} was removed from the browser's cache meanwhile; load it again.`,
+        `${show_url(this.#url)} was removed from the browser's cache meanwhile; load it again.`,
       );
-    return blob_file(this.#url.href, new Blob(parts));
+    return blob_file(show_url(this.#url), new Blob(parts));
   }
 
   async mark_missing(): Promise<void> {
@@ -95,7 +100,7 @@ class CacheStore implements Store {
   }
 
   async write(): Promise<StoreWriter> {
-    const writer = new CacheWriter(this, this.#url.href);
+    const writer = new CacheWriter(this, show_url(this.#url));
     await writer.resume();
     return writer;
   }

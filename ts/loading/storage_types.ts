@@ -1,7 +1,15 @@
-import type { ProgressCallback } from "./types.ts";
+import type { ProgressCallback, RandomAccessFile } from "./types.ts";
 
 /** What an address turned out to be. */
 export type Place = { folder: string; url?: undefined } | { url: string; folder?: undefined };
+
+/** A hub repository's files at a commit, as another program downloaded them; some may be missing here. */
+export interface Snapshot {
+  readonly commit: string;
+  open(segments: string[]): Promise<RandomAccessFile | undefined>;
+  /** Whether the repository is known to lack the file. */
+  is_absent(segments: readonly string[]): Promise<boolean>;
+}
 
 /** Where save_pretrained writes: in Node a folder's path or file: URL, in browsers a directory handle. */
 export type SaveDirectory = string | URL | FileSystemDirectoryHandle;

@@ -53,8 +53,11 @@ export interface RandomAccessFile {
 export interface ModelSource {
   /** For messages: the folder, repo id or URL. */
   readonly name: string;
-  /** The file, or undefined where the source certainly lacks it (404, no such path). Other failures throw. */
-  open(file: string): Promise<RandomAccessFile | undefined>;
+  /**
+   * The file, or undefined where the source certainly lacks it (404, no such path). Other failures throw.
+   * @param max_bytes a download that is longer is refused.
+   */
+  open(file: string, max_bytes?: number): Promise<RandomAccessFile | undefined>;
 }
 
 /** int8 values mean nothing without their scales: `<key>_scale`, see ARCHITECTURE.md. */

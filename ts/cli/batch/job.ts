@@ -16,6 +16,7 @@ import {
 import { failures_path, lock_path, Output, output_file, text_too_long } from "./output.ts";
 import { failing } from "./picture.ts";
 import { RunProgress } from "./progress.ts";
+import { source_name } from "./remote.ts";
 import { check_end, with_earlier } from "./retry.ts";
 import type { Format, RowShape } from "./rows.ts";
 import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
@@ -129,7 +130,8 @@ function describe(identity: Identity, format: FormatName, { sources, shard }: Jo
 }
 
 /** A shell may have expanded a glob into very many names. */
-function shortened(names: readonly string[]): unknown {
+function shortened(sources: readonly string[]): unknown {
+  const names = sources.map(source_name);
   if (names.length <= 20) return names;
   return { count: names.length, sha256: createHash("sha256").update(names.join("\n")).digest("hex") };
 }

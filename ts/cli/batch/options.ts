@@ -16,6 +16,7 @@ export interface BatchFlags {
   onError: "skip" | "stop";
   retries: number;
   timeout: number;
+  header?: string[];
 }
 
 export function whole_number(text: string): number {
@@ -34,6 +35,16 @@ export function seconds(text: string): number {
   const value = Number(text);
   if (!(value >= 0 && value <= 86_400)) throw new InvalidArgumentError("expected seconds, from 0 to 86400.");
   return value;
+}
+
+/** By hand rather than by commander, whose message would repeat the value, which may be a secret. */
+function parse_headers(texts: readonly string[], command: Command): Record<string, string> {
+  const headers = texts.map((text) => {
+    const [, name, value] = /^([\w!#$%&'*+.^`|~-]+):\s*([\t -~\u0080-\u00ff]*)$/.exec(text.trim()) ?? [];
+    if (name !== undefined && value !== undefined) return [name, value];
+    return command.error('error: a --header must be "Name: value" in one line');
+  });
+  return Object.fromEntries(headers);
 }
 
 /** The arguments and options of a command that goes through many pictures. */
@@ -70,6 +81,11 @@ export function with_batch_options(command: Command): Command {
       "seconds for a picture's URL to be read, or a shard's to send something",
       seconds,
       60,
+    )
+    .option(
+      "--header <name: value>",
+      "HTTP header to send to every host of an image's or shard's URL; may be given again",
+      (text: string, texts: string[] = []) => [...texts, text],
     );
 }
 
@@ -90,7 +106,11 @@ export function job_options(
     sources: {
       paths: images,
       lists,
-      patience: { retries: flags.retries, timeout_ms: Math.max(1, flags.timeout * 1000) },
+      patience: {
+        retries: flags.retries,
+        timeout_ms: Math.max(1, flags.timeout * 1000),
+        headers: parse_headers(flags.header ?? [], command),
+      },
     },
     shard: flags.shard ?? WHOLE,
     batch_size: flags.batchSize,

@@ -1,8 +1,10 @@
-import { RawImage, VitMsnError } from "../../index.ts";
+import { type HeaderRecord, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { aborted, sleep } from "./errors.ts";
 
-/** How patient downloads of pictures and shards are. */
+/** How images and shards are downloaded. */
 export interface Patience {
+  /** Headers of each request. */
+  headers?: HeaderRecord;
   /** Tries after the first one. */
   retries: number;
   /** How long one try may take, and a shard's stream be silent. */
@@ -14,16 +16,20 @@ const LONGEST_WAIT_MS = 60_000;
 
 /** Reads a picture from a URL through the package; what may mend by itself is tried again, each time after twice the wait. */
 export function read_remote(url: string, patience: Patience, signal: AbortSignal): Promise<RawImage> {
-  return with_retries(patience, signal, () => read_once(url, patience.timeout_ms, signal));
+  return with_retries(patience, signal, () => read_once(url, patience, signal));
 }
 
-async function read_once(url: string, timeout_ms: number, signal: AbortSignal): Promise<RawImage> {
+async function read_once(
+  url: string,
+  { timeout_ms, headers }: Patience,
+  signal: AbortSignal,
+): Promise<RawImage> {
   const timeout = AbortSignal.timeout(timeout_ms);
   try {
-    return await RawImage.read(url, { signal: AbortSignal.any([signal, timeout]) });
+    return await RawImage.read(url, { headers, signal: AbortSignal.any([signal, timeout]) });
   } catch (cause) {
     if (signal.aborted || !timeout.aborted) throw cause;
-    throw network_error(short_name(url), `nothing arrived within ${timeout_ms / 1000} s`, cause);
+    throw network_error(show_url(url), `nothing arrived within ${timeout_ms / 1000} s`, cause);
   }
 }
 
@@ -56,9 +62,24 @@ function waiting_time(error: VitMsnError, tried: number): number {
   return Math.min(Number.isFinite(asked) ? Math.max(asked, own) : own, LONGEST_WAIT_MS);
 }
 
-/** A URL for messages: without its query, which may hold a signature. */
-export function short_name(url: string): string {
-  return url.split(/[?#]/, 1)[0] as string;
+/** Names of query parameters that hold secrets: signatures, tokens and keys of the usual stores and services. */
+const SECRET_PARAMETER =
+  /sig|token|secret|passw|pwd|credential|auth|hmac|jwt|session|policy|^(?:x-)?key$|(?:api|access)[-_]?key/i;
+
+/**
+ * A URL as rows, lists of failures and journals show it: without user and password, and its query, which may be what names the
+ * image, without the values of secret parameters. A path is returned as it is.
+ */
+export function source_name(source: string): string {
+  const shown = show_url(source);
+  if (!/^https?:/i.test(source) || !URL.canParse(source)) return shown;
+  const query = new URL(source).search.slice(1);
+  if (query === "") return shown;
+  const parts = query.split("&").map((part) => {
+    const name = part.split("=", 1)[0] as string;
+    return SECRET_PARAMETER.test(name) ? `${name}=***` : part;
+  });
+  return `${shown}?${parts.join("&")}`;
 }
 
 export function network_error(name: string, reason: string, cause: unknown): VitMsnError {

@@ -8,7 +8,7 @@ import { unsupported_archive } from "./archives.ts";
 import { aborted, file_error, is_picture_error } from "./errors.ts";
 import { read_lines } from "./list.ts";
 import { failing, type Picture } from "./picture.ts";
-import { type Patience, read_remote } from "./remote.ts";
+import { type Patience, read_remote, source_name } from "./remote.ts";
 import { remote_tar_pictures, tar_pictures } from "./tar.ts";
 import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
 
@@ -56,11 +56,12 @@ async function* expand(source: string, reading: Reading): AsyncGenerator<Picture
 }
 
 async function* remote(url: string, { patience, signal, skipped }: Reading): AsyncGenerator<Picture> {
-  const archive = unsupported_archive(path_of_url(url));
-  if (archive !== undefined) yield failing(url, archive);
+  const name = source_name(url);
+  const archive = unsupported_archive(path_of_url(name));
+  if (archive !== undefined) yield failing(name, archive);
   else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, signal, skipped);
-  else if (is_tar(url)) yield* until_damaged(url, remote_tar_pictures(url, patience, signal, skipped));
-  else yield { name: url, read: () => read_remote(url, patience, signal) };
+  else if (is_tar(url)) yield* until_damaged(name, remote_tar_pictures(url, patience, signal, skipped));
+  else yield { name, read: () => read_remote(url, patience, signal) };
 }
 
 async function* shard_of_file_url(
@@ -106,11 +107,12 @@ async function* each(
 }
 
 async function* file(path: string, { signal, skipped }: Reading): AsyncGenerator<Picture> {
-  const archive = unsupported_archive(path);
-  if (archive !== undefined) yield failing(path, archive);
+  const name = source_name(path);
+  const archive = unsupported_archive(name);
+  if (archive !== undefined) yield failing(name, archive);
   else if (is_tar_name(path) && !has_scheme(path))
     yield* until_damaged(path, tar_pictures(path, signal, skipped));
-  else yield { name: path, read: () => RawImage.read(path, { signal }) };
+  else yield { name, read: () => RawImage.read(path, { signal }) };
 }
 
 /** A damaged shard fails as an image does, after those that could be read of it. A lost connection ends the run. */

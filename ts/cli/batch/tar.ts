@@ -4,11 +4,11 @@ import { dirname, join, normalize } from "node:path/posix";
 import { Readable } from "node:stream";
 import type { ReadableStream } from "node:stream/web";
 import { encode_name, SkippedFiles } from "../../files/index.ts";
-import { env, is_image_name, RawImage, VitMsnError } from "../../index.ts";
+import { fetch_url, is_image_name, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { failing, type Picture } from "./picture.ts";
-import { may_mend, network_error, type Patience, short_name, status_error, with_retries } from "./remote.ts";
+import { may_mend, network_error, type Patience, status_error, with_retries } from "./remote.ts";
 import { DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
 /** The most bytes of one image, as the library reads from a file. A larger member is refused without reading it. */
@@ -64,7 +64,7 @@ export async function* remote_tar_pictures(
   signal: AbortSignal,
   skipped: SkippedFiles,
 ): AsyncGenerator<Picture> {
-  const name = short_name(url);
+  const name = show_url(url);
   let done = 0;
   for (let failures = 0; ; failures++) {
     const done_before = done;
@@ -92,14 +92,14 @@ export async function* remote_tar_pictures(
 async function open_remote(
   url: string,
   name: string,
-  { timeout_ms }: Patience,
+  { timeout_ms, headers }: Patience,
   signal: AbortSignal,
 ): Promise<Readable> {
   const silence = new AbortController();
   const give_up = () => silence.abort(new Error(`nothing arrived for ${timeout_ms / 1000} s`));
   const timer = setTimeout(give_up, timeout_ms);
   try {
-    const response = await env.fetch(url, { signal: AbortSignal.any([signal, silence.signal]) });
+    const response = await fetch_url(url, { headers, signal: AbortSignal.any([signal, silence.signal]) });
     if (!response.ok || response.body === null) {
       await response.body?.cancel();
       throw status_error(name, response);

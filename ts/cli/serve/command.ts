@@ -7,8 +7,6 @@ import { seconds, whole_number } from "../batch/options.ts";
 import { load_classifier } from "../classify.ts";
 import { load_extractor } from "../embed.ts";
 import { load_options, type ModelFlags, model_identity, with_model_options } from "../model_options.ts";
-import { App } from "./app.ts";
-import { HttpServer } from "./http_server.ts";
 import { LastingTask } from "./lasting_task.ts";
 
 interface ServeFlags extends ModelFlags {
@@ -130,6 +128,8 @@ const MAX_FINISH_MS = 20_000;
 async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
   const tasks = await load_tasks(flags, signal);
   try {
+    // Imported here, since the server's library starts Node's fetch, whose address space other commands can do without.
+    const [{ App }, { HttpServer }] = await Promise.all([import("./app.ts"), import("./http_server.ts")]);
     const timeout_ms = Math.max(1, flags.timeout * 1000);
     const app = new App(tasks, {
       max_batch: flags.maxBatch,

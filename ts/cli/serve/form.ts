@@ -22,7 +22,7 @@ const MAX_HEADERS = 50;
 const MAX_HEADER_BYTES = 16 * 1024;
 /** By the standard; a longer one would make the search for it slow. */
 const MAX_BOUNDARY = 70;
-const SLICE = 64 * 1024;
+const SLICE = 16 * 1024;
 
 /** A multipart/form-data body with one file, the image. */
 export async function read_form(body: Buffer, content_type: string, signal: AbortSignal): Promise<Form> {

@@ -6,6 +6,7 @@ import {
   STATUS_CODES,
 } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
+import { setImmediate as next_turn } from "node:timers/promises";
 import { VitMsnError } from "../../index.ts";
 import { Exchange, LINGER_MS } from "./exchange.ts";
 import { HttpError } from "./http_error.ts";
@@ -26,8 +27,10 @@ export interface Answer {
   body: string;
 }
 
-/** Requests of one connection that wait for an earlier one's answer; reading goes on when there are fewer. */
+/** Requests of one connection that wait for an earlier one's answer: nothing more is read until they are answered. */
 const MAX_PIPELINED = 16;
+/** What was read before reading stopped may be as many as fit into a read; a connection with more is cut. */
+const MAX_WAITING = 4000;
 const STALL_GRACE_MS = 5000;
 
 /** What node:http leaves open: requests of a connection one by one, answers to bytes that aren't HTTP, an end in time. */
@@ -153,7 +156,15 @@ class Connection {
       return;
     }
     this.#waiting.push(exchange);
-    if (this.#waiting.length > MAX_PIPELINED) this.#socket.pause();
+    if (this.#waiting.length > MAX_WAITING) {
+      this.#socket.destroy();
+      return;
+    }
+    // Node resumes the socket behind each request: it is paused once what was read is gone through.
+    if (this.#waiting.length === MAX_PIPELINED) {
+      queueMicrotask(() => this.#pause());
+      setImmediate(() => this.#pause());
+    }
     if (this.#current === undefined) void this.#work();
   }
 
@@ -170,11 +181,17 @@ class Connection {
     if (this.#current === undefined) this.#say_last_words();
   }
 
+  #pause(): void {
+    if (this.#waiting.length >= MAX_PIPELINED) this.#socket.pause();
+  }
+
   async #work(): Promise<void> {
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
       this.#current = next;
       if (this.#waiting.length === 0) this.#socket.resume();
       await this.#answer(next);
+      // Other connections get their turn.
+      await next_turn();
     }
     this.#current = undefined;
     this.#say_last_words();

@@ -35,6 +35,11 @@ export function is_for_webgpu(module: WebAssembly.Module): boolean {
   return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
 }
 
+/** By its name: Node makes its fetch, which reserves 10 GiB of address space, when `Response` is first mentioned. */
+function is_response(input: unknown): input is Response {
+  return Object.prototype.toString.call(input) === "[object Response]";
+}
+
 function compile_received(response: Response): Promise<WebAssembly.Module> {
   const module = received.get(response) ?? compile(response);
   received.set(response, module);
@@ -62,11 +67,6 @@ async function read(input: BufferSource | URL | Response): Promise<BufferSource>
     );
   }
   return input.arrayBuffer();
-}
-
-/** Node without fetch has no Response either. */
-function is_response(input: unknown): input is Response {
-  return typeof Response !== "undefined" && input instanceof Response;
 }
 
 async function fetch_wasm(url: URL): Promise<Response> {

@@ -1,5 +1,5 @@
-import { VitMsnError } from "../../errors.ts";
 import type { Activation, Grid, LinearHandle, TensorHandle } from "../engine.ts";
+import { engine_not_started } from "../engine_errors.ts";
 import create_glue from "../generated/glue.js";
 import type {
   AdamWStep,
@@ -19,11 +19,12 @@ export function create_wasm_engine(module: WebAssembly.Module): WasmTrainingEngi
   const glue = create_glue();
   let memory: WebAssembly.Memory;
   try {
-    // The glue makes the shared memory of a module with threads; others have their own, and this one isn't used.
-    const unused = has_threads(module) ? undefined : new WebAssembly.Memory({ initial: 0 });
+    // The glue makes the shared memory of a module with threads. Others have their own, and this stands for one that isn't
+    // used: a real one would reserve 10 GiB of address space in Node.
+    const unused = has_threads(module) ? undefined : ({} as WebAssembly.Memory);
     memory = glue.initSync({ module, memory: unused }).memory;
   } catch (cause) {
-    throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
+    throw engine_not_started(cause);
   }
   return new WasmTrainingEngine(glue, module, memory);
 }

@@ -4,6 +4,6 @@ export const HOW_TO_GET_WEBGPU =
   'device "wasm" runs the model on the CPU.';
 
 /** The browser's WebGPU; undefined where there is none. */
-export async function find_gpu(): Promise<GPU | undefined> {
+export async function find_gpu(_is_auto: boolean): Promise<GPU | undefined> {
   return (globalThis.navigator as Navigator | undefined)?.gpu;
 }

@@ -37,7 +37,7 @@ const refused = new WeakMap<GPU, string>();
  * @throws VitMsnError UNSUPPORTED, saying what is missing and what to do about it.
  */
 export async function open_device(by_name: boolean): Promise<OpenedDevice> {
-  const gpu = (env.webgpu.gpu ?? (await find_gpu())) as GPU;
+  const gpu = (env.webgpu.gpu ?? (await find_gpu(!by_name))) as GPU;
   const earlier = by_name ? undefined : refused.get(gpu);
   if (earlier !== undefined) throw unsupported(earlier);
   try {
@@ -50,7 +50,7 @@ export async function open_device(by_name: boolean): Promise<OpenedDevice> {
 
 /** What is known of a device that the host opened. */
 export async function describe_device(device: GPUDevice): Promise<OpenedDevice> {
-  const gpu = env.webgpu.gpu ?? (await find_gpu());
+  const gpu = env.webgpu.gpu ?? (await find_gpu(false));
   return {
     device,
     // Runtimes without adapterInfo say nothing of the adapter that a device came from.

@@ -1,4 +1,3 @@
-import { VitMsnError } from "../../errors.ts";
 import { on_demand } from "../../on_demand.ts";
 import type {
   Activation,
@@ -12,6 +11,7 @@ import type {
   Timing,
   WeightDtype,
 } from "../engine.ts";
+import { engine_not_started } from "../engine_errors.ts";
 import { Turns } from "../forward_queue.ts";
 import { next_task } from "../pacer.ts";
 import type { Glue } from "../wasm/wasm_engine.ts";
@@ -42,7 +42,7 @@ export async function create_webgpu_engine(
   try {
     memory = glue.initSync({ module }).memory;
   } catch (cause) {
-    throw new VitMsnError("OUT_OF_MEMORY", `The engine can't start: ${String(cause)}`, { cause });
+    throw engine_not_started(cause);
   }
   const kept = new KeptTiles(opened.adapter, BINARY, cache_dir);
   const engine = new WebGpuEngine(glue, module, memory, opened, ahead, kept);

@@ -1,0 +1,15 @@
+import type { Snapshot } from "./storage_types.ts";
+
+/** There are no other programs' downloads here. */
+export async function find_snapshot(
+  _repo: string,
+  _revision: string,
+  _subfolder: readonly string[],
+  _cache_dir: string | undefined,
+): Promise<Snapshot | undefined> {
+  return undefined;
+}
+
+export async function resolve_folder(folder: string, _revision?: string): Promise<string> {
+  return folder;
+}

@@ -1,0 +1,79 @@
+import { version } from "../../package.json";
+import { VitMsnError } from "../errors.ts";
+import { address_space_hint } from "./address_space.node.ts";
+import { find_proxy, is_plain_node, read_variable } from "./proxy_settings.node.ts";
+
+export { address_space_hint };
+
+/** The hub's address: a mirror's where HF_ENDPOINT names one. */
+export const default_host = read_variable("HF_ENDPOINT")?.replace(/\/+$/, "") ?? "https://huggingface.co";
+
+/** The environment variable that forbids the network; undefined where none does. */
+export const offline_variable = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].find((name) =>
+  /^(?:1|on|yes|true)$/i.test(read_variable(name) ?? ""),
+);
+
+/** The hub token that the environment gives. */
+export function default_token(): string | undefined {
+  return read_variable("HF_TOKEN") ?? read_variable("HUGGING_FACE_HUB_TOKEN");
+}
+
+/** The runtime's fetch, with this package's name; through a proxy where the environment variables name one. */
+export const default_fetch: typeof fetch = async (input, init = {}) => {
+  const hint = address_space_hint();
+  if (hint !== undefined) throw new VitMsnError("OUT_OF_MEMORY", `Node's fetch can't start: ${hint}`);
+  const headers = new Headers(init.headers);
+  if (!headers.has("user-agent")) headers.set("user-agent", `vit-msn/${version}`);
+  const address = typeof input === "string" || input instanceof URL ? String(input) : undefined;
+  // Deno and Bun read the same variables themselves.
+  const proxy = address !== undefined && is_plain_node && find_proxy(new URL(address));
+  if (!proxy) return globalThis.fetch(input, { ...init, headers });
+  const { fetch_through_proxies } = await import("./proxied_fetch.node.ts");
+  return fetch_through_proxies(new URL(address), { ...init, headers });
+};
+
+/** @throws VitMsnError INVALID_ARGUMENT for a header that can't be sent, without its value: fetch's own error repeats it. */
+export function check_header(name: string, value: string): void {
+  if (/^[\w!#$%&'*+.^`|~-]+$/.test(name) && /^[\t -~\u0080-\u00ff]*$/.test(value)) return;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `The header ${JSON.stringify(name)} can't be sent: it holds a line feed or another character that HTTP headers may not have` +
+      `${name === "authorization" ? ". It is made from the hub token: see the token option and HF_TOKEN" : ""}.`,
+  );
+}
+
+const UNREACHABLE: ReadonlySet<string> = new Set([
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "ECONNREFUSED",
+  "ENETUNREACH",
+  "EHOSTUNREACH",
+  "ETIMEDOUT",
+  "UND_ERR_CONNECT_TIMEOUT",
+]);
+
+/** What may help where a host can't be reached, for the end of a message. */
+export function failure_hint(address: string | URL, error: unknown): string {
+  const proxy = is_plain_node && URL.canParse(address) ? find_proxy(new URL(address)) : undefined;
+  const code = code_of(error);
+  const hints: string[] = [];
+  if (proxy) hints.push(`It was asked through the proxy ${proxy.url.origin} (${proxy.variable}).`);
+  if (/CERT|SIGNATURE/.test(code)) {
+    hints.push(
+      "If a proxy here re-signs https, name its certificate authority's file by NODE_EXTRA_CA_CERTS.",
+    );
+  } else if (!proxy && UNREACHABLE.has(code)) {
+    hints.push(
+      "Check the network; behind a proxy set HTTPS_PROXY, and HF_ENDPOINT names a mirror of the hub.",
+    );
+  }
+  return hints.map((hint) => ` ${hint}`).join("");
+}
+
+/** The system's code of an error or of what caused it. */
+function code_of(error: unknown): string {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if ("code" in at && typeof at.code === "string") return at.code;
+  }
+  return "";
+}

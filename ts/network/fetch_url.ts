@@ -1,0 +1,35 @@
+import { check_header } from "#environment";
+import { env } from "../env.ts";
+import { split_credentials } from "./credentials.ts";
+
+/** Headers by name. */
+export type HeaderRecord = Readonly<Record<string, string>>;
+
+export interface FetchUrlInit {
+  headers?: HeaderRecord;
+  redirect?: RequestRedirect;
+  signal?: AbortSignal | null;
+}
+
+/**
+ * env.fetch for an address that may hold a user and a password: they are sent in an Authorization header.
+ * @throws VitMsnError INVALID_ARGUMENT for what is no URL and for headers that can't be sent; what env.fetch throws.
+ */
+export async function fetch_url(address: string | URL, init: FetchUrlInit = {}): Promise<Response> {
+  const { url, authorization } = split_credentials(address);
+  const headers: Record<string, string> = authorization === undefined ? {} : { authorization };
+  for (const [name, value] of Object.entries(init.headers ?? {})) {
+    check_header(name, value);
+    headers[name.toLowerCase()] = value;
+  }
+  return env.fetch(url.href, { ...init, headers });
+}
+
+/** Why a fetch failed, in the words of what caused it: fetch itself only says that it did. */
+export function failure_reason(error: unknown): string {
+  let reason = "";
+  for (let at = error; at instanceof Error; at = at.cause) {
+    reason = at.message || ("code" in at ? String(at.code) : "") || reason;
+  }
+  return reason || String(error);
+}

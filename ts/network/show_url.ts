@@ -1,0 +1,17 @@
+/**
+ * An address for messages and logs: without user, password, query and fragment, which may be secrets. A data: URL is cut;
+ * what is no URL (a path, "org/name") is returned as it is.
+ */
+export function show_url(address: string | URL): string {
+  const text = String(address);
+  if (/^data:/i.test(text)) return `${text.slice(0, 24)}… (a data: URL)`;
+  if (!/^(?:https?:|[a-z][a-z0-9+.-]+:\/)/i.test(text)) return text;
+  // A password that isn't percent-encoded may hold any of / ? #, so where nothing parses all before the last @ goes.
+  if (!URL.canParse(text)) return without_query(text.replace(/^([^:]*:\/*).*@/s, "$1***@"));
+  const url = new URL(text);
+  if (url.username === "" && url.password === "") return without_query(text);
+  url.username = url.password = "";
+  return without_query(url.href);
+}
+
+const without_query = (text: string): string => text.split(/[?#]/, 1)[0] as string;
