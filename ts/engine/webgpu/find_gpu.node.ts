@@ -1,7 +1,8 @@
-import { existsSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
+import { read_variable } from "../../network/proxy_settings.node.ts";
 
 let dawn: Promise<GPU | undefined> | undefined;
 
@@ -22,24 +23,29 @@ export async function find_gpu(is_auto: boolean): Promise<GPU | undefined> {
   if (is_auto && has_no_gpu()) {
     throw new VitMsnError(
       "UNSUPPORTED",
-      'Linux shows no GPU here (/dev/dri, /dev/nvidia*, /dev/dxg); device "webgpu" looks for software ones, too.',
+      'Linux shows no GPU here (/dev/dri/renderD*, /dev/nvidia*, /dev/dxg); device "webgpu" looks for software ones, too.',
     );
   }
   dawn ??= load_dawn();
   return dawn;
 }
 
+const DRIVER_VARIABLES = ["VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"];
+
 /** Whether it is certain that there is no GPU. Drivers that were chosen, or software ones that will do, are worth a look. */
 function has_no_gpu(): boolean {
-  const { VK_ICD_FILENAMES, VK_DRIVER_FILES, VK_ADD_DRIVER_FILES } = process.env;
-  const chosen = VK_ICD_FILENAMES ?? VK_DRIVER_FILES ?? VK_ADD_DRIVER_FILES;
-  if (process.platform !== "linux" || chosen !== undefined || env.webgpu.allow_software) return false;
+  const is_chosen = DRIVER_VARIABLES.some((name) => read_variable(name) !== undefined);
+  if (process.platform !== "linux" || is_chosen || env.webgpu.allow_software) return false;
+  const nodes = [...names_in("/dev"), ...names_in("/dev/dri")];
+  return nodes.length > 0 && !nodes.some((name) => /^(?:renderD|nvidia|dxg|kgsl|mali)/.test(name));
+}
+
+/** Nothing where there is no such folder, or it may not be read. */
+function names_in(folder: string): string[] {
   try {
-    return (
-      !existsSync("/dev/dri") && !readdirSync("/dev").some((name) => /^(?:nvidia|dxg|kgsl|mali)/.test(name))
-    );
+    return readdirSync(folder);
   } catch {
-    return false; // a runtime that may not look
+    return [];
   }
 }
 
@@ -52,14 +58,13 @@ async function load_dawn(): Promise<GPU | undefined> {
   }
 }
 
-/** What keeps Vulkan's loader and Mesa's drivers from writing on standard error what is wrong with drivers nobody asked for. */
-const QUIET = { VK_LOADER_DEBUG: "none", XDG_RUNTIME_DIR: tmpdir() };
-
 /** A GPU whose drivers are silent where the user hasn't asked them to speak. They write while an adapter is requested. */
 function quiet(gpu: GPU): GPU {
   const request = gpu.requestAdapter.bind(gpu);
   gpu.requestAdapter = (options) => {
-    const unset = Object.entries(QUIET).filter(([name]) => process.env[name] === undefined);
+    // What keeps Vulkan's loader and Mesa from writing what is wrong with drivers that nobody asked for.
+    const quiet = { VK_LOADER_DEBUG: "none", XDG_RUNTIME_DIR: tmpdir() };
+    const unset = Object.entries(quiet).filter(([name]) => process.env[name] === undefined);
     for (const [name, value] of unset) process.env[name] = value;
     try {
       return request(options);
