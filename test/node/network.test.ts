@@ -664,7 +664,7 @@ describe("an address that is no model", () => {
   test.each(["s3://bucket/a.png", "gs://bucket/a.png", "hf://org/a.png", "ftp://host/a.png"])(
     "%s is no missing file",
     async (address) => {
-      await expect_error(RawImage.read(address), "UNSUPPORTED", /:\/\/ addresses aren't supported/);
+      await expect_error(RawImage.read(address), "UNSUPPORTED", /URL scheme .*:\/\/ isn't supported/);
     },
   );
 });
