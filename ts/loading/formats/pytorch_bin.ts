@@ -366,8 +366,8 @@ class ViewReader {
   readonly file: RandomAccessFile;
   #bytes = 0;
   #span_bytes = 0;
-  /** The span that was gathered from last: a large tensor is read in pieces. */
-  #gathered: { view: TensorView; span: Promise<Uint8Array> } | undefined;
+  /** What was gathered from last, often again: a large tensor is read in pieces, and slices of one lie side by side. */
+  #span: { storage: Storage; start: number; bytes: Uint8Array } | undefined;
 
   constructor(file: RandomAccessFile) {
     this.file = file;
@@ -392,13 +392,6 @@ class ViewReader {
         `has ${file.size} bytes, but the tensors asked for have more, since they share them; save each as tensor.clone()`,
       );
     }
-    if (!is_contiguous(view)) this.#span_bytes += span_bytes(view);
-    if (this.#span_bytes > MAX_SPANS * file.size) {
-      throw broken(
-        file.name,
-        `has tensors that aren't stored contiguously and span more than ${MAX_SPANS} times the file together; save each as tensor.contiguous()`,
-      );
-    }
   }
 
   async #read(key: string, view: TensorView, start: number, length: number): Promise<Uint8Array> {
@@ -413,26 +406,44 @@ class ViewReader {
     }
     if (length === 0) return new Uint8Array(0);
     if (is_contiguous(view)) return storage.read(file, offset * dtype.item_bytes + start, length);
-    const source = await this.#span(key, view);
-    if (start + length === size) this.#gathered = undefined;
-    return gather(source, view, start, length);
+    return gather(await this.#read_span(key, view), view, start, length);
   }
 
   /** What holds all of a transposed or sliced view. */
-  #span(key: string, view: TensorView): Promise<Uint8Array> {
-    if (this.#gathered?.view === view) return this.#gathered.span;
-    const length = span_bytes(view);
-    if (length > MAX_SPAN_BYTES) {
+  async #read_span(key: string, view: TensorView): Promise<Uint8Array> {
+    const { storage, offset, dtype } = view;
+    const first = offset * dtype.item_bytes;
+    const end = first + span_bytes(view);
+    if (end - first > MAX_SPAN_BYTES) {
       throw new VitMsnError(
         "UNSUPPORTED",
-        `${this.file.name}: the tensor ${JSON.stringify(key)} isn't stored contiguously and spans ${length} bytes, more than ` +
+        `${this.file.name}: the tensor ${JSON.stringify(key)} isn't stored contiguously and spans ${end - first} bytes, more than ` +
           `${MAX_SPAN_BYTES}. Save it with .contiguous().`,
         { details: { file: this.file.name, key } },
       );
     }
-    const span = view.storage.read(this.file, view.offset * view.dtype.item_bytes, length);
-    this.#gathered = { view, span };
-    return span;
+    const last = this.#span;
+    const is_held = last?.storage === storage && last.start <= first && end <= last.start + last.bytes.length;
+    const span = is_held ? last : await this.#next_span(storage, first, end);
+    this.#span = span;
+    return span.bytes.subarray(first - span.start, end - span.start);
+  }
+
+  /** Reads a span, or the whole storage where that is little more: its other slices are probably wanted, too. */
+  async #next_span(storage: Storage, first: number, end: number) {
+    const { file } = this;
+    const { size } = storage.entry;
+    const is_most = size <= Math.min(2 * (end - first), MAX_SPAN_BYTES);
+    const [start, length] = is_most ? [0, size] : [first, end - first];
+    this.#span_bytes += length;
+    if (this.#span_bytes > MAX_SPANS * file.size) {
+      throw broken(
+        file.name,
+        `has tensors that aren't stored contiguously and span more than ${MAX_SPANS} times the file together; save each as tensor.contiguous()`,
+      );
+    }
+    this.#span = undefined;
+    return { storage, start, bytes: await file.read(storage.start + start, length) };
   }
 }
 
