@@ -54,14 +54,14 @@ def processor_class(family):
 
 def main():
     y, x, c = np.mgrid[0:20, 0:30, 0:3]
-    picture = Image.fromarray(((x * x * 3 + y * 13 + c * 50 + x * y) % 256).astype(np.uint8))
+    image = Image.fromarray(((x * x * 3 + y * 13 + c * 50 + x * y) % 256).astype(np.uint8))
     results = []
     for family, config in CASES:
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "preprocessor_config.json"), "w") as file:
                 json.dump(config, file)
             processor = processor_class(family).from_pretrained(folder)
-        pixels = processor(images=picture, return_tensors="np")["pixel_values"].astype(np.float32)
+        pixels = processor(images=image, return_tensors="np")["pixel_values"].astype(np.float32)
         flat = pixels.reshape(-1)
         positions = np.unique(np.linspace(0, flat.size - 1, 40).astype(int))
         results.append(

@@ -118,7 +118,7 @@ test("buffers of other dtypes that no model needs don't matter", async () => {
   );
 });
 
-test("a classifier without a bias has one of zeros, which is told; one without a weight is refused", async () => {
+test("a classifier without a bias gets one of zeros, with a warning; one without a weight is refused", async () => {
   const bias = values_of(tensors.get("classifier.bias") as RawTensor);
   const { logits, warnings } = await logits_of(
     changed((key, tensor) => (key === "classifier.bias" ? undefined : [key, tensor])),
@@ -194,7 +194,7 @@ test("an adapter is named, in its own folder and beside the weights", async () =
   expect((await refusal(unmerged)).message).toContain("LoRA adapter");
 });
 
-test("a path without a model is told to lack config.json, one without an image processor that", async () => {
+test("the error of a path without a model names config.json, without an image processor that file", async () => {
   const error = await error_of(pipeline("image-classification", {}));
   expect(error.code).toBe("NOT_FOUND");
   expect(error.message).toContain("has no config.json");

@@ -177,7 +177,7 @@ describe("labels are what Python reads", () => {
     ['{"a": 1, "b": 0}', "for a, b"],
     ['{"a": null, "b": "one", "c": 7}', "for a, b, c"],
     ['"x"', "for 0"],
-  ])("label2id %s contradicts id2label, which counts, and is told", async (label2id, told) => {
+  ])("label2id %s contradicts id2label, which is used, with a warning", async (label2id, told) => {
     const { warnings, result } = await with_warnings(() =>
       config_of(`"id2label": {"0": "a", "1": "b"}, "label2id": ${label2id}`),
     );

@@ -215,7 +215,7 @@ describe("a small file can't stand for much", () => {
     await expect_error(
       async () => (tensors[1] as CheckpointTensor).read(0, 4),
       "INVALID_CHECKPOINT",
-      /share them.*clone/,
+      /share storage.*clone/,
     );
   });
 
@@ -238,7 +238,7 @@ describe("a small file can't stand for much", () => {
         for (const tensor of tensors.values()) await tensor.read(0, 8);
       },
       "INVALID_CHECKPOINT",
-      /contiguously and span.*contiguous\(\)/,
+      /non-contiguous.*32 times.*contiguous\(\)/,
     );
   });
 
@@ -280,11 +280,11 @@ describe("CRC-32", () => {
 
   test("of the pickle and of the storages is verified as they are read", async () => {
     expect(await values_of(archive(crc32(PLAIN), crc32(SIX)))).toEqual([0, 1, 2, 3, 4, 5]);
-    await expect_error(open(archive(crc32(PLAIN) ^ 1, 0)), "INVALID_CHECKPOINT", /a\/data\.pkl .*CRC-32/);
+    await expect_error(open(archive(crc32(PLAIN) ^ 1, 0)), "INVALID_CHECKPOINT", /CRC-32 of a\/data\.pkl/);
     const tensor = (await open(archive(0, crc32(SIX) ^ 1))).tensors.get("a");
     await tensor?.read(0, 8);
     await tensor?.read(8, 12);
-    await expect_error(async () => tensor?.read(20, 4), "INVALID_CHECKPOINT", /a\/data\/0 .*CRC-32/);
+    await expect_error(async () => tensor?.read(20, 4), "INVALID_CHECKPOINT", /CRC-32 of a\/data\/0/);
   });
 
   test("isn't missed where an archive was written without", async () => {

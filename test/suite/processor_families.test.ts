@@ -13,7 +13,7 @@ interface Case {
 const cases: Case[] = JSON.parse(
   new TextDecoder().decode(await read_file("test/fixtures/processor_families.json")),
 );
-const picture = new RawImage(
+const image = new RawImage(
   Uint8ClampedArray.from({ length: 20 * 30 * 3 }, (_, i) => {
     const [y, x, c] = [Math.floor(i / 90), Math.floor(i / 3) % 30, i % 3];
     return (x * x * 3 + y * 13 + c * 50 + x * y) % 256;
@@ -27,12 +27,12 @@ const load = (config: string) =>
 
 test.each(cases)("the pixels of $config are transformers'", async ({ config, dims, samples }) => {
   const processor = await load(config);
-  const { pixel_values } = await processor(picture);
+  const { pixel_values } = await processor(image);
   expect(pixel_values.dims).toEqual(dims);
   for (const [at, value] of samples) expect(pixel_values.data[at]).toBeCloseTo(value, 5);
   // What is saved does the same, whatever family it is written as.
   const again = await load(processor.to_json_string());
-  expect((await again(picture)).pixel_values.data).toEqual(pixel_values.data);
+  expect((await again(image)).pixel_values.data).toEqual(pixel_values.data);
 });
 
 test("a processor that does more than resize, crop and normalise is refused by name", async () => {

@@ -96,7 +96,7 @@ export function parse_settings(
   return { ...settings, do_convert_rgb };
 }
 
-/** What nothing uses may be impossible, as in the reference: the default stands for it then. */
+/** A setting that nothing uses may be invalid, as in the reference: it becomes the default. */
 function used<T>(is_used: boolean, read: () => T, fallback: T): T {
   try {
     return read();

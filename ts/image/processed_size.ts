@@ -16,7 +16,7 @@ export function processed_size(picture: Area, settings: ImageProcessorSettings, 
   return { width, height };
 }
 
-/** The size that every picture ends at, whatever its own; undefined where that depends on the picture. */
+/** The size of every processed image; undefined where it depends on the image. */
 export function fixed_size({
   do_center_crop,
   crop_size,

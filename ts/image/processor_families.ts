@@ -65,7 +65,7 @@ export function as_vit_settings(fields: Fields, where: string): Record<string, u
     });
   };
   if (fields.do_pad && fields.pad_size != null) {
-    fail("do_pad", "with pad_size isn't done here; remove both if pictures needn't be padded");
+    fail("do_pad", "with pad_size isn't supported; remove both if images need no padding");
   }
   const family = String(type).replace(/(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?$/, "");
   if (AS_VIT.test(family)) return { ...fields };
@@ -73,8 +73,8 @@ export function as_vit_settings(fields: Fields, where: string): Record<string, u
   if (defaults === undefined) {
     return fail(
       "image_processor_type",
-      `is ${JSON.stringify(type)}, which prepares pictures in another way than ViTImageProcessor; those of ` +
-        `${Object.keys(DEFAULTS).join(", ")} are known, too`,
+      `is ${JSON.stringify(type)}, which isn't supported: it does more than resize, crop, rescale and normalise. ` +
+        `Supported besides ViT: ${Object.keys(DEFAULTS).join(", ")}`,
     );
   }
   const given = Object.entries(fields).filter(([key, value]) => value !== null || key.startsWith("do_"));
@@ -97,7 +97,7 @@ const REWRITES: Readonly<Record<string, Rewrite>> = {
       return fail("size", "must have a shortest_edge for ConvNextImageProcessor");
     if (shortest_edge >= 384) return { size: square(shortest_edge) };
     if (truthy(fields.do_center_crop))
-      return fail("do_center_crop", "on top of ConvNextImageProcessor's own crop isn't done here");
+      return fail("do_center_crop", "on top of ConvNextImageProcessor's own crop isn't supported");
     const size = { shortest_edge: Math.trunc(shortest_edge / crop_pct(fields, fail)) };
     return { size, do_center_crop: true, crop_size: square(shortest_edge) };
   },
@@ -117,9 +117,9 @@ const REWRITES: Readonly<Record<string, Rewrite>> = {
       : { size: { shortest_edge: Math.trunc((256 / 224) * shortest_edge) } };
   },
   EfficientNet(fields, fail) {
-    if (truthy(fields.rescale_offset)) return fail("rescale_offset", "isn't done here");
+    if (truthy(fields.rescale_offset)) return fail("rescale_offset", "isn't supported");
     if (!truthy(fields.include_top)) return {};
-    // Pictures are divided by image_std once more.
+    // Images are divided by image_std once more.
     const { image_std = 0.5 } = fields;
     if (!truthy(fields.do_normalize)) return { do_normalize: true, image_mean: 0 };
     const square = (std: unknown) => (typeof std === "number" ? std * std : std);
@@ -127,7 +127,7 @@ const REWRITES: Readonly<Record<string, Rewrite>> = {
   },
 };
 
-/** CLIPImageProcessor takes every such setting as it is, in all versions of transformers. */
+/** CLIPImageProcessor applies each of these settings unchanged, in all versions of transformers. */
 function rewritten(rewrite: Rewrite, fields: Record<string, unknown>, fail: Fail): Record<string, unknown> {
   const settings = { do_resize: true, do_normalize: true, ...fields };
   const others = Object.entries(settings).filter(([key]) => !APPLIED.includes(key));

@@ -17,7 +17,7 @@ export async function no_config(source: ModelSource, also?: string): Promise<Vit
 export async function adapter_hint(source: ModelSource): Promise<string> {
   if (!(await has_file(source, ADAPTER_FILE))) return "";
   return (
-    ` It holds ${ADAPTER_FILE}: a LoRA or other PEFT adapter, which is no model by itself. Merge it into its base model in ` +
+    ` It holds ${ADAPTER_FILE}: a LoRA or other PEFT adapter, which isn't a model by itself. Merge it into its base model in ` +
     "Python (merge_and_unload()) and save that."
   );
 }

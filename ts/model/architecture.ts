@@ -66,7 +66,7 @@ export function classifier_module(config: ViTMSNConfig): LinearSpec {
   if (config.num_labels === 0) {
     throw new VitMsnError(
       "INVALID_CONFIG",
-      'The config has no classes ("id2label" is empty): load a ViTMSNModel, or give config: { id2label } for a new classifier.',
+      'The config has no classes ("id2label" is empty): load a ViTMSNModel, or pass config: { id2label } for a new classifier.',
       { details: { field: "id2label" } },
     );
   }

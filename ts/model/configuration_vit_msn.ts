@@ -372,7 +372,7 @@ class FieldChecker {
     return Object.fromEntries(entries);
   }
 
-  /** The index of each class name. What label2id says beside id2label's names counts; where it contradicts, id2label does. */
+  /** The index of each class name. label2id may add names; where it contradicts id2label, id2label is used. */
   label_ids(id2label: Readonly<Record<number, string>>): Record<string, number> {
     const ids = new Map(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
     const wrong: string[] = [];
@@ -383,7 +383,7 @@ class FieldChecker {
     }
     if (wrong.length > 0) {
       env.warn(
-        `${this.#source}: "label2id" contradicts "id2label", which counts, for ${wrong.slice(0, 5).join(", ").slice(0, 200)}.`,
+        `${this.#source}: "label2id" contradicts "id2label" for ${wrong.slice(0, 5).join(", ").slice(0, 200)}; using id2label.`,
       );
     }
     return Object.fromEntries(ids);

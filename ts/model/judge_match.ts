@@ -3,13 +3,13 @@ import { VitMsnError } from "../errors.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import type { CheckpointMatch } from "./weights.ts";
 
-/** What a model class tells of itself. */
+/** What is needed of a model class. */
 interface JudgedClass {
   readonly architecture: string;
   readonly head_keys: readonly string[];
 }
 
-/** Throws where a model would be wrong, and warns where only a fresh head or leftover keys are to be told. */
+/** Throws where a model would be wrong; warns of a newly initialised head and of unused keys. */
 export function judge_match(
   match: CheckpointMatch,
   name: string,
@@ -18,7 +18,7 @@ export function judge_match(
 ): void {
   const { missing, mismatched, unreadable } = match;
   const { architecture, head_keys } = model_class;
-  const unexpected = match.unexpected.filter((key) => !is_left_out(canonical_key(key), model_class));
+  const unexpected = match.unexpected.filter((key) => !is_skipped(canonical_key(key), model_class));
   const there = new Set(unreadable.map(({ key }) => canonical_key(key)));
   const lost = missing.filter((key) => !there.has(key) && !may_be_fresh(key, match, model_class));
   const misshapen = ignore_mismatched_sizes ? [] : mismatched;
@@ -27,7 +27,7 @@ export function judge_match(
   }
   const fresh = [...missing, ...mismatched.map(({ key }) => canonical_key(key))];
   if (fresh.length > 0 && fresh.every((key) => head_keys.includes(key) && key.endsWith(".bias"))) {
-    env.warn(`${name}: ${list(fresh)} isn't in the checkpoint and is taken as zeros.`);
+    env.warn(`${name}: ${list(fresh)} is missing from the checkpoint; using zeros.`);
   } else if (fresh.length > 0) {
     env.warn(
       `${name}: not in the checkpoint and newly initialised: ${list(fresh)}. ` +
@@ -39,8 +39,8 @@ export function judge_match(
   }
 }
 
-/** Heads are left out on purpose: a classifier's from a backbone, and pre-training's projection. */
-function is_left_out(key: string, { head_keys }: JudgedClass): boolean {
+/** Heads that a model skips on purpose: a classifier's in a backbone, and pre-training's projection. */
+function is_skipped(key: string, { head_keys }: JudgedClass): boolean {
   return key.startsWith("head.") || (head_keys.length === 0 && key.startsWith("classifier."));
 }
 
@@ -66,7 +66,7 @@ function mismatch_error(
   const parts = [
     missing.length > 0 && `missing keys: ${list(missing)}`,
     shapes.length > 0 && `misshapen keys: ${list(shapes, "; ")}`,
-    dtypes.length > 0 && `keys of a dtype that weights can't have (save them as float32): ${list(dtypes)}`,
+    dtypes.length > 0 && `unsupported dtypes (save these keys as float32): ${list(dtypes)}`,
     unexpected.length > 0 && `unexpected keys: ${list(unexpected)}`,
     hint(missing, unexpected),
   ].filter(Boolean);
@@ -84,7 +84,7 @@ function mismatch_error(
   );
 }
 
-/** What the keys tell about how the checkpoint came about; "" where they don't. */
+/** What the keys reveal about how the checkpoint was made; "" where nothing. */
 function hint(missing: readonly string[], unexpected: readonly string[]): string {
   if (unexpected.some((key) => /\.(?:lora_[AB]|base_layer)\./.test(key))) {
     return "It holds a LoRA adapter beside the weights: merge it in Python (merge_and_unload()) and save the model again";
@@ -94,7 +94,7 @@ function hint(missing: readonly string[], unexpected: readonly string[]): string
     if (wanted === undefined) continue;
     const prefix = key.slice(0, -wanted.length).replace(/vit\.$/, "");
     const all = unexpected.filter((one) => one.startsWith(prefix)).length;
-    return `${all} keys begin with ${JSON.stringify(prefix)}, which no ViT-MSN model's do: take that off in Python and save it again`;
+    return `${all} keys begin with ${JSON.stringify(prefix)}: remove that prefix in Python and save the checkpoint again`;
   }
   return "";
 }

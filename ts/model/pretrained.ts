@@ -267,7 +267,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
    * (env.use_cache, env.cache_dir, env.cache_key), for this version of the engine on this adapter: other programs take them,
    * too, and a shape is measured once. Results don't depend on the tile. It takes a second or so on a GPU; without it a tile
    * is chosen by its size.
-   * @param options.again measures anew what was measured before, as on a GPU that was busy then.
+   * @param options.again measures again what was measured before, as on a GPU that was busy then.
    * @returns the choice for each shape, with the times in milliseconds.
    * @throws VitMsnError UNSUPPORTED where there are no tiles to choose from: on the CPU; and as forward does.
    */

@@ -42,7 +42,7 @@ export abstract class ImagePipeline<
     images: ImageInput | readonly ImageInput[],
     { batch_size = 1, signal }: ImagePipelineCallOptions,
   ): AsyncGenerator<ForwardInputs & { pixel_values: Tensor<"float32"> }> {
-    // Before pictures are decoded and resized in vain.
+    // Before any image is decoded and resized.
     const size = fixed_size(this.processor);
     if (size) check_size(size.height, size.width, this.model.config, false);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];

@@ -110,7 +110,7 @@ function check_crc32(file: RandomAccessFile, entry: ZipEntry, found: number): vo
   if (entry.crc32 === 0 || entry.crc32 === found) return;
   throw broken(
     file.name,
-    `is damaged: ${entry.name} hasn't the CRC-32 that the archive tells; get the file again`,
+    `is damaged: the CRC-32 of ${entry.name} doesn't match the archive's; download the file again`,
   );
 }
 
@@ -359,7 +359,7 @@ function make_tensors(reader: ViewReader, views: ReadonlyMap<string, TensorView>
 }
 
 /**
- * Reads the views of a file's storages. Views may share bytes, so a small file could stand for any number of tensors, and a
+ * Reads the views of a file's storages. Views may share bytes, so a small file could hold any number of tensors, and a
  * tensor of a few bytes could span the file: both are bounded by the file's size.
  */
 class ViewReader {
@@ -389,7 +389,7 @@ class ViewReader {
     if (this.#bytes > file.size) {
       throw broken(
         file.name,
-        `has ${file.size} bytes, but the tensors asked for have more, since they share them; save each as tensor.clone()`,
+        `has ${file.size} bytes, fewer than its tensors, which share storage; save each with .clone()`,
       );
     }
   }
@@ -429,7 +429,7 @@ class ViewReader {
     return span.bytes.subarray(first - span.start, end - span.start);
   }
 
-  /** Reads a span, or the whole storage where that is little more: its other slices are probably wanted, too. */
+  /** Reads a span, or the whole storage where that is little more: other slices of it are probably read next. */
   async #next_span(storage: Storage, first: number, end: number) {
     const { file } = this;
     const { size } = storage.entry;
@@ -439,7 +439,7 @@ class ViewReader {
     if (this.#span_bytes > MAX_SPANS * file.size) {
       throw broken(
         file.name,
-        `has tensors that aren't stored contiguously and span more than ${MAX_SPANS} times the file together; save each as tensor.contiguous()`,
+        `has non-contiguous tensors whose spans add up to more than ${MAX_SPANS} times the file; save them with .contiguous()`,
       );
     }
     this.#span = undefined;

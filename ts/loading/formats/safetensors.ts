@@ -93,7 +93,8 @@ function parse_header(bytes: Uint8Array, name: string): object {
   const header = parse_json(text, `The header of ${name}`, HEADER_LIMITS);
   if (!is_object(header)) throw invalid(name, "has a header that isn't a JSON object");
   // The format forbids a byte order mark, which decoding drops, and spaces.
-  if (bytes[0] !== 0x7b) throw invalid(name, "has a header that doesn't begin with {; write it again");
+  if (bytes[0] !== 0x7b)
+    throw invalid(name, "has a header that doesn't begin with {; save it again with the safetensors library");
   return header;
 }
 
