@@ -1,18 +1,5 @@
 import { default_fetch, default_host, offline_variable } from "#environment";
 import type { ImageFormat } from "./image/formats.ts";
-import {
-  callable,
-  check_option,
-  check_options,
-  elsewhere,
-  flag,
-  is_record,
-  type Rule,
-  record,
-  text,
-  unknown_option,
-  wasm_input,
-} from "./options.ts";
 
 /** How WebGPU is found. */
 export interface WebGpuEnv {
@@ -80,64 +67,18 @@ export interface Env {
   webgpu: WebGpuEnv;
 }
 
-const WEBGPU_RULES: Readonly<Record<keyof WebGpuEnv, Rule>> = {
-  gpu: ["a GPU", is_record],
-  allow_software: flag,
+/** What the package itself reads; checked_env.ts is what others set. */
+export const env: Env = {
+  remote_host: default_host,
+  remote_path_template: "{model}/resolve/{revision}/",
+  allow_remote_models: offline_variable === undefined,
+  use_cache: true,
+  cache_dir: undefined,
+  cache_key: "vit-msn",
+  fetch: default_fetch,
+  allow_token_over_http: false,
+  warn: (message) => console.warn(message),
+  wasm: undefined,
+  decode: undefined,
+  webgpu: { gpu: undefined, allow_software: undefined },
 };
-
-const RULES: Readonly<Record<keyof Env, Rule>> = {
-  remote_host: text,
-  remote_path_template: text,
-  allow_remote_models: flag,
-  use_cache: flag,
-  cache_dir: text,
-  cache_key: text,
-  fetch: callable,
-  allow_token_over_http: flag,
-  warn: callable,
-  wasm: wasm_input,
-  decode: callable,
-  webgpu: record,
-};
-
-/** Settings that check what they are set to. Those without a default may be set to undefined. */
-function checked<T extends object>(where: string, defaults: T, rules: Readonly<Record<keyof T, Rule>>): T {
-  const initial = { ...defaults } as Record<PropertyKey, unknown>;
-  return new Proxy(defaults, {
-    // Assignment comes here, too.
-    defineProperty(target, name, descriptor) {
-      const { value } = descriptor;
-      if (
-        !(name in initial) ||
-        ("value" in descriptor && !(value === undefined && initial[name] === undefined))
-      ) {
-        check_option(where, String(name), value, rules);
-      }
-      if (name === "webgpu") check_options("env.webgpu", value, WEBGPU_RULES);
-      return Reflect.defineProperty(target, name, descriptor);
-    },
-    get(target, name) {
-      if (!(name in target) && elsewhere(String(name))) throw unknown_option(where, String(name), []);
-      return Reflect.get(target, name);
-    },
-  });
-}
-
-export const env: Env = checked<Env>(
-  "env",
-  {
-    remote_host: default_host,
-    remote_path_template: "{model}/resolve/{revision}/",
-    allow_remote_models: offline_variable === undefined,
-    use_cache: true,
-    cache_dir: undefined,
-    cache_key: "vit-msn",
-    fetch: default_fetch,
-    allow_token_over_http: false,
-    warn: (message) => console.warn(message),
-    wasm: undefined,
-    decode: undefined,
-    webgpu: checked<WebGpuEnv>("env.webgpu", { gpu: undefined, allow_software: undefined }, WEBGPU_RULES),
-  },
-  RULES,
-);

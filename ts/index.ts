@@ -1,16 +1,18 @@
 export type { LayerShape, TileChoice } from "./engine/engine.ts";
 export type { AdapterInfo, EngineInfo, Level } from "./engine/engine_info.ts";
 export type { Device, DeviceOptions } from "./engine/engine_options.ts";
+
 /**
  * vit-msn: ViT-MSN in JavaScript. Names are those of Hugging Face's ViTMSN page and of transformers.js.
  *
  * @module
  */
 
+export { env } from "./checked_env.ts";
 export { DeviceTensor } from "./device_tensor.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
-export { type DecodedPicture, type Env, env, type PictureToDecode, type WebGpuEnv } from "./env.ts";
+export type { DecodedPicture, Env, PictureToDecode, WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export { IMAGE_EXTENSIONS, type ImageFormat, is_image_name } from "./image/formats.ts";
 export * from "./image/image_processing_vit.ts";
