@@ -392,7 +392,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
     body: (cls: TensorHandle) => Promise<T>,
     recorder?: Recorder,
   ): Promise<T> {
-    const { engine: own } = await this.ready(inputs);
+    const { engine: own } = await this.ready(inputs, LABEL_RULES);
     const engine = recorder ?? own;
     const here = await inputs_for(engine, inputs);
     return run_now(new Forward(this, here, { recorder }), async (forward) => body(await forward.cls(here)));
@@ -480,7 +480,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
     body: (logits: TensorHandle, scope: Scope) => Promise<T>,
     recorder?: Recorder,
   ): Promise<T> {
-    const { engine: own } = await this.ready(inputs);
+    const { engine: own } = await this.ready(inputs, LABEL_RULES);
     const engine = recorder ?? own;
     const here = await inputs_for(engine, inputs);
     // Without a turn: a body may run forwards of its own.

@@ -1,3 +1,6 @@
+import { invalid_argument, show } from "../errors.ts";
+import { is_record } from "../options.ts";
+
 /** What callbacks of every kind may keep in checkpoints. */
 interface StatefulCallback {
   readonly state_name?: string;
@@ -15,10 +18,12 @@ export class CallbackList<Callback extends StatefulCallback> {
   readonly #callbacks: Callback[];
 
   constructor(callbacks: readonly Callback[] = []) {
+    callbacks.forEach(check_callback);
     this.#callbacks = [...callbacks];
   }
 
   add(callback: Callback): void {
+    check_callback(callback);
     this.#callbacks.push(callback);
   }
 
@@ -43,4 +48,9 @@ export class CallbackList<Callback extends StatefulCallback> {
       if (kept !== undefined) callback.load_state?.(kept);
     }
   }
+}
+
+function check_callback(callback: unknown): void {
+  if (!is_record(callback))
+    throw invalid_argument(`A callback must be an object, got ${show(callback)}.`, "callbacks");
 }

@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { check_options, count } from "../options.ts";
 import type { TrainerState } from "./trainer_state.ts";
 import type { TrainingArguments } from "./training_arguments.ts";
 
@@ -84,14 +85,15 @@ export class EarlyStoppingCallback implements TrainerCallback {
    * @param options.early_stopping_threshold how much better the metric must be to be a gain; default 0.
    */
   constructor(options: { early_stopping_patience?: number; early_stopping_threshold?: number } = {}) {
+    check_options("EarlyStoppingCallback", options, {
+      early_stopping_patience: count,
+      early_stopping_threshold: [
+        "a number of 0 or more",
+        (value) => Number.isFinite(value) && (value as number) >= 0,
+      ],
+    });
     this.#patience = options.early_stopping_patience ?? 1;
     this.#threshold = options.early_stopping_threshold ?? 0;
-    if (!Number.isInteger(this.#patience) || this.#patience < 1 || !(this.#threshold >= 0)) {
-      throw new VitMsnError(
-        "INVALID_ARGUMENT",
-        "early_stopping_patience must be a whole number from 1 on, and early_stopping_threshold a number from 0 on.",
-      );
-    }
   }
 
   on_train_begin({ args }: TrainerEvent): void {

@@ -7,6 +7,7 @@ import { Tensor } from "../tensor.ts";
 import { layers_per_checkpoint } from "./checkpointing.ts";
 import { type Freezing, type Parameter, Parameters, training_engine } from "./parameters.ts";
 import { Tape } from "./tape.ts";
+import { checked_options, type OptionRule, TRAINING_OPTIONS } from "./training_arguments.ts";
 
 export interface GradientOptions extends Freezing {
   /** Compute activations again instead of keeping them: less memory, a third more time, the same gradients; default false. */
@@ -14,6 +15,16 @@ export interface GradientOptions extends Freezing {
   /** Of the cross-entropy, from 0 to 1; default 0. */
   label_smoothing_factor?: number;
 }
+
+const { freeze_backbone, freeze_layers, freeze_keys, gradient_checkpointing, label_smoothing_factor } =
+  TRAINING_OPTIONS;
+const GRADIENT_OPTIONS: Readonly<Record<keyof GradientOptions, OptionRule>> = {
+  freeze_backbone,
+  freeze_layers,
+  freeze_keys,
+  gradient_checkpointing,
+  label_smoothing_factor,
+};
 
 /** A loss and its gradients. */
 export interface LossAndGradients {
@@ -31,6 +42,7 @@ export async function compute_gradients(
   inputs: ClassificationInputs & { labels: Labels },
   options: GradientOptions = {},
 ): Promise<LossAndGradients> {
+  checked_options(options, GRADIENT_OPTIONS, "compute_gradients");
   const engine = training_engine(model);
   const parameters = new Parameters(model, options);
   try {

@@ -2,11 +2,12 @@ import { open_output_folder } from "#folders";
 import { save_files } from "#save";
 import type { Scope } from "../engine/engine.ts";
 import { env } from "../env.ts";
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { invalid_argument, throw_if_aborted, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
+import { check_options } from "../options.ts";
 import { numbers_of, Tensor } from "../tensor.ts";
 import { CallbackList } from "./callback_list.ts";
 import type { TrainerCallback, TrainerControl, TrainerEvent } from "./callbacks.ts";
@@ -29,6 +30,7 @@ import type { OutputFolder } from "./folders/folder_types.ts";
 import { training_loss } from "./gradients.ts";
 import { Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
+import { check_trainer, EVALUATE_RULES, TRAIN_RULES, TRAINER_RULES } from "./option_rules.ts";
 import { training_engine } from "./parameters.ts";
 import { make_plan, type Plan } from "./plan.ts";
 import { find_checkpoint, held, output_dir_of, type ResumeOptions, tell_changes } from "./resuming.ts";
@@ -113,10 +115,13 @@ export class Trainer {
   readonly #collate: DataCollator;
   readonly #compute_metrics: ComputeMetrics;
   #is_training = false;
+  #last_result: StepResult | undefined;
 
   /** @throws VitMsnError INVALID_ARGUMENT; UNSUPPORTED for an int8 model. */
   constructor(options: TrainerOptions) {
+    check_trainer("Trainer", options, TRAINER_RULES);
     const { model, args = {}, image_processor, callbacks = [] } = options;
+    if (model === undefined) throw invalid_argument("Trainer needs a model.", "model");
     training_engine(model);
     this.model = model;
     this.args = args instanceof TrainingArguments ? args : new TrainingArguments(args);
@@ -131,7 +136,13 @@ export class Trainer {
     this.#callbacks = new CallbackList(callbacks);
     this.#collate =
       options.data_collator ??
-      image_collator({ ...options, config: model.config, processor: image_processor });
+      image_collator({
+        config: model.config,
+        processor: image_processor,
+        train_transform: options.train_transform,
+        eval_transform: options.eval_transform,
+        unreadable_pictures: options.unreadable_pictures,
+      });
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
     check_classes(options.train_dataset, model, "train_dataset");
     check_classes(options.eval_dataset, model, "eval_dataset");
@@ -147,6 +158,7 @@ export class Trainer {
    *   INVALID_CHECKPOINT, OUT_OF_MEMORY, and what reading pictures throws. The model keeps what it has learned until then.
    */
   async train(options: TrainCallOptions = {}): Promise<TrainOutput> {
+    check_options("train", options, TRAIN_RULES);
     if (this.#is_training) {
       throw new VitMsnError("INVALID_ARGUMENT", "This Trainer is training already; wait for train() to end.");
     }
@@ -163,6 +175,7 @@ export class Trainer {
    * @returns eval_loss, what compute_metrics gives under "eval_…", and times.
    */
   async evaluate(dataset?: TrainingData, options: EvaluateOptions = {}): Promise<Record<string, number>> {
+    check_options("evaluate", options, EVALUATE_RULES);
     const { metric_key_prefix = "eval", signal } = options;
     const data = this.#required(dataset ?? this.#options.eval_dataset, "eval_dataset");
     const { metrics } = await this.#predict(data, metric_key_prefix, signal);
@@ -173,7 +186,8 @@ export class Trainer {
   }
 
   /** The logits of a dataset and, where it has labels, loss and metrics under "test_…". */
-  predict(dataset: TrainingData, options: EvaluateOptions = {}): Promise<PredictionOutput> {
+  async predict(dataset: TrainingData, options: EvaluateOptions = {}): Promise<PredictionOutput> {
+    check_options("predict", options, EVALUATE_RULES);
     return this.#predict(
       this.#required(dataset, "dataset"),
       options.metric_key_prefix ?? "test",
@@ -287,14 +301,15 @@ export class Trainer {
     state.batches_done += grouped;
     state.epoch = this.#fraction(run);
     if (result !== undefined) {
+      this.#last_result = result;
       this.#add_up(result);
       await this.#callbacks.tell("on_step_end", { ...this.#event(), ...this.#step_facts(run, result) });
     }
     const is_due = (steps: number) => state.global_step % steps === 0;
     const is_last = state.global_step >= run.plan.max_steps;
     const is_first = args.logging_first_step && state.global_step === 1;
-    if (control.should_log || is_due(args.logging_steps) || is_first || is_last)
-      await this.#log_running(result);
+    const logs = args.logging_strategy === "steps" && (is_due(args.logging_steps) || is_last);
+    if (control.should_log || logs || is_first) await this.#log_running(result);
     control.should_log = false;
     const evaluates = args.eval_strategy === "steps" && is_due(args.eval_steps);
     if (control.should_evaluate || evaluates) await this.#evaluate_in_training(run);
@@ -304,6 +319,7 @@ export class Trainer {
 
   async #end_of_epoch(run: Run): Promise<void> {
     await this.#callbacks.tell("on_epoch_end", this.#event());
+    if (this.args.logging_strategy === "epoch") await this.#log_running(this.#last_result);
     if (this.args.eval_strategy === "epoch") await this.#evaluate_in_training(run);
     if (this.args.save_strategy === "epoch") await this.#save(run);
   }

@@ -1,5 +1,6 @@
-import { VitMsnError } from "../errors.ts";
+import { invalid_argument, show, type VitMsnError } from "../errors.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
+import { is_record, unknown_option } from "../options.ts";
 import { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
 import { SCHEDULES, type Schedule } from "./schedules.ts";
 
@@ -77,6 +78,8 @@ export interface TrainingOptions {
   save_steps?: number;
   /** Checkpoints to keep, the best one included; default all. */
   save_total_limit?: number;
+  /** Default "steps". */
+  logging_strategy?: Strategy;
   /** Optimiser steps between entries of the log; default 500. */
   logging_steps?: number;
   /** Log the first step, too; default false. */
@@ -149,6 +152,7 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   save_strategy: { kind: "choice", choices: STRATEGIES },
   save_steps: count(1),
   save_total_limit: count(1),
+  logging_strategy: { kind: "choice", choices: STRATEGIES },
   logging_steps: count(1),
   logging_first_step: flag,
   load_best_model_at_end: flag,
@@ -191,6 +195,7 @@ const DEFAULTS = {
   eval_strategy: "no",
   eval_on_start: false,
   save_steps: 500,
+  logging_strategy: "steps",
   logging_steps: 500,
   logging_first_step: false,
   load_best_model_at_end: false,
@@ -269,12 +274,11 @@ export function checked_options<Options extends object>(
   rules: Readonly<Record<keyof Options, OptionRule>>,
   what: string,
 ): Options {
+  if (!is_record(options))
+    throw invalid_argument(`${what} takes an object of options, got ${show(options)}.`);
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   for (const [name, value] of given) {
-    if (!Object.hasOwn(rules, name)) {
-      const known = Object.keys(rules).join(", ");
-      throw invalid_option(`${what} has no option ${JSON.stringify(name)}; it has ${known}.`, name);
-    }
+    if (!Object.hasOwn(rules, name)) throw unknown_option(what, name, Object.keys(rules));
     const expected = unmet_rule(rules[name as keyof Options], value);
     if (expected !== undefined)
       throw invalid_option(`${name} must be ${expected}, got ${show(value)}.`, name);
@@ -316,11 +320,7 @@ export function unmet_rule(rule: OptionRule, value: unknown): string | undefined
   }
 }
 
-function show(value: unknown): string {
-  return (JSON.stringify(value) ?? String(value)).slice(0, 100);
-}
-
 /** @internal */
 export function invalid_option(message: string, argument: string): VitMsnError {
-  return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
+  return invalid_argument(message, argument);
 }

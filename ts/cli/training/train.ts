@@ -110,6 +110,7 @@ const TRAINING: Readonly<Record<keyof TrainingOptions, string>> = {
   save_strategy: "default steps",
   save_steps: "default 500",
   save_total_limit: "checkpoints to keep",
+  logging_strategy: "default steps",
   logging_steps: "default 500",
   logging_first_step: "log the first step, too",
   load_best_model_at_end: "end with the best checkpoint's weights",

@@ -3,7 +3,9 @@ import { VitMsnError } from "../../errors.ts";
 import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import { RawImage } from "../../image/raw_image.ts";
 import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
+import { check_options } from "../../options.ts";
 import { Tensor } from "../../tensor.ts";
+import { COLLATOR_RULES } from "../option_rules.ts";
 import type { Random } from "../random.ts";
 import { type Example, type ExampleLabel, name_of } from "./dataset.ts";
 import type { ImageTransform } from "./transforms.ts";
@@ -54,6 +56,7 @@ export interface ImageCollatorOptions {
 
 /** Reads pictures, transforms them, and makes pixel_values by the processor and labels by the config. */
 export function image_collator(options: ImageCollatorOptions): DataCollator {
+  check_options("image_collator", options, COLLATOR_RULES);
   const warned = new Set<string>();
   return async (drawn, context) => {
     const pixels: Tensor[] = [];

@@ -1,4 +1,6 @@
 import { RawImage } from "../../image/raw_image.ts";
+import { check_options } from "../../options.ts";
+import { JITTER_RULES } from "../option_rules.ts";
 import { permutation, type Random } from "../random.ts";
 import type { ImageTransform } from "./transforms.ts";
 
@@ -24,6 +26,7 @@ export function random_apply(transform: ImageTransform, probability: number): Im
  * for bit for the same factors. Grey pictures have neither saturation nor hue. Alpha isn't taken.
  */
 export function color_jitter(options: ColorJitterOptions): ImageTransform {
+  check_options("color_jitter", options, JITTER_RULES);
   const { brightness = 0, contrast = 0, saturation = 0, hue = 0 } = options;
   const factor = (random: Random, by: number) => random.uniform(Math.max(0, 1 - by), 1 + by);
   return (image, random) => {

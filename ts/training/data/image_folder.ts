@@ -5,6 +5,8 @@ import { is_special_folder } from "../../files/file_names.ts";
 import { SkippedFiles } from "../../files/skipped_files.ts";
 import { IMAGE_EXTENSIONS, is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
+import { check_options } from "../../options.ts";
+import { FOLDER_RULES } from "../option_rules.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
 import { enter_split, find_splits, name_of_folder, type Split } from "./splits.ts";
@@ -41,6 +43,7 @@ export class ImageFolder implements Dataset {
    * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there are no classes or one has no image.
    */
   static async open(directory: SaveDirectory, options: ImageFolderOptions = {}): Promise<ImageFolder> {
+    check_options("ImageFolder.open", options, FOLDER_RULES);
     const root = await enter_split(directory, options.split ?? "train", true);
     const where = name_of_folder(root);
     const skipped = new SkippedFiles();

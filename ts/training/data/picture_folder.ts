@@ -4,6 +4,8 @@ import { VitMsnError } from "../../errors.ts";
 import { SkippedFiles } from "../../files/skipped_files.ts";
 import { IMAGE_EXTENSIONS, is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
+import { check_options } from "../../options.ts";
+import { SPLIT_RULES } from "../option_rules.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
 import { enter_split, name_of_folder, type Split } from "./splits.ts";
@@ -28,6 +30,7 @@ export class PictureFolder implements Dataset {
    * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there is no image.
    */
   static async open(directory: SaveDirectory, options: PictureFolderOptions = {}): Promise<PictureFolder> {
+    check_options("PictureFolder.open", options, SPLIT_RULES);
     const root = await enter_split(directory, options.split ?? "train", false);
     const where = name_of_folder(root);
     const skipped = new SkippedFiles();

@@ -1,6 +1,8 @@
 import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import { output_size } from "../../image/output_size.ts";
 import { RawImage, type ResampleCode } from "../../image/raw_image.ts";
+import { check_options } from "../../options.ts";
+import { CROP_RULES } from "../option_rules.ts";
 import type { Random } from "../random.ts";
 
 /** Changes a picture before the processor turns it into pixel_values; `random` is the picture's own in this epoch. */
@@ -35,6 +37,7 @@ export function compose(...transforms: readonly ImageTransform[]): ImageTransfor
 
 /** A random part of the picture, resized to `size`: torchvision's RandomResizedCrop. */
 export function random_resized_crop(size: Size, options: RandomResizedCropOptions = {}): ImageTransform {
+  check_options("random_resized_crop", options, CROP_RULES);
   const { scale = [0.08, 1], ratio = [3 / 4, 4 / 3], resample } = options;
   const [height, width] = size;
   return (image, random) =>

@@ -1,6 +1,7 @@
 import type { VitMsnError } from "../../errors.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
+import { is_record } from "../../options.ts";
 import {
   checked_options,
   invalid_option,
@@ -266,7 +267,7 @@ export interface MSNPretrainingArguments extends Filled {}
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class MSNPretrainingArguments {
   constructor(options: MSNPretrainingOptions = {}) {
-    if (Object.hasOwn(options, "gradient_accumulation_steps")) throw no_accumulation();
+    if (is_record(options) && Object.hasOwn(options, "gradient_accumulation_steps")) throw no_accumulation();
     const given = checked_options(options, MSN_PRETRAINING_OPTIONS, "Pre-training");
     const learning_rate = given.learning_rate ?? DEFAULTS.learning_rate;
     const derived = {

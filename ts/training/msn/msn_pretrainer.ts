@@ -1,15 +1,17 @@
 import { open_output_folder } from "#folders";
 import { save_files } from "#save";
 import { env } from "../../env.ts";
-import { throw_if_aborted, VitMsnError } from "../../errors.ts";
+import { invalid_argument, throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
+import { check_options } from "../../options.ts";
 import { CallbackList } from "../callback_list.ts";
 import { checkpoint_name, json, remove_old_checkpoints, STATE_FILE } from "../checkpoint.ts";
 import { DataLoader } from "../data/data_loader.ts";
 import type { TrainingData } from "../data/dataset.ts";
 import type { OutputFolder } from "../folders/folder_types.ts";
+import { BRANCH_RULES, check_trainer, PRETRAINER_RULES, TRAIN_RULES } from "../option_rules.ts";
 import { make_plan, type Plan } from "../plan.ts";
 import { find_checkpoint, held, output_dir_of, type ResumeOptions, tell_changes } from "../resuming.ts";
 import { collapse_message, signs_of_collapse, type TargetStatistics, target_statistics } from "./collapse.ts";
@@ -106,7 +108,9 @@ export class MSNPretrainer {
 
   /** @throws VitMsnError INVALID_ARGUMENT that names the option; UNSUPPORTED for a model or engine that can't pre-train. */
   constructor(options: MSNPretrainerOptions) {
+    check_trainer("MSNPretrainer", options, PRETRAINER_RULES);
     const { model, args = {}, callbacks = [] } = options;
+    if (model === undefined) throw invalid_argument("MSNPretrainer needs a model.", "model");
     msn_engine(model);
     this.model = model;
     this.args = args instanceof MSNPretrainingArguments ? args : new MSNPretrainingArguments(args);
@@ -138,6 +142,7 @@ export class MSNPretrainer {
    *   INVALID_CHECKPOINT, OUT_OF_MEMORY, and what reading pictures throws. The model keeps what it has learned until then.
    */
   async train(options: MSNTrainCallOptions = {}): Promise<MSNTrainOutput> {
+    check_options("train", options, TRAIN_RULES);
     if (this.#is_training) {
       throw new VitMsnError(
         "INVALID_ARGUMENT",
@@ -158,8 +163,10 @@ export class MSNPretrainer {
    */
   async save_model(
     directory: SaveDirectory | undefined = this.args.output_dir,
-    { branch = "target" }: MSNSaveOptions = {},
+    options: MSNSaveOptions = {},
   ): Promise<void> {
+    check_options("save_model", options, BRANCH_RULES);
+    const { branch = "target" } = options;
     const folder = output_dir_of(directory, "MSNPretrainer");
     const encoder = branch === "online" ? this.model : (this.target ?? this.model);
     await encoder.save_pretrained(folder);

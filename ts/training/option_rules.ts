@@ -1,0 +1,89 @@
+import { invalid_argument } from "../errors.ts";
+import { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import { ViTMSNForImageClassification, ViTMSNModel } from "../model/modeling_vit_msn.ts";
+import {
+  abort_signal,
+  any,
+  callable,
+  check_options,
+  flag,
+  is_record,
+  type Rule,
+  type Rules,
+  text,
+} from "../options.ts";
+
+const image_processor: Rule = ["a ViTImageProcessor", (value) => value instanceof ViTImageProcessor];
+const list: Rule = ["an array", Array.isArray];
+const on_trouble: Rule = ["error", "skip"];
+const range: Rule = [
+  "two numbers",
+  (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isFinite),
+];
+export const number: Rule = ["a finite number", Number.isFinite];
+
+/** ImageCollatorOptions. */
+export const COLLATOR_RULES: Rules = {
+  config: any,
+  processor: image_processor,
+  train_transform: callable,
+  eval_transform: callable,
+  unreadable_pictures: on_trouble,
+};
+
+/** TrainerOptions. */
+export const TRAINER_RULES: Rules = {
+  model: ["a ViTMSNForImageClassification", (value) => value instanceof ViTMSNForImageClassification],
+  args: any,
+  train_dataset: any,
+  eval_dataset: any,
+  image_processor,
+  train_transform: callable,
+  eval_transform: callable,
+  unreadable_pictures: on_trouble,
+  data_collator: callable,
+  compute_metrics: callable,
+  callbacks: list,
+};
+
+/** MSNPretrainerOptions. */
+export const PRETRAINER_RULES: Rules = {
+  model: ["a ViTMSNModel", (value) => value instanceof ViTMSNModel],
+  args: any,
+  initial_checkpoint: any,
+  continue_schedule: flag,
+  train_dataset: any,
+  image_processor,
+  unreadable_pictures: on_trouble,
+  view_collator: callable,
+  callbacks: list,
+};
+
+/** TrainCallOptions and MSNTrainCallOptions. */
+export const TRAIN_RULES: Rules = { resume_from_checkpoint: any, signal: abort_signal };
+export const EVALUATE_RULES: Rules = { metric_key_prefix: text, signal: abort_signal };
+export const SPLIT_RULES: Rules = { split: ["train", "validation", "test"] };
+export const FOLDER_RULES: Rules = { ...SPLIT_RULES, empty_classes: on_trouble, classes: list };
+export const JITTER_RULES: Rules = { brightness: number, contrast: number, saturation: number, hue: number };
+export const CROP_RULES: Rules = { scale: range, ratio: range, resample: any };
+export const BRANCH_RULES: Rules = { branch: ["target", "online"] };
+
+/** What transformers' Trainer takes, and what does the same here. */
+const ELSEWHERE: Readonly<Record<string, string>> = {
+  compute_loss_func: "the config's problem_type and args.label_smoothing_factor, which decide the loss",
+  optimizers: "args.optim and args.lr_scheduler_type",
+  optimizer_cls_and_kwargs: "args.optim",
+  model_init: "model",
+  preprocess_logits_for_metrics: "compute_metrics",
+  processing_class: "image_processor",
+  tokenizer: "image_processor",
+  feature_extractor: "image_processor",
+};
+
+/** As check_options, with advice for the names of transformers' Trainer. */
+export function check_trainer(where: string, options: unknown, rules: Rules): void {
+  const foreign = is_record(options) && Object.keys(options).find((name) => Object.hasOwn(ELSEWHERE, name));
+  if (foreign)
+    throw invalid_argument(`${where} has no option "${foreign}"; use ${ELSEWHERE[foreign]}.`, foreign);
+  check_options(where, options, rules);
+}
