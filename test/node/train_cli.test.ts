@@ -8,6 +8,7 @@ import { repo_id } from "../../ts/cli/report/model_card.ts";
 import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
 import { max_difference } from "../support/tensors.ts";
 import { checkpoints, root, run_with_kills, training_command } from "../support/training_cli.ts";
+import { REFUSED_OPTIONS, TRANSFORMERS_OPTIONS } from "../support/transformers_options.ts";
 
 const { start, run } = training_command("train");
 
@@ -386,5 +387,86 @@ describe("what can be wrong", () => {
     const { code, stderr } = await run(common(output_dir));
     expect(code).toBe(1);
     expect(stderr).toMatch(/isn't empty.*--overwrite-output-dir/);
+  });
+});
+
+describe("the options of transformers' script", () => {
+  const folders = () => [
+    "--train_dir",
+    pictures,
+    "--validation_dir",
+    held_out,
+    "--output_dir",
+    output_folder(),
+  ];
+
+  test("are all taken from a file, with null for what isn't set", async () => {
+    const file = join(folder, "transformers.json");
+    await writeFile(file, JSON.stringify(TRANSFORMERS_OPTIONS));
+    const { code, stdout, stderr } = await run([...folders(), "--model_name_or_path", model, file]);
+    expect([code, stdout]).toEqual([0, expect.stringContaining("eval_accuracy = ")]);
+    expect(stderr).toMatch(
+      /ignored, as they change nothing here: .*image_column_name.*report_to.*push_to_hub/,
+    );
+  });
+
+  test("are all taken on the command line, with a line for what is ignored", async () => {
+    const given = Object.entries(TRANSFORMERS_OPTIONS).filter(([, value]) => value !== null);
+    const words = given.flatMap(([name, value]) => [
+      `--${name}`,
+      typeof value === "string"
+        ? value
+        : typeof value === "boolean"
+          ? value
+            ? "True"
+            : "False"
+          : JSON.stringify(value),
+    ]);
+    const { code, stdout, stderr } = await run([
+      ...folders(),
+      ...["--model_name_or_path", model, "--no_dataloader_pin_memory", "--evaluation_strategy", "no"],
+      ...["--deepspeed=None", "--optim", "adamw_hf", "--lr_scheduler_type", "cosine_with_restarts"],
+      ...words,
+    ]);
+    expect([code, stdout]).toEqual([0, expect.stringContaining("eval_accuracy = ")]);
+    expect(stderr).toMatch(/^vit-msn: remove_unused_columns is ignored: /m);
+    expect(stderr).toMatch(/^vit-msn: fp16 false is ignored: /m);
+    expect(stderr).toMatch(/^vit-msn: deepspeed null is ignored: /m);
+  });
+
+  test.each(REFUSED_OPTIONS)("%o can't be had", async (args, message) => {
+    expect(await run([...folders(), ...args])).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(message),
+    });
+  });
+
+  test("a file that asks for what can't be had is refused by name", async () => {
+    const file = join(folder, "refused.json");
+    await writeFile(file, JSON.stringify({ push_to_hub: true }));
+    const { code, stderr } = await run([...folders(), file]);
+    expect([code, stderr]).toEqual([1, expect.stringContaining("push_to_hub can't be true")]);
+  });
+
+  test("logging_strategy epoch logs once an epoch, and no not at all", async () => {
+    for (const [strategy, losses] of [
+      ["epoch", 2],
+      ["no", 0],
+    ] as const) {
+      const output_dir = output_folder();
+      const args = [
+        "--num_train_epochs",
+        "2",
+        "--logging_strategy",
+        strategy,
+        "--logging_steps",
+        "1",
+        "--save_strategy",
+        "no",
+      ];
+      expect((await run([...common(output_dir), ...args, "--do_eval", "false"])).code).toBe(0);
+      const { log_history } = await read_json(output_dir, "trainer_state.json");
+      expect(log_history.filter((entry: { loss?: number }) => entry.loss !== undefined)).toHaveLength(losses);
+    }
   });
 });

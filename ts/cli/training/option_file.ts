@@ -1,7 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { VitMsnError } from "../../index.ts";
+import { env, VitMsnError } from "../../index.ts";
 import { type OptionRule, unmet_rule } from "../../training/index.ts";
+import { type Translated, translate_arguments } from "./transformers_options.ts";
 
 /** An option of a training command: what its value must be, and a line on it. */
 export interface Described {
@@ -33,23 +34,29 @@ export function add_options(command: Command, options: DescribedOptions): void {
   for (const [name, one] of options) command.addOption(make_option(name, one));
 }
 
+/** What another program's option is here. */
+type Translate = (name: string, value: unknown) => Translated | undefined;
+
 /** The options of the file, if there is one, and of the command line, by name. */
 export async function all_options(
   command: Command,
   file: string | undefined,
   options: DescribedOptions,
+  translate: Translate = () => undefined,
 ): Promise<Record<string, unknown>> {
-  const from_file = file === undefined ? {} : await read_options(file, options);
+  const from_file = file === undefined ? {} : await read_options(file, options, translate);
   return { ...from_file, ...given_options(command, options) };
 }
 
 /** The commands whose options may be written with underscores. */
 const TRAINING_COMMANDS = ["train", "pretrain"];
 
-/** The arguments with --train_dir as --train-dir, for the commands that train. */
+/** The arguments with --train_dir as --train-dir, for the commands that train; for `train`, transformers' options in its own. */
 export function with_dashes(argv: readonly string[]): string[] {
-  if (!TRAINING_COMMANDS.includes(argv[2] ?? "")) return [...argv];
-  return argv.map((word) => word.replace(/^--[a-z0-9_]+/, (name) => name.replaceAll("_", "-")));
+  const [, , command = ""] = argv;
+  if (!TRAINING_COMMANDS.includes(command)) return [...argv];
+  const words = command === "train" ? translate_arguments(argv) : argv;
+  return words.map((word) => word.replace(/^--[a-z0-9_]+/, (name) => name.replaceAll("_", "-")));
 }
 
 function make_option(name: string, { rule, what }: Described): Option {
@@ -73,10 +80,9 @@ function make_option(name: string, { rule, what }: Described): Option {
 }
 
 function parse_flag(value: string): boolean {
-  const flags: Record<string, boolean> = { true: true, false: false };
-  const parsed = flags[value.toLowerCase()];
-  if (parsed === undefined) throw new InvalidArgumentError("expected true or false.");
-  return parsed;
+  if (/^(true|yes|y|t|1)$/i.test(value)) return true;
+  if (/^(false|no|n|f|0)$/i.test(value)) return false;
+  throw new InvalidArgumentError("expected true or false.");
 }
 
 function parse_number(rule: OptionRule, value: string): number {
@@ -108,19 +114,33 @@ function camel_case(name: string): string {
 }
 
 /** The options of a JSON file. @throws VitMsnError NOT_FOUND, or INVALID_ARGUMENT that names the option. */
-async function read_options(path: string, known: DescribedOptions): Promise<Record<string, unknown>> {
+async function read_options(
+  path: string,
+  known: DescribedOptions,
+  translate: Translate,
+): Promise<Record<string, unknown>> {
   const content = await readFile(path, "utf8").catch((cause: unknown) => {
     throw new VitMsnError("NOT_FOUND", `The file of options ${path} can't be read.`, { cause });
   });
-  const options = parse_object(content, path);
-  for (const [name, value] of Object.entries(options)) {
+  const options: Record<string, unknown> = {};
+  const ignored: string[] = [];
+  for (const [key, given] of Object.entries(parse_object(content, path))) {
+    const result = translate(key, given) ?? { name: key, value: given };
+    if ("note" in result) {
+      ignored.push(key);
+      continue;
+    }
+    const { name, value } = result;
     const described = known.get(name);
     if (described === undefined) throw invalid(`${path}: there is no option ${JSON.stringify(name)}.`, name);
+    if (value === null) continue; // as transformers' None: its default
     const expected = unmet_rule(described.rule, value);
     if (expected !== undefined) {
       throw invalid(`${path}: ${name} must be ${expected}, got ${JSON.stringify(value)}.`, name);
     }
+    options[name] = value;
   }
+  if (ignored.length > 0) env.warn(`${path}: ignored, as they change nothing here: ${ignored.join(", ")}.`);
   return options;
 }
 

@@ -13,6 +13,7 @@ import {
   text,
 } from "./option_file.ts";
 import { train } from "./run_train.ts";
+import { translate } from "./transformers_options.ts";
 
 /** What `vit-msn train` takes besides the options of training itself; the names are those of run_image_classification.py. */
 export interface TrainFlags {
@@ -141,7 +142,7 @@ export function add_train(program: Command, signal: AbortSignal): void {
     );
   add_options(command, OPTIONS);
   command.action(async (file: string | undefined) => {
-    const given = await all_options(command, file, OPTIONS);
+    const given = await all_options(command, file, OPTIONS, translate);
     const flags = pick(given, Object.keys(FLAGS)) as TrainFlags;
     process.exitCode = await train(flags, pick(given, Object.keys(TRAINING)) as TrainingOptions, signal);
   });
