@@ -28,7 +28,10 @@ const common = {
  */
 const PARTS = [
   ["base", /\/ts\/(errors|on_demand|callable|tensor|engine\/engine)\.ts$/],
-  ["settings", /\/ts\/(env|checked_env|options|network\/(environment|address_space|proxy_settings)\.\w+)\.ts$/],
+  [
+    "settings",
+    /\/ts\/(env|checked_env|options|network\/(environment|address_space|proxy_settings)\.\w+)\.ts$/,
+  ],
   ["network", /\/ts\/network\//],
   ["loading", /\/ts\/(?:files\/|loading\/(?!checkpoint))/],
   ["image", /\/ts\/image\//],

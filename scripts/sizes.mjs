@@ -23,17 +23,17 @@ const budgets = [
       (name) => `dist/${name}.web.js`,
     ),
     what: "facade: all that classifying on the CPU takes",
-    budget: 133_000,
+    budget: 138_000,
   },
   { files: ["dist/few_shot_image_classification.web.js"], what: "few-shot learning besides", budget: 31_000 },
   { files: ["dist/pytorch_bin.web.js"], what: "reading pytorch_model.bin besides", budget: 19_000 },
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 250_000,
+    budget: 263_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 196_500 },
-  { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 90_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 209_500 },
+  { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 93_000 },
 ];
 /** How far a document's figure may be off before it misleads. */
 const TOLERANCE = 0.03;

@@ -1,3 +1,4 @@
+import type { ModelOptions, PretrainedOptions } from "../model/pretrained.ts";
 import {
   abort_signal,
   any,
@@ -6,16 +7,22 @@ import {
   count,
   flag,
   is_record,
+  type Rule,
   type Rules,
   text,
   wasm_input,
 } from "../options.ts";
+import type { SaveOptions } from "./storage_types.ts";
+import type { LoadOptions } from "./types.ts";
+
+/** A rule for each option. */
+type Of<Options> = Readonly<Record<keyof Options, Rule>>;
 
 /** The options of everything that writes files. */
-export const SAVE_RULES: Rules = { signal: abort_signal, progress_callback: callable };
+export const SAVE_RULES: Of<SaveOptions> = { signal: abort_signal, progress_callback: callable };
 
 /** LoadOptions, besides those of SAVE_RULES. */
-export const LOAD_RULES: Rules = {
+export const LOAD_RULES: Of<Omit<LoadOptions, keyof SaveOptions>> = {
   revision: text,
   subfolder: text,
   cache_dir: text,
@@ -24,7 +31,7 @@ export const LOAD_RULES: Rules = {
 };
 
 /** ModelOptions. */
-export const MODEL_RULES: Rules = {
+export const MODEL_RULES: Of<ModelOptions> = {
   device: ['"wasm", "webgpu", "auto" or a GPUDevice', is_device],
   num_threads: count,
   worker: flag,
@@ -35,7 +42,10 @@ export const MODEL_RULES: Rules = {
 };
 
 /** PretrainedOptions, besides those. */
-export const PRETRAINED_RULES: Rules = { config: any, ignore_mismatched_sizes: flag };
+export const PRETRAINED_RULES: Of<Omit<PretrainedOptions, keyof ModelOptions | keyof LoadOptions>> = {
+  config: any,
+  ignore_mismatched_sizes: flag,
+};
 
 /**
  * Checks the options of a from_pretrained. Every one takes all of them, so that one object serves a model, its config and its

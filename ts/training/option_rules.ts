@@ -12,6 +12,16 @@ import {
   type Rules,
   text,
 } from "../options.ts";
+import type { ImageCollatorOptions } from "./data/collate.ts";
+import type { ColorJitterOptions } from "./data/color_transforms.ts";
+import type { ImageFolderOptions } from "./data/image_folder.ts";
+import type { PictureFolderOptions } from "./data/picture_folder.ts";
+import type { RandomResizedCropOptions } from "./data/transforms.ts";
+import type { MSNPretrainerOptions, MSNSaveOptions, MSNTrainCallOptions } from "./msn/msn_pretrainer.ts";
+import type { EvaluateOptions, TrainCallOptions, TrainerOptions } from "./trainer.ts";
+
+/** A rule for each option. */
+type Of<Options> = Readonly<Record<keyof Options, Rule>>;
 
 const image_processor: Rule = ["a ViTImageProcessor", (value) => value instanceof ViTImageProcessor];
 const list: Rule = ["an array", Array.isArray];
@@ -23,7 +33,7 @@ const range: Rule = [
 export const number: Rule = ["a finite number", Number.isFinite];
 
 /** ImageCollatorOptions. */
-export const COLLATOR_RULES: Rules = {
+export const COLLATOR_RULES: Of<ImageCollatorOptions> = {
   config: any,
   processor: image_processor,
   train_transform: callable,
@@ -32,7 +42,7 @@ export const COLLATOR_RULES: Rules = {
 };
 
 /** TrainerOptions. */
-export const TRAINER_RULES: Rules = {
+export const TRAINER_RULES: Of<TrainerOptions> = {
   model: ["a ViTMSNForImageClassification", (value) => value instanceof ViTMSNForImageClassification],
   args: any,
   train_dataset: any,
@@ -47,7 +57,7 @@ export const TRAINER_RULES: Rules = {
 };
 
 /** MSNPretrainerOptions. */
-export const PRETRAINER_RULES: Rules = {
+export const PRETRAINER_RULES: Of<MSNPretrainerOptions> = {
   model: ["a ViTMSNModel", (value) => value instanceof ViTMSNModel],
   args: any,
   initial_checkpoint: any,
@@ -60,13 +70,26 @@ export const PRETRAINER_RULES: Rules = {
 };
 
 /** TrainCallOptions and MSNTrainCallOptions. */
-export const TRAIN_RULES: Rules = { resume_from_checkpoint: any, signal: abort_signal };
-export const EVALUATE_RULES: Rules = { metric_key_prefix: text, signal: abort_signal };
-export const SPLIT_RULES: Rules = { split: ["train", "validation", "test"] };
-export const FOLDER_RULES: Rules = { ...SPLIT_RULES, empty_classes: on_trouble, classes: list };
-export const JITTER_RULES: Rules = { brightness: number, contrast: number, saturation: number, hue: number };
-export const CROP_RULES: Rules = { scale: range, ratio: range, resample: any };
-export const BRANCH_RULES: Rules = { branch: ["target", "online"] };
+export const TRAIN_RULES: Of<TrainCallOptions & MSNTrainCallOptions> = {
+  resume_from_checkpoint: any,
+  changed_options: ["warn", "error"],
+  signal: abort_signal,
+};
+export const EVALUATE_RULES: Of<EvaluateOptions> = { metric_key_prefix: text, signal: abort_signal };
+export const SPLIT_RULES: Of<PictureFolderOptions> = { split: ["train", "validation", "test"] };
+export const FOLDER_RULES: Of<ImageFolderOptions> = {
+  ...SPLIT_RULES,
+  empty_classes: on_trouble,
+  classes: list,
+};
+export const JITTER_RULES: Of<ColorJitterOptions> = {
+  brightness: number,
+  contrast: number,
+  saturation: number,
+  hue: number,
+};
+export const CROP_RULES: Of<RandomResizedCropOptions> = { scale: range, ratio: range, resample: any };
+export const BRANCH_RULES: Of<MSNSaveOptions> = { branch: ["target", "online"] };
 
 /** What transformers' Trainer takes, and what does the same here. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
