@@ -230,6 +230,13 @@ describe("the end", () => {
     await expect(fetch(`${url}/health`)).rejects.toThrow();
   });
 
+  test("no connection is kept where none may be", async () => {
+    const { server, port } = await start_app({ keep_alive_ms: 0 });
+    const [answer] = await new RawClient(port).write(request_of("/embed", BAG)).all();
+    expect([answer?.status, answer?.headers.connection]).toEqual([200, "close"]);
+    await server.close(2 ** 30);
+  });
+
   test("what was accepted is answered, what comes then is refused", async () => {
     const { task, entered, open } = gated(classes);
     const { app, server, port } = await start_app({}, { classify: task });

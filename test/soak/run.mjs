@@ -46,7 +46,11 @@ for (const turn of [0, 1]) {
 
 async function do_right() {
   for (let turn = 0; wants_more(); turn++) {
-    const { path, status, text } = await ask(target, turn);
+    const { path, status, text } = await ask(target, turn).catch((error) => ({
+      path: `turn ${turn}`,
+      status: 0,
+      text: `${error.message}: ${error.cause?.message}`,
+    }));
     // A full queue is told as such.
     if (status === 429) counts.refused++;
     else if (status === 200 && text === expected.get(path)) counts.right++;

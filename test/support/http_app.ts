@@ -99,8 +99,13 @@ export class RawClient {
 
   /** All answers until the server closes the connection. */
   async all(): Promise<RawAnswer[]> {
+    return parse_answers(Buffer.from(await this.text(), "latin1"));
+  }
+
+  /** All that comes until the server closes the connection, a character a byte. */
+  async text(): Promise<string> {
     await this.#closed;
-    return parse_answers(this.#received);
+    return this.#received.toString("latin1");
   }
 }
 

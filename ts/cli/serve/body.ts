@@ -1,3 +1,4 @@
+import { constants } from "node:buffer";
 import { promisify } from "node:util";
 import { brotliDecompress, gunzip, inflate, inflateRaw } from "node:zlib";
 import type { Exchange } from "./exchange.ts";
@@ -36,7 +37,7 @@ export async function decoded_body(exchange: Exchange, max_bytes: number): Promi
   const bytes = await exchange.read_body(max_bytes, () => too_large(max_bytes));
   if (decompress === undefined || bytes.length === 0) return bytes;
   try {
-    return await decompress(bytes, { maxOutputLength: max_bytes });
+    return await decompress(bytes, { maxOutputLength: Math.min(max_bytes, constants.MAX_LENGTH) });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE") throw too_large(max_bytes);
     throw invalid(`The body isn't valid ${encoding} data, though its Content-Encoding says so.`);

@@ -130,7 +130,7 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
   try {
     // Imported here, since the server's library starts Node's fetch, whose address space other commands can do without.
     const [{ App }, { HttpServer }] = await Promise.all([import("./app.ts"), import("./http_server.ts")]);
-    const timeout_ms = Math.max(1, flags.timeout * 1000);
+    const timeout_ms = Math.max(1, Math.round(flags.timeout * 1000));
     const app = new App(tasks, {
       max_batch: flags.maxBatch,
       max_wait_ms: flags.maxWait * 1000,
@@ -150,7 +150,10 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
       },
       log,
     });
-    const server = new HttpServer(app.answer, { timeout_ms, keep_alive_ms: flags.keepAlive * 1000 });
+    const server = new HttpServer(app.answer, {
+      timeout_ms,
+      keep_alive_ms: Math.round(flags.keepAlive * 1000),
+    });
     await server.listen(flags.port, flags.host);
     if (!flags.quiet) log(`listening at ${server.url}: ${Object.keys(tasks).join(", ")}.`);
     await until_aborted(signal);

@@ -18,6 +18,8 @@ export class Exchange {
     this.request = request;
     this.#response = response;
     this.#awaits_continue = awaits_continue;
+    // That a client goes while it is answered is no fault; its socket tells.
+    response.on("error", () => {});
   }
 
   /** Fires when there is no use in going on; the reason is the HttpError to answer with. */
@@ -64,16 +66,16 @@ export class Exchange {
   ): Promise<void> {
     const { request } = this;
     const response = this.#response;
-    if (response.destroyed || request.socket.destroyed) {
-      on_sent();
-      return;
-    }
     if (!request.complete) {
       // The rest of a small body is here already, but not read yet.
       request.resume();
       await setImmediate();
     }
-    const length = { "content-length": String(Buffer.byteLength(body)) };
+    if (request.socket.destroyed) {
+      on_sent();
+      return;
+    }
+    const length = status === 204 ? {} : { "content-length": String(Buffer.byteLength(body)) };
     const gone = new Promise<void>((resolve) => {
       this.#on_gone = resolve;
     });

@@ -14,7 +14,7 @@ import { HttpError } from "./http_error.ts";
 export interface ServerOptions {
   /** For a request to arrive, and for a client to take its answer. */
   timeout_ms: number;
-  /** How long a connection stays open between requests. */
+  /** How long a connection stays open between requests; 0 closes it behind its answer. */
   keep_alive_ms: number;
 }
 
@@ -63,6 +63,7 @@ export class HttpServer {
     this.#server.on("request", (request, response) => accept(request, response, false));
     this.#server.on("checkExpectation", (request, response) => accept(request, response, true));
     this.#server.on("checkContinue", (request, response) => accept(request, response, true));
+    this.#server.on("timeout", (socket) => this.#connection(socket, answer).cut_if_still());
     this.#server.on("clientError", (error: NodeJS.ErrnoException, socket) => {
       if (error.code === "ECONNRESET" || !socket.writable) socket.destroy();
       else this.#connection(socket as Socket, answer).break_off(refusal_of(error));
@@ -115,7 +116,7 @@ export class HttpServer {
     if (known !== undefined) return known;
     const connection = new Connection(socket, {
       answer,
-      is_last: () => this.#is_closing,
+      is_last: () => this.#is_closing || this.#server.keepAliveTimeout === 0,
       on_end: (exchange) => {
         this.#open.delete(exchange);
         if (this.#open.size === 0) this.#on_idle?.();
@@ -165,7 +166,7 @@ class Connection {
       queueMicrotask(() => this.#pause());
       setImmediate(() => this.#pause());
     }
-    if (this.#current === undefined) void this.#work();
+    if (this.#current === undefined) this.#work().catch((fault) => this.#socket.destroy(fault));
   }
 
   /** What comes now isn't HTTP. Requests before it are answered. */
@@ -179,6 +180,16 @@ class Connection {
     }
     this.#last_words = error;
     if (this.#current === undefined) this.#say_last_words();
+  }
+
+  /** Nothing moved for long: whoever is answered at the moment has time, others haven't. */
+  cut_if_still(): void {
+    const { bytesRead } = this.#socket;
+    // A process that stood still finds its timers due before what has arrived meanwhile.
+    setImmediate(() => {
+      const is_computing = this.#current !== undefined && this.#socket.writableLength === 0;
+      if (this.#socket.bytesRead === bytesRead && !is_computing) this.#socket.destroy();
+    });
   }
 
   #pause(): void {
