@@ -169,7 +169,7 @@ describe("vit-msn pretrain", () => {
 
   test.each([
     [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
-    [["--train_dir", "crates/tensor", "--output_dir", "x"], 1, /holds no picture/],
+    [["--train_dir", "crates/tensor", "--output_dir", "x"], 1, /holds no image/],
     [["--output_dir", "x"], 1, /needs --train-dir/],
     [["--train_dir", "models"], 1, /needs --output-dir/],
     [["--patch-drop", "2"], 2, /expected a number from 0 to 1/],
