@@ -72,7 +72,7 @@ describe("ImageFolder", () => {
     const { classes } = await ImageFolder.open(join(folder, "data"));
     expect(classes).toEqual(["cat", "dog"]);
     expect(warnings).toEqual([
-      "ROOT/data: skipped 4 files that are not images: .heic 2, .csv 1, images outside the folders of classes 1; " +
+      "ROOT/data: skipped 3 files that are not images: .heic 2, .csv 1; skipped images outside the folders of classes (1); " +
         'skipped folders whose names begin with "__" (1): ROOT/data/__old.',
     ]);
   });
@@ -115,6 +115,13 @@ describe("ImageFolder", () => {
     const { examples } = await ImageFolder.open(join(folder, "data"));
     expect(examples).toHaveLength(2);
     await expect(RawImage.read(examples[1]?.image as string)).rejects.toMatchObject({ code: "NOT_FOUND" });
+  });
+
+  test("a link to a class that leads nowhere is named", async () => {
+    await fill("data/cat/1.png");
+    await symlink("/nowhere/dog", join(folder, "data/dog"));
+    expect((await ImageFolder.open(join(folder, "data"))).classes).toEqual(["cat"]);
+    expect(warnings).toEqual(["ROOT/data: skipped links that lead nowhere (1): ROOT/data/dog."]);
   });
 
   test("a folder that isn't there, and one of another scheme", async () => {

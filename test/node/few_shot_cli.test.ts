@@ -109,6 +109,17 @@ test("chooses a penalty by cross-validation", async () => {
   expect(JSON.parse(stdout).fit.cross_validation).toHaveLength(7);
 });
 
+test("a folder of one class is no folder to learn from, but one to evaluate on", async () => {
+  await cp(join(folder, "clothes/bag"), join(folder, "single/bag"), { recursive: true });
+  const single = await few_shot("--teach", "single", "--leave-one-out");
+  expect(single).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/single holds images of one class only \(bag\)/),
+  });
+  const evaluated = await few_shot("--teach", "clothes", "--eval", "single", "--json");
+  expect(evaluated.code).toBe(0);
+});
+
 test("tells of a picture that can't be read and of a class without pictures, learns from the others, and exits with 1", async () => {
   await cp(join(folder, "clothes"), join(folder, "flawed"), { recursive: true });
   await mkdir(join(folder, "flawed/hat"));

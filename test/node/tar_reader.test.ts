@@ -232,7 +232,7 @@ describe("what is wrong is damage", () => {
     expect((error as DamagedArchive).is_cut).toBe(false);
   });
 
-  test("a cut is told apart, wherever it is", async () => {
+  test("a cut is another kind of damage, wherever it is", async () => {
     for (const length of [600, 1000]) {
       const error = await members(sound.subarray(0, length)).catch((error: unknown) => error);
       expect(error).toMatchObject({ is_cut: true });

@@ -367,6 +367,35 @@ describe("what can be wrong", () => {
     ]);
   });
 
+  test("a folder of one class says so; splits are learned from and evaluated on as datasets would", async () => {
+    const single = join(folder, "single");
+    await cp(join(pictures, "bag"), join(single, "bag"), { recursive: true });
+    const options = ["--model_name_or_path", model, "--ignore_mismatched_sizes", "--max_steps", "1"];
+    expect(await run(["--train_dir", single, "--output_dir", output_folder(), ...options])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/single holds images of one class only \(bag\).*\[INVALID_ARGUMENT\]/),
+    });
+    const splits = join(folder, "splits");
+    await cp(pictures, join(splits, "train"), { recursive: true });
+    await cp(held_out, join(splits, "test"), { recursive: true });
+    const without = await run(["--train_dir", splits, "--output_dir", output_folder(), ...options]);
+    expect(without).toMatchObject({
+      code: 0,
+      stderr: expect.stringMatching(/splits test, train; train is read/),
+    });
+    expect(without.stderr).toMatch(/the test split isn't used.*--validation-dir/);
+    await cp(held_out, join(splits, "val"), { recursive: true });
+    const output_dir = output_folder();
+    const { code, stderr } = await run(["--train_dir", splits, "--output_dir", output_dir, ...options]);
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/val is read/)]);
+    expect(Object.values((await read_json(output_dir, "config.json")).id2label)).toEqual(
+      Object.keys(CLOTHES).sort(),
+    );
+    // All that is held out, no share of what is learned from.
+    const { eval_runtime, eval_samples_per_second } = await read_json(output_dir, "eval_results.json");
+    expect(Math.round(eval_runtime * eval_samples_per_second)).toBe(12);
+  });
+
   test.each([
     [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
     [["--output_dir", "x"], 1, /needs --train-dir/],

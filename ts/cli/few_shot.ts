@@ -19,6 +19,7 @@ import { print } from "./batch/stdout.ts";
 import { table_heading, table_rows } from "./classify.ts";
 import { load, type ModelFlags, make_bar, with_model_options } from "./model_options.ts";
 import { say, visible } from "./terminal.ts";
+import { check_classes } from "./training/classes.ts";
 
 interface FewShotFlags extends ModelFlags {
   teach?: string;
@@ -196,6 +197,8 @@ class Session {
   /** The readable pictures of a folder of class sub-folders, batch by batch. */
   async *#batches_of(folder: string, split: Split): AsyncGenerator<{ label: string; sound: RawImage[] }> {
     const { classes, examples } = await ImageFolder.open(folder, { empty_classes: "skip", split });
+    // A head that more is added to has classes of its own, and evaluation may be on one.
+    if (split === "train" && this.#flags.head === undefined) check_classes(classes, folder);
     this.#counted = { done: 0, total: examples.length };
     for (const label of classes) {
       const files = examples.filter((example) => example.label === label).map(({ image }) => image as string);

@@ -3,15 +3,18 @@ const MAX_KINDS = 10;
 /** The longest extension that is taken for one. */
 const MAX_EXTENSION = 16;
 
-/** Counts what is passed over in folders and archives, by kind, so that nothing is left out without a word. */
+/** Counts what is skipped in folders, lists and archives, by kind, so that nothing is skipped silently. */
 export class SkippedFiles {
+  /** Files that aren't images by extension. */
   readonly #files = new Map<string, number>();
+  /** Other things by what they are. */
+  readonly #counted = new Map<string, number>();
   /** Paths by what they are. */
   readonly #named = new Map<string, string[]>();
 
   /** @param name of a file that isn't an image. */
   add(name: string): void {
-    this.add_kind(extension_of(name));
+    add_to(this.#files, extension_of(name));
   }
 
   /** A file that isn't an image; where it is a link that leads nowhere, perhaps to a folder of images, it is named. */
@@ -20,27 +23,30 @@ export class SkippedFiles {
     else this.add(path.at(-1) as string);
   }
 
-  /** @param kind in place of an extension, as "outside the class folders". */
-  add_kind(kind: string): void {
-    this.#files.set(kind, (this.#files.get(kind) ?? 0) + 1);
+  /** @param what it is one of. */
+  count(what: string): void {
+    add_to(this.#counted, what);
   }
 
   /** Takes over what another one counted. */
   add_all(other: SkippedFiles): void {
-    for (const [kind, count] of other.#files) this.#files.set(kind, (this.#files.get(kind) ?? 0) + count);
-    for (const [what, paths] of other.#named)
-      this.#named.set(what, [...(this.#named.get(what) ?? []), ...paths]);
+    for (const [extension, count] of other.#files) add_to(this.#files, extension, count);
+    for (const [what, count] of other.#counted) add_to(this.#counted, what, count);
+    for (const [what, paths] of other.#named) for (const path of paths) this.add_named(what, path);
   }
 
   /** @param what it is one of. @param path is named in the summary. */
   add_named(what: string, path: string): void {
-    this.#named.set(what, [...(this.#named.get(what) ?? []), path]);
+    const paths = this.#named.get(what) ?? [];
+    paths.push(path);
+    this.#named.set(what, paths);
   }
 
   /** "skipped 12 files that are not images: .heic 10, .txt 2"; undefined where nothing was skipped. */
   summary(): string | undefined {
     const named = [...this.#named].map(([what, paths]) => summary_of(what, paths));
-    const parts = [this.#files_summary(), ...named].filter((part) => part !== undefined);
+    const counted = [...this.#counted].map(([what, count]) => `skipped ${what} (${count})`);
+    const parts = [this.#files_summary(), ...counted, ...named].filter((part) => part !== undefined);
     return parts.length === 0 ? undefined : parts.join("; ");
   }
 
@@ -55,6 +61,10 @@ export class SkippedFiles {
     const what = total === 1 ? "1 file that is not an image" : `${total} files that are not images`;
     return `skipped ${what}: ${named.join(", ")}`;
   }
+}
+
+function add_to(counts: Map<string, number>, kind: string, count = 1): void {
+  counts.set(kind, (counts.get(kind) ?? 0) + count);
 }
 
 function summary_of(what: string, paths: readonly string[]): string {

@@ -42,7 +42,7 @@ export interface WalkedFile {
 export interface WalkOptions {
   /** Folders to go down, 1 being the folder itself; default all. */
   max_depth?: number;
-  /** Is told of folders that aren't entered. */
+  /** Collects the folders that aren't entered. */
   skipped?: SkippedFiles;
 }
 
@@ -102,7 +102,7 @@ interface Entry {
   is_folder: boolean | undefined;
 }
 
-/** A folder's names in order. Only MAX_NAMES of them are in memory: the folder is listed once for each so many. */
+/** A folder's names in order. Only MAX_NAMES of them are in memory: the folder is listed once for each MAX_NAMES. */
 export async function* sorted_entries(folder: string, max_names = MAX_NAMES): AsyncGenerator<Entry> {
   for (let after = ""; ; ) {
     const found = await smallest_entries(folder, after, max_names);

@@ -9,7 +9,7 @@ const [NUL, LINE_FEED, CARRIAGE_RETURN] = [0, 10, 13];
 
 export interface Line {
   text: string;
-  /** From 1 on. */
+  /** Counted from 1. */
   number: number;
   /** For a line that is too long, and then cut. */
   error?: VitMsnError;

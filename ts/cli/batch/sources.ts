@@ -24,7 +24,7 @@ export interface Sources {
 interface Reading {
   patience: Patience;
   signal: AbortSignal;
-  /** Counts what is passed over. */
+  /** Counts what is skipped. */
   skipped: SkippedFiles;
   /** Whether the source is an argument, as against a line of a list. */
   is_argument: boolean;
@@ -182,7 +182,7 @@ async function* listed(list: string, reading: Reading): AsyncGenerator<Picture> 
       continue;
     }
     const source = await source_of(text);
-    if (source === undefined) skipped.add_kind("comment lines of lists");
+    if (source === undefined) skipped.count("comment lines of lists");
     else yield* expand(source, reading);
   }
 }

@@ -152,7 +152,8 @@ async function* members(
     const { name, kind, target } = member;
     if (kind === "folder" || is_hidden(name)) continue;
     const is_link = (kind === "hard link" || kind === "symbolic link") && target !== "";
-    if (!is_image_name(name) || (kind !== "file" && !is_link)) skipped.add(name);
+    if (!is_image_name(name)) skipped.add(name);
+    else if (kind !== "file" && !is_link) skipped.count("members of shards that aren't files");
     else if (kind === "file") yield await read_member(`${shard}/${short_member(name)}`, member);
     else
       links.push({ name, target: kind === "hard link" ? plain(target) : plain(join(dirname(name), target)) });

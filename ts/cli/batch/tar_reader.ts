@@ -29,7 +29,7 @@ export interface TarMember {
   target: string;
   /** Bytes of its content, holes included. */
   size: number;
-  /** Its content, to be read before the next member; otherwise it is passed over. */
+  /** Its content, to be read before the next member; otherwise it is skipped. */
   read(): Promise<Uint8Array>;
 }
 

@@ -1,11 +1,5 @@
 import { with_locked_folder } from "../../files/index.ts";
-import {
-  env,
-  type PretrainedOptions,
-  ViTImageProcessor,
-  ViTMSNForImageClassification,
-  VitMsnError,
-} from "../../index.ts";
+import { env, type PretrainedOptions, ViTImageProcessor, ViTMSNForImageClassification } from "../../index.ts";
 import {
   confusion_matrix,
   EarlyStoppingCallback,
@@ -18,6 +12,7 @@ import {
 } from "../../training/index.ts";
 import { DownloadBars } from "../model_options.ts";
 import { write_report } from "../report/write_report.ts";
+import { check_classes } from "./classes.ts";
 import { checkpoint_to_resume, interrupted, required, stop_on_signal } from "./interruptible_run.ts";
 import { TrainingBars } from "./progress_bars.ts";
 import type { TrainFlags } from "./train.ts";
@@ -152,15 +147,6 @@ async function open_validation(validation_dir: string | undefined, all: ImageFol
   const split = splits.includes("test") && !splits.includes("validation") ? "test" : "validation";
   const classes = all ? ({ classes: all.classes, empty_classes: "skip" } as const) : {};
   return ImageFolder.open(validation_dir, { ...classes, split });
-}
-
-function check_classes(classes: readonly string[], folder: string): void {
-  if (classes.length !== 1) return;
-  throw new VitMsnError(
-    "INVALID_ARGUMENT",
-    `${folder} holds images of one class only (${classes[0]}); a classifier needs at least two, in a folder each.`,
-    { details: { folder } },
-  );
 }
 
 function limit(folder: ImageFolder, count: number | undefined, seed: number): ImageFolder {

@@ -122,7 +122,7 @@ async function list_classes(root: SaveDirectory, skipped: SkippedFiles): Promise
     const found = path.length > 1 ? classes.get((path[0] as string).normalize("NFC")) : undefined;
     if (!is_image_name(name)) for (const tally of [skipped, found?.skipped]) tally?.add_file(found_file);
     else if (found !== undefined) found.images.push(file);
-    else skipped.add_kind("images outside the folders of classes");
+    else skipped.count("images outside the folders of classes");
   }
   return classes;
 }
