@@ -146,7 +146,7 @@ const ALL_LOSSES = Object.keys(LOSSES) as Loss[];
 describe("embed, broken off at every call of the file system", () => {
   test.each([
     ["jsonl", [KILL, ...ERRORS], ALL_LOSSES],
-    ["parquet", [KILL, ERRORS[1]], ["everything", "bytes"]],
+    ["parquet", [KILL, ERRORS[1]], ["everything", "first_name"]],
     ["npy", [KILL, ERRORS[0]], ["everything", "some_bytes"]],
     ["npz", [KILL, ERRORS[1]], ["nothing", "bytes"]],
   ] as const)(
@@ -155,6 +155,16 @@ describe("embed, broken off at every call of the file system", () => {
       const wanted = await embed(new FaultyDisk(), format);
       next_process();
       expect([wanted.code, wanted.others]).toEqual([3, []]);
+      for (const loss of losses) {
+        const done = new FaultyDisk();
+        await embed(done, format);
+        next_process();
+        const before = done.copy().files();
+        done.lose(loss);
+        const output = `/out/rows.${format}`;
+        for (const path of [output, `${output}.journal.json`])
+          expect(done.files().get(path), `${path}, ${loss} lost`).toEqual(before.get(path));
+      }
       await at_every_call(new FaultyDisk(), format, wanted, faults, losses);
     },
     120_000,
@@ -228,6 +238,11 @@ describe("checkpoints, broken off at every call of the file system", () => {
     const undisturbed = new FaultyDisk();
     expect(await train(undisturbed)).toBe(2);
     expect(expect_whole(undisturbed, "undisturbed")).toEqual([2]);
+    for (const loss of ALL_LOSSES) {
+      const left = undisturbed.copy();
+      left.lose(loss);
+      expect(expect_whole(left, `afterwards, ${loss} lost`)).toContain(2);
+    }
     for (let at = 1; at <= undisturbed.calls; at++) {
       for (const fault of [KILL, ...ERRORS]) {
         const disk = new FaultyDisk();

@@ -18,6 +18,8 @@ interface Folder {
   kind: "folder";
   entries: Map<string, Entry>;
   saved: Map<string, Entry>;
+  /** What happened to names since the last sync(): a renamed one is two of a change. */
+  changes: [name: string, entry: Entry | undefined][][];
 }
 
 interface Link {
@@ -36,6 +38,8 @@ export const LOSSES = {
   bytes: { names: "new", data: "holes" },
   some_bytes: { names: "new", data: "torn" },
   names: { names: "saved", data: "new" },
+  /** The first change of names in each folder, but not those after it: file systems may keep them in any order. */
+  first_name: { names: "without_first", data: "saved" },
 } as const;
 
 export type Loss = keyof typeof LOSSES;
@@ -56,7 +60,7 @@ const WRITING = new Set(["open", "write", "datasync", "sync", "link", "mkdir", "
 const OPENING = { r: constants.O_RDONLY, "r+": constants.O_RDWR } as const;
 
 function folder(): Folder {
-  return { kind: "folder", entries: new Map(), saved: new Map() };
+  return { kind: "folder", entries: new Map(), saved: new Map(), changes: [] };
 }
 
 function file(): File {
@@ -106,8 +110,13 @@ export class FaultyDisk {
         entry.dirty = [];
         return;
       }
-      entry.entries = new Map(names === "new" ? entry.entries : entry.saved);
+      if (names === "saved") entry.entries = new Map(entry.saved);
+      if (names === "without_first") {
+        entry.entries = new Map(entry.saved);
+        for (const change of entry.changes.slice(1)) set_names(entry.entries, change);
+      }
       entry.saved = new Map(entry.entries);
+      entry.changes = [];
       for (const below of entry.entries.values()) visit(below);
     };
     visit(this.#root);
@@ -148,7 +157,7 @@ export class FaultyDisk {
       if (entry === undefined && !creates) throw system_error("ENOENT", "open", path);
       if (entry === undefined) {
         entry = file();
-        parent.entries.set(posix.basename(path), entry);
+        change_names(parent, [posix.basename(path), entry]);
       }
       if (entry.kind === "file" && flags === "w") this.#truncate(entry, 0);
       return new Handle(this, path, entry as File | Folder);
@@ -188,7 +197,7 @@ export class FaultyDisk {
         if (below !== undefined && is_last && !options.recursive) throw system_error("EEXIST", "mkdir", path);
         if (below === undefined) {
           below = folder();
-          parent.entries.set(name, below);
+          change_names(parent, [name, below]);
           first ??= `/${names.slice(0, i + 1).join("/")}`;
         }
         if (below.kind !== "folder") throw system_error("ENOTDIR", "mkdir", path);
@@ -202,7 +211,7 @@ export class FaultyDisk {
       if (!this.has_links) throw system_error("EPERM", "link", to);
       const parent = this.#parent(to, "link");
       if (parent.entries.has(posix.basename(to))) throw system_error("EEXIST", "link", to);
-      parent.entries.set(posix.basename(to), this.#file(from, "link"));
+      change_names(parent, [posix.basename(to), this.#file(from, "link")]);
     });
 
   readonly rename = (from: string, to: string) =>
@@ -212,17 +221,25 @@ export class FaultyDisk {
       const there = parent.entries.get(posix.basename(to));
       if (there?.kind === "folder" && there.entries.size > 0) throw system_error("ENOTEMPTY", "rename", to);
       if (there === entry) return;
-      parent.entries.set(posix.basename(to), entry);
-      this.#parent(from, "rename").entries.delete(posix.basename(from));
+      const old_parent = this.#parent(from, "rename");
+      const changes = [
+        [posix.basename(to), entry],
+        [posix.basename(from), undefined],
+      ] as const;
+      if (parent === old_parent) change_names(parent, ...changes);
+      else {
+        change_names(parent, changes[0]);
+        change_names(old_parent, changes[1]);
+      }
     });
 
   readonly rm = (path: string, options: { force?: boolean; recursive?: boolean } = {}) =>
     this.#call("unlink", path, () => {
-      const { entries } = this.#parent(path, "unlink");
-      const entry = entries.get(posix.basename(path));
+      const parent = this.#parent(path, "unlink");
+      const entry = parent.entries.get(posix.basename(path));
       if (entry === undefined && !options.force) throw system_error("ENOENT", "unlink", path);
       if (entry?.kind === "folder" && !options.recursive) throw system_error("EISDIR", "rm", path);
-      entries.delete(posix.basename(path));
+      if (entry !== undefined) change_names(parent, [posix.basename(path), undefined]);
     });
 
   // What is asked of an open file.
@@ -266,8 +283,10 @@ export class FaultyDisk {
       "sync",
       path,
       () => {
-        if (of.kind === "folder") of.saved = new Map(of.entries);
-        else {
+        if (of.kind === "folder") {
+          of.saved = new Map(of.entries);
+          of.changes = [];
+        } else {
           of.saved = resized(of.saved, of.data.length);
           for (const [start, end] of of.dirty) of.saved.set(of.data.subarray(start, end), start);
           of.dirty = [];
@@ -323,6 +342,20 @@ export class FaultyDisk {
     const entry = this.#entry(path, syscall);
     if (entry.kind !== "file") throw system_error("EISDIR", syscall, path);
     return entry;
+  }
+}
+
+type NameChange = readonly [name: string, entry: Entry | undefined];
+
+function change_names(of: Folder, ...change: NameChange[]): void {
+  of.changes.push(change.map(([name, entry]) => [name, entry]));
+  set_names(of.entries, change);
+}
+
+function set_names(entries: Map<string, Entry>, change: readonly NameChange[]): void {
+  for (const [name, entry] of change) {
+    if (entry === undefined) entries.delete(name);
+    else entries.set(name, entry);
   }
 }
 
