@@ -740,7 +740,7 @@ describe("checkpoints", () => {
     await resume({ learning_rate: 0.02, weight_decay: 0.5 });
     expect(env.warn).toHaveBeenCalledWith(
       expect.stringMatching(
-        /checkpoint-2 is of another run: learning_rate was 0\.01 and is 0\.02; weight_decay was 0 and is 0\.5\./,
+        / is of another run: learning_rate was 0\.01 and is 0\.02; weight_decay was 0 and is 0\.5\./,
       ),
     );
     const before = await weights_of(model);

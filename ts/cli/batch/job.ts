@@ -188,7 +188,7 @@ class FileSink implements Sink {
     }
     this.#reached = reached;
     this.#progress.add(outcomes.length - failures.length, failures);
-    if (Date.now() - this.#saved >= this.#save_every_ms) await this.save();
+    if (this.#file.is_full || Date.now() - this.#saved >= this.#save_every_ms) await this.save();
   }
 
   async save(reached: Reached = this.#reached): Promise<void> {

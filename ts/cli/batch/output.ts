@@ -34,6 +34,8 @@ import {
 } from "./journal.ts";
 import { damaged, decode_row, type Format, type KeptRow, type Row, split_lines } from "./rows.ts";
 
+/** Rows that an earlier run made come fast, and saves may be far apart. */
+const MAX_PENDING_BYTES = 16 * 1024 * 1024;
 /** Most links that lead from one to the next. */
 const MAX_LINKS = 40;
 
@@ -95,6 +97,7 @@ export class Output {
   #rows: Appended | undefined;
   #failures: Appended | undefined;
   #pending: Uint8Array[] = [];
+  #pending_bytes = 0;
   #pending_failures: Uint8Array[] = [];
 
   private constructor(
@@ -168,19 +171,29 @@ export class Output {
     const { max_text = Number.POSITIVE_INFINITY } = this.#format;
     const label = row.labels?.find(({ length }) => length > max_text);
     if (label !== undefined) throw text_too_long("label", label, max_text);
-    this.#pending.push(this.#format.encode(row));
+    this.#push(this.#format.encode(row));
     this.#count({ rows: 1 }, { failures_done: 1 });
   }
 
   /** Adds a row that an earlier run made. */
   add_kept({ bytes }: KeptRow): void {
-    this.#pending.push(bytes);
+    this.#push(bytes);
     this.#count({ rows: 1 }, { rows_done: 1 });
   }
 
   add_failure(image: string, { code, message }: VitMsnError): void {
     this.#pending_failures.push(Buffer.from(`${JSON.stringify({ image, code, message })}\n`));
     this.#count({ failures: 1 }, { failures_done: 1 });
+  }
+
+  #push(bytes: Uint8Array): void {
+    this.#pending.push(bytes);
+    this.#pending_bytes += bytes.byteLength;
+  }
+
+  /** Whether what was added since the last commit takes much memory. */
+  get is_full(): boolean {
+    return this.#pending_bytes >= MAX_PENDING_BYTES;
   }
 
   #count(
@@ -201,6 +214,7 @@ export class Output {
     await this.#lock.check();
     await this.#rows?.append(this.#pending);
     this.#pending = [];
+    this.#pending_bytes = 0;
     await this.#failures?.append(this.#pending_failures);
     this.#pending_failures = [];
     const [rows, failures] = [this.#rows?.digest, this.#failures?.digest];
