@@ -1,4 +1,4 @@
-import { cp, readFile, stat } from "node:fs/promises";
+import { cp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -78,6 +78,23 @@ describe("apps", () => {
     expect(asked.filter((path) => path.endsWith(".wasm"))).toHaveLength(1);
     expect(asked.filter((path) => /few_shot|pytorch|training/.test(path))).toEqual([]);
   });
+
+  test.each(["vite", "webpack"])(
+    "%s copies the bundled model into an app that names none",
+    { timeout: 240_000 },
+    async (name) => {
+      const main = join(example(name), "main.js");
+      const source = await readFile(main, "utf8");
+      await writeFile(
+        main,
+        source.replace('pipeline("image-classification", "./fashion")', 'pipeline("image-classification")'),
+      );
+      await builds[name]?.();
+      await rm(join(example(name), "dist/fashion"), { recursive: true });
+      const asked = await use_page(join(example(name), "dist"));
+      expect(asked.filter((path) => path.endsWith(".safetensors"))).toHaveLength(1);
+    },
+  );
 });
 
 test("page.html: a plain page beside the package's files", { timeout: 60_000 }, async () => {

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
+import { read_json } from "../../ts/loading/json.ts";
 import { open_source } from "../../ts/loading/source.ts";
 import type { FileMap, ProgressInfo } from "../../ts/loading/types.ts";
 import { expect_error } from "../support/errors.ts";
@@ -24,6 +25,16 @@ test("names may carry the folder that was picked", async () => {
   expect(await text_of(files, "config.json")).toBe("outer");
   expect(await text_of(files, "config.json", "old")).toBe("inner");
   expect(await text_of({ ...files, "config.json": ascii("exact") }, "config.json")).toBe("exact");
+});
+
+test("a file may be given by its URL, as bundlers name their assets", async () => {
+  const source = await open_source({
+    "config.json": new URL(`data:application/json;base64,${btoa('{"hidden_size": 48}')}`),
+    "preprocessor_config.json": new URL("data:application/json,%7B%22do_resize%22%3A%20false%7D"),
+  });
+  expect(await read_json(source, "config.json")).toEqual({ hidden_size: 48 });
+  expect(await read_json(source, "preprocessor_config.json")).toEqual({ do_resize: false });
+  expect(await source.open("model.safetensors")).toBeUndefined();
 });
 
 test("two models in one map are an error", async () => {

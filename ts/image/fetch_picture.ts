@@ -1,5 +1,6 @@
 import { failure_hint } from "#environment";
 import { type ErrorCode, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { data_url_bytes } from "../network/data_url.ts";
 import { failure_reason, fetch_url, type HeaderRecord } from "../network/fetch_url.ts";
 import { show_url } from "../network/show_url.ts";
 import { check_byte_count, invalid_image } from "./header.ts";
@@ -70,16 +71,11 @@ async function read_body(response: Response, name: string): Promise<Uint8Array> 
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 
-/** By hand, since a page's content security policy may forbid to fetch data: URLs. */
 function decode_data_url(url: string): Uint8Array {
-  const comma = url.indexOf(",");
-  const name = show_url(url);
-  if (comma < 0) throw invalid_image(`${name} has no comma, so no data.`, name);
   try {
-    const text = decodeURIComponent(url.slice(comma + 1));
-    if (!/;\s*base64\s*$/i.test(url.slice(0, comma))) return new TextEncoder().encode(text);
-    return Uint8Array.from(atob(text.replace(/\s/g, "")), (character) => character.charCodeAt(0));
+    return data_url_bytes(url);
   } catch (cause) {
-    throw invalid_image(`${name} isn't valid base64.`, name, {}, cause);
+    const name = show_url(url);
+    throw invalid_image(`${name} isn't valid: ${failure_reason(cause)}.`, name, {}, cause);
   }
 }

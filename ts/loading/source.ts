@@ -3,10 +3,11 @@ import { find_place, folder_hint, open_local_file } from "#storage";
 import { env } from "../env.ts";
 import { type ErrorCode, invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { type SplitUrl, split_credentials } from "../network/credentials.ts";
+import { data_url_bytes } from "../network/data_url.ts";
 import { show_url } from "../network/show_url.ts";
 import { bytes_of, is_record } from "../options.ts";
 import { blob_file, memory_file } from "./bytes.ts";
-import { open_remote } from "./hub.ts";
+import { open_remote, type RemoteOptions } from "./hub.ts";
 import { folder_segments, path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FileMap, LoadOptions, ModelSource, PretrainedSource, RandomAccessFile } from "./types.ts";
@@ -33,9 +34,11 @@ export async function open_source(source: PretrainedSource, options: LoadOptions
       );
     }
     const name = "The map of files";
-    return make_source(name, options, subfolder, async (segments) =>
-      find_in_map(source, segments.join("/"), name),
-    );
+    return make_source(name, options, subfolder, async (segments, progress, max_bytes) => {
+      const found = find_in_map(source, segments.join("/"), name);
+      if (!(found?.content instanceof URL)) return found && map_file(found.name, found.content, name);
+      return open_url(found.content, { immutable: false, options, progress, max_bytes });
+    });
   }
   const place = await find_place(source);
   if (place?.folder !== undefined) {
@@ -124,7 +127,11 @@ function make_source(
 }
 
 /** The file of that name, else the one file of that name inside a folder, as names of a picked folder are given. */
-function find_in_map(files: FileMap, file: string, source: string): RandomAccessFile | undefined {
+function find_in_map(
+  files: FileMap,
+  file: string,
+  source: string,
+): { name: string; content: unknown } | undefined {
   const entries = files instanceof Map ? [...files] : Object.entries(files);
   const exact = entries.find(([name]) => name === file);
   const nested = entries.filter(([name]) => name.endsWith(`/${file}`));
@@ -139,7 +146,15 @@ function find_in_map(files: FileMap, file: string, source: string): RandomAccess
     );
   }
   const [name, content] = exact ?? nearest[0] ?? [];
-  return name === undefined ? undefined : map_file(name, content, source);
+  return name === undefined ? undefined : { name, content };
+}
+
+/** A file of a map by its URL; bundlers write small ones into the URL itself. */
+async function open_url(address: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
+  if (address.protocol === "data:") return memory_file(show_url(address), data_url_bytes(address.href));
+  if (!/^https?:$/.test(address.protocol)) return open_file(address, remote.options);
+  const { url, authorization } = split_credentials(address);
+  return open_remote(url, { ...remote, authorization });
 }
 
 function map_file(name: string, content: unknown, source: string): RandomAccessFile {
@@ -149,7 +164,7 @@ function map_file(name: string, content: unknown, source: string): RandomAccessF
   if (content instanceof Blob) return blob_file(name, content);
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `${source} must hold Blobs, ArrayBuffers or Uint8Arrays; ${name} is none of them.`,
+    `${source} must hold Blobs, ArrayBuffers, Uint8Arrays or URLs; ${name} is none of them.`,
     {
       details: { file: name },
     },

@@ -15,10 +15,14 @@ export interface ProgressInfo {
 }
 export type ProgressCallback = (info: ProgressInfo) => void;
 
-/** Files by name, for models that a page holds already (a folder picked or dropped, or bytes from anywhere). */
-export type FileMap =
-  | Record<string, Blob | ArrayBuffer | Uint8Array>
-  | Map<string, Blob | ArrayBuffer | Uint8Array>;
+/** A file itself, or the URL of one. */
+type MappedFile = Blob | ArrayBuffer | Uint8Array | URL;
+
+/**
+ * Files by name, for models that a page holds already (a folder picked or dropped, or bytes from anywhere), or whose files have
+ * URLs of their own, as a bundler's assets.
+ */
+export type FileMap = Record<string, MappedFile> | Map<string, MappedFile>;
 
 /** Where a model comes from: a local folder (path or file: URL), a hub repo id, a base URL, or its files themselves. */
 export type PretrainedSource = string | URL | FileMap;

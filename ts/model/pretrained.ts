@@ -369,7 +369,7 @@ async function match(
 function may_reload(source: PretrainedSource): boolean {
   if (typeof source === "string" || source instanceof URL) return true;
   const files = source instanceof Map ? [...source.values()] : Object.values(source);
-  return files.every((file) => file instanceof Blob);
+  return files.every((file) => file instanceof Blob || file instanceof URL);
 }
 
 /** Reads a model that ran before onto a new engine; what was to be warned of has been. */

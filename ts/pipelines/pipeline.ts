@@ -1,4 +1,4 @@
-import { default_model } from "../default_model.ts";
+import { default_model, explain_missing } from "#default_model";
 import { show, VitMsnError } from "../errors.ts";
 import { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { check_pretrained } from "../loading/option_rules.ts";
@@ -130,7 +130,7 @@ async function backbone_of(source: Source, options: PipelineOptions): Promise<Vi
  */
 export async function pipeline<T extends PipelineTask>(
   task: T,
-  model: PretrainedSource | LoadedModel = default_model(),
+  model?: PretrainedSource | LoadedModel,
   options: PipelineOptions = {},
 ): Promise<Pipelines[T]> {
   const load = Object.hasOwn(LOADERS, task) ? LOADERS[task] : undefined;
@@ -139,7 +139,11 @@ export async function pipeline<T extends PipelineTask>(
     throw new VitMsnError("UNSUPPORTED", `Task ${show(task)} is not one of this package's: "${tasks}".`);
   }
   const where = `pipeline("${task}")`;
-  if (is_loaded(model)) check_options(where, options, PROCESSOR_RULES, TASK_RULES[task]);
+  if (model !== undefined && is_loaded(model))
+    check_options(where, options, PROCESSOR_RULES, TASK_RULES[task]);
   else check_pretrained(options, where, PROCESSOR_RULES, TASK_RULES[task]);
-  return load(model, options);
+  if (model !== undefined) return load(model, options);
+  return load(default_model(), options).catch((error) => {
+    throw explain_missing(error);
+  });
 }
