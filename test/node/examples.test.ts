@@ -1,4 +1,4 @@
-import { cp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { cp, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -83,14 +83,21 @@ describe("apps", () => {
     "%s copies the bundled model into an app that names none",
     { timeout: 240_000 },
     async (name) => {
-      const main = join(example(name), "main.js");
-      const source = await readFile(main, "utf8");
-      await writeFile(
-        main,
-        source.replace('pipeline("image-classification", "./fashion")', 'pipeline("image-classification")'),
+      const edit = async (file: string, from: RegExp, to: string) => {
+        const path = join(example(name), file);
+        await writeFile(path, (await readFile(path, "utf8")).replace(from, to));
+      };
+      await edit("main.js", /, ".\/fashion"/, "");
+      // What the example itself copies.
+      await edit(
+        `${name}.config.js`,
+        /publicDir: .*,|plugins: .*,/,
+        name === "vite" ? "publicDir: false," : "",
       );
       await builds[name]?.();
-      await rm(join(example(name), "dist/fashion"), { recursive: true });
+      await cp(join(example(name), "index.html"), join(example(name), "dist/index.html"), {
+        force: name !== "vite",
+      });
       const asked = await use_page(join(example(name), "dist"));
       expect(asked.filter((path) => path.endsWith(".safetensors"))).toHaveLength(1);
     },
