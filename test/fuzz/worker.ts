@@ -89,3 +89,5 @@ await main().catch((error: unknown) => {
     error: cause === undefined ? stack : `${stack}\ncaused by ${(cause as Error).stack}`,
   });
 });
+// A target may hold a server open. In a Worker this ends the thread alone, after its messages are sent.
+process.exit();
