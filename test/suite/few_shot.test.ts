@@ -417,6 +417,10 @@ describe("save and load", () => {
       ],
       [with_settings({ examples: { ...examples, labels: ["a", "", "c"] } }), "INVALID_CHECKPOINT"],
     ];
+    const as_text = Array.from(tensors, (byte) => String.fromCharCode(byte)).join("");
+    const integers = Uint8Array.from(as_text.replaceAll('"F32"', '"I32"'), (char) => char.charCodeAt(0));
+    const no_floats = await error_of(teach.load({ ...saved, "few_shot.safetensors": integers }));
+    expect(no_floats.message).toMatch(/must be float32, but it is I32/);
     const before = await teach(pictures[0] as RawImage);
     for (const [map, code] of damaged)
       expect((await error_of(teach.load(map))).code, JSON.stringify(Object.keys(map))).toBe(code);

@@ -1,12 +1,12 @@
 import { VitMsnError } from "../errors.ts";
-import { read_safetensors } from "../loading/checkpoint.ts";
+import { type FileTensors, read_safetensors } from "../loading/checkpoint.ts";
 import {
   float32_tensor,
   type TensorToWrite,
   write_safetensors,
 } from "../loading/formats/write_safetensors.ts";
 import { read_json } from "../loading/json.ts";
-import type { Checkpoint, CheckpointTensor, ModelSource } from "../loading/types.ts";
+import type { CheckpointTensor, ModelSource } from "../loading/types.ts";
 import { type Example, FEATURE_KINDS, type FeatureKind, labels_of } from "./features.ts";
 import { FEW_SHOT_METHODS, type FewShotMethod, type FitPlan, plan_fit } from "./fit_options.ts";
 import { type Head, LinearHead, NeighborHead } from "./heads.ts";
@@ -94,8 +94,7 @@ export async function read_taught(source: ModelSource): Promise<Taught> {
     );
   }
   try {
-    const { tensors } = await read_safetensors(file);
-    const reader = new TaughtReader(source.name, new Map(tensors.map((entry) => [entry.key, entry])));
+    const reader = new TaughtReader(source.name, await read_safetensors(file));
     return await reader.read(settings);
   } finally {
     await file.close();
@@ -104,11 +103,13 @@ export async function read_taught(source: ModelSource): Promise<Taught> {
 
 class TaughtReader {
   readonly #name: string;
-  readonly #tensors: Checkpoint["tensors"];
+  readonly #tensors: ReadonlyMap<string, CheckpointTensor>;
+  readonly #unreadable: ReadonlyMap<string, string>;
 
-  constructor(name: string, tensors: Checkpoint["tensors"]) {
+  constructor(name: string, { tensors, unreadable }: FileTensors) {
     this.#name = name;
-    this.#tensors = tensors;
+    this.#tensors = new Map(tensors.map((tensor) => [tensor.key, tensor]));
+    this.#unreadable = unreadable;
   }
 
   async read(settings: Record<string, unknown>): Promise<Taught> {
@@ -198,7 +199,9 @@ class TaughtReader {
 
   /** A tensor of just this shape, all finite. */
   async #floats(key: string, dims: readonly number[]): Promise<Float32Array> {
-    const found: CheckpointTensor | undefined = this.#tensors.get(key);
+    const found = this.#tensors.get(key);
+    const dtype = this.#unreadable.get(key);
+    if (dtype !== undefined) this.#fail(`the tensor "${key}" must be float32, but it is ${dtype}`);
     if (found === undefined) return this.#fail(`the tensor "${key}" is missing from ${TENSORS_FILE}`);
     if (found.dtype !== "float32" || found.dims.join() !== dims.join()) {
       const is = `${found.dtype} [${found.dims.join(", ")}]`;
