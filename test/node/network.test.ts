@@ -568,6 +568,16 @@ describe("a user and a password in a URL", () => {
     }
   });
 
+  test("of a redirect's target are not sent", async () => {
+    const other = await listen(serve_model);
+    const host = await listen((request, response) => {
+      response.writeHead(302, { location: `http://me:word@${other.host}${request.url}` }).end();
+    });
+    const source = await open_source(`${host.origin}/m`, { cache_dir: folder });
+    await (await source.open("config.json"))?.close();
+    expect(other.requests.map(({ headers }) => headers.authorization)).toEqual([undefined]);
+  });
+
   const ADDRESSES = (host: string) => [
     `http://me:${ENCODED}@${host}/gone.png?sig=${ENCODED}`,
     `http://me:s3cr/word@${host}/a.png?sig=${ENCODED}`,

@@ -116,6 +116,8 @@ function redirect_target(target: string, from: URL): URL {
   if (!url || !/^https?:$/.test(url.protocol) || (from.protocol === "https:" && url.protocol === "http:")) {
     throw network_error(from, "redirects to an address that isn't safe to follow");
   }
+  // Only the caller's own URL says who asks.
+  url.username = url.password = "";
   return url;
 }
 

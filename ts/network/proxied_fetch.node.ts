@@ -35,6 +35,8 @@ export async function fetch_through_proxies(
     if (redirect === "manual" || !is_redirect) return to_response(response);
     response.destroy();
     const target = new URL(location, at);
+    // Only the caller's own URL says who asks.
+    target.username = target.password = "";
     if (target.origin !== at.origin) for (const name of ["authorization", "cookie"]) headers.delete(name);
     at = target;
   }
