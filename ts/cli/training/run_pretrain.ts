@@ -1,5 +1,11 @@
 import { with_locked_folder } from "../../files/index.ts";
-import { type PretrainedOptions, ViTImageProcessor, ViTMSNModel, VitMsnError } from "../../index.ts";
+import {
+  type ModelOptions,
+  type PretrainedOptions,
+  ViTImageProcessor,
+  ViTMSNModel,
+  VitMsnError,
+} from "../../index.ts";
 import {
   MSNPretrainer,
   MSNPretrainingArguments,
@@ -101,17 +107,20 @@ async function load_start(
   signal: AbortSignal,
 ): Promise<Start> {
   const bars = new DownloadBars(flags.quiet !== true);
-  const options: PretrainedOptions = {
-    revision: flags.model_revision,
-    cache_dir: flags.cache_dir,
-    local_files_only: flags.local_files_only,
-    token: flags.token,
+  const fresh: ModelOptions = {
     attn_implementation: flags.attn_implementation,
     device: flags.device ?? "wasm",
     num_threads: flags.num_threads,
     worker: flags.worker ?? (flags.device ?? "wasm") === "wasm",
-    progress_callback: bars.callback,
     seed,
+  };
+  const options: PretrainedOptions = {
+    ...fresh,
+    revision: flags.model_revision,
+    cache_dir: flags.cache_dir,
+    local_files_only: flags.local_files_only,
+    token: flags.token,
+    progress_callback: bars.callback,
     signal,
   };
   try {
@@ -121,10 +130,10 @@ async function load_start(
         ? {}
         : { image_processor: await ViTImageProcessor.from_pretrained(source, options) };
     if (from === undefined)
-      return { model: await fresh_encoder(encoder, options), ...(await processor(image_processor_name)) };
+      return { model: await fresh_encoder(encoder, fresh), ...(await processor(image_processor_name)) };
     if (/\.(?:pth\.tar|pth|pt)$/i.test(from)) {
       const original = await OriginalMSNCheckpoint.open(from, { ...encoder }, options);
-      const model = await msn_encoder(original.config, options);
+      const model = await msn_encoder(original.config, fresh);
       return { model, original, ...(await processor(image_processor_name)) };
     }
     check_no_sizes(encoder);
@@ -135,7 +144,7 @@ async function load_start(
   }
 }
 
-function fresh_encoder(encoder: EncoderFlags, options: PretrainedOptions): Promise<ViTMSNModel> {
+function fresh_encoder(encoder: EncoderFlags, options: ModelOptions): Promise<ViTMSNModel> {
   const { hidden_size = HIDDEN_SIZE } = encoder;
   const sizes = {
     hidden_size,
