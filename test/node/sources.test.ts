@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -202,6 +202,28 @@ describe("lists", () => {
       expect([code ?? signal]).toEqual([signal ?? (name === "SIGINT" ? 130 : 143)]);
     },
   );
+
+  test.each([
+    ["embed", [...TINY]],
+    ["few-shot", ["--json", "--teach"]],
+  ])("SIGTERM ends %s while it waits for standard input", async (command, options) => {
+    const classes = await new_folder();
+    for (const name of ["boot", "shoe"]) {
+      await mkdir(join(classes, name));
+      await copyFile(BOOT, join(classes, name, "1.png"));
+    }
+    const teach = command === "few-shot" ? [classes] : [];
+    const words = [join(root, "dist/cli.js"), command, BOOT, "-", ...options, ...teach];
+    const run = spawn(process.execPath, words, { cwd: root, stdio: ["pipe", "pipe", "ignore"] });
+    let rows = "";
+    for await (const chunk of run.stdout) {
+      rows += chunk;
+      if (rows.includes(BOOT)) break;
+    }
+    run.kill("SIGTERM");
+    expect(await once(run, "exit")).toEqual([143, null]);
+    run.stdin.destroy();
+  });
 
   test("an image may come through a pipe that the command line names", async () => {
     const pipe = join(await new_folder(), "image");

@@ -16,6 +16,7 @@ import { ImageFolder, type Split } from "../training/index.ts";
 import { whole_number } from "./batch/options.ts";
 import { json_line } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
+import { from_stream } from "./batch/streams.ts";
 import { table_heading, table_rows } from "./classify.ts";
 import { load, type ModelFlags, make_bar, with_model_options } from "./model_options.ts";
 import { say, visible } from "./terminal.ts";
@@ -275,9 +276,7 @@ async function for_each_image(
 
 async function read_image(name: string, signal: AbortSignal): Promise<RawImage> {
   if (name !== "-") return RawImage.read(name, { signal });
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Uint8Array);
-  return RawImage.read(Buffer.concat(chunks), { signal });
+  return from_stream("-", process.stdin, signal).read();
 }
 
 const STAGES: Record<LearningProgress["status"], string> = {

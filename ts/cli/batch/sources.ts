@@ -1,14 +1,14 @@
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
-import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { encode_name, SkippedFiles } from "../../files/index.ts";
 import { RawImage, VitMsnError } from "../../index.ts";
 import { unsupported_archive } from "./archives.ts";
-import { aborted, file_error, is_picture_error } from "./errors.ts";
+import { file_error, is_picture_error } from "./errors.ts";
 import { read_lines } from "./list.ts";
 import { failing, type Picture } from "./picture.ts";
 import { type Patience, read_remote, source_name } from "./remote.ts";
+import { from_stream, interruptible } from "./streams.ts";
 import { remote_tar_pictures, tar_pictures } from "./tar.ts";
 import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
 
@@ -133,44 +133,6 @@ async function* until_damaged(name: string, shard: AsyncGenerator<Picture>): Asy
 /** Nothing where images were expected is more likely a slip than a wish. */
 function empty(name: string, what: string): Picture {
   return failing(name, new VitMsnError("NOT_FOUND", `${name} has no ${what}.`, { details: { file: name } }));
-}
-
-/** One image from standard input or a pipe. */
-function from_stream(name: string, stream: Readable, signal: AbortSignal): Picture {
-  const read = async () => {
-    const chunks: Uint8Array[] = [];
-    for await (const chunk of interruptible(stream, name, signal)) chunks.push(chunk);
-    return RawImage.read(Buffer.concat(chunks), { signal });
-  };
-  return { name, read };
-}
-
-/** A stream's bytes, until the run is interrupted: also where the stream itself waits, as for a pipe's writer. */
-async function* interruptible(
-  stream: Readable,
-  name: string,
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  const chunks: AsyncIterator<Uint8Array> = stream[Symbol.asyncIterator]();
-  let interrupt = () => {};
-  const interruption = new Promise<never>((_, reject) => {
-    interrupt = () => reject(aborted(signal));
-  });
-  interruption.catch(() => {}); // it is the reader who hears of it
-  signal.addEventListener("abort", interrupt);
-  if (signal.aborted) interrupt();
-  try {
-    for (;;) {
-      const { done, value } = await Promise.race([chunks.next(), interruption]);
-      if (done) return;
-      yield value;
-    }
-  } catch (error) {
-    throw error instanceof VitMsnError ? error : file_error(error, name);
-  } finally {
-    signal.removeEventListener("abort", interrupt);
-    stream.destroy();
-  }
 }
 
 async function* listed(list: string, reading: Reading): AsyncGenerator<Picture> {

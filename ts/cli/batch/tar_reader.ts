@@ -40,7 +40,6 @@ const KINDS: Readonly<Record<string, TarMember["kind"]>> = {
   "4": "other",
   "5": "folder",
   "6": "other",
-  V: "other",
   D: "folder",
 };
 /** Types whose headers may claim a size, though no content follows. */
@@ -78,7 +77,8 @@ export async function* tar_members(source: AsyncIterable<Uint8Array>): AsyncGene
     }
     const content = await open_content(bytes, header, type, { ...global, ...own });
     own = {};
-    yield content.member;
+    // A volume's label is a header alone.
+    if (type !== "V") yield content.member;
     await content.finish();
   }
 }

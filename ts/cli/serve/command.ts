@@ -7,6 +7,7 @@ import { seconds, whole_number } from "../batch/options.ts";
 import { load_classifier } from "../classify.ts";
 import { load_extractor } from "../embed.ts";
 import { load_options, type ModelFlags, model_identity, with_model_options } from "../model_options.ts";
+import { say } from "../terminal.ts";
 import { LastingTask } from "./lasting_task.ts";
 
 interface ServeFlags extends ModelFlags {
@@ -172,7 +173,7 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
 }
 
 function log(line: string): void {
-  console.error(`vit-msn: ${line}`);
+  say(line);
 }
 
 /** A decoder that doesn't come to its end keeps the process, and process.exit waits for it, too. */

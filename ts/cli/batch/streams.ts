@@ -1,0 +1,42 @@
+import type { Readable } from "node:stream";
+import { RawImage, VitMsnError } from "../../index.ts";
+import { aborted, file_error } from "./errors.ts";
+import type { Picture } from "./picture.ts";
+
+/** One image from standard input or a pipe. */
+export function from_stream(name: string, stream: Readable, signal: AbortSignal): Picture {
+  const read = async () => {
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of interruptible(stream, name, signal)) chunks.push(chunk);
+    return RawImage.read(Buffer.concat(chunks), { signal });
+  };
+  return { name, read };
+}
+
+/** A stream's bytes, until the run is interrupted: also where the stream itself waits, as for a pipe's writer. */
+export async function* interruptible(
+  stream: Readable,
+  name: string,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const chunks: AsyncIterator<Uint8Array> = stream[Symbol.asyncIterator]();
+  let interrupt = () => {};
+  const interruption = new Promise<never>((_, reject) => {
+    interrupt = () => reject(aborted(signal));
+  });
+  interruption.catch(() => {}); // it is the reader who hears of it
+  signal.addEventListener("abort", interrupt);
+  if (signal.aborted) interrupt();
+  try {
+    for (;;) {
+      const { done, value } = await Promise.race([chunks.next(), interruption]);
+      if (done) return;
+      yield value;
+    }
+  } catch (error) {
+    throw error instanceof VitMsnError ? error : file_error(error, name);
+  } finally {
+    signal.removeEventListener("abort", interrupt);
+    stream.destroy();
+  }
+}
