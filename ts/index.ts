@@ -38,6 +38,7 @@ export type {
 } from "./loading/types.ts";
 export {
   type AttnImplementation,
+  type HiddenAct,
   type ProblemType,
   ViTMSNConfig,
   type ViTMSNConfigFields,
