@@ -335,6 +335,18 @@ describe("the server's life", () => {
     expect(stderr).not.toMatch(/\n {4}at /);
   });
 
+  test("a decoder that doesn't end doesn't keep it", async () => {
+    // Work in one of the threads that decoders run in, for hours.
+    const program = `
+      import { pbkdf2 } from "node:crypto";
+      import { isMainThread } from "node:worker_threads";
+      if (isMainThread) pbkdf2("a", "b", 2 ** 31 - 1, 64, "sha512", () => {});`;
+    const node = ["--import", `data:text/javascript,${encodeURIComponent(program)}`];
+    const served = await serve(["--model", "test/fixtures/tiny"], { node });
+    const { signal, stderr } = await stop(served);
+    expect([signal, stderr]).toEqual(["SIGTERM", expect.stringContaining("without waiting")]);
+  }, 120_000);
+
   test("/health names the model, not where it lies", async () => {
     const served = await serve(["--model", join(root, "test/fixtures/tiny")]);
     const text = await (await fetch(`${served.url}/health`)).text();

@@ -167,8 +167,8 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
     await server.close(Math.min(timeout_ms, MAX_FINISH_MS));
     return 0;
   } finally {
-    for (const task of Object.values(tasks)) await task.dispose();
     end_at_last();
+    for (const task of Object.values(tasks)) await task.dispose();
   }
 }
 
@@ -176,16 +176,17 @@ function log(line: string): void {
   say(line);
 }
 
-/** A decoder that doesn't come to its end keeps the process, and process.exit waits for it, too. */
+/** A decoder that doesn't come to its end keeps the process alive, and process.exit waits for it, too. */
 function end_at_last(): void {
   const timer = setTimeout(() => {
-    log("an image is still being decoded; the process is ended.");
-    process.kill(process.pid, "SIGKILL");
+    log("something is still being decoded or computed; the process ends without waiting for it.");
+    process.removeAllListeners("SIGTERM");
+    process.kill(process.pid, "SIGTERM");
   }, LAST_WAIT_MS);
   timer.unref();
 }
 
-const LAST_WAIT_MS = 2000;
+const LAST_WAIT_MS = 5000;
 
 /** A hub's name for a model, or the last part of a path or URL: where it lies is nobody's business. */
 function public_name(model: string | undefined): string | undefined {
