@@ -1,5 +1,6 @@
 // Makes the declarations in dist/types stand alone: tsc leaves the sources' ".ts" endings and the "#name" imports of
-// package.json, which point into ts/ and mean nothing in the package that users install.
+// package.json, which point into ts/ and mean nothing in the package that users install, and global types that a user's
+// TypeScript may not know, for which platform_types.ts stands.
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 
@@ -13,6 +14,25 @@ function relative_to_types(name, from) {
   return `./${relative(dirname(from), target).replaceAll("\\", "/")}`.replace("./../", "../");
 }
 
+const PLATFORM = "platform_types.d.ts";
+const platform = await readFile(join(types, PLATFORM), "utf8");
+const platform_names = [...platform.matchAll(/^export (?:interface|type) (\w+)/gm)].map(([, name]) =>
+  String(name),
+);
+
+/**
+ * A declaration with the platform's types imported, where it uses any.
+ * @param {string} text @param {string} path
+ */
+function with_platform_types(text, path) {
+  const code = text.replaceAll("WebAssembly.Module", "WebAssemblyModule");
+  const bare = code.replace(/\/\*.*?\*\/|"[^"\n]*"/gs, "");
+  const used = platform_names.filter((name) => new RegExp(`\\b${name}\\b`).test(bare));
+  if (used.length === 0) return code;
+  const file = relative(dirname(path), join(types, "platform_types.js")).replaceAll("\\", "/");
+  return `import type { ${used.join(", ")} } from "${file.startsWith(".") ? file : `./${file}`}";\n${code}`;
+}
+
 for (const name of await readdir(types, { recursive: true })) {
   if (!name.endsWith(".d.ts")) continue;
   const path = join(types, name);
@@ -21,5 +41,5 @@ for (const name of await readdir(types, { recursive: true })) {
     const file = specifier.startsWith("#") ? relative_to_types(specifier, path) : specifier;
     return `${keyword}"${file.replace(/\.ts$/, ".js")}"`;
   });
-  await writeFile(path, standing_alone);
+  await writeFile(path, name === PLATFORM ? text : with_platform_types(standing_alone, path));
 }

@@ -30,8 +30,11 @@ export type {
 export type { NeighborWeights } from "./learning/heads.ts";
 export { MSN_PENALTIES, type MsnPenalty, PENALTY_GRID } from "./learning/penalties.ts";
 export type {
+  FileInitiated,
   FileMap,
+  FileProgress,
   LoadOptions,
+  ModelReady,
   PretrainedSource,
   ProgressCallback,
   ProgressInfo,

@@ -1,18 +1,43 @@
-/** What a progress callback is told; the fields are those of transformers.js. */
-export interface ProgressInfo {
-  /** "initiate" once a file is asked for, "progress" while its bytes arrive, "done" when it is whole, "ready" when the model can be used. */
-  status: "initiate" | "progress" | "done" | "ready";
+/** What a progress callback gets, by its status; the fields are those of transformers.js. */
+export type ProgressInfo = FileInitiated | FileProgress | ModelReady;
+
+interface ProgressBase {
   /** The model's name: the folder, repo id or URL given to from_pretrained. */
   name: string;
-  /** The file's name, as "model.safetensors"; absent for "ready". */
-  file?: string;
-  /** Bytes so far. */
-  loaded?: number;
-  /** Bytes in all; 0 where the server doesn't say. */
-  total?: number;
-  /** Per cent, 0 to 100. */
-  progress?: number;
 }
+
+/** A file is asked for. */
+export interface FileInitiated extends ProgressBase {
+  status: "initiate";
+  /** The file's name, as "model.safetensors". */
+  file: string;
+  loaded?: undefined;
+  total?: undefined;
+  progress?: undefined;
+}
+
+/** A file's bytes arrive, or it is whole. */
+export interface FileProgress extends ProgressBase {
+  status: "progress" | "done";
+  /** The file's name, as "model.safetensors". */
+  file: string;
+  /** Bytes so far. */
+  loaded: number;
+  /** Bytes in all; 0 where the server doesn't say. */
+  total: number;
+  /** Per cent, 0 to 100. */
+  progress: number;
+}
+
+/** The model can be used. */
+export interface ModelReady extends ProgressBase {
+  status: "ready";
+  file?: undefined;
+  loaded?: undefined;
+  total?: undefined;
+  progress?: undefined;
+}
+
 export type ProgressCallback = (info: ProgressInfo) => void;
 
 /** A file itself, or the URL of one. */
