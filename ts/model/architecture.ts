@@ -66,7 +66,8 @@ export function classifier_module(config: ViTMSNConfig): LinearSpec {
   if (config.num_labels === 0) {
     throw new VitMsnError(
       "INVALID_CONFIG",
-      'The config has no classes ("id2label" is empty): load a ViTMSNModel, or pass config: { id2label } for a new classifier.',
+      'config.json: "id2label" has no classes, so the model only gives features (ViTMSNModel, vit-msn embed); pass ' +
+        "config: { id2label } for a new classifier.",
       { details: { field: "id2label" } },
     );
   }
