@@ -144,7 +144,7 @@ test("what an edge worker lacks is a sentence", { timeout: 60_000 }, async () =>
   try {
     const body = await readFile(join(root, PICTURES[0] as string));
     const told = await (await fetch(workerd.url, { method: "POST", body })).json();
-    expect(told.decoder).toMatch(/^UNSUPPORTED .*no decoder of pictures.*env\.decode/);
+    expect(told.decoder).toMatch(/^UNSUPPORTED .*no decoder for .*env\.decode/);
     expect(told.webgpu).toMatch(/^UNSUPPORTED .*device "wasm"/);
     expect(told.folder).toMatch(/^INVALID_ARGUMENT .*edge worker has neither folders/);
     expect(told.carried).toMatch(/^INVALID_ARGUMENT .*edge worker has neither folders/);

@@ -7,6 +7,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
+import { start } from "../support/cli.ts";
 
 const folder = fileURLToPath(new URL("../fixtures/pictures/", import.meta.url));
 const path = join(folder, "rgb.png");
@@ -50,26 +51,122 @@ describe("RawImage.read takes files", () => {
       code: "ABORTED",
     });
   });
+});
 
-  test("but not BMP, which sharp can't read", async () => {
-    const bmp = new Uint8Array(60);
-    bmp.set([0x42, 0x4d]);
-    bmp.set([40, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], 14);
-    await expect(RawImage.read(bmp)).rejects.toMatchObject({ code: "UNSUPPORTED" });
+describe("where sharp can't be loaded, the command line says why and what to do", () => {
+  const reason =
+    'Could not load the "sharp" module using the linux-x64 runtime\nPossible solutions:\n- npm install --os=linux --cpu=x64 sharp';
+
+  test.each([
+    [
+      "it isn't installed",
+      "throw Object.assign(new Error(\"Cannot find package 'sharp' imported from /x\"), { code: 'ERR_MODULE_NOT_FOUND' })",
+      "which isn't installed; run `npm install sharp`.",
+    ],
+    [
+      "it is installed for another platform",
+      `return { url: "data:text/javascript," + encodeURIComponent(${JSON.stringify(`throw new Error(${JSON.stringify(reason)})`)}), shortCircuit: true }`,
+      `which is installed but can't be loaded: ${reason.replaceAll("\n", " ")}`,
+    ],
+  ])("%s", async (_, resolve_sharp, message) => {
+    const hooks = `export async function resolve(name, context, next) { if (name === "sharp") { ${resolve_sharp}; } return next(name, context); }`;
+    const as_url = (code: string) => `data:text/javascript,${encodeURIComponent(code)}`;
+    const register = `import { register } from "node:module"; register(${JSON.stringify(as_url(hooks))});`;
+    const { code, stderr } = await start(["classify", path], { node: ["--import", as_url(register)] })
+      .finished;
+    expect(code).toBe(1);
+    expect(stderr).toContain(message);
   });
 });
 
-test("without sharp, the error says how to install it", async () => {
-  vi.doMock("sharp", () => {
-    throw new Error("Cannot find package 'sharp'");
+describe("an SVG drawing never reaches libvips, which would read it", () => {
+  const svg =
+    '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30" fill="red"/></svg>';
+  const latin1 = (text: string) => Uint8Array.from(text, (character) => character.charCodeAt(0));
+
+  test.each([
+    ["as it is", svg],
+    ["with a byte order mark", `\xef\xbb\xbf${svg}`],
+    ["whose first comment is an ftyp box of AVIF", `<!--ftypAAAABBBBavif-->${svg}`],
+    ["whose first comment names AVIF as its brand", `<!--ftypavifAAAAavif-->${svg}`],
+    ["behind a byte that a box's size may begin with", `\0\0\0\x19ftypavif\0\0\0\0avif${svg}`],
+    ["behind spaces", ` \n${svg}`],
+    ["behind a box of AVIF", `\0\0\0\x18ftypavif\0\0\0\0avifmif1<!-- -->${svg}`],
+    ["behind a box of another brand", `\0\0\0\x18ftypmif1\0\0\0\0avifmif1<!-- -->${svg}`],
+    ["in the clothes of a WebP", `RIFF\0\0\0\0WEBPVP8 ${svg}`],
+    ["in the clothes of a TIFF", `II*\0${svg}`],
+  ])("%s", async (_, text) => {
+    await expect(RawImage.read(latin1(text))).rejects.toMatchObject({
+      code: expect.stringMatching(/^(UNSUPPORTED|INVALID_IMAGE)$/),
+      message: expect.not.stringMatching(/libvips takes it for|svgload/),
+    });
   });
-  vi.resetModules();
-  const { RawImage: WithoutSharp } = await import("../../ts/image/raw_image.ts");
-  await expect(WithoutSharp.read(path)).rejects.toMatchObject({
-    code: "UNSUPPORTED",
-    message: expect.stringContaining("npm install sharp"),
+
+  test("and in the command line's process libvips takes none from anybody", async () => {
+    const hook = `process.on("exit", () => console.log(process.env.VIPS_BLOCK_UNTRUSTED));`;
+    const { stdout } = await start(["--version"], {
+      node: ["--import", `data:text/javascript,${encodeURIComponent(hook)}`],
+    }).finished;
+    expect(stdout).toMatch(/^1$/m);
   });
-  vi.doUnmock("sharp");
+});
+
+describe("an abort doesn't wait for a decoder", () => {
+  /** Decoders that are under way: those of sharp's place-taker end when they are told to. */
+  async function with_slow_sharp(
+    body: (read: typeof RawImage.read, started: (() => void)[]) => Promise<void>,
+  ) {
+    const started: (() => void)[] = [];
+    const { data, width, height } = (await RawImage.read(path)).rgb();
+    const decoded = { data, info: { width, height, channels: 3 } };
+    const image = {
+      timeout: () => image,
+      metadata: async () => ({ format: "png" }),
+      raw: () => image,
+      toBuffer: () => new Promise((resolve) => started.push(() => resolve(decoded))),
+    };
+    vi.doMock("sharp", () => ({ default: () => image }));
+    vi.resetModules();
+    try {
+      const module = await import("../../ts/image/raw_image.ts");
+      await body((input, options) => module.RawImage.read(input, options), started);
+    } finally {
+      vi.doUnmock("sharp");
+    }
+  }
+
+  test("one that never ends is left alone", () =>
+    with_slow_sharp(async (read, started) => {
+      const controller = new AbortController();
+      const reading = read(path, { signal: controller.signal });
+      await vi.waitFor(() => expect(started).toHaveLength(1));
+      controller.abort();
+      await expect(reading).rejects.toMatchObject({ code: "ABORTED" });
+    }));
+
+  test("of those that wait for their turn, those that were aborted lose it", () =>
+    with_slow_sharp(async (read, started) => {
+      const first = [read(path), read(path), read(path)];
+      await vi.waitFor(() => expect(started).toHaveLength(3));
+      const controller = new AbortController();
+      const aborted = read(path, { signal: controller.signal });
+      const last = read(path);
+      controller.abort();
+      await expect(aborted).rejects.toMatchObject({ code: "ABORTED" });
+      expect(started).toHaveLength(3);
+      for (const end of started.splice(0)) end();
+      await Promise.all(first);
+      await vi.waitFor(() => expect(started).toHaveLength(1));
+      started[0]?.();
+      expect((await last).size).toEqual([37, 23]);
+    }));
+});
+
+test("a device isn't read, which may have no end", async () => {
+  await expect(RawImage.read("/dev/zero")).rejects.toMatchObject({
+    code: "IO",
+    message: expect.stringMatching(/isn't a file/),
+  });
 });
 
 test("a processor is saved to a folder and loaded from it", async () => {

@@ -193,8 +193,8 @@ describe("what is no picture is refused by name", () => {
       /an SVG drawing/,
     ],
     ["an SVG drawing with a prolog", text('<?xml version="1.0"?><svg width="1"/>'), /an SVG drawing/],
-    ["a HEIC picture", text("\0\0\0\x18ftypheic\0\0\0\0mif1heic"), /a HEIC picture/],
-    ["JPEG XL", Uint8Array.of(0xff, 0x0a, 0, 0), /a JPEG XL picture/],
+    ["a HEIC picture", text("\0\0\0\x18ftypheic\0\0\0\0mif1heic"), /a HEIC image/],
+    ["JPEG XL", Uint8Array.of(0xff, 0x0a, 0, 0), /a JPEG XL image/],
     ["an icon", Uint8Array.of(0, 0, 1, 0, 1, 0), /a Windows icon/],
   ])("%s is UNSUPPORTED", async (_, bytes, message) => {
     await expect(RawImage.read(bytes)).rejects.toMatchObject({

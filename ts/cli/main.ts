@@ -16,6 +16,10 @@ const FAILED = 1;
 const USAGE = 2;
 const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const;
 
+// libvips, which decodes images in this process alone, is told once to leave out what isn't fit for strangers' files: SVG
+// drawings, PDF, ImageMagick. In a program of others that would be theirs to decide.
+process.env.VIPS_BLOCK_UNTRUSTED ??= "1";
+
 function build_program(signal: AbortSignal): Command {
   const program = new Command("vit-msn")
     .description("ViT-MSN on your own pictures: classes, embeddings, labels of your own, or training.")

@@ -2,53 +2,78 @@ import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { Sharp } from "sharp";
+import { Pacer } from "../engine/pacer.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { encode_name } from "../files/file_names.ts";
 import { unsupported_scheme } from "../files/url_scheme.ts";
-import { type DecodeOptions, finish_decoding } from "./decoding.ts";
-import {
-  check_byte_count,
-  check_size,
-  invalid_image,
-  MAX_PIXELS,
-  type PictureHeader,
-  read_header,
-} from "./header.ts";
+import { planes_to_rgb, prepare_avif } from "./avif.ts";
+import { type DecodeOptions, decode_file, read_own } from "./decoding.ts";
+import { name_of } from "./fetch_picture.ts";
+import type { ImageFormat } from "./formats.ts";
+import { check_byte_count, type ImageHeader, invalid_image, MAX_PIXELS } from "./header.ts";
+import { turn_upright, type UnturnedFile } from "./orientation.ts";
 import { type Channels, multiply_255, type Pixels } from "./pixels.ts";
+import { read_tiff_header } from "./tiff.ts";
+import { Turns } from "./turns.ts";
+
+/** How long libvips may take for one image: what takes longer is made to. AVIF it can't interrupt. */
+const MAX_SECONDS = 60;
+/** sharp's names of the formats that it decodes here. */
+const SHARP_FORMATS: Readonly<Partial<Record<ImageFormat, string>>> = {
+  PNG: "png",
+  JPEG: "jpeg",
+  WebP: "webp",
+  AVIF: "heif",
+  TIFF: "tiff",
+};
+/** Decoding takes threads of libuv's pool, and goes on where nobody waits for it any more; one stays free to read files. */
+const turns = new Turns(Math.max(1, (Number(process.env.UV_THREADPOOL_SIZE) || 4) - 1));
 
 /** Bytes that are read at once: between them an AbortSignal is heard. */
 const READ_BYTES = 8 * 1024 * 1024;
 
 /**
- * Decodes a picture file with sharp (libvips): upright by its EXIF orientation, 8 bits a channel, the first frame
- * of an animation, stored values without colour management, as Pillow reads them.
+ * Decodes an image file: upright by EXIF or XMP, 8 bits a channel, the first frame of an animation, stored values without
+ * color management, as Pillow reads them. GIF, BMP, PNM and damaged PNG files are read by this package, others by sharp (libvips).
  *
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where sharp isn't installed or can't read the format.
  */
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
+  return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) =>
+    turns.take(options.signal, `Decoding ${options.name}`, () => decode_by_sharp(file, header, options)),
+  );
+}
+
+async function decode_by_sharp(
+  file: UnturnedFile,
+  header: ImageHeader,
+  options: DecodeOptions,
+): Promise<Pixels> {
   const { name, max_pixels = MAX_PIXELS, signal } = options;
-  throw_if_aborted(signal, `Decoding ${name}`);
-  const header = read_header(bytes, name, max_pixels);
-  if (header.format === "BMP") {
-    throw new VitMsnError(
-      "UNSUPPORTED",
-      `${name} is a BMP picture, which sharp can't read; convert it to PNG.`,
-      {
-        details: { file: name, found: header.format },
-      },
-    );
-  }
+  const { format } = header;
   const sharp = await load_sharp(name);
-  const picture = sharp(bytes, {
+  const avif = format === "AVIF" ? prepare_avif(file.bytes) : undefined;
+  const tiff = format === "TIFF" ? read_tiff_header(file.bytes, name, max_pixels) : undefined;
+  const image = sharp(file.bytes, {
     failOn: "error",
     limitInputPixels: max_pixels,
     ignoreIcc: true,
-    autoOrient: true,
-  });
-  const decoded = await read_pixels(picture, header, name);
-  throw_if_aborted(signal, `Decoding ${name}`);
-  check_size(decoded.width, decoded.height, name, max_pixels);
-  return finish_decoding(decoded, header);
+  }).timeout({ seconds: MAX_SECONDS });
+  const { orientation } = avif ?? tiff ?? file;
+  if (avif === undefined) turn(image, orientation);
+  try {
+    await check_format(image, format);
+    const pixels = await read_pixels(image, header.is_cmyk ?? tiff?.is_cmyk ?? false);
+    if (avif?.planes === undefined) return pixels;
+    await planes_to_rgb(pixels, avif.planes, new Pacer(signal, `Decoding ${name}`));
+    return turn_upright(pixels, orientation);
+  } catch (cause) {
+    if (cause instanceof VitMsnError) throw cause;
+    // libpng refuses what Pillow reads: wrong checksums, and pixels that end early.
+    if (format === "PNG") return read_own(file.bytes, format, options);
+    const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
+    throw invalid_image(`${name} can't be decoded as ${format}: ${reason}.`, name, {}, cause);
+  }
 }
 
 async function load_sharp(name: string): Promise<typeof import("sharp").default> {
@@ -57,26 +82,46 @@ async function load_sharp(name: string): Promise<typeof import("sharp").default>
   } catch (cause) {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `Decoding ${name} needs the optional package sharp, which can't be loaded; run \`npm install sharp\`.`,
+      `Decoding ${name} needs the optional package sharp, ${why_not_loaded(cause)}`,
       { cause },
     );
   }
 }
 
-async function read_pixels(picture: Sharp, header: PictureHeader, name: string): Promise<Pixels> {
+/** sharp itself knows what is to be done where it is installed for another platform. */
+function why_not_loaded(cause: unknown): string {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  if (/find (package|module)?\s*['"]sharp['"]/i.test(message))
+    return "which isn't installed; run `npm install sharp`.";
+  return `which is installed but can't be loaded: ${message.replace(/\s+/g, " ").trim()}`;
+}
+
+/**
+ * libvips chooses its decoder by the bytes, by rules of its own. That of SVG drawings must never be reached, nor any that isn't
+ * meant; header.ts takes only beginnings that lead to the right one, and this is the second lock.
+ */
+async function check_format(image: Sharp, format: ImageFormat): Promise<void> {
+  const found = (await image.metadata()).format;
+  if (found !== SHARP_FORMATS[format]) throw new Error(`libvips takes it for ${found}`);
+}
+
+/** Turns upright by EXIF's number. */
+function turn(image: Sharp, orientation: number): void {
+  const angle = [0, 0, 0, 180, 0, 90, 90, 90, 270][orientation] as number;
+  if (angle !== 0) image.rotate(angle);
+  if (orientation === 4 || orientation === 5) image.flip();
+  if (orientation === 2 || orientation === 7) image.flop();
+}
+
+async function read_pixels(image: Sharp, is_cmyk: boolean): Promise<Pixels> {
   // libvips would turn inks into RGB by a print profile; Pillow multiplies.
-  const pipeline = header.is_cmyk ? picture.pipelineColourspace("cmyk").toColourspace("cmyk") : picture;
-  try {
-    const { data, info } = await pipeline.raw().toBuffer({ resolveWithObject: true });
-    const { width, height } = info;
-    // A plain view: Buffer's slice() shares memory where Uint8Array's copies.
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    const pixels = { data: bytes, width, height, channels: info.channels as Channels };
-    return header.is_cmyk ? cmyk_to_rgb(pixels) : pixels;
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
-    throw invalid_image(`${name} can't be decoded as ${header.format}: ${reason}.`, name, {}, cause);
-  }
+  const pipeline = is_cmyk ? image.pipelineColourspace("cmyk").toColourspace("cmyk") : image;
+  const { data, info } = await pipeline.raw().toBuffer({ resolveWithObject: true });
+  const { width, height } = info;
+  // A plain view: Buffer's slice() shares memory where Uint8Array's copies.
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  const pixels = { data: bytes, width, height, channels: info.channels as Channels };
+  return is_cmyk ? cmyk_to_rgb(pixels) : pixels;
 }
 
 function cmyk_to_rgb({ data, width, height }: Pixels): Pixels {
@@ -101,7 +146,7 @@ export async function read_picture_file(path: string, signal?: AbortSignal): Pro
     check_byte_count(found.size, path);
     return await read_bytes(handle, found.size, () => throw_if_aborted(signal, `Reading ${path}`));
   } catch (error) {
-    throw_if_aborted(signal, `Reading ${path}`);
+    throw_if_aborted(signal, `Reading ${name_of(path)}`);
     if (error instanceof VitMsnError) throw error;
     throw file_error(error, path);
   } finally {
@@ -132,22 +177,14 @@ async function read_bytes(handle: FileHandle, size: number, check: () => void): 
 
 function file_error(cause: unknown, path: string): VitMsnError {
   const code = (cause as NodeJS.ErrnoException).code;
-  const options = { cause, details: { file: path } };
-  if (code === "ENOENT" || code === "ENOTDIR") {
+  const name = name_of(path);
+  const options = { cause, details: { file: name } };
+  if (code === "ENAMETOOLONG" || code === "ENOENT" || code === "ENOTDIR") {
     return (
       unsupported_scheme(path) ??
-      new VitMsnError("NOT_FOUND", `There is no file ${path}; check the path.`, options)
+      new VitMsnError("NOT_FOUND", `There is no file ${name}; check the path.`, options)
     );
   }
-  return new VitMsnError("IO", `${short(path)} can't be read: ${reason_of(cause)}.`, options);
-}
-
-/** The system's messages repeat the path, however long. */
-function reason_of(cause: unknown): string {
-  const { code, message } = cause as NodeJS.ErrnoException;
-  return code === "ENAMETOOLONG" ? "its name is too long" : message.slice(0, 300);
-}
-
-function short(path: string): string {
-  return path.length > 300 ? `${path.slice(0, 300)}…` : path;
+  // The system's messages repeat the path, however long.
+  return new VitMsnError("IO", `${name} can't be read: ${(cause as Error).message.slice(0, 300)}.`, options);
 }

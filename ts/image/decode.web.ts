@@ -1,35 +1,26 @@
-import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { type DecodeOptions, finish_decoding } from "./decoding.ts";
+import { VitMsnError } from "../errors.ts";
+import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { draw } from "./drawable.ts";
 import { fetch_picture } from "./fetch_picture.ts";
-import { check_size, invalid_image, MAX_PIXELS, type PictureHeader, read_header } from "./header.ts";
-import { take_orientation, turn_upright } from "./orientation.ts";
+import { type ImageHeader, invalid_image } from "./header.ts";
+import { turn_upright } from "./orientation.ts";
 import type { Pixels } from "./pixels.ts";
 import { read_unpremultiplied } from "./unpremultiplied.ts";
 
 /**
- * Decodes a picture file with the platform's decoder: upright by its EXIF orientation, 8 bits a channel, the first
- * frame of an animation, stored values without colour management. Works in pages and workers.
- * Where there is no WebGL, and in turned AVIF files, pixels of low alpha lose precision of colour.
+ * Decodes an image file: upright by EXIF or XMP, 8 bits a channel, the first frame of an animation, stored values without
+ * color management. Works in pages and workers. PNG, GIF, BMP and PNM are read by this package, others by the platform's decoder.
+ * Where there is no WebGL, and in turned AVIF files, pixels of low alpha lose precision of color.
  *
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where the platform can't read the format.
  */
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
-  const { name, max_pixels = MAX_PIXELS, signal } = options;
-  throw_if_aborted(signal, `Decoding ${name}`);
-  const header = read_header(bytes, name, max_pixels);
-  const decoded = await decode_upright(bytes, header, name);
-  throw_if_aborted(signal, `Decoding ${name}`);
-  check_size(decoded.width, decoded.height, name, max_pixels);
-  return finish_decoding(decoded, header);
+  return decode_file(bytes, options, ["PNG", "GIF", "BMP", "PNM"], async (file, header) =>
+    turn_upright(await decode_bitmap(file.bytes, header, options.name), file.orientation),
+  );
 }
 
-async function decode_upright(bytes: Uint8Array, header: PictureHeader, name: string): Promise<Pixels> {
-  const { bytes: unturned, orientation } = take_orientation(bytes, header.format);
-  return turn_upright(await decode_bitmap(unturned, header, name), orientation);
-}
-
-async function decode_bitmap(bytes: Uint8Array, header: PictureHeader, name: string): Promise<Pixels> {
+async function decode_bitmap(bytes: Uint8Array, header: ImageHeader, name: string): Promise<Pixels> {
   const blob = new Blob([bytes as BlobPart], { type: header.mime });
   let bitmap: ImageBitmap;
   try {
@@ -52,10 +43,10 @@ async function decode_bitmap(bytes: Uint8Array, header: PictureHeader, name: str
   }
 }
 
-function unsupported(header: PictureHeader, name: string, cause: unknown): VitMsnError {
+function unsupported(header: ImageHeader, name: string, cause: unknown): VitMsnError {
   return new VitMsnError(
     "UNSUPPORTED",
-    `${name} is a ${header.format} picture, which this browser can't read; convert it to PNG.`,
+    `${name} is a ${header.format} image, which this browser can't read; convert it to PNG.`,
     { cause, details: { file: name, found: header.format } },
   );
 }

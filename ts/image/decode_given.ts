@@ -1,38 +1,31 @@
 import { type DecodedPicture, env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { type DecodeOptions, finish_decoding } from "./decoding.ts";
-import { check_size, invalid_image, MAX_PIXELS, read_header } from "./header.ts";
-import { take_any_orientation, turn_upright } from "./orientation.ts";
+import { type DecodeOptions, decode_file } from "./decoding.ts";
+import { invalid_image } from "./header.ts";
+import { turn_upright } from "./orientation.ts";
 import type { Channels, Pixels } from "./pixels.ts";
 
 /**
- * Decodes a picture file by env.decode: what it gives is turned upright by the file's EXIF orientation and checked.
+ * Decodes an image file by env.decode: what it gives is turned upright by the file's EXIF or XMP and checked.
  *
- * @throws VitMsnError INVALID_IMAGE, or INVALID_ARGUMENT where env.decode gives no picture.
+ * @throws VitMsnError INVALID_IMAGE, or INVALID_ARGUMENT where env.decode gives no image.
  */
 export async function decode_by_env(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
-  const { name, max_pixels = MAX_PIXELS, signal } = options;
-  throw_if_aborted(signal, `Decoding ${name}`);
-  const header = read_header(bytes, name, max_pixels);
-  const { bytes: unturned, orientation } = take_any_orientation(bytes, header.format);
-  let decoded: DecodedPicture;
-  try {
-    decoded = await (env.decode as NonNullable<typeof env.decode>)(unturned, { ...header, name, signal });
-  } catch (cause) {
-    throw_if_aborted(signal, `Decoding ${name}`);
-    if (cause instanceof VitMsnError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw invalid_image(
-      `${name} can't be decoded by env.decode as ${header.format}: ${reason}.`,
-      name,
-      {},
-      cause,
-    );
-  }
-  throw_if_aborted(signal, `Decoding ${name}`);
-  const upright = turn_upright(check_decoded(decoded, name), orientation);
-  check_size(upright.width, upright.height, name, max_pixels);
-  return finish_decoding(upright, header);
+  const { name, signal } = options;
+  const decode = env.decode as NonNullable<typeof env.decode>;
+  return decode_file(bytes, options, [], async (file, header) => {
+    let decoded: DecodedPicture;
+    try {
+      decoded = await decode(file.bytes, { ...header, name, signal });
+    } catch (cause) {
+      throw_if_aborted(signal, `Decoding ${name}`);
+      if (cause instanceof VitMsnError) throw cause;
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      const message = `${name} can't be decoded by env.decode as ${header.format}: ${reason}.`;
+      throw invalid_image(message, name, {}, cause);
+    }
+    return turn_upright(check_decoded(decoded, name), file.orientation);
+  });
 }
 
 function check_decoded(decoded: DecodedPicture, name: string): Pixels {

@@ -1,94 +1,98 @@
 import type { ImageFormat } from "./formats.ts";
+import { jpeg_segments, START_OF_SCAN } from "./jpeg.ts";
 import type { Pixels } from "./pixels.ts";
 
-const WEBP_EXIF = 0x45584946; // "EXIF"
-const UNKNOWN_CHUNK = 0x58585858;
-const PNG_EXIF = 0x65584966; // "eXIf"
-const JPEG_EXIF = 0x45786966; // "Exif"
 const APP1 = 0xe1;
-const START_OF_SCAN = 0xda;
+const JPEG_EXIF = "Exif\0\0";
+const JPEG_XMP = "http://ns.adobe.com/xap/1.0/\0";
 const ORIENTATION_TAG = 0x0112;
+/** How to read a value of the types BYTE, SHORT, LONG, SBYTE, SSHORT and SLONG; the standard has SHORT, phones write others. */
+const BYTES_OF_TYPE: Readonly<Record<number, number>> = { 1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4 };
+
+/** An image file, and how its pixels are to be turned, as EXIF numbers it: 1 to 8. */
+export interface UnturnedFile {
+  bytes: Uint8Array;
+  orientation: number;
+}
 
 /**
- * Takes the EXIF orientation out of a PNG or WebP file: browsers disagree whether to apply it, and those that do
- * lose the colour of transparent pixels over it. Files of other formats are left as they are.
- *
- * @returns the file, without its EXIF chunk where that turns the picture, and the orientation, 1 to 8.
+ * The orientation of a JPEG or WebP file, by EXIF or, where that says nothing of it, by XMP. The file that it comes with has
+ * no EXIF: browsers disagree on which values they follow, and lose the colour of transparent pixels over it.
  */
-export function take_orientation(
-  bytes: Uint8Array,
-  format: ImageFormat,
-): { bytes: Uint8Array; orientation: number } {
-  if (format === "PNG") return take_from_png(bytes);
-  if (format === "WebP") return take_from_webp(bytes);
-  return { bytes, orientation: 1 };
+export function take_orientation(bytes: Uint8Array, format: ImageFormat): UnturnedFile {
+  const { exif, xmp } =
+    format === "JPEG" ? jpeg_metadata(bytes) : format === "WebP" ? webp_metadata(bytes) : NONE;
+  const orientation = orientation_of(join(exif.map(({ start, end }) => bytes.subarray(start, end))), xmp);
+  if (exif.length === 0) return { bytes, orientation };
+  const unturned = bytes.slice();
+  // Readers skip what they don't know.
+  for (const { name } of exif) unturned.fill(0x58, name, name + 4);
+  return { bytes: unturned, orientation };
 }
 
-/** As take_orientation, for JPEG files too, which browsers turn alike. */
-export function take_any_orientation(
-  bytes: Uint8Array,
-  format: ImageFormat,
-): { bytes: Uint8Array; orientation: number } {
-  return format === "JPEG" ? take_from_jpeg(bytes) : take_orientation(bytes, format);
+interface Metadata {
+  /** Where each part of it lies, and where its name. */
+  exif: { name: number; start: number; end: number }[];
+  xmp: Uint8Array | undefined;
 }
 
-/** EXIF is in a segment APP1 before the picture's own. */
-function take_from_jpeg(bytes: Uint8Array): { bytes: Uint8Array; orientation: number } {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 2; at + 10 <= bytes.length && bytes[at] === 0xff; ) {
-    const marker = bytes[at + 1] as number;
+const NONE: Metadata = { exif: [], xmp: undefined };
+
+function jpeg_metadata(bytes: Uint8Array): Metadata {
+  const found: Metadata = { exif: [], xmp: undefined };
+  for (const { marker, start, end } of jpeg_segments(bytes)) {
     if (marker === START_OF_SCAN) break;
-    const end = at + 2 + view.getUint16(at + 2);
-    if (marker === APP1 && view.getUint32(at + 4) === JPEG_EXIF) {
-      const orientation = exif_orientation(bytes.subarray(at + 10, end));
-      if (orientation === 1) break;
-      const unturned = bytes.slice();
-      new DataView(unturned.buffer).setUint32(at + 4, UNKNOWN_CHUNK);
-      return { bytes: unturned, orientation };
+    if (marker !== APP1) continue;
+    if (starts_with(bytes, start, JPEG_EXIF)) {
+      found.exif.push({ name: start, start: start + JPEG_EXIF.length, end });
+    } else if (starts_with(bytes, start, JPEG_XMP)) {
+      found.xmp = bytes.subarray(start + JPEG_XMP.length, end);
     }
-    at = end;
   }
-  return { bytes, orientation: 1 };
+  return found;
 }
 
-function take_from_png(bytes: Uint8Array): { bytes: Uint8Array; orientation: number } {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 8; at + 12 <= bytes.length; ) {
-    const end = at + 12 + view.getUint32(at);
-    if (view.getUint32(at + 4) === PNG_EXIF) {
-      const orientation = exif_orientation(bytes.subarray(at + 8, end - 4));
-      if (orientation === 1) break;
-      const rest = new Uint8Array(bytes.length - Math.min(end, bytes.length) + at);
-      rest.set(bytes.subarray(0, at));
-      rest.set(bytes.subarray(end), at);
-      return { bytes: rest, orientation };
-    }
-    at = end;
-  }
-  return { bytes, orientation: 1 };
-}
-
-function take_from_webp(bytes: Uint8Array): { bytes: Uint8Array; orientation: number } {
+function webp_metadata(bytes: Uint8Array): Metadata {
+  const found: Metadata = { exif: [], xmp: undefined };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let at = 12; at + 8 <= bytes.length; ) {
+    const start = at + 8;
     const length = view.getUint32(at + 4, true);
-    if (view.getUint32(at) === WEBP_EXIF) {
-      const orientation = exif_orientation(bytes.subarray(at + 8, at + 8 + length));
-      if (orientation === 1) break;
-      const copy = bytes.slice();
-      // Readers skip chunks that they don't know.
-      new DataView(copy.buffer).setUint32(at, UNKNOWN_CHUNK);
-      return { bytes: copy, orientation };
+    // A second one is dropped from the file, too, but not read.
+    if (starts_with(bytes, at, "EXIF")) {
+      found.exif.push({ name: at, start, end: found.exif.length === 0 ? start + length : start });
     }
-    at += 8 + length + (length % 2);
+    if (starts_with(bytes, at, "XMP ")) found.xmp = bytes.subarray(start, start + length);
+    at = start + length + (length % 2);
   }
-  return { bytes, orientation: 1 };
+  return found;
 }
 
-/** The orientation in an EXIF block (a TIFF directory), 1 where there is none or it is damaged. */
-function exif_orientation(exif: Uint8Array): number {
-  const has_prefix = exif[0] === 0x45 && exif[1] === 0x78; // "Exif\0\0", which JPEG's form begins with
-  const tiff = has_prefix ? exif.subarray(6) : exif;
+function starts_with(bytes: Uint8Array, at: number, word: string): boolean {
+  for (let i = 0; i < word.length; i++) if (bytes[at + i] !== word.charCodeAt(i)) return false;
+  return true;
+}
+
+function join(parts: readonly Uint8Array[]): Uint8Array | undefined {
+  if (parts.length < 2) return parts[0];
+  const whole = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** The orientation that EXIF tells, or, where it has no such tag, XMP: as Pillow's exif_transpose. 1 where neither does. */
+export function orientation_of(exif: Uint8Array | undefined, xmp: Uint8Array | undefined): number {
+  const told = (exif && exif_orientation(exif)) ?? (xmp && xmp_orientation(xmp)) ?? 1;
+  return told >= 1 && told <= 8 ? told : 1;
+}
+
+/** The orientation in an EXIF block (a TIFF directory); undefined where there is none or it is damaged. */
+function exif_orientation(exif: Uint8Array): number | undefined {
+  const tiff = starts_with(exif, 0, JPEG_EXIF) ? exif.subarray(JPEG_EXIF.length) : exif;
   const view = new DataView(tiff.buffer, tiff.byteOffset, tiff.byteLength);
   try {
     const is_little_endian = view.getUint16(0) === 0x4949;
@@ -96,17 +100,33 @@ function exif_orientation(exif: Uint8Array): number {
     const count = view.getUint16(directory, is_little_endian);
     for (let i = 0; i < count; i++) {
       const entry = directory + 2 + 12 * i;
-      if (view.getUint16(entry, is_little_endian) !== ORIENTATION_TAG) continue;
-      const orientation = view.getUint16(entry + 8, is_little_endian);
-      return orientation >= 1 && orientation <= 8 ? orientation : 1;
+      if (view.getUint16(entry, is_little_endian) === ORIENTATION_TAG) {
+        return orientation_value(view, entry, is_little_endian);
+      }
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
   }
-  return 1;
+  return undefined;
 }
 
-/** Turns a picture upright, by the EXIF orientation it was taken in. */
+/** The first value of a directory's entry; values of up to four bytes lie in it. */
+function orientation_value(view: DataView, entry: number, is_little_endian: boolean): number | undefined {
+  const size = BYTES_OF_TYPE[view.getUint16(entry + 2, is_little_endian)];
+  if (size === undefined) return undefined;
+  const count = view.getUint32(entry + 4, is_little_endian);
+  const at = size * count <= 4 ? entry + 8 : view.getUint32(entry + 8, is_little_endian);
+  if (size === 1) return view.getUint8(at);
+  return size === 2 ? view.getUint16(at, is_little_endian) : view.getUint32(at, is_little_endian);
+}
+
+/** As an attribute or as an element. */
+function xmp_orientation(xmp: Uint8Array): number | undefined {
+  const digit = /tiff:Orientation(?:="|>)([0-9])/.exec(new TextDecoder("latin1").decode(xmp))?.[1];
+  return digit === undefined ? undefined : Number(digit);
+}
+
+/** Turns an image upright, by the EXIF orientation that it was taken in. */
 export function turn_upright(source: Pixels, orientation: number): Pixels {
   if (orientation === 1) return source;
   const { channels } = source;
@@ -115,13 +135,15 @@ export function turn_upright(source: Pixels, orientation: number): Pixels {
   const height = is_swapped ? source.width : source.height;
   const is_from_right = [2, 3, 7, 8].includes(orientation);
   const is_from_bottom = [3, 4, 6, 7].includes(orientation);
+  const row = source.width * channels;
+  const column_step = is_from_right ? -channels : channels;
+  const row_step = is_from_bottom ? -row : row;
+  const [x_step, y_step] = is_swapped ? [row_step, column_step] : [column_step, row_step];
+  const first = (is_from_right ? row - channels : 0) + (is_from_bottom ? (source.height - 1) * row : 0);
   const data = new Uint8Array(source.data.length);
   for (let y = 0, to = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const [column, row] = is_swapped ? [y, x] : [x, y];
-      const from_x = is_from_right ? source.width - 1 - column : column;
-      const from_y = is_from_bottom ? source.height - 1 - row : row;
-      const from = (from_y * source.width + from_x) * channels;
+    let from = first + y * y_step;
+    for (let x = 0; x < width; x++, from += x_step) {
       for (let c = 0; c < channels; c++) data[to++] = source.data[from + c] as number;
     }
   }

@@ -53,3 +53,13 @@ export function is_opaque(data: Uint8Array | Uint8ClampedArray): boolean {
   for (let i = 3; i < data.length; i += 4) if (data[i] !== 255) return false;
   return true;
 }
+
+/** Undoes a multiplication of colors by alpha, in place. */
+export function divide_by_alpha(data: Uint8Array | Uint8ClampedArray): void {
+  for (let at = 0; at < data.length; at += 4) {
+    const alpha = data[at + 3] as number;
+    for (let c = at; c < at + 3; c++) {
+      data[c] = alpha === 0 ? 0 : Math.min(255, Math.round(((data[c] as number) * 255) / alpha));
+    }
+  }
+}

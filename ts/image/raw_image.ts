@@ -2,11 +2,10 @@ import { decode_image, read_picture_file } from "#decode";
 import { env } from "../env.ts";
 import { invalid_argument as invalid, show } from "../errors.ts";
 import type { HeaderRecord } from "../network/fetch_url.ts";
-import { show_url } from "../network/show_url.ts";
 import { on_demand } from "../on_demand.ts";
 import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
-import { fetch_picture } from "./fetch_picture.ts";
+import { fetch_picture, is_base64, name_of } from "./fetch_picture.ts";
 import { check_byte_count } from "./header.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
@@ -70,11 +69,12 @@ export class RawImage implements Pixels {
   }
 
   /**
-   * Reads a picture: PNG, JPEG, WebP, AVIF or GIF (its first frame), from a path (Node), a URL (http, https, blob,
-   * data, file), a Blob or File, the bytes of a file, ImageData, or an element that can be drawn.
+   * Reads an image: PNG, JPEG, WebP, AVIF, GIF, BMP, PNM or, in Node, TIFF, of an animation the first frame; from a path
+   * (Node), a URL (http, https, blob, data, file), base64, a Blob or File, the bytes of a file, ImageData, or an element
+   * that can be drawn.
    *
-   * The result is upright (EXIF orientation is applied) and has the file's channels: grey 1, RGB 3, with
-   * transparency 4; palettes and CMYK become RGB, 16 bits become 8, a GIF's transparent pixels are black. Colour profiles are ignored, as in the
+   * The result is upright (orientation by EXIF or else XMP is applied) and has the file's channels: grey 1, RGB 3, with
+   * transparency 4; palettes and CMYK become RGB, of 16 bits the high 8 are taken. Color profiles are ignored, as in the
    * reference. A RawImage is given back as it is.
    *
    * @throws VitMsnError INVALID_IMAGE for what is no picture, truncated or too large; NOT_FOUND, ACCESS_DENIED,
@@ -100,20 +100,20 @@ export class RawImage implements Pixels {
   }
 
   /**
-   * From a URL (http, https, blob, data, file) or, in Node, a path. Remote ones go through env.fetch; a user and password in a
-   * URL are sent in an Authorization header.
+   * From a URL (http, https, blob, data, file), the base64 of an image file or, in Node, a path. Remote ones go through env.fetch;
+   * a user and password in a URL are sent in an Authorization header.
    */
   static async fromURL(url: string | URL, options: ReadOptions = {}): Promise<RawImage> {
     if (typeof url !== "string" && !(url instanceof URL))
       throw invalid(`fromURL takes a URL, got ${show(url)}.`);
     check_options("RawImage.fromURL", options, READ_RULES);
-    const address = String(url);
+    const address = is_base64(String(url)) ? `data:;base64,${url}` : String(url);
     const is_remote = /^(https?|blob|data):/i.test(address);
     const { signal, headers } = options;
     const bytes = is_remote
       ? await fetch_picture(address, signal, headers)
       : await read_picture_file(address, signal);
-    return decode(bytes, show_url(address), options);
+    return decode(bytes, name_of(address), options);
   }
 
   /** From a Blob or File that holds a picture file. */

@@ -1,0 +1,147 @@
+import { describe, expect, test } from "vitest";
+import { RawImage } from "../../ts/image/raw_image.ts";
+import { difference } from "../support/pictures.ts";
+import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
+
+// Tiny files of the kinds that readers disagree on, and what Pillow reads from each (made by make_image_kinds.py).
+
+const fixture = await read_tensors("test/fixtures/image_kinds/image_kinds.safetensors");
+const bytes_of = (name: string) => (fixture.get(`file.${name}`) as FixtureTensor).data as Uint8Array;
+const names = [...fixture.keys()].filter((key) => key.startsWith("file.")).map((key) => key.slice(5));
+const is_browser = typeof document !== "undefined";
+
+/** Decoders round each in their own way where an encoding is lossy. */
+const TOLERANCE: Readonly<Record<string, number>> = { jpg: 2, avif: 2 };
+const LAB_AND_YCBCR = ["lab.tif", "ycbcr.tif"];
+
+/** The package's own readers are exact, which leaves nothing to runtimes. */
+async function expect_as_pillow(name: string): Promise<void> {
+  const { dims, data } = fixture.get(`rgb.${name}`) as FixtureTensor;
+  const image = (await RawImage.read(bytes_of(name))).rgb();
+  expect([image.height, image.width, 3]).toEqual(dims);
+  const extension = name.slice(name.lastIndexOf(".") + 1);
+  expect(difference(image.data, data as Uint8Array).max).toBeLessThanOrEqual(TOLERANCE[extension] ?? 0);
+}
+
+describe("image files of all kinds are read as Pillow reads them", () => {
+  // Chromium widens this file's alpha from 16…235, by which its colors must be divided; libavif doesn't.
+  const left_out = is_browser ? ["premultiplied.avif"] : [];
+  const readable = names.filter((name) => !name.endsWith(".tif") && !left_out.includes(name));
+  test.each(readable)("%s", expect_as_pillow);
+});
+
+describe("TIFF", () => {
+  const tiff = names.filter((name) => name.endsWith(".tif"));
+
+  test.skipIf(is_browser).each(tiff.filter((name) => !LAB_AND_YCBCR.includes(name)))("%s", expect_as_pillow);
+
+  test.skipIf(is_browser).each(LAB_AND_YCBCR)(
+    "%s is refused by name, since libtiff gives its colors as others",
+    async (name) => {
+      await expect(RawImage.read(bytes_of(name))).rejects.toMatchObject({
+        code: "UNSUPPORTED",
+        message: expect.stringMatching(/is a TIFF image of (CIE L\*a\*b\*|YCbCr) pixels.*convert it to RGB/),
+      });
+    },
+  );
+
+  test.runIf(is_browser)("is refused by name in browsers", async () => {
+    await expect(RawImage.read(bytes_of("cmyk.tif"))).rejects.toMatchObject({
+      code: "UNSUPPORTED",
+      message: expect.stringMatching(/is a TIFF image.*convert it to PNG/),
+    });
+  });
+});
+
+describe("of 16-bit grey the high byte is taken, where Pillow clips", () => {
+  test.each([
+    ["P5 2 1 65535\n", [0x12, 0x34, 0xff, 0xfe], [0x12, 0xff]],
+    ["P5 2 1 1000\n", [0x03, 0xe8, 0x01, 0xf4], [0xff, 0x80]],
+  ])("%s", async (header, samples, expected) => {
+    const bytes = Uint8Array.from([...new TextEncoder().encode(header), ...samples]);
+    expect([...(await RawImage.read(bytes)).data]).toEqual(expected);
+  });
+});
+
+/** Where a chunk of a PNG or a word of another file begins. */
+function find(bytes: Uint8Array, word: string): number {
+  return new TextDecoder("latin1").decode(bytes).indexOf(word);
+}
+
+describe("a file that was cut off is refused, by the same words in every runtime", () => {
+  const behind = (word: string, more: number) => (bytes: Uint8Array) => find(bytes, word) + more;
+
+  test.each<[string, (bytes: Uint8Array) => number]>([
+    ["xmp_6.jpg", (bytes) => bytes.length - 1],
+    ["xmp_6.jpg", (bytes) => bytes.length - 2],
+    ["xmp_6.jpg", (bytes) => bytes.length >> 1],
+    ["exif_long.jpg", behind("Exif", 3)],
+    ["no_end.png", (bytes) => bytes.length - 30],
+    ["no_end.png", behind("IDAT", 0)],
+    ["many_chunks.png", (bytes) => bytes.length >> 1],
+    ["interlaced.gif", (bytes) => bytes.length - 8],
+    ["interlaced.gif", (bytes) => bytes.length >> 1],
+    ["24_bits.bmp", (bytes) => bytes.length - 4],
+    ["rle8.bmp", (bytes) => bytes.length - 20],
+    ["rgb.ppm", (bytes) => bytes.length - 1],
+    ["plain.ppm", (bytes) => bytes.length >> 1],
+  ])("%s", async (name, end) => {
+    const bytes = bytes_of(name);
+    await expect(RawImage.read(bytes.slice(0, end(bytes)))).rejects.toMatchObject({
+      code: "INVALID_IMAGE",
+      message: expect.stringMatching(/truncated/),
+    });
+  });
+
+  test("also a JPEG whose thumbnail is whole", async () => {
+    const whole = bytes_of("xmp_6.jpg");
+    const thumbnail = bytes_of("fill_bytes.jpg");
+    const length = thumbnail.length + 8;
+    const exif = [
+      0xff,
+      0xe1,
+      length >> 8,
+      length & 255,
+      ...new TextEncoder().encode("Exif\0\0"),
+      ...thumbnail,
+    ];
+    const bytes = Uint8Array.from([...whole.slice(0, 2), ...exif, ...whole.slice(2, -40)]);
+    await expect(RawImage.read(bytes)).rejects.toMatchObject({ code: "INVALID_IMAGE" });
+  });
+});
+
+describe("a damaged file is refused", () => {
+  /** The file with other bytes at a word. */
+  function changed(name: string, word: string, offset: number, ...values: number[]): Uint8Array {
+    const bytes = bytes_of(name).slice();
+    bytes.set(values, find(bytes, word) + offset);
+    return bytes;
+  }
+
+  test.each<[string, Uint8Array, RegExp]>([
+    [
+      "a PNG whose header's checksum is wrong",
+      changed("no_end.png", "IHDR", 17, 1, 2, 3, 4),
+      /checksum of its chunk IHDR/,
+    ],
+    [
+      "a PNG of an unknown kind of pixel",
+      changed("no_end.png", "IHDR", 13, 5),
+      /checksum|pixels of color type/,
+    ],
+    ["a PNG whose pixels can't be unpacked", changed("no_end.png", "IDAT", 6, 0xff, 0xff, 0xff), /damaged/],
+    [
+      "a GIF whose pixels can't be unpacked",
+      changed("noise.gif", ",\0\0\0\0", 14, 0xff, 0xff),
+      /damaged GIF/,
+    ],
+    ["a PNM of an impossible maximum", new TextEncoder().encode("P5 1 1 70000\n\0\0"), /from 1 to 65535/],
+    ["a PNM of no number", new TextEncoder().encode("P5 one 1 255\n\0"), /"one" isn't a number/],
+    ["a PNM of values above its maximum", new TextEncoder().encode("P2 1 1 7 9"), /the value 9/],
+  ])("%s", async (_, bytes, message) => {
+    await expect(RawImage.read(bytes)).rejects.toMatchObject({
+      code: "INVALID_IMAGE",
+      message: expect.stringMatching(message),
+    });
+  });
+});

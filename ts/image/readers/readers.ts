@@ -1,0 +1,33 @@
+import { throw_if_aborted } from "../../errors.ts";
+import type { DecodeOptions } from "../decoding.ts";
+import type { ImageFormat } from "../formats.ts";
+import { turn_upright, type UnturnedFile } from "../orientation.ts";
+import type { Pixels } from "../pixels.ts";
+import { read_bmp } from "./bmp.ts";
+import { read_gif } from "./gif.ts";
+import { read_png } from "./png.ts";
+import { read_png_file, without_orientation } from "./png_file.ts";
+import { read_pnm } from "./pnm.ts";
+
+/** Decodes a PNG, GIF, BMP or PNM file upright. @throws VitMsnError INVALID_IMAGE, UNSUPPORTED, ABORTED. */
+export async function read_image(
+  bytes: Uint8Array,
+  format: ImageFormat,
+  options: DecodeOptions,
+): Promise<Pixels> {
+  throw_if_aborted(options.signal, `Decoding ${options.name}`);
+  if (format === "GIF") return read_gif(bytes, options);
+  if (format === "BMP") return read_bmp(bytes, options);
+  if (format === "PNM") return read_pnm(bytes, options);
+  const file = await read_png_file(bytes, options.name);
+  return turn_upright(await read_png(file, options.name, options.signal), file.orientation);
+}
+
+/**
+ * A PNG file for another decoder, and how to turn what that gives.
+ * @throws VitMsnError INVALID_IMAGE where it would be refused here.
+ */
+export async function take_png_orientation(bytes: Uint8Array, name: string): Promise<UnturnedFile> {
+  const { orientation } = await read_png_file(bytes, name);
+  return { bytes: without_orientation(bytes), orientation };
+}
