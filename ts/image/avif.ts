@@ -1,6 +1,6 @@
 import type { Pacer } from "../engine/pacer.ts";
-import { has, latin1 } from "./header.ts";
 import type { Pixels } from "./pixels.ts";
+import { has, latin1 } from "./signatures.ts";
 
 /** Red's and blue's shares of luma, by nclx's number of a matrix (ITU-T H.273). 2 says nothing: then as most do. */
 const LUMA: Readonly<Record<number, readonly [red: number, blue: number]>> = {

@@ -1,7 +1,7 @@
 import { type DecodedPicture, env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
-import { invalid_image } from "./header.ts";
+import { invalid_image } from "./limits.ts";
 import { turn_upright } from "./orientation.ts";
 import type { Channels, Pixels } from "./pixels.ts";
 

@@ -1,7 +1,8 @@
 import { throw_if_aborted, until_aborted } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import type { ImageFormat } from "./formats.ts";
-import { check_size, type ImageHeader, MAX_PIXELS, read_header } from "./header.ts";
+import { type ImageHeader, read_header } from "./header.ts";
+import { check_size, MAX_PIXELS } from "./limits.ts";
 import { take_orientation, type UnturnedFile } from "./orientation.ts";
 import { type Channels, convert_channels, divide_by_alpha, is_opaque, type Pixels } from "./pixels.ts";
 

@@ -3,7 +3,7 @@ import { type ErrorCode, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { data_url_bytes } from "../network/data_url.ts";
 import { failure_reason, fetch_url, type HeaderRecord } from "../network/fetch_url.ts";
 import { show_url } from "../network/show_url.ts";
-import { check_byte_count, invalid_image } from "./header.ts";
+import { check_byte_count, invalid_image } from "./limits.ts";
 
 /** The bytes behind an http(s):, blob: or data: URL, at most MAX_BYTES. */
 export async function fetch_picture(

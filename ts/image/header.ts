@@ -2,14 +2,9 @@ import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import type { ImageFormat } from "./formats.ts";
 import { is_end, is_frame_header, jpeg_segments, START_OF_SCAN } from "./jpeg.ts";
+import { check_size, invalid_image, truncated } from "./limits.ts";
 import type { Channels } from "./pixels.ts";
-
-/** The most pixels that are decoded: where Pillow raises DecompressionBombError. */
-export const MAX_PIXELS = 2 * 89_478_485;
-/** The longest side that is decoded: JPEG's own limit. */
-export const MAX_SIDE = 65_535;
-/** The most bytes read from a file or URL for one image. */
-export const MAX_BYTES = 256 * 1024 * 1024;
+import { brands, has, latin1 } from "./signatures.ts";
 
 /** What the first bytes of an image file say about it. Sizes are before EXIF orientation. */
 export interface ImageHeader {
@@ -43,42 +38,6 @@ export async function read_header(bytes: Uint8Array, name: string, max_pixels: n
     check_size(header.width, header.height, name, max_pixels);
   }
   return header;
-}
-
-/** @throws VitMsnError INVALID_IMAGE for a size of zero and for one above the limits. */
-export function check_size(width: number, height: number, name: string, max_pixels: number): void {
-  if (width < 1 || height < 1) {
-    throw invalid_image(
-      `${name} is an image of ${width}×${height} pixels; it needs at least one pixel.`,
-      name,
-    );
-  }
-  if (width > MAX_SIDE || height > MAX_SIDE || width * height > max_pixels) {
-    throw invalid_image(
-      `${name} has ${width}×${height} pixels, more than the limit of ${max_pixels} pixels and ${MAX_SIDE} a side; scale it down first.`,
-      name,
-      { width, height, max_pixels },
-    );
-  }
-}
-
-export function truncated(name: string, format: string): VitMsnError {
-  return invalid_image(`${name} is a truncated ${format} file; download or copy it again.`, name);
-}
-
-/** @throws VitMsnError INVALID_IMAGE for more than MAX_BYTES. */
-export function check_byte_count(count: number, name: string): void {
-  if (count <= MAX_BYTES) return;
-  throw invalid_image(`${name} has ${count} bytes, more than the limit of ${MAX_BYTES} for one image.`, name);
-}
-
-export function invalid_image(
-  message: string,
-  file: string,
-  details: Record<string, unknown> = {},
-  cause?: unknown,
-): VitMsnError {
-  return new VitMsnError("INVALID_IMAGE", message, { cause, details: { file, ...details } });
 }
 
 /** undefined for what is none of FORMATS. */
@@ -207,26 +166,4 @@ function read_avif(view: DataView): ImageHeader {
       Object.assign(header, { width, height });
   }
   return header;
-}
-
-/**
- * The brands of an ISO media file: the major one and those it is compatible with. None where the file doesn't begin with a
- * well-formed "ftyp" box: other formats may have that word there, as an SVG drawing in its first comment.
- */
-export function brands(bytes: Uint8Array): string[] {
-  const end = ((bytes[2] as number) << 8) | (bytes[3] as number);
-  const is_box =
-    has(bytes, 0, "\0\0") && has(bytes, 4, "ftyp") && end >= 16 && end % 4 === 0 && end <= bytes.length;
-  const found: string[] = [];
-  for (let at = 8; is_box && at < Math.min(end, 256); at += 4)
-    if (at !== 12) found.push(latin1(bytes, at, 4));
-  return found;
-}
-
-export function has(bytes: Uint8Array, offset: number, word: string): boolean {
-  return latin1(bytes, offset, word.length) === word;
-}
-
-export function latin1(bytes: Uint8Array, offset: number, length: number): string {
-  return String.fromCharCode(...bytes.subarray(offset, offset + length));
 }

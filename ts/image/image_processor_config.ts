@@ -1,6 +1,6 @@
 import { type ErrorCode, show, VitMsnError } from "../errors.ts";
 import { any, type Rule } from "../options.ts";
-import { MAX_SIDE } from "./header.ts";
+import { MAX_SIDE } from "./limits.ts";
 import type { ProcessorSize } from "./output_size.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code } from "./resize.ts";
 

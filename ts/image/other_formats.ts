@@ -1,5 +1,6 @@
 import { VitMsnError } from "../errors.ts";
-import { brands, has, invalid_image, latin1 } from "./header.ts";
+import { invalid_image } from "./limits.ts";
+import { brands, has, latin1 } from "./signatures.ts";
 
 const WANTED = "PNG, JPEG, WebP, AVIF, GIF, BMP or PNM";
 /** What an image can be converted to without loss. */

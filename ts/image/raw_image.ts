@@ -6,7 +6,7 @@ import { on_demand } from "../on_demand.ts";
 import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
 import { fetch_picture, is_base64, name_of } from "./fetch_picture.ts";
-import { check_byte_count } from "./header.ts";
+import { check_byte_count } from "./limits.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
 

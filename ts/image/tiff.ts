@@ -1,5 +1,5 @@
 import { VitMsnError } from "../errors.ts";
-import { check_size, truncated } from "./header.ts";
+import { check_size, truncated } from "./limits.ts";
 import { orientation_of } from "./orientation.ts";
 
 const WIDTH = 256;

@@ -1,6 +1,6 @@
 import { VitMsnError } from "../../errors.ts";
 import type { DecodeOptions } from "../decoding.ts";
-import { check_size, MAX_PIXELS, truncated } from "../header.ts";
+import { check_size, MAX_PIXELS, truncated } from "../limits.ts";
 import type { Channels, Pixels } from "../pixels.ts";
 
 /** OS/2's header, with sides of two bytes and colors of three. */

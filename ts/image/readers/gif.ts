@@ -1,6 +1,6 @@
 import { Pacer } from "../../engine/pacer.ts";
 import type { DecodeOptions } from "../decoding.ts";
-import { check_size, invalid_image, MAX_PIXELS, truncated } from "../header.ts";
+import { check_size, invalid_image, MAX_PIXELS, truncated } from "../limits.ts";
 import type { Pixels } from "../pixels.ts";
 
 const EXTENSION = 0x21;

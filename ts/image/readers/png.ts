@@ -1,5 +1,5 @@
 import { throw_if_aborted } from "../../errors.ts";
-import { invalid_image } from "../header.ts";
+import { invalid_image } from "../limits.ts";
 import type { Channels, Pixels } from "../pixels.ts";
 import { inflate } from "./inflate.ts";
 import type { PngFile } from "./png_file.ts";

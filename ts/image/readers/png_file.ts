@@ -1,5 +1,6 @@
-import { invalid_image, latin1, truncated } from "../header.ts";
+import { invalid_image, truncated } from "../limits.ts";
 import { orientation_of } from "../orientation.ts";
+import { latin1 } from "../signatures.ts";
 import { inflate_text } from "./inflate.ts";
 
 /** What texts unpack to at most, as in Pillow. */

@@ -1,5 +1,5 @@
 import type { DecodeOptions } from "../decoding.ts";
-import { check_size, invalid_image, MAX_PIXELS, truncated } from "../header.ts";
+import { check_size, invalid_image, MAX_PIXELS, truncated } from "../limits.ts";
 import type { Channels, Pixels } from "../pixels.ts";
 
 /** The longest number, with leading zeros, as in Pillow. */
