@@ -162,13 +162,6 @@ describe("an abort doesn't wait for a decoder", () => {
     }));
 });
 
-test("a device isn't read, which may have no end", async () => {
-  await expect(RawImage.read("/dev/zero")).rejects.toMatchObject({
-    code: "IO",
-    message: expect.stringMatching(/isn't a file/),
-  });
-});
-
 test("a processor is saved to a folder and loaded from it", async () => {
   const processor = new ViTImageProcessor({
     image_processor_type: "ViTImageProcessor",

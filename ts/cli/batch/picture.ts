@@ -4,7 +4,7 @@ import type { RawImage, VitMsnError } from "../../index.ts";
 export interface Picture {
   /** Its path or URL; a shard's member has the shard's before its own. */
   readonly name: string;
-  read(): Promise<RawImage>;
+  read(signal: AbortSignal): Promise<RawImage>;
 }
 
 /** In the place of a source that can't be read. */

@@ -41,7 +41,7 @@ export async function run_batches(
   options: BatchOptions,
 ): Promise<void> {
   const { batch_size, signal } = options;
-  const decoded = prefetch(pictures, decode, {
+  const decoded = prefetch(pictures, (picture) => decode(picture, signal), {
     limit: Math.max(MIN_PREFETCH, 2 * batch_size),
     weight: (picture) => ("image" in picture ? picture.image.data.byteLength : 0),
     max_weight: MAX_WAITING_BYTES,
@@ -57,11 +57,11 @@ export async function run_batches(
   }
 }
 
-async function decode(picture: Selected): Promise<Decoded> {
+async function decode(picture: Selected, signal: AbortSignal): Promise<Decoded> {
   const { kept } = picture;
   if (kept !== undefined) return { ...picture, kept };
   try {
-    return { ...picture, image: await picture.read() };
+    return { ...picture, image: await picture.read(signal) };
   } catch (error) {
     if (is_picture_error(error)) return { ...picture, error };
     throw error;

@@ -248,7 +248,7 @@ async function read_member(name: string, member: TarMember): Promise<Picture> {
   if (member.name.length > MAX_NAME)
     return fail(`has a name of ${member.name.length} characters, more than the limit of ${MAX_NAME}`);
   const bytes = (await member.read()) as Uint8Array<ArrayBuffer>;
-  return { name, read: () => RawImage.read(new File([bytes], name)) };
+  return { name, read: (signal) => RawImage.read(new File([bytes], name), { signal }) };
 }
 
 /** Bytes that are no archive, as against a stream that ends too early. */

@@ -1,6 +1,7 @@
 import type { DecodeOptions } from "../decoding.ts";
 import { check_size, invalid_image, MAX_PIXELS, truncated } from "../limits.ts";
 import type { Channels, Pixels } from "../pixels.ts";
+import { latin1 } from "../signatures.ts";
 
 /** The longest number, with leading zeros, as in Pillow. */
 const MAX_DIGITS = 10;
@@ -25,7 +26,7 @@ export function read_pnm(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: D
   else if (kind < 4) {
     for (let i = 0; i < data.length; i++) {
       const value = numbers.next();
-      if (value > max) throw damaged(`it has the value ${value}, above its largest, ${max}`);
+      if (value > max) throw damaged(`it has a value above its largest, ${max}`);
       data[i] = to_byte(value);
     }
   } else {
@@ -101,12 +102,9 @@ class Numbers {
   next(): number {
     const start = this.#skip();
     while (this.at < this.#bytes.length && !is_space(this.#bytes[this.at])) this.at++;
-    const text = String.fromCharCode(
-      ...this.#bytes.subarray(start, Math.min(this.at, start + MAX_DIGITS + 1)),
-    );
+    const text = latin1(this.#bytes, start, Math.min(this.at - start, MAX_DIGITS + 1));
     this.at++;
-    if (!/^[0-9]+$/.test(text) || text.length > MAX_DIGITS)
-      throw this.#damaged(`"${text.slice(0, MAX_DIGITS)}" isn't a number`);
+    if (!/^[0-9]{1,10}$/.test(text)) throw this.#damaged(`there is no number at byte ${start}`);
     return Number(text);
   }
 
