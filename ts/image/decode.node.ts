@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -40,6 +41,8 @@ const READ_BYTES = 8 * 1024 * 1024;
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where sharp isn't installed or can't read the format.
  */
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
+  // One signal for many images at once is no leak, which Node would warn of.
+  if (options.signal !== undefined) setMaxListeners(0, options.signal);
   return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) =>
     turns.take(options.signal, `Decoding ${options.name}`, () => decode_by_sharp(file, header, options)),
   );
