@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { on_demand } from "../on_demand.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { draw } from "./drawable.ts";
 import { fetch_picture } from "./fetch_picture.ts";
@@ -6,7 +7,6 @@ import type { ImageHeader } from "./header.ts";
 import { invalid_image } from "./limits.ts";
 import { turn_upright } from "./orientation.ts";
 import type { Pixels } from "./pixels.ts";
-import { read_unpremultiplied } from "./unpremultiplied.ts";
 
 /**
  * Decodes an image file: upright by EXIF or XMP, 8 bits a channel, the first frame of an animation, stored values without
@@ -37,11 +37,17 @@ async function decode_bitmap(bytes: Uint8Array, header: ImageHeader, name: strin
   }
   try {
     const may_have_alpha = header.channels === 4 || header.channels === undefined;
-    const unpremultiplied = may_have_alpha ? await read_unpremultiplied(bitmap) : undefined;
+    const unpremultiplied = may_have_alpha ? await read_with_alpha(bitmap) : undefined;
     return unpremultiplied ?? draw(bitmap, bitmap.width, bitmap.height, name);
   } finally {
     bitmap.close();
   }
+}
+
+async function read_with_alpha(bitmap: ImageBitmap): Promise<Pixels | undefined> {
+  const what = "reader of transparent images";
+  const { read_unpremultiplied } = await on_demand(what, () => import("./unpremultiplied.ts"));
+  return read_unpremultiplied(bitmap);
 }
 
 function unsupported(header: ImageHeader, name: string, cause: unknown): VitMsnError {
