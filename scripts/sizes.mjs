@@ -30,9 +30,9 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 265_000,
+    budget: 284_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 209_500 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 229_500 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 93_000 },
 ];
 /** How far a document's figure may be off before it misleads. */
