@@ -365,6 +365,7 @@ describe("the server's life", () => {
       ["--port", "70000"],
       ["--max-queue", "0"],
       ["--only", "paint"],
+      ["--cors", "https://app.example/"],
     ])
       expect((await vit_msn(["serve", ...wrong])).code).toBe(2);
     const help = spawnSync(process.execPath, [join(root, "dist/cli.js"), "serve", "--help"], {

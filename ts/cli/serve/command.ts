@@ -38,6 +38,13 @@ function port_number(text: string): number {
   return Number(text);
 }
 
+/** As browsers send it: nothing else would ever match. */
+function collect_origin(text: string, origins: string[] = []): string[] {
+  if (text !== "*" && !(URL.canParse(text) && new URL(text).origin === text))
+    throw new InvalidArgumentError("expected an origin as https://app.example, without a path, or *.");
+  return [...origins, text];
+}
+
 /** For an option that may be given again. */
 function collect(value: string, values: string[] = []): string[] {
   return [...values, value];
@@ -98,7 +105,7 @@ export function add_serve(program: Command, signal: AbortSignal): void {
     .option(
       "--cors <origin>",
       "let pages of this origin read answers, * those of any; may be given again; default: none",
-      collect,
+      collect_origin,
     )
     .option(
       "--allow-host <name>",
