@@ -11,6 +11,13 @@ import {
   ViTMSNModel,
   type VitMsnError,
 } from "vit-msn";
+import {
+  EarlyStoppingCallback,
+  ImageFolder,
+  MSNPretrainer,
+  random_resized_crop,
+  Trainer,
+} from "vit-msn/training";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { read_file } from "../support/files.ts";
 import { fixture_files } from "../support/models.ts";
@@ -294,6 +301,36 @@ describe("env", () => {
     const saved = { ...env };
     Object.assign(env, saved);
     expect({ ...env }).toEqual(saved);
+  });
+});
+
+describe("training", () => {
+  const trainer = (options: Options) => new Trainer({ model, ...options } as never);
+  test.each<[string, () => unknown]>([
+    ["use train_dataset", () => trainer({ train_datset: [] })],
+    ["use eval_dataset", () => trainer({ eval_datset: [] })],
+    ["use train_transform", () => trainer({ train_transforms: () => image })],
+    ["use the config's problem_type", () => trainer({ compute_loss_func: () => 0 })],
+    ["use args.optim", () => trainer({ optimizers: [] })],
+    ["use image_processor", () => trainer({ tokenizer: {} })],
+    ["use learning_rate", () => trainer({ args: { learning_rat: 1 } })],
+    ["Training takes an object", () => trainer({ args: 3 })],
+    ["callbacks", () => trainer({ callbacks: {} })],
+    ["callback", () => trainer({ callbacks: [3] })],
+    ["compute_metrics", () => trainer({ compute_metrics: "accuracy" })],
+    ["model", () => trainer({ model: {} })],
+    ["use resume_from_checkpoint", () => trainer({}).train({ resume_from_checkpoin: true } as never)],
+    ["signal", () => trainer({}).train({ signal: 3 } as never)],
+    ["metric_key_prefix", () => trainer({}).evaluate([], { metric_key_prefix: 3 } as never)],
+    ["use train_dataset", () => new MSNPretrainer({ model: model.vit, train_data: [] } as never)],
+    ["use callbacks", () => new MSNPretrainer({ model: model.vit, callback: [] } as never)],
+    ["object", () => new MSNPretrainer(null as never)],
+    ["use early_stopping_patience", () => new EarlyStoppingCallback({ patience: 1 } as never)],
+    ["scale", () => random_resized_crop([8, 8], { scale: 1 } as never)],
+    ["use empty_classes", () => ImageFolder.open("x", { empty_clases: "skip" } as never)],
+  ])("says: %s", async (advice, call) => {
+    const { code, message } = await refusal(call);
+    expect([code, message]).toEqual(["INVALID_ARGUMENT", expect.stringContaining(advice)]);
   });
 });
 
