@@ -1,6 +1,16 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  constants,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  open,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -8,6 +18,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { pictures } from "../../ts/cli/batch/sources.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 import { pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
 
@@ -232,6 +243,15 @@ describe("lists", () => {
     const run = embed([pipe]);
     await writeFile(pipe, boot);
     expect(await run).toMatchObject({ code: 0, images: [pipe] });
+    // A pass that only counts opens nothing: there is no reader for a writer.
+    const patience = { retries: 0, timeout_ms: 1 };
+    let counted = 0;
+    for await (const _ of pictures({ paths: [pipe], lists: [], patience }, new AbortController().signal))
+      counted++;
+    expect(counted).toBe(1);
+    await expect(open(pipe, constants.O_WRONLY | constants.O_NONBLOCK)).rejects.toMatchObject({
+      code: "ENXIO",
+    });
   });
 });
 

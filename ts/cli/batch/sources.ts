@@ -50,7 +50,7 @@ export function can_be_counted({ paths, lists }: Sources): boolean {
 }
 
 async function* expand(source: string, reading: Reading): AsyncGenerator<Picture> {
-  if (source === "-" && reading.is_argument) yield from_stream("-", process.stdin, reading.signal);
+  if (source === "-" && reading.is_argument) yield from_stream("-", () => process.stdin, reading.signal);
   else if (is_remote(source)) yield* remote(source, reading);
   else yield* local(source, reading);
 }
@@ -82,7 +82,7 @@ async function* local(path: string, reading: Reading): AsyncGenerator<Picture> {
   const { signal, skipped, is_argument } = reading;
   const found = await stat(encode_name(path)).catch(() => undefined);
   if (found?.isDirectory()) yield* each(path, walk(path, skipped), reading);
-  else if (found?.isFIFO() && is_argument) yield from_stream(path, createReadStream(path), signal);
+  else if (found?.isFIFO() && is_argument) yield from_stream(path, () => createReadStream(path), signal);
   else if (found === undefined && has_scheme(path)) yield* file(path, reading);
   else if (found === undefined && is_argument && is_glob(path))
     yield* each(path, walk_glob(path, skipped), reading);

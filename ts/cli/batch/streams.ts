@@ -3,11 +3,11 @@ import { RawImage, VitMsnError } from "../../index.ts";
 import { aborted, file_error } from "./errors.ts";
 import type { Picture } from "./picture.ts";
 
-/** One image from standard input or a pipe. */
-export function from_stream(name: string, stream: Readable, signal: AbortSignal): Picture {
+/** One image from standard input or a pipe, which isn't opened before it is read: images may only be counted. */
+export function from_stream(name: string, open: () => Readable, signal: AbortSignal): Picture {
   const read = async () => {
     const chunks: Uint8Array[] = [];
-    for await (const chunk of interruptible(stream, name, signal)) chunks.push(chunk);
+    for await (const chunk of interruptible(open(), name, signal)) chunks.push(chunk);
     return RawImage.read(Buffer.concat(chunks), { signal });
   };
   return { name, read };
