@@ -73,7 +73,7 @@ export function as_vit_settings(fields: Fields, where: string): Record<string, u
   if (defaults === undefined) {
     return fail(
       "image_processor_type",
-      `is ${JSON.stringify(type)}, which isn't supported: it does more than resize, crop, rescale and normalise. ` +
+      `is ${JSON.stringify(type)}, which does more than resize, crop and normalise. ` +
         `Supported besides ViT: ${Object.keys(DEFAULTS).join(", ")}`,
     );
   }
