@@ -1,3 +1,4 @@
+import { numel } from "../dims.ts";
 import { VitMsnError } from "../errors.ts";
 import { type FileTensors, read_safetensors } from "../loading/checkpoint.ts";
 import {
@@ -207,7 +208,7 @@ class TaughtReader {
       const is = `${found.dtype} [${found.dims.join(", ")}]`;
       this.#fail(`the tensor "${key}" must be float32 [${dims.join(", ")}], but it is ${is}`);
     }
-    const count = dims.reduce((a, b) => a * b, 1);
+    const count = numel(dims);
     const bytes = await found.read(0, 4 * count);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const values = Float32Array.from({ length: count }, (_, i) => view.getFloat32(4 * i, true));

@@ -1,4 +1,5 @@
 import { save_files } from "#save";
+import { numel } from "../dims.ts";
 import { Scope, type TensorHandle } from "../engine/engine.ts";
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import { env } from "../env.ts";
@@ -92,7 +93,7 @@ export function tensor_to_write(engine: TrainingEngine, key: string, handle: Ten
     key,
     dtype: "float32",
     dims,
-    byte_length: 4 * dims.reduce((a, b) => a * b, 1),
+    byte_length: 4 * numel(dims),
     bytes: (async function* () {
       const { buffer, byteOffset, byteLength } = await engine.read(handle);
       yield new Uint8Array(buffer, byteOffset, byteLength);

@@ -1,3 +1,4 @@
+import { numel } from "../dims.ts";
 import type { Engine, Scope, TensorHandle } from "../engine/engine.ts";
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
@@ -110,7 +111,7 @@ async function read_gradients(
 function split({ specs }: Parameter, values: Float32Array): Tensor<"float32">[] {
   let start = 0;
   return specs.map(({ dims }) => {
-    const size = dims.reduce((a, b) => a * b, 1);
+    const size = numel(dims);
     start += size;
     return new Tensor("float32", values.slice(start - size, start), dims);
   });

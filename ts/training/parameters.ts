@@ -1,3 +1,4 @@
+import { numel } from "../dims.ts";
 import type { Engine, Handle, LinearHandle, TensorHandle, WeightDtype } from "../engine/engine.ts";
 import type { LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
@@ -207,7 +208,7 @@ export class Parameters implements GradientSink {
     is_decayed: boolean,
     is_trained: boolean,
   ): Parameter {
-    const size = specs.reduce((sum, { dims }) => sum + dims.reduce((a, b) => a * b, 1), 0);
+    const size = specs.reduce((sum, { dims }) => sum + numel(dims), 0);
     return { name, specs, value, size, depth, is_decayed, is_trained, gradient: undefined };
   }
 }

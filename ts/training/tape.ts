@@ -1,3 +1,4 @@
+import { numel } from "../dims.ts";
 import {
   type Activation,
   type EngineMemory,
@@ -491,7 +492,7 @@ export class Tape implements Recorder, PretrainingOps {
   /** scale · x in a tensor of its own. */
   #copy(x: TensorHandle, scale: number): TensorHandle {
     const dims = this.#engine.dims(x);
-    const copy = this.#made.use(this.#engine.tensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims));
+    const copy = this.#made.use(this.#engine.tensor(new Float32Array(numel(dims)), dims));
     this.#engine.accumulate(copy, x, scale);
     return copy;
   }

@@ -1,4 +1,5 @@
 import { save_files } from "#save";
+import { numel } from "../../dims.ts";
 import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import { open_checkpoint } from "../../loading/checkpoint.ts";
 import { type TensorToWrite, write_safetensors } from "../../loading/formats/write_safetensors.ts";
@@ -159,7 +160,7 @@ async function checkpoint_values(
   if (tensor?.dtype !== "float32" || tensor.dims.join() !== dims.join()) {
     throw mismatch(`${from} is a checkpoint of another model: ${key} isn't float32 [${dims.join(", ")}].`);
   }
-  const bytes = await tensor.read(0, 4 * dims.reduce((a, b) => a * b, 1));
+  const bytes = await tensor.read(0, 4 * numel(dims));
   return new Float32Array(bytes.slice().buffer);
 }
 

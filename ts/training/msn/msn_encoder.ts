@@ -1,3 +1,4 @@
+import { numel } from "../../dims.ts";
 import { ViTMSNConfig, type ViTMSNConfigInit } from "../../model/configuration_vit_msn.ts";
 import { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import type { ModelOptions } from "../../model/pretrained.ts";
@@ -17,7 +18,7 @@ export async function msn_encoder(
   const { seed = 0 } = options;
   for (const key of ["embeddings.cls_token", "embeddings.position_embeddings"]) {
     const dims = engine.dims(weights.tensor(key));
-    const size = dims.reduce((a, b) => a * b, 1);
+    const size = numel(dims);
     weights.replace(key, engine.tensor(normal_values(seed, key, 0, size, full.initializer_range), dims));
   }
   const projection = "embeddings.patch_embeddings.projection";

@@ -1,3 +1,4 @@
+import { numel } from "../../dims.ts";
 import { VitMsnError } from "../../errors.ts";
 import { PickleDict } from "../../loading/formats/pickle.ts";
 import { open_torch_archive, type TorchArchive } from "../../loading/formats/pytorch_bin.ts";
@@ -132,7 +133,7 @@ export class OriginalMSNCheckpoint {
     tensor: CheckpointTensor,
     { name, size }: Pick<Parameter, "name" | "size">,
   ): Promise<Float32Array> {
-    const count = tensor.dims.reduce((a, b) => a * b, 1);
+    const count = numel(tensor.dims);
     if (count !== size || tensor.dtype !== "float32") {
       throw mismatch(
         `${this.name}: ${tensor.key} is ${tensor.dtype} [${tensor.dims.join(", ")}], but ${name} has ${size} float32 values. ` +
