@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import type { ViTMSNConfigInit } from "vit-msn";
+import { ACTIVATIONS } from "../../ts/engine/engine.ts";
 
 /** How a forward is disturbed, after so many turns of the microtask queue. */
 export type Disturbance = { kind: "none" } | { kind: "abort" | "dispose"; after: number };
@@ -70,7 +71,7 @@ const config: fc.Arbitrary<ViTMSNConfigInit> = fc
       { weight: 1, arbitrary: fc.tuple(integer(12, 19), integer(12, 19)) },
     ),
     num_channels: integer(1, 4),
-    hidden_act: fc.constantFrom("gelu", "relu", "silu", "gelu_new", "quick_gelu", "gelu_pytorch_tanh"),
+    hidden_act: fc.constantFrom(...ACTIVATIONS.filter((name) => name !== "identity")),
     qkv_bias: fc.boolean(),
     num_labels: integer(1, 20),
     // Attention is nearly uniform with small weights, and sharp with large ones.

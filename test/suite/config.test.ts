@@ -77,7 +77,7 @@ describe("ViTMSNConfig", () => {
     [{ hidden_size: 100, num_attention_heads: 12 }, "num_attention_heads", "a divisor of hidden_size (100)"],
     [{ patch_size: 225 }, "patch_size", "at most image_size (224×224)"],
     [{ image_size: [16, 224], patch_size: [17, 16] }, "patch_size", "16×224"],
-    [{ hidden_act: "mish" }, "hidden_act", "gelu, relu"],
+    [{ hidden_act: "prelu" }, "hidden_act", "gelu, relu"],
     [{ hidden_act: "identity" }, "hidden_act", "gelu, relu"],
     [{ hidden_act: "constructor" }, "hidden_act", "gelu, relu"],
     [{ hidden_size: 0 }, "hidden_size", "whole number"],
@@ -257,6 +257,12 @@ describe("what the reference takes besides", () => {
       ["swish", "silu"],
       ["gelu_fast", "gelu_new"],
       ["gelu_accurate", "gelu_new"],
+      ["gelu_python_tanh", "gelu_new"],
+      ["linear", "identity"],
+      ["mish", "mish"],
+      ["relu6", "relu6"],
+      ["leaky_relu", "leaky_relu"],
+      ["tanh", "tanh"],
     ]) {
       const config = await config_of(`"hidden_act": "${name}"`);
       expect(config.activation).toBe(computed);

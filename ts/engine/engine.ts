@@ -9,7 +9,7 @@
 
 import type { Turns } from "./forward_queue.ts";
 
-/** The activation functions of the reference's ACT2FN that ViT checkpoints use; "identity" is no activation. */
+/** The activation functions of the reference's ACT2FN that have no parameters; "identity" is no activation. */
 export const ACTIVATIONS = [
   "identity",
   "gelu",
@@ -18,6 +18,14 @@ export const ACTIVATIONS = [
   "gelu_new",
   "quick_gelu",
   "gelu_pytorch_tanh",
+  "relu6",
+  "leaky_relu",
+  "relu2",
+  "tanh",
+  "sigmoid",
+  "mish",
+  "gelu_10",
+  "laplace",
 ] as const;
 export type Activation = (typeof ACTIVATIONS)[number];
 

@@ -1,4 +1,4 @@
-import type { Activation, Grid } from "../engine/engine.ts";
+import { ACTIVATIONS, type Activation, type Grid } from "../engine/engine.ts";
 import { env } from "../env.ts";
 import { invalid_argument, show, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
@@ -14,21 +14,26 @@ import { preset_fields, VIT_MSN_PRESETS, type ViTMSNPreset } from "./presets.ts"
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
 
-/** transformers' names of activations, and what the engine computes for each. */
-const ACTIVATION_OF = {
-  gelu: "gelu",
-  relu: "relu",
-  gelu_python: "gelu",
-  silu: "silu",
+/** transformers' other names of activations, and what the engine computes for each. */
+const ACTIVATION_ALIASES = {
+  linear: "identity",
   swish: "silu",
-  gelu_new: "gelu_new",
+  gelu_python: "gelu",
   gelu_fast: "gelu_new",
   gelu_accurate: "gelu_new",
-  quick_gelu: "quick_gelu",
-  gelu_pytorch_tanh: "gelu_pytorch_tanh",
+  gelu_python_tanh: "gelu_new",
 } as const satisfies Record<string, Activation>;
 /** What hidden_act may be. */
-export type HiddenAct = keyof typeof ACTIVATION_OF;
+export type HiddenAct = Exclude<Activation, "identity"> | keyof typeof ACTIVATION_ALIASES;
+
+const HIDDEN_ACTS: readonly string[] = [
+  ...ACTIVATIONS.filter((name) => name !== "identity"),
+  ...Object.keys(ACTIVATION_ALIASES),
+];
+
+function is_alias(name: HiddenAct): name is keyof typeof ACTIVATION_ALIASES {
+  return Object.hasOwn(ACTIVATION_ALIASES, name);
+}
 
 /** The fields of a ViT-MSN config.json. Unknown fields are kept and written back. */
 export interface ViTMSNConfigFields {
@@ -133,7 +138,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     this.num_hidden_layers = check.integer("num_hidden_layers", this.num_hidden_layers, 0, MAX_LAYERS);
     this.num_attention_heads = check.integer("num_attention_heads", this.num_attention_heads, 1, MAX_SIZE);
     this.intermediate_size = check.integer("intermediate_size", this.intermediate_size, 1, 4 * MAX_SIZE);
-    this.hidden_act = check.one_of("hidden_act", this.hidden_act, Object.keys(ACTIVATION_OF));
+    this.hidden_act = check.one_of("hidden_act", this.hidden_act, HIDDEN_ACTS);
     this.hidden_dropout_prob = check.number("hidden_dropout_prob", this.hidden_dropout_prob, 0, 1);
     this.attention_probs_dropout_prob = check.number(
       "attention_probs_dropout_prob",
@@ -207,7 +212,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
 
   /** What the engine computes for hidden_act. */
   get activation(): Activation {
-    return ACTIVATION_OF[this.hidden_act];
+    return is_alias(this.hidden_act) ? ACTIVATION_ALIASES[this.hidden_act] : this.hidden_act;
   }
 
   /** Image size in pixels. */

@@ -1,17 +1,61 @@
-//! The activations of the reference's `ACT2FN` that ViT configurations use.
+//! The activations of the reference's `ACT2FN` and their derivatives, and the ops that apply them.
 
+use vit_msn_tensor::{Activation, Result, check_len};
+
+use crate::elementwise::BLOCK;
+use crate::runtime::parallel::{Rows, for_each_block_of_rows};
 use crate::runtime::simd::{Exp, F32x4, constant, map_in_place, polynomial8};
-use vit_msn_tensor::Activation;
 
-/// Replaces every value of `rows` by its activation. NaN stays NaN; infinities give the limits.
-pub(crate) fn activate_rows<'a>(act: Activation, rows: impl Iterator<Item = &'a mut [f32]>) {
+/// What an element costs, in multiply-adds.
+const WORK: usize = 16;
+
+/// out = act(x). Errors: INVALID_ARGUMENT when the lengths differ.
+pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
+    check_len("The output of an activation", out.len(), &[x.len()])?;
+    for_each_block(x, out, &|_, out| {
+        let columns = out.len();
+        activate_rows(act, &mut Rows::new(out, columns), 1, columns);
+    });
+    Ok(())
+}
+
+/// out = grad · act′(x), where x is the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
+/// Errors: INVALID_ARGUMENT when the lengths differ.
+pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
+    check_len("The gradient of an activation", grad.len(), &[x.len()])?;
+    check_len("The gradient by its input", out.len(), &[x.len()])?;
+    for_each_block(x, out, &|first, out| {
+        differentiate(act, out);
+        for (value, grad) in out.iter_mut().zip(&grad[first..]) {
+            *value *= grad;
+        }
+    });
+    Ok(())
+}
+
+/// Copies x to `out` and calls `run(first element, elements)` on its blocks.
+fn for_each_block(x: &[f32], out: &mut [f32], run: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    for_each_block_of_rows(out, 1, x.len().saturating_mul(WORK), &|first, out| {
+        let starts = (first..).step_by(BLOCK);
+        for (first, out) in starts.zip(out.chunks_mut(BLOCK)) {
+            out.copy_from_slice(&x[first..][..out.len()]);
+            run(first, out);
+        }
+    });
+}
+
+/// Replaces the first `columns` values of each of `count` rows by their activations. NaN stays NaN; infinities give the
+/// limits.
+pub(crate) fn activate_rows(act: Activation, rows: &mut Rows<f32>, count: usize, columns: usize) {
+    let rows = rows.each(count, columns);
+    let zero = F32x4::splat(0.0);
     match act {
         Activation::Identity => {}
         Activation::Gelu => {
             let gelu = Gelu::new();
             map_rows(rows, |x| gelu.of(x));
         }
-        Activation::Relu => map_rows(rows, |x| x.max(F32x4::splat(0.0))),
+        Activation::Relu => map_rows(rows, |x| x.max(zero)),
         Activation::Silu => {
             let gate = Gate::new();
             map_rows(rows, |x| gate.of(x, x));
@@ -24,13 +68,55 @@ pub(crate) fn activate_rows<'a>(act: Activation, rows: impl Iterator<Item = &'a 
             let (gate, slope) = (Gate::new(), constant(1.702));
             map_rows(rows, |x| gate.of(x, x.mul(slope)));
         }
+        Activation::Relu6 => map_pairs(rows, relu6, 0),
+        Activation::LeakyRelu => map_pairs(rows, leaky_relu, 0),
+        Activation::Relu2 => map_pairs(rows, relu2, 0),
+        Activation::Tanh => map_pairs(rows, tanh, 0),
+        Activation::Sigmoid => map_pairs(rows, sigmoid, 0),
+        Activation::Mish => map_pairs(rows, mish, 0),
+        Activation::Gelu10 => map_pairs(rows, gelu_10, 0),
+        Activation::Laplace => map_pairs(rows, laplace, 0),
+    }
+}
+
+/// Replaces every value by the activation's derivative there. NaN stays NaN; infinities give the limits.
+fn differentiate(act: Activation, values: &mut [f32]) {
+    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
+    match act {
+        Activation::Identity => values.fill(1.0),
+        Activation::Gelu => {
+            let gelu = GeluDerivative::new();
+            map_in_place(values, |x| gelu.of(x));
+        }
+        Activation::Relu => map_in_place(values, |x| zero.lt(x).select(one, nan_or_zero(x))),
+        Activation::Silu => {
+            let gate = GateDerivative::new();
+            map_in_place(values, |x| gate.of(x, x, gate.exp.one));
+        }
+        Activation::GeluTanh => {
+            let (gate, gelu) = (GateDerivative::new(), GeluTanhDerivative::new());
+            map_in_place(values, |x| gelu.of(x, &gate));
+        }
+        Activation::QuickGelu => {
+            let (gate, factor) = (GateDerivative::new(), constant(1.702));
+            map_in_place(values, |x| gate.of(x, x.mul(factor), factor));
+        }
+        Activation::Relu6 => map_pairs([values], relu6, 1),
+        Activation::LeakyRelu => map_pairs([values], leaky_relu, 1),
+        Activation::Relu2 => map_pairs([values], relu2, 1),
+        Activation::Tanh => map_pairs([values], tanh, 1),
+        Activation::Sigmoid => map_pairs([values], sigmoid, 1),
+        Activation::Mish => map_pairs([values], mish, 1),
+        Activation::Gelu10 => map_pairs([values], gelu_10, 1),
+        Activation::Laplace => map_pairs([values], laplace, 1),
     }
 }
 
 /// [`activate_rows`] of one row.
 #[cfg(test)]
-pub(crate) fn activate(act: Activation, values: &mut [f32]) {
-    activate_rows(act, std::iter::once(values));
+pub(crate) fn activate_in_place(act: Activation, values: &mut [f32]) {
+    let columns = values.len();
+    activate_rows(act, &mut Rows::new(values, columns), 1, columns);
 }
 
 #[inline(always)]
@@ -40,8 +126,36 @@ fn map_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, op: impl Fn(F32x4) ->
     }
 }
 
+/// The value and the derivative of an activation that few models use, whose code stands once in the binary: every user
+/// downloads it.
+type Pair = fn(F32x4) -> [F32x4; 2];
+
+fn map_pairs<'a>(rows: impl IntoIterator<Item = &'a mut [f32]>, pair: Pair, which: usize) {
+    for row in rows {
+        map_pair(row, pair, which);
+    }
+}
+
+#[inline(never)]
+fn map_pair(row: &mut [f32], pair: Pair, which: usize) {
+    // Unknown to LLVM, or it would make a copy of the loop for each function.
+    let pair = std::hint::black_box(pair);
+    map_in_place(row, |x| pair(x)[which]);
+}
+
+/// What leaky_relu multiplies negative values by.
+const LEAK: f32 = 0.01;
+
+/// 0 for every number; NaN stays NaN. x − x would do but for infinities, so it is capped.
+#[inline(always)]
+fn nan_or_zero(x: F32x4) -> F32x4 {
+    let one = F32x4::splat(1.0);
+    let capped = x.min(one).max(F32x4::splat(-1.0));
+    capped.sub(capped)
+}
+
 /// Minimax polynomial of r = ½·erfcx(a/√2) in t on a ∈ [0, 6], error 1.1e-8.
-pub(crate) const GELU_TAIL: [f32; 8] = [
+const GELU_TAIL: [f32; 8] = [
     -3.419_456_2e-4,
     1.348_339_6e-1,
     9.586_185e-2,
@@ -136,62 +250,398 @@ impl Gate {
     }
 }
 
+/// The derivative of gelu, with its constants.
+struct GeluDerivative {
+    exp: Exp,
+    bounds: [F32x4; 2],
+    slope: F32x4,
+    minus_half: F32x4,
+    /// 1 / √(2π)
+    density: F32x4,
+    tail: [F32x4; 8],
+}
+
+impl GeluDerivative {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            exp: Exp::new(),
+            bounds: [6.0, -6.0].map(constant),
+            slope: constant(0.325),
+            minus_half: constant(-0.5),
+            density: constant(0.398_942_3),
+            tail: GELU_TAIL.map(constant),
+        }
+    }
+
+    /// Φ(x) + x·φ(x); Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.325a)) as in the activation itself.
+    #[inline(always)]
+    fn of(&self, x: F32x4) -> F32x4 {
+        let one = self.exp.one;
+        // Beyond 6 either is its limit to within 1e-7.
+        let x = x.min(self.bounds[0]).max(self.bounds[1]);
+        let t = one.div(x.abs().mul_add(self.slope, one));
+        let decay = self.exp.of_nonpositive(x.mul(x).mul(self.minus_half));
+        let tail = decay.mul(polynomial8(t, self.tail));
+        let cdf = x.lt(F32x4::splat(0.0)).select(tail, one.sub(tail));
+        x.mul(decay).mul_add(self.density, cdf)
+    }
+}
+
+/// The derivative of x·σ(2u) with 2u = x·(a + b·x²), as in the activation itself.
+struct GeluTanhDerivative {
+    bounds: [F32x4; 2],
+    linear: F32x4,
+    cubic: F32x4,
+    three_cubic: F32x4,
+}
+
+impl GeluTanhDerivative {
+    #[inline(always)]
+    fn new() -> Self {
+        let (linear, cubic) = (1.595_769_2, 1.595_769_2 * 0.044_715);
+        Self {
+            bounds: [10.0, -10.0].map(constant),
+            linear: constant(linear),
+            cubic: constant(cubic),
+            three_cubic: constant(3.0 * cubic),
+        }
+    }
+
+    #[inline(always)]
+    fn of(&self, x: F32x4, gate: &GateDerivative) -> F32x4 {
+        // Beyond 10 either is its limit, while x³ might overflow.
+        let x = x.min(self.bounds[0]).max(self.bounds[1]);
+        let square = x.mul(x);
+        let inner = square.mul_add(self.cubic, self.linear).mul(x);
+        let inner_derivative = square.mul_add(self.three_cubic, self.linear);
+        gate.of(x, inner, inner_derivative)
+    }
+}
+
+/// The derivative of x·σ(u), with its constants.
+struct GateDerivative {
+    exp: Exp,
+    bounds: [F32x4; 2],
+}
+
+impl GateDerivative {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            exp: Exp::new(),
+            bounds: [100.0, -100.0].map(constant),
+        }
+    }
+
+    /// σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
+    #[inline(always)]
+    fn of(&self, x: F32x4, u: F32x4, u_derivative: F32x4) -> F32x4 {
+        let (zero, one) = (F32x4::splat(0.0), self.exp.one);
+        // e^−|u| never overflows. σ(|u|) and σ(−|u|):
+        let decay = self.exp.of_nonpositive(zero.sub(u.abs()));
+        let large = one.div(decay.add(one));
+        let small = decay.mul(large);
+        let sigmoid = u.lt(zero).select(small, large);
+        // Beyond 100 the product is as good as 0, while ∞ times it would not be.
+        let x = x.min(self.bounds[0]).max(self.bounds[1]);
+        x.mul(u_derivative).mul(small.mul(large)).add(sigmoid)
+    }
+}
+
+fn relu6(x: F32x4) -> [F32x4; 2] {
+    let (zero, one, six) = (F32x4::splat(0.0), F32x4::splat(1.0), F32x4::splat(6.0));
+    let inside = x.lt(six).select(one, zero);
+    [
+        x.max(zero).min(six),
+        zero.lt(x).select(inside, nan_or_zero(x)),
+    ]
+}
+
+fn leaky_relu(x: F32x4) -> [F32x4; 2] {
+    let (zero, one, leak) = (F32x4::splat(0.0), F32x4::splat(1.0), F32x4::splat(LEAK));
+    [
+        x.max(x.mul(leak)),
+        zero.lt(x).select(one, nan_or_zero(x).add(leak)),
+    ]
+}
+
+fn relu2(x: F32x4) -> [F32x4; 2] {
+    let x = x.max(F32x4::splat(0.0));
+    [x.mul(x), x.add(x)]
+}
+
+/// σ(x) and σ(−x), by e^−|x|, which never overflows.
+fn sigmoids(x: F32x4) -> [F32x4; 2] {
+    let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
+    let decay = Exp::new().of_nonpositive(zero.sub(x.abs()));
+    let large = one.div(decay.add(one));
+    let small = decay.mul(large);
+    let is_negative = x.lt(zero);
+    [
+        is_negative.select(small, large),
+        is_negative.select(large, small),
+    ]
+}
+
+fn sigmoid(x: F32x4) -> [F32x4; 2] {
+    let [sigmoid, rest] = sigmoids(x);
+    [sigmoid, sigmoid.mul(rest)]
+}
+
+/// tanh(x) = σ(2x) − σ(−2x), and its series where that would lose digits; the derivative is 4·σ(2x)·σ(−2x).
+fn tanh(x: F32x4) -> [F32x4; 2] {
+    let [sigmoid, rest] = sigmoids(x.add(x));
+    let square = x.mul(x);
+    let [c1, c3, c5, c7, c9] =
+        [1.0, -1.0 / 3.0, 2.0 / 15.0, -17.0 / 315.0, 62.0 / 2835.0].map(F32x4::splat);
+    let series = c9.mul_add(square, c7).mul_add(square, c5);
+    let series = series.mul_add(square, c3).mul_add(square, c1).mul(x);
+    let is_small = x.abs().lt(F32x4::splat(0.3));
+    [
+        is_small.select(series, sigmoid.sub(rest)),
+        sigmoid.mul(rest).mul(F32x4::splat(4.0)),
+    ]
+}
+
+/// With w = e^−|x|, tanh(ln(1 + eˣ)) is (1 + 2w) / (1 + 2w + 2w²) for x ≥ 0 and (w² + 2w) / (w² + 2w + 2) below; x times
+/// its derivative is 4x·w·(1 + w) over the square of the denominator, times w for x ≥ 0.
+fn mish(x: F32x4) -> [F32x4; 2] {
+    let [zero, one, two, four] = [0.0, 1.0, 2.0, 4.0].map(F32x4::splat);
+    // Beyond 100 what x is multiplied by is as good as its limit, while ∞ times 0 would be NaN.
+    let bounded = x.max(F32x4::splat(-100.0));
+    let w = Exp::new().of_nonpositive(zero.sub(x.abs()));
+    let (square, twice) = (w.mul(w), w.add(w));
+    let is_negative = x.lt(zero);
+    let numerator = is_negative.select(square.add(twice), one.add(twice));
+    let denominator = numerator.add(is_negative.select(two, square.add(square)));
+    let tanh = numerator.div(denominator);
+    let decay = is_negative.select(w, square).mul(one.add(w));
+    let scale = decay.div(denominator.mul(denominator)).mul(four);
+    [
+        bounded.mul(tanh),
+        bounded.min(F32x4::splat(100.0)).mul_add(scale, tanh),
+    ]
+}
+
+fn gelu_10(x: F32x4) -> [F32x4; 2] {
+    let (zero, ten) = (F32x4::splat(0.0), F32x4::splat(10.0));
+    [
+        Gelu::new().of(x).min(ten),
+        ten.lt(x).select(zero, GeluDerivative::new().of(x)),
+    ]
+}
+
+/// Φ(z) by the tail of [`Gelu::of`], and φ(z) / σ, with z = (x − μ) / σ.
+fn laplace(x: F32x4) -> [F32x4; 2] {
+    let exp = Exp::new();
+    let precision = F32x4::splat(Activation::LAPLACE_DEVIATION.recip() as f32);
+    let z = x
+        .sub(F32x4::splat(Activation::LAPLACE_MEAN as f32))
+        .mul(precision);
+    let decay = exp.of_nonpositive(z.mul(z).mul(F32x4::splat(-0.5)));
+    let size = z.abs().min(F32x4::splat(6.0));
+    let t = exp.one.div(size.mul_add(F32x4::splat(0.325), exp.one));
+    let tail = decay.mul(polynomial8(t, GELU_TAIL.map(F32x4::splat)));
+    let cdf = z.lt(F32x4::splat(0.0)).select(tail, exp.one.sub(tail));
+    // 0.3989423 is 1 / √(2π).
+    [cdf, decay.mul(precision).mul(F32x4::splat(0.398_942_3))]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vit_msn_tensor::testing::activation;
+    use crate::test_support::{same_with_workers, values};
 
     #[test]
     fn every_activation_is_within_2e_7() {
-        for act in Activation::ALL {
+        for &act in Activation::ALL {
             let mut worst = 0.0f64;
             let inputs: Vec<f32> = (-200_000..=200_000)
                 .map(|step| step as f32 * 1e-4)
                 .collect();
             let mut outputs = inputs.clone();
-            activate(act, &mut outputs);
+            activate_in_place(act, &mut outputs);
             for (&x, &y) in inputs.iter().zip(&outputs) {
                 // Beyond 1 the last bit of the result itself is worth more than 2e-7.
-                let error = (f64::from(y) - activation(act, f64::from(x))).abs()
-                    / f64::from(x.abs().max(1.0));
+                let error = (f64::from(y) - act.definition(f64::from(x))).abs()
+                    / f64::from(x.abs().max(1.0)).max(y.abs().into());
                 worst = worst.max(error);
             }
             assert!(worst <= 2e-7, "{act:?}: {worst:e}");
         }
     }
 
+    /// The limits of a function at infinities; elsewhere its value.
+    fn limit(function: impl Fn(f64) -> f64, x: f32) -> f32 {
+        let x = f64::from(x);
+        let limit = function(if x.is_infinite() {
+            1e100f64.copysign(x)
+        } else {
+            x
+        });
+        limit as f32
+    }
+
+    const EXTREMES: [f32; 8] = [
+        f32::NEG_INFINITY,
+        f32::MIN,
+        -1e20,
+        -100.0,
+        0.0,
+        1e20,
+        f32::MAX,
+        f32::INFINITY,
+    ];
+
     #[test]
     fn infinities_and_huge_values_give_the_limits() {
-        for act in Activation::ALL.into_iter().skip(1) {
-            let mut values = [
-                f32::NEG_INFINITY,
-                f32::MIN,
-                -1e20,
-                -100.0,
-                0.0,
-                1e20,
-                f32::MAX,
-                f32::INFINITY,
-            ];
-            activate(act, &mut values);
-            let [a, b, c, d, zero, x, y, z] = values;
-            assert!(
-                [a, b, c, d, zero].iter().all(|v| v.abs() < 1e-25),
-                "{act:?}"
-            );
-            assert_eq!([x, y, z], [1e20, f32::MAX, f32::INFINITY], "{act:?}");
+        for &act in Activation::ALL {
+            let mut values = EXTREMES;
+            activate_in_place(act, &mut values);
+            for (x, actual) in EXTREMES.into_iter().zip(values) {
+                let expected = limit(|x| act.definition(x), x);
+                let close = (actual - expected).abs() <= 1e-6 * expected.abs() + 1e-25;
+                // Laplace has a value at 0, an exact one.
+                let close = close || (actual - expected).abs() < 2e-7 && x == 0.0;
+                assert!(
+                    actual == expected || close,
+                    "{act:?} of {x}: {actual} instead of {expected}"
+                );
+            }
         }
     }
 
     #[test]
     fn nan_stays_nan() {
-        for act in Activation::ALL {
+        for &act in Activation::ALL {
             let mut values = [1.0, f32::NAN, 2.0];
-            activate(act, &mut values);
+            activate_in_place(act, &mut values);
             assert!(
                 !values[0].is_nan() && values[1].is_nan() && !values[2].is_nan(),
                 "{act:?}"
             );
         }
+    }
+
+    fn derivative(act: Activation, x: f64) -> f64 {
+        let step = 1e-5;
+        (act.definition(x + step) - act.definition(x - step)) / (2.0 * step)
+    }
+
+    #[test]
+    fn every_derivative_is_the_activations() {
+        for &act in Activation::ALL {
+            // Not on a corner.
+            let x: Vec<f32> = (-20_000..20_000).map(|v| (v as f32 + 0.5) * 1e-3).collect();
+            let mut out = vec![f32::NAN; x.len()];
+            activate_backward(&vec![2.0; x.len()], &x, act, &mut out).unwrap();
+            for (&x, &actual) in x.iter().zip(&out) {
+                let expected = 2.0 * derivative(act, f64::from(x));
+                let error = (f64::from(actual) - expected).abs();
+                assert!(
+                    error <= 1e-6 * expected.abs().max(1.0),
+                    "{act:?} at {x}: {actual} instead of {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn derivatives_have_limits_and_nan_stays_nan() {
+        let x = [
+            f32::NEG_INFINITY,
+            f32::MIN,
+            -1e20,
+            -200.0,
+            200.0,
+            1e20,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NAN,
+        ];
+        for &act in Activation::ALL.iter().skip(1) {
+            let mut out = [0.0; 9];
+            activate_backward(&[1.0; 9], &x, act, &mut out).unwrap();
+            let (below, above) = match act {
+                Activation::LeakyRelu => (0.01, 1.0),
+                Activation::Relu6
+                | Activation::Tanh
+                | Activation::Sigmoid
+                | Activation::Gelu10
+                | Activation::Laplace => (0.0, 0.0),
+                _ => (0.0, 1.0),
+            };
+            assert!(
+                out[..4].iter().all(|v| (v - below).abs() < 1e-6),
+                "{act:?}: {out:?}"
+            );
+            if act == Activation::Relu2 {
+                assert_eq!(out[4..6], [400.0, 2e20]);
+            } else {
+                assert!(
+                    out[4..8].iter().all(|v| (v - above).abs() < 1e-6),
+                    "{act:?}: {out:?}"
+                );
+            }
+            assert!(out[8].is_nan(), "{act:?}");
+        }
+    }
+
+    #[test]
+    fn corners_are_pytorchs() {
+        let mut out = [f32::NAN; 3];
+        activate_backward(&[5.0; 3], &[-0.0, 0.0, 6.0], Activation::Relu6, &mut out).unwrap();
+        assert_eq!(out, [0.0; 3]);
+        activate_backward(
+            &[5.0; 3],
+            &[-0.0, 0.0, 6.0],
+            Activation::LeakyRelu,
+            &mut out,
+        )
+        .unwrap();
+        assert_eq!(out, [5.0 * LEAK, 5.0 * LEAK, 5.0]);
+        activate_backward(&[5.0; 3], &[-0.0, 0.0, 1e-30], Activation::Relu, &mut out).unwrap();
+        assert_eq!(out, [0.0, 0.0, 5.0]);
+    }
+
+    #[test]
+    fn a_separate_activation_is_the_fused_one() {
+        for len in [0, 1, 5, 40_001] {
+            let x = values(len, 3);
+            for &act in Activation::ALL {
+                let mut expected = x.clone();
+                activate_in_place(act, &mut expected);
+                let mut out = vec![f32::NAN; len];
+                activate(&x, act, &mut out).unwrap();
+                assert_eq!(out, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let (x, grad) = (values(70_001, 4), values(70_001, 5));
+        for act in [Activation::Gelu, Activation::Silu, Activation::Mish] {
+            same_with_workers(|| {
+                let mut out = vec![0.0; x.len()];
+                let mut derivatives = vec![0.0; x.len()];
+                activate(&x, act, &mut out).unwrap();
+                activate_backward(&grad, &x, act, &mut derivatives).unwrap();
+                [out, derivatives].concat()
+            });
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let act = Activation::Gelu;
+        for (grad, x, out) in [(2, 3, 3), (3, 3, 4)] {
+            let error =
+                activate_backward(&vec![0.0; grad], &vec![0.0; x], act, &mut vec![0.0; out]);
+            assert_eq!(error.unwrap_err().code(), "INVALID_ARGUMENT");
+        }
+        let error = activate(&[0.0; 2], act, &mut [0.0; 3]).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
     }
 }

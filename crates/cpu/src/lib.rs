@@ -4,7 +4,6 @@
 //! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`]: float32, half-width or int8.
 
 mod activation;
-mod activation_backward;
 mod attention;
 mod batch_norm;
 mod columns;
@@ -29,7 +28,7 @@ mod take_tokens;
 #[cfg(test)]
 mod test_support;
 
-pub use activation_backward::{activate, activate_backward};
+pub use activation::{activate, activate_backward};
 pub use attention::{
     AttentionShape, eager_attention, eager_attention_backward, eager_attention_dropout,
     scaled_dot_product_attention, scaled_dot_product_attention_backward,

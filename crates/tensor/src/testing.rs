@@ -1,7 +1,7 @@
 //! What the tests of every backend share: made-up values, comparisons, and definitions in float64. Only with the
 //! feature "testing", which no build of the engine turns on.
 
-use crate::{Activation, MsnLoss};
+use crate::MsnLoss;
 
 /// `count` values in −1..1 that look random and are the same on every run.
 pub fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -121,24 +121,8 @@ pub fn msn_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> 
     [loss, cross_entropy, me_max, entropy]
 }
 
-/// An activation by its definition.
-pub fn activation(act: Activation, x: f64) -> f64 {
-    let sigmoid = |u: f64| 1.0 / (1.0 + (-u).exp());
-    match act {
-        Activation::Identity => x,
-        Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
-        Activation::Relu => x.max(0.0),
-        Activation::Silu => x * sigmoid(x),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-            0.5 * x * (1.0 + inner.tanh())
-        }
-        Activation::QuickGelu => x * sigmoid(1.702 * x),
-    }
-}
-
 /// erf by its series where that converges well, by its continued fraction beyond.
-fn erf(x: f64) -> f64 {
+pub fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 3.0 {
         let mut term = a;

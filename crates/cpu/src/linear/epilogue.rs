@@ -19,7 +19,7 @@ impl Epilogue<'_> {
     /// of the first value among the layer's outputs.
     #[inline(never)]
     pub fn apply(&self, first: usize, rows: usize, columns: usize, target: &mut Rows<f32>) {
-        activate_rows(self.act, target.each(rows, columns));
+        activate_rows(self.act, target, rows, columns);
         if let Some(residual) = self.residual {
             let rows = target.each(rows, columns);
             add_rows(rows, &residual[first..], self.outputs);

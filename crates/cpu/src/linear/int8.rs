@@ -365,7 +365,7 @@ mod tests {
     use vit_msn_tensor::{Activation, Dtype};
 
     use super::*;
-    use crate::activation::activate;
+    use crate::activation::activate_in_place;
     use crate::test_support::values;
     use crate::{PackedLinear, linear};
 
@@ -445,7 +445,7 @@ mod tests {
         let (x, residual, w) = (values(m * k, 1), values(m * n, 2), packed(n, k));
         for act in [Activation::Identity, Activation::Gelu, Activation::Relu] {
             let mut expected = naive(&x, &w);
-            activate(act, &mut expected);
+            activate_in_place(act, &mut expected);
             for (value, residual) in expected.iter_mut().zip(&residual) {
                 *value += residual;
             }

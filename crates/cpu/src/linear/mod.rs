@@ -67,7 +67,7 @@ pub fn linear(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::activation::activate;
+    use crate::activation::activate_in_place;
     use crate::linear::microkernel::{KC, MC};
     use crate::test_support::{assert_close, naive_product, packed, same_with_workers, values};
     use proptest::prelude::*;
@@ -143,7 +143,7 @@ mod tests {
                 .into_iter()
                 .map(|v| v as f32)
                 .collect();
-            activate(act, &mut activated);
+            activate_in_place(act, &mut activated);
             let expected: Vec<f64> = activated
                 .iter()
                 .zip(&residual)

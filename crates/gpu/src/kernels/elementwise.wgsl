@@ -46,7 +46,7 @@ fn activate_backward(
 ) {
     let i = index_of(group, groups, lane);
     if i < params.count {
-        y[i] = x[i] * slope(other[i]);
+        y[i] = x[i] * derivative(other[i]);
     }
 }
 
