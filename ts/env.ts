@@ -58,7 +58,7 @@ export interface Env {
   wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
   /**
    * Decodes picture files in place of the runtime's own decoder, for runtimes without one as edge workers. It gives pixels as
-   * the file has them; EXIF orientation is applied afterwards (JPEG, PNG, WebP). Default undefined.
+   * the file has them; orientation by EXIF or XMP is applied afterwards (JPEG, PNG, WebP). Default undefined.
    */
   decode:
     | ((bytes: Uint8Array, picture: PictureToDecode) => DecodedPicture | Promise<DecodedPicture>)

@@ -185,6 +185,10 @@ test("what is no picture is a sentence with advice, and the page goes on", async
   await page.locator("#choose-pictures").setInputFiles(in_repository("LICENSE"));
   const alert = page.locator("#panel-recognise").getByRole("alert");
   await eventually(() => alert.innerText()).toMatch(/LICENSE.*Choose another picture/s);
+  // No image that is broken: its name in the strip, and a word on the stage.
+  await eventually(() => page.locator(".strip .unreadable").allInnerTexts()).toEqual(["LICENSE"]);
+  expect(await page.locator(".stage-detail").innerText()).toBe("can't be shown as an image");
+  expect(await page.locator(".stage .frame").isVisible()).toBe(false);
   await page.getByRole("button", { name: "Remove LICENSE" }).click();
   await choose_sample(page, "Bag");
   await eventually(() => best(page)).toBe("Bag");

@@ -40,6 +40,8 @@ describe("RawImage.read takes", () => {
     ["a File", () => new File([png as BlobPart], "cat.png", { type: "image/png" })],
     ["a data: URL", () => `data:image/png;base64,${base64(png)}`],
     ["a percent-encoded data: URL", () => `data:image/png;base64,${encodeURIComponent(base64(png))}`],
+    ["bare base64, as load_image takes it", () => base64(png)],
+    ["base64 of many lines", () => base64(png).replace(/.{76}/g, "$&\r\n")],
     ["a URL object", () => new URL(`data:image/png;base64,${base64(png)}`)],
     ["a blob: URL", () => URL.createObjectURL(new Blob([png as BlobPart]))],
   ])("%s", async (_, make) => {
@@ -158,6 +160,17 @@ function png_claiming(width: number, height: number): Uint8Array {
 
 const text = (value: string) => new TextEncoder().encode(value);
 
+test.each([
+  ["base64 of no image", "A".repeat(1e6)],
+  ["base64 that breaks off", `${base64(png)}${"A".repeat(1e6)}=A`],
+  ["a text of many words", "a cat ".repeat(1e5)],
+  ["a data: URL", `data:image/png;base64,${"?".repeat(1e6)}`],
+])("%s never appears whole in a message", async (_, text) => {
+  const error = await RawImage.read(text).catch((error) => error);
+  expect(error.name).toBe("VitMsnError");
+  expect(JSON.stringify([error.message, error.details]).length).toBeLessThan(600);
+});
+
 describe("what is no picture is refused by name", () => {
   test.each<[string, Uint8Array, RegExp]>([
     ["nothing", new Uint8Array(0), /empty \(0 bytes\)/],
@@ -166,7 +179,17 @@ describe("what is no picture is refused by name", () => {
     ["JSON", text('{"error": "gone"}'), /JSON or text/],
     ["text", text("hello"), /is text, not/],
     ["a Git LFS pointer", text("version https://git-lfs.github.com/spec/v1\n"), /Git LFS pointer/],
-    ["a PDF", text("%PDF-1.7"), /a PDF document/],
+    ["a PDF", text("%PDF-1.7"), /a PDF document.*export its pages/],
+    ["a video", text("\0\0\0\x18ftypisom\0\0\0\0isommp42"), /a video \(MP4 or QuickTime\).*take a frame/],
+    ["a ZIP archive", text("PK\x03\x04\x14\0"), /a ZIP archive.*unpack it/],
+    ["a Parquet table", text("PAR1\x15\0"), /a Parquet table/],
+    ["gzip", Uint8Array.of(0x1f, 0x8b, 8, 0), /compressed by gzip.*unpack it/],
+    ["a NumPy array", Uint8Array.of(0x93, ...text("NUMPY")), /a NumPy array/],
+    [
+      "HTML in UTF-16",
+      Uint8Array.from([0xff, 0xfe, ...[..."<html>"].flatMap((c) => [c.charCodeAt(0), 0])]),
+      /an HTML page/,
+    ],
     ["a PNG of no pixels", png_claiming(0, 5), /0×5 pixels/],
     [
       "a PNG of 30,000 × 30,000 pixels",
@@ -196,6 +219,18 @@ describe("what is no picture is refused by name", () => {
     ["a HEIC picture", text("\0\0\0\x18ftypheic\0\0\0\0mif1heic"), /a HEIC image/],
     ["JPEG XL", Uint8Array.of(0xff, 0x0a, 0, 0), /a JPEG XL image/],
     ["an icon", Uint8Array.of(0, 0, 1, 0, 1, 0), /a Windows icon/],
+    [
+      "a TGA image",
+      Uint8Array.of(0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 36, 0, 24, 0, 24, 0, 1, 2, 3),
+      /a TGA image/,
+    ],
+    ["a DDS texture", text("DDS \x7c\0\0\0"), /a DDS texture/],
+    ["a Photoshop file", text("8BPS\0\x01"), /a Photoshop file.*export it/],
+    [
+      "Xcode's PNG",
+      Uint8Array.of(...png.slice(0, 8), 0, 0, 0, 4, ...text("CgBI"), 0x50, 0, 0x20, 6),
+      /Xcode.*CgBI/,
+    ],
   ])("%s is UNSUPPORTED", async (_, bytes, message) => {
     await expect(RawImage.read(bytes)).rejects.toMatchObject({
       code: "UNSUPPORTED",

@@ -47,7 +47,7 @@ function frame_of(picture: Picture): HTMLElement {
         if (event.key === "Delete") remove_with_focus(picture, choose);
       },
     },
-    h("img", { src: picture.url, alt: picture.name, loading: "lazy", decoding: "async" }),
+    thumbnail(picture),
   );
   const remove = h(
     "button",
@@ -60,6 +60,13 @@ function frame_of(picture: Picture): HTMLElement {
     icon("close"),
   );
   return h("li", {}, choose, remove);
+}
+
+/** What the browser can't show as an image is there by its name. */
+function thumbnail({ url, name }: Picture): HTMLElement {
+  const onerror = () => image.replaceWith(h("span", { class: "unreadable" }, name));
+  const image = h("img", { src: url, alt: name, loading: "lazy", decoding: "async", onerror });
+  return image;
 }
 
 /** The focus goes to the picture beside it, not to nowhere. */

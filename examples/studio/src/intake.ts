@@ -1,3 +1,4 @@
+import { is_image_name } from "vit-msn";
 import { open_camera } from "./camera.ts";
 import { add_pictures, current, type Picture } from "./state.ts";
 import { announce, h } from "./ui/dom.ts";
@@ -7,9 +8,7 @@ import { icon } from "./ui/icons.ts";
 /** Puts files on the page: those that are pictures by their type. The first of them goes on the stage. */
 export function take_files(files: Iterable<File>): Picture[] {
   const all = [...files];
-  const images = all.filter(
-    ({ type, name }) => type.startsWith("image/") || /\.(avif|gif|jpe?g|png|webp)$/i.test(name),
-  );
+  const images = all.filter(({ type, name }) => type.startsWith("image/") || is_image_name(name));
   // What else was given is shown as an error by whoever reads it, which tells more than silence.
   const taken = images.length > 0 ? images : all.slice(0, 1);
   const added = add_pictures(taken.map((file) => ({ name: file.name || "Pasted picture", blob: file })));

@@ -39,6 +39,10 @@ export class Stage {
       h("figcaption", {}, this.#name, this.#detail),
     );
     this.#image.onload = () => this.#fit();
+    this.#image.onerror = () => {
+      this.#frame.hidden = true;
+      this.detail = "can't be shown as an image";
+    };
     current.watch((picture) => {
       this.#show(picture);
       when_empty.hidden = picture !== undefined;

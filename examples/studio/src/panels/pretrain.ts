@@ -1,3 +1,4 @@
+import { is_image_name } from "vit-msn";
 import { model, pictures } from "../state.ts";
 import { line_chart } from "../ui/chart.ts";
 import { Choice, select } from "../ui/controls.ts";
@@ -89,9 +90,7 @@ export class PretrainPanel extends Panel {
       tabindex: "-1",
       "aria-label": "A folder of pictures",
       onchange: () => {
-        this.#folder = [...(folder.files ?? [])].filter(({ name }) =>
-          /\.(avif|gif|jpe?g|png|webp)$/i.test(name),
-        );
+        this.#folder = [...(folder.files ?? [])].filter(({ name }) => is_image_name(name));
         this.#from.value = "folder";
         this.#tell_data();
       },
