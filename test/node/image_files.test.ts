@@ -114,14 +114,20 @@ describe("an SVG drawing never reaches libvips, which would read it", () => {
 describe("an abort doesn't wait for a decoder", () => {
   /** Decoders that are under way: those of sharp's place-taker end when they are told to. */
   async function with_slow_sharp(
-    body: (read: typeof RawImage.read, started: (() => void)[]) => Promise<void>,
+    body: (
+      read: typeof RawImage.read,
+      started: (() => void)[],
+      decoding: { format: string },
+    ) => Promise<void>,
+    format = "png",
   ) {
+    const decoding = { format };
     const started: (() => void)[] = [];
     const { data, width, height } = (await RawImage.read(path)).rgb();
     const decoded = { data, info: { width, height, channels: 3 } };
     const image = {
       timeout: () => image,
-      metadata: async () => ({ format: "png" }),
+      metadata: async () => decoding,
       raw: () => image,
       toBuffer: () => new Promise((resolve) => started.push(() => resolve(decoded))),
     };
@@ -129,7 +135,7 @@ describe("an abort doesn't wait for a decoder", () => {
     vi.resetModules();
     try {
       const module = await import("../../ts/image/raw_image.ts");
-      await body((input, options) => module.RawImage.read(input, options), started);
+      await body((input, options) => module.RawImage.read(input, options), started, decoding);
     } finally {
       vi.doUnmock("sharp");
     }
@@ -143,6 +149,22 @@ describe("an abort doesn't wait for a decoder", () => {
       controller.abort();
       await expect(reading).rejects.toMatchObject({ code: "ABORTED" });
     }));
+
+  test("AVIF files, which can't be interrupted, leave a turn to others", () =>
+    with_slow_sharp(async (read, started, decoding) => {
+      const avif = [1, 2, 3].map(() => read(join(folder, "photo.avif")));
+      await vi.waitFor(() => expect(started).toHaveLength(2));
+      decoding.format = "jpeg";
+      const jpeg = read(join(folder, "photo.jpg"));
+      await vi.waitFor(() => expect(started).toHaveLength(3));
+      started.pop()?.();
+      expect((await jpeg).size).toEqual([37, 23]);
+      decoding.format = "heif";
+      for (const end of started.splice(0)) end();
+      await vi.waitFor(() => expect(started).toHaveLength(1));
+      started[0]?.();
+      await Promise.all(avif);
+    }, "heif"));
 
   test("of those that wait for their turn, those that were aborted lose it", () =>
     with_slow_sharp(async (read, started) => {

@@ -28,8 +28,11 @@ const SHARP_FORMATS: Readonly<Partial<Record<ImageFormat, string>>> = {
   AVIF: "heif",
   TIFF: "tiff",
 };
+const threads = Number(process.env.UV_THREADPOOL_SIZE) || 4;
 /** Decoding takes threads of libuv's pool, and goes on where nobody waits for it any more; one stays free to read files. */
-const turns = new Turns(Math.max(1, (Number(process.env.UV_THREADPOOL_SIZE) || 4) - 1));
+const turns = new Turns(Math.max(1, threads - 1));
+/** Large AVIF files take long and can't be interrupted: one more thread stays free for images of other formats. */
+const avif_turns = new Turns(Math.max(1, threads - 2));
 
 /** Bytes that are read at once: between them an AbortSignal is heard. */
 const READ_BYTES = 8 * 1024 * 1024;
@@ -43,9 +46,12 @@ const READ_BYTES = 8 * 1024 * 1024;
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
   // One signal for many images at once is no leak, which Node would warn of.
   if (options.signal !== undefined) setMaxListeners(0, options.signal);
-  return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) =>
-    turns.take(options.signal, `Decoding ${options.name}`, () => decode_by_sharp(file, header, options)),
-  );
+  return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) => {
+    const { name, signal } = options;
+    const take = (from: Turns, work: () => Promise<Pixels>) => from.take(signal, `Decoding ${name}`, work);
+    const decode = () => take(turns, () => decode_by_sharp(file, header, options));
+    return header.format === "AVIF" ? take(avif_turns, decode) : decode();
+  });
 }
 
 async function decode_by_sharp(
