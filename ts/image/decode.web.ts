@@ -2,7 +2,7 @@ import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { draw } from "./drawable.ts";
-import { fetch_picture } from "./fetch_picture.ts";
+import { fetch_picture, name_of } from "./fetch_picture.ts";
 import type { ImageHeader } from "./header.ts";
 import { invalid_image } from "./limits.ts";
 import { turn_upright } from "./orientation.ts";
@@ -67,8 +67,12 @@ function absolute_url(path: string): string {
   try {
     return new URL(path, globalThis.location?.href).href;
   } catch (cause) {
-    throw new VitMsnError("INVALID_ARGUMENT", `${path} isn't a URL; give a full one, as https://….`, {
-      cause,
-    });
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      `${name_of(path)} isn't a URL; give a full one, as https://….`,
+      {
+        cause,
+      },
+    );
   }
 }

@@ -11,7 +11,7 @@ export async function fetch_picture(
   signal?: AbortSignal,
   headers?: HeaderRecord,
 ): Promise<Uint8Array> {
-  const name = show_url(url);
+  const name = name_of(url);
   throw_if_aborted(signal, `Reading ${name}`);
   if (/^data:/i.test(url)) return decode_data_url(url);
   try {
