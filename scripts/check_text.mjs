@@ -19,7 +19,11 @@ const words = readFileSync("scripts/words.txt", "utf8")
   .split("\n")
   .filter((line) => line !== "" && !line.startsWith("#"))
   .map((line) => line.split("\t"))
-  .map(([pattern = "", instead = ""]) => ({ pattern: new RegExp(pattern, "i"), instead }));
+  .map(([pattern = "", instead = "", exempt]) => ({
+    pattern: new RegExp(pattern, "i"),
+    instead,
+    exempt: exempt === undefined ? undefined : new RegExp(exempt),
+  }));
 const listed = new Set(readFileSync("CONTRIBUTING.md", "utf8").match(VARIABLE));
 
 /** @type {string[]} */
@@ -27,7 +31,8 @@ const complaints = [];
 for (const file of files) {
   const lines = readFileSync(file, "utf8").split("\n");
   for (const [i, line] of lines.entries()) {
-    for (const { pattern, instead } of words) {
+    for (const { pattern, instead, exempt } of words) {
+      if (exempt?.test(file)) continue;
       const [found] = pattern.exec(line) ?? [];
       if (found !== undefined) complaints.push(`${file}:${i + 1}: "${found}": write "${instead}"`);
     }
