@@ -19,25 +19,32 @@ const binary =
     .update(await readFile(wasm))
     .digest("hex")
     .slice(0, 16);
-await build({
-  entryPoints: [join(from, "vit_msn_wasm.js")],
-  outfile: join(to, "glue.js"),
+const { outputFiles } = await build({
+  // All but the default export, which fetches and starts the module: the engine hands in a compiled one.
+  stdin: { contents: 'export * from "./vit_msn_wasm.js";', resolveDir: from },
   bundle: true,
-  format: "iife",
-  globalName: "glue",
+  format: "esm",
   target: "es2022",
-  banner: {
-    js: `export default function create_glue(scope) {${names ? ` const { ${names} } = scope;` : ""}`,
-  },
-  footer: { js: `return glue;\n}${binary ? `\nexport const BINARY = "${binary}";` : ""}` },
-  // The engine hands in the module itself; the glue must not look for a file of its own.
   define: { "import.meta.url": "undefined" },
+  write: false,
   logLevel: "warning",
 });
+const exports = /\nexport (\{[^}]*\});\n$/;
+const code = outputFiles[0]?.text ?? "";
+if (!exports.test(code)) throw new Error(`${from}: the glue doesn't end with one list of exports.`);
+const factory = code.replace(
+  exports,
+  (_, list) => `\nreturn ${list.replaceAll(/(\w+) as (\w+)/g, "$2: $1")};\n`,
+);
+await writeFile(
+  join(to, "glue.js"),
+  `export default function create_glue(scope) {${names ? ` const { ${names} } = scope;` : ""}\n${factory}}\n` +
+    (binary ? `export const BINARY = "${binary}";\n` : ""),
+);
 await writeFile(join(to, "vit_msn_wasm.d.ts"), await readFile(join(from, "vit_msn_wasm.d.ts")));
 await writeFile(
   join(to, "glue.d.ts"),
   "/** A new copy of wasm-bindgen's glue, with an instance of its own. */\n" +
-    `export default function create_glue(${names ? "scope: object" : ""}): typeof import("./vit_msn_wasm.js");\n` +
+    `export default function create_glue(${names ? "scope: object" : ""}): Omit<typeof import("./vit_msn_wasm.js"), "default">;\n` +
     (binary ? "/** Names the WebAssembly that this glue belongs to. */\nexport const BINARY: string;\n" : ""),
 );

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import type { AdamWStep, LarsStep, SgdStep } from "../../ts/engine/training_engine.ts";
 import { load_wasm_module } from "../../ts/engine/wasm/load_wasm.ts";
-import { create_wasm_engine } from "../../ts/engine/wasm/wasm_training_engine.ts";
+import { create_wasm_engine } from "../../ts/engine/wasm/wasm_engine.ts";
 import { read_file } from "../support/files.ts";
 
 interface Case {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ACTIVATIONS, type LinearHandle, type TensorHandle } from "../../ts/engine/engine.ts";
 import { load_wasm_module } from "../../ts/engine/wasm/load_wasm.ts";
-import { create_wasm_engine, type WasmTrainingEngine } from "../../ts/engine/wasm/wasm_training_engine.ts";
+import { create_wasm_engine, type WasmEngine } from "../../ts/engine/wasm/wasm_engine.ts";
 import type { VitMsnError } from "../../ts/errors.ts";
 import { read_file } from "../support/files.ts";
 
@@ -17,7 +17,7 @@ function values(count: number, seed: number): Float32Array<ArrayBuffer> {
 const size_of = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
 
 describe.each(["simd128", "relaxed", "simd128_threads", "relaxed_threads"])("learning on %s", (level) => {
-  let engine: WasmTrainingEngine;
+  let engine: WasmEngine;
   beforeAll(async () => {
     const bytes = new Uint8Array(await read_file(`dist/vit_msn_${level}.wasm`));
     engine = create_wasm_engine(await load_wasm_module(bytes));

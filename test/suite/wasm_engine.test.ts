@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { load_wasm_module } from "../../ts/engine/wasm/load_wasm.ts";
-import { create_wasm_engine } from "../../ts/engine/wasm/wasm_training_engine.ts";
+import { create_wasm_engine } from "../../ts/engine/wasm/wasm_engine.ts";
 import { VitMsnError } from "../../ts/errors.ts";
 import { read_file } from "../support/files.ts";
 

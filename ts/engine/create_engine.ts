@@ -6,8 +6,7 @@ import { on_demand } from "../on_demand.ts";
 import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { is_for_webgpu, load_wasm_module, type WasmInput } from "./wasm/load_wasm.ts";
 import { choose_level, obstacle_to_threads } from "./wasm/simd_level.ts";
-import { has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
-import { create_wasm_engine } from "./wasm/wasm_training_engine.ts";
+import { create_wasm_engine, has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
 import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
 /** As many as the engine makes use of. */

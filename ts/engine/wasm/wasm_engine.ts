@@ -1,23 +1,12 @@
 import { type ErrorCode, VitMsnError } from "../../errors.ts";
 import { bytes_of } from "../../options.ts";
-import type {
-  Activation,
-  Engine,
-  EngineMemory,
-  FloatDtype,
-  Grid,
-  Handle,
-  LinearHandle,
-  TensorHandle,
-  WeightDtype,
-} from "../engine.ts";
-import { engine_dead, engine_disposed } from "../engine_errors.ts";
+import type { EngineMemory, FloatDtype, Handle, LinearHandle, TensorHandle } from "../engine.ts";
+import { engine_dead, engine_disposed, engine_not_started } from "../engine_errors.ts";
 import type { Level } from "../engine_info.ts";
-import type create_glue from "../generated/glue.js";
+import create_glue from "../generated/glue.js";
+import type { Dropout, TrainingEngine } from "../training_engine.ts";
+import { type Glue, type GlueOps, run_op } from "./glue_ops.ts";
 import type { ThreadPool } from "./thread_pool.ts";
-
-/** What a binary exports. Values that are copied out of a GPU come later. */
-export type Glue = ReturnType<typeof create_glue>;
 
 /** What ended an engine: what it held can't be trusted any more. */
 interface Fate {
@@ -39,11 +28,32 @@ function level_of(glue: Glue, module: WebAssembly.Module): Level {
   return `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
 }
 
+const NO_DROPOUT: Dropout = { probability: 0, seed: 0 };
+
+/** Starts a WebAssembly instance of its own from the compiled module. */
+export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
+  const glue = create_glue();
+  let memory: WebAssembly.Memory;
+  try {
+    // The glue makes the shared memory of a module with threads. Other modules have their own memory and ignore this
+    // stand-in: a real memory would reserve 10 GiB of address space in Node.
+    const unused = has_threads(module) ? undefined : ({} as WebAssembly.Memory);
+    memory = glue.initSync({ module, memory: unused }).memory;
+  } catch (cause) {
+    throw engine_not_started(cause);
+  }
+  return new WasmEngine(glue, module, memory);
+}
+
+/** The ops that need no code of their own. */
+export interface WasmEngine extends GlueOps {}
+
 /**
- * The CPU engine, and what WebGPU's shares with it: every call goes straight into WebAssembly, and every failure comes back
- * as a VitMsnError.
+ * The CPU engine, and what the WebGPU engine shares with it: every call goes straight into WebAssembly, and every failure
+ * becomes a VitMsnError. What the binary exports under an op's name becomes a method, unless it is written out here.
  */
-export class WasmEngine implements Engine {
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor adds the methods of GlueOps.
+export class WasmEngine implements TrainingEngine {
   readonly level: Level | "webgpu";
   readonly #module: WebAssembly.Module;
   #glue: Glue | undefined;
@@ -62,6 +72,10 @@ export class WasmEngine implements Engine {
     this.#glue = glue;
     this.#module = module;
     this.#memory = memory;
+    for (const name of Object.keys(glue) as (keyof Glue)[]) {
+      const op = (...args: unknown[]) => this.call((glue) => run_op(glue, name, args));
+      if (!(name in this)) Object.assign(this, { [name]: op });
+    }
   }
 
   /**
@@ -96,17 +110,6 @@ export class WasmEngine implements Engine {
     return this.copy((glue) => glue.parameter_bytes(parameter, dtype));
   }
 
-  linear_weights(
-    out_features: number,
-    in_features: number,
-    dtype: WeightDtype,
-    has_bias: boolean,
-  ): LinearHandle {
-    return this.call((glue) =>
-      glue.linear_weights(out_features, in_features, dtype, has_bias),
-    ) as LinearHandle;
-  }
-
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void {
     bytes_of(bytes, "A parameter");
     this.call((glue) => glue.set_rows(weights, row, bytes, from));
@@ -134,69 +137,16 @@ export class WasmEngine implements Engine {
     return this.copy((glue) => glue.get_bias(weights, offset, count));
   }
 
-  linear(
-    x: TensorHandle,
-    weights: LinearHandle,
-    activation: Activation,
-    residual?: TensorHandle,
-  ): TensorHandle {
-    return this.call((glue) => glue.linear(x, weights, activation, residual)) as TensorHandle;
-  }
-
-  layer_norm(x: TensorHandle, weight: TensorHandle, bias: TensorHandle, eps: number): TensorHandle {
-    return this.call((glue) => glue.layer_norm(x, weight, bias, eps)) as TensorHandle;
-  }
-
-  scaled_dot_product_attention(qkv: TensorHandle, num_heads: number): TensorHandle {
-    return this.call((glue) => glue.scaled_dot_product_attention(qkv, num_heads)) as TensorHandle;
-  }
-
-  eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle } {
-    const [context, probs] = this.call((glue) => glue.eager_attention(qkv, num_heads));
-    return { context: context as TensorHandle, probs: probs as TensorHandle };
-  }
-
-  patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle {
-    return this.call((glue) =>
-      glue.patch_embed(pixel_values, projection, patch.height, patch.width),
-    ) as TensorHandle;
-  }
-
-  embed_tokens(
-    patches: TensorHandle,
-    cls_token: TensorHandle,
-    positions: TensorHandle,
-    masked?: { mask: Uint8Array; mask_token: TensorHandle },
+  eager_attention_backward(
+    grad: TensorHandle,
+    qkv: TensorHandle,
+    probs: TensorHandle,
+    num_heads: number,
+    { probability, seed }: Dropout = NO_DROPOUT,
   ): TensorHandle {
     return this.call((glue) =>
-      glue.embed_tokens(patches, cls_token, positions, masked?.mask, masked?.mask_token),
+      glue.eager_attention_backward(grad, qkv, probs, num_heads, probability, seed),
     ) as TensorHandle;
-  }
-
-  take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle {
-    return this.call((glue) => glue.take_tokens(x, patches, kept)) as TensorHandle;
-  }
-
-  interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle {
-    return this.call((glue) =>
-      glue.interpolate_positions(positions, from.height, from.width, to.height, to.width),
-    ) as TensorHandle;
-  }
-
-  pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle {
-    return this.call((glue) => glue.pool(x, kind)) as TensorHandle;
-  }
-
-  cross_entropy(logits: TensorHandle, labels: Int32Array): TensorHandle {
-    return this.call((glue) => glue.cross_entropy(logits, labels)) as TensorHandle;
-  }
-
-  mse_loss(x: TensorHandle, target: TensorHandle): TensorHandle {
-    return this.call((glue) => glue.mse_loss(x, target)) as TensorHandle;
-  }
-
-  bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle {
-    return this.call((glue) => glue.bce_with_logits(logits, target)) as TensorHandle;
   }
 
   dims(x: TensorHandle): number[] {

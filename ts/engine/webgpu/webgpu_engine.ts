@@ -1,8 +1,6 @@
 import { on_demand } from "../../on_demand.ts";
 import type {
-  Activation,
   DrawnPicture,
-  LinearHandle,
   PictureBytes,
   PictureEngine,
   PicturePlan,
@@ -14,8 +12,8 @@ import type {
 import { engine_not_started } from "../engine_errors.ts";
 import { Turns } from "../forward_queue.ts";
 import { next_task } from "../pacer.ts";
-import type { Glue } from "../wasm/wasm_engine.ts";
-import { WasmTrainingEngine } from "../wasm/wasm_training_engine.ts";
+import type { Glue } from "../wasm/glue_ops.ts";
+import { WasmEngine } from "../wasm/wasm_engine.ts";
 import { KeptTiles, shape_key } from "./tile_cache.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
 import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
@@ -51,7 +49,7 @@ export async function create_webgpu_engine(
 }
 
 /** The WebGPU engine: ops are recorded in WebAssembly, and computed once something is read. */
-export class WebGpuEngine extends WasmTrainingEngine {
+export class WebGpuEngine extends WasmEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
   readonly #ahead: CompiledAhead;
@@ -103,34 +101,6 @@ export class WebGpuEngine extends WasmTrainingEngine {
     this.#plans = false;
     this.call(() => this.#glue?.end_plan());
     return { compiled };
-  }
-
-  override linear(
-    x: TensorHandle,
-    weights: LinearHandle,
-    activation: Activation,
-    residual?: TensorHandle,
-    reader?: LinearHandle,
-  ): TensorHandle {
-    return this.#ask((glue) => glue.linear(x, weights, activation, residual, reader)) as TensorHandle;
-  }
-
-  override layer_norm(
-    x: TensorHandle,
-    weight: TensorHandle,
-    bias: TensorHandle,
-    eps: number,
-    reader?: LinearHandle,
-  ): TensorHandle {
-    return this.#ask((glue) => glue.layer_norm(x, weight, bias, eps, reader)) as TensorHandle;
-  }
-
-  override scaled_dot_product_attention(
-    qkv: TensorHandle,
-    num_heads: number,
-    reader?: LinearHandle,
-  ): TensorHandle {
-    return this.#ask((glue) => glue.scaled_dot_product_attention(qkv, num_heads, reader)) as TensorHandle;
   }
 
   override async read(x: TensorHandle): Promise<Float32Array> {
