@@ -8,7 +8,7 @@ import { type AttnImplementation, ViTMSNConfig } from "../ts/model/configuration
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { alternate_for } from "./support/timing.ts";
-import { chosen_sizes, noise, pictures, SIZES, type Size } from "./support/vit_msn.ts";
+import { chosen_sizes, images, noise, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs attention [OPTIONS]
 
@@ -57,7 +57,7 @@ async function forwards(size: Size, { batch, image }: Case) {
       ViTMSNModel.from_config(SIZES[size], { device: "wasm", attn_implementation }),
     ),
   );
-  const inputs = { pixel_values: pictures(batch, image, image), interpolate_pos_encoding: true };
+  const inputs = { pixel_values: images(batch, image, image), interpolate_pos_encoding: true };
   const [sdpa, eager] = models.map((model) => () => model.get_image_features(inputs));
   const timing = await compare(sdpa as () => unknown, eager as () => unknown);
   const reserved = models.map((model) => model.memory().reserved);

@@ -30,7 +30,7 @@ def export(source, out, attention, opset):
     model = ViTMSNForImageClassification.from_pretrained(source, attn_implementation=attention).float().eval()
     size = model.config.image_size
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    # Two pictures: an example of one would fix the batch size in the graph.
+    # Two images: an example of one would fix the batch size in the graph.
     example = torch.zeros(2, model.config.num_channels, height, width)
     torch.onnx.export(
         Logits(model),

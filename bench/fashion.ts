@@ -22,7 +22,7 @@ const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
 
   --backbone DIR  begin from this folder's encoder, as fashion_pretraining leaves one, in place of random weights
   --epochs N      default 3
-  --per-class N   pictures of each class to train on; default all 6,500
+  --per-class N   images of each class to train on; default all 6,500
   --threads N     default 1
   --seed N        default 0
   --output DIR    where checkpoints go; default .out/fashion
@@ -53,7 +53,7 @@ async function main(): Promise<void> {
   const { train, test } = read_fashion(Number(options["per-class"]));
   const model = await make_model(seed);
   console.log(machine());
-  console.log(`engine ${model.engine_info.level}, ${train.length} pictures, ${test.length} held out`);
+  console.log(`engine ${model.engine_info.level}, ${train.length} images, ${test.length} held out`);
   const started = performance.now();
   const trainer = new Trainer({
     model,
@@ -87,7 +87,7 @@ async function main(): Promise<void> {
   const { metrics } = await trainer.predict(test);
   const minutes = ((performance.now() - started) / 60_000).toFixed(1);
   console.log(
-    `accuracy ${metrics.test_accuracy?.toFixed(4)} on ${test.length} held-out pictures ` +
+    `accuracy ${metrics.test_accuracy?.toFixed(4)} on ${test.length} held-out images ` +
       `(reference ${REFERENCE_ACCURACY}) after ${options.epochs} epochs, ${minutes} minutes`,
   );
   await model.dispose();

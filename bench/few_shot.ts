@@ -1,5 +1,5 @@
 /**
- * Few-shot learning as the MSN paper evaluates it: accuracy on held-out pictures for a few labelled ones a class, over
+ * Few-shot learning as the MSN paper evaluates it: accuracy on held-out images for a few labelled ones a class, over
  * several draws, beside scikit-learn's logistic regression on the same features; and how long a fit takes.
  */
 import { execFileSync } from "node:child_process";
@@ -12,9 +12,9 @@ import { default_penalty, type FitOptions, plan_fit } from "../ts/learning/fit_o
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../ts/model/random.ts";
 import { fresh_backbone } from "./support/fashion.ts";
-import { read_fashion_pictures } from "./support/fashion_pictures.ts";
+import { read_fashion_images } from "./support/fashion_images.ts";
 import {
-  draw_pictures,
+  draw_images,
   type Embed,
   embed_by,
   embed_draw,
@@ -26,10 +26,10 @@ import { time } from "./support/timing.ts";
 
 const HELP = `Usage: node bench/run.mjs few_shot [OPTIONS]
 
-  --model DIR       backbone; default models/fashion, which has seen the pictures' labels
+  --model DIR       backbone; default models/fashion, which has seen the images' labels
   --untrained       the same architecture with random weights
   --features NAME   cls_before_norm (default), cls, mean, mean_before_norm
-  --shots LIST      pictures a class; default 1,5,20
+  --shots LIST      images a class; default 1,5,20
   --draws N         default 20
   --python FILE     an interpreter with numpy and scikit-learn, to compare with
   --speed           only how long a fit takes
@@ -73,13 +73,13 @@ const METHODS: readonly [name: string, options: FitOptions, least_shots: number]
 
 async function measure_accuracy(): Promise<Row[]> {
   const { embed, model } = await load_backbone();
-  const { train, test } = read_fashion_pictures();
+  const { train, test } = read_fashion_images();
   const held_out: Float32Array[][] = [];
-  for (const pictures of test) held_out.push(await embed(pictures));
+  for (const images of test) held_out.push(await embed(images));
   const all_shots = options.shots.split(",").map(Number);
   const draws: Example[][][] = [];
-  for (const pictures of draw_pictures(train, Math.max(...all_shots), Number(options.draws)))
-    draws.push(await embed_draw(pictures, embed));
+  for (const images of draw_images(train, Math.max(...all_shots), Number(options.draws)))
+    draws.push(await embed_draw(images, embed));
   await model.dispose();
   const rows: Row[] = [];
   for (const shots of all_shots) {
@@ -91,7 +91,7 @@ async function measure_accuracy(): Promise<Row[]> {
       const is_plain = name === "logistic regression";
       const peer = is_plain && options.python ? scikit_learn(options.python, drawn, held_out) : undefined;
       rows.push({
-        "pictures a class": shots,
+        "images per class": shots,
         method: name,
         "accuracy, %": show_spread(found),
         "scikit-learn, %": peer ? show_spread(peer) : "",
@@ -182,7 +182,7 @@ async function main(): Promise<void> {
   const where = machine();
   if (!options.speed) {
     const what = `${options.untrained ? "untrained " : ""}${options.model}, ${options.features}`;
-    const title = `Few-shot accuracy on 5,000 held-out pictures of clothes, ${what}; mean and standard deviation of ${options.draws} draws`;
+    const title = `Few-shot accuracy on 5,000 held-out images of clothes, ${what}; mean and standard deviation of ${options.draws} draws`;
     print(title, where, await measure_accuracy(), options.json);
   }
   print("Fitting, logistic regression to a gradient of 1e-6", where, await measure_speed(), options.json);

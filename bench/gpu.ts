@@ -24,7 +24,7 @@ const HELP = `Usage: node bench/run.mjs gpu [OPTIONS]
   --runtime NAME          chromium (default), deno or node
   --size small|base|all   default small: on a software adapter base takes minutes
   --dtype NAME            float32 (default), float16, bfloat16 or int8; the peer has float32 alone
-  --batch N               pictures in a forward; default 1 and 4
+  --batch N               images in a forward; default 1 and 4
   --rounds N              counted forwards of each, after a first one; default 3
   --software              the software adapter, even where there is a GPU: SwiftShader, in Deno Mesa's lavapipe
   --headed                Chromium with a window, where it finds no GPU without one

@@ -18,7 +18,7 @@ async function time(body, count) {
 }
 
 /** The same noise as in Node. @param {number} batch @param {number} image */
-function pictures(batch, image) {
+function images(batch, image) {
   let state = 1;
   const data = Float32Array.from({ length: batch * 3 * image * image }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes' generator
@@ -33,7 +33,7 @@ export async function ours({ config, dtype, batch, image, rounds, tune, profile 
   env.use_cache = false;
   const options = { device: /** @type {const} */ ("webgpu"), dtype, attn_implementation };
   const model = await ViTMSNForImageClassification.from_config(config, options);
-  const inputs = { pixel_values: pictures(batch, image), interpolate_pos_encoding: true };
+  const inputs = { pixel_values: images(batch, image), interpolate_pos_encoding: true };
   /** @type {Float32Array | undefined} */
   let logits;
   const forward = async () => {
@@ -66,7 +66,7 @@ export async function onnxruntime({ size, batch, image, rounds }) {
   ort.env.wasm.wasmPaths = "/node_modules/onnxruntime-web/dist/";
   ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(`/onnx/${size}`, { executionProviders: ["webgpu"] });
-  const { data, dims } = pictures(batch, image);
+  const { data, dims } = images(batch, image);
   /** @type {Float32Array | undefined} */
   let logits;
   const forward = async () => {

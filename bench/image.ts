@@ -1,5 +1,5 @@
 /**
- * Pictures to pixel_values, beside sharp's resize (libvips, native code, one thread): MB/s of decoded pixels.
+ * Images to pixel_values, beside sharp's resize (libvips, native code, one thread): MB/s of decoded pixels.
  */
 import { parseArgs } from "node:util";
 import sharp from "sharp";
@@ -7,11 +7,11 @@ import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import { RawImage } from "../ts/image/raw_image.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { type Body, repeat } from "./support/timing.ts";
-import { smooth_picture } from "./support/vit_msn.ts";
+import { smooth_image } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs image [OPTIONS]
 
-  --size WxH   the picture; default 640x480 and 4000x3000
+  --size WxH   the image; default 640x480 and 4000x3000
   --json       print JSON`;
 
 const { values: options } = parseArgs({
@@ -25,7 +25,7 @@ const { values: options } = parseArgs({
 const SIDE = 224;
 
 async function measure(width: number, height: number): Promise<Row[]> {
-  const pixels = smooth_picture(width, height);
+  const pixels = smooth_image(width, height);
   const raw = { width, height, channels: 3 } as const;
   const image = new RawImage(pixels, width, height, 3);
   const jpeg = await sharp(pixels, { raw }).jpeg({ quality: 90 }).toBuffer();
@@ -51,7 +51,7 @@ async function measure(width: number, height: number): Promise<Row[]> {
   for (const [step, body] of steps) {
     const ms = await repeat(body, { min_ms: 500, min_rounds: 5 });
     rows.push({
-      picture: `${width}×${height}`,
+      image: `${width}×${height}`,
       step,
       ms: round(ms, 2),
       "MB/s": round(pixels.length / ms / 1e3),
@@ -72,7 +72,7 @@ async function main(): Promise<void> {
     if (!width || !height) throw new Error("--size is WIDTHxHEIGHT, as 640x480.");
     rows.push(...(await measure(width, height)));
   }
-  print("Pictures to pixel_values, one thread; MB of decoded RGB pixels", where, rows, options.json);
+  print("Images to pixel_values, one thread; MB of decoded RGB pixels", where, rows, options.json);
 }
 
 await main();

@@ -336,7 +336,7 @@ async function gradients(bench: Bench, config: ViTMSNConfig, batch: number, toke
 
 /**
  * What a step of self-supervised pre-training adds: the projection head's batch norm, similarities with prototypes,
- * targets, the loss and the moving average, for a batch of pictures with 11 anchors each.
+ * targets, the loss and the moving average, for a batch of images with 11 anchors each.
  */
 async function pretraining(bench: Bench, config: ViTMSNConfig, batch: number): Promise<void> {
   const { hidden_size: d, intermediate_size: mlp } = config;

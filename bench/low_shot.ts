@@ -1,5 +1,5 @@
 /**
- * A backbone by the MSN paper's low-shot evaluation: accuracy on held-out pictures of clothes for a few labelled ones a
+ * A backbone by the MSN paper's low-shot evaluation: accuracy on held-out images of clothes for a few labelled ones a
  * class, over several draws, beside an untrained backbone, raw pixels, and the same network trained on those labels
  * alone, from scratch and from the backbone. A table, the numbers as JSON, and a plot.
  */
@@ -19,9 +19,9 @@ import {
   labelled,
   mirrored_batches,
 } from "./support/fashion.ts";
-import { read_fashion_pictures } from "./support/fashion_pictures.ts";
+import { read_fashion_images } from "./support/fashion_images.ts";
 import {
-  draw_pictures,
+  draw_images,
   type Embed,
   embed_by,
   embed_draw,
@@ -47,13 +47,13 @@ const HELP = `Usage: node bench/run.mjs low_shot --backbone DIR [OPTIONS]
 
   --backbone DIR      a folder that ViTMSNModel.from_pretrained opens; a classifier in it is not used
   --features NAME     ${Object.keys(FEATURE_KINDS).join(", ")}; default cls_before_norm
-  --shots LIST        labelled pictures a class; default 1,2,5,20
+  --shots LIST        labelled images a class; default 1,2,5,20
   --draws N           default 20
-  --cross-validation  choose λ of logistic regressions so, where there are two pictures a class or more, instead of MSN's
+  --cross-validation  choose λ of logistic regressions so, where there are two images a class or more, instead of MSN's
   --methods LIST      of ${NAMES.join(", ")}; default all
   --training-draws N  draws that are trained on, from scratch and fine-tuned; default 3
   --steps N           optimiser steps of those; default 100
-  --held-out N        pictures a class to be right on; default 500, all that are held out
+  --held-out N        images a class to be right on; default 500, all that are held out
   --threads N         default 1
   --output DIR        low_shot.json, low_shot.md and low_shot.svg; default .out/low_shot. Methods that the JSON there
                       has from before and that aren't measured now are kept: delete it for another backbone
@@ -88,7 +88,7 @@ interface Result {
 interface Task {
   backbone: string;
   shots: number[];
-  /** By draw and class, as many pictures as the most shots. */
+  /** By draw and class, as many images as the most shots. */
   draws: RawImage[][][];
   /** By class. */
   test: RawImage[][];
@@ -96,10 +96,10 @@ interface Task {
 
 const device = { device: "wasm", num_threads: Number(options.threads) } as const;
 
-/** Logistic regression, as the few-shot pipeline fits it, on what `embed` makes of pictures. */
+/** Logistic regression, as the few-shot pipeline fits it, on what `embed` makes of images. */
 async function by_head(method: Method, { shots, draws, test }: Task, embed: Embed): Promise<Result[]> {
   const held_out: Float32Array[][] = [];
-  for (const pictures of test) held_out.push(await embed(pictures));
+  for (const images of test) held_out.push(await embed(images));
   const results: Result[] = shots.map((shots) => ({ method, shots, accuracies: [] }));
   for (const drawn of draws) {
     const classes = await embed_draw(drawn, embed);
@@ -121,7 +121,7 @@ async function by_backbone(method: Method, task: Task, model: ViTMSNModel): Prom
   }
 }
 
-/** All parameters learn from the labelled pictures, mirrored at random. */
+/** All parameters learn from the labelled images, mirrored at random. */
 async function by_training(
   method: Method,
   { shots, draws, test }: Task,
@@ -132,7 +132,7 @@ async function by_training(
   for (const [seed, drawn] of draws.slice(0, Number(options["training-draws"])).entries()) {
     for (const { shots, accuracies } of results) {
       const model = await make_model(seed);
-      const train_dataset = labelled(drawn.map((pictures) => pictures.slice(0, shots)));
+      const train_dataset = labelled(drawn.map((images) => images.slice(0, shots)));
       const trainer = new Trainer({
         model,
         train_dataset,
@@ -176,8 +176,8 @@ async function measure(method: Method, task: Task): Promise<Result[]> {
     case "untrained":
       return by_backbone(method, task, await fresh_backbone(config, 0, device));
     case "pixels":
-      return by_head(method, task, async (pictures) =>
-        pictures.map(({ data }) => center_and_normalize(Float32Array.from(data))),
+      return by_head(method, task, async (images) =>
+        images.map(({ data }) => center_and_normalize(Float32Array.from(data))),
       );
     case "scratch":
       return by_training(method, task, 1e-3, (seed) => fresh_fashion_model(config, seed, device));
@@ -208,8 +208,8 @@ function methods_of(results: readonly Result[]): Method[] {
 
 function plot(results: readonly Result[], shots: readonly number[]): string {
   return line_chart({
-    title: "Accuracy on held-out pictures by labelled ones",
-    x_label: "labelled pictures a class",
+    title: "Accuracy on held-out images by labelled ones",
+    x_label: "labelled images a class",
     y_label: "accuracy, %",
     x_ticks: shots,
     lines: methods_of(results).map((method) => ({
@@ -239,12 +239,12 @@ async function main(): Promise<void> {
   const unknown = methods.find((method) => !NAMES.includes(method));
   if (unknown !== undefined) throw new Error(`--methods has ${unknown}; known are ${NAMES.join(", ")}.`);
   const shots = options.shots.split(",").map(Number);
-  const { train, test } = read_fashion_pictures();
+  const { train, test } = read_fashion_images();
   const task: Task = {
     backbone,
     shots,
-    draws: draw_pictures(train, Math.max(...shots), Number(options.draws)),
-    test: test.map((pictures) => pictures.slice(0, Number(options["held-out"]))),
+    draws: draw_images(train, Math.max(...shots), Number(options.draws)),
+    test: test.map((images) => images.slice(0, Number(options["held-out"]))),
   };
   await mkdir(output, { recursive: true });
   const where = machine();
@@ -257,7 +257,7 @@ async function main(): Promise<void> {
   const rows = rows_of(results, counts);
   await writeFile(`${output}/low_shot.md`, `${table(rows)}\n`);
   await writeFile(`${output}/low_shot.svg`, plot(results, counts));
-  const title = `Low-shot accuracy on ${task.test.flat().length} held-out pictures, ${backbone}: mean and standard deviation over draws, %`;
+  const title = `Low-shot accuracy on ${task.test.flat().length} held-out images, ${backbone}: mean and standard deviation over draws, %`;
   print(title, where, rows, options.json);
 }
 

@@ -6,12 +6,12 @@ import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { time } from "./support/timing.ts";
-import { chosen_sizes, pictures, SIZES, type Size } from "./support/vit_msn.ts";
+import { chosen_sizes, images, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs masked [OPTIONS]
 
   --size small|base   one architecture; default both
-  --batch N           pictures in a forward; default 1
+  --batch N           images in a forward; default 1
   --rounds N          counted rounds, each over all shares; default 7
   --json              print JSON`;
 
@@ -28,7 +28,7 @@ const { values: options } = parseArgs({
 /** Percent of the patches that stay. MSN's ViT-S drops 15 %, its ViT-B 30 % and its ViT-L 70 %. */
 const SHARES = [100, 85, 70, 50, 30] as const;
 
-/** Patches spread over the picture. */
+/** Patches spread over the image. */
 function spread(count: number, kept: number): number[] {
   return Array.from({ length: kept }, (_, i) => Math.floor((i * count) / kept));
 }
@@ -37,7 +37,7 @@ async function measure(size: Size, batch: number, rounds: number): Promise<Row[]
   const { patches } = new ViTMSNConfig(SIZES[size]);
   const count = patches.height * patches.width;
   const model = await ViTMSNModel.from_config(SIZES[size], { device: "wasm" });
-  const pixel_values = pictures(batch);
+  const pixel_values = images(batch);
   const cases = SHARES.map((share) => ({
     share,
     visible_patches: share === 100 ? undefined : spread(count, Math.round((share * count) / 100)),

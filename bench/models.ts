@@ -1,5 +1,5 @@
 /**
- * The five released architectures from generated weights: parameters, tokens, memory, and the time of a picture, for
+ * The five released architectures from generated weights: parameters, tokens, memory, and the time of an image, for
  * each dtype.
  */
 
@@ -12,7 +12,7 @@ import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { VIT_MSN_PRESETS, type ViTMSNPreset } from "../ts/model/presets.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { processor_clock, time } from "./support/timing.ts";
-import { pictures } from "./support/vit_msn.ts";
+import { images } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs models [OPTIONS]
 
@@ -20,7 +20,7 @@ const HELP = `Usage: node bench/run.mjs models [OPTIONS]
   --dtype NAME             float32, float16, bfloat16 or int8; default float32, float16 and int8
   --device wasm|webgpu     default wasm
   --threads N              default 2
-  --rounds N               counted forwards of one picture each; default 3
+  --rounds N               counted forwards of one image each; default 3
   --processor-time         count the processor's time, not the clock's: for one thread on a busy machine
   --json                   print JSON`;
 
@@ -53,7 +53,7 @@ async function measure(preset: ViTMSNPreset, dtype: WeightDtype): Promise<Row> {
   });
   try {
     const weights = model.memory().bytes;
-    const pixel_values = pictures(1);
+    const pixel_values = images(1);
     const clock = options["processor-time"] ? processor_clock : undefined;
     const times: number[] = [];
     let sound = true;
@@ -73,7 +73,7 @@ async function measure(preset: ViTMSNPreset, dtype: WeightDtype): Promise<Row> {
       tokens: 1 + patches.height * patches.width,
       "weights, MB": megabytes(weights),
       "memory in all, MB": megabytes(model.memory().reserved),
-      "ms a picture": Math.round(Math.min(...times)),
+      "ms per image": Math.round(Math.min(...times)),
     };
   } finally {
     await model.dispose();
@@ -90,7 +90,7 @@ async function main(): Promise<void> {
     }
   }
   print(
-    `The released architectures from generated weights, one picture of 224×224, ${options.device}, threads: ${options.threads}; best rounds${options["processor-time"] ? ", processor time" : ""}`,
+    `The released architectures from generated weights, one image of 224×224, ${options.device}, threads: ${options.threads}; best rounds${options["processor-time"] ? ", processor time" : ""}`,
     where,
     rows,
     options.json,

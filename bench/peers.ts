@@ -12,14 +12,14 @@ import { open_tfjs } from "./peers/tfjs.ts";
 import { open_transformers_js } from "./peers/transformers_js.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { alternate, median, processor_clock } from "./support/timing.ts";
-import { chosen_sizes, pictures, SIZES, type Size } from "./support/vit_msn.ts";
+import { chosen_sizes, images, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
 
   --peer NAME         onnxruntime-web (default), transformers.js or tfjs
   --peers-dir DIR     the folder whose node_modules has transformers.js or tfjs; default this one
   --size small|base   one architecture; default both
-  --batch N           pictures in a forward; default 1
+  --batch N           images in a forward; default 1
   --threads N         threads of each runtime; default 1
   --dtype NAME        how ours keeps its weights, as int8; default float32. The peer's are float32, or what --onnx has
   --rounds N          counted rounds; default 15
@@ -93,7 +93,7 @@ async function compare({ name, model, exact, onnx }: Pair, batch: number, rounds
   const peer = await chosen_peer()({ model: exact, onnx, folder: options["peers-dir"], num_threads });
   if (exact !== model) await exact.dispose();
   const { height, width } = model.config.image_grid;
-  const pixel_values = pictures(batch, height, width);
+  const pixel_values = images(batch, height, width);
   const ours = async () => (await model.forward({ pixel_values })).logits;
   const theirs = () => peer.run(pixel_values);
   const difference = largest_difference((await ours()).data, await theirs());

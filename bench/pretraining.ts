@@ -16,8 +16,8 @@ import { SIZES } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs pretraining [OPTIONS]
 
-  --size clothes|small   28×28 pictures, six layers of 128; or ViT-S/16. Default clothes
-  --batch N              pictures of a step; default 64 (small: 4)
+  --size clothes|small   28×28 images, six layers of 128; or ViT-S/16. Default clothes
+  --batch N              images of a step; default 64 (small: 4)
   --focal-views N        default 4
   --num-proto N          default 256
   --rounds N             counted rounds, each over all shares of patches; default 5
@@ -72,7 +72,7 @@ const step_args = (patch_drop: number) =>
     per_device_train_batch_size: batch,
   });
 
-/** Views of noisy pictures of the model's size, and how long each picture took. */
+/** Views of noisy images of the model's size, and how long each image took. */
 async function make_views(model: Awaited<ReturnType<typeof msn_encoder>>) {
   const side = model.config.image_grid.height;
   const image = (i: number) => {

@@ -6,12 +6,12 @@ import { parseArgs } from "node:util";
 import type { Engine } from "../ts/engine/engine.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
-import { pictures, SIZES, type Size } from "./support/vit_msn.ts";
+import { images, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs profile [OPTIONS]
 
   --size small|base   default base
-  --batch N           pictures in a forward; default 1
+  --batch N           images in a forward; default 1
   --rounds N          counted forwards; default 10
   --dtype NAME        how weights are kept; default float32
   --attention NAME    sdpa (default) or eager
@@ -119,7 +119,7 @@ async function main(): Promise<void> {
     model.weights,
     model,
   );
-  const pixel_values = pictures(Number(options.batch));
+  const pixel_values = images(Number(options.batch));
   for (let i = 0; i < 3; i++) await profiled.forward({ pixel_values });
   totals.calls.clear();
   totals.overhead_ms = 0;

@@ -1,6 +1,6 @@
 /**
  * This package beside transformers.js, each as its users install it, in every runtime: what is downloaded or installed, when
- * a model is ready, and when the first picture is classified. float32, one thread, the model's files on this machine.
+ * a model is ready, and when the first image is classified. float32, one thread, the model's files on this machine.
  */
 import {
   cp,
@@ -49,7 +49,7 @@ const { values: options } = parseArgs({
 });
 
 const PEER = "@huggingface/transformers";
-const PICTURE = resolve("test/fixtures/images/landscape.jpg");
+const IMAGE = resolve("test/fixtures/images/landscape.jpg");
 const PROCESSOR = {
   image_processor_type: "ViTImageProcessor",
   do_resize: true,
@@ -61,7 +61,7 @@ const PROCESSOR = {
   image_mean: [0.485, 0.456, 0.406],
   image_std: [0.229, 0.224, 0.225],
 };
-/** The two resize pictures by different filters and run other kernels; random weights make scores nearly alike. */
+/** The two resize images by different filters and run other kernels; random weights make scores nearly alike. */
 const TOLERANCE = 0.02;
 
 const TYPES: Readonly<Record<string, string>> = {
@@ -107,7 +107,7 @@ async function make_project(): Promise<string> {
 }
 
 function in_process(runtime: Pick<Runtime, "run">, folder: string): Run {
-  const args = [join(folder, "models"), options.size, PICTURE];
+  const args = [join(folder, "models"), options.size, IMAGE];
   return async (program) => JSON.parse(await runtime.run(`${program}.mjs`, args, folder)) as Measured;
 }
 
@@ -122,7 +122,7 @@ function in_chromium(folder: string): Run {
       [/^models\//, (path) => join(folder, path)],
       [/^peer\//, (path) => join(peer, path.slice(5))],
       [/^ort\//, (path) => join(peer, "onnxruntime-web/dist", path.slice(4))],
-      [/^picture\.jpg$/, () => PICTURE],
+      [/^image\.jpg$/, () => IMAGE],
       [/^[a-z]+\.m?js$/, (path) => join(folder, path)],
     ];
     const server = createServer(async ({ url = "/" }, response) => {
@@ -239,7 +239,7 @@ async function main(): Promise<void> {
   }
   const title =
     `vit-msn-${options.size} (random weights), float32, one thread: package installed (in Chromium: code downloaded), ` +
-    "model ready and first picture classified, from the program's start";
+    "model ready and first image classified, from the program's start";
   print(title, where, rows, options.json);
 }
 

@@ -11,7 +11,7 @@ import sharp from "sharp";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
-import { SIZES, smooth_picture } from "./support/vit_msn.ts";
+import { SIZES, smooth_image } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs serve [OPTIONS]
 
@@ -76,7 +76,7 @@ async function load(
   return times;
 }
 
-/** [batches, pictures] computed so far. */
+/** [batches, images] computed so far. */
 async function batches(url: string): Promise<[number, number]> {
   const text = await (await fetch(`${url}/metrics`)).text();
   const value = (name: string) =>
@@ -91,18 +91,18 @@ function quantile(sorted: readonly number[], share: number): number {
 async function measure(
   name: string,
   model: readonly string[],
-  picture: Uint8Array<ArrayBuffer>,
+  image: Uint8Array<ArrayBuffer>,
 ): Promise<Row[]> {
   const rows: Row[] = [];
   const ms = Number(options.seconds) * 1000;
   for (const max_batch of options.batches.split(",").map(Number)) {
     const server = await serve(model, max_batch);
     try {
-      await load(server.url, picture, 4, Math.min(ms, 2000));
+      await load(server.url, image, 4, Math.min(ms, 2000));
       for (const clients of options.clients.split(",").map(Number)) {
         const before = await batches(server.url);
         const started = performance.now();
-        const times = (await load(server.url, picture, clients, ms)).sort((a, b) => a - b);
+        const times = (await load(server.url, image, clients, ms)).sort((a, b) => a - b);
         const seconds = (performance.now() - started) / 1000;
         const after = await batches(server.url);
         rows.push({
@@ -113,7 +113,7 @@ async function measure(
           "p50, ms": round(quantile(times, 0.5)),
           "p95, ms": round(quantile(times, 0.95)),
           "p99, ms": round(quantile(times, 0.99)),
-          "pictures a batch": round((after[1] - before[1]) / (after[0] - before[0])),
+          "images per batch": round((after[1] - before[1]) / (after[0] - before[0])),
         });
       }
     } finally {
@@ -138,7 +138,7 @@ async function main(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "vit-msn-bench-"));
   const encode = async (width: number, height: number) =>
     new Uint8Array(
-      await sharp(smooth_picture(width, height), { raw: { width, height, channels: 3 } })
+      await sharp(smooth_image(width, height), { raw: { width, height, channels: 3 } })
         .jpeg({ quality: 90 })
         .toBuffer(),
     );

@@ -10,12 +10,12 @@ import { TrainingArguments } from "../ts/training/training_arguments.ts";
 import { open_tfjs_training, type TfBackend } from "./peers/tfjs.ts";
 import { machine, print, type Row, round } from "./support/report.ts";
 import { median, time } from "./support/timing.ts";
-import { chosen_sizes, pictures, SIZES, type Size } from "./support/vit_msn.ts";
+import { chosen_sizes, images, SIZES, type Size } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs training [OPTIONS]
 
   --size small|base   one architecture; default both
-  --batch N           pictures in a step; default 8
+  --batch N           images in a step; default 8
   --layers N          so many of the encoder's layers; default all
   --rounds N          counted steps and forwards; default 8
   --threads N         threads of the engine; default 1
@@ -55,7 +55,7 @@ const labels = new Tensor("int64", BigInt64Array.from(classes, BigInt), [batch])
 
 async function measure(size: Size, gradient_checkpointing: boolean): Promise<Row> {
   const model = await open_model(size);
-  const pixel_values = pictures(batch);
+  const pixel_values = images(batch);
   const args = new TrainingArguments({ gradient_checkpointing, learning_rate });
   const learner = new Learner(model, args, 1000);
   const forwards: number[] = [];
@@ -93,7 +93,7 @@ function summary(forwards: readonly number[], steps: readonly number[]): Row {
 async function beside_tfjs(size: Size, backend: TfBackend): Promise<Row[]> {
   const model = await open_model(size);
   const peer = await open_tfjs_training(model, options["peers-dir"], backend, learning_rate);
-  const pixel_values = pictures(batch);
+  const pixel_values = images(batch);
   const learner = new Learner(model, new TrainingArguments({ learning_rate }), 1000);
   const loss = (await model.forward({ pixel_values, labels })).loss?.data[0] as number;
   const peer_loss = await peer.step(pixel_values, classes);

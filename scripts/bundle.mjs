@@ -128,7 +128,7 @@ await writeFile("dist/THIRD_PARTY_LICENSES.txt", await third_party_licences(Obje
 for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads", "webgpu"]) {
   await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
 }
-// The default model is the one of our own making; its pictures are those of the model that it took the place of.
+// The default model is the one of our own making; its images are those of the model that it took the place of.
 await cp("models/fashion_msn/classifier", "dist/models/fashion", { recursive: true });
 await cp("models/fashion/pictures", "dist/models/fashion/pictures", { recursive: true });
 

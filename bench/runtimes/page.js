@@ -7,7 +7,7 @@ export function vit_msn(model) {
     const { env, pipeline } = await import("vit-msn");
     env.use_cache = false;
     const classify = await pipeline("image-classification", `/models/${model}`, { device: "wasm" });
-    return () => classify("/picture.jpg", { top_k: 1 });
+    return () => classify("/image.jpg", { top_k: 1 });
   });
 }
 
@@ -24,6 +24,6 @@ export function transformers_js(model) {
     env.backends.onnx.wasm.wasmPaths = "/ort/";
     env.backends.onnx.wasm.numThreads = 1;
     const classify = await pipeline("image-classification", model, { dtype: "fp32", device: "wasm" });
-    return () => classify("/picture.jpg", { top_k: 1 });
+    return () => classify("/image.jpg", { top_k: 1 });
   });
 }

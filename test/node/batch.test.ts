@@ -30,28 +30,28 @@ import { SkippedFiles } from "../../ts/files/skipped_files.ts";
 import { sorted_entries } from "../../ts/files/walk.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 
-// `embed` and `classify` over many pictures: sources, outputs, shards, and going on after a kill.
+// `embed` and `classify` over many images: sources, outputs, shards, and going on after a kill.
 
-const PICTURES = join(root, "models/fashion/pictures");
-/** A model that takes a millisecond a picture. */
+const IMAGES = join(root, "models/fashion/pictures");
+/** A model that takes a millisecond an image. */
 const TINY = ["--model", "test/fixtures/tiny"];
 
 let folder: string;
-let pictures: Buffer[];
-/** A tar shard of 300 pictures, some of them not pictures. */
+let samples: Buffer[];
+/** A tar shard of 300 members, some of which are not images. */
 let shard: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-batch-"));
-  const names = (await readdir(PICTURES)).sort();
-  pictures = await Promise.all(names.map((name) => readFile(join(PICTURES, name))));
+  const names = (await readdir(IMAGES)).sort();
+  samples = await Promise.all(names.map((name) => readFile(join(IMAGES, name))));
   shard = join(folder, "shard.tar");
-  await writeFile(shard, await make_shard(300, (i) => (i % 50 === 49 ? Buffer.from("<html>") : picture(i))));
+  await writeFile(shard, await make_shard(300, (i) => (i % 50 === 49 ? Buffer.from("<html>") : sample(i))));
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-function picture(i: number): Buffer {
-  return pictures[i % pictures.length] as Buffer;
+function sample(i: number): Buffer {
+  return samples[i % samples.length] as Buffer;
 }
 
 /** A webdataset: each sample's files have its key as their name. */
@@ -99,9 +99,9 @@ describe("sources", () => {
       "b/deeper/x.png",
       ".hidden.png",
     ].entries())
-      await writeFile(join(data, name), picture(i));
-    await writeFile(join(data, "notes.txt"), "no picture");
-    await writeFile(join(data, "d.tar.gz"), gzipSync(await make_shard(2, picture)));
+      await writeFile(join(data, name), sample(i));
+    await writeFile(join(data, "notes.txt"), "not an image");
+    await writeFile(join(data, "d.tar.gz"), gzipSync(await make_shard(2, sample)));
     await symlink(data, join(data, "e-loop"));
     const list = join(folder, "list.txt");
     await writeFile(list, `${data}/c.png\r\n\n${data}/b\n`);
@@ -117,7 +117,7 @@ describe("sources", () => {
   });
 
   test("a list comes from standard input; batches, prefetching and threads change no bit", async () => {
-    const stdin = (await readdir(PICTURES)).map((name) => join(PICTURES, name)).join("\n");
+    const stdin = (await readdir(IMAGES)).map((name) => join(IMAGES, name)).join("\n");
     const [alone, together] = await Promise.all([
       vit_msn(["embed", "--list", "-"], { stdin }),
       vit_msn(["embed", "--list", "-", "--batch-size", "4", "--num-threads", "2"], { stdin }),
@@ -137,7 +137,7 @@ describe("sources", () => {
   });
 
   test("shards that are cut off, damaged, empty or missing fail after what could be read", async () => {
-    const whole = await make_shard(4, picture);
+    const whole = await make_shard(4, sample);
     const sources = {
       "cut.tar": whole.subarray(0, 2000),
       "cut.tar.gz": gzipSync(whole).subarray(0, -200),
@@ -149,7 +149,7 @@ describe("sources", () => {
     const paths = [...Object.keys(sources), "missing.tar", "no-such-folder/*.png"].map((name) =>
       join(folder, name),
     );
-    const { code, stdout, stderr } = await vit_msn(["embed", ...paths, `${PICTURES}/8-bag.png`, ...TINY]);
+    const { code, stdout, stderr } = await vit_msn(["embed", ...paths, `${IMAGES}/8-bag.png`, ...TINY]);
     expect(code).toBe(1);
     const failures = stderr.trim().split("\n");
     // The last line counts the .json members.
@@ -158,7 +158,7 @@ describe("sources", () => {
     for (const [i, path] of paths.entries()) expect(failures[i]).toContain(basename(path));
     expect(stderr).not.toContain("unexpected fault");
     const images = images_of(stdout);
-    expect(images.at(-1)).toBe(`${PICTURES}/8-bag.png`);
+    expect(images.at(-1)).toBe(`${IMAGES}/8-bag.png`);
     expect(images[0]).toBe(join(folder, "cut.tar/000000.png"));
   });
 
@@ -173,7 +173,7 @@ describe("sources", () => {
       else if (url === "/cut.png" && tries === 1)
         response.writeHead(200, { "content-length": 5000 }).end("x");
       else if (url === "/silent.png" && tries === 1) response.writeHead(200).write("x");
-      else response.end(picture(0));
+      else response.end(sample(0));
     });
     const names = ["gone", "busy", "broken", "cut", "silent"].map((name) => `${server.url}/${name}.png`);
     const result = await vit_msn(["embed", "--list", "-", "--timeout", "1", ...TINY], {
@@ -192,7 +192,7 @@ describe("sources", () => {
   });
 
   test("a remote shard that breaks off goes on where it was; one that stays away ends the run, to be gone on with", async () => {
-    const bytes = await make_shard(6, picture);
+    const bytes = await make_shard(6, sample);
     let tries = 0;
     const server = await serve(({ url }, response) => {
       if (url !== "/a.tar") return response.writeHead(503).end();
@@ -213,7 +213,7 @@ describe("sources", () => {
       Array.from({ length: 6 }, (_, i) => `${server.url}/a.tar/00000${i}.png`),
     );
     expect(tries).toBe(2);
-    const away = await vit_msn(["embed", `${PICTURES}/8-bag.png`, `${server.url}/away.tar`, ...options]);
+    const away = await vit_msn(["embed", `${IMAGES}/8-bag.png`, `${server.url}/away.tar`, ...options]);
     server.close();
     expect(away.code).toBe(1);
     expect(away.stderr).toMatch(/away\.tar answered 503.*\[NETWORK\]/);
@@ -351,7 +351,7 @@ describe("outputs", () => {
   test("classes go to JSONL, Parquet and .npz, but not to .npy", async () => {
     const [jsonl, parquet] = [join(folder, "c.jsonl"), join(folder, "c.parquet")];
     for (const output of [jsonl, parquet]) {
-      const { code } = await vit_msn(["classify", PICTURES, "--top-k", "2", "--output", output, "--quiet"]);
+      const { code } = await vit_msn(["classify", IMAGES, "--top-k", "2", "--output", output, "--quiet"]);
       expect(code).toBe(0);
     }
     type Classified = { image: string; results: { label: string; score: number }[] };
@@ -365,7 +365,7 @@ describe("outputs", () => {
         scores: results.map(({ score }) => Math.fround(score)),
       })),
     );
-    const refused = await vit_msn(["classify", PICTURES, "--output", join(folder, "c.npy")]);
+    const refused = await vit_msn(["classify", IMAGES, "--output", join(folder, "c.npy")]);
     expect([refused.code, refused.stderr]).toEqual([
       2,
       expect.stringContaining(".npy file has no place for labels"),
@@ -375,13 +375,13 @@ describe("outputs", () => {
   test("--on-error stop ends at the first failure; the same command goes on once it is mended", async () => {
     const data = join(folder, "mended");
     await mkdir(data);
-    for (let i = 0; i < 5; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : picture(i));
+    for (let i = 0; i < 5; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : sample(i));
     const command = ["embed", data, "--output", join(folder, "mended.jsonl"), ...TINY];
     const stopped = await vit_msn([...command, "--on-error", "stop"]);
     expect(stopped.code).toBe(1);
     expect(stopped.stderr).toMatch(/stopped after 3 pictures; the same command again resumes/);
     expect(stopped.stderr).toMatch(/3\.png.*\[INVALID_IMAGE\]/);
-    await writeFile(join(data, "3.png"), picture(3));
+    await writeFile(join(data, "3.png"), sample(3));
     const finished = await vit_msn([...command, "--on-error", "stop"]);
     expect(finished.code).toBe(0);
     const images = images_of(await readFile(join(folder, "mended.jsonl"), "utf8"));
@@ -550,7 +550,7 @@ describe("going on after an end of any kind", () => {
 
   test("a finished output is left alone; --restart begins anew", async () => {
     const output = join(folder, "again.jsonl");
-    const command = ["embed", PICTURES, "--output", output, ...TINY];
+    const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect((await vit_msn(command)).code).toBe(0);
     await writeFile(output, "mine now");
     const again = await vit_msn(command);
@@ -568,7 +568,7 @@ describe("going on after an end of any kind", () => {
     await mkdir(model);
     for (const name of ["config.json", "model.safetensors", "preprocessor_config.json"])
       await copyFile(join(root, "test/fixtures/tiny", name), join(model, name));
-    for (let i = 0; i < 4; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : picture(i));
+    for (let i = 0; i < 4; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : sample(i));
     const command = ["embed", data, "--model", model, "--output", output, "--on-error", "stop"];
     expect((await vit_msn(command)).code).toBe(1);
     const refusals: [string[], RegExp][] = [
@@ -576,7 +576,7 @@ describe("going on after an end of any kind", () => {
       [["--dtype", "float16"], /dtype was "float32" and is "float16"/],
       [["--shard", "0/2"], /shard was "0\/1" and is "0\/2"/],
       [["--format", "npy"], /format was "jsonl" and is "npy"/],
-      [[PICTURES], /sources was .*changing.* and is /],
+      [[IMAGES], /sources was .*changing.* and is /],
     ];
     for (const [options, words] of refusals) {
       const { code, stderr } = await vit_msn([...command, ...options]);
@@ -586,7 +586,7 @@ describe("going on after an end of any kind", () => {
     expect((await vit_msn(command)).stderr).toMatch(/the first 3 pictures of the sources are others now/);
     for (const name of ["0.png", "10.png"]) await rm(join(data, name));
     expect((await vit_msn(command)).stderr).toMatch(/the first 3 pictures of the sources only 2 are left/);
-    for (const i of [0, 1]) await writeFile(join(data, `${i}.png`), picture(i));
+    for (const i of [0, 1]) await writeFile(join(data, `${i}.png`), sample(i));
     const weights = await readFile(join(model, "model.safetensors"));
     for (let at = weights.length - 4096; at < weights.length; at += 4) weights.writeFloatLE(0.5, at);
     await writeFile(join(model, "model.safetensors"), weights);
@@ -596,7 +596,7 @@ describe("going on after an end of any kind", () => {
   test("an output that no run made isn't overwritten; nor is one that is shorter than its journal says", async () => {
     const output = join(folder, "foreign.jsonl");
     await writeFile(output, "precious");
-    const command = ["embed", PICTURES, "--output", output, ...TINY];
+    const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect(await vit_msn(command)).toMatchObject({
       code: 1,
       stderr: expect.stringContaining("already there"),
@@ -673,7 +673,7 @@ describe("going on after an end of any kind", () => {
 
   test("rows that were changed while no run was under way are noticed", async () => {
     const output = join(folder, "spoilt.parquet");
-    const sources = [`${PICTURES}/8-bag.png`, join(folder, "never-there.png")];
+    const sources = [`${IMAGES}/8-bag.png`, join(folder, "never-there.png")];
     const command = ["embed", ...sources, "--output", output, "--on-error", "stop", ...TINY];
     expect((await vit_msn(command)).stderr).toContain("stopped after 1 picture");
     const rows = await readFile(`${output}.part`);
@@ -687,7 +687,7 @@ describe("going on after an end of any kind", () => {
 
   test("a damaged journal, a folder in the output's place and a file in its folder's are told", async () => {
     const output = join(folder, "journal.jsonl");
-    const command = ["embed", PICTURES, "--output", output, ...TINY];
+    const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect((await vit_msn(command)).code).toBe(0);
     const journal = JSON.parse(await readFile(`${output}.journal.json`, "utf8"));
     const damages = [
@@ -705,13 +705,13 @@ describe("going on after an end of any kind", () => {
     }
     await writeFile(`${output}.journal.json`, JSON.stringify({ ...journal, identity: null }));
     expect((await vit_msn(command)).stderr).toMatch(/isn't the journal of a run.*\[IO\]/);
-    const below = await vit_msn(["embed", PICTURES, "--output", `${output}/o.jsonl`, ...TINY]);
+    const below = await vit_msn(["embed", IMAGES, "--output", `${output}/o.jsonl`, ...TINY]);
     expect([below.code, below.stderr]).toEqual([
       1,
       expect.stringMatching(/o\.jsonl can't be written: .*\[IO\]/),
     ]);
     await mkdir(join(folder, "folder.jsonl"));
-    const as_folder = await vit_msn(["embed", PICTURES, "--output", join(folder, "folder.jsonl"), ...TINY]);
+    const as_folder = await vit_msn(["embed", IMAGES, "--output", join(folder, "folder.jsonl"), ...TINY]);
     expect(as_folder.stderr).toMatch(/folder\.jsonl is a folder.*\[INVALID_ARGUMENT\]/);
   });
 });
@@ -725,7 +725,7 @@ describe("trying again what failed", () => {
       const server = await serve(({ url = "" }, response) => {
         asked.push(url);
         if (is_away && /[13]/.test(url)) response.writeHead(503).end();
-        else response.end(picture(Number(/\d/.exec(url)?.[0])));
+        else response.end(sample(Number(/\d/.exec(url)?.[0])));
       });
       const list = join(folder, `urls-${format}.txt`);
       await writeFile(list, [0, 1, 2, 3, 4].map((i) => `${server.url}/${i}.png`).join("\n"));
@@ -770,10 +770,10 @@ describe("trying again what failed", () => {
   test("what changed meanwhile isn't touched", async () => {
     const output = join(folder, "edited.jsonl");
     const missing = join(folder, "not-yet.png");
-    const command = ["embed", missing, `${PICTURES}/8-bag.png`, "--output", output, ...TINY];
+    const command = ["embed", missing, `${IMAGES}/8-bag.png`, "--output", output, ...TINY];
     expect((await vit_msn(command)).code).toBe(3);
     await writeFile(output, "mine now");
-    await copyFile(join(PICTURES, "8-bag.png"), missing);
+    await copyFile(join(IMAGES, "8-bag.png"), missing);
     const again = await vit_msn(command);
     expect([again.code, again.stderr]).toEqual([
       3,
@@ -785,11 +785,11 @@ describe("trying again what failed", () => {
 
 describe("long names", () => {
   test("a name that would make a .npz huge fails; in other formats it doesn't", async () => {
-    const server = await serve((_, response) => response.end(picture(0)));
+    const server = await serve((_, response) => response.end(sample(0)));
     const list = join(folder, "long-names.txt");
     await writeFile(list, `${server.url}/long.png?${"n".repeat(8000)}\n`);
     const command = (format: string) => [
-      ...["embed", ...Array(30).fill(PICTURES), "--list", list, "--quiet"],
+      ...["embed", ...Array(30).fill(IMAGES), "--list", list, "--quiet"],
       ...["--output", join(folder, `long-name.${format}`), ...TINY],
     ];
     const npz = await vit_msn(command("npz"));
@@ -815,21 +815,10 @@ describe("long names", () => {
 });
 
 describe("many machines, any length", () => {
-  test("four shards, one of them killed and gone on with, have every picture exactly once", async () => {
+  test("four shards, one of them killed and gone on with, have every image exactly once", async () => {
     const output = (i: number) => join(folder, `shards/${i}.jsonl`);
     const command = (i: number) => [
-      ...[
-        "embed",
-        shard,
-        PICTURES,
-        "--shard",
-        `${i}/4`,
-        "--output",
-        output(i),
-        "--save-every",
-        "0",
-        "--quiet",
-      ],
+      ...["embed", shard, IMAGES, "--shard", `${i}/4`, "--output", output(i), "--save-every", "0", "--quiet"],
       ...TINY,
     ];
     const runs = [0, 1, 2, 3].map((i) => start(command(i)));
@@ -838,18 +827,18 @@ describe("many machines, any length", () => {
     const ends = await Promise.all(runs.map((run) => run.finished));
     expect(ends.map(({ signal }) => signal)).toEqual([null, null, "SIGKILL", null]);
     expect([0, 3]).toContain((await vit_msn(command(2))).code);
-    const whole = await vit_msn(["embed", shard, PICTURES, ...TINY]);
+    const whole = await vit_msn(["embed", shard, IMAGES, ...TINY]);
     const texts = await Promise.all([0, 1, 2, 3].map((i) => readFile(output(i), "utf8")));
     const lines = texts.flatMap((text) => text.trim().split("\n"));
     expect(lines.sort()).toEqual(whole.stdout.trim().split("\n").sort());
     for (const text of texts) expect(images_of(text).length).toBeGreaterThan(70);
   }, 60_000);
 
-  test("20,000 pictures pass through 48 MB of heap", async () => {
+  test("20,000 images pass through 48 MB of heap", async () => {
     const long = join(folder, "long.tar");
-    // Decoding would take most of the time: one in twenty is a picture.
+    // Decoding would take most of the time: one in twenty is an image.
     const junk = Buffer.from("<html>");
-    await writeFile(long, await make_shard(20_000, (i) => (i % 20 === 0 ? picture(i) : junk)));
+    await writeFile(long, await make_shard(20_000, (i) => (i % 20 === 0 ? sample(i) : junk)));
     const output = join(folder, "long.parquet");
     const command = ["embed", long, "--output", output, "--batch-size", "8", "--save-every", "1", ...TINY];
     const { code, stderr } = await vit_msn(command, { node: ["--max-old-space-size=48"] });
@@ -881,7 +870,7 @@ describe("many machines, any length", () => {
         env: { ...process.env, ...slurm, ...paths, JOB_COMPLETION_INDEX: `${index}`, PATH },
       });
     };
-    // The first of these has a picture that can't be read.
+    // The first of these has an image that can't be read.
     for (const index of [1, 2]) await run(index);
     const parts = (await readdir(results)).filter((file) => file.endsWith(".parquet")).sort();
     const rows = await Promise.all(

@@ -59,7 +59,7 @@ describe("vit-msn classify", () => {
     expect(JSON.parse(stdout).results[0].label).toBe("Ankle boot");
   });
 
-  test("takes a model's folder, its options and a picture from standard input", async () => {
+  test("takes a model's folder, its options and an image from standard input", async () => {
     const args = [
       "classify",
       "-",
@@ -76,7 +76,7 @@ describe("vit-msn classify", () => {
     expect(JSON.parse(stdout).results[0].label).toBe("Ankle boot");
   });
 
-  test("downloads a model and pictures, and keeps the model for the next time", async () => {
+  test("downloads a model and images, and keeps the model for the next time", async () => {
     const asked: string[] = [];
     const server = createServer(async (request, response) => {
       asked.push(request.url ?? "");
@@ -97,7 +97,7 @@ describe("vit-msn classify", () => {
     expect([offline.code, JSON.parse(offline.stdout).results[0].label]).toEqual([0, "Bag"]);
   });
 
-  test("goes on after a picture that fails, and exits with 1", async () => {
+  test("goes on after an image that fails, and exits with 1", async () => {
     const broken = join(folder, "broken.png");
     await writeFile(broken, "<html>");
     const { code, stdout, stderr } = await vit_msn(["classify", broken, "missing.png", BOOT, "--json"]);
@@ -116,7 +116,7 @@ describe("vit-msn classify", () => {
 });
 
 describe("vit-msn embed", () => {
-  test("prints one embedding a line, the same as the picture's alone", async () => {
+  test("prints one embedding a line, the same as the image's alone", async () => {
     const { code, stdout } = await vit_msn(["embed", BOOT, BAG]);
     expect(code).toBe(0);
     const lines = stdout

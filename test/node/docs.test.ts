@@ -96,7 +96,7 @@ async function run_in_page(snippet: Snippet, project: SnippetProject): Promise<v
   });
 }
 
-/** A page that takes a picture and tells what it is. */
+/** A page that takes an image and tells what it is. */
 async function open_page({ text }: Snippet, project: SnippetProject): Promise<void> {
   await writeFile(join(project.folder, "page.html"), text);
   await with_page(project, "page.html", async (page) => {

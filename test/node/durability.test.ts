@@ -45,11 +45,11 @@ function next_process(): void {
 }
 
 let folder: string;
-let pictures: string[];
+let image_paths: string[];
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-durability-"));
   const names = ["8-bag.png", "missing.png", "9-ankle-boot.png"];
-  pictures = names.map((name) => join(folder, name));
+  image_paths = names.map((name) => join(folder, name));
   for (const name of ["8-bag.png", "9-ankle-boot.png"])
     await copyFile(join(root, "models/fashion/pictures", name), join(folder, name));
 });
@@ -59,7 +59,7 @@ beforeEach(() => {
   processes.gone.clear();
   processes.far.clear();
   env.warn = () => {};
-  // Pictures that fail are told, thousands of times here.
+  // Images that fail are told, thousands of times here.
   vi.spyOn(process.stderr, "write").mockReturnValue(true);
 });
 
@@ -84,7 +84,7 @@ async function embed(disk: FaultyDisk, format: FormatName) {
   const code = await run_to_file(
     async () => task,
     {
-      sources: { paths: pictures, lists: [], patience: { retries: 0, timeout_ms: 1000 } },
+      sources: { paths: image_paths, lists: [], patience: { retries: 0, timeout_ms: 1000 } },
       shard: { index: 0, count: 1 },
       batch_size: 1,
       stop_on_error: false,
@@ -177,14 +177,14 @@ describe("embed, broken off at every call of the file system", () => {
       expect((await embed(begun, format)).code).toBe(3);
       next_process();
       begun.calls = 0;
-      await copyFile(pictures[0] as string, pictures[1] as string);
+      await copyFile(image_paths[0] as string, image_paths[1] as string);
       try {
         const wanted = await embed(new FaultyDisk(), format);
         next_process();
         expect([wanted.code, wanted.left[1]]).toEqual([0, ""]);
         await at_every_call(begun, format, wanted, [KILL, ERRORS[0]], ["nothing", "everything"]);
       } finally {
-        await remove(pictures[1] as string);
+        await remove(image_paths[1] as string);
       }
     },
     120_000,

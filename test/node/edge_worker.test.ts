@@ -13,7 +13,7 @@ import { type RunningWorkerd, start_workerd } from "../support/workerd.ts";
 
 /** What Cloudflare's platform gives an isolate. */
 const LIMIT = 128e6;
-const PICTURES = ["photo.jpg", "orientation_6.jpg", "profile.jpg"].map((name) =>
+const IMAGES = ["photo.jpg", "orientation_6.jpg", "profile.jpg"].map((name) =>
   join("test/fixtures/pictures", name),
 );
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
@@ -61,14 +61,14 @@ async function bundle(contents: string): Promise<void> {
   });
 }
 
-async function post(workerd: RunningWorkerd, picture: string): Promise<Scores> {
-  const response = await fetch(workerd.url, { method: "POST", body: await readFile(join(root, picture)) });
+async function post(workerd: RunningWorkerd, image: string): Promise<Scores> {
+  const response = await fetch(workerd.url, { method: "POST", body: await readFile(join(root, image)) });
   const answer = await response.json();
   if (!response.ok) throw new Error(JSON.stringify(answer));
   return answer as Scores;
 }
 
-test("vit-msn-small in int8 classifies posted pictures as Node does, within 128 MB", {
+test("vit-msn-small in int8 classifies posted images as Node does, within 128 MB", {
   timeout: 120_000,
 }, async () => {
   const worker = await readFile(join(root, "examples/edge-worker/worker.js"), "utf8");
@@ -77,19 +77,19 @@ test("vit-msn-small in int8 classifies posted pictures as Node does, within 128 
   const workerd = await start_workerd(join(folder, "workerd.capnp"), { MODEL: server.url });
   try {
     const before = await workerd.memory();
-    const answers = [await post(workerd, PICTURES[0] as string)];
+    const answers = [await post(workerd, IMAGES[0] as string)];
     const first_ms = performance.now() - started;
-    for (const picture of PICTURES.slice(1)) answers.push(await post(workerd, picture));
-    for (let i = 0; i < 5; i++) await post(workerd, PICTURES[0] as string);
+    for (const image of IMAGES.slice(1)) answers.push(await post(workerd, image));
+    for (let i = 0; i < 5; i++) await post(workerd, IMAGES[0] as string);
     const after = await workerd.memory();
 
     const classify = await pipeline("image-classification", model, { device: "wasm", dtype: "int8" });
-    for (const [i, picture] of PICTURES.entries()) {
-      const all = await classify(join(root, picture), { top_k: LABELS });
+    for (const [i, image] of IMAGES.entries()) {
+      const all = await classify(join(root, image), { top_k: LABELS });
       const score_of = new Map(all.map(({ label, score }) => [label, score]));
       for (const { label, score } of answers[i] as Scores) {
-        // Two builds of libjpeg decode the picture: its pixels may differ by rounding.
-        expect(Math.abs(score - (score_of.get(label) as number)), picture).toBeLessThan(0.02);
+        // Two builds of libjpeg decode the image: its pixels may differ by rounding.
+        expect(Math.abs(score - (score_of.get(label) as number)), image).toBeLessThan(0.02);
       }
       expect(all.slice(0, 5).map(({ label }) => label)).toContain(answers[i]?.[0]?.label);
     }
@@ -142,7 +142,7 @@ test("what an edge worker lacks is a sentence", { timeout: 60_000 }, async () =>
     };`);
   const workerd = await start_workerd(join(folder, "workerd.capnp"), { MODEL: server.url });
   try {
-    const body = await readFile(join(root, PICTURES[0] as string));
+    const body = await readFile(join(root, IMAGES[0] as string));
     const told = await (await fetch(workerd.url, { method: "POST", body })).json();
     expect(told.decoder).toMatch(/^UNSUPPORTED .*no decoder for .*env\.decode/);
     expect(told.webgpu).toMatch(/^UNSUPPORTED .*device "wasm"/);

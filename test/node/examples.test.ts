@@ -9,7 +9,7 @@ import { start_workerd } from "../support/workerd.ts";
 
 // Every example, built from the packed package and used.
 
-const picture = (name: string) => join(root, "models/fashion/pictures", name);
+const image = (name: string) => join(root, "models/fashion/pictures", name);
 let project: PackedProject;
 let browser: Browser;
 
@@ -27,11 +27,11 @@ const example = (name: string) => join(project.folder, "examples", name);
 const node = (folder: string, ...args: string[]) => run(process.execPath, args, { cwd: folder });
 const bin = (path: string) => join(project.folder, "node_modules", path);
 
-/** Chooses a picture in an example's page. */
+/** Chooses an image in an example's page. */
 async function classify(page: Page, name: string): Promise<string> {
   const output = page.locator("output");
   const before = await output.innerText();
-  await page.locator("input:enabled").setInputFiles(picture(name));
+  await page.locator("input:enabled").setInputFiles(image(name));
   await expect.poll(() => output.innerText(), { timeout: 20_000 }).not.toBe(before);
   return output.innerText();
 }
@@ -58,7 +58,7 @@ async function use_page(folder: string): Promise<string[]> {
 }
 
 test("node: a script", async () => {
-  const { stdout } = await node(example("node"), "classify.js", picture("8-bag.png"));
+  const { stdout } = await node(example("node"), "classify.js", image("8-bag.png"));
   expect(stdout).toMatch(/8-bag\.png: Bag \(\d/);
 });
 
@@ -112,7 +112,7 @@ test("page.html: a plain page beside the package's files", { timeout: 60_000 }, 
   const page = await browser.newPage();
   try {
     await page.goto(`${server.url}examples/`);
-    await page.locator("input:enabled").setInputFiles(picture("8-bag.png"));
+    await page.locator("input:enabled").setInputFiles(image("8-bag.png"));
     await page.getByText("Bag").waitFor();
   } finally {
     await page.close();
@@ -144,7 +144,7 @@ test("service-worker: a page that goes on without a network", { timeout: 60_000 
   }
 });
 
-test("edge-worker: classifies posted pictures in workerd", { timeout: 60_000 }, async () => {
+test("edge-worker: classifies posted images in workerd", { timeout: 60_000 }, async () => {
   const folder = example("edge-worker");
   await node(folder, "build.js");
   const server = await serve(join(project.folder, "package/dist/models/fashion"));
@@ -154,11 +154,11 @@ test("edge-worker: classifies posted pictures in workerd", { timeout: 60_000 }, 
       const response = await fetch(workerd.url, { method: "POST", body: body as BodyInit });
       return { status: response.status, answer: await response.json() };
     };
-    const bag = await readFile(picture("8-bag.png"));
-    const both = await Promise.all([post(bag), post(await readFile(picture("9-ankle-boot.png")))]);
+    const bag = await readFile(image("8-bag.png"));
+    const both = await Promise.all([post(bag), post(await readFile(image("9-ankle-boot.png")))]);
     expect(both.map(({ status }) => status)).toEqual([200, 200]);
     expect(both.map(({ answer }) => answer[0].label)).toEqual(["Bag", "Ankle boot"]);
-    const text = await post(new TextEncoder().encode("no picture"));
+    const text = await post(new TextEncoder().encode("not an image"));
     expect([text.status, text.answer.code]).toEqual([400, "INVALID_IMAGE"]);
     expect((await post(bag)).answer[0].label).toBe("Bag");
     // What a deployment uploads.

@@ -23,7 +23,7 @@ test("the carried model's architecture from scratch: each step's loss is the ref
     for (let i = 0; i < STEPS * BATCH; i++) {
       const at = (i * STRIDE) % labels.length;
       const is_mirrored = Math.floor(i / BATCH) % 3 === 0;
-      yield { pixel_values: picture(pixels, at, is_mirrored), label: labels[at] as number };
+      yield { pixel_values: image(pixels, at, is_mirrored), label: labels[at] as number };
     }
   }
   const model = await ViTMSNForImageClassification.from_config(config, { seed: 0 });
@@ -60,7 +60,7 @@ test("the carried model's architecture from scratch: each step's loss is the ref
     expect(learning_rate).toBeCloseTo(reference.learning_rate[i], 8);
 });
 
-function picture(pixels: Uint8Array, at: number, is_mirrored: boolean): Tensor<"float32"> {
+function image(pixels: Uint8Array, at: number, is_mirrored: boolean): Tensor<"float32"> {
   const plane = Float32Array.from(
     pixels.subarray(at * SIDE * SIDE, (at + 1) * SIDE * SIDE),
     (x) => x / 127.5 - 1,

@@ -30,7 +30,7 @@ function few_shot(...args: string[]): Promise<Finished> {
 
 let folder: string;
 
-/** pets/ has four pictures of each of three kinds, others/ eight. */
+/** pets/ has four images of each of three kinds, others/ eight. */
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-few-shot-"));
   const tensors = await read_tensors("models/fashion/test1000.safetensors");
@@ -120,7 +120,7 @@ test("a folder of one class is no folder to learn from, but one to evaluate on",
   expect(evaluated.code).toBe(0);
 });
 
-test("tells of a picture that can't be read and of a class without pictures, learns from the others, and exits with 1", async () => {
+test("tells of an image that can't be read and of a class without images, learns from the others, and exits with 1", async () => {
   await cp(join(folder, "clothes"), join(folder, "flawed"), { recursive: true });
   await mkdir(join(folder, "flawed/hat"));
   await writeFile(join(folder, "flawed/bag/broken.png"), "<html>");

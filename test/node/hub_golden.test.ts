@@ -4,10 +4,10 @@ import { describe, expect, test } from "vitest";
 // The released checkpoints, from the hub itself: needs the network and up to 1.2 GB a model, so only when asked for:
 // VIT_MSN_HUB=1 npx vitest run --project node test/node/hub_golden.test.ts
 
-/** The picture of two cats that transformers' tests use (COCO val2017, 39769). */
+/** The image of two cats that transformers' tests use (COCO val2017, 39769). */
 const CATS = "http://images.cocodataset.org/val2017/000000039769.jpg";
 
-/** last_hidden_state[0, 0, :3] of the picture, from transformers' convert_msn_to_pytorch.py. */
+/** last_hidden_state[0, 0, :3] of the image, from transformers' convert_msn_to_pytorch.py. */
 const GOLDEN = {
   "facebook/vit-msn-small": [-1.0915, -1.4876, -1.1809],
   "facebook/vit-msn-base": [14.2889, -18.9045, 11.7281],

@@ -29,7 +29,7 @@ import { expect_error } from "../support/errors.ts";
 const SECRET = "s3cr:t/word";
 const ENCODED = encodeURIComponent(SECRET);
 const TINY = join(root, "test/fixtures/tiny");
-const PICTURE = join(root, "models/fashion/pictures/8-bag.png");
+const IMAGE = join(root, "models/fashion/pictures/8-bag.png");
 const CERTIFICATE = join(root, "test/fixtures/tls/certificate.pem");
 const VARIABLES = [
   ...["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"].flatMap((name) => [name, name.toLowerCase()]),
@@ -97,8 +97,8 @@ async function listen_as_proxy(answer: RequestListener = (_, response) => respon
   return { ...proxy, tunnels };
 }
 
-const picture = await readFile(PICTURE);
-const serve_picture: RequestListener = (_, response) => void response.end(picture);
+const image_bytes = await readFile(IMAGE);
+const serve_image: RequestListener = (_, response) => void response.end(image_bytes);
 
 /** Serves the files of a folder, as a hub's repository org/name. */
 const serve_model: RequestListener = (request, response) => {
@@ -188,7 +188,7 @@ describe("the proxy of a URL", () => {
 
 describe("through a proxy", () => {
   test("http is asked of the proxy, with its user and password", async () => {
-    const proxy = await listen_as_proxy(serve_picture);
+    const proxy = await listen_as_proxy(serve_image);
     vi.stubEnv("HTTP_PROXY", `http://me:${ENCODED}@${proxy.host}`);
     const image = await RawImage.read("http://images.test/a.png?size=1");
     expect(image.width).toBe(28);
@@ -203,7 +203,7 @@ describe("through a proxy", () => {
   test("https goes through a tunnel, in the command line too", async () => {
     const key = await readFile(join(root, "test/fixtures/tls/key.pem"));
     const cert = await readFile(CERTIFICATE);
-    const host = await listen(serve_picture, create_tls_server({ key, cert }) as unknown as Server);
+    const host = await listen(serve_image, create_tls_server({ key, cert }) as unknown as Server);
     const proxy = await listen_as_proxy();
     const variables = { HTTPS_PROXY: proxy.origin, NODE_EXTRA_CA_CERTS: CERTIFICATE };
     const { code, stdout } = await vit_msn(["classify", `${host.origin}/bag.png`, "-k", "1"], {
@@ -238,7 +238,7 @@ describe("through a proxy", () => {
 
   test("a redirect to another origin isn't told the user and password", async () => {
     const proxy = await listen_as_proxy((request, response) => {
-      if (request.url?.startsWith("http://other.test")) serve_picture(request, response);
+      if (request.url?.startsWith("http://other.test")) serve_image(request, response);
       else response.writeHead(302, { location: "http://other.test/b.png" }).end();
     });
     vi.stubEnv("HTTP_PROXY", proxy.origin);
@@ -284,7 +284,7 @@ test("without a proxy, an unreachable host brings up proxies and mirrors", async
 
 describe("environment variables of the hub", () => {
   const classify = (variables: Record<string, string>, ...args: string[]): Promise<Finished> =>
-    vit_msn(["classify", PICTURE, "--model", "org/name", "--cache-dir", join(folder, "own"), ...args], {
+    vit_msn(["classify", IMAGE, "--model", "org/name", "--cache-dir", join(folder, "own"), ...args], {
       env: variables,
     });
 
@@ -363,7 +363,7 @@ describe("a model that Python's huggingface_hub has downloaded", () => {
   }
   const ALL = ["config.json", "model.safetensors", "preprocessor_config.json"];
   const classify = (model: string, variables: Record<string, string>, ...args: string[]) =>
-    vit_msn(["classify", PICTURE, "--model", model, ...args], {
+    vit_msn(["classify", IMAGE, "--model", model, ...args], {
       env: { XDG_CACHE_HOME: join(folder, "xdg"), ...variables },
     });
 
@@ -538,10 +538,10 @@ test.each([
 
 describe("a user and a password in a URL", () => {
   test("of an image are sent as a header, and not along a redirect to another origin", async () => {
-    const other = await listen(serve_picture);
+    const other = await listen(serve_image);
     const host = await listen((request, response) => {
       if (request.url === "/moved.png") response.writeHead(302, { location: `${other.origin}/x.png` }).end();
-      else serve_picture(request, response);
+      else serve_image(request, response);
     });
     const expected = `Basic ${Buffer.from(`mé:${SECRET}`).toString("base64")}`;
     await RawImage.read(`http://m%C3%A9:${ENCODED}@${host.host}/a.png`);
@@ -602,7 +602,7 @@ describe("a user and a password in a URL", () => {
 
   test("are in nothing that the command line writes", async () => {
     const host = await listen((request, response) => {
-      if (request.url?.startsWith("/ok.png")) serve_picture(request, response);
+      if (request.url?.startsWith("/ok.png")) serve_image(request, response);
       else response.writeHead(404).end();
     });
     const ok = `http://me:${ENCODED}@${host.host}/ok.png?id=7&sig=${ENCODED}&X-Amz-Signature=${ENCODED}`;
@@ -632,7 +632,7 @@ describe("a user and a password in a URL", () => {
 });
 
 test("requests carry the package's name", async () => {
-  const host = await listen(serve_picture);
+  const host = await listen(serve_image);
   await RawImage.read(`${host.origin}/a.png`);
   await RawImage.read(`${host.origin}/a.png`, { headers: { "User-Agent": "mine" } });
   expect(host.requests.map(({ headers }) => headers["user-agent"])).toEqual([
@@ -687,7 +687,7 @@ describe.skipIf(process.platform !== "linux")("under a limit of virtual memory",
       execFile("bash", ["-c", script], { cwd: root }, (_, stdout) => resolve(stdout)),
     );
   };
-  const classify = `"${process.execPath}" dist/cli.js classify "${PICTURE}" -k 1`;
+  const classify = `"${process.execPath}" dist/cli.js classify "${IMAGE}" -k 1`;
 
   test("the error names the limit and what helps, which does", async () => {
     const refused = await run(4_000_000, classify);

@@ -34,7 +34,7 @@ async function run_script(text: string): Promise<string> {
 }
 
 describe("the packed package, installed in an empty project", () => {
-  it("classifies a picture with the default model", async () => {
+  it("classifies an image with the default model", async () => {
     const stdout = await run_script(`
       import { pipeline } from "vit-msn";
       const classify = await pipeline("image-classification", undefined, { num_threads: 2 });
@@ -160,7 +160,7 @@ const classify = await pipeline("image-classification");
 const results: { label: string; score: number }[] = await classify("bag.png", { top_k: 5 });
 const args: TrainingOptions = { output_dir: "out", eval_strategy: "epoch", save_strategy: "epoch" };
 const callbacks = [new EarlyStoppingCallback()];
-const train_dataset = await ImageFolder.open("pictures");
+const train_dataset = await ImageFolder.open("images");
 const trainer = new Trainer({ model, args, image_processor: processor, train_dataset, callbacks });
 const loss: number = (await trainer.train({ resume_from_checkpoint: true })).training_loss;
 export { dims, loss, results, tensor };

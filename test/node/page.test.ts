@@ -42,7 +42,7 @@ afterAll(async () => {
 const in_repository = (path: string) => fileURLToPath(new URL(path, root));
 const status = () => page.getByRole("status");
 
-test("a plain page loads the engine and the carried model, and classifies a chosen picture", async () => {
+test("a plain page loads the engine and the carried model, and classifies a chosen image", async () => {
   await page.getByText("Ready").waitFor();
   expect(asked.filter((path) => path.endsWith(".wasm"))).toEqual(["dist/vit_msn_relaxed.wasm"]);
   expect(asked).toContain("dist/models/fashion/model.safetensors");
@@ -54,7 +54,7 @@ test("a plain page loads the engine and the carried model, and classifies a chos
   await page.screenshot({ path: in_repository("test/screenshots/page.png") });
 });
 
-test("a file that is no picture is a sentence, and the page goes on", async () => {
+test("a file that is no image is a sentence, and the page goes on", async () => {
   await page.locator("input").setInputFiles(in_repository("LICENSE"));
   await expect.poll(() => status().innerText()).toMatch(/LICENSE/);
   await page.locator("input").setInputFiles(in_repository("models/fashion/pictures/8-bag.png"));

@@ -3,19 +3,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ViTImageProcessor, ViTMSNModel } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { write_picture_folders } from "../support/picture_folders.ts";
+import { write_image_folders } from "../support/image_folders.ts";
 import { max_difference } from "../support/tensors.ts";
 import { checkpoints, root, run_with_kills, training_command } from "../support/training_cli.ts";
 
 const { start, run } = training_command("pretrain");
 
 let folder: string;
-let pictures: string;
+let images: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-pretrain-"));
-  pictures = join(folder, "pictures");
-  await write_picture_folders(pictures, 0, 8);
+  images = join(folder, "pictures");
+  await write_image_folders(images, 0, 8);
 });
 afterAll(() => rm(folder, { recursive: true }));
 
@@ -43,7 +43,7 @@ const words = (options: Record<string, unknown>) =>
   Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
 // The option output_dim must not be taken for the folder, nor the other way round.
 const common = (output: string, options: Record<string, unknown> = {}) =>
-  words({ train_dir: pictures, output_dir: output, ...ENCODER, ...OPTIONS, ...options });
+  words({ train_dir: images, output_dir: output, ...ENCODER, ...OPTIONS, ...options });
 
 describe("vit-msn pretrain", () => {
   test("learns from folders without labels, and writes the encoder and the report", async () => {
@@ -73,7 +73,7 @@ describe("vit-msn pretrain", () => {
     }
     const model = await ViTMSNModel.from_pretrained(output);
     const processor = await ViTImageProcessor.from_pretrained(output);
-    const { pixel_values } = await processor(join(pictures, "bag/0.png"));
+    const { pixel_values } = await processor(join(images, "bag/0.png"));
     expect((await model.get_image_features({ pixel_values })).dims).toEqual([1, 32]);
     await model.dispose();
 
@@ -81,7 +81,7 @@ describe("vit-msn pretrain", () => {
     const next = output_folder();
     const { hidden_dim, output_dim: dims, num_proto } = OPTIONS;
     const more = words({
-      train_dir: pictures,
+      train_dir: images,
       ...{ hidden_dim, num_proto, per_device_train_batch_size: 8, focal_views: 1, max_steps: 2 },
       model_name_or_path: output,
       export_branch: "online",
@@ -114,7 +114,7 @@ describe("vit-msn pretrain", () => {
     const output = output_folder();
     const file = join(folder, "options.json");
     const options = {
-      train_dir: pictures,
+      train_dir: images,
       output_dir: output,
       ...ENCODER,
       ...OPTIONS,

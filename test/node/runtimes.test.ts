@@ -13,7 +13,7 @@ import { type FixtureTensor, max_difference, read_tensors } from "../support/ten
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const FIXTURE = "tiny";
-const PICTURES = { "8-bag.png": "Bag", "9-ankle-boot.png": "Ankle boot", "1-trouser.png": "Trouser" };
+const IMAGES = { "8-bag.png": "Bag", "9-ankle-boot.png": "Ankle boot", "1-trouser.png": "Trouser" };
 
 type Tensors = Map<string, FixtureTensor>;
 
@@ -45,7 +45,7 @@ async function classify_in(
     fixture: join(root, "test/fixtures", FIXTURE),
     pixel_values: Array.from(data as Float32Array),
     dims,
-    pictures: Object.keys(PICTURES).map((name) => join(root, "models/fashion/pictures", name)),
+    images: Object.keys(IMAGES).map((name) => join(root, "models/fashion/pictures", name)),
     options,
   };
   const file = `inputs-${runtime.name}-${options.num_threads}-${options.worker}.json`;
@@ -108,7 +108,7 @@ describe.each(RUNTIMES)("%s", (_, find) => {
     const expected = await read_tensors(`test/fixtures/${FIXTURE}/expected.safetensors`);
     const { info, logits, classes, warnings } = await classify_in(await find(), options, expected);
     expect(max_difference(logits, expected.get("out.logits")?.data as Float32Array)).toBeLessThan(1e-4);
-    expect(classes).toEqual(Object.values(PICTURES));
+    expect(classes).toEqual(Object.values(IMAGES));
     expect([info.threads, info.worker]).toEqual([n, worker]);
     expect(info.level).toMatch(n === 1 ? /^(relaxed|simd128)$/ : /^(relaxed|simd128)\+threads$/);
     if (info.level.startsWith("simd128")) expect(info.reasons.join(" ")).toContain("isn't fused");

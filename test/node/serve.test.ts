@@ -117,14 +117,14 @@ describe("answers", () => {
     );
     const before = {
       batches: await metric('vit_msn_batch_size_count{task="classify"}'),
-      pictures: await metric('vit_msn_batch_size_sum{task="classify"}'),
+      images: await metric('vit_msn_batch_size_sum{task="classify"}'),
     };
-    const broken = post("/classify", "no picture");
+    const broken = post("/classify", "not an image");
     const answers = await Promise.all(bodies.map((body) => post("/classify?top_k=1", body)));
     const labels = await Promise.all(answers.map(async (answer) => (await answer.json()).results[0].label));
     expect(labels).toEqual(["T-shirt/top", "Trouser", "Bag", "Ankle boot"]);
     expect(await refusal(await broken)).toEqual([400, "INVALID_IMAGE"]);
-    expect((await metric('vit_msn_batch_size_sum{task="classify"}')) - before.pictures).toBe(4);
+    expect((await metric('vit_msn_batch_size_sum{task="classify"}')) - before.images).toBe(4);
     expect((await metric('vit_msn_batch_size_count{task="classify"}')) - before.batches).toBeLessThan(4);
   });
 
@@ -156,7 +156,7 @@ describe("answers", () => {
 
 describe("refusals", () => {
   test.each<[string, string, BodyInit, Record<string, string>, number, string]>([
-    ["no picture", "/classify", "<html>", PNG, 400, "INVALID_IMAGE"],
+    ["not an image", "/classify", "<html>", PNG, 400, "INVALID_IMAGE"],
     ["an empty body", "/classify", "", PNG, 400, "INVALID_IMAGE"],
     ["an SVG drawing", "/classify", "<svg></svg>", { "content-type": "image/svg+xml" }, 415, "UNSUPPORTED"],
     ["text", "/classify", "hello", { "content-type": "text/plain" }, 415, "UNSUPPORTED_MEDIA_TYPE"],
@@ -190,7 +190,7 @@ describe("refusals", () => {
     expect(await refusal(response)).toEqual([400, "INVALID_ARGUMENT"]);
   });
 
-  test("a body, a picture, a queue and a wait that are too long", async () => {
+  test("a body, an image, a queue and a wait that are too long", async () => {
     const strict = await serve([
       ...["--max-body", "1", "--max-pixels", "700", "--max-queue", "2", "--timeout", "1"],
       ...["--model", "test/fixtures/tiny"],

@@ -18,7 +18,7 @@ vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 });
 const root = new URL("../../", import.meta.url);
 const DESKTOP = { width: 1280, height: 860 };
 const in_repository = (path: string) => fileURLToPath(new URL(path, root));
-const picture = (name: string) => in_repository(`models/fashion/pictures/${name}.png`);
+const image = (name: string) => in_repository(`models/fashion/pictures/${name}.png`);
 
 /** The built studio, and what the browser downloaded from it. */
 let folder: string;
@@ -71,7 +71,7 @@ async function open(options: Parameters<Browser["newContext"]>[0] = {}): Promise
   return { page, context, complaints };
 }
 
-/** Puts one of the ten first pictures on the stage. */
+/** Puts one of the ten first images on the stage. */
 const choose_sample = (page: Page, name: string) =>
   page.getByRole("button", { name, exact: true }).first().click();
 /** Until what is read is as expected; the machine may be busy. */
@@ -81,7 +81,7 @@ const screenshot = (page: Page, name: string) =>
 const tabs = async (page: Page) => (await page.getByRole("tab").allInnerTexts()).map((name) => name.trim());
 const show = (page: Page, tab: string) => page.getByRole("tab", { name: tab }).click();
 const best = (page: Page) => page.locator(".best-label").innerText();
-/** What lies over the picture, as a data URL. */
+/** What lies over the image, as a data URL. */
 const overlay = (page: Page) =>
   page.locator("canvas.overlay").evaluate((canvas) => (canvas as HTMLCanvasElement).toDataURL());
 
@@ -127,7 +127,7 @@ async function cls_row(layer: number, head: number): Promise<Float32Array> {
   const source = in_repository("models/fashion");
   const model = await ViTMSNForImageClassification.from_pretrained(source, { device: "wasm" });
   const processor = await ViTImageProcessor.from_pretrained(source);
-  const { pixel_values } = await processor(await RawImage.read(picture("9-ankle-boot")));
+  const { pixel_values } = await processor(await RawImage.read(image("9-ankle-boot")));
   const { attentions = [] } = await model.forward({ pixel_values, output_attentions: true });
   await model.dispose();
   const { data, dims } = attentions[layer] as Tensor<"float32">;
@@ -136,7 +136,7 @@ async function cls_row(layer: number, head: number): Promise<Float32Array> {
   return data.subarray(start + 1, start + tokens);
 }
 
-/** Makes a class in the Teach panel and gives it pictures. */
+/** Makes a class in the Teach panel and gives it images. */
 async function teach(page: Page, label: string, paths: readonly string[]): Promise<void> {
   await page.getByLabel("A new class").fill(label);
   await page.getByRole("button", { name: "Add class" }).click();
@@ -151,10 +151,10 @@ async function teach(page: Page, label: string, paths: readonly string[]): Promi
     .waitFor();
 }
 
-test("a result comes by itself; a picture is dropped and gets its scores", async () => {
+test("a result comes by itself; an image is dropped and gets its scores", async () => {
   const { page } = studio;
   expect(await best(page)).toBe("Ankle boot");
-  await drop(page, "body", [picture("8-bag")]);
+  await drop(page, "body", [image("8-bag")]);
   await eventually(() => best(page)).toBe("Bag");
   const rows = page.getByRole("list", { name: "Scores", exact: true }).getByRole("listitem");
   expect(await rows.count()).toBe(10);
@@ -162,11 +162,11 @@ test("a result comes by itself; a picture is dropped and gets its scores", async
   await screenshot(page, "recognise");
 });
 
-test("pictures are chosen, pasted and taken by the camera", async () => {
+test("images are chosen, pasted and taken by the camera", async () => {
   const { page } = studio;
-  await page.locator("#choose-pictures").setInputFiles([picture("1-trouser"), picture("3-dress")]);
+  await page.locator("#choose-pictures").setInputFiles([image("1-trouser"), image("3-dress")]);
   await eventually(() => best(page)).toBe("Trouser");
-  const bytes = [...(await readFile(picture("8-bag")))];
+  const bytes = [...(await readFile(image("8-bag")))];
   await page.evaluate(async (given) => {
     const blob = new Blob([new Uint8Array(given)], { type: "image/png" });
     await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
@@ -180,7 +180,7 @@ test("pictures are chosen, pasted and taken by the camera", async () => {
   await page.getByRole("dialog").waitFor({ state: "detached" });
 });
 
-test("what is no picture is a sentence with advice, and the page goes on", async () => {
+test("what is no image is a sentence with advice, and the page goes on", async () => {
   const { page } = studio;
   await page.locator("#choose-pictures").setInputFiles(in_repository("LICENSE"));
   const alert = page.locator("#panel-recognise").getByRole("alert");
@@ -228,7 +228,7 @@ test("attention differs by layer, head and mode, and is what the model gives", a
   );
 });
 
-test("features are colours, and near pictures are those of its kind", async () => {
+test("features are colours, and near images are those of its kind", async () => {
   const { page } = studio;
   const before = await page.locator(".thumb").count();
   await page.getByRole("button", { name: "More samples" }).click();
@@ -267,8 +267,8 @@ test("fewer patches are seen, and it says what is still recognised", async () =>
 test("two classes are taught, judged by leave-one-out, saved, and opened again", async () => {
   const { page } = studio;
   await show(page, "Teach");
-  await teach(page, "shoes", ["5-sandal", "7-sneaker", "9-ankle-boot"].map(picture));
-  await teach(page, "tops", ["0-t-shirt-top", "2-pullover", "6-shirt"].map(picture));
+  await teach(page, "shoes", ["5-sandal", "7-sneaker", "9-ankle-boot"].map(image));
+  await teach(page, "tops", ["0-t-shirt-top", "2-pullover", "6-shirt"].map(image));
   const accuracy = page.locator(".accuracy", { hasText: "6 of 6 pictures" });
   await accuracy.waitFor();
   await page.getByRole("columnheader", { name: "shoes" }).waitFor();
@@ -439,14 +439,14 @@ test("after the first load it works without a network, isolated, and has asked n
   await page.locator(".best-label").waitFor();
   expect(await best(page)).toBe("Ankle boot");
   expect(await page.evaluate(() => crossOriginIsolated)).toBe(true);
-  await page.locator("#choose-pictures").setInputFiles(picture("8-bag"));
+  await page.locator("#choose-pictures").setInputFiles(image("8-bag"));
   await eventually(() => best(page)).toBe("Bag");
   expect([...hosts].filter((host) => host !== "null")).toEqual([new URL(server.url).origin]);
   expect(complaints).toEqual([]);
   await context.close();
 });
 
-test("a fresh model learns from the pictures without labels; it is stopped, gone on with, saved and used", async () => {
+test("a fresh model learns from the images without labels; it is stopped, gone on with, saved and used", async () => {
   const { page, context, complaints } = await open();
   await show(page, "Pre-train");
   await page.getByText("How it learns").click();

@@ -15,7 +15,7 @@ afterEach(() => {
   env.warn = warn;
 });
 
-function pictures(batch: number): Tensor<"float32"> {
+function images(batch: number): Tensor<"float32"> {
   const size = batch * 3 * 224 * 224;
   const data = Float32Array.from({ length: size }, (_, i) => Math.sin(i * 0.7));
   return new Tensor("float32", data, [batch, 3, 224, 224]);
@@ -34,7 +34,7 @@ describe("an engine with threads", () => {
   ] as const)(
     "gives the same bits with 1, 2, 3 and 8 of them: %s, %s",
     async (attn_implementation, dtype) => {
-      const pixel_values = pictures(2);
+      const pixel_values = images(2);
       const outputs: Float32Array[] = [];
       for (const num_threads of [1, 2, 3, 8]) {
         const options = { num_threads, attn_implementation, dtype };

@@ -5,7 +5,7 @@ import { Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn
 import { Trainer } from "vit-msn/training";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { repo_id } from "../../ts/cli/report/model_card.ts";
-import { CLOTHES, write_picture_folders } from "../support/picture_folders.ts";
+import { CLOTHES, write_image_folders } from "../support/image_folders.ts";
 import { max_difference } from "../support/tensors.ts";
 import { checkpoints, root, run_with_kills, training_command } from "../support/training_cli.ts";
 import { REFUSED_OPTIONS, TRANSFORMERS_OPTIONS } from "../support/transformers_options.ts";
@@ -13,16 +13,16 @@ import { REFUSED_OPTIONS, TRANSFORMERS_OPTIONS } from "../support/transformers_o
 const { start, run } = training_command("train");
 
 let folder: string;
-let pictures: string;
+let images: string;
 let held_out: string;
-/** A small model with the classes of other pictures. */
+/** A small model with the classes of other images. */
 let model: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-train-"));
-  [pictures, held_out, model] = [join(folder, "pictures"), join(folder, "held_out"), join(folder, "model")];
-  await write_picture_folders(pictures, 0, 8);
-  await write_picture_folders(held_out, 90, 4);
+  [images, held_out, model] = [join(folder, "pictures"), join(folder, "held_out"), join(folder, "model")];
+  await write_image_folders(images, 0, 8);
+  await write_image_folders(held_out, 90, 4);
   const small = await ViTMSNForImageClassification.from_config({
     hidden_size: 32,
     num_hidden_layers: 2,
@@ -44,7 +44,7 @@ const output_folder = () => join(folder, `output-${count++}`);
 const read_json = async (...path: string[]) => JSON.parse(await readFile(join(...path), "utf8"));
 
 const common = (output_dir: string) => [
-  ...["--train_dir", pictures, "--validation_dir", held_out, "--output_dir", output_dir],
+  ...["--train_dir", images, "--validation_dir", held_out, "--output_dir", output_dir],
   ...["--model_name_or_path", model, "--ignore_mismatched_sizes", "--learning_rate", "0.003"],
 ];
 
@@ -116,7 +116,7 @@ describe("vit-msn train", () => {
   test("takes its options from a JSON file, splits off what it evaluates on, and freezes", async () => {
     const output_dir = output_folder();
     const options = {
-      train_dir: pictures,
+      train_dir: images,
       train_val_split: 0.25,
       output_dir,
       model_name_or_path: model,
@@ -327,12 +327,12 @@ describe("vit-msn train", () => {
 });
 
 describe("what can be wrong", () => {
-  test("a class without pictures and a picture that can't be read are named, or left out", async () => {
+  test("a class without images and an image that can't be read are named, or left out", async () => {
     const flawed = join(folder, "flawed");
-    await cp(pictures, flawed, { recursive: true });
+    await cp(images, flawed, { recursive: true });
     await mkdir(join(flawed, "umbrella"));
-    await writeFile(join(flawed, "umbrella", "notes.txt"), "no picture");
-    await writeFile(join(flawed, "bag", "broken.png"), "no picture either");
+    await writeFile(join(flawed, "umbrella", "notes.txt"), "not an image");
+    await writeFile(join(flawed, "bag", "broken.png"), "not an image either");
     const args = [
       "--train_dir",
       flawed,
@@ -369,14 +369,14 @@ describe("what can be wrong", () => {
 
   test("a folder of one class says so; splits are learned from and evaluated on as datasets would", async () => {
     const single = join(folder, "single");
-    await cp(join(pictures, "bag"), join(single, "bag"), { recursive: true });
+    await cp(join(images, "bag"), join(single, "bag"), { recursive: true });
     const options = ["--model_name_or_path", model, "--ignore_mismatched_sizes", "--max_steps", "1"];
     expect(await run(["--train_dir", single, "--output_dir", output_folder(), ...options])).toMatchObject({
       code: 1,
       stderr: expect.stringMatching(/single holds images of one class only \(bag\).*\[INVALID_ARGUMENT\]/),
     });
     const splits = join(folder, "splits");
-    await cp(pictures, join(splits, "train"), { recursive: true });
+    await cp(images, join(splits, "train"), { recursive: true });
     await cp(held_out, join(splits, "test"), { recursive: true });
     const without = await run(["--train_dir", splits, "--output_dir", output_folder(), ...options]);
     expect(without).toMatchObject({
@@ -422,7 +422,7 @@ describe("what can be wrong", () => {
 describe("the options of transformers' script", () => {
   const folders = () => [
     "--train_dir",
-    pictures,
+    images,
     "--validation_dir",
     held_out,
     "--output_dir",

@@ -3,7 +3,7 @@
 
   python test/real_size/make_expected.py
 
-Weights and pictures are made of a hash of (tensor's key, index), which weights.ts computes to the same bits. Writes
+Weights and images are made of a hash of (tensor's key, index), which weights.ts computes to the same bits. Writes
 test/real_size/{small,base}.safetensors: logits, the CLS row of last_hidden_state, and rows of some hidden states.
 Needs: pip install torch transformers safetensors numpy
 """

@@ -39,7 +39,7 @@ function fill_uniform(out: Float32Array, name: string, amplitude: number, center
   for (let i = 0; i < out.length; i++) out[i] = center + ((mix(i ^ key) >>> 8) - 2 ** 23) * step;
 }
 
-/** Two pictures [2, 3, 224, 224]. */
+/** Two images [2, 3, 224, 224]. */
 export function make_pixel_values(): Float32Array {
   const values = new Float32Array(2 * 3 * 224 * 224);
   fill_uniform(values, "pixel_values", 2);

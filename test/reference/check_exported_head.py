@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Opens a model that `vit-msn few-shot --export` wrote in Hugging Face transformers, and records its logits.
 
-The carried model's backbone learns three labels from its ten example pictures, once for each kind of feature that can be
+The carried model's backbone learns three labels from its ten example images, once for each kind of feature that can be
 exported; transformers must load every key, give the probabilities that vit-msn prints, and its logits are written to
 test/fixtures/few_shot/exported_logits.json, which test/suite/few_shot.test.ts compares ours with.
 
@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil, ViTMSNForImageClassification
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = sorted((ROOT / "models/fashion/pictures").glob("*.png"))
+IMAGES = sorted((ROOT / "models/fashion/pictures").glob("*.png"))
 LABELS = {"bag": ["8"], "shoe": ["5", "7", "9"], "top": ["0", "2", "4", "6"]}
 CASES = {
     "cls_before_norm": ["--features", "cls_before_norm"],
@@ -35,18 +35,18 @@ def vit_msn(*args: str) -> str:
 def check(options: list[str], folder: Path) -> list[list[float]]:
     out = vit_msn(
         "few-shot", "--teach", str(folder / "teach"), "--export", str(folder / "model"), "--json", *options,
-        *map(str, PICTURES),
+        *map(str, IMAGES),
     )
     lines = [json.loads(line) for line in out.splitlines()]
     printed = {Path(line["image"]).name: line["results"] for line in lines if "image" in line}
     model, info = ViTMSNForImageClassification.from_pretrained(folder / "model", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     processor = ViTImageProcessorPil.from_pretrained(folder / "model")
-    inputs = processor([Image.open(path).convert("RGB") for path in PICTURES], return_tensors="pt")
+    inputs = processor([Image.open(path).convert("RGB") for path in IMAGES], return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits
     worst = 0.0
-    for path, probs in zip(PICTURES, logits.softmax(-1)):
+    for path, probs in zip(IMAGES, logits.softmax(-1)):
         results = printed[path.name]
         assert [r["label"] for r in results] == [model.config.id2label[i.item()] for i in probs.argsort(descending=True)]
         for result in results:
@@ -63,12 +63,12 @@ def main() -> None:
             folder = Path(temporary)
             for label, kinds in LABELS.items():
                 (folder / "teach" / label).mkdir(parents=True)
-                for path in PICTURES:
+                for path in IMAGES:
                     if path.name.split("-")[0] in kinds:
                         shutil.copy(path, folder / "teach" / label)
             recorded[name] = check(options, folder)
     target = ROOT / "test/fixtures/few_shot/exported_logits.json"
-    target.write_text(json.dumps({"pictures": [path.name for path in PICTURES], "logits": recorded}) + "\n")
+    target.write_text(json.dumps({"pictures": [path.name for path in IMAGES], "logits": recorded}) + "\n")
 
 
 if __name__ == "__main__":

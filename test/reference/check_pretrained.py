@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Opens encoders that `vit-msn pretrain` wrote in Hugging Face transformers, and records their CLS tokens.
 
-A small encoder learns from the carried model's ten example pictures for a few steps. transformers must load every key, and its CLS
-tokens of the ten pictures are written to test/fixtures/pretrained_cls.json, which test/node/pretrain_cli.test.ts compares with
+A small encoder learns from the carried model's ten example images for a few steps. transformers must load every key, and its CLS
+tokens of the ten images are written to test/fixtures/pretrained_cls.json, which test/node/pretrain_cli.test.ts compares with
 those of an encoder that it trains alike.
 
 Usage: python test/reference/check_pretrained.py   (torch, transformers, pillow; after ./build.sh)
@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil, ViTMSNModel
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = sorted((ROOT / "models/fashion/pictures").glob("*.png"))
+IMAGES = sorted((ROOT / "models/fashion/pictures").glob("*.png"))
 ARGS = [
     *["--train-dir", "models/fashion/pictures", "--hidden-size", "32", "--num-hidden-layers", "2", "--num-attention-heads", "2"],
     *["--intermediate-size", "64", "--image-size", "28", "--patch-size", "4", "--per-device-train-batch-size", "5"],
@@ -32,7 +32,7 @@ def cls_tokens(out: Path) -> list[list[float]]:
     model, info = ViTMSNModel.from_pretrained(out, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
     processor = ViTImageProcessorPil.from_pretrained(out)
-    images = [Image.open(picture).convert("RGB") for picture in PICTURES]
+    images = [Image.open(image).convert("RGB") for image in IMAGES]
     with torch.inference_mode():
         hidden = model.eval()(**processor(images=images, return_tensors="pt")).last_hidden_state
     return [[round(value, 5) for value in row] for row in hidden[:, 0].tolist()]

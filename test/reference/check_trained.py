@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Opens models that `vit-msn train` wrote in Hugging Face transformers, and records their logits.
 
-The carried model learns three labels from its ten example pictures for a few steps. transformers must load every key, and its
-logits for the ten pictures are written to test/fixtures/training/trained_logits.json, which test/node/train_cli.test.ts
+The carried model learns three labels from its ten example images for a few steps. transformers must load every key, and its
+logits for the ten images are written to test/fixtures/training/trained_logits.json, which test/node/train_cli.test.ts
 compares with those of a model that it trains alike.
 
 Usage: python test/reference/check_trained.py   (torch, transformers, pillow; after ./build.sh)
@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil, ViTMSNForImageClassification
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = sorted((ROOT / "models/fashion/pictures").glob("*.png"))
+IMAGES = sorted((ROOT / "models/fashion/pictures").glob("*.png"))
 LABELS = {"bag": ["8"], "shoe": ["5", "7", "9"], "top": ["0", "2", "4", "6"]}
 ARGS = [
     *["--train-val-split", "0", "--model-name-or-path", "models/fashion", "--ignore-mismatched-sizes", "--save-strategy", "no"],
@@ -31,9 +31,9 @@ CASES = {"float32": [], "float16": ["--dtype", "float16"]}
 def train(folder: Path, name: str) -> Path:
     for label, numbers in LABELS.items():
         (folder / "pictures" / label).mkdir(parents=True, exist_ok=True)
-        for picture in PICTURES:
-            if picture.name[0] in numbers:
-                shutil.copy(picture, folder / "pictures" / label)
+        for image in IMAGES:
+            if image.name[0] in numbers:
+                shutil.copy(image, folder / "pictures" / label)
     out = folder / name
     where = ["--train-dir", str(folder / "pictures"), "--output-dir", str(out)]
     subprocess.run(["node", "dist/cli.js", "train", *where, *ARGS, *CASES[name]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -45,7 +45,7 @@ def logits(out: Path) -> list[list[float]]:
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
     assert list(model.config.id2label.values()) == sorted(LABELS), model.config.id2label
     processor = ViTImageProcessorPil.from_pretrained(out)
-    images = [Image.open(picture).convert("RGB") for picture in PICTURES]
+    images = [Image.open(image).convert("RGB") for image in IMAGES]
     with torch.inference_mode():
         result = model.eval()(**processor(images=images, return_tensors="pt")).logits
     return [[round(value, 6) for value in row] for row in result.tolist()]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What Pillow and torchvision make of small pictures: colours changed, grey, and blurred.
+"""What Pillow and torchvision make of small images: colours changed, grey, and blurred.
 
 Usage: python test/reference/make_augmentations.py   (pillow, numpy, and torchvision where there is one)
-Writes test/fixtures/augmentations.json: each picture's bytes in base64, and under each change the bytes that it gives.
+Writes test/fixtures/augmentations.json: each image's bytes in base64, and under each change the bytes that it gives.
 """
 
 import base64
@@ -19,7 +19,7 @@ RADII = [0, 0.1, 0.35, 0.8, 1.2345, 2, 4.7, 11]
 
 
 def adjust_hue(image: Image.Image, turn: float) -> Image.Image:
-    """torchvision.transforms.functional.adjust_hue for PIL pictures."""
+    """torchvision.transforms.functional.adjust_hue for PIL images."""
     if image.mode == "L":
         return image
     h, s, v = image.convert("HSV").split()
@@ -27,7 +27,7 @@ def adjust_hue(image: Image.Image, turn: float) -> Image.Image:
     return Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8), "L"), s, v)).convert("RGB")
 
 
-def pictures() -> dict[str, Image.Image]:
+def images() -> dict[str, Image.Image]:
     random = np.random.default_rng(3)
     y, x = np.mgrid[0:13, 0:17]
     waves = np.stack([128 + 120 * np.sin(x * a + y * b) for a, b in ((0.4, 0.2), (-0.3, 0.5), (0.1, -0.7))], axis=-1)
@@ -60,7 +60,7 @@ def check_hue() -> None:
     except ImportError:
         print("no torchvision: hue is by its definition alone")
         return
-    for image in pictures().values():
+    for image in images().values():
         for turn in HUES:
             assert encode(theirs(image, turn)) == encode(adjust_hue(image, turn)), turn
 
@@ -68,7 +68,7 @@ def check_hue() -> None:
 def main() -> None:
     check_hue()
     out = {}
-    for name, image in pictures().items():
+    for name, image in images().items():
         done = {change: [[value, encode(result)] for value, result in results] for change, results in changes(image).items()}
         out[name] = {"size": image.size, "channels": len(image.getbands()), "data": encode(image), **done}
     target = ROOT / "test/fixtures/augmentations.json"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What transformers makes of the thousand held-out pictures by the model that the package carries.
+"""What transformers makes of the thousand held-out images by the model that the package carries.
 
   python make_carried_logits.py    writes models/fashion_msn/logits1000.safetensors, and prints the accuracy
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The first steps of training the carried model's architecture from scratch, by PyTorch: models/fashion/README.md's recipe.
 
-Parameters start as `from_config` starts them with seed 0 (ts/model/random.ts), positions and CLS likewise; step i takes pictures
+Parameters start as `from_config` starts them with seed 0 (ts/model/random.ts), positions and CLS likewise; step i takes images
 (16 i + j) * 383 mod 1000 of models/fashion/test1000.safetensors, mirrored in every third step. AdamW with weight decay on the
 weights of linear layers and the patch projection, one-cycle without momentum's, clipping.
 
@@ -56,7 +56,7 @@ def main() -> None:
     model = ViTMSNForImageClassification(config).train()
     start(model, config.initializer_range)
     tensors = load_file(ROOT / "models/fashion/test1000.safetensors")
-    pictures = (tensors["pictures"].float() / 255 - 0.5) / 0.5
+    images = (tensors["pictures"].float() / 255 - 0.5) / 0.5
     labels = tensors["labels"].long()
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))}
     groups = [
@@ -68,7 +68,7 @@ def main() -> None:
     losses, rates = [], []
     for step in range(STEPS):
         at = (torch.arange(step * BATCH, (step + 1) * BATCH) * STRIDE) % len(labels)
-        x = pictures[at][:, None].expand(-1, 3, -1, -1)
+        x = images[at][:, None].expand(-1, 3, -1, -1)
         loss = model(pixel_values=x.flip(-1) if step % 3 == 0 else x, labels=labels[at]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 ROOT = Path(__file__).resolve().parents[2]
-# name: pictures a class, classes, lambda, intercept
+# name: images a class, classes, lambda, intercept
 CASES = {
     "one": (1, 10, 0.0025, False),
     "few": (5, 10, 0.0025, False),
@@ -38,7 +38,7 @@ def main() -> None:
     features, labels = prepare(data["out.cls_before_norm"]), data["labels"]
     out = {}
     for name, (shots, classes, penalty, intercept) in CASES.items():
-        # The first pictures of each class, class by class; every tenth of all is judged.
+        # The first images of each class, class by class; every tenth of all is judged.
         rows = np.concatenate([np.flatnonzero(labels == c)[:shots] for c in range(classes)])
         solver = LogisticRegression(
             C=1 / penalty, fit_intercept=intercept, solver="newton-cg", tol=1e-12, max_iter=10_000

@@ -69,7 +69,7 @@ def one_epoch():
     use_sinkhorn, me_max_weight, entropy_weight, _ = msn.RUNS["sinkhorn"]
     loss = 0.0
     for step in range(msn.STEPS_PER_EPOCH):
-        at = torch.arange(step * msn.BATCH, (step + 1) * msn.BATCH) % msn.PICTURES
+        at = torch.arange(step * msn.BATCH, (step + 1) * msn.BATCH) % msn.IMAGES
         with torch.no_grad():
             z_target = target(target_view[at])
         z = torch.cat([online(anchor_view[at], kept[step]), online(focal_views[:, at].flatten(0, 1))])

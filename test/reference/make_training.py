@@ -16,17 +16,17 @@ from transformers import ViTMSNConfig, ViTMSNForImageClassification, get_cosine_
 from make_fixtures import randomise, save_case, v4
 
 CONFIG = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=4, num_labels=5)
-PICTURES, BATCH, STEPS, WARMUP = 40, 8, 60, 6
+IMAGES, BATCH, STEPS, WARMUP = 40, 8, 60, 6
 ADAMW = dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8)
 WEIGHT_DECAY, MAX_NORM = 0.05, 1.0
 
 def data(seed):
-    """Pictures of five kinds: waves of different direction and length, in noise."""
+    """Images of five kinds: waves of different direction and length, in noise."""
     g = torch.Generator().manual_seed(seed)
-    labels = torch.arange(PICTURES) % CONFIG["num_labels"]
+    labels = torch.arange(IMAGES) % CONFIG["num_labels"]
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     waves = torch.stack([torch.sin(x * (0.3 + 0.2 * k) + y * (1.1 - 0.2 * k)) for k in range(CONFIG["num_labels"])])
-    noise = torch.randn(PICTURES, 3, 16, 16, generator=g)
+    noise = torch.randn(IMAGES, 3, 16, 16, generator=g)
     return waves[labels][:, None] + 0.7 * noise, labels
 
 def groups(model):
@@ -45,7 +45,7 @@ def run(out, seed):
     scheduler = get_cosine_schedule_with_warmup(optimizer, WARMUP, STEPS)
     losses, norms, rates = [], [], []
     for step in range(STEPS):
-        at = torch.arange(step * BATCH, (step + 1) * BATCH) % PICTURES
+        at = torch.arange(step * BATCH, (step + 1) * BATCH) % IMAGES
         loss = model(pixel_values=pixel_values[at], labels=labels[at]).loss
         loss.backward()
         losses.append(loss.item())

@@ -18,7 +18,7 @@ from make_fixtures import randomise, save_case, v4
 
 CONFIG = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=4)
 HEAD_HIDDEN, HEAD_OUT, PROTOTYPES = 48, 24, 12
-PICTURES, BATCH, FOCAL_VIEWS, FOCAL_SIZE = 16, 8, 2, 8
+IMAGES, BATCH, FOCAL_VIEWS, FOCAL_SIZE = 16, 8, 2, 8
 PATCHES, PATCH_DROP = 16, 0.45
 STEPS_PER_EPOCH, EPOCHS, WARMUP_EPOCHS, STRETCH = 5, 4, 1, 1.25
 LR, WD, MOMENTUM, MAX_NORM = (2e-4, 1e-3, 1e-6), (0.04, 0.4), (0.996, 1.0), 3.0
@@ -127,11 +127,11 @@ class Schedules:
 def views(seed, dtype):
     """Views of four kinds of waves: a target, an anchor and focal ones. Another generator's noise in each."""
     g = torch.Generator().manual_seed(seed)
-    kind = torch.arange(PICTURES) % 4
+    kind = torch.arange(IMAGES) % 4
     def make(size):
         y, x = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
         waves = torch.stack([torch.sin(x * (0.3 + 0.25 * k) + y * (1.1 - 0.3 * k)) for k in range(4)])
-        return waves[kind][:, None] + 0.5 * torch.randn(PICTURES, 3, size, size, generator=g)
+        return waves[kind][:, None] + 0.5 * torch.randn(IMAGES, 3, size, size, generator=g)
     target, anchor = make(16), make(16)
     focal = torch.stack([make(FOCAL_SIZE) for _ in range(FOCAL_VIEWS)])
     kept_count = math.floor((1 - PATCH_DROP) * PATCHES)
@@ -176,7 +176,7 @@ def run(name, seed, dtype):
     optimizer = torch.optim.AdamW(groups)
     record, out = {key: [] for key in ("loss", "cross_entropy", "me_max", "entropy", "grad_norm", "lr", "wd", "momentum")}, {}
     for step in range(steps):
-        at = torch.arange(step * BATCH, (step + 1) * BATCH) % PICTURES
+        at = torch.arange(step * BATCH, (step + 1) * BATCH) % IMAGES
         with torch.no_grad():
             z_target = target(target_view[at])
         # The full-size anchor loses patches; the focal ones, of another size, are a group of their own and keep theirs.

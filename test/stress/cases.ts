@@ -8,9 +8,9 @@ export type Disturbance = { kind: "none" } | { kind: "abort" | "dispose"; after:
 /** One forward of a case; whole numbers where a choice depends on sizes that are drawn with it. */
 export interface ForwardCase {
   batch: number;
-  /** Patches and left-over pixels of a picture of another size; undefined: the model's own. */
+  /** Patches and left-over pixels of an image of another size; undefined: the model's own. */
   other_size: { rows: number; columns: number; rest: number } | undefined;
-  /** The percentage of patches kept, and whether each picture has its own. */
+  /** The percentage of patches kept, and whether each image has its own. */
   visible: { percent: number; each: boolean } | undefined;
   /** The percentage of patches that the mask token replaces. */
   masked: number | undefined;

@@ -6,7 +6,7 @@ import { type StressReport, stress } from "./stress.ts";
 
 const HELP = `Usage: npm run stress -- [OPTIONS]
 
-Random models, pictures, options, aborts and disposals, several models at once: wrong answers, leaks, hangs?
+Random models, images, options, aborts and disposals, several models at once: wrong answers, leaks, hangs?
 
   --minutes N   how long; default 1
   --seed N      where to begin; default by the clock. It is printed

@@ -2,7 +2,7 @@ import { type ForwardInputs, Tensor, ViTMSNForImageClassification, ViTMSNModel, 
 import { max_difference } from "../support/tensors.ts";
 import { type ForwardCase, make_random, type StressCase } from "./cases.ts";
 
-/** The largest difference of sdpa and eager, and of a batch and its pictures alone, by the largest value where that is above 1. */
+/** The largest difference of sdpa and eager, and of a batch and its images alone, by the largest value where that is above 1. */
 const TOLERANCE = 1e-4;
 
 /** The same for int8, where the least difference of a layer's input may round to the next whole number. */
@@ -128,7 +128,7 @@ async function check_forward(
   const tolerance = plain.dtype === "int8" ? INT8_TOLERANCE : TOLERANCE;
   close_answers(again.answer, by_eager.answer, tolerance, "sdpa and eager");
   check_attentions(again.answer);
-  await check_one_picture(plain, inputs, again.answer, forward.seed % forward.batch, tolerance);
+  await check_one_image(plain, inputs, again.answer, forward.seed % forward.batch, tolerance);
 }
 
 /** The errors that a sound forward may end with. */
@@ -163,17 +163,17 @@ function check_attentions(answer: Answer): void {
   }
 }
 
-/** A picture's answer doesn't depend on the others of its batch. */
-async function check_one_picture(
+/** An image's answer doesn't depend on the others of its batch. */
+async function check_one_image(
   model: Model,
   inputs: Inputs,
   answer: Answer,
-  picture: number,
+  image: number,
   tolerance: number,
 ) {
   const take = <T extends Tensor>({ type, data, dims }: T) => {
     const size = data.length / (dims[0] as number);
-    return new Tensor(type, data.slice(picture * size, (picture + 1) * size), [1, ...dims.slice(1)]);
+    return new Tensor(type, data.slice(image * size, (image + 1) * size), [1, ...dims.slice(1)]);
   };
   const { bool_masked_pos, visible_patches } = inputs;
   const alone = await forward_outcome(model, {
@@ -186,7 +186,7 @@ async function check_one_picture(
         ? take(visible_patches as Tensor)
         : visible_patches,
   });
-  if ("code" in alone) throw new Error(`a picture alone ended with ${alone.code}`);
+  if ("code" in alone) throw new Error(`an image alone ended with ${alone.code}`);
   for (const [name, tensor] of alone.answer) {
     const expected = take(answer.get(name) as Tensor);
     close(

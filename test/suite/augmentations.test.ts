@@ -63,11 +63,11 @@ describe("at random", () => {
     expect(random_grayscale(0)(noise, new Random(1))).toBe(noise);
   });
 
-  test("the same numbers give the same picture; others another", () => {
+  test("the same numbers give the same image; others another", () => {
     const jitter = color_jitter({ brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 });
-    const pictures = times(40, (random) => jitter(noise, random).data.join());
-    expect(times(40, (random) => jitter(noise, random).data.join())).toEqual(pictures);
-    expect(new Set(pictures).size).toBe(40);
+    const images = times(40, (random) => jitter(noise, random).data.join());
+    expect(times(40, (random) => jitter(noise, random).data.join())).toEqual(images);
+    expect(new Set(images).size).toBe(40);
     const blur = random_gaussian_blur(1, [0.1, 2]);
     expect(new Set(times(40, (random) => blur(noise, random).data.join())).size).toBeGreaterThan(30);
   });

@@ -9,9 +9,9 @@ afterEach(() => {
   env.decode = undefined;
 });
 
-const picture = (name: string) => read_file(`test/fixtures/pictures/${name}`);
+const image = (name: string) => read_file(`test/fixtures/pictures/${name}`);
 
-/** A decoder that gives the picture as it is stored, as those of libraries do: for that, the runtime reads it unturned. */
+/** A decoder that gives the image as it is stored, as those of libraries do: for that, the runtime reads it unturned. */
 async function decode_unturned(bytes: Uint8Array): Promise<DecodedPicture> {
   const decode = env.decode;
   env.decode = undefined;
@@ -30,7 +30,7 @@ describe("env.decode", () => {
     "grey.jpg",
     "transparent.webp",
   ])("its pixels are turned upright and get the file's channels: %s", async (name) => {
-    const bytes = await picture(name);
+    const bytes = await image(name);
     const expected = await RawImage.read(bytes);
     const asked: PictureToDecode[] = [];
     env.decode = async (file, about) => {
@@ -49,7 +49,7 @@ describe("env.decode", () => {
   });
 
   test("gives 1 to 4 bytes a pixel", async () => {
-    const bytes = await picture("photo.jpg");
+    const bytes = await image("photo.jpg");
     for (const channels of [1, 2, 3, 4]) {
       env.decode = () => ({ data: new Uint8ClampedArray(6 * channels).fill(7), width: 3, height: 2 });
       expect([...(await RawImage.read(bytes)).data]).toEqual(new Array(18).fill(7));
@@ -78,16 +78,16 @@ describe("env.decode", () => {
     ],
   ])("that %s is a typed error", async (_, decode, code, message) => {
     env.decode = decode as typeof env.decode;
-    const error = await error_of(RawImage.read(await picture("photo.jpg")));
+    const error = await error_of(RawImage.read(await image("photo.jpg")));
     expect(error).toBeInstanceOf(VitMsnError);
     expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
   });
 
-  test("is asked only for what is a picture, and not beyond max_pixels", async () => {
+  test("is asked only for what is an image, and not beyond max_pixels", async () => {
     env.decode = () => {
       throw new Error("asked");
     };
-    const bytes = await picture("photo.jpg");
+    const bytes = await image("photo.jpg");
     expect(await error_of(RawImage.read(new Uint8Array([1, 2, 3])))).toMatchObject({ code: "INVALID_IMAGE" });
     const error = await error_of(RawImage.read(bytes, { max_pixels: 10 }));
     expect(error).toMatchObject({
@@ -102,7 +102,7 @@ describe("env.decode", () => {
       new Promise((_resolve, reject) =>
         signal?.addEventListener("abort", () => reject(new Error("stopped"))),
       );
-    const reading = error_of(RawImage.read(await picture("photo.jpg"), { signal: controller.signal }));
+    const reading = error_of(RawImage.read(await image("photo.jpg"), { signal: controller.signal }));
     controller.abort();
     expect(await reading).toMatchObject({ code: "ABORTED" });
   });

@@ -4,21 +4,21 @@ import { model_files } from "../support/models.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 import { no_webgpu } from "../support/webgpu.ts";
 
-const PICTURES = 1000;
+const IMAGES = 1000;
 const PIXELS = 28 * 28;
 const LABELS = 10;
 const WIDTH = 128;
 
-/** Real held-out pictures, their labels, and what the reference makes of them (models/fashion/README.md). */
+/** Real held-out images, their labels, and what the reference makes of them (models/fashion/README.md). */
 async function read_test_set() {
   const tensors = await read_tensors("models/fashion/test1000.safetensors");
   const pixels = tensors.get("pictures")?.data as Uint8Array;
-  const pictures = Array.from(
-    { length: PICTURES },
+  const images = Array.from(
+    { length: IMAGES },
     (_, i) => new RawImage(pixels.slice(i * PIXELS, (i + 1) * PIXELS), 28, 28, 1),
   );
   return {
-    pictures,
+    images,
     labels: tensors.get("labels")?.data as Int32Array,
     logits: tensors.get("out.logits")?.data as Float32Array,
     cls_before_norm: tensors.get("out.cls_before_norm")?.data as Float32Array,
@@ -29,36 +29,36 @@ function argmax(values: Float32Array): number {
   return values.reduce((best, value, i) => (value > (values[best] as number) ? i : best), 0);
 }
 
-test("a model trained by the reference classifies 1,000 real pictures as there", {
+test("a model trained by the reference classifies 1,000 real images as there", {
   timeout: 120_000,
 }, async () => {
-  const { pictures, labels, logits, cls_before_norm } = await read_test_set();
+  const { images, labels, logits, cls_before_norm } = await read_test_set();
   const { model, processor } = await pipeline("image-classification", await model_files("models/fashion"));
   let correct = 0;
   const batch = 50;
-  for (let start = 0; start < PICTURES; start += batch) {
-    const { pixel_values } = await processor(pictures.slice(start, start + batch));
+  for (let start = 0; start < IMAGES; start += batch) {
+    const { pixel_values } = await processor(images.slice(start, start + batch));
     const output = await model.forward({ pixel_values, output_hidden_states: true });
     const last = output.hidden_states?.at(-1) as Tensor<"float32">;
     const tokens = last.dims[1] as number;
     for (let i = 0; i < batch; i++) {
       const found = output.logits.data.subarray(i * LABELS, (i + 1) * LABELS);
       const expected = logits.subarray((start + i) * LABELS, (start + i + 1) * LABELS);
-      expect(argmax(found), `top-1 of picture ${start + i}`).toBe(argmax(expected));
-      expect(max_difference(found, expected), `logits of picture ${start + i}`).toBeLessThan(1e-4);
+      expect(argmax(found), `top-1 of image ${start + i}`).toBe(argmax(expected));
+      expect(max_difference(found, expected), `logits of image ${start + i}`).toBeLessThan(1e-4);
       const cls = last.data.subarray(i * tokens * WIDTH, i * tokens * WIDTH + WIDTH);
       const expected_cls = cls_before_norm.subarray((start + i) * WIDTH, (start + i + 1) * WIDTH);
-      expect(max_difference(cls, expected_cls), `CLS of picture ${start + i}`).toBeLessThan(1e-4);
+      expect(max_difference(cls, expected_cls), `CLS of image ${start + i}`).toBeLessThan(1e-4);
       if (argmax(found) === labels[start + i]) correct++;
     }
   }
   console.log(
-    `fashion: accuracy ${(correct / PICTURES).toFixed(3)} on ${PICTURES} held-out pictures, top-1 as the reference on all`,
+    `fashion: accuracy ${(correct / IMAGES).toFixed(3)} on ${IMAGES} held-out images, top-1 as the reference on all`,
   );
   await model.dispose();
 });
 
-/** What transformers makes of the same pictures by the model that the package carries (models/fashion_msn/README.md). */
+/** What transformers makes of the same images by the model that the package carries (models/fashion_msn/README.md). */
 const CARRIED = "models/fashion_msn/classifier";
 const CARRIED_LOGITS = "models/fashion_msn/logits1000.safetensors";
 
@@ -70,17 +70,17 @@ test.each([
   "the carried model is right about more of them, in $dtype",
   { timeout: 120_000 },
   async ({ dtype, tolerance, most_changes }) => {
-    const { pictures, labels, logits: earlier } = await read_test_set();
+    const { images, labels, logits: earlier } = await read_test_set();
     const expected = (await read_tensors(CARRIED_LOGITS)).get("out.logits")?.data as Float32Array;
     const classify = await pipeline("image-classification", await model_files(CARRIED), { dtype });
-    const { pixel_values } = await classify.processor(pictures);
+    const { pixel_values } = await classify.processor(images);
     const { logits } = await classify.model.forward({ pixel_values });
     expect(max_difference(logits.data, expected)).toBeLessThan(tolerance);
     const top1 = (values: Float32Array, i: number) => argmax(values.subarray(i * LABELS, (i + 1) * LABELS));
-    const count = (is_so: (i: number) => boolean) => pictures.filter((_, i) => is_so(i)).length;
+    const count = (is_so: (i: number) => boolean) => images.filter((_, i) => is_so(i)).length;
     expect(count((i) => top1(logits.data, i) !== top1(expected, i))).toBeLessThanOrEqual(most_changes);
     const right = count((i) => top1(logits.data, i) === labels[i]);
-    console.log(`fashion: the carried model in ${dtype} is right about ${right} of ${PICTURES}`);
+    console.log(`fashion: the carried model in ${dtype} is right about ${right} of ${IMAGES}`);
     expect(right).toBeGreaterThan(count((i) => top1(earlier, i) === labels[i]));
     await classify.dispose();
   },
@@ -89,53 +89,53 @@ test.each([
 /** Top-1 changes against the float32 reference that rounding may cause. */
 const MOST_CHANGES = 3;
 
-test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 pictures`, {
+test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 images`, {
   timeout: 120_000,
 }, async () => {
-  const { pictures, logits } = await read_test_set();
+  const { images, logits } = await read_test_set();
   const files = await model_files("models/fashion");
   const { model, processor } = await pipeline("image-classification", files, { dtype: "int8" });
   let changes = 0;
   const batch = 50;
-  for (let start = 0; start < PICTURES; start += batch) {
-    const { pixel_values } = await processor(pictures.slice(start, start + batch));
+  for (let start = 0; start < IMAGES; start += batch) {
+    const { pixel_values } = await processor(images.slice(start, start + batch));
     const found = (await model.forward({ pixel_values })).logits.data;
     for (let i = 0; i < batch; i++) {
       const expected = logits.subarray((start + i) * LABELS, (start + i + 1) * LABELS);
       if (argmax(found.subarray(i * LABELS, (i + 1) * LABELS)) !== argmax(expected)) changes++;
     }
   }
-  console.log(`fashion: int8 changes the top-1 of ${changes} pictures of ${PICTURES}`);
+  console.log(`fashion: int8 changes the top-1 of ${changes} images of ${IMAGES}`);
   expect(changes).toBeLessThanOrEqual(MOST_CHANGES);
   await model.dispose();
 });
 
 const in_node = typeof document === "undefined";
 /** Software WebGPU is slow: all of them only where VIT_MSN_ALL_PICTURES=1 asks for it. */
-const GPU_PICTURES = in_node && process.env.VIT_MSN_ALL_PICTURES === "1" ? PICTURES : 50;
+const GPU_IMAGES = in_node && process.env.VIT_MSN_ALL_PICTURES === "1" ? IMAGES : 50;
 
 test.skipIf(!in_node || no_webgpu !== undefined)(
-  `it classifies ${GPU_PICTURES} pictures on WebGPU as the reference does`,
+  `it classifies ${GPU_IMAGES} images on WebGPU as the reference does`,
   { timeout: 600_000 },
   async () => {
-    const { pictures, logits } = await read_test_set();
+    const { images, logits } = await read_test_set();
     const files = await model_files("models/fashion");
     const { model, processor } = await pipeline("image-classification", files, { device: "webgpu" });
     expect(model.device).toBe("webgpu");
     let largest = 0;
     const batch = 50;
-    for (let start = 0; start < GPU_PICTURES; start += batch) {
-      const { pixel_values } = await processor(pictures.slice(start, start + batch));
+    for (let start = 0; start < GPU_IMAGES; start += batch) {
+      const { pixel_values } = await processor(images.slice(start, start + batch));
       const found = (await model.forward({ pixel_values })).logits.data;
       const expected = logits.subarray(start * LABELS, (start + batch) * LABELS);
       for (let i = 0; i < batch; i++) {
         const [a, b] = [found, expected].map((all) => argmax(all.subarray(i * LABELS, (i + 1) * LABELS)));
-        expect(a, `top-1 of picture ${start + i}`).toBe(b);
+        expect(a, `top-1 of image ${start + i}`).toBe(b);
       }
       largest = Math.max(largest, max_difference(found, expected));
     }
     console.log(
-      `fashion: top-1 as the reference on ${GPU_PICTURES} on WebGPU, logits within ${largest.toExponential(1)}`,
+      `fashion: top-1 as the reference on ${GPU_IMAGES} on WebGPU, logits within ${largest.toExponential(1)}`,
     );
     expect(largest).toBeLessThan(1e-4);
     await model.dispose();

@@ -18,8 +18,8 @@ const PIXELS = 28 * 28;
 const WIDTH = 128;
 
 let files: Record<string, Uint8Array>;
-/** Real held-out pictures of ten kinds of clothes, a hundred each, and the reference's CLS before the norm. */
-let pictures: RawImage[];
+/** Real held-out images of ten kinds of clothes, a hundred each, and the reference's CLS before the norm. */
+let images: RawImage[];
 let kinds: Int32Array;
 let cls_before_norm: Float32Array;
 
@@ -29,12 +29,12 @@ beforeAll(async () => {
   const pixels = tensors.get("pictures")?.data as Uint8Array;
   kinds = tensors.get("labels")?.data as Int32Array;
   cls_before_norm = tensors.get("out.cls_before_norm")?.data as Float32Array;
-  pictures = Array.from(kinds, (_, i) => new RawImage(pixels.slice(i * PIXELS, (i + 1) * PIXELS), 28, 28, 1));
+  images = Array.from(kinds, (_, i) => new RawImage(pixels.slice(i * PIXELS, (i + 1) * PIXELS), 28, 28, 1));
 });
 
-/** Pictures [from, to) of a kind. */
+/** Images [from, to) of a kind. */
 function of_kind(kind: number, from: number, to: number): RawImage[] {
-  return pictures.filter((_, i) => kinds[i] === kind).slice(from, to);
+  return images.filter((_, i) => kinds[i] === kind).slice(from, to);
 }
 
 const KINDS = { trouser: 1, bag: 8, boot: 9 } as const;
@@ -43,7 +43,7 @@ function make(options: PipelineOptions = {}) {
   return pipeline("few-shot-image-classification", files, options);
 }
 
-/** Three kinds, four pictures each. */
+/** Three kinds, four images each. */
 async function taught(options: PipelineOptions = {}): Promise<FewShotImageClassificationPipeline> {
   const teach = await make(options);
   for (const [label, kind] of Object.entries(KINDS))
@@ -64,7 +64,7 @@ describe("teaching", () => {
   });
   afterAll(() => teach.dispose());
 
-  test("labels of one's own from four pictures each", async () => {
+  test("labels of one's own from four images each", async () => {
     const progress: number[] = [];
     const report = await teach.fit({ progress_callback: ({ done }) => progress.push(done) });
     expect(report).toMatchObject({
@@ -89,7 +89,7 @@ describe("teaching", () => {
     expect(lists.every((list) => list.length === 1)).toBe(true);
   });
 
-  test("evaluates on other pictures, and each picture by all others", async () => {
+  test("evaluates on other images, and each image by all others", async () => {
     await teach.fit();
     const evaluation = await teach.evaluate(held_out(), { batch_size: 4 });
     expect(evaluation).toMatchObject({ total: 12, labels: ["trouser", "bag", "boot"] });
@@ -126,7 +126,7 @@ describe("teaching", () => {
     expect(scores.reduce((sum, { score }) => sum + score, 0)).toBeCloseTo(1, 12);
   });
 
-  test("k-NN leaves the picture itself out when it is judged by all others", async () => {
+  test("k-NN leaves the image itself out when it is judged by all others", async () => {
     await teach.fit({ method: "knn", k: 1 });
     const own = await teach.leave_one_out();
     expect(own.total).toBe(12);
@@ -137,7 +137,7 @@ describe("teaching", () => {
 });
 
 describe("adding and removing", () => {
-  test("a picture's feature is computed once, whatever is added or removed later", async () => {
+  test("an image's feature is computed once, whatever is added or removed later", async () => {
     const teach = await make();
     let forwards = 0;
     const { get_image_features } = teach.model;
@@ -170,7 +170,7 @@ describe("adding and removing", () => {
   test("features are the reference's, centred and at length 1", async () => {
     const teach = await make();
     const directory = await temporary_directory();
-    await teach.add("any", pictures.slice(0, 3), { batch_size: 3 });
+    await teach.add("any", images.slice(0, 3), { batch_size: 3 });
     await teach.save(directory.target);
     const saved = await directory.read_files();
     const bytes = saved["few_shot.safetensors"] as Uint8Array;
@@ -190,7 +190,7 @@ describe("adding and removing", () => {
     await Promise.all([teach.dispose(), directory.remove()]);
   });
 
-  test("all pictures of a call are added, or none", async () => {
+  test("all images of a call are added, or none", async () => {
     const teach = await make();
     const bad = new Uint8Array([1, 2, 3]);
     const error = await error_of(teach.add("bag", [of_kind(KINDS.bag, 0, 1)[0] as RawImage, bad]));
@@ -260,7 +260,7 @@ describe("refusals", () => {
     await refused(teach.evaluate({}), /no pictures/);
     await refused(teach(boots, { top_k: 0 }), /top_k/);
     expect((await error_of(teach.fit({ signal: AbortSignal.abort() }))).code).toBe("ABORTED");
-    // One picture of a label, left out, can only be wrong.
+    // One image of a label, left out, can only be wrong.
     expect(await teach.leave_one_out()).toMatchObject({ total: 3 });
     await teach.dispose();
   });
@@ -287,8 +287,8 @@ describe("refusals", () => {
     await teach.dispose();
     expect((await adding).code).toBe("DISPOSED");
     for (const call of [
-      () => teach(pictures[0] as RawImage),
-      () => teach.add("bag", pictures[0] as RawImage),
+      () => teach(images[0] as RawImage),
+      () => teach.add("bag", images[0] as RawImage),
       () => teach.fit(),
       () => teach.save("nowhere"),
       () => teach.load({}),
@@ -303,7 +303,7 @@ describe("refusals", () => {
     const teach = await taught();
     const before = teach.model.memory().handles;
     await teach.fit();
-    await teach(pictures.slice(0, 3), { batch_size: 2 });
+    await teach(images.slice(0, 3), { batch_size: 2 });
     await teach.leave_one_out();
     expect(teach.model.memory().handles).toBe(before);
     await teach.dispose();
@@ -325,7 +325,7 @@ describe("save and load", () => {
       expect(again.feature_options).toEqual({ features: "cls", normalize: true });
       expect(again.examples).toEqual(teach.examples);
       expect(again.needs_fit).toBe(false);
-      const some = pictures.slice(0, 5);
+      const some = images.slice(0, 5);
       expect(await again(some)).toEqual(await teach(some));
       expect(await again.leave_one_out()).toEqual(await teach.leave_one_out());
       expect(await again.add("shirt", of_kind(6, 0, 2))).toEqual([12, 13]);
@@ -421,10 +421,10 @@ describe("save and load", () => {
     const integers = Uint8Array.from(as_text.replaceAll('"F32"', '"I32"'), (char) => char.charCodeAt(0));
     const no_floats = await error_of(teach.load({ ...saved, "few_shot.safetensors": integers }));
     expect(no_floats.message).toMatch(/must be float32, but it is I32/);
-    const before = await teach(pictures[0] as RawImage);
+    const before = await teach(images[0] as RawImage);
     for (const [map, code] of damaged)
       expect((await error_of(teach.load(map))).code, JSON.stringify(Object.keys(map))).toBe(code);
-    expect(await teach(pictures[0] as RawImage)).toEqual(before);
+    expect(await teach(images[0] as RawImage)).toEqual(before);
     expect(teach.examples).toHaveLength(12);
     await Promise.all([teach.dispose(), directory.remove()]);
   });
@@ -454,7 +454,7 @@ describe("export_model", () => {
       expect(classify.model).toBeInstanceOf(ViTMSNForImageClassification);
       expect(classify.processor).toBeInstanceOf(ViTImageProcessor);
       expect(classify.model.config.id2label).toEqual({ 0: "trouser", 1: "bag", 2: "boot" });
-      const some = pictures.filter((_, i) => i % 50 === 3);
+      const some = images.filter((_, i) => i % 50 === 3);
       const [own, other] = [await teach(some), await classify(some)];
       for (const [i, list] of own.entries()) {
         expect(other[i]?.map(({ label }) => label)).toEqual(list.map(({ label }) => label));
@@ -506,7 +506,7 @@ describe("export_model", () => {
     const directory = await temporary_directory();
     await teach.export_model(directory.target);
     const classify = await pipeline("image-classification", await directory.read_files());
-    const some = pictures.filter((_, i) => i % 100 === 3);
+    const some = images.filter((_, i) => i % 100 === 3);
     const [own, other] = [await teach(some), await classify(some)];
     for (const [i, list] of own.entries()) {
       for (const [j, { score }] of list.entries()) expect(other[i]?.[j]?.score).toBeCloseTo(score, 4);

@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
-import { difference } from "../support/pictures.ts";
+import { difference } from "../support/images.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/pictures";
@@ -44,7 +44,7 @@ const LOSSLESS: [string, number][] = [
   ["transparent.gif", 4],
 ];
 
-describe("lossless pictures are read as Pillow reads them", () => {
+describe("lossless images are read as Pillow reads them", () => {
   test.each(LOSSLESS)("%s", async (name, channels) => {
     const image = await read(name);
     expect(image.channels).toBe(channels);
@@ -52,13 +52,13 @@ describe("lossless pictures are read as Pillow reads them", () => {
   });
 });
 
-test("a picture of many tiles keeps the colour of its transparent pixels", async () => {
+test("an image of many tiles keeps the colour of its transparent pixels", async () => {
   const image = await read("wide_transparent.png");
   expect([image.width, image.height, image.channels]).toEqual([9000, 2, 4]);
   expect_like_pillow(image, "wide_transparent.png");
 });
 
-describe("lossy pictures are read as Pillow reads them", () => {
+describe("lossy images are read as Pillow reads them", () => {
   // Decoders may round the YCbCr transform and upsample chroma each in their own way.
   test.each([
     ["photo.jpg", 3, 2],
@@ -76,7 +76,7 @@ describe("lossy pictures are read as Pillow reads them", () => {
   });
 });
 
-describe("pictures are turned upright", () => {
+describe("images are turned upright", () => {
   test.each([1, 2, 3, 4, 5, 6, 7, 8])("JPEG with EXIF orientation %i", async (orientation) => {
     const name = `orientation_${orientation}.jpg`;
     expect_like_pillow(await read(name), name, 2);

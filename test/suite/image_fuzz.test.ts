@@ -44,7 +44,7 @@ function change(bytes: Uint8Array, edits: { at: number; bytes: Uint8Array }[], k
   return changed;
 }
 
-async function expect_picture_or_typed_error(bytes: Uint8Array): Promise<void> {
+async function expect_image_or_typed_error(bytes: Uint8Array): Promise<void> {
   try {
     const image = await RawImage.read(bytes, { max_pixels: 1_000_000 });
     expect(image.data.length).toBe(image.width * image.height * image.channels);
@@ -54,7 +54,7 @@ async function expect_picture_or_typed_error(bytes: Uint8Array): Promise<void> {
   }
 }
 
-describe("mutated bytes give a picture or a typed error", () => {
+describe("mutated bytes give an image or a typed error", () => {
   test.each(SOURCES)("%s", { timeout: 3_600_000 }, async (name) => {
     const whole = await read_file(`${FOLDER}/${name}`);
     const keep = fc.oneof(
@@ -62,7 +62,7 @@ describe("mutated bytes give a picture or a typed error", () => {
       fc.double({ min: 0, max: 1, noNaN: true }),
     );
     const property = fc.asyncProperty(fc.array(edit, { maxLength: 6 }), keep, async (edits, part) => {
-      await expect_picture_or_typed_error(change(whole, edits, part));
+      await expect_image_or_typed_error(change(whole, edits, part));
     });
     await fc.assert(property, { numRuns: runs });
   });
@@ -79,14 +79,14 @@ describe("mutated bytes give a picture or a typed error", () => {
     ];
     const start = fc.constantFrom(...signatures).map((text) => Array.from(text, (c) => c.charCodeAt(0)));
     const property = fc.asyncProperty(start, fc.uint8Array({ maxLength: 200 }), async (signature, rest) => {
-      await expect_picture_or_typed_error(Uint8Array.from([...signature, ...rest]));
+      await expect_image_or_typed_error(Uint8Array.from([...signature, ...rest]));
     });
     await fc.assert(property, { numRuns: runs * 2 });
   });
 });
 
 describe("resizing", () => {
-  test("keeps a picture of one colour, whatever the size and filter", () => {
+  test("keeps an image of one colour, whatever the size and filter", () => {
     const side = fc.integer({ min: 1, max: 60 });
     const filter = fc.constantFrom(...(Object.keys(RESAMPLE) as ResampleName[]));
     const property = fc.property(

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { RawImage } from "../../ts/image/raw_image.ts";
-import { difference } from "../support/pictures.ts";
+import { difference } from "../support/images.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 // Tiny files of the kinds that readers disagree on, and what Pillow reads from each (made by make_image_kinds.py).

@@ -3,12 +3,12 @@ import { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import { output_size } from "../../ts/image/output_size.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
-import { difference } from "../support/pictures.ts";
+import { difference } from "../support/images.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/images";
 
-describe("pictures become what the reference makes of them", () => {
+describe("images become what the reference makes of them", () => {
   let expected: Map<string, FixtureTensor>;
   beforeAll(async () => {
     expected = await read_tensors(`${FOLDER}/expected.safetensors`);
@@ -36,7 +36,7 @@ describe("pictures become what the reference makes of them", () => {
     expect(torchvision.max).toBeLessThanOrEqual(2 / 255 / 0.5 + 2 ** -11);
   });
 
-  test("landscape.jpg, whose expected values come from the picture before compression", async () => {
+  test("landscape.jpg, whose expected values come from the image before compression", async () => {
     const processor = new ViTImageProcessor();
     const { pixel_values } = await processor(await read_file(`${FOLDER}/landscape.jpg`));
     const pil = difference(
@@ -47,7 +47,7 @@ describe("pictures become what the reference makes of them", () => {
   });
 });
 
-/** A picture whose pixel i has the value i. */
+/** An image whose pixel i has the value i. */
 function ramp(width: number, height: number, channels: 1 | 3 = 3): RawImage {
   const data = Uint8Array.from({ length: width * height * channels }, (_, i) => i % 256);
   return new RawImage(data, width, height, channels);
@@ -83,7 +83,7 @@ describe("the processor", () => {
     expect(difference(pixel_values.data, exact).max).toBeLessThan(1e-6);
   });
 
-  test("batches pictures of different sizes that end up alike", async () => {
+  test("batches images of different sizes that end up alike", async () => {
     const processor = new ViTImageProcessor({ size: { height: 5, width: 3 } });
     const { pixel_values, original_sizes } = await processor([ramp(4, 9), ramp(20, 2)]);
     expect(pixel_values.dims).toEqual([2, 3, 5, 3]);
@@ -95,7 +95,7 @@ describe("the processor", () => {
     expect(pixel_values.data.slice(45)).toEqual(second.pixel_values.data);
   });
 
-  test("names the picture of a batch that ends up otherwise", async () => {
+  test("names the image of a batch that ends up otherwise", async () => {
     const processor = new ViTImageProcessor({ size: { shortest_edge: 6 } });
     await expect(processor([ramp(4, 9), ramp(20, 2)])).rejects.toMatchObject({
       code: "INVALID_ARGUMENT",
@@ -115,7 +115,7 @@ describe("the processor", () => {
     await expect(processor(image, { image_std: 0 })).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
   });
 
-  test("keeps grey pictures grey for a model of one channel", async () => {
+  test("keeps grey images grey for a model of one channel", async () => {
     const processor = new ViTImageProcessor({ size: 4, image_mean: [0.5], image_std: [0.25] });
     expect(processor.do_convert_rgb).toBe(false);
     const { pixel_values } = await processor(ramp(4, 4, 1));
@@ -126,7 +126,7 @@ describe("the processor", () => {
     });
   });
 
-  test("turns grey and transparent pictures into RGB", async () => {
+  test("turns grey and transparent images into RGB", async () => {
     const processor = new ViTImageProcessor({ do_resize: false, do_normalize: false, do_rescale: false });
     const grey = await processor(new RawImage(Uint8Array.of(9), 1, 1, 1));
     expect([...grey.pixel_values.data]).toEqual([9, 9, 9]);
@@ -138,7 +138,7 @@ describe("the processor", () => {
     await expect(new ViTImageProcessor()([])).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
   });
 
-  test("refuses a picture so narrow that its resized form would be huge or empty", async () => {
+  test("refuses an image so narrow that its resized form would be huge or empty", async () => {
     const huge = new ViTImageProcessor({ size: { shortest_edge: 224 } });
     await expect(huge(ramp(30_000, 1))).rejects.toMatchObject({
       code: "INVALID_IMAGE",
@@ -159,7 +159,7 @@ describe("the processor", () => {
 });
 
 // As transformers 5.23's get_size_with_aspect_ratio, get_resize_output_image_size and
-// get_image_size_for_max_height_width give them; pictures are [height, width].
+// get_image_size_for_max_height_width give them; images are [height, width].
 const SIZES: [Parameters<typeof output_size>[0], [number, number], [number, number]][] = [
   [{ shortest_edge: 224 }, [480, 640], [224, 298]],
   [{ shortest_edge: 224, longest_edge: 300 }, [480, 640], [224, 298]],

@@ -109,7 +109,7 @@ describe("a URL that can't be read", () => {
     await expect(RawImage.read(url)).rejects.toMatchObject({ code: "NETWORK" });
   });
 
-  test("an HTML page instead of a picture is named", async () => {
+  test("an HTML page instead of an image is named", async () => {
     answer_with(() => new Response("<!DOCTYPE html><html><body>Not found</body></html>"));
     await expect(RawImage.read(url)).rejects.toMatchObject({
       code: "INVALID_IMAGE",
@@ -171,7 +171,7 @@ test.each([
   expect(JSON.stringify([error.message, error.details]).length).toBeLessThan(600);
 });
 
-describe("what is no picture is refused by name", () => {
+describe("what is no image is refused by name", () => {
   test.each<[string, Uint8Array, RegExp]>([
     ["nothing", new Uint8Array(0), /empty \(0 bytes\)/],
     ["noise", Uint8Array.of(1, 2, 3, 250), /data of unknown kind, not/],
@@ -216,7 +216,7 @@ describe("what is no picture is refused by name", () => {
       /an SVG drawing/,
     ],
     ["an SVG drawing with a prolog", text('<?xml version="1.0"?><svg width="1"/>'), /an SVG drawing/],
-    ["a HEIC picture", text("\0\0\0\x18ftypheic\0\0\0\0mif1heic"), /a HEIC image/],
+    ["a HEIC image", text("\0\0\0\x18ftypheic\0\0\0\0mif1heic"), /a HEIC image/],
     ["JPEG XL", Uint8Array.of(0xff, 0x0a, 0, 0), /a JPEG XL image/],
     ["an icon", Uint8Array.of(0, 0, 1, 0, 1, 0), /a Windows icon/],
     [

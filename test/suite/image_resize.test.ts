@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { RESAMPLE, type ResampleName } from "../../ts/image/resize.ts";
 import { read_file } from "../support/files.ts";
-import { difference } from "../support/pictures.ts";
+import { difference } from "../support/images.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/pictures";
@@ -41,7 +41,7 @@ describe("RawImage", () => {
     expect(image.resize(9, 8, { resample: 3 })).not.toEqual(bilinear);
   });
 
-  test("leaves the picture as it is when the size stays", async () => {
+  test("leaves the image as it is when the size stays", async () => {
     const image = await read("rgb.png");
     expect(image.resize(image.width, image.height).data).toEqual(image.data);
   });
@@ -78,7 +78,7 @@ describe("RawImage", () => {
     expect(() => image.crop([1, 1, 4, 2])).toThrowError(/within 4×3/);
   });
 
-  test("crops the centre and pads with zeros where the picture is too small", () => {
+  test("crops the centre and pads with zeros where the image is too small", () => {
     const image = new RawImage(Uint8Array.of(1, 2, 3, 4, 5, 6), 3, 2, 1);
     expect([...image.center_crop(1, 2).data]).toEqual([2, 5]);
     expect([...image.center_crop(2, 4).data]).toEqual([0, 0, 1, 2, 4, 5, 0, 0]);

@@ -34,7 +34,7 @@ async function read_features() {
   return { labels, feature };
 }
 
-/** The first `shots` pictures of each class, class by class. */
+/** The first `shots` images of each class, class by class. */
 async function first_of_each(shots: number, num_classes: number) {
   const { labels, feature } = await read_features();
   const indices = Array.from({ length: num_classes }, (_, c) =>
@@ -93,7 +93,7 @@ describe("logistic regression", () => {
     },
   );
 
-  test("where pictures are fewer than features, the basis of their span gives the same optimum", async () => {
+  test("where images are fewer than features, the basis of their span gives the same optimum", async () => {
     const { rows, classes } = await first_of_each(3, 10);
     const design = make_design(rows);
     expect(design.rows.size).toBe(30);
@@ -189,7 +189,7 @@ describe("logistic regression", () => {
 });
 
 describe("cross-validation", () => {
-  test("judges every penalty on every picture, in folds as many as the smallest class allows", async () => {
+  test("judges every penalty on every image, in folds as many as the smallest class allows", async () => {
     const { rows, classes } = await first_of_each(4, 3);
     const labels = ["a", "b", "c"];
     const progress: number[] = [];

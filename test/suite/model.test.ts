@@ -71,7 +71,7 @@ describe("forward", () => {
     await model.dispose();
   });
 
-  test("gives a batch what it gives each picture", async () => {
+  test("gives a batch what it gives each image", async () => {
     const model = await ViTMSNForImageClassification.from_config({ ...TINY, image_size: 20 });
     const batch = pixels([3, 3, 20, 20]);
     const { logits } = await model.forward({ pixel_values: batch });
@@ -198,7 +198,7 @@ describe("losses", () => {
     }
   });
 
-  test("-100 leaves a picture out of the mean", async () => {
+  test("-100 leaves an image out of the mean", async () => {
     const model = await ViTMSNForImageClassification.from_config(TINY);
     const pixel_values = pixels([2, 3, 8, 8]);
     const first = new Tensor("float32", pixel_values.data.slice(0, 192), [1, 3, 8, 8]);

@@ -26,7 +26,7 @@ describe("image-classification", () => {
   });
   afterAll(() => classify.dispose());
 
-  test("one picture gives the five likeliest classes, best first", async () => {
+  test("one image gives the five likeliest classes, best first", async () => {
     const results = await classify(boot);
     expect(results).toHaveLength(5);
     expect(results[0]?.label).toBe("Ankle boot");
@@ -81,19 +81,19 @@ describe("image-classification", () => {
   });
 
   test("unset, scores follow the problem: none for regression, sigmoid for several labels, else softmax", async () => {
-    const picture = new RawImage(new Uint8Array(32 * 32 * 3).fill(128), 32, 32, 3);
+    const image = new RawImage(new Uint8Array(32 * 32 * 3).fill(128), 32, 32, 3);
     for (const [name, function_to_apply] of [
       ["regression", "none"],
       ["multi_label", "sigmoid"],
       ["tiny", "softmax"],
     ] as const) {
       const other = await pipeline("image-classification", await fixture_files(name));
-      expect(await other(picture)).toEqual(await other(picture, { function_to_apply }));
+      expect(await other(image)).toEqual(await other(image, { function_to_apply }));
       await other.dispose();
     }
   });
 
-  test("a picture that is none is an error, and the pipeline goes on", async () => {
+  test("an image that is none is an error, and the pipeline goes on", async () => {
     const page = new TextEncoder().encode("<!doctype html><title>404</title>");
     expect((await error_of(classify(page))).code).toBe("INVALID_IMAGE");
     expect((await error_of(classify([boot, boot.slice(0, 100)]))).code).toBe("INVALID_IMAGE");
@@ -105,9 +105,9 @@ describe("image-classification", () => {
     expect((await error_of(classify(boot, { signal: AbortSignal.abort() }))).code).toBe("ABORTED");
   });
 
-  test("a processor whose pictures don't fit the model is refused before any is read", async () => {
+  test("a processor whose images don't fit the model is refused before any is read", async () => {
     const { model } = classify;
-    const unread = "there/is/no/such/picture.png";
+    const unread = "there/is/no/such/image.png";
     for (const settings of [
       { size: { height: 8192, width: 8192 } },
       { size: { shortest_edge: 8192 }, do_center_crop: true, crop_size: { height: 8192, width: 8192 } },
@@ -131,29 +131,29 @@ describe("image-classification", () => {
 
 describe("image-feature-extraction", () => {
   let embed: ImageFeatureExtractionPipeline;
-  let pictures: Uint8Array[];
+  let images: Uint8Array[];
 
   beforeAll(async () => {
     embed = await pipeline("image-feature-extraction", await model_files("models/fashion"), { pool: true });
-    pictures = [await read_file(BOOT), await read_file(BAG)];
+    images = [await read_file(BOOT), await read_file(BAG)];
   });
   afterAll(() => embed.dispose());
 
-  test("pool: one embedding a picture, the CLS token of last_hidden_state", async () => {
+  test("pool: one embedding an image, the CLS token of last_hidden_state", async () => {
     expect(embed.model).toBeInstanceOf(ViTMSNModel);
-    const pooled = await embed(pictures);
-    const tokens = await embed(pictures, { pool: false, batch_size: 2 });
+    const pooled = await embed(images);
+    const tokens = await embed(images, { pool: false, batch_size: 2 });
     expect([pooled.dims, tokens.dims]).toEqual([
       [2, 128],
       [2, 50, 128],
     ]);
     expect(Array.from(pooled.data.subarray(0, 128))).toEqual(Array.from(tokens.data.subarray(0, 128)));
-    expect(await embed(pictures, { pool: "cls" })).toEqual(pooled);
+    expect(await embed(images, { pool: "cls" })).toEqual(pooled);
   });
 
   test('pool: "mean" is the mean of the patch tokens', async () => {
-    const mean = await embed(pictures[0] as Uint8Array, { pool: "mean" });
-    const tokens = await embed(pictures[0] as Uint8Array, { pool: false });
+    const mean = await embed(images[0] as Uint8Array, { pool: "mean" });
+    const tokens = await embed(images[0] as Uint8Array, { pool: false });
     for (let column = 0; column < 128; column++) {
       let sum = 0;
       for (let token = 1; token < 50; token++) sum += tokens.data[token * 128 + column] as number;
@@ -163,7 +163,7 @@ describe("image-feature-extraction", () => {
 
   test("refuses an empty list and an unknown pool", async () => {
     expect((await error_of(embed([]))).code).toBe("INVALID_ARGUMENT");
-    expect((await error_of(embed(pictures, { pool: "max" as never }))).message).toContain("pool");
+    expect((await error_of(embed(images, { pool: "max" as never }))).message).toContain("pool");
   });
 });
 

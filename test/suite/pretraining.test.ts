@@ -52,11 +52,11 @@ afterEach(() => {
   env.warn = warn;
 });
 
-/** Grey pictures of waves, as one tensor. */
+/** Grey images of waves, as one tensor. */
 function pixels(count: number, side = 20): Tensor<"uint8"> {
   const data = Uint8Array.from({ length: count * side * side }, (_, i) => {
-    const [picture, y, x] = [Math.floor(i / side ** 2), Math.floor(i / side) % side, i % side];
-    return 128 + 120 * Math.sin(x * (0.2 + (picture % 4) * 0.3) + y * 0.5 + picture);
+    const [image, y, x] = [Math.floor(i / side ** 2), Math.floor(i / side) % side, i % side];
+    return 128 + 120 * Math.sin(x * (0.2 + (image % 4) * 0.3) + y * 0.5 + image);
   });
   return new Tensor("uint8", data, [count, 1, side, side]);
 }
@@ -176,7 +176,7 @@ describe("views", () => {
     1,
   );
 
-  test("each kind has its number and size, and every picture its own random numbers", async () => {
+  test("each kind has its number and size, and every image its own random numbers", async () => {
     const collate = await collator_of({ rand_views: 2, focal_views: 3 });
     const views = await collate(drawn(4, grey), context);
     expect(views?.target.dims).toEqual([4, 3, 16, 16]);
@@ -190,7 +190,7 @@ describe("views", () => {
     expect(new Set(all).size).toBe(24);
   });
 
-  test("without augmentation a view is the picture, normalised", async () => {
+  test("without augmentation a view is the image, normalised", async () => {
     const collate = await collator_of({
       rand_crop_scale: [1, 1],
       crop_ratio: [1, 1],
@@ -205,7 +205,7 @@ describe("views", () => {
     expect(max_difference(target?.subarray(0, 768) ?? [], pixel_values.data)).toBe(0);
   });
 
-  test("grey models see one channel, also of coloured pictures", async () => {
+  test("grey models see one channel, also of coloured images", async () => {
     const collate = await collator_of({}, 1);
     const colour = new RawImage(
       Uint8Array.from({ length: 1200 }, (_, i) => (i * 7) % 256),
@@ -216,7 +216,7 @@ describe("views", () => {
     expect((await collate(drawn(2, colour), context))?.target.dims).toEqual([2, 1, 16, 16]);
   });
 
-  test("pictures that are normalised already are refused", async () => {
+  test("images that are normalised already are refused", async () => {
     const values = new Tensor("float32", new Float32Array(4 * 3 * 256), [4, 3, 16, 16]);
     const pretrainer = await new_pretrainer({
       args: { per_device_train_batch_size: 2 },
@@ -230,7 +230,7 @@ describe("views", () => {
     await pretrainer.model.dispose();
   });
 
-  test("a picture that can't be read is named, or left out", async () => {
+  test("an image that can't be read is named, or left out", async () => {
     const broken = new Blob([new Uint8Array([1, 2, 3])]);
     const data = [{ image: broken }, ...Array.from({ length: 7 }, () => ({ image: grey }))];
     const args = { per_device_train_batch_size: 8 };
@@ -549,7 +549,7 @@ describe("MSN's own checkpoints", () => {
         await model.dispose();
       }
     };
-    // Twenty pictures in batches of six: three steps an epoch.
+    // Twenty images in batches of six: three steps an epoch.
     expect(await run({ num_train_epochs: 4 })).toBe(12);
     expect((await error_of(run({ num_train_epochs: 3 }))).message).toMatch(/has seen 3/);
     await checkpoint.dispose();
@@ -592,7 +592,7 @@ describe("MSN's own checkpoints", () => {
   });
 });
 
-test("a folder gives all its pictures, at any depth", async () => {
+test("a folder gives all its images, at any depth", async () => {
   const directory = await temporary_directory();
   const png = await read_file("models/fashion/pictures/0_T-shirt_top.png").catch(
     () => new Uint8Array([137, 80]),

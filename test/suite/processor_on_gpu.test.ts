@@ -30,7 +30,7 @@ const CONFIG = {
   num_labels: 3,
 };
 
-/** A picture of noise. */
+/** An image of noise. */
 function noise(width: number, height: number, channels: 1 | 2 | 3 | 4): RawImage {
   let state = 7;
   const data = Uint8Array.from({ length: width * height * channels }, () => {
@@ -87,7 +87,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
 
   test.each<[string, ImageProcessorOptions]>([
     ["a centre crop", { size: { shortest_edge: 40 }, do_center_crop: true, crop_size: 32 }],
-    ["a crop beyond the picture", { size: 20, do_center_crop: true, crop_size: [33, 27] }],
+    ["a crop beyond the image", { size: 20, do_center_crop: true, crop_size: [33, 27] }],
     ["no resize", { do_resize: false }],
     ["no values but bytes", { size: 16, do_rescale: false, do_normalize: false }],
     ["its own mean and deviation", { size: 16, image_mean: [0.1, 0.5, 0.9], image_std: [0.2, 0.3, 2] }],
@@ -96,7 +96,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
     await expect_same(noise(57, 41, 3), settings);
   });
 
-  test.each([1, 2, 3, 4] as const)("takes pictures of %i channels", async (channels) => {
+  test.each([1, 2, 3, 4] as const)("takes images of %i channels", async (channels) => {
     await expect_same([noise(37, 21, channels), noise(22, 50, channels)], { size: 16 });
   });
 
@@ -234,8 +234,8 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
       const processor = new ViTImageProcessor({ size: 32 });
       const { data, width, height } = opaque();
       const expected = await processor(new RawImage(data, width, height, 4));
-      const picture = await make();
-      const { pixel_values, original_sizes } = await processor(picture, { device: model });
+      const image = await make();
+      const { pixel_values, original_sizes } = await processor(image, { device: model });
       expect(pixel_values).toBeInstanceOf(DeviceTensor);
       expect(original_sizes).toEqual([[60, 45]]);
       expect(await pixel_values.getData()).toEqual(expected.pixel_values.data);

@@ -32,8 +32,8 @@ afterEach(() => {
   env.warn = warn;
 });
 
-/** Pictures of three kinds that a small model can tell apart. */
-function pictures(count: number): (Example & { pixel_values: Tensor<"float32">; label: number })[] {
+/** Images of three kinds that a small model can tell apart. */
+function images(count: number): (Example & { pixel_values: Tensor<"float32">; label: number })[] {
   return Array.from({ length: count }, (_, i) => {
     const label = i % 3;
     const values = Float32Array.from(
@@ -126,10 +126,10 @@ describe("learning", () => {
     { optim: "adamw_torch", learning_rate: 0.01 },
     { optim: "sgd", learning_rate: 0.1, nesterov: true },
     { optim: "lars", learning_rate: 0.1, lars_trust_coefficient: 0.1 },
-  ] as const)("%o tells three kinds of pictures apart", async (options) => {
+  ] as const)("%o tells three kinds of images apart", async (options) => {
     const model = await new_model();
     const before = model.memory();
-    const train_dataset = pictures(24);
+    const train_dataset = images(24);
     const trainer = new Trainer({
       model,
       train_dataset,
@@ -151,7 +151,7 @@ describe("learning", () => {
     { optim: "sgd", learning_rate: 0.1, momentum: 0 },
     { optim: "adamw_torch", learning_rate: 0.01, weight_decay: 0.1 },
   ] as const)("three steps of %o are those of its definition", async (options) => {
-    const train_dataset = pictures(4);
+    const train_dataset = images(4);
     const pixels = train_dataset.flatMap(({ pixel_values }) => [...pixel_values.data]);
     const inputs = {
       pixel_values: new Tensor("float32", pixels, [4, 3, 8, 8]),
@@ -229,7 +229,7 @@ describe("learning", () => {
       const model = await new_model(config);
       const trainer = new Trainer({
         model,
-        train_dataset: pictures(10),
+        train_dataset: images(10),
         args: { ...ARGS, max_steps: 6, ...args },
       });
       await trainer.train();
@@ -260,7 +260,7 @@ describe("learning", () => {
       const model = await new_model();
       const trainer = new Trainer({
         model,
-        train_dataset: pictures(24),
+        train_dataset: images(24),
         args: { ...ARGS, max_steps: 5, ...args },
       });
       await trainer.train();
@@ -274,7 +274,7 @@ describe("learning", () => {
 
   test.each(["float16", "bfloat16"] as const)("a %s model learns, and is what it saves", async (dtype) => {
     const model = await new_model({}, { dtype });
-    const train_dataset = pictures(24);
+    const train_dataset = images(24);
     const trainer = new Trainer({
       model,
       train_dataset,
@@ -287,7 +287,7 @@ describe("learning", () => {
     const again = await ViTMSNForImageClassification.from_pretrained(await directory.read_files(), { dtype });
     const pixel_values = new Tensor(
       "float32",
-      (pictures(1)[0] as Example & { pixel_values: Tensor<"float32"> }).pixel_values.data,
+      (images(1)[0] as Example & { pixel_values: Tensor<"float32"> }).pixel_values.data,
       [1, 3, 8, 8],
     );
     expect((await again.forward({ pixel_values })).logits).toEqual(
@@ -300,7 +300,7 @@ describe("learning", () => {
     const model = await new_model();
     const before = await weights_of(model);
     const args = { ...ARGS, max_steps: 3, freeze_layers: 1, weight_decay: 0.1 };
-    await new Trainer({ model, train_dataset: pictures(8), args }).train();
+    await new Trainer({ model, train_dataset: images(8), args }).train();
     const after = await weights_of(model);
     const length = new DataView(before.buffer, before.byteOffset).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(before.subarray(8, 8 + length)));
@@ -319,7 +319,7 @@ describe("learning", () => {
     const moved = async (layer_decay: number) => {
       const trainer = new Trainer({
         model,
-        train_dataset: pictures(8),
+        train_dataset: images(8),
         args: { ...ARGS, max_steps: 1, layer_decay, optim: "sgd", lr_scheduler_type: "constant" },
       });
       await trainer.train();
@@ -337,7 +337,7 @@ describe("learning", () => {
       [{ num_labels: 1, problem_type: "regression" }, (i: number) => (i % 3) / 2],
     ] as const) {
       const model = await new_model(config);
-      const train_dataset = pictures(12).map((example, i) => ({ ...example, label: label(i) }));
+      const train_dataset = images(12).map((example, i) => ({ ...example, label: label(i) }));
       const trainer = new Trainer({ model, train_dataset, args: { ...ARGS, num_train_epochs: 15 } });
       await trainer.train();
       const [first, last] = [losses(trainer)[0] as number, losses(trainer).at(-1) as number];
@@ -351,7 +351,7 @@ describe("learning", () => {
 
   test("a loss that isn't finite stops it, names the step and leaves the model as it was", async () => {
     const model = await new_model();
-    const train_dataset = pictures(8);
+    const train_dataset = images(8);
     const args = { ...ARGS, optim: "sgd", learning_rate: 1e5, max_grad_norm: 0, max_steps: 50 } as const;
     const error = await error_of(new Trainer({ model, train_dataset, args }).train());
     expect(error.code).toBe("DIVERGED");
@@ -370,7 +370,7 @@ describe("learning", () => {
 describe("data", () => {
   test("a stream, tensors, labels by name, and labels left out", async () => {
     const model = await new_model({ id2label: { 0: "a", 1: "b", 2: "c" }, num_labels: 3 });
-    const examples = pictures(9);
+    const examples = images(9);
     const named = examples.map(({ pixel_values, label }) => ({
       pixel_values,
       label: "abc"[label] as string,
@@ -435,7 +435,7 @@ describe("data", () => {
     await model.dispose();
   });
 
-  test("a picture that can't be read stops it by name, or is left out with a warning", async () => {
+  test("an image that can't be read stops it by name, or is left out with a warning", async () => {
     const model = await new_model();
     const image_processor = new ViTImageProcessor({ size: 8 });
     const sound = new RawImage(new Uint8Array(192).fill(9), 8, 8, 3);
@@ -464,8 +464,8 @@ describe("evaluation and callbacks", () => {
     const note = (name: string) => () => void seen.push(name);
     const trainer = new Trainer({
       model,
-      train_dataset: pictures(6),
-      eval_dataset: pictures(5),
+      train_dataset: images(6),
+      eval_dataset: images(5),
       args: { ...ARGS, per_device_eval_batch_size: 2, num_train_epochs: 1, eval_strategy: "epoch" },
       compute_metrics: ({ predictions, label_ids }) => ({
         rows: predictions.dims[0] as number,
@@ -499,11 +499,11 @@ describe("evaluation and callbacks", () => {
       epoch: 1,
       step: 2,
     });
-    const { predictions, label_ids, metrics } = await trainer.predict(pictures(5));
+    const { predictions, label_ids, metrics } = await trainer.predict(images(5));
     expect(predictions.dims).toEqual([5, 3]);
     expect(label_ids?.tolist()).toEqual([0, 1, 2, 0, 1]);
     expect(metrics.test_rows).toBe(5);
-    const unlabelled = await trainer.predict(pictures(2).map(({ pixel_values }) => ({ pixel_values })));
+    const unlabelled = await trainer.predict(images(2).map(({ pixel_values }) => ({ pixel_values })));
     expect([unlabelled.label_ids, unlabelled.metrics.test_loss]).toEqual([undefined, undefined]);
     await model.dispose();
   });
@@ -515,8 +515,8 @@ describe("evaluation and callbacks", () => {
     const metric = [3, 1, 2, 2];
     const trainer = new Trainer({
       model,
-      train_dataset: pictures(8),
-      eval_dataset: pictures(3),
+      train_dataset: images(8),
+      eval_dataset: images(3),
       args: {
         ...ARGS,
         output_dir: directory.target,
@@ -554,7 +554,7 @@ describe("evaluation and callbacks", () => {
     const { handles } = model.memory();
     const controller = new AbortController();
     const callbacks = [{ on_step_end: () => controller.abort() }];
-    const trainer = new Trainer({ model, train_dataset: pictures(8), args: ARGS, callbacks });
+    const trainer = new Trainer({ model, train_dataset: images(8), args: ARGS, callbacks });
     expect((await error_of(trainer.train({ signal: controller.signal }))).code).toBe("ABORTED");
     expect(model.memory().handles).toBe(handles);
     expect((await error_of(trainer.train({ signal: AbortSignal.abort() }))).code).toBe("ABORTED");
@@ -563,7 +563,7 @@ describe("evaluation and callbacks", () => {
 
   test("it trains once at a time", async () => {
     const model = await new_model();
-    const trainer = new Trainer({ model, train_dataset: pictures(8), args: { ...ARGS, max_steps: 2 } });
+    const trainer = new Trainer({ model, train_dataset: images(8), args: { ...ARGS, max_steps: 2 } });
     const first = trainer.train();
     expect((await error_of(trainer.train())).message).toMatch(/training already/);
     await first;
@@ -597,8 +597,8 @@ describe("checkpoints", () => {
         const model = await new_model({ hidden_dropout_prob: 0.1 }, { dtype });
         const trainer = new Trainer({
           model,
-          train_dataset: pictures(22),
-          eval_dataset: pictures(5),
+          train_dataset: images(22),
+          eval_dataset: images(5),
           args: { ...args, output_dir },
           callbacks: [
             {
@@ -651,7 +651,7 @@ describe("checkpoints", () => {
     const args = { ...ARGS, max_steps: 3, save_steps: 1, output_dir: directory.target };
     const run = async (resume_from_checkpoint: boolean | string) => {
       const model = await new_model();
-      const trainer = new Trainer({ model, train_dataset: pictures(8), args });
+      const trainer = new Trainer({ model, train_dataset: images(8), args });
       try {
         await trainer.train({ resume_from_checkpoint });
         return losses(trainer);
@@ -689,7 +689,7 @@ describe("checkpoints", () => {
       load_best_model_at_end: true,
     };
     const model = await new_model();
-    const data = pictures(8);
+    const data = images(8);
     const trainer = new Trainer({ model, train_dataset: data, eval_dataset: data, args });
     await trainer.train();
     for (const damage of [
@@ -724,11 +724,11 @@ describe("checkpoints", () => {
     const directory = await temporary_directory();
     const args = { ...ARGS, max_steps: 2, save_steps: 2, output_dir: directory.target };
     const model = await new_model();
-    await new Trainer({ model, train_dataset: pictures(8), args }).train();
+    await new Trainer({ model, train_dataset: images(8), args }).train();
     const resume = (options: TrainingOptions, changed_options?: "error", count = 8) =>
       new Trainer({
         model,
-        train_dataset: pictures(count),
+        train_dataset: images(count),
         args: { ...args, max_steps: 3, ...options },
       }).train({
         resume_from_checkpoint: "checkpoint-2",
@@ -760,15 +760,15 @@ describe("checkpoints", () => {
     const directory = await temporary_directory();
     const args = { ...ARGS, max_steps: 2, save_steps: 2, output_dir: directory.target };
     const model = await new_model();
-    await new Trainer({ model, train_dataset: pictures(8), args }).train();
+    await new Trainer({ model, train_dataset: images(8), args }).train();
     const other = await new_model({ num_hidden_layers: 3 });
     const before = await weights_of(other);
-    const wrong = new Trainer({ model: other, train_dataset: pictures(8), args });
+    const wrong = new Trainer({ model: other, train_dataset: images(8), args });
     expect((await error_of(wrong.train({ resume_from_checkpoint: true }))).code).toBe("CHECKPOINT_MISMATCH");
     expect(await weights_of(other)).toEqual(before);
     const sgd = new Trainer({
       model,
-      train_dataset: pictures(8),
+      train_dataset: images(8),
       args: { ...args, optim: "sgd", max_steps: 3 },
     });
     expect((await error_of(sgd.train({ resume_from_checkpoint: true }))).message).toMatch(/optim/);
@@ -779,7 +779,7 @@ describe("checkpoints", () => {
     const directory = await temporary_directory();
     const model = await new_model();
     const args = { ...ARGS, max_steps: 1, output_dir: directory.target };
-    const { global_step } = await new Trainer({ model, train_dataset: pictures(8), args }).train({
+    const { global_step } = await new Trainer({ model, train_dataset: images(8), args }).train({
       resume_from_checkpoint: true,
     });
     expect(global_step).toBe(1);

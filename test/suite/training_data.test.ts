@@ -23,7 +23,7 @@ function grid(width: number, height: number): RawImage {
 }
 
 describe("augmentation", () => {
-  test("a crop's area and shape are the reference's, and it lies in the picture", () => {
+  test("a crop's area and shape are the reference's, and it lies in the image", () => {
     const [width, height] = [90, 60];
     const areas: number[] = [];
     for (let i = 0; i < 600; i++) {
@@ -45,14 +45,14 @@ describe("augmentation", () => {
     expect(Math.abs(mean - 0.397)).toBeLessThan((4 * 0.194) / Math.sqrt(areas.length));
   });
 
-  test("a picture that no crop fits gives its middle", () => {
+  test("an image that no crop fits gives its middle", () => {
     const transform = random_resized_crop([4, 4], { scale: [0.9, 1], ratio: [3 / 4, 4 / 3], resample: 0 });
     const cropped = transform(grid(200, 12), new Random(1));
     expect(cropped.data[0]).toBeGreaterThan(90);
     expect(cropped.data.at(-3)).toBeLessThan(110);
   });
 
-  test("a flip mirrors half of the pictures", () => {
+  test("a flip mirrors half of the images", () => {
     const image = grid(5, 3);
     expect([...mirror(image).data.subarray(0, 3)]).toEqual([4, 0, 7]);
     expect(mirror(mirror(image)).data).toEqual(image.data);
@@ -64,7 +64,7 @@ describe("augmentation", () => {
     expect(flips.filter(Boolean).length).toBeLessThan(560);
   });
 
-  test("the same seed gives the same picture", () => {
+  test("the same seed gives the same image", () => {
     const transform = compose(random_resized_crop([16, 16]), random_horizontal_flip());
     const [a, b, c] = [1, 1, 2].map((seed) => transform(grid(64, 48), new Random(seed, 5)));
     expect(a?.data).toEqual(b?.data);
@@ -82,18 +82,18 @@ describe("augmentation", () => {
     const shortest = new ViTImageProcessor({ size: { shortest_edge: 15 }, resample: 0 });
     const cropped = reference_transforms(shortest).eval(image, random);
     expect(cropped.size).toEqual([15, 15]);
-    // 30 wide after the resize: columns 7.5, rounded to 8, to 23, each from the middle of three of the picture's.
+    // 30 wide after the resize: columns 7.5, rounded to 8, to 23, each from the middle of three of the image's.
     expect([cropped.data[0], cropped.data.at(-3)]).toEqual([25, 67]);
   });
 });
 
-describe("a folder of pictures by class", () => {
+describe("a folder of images by class", () => {
   const warn = env.warn;
   let directory: TemporaryDirectory;
   beforeEach(async () => {
     env.warn = vi.fn();
     directory = await temporary_directory();
-    const picture = await read_file("models/fashion/pictures/8-bag.png");
+    const image = await read_file("models/fashion/pictures/8-bag.png");
     for (const path of [
       "cat/1.png",
       "cat/deep/er/2.PNG",
@@ -102,7 +102,7 @@ describe("a folder of pictures by class", () => {
       "ant/.hidden.png",
       ".git/4.png",
     ]) {
-      await directory.write(path, picture);
+      await directory.write(path, image);
     }
   });
   afterEach(async () => {
@@ -110,7 +110,7 @@ describe("a folder of pictures by class", () => {
     await directory.remove();
   });
 
-  test("classes are its folders, sorted; pictures lie at any depth", async () => {
+  test("classes are its folders, sorted; images lie at any depth", async () => {
     const folder = await ImageFolder.open(directory.target);
     expect(folder.classes).toEqual(["ant", "cat"]);
     expect(folder.examples.map(({ label }) => label)).toEqual(["ant", "cat", "cat"]);
@@ -118,7 +118,7 @@ describe("a folder of pictures by class", () => {
     expect((await RawImage.read(image as string | File)).size).toEqual([28, 28]);
   });
 
-  test("a class without pictures is an error by name, or left out", async () => {
+  test("a class without images is an error by name, or left out", async () => {
     await directory.write("bee/readme.md", new Uint8Array(1));
     const error = await error_of(ImageFolder.open(directory.target));
     expect([error.code, error.message]).toEqual(["INVALID_ARGUMENT", expect.stringMatching(/class bee/)]);

@@ -38,7 +38,7 @@ async function reference() {
   return { tensors, values, examples };
 }
 
-/** The pictures in the reference's order, for ever. */
+/** The images in the reference's order, for ever. */
 async function* round_and_round(examples: readonly Example[]): AsyncGenerator<Example> {
   for (;;) yield* examples;
 }
@@ -65,7 +65,7 @@ test.each([
       ] as const)
     : []),
 ] as const)(
-  "sixty steps follow the reference's: $attn_implementation, $batch pictures at a time, $device, worker: $worker",
+  "sixty steps follow the reference's: $attn_implementation, $batch images at a time, $device, worker: $worker",
   // Software WebGPU takes half a second a step.
   { timeout: 180_000 },
   async ({ attn_implementation, batch, gradient_checkpointing, device, worker }) => {

@@ -49,10 +49,10 @@ describe("visible_patches", () => {
       });
       expect(last_hidden_state.dims).toEqual([2, 4, 16]);
       const seen = hidden_states?.[0]?.data as Float32Array;
-      visible_patches.forEach((patches, picture) => {
+      visible_patches.forEach((patches, image) => {
         [-1, ...patches].forEach((patch, token) => {
-          const at = (picture * 4 + token) * 16;
-          const from = (picture * (PATCHES + 1) + patch + 1) * 16;
+          const at = (image * 4 + token) * 16;
+          const from = (image * (PATCHES + 1) + patch + 1) * 16;
           expect(seen.subarray(at, at + 16)).toEqual(whole?.data.subarray(from, from + 16));
         });
       });

@@ -225,7 +225,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
 
   test("refuses what the device can't hold by a typed error, and goes on", async () => {
     const model = await on(shared);
-    // More than the 128 MiB that a binding holds by default, in one tensor of the picture's patches.
+    // More than the 128 MiB that a binding holds by default, in one tensor of the image's patches.
     const side = 32 * 110;
     const huge = new Tensor("float32", new Float32Array(3 * side * side), [1, 3, side, side]);
     const error = await error_of(model.forward({ pixel_values: huge, interpolate_pos_encoding: true }));
@@ -275,8 +275,8 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     const opened: GPUDevice[] = [];
     env.webgpu.gpu = await watched_gpu(opened);
     const model = await on("webgpu");
-    const picture = new Tensor("float32", PIXELS.data, [3, 32, 32]);
-    const train_dataset = [{ pixel_values: picture, label: 1 }];
+    const image = new Tensor("float32", PIXELS.data, [3, 32, 32]);
+    const train_dataset = [{ pixel_values: image, label: 1 }];
     await new Trainer({ model, train_dataset, args: { max_steps: 1 } }).train();
     (opened[0] as GPUDevice).destroy();
     await opened[0]?.lost;

@@ -18,7 +18,7 @@ const CONFIG = {
   num_labels: 3,
 };
 
-function pictures(batch: number, side = 32): Tensor<"float32"> {
+function images(batch: number, side = 32): Tensor<"float32"> {
   const data = Float32Array.from({ length: batch * 3 * side * side }, (_, i) => Math.sin(i * 1.7));
   return new Tensor("float32", data, [batch, 3, side, side]);
 }
@@ -40,7 +40,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
       const { asynchronous } = seen.pipelines;
       expect(asynchronous).toBeGreaterThan(5);
       expect(seen.pipelines.synchronous).toBe(0);
-      await model.forward({ pixel_values: pictures(1) });
+      await model.forward({ pixel_values: images(1) });
       expect(seen.pipelines).toEqual({ synchronous: 0, asynchronous });
       // The next model on the device has them already.
       const other = await load(view, options);
@@ -53,7 +53,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
   test("compile a pipeline that couldn't be compiled ahead when it is used", async () => {
     const { seen, view } = watched(await open_device(), { refuses_ahead: true });
     const model = await load(view);
-    const { logits } = await model.forward({ pixel_values: pictures(1) });
+    const { logits } = await model.forward({ pixel_values: images(1) });
     expect(logits.data.every(Number.isFinite)).toBe(true);
     expect(seen.pipelines.synchronous).toBeGreaterThan(5);
     await model.dispose();
@@ -63,12 +63,12 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
   test("are one command buffer each, with all that is read, on a GPU", async () => {
     const { seen, view } = watched(await open_device(), { is_hardware: true });
     const model = await load(view);
-    await model.forward({ pixel_values: pictures(1) });
+    await model.forward({ pixel_values: images(1) });
     seen.command_buffers = 0;
     const everything = { output_hidden_states: true, output_attentions: true, labels: [1] };
-    await model.forward({ pixel_values: pictures(1), ...everything });
+    await model.forward({ pixel_values: images(1), ...everything });
     expect(seen.command_buffers).toBe(1);
-    await Promise.all([1, 2, 3].map(() => model.forward({ pixel_values: pictures(1) })));
+    await Promise.all([1, 2, 3].map(() => model.forward({ pixel_values: images(1) })));
     expect(seen.command_buffers).toBe(4);
     await model.dispose();
     view.destroy();
@@ -76,19 +76,19 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
 
   test("answer in the order in which they were asked for, in one forward's memory", async () => {
     const model = await load();
-    await model.forward({ pixel_values: pictures(2) });
+    await model.forward({ pixel_values: images(2) });
     const one = model.memory().reserved;
     const order: number[] = [];
     const outputs = await Promise.all(
       Array.from({ length: 8 }, async (_, i) => {
-        const output = await model.forward({ pixel_values: pictures(2) });
+        const output = await model.forward({ pixel_values: images(2) });
         order.push(i);
         return output;
       }),
     );
     expect(order).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
     for (const { logits } of outputs) expect(logits.data).toEqual(outputs[0]?.logits.data);
-    const pixels = 4 * pictures(2).size;
+    const pixels = 4 * images(2).size;
     // What comes from JavaScript may not overwrite what waits.
     expect(model.memory().reserved).toBeLessThanOrEqual(one + 3 * pixels);
     expect(model.memory().handles).toBe(await load().then(handles_and_dispose));
@@ -98,23 +98,23 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
   test("that are aborted while they wait leave the others alone", async () => {
     const model = await load();
     const controllers = [signal(), signal(), signal(), signal()];
-    const forwards = controllers.map(({ signal }) => model.forward({ pixel_values: pictures(1), signal }));
+    const forwards = controllers.map(({ signal }) => model.forward({ pixel_values: images(1), signal }));
     controllers[3]?.abort();
     controllers[1]?.abort();
     const settled = await Promise.allSettled(forwards);
     expect(settled.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "fulfilled", "rejected"]);
     expect((await error_of(forwards[1] as Promise<unknown>)).code).toBe("ABORTED");
-    await model.forward({ pixel_values: pictures(1) });
+    await model.forward({ pixel_values: images(1) });
     await model.dispose();
   });
 
   test("that fail or end with the model let those that wait know", async () => {
     const model = await load();
-    const bad = model.forward({ pixel_values: pictures(1), visible_patches: [99] });
-    const good = model.forward({ pixel_values: pictures(1) });
+    const bad = model.forward({ pixel_values: images(1), visible_patches: [99] });
+    const good = model.forward({ pixel_values: images(1) });
     expect((await error_of(bad)).code).toBe("INVALID_ARGUMENT");
     await good;
-    const forwards = [1, 2, 3, 4].map(() => error_of(model.forward({ pixel_values: pictures(1) })));
+    const forwards = [1, 2, 3, 4].map(() => error_of(model.forward({ pixel_values: images(1) })));
     await model.dispose();
     for (const error of await Promise.all(forwards)) expect(error.code).toBe("DISPOSED");
   });
@@ -122,21 +122,21 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
   describe("of more than the device binds", () => {
     /** A device that says it binds as much as this. */
     const binding = (bytes: number) => watched(device, { binds: bytes }).view;
-    // One picture's widest activation, [65, 72] floats, is 18,720 bytes.
-    const TWO_PICTURES = 40_000;
+    // One image's widest activation, [65, 72] floats, is 18,720 bytes.
+    const TWO_IMAGES = 40_000;
 
     test.each(["sdpa", "eager"] as const)(
-      "give what others give, picture by picture, %s",
+      "give what others give, image by image, %s",
       async (attn_implementation) => {
         const inputs = {
-          pixel_values: pictures(5),
+          pixel_values: images(5),
           labels: [0, 2, 1, 1, 0],
           output_hidden_states: true,
           output_attentions: attn_implementation === "eager",
         };
         const [cpu, gpu] = [
           await load("wasm", { attn_implementation }),
-          await load(binding(TWO_PICTURES), { attn_implementation }),
+          await load(binding(TWO_IMAGES), { attn_implementation }),
         ];
         const [expected, found] = [await cpu.forward(inputs), await gpu.forward(inputs)];
         expect(Object.keys(found).sort()).toEqual(Object.keys(expected).sort());
@@ -155,12 +155,12 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
       },
     );
 
-    test("masks, visible patches and features follow their pictures", async () => {
+    test("masks, visible patches and features follow their images", async () => {
       const mask = Array.from({ length: 5 }, (_, b) =>
         Array.from({ length: 64 }, (_, i) => (i * 7 + b) % 3 === 0),
       );
       const visible = Array.from({ length: 5 }, (_, b) => [60 - b, b, 2 * b + 20]);
-      const pixel_values = pictures(5);
+      const pixel_values = images(5);
       const run = async (on: "wasm" | GPUDevice) => {
         const model = await ViTMSNModel.from_config(CONFIG, { device: on, use_mask_token: true });
         const masked = await model.forward({ pixel_values, bool_masked_pos: mask });
@@ -169,16 +169,16 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
         await model.dispose();
         return [masked.last_hidden_state, seen.last_hidden_state, features];
       };
-      const [expected, found] = [await run("wasm"), await run(binding(TWO_PICTURES))];
+      const [expected, found] = [await run("wasm"), await run(binding(TWO_IMAGES))];
       for (const [i, tensor] of expected.entries()) {
         expect(found[i]?.dims).toEqual(tensor.dims);
         expect(max_difference(found[i]?.data ?? [], tensor.data)).toBeLessThan(1e-4);
       }
     });
 
-    test("one picture's wide activations are cut by rows and heads", async () => {
+    test("one image's wide activations are cut by rows and heads", async () => {
       // 17² + 1 tokens: pixels of 55,488 bytes and hidden states fit, qkv of 83,520 and the MLP's 55,680 don't.
-      const inputs = { pixel_values: pictures(2, 68), interpolate_pos_encoding: true };
+      const inputs = { pixel_values: images(2, 68), interpolate_pos_encoding: true };
       const [cpu, gpu] = [await load("wasm"), await load(binding(55_600))];
       const [expected, found] = [await cpu.forward(inputs), await gpu.forward(inputs)];
       expect(max_difference(found.logits.data, expected.logits.data)).toBeLessThan(1e-5);
@@ -187,11 +187,11 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
 
     test("hidden states that no binding holds are an error that names the op", async () => {
       const gpu = await load(binding(25_000));
-      const inputs = { pixel_values: pictures(1, 68), interpolate_pos_encoding: true };
+      const inputs = { pixel_values: images(1, 68), interpolate_pos_encoding: true };
       const error = await error_of(gpu.forward(inputs));
       expect(error.code).toBe("UNSUPPORTED");
       expect(error.message).toMatch(/for (patch_embed|tensor) takes \d+ bytes.*binds 25000/);
-      expect((await gpu.forward({ pixel_values: pictures(1) })).logits.dims).toEqual([1, 3]);
+      expect((await gpu.forward({ pixel_values: images(1) })).logits.dims).toEqual([1, 3]);
       await gpu.dispose();
     });
   });

@@ -117,7 +117,7 @@ describe("a model whose engine is in a Worker", () => {
     const { handles } = model.memory();
     const expected = await model.forward({ pixel_values: pixel_values() });
     const { signal } = abort_at_look(4);
-    const forward = model.forward({ pixel_values: many_pictures(), signal });
+    const forward = model.forward({ pixel_values: many_images(), signal });
     expect((await failure(forward)).code).toBe("ABORTED");
     expect(model.memory().handles).toBe(handles);
     expect(await model.forward({ pixel_values: pixel_values() })).toEqual(expected);
@@ -127,7 +127,7 @@ describe("a model whose engine is in a Worker", () => {
   test("disposing ends a forward at once with DISPOSED", async () => {
     const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
     const { signal } = at_look(4, () => void model.dispose());
-    const forward = model.forward({ pixel_values: many_pictures(), signal });
+    const forward = model.forward({ pixel_values: many_images(), signal });
     expect((await failure(forward)).code).toBe("DISPOSED");
     await model.dispose();
     expect((await failure(model.forward({ pixel_values: pixel_values() }))).code).toBe("DISPOSED");
@@ -173,7 +173,7 @@ describe("a model whose engine is in a Worker", () => {
 const masked = (every: number) => Array.from({ length: 16 }, (_, i) => i % every === 0);
 
 /** A second's work. */
-function many_pictures(): Tensor<"float32"> {
+function many_images(): Tensor<"float32"> {
   return new Tensor("float32", new Float32Array(1024 * 3 * 32 * 32).fill(0.5), [1024, 3, 32, 32]);
 }
 

@@ -4,7 +4,7 @@ import { original_state_dict, torch_dict_file } from "./original_checkpoint.ts";
 import { type FixtureTensor, read_tensors } from "./tensors.ts";
 
 /** As test/reference/msn_reference.py. */
-export const REFERENCE = { pictures: 16, batch: 8, focal_views: 2, steps: 20, kept: 8, layers: 2 } as const;
+export const REFERENCE = { images: 16, batch: 8, focal_views: 2, steps: 20, kept: 8, layers: 2 } as const;
 export const FIXTURE = "test/fixtures/pretraining";
 
 /** The options of the reference's runs, whose 20 steps are 4 epochs of 5, one of warm-up. */
@@ -26,9 +26,9 @@ export const REFERENCE_ARGS = {
 export interface Reference {
   tensors: Map<string, FixtureTensor>;
   values(name: string): Float32Array;
-  /** The reference's views of the pictures that a step takes. */
+  /** The reference's views of the images that a step takes. */
   collate: ViewCollator;
-  /** The pictures' places in the reference's order, for ever. */
+  /** The images' places in the reference's order, for ever. */
   stream(): AsyncGenerator<Example>;
   /** Encoder, head and prototypes as they start, in the layout of MSN's own code. */
   start(): Promise<OriginalMSNCheckpoint>;
@@ -38,17 +38,17 @@ export async function load_reference(): Promise<Reference> {
   const tensors = await read_tensors(`${FIXTURE}/expected.safetensors`);
   const values = (name: string) => tensors.get(name)?.data as Float32Array;
   const kept = tensors.get("in.kept")?.data as Int32Array;
-  const pick = (name: string, view: number, pictures: readonly number[]) => {
+  const pick = (name: string, view: number, images: readonly number[]) => {
     const { dims, data } = tensors.get(name) as FixtureTensor;
     const size = dims.slice(-3).reduce((a, b) => a * b, 1);
-    const rows = pictures.map((picture) => {
-      const row = view * REFERENCE.pictures + picture;
+    const rows = images.map((image) => {
+      const row = view * REFERENCE.images + image;
       return (data as Float32Array).subarray(row * size, (row + 1) * size);
     });
     return { rows, dims: dims.slice(-3) };
   };
-  const stack = (name: string, views: number, pictures: readonly number[]) => {
-    const groups = Array.from({ length: views }, (_, view) => pick(name, view, pictures));
+  const stack = (name: string, views: number, images: readonly number[]) => {
+    const groups = Array.from({ length: views }, (_, view) => pick(name, view, images));
     const rows = groups.flatMap((group) => group.rows);
     const data = new Float32Array(rows.flatMap((row) => [...row]));
     return new Tensor("float32", data, [rows.length, ...(groups[0] as { dims: number[] }).dims]);
@@ -58,11 +58,11 @@ export async function load_reference(): Promise<Reference> {
     values,
     collate: async (drawn) => {
       const step = (drawn[0]?.index ?? 0) / REFERENCE.batch;
-      const pictures = drawn.map(({ index }) => index % REFERENCE.pictures);
+      const images = drawn.map(({ index }) => index % REFERENCE.images);
       return {
-        target: stack("in.target", 1, pictures),
-        random: stack("in.anchor", 1, pictures),
-        focal: stack("in.focal", REFERENCE.focal_views, pictures),
+        target: stack("in.target", 1, images),
+        random: stack("in.anchor", 1, images),
+        focal: stack("in.focal", REFERENCE.focal_views, images),
         visible_patches: [...kept.subarray(step * REFERENCE.kept, (step + 1) * REFERENCE.kept)],
       };
     },

@@ -21,7 +21,7 @@ export interface Runtime {
   ): Promise<string>;
 }
 
-/** Deno with only the permissions that models and pictures need, and the options given. */
+/** Deno with only the permissions that models and images need, and the options given. */
 export async function deno(...options: readonly string[]): Promise<Runtime> {
   const path = await binary("@deno", ["deno", "deno.exe"]);
   return runtime("Deno", path, [

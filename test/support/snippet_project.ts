@@ -8,7 +8,7 @@ import sharp from "sharp";
 import { ViTMSNModel } from "vit-msn";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const PICTURES = join(root, "models/fashion/pictures");
+const IMAGES = join(root, "models/fashion/pictures");
 const CONTENT_TYPES: Record<string, string> = {
   ".html": "text/html",
   ".js": "text/javascript",
@@ -22,7 +22,7 @@ const ISOLATED = {
 };
 
 /**
- * A user's project in which the documentation's code runs: the package installed, some pictures, and a hub on this machine
+ * A user's project in which the documentation's code runs: the package installed, some images, and a hub on this machine
  * that has one small model by every name. The server also serves the project to browsers, cross-origin isolated.
  */
 export class SnippetProject {
@@ -35,7 +35,7 @@ export class SnippetProject {
     await mkdir(join(folder, "node_modules/.bin"), { recursive: true });
     await symlink(root, join(folder, "node_modules/vit-msn"), "junction");
     await symlink(join(root, "dist/cli.js"), join(folder, "node_modules/.bin/vit-msn"));
-    await write_pictures(folder);
+    await write_images(folder);
     await write_backbone(join(folder, "hub"));
     const project = new SnippetProject(folder);
     await new Promise<void>((resolve) => project.#server.listen(0, "127.0.0.1", resolve));
@@ -85,15 +85,15 @@ export class SnippetProject {
   }
 }
 
-async function write_pictures(folder: string): Promise<void> {
-  const [boot, bag] = ["9-ankle-boot", "8-bag"].map((name) => join(PICTURES, `${name}.png`)) as [
+async function write_images(folder: string): Promise<void> {
+  const [boot, bag] = ["9-ankle-boot", "8-bag"].map((name) => join(IMAGES, `${name}.png`)) as [
     string,
     string,
   ];
   await cp(boot, join(folder, "boot.png"));
   await cp(bag, join(folder, "bag.png"));
-  const picture_of = { cat: boot, dog: bag };
-  for (const [name, source] of Object.entries(picture_of)) {
+  const image_of = { cat: boot, dog: bag };
+  for (const [name, source] of Object.entries(image_of)) {
     await mkdir(join(folder, "pets", name), { recursive: true });
     const jpeg = (shade: number) => sharp(source).resize(64).linear(1, shade).jpeg().toBuffer();
     for (const n of [1, 2, 3, 4, 5, 6])

@@ -1,10 +1,10 @@
-// Run by Deno and Bun: a fixture's logits and the carried model's classes of pictures, as JSON.
-// Usage: program.mjs FILE, of JSON: { fixture, pixel_values, dims, pictures, options }
+// Run by Deno and Bun: a fixture's logits and the carried model's classes of images, as JSON.
+// Usage: program.mjs FILE, of JSON: { fixture, pixel_values, dims, images, options }
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { env, pipeline, Tensor, ViTMSNForImageClassification } from "vit-msn";
 
-const { fixture, pixel_values, dims, pictures, options } = JSON.parse(
+const { fixture, pixel_values, dims, images, options } = JSON.parse(
   await readFile(process.argv[2] ?? "", "utf8"),
 );
 /** @type {string[]} */
@@ -17,8 +17,8 @@ await model.dispose();
 
 const classify = await pipeline("image-classification", undefined, options);
 const classes = [];
-for (const picture of /** @type {string[]} */ (pictures)) {
-  const [best] = await classify(picture, { top_k: 1 });
+for (const image of /** @type {string[]} */ (images)) {
+  const [best] = await classify(image, { top_k: 1 });
   classes.push(best?.label);
 }
 await classify.dispose();

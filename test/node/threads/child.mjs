@@ -104,7 +104,7 @@ const scenarios = {
         return false;
       },
     });
-    const forward = await code_of(model.forward({ pixel_values: many_pictures(), signal }));
+    const forward = await code_of(model.forward({ pixel_values: many_images(), signal }));
     await disposed;
     return { forward, started: started.length, ended };
   },
@@ -156,7 +156,7 @@ async function load_without(/** @type {boolean} */ worker) {
   return { ...model.engine_info, warnings };
 }
 
-function many_pictures() {
+function many_images() {
   return new Tensor("float32", new Float32Array(16 * 3 * 224 * 224).fill(0.5), [16, 3, 224, 224]);
 }
 

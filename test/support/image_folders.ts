@@ -8,8 +8,8 @@ const [SIDE, PER_CLASS] = [28, 100];
 /** Names of the classes that tests use, by their labels in test1000.safetensors. */
 export const CLOTHES = { trouser: 1, sandal: 5, bag: 8 } as const;
 
-/** Writes real pictures of clothes as PNG files into folders by class: root/class/0.png and so on. */
-export async function write_picture_folders(root: string, first: number, count: number): Promise<void> {
+/** Writes real images of clothes as PNG files into folders by class: root/class/0.png and so on. */
+export async function write_image_folders(root: string, first: number, count: number): Promise<void> {
   const pixels = (await read_tensors("models/fashion/test1000.safetensors")).get("pictures")
     ?.data as Uint8Array;
   for (const [name, label] of Object.entries(CLOTHES)) {

