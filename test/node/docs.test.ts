@@ -11,14 +11,20 @@ import { bun, deno } from "../support/runtimes.ts";
 import { SnippetProject } from "../support/snippet_project.ts";
 import { read_snippets, type Snippet } from "../support/snippets.ts";
 
-// All code of the guides runs, in the runtime that its block names: Node, or what stands behind the language.
+// All code of README and the guides runs, in the runtime that its block names: Node, or what stands behind the language.
+// Blocks of shell commands that begin with ./build.sh are for a clone of the repository, and don't run here.
 
 const execute = promisify(execFile);
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const guides = join(root, "docs/guides");
-const files = (await readdir(guides)).filter((name) => name.endsWith(".md")).sort();
+const guides = (await readdir(join(root, "docs/guides"))).filter((name) => name.endsWith(".md")).sort();
+const files = ["README.md", ...guides.map((name) => `docs/guides/${name}`)];
 const snippets = new Map(
-  await Promise.all(files.map(async (file) => [file, await read_snippets(join(guides, file))] as const)),
+  await Promise.all(
+    files.map(async (file) => {
+      const all = await read_snippets(join(root, file));
+      return [file, all.filter(({ text }) => !text.startsWith("./build.sh"))] as const;
+    }),
+  ),
 );
 const with_code = files.filter((file) => snippets.get(file)?.length);
 const LIMIT_MS = 120_000;
@@ -29,7 +35,7 @@ beforeAll(async () => {
 });
 afterAll(() => browser.close());
 
-describe.each(with_code)("docs/guides/%s", (file) => {
+describe.each(with_code)("%s", (file) => {
   let project: SnippetProject;
   beforeAll(async () => {
     project = await SnippetProject.make();
@@ -73,12 +79,17 @@ async function run_program(snippet: Snippet, { folder, variables }: SnippetProje
   }
 }
 
-/** As a shell would; the package is installed already. */
-async function run_commands({ text }: Snippet, { folder, variables }: SnippetProject): Promise<void> {
-  const commands = text
-    .replaceAll(/^npm install (vit-msn|webgpu)$/gm, "true")
-    .replaceAll("npx ", "npx --no-install ");
-  await execute("bash", ["-euo", "pipefail", "-c", commands], { cwd: folder, env: variables });
+/** As a shell would; the package is installed already, and servers run until the file's last block. */
+async function run_commands({ text }: Snippet, project: SnippetProject): Promise<void> {
+  const { folder, variables } = project;
+  const commands = text.replaceAll(/^npm install (vit-msn|webgpu)$/gm, "true");
+  const servers = [...commands.matchAll(/^npx vit-msn (serve .*)$/gm)];
+  for (const [, command] of servers) await project.serve((command as string).split(" "));
+  const others = commands
+    .replaceAll(/^npx vit-msn serve .*$/gm, "true")
+    .replaceAll("npx ", "npx --no-install ")
+    .replaceAll("http://127.0.0.1:8080", project.server_origin);
+  await execute("bash", ["-euo", "pipefail", "-c", others], { cwd: folder, env: variables });
 }
 
 async function run_in_page(snippet: Snippet, project: SnippetProject): Promise<void> {

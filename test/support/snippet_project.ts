@@ -1,11 +1,15 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
+import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import sharp from "sharp";
 import { ViTMSNModel } from "vit-msn";
+import { tar_member } from "./tar.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const IMAGES = join(root, "models/fashion/pictures");
@@ -27,7 +31,10 @@ const ISOLATED = {
  */
 export class SnippetProject {
   readonly folder: string;
+  /** Of the newest `vit-msn serve`. */
+  server_origin = "";
   readonly #server: Server;
+  readonly #served: ChildProcess[] = [];
 
   static async make(): Promise<SnippetProject> {
     const folder = await mkdtemp(join(tmpdir(), "vit-msn-docs-"));
@@ -78,7 +85,31 @@ export class SnippetProject {
     return { ...process.env, NODE_OPTIONS: `--import=${settings}`, NO_COLOR: "1" };
   }
 
+  /** Starts `vit-msn serve` with these arguments, but at a free port, and waits until it listens. */
+  async serve(args: readonly string[]): Promise<void> {
+    const command = [join(root, "dist/cli.js"), ...args, "--port", "0"];
+    const child = spawn(process.execPath, command, {
+      cwd: this.folder,
+      env: this.variables,
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    this.#served.push(child);
+    let output = "";
+    for await (const line of createInterface({ input: child.stderr })) {
+      output += `${line}\n`;
+      const address = /listening at (http:\S+):/.exec(line)?.[1];
+      if (address === undefined) continue;
+      this.server_origin = address;
+      return;
+    }
+    throw new Error(`vit-msn ${args.join(" ")} doesn't listen: ${output}`);
+  }
+
   async remove(): Promise<void> {
+    for (const child of this.#served) {
+      child.kill("SIGINT");
+      if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+    }
     this.#server.closeAllConnections();
     await new Promise((resolve) => this.#server.close(resolve));
     await rm(this.folder, { recursive: true, force: true });
@@ -104,7 +135,11 @@ async function write_images(folder: string): Promise<void> {
   for (const n of [1, 2]) await cp(join(folder, `pets/cat/${n}.jpg`), join(folder, `mug${n}.jpg`));
   for (const n of [1, 2, 3]) await cp(join(folder, `pets/dog/${n}.jpg`), join(folder, `cat${n}.jpg`));
   for (const name of ["a", "b"]) await cp(join(folder, "dog.jpg"), join(folder, `${name}.jpg`));
-  await cp(join(folder, "pets/cat"), join(folder, "photos"), { recursive: true });
+  for (const name of ["photos", "more/2026"])
+    await cp(join(folder, "pets/cat"), join(folder, name), { recursive: true });
+  await mkdir(join(folder, "shards"));
+  const member = tar_member("000.jpg", await readFile(join(folder, "dog.jpg")));
+  await writeFile(join(folder, "shards/0.tar"), Buffer.concat([member, Buffer.alloc(1024)]));
 }
 
 /** The carried model without its head, as the hub has backbones. */
