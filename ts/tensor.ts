@@ -122,8 +122,9 @@ export function numbers_of(tensor: Tensor): number[] {
  * Refuses a tensor whose memory was transferred, as by postMessage, or resized since it was made.
  * @throws VitMsnError INVALID_ARGUMENT.
  */
-export function check_elements({ data, dims, location }: Tensor, what: string): void {
-  if (location !== "cpu") return;
+export function check_elements(tensor: Tensor, what: string): void {
+  if (tensor.location !== "cpu") return; // `data` of a tensor on a GPU throws
+  const { data, dims } = tensor;
   const size = dims.reduce((a, b) => a * b, 1);
   if (data.length === size) return;
   throw invalid(

@@ -1,5 +1,8 @@
 import { Tensor, VitMsnError } from "vit-msn";
 import { describe, expect, test } from "vitest";
+import { DeviceTensor } from "../../ts/device_tensor.ts";
+import type { Engine } from "../../ts/engine/engine.ts";
+import { check_elements } from "../../ts/tensor.ts";
 
 describe("Tensor", () => {
   test("has type, dims, data and getData", async () => {
@@ -36,5 +39,13 @@ describe("Tensor", () => {
     const make = () => new Tensor(type as never, data as never, dims as never);
     expect(make).toThrow(VitMsnError);
     expect(make).toThrow(word);
+  });
+
+  test("on a device is checked without its elements", () => {
+    const engine = { free: () => {} } as unknown as Engine;
+    const tensor = new DeviceTensor(engine, 1, [1, 3, 4, 4]);
+    expect(() => tensor.data).toThrow(VitMsnError);
+    expect(() => check_elements(tensor, "pixel_values")).not.toThrow();
+    tensor.dispose();
   });
 });
