@@ -121,6 +121,7 @@ async function write_images(folder: string): Promise<void> {
     string,
     string,
   ];
+  await cp(join(root, "test/fixtures/original_checkpoint.pth.tar"), join(folder, "original.pth.tar"));
   await cp(boot, join(folder, "boot.png"));
   await cp(bag, join(folder, "bag.png"));
   const image_of = { cat: boot, dog: bag };
