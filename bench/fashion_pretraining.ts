@@ -19,7 +19,7 @@ const HELP = `Usage: node bench/run.mjs fashion_pretraining [OPTIONS]
   --max-steps N   in place of the recipe's
   --threads N     default 1
   --output DIR    checkpoints, trainer_state.json, curves and the backbone; default .out/fashion_pretraining
-  --resume        go on from the newest checkpoint there`;
+  --resume        resume from the newest checkpoint there`;
 
 const { values: options } = parseArgs({
   options: {

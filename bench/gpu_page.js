@@ -6,7 +6,7 @@ import { env, Tensor, ViTMSNForImageClassification } from "vit-msn";
  *   rounds: number, tune: boolean, profile: boolean, size: string }} Job
  */
 
-/** Milliseconds of each of so many calls. @param {() => Promise<unknown>} body @param {number} count */
+/** Milliseconds of each of `count` calls. @param {() => Promise<unknown>} body @param {number} count */
 async function time(body, count) {
   const times = [];
   for (let i = 0; i < count; i++) {
@@ -29,7 +29,7 @@ function images(batch, image) {
 
 /** Forwards of this package on WebGPU. @param {Job} job @param {"sdpa" | "eager"} attn_implementation */
 export async function ours({ config, dtype, batch, image, rounds, tune, profile }, attn_implementation) {
-  // Tiles that an earlier run chose aren't what is told as untuned.
+  // The untuned time mustn't use tiles that an earlier run chose.
   env.use_cache = false;
   const options = { device: /** @type {const} */ ("webgpu"), dtype, attn_implementation };
   const model = await ViTMSNForImageClassification.from_config(config, options);

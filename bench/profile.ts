@@ -59,7 +59,7 @@ function timed(engine: Engine, totals: Totals): Engine {
   });
 }
 
-/** Linear layers are told apart by their shapes; attention counts its two products. */
+/** Linear layers are distinguished by their shapes; attention counts its two products. */
 function describe(
   engine: Engine,
   name: string,

@@ -1,6 +1,6 @@
 /**
  * A step of fine-tuning, all parameters by AdamW, beside a forward of the same batch; both in turn in one process. What
- * memory WebAssembly took for it is told too.
+ * memory that WebAssembly took for it is printed too.
  */
 import { parseArgs } from "node:util";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
@@ -16,7 +16,7 @@ const HELP = `Usage: node bench/run.mjs training [OPTIONS]
 
   --size small|base   one architecture; default both
   --batch N           images in a step; default 8
-  --layers N          so many of the encoder's layers; default all
+  --layers N          only the encoder's first N layers; default all
   --rounds N          counted steps and forwards; default 8
   --threads N         threads of the engine; default 1
   --tfjs wasm|cpu     beside TensorFlow.js' forward and its step by Adam on that backend, all in turn

@@ -25,7 +25,7 @@ export async function third_party_licences(inputs) {
 
 /** @typedef {{ name: string, text: string }} Licensed */
 
-/** Many have the very same text, which stands once, below all their names. @param {readonly Licensed[]} licensed */
+/** Many have the very same text, which is written once, below all their names. @param {readonly Licensed[]} licensed */
 function by_text(licensed) {
   /** @type {Map<string, string[]>} */
   const names = new Map();

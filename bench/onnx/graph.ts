@@ -9,7 +9,7 @@ const ATTRIBUTE_INTS = 7;
 const IR_VERSION = 9;
 const OPSET = 18;
 
-/** Real numbers, integers and lists of integers; a real one is told by `{ float }`. */
+/** Real numbers, integers and lists of integers; a real number is written `{ float }`. */
 type Attribute = number | readonly number[] | { float: number };
 
 /** An ONNX graph under construction: each call adds a node or a constant and gives the name of its output. */

@@ -61,7 +61,7 @@ export const mirrored_batches: DataCollator = async (drawn, { is_training, rando
   };
 };
 
-/** The carried model's architecture with fresh parameters; positions and CLS from N(0, 0.02), too. */
+/** The bundled model's architecture with fresh parameters; positions and CLS from N(0, 0.02), too. */
 export async function fresh_fashion_model(
   config: ViTMSNConfig | ViTMSNConfigInit,
   seed: number,

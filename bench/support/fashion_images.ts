@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { RawImage } from "../../ts/image/raw_image.ts";
 
-/** models/fashion/README.md: the last images of each class were held out when the carried model was trained. */
+/** models/fashion/README.md: the last images of each class were held out when the bundled model was trained. */
 export const HELD_OUT = 500;
 const SIDE = 28;
 

@@ -3,7 +3,7 @@
 #
 #   sbatch examples/jobs/slurm.sh
 #
-# A task that is preempted or whose node fails is run again (--requeue) and goes on where it was. The array's indices
+# A task that is preempted or whose node fails is run again (--requeue) and resumes where it was. The array's indices
 # must be 0 to n - 1, n being the number after the slash below.
 #SBATCH --job-name=vit-msn-embed
 #SBATCH --array=0-15

@@ -89,7 +89,7 @@ async function copy_page(folder) {
   await writeFile(join(folder, "licences.txt"), `Geist, the typeface\n\n${licence}\n\nfflate\n\n${fflate}`);
 }
 
-/** One picture of each kind, and a sheet of more; from the carried model's folder. @param {string} folder */
+/** One picture of each kind, and a sheet of more; from the bundled model's folder. @param {string} folder */
 async function write_samples(folder) {
   const model = join(root, "models/fashion");
   const { id2label } = JSON.parse(await readFile(join(model, "config.json"), "utf8"));

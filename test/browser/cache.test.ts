@@ -94,7 +94,7 @@ describe("the Cache API", () => {
     await expect_error(async () => opened?.read(20 * MIB, 6), "INVALID_CHECKPOINT", /ends early/);
   });
 
-  test("goes on with a download from the last whole part", async () => {
+  test("resumes a download from the last whole part", async () => {
     serve(CONTENT, { first: 18 * MIB });
     expect(same(await load(), CONTENT)).toBe(true);
     expect(requests[1]?.headers.get("range")).toMatch(/^bytes=\d+-$/);
@@ -191,7 +191,7 @@ describe("addresses", () => {
     expect(fixture.name).toBe(`${location.origin}/test/fixtures/tiny/`);
   });
 
-  test("a development server that answers with its page is told from a file", async () => {
+  test("a development server's page isn't taken for a file", async () => {
     await expect_error(
       open_checkpoint(await open_source("/no/such/model")),
       "NOT_FOUND",

@@ -30,7 +30,7 @@ import { SkippedFiles } from "../../ts/files/skipped_files.ts";
 import { sorted_entries } from "../../ts/files/walk.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 
-// `embed` and `classify` over many images: sources, outputs, shards, and going on after a kill.
+// `embed` and `classify` over many images: sources, outputs, shards, and resuming after a kill.
 
 const IMAGES = join(root, "models/fashion/pictures");
 /** A model that takes a millisecond an image. */
@@ -191,7 +191,7 @@ describe("sources", () => {
     });
   });
 
-  test("a remote shard that breaks off goes on where it was; one that stays away ends the run, to be gone on with", async () => {
+  test("a remote shard that breaks off is resumed; one that stays away ends the run, which can be resumed", async () => {
     const bytes = await make_shard(6, sample);
     let tries = 0;
     const server = await serve(({ url }, response) => {
@@ -372,11 +372,11 @@ describe("outputs", () => {
     ]);
   });
 
-  test("--on-error stop ends at the first failure; the same command goes on once it is mended", async () => {
-    const data = join(folder, "mended");
+  test("--on-error stop ends at the first failure; the same command resumes once it is fixed", async () => {
+    const data = join(folder, "fixed");
     await mkdir(data);
     for (let i = 0; i < 5; i++) await writeFile(join(data, `${i}.png`), i === 3 ? "broken" : sample(i));
-    const command = ["embed", data, "--output", join(folder, "mended.jsonl"), ...TINY];
+    const command = ["embed", data, "--output", join(folder, "fixed.jsonl"), ...TINY];
     const stopped = await vit_msn([...command, "--on-error", "stop"]);
     expect(stopped.code).toBe(1);
     expect(stopped.stderr).toMatch(/stopped after 3 pictures; the same command again resumes/);
@@ -384,7 +384,7 @@ describe("outputs", () => {
     await writeFile(join(data, "3.png"), sample(3));
     const finished = await vit_msn([...command, "--on-error", "stop"]);
     expect(finished.code).toBe(0);
-    const images = images_of(await readFile(join(folder, "mended.jsonl"), "utf8"));
+    const images = images_of(await readFile(join(folder, "fixed.jsonl"), "utf8"));
     expect(images.map((name) => basename(name))).toEqual(["0.png", "1.png", "2.png", "3.png", "4.png"]);
   });
 
@@ -548,7 +548,7 @@ describe("going on after an end of any kind", () => {
     expect(images_of(await readFile(output, "utf8"))).toHaveLength(294);
   });
 
-  test("a finished output is left alone; --restart begins anew", async () => {
+  test("a finished output is left alone; --restart starts over", async () => {
     const output = join(folder, "again.jsonl");
     const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect((await vit_msn(command)).code).toBe(0);
@@ -685,7 +685,7 @@ describe("going on after an end of any kind", () => {
     ]);
   });
 
-  test("a damaged journal, a folder in the output's place and a file in its folder's are told", async () => {
+  test("a damaged journal, a folder in the output's place and a file in its folder's place are errors", async () => {
     const output = join(folder, "journal.jsonl");
     const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect((await vit_msn(command)).code).toBe(0);
@@ -815,7 +815,7 @@ describe("long names", () => {
 });
 
 describe("many machines, any length", () => {
-  test("four shards, one of them killed and gone on with, have every image exactly once", async () => {
+  test("four shards, one of them killed and resumed, have every image exactly once", async () => {
     const output = (i: number) => join(folder, `shards/${i}.jsonl`);
     const command = (i: number) => [
       ...["embed", shard, IMAGES, "--shard", `${i}/4`, "--output", output(i), "--save-every", "0", "--quiet"],

@@ -59,7 +59,7 @@ beforeEach(() => {
   processes.gone.clear();
   processes.far.clear();
   env.warn = () => {};
-  // Images that fail are told, thousands of times here.
+  // Images that fail are reported, thousands of times here.
   vi.spyOn(process.stderr, "write").mockReturnValue(true);
 });
 

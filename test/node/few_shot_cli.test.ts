@@ -64,7 +64,7 @@ test("teaches from a folder, evaluates twice, and classifies", async () => {
   expect(stdout).toMatch(/ankle-boot\.png +\d\.\d{4} +boot$/m);
 });
 
-test("saves a head, goes on from it, and exports a model that classify opens", async () => {
+test("saves a head, extends it, and exports a model that classify opens", async () => {
   const first = await few_shot("--teach", "clothes", "--save", "head", "--json");
   expect(first.code).toBe(0);
   expect(JSON.parse(first.stdout).fit).toMatchObject({ pictures: 12, labels: ["bag", "boot", "trouser"] });

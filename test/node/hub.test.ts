@@ -203,7 +203,7 @@ describe("a base URL", () => {
 });
 
 describe("a download that breaks off", () => {
-  test("goes on from where it was", async () => {
+  test("resumes from where it was", async () => {
     hub.handler = (request, response, count) => {
       if (count === 1) break_off(response, 1_500_000, { etag: '"v1"' });
       else serve(CONTENT)(request, response, count);
@@ -403,7 +403,7 @@ describe("a SHA-256 that the hub tells", () => {
     expect(await kept_files()).toEqual([]);
   });
 
-  test("is the first that is told along the redirects, the file's own answer included", async () => {
+  test("is the first one given along the redirects, the file's own answer included", async () => {
     hub.handler = link(`"${RIGHT}"`, (request, response, count) => {
       response.setHeader("x-linked-etag", `"${WRONG}"`);
       serve(CONTENT)(request, response, count);
@@ -464,7 +464,7 @@ describe("a server's refusal", () => {
     expect(hub.requests.length).toBe(1);
   });
 
-  test("a repository and a revision that aren't there are told apart from a file", async () => {
+  test("a missing repository, a missing revision and a missing file are different errors", async () => {
     hub.handler = (_, response) => void response.writeHead(401, { "x-error-code": "RepoNotFound" }).end();
     await expect_error(load(), "NOT_FOUND", /repository doesn't exist, or is private/);
     hub.handler = (_, response) => void response.writeHead(404, { "x-error-code": "RevisionNotFound" }).end();

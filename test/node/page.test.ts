@@ -42,7 +42,7 @@ afterAll(async () => {
 const in_repository = (path: string) => fileURLToPath(new URL(path, root));
 const status = () => page.getByRole("status");
 
-test("a plain page loads the engine and the carried model, and classifies a chosen image", async () => {
+test("a plain page loads the engine and the bundled model, and classifies a chosen image", async () => {
   await page.getByText("Ready").waitFor();
   expect(asked.filter((path) => path.endsWith(".wasm"))).toEqual(["dist/vit_msn_relaxed.wasm"]);
   expect(asked).toContain("dist/models/fashion/model.safetensors");

@@ -135,7 +135,7 @@ describe("vit-msn pretrain", () => {
     });
   });
 
-  test("killed at any moment, it goes on with nothing lost", async () => {
+  test("killed at any moment, it resumes with nothing lost", async () => {
     const options = { max_steps: 12, save_steps: 3, logging_steps: 1, save_total_limit: 2 };
     const [whole, killed] = [output_folder(), output_folder()];
     expect((await run(common(whole, options))).code).toBe(0);

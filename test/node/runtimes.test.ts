@@ -103,7 +103,7 @@ describe.each(RUNTIMES)("%s", (_, find) => {
     { num_threads: 1, worker: false },
     { num_threads: 2, worker: false },
     { num_threads: 2, worker: true },
-  ])("gives the reference's logits and the carried model's classes, %o", async (options) => {
+  ])("gives the reference's logits and the bundled model's classes, %o", async (options) => {
     const { num_threads: n, worker } = options;
     const expected = await read_tensors(`test/fixtures/${FIXTURE}/expected.safetensors`);
     const { info, logits, classes, warnings } = await classify_in(await find(), options, expected);

@@ -105,7 +105,7 @@ describe("answers", () => {
     const by_curl = { "content-type": "application/x-www-form-urlencoded" };
     expect(await (await post("/embed", bag, by_curl)).json()).toEqual({ embedding });
     const form = new FormData();
-    form.set("picture", new Blob([bag]), "bag.png");
+    form.set("photo", new Blob([bag]), "bag.png");
     const by_form = await fetch(`${server.url}/classify`, { method: "POST", body: form });
     expect((await by_form.json()).results).toHaveLength(5);
   });

@@ -31,7 +31,7 @@ async function check(bytes: Uint8Array): Promise<void> {
   const client = new RawClient(running.port).write(bytes);
   client.socket.end();
   const text = await client.text();
-  // Answers to HEAD have no body where others have one, so they are told by their first lines alone.
+  // Answers to HEAD have no body where others have one, so only their first lines tell them apart.
   const statuses = [...text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map(([, status]) => Number(status));
   expect(STATUSES).toEqual(expect.arrayContaining(statuses));
   expect(text === "" || text.startsWith("HTTP/1.1 ")).toBe(true);

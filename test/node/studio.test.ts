@@ -300,7 +300,7 @@ test("two classes are taught, judged by leave-one-out, saved, and opened again",
   );
 });
 
-test("the engine is told, timed and profiled; another model is loaded from files, with other weights", async () => {
+test("the engine is shown, timed and profiled; another model is loaded from files, with other weights", async () => {
   const { page } = studio;
   await choose_sample(page, "Ankle boot");
   await show(page, "Engine");
@@ -333,7 +333,7 @@ test("the engine is told, timed and profiled; another model is loaded from files
   await eventually(() => best(page)).toBe("Ankle boot");
 });
 
-test("a page that was told no wrong has complained of nothing", () => {
+test("pages whose tests cause no error have logged none", () => {
   expect(studio.complaints).toEqual([]);
 });
 
@@ -446,7 +446,7 @@ test("after the first load it works without a network, isolated, and has asked n
   await context.close();
 });
 
-test("a fresh model learns from the images without labels; it is stopped, gone on with, saved and used", async () => {
+test("a fresh model learns from the images without labels; it is stopped, resumed, saved and used", async () => {
   const { page, context, complaints } = await open();
   await show(page, "Pre-train");
   await page.getByText("How it learns").click();
@@ -465,7 +465,7 @@ test("a fresh model learns from the images without labels; it is stopped, gone o
   await eventually(() => best(page)).toBe("Bag");
   await show(page, "Pre-train");
   const stop = page.getByRole("button", { name: "Stop and keep" });
-  const go_on = page.getByRole("button", { name: /^Go on from step \d+$/ });
+  const go_on = page.getByRole("button", { name: /^Resume from step \d+$/ });
   await stop.click();
   await go_on.waitFor();
   const kept = Number(/\d+/.exec(await go_on.innerText())?.[0]);

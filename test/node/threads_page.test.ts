@@ -146,7 +146,7 @@ describe("a cross-origin isolated page", () => {
     });
   });
 
-  test("runs on one thread where it is told to have no Worker, and says why", async () => {
+  test("runs on one thread where `worker` is false, and says why", async () => {
     const job = { options: { num_threads: 2, worker: false } };
     const outcome = await with_page("isolated", (page) => on_page(page, job));
     expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });

@@ -144,7 +144,7 @@ describe("vit-msn train", () => {
     });
   });
 
-  test("killed at any moment, it goes on with nothing lost", async () => {
+  test("killed at any moment, it resumes with nothing lost", async () => {
     const args = [
       "--max_steps",
       "40",

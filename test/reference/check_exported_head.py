@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Opens a model that `vit-msn few-shot --export` wrote in Hugging Face transformers, and records its logits.
 
-The carried model's backbone learns three labels from its ten example images, once for each kind of feature that can be
+The bundled model's backbone learns three labels from its ten example images, once for each kind of feature that can be
 exported; transformers must load every key, give the probabilities that vit-msn prints, and its logits are written to
 test/fixtures/few_shot/exported_logits.json, which test/suite/few_shot.test.ts compares ours with.
 

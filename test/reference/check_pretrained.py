@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Opens encoders that `vit-msn pretrain` wrote in Hugging Face transformers, and records their CLS tokens.
 
-A small encoder learns from the carried model's ten example images for a few steps. transformers must load every key, and its CLS
+A small encoder learns from the bundled model's ten example images for a few steps. transformers must load every key, and its CLS
 tokens of the ten images are written to test/fixtures/pretrained_cls.json, which test/node/pretrain_cli.test.ts compares with
 those of an encoder that it trains alike.
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Opens models that `vit-msn train` wrote in Hugging Face transformers, and records their logits.
 
-The carried model learns three labels from its ten example images for a few steps. transformers must load every key, and its
+The bundled model learns three labels from its ten example images for a few steps. transformers must load every key, and its
 logits for the ten images are written to test/fixtures/training/trained_logits.json, which test/node/train_cli.test.ts
 compares with those of a model that it trains alike.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The first steps of training the carried model's architecture from scratch, by PyTorch: models/fashion/README.md's recipe.
+"""The first steps of training the bundled model's architecture from scratch, by PyTorch: models/fashion/README.md's recipe.
 
 Parameters start as `from_config` starts them with seed 0 (ts/model/random.ts), positions and CLS likewise; step i takes images
 (16 i + j) * 383 mod 1000 of models/fashion/test1000.safetensors, mirrored in every third step. AdamW with weight decay on the

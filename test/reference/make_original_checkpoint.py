@@ -5,7 +5,7 @@ of AdamW in the original's parameter order, and what else is in there.
 
   python make_original_checkpoint.py   (torch, transformers, safetensors, numpy)
 
-Writes test/fixtures/original_checkpoint.pth.tar. Whoever goes on from it must see the losses of msn_reference.py's steps 6 to 20.
+Writes test/fixtures/original_checkpoint.pth.tar. A run that resumes from it must see the losses of msn_reference.py's steps 6 to 20.
 """
 
 from pathlib import Path

@@ -1,5 +1,5 @@
 // Clients of `vit-msn serve` that do wrong in every way, and one that does right. Those that wait do so until the server
-// ends their connection, or for as long as they were told.
+// ends their connection, or until their time is over.
 import { once } from "node:events";
 import { connect } from "node:net";
 import { gzipSync } from "node:zlib";

@@ -51,7 +51,7 @@ async function do_right() {
       status: 0,
       text: `${error.message}: ${error.cause?.message}`,
     }));
-    // A full queue is told as such.
+    // A full queue is reported as such.
     if (status === 429) counts.refused++;
     else if (status === 200 && text === expected.get(path)) counts.right++;
     else failures.push(`${path}: ${status} ${text.slice(0, 200)}`);

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import type { ViTMSNConfigInit } from "vit-msn";
 import { ACTIVATIONS } from "../../ts/engine/engine.ts";
 
-/** How a forward is disturbed, after so many turns of the microtask queue. */
+/** How a forward is disturbed, after a number of turns of the microtask queue. */
 export type Disturbance = { kind: "none" } | { kind: "abort" | "dispose"; after: number };
 
 /** One forward of a case; whole numbers where a choice depends on sizes that are drawn with it. */

@@ -67,7 +67,7 @@ test.each([
   // Of float32's own logits: in int8 the weights' rounding.
   { dtype: "int8", tolerance: 0.5, most_changes: 10 },
 ] as const)(
-  "the carried model is right about more of them, in $dtype",
+  "the bundled model is right about more of them, in $dtype",
   { timeout: 120_000 },
   async ({ dtype, tolerance, most_changes }) => {
     const { images, labels, logits: earlier } = await read_test_set();
@@ -80,7 +80,7 @@ test.each([
     const count = (is_so: (i: number) => boolean) => images.filter((_, i) => is_so(i)).length;
     expect(count((i) => top1(logits.data, i) !== top1(expected, i))).toBeLessThanOrEqual(most_changes);
     const right = count((i) => top1(logits.data, i) === labels[i]);
-    console.log(`fashion: the carried model in ${dtype} is right about ${right} of ${IMAGES}`);
+    console.log(`fashion: the bundled model in ${dtype} is right about ${right} of ${IMAGES}`);
     expect(right).toBeGreaterThan(count((i) => top1(earlier, i) === labels[i]));
     await classify.dispose();
   },

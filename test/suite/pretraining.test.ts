@@ -366,7 +366,7 @@ describe("a run", () => {
     await pretrainer.model.dispose();
   });
 
-  test("a collapse is told once, with advice", async () => {
+  test("a collapse is reported once, with advice", async () => {
     const told: string[] = [];
     const one = new Uint8Array(20 * 400).fill(90);
     const pretrainer = await new_pretrainer({
@@ -468,7 +468,7 @@ describe("checkpoints", () => {
     await directory.remove();
   });
 
-  test("one that is cut off is passed over", async () => {
+  test("one that is cut off is skipped", async () => {
     const directory = await temporary_directory();
     const args = { max_steps: 4, save_steps: 2, output_dir: directory.target };
     const pretrainer = await new_pretrainer({ args });
@@ -501,7 +501,7 @@ describe("MSN's own checkpoints", () => {
     return torch_dict_file(root);
   };
 
-  test("config and sizes are told by the shapes", async () => {
+  test("config and sizes come from the shapes", async () => {
     const checkpoint = await OriginalMSNCheckpoint.open(await own(), { num_attention_heads: 2 });
     expect(checkpoint.config).toMatchObject({
       hidden_size: 32,
@@ -567,13 +567,13 @@ describe("MSN's own checkpoints", () => {
         (root.get("encoder") as Map<string, Value>).delete("module.pos_embed"),
       /lacks the encoder's embeddings.position_embeddings/,
     ],
-  ])("%s is told", async (_, change, message) => {
+  ])("%s is an error", async (_, change, message) => {
     const error = await error_of(OriginalMSNCheckpoint.open(await own(change)));
     expect(error).toBeInstanceOf(VitMsnError);
     expect([error.code, error.message]).toEqual(["INVALID_CHECKPOINT", expect.stringMatching(message)]);
   });
 
-  test("another head than the options ask for is told", async () => {
+  test("another head than the options ask for is an error", async () => {
     const checkpoint = await OriginalMSNCheckpoint.open(await own(), { num_attention_heads: 2 });
     const model = await msn_encoder(checkpoint.config);
     const pretrainer = await new_pretrainer({ options: { model, initial_checkpoint: checkpoint } });

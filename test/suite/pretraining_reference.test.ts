@@ -126,7 +126,7 @@ async function compare_parameters(
   return worst;
 }
 
-test("goes on from a checkpoint that PyTorch wrote in MSN's own layout, with the optimiser's memory", async () => {
+test("resumes from a checkpoint that PyTorch wrote in MSN's own layout, with the optimiser's memory", async () => {
   const { values, collate } = await load_reference();
   const file = await read_file("test/fixtures/original_checkpoint.pth.tar");
   const checkpoint = await OriginalMSNCheckpoint.open(file, { num_attention_heads: 2 });

@@ -458,7 +458,7 @@ describe("data", () => {
 });
 
 describe("evaluation and callbacks", () => {
-  test("predictions, own metrics and what callbacks are told", async () => {
+  test("predictions, custom metrics and what callbacks receive", async () => {
     const model = await new_model();
     const seen: string[] = [];
     const note = (name: string) => () => void seen.push(name);

@@ -399,7 +399,7 @@ function watch_buffers(device: GPUDevice): Set<GPUBuffer> {
   return alive;
 }
 
-/** This runtime's GPU; the devices that it gives are told. */
+/** This runtime's GPU, and the devices that it gives. */
 async function watched_gpu(opened: GPUDevice[]): Promise<GPU> {
   const real = await find_gpu();
   return gpu_with(async () => {

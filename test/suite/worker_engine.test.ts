@@ -106,7 +106,7 @@ describe("a model whose engine is in a Worker", () => {
       Array.from({ length: 5 }, () => model.forward({ pixel_values: pixel_values() })),
     );
     for (const output of together) expect(output).toEqual(alone);
-    // What was freed is told with the next answer or by itself, soon after.
+    // What was freed is reported with the next answer or by itself, soon after.
     await expect.poll(() => model.memory().bytes).toBe(before.bytes);
     expect(model.memory().handles).toBe(before.handles);
     await model.dispose();
@@ -133,7 +133,7 @@ describe("a model whose engine is in a Worker", () => {
     expect((await failure(model.forward({ pixel_values: pixel_values() }))).code).toBe("DISPOSED");
   });
 
-  test("a value that no weight can have is told with its file and key, and ends the loading", async () => {
+  test("a value that no weight can have ends the loading, with its file and key in the error", async () => {
     const files = await model_files("test/fixtures/tiny", ["config.json", "model.safetensors"]);
     const weights = (files["model.safetensors"] as Uint8Array).slice();
     const start = 8 + Number(new DataView(weights.buffer).getBigUint64(0, true));

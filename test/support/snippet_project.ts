@@ -143,7 +143,7 @@ async function write_images(folder: string): Promise<void> {
   await writeFile(join(folder, "shards/0.tar"), Buffer.concat([member, Buffer.alloc(1024)]));
 }
 
-/** The carried model without its head, as the hub has backbones. */
+/** The bundled model without its head, as the hub has backbones. */
 async function write_backbone(folder: string): Promise<void> {
   const fashion = join(root, "models/fashion");
   const model = await ViTMSNModel.from_pretrained(fashion, { device: "wasm" });

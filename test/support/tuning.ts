@@ -6,7 +6,7 @@ import { fixture_files } from "./models.ts";
 export interface TuningProgram {
   /** Where choices are kept: a folder in Node, a key of the Cache API in a page. */
   place: string;
-  /** Whether the place is told by an option of from_pretrained, instead of by `env`. */
+  /** Whether an option of from_pretrained names the place, instead of `env`. */
   by_option?: boolean;
   again?: boolean;
 }

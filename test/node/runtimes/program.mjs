@@ -1,4 +1,4 @@
-// Run by Deno and Bun: a fixture's logits and the carried model's classes of images, as JSON.
+// Run by Deno and Bun: a fixture's logits and the bundled model's classes of images, as JSON.
 // Usage: program.mjs FILE, of JSON: { fixture, pixel_values, dims, images, options }
 import { readFile } from "node:fs/promises";
 import process from "node:process";

@@ -68,7 +68,7 @@ export class EnginePanel extends Panel {
     return this.#settings;
   }
 
-  /** Loads a model. What goes wrong is told by the task's element. */
+  /** Loads a model. The task's element shows what goes wrong. */
   async load(settings: Settings): Promise<void> {
     await this.task.run("Loading the model …", async (signal) => {
       const on_progress = ({ loaded, total }: LoadProgress) => this.task.on_progress({ done: loaded, total });

@@ -10,7 +10,7 @@ import type { PretrainingProgress, PretrainingSettings, PretrainingStep, Setting
 import type { EnginePanel } from "./engine.ts";
 import { type Context, heading, Panel } from "./panel.ts";
 
-/** Where the form's values are kept for a run that is gone on with after the page was closed. */
+/** Where the form's values are stored for a run that is resumed after the page was closed. */
 const KEY = "studio-pretraining";
 /** Points that a curve is drawn with, and how often, in ms. */
 const POINTS = 240;
@@ -232,14 +232,14 @@ export class PretrainPanel extends Panel {
     this.#go_on.disabled = this.#go.disabled;
   }
 
-  /** Whether there is a checkpoint to go on from, also one of an earlier visit. */
+  /** Whether there is a checkpoint to resume from, also one of an earlier visit. */
   async #find_kept(): Promise<void> {
     const step = await this.#client()
       .call("pretrain_kept", [])
       .catch(() => undefined); // without storage nothing is kept
     this.#go_on.hidden = step === undefined;
     if (step !== undefined && this.#steps.length === 0) this.#recall();
-    this.#go_on.lastChild?.replaceWith(`Go on from step ${step}`);
+    this.#go_on.lastChild?.replaceWith(`Resume from step ${step}`);
   }
 
   /** The fields that a run's options come from, but for the data. */

@@ -23,7 +23,7 @@ const EXAMPLE_EACH = 5;
 
 const size_of = ({ examples, imported }: TaughtClass): number => examples.length + imported;
 
-/** Classes from a few pictures each, on the frozen backbone; how good they are is told by leaving out each picture in turn. */
+/** Classes from a few pictures each, on the frozen backbone; leaving out each picture in turn shows how good they are. */
 export class TeachPanel extends Panel {
   readonly id = "teach";
   readonly title = "Teach";

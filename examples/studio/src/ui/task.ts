@@ -87,8 +87,8 @@ const ADVICE: Record<string, string> = {
   NOT_FOUND:
     "Check the name, or give all files of the model: config.json, preprocessor_config.json and the weights.",
   ACCESS_DENIED: "This page can only load public models.",
-  NETWORK: "Check your connection and try again; the carried model works offline.",
-  OFFLINE: "Connect to the network once, or use the carried model.",
+  NETWORK: "Check your connection and try again; the bundled model works offline.",
+  OFFLINE: "Connect to the network once, or use the bundled model.",
   OUT_OF_MEMORY: "Choose a smaller model, or int8 weights, under Engine.",
   ENGINE_DEAD: "Load the model again under Engine.",
   DISPOSED: "Load a model under Engine.",

@@ -8,7 +8,7 @@ import {
 import type { Call } from "./calls.ts";
 import type { LoadProgress, ModelChoice, ModelInfo, Settings } from "./types.ts";
 
-/** A model with its processor, and what the page is told of it. */
+/** A model with its processor, and its description for the page. */
 export interface LoadedModel {
   model: ViTMSNForImageClassification;
   processor: ViTImageProcessor;
@@ -61,7 +61,7 @@ export function source_of(choice: ModelChoice): PretrainedSource {
 function name_of(choice: ModelChoice): string {
   switch (choice.kind) {
     case "carried":
-      return "Fashion, the carried model";
+      return "Fashion, the bundled model";
     case "hub":
       return choice.repo;
     case "files":

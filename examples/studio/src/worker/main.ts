@@ -4,7 +4,7 @@ import { Service } from "./service.ts";
 
 const service = new Service();
 const running = new Map<number, AbortController>();
-/** What the page is told. In a Worker; the page's own function of this name takes other arguments. */
+/** Posts to the page. In a Worker; the page's own function of this name takes other arguments. */
 const post = postMessage as unknown as (reply: Reply, transfer?: Transferable[]) => void;
 
 addEventListener("message", ({ data }: MessageEvent<Request>) => {

@@ -21,7 +21,7 @@ export class Pretraining {
   #pretrainer: MSNPretrainer | undefined;
   #is_running = false;
 
-  /** Trains until the run's end, stop() or an abort; with `resume` it goes on from the checkpoint that is kept. */
+  /** Trains until the run's end, stop() or an abort; with `resume` it starts from the stored checkpoint. */
   async train(
     pictures: readonly Blob[],
     settings: PretrainingSettings,
@@ -70,7 +70,7 @@ export class Pretraining {
     }
   }
 
-  /** Ends the run after this step, with a checkpoint to go on from. */
+  /** Ends the run after this step, with a checkpoint to resume from. */
   stop(): void {
     if (this.#pretrainer === undefined || !this.#is_running) return;
     this.#pretrainer.control.should_save = true;

@@ -124,7 +124,7 @@ export interface TaughtState {
 
 /** How a pre-training run goes; the rest is MSN's defaults. */
 export interface PretrainingSettings {
-  /** A fresh encoder of a size, or a model to go on from. */
+  /** A fresh encoder of a size, or a model to resume from. */
   start: "tiny" | "small" | "medium" | ModelChoice;
   device: Settings["device"];
   num_threads: number;

@@ -146,7 +146,7 @@ describe("choices", () => {
     ["an unknown dtype", with_choice({ dtype: "float12" })],
     ["no times", with_choice({ ms: null })],
     ["times that are none", with_choice({ ms: { 32: "short" } })],
-  ])("are none where the file has %s, and it is written anew", async (_, damage) => {
+  ])("are none where the file has %s, and it is written again", async (_, damage) => {
     await keep(CHOICE);
     await rewrite(damage);
     expect(await found()).toEqual([]);
@@ -165,7 +165,7 @@ describe("choices", () => {
     expect(await found()).toEqual([]);
   });
 
-  test.skipIf(in_page)("that can't be kept are told of", async () => {
+  test.skipIf(in_page)("that can't be stored cause one warning", async () => {
     await (await node_files()).writeFile(`${place}/tiles`, "a file where a folder should be");
     await keep(CHOICE);
     expect(warnings).toHaveLength(1);
@@ -174,7 +174,7 @@ describe("choices", () => {
   });
 });
 
-/** Tunes in a program of its own: in Node by modules that are loaded anew, in a page by a frame. */
+/** Tunes in a program of its own: in Node by modules that are loaded again, in a page by a frame. */
 async function tune(program: Omit<TuningProgram, "place"> = {}): Promise<Tuned> {
   const whole = { place, ...program };
   if (in_page) return tune_in_frame(whole);
