@@ -1,3 +1,4 @@
+import { export_weights } from "../../ts/model/export_weights.ts";
 import type { ViTMSNForImageClassification } from "../../ts/model/modeling_vit_msn.ts";
 
 /** A model's parameters in the hub's key layout without its prefix. */
@@ -5,7 +6,7 @@ export type WeightsByKey = ReadonlyMap<string, { data: Float32Array; dims: reado
 
 export async function read_weights(model: ViTMSNForImageClassification): Promise<WeightsByKey> {
   const weights = new Map<string, { data: Float32Array; dims: readonly number[] }>();
-  for (const { key, dims, byte_length, bytes } of model.weights.export()) {
+  for (const { key, dims, byte_length, bytes } of export_weights(model.weights)) {
     const data = new Uint8Array(byte_length);
     let offset = 0;
     for await (const piece of bytes()) {

@@ -2,7 +2,6 @@ import { Callable } from "../callable.ts";
 import type { Engine } from "../engine/engine.ts";
 import { invalid_argument as invalid, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
-import { has_file, no_config } from "../loading/no_config.ts";
 import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -204,13 +203,11 @@ async function read_config(source: ModelSource): Promise<{ config: Record<string
   if (typeof combined === "object" && combined !== null) {
     return { config: combined as Record<string, unknown>, where: `${source.name}: ${COMBINED_FILE}` };
   }
-  // What lacks config.json, too, is no model: a wrong path, say.
-  if (!(await has_file(source, "config.json"))) throw await no_config(source, PROCESSOR_FILE);
-  throw new VitMsnError(
-    "NOT_FOUND",
-    `${source.name} has no ${PROCESSOR_FILE}, so how to prepare pictures isn't known; add one, or make a ViTImageProcessor yourself.`,
-    { details: { source: source.name, file: PROCESSOR_FILE } },
+  const { no_processor } = await on_demand(
+    "check of a model's files",
+    () => import("../loading/missing_files.ts"),
   );
+  throw await no_processor(source, PROCESSOR_FILE);
 }
 
 /** As preprocess_on_device, which is loaded where there is such a device. */

@@ -7,6 +7,7 @@ import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions } from "../loading/types.ts";
 import { classifier_checkpoint_key } from "../model/checkpoint_keys.ts";
 import { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
+import { export_weights } from "../model/export_weights.ts";
 import { ViTMSNForImageClassification, type ViTMSNModel } from "../model/modeling_vit_msn.ts";
 import { checkpoint_files } from "../model/save_model.ts";
 import type { FeatureKind } from "./features.ts";
@@ -106,7 +107,7 @@ export async function export_model(
 }
 
 function* backbone_parameters(model: ViTMSNModel, { plain_layernorm }: Classifier): Generator<TensorToWrite> {
-  for (const parameter of model.weights.export()) {
+  for (const parameter of export_weights(model.weights)) {
     const key = classifier_checkpoint_key(parameter.key);
     const is_final_norm = parameter.key === "layernorm.weight" || parameter.key === "layernorm.bias";
     if (plain_layernorm && is_final_norm) {

@@ -3,7 +3,6 @@ import { on_demand } from "../on_demand.ts";
 import { check_range } from "./bytes.ts";
 import { read_safetensors_header } from "./formats/safetensors.ts";
 import { read_json } from "./json.ts";
-import { adapter_hint } from "./no_config.ts";
 import type {
   Checkpoint,
   CheckpointDtype,
@@ -18,7 +17,7 @@ export interface FileTensors {
   /** Keys of tensors that can't be read, with their dtypes. */
   unreadable: Map<string, string>;
 }
-type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
+export type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
 
 const DTYPES: ReadonlyMap<string, CheckpointDtype> = new Map([
   ["F32", "float32"],
@@ -31,7 +30,6 @@ const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
   { file: "model.safetensors", index: "model.safetensors.index.json", read: read_safetensors },
   { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch_bin },
 ];
-const MAX_SHARDS = 1000;
 
 /** Reading torch's own files takes an unpickler and a reader of zip archives, which other models don't need. */
 async function read_pytorch_bin(file: RandomAccessFile): Promise<FileTensors> {
@@ -64,118 +62,33 @@ export async function open_checkpoint(
   };
   for (const { file, index, read } of CANDIDATES) {
     const single = await probe(() => source.open(file));
-    if (single) return open_files([single], read);
+    if (single) return open_single(single, read);
     const shards = await probe(() => read_json(source, index));
-    if (shards) return open_shards(source, index, shards, read, options.signal);
+    if (shards) {
+      const { open_shards } = await on_demand("reader of shards", () => import("./shards.ts"));
+      return open_shards(source, index, shards, read, options.signal);
+    }
   }
   if (refusal) throw refusal;
-  const names = CANDIDATES.flatMap(({ file, index }) => [file, index]);
-  throw new VitMsnError(
-    "NOT_FOUND",
-    `${source.name} holds no weights: none of ${names.join(", ")} is there.${await adapter_hint(source)}`,
-    {
-      details: { source: source.name, files: names },
-    },
+  const { no_weights } = await on_demand("check of a model's files", () => import("./missing_files.ts"));
+  throw await no_weights(
+    source,
+    CANDIDATES.flatMap(({ file, index }) => [file, index]),
   );
 }
 
-async function open_shards(
-  source: ModelSource,
-  index: string,
-  content: Record<string, unknown>,
-  read: ReadFile,
-  signal: AbortSignal | undefined,
-): Promise<Checkpoint> {
-  const shard_of = parse_weight_map(content, index, source.name);
-  const names = [...new Set(shard_of.values())];
-  const files: RandomAccessFile[] = [];
+async function open_single(file: RandomAccessFile, read: ReadFile): Promise<Checkpoint> {
   try {
-    for (const name of names) {
-      throw_if_aborted(signal, `Loading ${source.name}`);
-      const file = await source.open(name);
-      if (!file) throw invalid(source.name, `lacks the shard ${name} that ${index} names`, "NOT_FOUND");
-      files.push(file);
-    }
-  } catch (error) {
-    await close_all(files);
-    throw error;
-  }
-  const file_of = new Map(names.map((name, i) => [name, files[i] as RandomAccessFile]));
-  return open_files(files, read, { index: `${source.name}: ${index}`, shard_of, file_of });
-}
-
-function parse_weight_map(
-  content: Record<string, unknown>,
-  index: string,
-  name: string,
-): Map<string, string> {
-  const map = content.weight_map;
-  if (typeof map !== "object" || map === null || Array.isArray(map)) {
-    throw invalid(name, `has a ${index} without a weight_map`);
-  }
-  const entries = Object.entries(map);
-  if (!entries.every((entry): entry is [string, string] => typeof entry[1] === "string")) {
-    throw invalid(name, `has a ${index} whose weight_map names something else than files`);
-  }
-  const count = new Set(entries.map(([, file]) => file)).size;
-  if (count === 0 || count > MAX_SHARDS)
-    throw invalid(name, `has a ${index} that names ${count} files, not 1 to ${MAX_SHARDS}`);
-  return new Map(entries);
-}
-
-interface Sharding {
-  index: string;
-  shard_of: ReadonlyMap<string, string>;
-  file_of: ReadonlyMap<string, RandomAccessFile>;
-}
-
-async function open_files(
-  files: RandomAccessFile[],
-  read: ReadFile,
-  sharding?: Sharding,
-): Promise<Checkpoint> {
-  try {
-    const contents = new Map<RandomAccessFile, FileTensors>();
-    for (const file of files) contents.set(file, await read(file));
-    const { tensors, unreadable } = sharding
-      ? pick(contents, sharding)
-      : ([...contents.values()][0] as FileTensors);
+    const { tensors, unreadable } = await read(file);
     return {
       tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])),
       unreadable,
-      close: () => close_all(files),
+      close: () => file.close(),
     };
   } catch (error) {
-    await close_all(files);
+    await file.close();
     throw error;
   }
-}
-
-/** Takes every key from the shard that the index gives it. */
-function pick(
-  contents: ReadonlyMap<RandomAccessFile, FileTensors>,
-  { index, shard_of, file_of }: Sharding,
-): FileTensors {
-  const keyed = new Map(
-    [...contents].map(([file, { tensors, unreadable }]) => [
-      file,
-      { tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])), unreadable },
-    ]),
-  );
-  const picked: FileTensors = { tensors: [], unreadable: new Map() };
-  for (const [key, shard] of shard_of) {
-    const content = keyed.get(file_of.get(shard) as RandomAccessFile);
-    const tensor = content?.tensors.get(key);
-    const dtype = content?.unreadable.get(key);
-    if (tensor) picked.tensors.push(tensor);
-    else if (dtype !== undefined) picked.unreadable.set(key, dtype);
-    else
-      throw invalid(
-        index,
-        `says that ${JSON.stringify(key)} is in ${shard}, which lacks it; the shards are of different models`,
-      );
-  }
-  return picked;
 }
 
 /** The tensors of a safetensors file, none of them read yet. */
@@ -199,16 +112,4 @@ export async function read_safetensors(file: RandomAccessFile): Promise<FileTens
 /** Few files need it. */
 function other_floats() {
   return on_demand("reader of float64 and float8", () => import("./formats/other_floats.ts"));
-}
-
-async function close_all(files: readonly RandomAccessFile[]): Promise<void> {
-  await Promise.all(files.map((file) => file.close()));
-}
-
-function invalid(
-  name: string,
-  what: string,
-  code: "INVALID_CHECKPOINT" | "NOT_FOUND" = "INVALID_CHECKPOINT",
-): VitMsnError {
-  return new VitMsnError(code, `${name} ${what}.`, { details: { source: name } });
 }

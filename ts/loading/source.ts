@@ -3,14 +3,13 @@ import { find_place, folder_hint, open_local_file } from "#storage";
 import { env } from "../env.ts";
 import { type ErrorCode, invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { type SplitUrl, split_credentials } from "../network/credentials.ts";
-import { data_url_bytes } from "../network/data_url.ts";
 import { show_url } from "../network/show_url.ts";
-import { bytes_of, is_record } from "../options.ts";
-import { blob_file, memory_file } from "./bytes.ts";
-import { open_remote, type RemoteOptions } from "./hub.ts";
+import { on_demand } from "../on_demand.ts";
+import { is_record } from "../options.ts";
+import { open_remote } from "./hub.ts";
 import { folder_segments, path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
-import type { FileMap, LoadOptions, ModelSource, PretrainedSource, RandomAccessFile } from "./types.ts";
+import type { LoadOptions, ModelSource, PretrainedSource, RandomAccessFile } from "./types.ts";
 
 type OpenFile = (
   segments: string[],
@@ -33,12 +32,15 @@ export async function open_source(source: PretrainedSource, options: LoadOptions
         `A model must be a path, a hub repo id, a URL or a map of files, got ${show(source)}.`,
       );
     }
-    const name = "The map of files";
-    return make_source(name, options, subfolder, async (segments, progress, max_bytes) => {
-      const found = find_in_map(source, segments.join("/"), name);
-      if (!(found?.content instanceof URL)) return found && map_file(found.name, found.content, name);
-      return open_url(found.content, { immutable: false, options, progress, max_bytes });
-    });
+    const { open_mapped_file } = await on_demand("reader of given files", () => import("./file_map.ts"));
+    return make_source("The map of files", options, subfolder, (segments, progress, max_bytes) =>
+      open_mapped_file(
+        source,
+        segments.join("/"),
+        { immutable: false, options, progress, max_bytes },
+        open_source,
+      ),
+    );
   }
   const place = await find_place(source);
   if (place?.folder !== undefined) {
@@ -84,28 +86,6 @@ function with_folder_hint(error: unknown, repo: string): unknown {
   return new VitMsnError(code, `${message} ${folder_hint(repo)}`, { cause, details: { ...details } });
 }
 
-/** A file by itself, as a checkpoint of another program. */
-export type FileSource = string | URL | Blob | ArrayBuffer | Uint8Array;
-
-/**
- * Opens one file: by its path or URL, or the bytes themselves. Nothing is read yet.
- * @throws VitMsnError NOT_FOUND, and what open_source throws.
- */
-export async function open_file(source: FileSource, options: LoadOptions = {}): Promise<RandomAccessFile> {
-  if (typeof source !== "string" && !(source instanceof URL)) {
-    return map_file((source as Partial<File>).name || "The file", source, "A source");
-  }
-  const address = String(source);
-  const cut = address.search(/[^/\\]*$/);
-  const [folder, name] = [address.slice(0, cut) || "./", address.slice(cut)];
-  const file =
-    name === "" ? undefined : await (await open_source(folder, options)).open(decodeURIComponent(name));
-  if (file !== undefined) return file;
-  throw new VitMsnError("NOT_FOUND", `There is no file ${show_url(address).slice(0, 300)}.`, {
-    details: { source: show_url(address) },
-  });
-}
-
 function make_source(
   name: string,
   options: LoadOptions,
@@ -124,51 +104,6 @@ function make_source(
       return opened;
     },
   };
-}
-
-/** The file of that name, else the one file of that name inside a folder, as names of a picked folder are given. */
-function find_in_map(
-  files: FileMap,
-  file: string,
-  source: string,
-): { name: string; content: unknown } | undefined {
-  const entries = files instanceof Map ? [...files] : Object.entries(files);
-  const exact = entries.find(([name]) => name === file);
-  const nested = entries.filter(([name]) => name.endsWith(`/${file}`));
-  const depth = (name: string) => name.split("/").length;
-  const least = nested.reduce((least, [name]) => Math.min(least, depth(name)), Number.POSITIVE_INFINITY);
-  const nearest = nested.filter(([name]) => depth(name) === least);
-  if (!exact && nearest.length > 1) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `${source} holds ${nearest.length} files ${file} (${nearest.map(([name]) => name).join(", ")}); give those of one model.`,
-      { details: { file, names: nearest.map(([name]) => name) } },
-    );
-  }
-  const [name, content] = exact ?? nearest[0] ?? [];
-  return name === undefined ? undefined : { name, content };
-}
-
-/** A file of a map by its URL; bundlers write small ones into the URL itself. */
-async function open_url(address: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
-  if (address.protocol === "data:") return memory_file(show_url(address), data_url_bytes(address.href));
-  if (!/^https?:$/.test(address.protocol)) return open_file(address, remote.options);
-  const { url, authorization } = split_credentials(address);
-  return open_remote(url, { ...remote, authorization });
-}
-
-function map_file(name: string, content: unknown, source: string): RandomAccessFile {
-  if (content instanceof Uint8Array || content instanceof ArrayBuffer) {
-    return memory_file(name, bytes_of(content, name));
-  }
-  if (content instanceof Blob) return blob_file(name, content);
-  throw new VitMsnError(
-    "INVALID_ARGUMENT",
-    `${source} must hold Blobs, ArrayBuffers, Uint8Arrays or URLs; ${name} is none of them.`,
-    {
-      details: { file: name },
-    },
-  );
 }
 
 function hub_url(repo: string, revision = "main"): URL {

@@ -2,7 +2,6 @@ import { ACTIVATIONS, type Activation, type Grid } from "../engine/engine.ts";
 import { env } from "../env.ts";
 import { invalid_argument, show, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
-import { no_config } from "../loading/no_config.ts";
 import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -262,7 +261,13 @@ export async function read_config(
 ): Promise<ViTMSNConfig> {
   check_overrides(overrides);
   let fields = await read_json(files, CONFIG_FILE);
-  if (fields === undefined) throw await no_config(files);
+  if (fields === undefined) {
+    const { no_config } = await on_demand(
+      "check of a model's files",
+      () => import("../loading/missing_files.ts"),
+    );
+    throw await no_config(files);
+  }
   const { id2label, label2id } = fields;
   if (!are_names(id2label ?? {}) || !Object.values(label2id ?? {}).every(is_id)) {
     const { read_python_labels } = await on_demand("reader of labels", () => import("./python_labels.ts"));

@@ -1,7 +1,7 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
-import type { CheckpointMatch } from "./weights.ts";
+import type { CheckpointMatch } from "./checkpoint_match.ts";
 
 /** What is needed of a model class. */
 interface JudgedClass {

@@ -9,12 +9,11 @@ import { open_checkpoint } from "../loading/checkpoint.ts";
 import { check_pretrained, MODEL_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
-import type { Checkpoint, LoadOptions, PretrainedSource } from "../loading/types.ts";
+import type { LoadOptions, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
 import { check_options, flag, type Rules, record } from "../options.ts";
-import { Tensor } from "../tensor.ts";
 import type { ModuleSpec } from "./architecture.ts";
-import { canonical_key } from "./checkpoint_keys.ts";
+import { MASK_TOKEN, type Matched, match_checkpoint, match_model } from "./checkpoint_match.ts";
 import {
   type AttnImplementation,
   read_config,
@@ -23,13 +22,7 @@ import {
 } from "./configuration_vit_msn.ts";
 import { type ForwardInputs, INPUT_RULES } from "./inputs.ts";
 import { Residence, type Running } from "./loaded_engine.ts";
-import {
-  type CheckpointMatch,
-  create_weights,
-  empty_weights,
-  match_checkpoint,
-  type Weights,
-} from "./weights.ts";
+import { create_weights, type Weights } from "./weights.ts";
 
 /** Names for the dtype option; the short ones are transformers.js'. */
 export type DtypeName = WeightDtype | "fp32" | "fp16" | "bf16" | "q8";
@@ -96,8 +89,6 @@ interface ResolvedOptions {
 
 /** What is known before an engine runs. */
 type RequestedOptions = Pick<ResolvedOptions, "dtype" | "attn_implementation">;
-
-const MASK_TOKEN = "embeddings.mask_token";
 
 /** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
 export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<
@@ -185,7 +176,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     this.modules(config, false);
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
-      const matched = await match(
+      const matched = await match_model(
         this,
         config,
         checkpoint,
@@ -339,32 +330,6 @@ function resolve_options({
   return { dtype: (DTYPE_ALIASES[dtype] ?? dtype) as WeightDtype, attn_implementation };
 }
 
-/** A model's parameters, and where a checkpoint has them. */
-interface Matched {
-  modules: readonly ModuleSpec[];
-  found: CheckpointMatch["found"];
-}
-
-type MatchingClass = Pick<ModelClass<unknown>, "architecture" | "head_keys" | "modules">;
-
-/** What of a checkpoint fits the model; throws or warns where not all of it does. */
-async function match(
-  model_class: MatchingClass,
-  config: ViTMSNConfig,
-  checkpoint: Checkpoint,
-  name: string,
-  ignore_mismatched_sizes: boolean,
-): Promise<Matched> {
-  const keys = [...checkpoint.tensors.keys(), ...checkpoint.unreadable.keys()].map(canonical_key);
-  const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
-  const matched = match_checkpoint(checkpoint, modules);
-  if (matched.missing.length + matched.mismatched.length + matched.unexpected.length > 0) {
-    const { judge_match } = await on_demand("judge of checkpoints", () => import("./judge_match.ts"));
-    judge_match(matched, name, model_class, ignore_mismatched_sizes);
-  }
-  return { modules, found: matched.found };
-}
-
 /** Whether a source can be read once more without that its bytes were kept in memory for it. */
 function may_reload(source: PretrainedSource): boolean {
   if (typeof source === "string" || source instanceof URL) return true;
@@ -404,7 +369,7 @@ async function start(
   const { engine, device, engine_info } = await open_engine(options);
   try {
     const where = { ...requested, device, engine_info };
-    const ahead = await compile_ahead(model_class as AnyModelClass, engine, config, where);
+    const ahead = await start_compiler(model_class as AnyModelClass, engine, config, where);
     const { seed = 0, signal } = options;
     const { initializer_range } = config;
     const fill = { seed, initializer_range, signal };
@@ -417,20 +382,17 @@ async function start(
   }
 }
 
-/** Has the engine compile what a forward of one picture takes: two layers' ops, since all but the last have the same. */
-async function compile_ahead(
+/** Where an engine has a compiler, it works while the weights load. */
+async function start_compiler(
   model_class: AnyModelClass,
   engine: Engine,
   config: ViTMSNConfig,
   options: ResolvedOptions,
 ) {
-  return engine.compile_ahead?.(async () => {
-    const num_hidden_layers = Math.min(config.num_hidden_layers, 2);
-    const shallow = new ViTMSNConfig({ ...config.to_dict(), num_hidden_layers });
-    const { height, width } = shallow.image_grid;
-    const dims = [1, shallow.num_channels, height, width];
-    const pixel_values = new Tensor("float32", new Float32Array(dims.reduce((a, b) => a * b)), dims);
-    const weights = empty_weights(engine, model_class.modules(shallow, false), options.dtype);
-    await new model_class(shallow, engine, weights, options).forward({ pixel_values });
+  if (engine.compile_ahead === undefined) return undefined;
+  const { compile_ahead } = await on_demand("WebGPU engine", () => import("./compile_ahead.ts"));
+  return compile_ahead(engine, config, options.dtype, {
+    modules: (shallow) => model_class.modules(shallow, false),
+    forward: (shallow, weights, inputs) => new model_class(shallow, engine, weights, options).forward(inputs),
   });
 }

@@ -4,6 +4,7 @@ import { type TensorToWrite, write_safetensors } from "../loading/formats/write_
 import { to_json_text } from "../loading/json.ts";
 import type { SaveDirectory, SaveOptions } from "../loading/storage_types.ts";
 import { CONFIG_FILE, type ViTMSNConfig } from "./configuration_vit_msn.ts";
+import { export_weights } from "./export_weights.ts";
 import type { PreTrainedModel } from "./pretrained.ts";
 
 /** The name of how this package quantises, in config.json. */
@@ -16,7 +17,7 @@ export async function save_model(
   directory: SaveDirectory,
   options: SaveOptions,
 ): Promise<void> {
-  const parameters = [...weights.export()].map((parameter) => ({
+  const parameters = [...export_weights(weights)].map((parameter) => ({
     ...parameter,
     key: checkpoint_key(parameter.key),
     bytes: parameter.bytes(),

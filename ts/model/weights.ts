@@ -1,3 +1,4 @@
+import { numel } from "../dims.ts";
 import type {
   Engine,
   FloatDtype,
@@ -9,15 +10,9 @@ import type {
 import { Pacer } from "../engine/pacer.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { view_of } from "../loading/bytes.ts";
-import type { Checkpoint, CheckpointTensor } from "../loading/types.ts";
-import {
-  type LinearPart,
-  type LinearSpec,
-  type ModuleSpec,
-  type ParameterSpec,
-  parameters_of,
-} from "./architecture.ts";
-import { canonical_key, fused_parts, unwrapped_key } from "./checkpoint_keys.ts";
+import type { CheckpointTensor } from "../loading/types.ts";
+import type { LinearPart, LinearSpec, ModuleSpec, ParameterSpec } from "./architecture.ts";
+import type { FoundIntegers, FoundTensor } from "./checkpoint_match.ts";
 import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
@@ -26,15 +21,18 @@ const CHUNK_BYTES = 4 << 20;
 const FRESH_CHUNK_BYTES = 512 << 10;
 const LOADING = "Loading the model";
 
-const BYTES_PER_ELEMENT: Record<WeightDtype, number> = { float32: 4, float16: 2, bfloat16: 2, int8: 1 };
-/** The scales of an int8 weight [out, in] are float32 [out] under the weight's key with this behind it. */
-const SCALE_SUFFIX = "_scale";
+export const BYTES_PER_ELEMENT: Record<WeightDtype, number> = {
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  int8: 1,
+};
 
 /** A model's parameters on the engine, by their canonical names. */
 export class Weights {
   readonly modules: readonly ModuleSpec[];
   readonly dtype: WeightDtype;
-  readonly #engine: Engine;
+  readonly engine: Engine;
   readonly #handles: Map<string, Handle>;
 
   constructor(
@@ -43,7 +41,7 @@ export class Weights {
     dtype: WeightDtype,
     handles: Map<string, Handle>,
   ) {
-    this.#engine = engine;
+    this.engine = engine;
     this.modules = modules;
     this.dtype = dtype;
     this.#handles = handles;
@@ -61,7 +59,7 @@ export class Weights {
 
   /** Some of the modules, on the same engine. */
   part(modules: readonly ModuleSpec[]): Weights {
-    return new Weights(this.#engine, modules, this.dtype, this.#handles);
+    return new Weights(this.engine, modules, this.dtype, this.#handles);
   }
 
   has(name: string): boolean {
@@ -70,19 +68,19 @@ export class Weights {
 
   /** Puts another in a module's place and frees the one that was there. */
   replace(name: string, handle: Handle): void {
-    this.#engine.free(this.#handles.get(name) as Handle);
+    this.engine.free(this.#handles.get(name) as Handle);
     this.#handles.set(name, handle);
   }
 
   /** These and other modules of the same engine together; each set stays what it is, and what is replaced in one isn't in another. */
   with(other: Weights): Weights {
     const handles = new Map([...this.#handles, ...other.#handles]);
-    return new Weights(this.#engine, [...this.modules, ...other.modules], this.dtype, handles);
+    return new Weights(this.engine, [...this.modules, ...other.modules], this.dtype, handles);
   }
 
   /** Frees every module. */
   free(): void {
-    for (const handle of this.#handles.values()) this.#engine.free(handle);
+    for (const handle of this.#handles.values()) this.engine.free(handle);
     this.#handles.clear();
   }
 
@@ -103,198 +101,16 @@ export class Weights {
     const row = in_features * BYTES_PER_ELEMENT[dtype] + BYTES_PER_ELEMENT[float_dtype(dtype)] + scales;
     return out_features * row;
   }
-
-  /** Reads parameters back as raw values of `dtype`, in pieces, in the checkpoint's order. */
-  *export(): Generator<ExportedParameter> {
-    for (const module of this.modules) {
-      if (module.kind === "tensor") yield this.#export_tensor(module);
-      else yield* this.#export_linear(module);
-    }
-  }
-
-  #export_tensor(spec: ParameterSpec): ExportedParameter {
-    const handle = this.tensor(spec.key);
-    const engine = this.#engine;
-    const dtype = float_dtype(this.dtype);
-    return exported(spec, dtype, async function* () {
-      yield await engine.parameter_bytes(handle, dtype);
-    });
-  }
-
-  *#export_linear(module: LinearSpec): Generator<ExportedParameter> {
-    const engine = this.#engine;
-    const handle = this.linear(module.name);
-    const dtype = linear_dtype(module, this.dtype);
-    for (const { row, rows, weight, bias } of module.parts) {
-      const step = rows_per_chunk(module.in_features, dtype);
-      yield exported(weight, dtype, async function* () {
-        for (let done = 0; done < rows; done += step) {
-          yield await engine.get_rows(handle, row + done, Math.min(step, rows - done));
-        }
-      });
-      if (dtype === "int8") {
-        yield exported({ key: weight.key + SCALE_SUFFIX, dims: [rows] }, "float32", async function* () {
-          yield await engine.get_scales(handle, row, rows);
-        });
-      }
-      if (bias) {
-        yield exported(bias, float_dtype(dtype), async function* () {
-          yield await engine.get_bias(handle, row, rows);
-        });
-      }
-    }
-  }
 }
 
-/** A parameter on its way into a file. */
-export interface ExportedParameter {
-  key: string;
-  dims: readonly number[];
-  dtype: WeightDtype;
-  byte_length: number;
-  bytes(): AsyncGenerator<Uint8Array>;
-}
-
-/** What an int8 model keeps beside its int8 weights is float32. */
-function float_dtype(dtype: WeightDtype): FloatDtype {
+/** The dtype of what an int8 model has besides int8 weights is float32. */
+export function float_dtype(dtype: WeightDtype): FloatDtype {
   return dtype === "int8" ? "float32" : dtype;
 }
 
-function linear_dtype(module: LinearSpec, dtype: WeightDtype): WeightDtype {
+/** The dtype that a model of `dtype` has for a layer's weight. */
+export function linear_dtype(module: LinearSpec, dtype: WeightDtype): WeightDtype {
   return module.quantisable ? dtype : float_dtype(dtype);
-}
-
-function exported(
-  spec: Pick<ParameterSpec, "key" | "dims">,
-  dtype: WeightDtype,
-  bytes: () => AsyncGenerator<Uint8Array>,
-): ExportedParameter {
-  const byte_length = count(spec.dims) * BYTES_PER_ELEMENT[dtype];
-  return { key: spec.key, dims: spec.dims, dtype, byte_length, bytes };
-}
-
-/** What of a checkpoint fits a model, by canonical key, and what doesn't, by the checkpoint's own keys. */
-export interface CheckpointMatch {
-  found: ReadonlyMap<string, FoundTensor>;
-  missing: string[];
-  unexpected: string[];
-  /** Of the missing ones, those that are there but of a dtype that can't be read. */
-  unreadable: { key: string; dtype: string }[];
-  mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[];
-}
-
-/** A checkpoint's tensor for a parameter. */
-export type FoundTensor = FoundFloats | FoundIntegers;
-
-interface FoundFloats {
-  tensor: CheckpointTensor;
-  dtype: FloatDtype;
-}
-
-interface FoundIntegers {
-  tensor: CheckpointTensor;
-  dtype: "int8";
-  scale: CheckpointTensor;
-}
-
-/** Compares a checkpoint with a model's parameters before anything is allocated. */
-export function match_checkpoint(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): CheckpointMatch {
-  const wanted = new Map(modules.flatMap(parameters_of).map((spec) => [spec.key, spec]));
-  const scales = scales_of(checkpoint, modules);
-  const found = new Map<string, FoundTensor>();
-  const match: CheckpointMatch = { found, missing: [], unexpected: [], unreadable: [], mismatched: [] };
-  const used = new Set(scales.values());
-  for (const tensor of bare_first(unfused(checkpoint.tensors.values()))) {
-    const key = canonical_key(tensor.key);
-    const spec = wanted.get(key);
-    const other = found.get(key)?.tensor;
-    const is_copy = other !== undefined && is_wrapped(tensor) && !is_wrapped(other);
-    if (spec === undefined || is_copy) {
-      if (!used.has(tensor)) match.unexpected.push(tensor.key);
-    } else if (other) throw ambiguous(key, other, tensor);
-    else {
-      found.set(key, with_scale(tensor, scales.get(key)));
-      if (!same_dims(spec.dims, tensor.dims)) {
-        match.mismatched.push({ key: tensor.key, expected: spec.dims, found: tensor.dims });
-      }
-    }
-  }
-  for (const { key } of match.mismatched) found.delete(canonical_key(key));
-  const misshapen = new Set(match.mismatched.map(({ key }) => canonical_key(key)));
-  match.missing = [...wanted.keys()].filter((key) => !found.has(key) && !misshapen.has(key));
-  for (const [key, dtype] of checkpoint.unreadable) {
-    if (match.missing.includes(canonical_key(key))) match.unreadable.push({ key, dtype });
-  }
-  return match;
-}
-
-/** A model's own keys before those of a wrapped copy beside it, an average of it, say. */
-function bare_first(tensors: Iterable<CheckpointTensor>): CheckpointTensor[] {
-  const all = [...tensors];
-  return [...all.filter((tensor) => !is_wrapped(tensor)), ...all.filter(is_wrapped)];
-}
-
-function is_wrapped({ key }: CheckpointTensor): boolean {
-  return unwrapped_key(key) !== key;
-}
-
-/** The tensors with every fused one as its parts. */
-export function* unfused(tensors: Iterable<CheckpointTensor>): Generator<CheckpointTensor> {
-  for (const tensor of tensors) {
-    const parts = fused_parts(tensor.key);
-    const [rows = 0, ...rest] = tensor.dims;
-    if (parts === undefined || tensor.dtype === "int8" || rows % parts.length !== 0) yield tensor;
-    else {
-      const dims = [rows / parts.length, ...rest];
-      const size = count(dims) * BYTES_PER_ELEMENT[tensor.dtype];
-      for (const [i, key] of parts.entries()) {
-        yield { ...tensor, key, dims, read: (start, length) => tensor.read(i * size + start, length) };
-      }
-    }
-  }
-}
-
-/** The scales of the int8 weights of linear layers, by the weights' canonical keys. */
-function scales_of(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): Map<string, CheckpointTensor> {
-  const parts = modules.flatMap((module) => (module.kind === "linear" ? module.parts : []));
-  const weights = new Set(parts.map(({ weight }) => weight.key));
-  const scales = new Map<string, CheckpointTensor>();
-  for (const tensor of checkpoint.tensors.values()) {
-    if (tensor.dtype !== "int8" || !weights.has(canonical_key(tensor.key))) continue;
-    const rows = tensor.dims[0] ?? 0;
-    const scale = checkpoint.tensors.get(tensor.key + SCALE_SUFFIX);
-    if (scale?.dtype !== "float32" || !same_dims(scale.dims, [rows])) throw bad_scale(tensor, scale, rows);
-    scales.set(canonical_key(tensor.key), scale);
-  }
-  return scales;
-}
-
-function bad_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined, rows: number): VitMsnError {
-  const key = tensor.key + SCALE_SUFFIX;
-  const found = scale ? `but it is ${scale.dtype} [${scale.dims.join(", ")}]` : "but there is none";
-  return new VitMsnError(
-    "INVALID_CHECKPOINT",
-    `${tensor.file}: the int8 weight "${tensor.key}" needs its scales as "${key}", float32 [${rows}], ${found}.`,
-    { details: { file: tensor.file, key } },
-  );
-}
-
-function with_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined): FoundTensor {
-  if (tensor.dtype !== "int8") return { tensor, dtype: tensor.dtype };
-  if (scale) return { tensor, dtype: tensor.dtype, scale };
-  throw new VitMsnError(
-    "INVALID_CHECKPOINT",
-    `${tensor.file}: key "${tensor.key}" is int8, which only the weights of linear layers can be.`,
-    { details: { file: tensor.file, key: tensor.key } },
-  );
-}
-
-function ambiguous(key: string, a: CheckpointTensor, b: CheckpointTensor): VitMsnError {
-  return new VitMsnError(
-    "INVALID_CHECKPOINT",
-    `${b.file}: keys "${a.key}" and "${b.key}" both name the parameter "${key}"; keep one of them.`,
-    { details: { file: b.file, keys: [a.key, b.key] } },
-  );
 }
 
 export interface FillOptions {
@@ -321,19 +137,6 @@ export async function create_weights(
   return new Weights(engine, modules, dtype, handles);
 }
 
-/** Every module on an engine that computes nothing: see Engine.compile_ahead. */
-export function empty_weights(engine: Engine, modules: readonly ModuleSpec[], dtype: WeightDtype): Weights {
-  const handles = modules.map((module): [string, Handle] => {
-    if (module.kind === "tensor") {
-      return [module.key, engine.tensor(new Float32Array(count(module.dims)), module.dims)];
-    }
-    const { name, in_features, out_features } = module;
-    const has_bias = module.parts.some(({ bias }) => bias !== undefined);
-    return [name, engine.linear_weights(out_features, in_features, linear_dtype(module, dtype), has_bias)];
-  });
-  return new Weights(engine, modules, dtype, new Map(handles));
-}
-
 class Filler {
   readonly #engine: Engine;
   readonly #dtype: WeightDtype;
@@ -355,7 +158,7 @@ class Filler {
   }
 
   async tensor(spec: ParameterSpec): Promise<TensorHandle> {
-    const { bytes, dtype } = await this.#values(spec, 0, count(spec.dims));
+    const { bytes, dtype } = await this.#values(spec, 0, numel(spec.dims));
     const handle = await this.#located(spec, () =>
       this.#engine.parameter(bytes, dtype, float_dtype(this.#dtype), spec.dims),
     );
@@ -482,14 +285,7 @@ async function located<T>(source: CheckpointTensor | undefined, action: () => T 
   }
 }
 
-function rows_per_chunk(in_features: number, dtype: WeightDtype, chunk_bytes = CHUNK_BYTES): number {
+/** The rows of a weight to move at a time. */
+export function rows_per_chunk(in_features: number, dtype: WeightDtype, chunk_bytes = CHUNK_BYTES): number {
   return Math.max(1, Math.floor(chunk_bytes / (in_features * BYTES_PER_ELEMENT[dtype])));
-}
-
-function same_dims(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((size, i) => size === b[i]);
-}
-
-function count(dims: readonly number[]): number {
-  return dims.reduce((a, b) => a * b, 1);
 }

@@ -2,7 +2,7 @@ import { numel } from "../../dims.ts";
 import { VitMsnError } from "../../errors.ts";
 import { PickleDict } from "../../loading/formats/pickle.ts";
 import { open_torch_archive, type TorchArchive } from "../../loading/formats/pytorch_bin.ts";
-import { type FileSource, open_file } from "../../loading/source.ts";
+import { type FileSource, open_file } from "../../loading/open_file.ts";
 import type { CheckpointTensor, LoadOptions, RandomAccessFile } from "../../loading/types.ts";
 import { canonical_key, fused_parts } from "../../model/checkpoint_keys.ts";
 import { ViTMSNConfig, type ViTMSNConfigInit } from "../../model/configuration_vit_msn.ts";

@@ -13,8 +13,28 @@ export async function no_config(source: ModelSource, also?: string): Promise<Vit
   });
 }
 
+/** The refusal of a source without weights; `files` are the names that were looked for. */
+export async function no_weights(source: ModelSource, files: readonly string[]): Promise<VitMsnError> {
+  const hint = await adapter_hint(source);
+  return new VitMsnError(
+    "NOT_FOUND",
+    `${source.name} holds no weights: none of ${files.join(", ")} is there.${hint}`,
+    { details: { source: source.name, files } },
+  );
+}
+
+/** The refusal of a source without `file`, which says how images are prepared. A source without config.json is no model. */
+export async function no_processor(source: ModelSource, file: string): Promise<VitMsnError> {
+  if (!(await has_file(source, "config.json"))) return no_config(source, file);
+  return new VitMsnError(
+    "NOT_FOUND",
+    `${source.name} has no ${file}, so how to prepare images isn't known; add one, or make a ViTImageProcessor yourself.`,
+    { details: { source: source.name, file } },
+  );
+}
+
 /** A sentence on what an adapter's folder lacks; "" for any other. */
-export async function adapter_hint(source: ModelSource): Promise<string> {
+async function adapter_hint(source: ModelSource): Promise<string> {
   if (!(await has_file(source, ADAPTER_FILE))) return "";
   return (
     ` It holds ${ADAPTER_FILE}: a LoRA or other PEFT adapter, which isn't a model by itself. Merge it into its base model in ` +
@@ -23,7 +43,7 @@ export async function adapter_hint(source: ModelSource): Promise<string> {
 }
 
 /** Whether the source certainly has the file. */
-export async function has_file(source: ModelSource, file: string): Promise<boolean> {
+async function has_file(source: ModelSource, file: string): Promise<boolean> {
   const opened = await source.open(file).catch(() => undefined);
   await opened?.close();
   return opened !== undefined;

@@ -1,0 +1,115 @@
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import type { FileTensors, ReadFile } from "./checkpoint.ts";
+import type { Checkpoint, ModelSource, RandomAccessFile } from "./types.ts";
+
+const MAX_SHARDS = 1000;
+
+/** Opens the files that an index names. */
+export async function open_shards(
+  source: ModelSource,
+  index: string,
+  content: Record<string, unknown>,
+  read: ReadFile,
+  signal: AbortSignal | undefined,
+): Promise<Checkpoint> {
+  const shard_of = parse_weight_map(content, index, source.name);
+  const names = [...new Set(shard_of.values())];
+  const files: RandomAccessFile[] = [];
+  try {
+    for (const name of names) {
+      throw_if_aborted(signal, `Loading ${source.name}`);
+      const file = await source.open(name);
+      if (!file) throw invalid(source.name, `lacks the shard ${name} that ${index} names`, "NOT_FOUND");
+      files.push(file);
+    }
+  } catch (error) {
+    await close_all(files);
+    throw error;
+  }
+  const file_of = new Map(names.map((name, i) => [name, files[i] as RandomAccessFile]));
+  return read_shards(files, read, { index: `${source.name}: ${index}`, shard_of, file_of });
+}
+
+function parse_weight_map(
+  content: Record<string, unknown>,
+  index: string,
+  name: string,
+): Map<string, string> {
+  const map = content.weight_map;
+  if (typeof map !== "object" || map === null || Array.isArray(map)) {
+    throw invalid(name, `has a ${index} without a weight_map`);
+  }
+  const entries = Object.entries(map);
+  if (!entries.every((entry): entry is [string, string] => typeof entry[1] === "string")) {
+    throw invalid(name, `has a ${index} whose weight_map names something else than files`);
+  }
+  const count = new Set(entries.map(([, file]) => file)).size;
+  if (count === 0 || count > MAX_SHARDS)
+    throw invalid(name, `has a ${index} that names ${count} files, not 1 to ${MAX_SHARDS}`);
+  return new Map(entries);
+}
+
+interface Sharding {
+  index: string;
+  shard_of: ReadonlyMap<string, string>;
+  file_of: ReadonlyMap<string, RandomAccessFile>;
+}
+
+async function read_shards(
+  files: RandomAccessFile[],
+  read: ReadFile,
+  sharding: Sharding,
+): Promise<Checkpoint> {
+  try {
+    const contents = new Map<RandomAccessFile, FileTensors>();
+    for (const file of files) contents.set(file, await read(file));
+    const { tensors, unreadable } = pick(contents, sharding);
+    return {
+      tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])),
+      unreadable,
+      close: () => close_all(files),
+    };
+  } catch (error) {
+    await close_all(files);
+    throw error;
+  }
+}
+
+/** Takes every key from the shard that the index gives it. */
+function pick(
+  contents: ReadonlyMap<RandomAccessFile, FileTensors>,
+  { index, shard_of, file_of }: Sharding,
+): FileTensors {
+  const keyed = new Map(
+    [...contents].map(([file, { tensors, unreadable }]) => [
+      file,
+      { tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])), unreadable },
+    ]),
+  );
+  const picked: FileTensors = { tensors: [], unreadable: new Map() };
+  for (const [key, shard] of shard_of) {
+    const content = keyed.get(file_of.get(shard) as RandomAccessFile);
+    const tensor = content?.tensors.get(key);
+    const dtype = content?.unreadable.get(key);
+    if (tensor) picked.tensors.push(tensor);
+    else if (dtype !== undefined) picked.unreadable.set(key, dtype);
+    else
+      throw invalid(
+        index,
+        `says that ${JSON.stringify(key)} is in ${shard}, which lacks it; the shards are of different models`,
+      );
+  }
+  return picked;
+}
+
+async function close_all(files: readonly RandomAccessFile[]): Promise<void> {
+  await Promise.all(files.map((file) => file.close()));
+}
+
+function invalid(
+  name: string,
+  what: string,
+  code: "INVALID_CHECKPOINT" | "NOT_FOUND" = "INVALID_CHECKPOINT",
+): VitMsnError {
+  return new VitMsnError(code, `${name} ${what}.`, { details: { source: name } });
+}

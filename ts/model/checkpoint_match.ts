@@ -1,0 +1,172 @@
+import { numel } from "../dims.ts";
+import type { FloatDtype } from "../engine/engine.ts";
+import { VitMsnError } from "../errors.ts";
+import type { Checkpoint, CheckpointTensor } from "../loading/types.ts";
+import { on_demand } from "../on_demand.ts";
+import { type ModuleSpec, parameters_of } from "./architecture.ts";
+import { canonical_key, fused_parts, unwrapped_key } from "./checkpoint_keys.ts";
+import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
+import { BYTES_PER_ELEMENT } from "./weights.ts";
+
+export const MASK_TOKEN = "embeddings.mask_token";
+/** The scales of an int8 weight [out, in] are float32 [out] under the weight's key with this suffix. */
+export const SCALE_SUFFIX = "_scale";
+
+/** A model's parameters, and where a checkpoint has them. */
+export interface Matched {
+  modules: readonly ModuleSpec[];
+  found: CheckpointMatch["found"];
+}
+
+/** What matching needs to know of a model class. */
+interface MatchingClass {
+  readonly architecture: string;
+  readonly head_keys: readonly string[];
+  modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[];
+}
+
+/** Finds a model's parameters in a checkpoint; throws or warns where they don't all fit. */
+export async function match_model(
+  model_class: MatchingClass,
+  config: ViTMSNConfig,
+  checkpoint: Checkpoint,
+  name: string,
+  ignore_mismatched_sizes: boolean,
+): Promise<Matched> {
+  const keys = [...checkpoint.tensors.keys(), ...checkpoint.unreadable.keys()].map(canonical_key);
+  const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
+  const matched = match_checkpoint(checkpoint, modules);
+  if (matched.missing.length + matched.mismatched.length + matched.unexpected.length > 0) {
+    const { judge_match } = await on_demand("judge of checkpoints", () => import("./judge_match.ts"));
+    judge_match(matched, name, model_class, ignore_mismatched_sizes);
+  }
+  return { modules, found: matched.found };
+}
+
+/** What of a checkpoint fits a model, by canonical key, and what doesn't, by the checkpoint's own keys. */
+export interface CheckpointMatch {
+  found: ReadonlyMap<string, FoundTensor>;
+  missing: string[];
+  unexpected: string[];
+  /** Of the missing ones, those that are there but of a dtype that can't be read. */
+  unreadable: { key: string; dtype: string }[];
+  mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[];
+}
+
+/** A checkpoint's tensor for a parameter. */
+export type FoundTensor = FoundFloats | FoundIntegers;
+
+interface FoundFloats {
+  tensor: CheckpointTensor;
+  dtype: FloatDtype;
+}
+
+export interface FoundIntegers {
+  tensor: CheckpointTensor;
+  dtype: "int8";
+  scale: CheckpointTensor;
+}
+
+/** Compares a checkpoint with a model's parameters before anything is allocated. */
+export function match_checkpoint(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): CheckpointMatch {
+  const wanted = new Map(modules.flatMap(parameters_of).map((spec) => [spec.key, spec]));
+  const scales = scales_of(checkpoint, modules);
+  const found = new Map<string, FoundTensor>();
+  const match: CheckpointMatch = { found, missing: [], unexpected: [], unreadable: [], mismatched: [] };
+  const used = new Set(scales.values());
+  for (const tensor of bare_first(unfused(checkpoint.tensors.values()))) {
+    const key = canonical_key(tensor.key);
+    const spec = wanted.get(key);
+    const other = found.get(key)?.tensor;
+    const is_copy = other !== undefined && is_wrapped(tensor) && !is_wrapped(other);
+    if (spec === undefined || is_copy) {
+      if (!used.has(tensor)) match.unexpected.push(tensor.key);
+    } else if (other) throw ambiguous(key, other, tensor);
+    else {
+      found.set(key, with_scale(tensor, scales.get(key)));
+      if (!same_dims(spec.dims, tensor.dims)) {
+        match.mismatched.push({ key: tensor.key, expected: spec.dims, found: tensor.dims });
+      }
+    }
+  }
+  for (const { key } of match.mismatched) found.delete(canonical_key(key));
+  const misshapen = new Set(match.mismatched.map(({ key }) => canonical_key(key)));
+  match.missing = [...wanted.keys()].filter((key) => !found.has(key) && !misshapen.has(key));
+  for (const [key, dtype] of checkpoint.unreadable) {
+    if (match.missing.includes(canonical_key(key))) match.unreadable.push({ key, dtype });
+  }
+  return match;
+}
+
+/** A model's own keys before those of a wrapped copy beside it, an average of it, say. */
+function bare_first(tensors: Iterable<CheckpointTensor>): CheckpointTensor[] {
+  const all = [...tensors];
+  return [...all.filter((tensor) => !is_wrapped(tensor)), ...all.filter(is_wrapped)];
+}
+
+function is_wrapped({ key }: CheckpointTensor): boolean {
+  return unwrapped_key(key) !== key;
+}
+
+/** The tensors with every fused one as its parts. */
+export function* unfused(tensors: Iterable<CheckpointTensor>): Generator<CheckpointTensor> {
+  for (const tensor of tensors) {
+    const parts = fused_parts(tensor.key);
+    const [rows = 0, ...rest] = tensor.dims;
+    if (parts === undefined || tensor.dtype === "int8" || rows % parts.length !== 0) yield tensor;
+    else {
+      const dims = [rows / parts.length, ...rest];
+      const size = numel(dims) * BYTES_PER_ELEMENT[tensor.dtype];
+      for (const [i, key] of parts.entries()) {
+        yield { ...tensor, key, dims, read: (start, length) => tensor.read(i * size + start, length) };
+      }
+    }
+  }
+}
+
+/** The scales of the int8 weights of linear layers, by the weights' canonical keys. */
+function scales_of(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): Map<string, CheckpointTensor> {
+  const parts = modules.flatMap((module) => (module.kind === "linear" ? module.parts : []));
+  const weights = new Set(parts.map(({ weight }) => weight.key));
+  const scales = new Map<string, CheckpointTensor>();
+  for (const tensor of checkpoint.tensors.values()) {
+    if (tensor.dtype !== "int8" || !weights.has(canonical_key(tensor.key))) continue;
+    const rows = tensor.dims[0] ?? 0;
+    const scale = checkpoint.tensors.get(tensor.key + SCALE_SUFFIX);
+    if (scale?.dtype !== "float32" || !same_dims(scale.dims, [rows])) throw bad_scale(tensor, scale, rows);
+    scales.set(canonical_key(tensor.key), scale);
+  }
+  return scales;
+}
+
+function bad_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined, rows: number): VitMsnError {
+  const key = tensor.key + SCALE_SUFFIX;
+  const found = scale ? `but it is ${scale.dtype} [${scale.dims.join(", ")}]` : "but there is none";
+  return new VitMsnError(
+    "INVALID_CHECKPOINT",
+    `${tensor.file}: the int8 weight "${tensor.key}" needs its scales as "${key}", float32 [${rows}], ${found}.`,
+    { details: { file: tensor.file, key } },
+  );
+}
+
+function with_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined): FoundTensor {
+  if (tensor.dtype !== "int8") return { tensor, dtype: tensor.dtype };
+  if (scale) return { tensor, dtype: tensor.dtype, scale };
+  throw new VitMsnError(
+    "INVALID_CHECKPOINT",
+    `${tensor.file}: key "${tensor.key}" is int8, which only the weights of linear layers can be.`,
+    { details: { file: tensor.file, key: tensor.key } },
+  );
+}
+
+function ambiguous(key: string, a: CheckpointTensor, b: CheckpointTensor): VitMsnError {
+  return new VitMsnError(
+    "INVALID_CHECKPOINT",
+    `${b.file}: keys "${a.key}" and "${b.key}" both name the parameter "${key}"; keep one of them.`,
+    { details: { file: b.file, keys: [a.key, b.key] } },
+  );
+}
+
+function same_dims(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, i) => size === b[i]);
+}
