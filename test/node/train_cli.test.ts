@@ -245,7 +245,7 @@ describe("vit-msn train", () => {
     expect([refused.code, refused.stderr]).toEqual([
       1,
       expect.stringMatching(
-        /is of another run: weight_decay was 0 and is 0\.5; seed was 42 and is 7; .*\[INVALID_ARGUMENT\]\n$/,
+        /was written by a run with other options or data: weight_decay was 0 and is 0\.5; seed was 42 and is 7; .*\[INVALID_ARGUMENT\]\n$/,
       ),
     ]);
     expect(await readFile(join(output_dir, "model.safetensors"))).toEqual(weights);

@@ -565,7 +565,7 @@ describe("evaluation and callbacks", () => {
     const model = await new_model();
     const trainer = new Trainer({ model, train_dataset: images(8), args: { ...ARGS, max_steps: 2 } });
     const first = trainer.train();
-    expect((await error_of(trainer.train())).message).toMatch(/training already/);
+    expect((await error_of(trainer.train())).message).toMatch(/already training/);
     await first;
     await model.dispose();
   });
@@ -740,7 +740,7 @@ describe("checkpoints", () => {
     await resume({ learning_rate: 0.02, weight_decay: 0.5 });
     expect(env.warn).toHaveBeenCalledWith(
       expect.stringMatching(
-        / is of another run: learning_rate was 0\.01 and is 0\.02; weight_decay was 0 and is 0\.5\./,
+        / was written by a run with other options or data: learning_rate was 0\.01 and is 0\.02; weight_decay was 0 and is 0\.5\./,
       ),
     );
     const before = await weights_of(model);

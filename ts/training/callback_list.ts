@@ -1,15 +1,15 @@
 import { invalid_argument, show } from "../errors.ts";
 import { is_record } from "../options.ts";
 
-/** What callbacks of every kind may keep in checkpoints. */
+/** What callbacks of every kind may store in checkpoints. */
 interface StatefulCallback {
   readonly state_name?: string;
   state?(): unknown;
   load_state?(state: unknown): void;
 }
 
-/** The names of what a kind of callback is told. */
-type Told<Callback> = Exclude<keyof Callback, keyof StatefulCallback>;
+/** The names of the events of a kind of callback. */
+type EventName<Callback> = Exclude<keyof Callback, keyof StatefulCallback>;
 type EventOf<Callback, Name extends keyof Callback> =
   NonNullable<Callback[Name]> extends (event: infer Event) => unknown ? Event : never;
 
@@ -27,25 +27,25 @@ export class CallbackList<Callback extends StatefulCallback> {
     this.#callbacks.push(callback);
   }
 
-  /** Tells them one after the other. */
-  async tell<Name extends Told<Callback>>(name: Name, event: EventOf<Callback, Name>): Promise<void> {
+  /** Calls them one after the other. */
+  async emit<Name extends EventName<Callback>>(name: Name, event: EventOf<Callback, Name>): Promise<void> {
     for (const callback of this.#callbacks) {
       await (callback[name] as ((event: unknown) => void | Promise<void>) | undefined)?.call(callback, event);
     }
   }
 
-  /** Puts what they keep into a checkpoint's state. */
-  keep_states(states: Record<string, unknown>): void {
+  /** Stores their states in a checkpoint's. */
+  save_states(states: Record<string, unknown>): void {
     for (const callback of this.#callbacks) {
       if (callback.state_name !== undefined && callback.state) states[callback.state_name] = callback.state();
     }
   }
 
-  /** Gives back what they kept. */
+  /** Passes them their stored states. */
   load_states(states: Readonly<Record<string, unknown>>): void {
     for (const callback of this.#callbacks) {
-      const kept = callback.state_name === undefined ? undefined : states[callback.state_name];
-      if (kept !== undefined) callback.load_state?.(kept);
+      const stored = callback.state_name === undefined ? undefined : states[callback.state_name];
+      if (stored !== undefined) callback.load_state?.(stored);
     }
   }
 }

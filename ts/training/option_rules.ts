@@ -17,8 +17,9 @@ import type { ColorJitterOptions } from "./data/color_transforms.ts";
 import type { ImageFolderOptions } from "./data/image_folder.ts";
 import type { PictureFolderOptions } from "./data/picture_folder.ts";
 import type { RandomResizedCropOptions } from "./data/transforms.ts";
-import type { MSNPretrainerOptions, MSNSaveOptions, MSNTrainCallOptions } from "./msn/msn_pretrainer.ts";
-import type { EvaluateOptions, TrainCallOptions, TrainerOptions } from "./trainer.ts";
+import type { MSNPretrainerOptions, MSNSaveOptions } from "./msn/msn_pretrainer.ts";
+import type { EvaluateOptions, TrainerOptions } from "./trainer.ts";
+import type { TrainCallOptions } from "./training_loop.ts";
 
 /** A rule for each option. */
 type Of<Options> = Readonly<Record<keyof Options, Rule>>;
@@ -69,8 +70,8 @@ export const PRETRAINER_RULES: Of<MSNPretrainerOptions> = {
   callbacks: list,
 };
 
-/** TrainCallOptions and MSNTrainCallOptions. */
-export const TRAIN_RULES: Of<TrainCallOptions & MSNTrainCallOptions> = {
+/** TrainCallOptions. */
+export const TRAIN_RULES: Of<TrainCallOptions> = {
   resume_from_checkpoint: any,
   changed_options: ["warn", "error"],
   signal: abort_signal,

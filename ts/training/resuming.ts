@@ -1,4 +1,4 @@
-import { hold_output_folder, open_output_folder } from "#folders";
+import { open_output_folder } from "#folders";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -6,7 +6,7 @@ import type { PretrainedSource } from "../loading/types.ts";
 import { newest_sound, sort_checkpoints } from "./checkpoint.ts";
 
 /**
- * The checkpoint to go on from.
+ * The checkpoint to resume from.
  * @param resume true: the newest sound one of output_dir, if there is any; false: none; or a checkpoint's folder, or its name in output_dir.
  */
 export async function find_checkpoint<Loaded>(
@@ -27,34 +27,23 @@ export async function find_checkpoint<Loaded>(
   return newest_sound(folder, names, read);
 }
 
-/** How a call of train() goes on. */
+/** How a call of train() resumes. */
 export interface ResumeOptions {
   /** true: the newest sound checkpoint of output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
   resume_from_checkpoint?: boolean | PretrainedSource;
-  /** Where a checkpoint was made with other options than these: "warn" (default) and go on, or an "error". */
+  /** Where a checkpoint was made with other options than these: "warn" (default) and resume, or throw an "error". */
   changed_options?: "warn" | "error";
 }
 
-/** Runs a training that holds its output_dir, where it reads or writes checkpoints there. */
-export function held<T>(
-  { output_dir, save_strategy }: { output_dir?: SaveDirectory | undefined; save_strategy: string },
-  { resume_from_checkpoint = false, signal }: ResumeOptions & { signal?: AbortSignal },
-  train: () => Promise<T>,
-): Promise<T> {
-  if (output_dir === undefined || (save_strategy === "no" && resume_from_checkpoint === false))
-    return train();
-  return hold_output_folder(output_dir, signal, train);
-}
-
-/** What made a checkpoint: all that decides how its run goes on. */
-interface Made {
+/** What a checkpoint records of the run that wrote it. */
+export interface RunOrigin {
   name: string;
-  /** Its options; undefined where they aren't known. */
+  /** Its options; undefined where they weren't written. */
   args: Readonly<Record<string, unknown>> | undefined;
   state: { num_examples: number | null };
 }
 
-/** Options that change how long a run is and what is told and kept of it, but not its steps. */
+/** Options that change how long a run is and what it logs, evaluates and saves, but not its steps. */
 const HARMLESS = new Set([
   "output_dir",
   "num_train_epochs",
@@ -63,34 +52,34 @@ const HARMLESS = new Set([
   "gradient_checkpointing",
   "usage_window",
 ]);
-const HARMLESS_BEGINNINGS = /^(?:eval|save|logging|load_best|metric_for|greater_is)_/;
+const HARMLESS_PREFIXES = /^(?:eval|save|logging|load_best|metric_for|greater_is)_/;
 
 /**
- * Says what makes a resumed run another one than that which was broken off.
- * @throws VitMsnError INVALID_ARGUMENT where that is to be an error.
+ * Reports the options and data that differ from those of the checkpoint's run.
+ * @throws VitMsnError INVALID_ARGUMENT where `reaction` is "error".
  */
-export function tell_changes(
-  { name, args: then, state }: Made,
+export function report_changes(
+  { name, args: then, state }: RunOrigin,
   now: Readonly<Record<string, unknown>>,
   num_examples: number | null,
   reaction: "warn" | "error" = "warn",
 ): void {
   const known = then === undefined ? [] : [...new Set([...Object.keys(then), ...Object.keys(now)])];
   const changes = known
-    .filter((key) => !HARMLESS.has(key) && !HARMLESS_BEGINNINGS.test(key))
+    .filter((key) => !HARMLESS.has(key) && !HARMLESS_PREFIXES.test(key))
     .filter((key) => show(then?.[key]) !== show(now[key]))
     .map((key) => `${key} was ${show(then?.[key])} and is ${show(now[key])}`);
   if (state.num_examples !== num_examples)
     changes.push(`train_dataset had ${state.num_examples} examples and has ${num_examples}`);
   if (changes.length === 0) return;
-  const difference = `${name} is of another run: ${changes.join("; ")}.`;
+  const difference = `${name} was written by a run with other options or data: ${changes.join("; ")}.`;
   if (reaction === "warn") {
-    env.warn(`${difference} Training goes on from it, but not exactly as that run would have.`);
+    env.warn(`${difference} Training resumes from it, but its results will differ from that run's.`);
     return;
   }
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `${difference} Give the same options or another output_dir; or name the checkpoint as resume_from_checkpoint to go on all the same.`,
+    `${difference} Pass the same options or another output_dir; to resume anyway, name the checkpoint in resume_from_checkpoint.`,
     { details: { changes } },
   );
 }

@@ -1,8 +1,6 @@
-import { open_output_folder } from "#folders";
-import { save_files } from "#save";
 import type { Scope } from "../engine/engine.ts";
 import { env } from "../env.ts";
-import { invalid_argument, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { invalid_argument, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
@@ -12,14 +10,10 @@ import { numbers_of, Tensor } from "../tensor.ts";
 import { CallbackList } from "./callback_list.ts";
 import type { TrainerCallback, TrainerControl, TrainerEvent } from "./callbacks.ts";
 import {
-  checkpoint_name,
-  json,
   type LoadedCheckpoint,
   load_weights,
   read_checkpoint,
-  remove_old_checkpoints,
   restore_learner,
-  STATE_FILE,
   write_checkpoint,
 } from "./checkpoint.ts";
 import { type Batch, type DataCollator, image_collator } from "./data/collate.ts";
@@ -30,12 +24,13 @@ import type { OutputFolder } from "./folders/folder_types.ts";
 import { training_loss } from "./gradients.ts";
 import { Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
-import { check_trainer, EVALUATE_RULES, TRAIN_RULES, TRAINER_RULES } from "./option_rules.ts";
+import { check_trainer, EVALUATE_RULES, TRAINER_RULES } from "./option_rules.ts";
 import { training_engine } from "./parameters.ts";
-import { make_plan, type Plan } from "./plan.ts";
-import { find_checkpoint, held, output_dir_of, type ResumeOptions, tell_changes } from "./resuming.ts";
-import { fresh_sums, type LogEntry, type TrainerState } from "./trainer_state.ts";
+import type { Plan } from "./plan.ts";
+import { output_dir_of } from "./resuming.ts";
+import { fresh_state, fresh_sums, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
+import { required_data, type TrainCallOptions, TrainingLoop, type TrainOutput } from "./training_loop.ts";
 
 export interface TrainerOptions {
   /** Float32, or half width with float32 copies while it learns. */
@@ -43,68 +38,46 @@ export interface TrainerOptions {
   args?: TrainingArguments | TrainingOptions;
   train_dataset?: TrainingData;
   eval_dataset?: TrainingData;
-  /** Makes pixel_values of pictures, and is saved beside the model. */
+  /** Turns images into pixel_values; saved next to the model. */
   image_processor?: ViTImageProcessor;
-  /** Changes pictures before the processor, in training: as reference_transforms(processor).train. Default: none. */
+  /** Augments images before the processor, in training; for example reference_transforms(processor).train. Default: none. */
   train_transform?: ImageTransform;
   /** The same in evaluation. Default: none. */
   eval_transform?: ImageTransform;
-  /** A picture that can't be read: "error" (default), or "skip" it with a warning. */
+  /** What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning. */
   unreadable_pictures?: "error" | "skip";
-  /** Makes batches in place of the above. */
+  /** Makes the batches instead; the options above are then unused. */
   data_collator?: DataCollator;
-  /** Metrics from all logits and labels of an evaluation; default: the accuracy, for one class a picture. */
+  /** Metrics from all logits and labels of an evaluation; default: the accuracy, if each image has one class. */
   compute_metrics?: ComputeMetrics;
   callbacks?: readonly TrainerCallback[];
 }
 
-export interface TrainCallOptions extends ResumeOptions {
-  signal?: AbortSignal;
-}
+export type { TrainCallOptions, TrainOutput } from "./training_loop.ts";
 
 export interface EvaluateOptions {
-  /** What metrics' names begin with; default "eval". */
+  /** The prefix of the metrics' names; default "eval". */
   metric_key_prefix?: string;
   signal?: AbortSignal;
 }
 
-/** What train gives back. */
-export interface TrainOutput {
-  global_step: number;
-  /** The mean over all steps. */
-  training_loss: number;
-  metrics: Record<string, number>;
-}
-
-/** What predict gives back. */
+/** What predict() returns. */
 export interface PredictionOutput {
   /** float32 [N, num_labels]: logits. */
   predictions: Tensor<"float32">;
-  /** Where the data has labels. */
+  /** undefined if the data has no labels. */
   label_ids: Tensor | undefined;
   metrics: Record<string, number>;
-}
-
-/** A training run under way. */
-interface Run {
-  loader: DataLoader<Batch>;
-  learner: Learner;
-  plan: Plan;
-  folder: OutputFolder | undefined;
-  started: number;
-  /** global_step when it began. */
-  first_step: number;
-  signal: AbortSignal | undefined;
 }
 
 /**
  * Trains a classifier, evaluates it, and predicts with it; transformers' Trainer.
  *
- * With the same options, data and number of threads, two runs give the same bits; so does one that was killed at any moment
- * and resumed from its newest checkpoint.
+ * With the same options, data and number of threads, two runs produce bit-identical results; so does a run that was killed at any
+ * point and resumed from its newest checkpoint.
  */
 export class Trainer {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static readonly name: string = "Trainer";
   readonly model: ViTMSNForImageClassification;
   readonly args: TrainingArguments;
@@ -114,8 +87,8 @@ export class Trainer {
   readonly #callbacks: CallbackList<TrainerCallback>;
   readonly #collate: DataCollator;
   readonly #compute_metrics: ComputeMetrics;
-  #is_training = false;
-  #last_result: StepResult | undefined;
+  readonly #event: TrainerEvent;
+  readonly #loop: TrainingLoop<Learner, Batch, LoadedCheckpoint, StepResult, TrainerEvent>;
 
   /** @throws VitMsnError INVALID_ARGUMENT; UNSUPPORTED for an int8 model. */
   constructor(options: TrainerOptions) {
@@ -144,6 +117,8 @@ export class Trainer {
         unreadable_pictures: options.unreadable_pictures,
       });
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
+    this.#event = { args: this.args, state: this.state, control: this.control };
+    this.#loop = this.#make_loop();
     check_classes(options.train_dataset, model, "train_dataset");
     check_classes(options.eval_dataset, model, "eval_dataset");
   }
@@ -154,34 +129,25 @@ export class Trainer {
 
   /**
    * Trains the model in place.
-   * @throws VitMsnError DIVERGED, ABORTED, IO where a checkpoint can't be written (those written before stay),
-   *   INVALID_CHECKPOINT, OUT_OF_MEMORY, and what reading pictures throws. The model keeps what it has learned until then.
+   * @throws VitMsnError DIVERGED, ABORTED, IO if a checkpoint can't be written (earlier ones stay), INVALID_CHECKPOINT,
+   *   OUT_OF_MEMORY, and what reading images throws. The model retains what it has learned until then.
    */
   async train(options: TrainCallOptions = {}): Promise<TrainOutput> {
-    check_options("train", options, TRAIN_RULES);
-    if (this.#is_training) {
-      throw new VitMsnError("INVALID_ARGUMENT", "This Trainer is training already; wait for train() to end.");
-    }
-    this.#is_training = true;
-    try {
-      return await held(this.args, options, () => this.#train(options));
-    } finally {
-      this.#is_training = false;
-    }
+    return this.#loop.train(options);
   }
 
   /**
    * The loss and metrics over a dataset, by default eval_dataset.
-   * @returns eval_loss, what compute_metrics gives under "eval_…", and times.
+   * @returns eval_loss, the results of compute_metrics as "eval_…", and times.
    */
   async evaluate(dataset?: TrainingData, options: EvaluateOptions = {}): Promise<Record<string, number>> {
     check_options("evaluate", options, EVALUATE_RULES);
     const { metric_key_prefix = "eval", signal } = options;
-    const data = this.#required(dataset ?? this.#options.eval_dataset, "eval_dataset");
+    const data = required_data(dataset ?? this.#options.eval_dataset, "eval_dataset", "evaluate()");
     const { metrics } = await this.#predict(data, metric_key_prefix, signal);
     const epoch = this.state.epoch;
-    await this.#log({ ...metrics, epoch });
-    await this.#callbacks.tell("on_evaluate", { ...this.#event(), metrics });
+    await this.#loop.log({ ...metrics, epoch });
+    await this.#callbacks.emit("on_evaluate", { ...this.#event, metrics });
     return { ...metrics, epoch };
   }
 
@@ -189,7 +155,7 @@ export class Trainer {
   async predict(dataset: TrainingData, options: EvaluateOptions = {}): Promise<PredictionOutput> {
     check_options("predict", options, EVALUATE_RULES);
     return this.#predict(
-      this.#required(dataset, "dataset"),
+      required_data(dataset, "dataset", "predict()"),
       options.metric_key_prefix ?? "test",
       options.signal,
     );
@@ -204,210 +170,111 @@ export class Trainer {
 
   /** Writes trainer_state.json into output_dir. */
   async save_state(): Promise<void> {
-    await save_files(output_dir_of(this.args.output_dir, "Trainer"), { [STATE_FILE]: json(this.state) });
+    await this.#loop.save_state();
   }
 
   /** Writes metrics into output_dir as `<split>_results.json`. */
   async save_metrics(split: string, metrics: Readonly<Record<string, number>>): Promise<void> {
-    await save_files(output_dir_of(this.args.output_dir, "Trainer"), {
-      [`${split}_results.json`]: json(metrics),
+    await this.#loop.save_metrics(split, metrics);
+  }
+
+  // The training loop, and what it calls.
+
+  #make_loop(): TrainingLoop<Learner, Batch, LoadedCheckpoint, StepResult, TrainerEvent> {
+    return new TrainingLoop({
+      owner: "Trainer",
+      activity: "Training",
+      counts_empty_steps: true,
+      event: this.#event,
+      callbacks: this.#callbacks,
+      hooks: {
+        data: () => this.#data(),
+        collate: this.#collate,
+        read_checkpoint,
+        begin: (plan, found) => this.#begin(plan, found),
+        step: (learner, batches, signal) => learner.step(batches, this.state.global_step, signal),
+        end_step: (result, { eta_seconds }) => this.#end_step(result, eta_seconds),
+        take_logs: (result) => this.#take_logs(result),
+        evaluate: (moment, signal) => this.#evaluate_if_due(moment, signal),
+        save: (learner, directory, name) => this.#save(learner, directory, name),
+        best_checkpoint: () => this.state.best_model_checkpoint,
+        end: (learner, folder) => this.#load_best(learner, folder),
+        close: (learner) => learner.dispose(),
+      },
     });
   }
 
-  async #train({
-    resume_from_checkpoint = false,
-    changed_options,
-    signal,
-  }: TrainCallOptions): Promise<TrainOutput> {
-    throw_if_aborted(signal, "Training");
-    const { args, model } = this;
-    const data = this.#required(this.#options.train_dataset, "train_dataset");
-    if (args.eval_strategy !== "no") this.#required(this.#options.eval_dataset, "eval_dataset");
-    const loader = new DataLoader(data, "train_dataset", {
-      batch_size: args.per_device_train_batch_size,
-      collate: this.#collate,
-      is_training: true,
-      seed: args.data_seed,
-      drop_last: args.dataloader_drop_last,
-      signal,
-    });
-    const plan = make_plan(args, loader.batches_per_epoch, args.gradient_accumulation_steps);
-    const folder =
-      args.save_strategy === "no" ? undefined : await open_output_folder(args.output_dir as SaveDirectory);
-    const found = await find_checkpoint(args.output_dir, resume_from_checkpoint, read_checkpoint);
-    if (found) tell_changes(found, args.to_dict(), loader.length ?? null, changed_options);
-    if (found) await load_weights(model, found.files);
-    this.#reset(plan, loader, found);
-    const learner = new Learner(model, args, plan.max_steps);
+  #data(): TrainingData {
+    const data = required_data(this.#options.train_dataset, "train_dataset", "train()");
+    if (this.args.eval_strategy !== "no")
+      required_data(this.#options.eval_dataset, "eval_dataset", "train()");
+    return data;
+  }
+
+  async #begin({ max_steps }: Plan, found: LoadedCheckpoint | undefined) {
+    if (found) await load_weights(this.model, found.files);
+    const learner = new Learner(this.model, this.args, max_steps);
     try {
       if (found) restore_learner(learner, found);
-      const { global_step: first_step } = this.state;
-      const run: Run = { loader, learner, plan, folder, started: now(), first_step, signal };
-      await this.#epochs(run);
-      return await this.#finish(run);
-    } finally {
+    } catch (error) {
       await learner.dispose();
+      throw error;
     }
+    return { learner, state: { ...fresh_state(), ...found?.state } };
   }
 
-  async #epochs(run: Run): Promise<void> {
-    const { state, control, args } = this;
-    await this.#callbacks.tell("on_train_begin", this.#event());
-    if (args.eval_on_start && state.global_step === 0) await this.#evaluate_in_training(run);
-    while (state.global_step < run.plan.max_steps && !control.should_training_stop) {
-      await this.#callbacks.tell("on_epoch_begin", this.#event());
-      const used = await this.#epoch(run);
-      if (control.should_training_stop || state.global_step >= run.plan.max_steps) {
-        // The last epoch ends with the run, wherever it is.
-        await this.#end_of_epoch(run);
-        break;
-      }
-      if (used === 0) {
-        throw new VitMsnError("INVALID_ARGUMENT", "train_dataset gave no batch in a whole epoch.", {
-          details: { argument: "train_dataset" },
-        });
-      }
-      state.epochs_done++;
-      state.batches_done = 0;
-      await this.#end_of_epoch(run);
-    }
-  }
-
-  /** Steps until the epoch or the run ends; gives the number of batches in the epoch so far. */
-  async #epoch(run: Run): Promise<number> {
-    const { state, control, args } = this;
-    let group: Batch[] = [];
-    let grouped = 0;
-    const batches = run.loader.epoch(state.epochs_done, state.batches_done);
-    const per_epoch = run.loader.batches_per_epoch;
-    for await (const batch of batches) {
-      if (batch !== undefined) group.push(batch);
-      grouped++;
-      const is_last = state.batches_done + grouped === per_epoch;
-      if (grouped < args.gradient_accumulation_steps && !is_last) continue;
-      await this.#step(run, group, grouped);
-      [group, grouped] = [[], 0];
-      if (state.global_step >= run.plan.max_steps || control.should_training_stop) return state.batches_done;
-    }
-    // Where a stream ends is only known when it has ended.
-    if (grouped > 0) await this.#step(run, group, grouped);
-    return state.batches_done;
-  }
-
-  async #step(run: Run, batches: readonly Batch[], grouped: number): Promise<void> {
-    const { state, args, control } = this;
-    const result = await run.learner.step(batches, state.global_step, run.signal);
-    state.global_step++;
-    state.batches_done += grouped;
-    state.epoch = this.#fraction(run);
-    if (result !== undefined) {
-      this.#last_result = result;
-      this.#add_up(result);
-      await this.#callbacks.tell("on_step_end", { ...this.#event(), ...this.#step_facts(run, result) });
-    }
-    const is_due = (steps: number) => state.global_step % steps === 0;
-    const is_last = state.global_step >= run.plan.max_steps;
-    const is_first = args.logging_first_step && state.global_step === 1;
-    const logs = args.logging_strategy === "steps" && (is_due(args.logging_steps) || is_last);
-    if (control.should_log || logs || is_first) await this.#log_running(result);
-    control.should_log = false;
-    const evaluates = args.eval_strategy === "steps" && is_due(args.eval_steps);
-    if (control.should_evaluate || evaluates) await this.#evaluate_in_training(run);
-    const saves = args.save_strategy === "steps" && (is_due(args.save_steps) || is_last);
-    if (control.should_save || saves) await this.#save(run);
-  }
-
-  async #end_of_epoch(run: Run): Promise<void> {
-    await this.#callbacks.tell("on_epoch_end", this.#event());
-    if (this.args.logging_strategy === "epoch") await this.#log_running(this.#last_result);
-    if (this.args.eval_strategy === "epoch") await this.#evaluate_in_training(run);
-    if (this.args.save_strategy === "epoch") await this.#save(run);
-  }
-
-  async #finish(run: Run): Promise<TrainOutput> {
-    const { state, args } = this;
-    const seconds = (now() - run.started) / 1000;
-    const steps = state.global_step - run.first_step;
-    const examples = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps;
-    const training_loss = state.total_loss / Math.max(1, state.global_step);
-    const metrics = {
-      train_runtime: seconds,
-      train_samples_per_second: examples / seconds,
-      train_steps_per_second: steps / seconds,
-      train_loss: training_loss,
-      epoch: state.epoch,
-    };
-    if (args.load_best_model_at_end) await this.#load_best(run);
-    await this.#log(metrics);
-    await this.#callbacks.tell("on_train_end", this.#event());
-    return { global_step: state.global_step, training_loss, metrics };
-  }
-
-  async #load_best({ learner, folder }: Run): Promise<void> {
-    const best = this.state.best_model_checkpoint;
-    if (best === null || folder === undefined) {
-      env.warn("No checkpoint was both evaluated and saved, so the model stays as the last step left it.");
-      return;
-    }
-    await learner.dispose();
-    await load_weights(this.model, await open_source(await folder.source(best)));
-  }
-
-  // Logs, evaluation and checkpoints on the way.
-
-  #add_up({ loss, examples, correct }: StepResult): void {
+  async #end_step(result: StepResult, eta_seconds: number): Promise<void> {
     const { running } = this.state;
+    const { loss, correct, examples, grad_norm, learning_rate } = result;
     running.steps++;
     running.loss += loss;
     running.examples += examples;
     running.correct += correct ?? 0;
     this.state.total_loss += loss;
-  }
-
-  #step_facts(run: Run, { loss, correct, examples, grad_norm, learning_rate }: StepResult) {
-    const done = this.state.global_step - run.first_step;
-    const seconds_per_step = (now() - run.started) / 1000 / done;
-    return {
+    const accuracy = correct === undefined ? undefined : correct / examples;
+    await this.#callbacks.emit("on_step_end", {
+      ...this.#event,
       loss,
-      accuracy: correct === undefined ? undefined : correct / examples,
+      accuracy,
       grad_norm,
       learning_rate,
-      eta_seconds: seconds_per_step * (run.plan.max_steps - this.state.global_step),
-    };
+      eta_seconds,
+    });
   }
 
-  async #log_running(result: StepResult | undefined): Promise<void> {
+  #take_logs({ grad_norm, learning_rate, correct }: StepResult): Record<string, number> {
     const { running, epoch } = this.state;
-    if (running.steps === 0 || result === undefined) return;
-    const { grad_norm, learning_rate } = result;
-    const logs: Record<string, number> = {
+    this.state.running = fresh_sums();
+    return {
       loss: running.loss / running.steps,
       grad_norm,
       learning_rate,
       epoch,
+      ...(correct !== undefined && { accuracy: running.correct / running.examples }),
     };
-    if (result.correct !== undefined) logs.accuracy = running.correct / running.examples;
-    this.state.running = fresh_sums();
-    await this.#log(logs);
   }
 
-  async #log(logs: Record<string, number>): Promise<void> {
-    const { state } = this;
-    const entry: LogEntry = { ...logs, epoch: state.epoch, step: state.global_step };
-    state.log_history.push(entry);
-    await this.#callbacks.tell("on_log", { ...this.#event(), logs: entry });
-  }
-
-  async #evaluate_in_training(run: Run): Promise<void> {
-    const { state, args, control } = this;
+  async #evaluate_if_due(moment: "start" | "step" | "epoch", signal: AbortSignal | undefined): Promise<void> {
+    const { args, control } = this;
+    const { global_step } = this.state;
+    const is_due = {
+      start: args.eval_on_start && global_step === 0,
+      step:
+        control.should_evaluate || (args.eval_strategy === "steps" && global_step % args.eval_steps === 0),
+      epoch: args.eval_strategy === "epoch",
+    }[moment];
+    if (!is_due) return;
     control.should_evaluate = false;
-    const metrics = await this.evaluate(undefined, { signal: run.signal });
-    const name = `eval_${args.metric_for_best_model}`;
-    const value = metrics[name];
+    this.#note_best(await this.evaluate(undefined, { signal }));
+  }
+
+  #note_best(metrics: Readonly<Record<string, number>>): void {
+    const { state, args } = this;
+    const value = metrics[`eval_${args.metric_for_best_model}`];
     if (value === undefined) {
       throw new VitMsnError(
         "INVALID_ARGUMENT",
-        `metric_for_best_model is "${args.metric_for_best_model}", but evaluation gives ${Object.keys(metrics).join(", ")}.`,
+        `metric_for_best_model is "${args.metric_for_best_model}", but evaluate() returns only ${Object.keys(metrics).join(", ")}.`,
         { details: { argument: "metric_for_best_model" } },
       );
     }
@@ -418,37 +285,30 @@ export class Trainer {
     state.best_global_step = state.global_step;
   }
 
-  async #save({ folder, learner }: Run): Promise<void> {
-    const { state, args, control, model } = this;
-    control.should_save = false;
-    if (folder === undefined) return;
-    const name = checkpoint_name(state.global_step);
+  async #save(learner: Learner, directory: SaveDirectory, name: string): Promise<void> {
+    const { state, args, model } = this;
     if (state.best_global_step === state.global_step) state.best_model_checkpoint = name;
-    this.#callbacks.keep_states(state.stateful_callbacks);
-    const processor = this.#options.image_processor;
-    await folder.write(name, (directory) =>
-      write_checkpoint(directory, { model, learner, state, args, processor }),
-    );
-    await remove_old_checkpoints(folder, args.save_total_limit, [name, state.best_model_checkpoint]);
-    await this.#callbacks.tell("on_save", { ...this.#event(), checkpoint: name });
+    await write_checkpoint(directory, {
+      model,
+      learner,
+      state,
+      args,
+      processor: this.#options.image_processor,
+    });
   }
 
-  // Beginning.
-
-  #reset(plan: Plan, loader: DataLoader<Batch>, found: LoadedCheckpoint | undefined): void {
-    const { state, args } = this;
-    const saved = found?.state;
-    const data = {
-      train_batch_size: args.per_device_train_batch_size,
-      num_examples: loader.length ?? null,
-    };
-    Object.assign(state, fresh_state(), saved, {
-      ...data,
-      max_steps: plan.max_steps,
-      num_train_epochs: plan.num_train_epochs,
-    });
-    this.control.should_training_stop = false;
-    this.#callbacks.load_states(state.stateful_callbacks);
+  async #load_best(learner: Learner, folder: OutputFolder | undefined): Promise<void> {
+    if (!this.args.load_best_model_at_end) return;
+    const best = this.state.best_model_checkpoint;
+    if (best === null || folder === undefined) {
+      env.warn(
+        "No checkpoint was both evaluated and saved, so the model keeps the weights of the last step.",
+      );
+      return;
+    }
+    // Its memory makes room for the weights; disposing it again at the end of the run does nothing.
+    await learner.dispose();
+    await load_weights(this.model, await open_source(await folder.source(best)));
   }
 
   // Evaluation.
@@ -473,7 +333,7 @@ export class Trainer {
       batches_done++;
       if (batch !== undefined) collected.add(await this.#forward(batch, signal), batch);
       const batches = loader.batches_per_epoch;
-      await this.#callbacks.tell("on_prediction_step", { ...this.#event(), batches_done, batches });
+      await this.#callbacks.emit("on_prediction_step", { ...this.#event, batches_done, batches });
     }
     const { predictions, label_ids, loss } = collected.finish();
     const metrics: Record<string, number> = {};
@@ -505,28 +365,6 @@ export class Trainer {
       };
     });
   }
-
-  // What all of it needs.
-
-  #event(): TrainerEvent {
-    const { args, state, control } = this;
-    return { args, state, control };
-  }
-
-  #fraction({ plan, loader }: Run): number {
-    const { state } = this;
-    const per_epoch = loader.batches_per_epoch;
-    return per_epoch === undefined
-      ? (state.global_step / plan.max_steps) * plan.num_train_epochs
-      : state.epochs_done + state.batches_done / per_epoch;
-  }
-
-  #required(data: TrainingData | undefined, name: string): TrainingData {
-    if (data !== undefined) return data;
-    throw new VitMsnError("INVALID_ARGUMENT", `The Trainer was made without ${name}.`, {
-      details: { argument: name },
-    });
-  }
 }
 
 /** Logits, labels and losses of all batches. */
@@ -545,7 +383,7 @@ class Collected {
     this.#logits.push(logits);
     const examples = pixel_values.dims[0] as number;
     if (labels) this.#labels.push(labels);
-    // A batch whose labels are all left out has no loss.
+    // A batch whose labels are all ignored has no loss.
     if (Number.isFinite(loss) || !labels) this.#loss += loss * examples;
     this.#examples += examples;
   }
@@ -569,7 +407,7 @@ class Collected {
   }
 }
 
-/** Says at once which classes of the data the model doesn't have. */
+/** @throws VitMsnError INVALID_ARGUMENT for classes of the data that the model doesn't have. */
 function check_classes(
   data: TrainingData | undefined,
   { config }: ViTMSNForImageClassification,
@@ -580,30 +418,10 @@ function check_classes(
   if (unknown.length === 0) return;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `${argument} has classes that the model doesn't: ${unknown.slice(0, 20).join(", ")}. Load the model with ` +
-      "config: { id2label } of the data's classes and ignore_mismatched_sizes: true, so that its classifier is new.",
+    `${argument} has classes that the model doesn't have: ${unknown.slice(0, 20).join(", ")}. Load the model with ` +
+      "config: { id2label } for the data's classes and ignore_mismatched_sizes: true, which gives it a new classifier.",
     { details: { argument, classes: unknown } },
   );
-}
-
-function fresh_state(): TrainerState {
-  return {
-    global_step: 0,
-    max_steps: 0,
-    num_train_epochs: 0,
-    epoch: 0,
-    train_batch_size: 0,
-    num_examples: null,
-    log_history: [],
-    best_metric: null,
-    best_global_step: null,
-    best_model_checkpoint: null,
-    epochs_done: 0,
-    batches_done: 0,
-    total_loss: 0,
-    running: fresh_sums(),
-    stateful_callbacks: {},
-  };
 }
 
 function with_prefix(name: string, prefix: string): string {
