@@ -1,4 +1,4 @@
-// POST a JPEG or PNG to it and it answers with the likeliest labels as JSON.
+// Answers a posted JPEG or PNG with its likeliest labels as JSON.
 
 import jpeg_module from "@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm";
 import decode_jpeg, { init as init_jpeg } from "@jsquash/jpeg/decode.js";
@@ -6,7 +6,7 @@ import png_module from "@jsquash/png/codec/pkg/squoosh_png_bg.wasm";
 import { decode as decode_png, init as init_png } from "@jsquash/png/decode.js";
 import { env, pipeline, VitMsnError } from "vit-msn";
 
-// Edge workers have no decoder of images. These come as modules too, since nothing may be compiled while a worker runs.
+// Edge workers have no image decoders. These are imported as modules too, since a running worker can't compile any.
 const decoders = {
   JPEG: { ready: () => init_jpeg(jpeg_module), decode: decode_jpeg },
   PNG: { ready: () => init_png(png_module), decode: decode_png },
@@ -19,7 +19,7 @@ env.decode = async (bytes, { format }) => {
   return decoder.decode(bytes);
 };
 
-/** Kept from one request to the next, as long as the worker lives. */
+/** Shared by all requests while the worker lives. */
 let loading;
 
 export default {
@@ -28,13 +28,13 @@ export default {
     if (request.method !== "POST") return new Response("POST an image.\n", { status: 405 });
     try {
       loading ??= pipeline("image-classification", MODEL, { device: "wasm", dtype: "int8" });
-      context.waitUntil(loading); // it goes on for others when this client leaves
+      context.waitUntil(loading); // it continues for other clients if this one leaves
       const classify = await loading;
       const image = new Uint8Array(await request.arrayBuffer());
       return Response.json(await classify(image, { top_k: 3 }));
     } catch (error) {
       if (!(error instanceof VitMsnError)) throw error;
-      if (error.code !== "INVALID_IMAGE") loading = undefined; // the next request tries again
+      if (error.code !== "INVALID_IMAGE") loading = undefined; // the next request loads it again
       const status = error.code === "INVALID_IMAGE" ? 400 : 500;
       return Response.json({ code: error.code, message: error.message }, { status });
     }

@@ -1,15 +1,15 @@
-// Classifies what the page posts to ./classify, also without a network. vit-msn/static is the package in one file, since
-// service workers can't import anything later.
+// Classifies what the page posts to ./classify, also offline. vit-msn/static is the package in one file, since service
+// workers can't import code later.
 import { env, pipeline } from "./vit-msn/static.web.js";
 
 const FILES = ["./", "vit-msn/static.web.js", "vit-msn/vit_msn_simd128.wasm"];
 const engine = "vit-msn/vit_msn_simd128.wasm";
 
-/** Kept as long as the browser keeps the worker. */
+/** Shared by all requests while the browser keeps the worker. */
 let loading;
 
 async function load() {
-  // What a service worker fetches itself doesn't come from its own cache. The model's files do: vit-msn keeps them.
+  // A service worker's own fetches don't see its cache. The model's files are cached by vit-msn.
   env.wasm = await caches.match(engine);
   return pipeline("image-classification", "./vit-msn/models/fashion", { device: "wasm" });
 }
@@ -35,5 +35,5 @@ addEventListener("activate", (event) => event.waitUntil(clients.claim()));
 addEventListener("fetch", (event) => {
   const { request } = event;
   if (request.method === "POST" && request.url.endsWith("/classify")) event.respondWith(classify(request));
-  else event.respondWith(caches.match(request).then((kept) => kept ?? fetch(request)));
+  else event.respondWith(caches.match(request).then((cached) => cached ?? fetch(request)));
 });
