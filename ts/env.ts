@@ -12,15 +12,15 @@ export interface WebGpuEnv {
   allow_software: boolean | undefined;
 }
 
-/** Pixels of a picture, row by row from the top, 1 to 4 bytes each: grey, grey with alpha, RGB or RGBA. ImageData is one. */
-export interface DecodedPicture {
+/** Pixels of an image, row by row from the top, 1 to 4 bytes each: grey, grey with alpha, RGB or RGBA. ImageData is one. */
+export interface DecodedImage {
   readonly data: Uint8Array | Uint8ClampedArray;
   readonly width: number;
   readonly height: number;
 }
 
-/** What is known of a picture file before it is decoded. */
-export interface PictureToDecode {
+/** What is known of an image file before it is decoded. */
+export interface ImageToDecode {
   readonly format: ImageFormat;
   readonly mime: string;
   /** For messages: the path or URL. */
@@ -57,12 +57,10 @@ export interface Env {
   /** Hands in the engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file beside this package's JavaScript. */
   wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
   /**
-   * Decodes picture files in place of the runtime's own decoder, for runtimes without one as edge workers. It gives pixels as
+   * Decodes image files in place of the runtime's own decoder, for runtimes without one as edge workers. It gives pixels as
    * the file has them; orientation by EXIF or XMP is applied afterwards (JPEG, PNG, WebP). Default undefined.
    */
-  decode:
-    | ((bytes: Uint8Array, picture: PictureToDecode) => DecodedPicture | Promise<DecodedPicture>)
-    | undefined;
+  decode: ((bytes: Uint8Array, image: ImageToDecode) => DecodedImage | Promise<DecodedImage>) | undefined;
   /** How WebGPU is found. */
   webgpu: WebGpuEnv;
 }

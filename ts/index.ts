@@ -12,7 +12,7 @@ export { env } from "./checked_env.ts";
 export { DeviceTensor } from "./device_tensor.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
-export type { DecodedPicture, Env, PictureToDecode, WebGpuEnv } from "./env.ts";
+export type { DecodedImage, Env, ImageToDecode, WebGpuEnv } from "./env.ts";
 export { type ErrorCode, VitMsnError } from "./errors.ts";
 export { IMAGE_EXTENSIONS, type ImageFormat, is_image_name } from "./image/formats.ts";
 export * from "./image/image_processing_vit.ts";

@@ -1,4 +1,4 @@
-import { type DecodedPicture, env, type PictureToDecode, RawImage, VitMsnError } from "vit-msn";
+import { type DecodedImage, env, type ImageToDecode, RawImage, VitMsnError } from "vit-msn";
 import { afterEach, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
 import { error_of } from "../support/rejections.ts";
@@ -12,7 +12,7 @@ afterEach(() => {
 const image = (name: string) => read_file(`test/fixtures/pictures/${name}`);
 
 /** A decoder that gives the image as it is stored, as those of libraries do: for that, the runtime reads it unturned. */
-async function decode_unturned(bytes: Uint8Array): Promise<DecodedPicture> {
+async function decode_unturned(bytes: Uint8Array): Promise<DecodedImage> {
   const decode = env.decode;
   env.decode = undefined;
   try {
@@ -32,14 +32,14 @@ describe("env.decode", () => {
   ])("its pixels are turned upright and get the file's channels: %s", async (name) => {
     const bytes = await image(name);
     const expected = await RawImage.read(bytes);
-    const asked: PictureToDecode[] = [];
+    const asked: ImageToDecode[] = [];
     env.decode = async (file, about) => {
       asked.push(about);
       return decode_unturned(file);
     };
     const read = await RawImage.read(bytes);
     expect(asked).toHaveLength(1);
-    expect(asked[0]).toMatchObject({ format: name.endsWith("jpg") ? "JPEG" : "WebP", name: "The picture" });
+    expect(asked[0]).toMatchObject({ format: name.endsWith("jpg") ? "JPEG" : "WebP", name: "The image" });
     expect([read.width, read.height, read.channels]).toEqual([
       expected.width,
       expected.height,

@@ -99,7 +99,7 @@ describe("the processor", () => {
     const processor = new ViTImageProcessor({ size: { shortest_edge: 6 } });
     await expect(processor([ramp(4, 9), ramp(20, 2)])).rejects.toMatchObject({
       code: "INVALID_ARGUMENT",
-      message: expect.stringMatching(/picture 1 has 60×6 pixels/),
+      message: expect.stringMatching(/image 1 has 60×6 pixels/),
     });
   });
 
@@ -142,7 +142,7 @@ describe("the processor", () => {
     const huge = new ViTImageProcessor({ size: { shortest_edge: 224 } });
     await expect(huge(ramp(30_000, 1))).rejects.toMatchObject({
       code: "INVALID_IMAGE",
-      message: expect.stringMatching(/Picture 0 of 30000×1 pixels would become 6720000×224/),
+      message: expect.stringMatching(/Image 0 of 30000×1 pixels would become 6720000×224/),
     });
     const empty = new ViTImageProcessor({ size: { max_height: 50, max_width: 50 } });
     await expect(empty(ramp(30_000, 1))).rejects.toMatchObject({ code: "INVALID_IMAGE" });

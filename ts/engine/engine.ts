@@ -118,7 +118,7 @@ export interface Engine {
     positions: TensorHandle,
     masked?: { mask: Uint8Array; mask_token: TensorHandle },
   ): TensorHandle;
-  /** CLS and `kept` chosen patches of each picture, in the order of `patches` [B · kept]: [B, N, D] -> [B, 1 + kept, D]. */
+  /** CLS and `kept` chosen patches of each image, in the order of `patches` [B · kept]: [B, N, D] -> [B, 1 + kept, D]. */
   take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle;
   /** Position encodings [1 + from.height·from.width, D] for another grid, bicubically (a = -0.75, align_corners = false). */
   interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle;
@@ -149,8 +149,8 @@ export interface Engine {
   readonly turns?: Turns;
   /** Where there are such: bytes of a tensor at most, but for some ops' results that may be cut. */
   readonly max_tensor_bytes?: number;
-  /** Where pictures can be prepared on the device. */
-  readonly pictures?: PictureEngine;
+  /** Where images can be prepared on the device. */
+  readonly images?: ImageEngine;
   /** Where ops aren't done when they return: what tells their times. */
   readonly timing?: Timing;
   /** Where linear layers can be computed by several tiles: what chooses among them. */
@@ -161,8 +161,8 @@ export interface Engine {
   dispose(): Promise<void>;
 }
 
-/** An 8-bit picture, row by row, channels interleaved: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. */
-export interface PictureBytes {
+/** An 8-bit image, row by row, channels interleaved: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. */
+export interface ImageBytes {
   data: Uint8Array | Uint8ClampedArray;
   width: number;
   height: number;
@@ -170,7 +170,7 @@ export interface PictureBytes {
 }
 
 /** Something that a page shows. */
-export interface DrawnPicture {
+export interface DrawnImage {
   source: GPUCopyExternalImageSource;
   width: number;
   height: number;
@@ -182,13 +182,13 @@ export interface ResampledAxis {
   stride: number;
 }
 
-/** How a picture becomes pixel values. */
-export interface PicturePlan {
+/** How an image becomes pixel values. */
+export interface ImagePlan {
   columns: ResampledAxis;
   rows: ResampledAxis;
   /** Whether rows are resampled before columns: each is rounded to 8 bits. */
   rows_first: boolean;
-  /** Where in the resampled picture the result begins; it may reach beyond, where the picture is black. */
+  /** Where in the resampled image the result begins; it may reach beyond, where the image is black. */
   left: number;
   top: number;
   /** What each of 256 bytes becomes, for each of three channels. */
@@ -196,15 +196,15 @@ export interface PicturePlan {
 }
 
 /** An image processor on the device. */
-export interface PictureEngine {
+export interface ImageEngine {
   /** The largest side of what is drawn. */
   readonly max_side: number;
-  /** Bytes of a picture at most, four for each pixel of what is drawn. */
+  /** Bytes of an image at most, four for each pixel of what is drawn. */
   readonly max_bytes: number;
   /** Room for pixel values [batch, 3, height, width]. */
   pixels(dims: readonly number[]): TensorHandle;
-  /** Puts a picture into its place among pixel values: alpha is dropped, grey repeated. */
-  put(picture: PictureBytes | DrawnPicture, plan: PicturePlan, pixels: TensorHandle, index: number): void;
+  /** Puts an image into its place among pixel values: alpha is dropped, grey repeated. */
+  put(image: ImageBytes | DrawnImage, plan: ImagePlan, pixels: TensorHandle, index: number): void;
 }
 
 export interface EngineMemory {

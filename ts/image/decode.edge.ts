@@ -2,7 +2,7 @@ import { VitMsnError } from "../errors.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import type { Pixels } from "./pixels.ts";
 
-export { read_picture_file } from "./decode.web.ts";
+export { read_image_file } from "./decode.web.ts";
 
 /**
  * Edge workers have neither a decoder nor a canvas: there are the formats that this package reads itself.

@@ -9,7 +9,7 @@ import { encode_name } from "../files/file_names.ts";
 import { unsupported_scheme } from "../files/url_scheme.ts";
 import { planes_to_rgb, prepare_avif } from "./avif.ts";
 import { type DecodeOptions, decode_file, read_own } from "./decoding.ts";
-import { name_of } from "./fetch_picture.ts";
+import { name_of } from "./fetch_image.ts";
 import type { ImageFormat } from "./formats.ts";
 import type { ImageHeader } from "./header.ts";
 import { check_byte_count, invalid_image, MAX_PIXELS } from "./limits.ts";
@@ -144,7 +144,7 @@ function cmyk_to_rgb({ data, width, height }: Pixels): Pixels {
 }
 
 /** The bytes of a file, by path or file: URL. What isn't a regular file is refused: it might never end, or wait for ever. */
-export async function read_picture_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
+export async function read_image_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
   let handle: FileHandle | undefined;
   try {
     const file = path.startsWith("file:") ? fileURLToPath(path) : encode_name(path);

@@ -2,7 +2,7 @@ import { VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { draw } from "./drawable.ts";
-import { fetch_picture, name_of } from "./fetch_picture.ts";
+import { fetch_image, name_of } from "./fetch_image.ts";
 import type { ImageHeader } from "./header.ts";
 import { invalid_image } from "./limits.ts";
 import { turn_upright } from "./orientation.ts";
@@ -59,8 +59,8 @@ function unsupported(header: ImageHeader, name: string, cause: unknown): VitMsnE
 }
 
 /** The bytes behind a path, which in browsers is a URL relative to the page or worker. */
-export async function read_picture_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
-  return fetch_picture(absolute_url(path), signal);
+export async function read_image_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
+  return fetch_image(absolute_url(path), signal);
 }
 
 function absolute_url(path: string): string {

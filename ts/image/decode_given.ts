@@ -1,4 +1,4 @@
-import { type DecodedPicture, env } from "../env.ts";
+import { type DecodedImage, env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { invalid_image } from "./limits.ts";
@@ -14,7 +14,7 @@ export async function decode_by_env(bytes: Uint8Array, options: DecodeOptions): 
   const { name, signal } = options;
   const decode = env.decode as NonNullable<typeof env.decode>;
   return decode_file(bytes, options, [], async (file, header) => {
-    let decoded: DecodedPicture;
+    let decoded: DecodedImage;
     try {
       decoded = await decode(file.bytes, { ...header, name, signal });
     } catch (cause) {
@@ -28,19 +28,18 @@ export async function decode_by_env(bytes: Uint8Array, options: DecodeOptions): 
   });
 }
 
-function check_decoded(decoded: DecodedPicture, name: string): Pixels {
-  const { data, width, height } = (decoded ?? {}) as Partial<DecodedPicture>;
-  if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray))
-    throw bad_picture(name, typeof data);
+function check_decoded(decoded: DecodedImage, name: string): Pixels {
+  const { data, width, height } = (decoded ?? {}) as Partial<DecodedImage>;
+  if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) throw not_pixels(name, typeof data);
   const channels = data.length / (Number(width) * Number(height));
   if (![1, 2, 3, 4].includes(channels)) {
-    throw bad_picture(name, `${data.length} bytes for ${width}×${height} pixels`);
+    throw not_pixels(name, `${data.length} bytes for ${width}×${height} pixels`);
   }
   const own = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.length);
   return { data: own, width: width as number, height: height as number, channels: channels as Channels };
 }
 
-function bad_picture(name: string, got: string): VitMsnError {
+function not_pixels(name: string, got: string): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
     "env.decode must give { data, width, height }, with 1 to 4 bytes a pixel in a Uint8Array or Uint8ClampedArray; for " +

@@ -1,7 +1,7 @@
 import { VitMsnError } from "../errors.ts";
 import type { Pixels } from "./pixels.ts";
 
-/** What a browser can draw, beside picture files. */
+/** What a browser can draw, beside image files. */
 export type Drawable =
   | HTMLImageElement
   | HTMLVideoElement
@@ -72,11 +72,11 @@ export function draw(input: Drawable, width: number, height: number, name: strin
   }
 }
 
-/** What went wrong as a page's picture was read. */
+/** What went wrong as a page's image was read. */
 function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
   const { name: kind, message } = cause as Error;
   if (kind === "SecurityError") {
-    const advice = `it holds a picture of another site; set crossorigin="anonymous" on that one`;
+    const advice = `it holds an image of another site; set crossorigin="anonymous" on that one`;
     return new VitMsnError("ACCESS_DENIED", `${name} can't be read: ${advice}.`, { cause });
   }
   if (kind === "RangeError") {

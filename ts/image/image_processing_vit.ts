@@ -25,20 +25,20 @@ export type { ImageProcessorOptions, ImageProcessorSettings, ProcessorSize };
 export interface ImageProcessorOutput {
   /** [batch, channels, height, width], ready for the model; a DeviceTensor where that was asked for and can be. */
   pixel_values: Tensor<"float32">;
-  /** [height, width] of each picture as it was read. */
+  /** [height, width] of each image as it was read. */
   original_sizes: [number, number][];
-  /** [height, width] of each picture in pixel_values. */
+  /** [height, width] of each image in pixel_values. */
   reshaped_input_sizes: [number, number][];
 }
 
-/** One picture or a list, in any form that RawImage.read takes. */
+/** One image or a list, in any form that RawImage.read takes. */
 export type ImageInputs = ImageInput | readonly ImageInput[];
 
-/** Overrides of the processor's settings for one call, and how to read the pictures. */
+/** Overrides of the processor's settings for one call, and how to read the images. */
 export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {
   /**
-   * A model: where it runs on WebGPU in this thread, pictures are prepared there, with the same results, and pixel_values is
-   * a DeviceTensor that never leaves the GPU. Elsewhere, and for settings and pictures that the GPU doesn't take (other than
+   * A model: where it runs on WebGPU in this thread, images are prepared there, with the same results, and pixel_values is
+   * a DeviceTensor that never leaves the GPU. Elsewhere, and for settings and images that the GPU doesn't take (other than
    * RGB, larger than its buffers), it is a Tensor as ever. Default: none.
    */
   device?: HasEngine | undefined;
@@ -71,7 +71,7 @@ export interface ViTImageProcessor extends ImageProcessorSettings {
 }
 
 /**
- * Makes a model's input from pictures, as the reference's ViTImageProcessor (its Pillow backend, bit for bit):
+ * Makes a model's input from images, as the reference's ViTImageProcessor (its Pillow backend, bit for bit):
  * RGB, resize on 8 bits, optional centre crop, ×rescale_factor, (x − image_mean) / image_std.
  *
  * Call it: `const { pixel_values } = await processor(image)`. Its settings are plain properties.
@@ -128,7 +128,7 @@ export class ViTImageProcessor extends Callable<
   }
 
   /**
-   * @param options overrides of the settings for this call; `signal` aborts between pictures; `device` keeps the result on a
+   * @param options overrides of the settings for this call; `signal` aborts between images; `device` keeps the result on a
    *   model's GPU.
    * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
    */
@@ -138,7 +138,7 @@ export class ViTImageProcessor extends Callable<
     const reading = { signal, max_pixels, headers };
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
-    if (list.length === 0) throw invalid("The list of pictures is empty; give at least one.");
+    if (list.length === 0) throw invalid("The list of images is empty; give at least one.");
     if (device !== undefined) {
       const output = await preprocess_on(device.engine, list, settings, reading);
       if (output) return output;
@@ -215,7 +215,7 @@ async function preprocess_on(
   engine: Engine,
   ...rest: [readonly ImageInput[], ImageProcessorSettings, ReadOptions]
 ) {
-  if (engine.pictures === undefined) return undefined;
+  if (engine.images === undefined) return undefined;
   const { preprocess_on_device } = await on_demand(
     "image processor for WebGPU",
     () => import("./preprocess_on_device.ts"),
@@ -223,12 +223,12 @@ async function preprocess_on(
   return preprocess_on_device(engine, ...rest);
 }
 
-/** Pictures of one call on their way into one tensor. */
+/** The images of one call, processed one by one into one tensor. */
 class Batch {
   readonly #settings: ImageProcessorSettings;
   readonly #count: number;
   readonly #original_sizes: [number, number][] = [];
-  /** The first picture's [channels, height, width], which all others must have. */
+  /** The first image's [channels, height, width], which all others must have. */
   #shape: [number, number, number] | undefined;
   #values = new Float32Array(0);
   #tables: Float32Array[] = [];
@@ -239,17 +239,17 @@ class Batch {
   }
 
   add(image: RawImage, index: number): void {
-    const picture = transform(image, this.#settings, index);
-    const shape: [number, number, number] = [picture.channels, picture.height, picture.width];
+    const processed = transform(image, this.#settings, index);
+    const shape: [number, number, number] = [processed.channels, processed.height, processed.width];
     if (this.#shape === undefined) this.#begin(shape);
     else check_same_shape(this.#shape, shape, index);
     this.#original_sizes.push([image.height, image.width]);
-    const plane = picture.height * picture.width;
-    for (let c = 0; c < picture.channels; c++) {
+    const plane = processed.height * processed.width;
+    for (let c = 0; c < processed.channels; c++) {
       const table = this.#tables[c] as Float32Array;
-      const start = (index * picture.channels + c) * plane;
-      for (let i = 0, at = c; i < plane; i++, at += picture.channels) {
-        this.#values[start + i] = table[picture.data[at] as number] as number;
+      const start = (index * processed.channels + c) * plane;
+      for (let i = 0, at = c; i < plane; i++, at += processed.channels) {
+        this.#values[start + i] = table[processed.data[at] as number] as number;
       }
     }
   }
@@ -272,23 +272,23 @@ class Batch {
     } catch (cause) {
       throw new VitMsnError(
         "OUT_OF_MEMORY",
-        `${this.#count} pictures of ${shape[1]}×${shape[2]} pixels don't fit in memory; give fewer at once.`,
+        `${this.#count} images of ${shape[1]}×${shape[2]} pixels don't fit in memory; give fewer at once.`,
         { cause },
       );
     }
   }
 }
 
-/** Channels, resize and crop of one picture: all that happens on 8 bits. */
+/** Channels, resize and crop of one image: all that happens on 8 bits. */
 function transform(image: RawImage, settings: ImageProcessorSettings, index: number): RawImage {
-  let picture = settings.do_convert_rgb ? image.rgb() : image;
+  let result = settings.do_convert_rgb ? image.rgb() : image;
   if (settings.do_resize) {
-    const { width, height } = processed_size(picture, settings, index);
-    picture = picture.resize(width, height, { resample: settings.resample });
+    const { width, height } = processed_size(result, settings, index);
+    result = result.resize(width, height, { resample: settings.resample });
   }
   if (settings.do_center_crop) {
-    picture = picture.center_crop(settings.crop_size.width, settings.crop_size.height);
+    result = result.center_crop(settings.crop_size.width, settings.crop_size.height);
   }
-  check_output(picture.height, picture.width, image, index);
-  return picture;
+  check_output(result.height, result.width, image, index);
+  return result;
 }

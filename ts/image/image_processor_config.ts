@@ -4,7 +4,7 @@ import { MAX_SIDE } from "./limits.ts";
 import type { ProcessorSize } from "./output_size.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code } from "./resize.ts";
 
-/** What an image processor does to a picture, with every default filled in. */
+/** What an image processor does to an image, with every default filled in. */
 export interface ImageProcessorSettings {
   /** Default true. */
   do_resize: boolean;
@@ -26,7 +26,7 @@ export interface ImageProcessorSettings {
   image_mean: number | number[];
   /** One for all channels or one each; default 0.5 for each of three. */
   image_std: number | number[];
-  /** Turn every picture into RGB; default true where the model has three channels, as image_mean tells. */
+  /** Turn every image into RGB; default true where the model has three channels, as image_mean tells. */
   do_convert_rgb: boolean;
 }
 
@@ -56,7 +56,7 @@ export const SETTINGS: Readonly<Record<keyof ImageProcessorSettings, Rule>> = {
 
 /** Beside a model's config.json. */
 export const PROCESSOR_FILE = "preprocessor_config.json";
-/** The most pixels of one output picture: 8192 × 8192, 805 MB as float32 RGB. */
+/** The most pixels of one output image: 8192 × 8192, 805 MB as float32 RGB. */
 export const MAX_OUTPUT_PIXELS = 2 ** 26;
 
 const SQUARE = { height: 224, width: 224 };
@@ -152,7 +152,7 @@ class SettingsReader {
     const mean = this.channel_numbers("image_mean");
     const std = this.channel_numbers("image_std");
     if ([std].flat().some((value) => Math.fround(value) === 0))
-      this.fail("image_std", "numbers other than 0, since pictures are divided by them");
+      this.fail("image_std", "numbers other than 0, since images are divided by them");
     if (Array.isArray(mean) && Array.isArray(std) && mean.length !== std.length) {
       this.fail("image_std", `as many numbers as image_mean has (${mean.length})`);
     }

@@ -1,10 +1,10 @@
-/** How large pictures become, in the forms that preprocessor_config.json has; pixels. */
+/** How large images become, in the forms that preprocessor_config.json has; pixels. */
 export type ProcessorSize =
   | { height: number; width: number }
   | { shortest_edge: number; longest_edge?: number }
   | { max_height: number; max_width: number };
 
-/** [height, width] of a picture of that size after resizing, as the reference computes it. */
+/** [height, width] of an image of that size after resizing, as the reference computes it. */
 export function output_size(size: ProcessorSize, height: number, width: number): [number, number] {
   if ("height" in size) return [size.height, size.width];
   if ("max_height" in size) {

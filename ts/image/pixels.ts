@@ -10,7 +10,7 @@ export interface Pixels {
 }
 
 /**
- * The same picture with another number of channels, as Pillow's convert: alpha is dropped without blending,
+ * The same image with another number of channels, as Pillow's convert: alpha is dropped without blending,
  * colour becomes grey by ITU-R 601-2 luma, missing alpha is opaque.
  */
 export function convert_channels(source: Pixels, channels: Channels): Pixels {
@@ -48,7 +48,7 @@ export function multiply_255(a: number, b: number): number {
   return ((product >> 8) + product) >> 8;
 }
 
-/** Whether every pixel of a four-channel picture is opaque. */
+/** Whether every pixel of a four-channel image is opaque. */
 export function is_opaque(data: Uint8Array | Uint8ClampedArray): boolean {
   for (let i = 3; i < data.length; i += 4) if (data[i] !== 255) return false;
   return true;

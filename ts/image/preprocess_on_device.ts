@@ -1,5 +1,5 @@
 import { DeviceTensor } from "../device_tensor.ts";
-import type { DrawnPicture, Engine, PictureEngine, PicturePlan, TensorHandle } from "../engine/engine.ts";
+import type { DrawnImage, Engine, ImageEngine, ImagePlan, TensorHandle } from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { type Drawable, drawn_size, is_drawable } from "./drawable.ts";
 import type { ImageProcessorSettings } from "./image_processor_config.ts";
@@ -10,20 +10,20 @@ import { resamples_rows_first, resampling } from "./resize.ts";
 /** RGB: what else there is, is prepared on the CPU. */
 const CHANNELS = 3;
 
-/** Pictures on their way into one tensor on the device. */
+/** Images on their way into one tensor on the device. */
 interface Prepared {
   pixels: TensorHandle;
-  /** [height, width] of each picture as it was read. */
+  /** [height, width] of each image as it was read. */
   original_sizes: [number, number][];
   /** Of each in the tensor. */
   area: Area;
 }
 
 /**
- * Prepares pictures on an engine's device, with the very results of the CPU. What a page shows goes there without being read
+ * Prepares images on an engine's device, with the very results of the CPU. What a page shows goes there without being read
  * back; of what is partly transparent there, colours may differ by rounding.
  *
- * @returns undefined where the device can't hold a picture or the batch.
+ * @returns undefined where the device can't hold an image or the batch.
  * @throws VitMsnError as ViTImageProcessor.preprocess.
  */
 export async function preprocess_on_device(
@@ -32,9 +32,9 @@ export async function preprocess_on_device(
   settings: ImageProcessorSettings,
   options: ReadOptions,
 ) {
-  const { pictures } = engine;
-  if (pictures === undefined || engine.is_lost || !settings.do_convert_rgb) return undefined;
-  const prepared = await prepare(engine, pictures, inputs, settings, options);
+  const { images } = engine;
+  if (images === undefined || engine.is_lost || !settings.do_convert_rgb) return undefined;
+  const prepared = await prepare(engine, images, inputs, settings, options);
   if (prepared === undefined) return undefined;
   const { pixels, original_sizes, area } = prepared;
   const { height, width } = area;
@@ -47,7 +47,7 @@ export async function preprocess_on_device(
 
 async function prepare(
   engine: Engine,
-  pictures: PictureEngine,
+  images: ImageEngine,
   inputs: readonly ImageInput[],
   settings: ImageProcessorSettings,
   options: ReadOptions,
@@ -59,16 +59,16 @@ async function prepare(
   try {
     for (const [index, input] of inputs.entries()) {
       throw_if_aborted(options.signal, "Preprocessing");
-      const picture = await source_of(input, pictures, options);
-      const { cropped, plan } = plan_of(picture, settings, index, values);
+      const image = await source_of(input, images, options);
+      const { cropped, plan } = plan_of(image, settings, index, values);
       const { height, width } = cropped;
       const bytes = 4 * inputs.length * CHANNELS * height * width;
-      if (Math.max(bytes, bytes_of(picture)) > pictures.max_bytes) return undefined;
+      if (Math.max(bytes, bytes_of(image)) > images.max_bytes) return undefined;
       if (area) check_same_shape([CHANNELS, area.height, area.width], [CHANNELS, height, width], index);
       area ??= cropped;
-      pixels ??= pictures.pixels([inputs.length, CHANNELS, height, width]);
-      put(pictures, picture, plan, pixels, index);
-      original_sizes.push([picture.height, picture.width]);
+      pixels ??= images.pixels([inputs.length, CHANNELS, height, width]);
+      put(images, image, plan, pixels, index);
+      original_sizes.push([image.height, image.width]);
     }
     is_whole = true;
   } finally {
@@ -77,54 +77,54 @@ async function prepare(
   return { pixels: pixels as TensorHandle, original_sizes, area: area as Area };
 }
 
-/** What is drawn stays where it is, as far as the device takes pictures of that size. */
+/** What is drawn stays where it is, as far as the device takes images of that size. */
 async function source_of(
   input: ImageInput,
-  { max_side }: PictureEngine,
+  { max_side }: ImageEngine,
   options: ReadOptions,
-): Promise<RawImage | DrawnPicture> {
+): Promise<RawImage | DrawnImage> {
   if (!is_drawable(input)) return RawImage.read(input, options);
   const { width, height } = drawn_size(input, `The ${input.constructor.name}`);
   return Math.max(width, height) <= max_side ? { source: input, width, height } : RawImage.fromCanvas(input);
 }
 
 /** The larger of what it takes on the device as it comes and between the passes. */
-function bytes_of(picture: RawImage | DrawnPicture): number {
+function bytes_of(image: RawImage | DrawnImage): number {
   // Rows of what is drawn are padded to 256 bytes.
-  return 4 * (picture.width + 64) * picture.height;
+  return 4 * (image.width + 64) * image.height;
 }
 
 function put(
-  pictures: PictureEngine,
-  picture: RawImage | DrawnPicture,
-  plan: PicturePlan,
+  images: ImageEngine,
+  image: RawImage | DrawnImage,
+  plan: ImagePlan,
   pixels: TensorHandle,
   index: number,
 ): void {
   try {
-    pictures.put(picture, plan, pixels, index);
+    images.put(image, plan, pixels, index);
   } catch (cause) {
-    if (cause instanceof VitMsnError || !("source" in picture)) throw cause;
+    if (cause instanceof VitMsnError || !("source" in image)) throw cause;
     // Browsers refuse what they can't share with the device, as frames of a software video: read, it may go there after
     // all. What mustn't be read either says so by name.
-    pictures.put(RawImage.fromCanvas(picture.source as Drawable), plan, pixels, index);
+    images.put(RawImage.fromCanvas(image.source as Drawable), plan, pixels, index);
   }
 }
 
 function plan_of(
-  picture: Area,
+  image: Area,
   settings: ImageProcessorSettings,
   index: number,
   values: Float32Array,
-): { cropped: Area; plan: PicturePlan } {
+): { cropped: Area; plan: ImagePlan } {
   const { resample, do_center_crop, crop_size } = settings;
-  const resized = processed_size(picture, settings, index);
+  const resized = processed_size(image, settings, index);
   const cropped = do_center_crop ? crop_size : resized;
-  check_output(cropped.height, cropped.width, picture, index);
+  check_output(cropped.height, cropped.width, image, index);
   const plan = {
-    columns: resampling(picture.width, resized.width, resample),
-    rows: resampling(picture.height, resized.height, resample),
-    rows_first: resamples_rows_first(picture, resized.width, resized.height),
+    columns: resampling(image.width, resized.width, resample),
+    rows: resampling(image.height, resized.height, resample),
+    rows_first: resamples_rows_first(image, resized.width, resized.height),
     left: Math.floor((resized.width - cropped.width) / 2),
     top: Math.floor((resized.height - cropped.height) / 2),
     values,

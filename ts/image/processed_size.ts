@@ -8,11 +8,11 @@ export interface Area {
   height: number;
 }
 
-/** What a picture is resized to. @throws VitMsnError INVALID_IMAGE that names the picture by its index. */
-export function processed_size(picture: Area, settings: ImageProcessorSettings, index: number): Area {
-  if (!settings.do_resize) return picture;
-  const [height, width] = output_size(settings.size, picture.height, picture.width);
-  check_output(height, width, picture, index);
+/** What an image is resized to. @throws VitMsnError INVALID_IMAGE that names the image by its index. */
+export function processed_size(image: Area, settings: ImageProcessorSettings, index: number): Area {
+  if (!settings.do_resize) return image;
+  const [height, width] = output_size(settings.size, image.height, image.width);
+  check_output(height, width, image, index);
   return { width, height };
 }
 
@@ -27,24 +27,24 @@ export function fixed_size({
   return do_resize && "height" in size ? size : undefined;
 }
 
-/** @throws VitMsnError INVALID_IMAGE unless what a picture becomes has pixels, and not too many. */
+/** @throws VitMsnError INVALID_IMAGE unless what an image becomes has pixels, and not too many. */
 export function check_output(height: number, width: number, image: Area, index: number): void {
   if (height >= 1 && width >= 1 && height * width <= MAX_OUTPUT_PIXELS) return;
   throw new VitMsnError(
     "INVALID_IMAGE",
-    `Picture ${index} of ${image.width}×${image.height} pixels would become ${width}×${height}; ` +
+    `Image ${index} of ${image.width}×${image.height} pixels would become ${width}×${height}; ` +
       `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or give size as { height, width }.`,
     { details: { index, width, height } },
   );
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT where [channels, height, width] isn't the first picture's. */
+/** @throws VitMsnError INVALID_ARGUMENT where [channels, height, width] isn't the first image's. */
 export function check_same_shape(first: readonly number[], shape: readonly number[], index: number): void {
   if (first.every((size, i) => size === shape[i])) return;
   const show = ([channels, height, width]: readonly number[]) =>
     `${width}×${height} pixels and ${channels} channels`;
   throw invalid(
-    `Pictures of one batch must end up alike: picture 0 has ${show(first)}, picture ${index} has ${show(shape)}. ` +
+    `Images of one batch must end up alike: image 0 has ${show(first)}, image ${index} has ${show(shape)}. ` +
       "Give size as { height, width }, or pass them one by one.",
   );
 }
@@ -72,8 +72,8 @@ function per_channel(values: number | number[], channels: number, is_used: boole
   if (typeof values === "number") return new Array<number>(channels).fill(values);
   if (is_used && values.length !== channels) {
     throw invalid(
-      `The picture has ${channels} channels, but image_mean and image_std have ${values.length}; ` +
-        `set do_convert_rgb, or convert the picture first, as with image.${values.length === 1 ? "grayscale" : "rgb"}().`,
+      `The image has ${channels} channels, but image_mean and image_std have ${values.length}; ` +
+        `set do_convert_rgb, or convert the image first, as with image.${values.length === 1 ? "grayscale" : "rgb"}().`,
     );
   }
   return values;

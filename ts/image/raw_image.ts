@@ -1,18 +1,18 @@
-import { decode_image, read_picture_file } from "#decode";
+import { decode_image, read_image_file } from "#decode";
 import { env } from "../env.ts";
 import { invalid_argument as invalid, show } from "../errors.ts";
 import type { HeaderRecord } from "../network/fetch_url.ts";
 import { on_demand } from "../on_demand.ts";
 import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
-import { fetch_picture, is_base64, name_of } from "./fetch_picture.ts";
+import { fetch_image, is_base64, name_of } from "./fetch_image.ts";
 import { check_byte_count } from "./limits.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
 
 export type { Channels, Drawable, ResampleCode, ResampleName };
 
-/** Everything that RawImage.read makes a picture from. */
+/** Everything that RawImage.read makes an image from. */
 export type ImageInput =
   | RawImage
   | string
@@ -24,7 +24,7 @@ export type ImageInput =
   | Drawable;
 
 export interface ReadOptions {
-  /** The most pixels to decode; default 178,956,970, where Pillow calls a picture a decompression bomb. */
+  /** The most pixels to decode; default 178,956,970, where Pillow calls an image a decompression bomb. */
   max_pixels?: number;
   /** Headers to send with the request for a http(s) URL, by name. */
   headers?: HeaderRecord;
@@ -35,9 +35,9 @@ export interface ReadOptions {
 export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count, headers: record };
 
 /**
- * A decoded picture: 8-bit pixels, row by row from the top left, channels interleaved.
+ * A decoded image: 8-bit pixels, row by row from the top left, channels interleaved.
  *
- * Every method gives a new picture and leaves this one as it is (it may share pixels where nothing changes).
+ * Every method gives a new image and leaves this one as it is (it may share pixels where nothing changes).
  * Resizing and conversion give what Pillow gives, bit for bit.
  */
 export class RawImage implements Pixels {
@@ -77,7 +77,7 @@ export class RawImage implements Pixels {
    * transparency 4; palettes and CMYK become RGB, of 16 bits the high 8 are taken. Color profiles are ignored, as in the
    * reference. A RawImage is given back as it is.
    *
-   * @throws VitMsnError INVALID_IMAGE for what is no picture, truncated or too large; NOT_FOUND, ACCESS_DENIED,
+   * @throws VitMsnError INVALID_IMAGE for what is no image, truncated or too large; NOT_FOUND, ACCESS_DENIED,
    *   NETWORK and IO for what can't be read; UNSUPPORTED; ABORTED.
    */
   static async read(input: ImageInput, options: ReadOptions = {}): Promise<RawImage> {
@@ -90,11 +90,11 @@ export class RawImage implements Pixels {
     if (input instanceof Blob) return RawImage.fromBlob(input, options);
     if (is_drawable(input)) return RawImage.fromCanvas(input);
     if (input instanceof ArrayBuffer || ArrayBuffer.isView(input)) {
-      return decode(bytes_of(input, "The image"), "The picture", options);
+      return decode(bytes_of(input, "The image"), "The image", options);
     }
     if (is_image_data(input)) return new RawImage(input.data, input.width, input.height, 4);
     throw invalid(
-      "RawImage.read takes a path, URL, Blob, the bytes of a picture file, ImageData, a canvas, image or frame, or a RawImage; " +
+      "RawImage.read takes a path, URL, Blob, the bytes of an image file, ImageData, a canvas, image or frame, or a RawImage; " +
         `got ${show(input)}.`,
     );
   }
@@ -111,12 +111,12 @@ export class RawImage implements Pixels {
     const is_remote = /^(https?|blob|data):/i.test(address);
     const { signal, headers } = options;
     const bytes = is_remote
-      ? await fetch_picture(address, signal, headers)
-      : await read_picture_file(address, signal);
+      ? await fetch_image(address, signal, headers)
+      : await read_image_file(address, signal);
     return decode(bytes, name_of(address), options);
   }
 
-  /** From a Blob or File that holds a picture file. */
+  /** From a Blob or File that holds an image file. */
   static async fromBlob(blob: Blob, options: ReadOptions = {}): Promise<RawImage> {
     if (!(blob instanceof Blob)) throw invalid(`fromBlob takes a Blob, got ${show(blob)}.`);
     check_options("RawImage.fromBlob", options, READ_RULES);
@@ -186,7 +186,7 @@ export class RawImage implements Pixels {
     return this.#window(x_min, y_min, x_max - x_min + 1, y_max - y_min + 1);
   }
 
-  /** The middle width×height pixels; where the picture is smaller, it is padded with zeros, as in the reference. */
+  /** The middle width×height pixels; where the image is smaller, it is padded with zeros, as in the reference. */
   center_crop(width: number, height: number): RawImage {
     check_sides("center_crop", width, height);
     const left = Math.floor((this.width - width) / 2);
@@ -247,7 +247,7 @@ function check_channels(channels: unknown): void {
   }
 }
 
-/** Pixels may have been transferred elsewhere since the picture was made. */
+/** Pixels may have been transferred elsewhere since the image was made. */
 function check_whole({ data, width, height, channels }: Pixels): void {
   const size = width * height * channels;
   if (data.length === size) return;

@@ -45,7 +45,7 @@ const FILTERS: Record<Exclude<ResampleCode, 0>, Filter> = {
 /**
  * Resizes as Image.resize of Pillow 13 does, bit for bit: the filter's support grows with the downscale factor
  * (antialiasing), weights are 22-bit fixed point, and pixels are rounded to 8 bits after each of the two passes.
- * Pictures with alpha are filtered premultiplied, so that the colour of transparent pixels doesn't bleed.
+ * Images with alpha are filtered premultiplied, so that the colour of transparent pixels doesn't bleed.
  *
  * @param width,height the new size in pixels, positive integers.
  */
@@ -54,8 +54,8 @@ export function resize_pixels(source: Pixels, width: number, height: number, res
   if (resample === RESAMPLE.nearest) return resize_nearest(source, width, height);
   const filter = FILTERS[resample];
   const has_alpha = source.channels === 2 || source.channels === 4;
-  const picture = resample_both_ways(has_alpha ? premultiply(source) : source, width, height, filter);
-  return has_alpha ? unpremultiply(picture) : picture;
+  const resized = resample_both_ways(has_alpha ? premultiply(source) : source, width, height, filter);
+  return has_alpha ? unpremultiply(resized) : resized;
 }
 
 /**
@@ -263,9 +263,9 @@ function premultiply(source: Pixels): Pixels {
   return { ...source, data };
 }
 
-/** Changes `picture` in place: it is this module's own by now. */
-function unpremultiply(picture: Pixels): Pixels {
-  const { channels, data } = picture;
+/** Changes `image` in place: it is this module's own by now. */
+function unpremultiply(image: Pixels): Pixels {
+  const { channels, data } = image;
   for (let i = 0; i < data.length; i += channels) {
     const alpha = data[i + channels - 1] as number;
     if (alpha === 0 || alpha === 255) continue;
@@ -273,7 +273,7 @@ function unpremultiply(picture: Pixels): Pixels {
       data[i + c] = Math.min(255, Math.trunc((255 * (data[i + c] as number)) / alpha));
     }
   }
-  return picture;
+  return image;
 }
 
 function allocate(width: number, height: number, channels: Channels): Uint8Array {
@@ -282,7 +282,7 @@ function allocate(width: number, height: number, channels: Channels): Uint8Array
   } catch (cause) {
     throw new VitMsnError(
       "OUT_OF_MEMORY",
-      `A picture of ${width}×${height} pixels doesn't fit in memory; ask for a smaller size.`,
+      `An image of ${width}×${height} pixels doesn't fit in memory; ask for a smaller size.`,
       { cause, details: { width, height } },
     );
   }
@@ -292,7 +292,7 @@ function allocate_weights(length: number): Int32Array {
   try {
     return new Int32Array(length);
   } catch (cause) {
-    throw new VitMsnError("OUT_OF_MEMORY", "Resizing this picture needs more memory than there is.", {
+    throw new VitMsnError("OUT_OF_MEMORY", "Resizing this image needs more memory than there is.", {
       cause,
     });
   }

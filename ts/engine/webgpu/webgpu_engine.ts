@@ -1,9 +1,9 @@
 import { on_demand } from "../../on_demand.ts";
 import type {
-  DrawnPicture,
-  PictureBytes,
-  PictureEngine,
-  PicturePlan,
+  DrawnImage,
+  ImageBytes,
+  ImageEngine,
+  ImagePlan,
   TensorHandle,
   TiledEngine,
   Timing,
@@ -109,23 +109,23 @@ export class WebGpuEngine extends WasmEngine {
   }
 
   /** The image processor's kernels. */
-  get pictures(): PictureEngine {
+  get images(): ImageEngine {
     const { limits } = this.#opened.device;
     return {
       max_side: limits.maxTextureDimension2D,
       max_bytes: limits.maxStorageBufferBindingSize,
       pixels: (dims) =>
         this.call(() => (this.#glue as GpuGlue).pixels(Uint32Array.from(dims))) as TensorHandle,
-      put: (picture, plan, pixels, index) => this.#put(picture, plan, pixels, index),
+      put: (image, plan, pixels, index) => this.#put(image, plan, pixels, index),
     };
   }
 
-  #put(picture: PictureBytes | DrawnPicture, plan: PicturePlan, pixels: TensorHandle, index: number): void {
+  #put(image: ImageBytes | DrawnImage, plan: ImagePlan, pixels: TensorHandle, index: number): void {
     const glue = this.#glue as GpuGlue;
-    const { width, height } = picture;
+    const { width, height } = image;
     const numbers = pack_plan(plan);
-    if ("data" in picture) {
-      const { data, channels } = picture;
+    if ("data" in image) {
+      const { data, channels } = image;
       const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
       const size = Uint32Array.of(width, height, channels);
       this.call(() => glue.preprocess(bytes, size, numbers, plan.values, pixels, index));
@@ -135,7 +135,7 @@ export class WebGpuEngine extends WasmEngine {
     const { device } = this.#opened;
     const texture = device.createTexture({ size: [width, height], format: "rgba8unorm", usage: DRAWN });
     try {
-      const { source } = picture;
+      const { source } = image;
       device.queue.copyExternalImageToTexture({ source }, { texture, premultipliedAlpha: false }, [
         width,
         height,
@@ -148,9 +148,9 @@ export class WebGpuEngine extends WasmEngine {
     }
   }
 
-  /** A picture's memory serves the next one once its kernels are submitted; small ones wait for the forward. */
+  /** An image's memory serves the next one once its kernels are submitted; small ones wait for the forward. */
   #submit_large(bytes: number): void {
-    if (bytes > LARGE_PICTURE) this.call(() => this.#glue?.submit());
+    if (bytes > LARGE_IMAGE) this.call(() => this.#glue?.submit());
   }
 
   /** Its kernels' own clock. */
@@ -257,13 +257,13 @@ export class WebGpuEngine extends WasmEngine {
   }
 }
 
-const LARGE_PICTURE = 1 << 20;
+const LARGE_IMAGE = 1 << 20;
 
 /** GPUTextureUsage's COPY_SRC, COPY_DST and RENDER_ATTACHMENT, which drawing takes; Node has no such global. */
 const DRAWN = 1 | 2 | 16;
 
 /** As the binary takes it. */
-function pack_plan({ columns, rows, rows_first, left, top }: PicturePlan): Int32Array {
+function pack_plan({ columns, rows, rows_first, left, top }: ImagePlan): Int32Array {
   const head = [columns.stride, rows.stride, columns.table.length, Number(rows_first), left, top];
   const packed = new Int32Array(head.length + columns.table.length + rows.table.length);
   packed.set(head);

@@ -6,7 +6,7 @@ import { show_url } from "../network/show_url.ts";
 import { check_byte_count, invalid_image } from "./limits.ts";
 
 /** The bytes behind an http(s):, blob: or data: URL, at most MAX_BYTES. */
-export async function fetch_picture(
+export async function fetch_image(
   url: string,
   signal?: AbortSignal,
   headers?: HeaderRecord,
