@@ -84,6 +84,7 @@ build_docs() { docs/node_modules/.bin/typedoc --options docs/typedoc.json; }
 
 run_checks() {
   install_for_docs
+  need_npm_packages test/typescript-5.5 "TypeScript 5.5, for tests of declarations"
   need_rust_lints
   need_typos
   need_nextest

@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-const COMPILERS = ["typescript-5.5", "typescript"];
+const COMPILERS = ["test/typescript-5.5/node_modules/typescript", "node_modules/typescript"];
 const LIBRARIES: Readonly<Record<string, { lib: string[]; types: string[] }>> = {
   "Node alone": { lib: ["es2023"], types: ["node"] },
   "pages alone": { lib: ["es2023", "dom"], types: [] },
@@ -26,7 +26,7 @@ const LIBRARIES: Readonly<Record<string, { lib: string[]; types: string[] }>> = 
 
 /** What a compiler says of a program. */
 async function diagnose(compiler: string, library: string, program: string): Promise<string[]> {
-  const name = `${compiler}-${library.replaceAll(" ", "-")}`;
+  const name = `${compiler}-${library}`.replaceAll(/[ /]/g, "-");
   await writeFile(join(folder, `${name}.ts`), program);
   const compilerOptions = {
     ...LIBRARIES[library],
@@ -35,7 +35,7 @@ async function diagnose(compiler: string, library: string, program: string): Pro
   };
   const project = join(folder, `${name}.json`);
   await writeFile(project, JSON.stringify({ compilerOptions, files: [`${name}.ts`] }));
-  const tsc = join(root, "node_modules", compiler, "bin/tsc");
+  const tsc = join(root, compiler, "bin/tsc");
   const { stdout } = await run(process.execPath, [tsc, "-p", project, "--pretty", "false"]).catch(
     (error) => error,
   );
