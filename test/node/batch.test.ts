@@ -28,7 +28,7 @@ import { prefetch } from "../../ts/cli/batch/prefetch.ts";
 import { walk, walk_glob } from "../../ts/cli/batch/walk.ts";
 import { SkippedFiles } from "../../ts/files/skipped_files.ts";
 import { sorted_entries } from "../../ts/files/walk.ts";
-import { root, start, vit_msn } from "../support/cli.ts";
+import { type Finished, root, start, vit_msn } from "../support/cli.ts";
 
 // `embed` and `classify` over many images: sources, outputs, shards, and resuming after a kill.
 
@@ -38,6 +38,7 @@ const TINY = ["--model", "test/fixtures/tiny"];
 
 let folder: string;
 let samples: Buffer[];
+const SHARD_IMAGES = 300;
 /** A tar shard of 300 members, some of which are not images. */
 let shard: string;
 
@@ -46,7 +47,10 @@ beforeAll(async () => {
   const names = (await readdir(IMAGES)).sort();
   samples = await Promise.all(names.map((name) => readFile(join(IMAGES, name))));
   shard = join(folder, "shard.tar");
-  await writeFile(shard, await make_shard(300, (i) => (i % 50 === 49 ? Buffer.from("<html>") : sample(i))));
+  await writeFile(
+    shard,
+    await make_shard(SHARD_IMAGES, (i) => (i % 50 === 49 ? Buffer.from("<html>") : sample(i))),
+  );
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
@@ -176,7 +180,7 @@ describe("sources", () => {
       else response.end(sample(0));
     });
     const names = ["gone", "busy", "broken", "cut", "silent"].map((name) => `${server.url}/${name}.png`);
-    const result = await vit_msn(["embed", "--list", "-", "--timeout", "1", ...TINY], {
+    const result = await vit_msn(["embed", "--list", "-", "--timeout", "3", ...TINY], {
       stdin: names.join("\n"),
     });
     server.close();
@@ -197,8 +201,8 @@ describe("sources", () => {
     const server = await serve(({ url }, response) => {
       if (url !== "/a.tar") return response.writeHead(503).end();
       if (++tries > 1) return response.end(bytes);
-      response.writeHead(200, { "content-length": bytes.length }).write(bytes.subarray(0, 7000));
-      setTimeout(() => response.destroy(), 100);
+      response.writeHead(200, { "content-length": bytes.length });
+      response.write(bytes.subarray(0, 7000), () => response.destroy());
     });
     const options = [...TINY, "--retries", "1"];
     const whole = await vit_msn(["embed", `${server.url}/a.tar?signature=x`, ...options]);
@@ -411,48 +415,69 @@ function* pseudo_random(seed: number): Generator<number, never> {
   }
 }
 
-/** Kills the command at some moment of its run, again and again, until it comes to its end. Gives how often it was killed. */
+/**
+ * An image at a URL that nothing answers before release(): a run that asks for it can't end by itself, so that a signal always
+ * comes in time.
+ */
+async function held_image() {
+  let release = () => {};
+  const released = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const server = await serve((_, response) => void released.then(() => response.end(sample(0))));
+  return { url: `${server.url}/held.png`, release, close: server.close };
+}
+
+/**
+ * Kills `kills` runs of a command whose last source is held: each when its journal has come to a position that the seed chooses
+ * between those of the others. What exactly a run does then is left to chance. Then lets the last run come to its end.
+ */
 async function run_with_kills(
   command: string[],
-  output: string,
-  kills: number,
-  seed: number,
-): Promise<number> {
+  { output, release, kills, seed }: { output: string; release: () => void; kills: number; seed: number },
+): Promise<void> {
   const random = pseudo_random(seed);
-  let killed = 0;
-  for (let tries = 0; tries < kills; tries++) {
+  for (let i = 0; i < kills; i++) {
+    const target = ((i + random.next().value) / (kills + 1)) * SHARD_IMAGES;
     const run = start(command);
-    // Loading takes about as long as all the rest: time counts from the first save.
-    const journal = await changed_journal(output, run.finished);
-    if (journal) {
-      await new Promise((resolve) => setTimeout(resolve, random.next().value * 150));
-      run.kill("SIGKILL");
-    }
-    const { signal } = await run.finished;
-    if (signal === "SIGKILL") killed++;
+    await changed_journal(output, run.finished, target);
+    run.kill("SIGKILL");
+    expect((await run.finished).signal).toBe("SIGKILL");
   }
+  release();
   expect((await vit_msn(command)).code).toBe(3);
-  return killed;
 }
 
-/** Waits until a run saves its progress or ends; tells which. */
-async function changed_journal(output: string, finished: Promise<unknown>): Promise<boolean> {
+/** Waits until a run saves progress, of at least `position` members, or ends. @throws where it ends first. */
+async function changed_journal(output: string, finished: Promise<Finished>, position = 0): Promise<void> {
   const read = () => readFile(`${output}.journal.json`, "utf8").catch(() => "");
   const before = await read();
-  let has_ended = false;
-  finished.then(() => {
-    has_ended = true;
+  let ended: Finished | undefined;
+  finished.then((end) => {
+    ended = end;
   });
-  while (!has_ended) {
-    if ((await read()) !== before) return true;
+  while (!ended) {
+    const text = await read();
+    if (text !== before && text !== "" && JSON.parse(text).position >= position) return;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-  return false;
+  throw new Error(`The run ended with ${ended.code} before it saved its progress: ${ended.stderr}`);
 }
 
-describe("going on after an end of any kind", () => {
-  const command_of = (output: string) => [
-    ...["embed", shard, "--output", output, "--save-every", "0", "--batch-size", "4", "--quiet"],
+describe("resuming after an end of any kind", () => {
+  const command_of = (output: string, ...more_sources: string[]) => [
+    ...[
+      "embed",
+      shard,
+      ...more_sources,
+      "--output",
+      output,
+      "--save-every",
+      "0",
+      "--batch-size",
+      "4",
+      "--quiet",
+    ],
     ...TINY,
   ];
 
@@ -460,14 +485,15 @@ describe("going on after an end of any kind", () => {
     "kill -9 at random moments leaves %s as an undisturbed run does",
     async (format) => {
       const [undisturbed, killed] = [join(folder, `whole.${format}`), join(folder, `killed.${format}`)];
-      expect((await vit_msn(command_of(undisturbed))).code).toBe(3);
-      const kills = await run_with_kills(command_of(killed), killed, 3, format.length);
-      expect(kills).toBeGreaterThan(0);
+      const { url, release, close } = await held_image();
+      const seed = format.length;
+      await run_with_kills(command_of(killed, url), { output: killed, release, kills: 3, seed });
+      expect((await vit_msn(command_of(undisturbed, url))).code).toBe(3);
+      close();
       expect((await readFile(killed)).equals(await readFile(undisturbed))).toBe(true);
       const failures = async (output: string) => readFile(`${output}.errors.jsonl`, "utf8");
       expect(await failures(killed)).toBe(await failures(undisturbed));
     },
-    120_000,
   );
 
   test("what a killed run wrote beyond its journal is cut off", async () => {
@@ -537,15 +563,18 @@ describe("going on after an end of any kind", () => {
 
   test.each(["SIGINT", "SIGTERM"] as const)("%s stops cleanly and says how to go on", async (name) => {
     const output = join(folder, `${name}.jsonl`);
-    const command = command_of(output).filter((word) => word !== "--quiet");
+    const held = await held_image();
+    const command = command_of(output, held.url).filter((word) => word !== "--quiet");
     const run = start(command);
-    expect(await changed_journal(output, run.finished)).toBe(true);
+    await changed_journal(output, run.finished);
     run.kill(name);
     const { code, stderr } = await run.finished;
     expect(code).toBe(name === "SIGINT" ? 130 : 143);
     expect(stderr).toMatch(/stopped after \d+ pictures?.*; the same command again resumes from there\.\n$/);
+    held.release();
     expect((await vit_msn(command)).code).toBe(3);
-    expect(images_of(await readFile(output, "utf8"))).toHaveLength(294);
+    held.close();
+    expect(images_of(await readFile(output, "utf8"))).toHaveLength(295);
   });
 
   test("a finished output is left alone; --restart starts over", async () => {
@@ -591,7 +620,7 @@ describe("going on after an end of any kind", () => {
     for (let at = weights.length - 4096; at < weights.length; at += 4) weights.writeFloatLE(0.5, at);
     await writeFile(join(model, "model.safetensors"), weights);
     expect((await vit_msn(command)).stderr).toMatch(/the model's weights are others/);
-  }, 60_000);
+  });
 
   test("an output that no run made isn't overwritten; nor is one that is shorter than its journal says", async () => {
     const output = join(folder, "foreign.jsonl");
@@ -620,15 +649,17 @@ describe("going on after an end of any kind", () => {
     const output = join(folder, "locked.jsonl");
     const temporary = join(folder, "t".repeat(130));
     await mkdir(temporary);
-    const first = start(command_of(output));
-    expect(await changed_journal(output, first.finished)).toBe(true);
+    const held = await held_image();
+    const first = start(command_of(output, held.url));
+    await changed_journal(output, first.finished);
     first.kill("SIGSTOP");
     const others = [folder, temporary, "/nowhere"].map((TMPDIR) =>
-      vit_msn(command_of(output), { env: { TMPDIR } }),
+      vit_msn(command_of(output, held.url), { env: { TMPDIR } }),
     );
     const refused = await Promise.all(others);
     first.kill("SIGKILL");
     await first.finished;
+    held.release();
     for (const { code, stderr } of refused)
       expect([code, stderr]).toEqual([
         1,
@@ -636,20 +667,21 @@ describe("going on after an end of any kind", () => {
       ]);
     // The lock of a process that was killed is nobody's; one of several that come together gets it.
     const together = await Promise.all(
-      [1, 2, 3].map(() => vit_msn(command_of(output), { env: { TMPDIR: temporary } })),
+      [1, 2, 3].map(() => vit_msn(command_of(output, held.url), { env: { TMPDIR: temporary } })),
     );
     const codes = together.map(({ code }) => code);
     expect(codes).toContain(3);
     for (const { code, stderr } of together) if (code !== 3) expect(stderr).toContain("another process");
     const whole = join(folder, "not-locked.jsonl");
-    expect((await vit_msn(command_of(whole), { env: { TMPDIR: "/nowhere" } })).code).toBe(3);
+    expect((await vit_msn(command_of(whole, held.url), { env: { TMPDIR: "/nowhere" } })).code).toBe(3);
+    held.close();
     expect((await readFile(output)).equals(await readFile(whole))).toBe(true);
     expect((await readdir(folder)).filter((name) => name.startsWith("locked.jsonl"))).toEqual([
       "locked.jsonl",
       "locked.jsonl.errors.jsonl",
       "locked.jsonl.journal.json",
     ]);
-  }, 60_000);
+  });
 
   test("an output by another name, through a link to it or to its folder, is the same output", async () => {
     const real = join(folder, "real");
@@ -657,17 +689,20 @@ describe("going on after an end of any kind", () => {
     await symlink(real, join(folder, "linked"));
     const link = join(folder, "link.jsonl");
     await symlink("real/o.jsonl", link);
-    const first = start(command_of(join(real, "o.jsonl")));
-    expect(await changed_journal(join(real, "o.jsonl"), first.finished)).toBe(true);
+    const held = await held_image();
+    const first = start(command_of(join(real, "o.jsonl"), held.url));
+    await changed_journal(join(real, "o.jsonl"), first.finished);
     first.kill("SIGSTOP");
     const names = [link, join(folder, "linked/o.jsonl")];
-    const refused = await Promise.all(names.map((name) => vit_msn(command_of(name))));
+    const refused = await Promise.all(names.map((name) => vit_msn(command_of(name, held.url))));
     first.kill("SIGKILL");
     await first.finished;
     for (const { code, stderr } of refused)
       expect([code, stderr]).toEqual([1, expect.stringContaining("another process")]);
-    expect((await vit_msn(command_of(link))).code).toBe(3);
-    expect(images_of(await readFile(join(real, "o.jsonl"), "utf8"))).toHaveLength(294);
+    held.release();
+    expect((await vit_msn(command_of(link, held.url))).code).toBe(3);
+    held.close();
+    expect(images_of(await readFile(join(real, "o.jsonl"), "utf8"))).toHaveLength(295);
     expect((await lstat(link)).isSymbolicLink()).toBe(true);
   });
 
@@ -764,7 +799,6 @@ describe("trying again what failed", () => {
         `tried-again.${format}.journal.json`,
       ]);
     },
-    60_000,
   );
 
   test("what changed meanwhile isn't touched", async () => {
@@ -798,7 +832,7 @@ describe("long names", () => {
     expect((await stat(join(folder, "long-name.npz"))).size).toBeLessThan(2_000_000);
     expect((await vit_msn(command("jsonl"))).code).toBe(0);
     server.close();
-  }, 60_000);
+  });
 
   test("an error while a .npz is written ends the writing", async () => {
     const { write_npz } = await import("../../ts/cli/batch/numpy.ts");
@@ -817,8 +851,11 @@ describe("long names", () => {
 describe("many machines, any length", () => {
   test("four shards, one of them killed and resumed, have every image exactly once", async () => {
     const output = (i: number) => join(folder, `shards/${i}.jsonl`);
+    // The held image is the 311th, so that only the process that is killed asks for it.
+    const held = await held_image();
+    const sources = [shard, IMAGES, held.url];
     const command = (i: number) => [
-      ...["embed", shard, IMAGES, "--shard", `${i}/4`, "--output", output(i), "--save-every", "0", "--quiet"],
+      ...["embed", ...sources, "--shard", `${i}/4`, "--output", output(i), "--save-every", "0", "--quiet"],
       ...TINY,
     ];
     const runs = [0, 1, 2, 3].map((i) => start(command(i)));
@@ -826,13 +863,15 @@ describe("many machines, any length", () => {
     runs[2]?.kill("SIGKILL");
     const ends = await Promise.all(runs.map((run) => run.finished));
     expect(ends.map(({ signal }) => signal)).toEqual([null, null, "SIGKILL", null]);
+    held.release();
     expect([0, 3]).toContain((await vit_msn(command(2))).code);
-    const whole = await vit_msn(["embed", shard, IMAGES, ...TINY]);
+    const whole = await vit_msn(["embed", ...sources, ...TINY]);
+    held.close();
     const texts = await Promise.all([0, 1, 2, 3].map((i) => readFile(output(i), "utf8")));
     const lines = texts.flatMap((text) => text.trim().split("\n"));
     expect(lines.sort()).toEqual(whole.stdout.trim().split("\n").sort());
     for (const text of texts) expect(images_of(text).length).toBeGreaterThan(70);
-  }, 60_000);
+  });
 
   test("20,000 images pass through 48 MB of heap", async () => {
     const long = join(folder, "long.tar");
@@ -844,7 +883,7 @@ describe("many machines, any length", () => {
     const { code, stderr } = await vit_msn(command, { node: ["--max-old-space-size=48"] });
     expect([code, stderr.trim().split("\n").length]).toEqual([3, 19_002]);
     expect(stderr).toContain("1000 pictures, and 19000 failed");
-  }, 120_000);
+  });
 
   test.each(["slurm.sh", "kubernetes.yaml"])("examples/jobs/%s runs as it is", async (name) => {
     const results = join(folder, name);

@@ -149,46 +149,38 @@ describe("embed, broken off at every call of the file system", () => {
     ["parquet", [KILL, ERRORS[1]], ["everything", "first_name"]],
     ["npy", [KILL, ERRORS[0]], ["everything", "some_bytes"]],
     ["npz", [KILL, ERRORS[1]], ["nothing", "bytes"]],
-  ] as const)(
-    "%s is what an undisturbed run writes",
-    async (format, faults, losses) => {
+  ] as const)("%s is what an undisturbed run writes", async (format, faults, losses) => {
+    const wanted = await embed(new FaultyDisk(), format);
+    next_process();
+    expect([wanted.code, wanted.others]).toEqual([3, []]);
+    for (const loss of losses) {
+      const done = new FaultyDisk();
+      await embed(done, format);
+      next_process();
+      const before = done.copy().files();
+      done.lose(loss);
+      const output = `/out/rows.${format}`;
+      for (const path of [output, `${output}.journal.json`])
+        expect(done.files().get(path), `${path}, ${loss} lost`).toEqual(before.get(path));
+    }
+    await at_every_call(new FaultyDisk(), format, wanted, faults, losses);
+  });
+
+  test.each(["jsonl", "parquet"] as const)("%s: so is one whose failures are tried again", async (format) => {
+    const begun = new FaultyDisk();
+    expect((await embed(begun, format)).code).toBe(3);
+    next_process();
+    begun.calls = 0;
+    await copyFile(image_paths[0] as string, image_paths[1] as string);
+    try {
       const wanted = await embed(new FaultyDisk(), format);
       next_process();
-      expect([wanted.code, wanted.others]).toEqual([3, []]);
-      for (const loss of losses) {
-        const done = new FaultyDisk();
-        await embed(done, format);
-        next_process();
-        const before = done.copy().files();
-        done.lose(loss);
-        const output = `/out/rows.${format}`;
-        for (const path of [output, `${output}.journal.json`])
-          expect(done.files().get(path), `${path}, ${loss} lost`).toEqual(before.get(path));
-      }
-      await at_every_call(new FaultyDisk(), format, wanted, faults, losses);
-    },
-    120_000,
-  );
-
-  test.each(["jsonl", "parquet"] as const)(
-    "%s: so is one whose failures are tried again",
-    async (format) => {
-      const begun = new FaultyDisk();
-      expect((await embed(begun, format)).code).toBe(3);
-      next_process();
-      begun.calls = 0;
-      await copyFile(image_paths[0] as string, image_paths[1] as string);
-      try {
-        const wanted = await embed(new FaultyDisk(), format);
-        next_process();
-        expect([wanted.code, wanted.left[1]]).toEqual([0, ""]);
-        await at_every_call(begun, format, wanted, [KILL, ERRORS[0]], ["nothing", "everything"]);
-      } finally {
-        await remove(image_paths[1] as string);
-      }
-    },
-    120_000,
-  );
+      expect([wanted.code, wanted.left[1]]).toEqual([0, ""]);
+      await at_every_call(begun, format, wanted, [KILL, ERRORS[0]], ["nothing", "everything"]);
+    } finally {
+      await remove(image_paths[1] as string);
+    }
+  });
 
   test("writes that put down less than they are given lose nothing", async () => {
     for (const format of ["jsonl", "parquet", "npy", "npz"] as const) {
@@ -259,7 +251,7 @@ describe("checkpoints, broken off at every call of the file system", () => {
         }
       }
     }
-  }, 60_000);
+  });
 
   test("a file that was saved stays what it was or becomes what it is to be", async () => {
     const save = async (disk: FaultyDisk, text: string) => {
@@ -386,7 +378,6 @@ describe("the lock of an output", () => {
         expect([...disk.files().keys()], `seed ${seed}`).toEqual([]);
       }
     },
-    60_000,
   );
 
   test("an owner elsewhere is watched: one that shows that it lives is left alone, one that is silent loses it", async () => {

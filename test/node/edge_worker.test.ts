@@ -40,7 +40,7 @@ beforeAll(async () => {
   server = await serve(model);
   await cp(join(root, "examples/edge-worker/workerd.capnp"), join(folder, "workerd.capnp"));
   await mkdir(join(folder, "dist"));
-}, 120_000);
+});
 afterAll(async () => {
   await server?.close();
   await rm(folder, { recursive: true, force: true });
@@ -68,9 +68,7 @@ async function post(workerd: RunningWorkerd, image: string): Promise<Scores> {
   return answer as Scores;
 }
 
-test("vit-msn-small in int8 classifies posted images as Node does, within 128 MB", {
-  timeout: 120_000,
-}, async () => {
+test("vit-msn-small in int8 classifies posted images as Node does, within 128 MB", async () => {
   const worker = await readFile(join(root, "examples/edge-worker/worker.js"), "utf8");
   await bundle(worker);
   const started = performance.now();
@@ -107,7 +105,7 @@ test("vit-msn-small in int8 classifies posted images as Node does, within 128 MB
   }
 });
 
-test("what an edge worker lacks is a sentence", { timeout: 60_000 }, async () => {
+test("what an edge worker lacks is a sentence", async () => {
   await bundle(`
     import png from "@jsquash/png/codec/pkg/squoosh_png_bg.wasm";
     import jpeg from "@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm";

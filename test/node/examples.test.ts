@@ -17,7 +17,7 @@ beforeAll(async () => {
   const packages = ["sharp", "vite", "webpack", "webpack-cli", "esbuild", "@jsquash"];
   project = await packed_project(packages);
   browser = await chromium.launch({ executablePath: find_chromium(), args: launch_args });
-}, 120_000);
+});
 afterAll(async () => {
   await browser?.close();
   await project?.remove();
@@ -32,7 +32,7 @@ async function classify(page: Page, name: string): Promise<string> {
   const output = page.locator("output");
   const before = await output.innerText();
   await page.locator("input:enabled").setInputFiles(image(name));
-  await expect.poll(() => output.innerText(), { timeout: 20_000 }).not.toBe(before);
+  await expect.poll(() => output.innerText(), { timeout: 120_000 }).not.toBe(before);
   return output.innerText();
 }
 
@@ -104,7 +104,7 @@ describe("apps", () => {
   );
 });
 
-test("page.html: a plain page beside the package's files", { timeout: 60_000 }, async () => {
+test("page.html: a plain page beside the package's files", async () => {
   const folder = join(project.folder, "site");
   await cp(join(project.folder, "package/dist"), join(folder, "dist"), { recursive: true });
   await cp(example("page.html"), join(folder, "examples/index.html"));
@@ -120,7 +120,7 @@ test("page.html: a plain page beside the package's files", { timeout: 60_000 }, 
   }
 });
 
-test("service-worker: a page that goes on without a network", { timeout: 60_000 }, async () => {
+test("service-worker: a page that goes on without a network", async () => {
   const folder = example("service-worker");
   await cp(join(project.folder, "package/dist"), join(folder, "vit-msn"), { recursive: true });
   const server = await serve(folder);
@@ -144,7 +144,7 @@ test("service-worker: a page that goes on without a network", { timeout: 60_000 
   }
 });
 
-test("edge-worker: classifies posted images in workerd", { timeout: 60_000 }, async () => {
+test("edge-worker: classifies posted images in workerd", async () => {
   const folder = example("edge-worker");
   await node(folder, "build.js");
   const server = await serve(join(project.folder, "package/dist/models/fashion"));

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { hostname, tmpdir } from "node:os";
@@ -90,11 +90,32 @@ function serve(content: Buffer, etag = '"v1"'): Handler {
   };
 }
 
-/** Sends the first `length` bytes and breaks the connection. */
-function break_off(response: ServerResponse, length: number, headers: Record<string, string | number>): void {
+/** Sends the first `length` bytes and breaks the connection, once they are stored: what the client hasn't read is lost with it. */
+async function break_off(
+  response: ServerResponse,
+  length: number,
+  headers: Record<string, string | number>,
+): Promise<void> {
   response.writeHead(200, { "content-length": CONTENT.byteLength, ...headers });
-  // The bytes must be on the wire before the end, or they are lost with it.
-  response.write(CONTENT.subarray(0, length), () => setTimeout(() => response.destroy(), 50));
+  response.write(CONTENT.subarray(0, length));
+  while (!response.destroyed && (await incomplete_bytes()) < length)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  response.destroy();
+}
+
+/** How much of files is stored whose downloads are under way. */
+async function incomplete_bytes(): Promise<number> {
+  const names = (await readdir(cache_dir, { recursive: true })).filter((name) =>
+    name.endsWith(".incomplete"),
+  );
+  // A name may be gone by now.
+  const sizes = names.map((name) =>
+    stat(join(cache_dir, name)).then(
+      ({ size }) => size,
+      () => 0,
+    ),
+  );
+  return Math.max(0, ...(await Promise.all(sizes)));
 }
 
 async function load(
@@ -205,7 +226,7 @@ describe("a base URL", () => {
 describe("a download that breaks off", () => {
   test("resumes from where it was", async () => {
     hub.handler = (request, response, count) => {
-      if (count === 1) break_off(response, 1_500_000, { etag: '"v1"' });
+      if (count === 1) void break_off(response, 1_500_000, { etag: '"v1"' });
       else serve(CONTENT)(request, response, count);
     };
     expect((await load())?.equals(CONTENT)).toBe(true);
@@ -215,7 +236,7 @@ describe("a download that breaks off", () => {
   });
 
   test("goes on in a later process", async () => {
-    hub.handler = (_, response) => break_off(response, 1_000_000, { etag: '"v1"' });
+    hub.handler = (_, response) => void break_off(response, 1_000_000, { etag: '"v1"' });
     const abort = new AbortController();
     const progress_callback = ({ loaded = 0 }: ProgressInfo) => loaded > 0 && abort.abort();
     await expect_error(
@@ -234,7 +255,7 @@ describe("a download that breaks off", () => {
   test("begins again when the file changed meanwhile", async () => {
     const changed = Buffer.from(CONTENT.map((byte) => byte ^ 255));
     hub.handler = (request, response, count) => {
-      if (count === 1) break_off(response, 1_500_000, { etag: '"v1"' });
+      if (count === 1) void break_off(response, 1_500_000, { etag: '"v1"' });
       else serve(changed, '"v2"')(request, response, count);
     };
     expect((await load())?.equals(changed)).toBe(true);
@@ -243,7 +264,7 @@ describe("a download that breaks off", () => {
   test("begins again when the server sends a part of another version", async () => {
     const changed = Buffer.from(CONTENT.map((byte) => byte ^ 255));
     hub.handler = (request, response, count) => {
-      if (count === 1) return break_off(response, 1_500_000, { etag: '"v1"' });
+      if (count === 1) return void break_off(response, 1_500_000, { etag: '"v1"' });
       // This server takes no notice of If-Range.
       delete request.headers["if-range"];
       return serve(changed, '"v2"')(request, response, count);
@@ -253,7 +274,7 @@ describe("a download that breaks off", () => {
 
   test("begins again without a strong ETag", async () => {
     hub.handler = (request, response, count) => {
-      if (count === 1) break_off(response, 1_500_000, { etag: 'W/"v1"' });
+      if (count === 1) void break_off(response, 1_500_000, { etag: 'W/"v1"' });
       else serve(CONTENT)(request, response, count);
     };
     expect((await load())?.equals(CONTENT)).toBe(true);
@@ -261,14 +282,20 @@ describe("a download that breaks off", () => {
   });
 
   test("begins again when more is kept than the file has", async () => {
-    hub.handler = (_, response) => break_off(response, 2_000_000, { etag: '"v1"' });
-    await load("weights.bin", { signal: AbortSignal.timeout(150) }).catch(() => {});
+    hub.handler = (_, response) => void break_off(response, 2_000_000, { etag: '"v1"' });
+    const abort = new AbortController();
+    const progress_callback = ({ loaded = 0 }: ProgressInfo) => loaded > 1000 && abort.abort();
+    await expect_error(
+      load("weights.bin", { signal: abort.signal, progress_callback }),
+      "ABORTED",
+      /aborted/,
+    );
     hub.handler = serve(CONTENT.subarray(0, 1000), '"v1"');
     expect((await load())?.equals(CONTENT.subarray(0, 1000))).toBe(true);
   });
 
   test("is an error after some tries, which says how far it came", async () => {
-    hub.handler = (_, response) => break_off(response, 1000, {});
+    hub.handler = (_, response) => void break_off(response, 1000, {});
     await expect_error(load(), "NETWORK", /weights\.bin (can't be reached or broke off|sent \d+ of 3000000)/);
     expect(hub.requests.length).toBe(4);
     expect(await kept_files()).toEqual([]);
@@ -276,7 +303,7 @@ describe("a download that breaks off", () => {
 
   test("is noticed by its size alone, where the body ends in good order", async () => {
     hub.handler = (request, response, count) => {
-      if (count === 1) return break_off(response, 1_000_000, { etag: '"v1"' });
+      if (count === 1) return void break_off(response, 1_000_000, { etag: '"v1"' });
       const from = /\d+/.exec(request.headers.range ?? "")?.[0];
       return void response
         .writeHead(206, { etag: '"v1"', "content-range": `bytes ${from}-2999999/3000000` })
@@ -341,7 +368,7 @@ describe("a SHA-256 that the hub tells", () => {
   test("ends even where a server breaks off again and again", async () => {
     hub.handler = link(`"${WRONG}"`, (request, response, count) => {
       if (request.headers.range) serve(CONTENT)(request, response, count);
-      else break_off(response, 2_000_000, { etag: '"v1"' });
+      else void break_off(response, 2_000_000, { etag: '"v1"' });
     });
     await expect_error(load(), "NETWORK", damaged_file);
     expect(blob_requests().length).toBe(4);
@@ -678,15 +705,21 @@ describe("an abort", () => {
 
 describe("progress", () => {
   test("grows to the whole file", async () => {
+    const half = CONTENT.byteLength / 2;
+    let send_rest = () => {};
     hub.handler = (_, response) => {
-      response.writeHead(200, { "content-length": CONTENT.byteLength });
-      const half = CONTENT.byteLength / 2;
-      response.write(CONTENT.subarray(0, half));
-      setTimeout(() => response.end(CONTENT.subarray(half)), 300);
+      response.writeHead(200, { "content-length": CONTENT.byteLength }).write(CONTENT.subarray(0, half));
+      send_rest = () => void response.end(CONTENT.subarray(half));
     };
     const seen: ProgressInfo[] = [];
     const start = performance.now();
-    await load("weights.bin", { progress_callback: (info) => seen.push(info) });
+    const progress_callback = (info: ProgressInfo) => {
+      // What comes within 100 ms of a report isn't reported.
+      if (info.status === "progress" && !seen.some(({ status }) => status === "progress"))
+        setTimeout(send_rest, 150);
+      seen.push(info);
+    };
+    await load("weights.bin", { progress_callback });
     const tenths = (performance.now() - start) / 100;
     expect(seen[0]).toEqual({ status: "initiate", name: "org/name", file: "weights.bin" });
     expect(seen.at(-1)).toMatchObject({ status: "done", loaded: 3_000_000, total: 3_000_000, progress: 100 });

@@ -112,7 +112,10 @@ describe("an SVG drawing never reaches libvips, which would read it", () => {
 });
 
 describe("an abort doesn't wait for a decoder", () => {
-  /** Decoders that are under way: those of sharp's place-taker end when they are told to. */
+  const until_started = (started: unknown[], count: number) =>
+    vi.waitFor(() => expect(started).toHaveLength(count), { timeout: 120_000 });
+
+  /** Runs `body` with a substitute for sharp whose decoders end when the functions in `started` are called. */
   async function with_slow_sharp(
     body: (
       read: typeof RawImage.read,
@@ -145,7 +148,7 @@ describe("an abort doesn't wait for a decoder", () => {
     with_slow_sharp(async (read, started) => {
       const controller = new AbortController();
       const reading = read(path, { signal: controller.signal });
-      await vi.waitFor(() => expect(started).toHaveLength(1));
+      await until_started(started, 1);
       controller.abort();
       await expect(reading).rejects.toMatchObject({ code: "ABORTED" });
     }));
@@ -153,15 +156,15 @@ describe("an abort doesn't wait for a decoder", () => {
   test("AVIF files, which can't be interrupted, leave a turn to others", () =>
     with_slow_sharp(async (read, started, decoding) => {
       const avif = [1, 2, 3].map(() => read(join(folder, "photo.avif")));
-      await vi.waitFor(() => expect(started).toHaveLength(2));
+      await until_started(started, 2);
       decoding.format = "jpeg";
       const jpeg = read(join(folder, "photo.jpg"));
-      await vi.waitFor(() => expect(started).toHaveLength(3));
+      await until_started(started, 3);
       started.pop()?.();
       expect((await jpeg).size).toEqual([37, 23]);
       decoding.format = "heif";
       for (const end of started.splice(0)) end();
-      await vi.waitFor(() => expect(started).toHaveLength(1));
+      await until_started(started, 1);
       started[0]?.();
       await Promise.all(avif);
     }, "heif"));
@@ -169,7 +172,7 @@ describe("an abort doesn't wait for a decoder", () => {
   test("of those that wait for their turn, those that were aborted lose it", () =>
     with_slow_sharp(async (read, started) => {
       const first = [read(path), read(path), read(path)];
-      await vi.waitFor(() => expect(started).toHaveLength(3));
+      await until_started(started, 3);
       const controller = new AbortController();
       const aborted = read(path, { signal: controller.signal });
       const last = read(path);
@@ -178,7 +181,7 @@ describe("an abort doesn't wait for a decoder", () => {
       expect(started).toHaveLength(3);
       for (const end of started.splice(0)) end();
       await Promise.all(first);
-      await vi.waitFor(() => expect(started).toHaveLength(1));
+      await until_started(started, 1);
       started[0]?.();
       expect((await last).size).toEqual([37, 23]);
     }));

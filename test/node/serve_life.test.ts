@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { connect } from "node:net";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { LastingTask, type ServedTask } from "../../ts/cli/serve/lasting_task.ts";
 import { env, VitMsnError } from "../../ts/index.ts";
 import { BAG, classes, exchange, RawClient, request_of, sizes, start_app } from "../support/http_app.ts";
@@ -38,6 +38,18 @@ const in_progress = async (url: string) =>
 
 async function until(is_so: () => Promise<boolean>): Promise<void> {
   while (!(await is_so())) await new Promise((resolve) => setImmediate(resolve));
+}
+
+const TIMED_OUT = { status: 504, body: expect.stringContaining('"code":"TIMEOUT"') };
+
+/** Time passes in `body` only where it advances it. */
+async function with_stopped_clock<T>(body: () => Promise<T>): Promise<T> {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  try {
+    return await body();
+  } finally {
+    vi.useRealTimers();
+  }
 }
 
 const code_of = async (response: Response) => [response.status, (await response.json()).error.code];
@@ -102,9 +114,22 @@ describe("what takes too long", () => {
   });
 
   test("an answer", async () => {
-    const { task, open } = gated(sizes);
-    const { server, url } = await start_app({ timeout_ms: 20 }, { embed: task });
-    expect(await code_of(await fetch(`${url}/embed`, png))).toEqual([504, "TIMEOUT"]);
+    const { task, entered, open } = gated(sizes);
+    const { server, port } = await start_app({ timeout_ms: 60_000 }, { embed: task });
+    const client = await with_stopped_clock(async () => {
+      const waiting = new RawClient(port).write(request_of("/embed", BAG));
+      let computes = false;
+      entered.then(() => {
+        computes = true;
+      });
+      await until(async () => {
+        vi.advanceTimersByTime(0); // a batch is computed in the next turn
+        return computes;
+      });
+      vi.advanceTimersByTime(60_000);
+      return waiting;
+    });
+    expect((await client.answers(1))[0]).toMatchObject(TIMED_OUT);
     open();
     await server.close(0);
   });
@@ -119,14 +144,18 @@ describe("what takes too long", () => {
       decoding--;
       return { data: new Uint8ClampedArray(4), width: 1, height: 1 };
     };
-    const { server, url } = await start_app({ timeout_ms: 50, max_batch: 1 });
-    const ask = () => fetch(`${url}/embed`, png);
-    const codes = await Promise.all(Array.from({ length: 6 }, async () => code_of(await ask())));
-    expect(codes).toEqual(Array(6).fill([504, "TIMEOUT"]));
+    const { server, port, url } = await start_app({ timeout_ms: 60_000, max_batch: 1 });
+    const clients = await with_stopped_clock(async () => {
+      const waiting = Array.from({ length: 6 }, () => new RawClient(port).write(request_of("/embed", BAG)));
+      await until(async () => (await in_progress(url)) === 6);
+      vi.advanceTimersByTime(60_000);
+      return waiting;
+    });
+    for (const client of clients) expect((await client.answers(1))[0]).toMatchObject(TIMED_OUT);
     expect(most).toBeLessThanOrEqual(2);
     expect(await in_progress(url)).toBe(0);
     open();
-    await until(async () => (await ask()).status === 200);
+    await until(async () => (await fetch(`${url}/embed`, png)).status === 200);
     await server.close(0);
   });
 });

@@ -6,14 +6,12 @@ import { fileURLToPath } from "node:url";
 import { strFromU8, unzipSync } from "fflate";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright";
 import { RawImage, type Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
-import { afterAll, beforeAll, expect, inject, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { build_studio } from "../../examples/studio/build.mjs";
 import { serve_studio } from "../../examples/studio/serve.mjs";
 import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
 
 // The studio as its users have it: built, served, and driven in Chromium. Screenshots: test/screenshots/studio-*.png.
-
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 });
 
 const root = new URL("../../", import.meta.url);
 const DESKTOP = { width: 1280, height: 860 };
@@ -38,7 +36,7 @@ beforeAll(async () => {
     args: [...launch_args, "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"],
   });
   studio = await open({ permissions: ["camera", "clipboard-read", "clipboard-write"] });
-}, 120_000);
+});
 afterAll(async () => {
   await browser?.close();
   server?.close();
@@ -59,7 +57,7 @@ interface Violation {
 /** A page with a first result on it, in a browser profile of its own. */
 async function open(options: Parameters<Browser["newContext"]>[0] = {}): Promise<Opened> {
   const context = await browser.newContext({ viewport: DESKTOP, ...options });
-  context.setDefaultTimeout(60_000); // the machine may be busy
+  context.setDefaultTimeout(120_000); // the machine may be busy
   const page = await context.newPage();
   const complaints: string[] = [];
   page.on("console", (message) => {
@@ -75,7 +73,7 @@ async function open(options: Parameters<Browser["newContext"]>[0] = {}): Promise
 const choose_sample = (page: Page, name: string) =>
   page.getByRole("button", { name, exact: true }).first().click();
 /** Until what is read is as expected; the machine may be busy. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 });
+const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 120_000 });
 const screenshot = (page: Page, name: string) =>
   page.screenshot({ path: in_repository(`test/screenshots/studio-${name}.png`), fullPage: true });
 const tabs = async (page: Page) => (await page.getByRole("tab").allInnerTexts()).map((name) => name.trim());

@@ -29,9 +29,7 @@ function argmax(values: Float32Array): number {
   return values.reduce((best, value, i) => (value > (values[best] as number) ? i : best), 0);
 }
 
-test("a model trained by the reference classifies 1,000 real images as there", {
-  timeout: 120_000,
-}, async () => {
+test("a model trained by the reference classifies 1,000 real images as there", async () => {
   const { images, labels, logits, cls_before_norm } = await read_test_set();
   const { model, processor } = await pipeline("image-classification", await model_files("models/fashion"));
   let correct = 0;
@@ -68,7 +66,6 @@ test.each([
   { dtype: "int8", tolerance: 0.5, most_changes: 10 },
 ] as const)(
   "the bundled model is right about more of them, in $dtype",
-  { timeout: 120_000 },
   async ({ dtype, tolerance, most_changes }) => {
     const { images, labels, logits: earlier } = await read_test_set();
     const expected = (await read_tensors(CARRIED_LOGITS)).get("out.logits")?.data as Float32Array;
@@ -89,9 +86,7 @@ test.each([
 /** Top-1 changes against the float32 reference that rounding may cause. */
 const MOST_CHANGES = 3;
 
-test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 images`, {
-  timeout: 120_000,
-}, async () => {
+test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 images`, async () => {
   const { images, logits } = await read_test_set();
   const files = await model_files("models/fashion");
   const { model, processor } = await pipeline("image-classification", files, { dtype: "int8" });

@@ -58,7 +58,7 @@ class Gradients implements GradientSink {
 }
 
 // A software GPU compiles each kernel for seconds.
-describe.each(ENGINES)("the ops of pre-training on $kind", { timeout: 120_000 }, ({ kind, options }) => {
+describe.each(ENGINES)("the ops of pre-training on $kind", ({ kind, options }) => {
   let model: ViTMSNModel;
   let engine: TrainingEngine;
   let fixture: Map<string, FixtureTensor>;

@@ -17,9 +17,6 @@ import { no_webgpu } from "../support/webgpu.ts";
 
 const FOLDER = "test/fixtures/images";
 const FIXTURES = ["landscape", "portrait", "upscale", "grey", "rgba", "exact"];
-/** Software takes seconds to compile kernels. */
-const COMPILING_MS = 160_000;
-
 const CONFIG = {
   hidden_size: 16,
   num_hidden_layers: 1,
@@ -46,7 +43,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
   beforeAll(async () => {
     device = await open_device();
     model = await ViTMSNForImageClassification.from_config(CONFIG, { device });
-  }, COMPILING_MS);
+  });
   afterAll(() => model.dispose());
 
   /** Both ways, which must give the same to the bit. */

@@ -334,9 +334,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
 });
 
 describe.skipIf(no_webgpu !== undefined)("a model on what is taken for a GPU", () => {
-  test("has its tiles chosen by measurement, for models that come later as well", {
-    timeout: 120_000,
-  }, async () => {
+  test("has its tiles chosen by measurement, for models that come later as well", async () => {
     env.use_cache = false;
     const device = await open_device("as a GPU");
     const load = () => ViTMSNForImageClassification.from_config(TINY, { device, seed: 3 });

@@ -5,9 +5,6 @@ import { error_of } from "../support/rejections.ts";
 import { max_difference } from "../support/tensors.ts";
 import { no_webgpu } from "../support/webgpu.ts";
 
-/** Software takes seconds to compile kernels. */
-const COMPILING_MS = 60_000;
-
 const CONFIG = {
   hidden_size: 24,
   num_hidden_layers: 2,
@@ -29,7 +26,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
   let device: GPUDevice;
   beforeAll(async () => {
     device = await open_device();
-  }, COMPILING_MS);
+  });
   const load = (on: "wasm" | GPUDevice = device, options = {}) =>
     ViTMSNForImageClassification.from_config(CONFIG, { device: on, ...options });
 

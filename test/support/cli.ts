@@ -16,14 +16,17 @@ export interface CliOptions {
   env?: NodeJS.ProcessEnv;
   /** Node's own flags. */
   node?: string[];
+  /** A program, with its arguments, that is given the command line as further arguments. */
+  shell?: string[];
 }
 
+export type Started = ChildProcess & { finished: Promise<Finished> };
+
 /** Starts the built command line in the repository's root. */
-export function start(
-  args: string[],
-  options: CliOptions = {},
-): ChildProcess & { finished: Promise<Finished> } {
-  const child = spawn(process.execPath, [...(options.node ?? []), join(root, "dist/cli.js"), ...args], {
+export function start(args: string[], options: CliOptions = {}): Started {
+  const { shell = [], node = [] } = options;
+  const words = [...shell, process.execPath, ...node, join(root, "dist/cli.js"), ...args];
+  const child = spawn(words[0] as string, words.slice(1), {
     cwd: root,
     env: { ...process.env, ...options.env },
   });

@@ -63,7 +63,7 @@ async function runtime(name: Runtime["name"], path: string, options: readonly st
   return {
     name,
     version: /\d+(\.\d+)+/.exec(stdout)?.[0] ?? "",
-    run: async (program, args, cwd, variables = {}, timeout = 60_000) => {
+    run: async (program, args, cwd, variables = {}, timeout = 180_000) => {
       const env = { ...process.env, ...variables };
       return (await execute(path, [...options, program, ...args], { cwd, env, timeout })).stdout;
     },
