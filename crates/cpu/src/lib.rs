@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod backend;
 mod batch_norm;
 mod columns;
 mod concat;
@@ -33,6 +34,7 @@ pub use attention::{
     AttentionShape, eager_attention, eager_attention_backward, eager_attention_dropout,
     scaled_dot_product_attention, scaled_dot_product_attention_backward,
 };
+pub use backend::Cpu;
 pub use batch_norm::{
     BatchNormGradients, BatchNormOutput, batch_norm, batch_norm_backward, batch_norm_inference,
 };

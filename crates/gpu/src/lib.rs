@@ -6,6 +6,7 @@
 //! that width, or bytes. Sizes are checked at the door of each op, and every
 //! kernel runs within WebGPU's default limits: 16 KiB of workgroup memory, 256 invocations, 8 storage buffers.
 
+mod backend;
 mod buffers;
 mod context;
 mod kernels;
@@ -48,7 +49,7 @@ pub use kernels::msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};
 pub use kernels::patch_embed::{patch_embed, patch_embed_backward};
 pub use kernels::picture::{Axis, GpuPicture, PicturePlan, empty_pixels, preprocess};
-pub use kernels::pool::{Pooling, pool};
+pub use kernels::pool::pool;
 pub use kernels::prototypes::{prototype_logits, prototype_logits_backward};
 pub use kernels::softmax::softmax;
 pub use kernels::sums::sum_of_squares;
@@ -60,4 +61,5 @@ pub use kernels::tokens_backward::{
 pub use profile::OpProfile;
 pub use stream::Stream;
 pub use tiles::LayerShape;
+pub use vit_msn_tensor::Pooling;
 pub use weights::GpuLinear;

@@ -1,17 +1,16 @@
-//! Whole ViT-MSNs from these ops, against the reference's outputs. Without a GPU adapter it prints that it is skipped; with
-//! VIT_MSN_REQUIRE_GPU=1 it fails.
+//! Whole ViT-MSNs from the ops of both backends, against the reference's outputs. Without a GPU adapter the tests of the GPU
+//! print that they are skipped; with VIT_MSN_REQUIRE_GPU=1 they fail.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use safetensors::{Dtype as FileDtype, SafeTensors};
+use vit_msn_cpu::Cpu;
 use vit_msn_gpu::{
-    Context, ContextOptions, GpuLinear, GpuTensor, Pooling, RequestedLimits, Stream, TokenMask,
-    bce_with_logits, cross_entropy, eager_attention, embed_tokens, interpolate_positions,
-    layer_norm, linear, mse_loss, patch_embed, pool, scaled_dot_product_attention,
+    Activations, Context, ContextOptions, GpuTensor, RequestedLimits, Stored, Stream,
 };
-use vit_msn_tensor::{Activation, Dtype};
+use vit_msn_tensor::{Activation, Backend, Dtype, Pooling, Tensor};
 
 const LAYERS: usize = 3;
 const EPS: f32 = 1e-6;
@@ -32,6 +31,54 @@ const FIXTURES: [(&str, Activation, usize, (usize, usize)); 13] = [
     ("tiny_relu", Activation::Relu, 4, (4, 4)),
     ("tiny_silu", Activation::Silu, 4, (4, 4)),
 ];
+
+/// A backend whose results can be read at once.
+trait Subject: Backend {
+    fn dims(x: &Self::Tensor) -> &[usize];
+    fn input(x: &Self::Tensor) -> Self::Input<'_>;
+    /// What an op without a reader returned.
+    fn plain(output: Self::Output) -> Self::Tensor;
+    fn read(&mut self, x: &Self::Tensor) -> Vec<f32>;
+}
+
+impl Subject for Cpu {
+    fn dims(x: &Tensor) -> &[usize] {
+        x.dims()
+    }
+
+    fn input(x: &Tensor) -> &Tensor {
+        x
+    }
+
+    fn plain(output: Tensor) -> Tensor {
+        output
+    }
+
+    fn read(&mut self, x: &Tensor) -> Vec<f32> {
+        x.data().to_vec()
+    }
+}
+
+impl Subject for Stream {
+    fn dims(x: &GpuTensor) -> &[usize] {
+        x.dims()
+    }
+
+    fn input(x: &GpuTensor) -> Activations<'_> {
+        Activations::Wide(x)
+    }
+
+    fn plain(output: Stored) -> GpuTensor {
+        match output {
+            Stored::Wide(tensor) => tensor,
+            Stored::Halves(_) => unreachable!("no layer was named as its reader"),
+        }
+    }
+
+    fn read(&mut self, x: &GpuTensor) -> Vec<f32> {
+        pollster::block_on(Stream::read(self, x).unwrap()).unwrap()
+    }
+}
 
 fn stream(limits: RequestedLimits) -> Option<Stream> {
     context(limits).map(|context| Stream::new(Rc::new(context)).unwrap())
@@ -89,25 +136,25 @@ impl Tensors {
         values
     }
 
-    fn upload(&self, stream: &mut Stream, key: &str) -> GpuTensor {
-        stream.upload(&self.floats(key), self.dims(key)).unwrap()
+    fn upload<B: Backend>(&self, backend: &mut B, key: &str) -> B::Tensor {
+        backend.tensor(self.floats(key), self.dims(key)).unwrap()
     }
 }
 
-struct Model {
+struct Model<B: Backend> {
     activation: Activation,
     heads: usize,
     grid: (usize, usize),
     patch: (usize, usize),
     eager: bool,
-    parameters: HashMap<String, GpuTensor>,
-    layers: HashMap<String, GpuLinear>,
+    parameters: HashMap<String, B::Tensor>,
+    layers: HashMap<String, B::Linear>,
 }
 
-impl Model {
-    /// Loads a fixture's checkpoint with the encoder's weights kept as `dtype`; int8 is for them alone.
+impl<B: Subject> Model<B> {
+    /// Loads a fixture's checkpoint with the encoder's weights stored as `dtype`; int8 is for them alone.
     fn new(
-        stream: &mut Stream,
+        backend: &mut B,
         (folder, activation, heads, grid): (&str, Activation, usize, (usize, usize)),
         dtype: Dtype,
         eager: bool,
@@ -119,9 +166,9 @@ impl Model {
             dtype
         };
         let mut layers = HashMap::new();
-        let mut load = |stream: &mut Stream, key: &str, parts: &[&str], dtype| {
+        let mut load = |backend: &mut B, key: &str, parts: &[&str], dtype| {
             if checkpoint.has(&format!("{}.weight", parts[0])) {
-                layers.insert(key.to_string(), fuse(stream, &checkpoint, parts, dtype));
+                layers.insert(key.to_string(), fuse(backend, &checkpoint, parts, dtype));
             }
         };
         for index in 0..LAYERS {
@@ -129,7 +176,7 @@ impl Model {
             let qkv =
                 ["query", "key", "value"].map(|name| key(&format!("attention.attention.{name}")));
             load(
-                stream,
+                backend,
                 &key("qkv"),
                 &qkv.each_ref().map(String::as_str),
                 dtype,
@@ -139,17 +186,17 @@ impl Model {
                 "intermediate.dense",
                 "output.dense",
             ] {
-                load(stream, &key(name), &[&key(name)], dtype);
+                load(backend, &key(name), &[&key(name)], dtype);
             }
         }
         let projection = "embeddings.patch_embeddings.projection";
-        load(stream, projection, &[projection], around);
-        load(stream, "classifier", &["classifier"], around);
+        load(backend, projection, &[projection], around);
+        load(backend, "classifier", &["classifier"], around);
         let parameters = checkpoint
             .0
             .iter()
             .map(|(key, (_, dims, bytes))| {
-                let tensor = stream.upload_parameter(bytes, Dtype::F32, around, dims);
+                let tensor = backend.parameter(bytes, Dtype::F32, around, dims);
                 (key.clone(), tensor.unwrap())
             })
             .collect();
@@ -165,142 +212,153 @@ impl Model {
         }
     }
 
-    fn norm(&self, stream: &mut Stream, x: &GpuTensor, key: &str) -> GpuTensor {
+    fn norm(&self, backend: &mut B, x: &B::Tensor, key: &str) -> B::Tensor {
         let [weight, bias] =
             ["weight", "bias"].map(|kind| &self.parameters[&format!("{key}.{kind}")]);
-        layer_norm(stream, x, weight, bias, EPS).unwrap()
+        B::plain(backend.layer_norm(x, weight, bias, EPS, None).unwrap())
     }
 
     fn linear(
         &self,
-        stream: &mut Stream,
-        x: &GpuTensor,
+        backend: &mut B,
+        x: &B::Tensor,
         key: &str,
         activation: Activation,
-        residual: Option<&GpuTensor>,
-    ) -> GpuTensor {
-        linear(stream, x, &self.layers[key], activation, residual).unwrap()
+        residual: Option<&B::Tensor>,
+    ) -> B::Tensor {
+        let (x, layer) = (B::input(x), &self.layers[key]);
+        B::plain(
+            backend
+                .linear(x, layer, activation, residual, None)
+                .unwrap(),
+        )
     }
 
-    fn embed(&self, stream: &mut Stream, inputs: &Tensors) -> GpuTensor {
-        let pixels = inputs.upload(stream, "in.pixel_values");
+    fn embed(&self, backend: &mut B, inputs: &Tensors) -> B::Tensor {
+        let pixels = inputs.upload(backend, "in.pixel_values");
         let projection = &self.layers["embeddings.patch_embeddings.projection"];
-        let patches = patch_embed(stream, &pixels, projection, self.patch).unwrap();
-        let [.., height, width] = *pixels.dims() else {
+        let patches = backend
+            .patch_embed(&pixels, projection, self.patch)
+            .unwrap();
+        let [.., height, width] = *B::dims(&pixels) else {
             panic!("pixel_values have 4 dimensions")
         };
         let grid = (height / self.patch.0, width / self.patch.1);
         let mut positions = &self.parameters["embeddings.position_embeddings"];
         let interpolated;
         if grid != self.grid {
-            interpolated = interpolate_positions(stream, positions, self.grid, grid).unwrap();
+            interpolated = backend
+                .interpolate_positions(positions, self.grid, grid)
+                .unwrap();
             positions = &interpolated;
         }
-        let masked = inputs.has("in.bool_masked_pos").then(|| {
-            let mask: Vec<f32> = inputs
-                .bytes("in.bool_masked_pos")
-                .iter()
-                .map(|&byte| f32::from(byte))
-                .collect();
-            let dims = inputs.dims("in.bool_masked_pos");
-            stream.upload(&mask, dims).unwrap()
-        });
-        let mask = masked.as_ref().map(|masked| TokenMask {
-            masked,
-            token: &self.parameters["embeddings.mask_token"],
+        let mask = inputs.has("in.bool_masked_pos").then(|| {
+            let mask = inputs.bytes("in.bool_masked_pos");
+            (mask, &self.parameters["embeddings.mask_token"])
         });
         let cls = &self.parameters["embeddings.cls_token"];
-        embed_tokens(stream, &patches, cls, positions, mask).unwrap()
+        backend
+            .embed_tokens(&patches, cls, positions, mask)
+            .unwrap()
     }
 
     /// The layer's output, and its probabilities where attention is eager.
     fn layer(
         &self,
-        stream: &mut Stream,
-        x: &GpuTensor,
+        backend: &mut B,
+        x: &B::Tensor,
         index: usize,
-    ) -> (GpuTensor, Option<GpuTensor>) {
+    ) -> (B::Tensor, Option<B::Tensor>) {
         use Activation::Identity;
         let key = |name: &str| format!("encoder.layer.{index}.{name}");
-        let normed = self.norm(stream, x, &key("layernorm_before"));
-        let qkv = self.linear(stream, &normed, &key("qkv"), Identity, None);
+        let normed = self.norm(backend, x, &key("layernorm_before"));
+        let qkv = self.linear(backend, &normed, &key("qkv"), Identity, None);
         let (context, probs) = if self.eager {
-            let (context, probs) = eager_attention(stream, &qkv, self.heads).unwrap();
+            let [context, probs] = backend.eager_attention(&qkv, self.heads, None).unwrap();
             (context, Some(probs))
         } else {
-            (
-                scaled_dot_product_attention(stream, &qkv, self.heads).unwrap(),
-                None,
-            )
+            let context = backend.scaled_dot_product_attention(&qkv, self.heads, None);
+            (B::plain(context.unwrap()), None)
         };
         let output = key("attention.output.dense");
-        let x = self.linear(stream, &context, &output, Identity, Some(x));
-        let normed = self.norm(stream, &x, &key("layernorm_after"));
+        let x = self.linear(backend, &context, &output, Identity, Some(x));
+        let normed = self.norm(backend, &x, &key("layernorm_after"));
         let dense = key("intermediate.dense");
-        let hidden = self.linear(stream, &normed, &dense, self.activation, None);
-        let x = self.linear(stream, &hidden, &key("output.dense"), Identity, Some(&x));
+        let hidden = self.linear(backend, &normed, &dense, self.activation, None);
+        let x = self.linear(backend, &hidden, &key("output.dense"), Identity, Some(&x));
         (x, probs)
     }
 
     /// Runs the fixture; all that it expects must come out within `tolerance`.
-    fn check(&self, stream: &mut Stream, expected: &Tensors, tolerance: f32) {
-        let mut x = self.embed(stream, expected);
-        let compare = |stream: &mut Stream, actual: &GpuTensor, name: &str| {
-            let actual = pollster::block_on(stream.read(actual).unwrap()).unwrap();
+    fn check(&self, backend: &mut B, expected: &Tensors, tolerance: f32) {
+        let mut x = self.embed(backend, expected);
+        let compare = |backend: &mut B, actual: &B::Tensor, name: &str| {
+            let actual = Subject::read(backend, actual);
             assert_within(name, &actual, &expected.floats(name), tolerance);
         };
         for index in 0..LAYERS {
-            compare(stream, &x, &format!("out.hidden_states.{index}"));
-            let (y, probs) = self.layer(stream, &x, index);
+            compare(backend, &x, &format!("out.hidden_states.{index}"));
+            let (y, probs) = self.layer(backend, &x, index);
             if let Some(probs) = probs {
-                compare(stream, &probs, &format!("out.attentions.{index}"));
+                compare(backend, &probs, &format!("out.attentions.{index}"));
             }
             x = y;
         }
-        compare(stream, &x, &format!("out.hidden_states.{LAYERS}"));
-        let x = self.norm(stream, &x, "layernorm");
+        compare(backend, &x, &format!("out.hidden_states.{LAYERS}"));
+        let x = self.norm(backend, &x, "layernorm");
         if expected.has("out.last_hidden_state") {
-            return compare(stream, &x, "out.last_hidden_state");
+            return compare(backend, &x, "out.last_hidden_state");
         }
-        let cls = pool(stream, &x, Pooling::Cls).unwrap();
-        let logits = self.linear(stream, &cls, "classifier", Activation::Identity, None);
-        compare(stream, &logits, "out.logits");
-        let loss = loss(stream, &logits, expected);
-        compare(stream, &loss, "out.loss");
+        let cls = backend.pool(&x, Pooling::Cls).unwrap();
+        let logits = self.linear(backend, &cls, "classifier", Activation::Identity, None);
+        compare(backend, &logits, "out.logits");
+        let loss = loss(backend, &logits, expected);
+        compare(backend, &loss, "out.loss");
     }
 }
 
-fn loss(stream: &mut Stream, logits: &GpuTensor, expected: &Tensors) -> GpuTensor {
+fn loss<B: Subject>(backend: &mut B, logits: &B::Tensor, expected: &Tensors) -> B::Tensor {
     if expected.0["in.labels"].0 == FileDtype::I64 {
         let (labels, _) = expected.bytes("in.labels").as_chunks::<8>();
         let labels: Vec<i32> = labels
             .iter()
             .map(|label| i64::from_le_bytes(*label) as i32)
             .collect();
-        return cross_entropy(stream, logits, &labels).unwrap();
+        return backend.cross_entropy(logits, &labels, 0.0).unwrap();
     }
-    let targets = expected.upload(stream, "in.labels");
+    let targets = expected.upload(backend, "in.labels");
     match expected.dims("out.logits")[1] {
-        1 => mse_loss(stream, logits, &targets).unwrap(),
-        _ => bce_with_logits(stream, logits, &targets).unwrap(),
+        1 => backend.mse_loss(logits, &targets).unwrap(),
+        _ => backend.bce_with_logits(logits, &targets).unwrap(),
     }
 }
 
 /// Layers with the same inputs as one, output after output.
-fn fuse(stream: &mut Stream, checkpoint: &Tensors, parts: &[&str], dtype: Dtype) -> GpuLinear {
+fn fuse<B: Subject>(
+    backend: &mut B,
+    checkpoint: &Tensors,
+    parts: &[&str],
+    dtype: Dtype,
+) -> B::Linear {
     let weight = |part: &str| format!("{part}.weight");
     let dims = checkpoint.dims(&weight(parts[0]));
     let (outputs, inputs) = (dims[0], dims[1..].iter().product());
     let bias = |part: &str| format!("{part}.bias");
     let has_bias = checkpoint.has(&bias(parts[0]));
     let all = outputs * parts.len();
-    let mut layer = GpuLinear::new(stream, all, inputs, dtype, has_bias).unwrap();
+    let mut layer = backend
+        .linear_weights(all, inputs, dtype, has_bias)
+        .unwrap();
     for (index, part) in parts.iter().enumerate() {
         let (first, bytes) = (index * outputs, checkpoint.bytes(&weight(part)));
-        layer.set_rows(stream, first, Dtype::F32, bytes).unwrap();
+        backend
+            .set_rows(&mut layer, first, bytes, Dtype::F32)
+            .unwrap();
         if has_bias {
             let bytes = checkpoint.bytes(&bias(part));
-            layer.set_bias(stream, first, Dtype::F32, bytes).unwrap();
+            backend
+                .set_bias(&mut layer, first, bytes, Dtype::F32)
+                .unwrap();
         }
     }
     layer
@@ -323,8 +381,8 @@ fn assert_within(name: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
 }
 
 /// Runs fixtures with fused and with eager attention.
-fn check(
-    stream: &mut Stream,
+fn check<B: Subject>(
+    backend: &mut B,
     fixtures: &[(&str, Activation, usize, (usize, usize))],
     dtype: Dtype,
     tolerance: f32,
@@ -333,8 +391,17 @@ fn check(
         let expected = Tensors::open(fixture(case.0).join("expected.safetensors"));
         for eager in [false, true] {
             println!("{} as {}, eager: {eager}", case.0, dtype.name());
-            Model::new(stream, case, dtype, eager).check(stream, &expected, tolerance);
+            Model::new(backend, case, dtype, eager).check(backend, &expected, tolerance);
         }
+    }
+}
+
+/// Its int8 layers multiply bytes, as GPUs with packed dot products do.
+#[test]
+fn the_cpu_matches_the_reference() {
+    check(&mut Cpu, &FIXTURES, Dtype::F32, 1e-4);
+    for (dtype, tolerance) in [(Dtype::F16, 5.4e-3), (Dtype::BF16, 4e-2), (Dtype::I8, 8e-2)] {
+        check(&mut Cpu, &FIXTURES[..3], dtype, tolerance);
     }
 }
 

@@ -2,6 +2,7 @@
 //! No backend and no JavaScript: kernels live in `vit-msn-cpu`, the boundary in `vit-msn-wasm`.
 
 mod activation;
+mod backend;
 mod bicubic;
 mod dropout;
 mod dtype;
@@ -17,6 +18,7 @@ mod tensor;
 pub mod testing;
 
 pub use activation::Activation;
+pub use backend::{Backend, Grid, Pooling};
 pub use bicubic::bicubic_taps;
 pub use dropout::Dropout;
 pub use dtype::Dtype;

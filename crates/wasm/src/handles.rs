@@ -8,7 +8,9 @@ use vit_msn_tensor::{Error, Result};
 #[cfg(feature = "gpu")]
 use vit_msn_gpu::{Activations, GpuHalves, Stored};
 
-use crate::backend::{LinearWeights, Tensor};
+use vit_msn_tensor::Backend;
+
+use crate::backend::{Device, LinearWeights, Tensor};
 
 /// What a handle can stand for.
 enum Object {
@@ -39,7 +41,7 @@ impl Object {
     }
 }
 
-/// Everything that is alive on this engine.
+/// Everything that is alive on this engine. Nearly every export looks handles up: what does stands once in the binary.
 #[derive(Default)]
 pub struct Handles {
     objects: BTreeMap<u32, Object>,
@@ -48,6 +50,7 @@ pub struct Handles {
 
 impl Handles {
     /// A new handle for a tensor.
+    #[inline(never)]
     pub fn add_tensor(&mut self, tensor: Tensor) -> Result<u32> {
         self.add(Object::Tensor(tensor))
     }
@@ -57,6 +60,7 @@ impl Handles {
         self.add(Object::Linear(weights))
     }
 
+    #[inline(never)]
     fn add(&mut self, object: Object) -> Result<u32> {
         // After four billion tensors a fresh engine is the honest answer; a reused number would not be.
         self.last = self.last.checked_add(1).ok_or_else(|| {
@@ -67,6 +71,7 @@ impl Handles {
     }
 
     /// The tensor of a handle.
+    #[inline(never)]
     pub fn tensor(&self, handle: u32) -> Result<&Tensor> {
         match self.objects.get(&handle) {
             Some(Object::Tensor(tensor)) => Ok(tensor),
@@ -91,31 +96,64 @@ impl Handles {
         Ok(object.byte_size())
     }
 
-    /// A new handle for a tensor, in whichever form it is kept.
+    /// A new handle for what an op returned, in whichever form it is stored.
     #[cfg(feature = "gpu")]
-    pub fn add_stored(&mut self, stored: Stored) -> Result<u32> {
-        self.add(match stored {
+    pub fn add_output(&mut self, output: Stored) -> Result<u32> {
+        self.add(match output {
             Stored::Wide(tensor) => Object::Tensor(tensor),
             Stored::Halves(halves) => Object::Halves(halves),
         })
     }
 
+    /// A new handle for what an op returned.
+    #[cfg(not(feature = "gpu"))]
+    pub fn add_output(&mut self, output: Tensor) -> Result<u32> {
+        self.add_tensor(output)
+    }
+
+    /// New handles for tensors.
+    pub fn add_tensors(&mut self, tensors: impl IntoIterator<Item = Tensor>) -> Result<Vec<u32>> {
+        let mut handles = Vec::new();
+        for tensor in tensors {
+            handles.push(self.add_tensor(tensor)?);
+        }
+        Ok(handles)
+    }
+
+    /// The tensors of several handles.
+    #[inline(never)]
+    pub fn tensors<const N: usize>(&self, handles: [u32; N]) -> Result<[&Tensor; N]> {
+        let mut found = [None; N];
+        for (found, handle) in found.iter_mut().zip(handles) {
+            *found = Some(self.tensor(handle)?);
+        }
+        Ok(found.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was found above"))))
+    }
+
+    /// The tensor of a handle, where there is one.
+    #[inline(never)]
+    pub fn optional_tensor(&self, handle: Option<u32>) -> Result<Option<&Tensor>> {
+        handle.map(|handle| self.tensor(handle)).transpose()
+    }
+
     /// The weights of a handle, where there is one.
-    #[cfg(feature = "gpu")]
     pub fn reader(&self, handle: Option<u32>) -> Result<Option<&LinearWeights>> {
         handle.map(|handle| self.linear(handle)).transpose()
     }
 
-    /// What linear layers read, in whichever form it is kept.
-    #[cfg(feature = "gpu")]
-    pub fn activations(&self, handle: u32) -> Result<Activations<'_>> {
-        match self.objects.get(&handle) {
+    /// What linear layers read, in whichever form it is stored.
+    pub fn input(&self, handle: u32) -> Result<<Device as Backend>::Input<'_>> {
+        #[cfg(feature = "gpu")]
+        return match self.objects.get(&handle) {
             Some(Object::Halves(halves)) => Ok(Activations::Halves(halves)),
             _ => self.tensor(handle).map(Activations::Wide),
-        }
+        };
+        #[cfg(not(feature = "gpu"))]
+        self.tensor(handle)
     }
 
     /// The tensors of several handles, to write to. Errors: INVALID_ARGUMENT where one is given twice.
+    #[inline(never)]
     pub fn tensors_mut<const N: usize>(&mut self, handles: [u32; N]) -> Result<[&mut Tensor; N]> {
         for (index, &handle) in handles.iter().enumerate() {
             self.tensor(handle)?;
@@ -135,8 +173,8 @@ impl Handles {
         Ok(found.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was found above"))))
     }
 
-    #[cfg(feature = "gpu")]
     /// The weights of a handle, to fill, and the tensors of several, to read.
+    #[inline(never)]
     pub fn linear_mut_with<const N: usize>(
         &mut self,
         weights: u32,
@@ -150,12 +188,12 @@ impl Handles {
         for (handle, object) in &mut self.objects {
             match object {
                 Object::Linear(linear) if *handle == weights => layer = Some(linear),
-                Object::Linear(_) | Object::Halves(_) => {}
                 Object::Tensor(tensor) => {
                     if let Some(place) = tensors.iter().position(|other| other == handle) {
                         found[place] = Some(&*tensor);
                     }
                 }
+                _ => {}
             }
         }
         let unseen = || -> ! { unreachable!("each was found above") };
@@ -166,6 +204,7 @@ impl Handles {
     }
 
     /// The weights of a handle.
+    #[inline(never)]
     pub fn linear(&self, handle: u32) -> Result<&LinearWeights> {
         match self.objects.get(&handle) {
             Some(Object::Linear(weights)) => Ok(weights),
@@ -175,6 +214,7 @@ impl Handles {
     }
 
     /// The weights of a handle, to fill.
+    #[inline(never)]
     pub fn linear_mut(&mut self, handle: u32) -> Result<&mut LinearWeights> {
         match self.objects.get_mut(&handle) {
             Some(Object::Linear(weights)) => Ok(weights),

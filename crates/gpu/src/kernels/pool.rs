@@ -1,7 +1,7 @@
 //! One vector per picture.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result, format_dims};
+use vit_msn_tensor::{Error, Pooling, Result, format_dims};
 
 use super::{LINE, cost};
 use crate::buffers::GpuTensor;
@@ -14,15 +14,6 @@ const POOL: Kernel = Kernel {
     entry_point: "main",
 };
 const CONSTANTS: Constants = &["MEAN"];
-
-/// Which vector stands for the picture; the values are the kernel's MEAN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pooling {
-    /// The CLS token.
-    Cls = 0,
-    /// The mean of the patches, without the CLS token.
-    Mean = 1,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -45,6 +36,7 @@ pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuT
     let y = stream.uninit(&[batch, width])?;
     stream.record(Op {
         kernel: POOL,
+        // The values of Pooling are the kernel's MEAN.
         constants: (CONSTANTS, &[pooling as u32]),
         uniforms: Params {
             tokens: tokens as u32,

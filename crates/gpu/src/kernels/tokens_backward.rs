@@ -2,9 +2,8 @@
 //! every target, what it is due, so that there are no atomics and sums have one order.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Error, Result, bicubic_taps, check_len, numel};
+use vit_msn_tensor::{Error, Pooling, Result, bicubic_taps, check_len, numel};
 
-use super::pool::Pooling;
 use super::sums::column_sums;
 use super::{LINE, cost, fold_rows};
 use crate::buffers::{Binding, GpuTensor};

@@ -1,25 +1,28 @@
 //! The CPU's engine, and the exports that only it has: threads, and values that are there as soon as they are asked for.
 
-mod engine;
-mod pretraining;
-mod training;
-
 use std::cell::RefCell;
 
-pub use vit_msn_cpu::PackedLinear as LinearWeights;
+pub use vit_msn_cpu::{Cpu as Device, PackedLinear as LinearWeights};
 pub use vit_msn_tensor::Tensor;
-use vit_msn_tensor::{Dtype, Result};
+use vit_msn_tensor::{Dtype, Error, Result, try_vec};
 use wasm_bindgen::prelude::*;
 
-use self::engine::Engine;
 use crate::error::{JsResult, to_js};
+use crate::handles::Handles;
+
+/// Everything that one WebAssembly instance holds.
+#[derive(Default)]
+pub struct Engine {
+    pub backend: Device,
+    pub handles: Handles,
+}
 
 thread_local! {
     static ENGINE: RefCell<Engine> = RefCell::default();
 }
 
-/// Runs an op on this instance's engine.
-pub fn with_engine<T>(op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {
+/// Runs an op on this instance's engine. Its name matters to devices only.
+pub fn with_engine<T>(_: &str, op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {
     ENGINE.with_borrow_mut(op).map_err(to_js)
 }
 
@@ -57,29 +60,72 @@ pub fn mark_worker_lost() {
 /// A parameter's values as raw little-endian values of `dtype`.
 #[wasm_bindgen]
 pub fn parameter_bytes(parameter: u32, dtype: &str) -> JsResult<Vec<u8>> {
-    with_engine(|engine| Dtype::from_name(dtype)?.encode(engine.handles.tensor(parameter)?.data()))
+    with_engine("parameter_bytes", |engine| {
+        Dtype::from_name(dtype)?.encode(engine.handles.tensor(parameter)?.data())
+    })
 }
 
 /// The float32 scales of int8 rows.
 #[wasm_bindgen]
 pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
-    with_engine(|engine| engine.handles.linear(weights)?.get_scales(row, rows))
+    with_engine("get_scales", |engine| {
+        engine.handles.linear(weights)?.get_scales(row, rows)
+    })
 }
 
 /// Rows of a weight as raw values of its storage type.
 #[wasm_bindgen]
 pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
-    with_engine(|engine| engine.handles.linear(weights)?.get_rows(row, rows))
+    with_engine("get_rows", |engine| {
+        engine.handles.linear(weights)?.get_rows(row, rows)
+    })
 }
 
 /// Bias elements as raw values of the storage type, float32 beside int8 weights.
 #[wasm_bindgen]
 pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Vec<u8>> {
-    with_engine(|engine| engine.get_bias(weights, offset, count))
+    with_engine("get_bias", |engine| {
+        bias_elements(engine.handles.linear(weights)?, offset, count)
+    })
+}
+
+fn bias_elements(weights: &LinearWeights, offset: usize, count: usize) -> Result<Vec<u8>> {
+    let bytes = weights.get_bias()?.unwrap_or_default();
+    let size = weights.bias_dtype().size();
+    let end = offset.checked_add(count);
+    let range = offset
+        .checked_mul(size)
+        .zip(end.and_then(|end| end.checked_mul(size)));
+    let part = range.and_then(|(start, end)| bytes.get(start..end));
+    part.map(<[u8]>::to_vec).ok_or_else(|| {
+        Error::InvalidArgument(format!(
+            "The bias has no elements {offset} to {offset} + {count}."
+        ))
+    })
 }
 
 /// A copy of a tensor's values.
 #[wasm_bindgen]
 pub fn read(x: u32) -> JsResult<Vec<f32>> {
-    with_engine(|engine| engine.read(x))
+    with_engine("read", |engine| {
+        let data = engine.handles.tensor(x)?.data();
+        let mut copy = try_vec(data.len())?;
+        copy.copy_from_slice(data);
+        Ok(copy)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bias_slices_are_checked() {
+        let weights = LinearWeights::new(3, 2, Dtype::F32, true).unwrap();
+        assert_eq!(bias_elements(&weights, 1, 2).unwrap().len(), 8);
+        for offset in [2, usize::MAX] {
+            let error = bias_elements(&weights, offset, 2).unwrap_err();
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
+    }
 }

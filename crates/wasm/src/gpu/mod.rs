@@ -1,21 +1,18 @@
 //! WebGPU's engine, and the exports that only it has: a device to open and to give back, and values that come later.
 
 mod engine;
-mod pretraining;
-mod training;
 
-use std::any::type_name;
 use std::cell::RefCell;
 use std::future::Future;
 
 use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
 use vit_msn_gpu::{Axis, Context, ContextOptions, LayerShape, PicturePlan, RequestedLimits};
-pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor};
-use vit_msn_tensor::{Activation, Dtype, Error, Result};
+pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor, Stream as Device};
+use vit_msn_tensor::{Dtype, Error, Result};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 
-use self::engine::Engine;
+pub use self::engine::Engine;
 use crate::error::{JsResult, to_js};
 
 thread_local! {
@@ -25,22 +22,17 @@ thread_local! {
 }
 
 /// Runs an op on this instance's engine, under the name of the export that calls this.
-pub fn with_engine<T, Op: FnOnce(&mut Engine) -> Result<T>>(op: Op) -> JsResult<T> {
+pub fn with_engine<T>(
+    name: &'static str,
+    op: impl FnOnce(&mut Engine) -> Result<T>,
+) -> JsResult<T> {
     ENGINE
         .with_borrow_mut(|engine| {
             let engine = engine.as_mut().ok_or_else(not_open)?;
-            engine.begin_op(export_of::<Op>());
+            engine.begin_op(name);
             op(engine)
         })
         .map_err(to_js)
-}
-
-/// The function that a closure is written in, as the compiler calls it: "crate::function::{{closure}}".
-fn export_of<Op>() -> &'static str {
-    let name = type_name::<Op>();
-    name.strip_suffix("::{{closure}}")
-        .and_then(|path| path.rsplit("::").next())
-        .unwrap_or_default()
 }
 
 fn not_open() -> Error {
@@ -74,7 +66,7 @@ pub fn close() {
 /// From here on calls go to an engine on which nothing runs: ops ask the device for their pipelines and no more.
 #[wasm_bindgen]
 pub fn begin_plan() -> JsResult<()> {
-    let plan = with_engine(|engine| engine.plan())?;
+    let plan = with_engine("begin_plan", |engine| engine.plan())?;
     ASIDE.set(ENGINE.replace(Some(plan)));
     Ok(())
 }
@@ -91,7 +83,7 @@ pub fn end_plan() {
 #[wasm_bindgen]
 pub fn pixels(dims: &[u32]) -> JsResult<u32> {
     let dims: Vec<_> = dims.iter().map(|&dim| dim as usize).collect();
-    with_engine(|engine| engine.pixels(&dims))
+    with_engine("pixels", |engine| engine.pixels(&dims))
 }
 
 /// Puts a picture of `size` (width, height, channels) in as number `index`. The plan is the strides of both tables, the
@@ -105,7 +97,7 @@ pub fn preprocess(
     pixels: u32,
     index: usize,
 ) -> JsResult<()> {
-    with_engine(|engine| {
+    with_engine("preprocess", |engine| {
         let &[width, height, channels] = size else {
             return Err(no_size());
         };
@@ -129,7 +121,7 @@ pub fn preprocess_texture(
     pixels: u32,
     index: usize,
 ) -> JsResult<()> {
-    with_engine(|engine| {
+    with_engine("preprocess_texture", |engine| {
         let &[width, height] = size else {
             return Err(no_size());
         };
@@ -166,62 +158,33 @@ fn picture_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<PicturePlan<'a
 /// Hands what was recorded to the device.
 #[wasm_bindgen]
 pub fn submit() -> JsResult<()> {
-    with_engine(Engine::submit)
+    with_engine("submit", Engine::submit)
 }
 
 /// Resolves once the device has accepted all calls so far; rejects with what it refused.
 #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
 pub fn settle() -> JsResult<Promise> {
-    promise(Engine::settle, |()| Ok(JsValue::UNDEFINED))
-}
-
-/// activation(x · weightᵀ + bias) + residual, where x may be kept for this layer, and the result for `reader` alone.
-#[wasm_bindgen]
-pub fn linear(
-    x: u32,
-    weights: u32,
-    activation: &str,
-    residual: Option<u32>,
-    reader: Option<u32>,
-) -> JsResult<u32> {
-    with_engine(|engine| {
-        let activation = Activation::from_name(activation)?;
-        engine.linear(x, weights, activation, residual, reader)
-    })
-}
-
-/// Layer normalisation of the last dimension, for `reader` alone.
-#[wasm_bindgen]
-pub fn layer_norm(x: u32, weight: u32, bias: u32, eps: f32, reader: Option<u32>) -> JsResult<u32> {
-    with_engine(|engine| engine.layer_norm(x, weight, bias, eps, reader))
-}
-
-/// Fused attention, for `reader` alone.
-#[wasm_bindgen]
-pub fn scaled_dot_product_attention(
-    qkv: u32,
-    num_heads: usize,
-    reader: Option<u32>,
-) -> JsResult<u32> {
-    with_engine(|engine| engine.scaled_dot_product_attention(qkv, num_heads, reader))
+    promise("settle", Engine::settle, |()| Ok(JsValue::UNDEFINED))
 }
 
 /// The outputs and inputs of a linear layer.
 #[wasm_bindgen]
 pub fn linear_sizes(weights: u32) -> JsResult<Vec<u32>> {
-    with_engine(|engine| engine.linear_sizes(weights))
+    with_engine("linear_sizes", |engine| engine.linear_sizes(weights))
 }
 
 /// The type that a linear layer's weight is kept in.
 #[wasm_bindgen]
 pub fn linear_dtype(weights: u32) -> JsResult<String> {
-    with_engine(|engine| engine.linear_dtype(weights))
+    with_engine("linear_dtype", |engine| engine.linear_dtype(weights))
 }
 
 /// The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen.
 #[wasm_bindgen]
 pub fn linear_tiles(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> JsResult<Vec<u32>> {
-    with_engine(|engine| Ok(engine.linear_tiles(shape(rows, inputs, outputs, dtype)?)))
+    with_engine("linear_tiles", |engine| {
+        Ok(engine.linear_tiles(shape(rows, inputs, outputs, dtype)?))
+    })
 }
 
 /// Computes such layers by the tile of this side from here on.
@@ -233,13 +196,17 @@ pub fn choose_linear_tile(
     dtype: &str,
     side: usize,
 ) -> JsResult<()> {
-    with_engine(|engine| engine.choose_linear_tile(shape(rows, inputs, outputs, dtype)?, side))
+    with_engine("choose_linear_tile", |engine| {
+        engine.choose_linear_tile(shape(rows, inputs, outputs, dtype)?, side)
+    })
 }
 
 /// Computes a layer for its time alone.
 #[wasm_bindgen]
 pub fn run_linear(weights: u32, rows: usize, times: usize) -> JsResult<()> {
-    with_engine(|engine| engine.run_linear(weights, rows, times))
+    with_engine("run_linear", |engine| {
+        engine.run_linear(weights, rows, times)
+    })
 }
 
 fn shape(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> Result<LayerShape> {
@@ -255,25 +222,25 @@ fn shape(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> Result<Laye
 /// The bytes of a tensor, in whichever form it is kept.
 #[wasm_bindgen]
 pub fn tensor_bytes(x: u32) -> JsResult<f64> {
-    with_engine(|engine| engine.handles.byte_size(x))
+    with_engine("tensor_bytes", |engine| engine.handles.byte_size(x))
 }
 
 /// Kernels recorded so far.
 #[wasm_bindgen]
 pub fn dispatches() -> JsResult<f64> {
-    with_engine(|engine| Ok(engine.dispatches() as f64))
+    with_engine("dispatches", |engine| Ok(engine.dispatches() as f64))
 }
 
 /// Times every kernel from here on.
 #[wasm_bindgen]
 pub fn start_profile() -> JsResult<()> {
-    with_engine(Engine::start_profile)
+    with_engine("start_profile", Engine::start_profile)
 }
 
 /// Nanoseconds of each kernel since the start of the profile; NaN where the device has no clock.
 #[wasm_bindgen(unchecked_return_type = "Promise<Float64Array>")]
 pub fn finish_profile() -> JsResult<Promise> {
-    promise(Engine::finish_profile, |times| {
+    promise("finish_profile", Engine::finish_profile, |times| {
         Ok(Float64Array::from(&*times).into())
     })
 }
@@ -281,13 +248,14 @@ pub fn finish_profile() -> JsResult<Promise> {
 /// Bytes that the device has reserved for this engine's tensors.
 #[wasm_bindgen]
 pub fn reserved() -> JsResult<f64> {
-    with_engine(|engine| Ok(engine.reserved() as f64))
+    with_engine("reserved", |engine| Ok(engine.reserved() as f64))
 }
 
 /// A copy of a tensor's values.
 #[wasm_bindgen(unchecked_return_type = "Promise<Float32Array>")]
 pub fn read(x: u32) -> JsResult<Promise> {
     promise(
+        "read",
         |engine| engine.read(x).map(submitted),
         |values| Ok(Float32Array::from(&*values).into()),
     )
@@ -298,6 +266,7 @@ pub fn read(x: u32) -> JsResult<Promise> {
 pub fn parameter_bytes(parameter: u32, dtype: &str) -> JsResult<Promise> {
     let dtype = Dtype::from_name(dtype).map_err(to_js)?;
     promise(
+        "parameter_bytes",
         |engine| engine.read(parameter).map(submitted),
         move |values| bytes(&dtype.encode(&values)?),
     )
@@ -307,6 +276,7 @@ pub fn parameter_bytes(parameter: u32, dtype: &str) -> JsResult<Promise> {
 #[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
 pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
     promise(
+        "get_rows",
         |engine| engine.get_rows(weights, row, rows),
         |rows| bytes(&rows),
     )
@@ -316,6 +286,7 @@ pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
 #[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
 pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
     promise(
+        "get_scales",
         |engine| engine.get_scales(weights, row, rows),
         |scales| bytes(&scales),
     )
@@ -325,6 +296,7 @@ pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
 #[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
 pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Promise> {
     promise(
+        "get_bias",
         |engine| engine.get_bias(weights, offset, count),
         |bias| bytes(&bias),
     )
@@ -339,13 +311,14 @@ async fn submitted<T>(pending: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// Starts a copy now, so that what it copies may be freed at once, and promises its result.
 fn promise<T, F>(
+    name: &'static str,
     start: impl FnOnce(&mut Engine) -> Result<F>,
     to_value: impl FnOnce(T) -> Result<JsValue> + 'static,
 ) -> JsResult<Promise>
 where
     F: Future<Output = Result<T>> + 'static,
 {
-    let pending = with_engine(start)?;
+    let pending = with_engine(name, start)?;
     Ok(future_to_promise(async move {
         pending.await.and_then(to_value).map_err(to_js)
     }))

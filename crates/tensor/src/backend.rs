@@ -1,0 +1,435 @@
+//! What every backend computes.
+
+use crate::{Activation, AdamW, Dropout, Dtype, Error, Lars, MsnLoss, MsnTargets, Result, Sgd};
+
+/// Which vector stands for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The CLS token.
+    Cls = 0,
+    /// The mean of the patches, without the CLS token.
+    Mean = 1,
+}
+
+impl Pooling {
+    /// The pooling called `name`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for another name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "cls" => Ok(Self::Cls),
+            "mean" => Ok(Self::Mean),
+            _ => Err(Error::InvalidArgument(format!(
+                "Unknown pooling {name:?}: use \"cls\" or \"mean\"."
+            ))),
+        }
+    }
+}
+
+/// Rows and columns.
+pub type Grid = (usize, usize);
+
+/// The ops of the engine, as `ts/engine/engine.ts` and `training_engine.ts` declare them: coarse, nothing lazy, nothing
+/// broadcast. Each allocates its results.
+///
+/// # Errors
+/// Every op: INVALID_ARGUMENT for shapes that don't fit, OUT_OF_MEMORY, and on a device UNSUPPORTED and ENGINE_DEAD.
+pub trait Backend {
+    /// Float32 values with a shape.
+    type Tensor;
+    /// The weight and bias of a linear layer.
+    type Linear;
+    /// What a linear layer reads: a tensor, or what was stored for that layer alone.
+    type Input<'a>;
+    /// What an op returns whose only reader may be a linear layer.
+    type Output;
+
+    /// A tensor from values.
+    fn tensor(&mut self, data: Vec<f32>, dims: &[usize]) -> Result<Self::Tensor>;
+
+    /// A checkpoint's raw little-endian values of type `from`, rounded through `dtype` and widened.
+    fn parameter(
+        &mut self,
+        bytes: &[u8],
+        from: Dtype,
+        dtype: Dtype,
+        dims: &[usize],
+    ) -> Result<Self::Tensor>;
+
+    /// An empty linear layer.
+    fn linear_weights(
+        &mut self,
+        outputs: usize,
+        inputs: usize,
+        dtype: Dtype,
+        has_bias: bool,
+    ) -> Result<Self::Linear>;
+
+    /// Sets whole rows of a weight from raw values.
+    fn set_rows(
+        &mut self,
+        weights: &mut Self::Linear,
+        row: usize,
+        bytes: &[u8],
+        from: Dtype,
+    ) -> Result<()>;
+
+    /// Sets rows that are quantised already: signed bytes, and each row's float32 scale.
+    fn set_quantised_rows(
+        &mut self,
+        weights: &mut Self::Linear,
+        row: usize,
+        bytes: &[u8],
+        scales: &[u8],
+    ) -> Result<()>;
+
+    /// Sets bias elements from raw values.
+    fn set_bias(
+        &mut self,
+        weights: &mut Self::Linear,
+        offset: usize,
+        bytes: &[u8],
+        from: Dtype,
+    ) -> Result<()>;
+
+    /// activation(x · weightᵀ + bias) + residual, in the form that `reader` reads where it is the only one.
+    fn linear(
+        &mut self,
+        x: Self::Input<'_>,
+        weights: &Self::Linear,
+        activation: Activation,
+        residual: Option<&Self::Tensor>,
+        reader: Option<&Self::Linear>,
+    ) -> Result<Self::Output>;
+
+    /// Layer normalisation of the last dimension, in the form that `reader` reads where it is the only one.
+    fn layer_norm(
+        &mut self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        eps: f32,
+        reader: Option<&Self::Linear>,
+    ) -> Result<Self::Output>;
+
+    /// Fused attention, in the form that `reader` reads where it is the only one.
+    fn scaled_dot_product_attention(
+        &mut self,
+        qkv: &Self::Tensor,
+        heads: usize,
+        reader: Option<&Self::Linear>,
+    ) -> Result<Self::Output>;
+
+    /// Attention by its definition, with dropout of the probabilities where it is given: the context, and the
+    /// probabilities before dropout.
+    fn eager_attention(
+        &mut self,
+        qkv: &Self::Tensor,
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<[Self::Tensor; 2]>;
+
+    /// Pixels to patch embeddings.
+    fn patch_embed(
+        &mut self,
+        pixels: &Self::Tensor,
+        projection: &Self::Linear,
+        patch: Grid,
+    ) -> Result<Self::Tensor>;
+
+    /// Patch embeddings to tokens; a mask is a byte for each patch, and the token for those that aren't 0.
+    fn embed_tokens(
+        &mut self,
+        patches: &Self::Tensor,
+        cls: &Self::Tensor,
+        positions: &Self::Tensor,
+        mask: Option<(&[u8], &Self::Tensor)>,
+    ) -> Result<Self::Tensor>;
+
+    /// The CLS token and `visible` chosen patches of each image.
+    fn take_tokens(
+        &mut self,
+        x: &Self::Tensor,
+        patches: &[u32],
+        visible: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// Position encodings for another grid: `[1, 1 + rows · columns, D]`.
+    fn interpolate_positions(
+        &mut self,
+        positions: &Self::Tensor,
+        from: Grid,
+        to: Grid,
+    ) -> Result<Self::Tensor>;
+
+    /// One vector for each image.
+    fn pool(&mut self, x: &Self::Tensor, pooling: Pooling) -> Result<Self::Tensor>;
+
+    /// Mean cross-entropy with label smoothing.
+    fn cross_entropy(
+        &mut self,
+        logits: &Self::Tensor,
+        labels: &[i32],
+        smoothing: f64,
+    ) -> Result<Self::Tensor>;
+
+    /// Mean squared error.
+    fn mse_loss(&mut self, x: &Self::Tensor, target: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Mean binary cross-entropy with logits.
+    fn bce_with_logits(
+        &mut self,
+        logits: &Self::Tensor,
+        target: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// Sets the whole of a floating linear layer, rounded to its storage type.
+    fn set_linear(
+        &mut self,
+        weights: &mut Self::Linear,
+        weight: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+    ) -> Result<()>;
+
+    /// The weight of a floating linear layer: `[out_features, in_features]`.
+    fn linear_weight(&mut self, weights: &Self::Linear) -> Result<Self::Tensor>;
+
+    /// The bias of a linear layer: `[out_features]`.
+    fn linear_bias(&mut self, weights: &Self::Linear) -> Result<Self::Tensor>;
+
+    /// activation(x).
+    fn activate(&mut self, x: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
+
+    /// grad · activation′(x).
+    fn activate_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        x: &Self::Tensor,
+        activation: Activation,
+    ) -> Result<Self::Tensor>;
+
+    /// grad · weight.
+    fn linear_backward_input(
+        &mut self,
+        grad: &Self::Tensor,
+        weights: &Self::Linear,
+    ) -> Result<Self::Tensor>;
+
+    /// gradᵀ · x, and the column sums of grad.
+    fn linear_backward_weights(
+        &mut self,
+        grad: &Self::Tensor,
+        x: &Self::Tensor,
+    ) -> Result<[Self::Tensor; 2]>;
+
+    /// The gradients by x, weight and bias.
+    fn layer_norm_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        eps: f32,
+    ) -> Result<[Self::Tensor; 3]>;
+
+    /// The gradient of fused attention by qkv.
+    fn scaled_dot_product_attention_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        qkv: &Self::Tensor,
+        context: &Self::Tensor,
+        heads: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradient of eager attention by qkv.
+    fn eager_attention_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        qkv: &Self::Tensor,
+        probs: &Self::Tensor,
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradients by the patch projection's weight and bias.
+    fn patch_embed_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        pixels: &Self::Tensor,
+        patch: Grid,
+    ) -> Result<[Self::Tensor; 2]>;
+
+    /// The gradients by patches, CLS token, positions and, where there is a mask, the mask token.
+    fn embed_tokens_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        mask: Option<&[u8]>,
+    ) -> Result<Vec<Self::Tensor>>;
+
+    /// `[B, 1 + visible, D]` back into `[B, tokens, D]`.
+    fn take_tokens_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        patches: &[u32],
+        visible: usize,
+        tokens: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradient by the positions that were interpolated: `[1, 1 + rows · columns, D]`.
+    fn interpolate_positions_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        from: Grid,
+        to: Grid,
+    ) -> Result<Self::Tensor>;
+
+    /// `[B, D]` back into `[B, tokens, D]`.
+    fn pool_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        pooling: Pooling,
+        tokens: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradient of cross-entropy by the logits.
+    fn cross_entropy_backward(
+        &mut self,
+        logits: &Self::Tensor,
+        labels: &[i32],
+        smoothing: f64,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradient of the mean squared error.
+    fn mse_loss_backward(
+        &mut self,
+        x: &Self::Tensor,
+        target: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradient of the binary cross-entropy with logits.
+    fn bce_with_logits_backward(
+        &mut self,
+        logits: &Self::Tensor,
+        target: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// x + y.
+    fn add(&mut self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Dropout; its gradient is itself.
+    fn dropout(&mut self, x: &Self::Tensor, dropout: Dropout) -> Result<Self::Tensor>;
+
+    /// target += scale · x.
+    fn accumulate(&mut self, target: &mut Self::Tensor, x: &Self::Tensor, scale: f32)
+    -> Result<()>;
+
+    /// The sum of squares: `[1]`.
+    fn sum_of_squares(&mut self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// One step of AdamW; `moments` are the first and the second.
+    fn adamw_step(
+        &mut self,
+        parameter: &mut Self::Tensor,
+        gradient: &Self::Tensor,
+        moments: [&mut Self::Tensor; 2],
+        options: AdamW,
+    ) -> Result<()>;
+
+    /// One step of SGD; without momentum there is no buffer.
+    fn sgd_step(
+        &mut self,
+        parameter: &mut Self::Tensor,
+        gradient: &Self::Tensor,
+        momentum: Option<&mut Self::Tensor>,
+        options: Sgd,
+    ) -> Result<()>;
+
+    /// One step of LARS.
+    fn lars_step(
+        &mut self,
+        parameter: &mut Self::Tensor,
+        gradient: &Self::Tensor,
+        momentum: &mut Self::Tensor,
+        options: Lars,
+    ) -> Result<()>;
+
+    /// Batch normalisation by the batch's statistics: y, mean and unbiased variance.
+    fn batch_norm(
+        &mut self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        eps: f32,
+    ) -> Result<[Self::Tensor; 3]>;
+
+    /// The gradients of batch normalisation by x, weight and bias.
+    fn batch_norm_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        eps: f32,
+    ) -> Result<[Self::Tensor; 3]>;
+
+    /// Batch normalisation by given statistics: weight, bias, mean and variance.
+    fn batch_norm_inference(
+        &mut self,
+        x: &Self::Tensor,
+        given: [&Self::Tensor; 4],
+        eps: f32,
+    ) -> Result<Self::Tensor>;
+
+    /// Cosine similarities with prototypes over a temperature.
+    fn prototype_logits(
+        &mut self,
+        x: &Self::Tensor,
+        prototypes: &Self::Tensor,
+        temperature: f64,
+    ) -> Result<Self::Tensor>;
+
+    /// Their gradients by x and prototypes.
+    fn prototype_logits_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        x: &Self::Tensor,
+        prototypes: &Self::Tensor,
+        temperature: f64,
+    ) -> Result<[Self::Tensor; 2]>;
+
+    /// The rows of x, then those of y.
+    fn concat_rows(&mut self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The first `rows` rows of a gradient, and the others.
+    fn concat_rows_backward(
+        &mut self,
+        grad: &Self::Tensor,
+        rows: usize,
+    ) -> Result<[Self::Tensor; 2]>;
+
+    /// MSN's targets from logits.
+    fn msn_targets(&mut self, logits: &Self::Tensor, options: MsnTargets) -> Result<Self::Tensor>;
+
+    /// MSN's loss and its terms: `[4]`.
+    fn msn_loss(
+        &mut self,
+        logits: &Self::Tensor,
+        targets: &Self::Tensor,
+        weights: MsnLoss,
+    ) -> Result<Self::Tensor>;
+
+    /// The gradient of MSN's loss by the logits.
+    fn msn_loss_backward(
+        &mut self,
+        logits: &Self::Tensor,
+        targets: &Self::Tensor,
+        weights: MsnLoss,
+    ) -> Result<Self::Tensor>;
+
+    /// target = momentum · target + (1 − momentum) · source.
+    fn ema(
+        &mut self,
+        target: &mut Self::Tensor,
+        source: &Self::Tensor,
+        momentum: f64,
+    ) -> Result<()>;
+}
