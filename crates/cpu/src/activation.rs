@@ -49,67 +49,71 @@ fn for_each_block(x: &[f32], out: &mut [f32], run: &(dyn Fn(usize, &mut [f32]) +
 pub(crate) fn activate_rows(act: Activation, rows: &mut Rows<f32>, count: usize, columns: usize) {
     let rows = rows.each(count, columns);
     let zero = F32x4::splat(0.0);
-    match act {
-        Activation::Identity => {}
+    let pair: Pair = match act {
+        Activation::Identity => return,
         Activation::Gelu => {
             let gelu = Gelu::new();
-            map_rows(rows, |x| gelu.of(x));
+            return map_rows(rows, |x| gelu.of(x));
         }
-        Activation::Relu => map_rows(rows, |x| x.max(zero)),
+        Activation::Relu => return map_rows(rows, |x| x.max(zero)),
         Activation::Silu => {
             let gate = Gate::new();
-            map_rows(rows, |x| gate.of(x, x));
+            return map_rows(rows, |x| gate.of(x, x));
         }
         Activation::GeluTanh => {
             let (gate, gelu) = (Gate::new(), GeluTanh::new());
-            map_rows(rows, |x| gate.of(x, gelu.argument(x)));
+            return map_rows(rows, |x| gate.of(x, gelu.argument(x)));
         }
         Activation::QuickGelu => {
             let (gate, slope) = (Gate::new(), constant(1.702));
-            map_rows(rows, |x| gate.of(x, x.mul(slope)));
+            return map_rows(rows, |x| gate.of(x, x.mul(slope)));
         }
-        Activation::Relu6 => map_pairs(rows, relu6, 0),
-        Activation::LeakyRelu => map_pairs(rows, leaky_relu, 0),
-        Activation::Relu2 => map_pairs(rows, relu2, 0),
-        Activation::Tanh => map_pairs(rows, tanh, 0),
-        Activation::Sigmoid => map_pairs(rows, sigmoid, 0),
-        Activation::Mish => map_pairs(rows, mish, 0),
-        Activation::Gelu10 => map_pairs(rows, gelu_10, 0),
-        Activation::Laplace => map_pairs(rows, laplace, 0),
-    }
+        Activation::Relu6 => relu6,
+        Activation::LeakyRelu => leaky_relu,
+        Activation::Relu2 => relu2,
+        Activation::Tanh => tanh,
+        Activation::Sigmoid => sigmoid,
+        Activation::Mish => mish,
+        Activation::Gelu10 => gelu_10,
+        Activation::Laplace => laplace,
+    };
+    map_pairs(rows, pair, 0);
 }
 
 /// Replaces every value by the activation's derivative there. NaN stays NaN; infinities give the limits.
 fn differentiate(act: Activation, values: &mut [f32]) {
     let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
-    match act {
-        Activation::Identity => values.fill(1.0),
+    let pair: Pair = match act {
+        Activation::Identity => return values.fill(1.0),
         Activation::Gelu => {
             let gelu = GeluDerivative::new();
-            map_in_place(values, |x| gelu.of(x));
+            return map_in_place(values, |x| gelu.of(x));
         }
-        Activation::Relu => map_in_place(values, |x| zero.lt(x).select(one, nan_or_zero(x))),
+        Activation::Relu => {
+            return map_in_place(values, |x| zero.lt(x).select(one, nan_or_zero(x)));
+        }
         Activation::Silu => {
             let gate = GateDerivative::new();
-            map_in_place(values, |x| gate.of(x, x, gate.exp.one));
+            return map_in_place(values, |x| gate.of(x, x, gate.exp.one));
         }
         Activation::GeluTanh => {
             let (gate, gelu) = (GateDerivative::new(), GeluTanhDerivative::new());
-            map_in_place(values, |x| gelu.of(x, &gate));
+            return map_in_place(values, |x| gelu.of(x, &gate));
         }
         Activation::QuickGelu => {
             let (gate, factor) = (GateDerivative::new(), constant(1.702));
-            map_in_place(values, |x| gate.of(x, x.mul(factor), factor));
+            return map_in_place(values, |x| gate.of(x, x.mul(factor), factor));
         }
-        Activation::Relu6 => map_pairs([values], relu6, 1),
-        Activation::LeakyRelu => map_pairs([values], leaky_relu, 1),
-        Activation::Relu2 => map_pairs([values], relu2, 1),
-        Activation::Tanh => map_pairs([values], tanh, 1),
-        Activation::Sigmoid => map_pairs([values], sigmoid, 1),
-        Activation::Mish => map_pairs([values], mish, 1),
-        Activation::Gelu10 => map_pairs([values], gelu_10, 1),
-        Activation::Laplace => map_pairs([values], laplace, 1),
-    }
+        Activation::Relu6 => relu6,
+        Activation::LeakyRelu => leaky_relu,
+        Activation::Relu2 => relu2,
+        Activation::Tanh => tanh,
+        Activation::Sigmoid => sigmoid,
+        Activation::Mish => mish,
+        Activation::Gelu10 => gelu_10,
+        Activation::Laplace => laplace,
+    };
+    map_pairs([values], pair, 1);
 }
 
 /// [`activate_rows`] of one row.
@@ -371,10 +375,16 @@ fn relu2(x: F32x4) -> [F32x4; 2] {
     [x.mul(x), x.add(x)]
 }
 
-/// σ(x) and σ(−x), by e^−|x|, which never overflows.
+/// e^−|x|, which never overflows.
+#[inline(never)]
+fn decay(x: F32x4) -> F32x4 {
+    Exp::new().of_nonpositive(F32x4::splat(0.0).sub(x.abs()))
+}
+
+/// σ(x) and σ(−x).
 fn sigmoids(x: F32x4) -> [F32x4; 2] {
     let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
-    let decay = Exp::new().of_nonpositive(zero.sub(x.abs()));
+    let decay = decay(x);
     let large = one.div(decay.add(one));
     let small = decay.mul(large);
     let is_negative = x.lt(zero);
@@ -410,7 +420,7 @@ fn mish(x: F32x4) -> [F32x4; 2] {
     let [zero, one, two, four] = [0.0, 1.0, 2.0, 4.0].map(F32x4::splat);
     // Beyond 100 what x is multiplied by is as good as its limit, while ∞ times 0 would be NaN.
     let bounded = x.max(F32x4::splat(-100.0));
-    let w = Exp::new().of_nonpositive(zero.sub(x.abs()));
+    let w = decay(x);
     let (square, twice) = (w.mul(w), w.add(w));
     let is_negative = x.lt(zero);
     let numerator = is_negative.select(square.add(twice), one.add(twice));
@@ -426,26 +436,39 @@ fn mish(x: F32x4) -> [F32x4; 2] {
 
 fn gelu_10(x: F32x4) -> [F32x4; 2] {
     let (zero, ten) = (F32x4::splat(0.0), F32x4::splat(10.0));
+    let (cdf, decay) = normal(x);
+    // Beyond 6 the derivative is its limit, while ∞ times 0 would be NaN.
+    let [low, high] = [-6.0, 6.0].map(F32x4::splat);
+    let capped = x.min(high).max(low);
+    let density = decay.mul(F32x4::splat(DENSITY));
+    let value = x.max(low).mul(cdf);
     [
-        Gelu::new().of(x).min(ten),
-        ten.lt(x).select(zero, GeluDerivative::new().of(x)),
+        value.min(ten),
+        ten.lt(x).select(zero, capped.mul_add(density, cdf)),
     ]
 }
 
-/// Φ(z) by the tail of [`Gelu::of`], and φ(z) / σ, with z = (x − μ) / σ.
+/// Φ((x − μ) / σ) and its derivative.
 fn laplace(x: F32x4) -> [F32x4; 2] {
-    let exp = Exp::new();
     let precision = F32x4::splat(Activation::LAPLACE_DEVIATION.recip() as f32);
-    let z = x
-        .sub(F32x4::splat(Activation::LAPLACE_MEAN as f32))
-        .mul(precision);
+    let mean = F32x4::splat(Activation::LAPLACE_MEAN as f32);
+    let (cdf, decay) = normal(x.sub(mean).mul(precision));
+    [cdf, decay.mul(precision).mul(F32x4::splat(DENSITY))]
+}
+
+/// 1 / √(2π)
+const DENSITY: f32 = 0.398_942_3;
+
+/// Φ(z), by the tail of [`Gelu::of`], and e^−½z².
+#[inline(never)]
+fn normal(z: F32x4) -> (F32x4, F32x4) {
+    let exp = Exp::new();
     let decay = exp.of_nonpositive(z.mul(z).mul(F32x4::splat(-0.5)));
     let size = z.abs().min(F32x4::splat(6.0));
     let t = exp.one.div(size.mul_add(F32x4::splat(0.325), exp.one));
     let tail = decay.mul(polynomial8(t, GELU_TAIL.map(F32x4::splat)));
     let cdf = z.lt(F32x4::splat(0.0)).select(tail, exp.one.sub(tail));
-    // 0.3989423 is 1 / √(2π).
-    [cdf, decay.mul(precision).mul(F32x4::splat(0.398_942_3))]
+    (cdf, decay)
 }
 
 #[cfg(test)]
