@@ -30,7 +30,13 @@ import type { Plan } from "./plan.ts";
 import { output_dir_of } from "./resuming.ts";
 import { fresh_state, fresh_sums, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
-import { required_data, type TrainCallOptions, TrainingLoop, type TrainOutput } from "./training_loop.ts";
+import {
+  type Begun,
+  required_data,
+  type TrainCallOptions,
+  TrainingLoop,
+  type TrainOutput,
+} from "./training_loop.ts";
 
 export interface TrainerOptions {
   /** Float32, or half width with float32 copies while it learns. */
@@ -211,7 +217,10 @@ export class Trainer {
     return data;
   }
 
-  async #begin({ max_steps }: Plan, found: LoadedCheckpoint | undefined) {
+  async #begin(
+    { max_steps }: Plan,
+    found: LoadedCheckpoint | undefined,
+  ): Promise<Begun<Learner, TrainerState>> {
     if (found) await load_weights(this.model, found.files);
     const learner = new Learner(this.model, this.args, max_steps);
     try {

@@ -67,6 +67,12 @@ export interface StepTimes {
   eta_seconds: number;
 }
 
+/** What a run begins with: its learner, and the state to start from. */
+export interface Begun<Learner, State extends LoopState = LoopState> {
+  learner: Learner;
+  state: State;
+}
+
 /** What a kind of training does within the loop. */
 export interface TrainingHooks<Learner, Batch, Checkpoint, Result> {
   /** @throws VitMsnError INVALID_ARGUMENT where data that the run needs is missing. */
@@ -74,7 +80,7 @@ export interface TrainingHooks<Learner, Batch, Checkpoint, Result> {
   collate: Collator<Batch>;
   read_checkpoint(source: PretrainedSource): Promise<Checkpoint>;
   /** Makes the learner, restores the checkpoint into it, and returns the state to start from. */
-  begin(plan: Plan, checkpoint: Checkpoint | undefined): Promise<{ learner: Learner; state: LoopState }>;
+  begin(plan: Plan, checkpoint: Checkpoint | undefined): Promise<Begun<Learner>>;
   /** Learns from the batches of one step; undefined where they held nothing to learn from. */
   step(
     learner: Learner,

@@ -10,6 +10,7 @@ import { BRANCH_RULES, check_trainer, PRETRAINER_RULES } from "../option_rules.t
 import type { Plan } from "../plan.ts";
 import { output_dir_of } from "../resuming.ts";
 import {
+  type Begun,
   required_data,
   type StepTimes,
   type TrainCallOptions,
@@ -193,7 +194,10 @@ export class MSNPretrainer {
     });
   }
 
-  async #begin(plan: Plan, found: LoadedMSNCheckpoint | undefined) {
+  async #begin(
+    plan: Plan,
+    found: LoadedMSNCheckpoint | undefined,
+  ): Promise<Begun<MSNLearner, MSNPretrainerState>> {
     const { model, args } = this;
     const warmup = args.get_warmup_steps(plan.steps_per_epoch ?? plan.max_steps, plan.max_steps);
     this.#schedule = { total: plan.max_steps, warmup };
