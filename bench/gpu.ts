@@ -11,9 +11,9 @@ import { parseArgs } from "node:util";
 import { chromium } from "playwright";
 import { find_chromium, find_swiftshader, launch_args } from "../scripts/chromium.mjs";
 import { deno, find_lavapipe, own_node } from "../test/support/runtimes.ts";
+import { WEIGHT_DTYPES, type WeightDtype } from "../ts/dtypes.ts";
 import type { TileChoice } from "../ts/engine/engine.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
-import type { DtypeName } from "../ts/model/pretrained.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { machine, print, type Row, round, table } from "./support/report.ts";
 import { median } from "./support/timing.ts";
@@ -292,9 +292,8 @@ async function open_place(): Promise<Place> {
 
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
-  const dtypes: readonly DtypeName[] = ["float32", "float16", "bfloat16", "int8"];
-  if (!dtypes.includes(options.dtype as DtypeName))
-    throw new Error(`--dtype is one of ${dtypes.join(", ")}.`);
+  if (!WEIGHT_DTYPES.includes(options.dtype as WeightDtype))
+    throw new Error(`--dtype is one of ${WEIGHT_DTYPES.join(", ")}.`);
   const where = machine();
   const place = await open_place();
   const has_peer = place.has_peer && !options["no-peer"] && options.dtype === "float32";

@@ -3,6 +3,7 @@
  * the share of what one core can do at most.
  */
 import { parseArgs } from "node:util";
+import { WEIGHT_DTYPES, type WeightDtype } from "../ts/dtypes.ts";
 import { create_engine } from "../ts/engine/create_engine.ts";
 import {
   ACTIVATIONS,
@@ -11,8 +12,6 @@ import {
   type LinearHandle,
   Scope,
   type TensorHandle,
-  WEIGHT_DTYPES,
-  type WeightDtype,
 } from "../ts/engine/engine.ts";
 import type { TrainingEngine } from "../ts/engine/training_engine.ts";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";

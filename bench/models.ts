@@ -4,7 +4,7 @@
  */
 
 import { parseArgs } from "node:util";
-import type { WeightDtype } from "../ts/engine/engine.ts";
+import type { WeightDtype } from "../ts/dtypes.ts";
 import type { Device } from "../ts/engine/engine_options.ts";
 import { backbone_modules, parameters_of } from "../ts/model/architecture.ts";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";

@@ -3,7 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { WEIGHT_DTYPES, type WeightDtype } from "../ts/engine/engine.ts";
+import { WEIGHT_DTYPES, type WeightDtype } from "../ts/dtypes.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { open_onnxruntime_web } from "./peers/onnxruntime_web.ts";

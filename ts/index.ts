@@ -10,6 +10,7 @@ export type { Device, DeviceOptions } from "./engine/engine_options.ts";
 
 export { env } from "./checked_env.ts";
 export { DeviceTensor } from "./device_tensor.ts";
+export type { DtypeName } from "./dtypes.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
 export type { DecodedImage, Env, ImageToDecode, WebGpuEnv } from "./env.ts";
@@ -56,7 +57,7 @@ export {
 } from "./model/modeling_vit_msn.ts";
 export type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./model/outputs.ts";
 export { VIT_MSN_PRESETS, type ViTMSNPreset } from "./model/presets.ts";
-export type { DtypeName, FromConfigOptions, ModelOptions, PretrainedOptions } from "./model/pretrained.ts";
+export type { FromConfigOptions, ModelOptions, PretrainedOptions } from "./model/pretrained.ts";
 export { type FetchUrlInit, fetch_url, type HeaderRecord } from "./network/fetch_url.ts";
 export { show_url } from "./network/show_url.ts";
 export type {

@@ -1,7 +1,7 @@
 import type { TileChoice } from "vit-msn";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { AdapterInfo } from "../../ts/engine/engine_info.ts";
-import { KeptTiles, shape_key } from "../../ts/engine/webgpu/tile_cache.ts";
+import { shape_key, TileCache } from "../../ts/engine/webgpu/tile_cache.ts";
 import { env } from "../../ts/env.ts";
 import { temporary_directory } from "../support/directories.ts";
 import type { Tuned, TuningProgram } from "../support/tuning.ts";
@@ -92,14 +92,14 @@ describe("choices", () => {
 
   /** What a program on an adapter finds that has chosen nothing itself. */
   async function found(adapter = ADAPTER, binary = "abc"): Promise<TileChoice[]> {
-    const tiles = new KeptTiles(adapter, binary, undefined);
+    const tiles = new TileCache(adapter, binary, undefined);
     tiles.choices.clear();
     await tiles.read();
     return [...tiles.choices.values()];
   }
 
   async function keep(choice: TileChoice, adapter = ADAPTER, binary = "abc"): Promise<void> {
-    const tiles = new KeptTiles(adapter, binary, undefined);
+    const tiles = new TileCache(adapter, binary, undefined);
     tiles.choices.clear();
     tiles.choices.set(shape_key(choice), choice);
     await tiles.write();

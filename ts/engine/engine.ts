@@ -7,7 +7,8 @@
  * `Scope`.
  */
 
-import type { Turns } from "./forward_queue.ts";
+import type { FloatDtype, WeightDtype } from "../dtypes.ts";
+import type { ForwardQueue } from "./forward_queue.ts";
 
 /** The activation functions of the reference's ACT2FN that have no parameters; "identity" is no activation. */
 export const ACTIVATIONS = [
@@ -28,17 +29,6 @@ export const ACTIVATIONS = [
   "laplace",
 ] as const;
 export type Activation = (typeof ACTIVATIONS)[number];
-
-/** Floating types of parameters; arithmetic is float32 in every case. */
-export const FLOAT_DTYPES = ["float32", "float16", "bfloat16"] as const;
-export type FloatDtype = (typeof FLOAT_DTYPES)[number];
-
-/**
- * How a linear layer's weight is kept in memory. "int8": signed bytes and a float32 scale for each output; the
- * layer's input is quantised row by row while it runs, sums are exact, all around it is float32.
- */
-export const WEIGHT_DTYPES = [...FLOAT_DTYPES, "int8"] as const;
-export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
 declare const tensor_brand: unique symbol;
 declare const linear_brand: unique symbol;
@@ -145,8 +135,8 @@ export interface Engine {
    * does once `forward` has ended; `compiled` resolves when the compiler has.
    */
   compile_ahead?(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }>;
-  /** Where forwards take turns. */
-  readonly turns?: Turns;
+  /** Where forwards wait for each other. */
+  readonly forward_queue?: ForwardQueue;
   /** Where there are such: bytes of a tensor at most, but for some ops' results that may be cut. */
   readonly max_tensor_bytes?: number;
   /** Where images can be prepared on the device. */

@@ -1,21 +1,21 @@
 import { until_aborted } from "../errors.ts";
 
-/** Forwards of one model whose results aren't there yet: one runs, the next waits for it on the device. */
-const MOST_UNDER_WAY = 2;
+/** Max forwards of one model without results: one runs, the next waits for it on the device. */
+const MAX_UNDER_WAY = 2;
 
-/** One forward's. Both may be called again, and in vain. */
+/** A forward's place in the queue. Calling either method again has no effect. */
 export interface Turn {
-  /** All of it is on its way: the next may follow. */
+  /** All its ops are recorded: the next forward may start. */
   recorded(): void;
-  /** Its results are there, or it failed. */
+  /** Its results have arrived, or it failed. */
   end(): void;
 }
 
 /**
- * The order of forwards on a device that works by itself. They are handed over one after the other, each whole, in the order
- * in which they were asked for, and few at a time: so each is one submission, and all of them share one forward's memory.
+ * The order of forwards on a device that works asynchronously. They are recorded one at a time, whole, in the order of the
+ * calls, and only a few are under way: so each is one submission, and they share the memory of one forward.
  */
-export class Turns {
+export class ForwardQueue {
   readonly #waiting: ((turn: Turn) => void)[] = [];
   #recording = false;
   #under_way = 0;
@@ -23,7 +23,7 @@ export class Turns {
   /** Resolves when it is this caller's turn. @throws VitMsnError ABORTED once the signal has fired. */
   async take(signal: AbortSignal | undefined): Promise<Turn> {
     const turn = new Promise<Turn>((resolve) => this.#waiting.push(resolve));
-    this.#go_on();
+    this.#start_next();
     try {
       return await until_aborted(turn, signal, "forward");
     } catch (error) {
@@ -32,8 +32,8 @@ export class Turns {
     }
   }
 
-  #go_on(): void {
-    if (this.#recording || this.#under_way === MOST_UNDER_WAY) return;
+  #start_next(): void {
+    if (this.#recording || this.#under_way === MAX_UNDER_WAY) return;
     const start = this.#waiting.shift();
     if (start === undefined) return;
     this.#recording = true;
@@ -44,12 +44,12 @@ export class Turns {
   #turn(): Turn {
     const recorded = once(() => {
       this.#recording = false;
-      this.#go_on();
+      this.#start_next();
     });
     const end = once(() => {
       this.#under_way -= 1;
       recorded();
-      this.#go_on();
+      this.#start_next();
     });
     return { recorded, end };
   }

@@ -4,6 +4,7 @@ import type { FileHandle } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { sleep } from "../sleep.ts";
 import { link, open, readdir, readFile, realpath, rename, rm } from "./disk.ts";
 import { make_folder, write_all } from "./durable.ts";
 import { io_error, is_code } from "./errors.ts";
@@ -310,19 +311,6 @@ async function last_beat(path: string): Promise<number | undefined> {
   } finally {
     await file.close();
   }
-}
-
-function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal?.addEventListener("abort", done, { once: true });
-    if (signal?.aborted) done();
-  });
 }
 
 /**

@@ -1,15 +1,10 @@
+import { WEIGHT_DTYPES, type WeightDtype } from "../dtypes.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { on_demand } from "../on_demand.ts";
 import { check_range } from "./bytes.ts";
-import { read_safetensors_header } from "./formats/safetensors.ts";
+import { read_safetensors_header, SAFETENSORS_NAMES } from "./formats/safetensors.ts";
 import { read_json } from "./json.ts";
-import type {
-  Checkpoint,
-  CheckpointDtype,
-  CheckpointTensor,
-  ModelSource,
-  RandomAccessFile,
-} from "./types.ts";
+import type { Checkpoint, CheckpointTensor, ModelSource, RandomAccessFile } from "./types.ts";
 
 /** The tensors of one file. */
 export interface FileTensors {
@@ -19,12 +14,9 @@ export interface FileTensors {
 }
 export type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
 
-const DTYPES: ReadonlyMap<string, CheckpointDtype> = new Map([
-  ["F32", "float32"],
-  ["F16", "float16"],
-  ["BF16", "bfloat16"],
-  ["I8", "int8"],
-]);
+const DTYPES: ReadonlyMap<string, WeightDtype> = new Map(
+  WEIGHT_DTYPES.map((dtype) => [SAFETENSORS_NAMES[dtype], dtype]),
+);
 /** What is looked for, in this order, as transformers does. */
 const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
   { file: "model.safetensors", index: "model.safetensors.index.json", read: read_safetensors },

@@ -3,6 +3,7 @@ import { download_store, fetch_is_unrestricted, sha256_of } from "#storage";
 import { env } from "../env.ts";
 import { type ErrorCode, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { show_url } from "../network/show_url.ts";
+import { sleep } from "../sleep.ts";
 import { looks_like_page } from "./bytes.ts";
 import {
   type FileVersion,
@@ -174,7 +175,9 @@ async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): 
       if (writer.size >= before + GOOD_TRY_BYTES) tries = 1;
       const wait = error.retry_after_ms ?? FIRST_WAIT_MS * 2 ** (tries - 1);
       if (tries >= MAX_TRIES || wait > MAX_WAIT_MS) throw error.final;
-      await sleep(wait * (1 + Math.random() / 4), url, remote.options.signal);
+      const { signal } = remote.options;
+      await sleep(wait * (1 + Math.random() / 4), signal);
+      throw_if_aborted(signal, `The download of ${show_url(url)}`);
     }
   }
 }
@@ -283,21 +286,4 @@ function content_range(answer: Answer): { start: number; total?: number } | unde
   const match = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(answer.headers.get("content-range") ?? "");
   if (!match) return undefined;
   return { start: Number(match[1]), total: match[2] === "*" ? undefined : Number(match[2]) };
-}
-
-function sleep(milliseconds: number, url: URL, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const finish = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", finish);
-      try {
-        throw_if_aborted(signal, `The download of ${show_url(url)}`);
-        resolve();
-      } catch (error) {
-        reject(error);
-      }
-    };
-    const timer = setTimeout(finish, milliseconds);
-    signal?.addEventListener("abort", finish);
-  });
 }

@@ -1,3 +1,4 @@
+import { DTYPE_ALIASES, WEIGHT_DTYPES } from "../dtypes.ts";
 import type { ModelOptions, PretrainedOptions } from "../model/pretrained.ts";
 import {
   abort_signal,
@@ -36,7 +37,7 @@ export const MODEL_RULES: Of<ModelOptions> = {
   num_threads: count,
   worker: flag,
   wasm: wasm_input,
-  dtype: ["float32", "float16", "bfloat16", "int8", "fp32", "fp16", "bf16", "q8"],
+  dtype: [...WEIGHT_DTYPES, ...Object.keys(DTYPE_ALIASES)],
   attn_implementation: ["sdpa", "eager"],
   seed: ["a finite number", Number.isFinite],
 };

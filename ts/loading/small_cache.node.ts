@@ -2,8 +2,8 @@ import { mkdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { cache_root, replace_file } from "./storage.node.ts";
 
-/** What is kept beside the downloads under a name, "folder/file"; undefined where nothing is. */
-export async function read_kept(name: string, cache_dir: string | undefined): Promise<string | undefined> {
+/** The text cached next to the downloads under a name, "folder/file"; undefined where there is none. */
+export async function read_entry(name: string, cache_dir: string | undefined): Promise<string | undefined> {
   try {
     return await readFile(join(cache_root(cache_dir), name), "utf8");
   } catch {
@@ -11,8 +11,8 @@ export async function read_kept(name: string, cache_dir: string | undefined): Pr
   }
 }
 
-/** Keeps a text under a name; readers see what was there before or all of it. @throws where it can't be written. */
-export async function keep(name: string, text: string, cache_dir: string | undefined): Promise<void> {
+/** Caches a text under a name; readers see the old text or all of the new one. @throws where it can't be written. */
+export async function write_entry(name: string, text: string, cache_dir: string | undefined): Promise<void> {
   const path = join(cache_root(cache_dir), name);
   await mkdir(dirname(path), { recursive: true });
   await replace_file(path, text);

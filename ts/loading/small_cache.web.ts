@@ -1,16 +1,16 @@
 import { env } from "../env.ts";
 
-/** What is kept beside the downloads under a name, "folder/file"; undefined where nothing is. */
-export async function read_kept(name: string, _cache_dir: string | undefined): Promise<string | undefined> {
+/** The text cached next to the downloads under a name, "folder/file"; undefined where there is none. */
+export async function read_entry(name: string, _cache_dir: string | undefined): Promise<string | undefined> {
   try {
     return await (await (await cache()).match(url_of(name)))?.text();
   } catch {
-    return undefined; // a page that may store nothing
+    return undefined; // storage isn't allowed for this page
   }
 }
 
-/** Keeps a text under a name. @throws where the browser refuses. */
-export async function keep(name: string, text: string, _cache_dir: string | undefined): Promise<void> {
+/** Caches a text under a name. @throws where the browser refuses. */
+export async function write_entry(name: string, text: string, _cache_dir: string | undefined): Promise<void> {
   await (await cache()).put(url_of(name), new Response(text));
 }
 

@@ -1,3 +1,4 @@
+import type { WeightDtype } from "../dtypes.ts";
 /** What a progress callback gets, by its status; the fields are those of transformers.js. */
 export type ProgressInfo = FileInitiated | FileProgress | ModelReady;
 
@@ -90,7 +91,6 @@ export interface ModelSource {
 }
 
 /** int8 values mean nothing without their scales: `<key>_scale`, see ARCHITECTURE.md. */
-export type CheckpointDtype = "float32" | "float16" | "bfloat16" | "int8";
 
 /** One tensor of a checkpoint, not read yet. */
 export interface CheckpointTensor {
@@ -99,7 +99,7 @@ export interface CheckpointTensor {
   /** The file that holds it, for messages. */
   readonly file: string;
   /** As it is read: what a file has as float64 or float8 is float32 here. */
-  readonly dtype: CheckpointDtype;
+  readonly dtype: WeightDtype;
   readonly dims: readonly number[];
   /** Bytes [start, start+length) of the tensor's row-major little-endian data. */
   read(start: number, length: number): Promise<Uint8Array>;

@@ -1,12 +1,11 @@
 import { numel } from "../dims.ts";
-import type { FloatDtype } from "../engine/engine.ts";
+import { BYTES_PER_ELEMENT, type FloatDtype } from "../dtypes.ts";
 import { VitMsnError } from "../errors.ts";
 import type { Checkpoint, CheckpointTensor } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
 import { type ModuleSpec, parameters_of } from "./architecture.ts";
 import { canonical_key, fused_parts, unwrapped_key } from "./checkpoint_keys.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
-import { BYTES_PER_ELEMENT } from "./weights.ts";
 
 export const MASK_TOKEN = "embeddings.mask_token";
 /** The scales of an int8 weight [out, in] are float32 [out] under the weight's key with this suffix. */

@@ -1,5 +1,6 @@
 import { numel } from "../dims.ts";
-import type { Engine, Handle, WeightDtype } from "../engine/engine.ts";
+import type { WeightDtype } from "../dtypes.ts";
+import type { Engine, Handle } from "../engine/engine.ts";
 import { Tensor } from "../tensor.ts";
 import type { ModuleSpec } from "./architecture.ts";
 import { ViTMSNConfig } from "./configuration_vit_msn.ts";

@@ -12,8 +12,8 @@ export interface Running {
   engine_info: EngineInfo;
 }
 
-/** Where a model lives, from loading to dispose(); a classifier and its backbone live at the same place. */
-export class Residence {
+/** A model's engine and weights, from loading to dispose(). A classifier shares them with its backbone. */
+export class LoadedEngine {
   #running: Running;
   #load_again: (() => Promise<Running>) | undefined;
   /** While a lost device is opened again. */
@@ -59,8 +59,8 @@ export class Residence {
     if (this.#load_again === undefined) {
       throw new VitMsnError(
         "ENGINE_DEAD",
-        "The GPU device of this model was lost, and its weights with it. They can't be had again by themselves, since " +
-          "the device or the files' bytes were handed in, or the model was trained: load the model again.",
+        "The GPU device of this model was lost, and its weights with it. They can't be restored automatically, because the " +
+          "caller passed the device or the files' bytes, or trained the model: load the model again.",
       );
     }
     const running = await this.#load_again();

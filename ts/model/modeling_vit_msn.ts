@@ -295,7 +295,7 @@ async function batches_of<I extends ForwardInputs>(model: PreTrainedModel<never,
   return by_batches(model, inputs);
 }
 
-/** Runs `body` in a forward whose tensors are freed however it ends. Where forwards take turns, it waits for its own. */
+/** Runs `body` in a forward whose tensors are freed however it ends. Where the engine has a queue of forwards, it waits for its place. */
 async function run<T>(
   model: PreTrainedModel<never, unknown>,
   inputs: ForwardInputs,
@@ -303,7 +303,7 @@ async function run<T>(
 ): Promise<T> {
   const { engine } = model;
   const here = await inputs_for(engine, inputs);
-  const turn = await engine.turns?.take(inputs.signal);
+  const turn = await engine.forward_queue?.take(inputs.signal);
   try {
     return await run_now(new Forward(model, here, { turn }), (forward) => body(forward, here));
   } finally {

@@ -1,5 +1,6 @@
 import { Callable } from "../callable.ts";
-import type { Engine, EngineMemory, TileChoice, WeightDtype } from "../engine/engine.ts";
+import { DTYPE_ALIASES, type DtypeName, type WeightDtype } from "../dtypes.ts";
+import type { Engine, EngineMemory, TileChoice } from "../engine/engine.ts";
 import type { EngineInfo } from "../engine/engine_info.ts";
 import type { Device, DeviceOptions } from "../engine/engine_options.ts";
 import { open_engine } from "../engine/open_engine.ts";
@@ -21,18 +22,8 @@ import {
   type ViTMSNConfigInit,
 } from "./configuration_vit_msn.ts";
 import { type ForwardInputs, INPUT_RULES } from "./inputs.ts";
-import { Residence, type Running } from "./loaded_engine.ts";
+import { LoadedEngine, type Running } from "./loaded_engine.ts";
 import { create_weights, type Weights } from "./weights.ts";
-
-/** Names for the dtype option; the short ones are transformers.js'. */
-export type DtypeName = WeightDtype | "fp32" | "fp16" | "bf16" | "q8";
-
-const DTYPE_ALIASES: Readonly<Record<string, string>> = {
-  fp32: "float32",
-  fp16: "float16",
-  bf16: "bfloat16",
-  q8: "int8",
-};
 
 /** How a model runs. */
 export interface ModelOptions extends DeviceOptions {
@@ -82,7 +73,7 @@ interface ResolvedOptions {
   /** Loads the same once more, after the device was lost; undefined where what was loaded is gone. */
   load_again?: () => Promise<Running>;
   /** The part of another model that this one is, on its engine and weights. */
-  part?: { of: Residence; modules: readonly ModuleSpec[] };
+  part?: { of: LoadedEngine; modules: readonly ModuleSpec[] };
   dtype: WeightDtype;
   attn_implementation: AttnImplementation;
 }
@@ -100,7 +91,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   /** How its weights are kept. */
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
-  readonly #residence: Residence;
+  readonly #loaded: LoadedEngine;
   /** Where it shares another model's weights, those that are its own. */
   readonly #modules: readonly ModuleSpec[] | undefined;
 
@@ -121,7 +112,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     super();
     this.config = config;
     const { device, engine_info, load_again } = options;
-    this.#residence = options.part?.of ?? new Residence({ engine, weights, device, engine_info }, load_again);
+    this.#loaded = options.part?.of ?? new LoadedEngine({ engine, weights, device, engine_info }, load_again);
     this.#modules = options.part?.modules;
     this.dtype = options.dtype;
     this.attn_implementation = options.attn_implementation;
@@ -129,22 +120,22 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
 
   /** Where it runs. */
   get device(): Device {
-    return this.#residence.running.device;
+    return this.#loaded.running.device;
   }
 
   /** Which engine runs it, on how many threads, and why no better one. */
   get engine_info(): EngineInfo {
-    return this.#residence.running.engine_info;
+    return this.#loaded.running.engine_info;
   }
 
   /** @internal */
   get engine(): Engine {
-    return this.#residence.running.engine;
+    return this.#loaded.running.engine;
   }
 
   /** @internal */
   get weights(): Weights {
-    const { weights } = this.#residence.running;
+    const { weights } = this.#loaded.running;
     return this.#modules ? weights.part(this.#modules) : weights;
   }
 
@@ -285,40 +276,40 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   #on(engine: Engine): PreTrainedModel<Inputs, Output> {
     const model_class = this.constructor as unknown as ModelClass<PreTrainedModel<Inputs, Output>>;
     const { dtype, attn_implementation } = this;
-    const resolved = { ...this.#residence.running, dtype, attn_implementation };
+    const resolved = { ...this.#loaded.running, dtype, attn_implementation };
     return new model_class(this.config, engine, this.weights, resolved);
   }
 
   /** What the model's engine holds right now. */
   memory(): EngineMemory {
-    this.#residence.check_alive();
+    this.#loaded.check_alive();
     return this.engine.memory();
   }
 
   /** Frees the model's memory; later calls throw DISPOSED. May be called twice. */
   async dispose(): Promise<void> {
-    await this.#residence.dispose();
+    await this.#loaded.dispose();
   }
 
   /** @internal Checks that a forward can start; where the device was lost, waits until it is open again. */
   protected async ready(inputs?: ForwardInputs, more: Rules = {}): Promise<this> {
-    this.#residence.check_alive();
+    this.#loaded.check_alive();
     if (inputs !== undefined) check_options("forward", inputs, INPUT_RULES, more);
-    await this.#residence.ready();
+    await this.#loaded.ready();
     return this;
   }
 
   /** @internal Its weights are no longer those of its files, which can't bring them back after a loss. */
   weights_changed(): void {
-    this.#residence.weights_changed();
+    this.#loaded.weights_changed();
   }
 
   /** @internal A model that is a part of this one, on its engine and weights: they live and end together. */
   protected make_part<M>(model_class: Pick<ModelClass<M>, "modules"> & { new (...args: ModelArgs): M }): M {
     const { config, dtype, attn_implementation } = this;
-    const { engine, weights, ...where } = this.#residence.running;
+    const { engine, weights, ...where } = this.#loaded.running;
     const modules = model_class.modules(config, weights.has(MASK_TOKEN));
-    const part = { of: this.#residence, modules };
+    const part = { of: this.#loaded, modules };
     return new model_class(config, engine, weights, { ...where, dtype, attn_implementation, part });
   }
 }
@@ -327,7 +318,8 @@ function resolve_options({
   dtype = "float32",
   attn_implementation = "sdpa",
 }: ModelOptions): RequestedOptions {
-  return { dtype: (DTYPE_ALIASES[dtype] ?? dtype) as WeightDtype, attn_implementation };
+  const aliases: Readonly<Record<string, WeightDtype>> = DTYPE_ALIASES;
+  return { dtype: aliases[dtype] ?? (dtype as WeightDtype), attn_implementation };
 }
 
 /** Whether a source can be read once more without that its bytes were kept in memory for it. */

@@ -1,5 +1,5 @@
 import { save_files } from "#save";
-import type { WeightDtype } from "../engine/engine.ts";
+import type { WeightDtype } from "../dtypes.ts";
 import { type TensorToWrite, write_safetensors } from "../loading/formats/write_safetensors.ts";
 import { to_json_text } from "../loading/json.ts";
 import type { SaveDirectory, SaveOptions } from "../loading/storage_types.ts";

@@ -1,12 +1,6 @@
 import { numel } from "../dims.ts";
-import type {
-  Engine,
-  FloatDtype,
-  Handle,
-  LinearHandle,
-  TensorHandle,
-  WeightDtype,
-} from "../engine/engine.ts";
+import { BYTES_PER_ELEMENT, type FloatDtype, type WeightDtype } from "../dtypes.ts";
+import type { Engine, Handle, LinearHandle, TensorHandle } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { view_of } from "../loading/bytes.ts";
@@ -20,13 +14,6 @@ const CHUNK_BYTES = 4 << 20;
 /** Fresh values take their time: so many bytes at once keep a page waiting for about 10 ms. */
 const FRESH_CHUNK_BYTES = 512 << 10;
 const LOADING = "Loading the model";
-
-export const BYTES_PER_ELEMENT: Record<WeightDtype, number> = {
-  float32: 4,
-  float16: 2,
-  bfloat16: 2,
-  int8: 1,
-};
 
 /** A model's parameters on the engine, by their canonical names. */
 export class Weights {

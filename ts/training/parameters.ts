@@ -1,5 +1,6 @@
 import { numel } from "../dims.ts";
-import type { Engine, Handle, LinearHandle, TensorHandle, WeightDtype } from "../engine/engine.ts";
+import type { WeightDtype } from "../dtypes.ts";
+import type { Engine, Handle, LinearHandle, TensorHandle } from "../engine/engine.ts";
 import type { LinearGradients, TrainingEngine } from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
 import type { LinearSpec, ParameterSpec } from "../model/architecture.ts";

@@ -1,14 +1,13 @@
 import { numel } from "../dims.ts";
+import type { FloatDtype, WeightDtype } from "../dtypes.ts";
 import {
   type Activation,
   type EngineMemory,
-  type FloatDtype,
   type Grid,
   type Handle,
   type LinearHandle,
   Scope,
   type TensorHandle,
-  type WeightDtype,
 } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
 import type {

@@ -1,6 +1,7 @@
+import type { FloatDtype } from "../../dtypes.ts";
 import { type ErrorCode, VitMsnError } from "../../errors.ts";
 import { bytes_of } from "../../options.ts";
-import type { EngineMemory, FloatDtype, Handle, LinearHandle, TensorHandle } from "../engine.ts";
+import type { EngineMemory, Handle, LinearHandle, TensorHandle } from "../engine.ts";
 import { engine_dead, engine_disposed, engine_not_started } from "../engine_errors.ts";
 import type { Level } from "../engine_info.ts";
 import create_glue from "../generated/glue.js";

@@ -1,14 +1,14 @@
-import { keep, read_kept } from "#small_cache";
+import { read_entry, write_entry } from "#small_cache";
+import { WEIGHT_DTYPES } from "../../dtypes.ts";
 import { env } from "../../env.ts";
 import type { LayerShape, TileChoice } from "../engine.ts";
-import { WEIGHT_DTYPES } from "../engine.ts";
 import type { AdapterInfo } from "../engine_info.ts";
 
 /** By what a choice was measured with, then by shape. */
 const chosen = new Map<string, Map<string, TileChoice>>();
 
-/** The tiles that were chosen on one adapter for one binary's kernels: here, and where downloads are kept. */
-export class KeptTiles {
+/** The tiles chosen on one adapter for one binary's kernels: in memory, and in the download cache. */
+export class TileCache {
   /** By shape. Every engine on the adapter has the same. */
   readonly choices: Map<string, TileChoice>;
   readonly #origin: string;
@@ -22,28 +22,28 @@ export class KeptTiles {
     chosen.set(this.#origin, this.choices);
   }
 
-  /** Takes up what other programs chose, unless it was chosen here as well. */
+  /** Adds the choices of other programs for shapes without a choice. */
   async read(): Promise<void> {
-    const text = env.use_cache ? await read_kept(this.#name(), this.#cache_dir) : undefined;
+    const text = env.use_cache ? await read_entry(this.#name(), this.#cache_dir) : undefined;
     for (const choice of text === undefined ? [] : parse(text, this.#origin)) {
       const key = shape_key(choice);
       if (!this.choices.has(key)) this.choices.set(key, choice);
     }
   }
 
-  /** Keeps the choices for other programs. */
+  /** Caches the choices for other programs. */
   async write(): Promise<void> {
     if (!env.use_cache) return;
     await this.read();
-    const kept = { origin: this.#origin, choices: [...this.choices.values()] };
+    const entry = { origin: this.#origin, choices: [...this.choices.values()] };
     try {
-      await keep(this.#name(), JSON.stringify(kept), this.#cache_dir);
+      await write_entry(this.#name(), JSON.stringify(entry), this.#cache_dir);
     } catch (error) {
-      env.warn(`vit-msn: the tiles that were chosen aren't kept: ${String(error)}`);
+      env.warn(`vit-msn: the choice of tiles can't be cached: ${String(error)}`);
     }
   }
 
-  /** A short name suffices: a file tells its origin. */
+  /** A short name suffices: the entry states its origin. */
   #name(): string {
     let hash = 0x811c9dc5; // FNV-1a
     for (let i = 0; i < this.#origin.length; i++)
@@ -52,17 +52,17 @@ export class KeptTiles {
   }
 }
 
-/** What tells layers apart, as a key. */
+/** A layer shape as a key. */
 export function shape_key({ rows, inputs, outputs, dtype }: LayerShape): string {
   return [rows, inputs, outputs, dtype].join();
 }
 
-/** A file's choices; none where it is damaged or of another origin. */
+/** An entry's choices; none where it is damaged or of another origin. */
 function parse(text: string, origin: string): TileChoice[] {
   try {
-    const kept = JSON.parse(text) as { origin?: unknown; choices?: unknown } | null;
-    if (kept?.origin !== origin || !Array.isArray(kept.choices)) return [];
-    return kept.choices.every(is_choice) ? kept.choices : [];
+    const entry = JSON.parse(text) as { origin?: unknown; choices?: unknown } | null;
+    if (entry?.origin !== origin || !Array.isArray(entry.choices)) return [];
+    return entry.choices.every(is_choice) ? entry.choices : [];
   } catch {
     return [];
   }

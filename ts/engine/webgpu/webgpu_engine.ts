@@ -1,3 +1,4 @@
+import type { WeightDtype } from "../../dtypes.ts";
 import { on_demand } from "../../on_demand.ts";
 import type {
   DrawnImage,
@@ -7,14 +8,13 @@ import type {
   TensorHandle,
   TiledEngine,
   Timing,
-  WeightDtype,
 } from "../engine.ts";
 import { engine_not_started } from "../engine_errors.ts";
-import { Turns } from "../forward_queue.ts";
+import { ForwardQueue } from "../forward_queue.ts";
 import { next_task } from "../pacer.ts";
 import type { Glue } from "../wasm/glue_ops.ts";
 import { WasmEngine } from "../wasm/wasm_engine.ts";
-import { KeptTiles, shape_key } from "./tile_cache.ts";
+import { shape_key, TileCache } from "./tile_cache.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
 import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
 
@@ -42,8 +42,8 @@ export async function create_webgpu_engine(
   } catch (cause) {
     throw engine_not_started(cause);
   }
-  const kept = new KeptTiles(opened.adapter, BINARY, cache_dir);
-  const engine = new WebGpuEngine(glue, module, memory, opened, ahead, kept);
+  const tile_cache = new TileCache(opened.adapter, BINARY, cache_dir);
+  const engine = new WebGpuEngine(glue, module, memory, opened, ahead, tile_cache);
   await engine.open();
   return engine;
 }
@@ -53,10 +53,10 @@ export class WebGpuEngine extends WasmEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
   readonly #ahead: CompiledAhead;
-  readonly #kept: KeptTiles;
+  readonly #tile_cache: TileCache;
   /** Whether nothing runs that is asked for: see compile_ahead. */
   #plans = false;
-  readonly turns = new Turns();
+  readonly forward_queue = new ForwardQueue();
 
   constructor(
     glue: GpuGlue,
@@ -64,14 +64,14 @@ export class WebGpuEngine extends WasmEngine {
     memory: WebAssembly.Memory,
     opened: OpenedDevice,
     ahead: CompiledAhead,
-    kept: KeptTiles,
+    tile_cache: TileCache,
   ) {
     // What only the CPU's binary exports is called by its own class alone.
     super(glue as unknown as Glue, module, memory, "webgpu");
     this.#glue = glue;
     this.#opened = opened;
     this.#ahead = ahead;
-    this.#kept = kept;
+    this.#tile_cache = tile_cache;
     const { fate } = this;
     void opened.device.lost.then(({ reason, message }) => {
       fate.lost ??= `The GPU device of this model was lost (${reason}: ${message.trim()}).`;
@@ -181,10 +181,10 @@ export class WebGpuEngine extends WasmEngine {
       const is_offered = tiles[0] === choice.default_tile && tiles.includes(choice.tile);
       return is_offered && tiles.every((tile) => tile in choice.ms);
     },
-    chosen: (shape) => this.#kept.choices.get(shape_key(shape)),
+    chosen: (shape) => this.#tile_cache.choices.get(shape_key(shape)),
     remember: async (choices) => {
-      for (const choice of choices) this.#kept.choices.set(shape_key(choice), choice);
-      await this.#kept.write();
+      for (const choice of choices) this.#tile_cache.choices.set(shape_key(choice), choice);
+      await this.#tile_cache.write();
     },
     time_layer: async (weights, rows, times) => {
       this.#ask((glue) => glue.run_linear(weights, rows, times));
@@ -204,8 +204,8 @@ export class WebGpuEngine extends WasmEngine {
   /** Takes the device, and the tiles that were chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
   async open(): Promise<void> {
     try {
-      await Promise.all([this.copy(() => this.#glue?.open(this.#opened.subgroups)), this.#kept.read()]);
-      for (const choice of this.#kept.choices.values()) {
+      await Promise.all([this.copy(() => this.#glue?.open(this.#opened.subgroups)), this.#tile_cache.read()]);
+      for (const choice of this.#tile_cache.choices.values()) {
         if (this.tiled.still_holds(choice)) this.tiled.choose_tile(choice, choice.tile);
       }
     } catch (error) {

@@ -11,8 +11,15 @@ type Place = number | readonly [argument: number, field: string];
 
 /** What waits for an answer; the first argument is a handle. */
 export const QUESTIONS = ["ready", "read", "parameter_bytes", "get_rows", "get_scales", "get_bias"] as const;
-/** What an engine has only for who shares its thread. */
-type Local = "timing" | "tiled" | "is_lost" | "compile_ahead" | "turns" | "max_tensor_bytes" | "images";
+/** What an engine has only for callers on its own thread. */
+type Local =
+  | "timing"
+  | "tiled"
+  | "is_lost"
+  | "compile_ahead"
+  | "forward_queue"
+  | "max_tensor_bytes"
+  | "images";
 export type Question = (typeof QUESTIONS)[number];
 /** What enqueues work and returns handles, or changes its first argument and returns nothing. */
 export type OpName = Exclude<keyof TrainingEngine, Question | "dims" | "free" | "memory" | "dispose" | Local>;

@@ -1,7 +1,8 @@
 import { crc32 } from "#crc32";
+import type { WeightDtype } from "../../dtypes.ts";
 import { VitMsnError } from "../../errors.ts";
 import { refuse_lookalikes } from "../bytes.ts";
-import type { CheckpointDtype, CheckpointTensor, RandomAccessFile } from "../types.ts";
+import type { CheckpointTensor, RandomAccessFile } from "../types.ts";
 import { as_float32 } from "./other_floats.ts";
 import { PickleDict, PickleGlobal, PickleTuple, refuse_pickle, unpickle } from "./pickle.ts";
 import { element_count } from "./safetensors.ts";
@@ -13,7 +14,7 @@ interface Dtype {
   name: string;
   item_bytes: number;
   /** What it is read as; undefined for what no weights can be. */
-  read_as?: CheckpointDtype;
+  read_as?: WeightDtype;
   /** For what is converted, safetensors' name. */
   converted?: string;
 }

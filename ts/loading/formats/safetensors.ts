@@ -1,3 +1,4 @@
+import type { WeightDtype } from "../../dtypes.ts";
 import { VitMsnError } from "../../errors.ts";
 import { decode_utf8, refuse_lookalikes, view_of } from "../bytes.ts";
 import { type JsonLimits, parse_json } from "../json.ts";
@@ -39,6 +40,14 @@ const HEADER_LIMITS: JsonLimits = {
   numbers: /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/,
   // Sizes are written as 4: 4.0 and 4e0 stay text, which no size is.
   number: (text) => (/[.eE]/.test(text) && Number.isInteger(Number(text)) ? text : Number(text)),
+};
+
+/** The format's names of the dtypes that a model may have. */
+export const SAFETENSORS_NAMES: Readonly<Record<WeightDtype, string>> = {
+  float32: "F32",
+  float16: "F16",
+  bfloat16: "BF16",
+  int8: "I8",
 };
 
 /** One tensor of a safetensors file; `start` and `end` are bytes from the file's beginning. */

@@ -1,20 +1,12 @@
+import { BYTES_PER_ELEMENT, type WeightDtype } from "../../dtypes.ts";
 import { VitMsnError } from "../../errors.ts";
 import { view_of } from "../bytes.ts";
-import type { CheckpointDtype } from "../types.ts";
-import { element_count } from "./safetensors.ts";
-
-/** The format's name of a dtype, and the bytes of one element. */
-const DTYPES: Readonly<Record<CheckpointDtype, { name: string; bytes: number }>> = {
-  float32: { name: "F32", bytes: 4 },
-  float16: { name: "F16", bytes: 2 },
-  bfloat16: { name: "BF16", bytes: 2 },
-  int8: { name: "I8", bytes: 1 },
-};
+import { element_count, SAFETENSORS_NAMES } from "./safetensors.ts";
 
 /** One tensor to write. `bytes` holds `byte_length` bytes in all, row-major and little-endian, in pieces of any size. */
 export interface TensorToWrite {
   key: string;
-  dtype: CheckpointDtype;
+  dtype: WeightDtype;
   dims: readonly number[];
   byte_length: number;
   bytes: Uint8Array | AsyncIterable<Uint8Array>;
@@ -60,7 +52,7 @@ function make_header(
       );
     }
     const end = start + tensor.byte_length;
-    const value = { dtype: DTYPES[tensor.dtype].name, shape: tensor.dims, data_offsets: [start, end] };
+    const value = { dtype: SAFETENSORS_NAMES[tensor.dtype], shape: tensor.dims, data_offsets: [start, end] };
     members.push(`${JSON.stringify(tensor.key)}:${JSON.stringify(value)}`);
     start = end;
   }
@@ -85,7 +77,7 @@ async function* tensor_bytes(tensor: TensorToWrite): AsyncGenerator<Uint8Array, 
 }
 
 function element_bytes(tensor: TensorToWrite): number {
-  return DTYPES[tensor.dtype].bytes;
+  return BYTES_PER_ELEMENT[tensor.dtype];
 }
 
 function unwritable(tensor: TensorToWrite, what: string): VitMsnError {
