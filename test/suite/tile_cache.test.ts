@@ -169,7 +169,7 @@ describe("choices", () => {
     await (await node_files()).writeFile(`${place}/tiles`, "a file where a folder should be");
     await keep(CHOICE);
     expect(warnings).toHaveLength(1);
-    expect(warnings[0]).toMatch(/tiles .*aren't kept/);
+    expect(warnings[0]).toMatch(/tiles can't be cached/);
     expect(await found()).toEqual([]);
   });
 });
