@@ -235,12 +235,12 @@ describe("refusals", () => {
     await refused(teach(boots), /call fit\(\)/);
     await refused(teach.evaluate({ boot: boots }), /call fit\(\)/);
     await refused(teach.leave_one_out(), /call fit\(\)/);
-    await refused(teach.fit(), /no pictures yet/);
+    await refused(teach.fit(), /there are none yet/);
     await refused(teach.save("nowhere"), /nothing to save/);
     await refused(teach.add("", boots), /label/);
     await refused(teach.add("boot", []), /empty/);
     await refused(teach.add(7 as never, boots), /label/);
-    await refused((async () => teach.remove("boot"))(), /no picture/);
+    await refused((async () => teach.remove("boot"))(), /no image/);
     await teach.add("boot", boots);
     await refused(teach.fit(), /only "boot"/);
     await teach.add("bag", of_kind(KINDS.bag, 0, 1));
@@ -257,7 +257,7 @@ describe("refusals", () => {
     await refused(teach.fit({ method: "nearest_centroid", temperature: -1 }), /temperature/);
     await teach.fit();
     await refused(teach.evaluate({ shoe: boots }), /doesn't know the label "shoe"/);
-    await refused(teach.evaluate({}), /no pictures/);
+    await refused(teach.evaluate({}), /at least one image/);
     await refused(teach(boots, { top_k: 0 }), /top_k/);
     expect((await error_of(teach.fit({ signal: AbortSignal.abort() }))).code).toBe("ABORTED");
     // One image of a label, left out, can only be wrong.
@@ -358,7 +358,7 @@ describe("save and load", () => {
     const error = await error_of(other.load(saved));
     expect([error.code, error.message]).toEqual([
       "CHECKPOINT_MISMATCH",
-      expect.stringContaining("128 numbers"),
+      expect.stringContaining("128 values"),
     ]);
     await other.dispose();
     // The same shape, other pixels: as a wrong preprocessor_config.json gives them.

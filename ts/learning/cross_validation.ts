@@ -4,22 +4,22 @@ import type { LearningProgressCallback, LogisticPlan } from "./fit_options.ts";
 import { argmax, softmax } from "./heads.ts";
 import { type Design, fit_logistic_regression, type Rows, type Solution } from "./logistic_regression.ts";
 
-/** How one penalty did on pictures that it wasn't fitted to. */
+/** The results of one penalty on held-out images. */
 export interface PenaltyScore {
   penalty: number;
-  /** The share of pictures that were right. */
+  /** The share of images that were classified correctly. */
   accuracy: number;
   /** Their mean cross-entropy. */
   loss: number;
 }
 
-/** The optimum isn't needed to all its digits to compare penalties. */
+/** Comparing penalties doesn't need a precise optimum. */
 const TOLERANCE = 1e-3;
 
 /**
- * Stratified k-fold cross-validation of the penalties: the i-th picture of each class, in the order in which they were added, is
- * left out in fold i mod k. Each fold goes from the strongest penalty to the weakest, every fit starting from the one before.
- * @throws VitMsnError INVALID_ARGUMENT where some label has a single picture.
+ * Stratified k-fold cross-validation of the penalties: fold i mod k holds out the i-th image of each class, in the
+ * order in which they were added. Each fold runs from the strongest penalty to the weakest, each fit starting from the previous one.
+ * @throws VitMsnError INVALID_ARGUMENT if a label has a single image.
  */
 export async function cross_validate(
   { rows }: Design,
@@ -34,18 +34,18 @@ export async function cross_validate(
   const scores = penalties.map((penalty) => ({ penalty, right: 0, loss: 0 }));
   const total = folds * penalties.length;
   for (let fold = 0, done = 0; fold < folds; fold++) {
-    const kept = select(rows, classes, (i) => fold_of[i] !== fold);
-    const left_out = select(rows, classes, (i) => fold_of[i] === fold);
+    const fitted = select(rows, classes, (i) => fold_of[i] !== fold);
+    const held_out = select(rows, classes, (i) => fold_of[i] === fold);
     let start: Solution | undefined;
     for (const score of scores) {
-      start = await fit_logistic_regression(kept.rows, kept.classes, labels.length, {
+      start = await fit_logistic_regression(fitted.rows, fitted.classes, labels.length, {
         ...plan,
         penalty: score.penalty,
         tolerance: Math.max(plan.tolerance, TOLERANCE),
         start,
         pacer,
       });
-      const { right, loss } = judge(start, left_out.rows, left_out.classes);
+      const { right, loss } = judge(start, held_out.rows, held_out.classes);
       score.right += right;
       score.loss += loss;
       progress_callback?.({ status: "cross_validation", done: ++done, total });
@@ -70,8 +70,8 @@ function stratify(classes: Int32Array, labels: readonly string[], wanted: number
   if (single >= 0) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `penalty: "auto" leaves pictures out to judge by, so every label needs two at least, and ${JSON.stringify(labels[single])} ` +
-        "has one; add another, or name a penalty.",
+      `penalty: "auto" holds out images to evaluate on, so every label needs at least two, but ${JSON.stringify(labels[single])} ` +
+        "has one; add another image, or set a penalty.",
       { details: { label: labels[single] } },
     );
   }
@@ -79,7 +79,7 @@ function stratify(classes: Int32Array, labels: readonly string[], wanted: number
   return { fold_of: nth.map((n) => n % folds), folds };
 }
 
-/** The rows that `wanted` tells. */
+/** The rows for which `wanted` is true. */
 export function select(
   { values, size, count }: Rows,
   classes: Int32Array,
@@ -100,9 +100,9 @@ function judge(solution: Solution, { values, count, size }: Rows, classes: Int32
   let loss = 0;
   for (let i = 0; i < count; i++) {
     const scores = probabilities(solution, values.subarray(i * size, (i + 1) * size));
-    const own = classes[i] as number;
-    if (argmax(scores) === own) right++;
-    loss -= Math.log(Math.max(scores[own] as number, Number.MIN_VALUE));
+    const label = classes[i] as number;
+    if (argmax(scores) === label) right++;
+    loss -= Math.log(Math.max(scores[label] as number, Number.MIN_VALUE));
   }
   return { right, loss };
 }

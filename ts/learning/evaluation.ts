@@ -6,13 +6,13 @@ import type { FitOptions, FitPlan, LogisticPlan } from "./fit_options.ts";
 import { argmax, type Head } from "./heads.ts";
 import { fit_logistic_regression, make_design } from "./logistic_regression.ts";
 
-/** How often a head is right. */
+/** How often a head is correct. */
 export interface Evaluation {
   accuracy: number;
   correct: number;
   total: number;
   labels: readonly string[];
-  /** confusion[i][j]: pictures of labels[i] that were taken for labels[j]. */
+  /** confusion[i][j]: the number of images of labels[i] that were classified as labels[j]. */
   confusion: number[][];
 }
 
@@ -43,9 +43,9 @@ export function predict(head: Head, feature: Float32Array): string {
 }
 
 /**
- * What each example is taken for by a head that is fitted to all others, with `plan`'s method and penalty. An example that
- * is its label's only one can't be right.
- * @param plan with a penalty that is a number: it isn't chosen anew for each example.
+ * Classifies each example by a head that is fitted to all others, with the method and penalty of `plan`. A label's only example
+ * is always wrong.
+ * @param plan with a numeric penalty: it isn't chosen again for each example.
  */
 export async function leave_one_out(
   examples: readonly Example[],
@@ -68,14 +68,14 @@ export async function leave_one_out(
   return summarise(problem.labels, pairs);
 }
 
-/** A head fitted to all but one; the label, where a single one is left. */
+/** A head fitted to all examples but one; the label, if only one label is left. */
 async function fit_rest(
   examples: readonly Example[],
-  left_out: number,
+  held_out: number,
   plan: FitPlan,
   signal: AbortSignal | undefined,
 ): Promise<Head | string> {
-  const rest = examples.filter((_, i) => i !== left_out);
+  const rest = examples.filter((_, i) => i !== held_out);
   const [first] = rest;
   if (first !== undefined && rest.every(({ label }) => label === first.label)) return first.label;
   return (await fit_head(rest, plan, { signal })).head;
@@ -87,8 +87,8 @@ async function logistic_refits(examples: readonly Example[], plan: LogisticPlan,
   const design = make_design(features);
   const options = { ...plan, penalty: plan.penalty as number, pacer };
   const start = await fit_logistic_regression(design.rows, classes, labels.length, options);
-  return async (left_out: number): Promise<Head> => {
-    const rest = select(design.rows, classes, (i) => i !== left_out);
+  return async (held_out: number): Promise<Head> => {
+    const rest = select(design.rows, classes, (i) => i !== held_out);
     const solution = await fit_logistic_regression(rest.rows, rest.classes, labels.length, {
       ...options,
       start,

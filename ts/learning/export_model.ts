@@ -13,7 +13,7 @@ import { checkpoint_files } from "../model/save_model.ts";
 import type { FeatureKind } from "./features.ts";
 import { type Head, LinearHead } from "./heads.ts";
 
-/** The classifier that a checkpoint gets, and the final layernorm where its own doesn't do. */
+/** The classifier of an exported checkpoint, and whether it needs another final layernorm. */
 export interface Classifier {
   /** [labels, size]. */
   weight: Float32Array;
@@ -30,19 +30,19 @@ interface Affine {
 }
 
 /**
- * Undoing the layernorm's weight g and bias b may enlarge rounding of its output by |b/g| or by the weights' spread; beyond
- * this, float32 would lose more than three of its seven digits.
+ * Undoing the layernorm's weight g and bias b may amplify the rounding of its output by |b/g| or by the ratio of the weights;
+ * beyond this, float32 would lose more than three of its seven digits.
  */
 const MAX_GAIN = 1e3;
 
 /**
- * The classifier on the CLS token after the final layernorm that says what `head` says.
+ * The classifier on the CLS token after the final layernorm that is equivalent to `head`.
  *
  * The layernorm computes y = g∘z + b with z = (x - mean)/√(var + ε). The paper's feature is (x - mean)/‖x - mean‖, and since
- * ‖x - mean‖ = √D·√var, it is z/√D but for ε. So W·f = Σ W/(√D·g)·(y - b): exact up to ε/2var, which is alike for all
- * classes. Where g is zero or tiny, y has lost that part of z; then the checkpoint's layernorm becomes plain (g = 1, b = 0).
- * Features after the norm that aren't normalised are y itself. No linear layer can normalise, nor see other tokens.
- * @throws VitMsnError UNSUPPORTED where no such classifier exists.
+ * ‖x - mean‖ = √D·√var, it is z/√D except for ε. So W·f = Σ W/(√D·g)·(y - b): exact up to ε/2var, which is the same for
+ * all classes. If g is zero or tiny, y has lost that part of z; then the checkpoint's layernorm becomes plain (g = 1, b = 0).
+ * Features after the norm that aren't normalised are y itself. No linear layer can normalise, nor read other tokens.
+ * @throws VitMsnError UNSUPPORTED if no such classifier exists.
  */
 export function fold_head(
   head: Head,
@@ -51,13 +51,13 @@ export function fold_head(
   layernorm: Affine,
 ): Classifier {
   if (!(head instanceof LinearHead))
-    throw unsupported("k-NN isn't a linear layer; fit logistic_regression or nearest_centroid");
+    throw unsupported("k-NN isn't a linear layer; fit logistic_regression or nearest_centroid instead");
   if (features === "cls" && !normalize)
     return { weight: head.weight, bias: head.bias, plain_layernorm: false };
   if (features !== "cls_before_norm" || !normalize) {
     throw unsupported(
       `the checkpoint's classifier reads the CLS token after the final layernorm, from which "${features}" with ` +
-        `normalize: ${normalize} can't be had; use features "cls_before_norm" with normalize: true, or "cls" with normalize: false`,
+        `normalize: ${normalize} can't be computed; use features "cls_before_norm" with normalize: true, or "cls" with normalize: false`,
     );
   }
   return undo_layernorm(head, layernorm);

@@ -1,7 +1,7 @@
 import { VitMsnError } from "../errors.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
 
-/** Where a picture's feature is read, each [hidden_size]. */
+/** The features of an image, each [hidden_size]. */
 export const FEATURE_KINDS = {
   /** CLS of the last block, before the final layernorm: what the MSN paper evaluates. */
   cls_before_norm: { pool: "cls", before_norm: true },
@@ -17,7 +17,7 @@ export const FEATURE_KINDS = {
 >;
 export type FeatureKind = keyof typeof FEATURE_KINDS;
 
-/** A picture's place in what was taught. */
+/** An added image. */
 export interface Example {
   id: number;
   label: string;
@@ -26,7 +26,7 @@ export interface Example {
 }
 
 /**
- * The feature with its own mean subtracted, at length 1, as MSN's low-shot evaluation has it (cyanure.preprocess with
+ * The feature with its own mean subtracted, at length 1, as in MSN's low-shot evaluation (cyanure.preprocess with
  * centering and normalisation, a row at a time). A constant feature becomes zeros.
  */
 export function center_and_normalize(feature: Float32Array): Float32Array {
@@ -38,7 +38,7 @@ export function center_and_normalize(feature: Float32Array): Float32Array {
   return feature.map((value) => (value - mean) * scale);
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT where the network gave NaN or infinity. */
+/** @throws VitMsnError INVALID_ARGUMENT if the network returned NaN or infinity. */
 export function check_feature(feature: Float32Array, what: string): Float32Array {
   const bad = feature.findIndex((value) => !Number.isFinite(value));
   if (bad < 0) return feature;
@@ -48,7 +48,7 @@ export function check_feature(feature: Float32Array, what: string): Float32Array
   );
 }
 
-/** The labels of examples, in the order in which they first came. */
+/** The labels of examples, in order of first appearance. */
 export function labels_of(examples: readonly Example[]): string[] {
   return [...new Set(examples.map(({ label }) => label))];
 }

@@ -21,14 +21,14 @@ import {
   to_features,
 } from "./logistic_regression.ts";
 
-/** What a fit came to. */
+/** The results of a fit. */
 export interface FitReport {
   method: FewShotMethod;
   /** In the order of the scores. */
   labels: readonly string[];
-  /** Pictures learnt from. */
+  /** The number of training images. */
   pictures: number;
-  /** The share of them that the head gets right. */
+  /** The share of them that the head classifies correctly. */
   train_accuracy: number;
   /** Logistic regression: λ, given or chosen. */
   penalty?: number;
@@ -39,13 +39,13 @@ export interface FitReport {
   iterations?: number;
   /** The gradient's norm at the end, over its norm at weights of zero. */
   gradient?: number;
-  /** Whether `gradient` came below the tolerance. */
+  /** Whether `gradient` fell below the tolerance. */
   converged?: boolean;
-  /** `penalty: "auto"`: what each penalty reached on pictures left out. */
+  /** `penalty: "auto"`: the results of each penalty on held-out images. */
   cross_validation?: PenaltyScore[];
 }
 
-/** Examples as a solver takes them. */
+/** Examples in the form that the solver needs. */
 export interface Problem {
   labels: string[];
   /** The label of each example, as its index. */
@@ -96,11 +96,10 @@ export async function fit_head(
 
 export function check_labels(labels: readonly string[]): void {
   if (labels.length >= 2) return;
-  const found =
-    labels.length === 0 ? "there are no pictures yet" : `there is only ${JSON.stringify(labels[0])}`;
+  const found = labels.length === 0 ? "there are none yet" : `there is only ${JSON.stringify(labels[0])}`;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `Learning takes pictures of two labels at least, and ${found}; call add(label, images) first.`,
+    `A fit needs images of at least two labels, but ${found}; call add(label, images) first.`,
   );
 }
 
@@ -157,18 +156,18 @@ async function fit_logistic(
 
 function warn_of({ iterations, gradient }: Solution, { tolerance }: LogisticPlan): void {
   env.warn(
-    `Logistic regression stopped after ${iterations} steps with a gradient of ${gradient.toExponential(1)} of its first ` +
-      `norm, above the tolerance ${tolerance}; raise max_iterations, tolerance or penalty.`,
+    `Logistic regression stopped after ${iterations} steps with a relative gradient of ${gradient.toExponential(1)}, ` +
+      `above the tolerance ${tolerance}; raise max_iterations, tolerance or penalty.`,
   );
 }
 
-/** The head's numbers are float32, so that a saved head is the same. */
+/** The head's values are float32, so that saving loses nothing. */
 export function linear_head(labels: readonly string[], solution: Solution, design: Design): LinearHead {
   const weight = Float32Array.from(to_features(solution.weights, design));
   return new LinearHead(labels, weight, Float32Array.from(solution.bias));
 }
 
-/** The smallest mean loss on pictures left out; among equals the stronger penalty. */
+/** The penalty with the smallest mean loss on held-out images; among equals the stronger one. */
 function best_penalty(scores: readonly PenaltyScore[]): number {
   const best = scores.reduce((a, b) =>
     b.loss < a.loss || (b.loss === a.loss && b.penalty > a.penalty) ? b : a,

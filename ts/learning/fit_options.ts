@@ -15,14 +15,14 @@ import { MSN_PENALTIES, type MsnPenalty, PENALTY_GRID } from "./penalties.ts";
 export const FEW_SHOT_METHODS = ["logistic_regression", "nearest_centroid", "knn"] as const;
 export type FewShotMethod = (typeof FEW_SHOT_METHODS)[number];
 
-/** Up to this many pictures a class, on average, the penalty defaults to "few", above to "percent". */
-const FEW_PICTURES = 5;
+/** Up to this many images per class, on average, the penalty defaults to "few"; above it to "percent". */
+const FEW_IMAGES = 5;
 
-/** How fitting gets on. */
+/** The progress of fitting. */
 export interface LearningProgress {
   /**
-   * "features": pictures through the backbone; "cross_validation" and "leave_one_out": fits; "fit": Newton steps,
-   * whose `total`, the most that are allowed, is rarely reached.
+   * "features": images that passed the backbone; "cross_validation" and "leave_one_out": fits; "fit": Newton steps,
+   * whose `total` is the maximum, which is rarely reached.
    */
   status: "features" | "cross_validation" | "fit" | "leave_one_out";
   done: number;
@@ -38,20 +38,20 @@ export interface FitOptions {
   method?: FewShotMethod;
   /**
    * Logistic regression: λ of (1/n) Σ cross-entropy + (λ/2n) ‖W‖², a name of MSN_PENALTIES, or "auto" (the best of `penalties`
-   * by cross-validation). Default "few" up to 5 pictures a class, on average, else "percent".
+   * by cross-validation). Default "few" up to 5 images per class, on average, else "percent".
    */
   penalty?: number | MsnPenalty | "auto";
   /** Logistic regression: whether each class has a bias, which isn't penalised; default false, as in MSN. */
   intercept?: boolean;
-  /** For `penalty: "auto"`: what to choose from; default PENALTY_GRID. */
+  /** For `penalty: "auto"`: the candidates; default PENALTY_GRID. */
   penalties?: readonly number[];
-  /** For `penalty: "auto"`: parts of the cross-validation; default 5, at most the pictures of the smallest class. */
+  /** For `penalty: "auto"`: the folds of the cross-validation; default 5, at most the number of images of the smallest class. */
   folds?: number;
-  /** Logistic regression: stops where the gradient is this share of the one at weights of zero; default 1e-6. */
+  /** Logistic regression: stops when the gradient is at most this share of its value at zero weights; default 1e-6. */
   tolerance?: number;
-  /** Logistic regression: Newton steps at most; default 100. */
+  /** Logistic regression: the maximum number of Newton steps; default 100. */
   max_iterations?: number;
-  /** k-NN: how many neighbours; default 20, at most all. */
+  /** k-NN: the number of neighbours; default 20, at most all. */
   k?: number;
   /** T of k-NN (default 0.07, DINO's) or of nearest centroid (default a tenth of the features' mean square length). */
   temperature?: number;
@@ -61,12 +61,12 @@ export interface FitOptions {
   progress_callback?: LearningProgressCallback;
 }
 
-/** FitOptions, checked; what depends on the pictures is open. */
+/** The checked FitOptions, before defaults that depend on the images. */
 export type FitPlan = LogisticPlan | CentroidPlan | NeighborPlan;
 
 export interface LogisticPlan {
   method: "logistic_regression";
-  /** undefined: by the pictures a class. */
+  /** undefined: chosen by the number of images per class. */
   penalty: number | "auto" | undefined;
   intercept: boolean;
   penalties: readonly number[];
@@ -119,7 +119,7 @@ function is_penalty(name: unknown): name is MsnPenalty {
   return typeof name === "string" && Object.hasOwn(MSN_PENALTIES, name);
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT for an unknown method and for options that are wrong or another method's. */
+/** @throws VitMsnError INVALID_ARGUMENT for an unknown method, wrong options, and options of another method. */
 export function plan_fit(options: FitOptions): FitPlan {
   const { method = "logistic_regression" }: FitOptions = is_record(options) ? options : {};
   check_option("fit", "method", method, COMMON_RULES);
@@ -150,7 +150,7 @@ function plan_logistic(options: FitOptions): LogisticPlan {
   };
 }
 
-/** The penalty where none was asked for. */
-export function default_penalty(pictures: number, classes: number): number {
-  return pictures / classes <= FEW_PICTURES ? MSN_PENALTIES.few : MSN_PENALTIES.percent;
+/** The penalty if none was set. */
+export function default_penalty(images: number, classes: number): number {
+  return images / classes <= FEW_IMAGES ? MSN_PENALTIES.few : MSN_PENALTIES.percent;
 }

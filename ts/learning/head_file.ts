@@ -12,28 +12,31 @@ import { type Example, FEATURE_KINDS, type FeatureKind, labels_of } from "./feat
 import { FEW_SHOT_METHODS, type FewShotMethod, type FitPlan, plan_fit } from "./fit_options.ts";
 import { type Head, LinearHead, NeighborHead } from "./heads.ts";
 
-/** What was taught, in two files: settings and labels as JSON, numbers as safetensors. */
+/** A saved few-shot head is two files: settings and labels as JSON, tensors as safetensors. */
 export const SETTINGS_FILE = "few_shot.json";
 export const TENSORS_FILE = "few_shot.safetensors";
 const FORMAT = "vit-msn-few-shot";
 const VERSION = 1;
 
-/** Everything that is saved. */
-export interface Taught {
+/** The contents of a saved few-shot head. */
+export interface SavedFewShot {
   features: FeatureKind;
   normalize: boolean;
-  /** The backbone's feature of a fixed picture, by which a head knows its backbone. */
+  /** The backbone's feature of a fixed image, which identifies the backbone. */
   probe: Float32Array;
   fitted: { head: Head; plan: FitPlan } | undefined;
-  /** Whether pictures were added or removed since the head was fitted. */
+  /** Whether images were added or removed since the head was fitted. */
   needs_fit: boolean;
-  /** undefined where features weren't kept. */
+  /** undefined if features weren't saved. */
   examples: readonly Example[] | undefined;
 }
 
-/** The two files of what was taught. */
-export function write_taught(taught: Taught): { settings: string; tensors: AsyncIterable<Uint8Array> } {
-  const { features, normalize, probe, fitted, needs_fit, examples } = taught;
+/** The contents of the two files. */
+export function write_few_shot(content: SavedFewShot): {
+  settings: string;
+  tensors: AsyncIterable<Uint8Array>;
+} {
+  const { features, normalize, probe, fitted, needs_fit, examples } = content;
   const tensors = [float32_tensor("probe", [probe.length], probe)];
   if (fitted) tensors.push(...head_tensors(fitted.head));
   if (examples !== undefined && examples.length > 0) {
@@ -80,29 +83,29 @@ function describe_examples(examples: readonly Example[]) {
 }
 
 /**
- * Reads what write_taught wrote. Both files are untrusted: each field and tensor is checked against the others.
- * @throws VitMsnError NOT_FOUND where a file is missing, INVALID_CONFIG for text that is no JSON, INVALID_CHECKPOINT for
- *   anything else that is wrong.
+ * Reads what write_few_shot wrote. Both files are untrusted: each field and tensor is checked against the others.
+ * @throws VitMsnError NOT_FOUND if a file is missing, INVALID_CONFIG for invalid JSON, INVALID_CHECKPOINT for any other
+ *   fault.
  */
-export async function read_taught(source: ModelSource): Promise<Taught> {
+export async function read_few_shot(source: ModelSource): Promise<SavedFewShot> {
   const settings = await read_json(source, SETTINGS_FILE);
   const file = settings && (await source.open(TENSORS_FILE));
   if (!file) {
     throw new VitMsnError(
       "NOT_FOUND",
-      `${source.name} lacks ${settings ? TENSORS_FILE : SETTINGS_FILE}; is it a folder that save() wrote?`,
+      `${source.name} lacks ${settings ? TENSORS_FILE : SETTINGS_FILE}; pass a folder that save() wrote.`,
       { details: { source: source.name } },
     );
   }
   try {
-    const reader = new TaughtReader(source.name, await read_safetensors(file));
+    const reader = new FewShotReader(source.name, await read_safetensors(file));
     return await reader.read(settings);
   } finally {
     await file.close();
   }
 }
 
-class TaughtReader {
+class FewShotReader {
   readonly #name: string;
   readonly #tensors: ReadonlyMap<string, CheckpointTensor>;
   readonly #unreadable: ReadonlyMap<string, string>;
@@ -113,7 +116,7 @@ class TaughtReader {
     this.#unreadable = unreadable;
   }
 
-  async read(settings: Record<string, unknown>): Promise<Taught> {
+  async read(settings: Record<string, unknown>): Promise<SavedFewShot> {
     const { format, version, features, normalize, hidden_size, needs_fit } = settings;
     if (format !== FORMAT) this.#fail(`"format" must be "${FORMAT}"`);
     if (version !== VERSION) this.#fail(`"version" must be ${VERSION}; a newer vit-msn may have written it`);
@@ -121,8 +124,7 @@ class TaughtReader {
       this.#fail(`"features" must be one of ${Object.keys(FEATURE_KINDS).join(", ")}`);
     if (typeof normalize !== "boolean") this.#fail('"normalize" must be true or false');
     if (typeof needs_fit !== "boolean") this.#fail('"needs_fit" must be true or false');
-    if (!is_count(hidden_size) || hidden_size < 1)
-      this.#fail('"hidden_size" must be a whole number from 1 on');
+    if (!is_count(hidden_size) || hidden_size < 1) this.#fail('"hidden_size" must be a positive integer');
     const size = hidden_size as number;
     return {
       features: features as FeatureKind,
@@ -134,7 +136,7 @@ class TaughtReader {
     };
   }
 
-  async #head(described: unknown, size: number): Promise<NonNullable<Taught["fitted"]>> {
+  async #head(described: unknown, size: number): Promise<NonNullable<SavedFewShot["fitted"]>> {
     const { method, labels, options, classes } = this.#object(described, "head");
     if (!FEW_SHOT_METHODS.includes(method as FewShotMethod))
       this.#fail(`"head.method" must be one of ${FEW_SHOT_METHODS.join(", ")}`);
@@ -165,7 +167,7 @@ class TaughtReader {
     const indices = this.#indices(classes, "examples.classes", names.length);
     const sound = Array.isArray(ids) && ids.every(is_count) && new Set(ids).size === indices.length;
     if (!sound || ids.length !== indices.length)
-      this.#fail(`"examples.ids" must be ${indices.length} different whole numbers, one a picture`);
+      this.#fail(`"examples.ids" must be ${indices.length} different integers, one per image`);
     const values = await this.#floats("examples.features", [indices.length, size]);
     return Array.from(indices, (c, i) => ({
       id: (ids as number[])[i] as number,
@@ -180,13 +182,13 @@ class TaughtReader {
     return this.#fail(`"${field}" must be an object`);
   }
 
-  #labels(value: unknown, field: string, least: number): string[] {
+  #labels(value: unknown, field: string, min: number): string[] {
     const sound =
       Array.isArray(value) &&
-      value.length >= least &&
+      value.length >= min &&
       value.every((label) => typeof label === "string" && label !== "") &&
       new Set(value).size === value.length;
-    if (!sound) this.#fail(`"${field}" must be ${least} or more different names`);
+    if (!sound) this.#fail(`"${field}" must be ${min} or more different names`);
     return value as string[];
   }
 
@@ -198,7 +200,7 @@ class TaughtReader {
     return Int32Array.from(value as number[]);
   }
 
-  /** A tensor of just this shape, all finite. */
+  /** A tensor of exactly this shape, with finite values. */
   async #floats(key: string, dims: readonly number[]): Promise<Float32Array> {
     const found = this.#tensors.get(key);
     const dtype = this.#unreadable.get(key);
@@ -217,7 +219,7 @@ class TaughtReader {
   }
 
   #fail(what: string): never {
-    throw new VitMsnError("INVALID_CHECKPOINT", `${this.#name}: what was taught can't be read: ${what}.`, {
+    throw new VitMsnError("INVALID_CHECKPOINT", `${this.#name} is not a valid few-shot head: ${what}.`, {
       details: { source: this.#name },
     });
   }

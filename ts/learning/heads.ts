@@ -1,4 +1,4 @@
-/** What says a feature's class: a linear layer, or the neighbours among what was taught. */
+/** Classifies features: a linear layer, or the nearest neighbours among the examples. */
 export type Head = LinearHead | NeighborHead;
 
 /** A linear layer and softmax: logistic regression and nearest centroid. */
@@ -15,7 +15,7 @@ export class LinearHead {
     this.bias = bias;
   }
 
-  /** Numbers in a feature. */
+  /** The length of a feature. */
   get size(): number {
     return this.weight.length / this.labels.length;
   }
@@ -32,7 +32,7 @@ export class LinearHead {
   }
 }
 
-/** How neighbours vote: by exp(cosine / temperature), as DINO's k-NN evaluation, or each alike. */
+/** How neighbours vote: by exp(cosine / temperature), as in DINO's k-NN evaluation, or all equally. */
 export type NeighborWeights = "softmax" | "uniform";
 
 export interface NeighborSettings {
@@ -72,18 +72,18 @@ export class NeighborHead {
     return this.features.subarray(i * this.size, (i + 1) * this.size);
   }
 
-  /** Each class's share of the votes. @param left_out an example that doesn't vote. */
-  scores(feature: Float32Array, left_out = -1): Float64Array {
+  /** Each class's share of the votes. @param held_out an example that doesn't vote. */
+  scores(feature: Float32Array, held_out = -1): Float64Array {
     const { k, temperature, weights } = this.settings;
     const length = length_of(feature);
     const neighbours: { cosine: number; class_index: number }[] = [];
     for (let i = 0; i < this.classes.length; i++) {
-      if (i === left_out) continue;
+      if (i === held_out) continue;
       const product = length * (this.#lengths[i] as number);
       const cosine = product === 0 ? 0 : dot(feature, this.#row(i)) / product;
       neighbours.push({ cosine, class_index: this.classes[i] as number });
     }
-    // A stable sort: among equals, what was taught first.
+    // The sort is stable: among equals, the example that was added first.
     const nearest = neighbours.sort((a, b) => b.cosine - a.cosine).slice(0, k);
     const best = nearest[0]?.cosine ?? 0;
     const votes = new Float64Array(this.labels.length);

@@ -1,6 +1,6 @@
 /**
- * The little dense linear algebra that fitting a classifier takes, in float64: features are few, and an optimum is found
- * to many digits. Matrices are row-major. Each product sums in one fixed order, so results are reproducible.
+ * The dense linear algebra for fitting a classifier, in float64: there are few features, and the optimum is precise.
+ * Matrices are row-major. Each product sums in one fixed order, so results are reproducible.
  *
  * Blocks of 4 rows × 2 rows keep eight sums in registers, about twice as fast in V8 as a plain triple loop.
  */
@@ -159,7 +159,7 @@ export function add_scaled(y: Float64Array, factor: number, x: Float64Array): vo
 
 /**
  * An orthonormal basis [rank, columns] of the span of x's rows, by Gram and Schmidt's method, each row projected twice
- * so that rounding leaves no trace (Giraud et al. 2005). Rows that depend on earlier ones add nothing.
+ * to remove rounding errors (Giraud et al. 2005). Linearly dependent rows add nothing.
  */
 export function orthonormal_basis(x: Float64Array, columns: number): Float64Array {
   const rows = x.length / columns;

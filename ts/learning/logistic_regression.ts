@@ -22,13 +22,13 @@ export interface Rows {
 
 /**
  * Features as the solver sees them. An optimal weight lies in the span of the features (its gradient is a sum of them),
- * so where pictures are fewer than features, the problem is solved in an orthonormal basis of that span: the same
- * optimum, in as many dimensions as there are pictures at most.
+ * so with fewer images than features, the problem is solved in an orthonormal basis of that span: the same
+ * optimum, in at most as many dimensions as there are images.
  */
 export interface Design {
   /** The features' coordinates. */
   rows: Rows;
-  /** [rows.size, feature size], where a basis is used. */
+  /** [rows.size, feature size], if a basis is used. */
   basis: Float64Array | undefined;
   feature_size: number;
 }
@@ -67,9 +67,9 @@ export interface LogisticOptions {
   penalty: number;
   /** Whether each class has a bias, which isn't penalised. */
   intercept: boolean;
-  /** Stops where the gradient's norm is at most this share of its norm at weights of zero. */
+  /** Stops when the gradient's norm is at most this share of its norm at zero weights. */
   tolerance: number;
-  /** Newton steps at most. */
+  /** The maximum number of Newton steps. */
   max_iterations: number;
   /** Where to start; default zeros. */
   start?: Solution | undefined;
@@ -85,7 +85,7 @@ export interface Solution {
   iterations: number;
   /** The objective's value. */
   loss: number;
-  /** The gradient's norm over its norm at weights of zero. */
+  /** The gradient's norm relative to its norm at zero weights. */
   gradient: number;
   converged: boolean;
 }
@@ -93,7 +93,7 @@ export interface Solution {
 /** A Newton system is solved to this share of the gradient: cheap steps far from the optimum, still linear near it. */
 const FORCING = 0.2;
 const MAX_CG_STEPS = 500;
-/** The preconditioner is made anew once the curvature has changed by this factor. */
+/** The preconditioner is computed again once the curvature has changed by this factor. */
 const STALE = 2;
 /** Armijo's share of the predicted descent. */
 const DESCENT = 1e-4;
@@ -119,7 +119,7 @@ export async function fit_logistic_regression(
   return new Solver(rows, classes, num_classes, options).run();
 }
 
-/** All sums are over pictures: the objective and gradient are divided by n only where they are told. */
+/** All sums are over images: the objective and gradient are divided by n only in the results. */
 class Solver {
   readonly #x: Float64Array;
   readonly #targets: Float64Array;
@@ -156,7 +156,7 @@ class Solver {
     const { tolerance, max_iterations, pacer, on_iteration } = this.#options;
     const zero = new Float64Array(this.#padded_classes * this.#columns);
     const at_zero = this.#norm_of_gradient(zero);
-    // Every class has the same features' sum (one class, or all features zero): zero is the optimum.
+    // The features of every class have the same sum (one class, or all features zero): zero is the optimum.
     const scale = at_zero === 0 ? 1 : at_zero;
     const weights = this.#start() ?? zero;
     let logits = this.#logits(weights);
@@ -169,10 +169,10 @@ class Solver {
       const step = await this.#newton_step(gradient, norm, state.probs);
       const logit_step = this.#logits(step);
       const moved = this.#line_search(weights, logits, step, logit_step, state.loss, dot(gradient, step));
-      if (moved === undefined) break; // rounding: no descent is left
+      if (moved === undefined) break; // no descent beyond rounding
       add_scaled(weights, moved, step);
       add_scaled(logits, moved, logit_step);
-      // Sums of steps drift; every tenth product is computed anew.
+      // Sums of steps drift, so every tenth product is computed afresh.
       if (iterations % 10 === 0) logits = this.#logits(weights);
       state = this.#evaluate(weights, logits);
       gradient = this.#gradient(weights, state.probs);
@@ -227,16 +227,16 @@ class Solver {
       let max = -Infinity;
       for (let c = 0; c < this.#num_classes; c++) max = Math.max(max, logits[start + c] as number);
       let sum = 0;
-      let own = 0;
+      let target = 0;
       for (let c = 0; c < this.#num_classes; c++) {
         const shifted = (logits[start + c] as number) - max;
         const value = Math.exp(shifted);
         probs[start + c] = value;
         sum += value;
-        own += shifted * (this.#targets[start + c] as number);
+        target += shifted * (this.#targets[start + c] as number);
       }
       for (let c = 0; c < this.#num_classes; c++) probs[start + c] = (probs[start + c] as number) / sum;
-      loss += Math.log(sum) - own;
+      loss += Math.log(sum) - target;
     }
     return { loss, probs };
   }
@@ -249,7 +249,7 @@ class Solver {
     return sum;
   }
 
-  /** out += λ·w, but for biases. */
+  /** out += λ·w, except for biases. */
   #add_penalty(out: Float64Array, weights: Float64Array): void {
     const { penalty, intercept } = this.#options;
     add_scaled(out, penalty, weights);
@@ -334,7 +334,7 @@ class Solver {
   #factorise(curvature: number): Float64Array {
     const size = this.#columns;
     const matrix = this.#gram.map((value) => value * curvature);
-    // A hundred-billionth of the trace keeps the bias' row, which has no penalty, clear of rounding.
+    // 1e-11 of the trace protects the bias row, which has no penalty, from rounding.
     let trace = 0;
     for (let i = 0; i < size; i++) trace += matrix[i * size + i] as number;
     const diagonal = this.#options.penalty + (1e-11 * trace) / size;
@@ -342,7 +342,7 @@ class Solver {
     return cholesky(matrix, size);
   }
 
-  /** The share of the step to take, or undefined where rounding hides any descent. */
+  /** The share of the step to take, or undefined if rounding hides any descent. */
   #line_search(
     weights: Float64Array,
     logits: Float64Array,

@@ -20,11 +20,11 @@ import {
   plan_fit,
 } from "../learning/fit_options.ts";
 import {
-  read_taught,
+  read_few_shot,
+  type SavedFewShot,
   SETTINGS_FILE,
-  type Taught,
   TENSORS_FILE,
-  write_taught,
+  write_few_shot,
 } from "../learning/head_file.ts";
 import type { Head } from "../learning/heads.ts";
 import { LOAD_RULES, SAVE_RULES } from "../loading/option_rules.ts";
@@ -36,19 +36,19 @@ import { callable, check_options, count_or_null, flag, type Rules } from "../opt
 import { best, type ClassificationResult, DEFAULT_TOP_K } from "./image_classification.ts";
 import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
-/** What a feature is; pipeline()'s options for "few-shot-image-classification". */
+/** How features are computed; pipeline()'s options for "few-shot-image-classification". */
 export interface FewShotFeatureOptions {
   /**
-   * "cls_before_norm" (default): CLS of the last block before the final layernorm, as the MSN paper evaluates; "cls": after
+   * "cls_before_norm" (default): CLS of the last block before the final layernorm, as in the MSN paper's evaluation; "cls": after
    * it; "mean", "mean_before_norm": the mean of the patch tokens.
    */
   features?: FeatureKind;
-  /** Subtract each feature's own mean and scale it to length 1, as the paper does; default true. */
+  /** Subtract each feature's mean and scale it to length 1, as in the paper; default true. */
   normalize?: boolean;
 }
 
 export interface FewShotCallOptions extends ImagePipelineCallOptions {
-  /** How many labels, best first; default 5, at most all of them. */
+  /** The number of labels to return, best first; default 5, at most all. */
   top_k?: number | null;
 }
 
@@ -58,11 +58,11 @@ export interface FewShotImageOptions extends ImagePipelineCallOptions {
 }
 
 export interface FewShotSaveOptions extends Pick<LoadOptions, "signal" | "progress_callback"> {
-  /** Whether to write the pictures' features too, so that adding goes on after load(); default true. */
+  /** Also write the images' features, so that more images can be added after load(); default true. */
   keep_features?: boolean;
 }
 
-/** Pictures by their label. */
+/** Images by label. */
 export type LabelledImages =
   | Readonly<Record<string, ImageInput | readonly ImageInput[]>>
   | ReadonlyMap<string, ImageInput | readonly ImageInput[]>;
@@ -75,14 +75,14 @@ export interface FewShotImageClassificationPipeline {
 const FEATURE_RULES: Rules = { features: Object.keys(FEATURE_KINDS), normalize: flag };
 const IMAGE_RULES: Rules = { ...CALL_RULES, progress_callback: callable };
 
-/** The probe is at least this like the one that was saved (cosine of centred features), whatever the dtype. */
+/** The minimum similarity of the probe to the saved one (cosine of centred features), for every dtype. */
 const SAME_BACKBONE = 0.99;
 
 /**
- * pipeline("few-shot-image-classification"): labels of one's own from a few pictures each, on a frozen backbone, as the MSN
- * paper's low-shot evaluation does it.
+ * pipeline("few-shot-image-classification"): learns your own labels from a few images each, on a frozen backbone, as in the MSN
+ * paper's low-shot evaluation.
  *
- * A picture goes through the backbone once, when it is added; fitting, and adding or removing others, only uses features.
+ * The backbone runs once for each image, when it is added; fitting, and adding or removing others, only uses the features.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signatures of Callable's instances.
 export class FewShotImageClassificationPipeline extends ImagePipeline<
@@ -90,7 +90,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   [images: ImageInput | readonly ImageInput[], options?: FewShotCallOptions],
   ClassificationResult[] | ClassificationResult[][]
 > {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static override readonly name: string = "FewShotImageClassificationPipeline";
   readonly task = "few-shot-image-classification";
   #features: FeatureKind;
@@ -109,17 +109,17 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     this.#normalize = normalize;
   }
 
-  /** What a feature is, and whether it is centred and normalised. */
+  /** How features are computed, and whether they are centred and normalised. */
   get feature_options(): Required<FewShotFeatureOptions> {
     return { features: this.#features, normalize: this.#normalize };
   }
 
-  /** The labels that have pictures, in the order in which they were added. */
+  /** The labels that have images, in the order in which they were added. */
   get labels(): string[] {
     return labels_of(this.#examples);
   }
 
-  /** The pictures that were added: their ids and labels. */
+  /** The images that were added: their ids and labels. */
   get examples(): { id: number; label: string }[] {
     return this.#examples.map(({ id, label }) => ({ id, label }));
   }
@@ -129,15 +129,15 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     return this.#fitted !== undefined;
   }
 
-  /** Whether pictures were added or removed since the last fit(), which classifying doesn't know of. */
+  /** Whether images were added or removed since the last fit(), which the current head doesn't reflect. */
   get needs_fit(): boolean {
     return this.#fitted === undefined || this.#stale;
   }
 
   /**
-   * Computes the features of one picture or several and keeps them under `label`: all of them, or none if one fails.
-   * @returns an id for each picture, for remove().
-   * @throws VitMsnError INVALID_ARGUMENT for an empty label, no pictures or a feature that isn't finite; what RawImage.read
+   * Computes the features of one or several images and stores them under `label`: all of them, or none if one fails.
+   * @returns an id for each image, for remove().
+   * @throws VitMsnError INVALID_ARGUMENT for an empty label, no images or a feature that isn't finite; what RawImage.read
    *   throws; DISPOSED; ABORTED.
    */
   async add(
@@ -146,14 +146,14 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     options: FewShotImageOptions = {},
   ): Promise<number[]> {
     this.#check_alive();
-    if (typeof label !== "string" || label === "") throw invalid("A label must be a text that isn't empty.");
+    if (typeof label !== "string" || label === "") throw invalid("A label must be a non-empty string.");
     check_options("add", options, IMAGE_RULES);
     const count = Array.isArray(images) ? images.length : 1;
-    if (count === 0) throw invalid(`The list of pictures for ${JSON.stringify(label)} is empty.`);
+    if (count === 0) throw invalid(`The list of images for ${JSON.stringify(label)} is empty.`);
     const { progress_callback, ...call } = options;
     const found: Float32Array[] = [];
     for await (const feature of this.#features_of(images, call)) {
-      found.push(check_feature(feature, `picture ${found.length} for ${JSON.stringify(label)}`));
+      found.push(check_feature(feature, `image ${found.length} for ${JSON.stringify(label)}`));
       progress_callback?.({ status: "features", done: found.length, total: count });
     }
     const added = found.map((feature) => ({ id: this.#next_id++, label, feature }));
@@ -163,27 +163,27 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Forgets a picture by its id, or all pictures of a label.
-   * @returns how many were forgotten.
-   * @throws VitMsnError INVALID_ARGUMENT where there is none.
+   * Removes an image by its id, or all images of a label.
+   * @returns the number of removed images.
+   * @throws VitMsnError INVALID_ARGUMENT if there is none.
    */
   remove(what: number | string): number {
     this.#check_alive();
-    const kept = this.#examples.filter(({ id, label }) => id !== what && label !== what);
-    const removed = this.#examples.length - kept.length;
+    const remaining = this.#examples.filter(({ id, label }) => id !== what && label !== what);
+    const removed = this.#examples.length - remaining.length;
     if (removed === 0) {
       const known = this.labels.map((label) => JSON.stringify(label)).join(", ") || "none";
-      throw invalid(`There is no picture with the id or label ${show(what)}; labels are: ${known}.`);
+      throw invalid(`There is no image with the id or label ${show(what)}; the labels are: ${known}.`);
     }
-    this.#examples = kept;
+    this.#examples = remaining;
     this.#stale = true;
     return removed;
   }
 
   /**
-   * Fits a head to the pictures that were added. The one before stays until the new one is done.
-   * @throws VitMsnError INVALID_ARGUMENT for wrong options, fewer than two labels, or `penalty: "auto"` where a label has a
-   *   single picture; DISPOSED; ABORTED.
+   * Fits a head to the added images. The previous head stays in use until the new one is done.
+   * @throws VitMsnError INVALID_ARGUMENT for wrong options, fewer than two labels, or `penalty: "auto"` if a label has a
+   *   single image; DISPOSED; ABORTED.
    */
   async fit(options: FitOptions = {}): Promise<FitReport> {
     this.#check_alive();
@@ -198,7 +198,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     return report;
   }
 
-  /** Classifies pictures with the last head that was fitted or loaded. Scores add up to 1 over all labels. */
+  /** Classifies images with the head that was fitted or loaded last. Scores over all labels add up to 1. */
   override async _call(
     images: ImageInput | readonly ImageInput[],
     options: FewShotCallOptions = {},
@@ -209,15 +209,15 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     const k = top_k ?? DEFAULT_TOP_K;
     const results: ClassificationResult[][] = [];
     for await (const feature of this.#features_of(images, call)) {
-      const sound = check_feature(feature, `picture ${results.length}`);
+      const sound = check_feature(feature, `image ${results.length}`);
       results.push(best(head.scores(sound), k, head.labels));
     }
     return Array.isArray(images) ? results : (results[0] as ClassificationResult[]);
   }
 
   /**
-   * How often pictures that weren't added are classified rightly.
-   * @param images by label, each of which the head must know.
+   * Measures how often images that weren't added are classified correctly.
+   * @param images images by label; the head must know each label.
    */
   async evaluate(images: LabelledImages, options: FewShotImageOptions = {}): Promise<Evaluation> {
     const { head } = this.#ready();
@@ -230,15 +230,15 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     const unknown = lists.find(([label]) => !head.labels.includes(label));
     if (unknown !== undefined)
       throw invalid(
-        `The head doesn't know the label ${JSON.stringify(unknown[0])}: ${head.labels.join(", ")}.`,
+        `The head doesn't know the label ${JSON.stringify(unknown[0])}; its labels are: ${head.labels.join(", ")}.`,
       );
     const total = lists.reduce((sum, [, list]) => sum + list.length, 0);
-    if (total === 0) throw invalid("There are no pictures to evaluate on.");
+    if (total === 0) throw invalid("evaluate() needs at least one image.");
     const { progress_callback, ...call } = options;
     const pairs: { label: string; predicted: string }[] = [];
     for (const [label, list] of lists) {
       for await (const feature of this.#features_of(list, call)) {
-        const sound = check_feature(feature, `a picture of ${JSON.stringify(label)}`);
+        const sound = check_feature(feature, `an image of ${JSON.stringify(label)}`);
         pairs.push({ label, predicted: predict(head, sound) });
         progress_callback?.({ status: "features", done: pairs.length, total });
       }
@@ -247,8 +247,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * How often each picture that was added is classified rightly by a head fitted to all others, with the last fit's method
-   * and penalty. It takes a fit for each picture, but no forward. A label's only picture is always wrong.
+   * Measures how often each added image is classified correctly by a head fitted to all others, with the last fit's method
+   * and penalty. It runs a fit for each image, but no forward. A label's only image is always wrong.
    */
   async leave_one_out(options: Pick<FitOptions, "signal" | "progress_callback"> = {}): Promise<Evaluation> {
     const { plan } = this.#ready();
@@ -258,8 +258,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Writes few_shot.json and few_shot.safetensors, for load(): settings, labels, the head if there is one, and the pictures'
-   * features, but no pictures.
+   * Writes few_shot.json and few_shot.safetensors, for load(): settings, labels, the head if there is one, and the images'
+   * features, but not the images.
    * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
    */
   async save(directory: SaveDirectory, options: FewShotSaveOptions = {}): Promise<void> {
@@ -267,8 +267,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     check_options("save", options, { ...SAVE_RULES, keep_features: flag });
     const { keep_features = true, ...save_options } = options;
     if (this.#fitted === undefined && (!keep_features || this.#examples.length === 0))
-      throw invalid("There is nothing to save yet: add pictures, or call fit() first.");
-    const { settings, tensors } = write_taught({
+      throw invalid("There is nothing to save yet; add images, or call fit() first.");
+    const { settings, tensors } = write_few_shot({
       ...this.feature_options,
       probe: await this.#probe(save_options.signal),
       fitted: this.#fitted,
@@ -279,47 +279,47 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Takes over what save() wrote, in place of what was taught here; pipeline()'s `features` and `normalize` give way to the
-   * file's. The backbone must be the one it was taught on, which a fixed picture's feature tells; its dtype may differ.
+   * Loads what save() wrote and replaces the current images and head; the file's `features` and `normalize` override those of
+   * pipeline(). The backbone must be the same, which the feature of a fixed image verifies; its dtype may differ.
    * @throws VitMsnError NOT_FOUND; INVALID_CHECKPOINT and INVALID_CONFIG for damaged files; CHECKPOINT_MISMATCH for another
    *   backbone.
    */
   async load(source: PretrainedSource, options: LoadOptions = {}): Promise<void> {
     this.#check_alive();
     check_options("load", options, SAVE_RULES, LOAD_RULES);
-    const taught = await read_taught(await open_source(source, options));
-    await this.#check_backbone(taught, options.signal);
+    const saved = await read_few_shot(await open_source(source, options));
+    await this.#check_backbone(saved, options.signal);
     this.#check_alive();
-    this.#features = taught.features;
-    this.#normalize = taught.normalize;
-    this.#fitted = taught.fitted;
-    this.#examples = [...(taught.examples ?? [])];
+    this.#features = saved.features;
+    this.#normalize = saved.normalize;
+    this.#fitted = saved.fitted;
+    this.#examples = [...(saved.examples ?? [])];
     this.#next_id = this.#examples.reduce((next, { id }) => Math.max(next, id + 1), 0);
-    this.#stale = taught.needs_fit;
+    this.#stale = saved.needs_fit;
   }
 
   async #check_backbone(
-    { probe, features, normalize }: Taught,
+    { probe, features, normalize }: SavedFewShot,
     signal: AbortSignal | undefined,
   ): Promise<void> {
     const { hidden_size } = this.model.config;
-    const own = probe.length === hidden_size ? await this.#probe(signal, features, normalize) : undefined;
-    if (own !== undefined && cosine(own, probe) >= SAME_BACKBONE) return;
+    const feature = probe.length === hidden_size ? await this.#probe(signal, features, normalize) : undefined;
+    if (feature !== undefined && cosine(feature, probe) >= SAME_BACKBONE) return;
     throw new VitMsnError(
       "CHECKPOINT_MISMATCH",
-      "This was taught on another backbone or with another image processor: " +
-        (own
-          ? "a fixed picture has another feature here."
-          : `its features have ${probe.length} numbers, this model's ${hidden_size}.`),
+      "This head was fitted on another backbone or with another image processor: " +
+        (feature
+          ? "the feature of a fixed image differs."
+          : `its features have ${probe.length} values, this model's have ${hidden_size}.`),
     );
   }
 
   /**
    * Writes a whole ViTMSNForImageClassification (config.json, model.safetensors, preprocessor_config.json), which
-   * from_pretrained and Hugging Face transformers open and which classifies as this pipeline does.
+   * from_pretrained and Hugging Face transformers load and which classifies like this pipeline.
    *
-   * It is exact for the default features, and for `features: "cls", normalize: false`; logistic regression and nearest centroid.
-   * @throws VitMsnError UNSUPPORTED for other features and for k-NN: no classifier on the CLS token is equal to them.
+   * It is exact for the default features, and for `features: "cls", normalize: false`, with logistic regression and nearest centroid.
+   * @throws VitMsnError UNSUPPORTED for other features and for k-NN, which have no equivalent classifier on the CLS token.
    */
   async export_model(
     directory: SaveDirectory,
@@ -330,7 +330,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     await export_model(directory, this.model, this.processor, { head, ...this.feature_options }, options);
   }
 
-  /** Frees the model's memory and forgets what was taught. */
+  /** Frees the model's memory, the images' features and the head. */
   override async dispose(): Promise<void> {
     this.#disposed = true;
     this.#examples = [];
@@ -355,7 +355,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     }
   }
 
-  /** The feature of a fixed picture, a gradient in each channel: it depends on the weights and on the processor. */
+  /** The feature of a fixed image, a gradient in each channel: it depends on the weights and on the processor. */
   async #probe(
     signal: AbortSignal | undefined,
     kind: FeatureKind = this.#features,
@@ -368,19 +368,19 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
       pixels.set([4 * x, 4 * y, (x * y) & 0xff], 3 * i);
     }
     const features = this.#features_of(new RawImage(pixels, side, side, 3), { signal }, kind, normalize);
-    for await (const feature of features) return check_feature(feature, "a test picture");
-    throw invalid("The backbone gave no feature.");
+    for await (const feature of features) return check_feature(feature, "a test image");
+    throw invalid("The backbone returned no feature.");
   }
 
   #ready(): { head: Head; plan: FitPlan } {
     this.#check_alive();
     if (this.#fitted) return this.#fitted;
-    throw invalid("There is no head yet: add pictures of two labels at least and call fit(), or load() one.");
+    throw invalid("There is no head yet; add images of at least two labels and call fit(), or load() one.");
   }
 
   #check_alive(): void {
     if (this.#disposed)
-      throw new VitMsnError("DISPOSED", "This pipeline was disposed; make another with pipeline().");
+      throw new VitMsnError("DISPOSED", "This pipeline was disposed; create another with pipeline().");
   }
 }
 

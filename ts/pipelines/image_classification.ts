@@ -6,17 +6,17 @@ import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./imag
 
 export type FunctionToApply = "softmax" | "sigmoid" | "none";
 
-/** One class and how likely it is. */
+/** One class and its score. */
 export interface ClassificationResult {
   label: string;
   score: number;
 }
 
 export interface ImageClassificationOptions extends ImagePipelineCallOptions {
-  /** How many classes, best first; default 5, at most all of them. null is the default, as in the reference. */
+  /** The number of classes to return, best first; default 5, at most all. null means the default, as in the reference. */
   top_k?: number | null;
   /**
-   * How logits become scores. Unset: "none" for regression, "sigmoid" for several labels or a single one, else "softmax".
+   * How logits become scores. Unset: "none" for regression, "sigmoid" for multi-label models and for a single label, else "softmax".
    */
   function_to_apply?: FunctionToApply | null;
 }
@@ -30,7 +30,7 @@ const RULES: Rules = {
   ],
 };
 
-/** A call signature that gives one list of results for one picture, and a list of such for a list of pictures. */
+/** The call signatures: a list of results for one image, and a list of such lists for several images. */
 export interface ImageClassificationPipeline {
   (images: readonly ImageInput[], options?: ImageClassificationOptions): Promise<ClassificationResult[][]>;
   (image: ImageInput, options?: ImageClassificationOptions): Promise<ClassificationResult[]>;
@@ -43,7 +43,7 @@ export class ImageClassificationPipeline extends ImagePipeline<
   [images: ImageInput | readonly ImageInput[], options?: ImageClassificationOptions],
   ClassificationResult[] | ClassificationResult[][]
 > {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static override readonly name: string = "ImageClassificationPipeline";
   readonly task = "image-classification";
 
@@ -86,7 +86,7 @@ const SCORES: Record<FunctionToApply, (logits: Float32Array) => ArrayLike<number
   },
 };
 
-/** The `top_k` likeliest labels, best first. */
+/** The `top_k` labels with the highest scores, best first. */
 export function best(
   scores: ArrayLike<number>,
   top_k: number,

@@ -9,24 +9,24 @@ import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./imag
 export type Pool = boolean | "cls" | "mean";
 
 export interface ImageFeatureExtractionOptions extends ImagePipelineCallOptions {
-  /** Default: what pipeline() was given, else false. */
+  /** Default: the `pool` of pipeline(), else false. */
   pool?: Pool;
 }
 
-/** What pipeline() and its calls take. */
+/** The option of pipeline() and its calls. */
 export const POOL_RULES = { pool: [true, false, "cls", "mean"] };
 
 /**
  * pipeline("image-feature-extraction"): last_hidden_state [batch, tokens, hidden_size], or with `pool`
- * embeddings [batch, hidden_size]. ViT-MSN has no pooler layer, so the reference refuses to pool; here the CLS token
- * serves, which is what MSN trains.
+ * embeddings [batch, hidden_size]. ViT-MSN has no pooler layer, so the reference refuses to pool; here `pool: true`
+ * returns the CLS token, which MSN trains.
  */
 export class ImageFeatureExtractionPipeline extends ImagePipeline<
   ViTMSNModel,
   [images: ImageInput | readonly ImageInput[], options?: ImageFeatureExtractionOptions],
   Tensor<"float32">
 > {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static override readonly name: string = "ImageFeatureExtractionPipeline";
   readonly task = "image-feature-extraction";
   readonly #pool: Pool;

@@ -9,7 +9,7 @@ import type { Tensor } from "../tensor.ts";
 
 /** The options of every pipeline call. */
 export interface ImagePipelineCallOptions {
-  /** Pictures computed at a time; default 1. Larger batches take more memory and little less time on a CPU. */
+  /** Images per forward pass; default 1. On a CPU, larger batches take more memory and save little time. */
   batch_size?: number;
   signal?: AbortSignal;
 }
@@ -17,7 +17,7 @@ export interface ImagePipelineCallOptions {
 /** ImagePipelineCallOptions. */
 export const CALL_RULES: Rules = { batch_size: count, signal: abort_signal };
 
-/** What the pipelines share: a model with its processor, and pictures in batches. */
+/** The base of the pipelines: a model with its processor, and images in batches. */
 export abstract class ImagePipeline<
   Model extends PreTrainedModel<never, unknown>,
   Args extends unknown[],
@@ -37,7 +37,7 @@ export abstract class ImagePipeline<
     await this.model.dispose();
   }
 
-  /** The inputs of each forward for one picture or a list, batch by batch, so that only one batch of pictures is decoded at a time. */
+  /** The inputs of each forward for one image or a list, batch by batch, so that only one batch is decoded at a time. */
   protected async *batches(
     images: ImageInput | readonly ImageInput[],
     { batch_size = 1, signal }: ImagePipelineCallOptions,

@@ -14,18 +14,18 @@ import type {
 import { ImageClassificationPipeline } from "./image_classification.ts";
 import { ImageFeatureExtractionPipeline, POOL_RULES, type Pool } from "./image_feature_extraction.ts";
 
-/** A model that is loaded already; a classifier stands for its backbone where a task needs that. */
+/** A loaded model; a task that needs a backbone also accepts a classifier. */
 export type LoadedModel = ViTMSNForImageClassification | ViTMSNModel;
 
 /** The options of pipeline(): from_pretrained's, and the defaults of a task's calls. */
 export interface PipelineOptions extends PretrainedOptions, FewShotFeatureOptions {
-  /** The image processor of a model that is loaded already, which needs one; default: what lies beside the model. */
+  /** The image processor, required with a loaded model; default: the one next to the model. */
   image_processor?: ViTImageProcessor;
-  /** "image-feature-extraction": what calls return when they don't say; default false. */
+  /** "image-feature-extraction": the default `pool` of calls; default false. */
   pool?: Pool;
 }
 
-/** The pipeline that each task makes. */
+/** The pipeline of each task. */
 export interface Pipelines {
   "image-classification": ImageClassificationPipeline;
   "image-feature-extraction": ImageFeatureExtractionPipeline;
@@ -64,7 +64,7 @@ const LOADERS: {
   },
 };
 
-/** What each task's pipeline takes besides from_pretrained's options. */
+/** The options of each task's pipeline, in addition to from_pretrained's. */
 const TASK_RULES: Readonly<Record<PipelineTask, Rules>> = {
   "image-classification": {},
   "image-feature-extraction": POOL_RULES,
@@ -82,14 +82,14 @@ async function processor_of(source: Source, options: PipelineOptions): Promise<V
   if (!is_loaded(source)) return ViTImageProcessor.from_pretrained(source, pretrained(options));
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    "A model that is loaded already needs its image_processor, too.",
+    "A loaded model needs its image processor; pass image_processor as well.",
     {
       details: { argument: "image_processor" },
     },
   );
 }
 
-/** Without what is the pipeline's own. */
+/** The options for from_pretrained, without the pipeline's. */
 function pretrained({
   image_processor,
   pool,
@@ -122,9 +122,9 @@ async function backbone_of(source: Source, options: PipelineOptions): Promise<Vi
  * Loads a model and its image processor for a task.
  *
  * @param task "image-classification", "image-feature-extraction" or "few-shot-image-classification".
- * @param model a local folder, a hub repo id, a base URL or the files themselves; default the small model that this
- *   package carries (ten kinds of clothes). Or a model that is loaded already, with options.image_processor: several
- *   pipelines may share it, and dispose() of any frees it.
+ * @param model a local folder, a hub repo id, a base URL or the files themselves; by default the small model that is
+ *   bundled with this package (ten kinds of clothes). Or a loaded model, with options.image_processor: several pipelines may
+ *   share it, and dispose() of any of them frees it.
  * @param options from_pretrained's options.
  * @throws VitMsnError UNSUPPORTED for another task, and what from_pretrained throws.
  */
@@ -136,7 +136,7 @@ export async function pipeline<T extends PipelineTask>(
   const load = Object.hasOwn(LOADERS, task) ? LOADERS[task] : undefined;
   if (load === undefined) {
     const tasks = Object.keys(LOADERS).join('" or "');
-    throw new VitMsnError("UNSUPPORTED", `Task ${show(task)} is not one of this package's: "${tasks}".`);
+    throw new VitMsnError("UNSUPPORTED", `Task ${show(task)} is unknown; use "${tasks}".`);
   }
   const where = `pipeline("${task}")`;
   if (model !== undefined && is_loaded(model))
