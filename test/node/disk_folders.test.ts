@@ -155,7 +155,7 @@ describe("splits, as Hugging Face datasets finds them", () => {
     ]);
     expect(found(await ImageFolder.open(folder, { split: "test" })).images).toEqual(["eval/cat/3.png"]);
     await rm(join(folder, "train"), { recursive: true });
-    await expect(ImageFolder.open(folder)).rejects.toThrow(/splits eval, valid, but none for train/);
+    await expect(ImageFolder.open(folder)).rejects.toThrow(/splits eval, valid, but none named train/);
   });
 
   test("classes by such names stay classes", async () => {

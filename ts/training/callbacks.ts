@@ -3,7 +3,7 @@ import { check_options, count } from "../options.ts";
 import type { TrainerState } from "./trainer_state.ts";
 import type { TrainingArguments } from "./training_arguments.ts";
 
-/** What a callback may ask for; each is done once and then false again, but the stop. */
+/** Requests that a callback may make. Each but the stop is reset to false once it is carried out. */
 export interface TrainerControl {
   should_log: boolean;
   should_evaluate: boolean;
@@ -12,7 +12,7 @@ export interface TrainerControl {
   should_training_stop: boolean;
 }
 
-/** What every callback is told. */
+/** The fields of every event. */
 export interface TrainerEvent {
   readonly args: TrainingArguments;
   readonly state: TrainerState;
@@ -21,14 +21,14 @@ export interface TrainerEvent {
 
 /** One optimiser step. */
 export interface StepEvent extends TrainerEvent {
-  /** The mean over the step's pictures. */
+  /** The mean over the step's images. */
   readonly loss: number;
-  /** The share of the step's pictures that were classified rightly, before the step; undefined where there are no classes. */
+  /** The share of the step's images that were classified correctly before the step; undefined if there are no classes. */
   readonly accuracy: number | undefined;
   /** The gradients' norm before clipping. */
   readonly grad_norm: number;
   readonly learning_rate: number;
-  /** Seconds that the remaining steps will take, evaluation and saving not counted. */
+  /** Estimated seconds for the remaining steps, without evaluation and saving. */
   readonly eta_seconds: number;
 }
 
@@ -51,7 +51,7 @@ export interface PredictionEvent extends TrainerEvent {
   readonly batches: number | undefined;
 }
 
-/** Is told how a training run goes, and may steer it by `control`; transformers' TrainerCallback. */
+/** Follows a training run, and may steer it by `control`; transformers' TrainerCallback. */
 export interface TrainerCallback {
   on_train_begin?(event: TrainerEvent): void | Promise<void>;
   on_epoch_begin?(event: TrainerEvent): void | Promise<void>;
@@ -63,17 +63,17 @@ export interface TrainerCallback {
   on_save?(event: SaveEvent): void | Promise<void>;
   on_epoch_end?(event: TrainerEvent): void | Promise<void>;
   on_train_end?(event: TrainerEvent): void | Promise<void>;
-  /** Names what `state` keeps in checkpoints. */
+  /** The key of `state` in checkpoints. */
   readonly state_name?: string;
-  /** What to keep in checkpoints, as JSON. */
+  /** What to store in checkpoints, as JSON. */
   state?(): unknown;
-  /** Takes it over when training is resumed. */
+  /** Restores it when training is resumed. */
   load_state?(state: unknown): void;
 }
 
 /** Stops when evaluation hasn't improved for a while. */
 export class EarlyStoppingCallback implements TrainerCallback {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static readonly name: string = "EarlyStoppingCallback";
   readonly state_name = "EarlyStoppingCallback";
   readonly #patience: number;
@@ -81,8 +81,8 @@ export class EarlyStoppingCallback implements TrainerCallback {
   #evaluations_without_gain = 0;
 
   /**
-   * @param options.early_stopping_patience evaluations without a gain after which to stop; default 1.
-   * @param options.early_stopping_threshold how much better the metric must be to be a gain; default 0.
+   * @param options.early_stopping_patience the number of evaluations without improvement after which to stop; default 1.
+   * @param options.early_stopping_threshold how much the metric must improve to count; default 0.
    */
   constructor(options: { early_stopping_patience?: number; early_stopping_threshold?: number } = {}) {
     check_options("EarlyStoppingCallback", options, {
@@ -98,7 +98,10 @@ export class EarlyStoppingCallback implements TrainerCallback {
 
   on_train_begin({ args }: TrainerEvent): void {
     if (args.eval_strategy === "no") {
-      throw new VitMsnError("INVALID_ARGUMENT", 'Early stopping needs an eval_strategy other than "no".');
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        'EarlyStoppingCallback needs an eval_strategy other than "no".',
+      );
     }
   }
 

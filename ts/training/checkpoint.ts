@@ -26,10 +26,10 @@ export const STATE_FILE = "trainer_state.json";
 const ARGUMENTS_FILE = "training_args.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
 const CHECKPOINT = /^checkpoint-(\d+)$/;
-/** Before a parameter's name: its float32 values, which a half-width model's own file lacks. */
+/** The key prefix of the float32 values of a half-width model, which its model file lacks. */
 const MASTER = "master";
 
-/** The folder's name of a step's checkpoint. */
+/** The folder name of a step's checkpoint. */
 export function checkpoint_name(step: number): string {
   return `checkpoint-${step}`;
 }
@@ -40,7 +40,7 @@ export function sort_checkpoints(names: readonly string[]): string[] {
   return steps.sort((a, b) => a - b).map(checkpoint_name);
 }
 
-/** What a checkpoint consists of. */
+/** The contents of a checkpoint. */
 export interface CheckpointContent {
   model: ViTMSNForImageClassification;
   learner: Learner;
@@ -50,8 +50,8 @@ export interface CheckpointContent {
 }
 
 /**
- * Writes a checkpoint: the model as save_pretrained does, the optimiser's memory (and a half-width model's float32 values),
- * the options, and last of all the state, which marks it as whole.
+ * Writes a checkpoint: the model as save_pretrained does, the optimiser's state (and a half-width model's float32 values), the
+ * options, and last the trainer state, which marks it as complete.
  */
 export async function write_checkpoint(directory: SaveDirectory, content: CheckpointContent): Promise<void> {
   const { model, learner, state, args, processor } = content;
@@ -70,15 +70,18 @@ export function json(value: unknown): string {
 
 function* optimizer_tensors(model: ViTMSNForImageClassification, learner: Learner): Generator<TensorToWrite> {
   const { engine, optimizer, parameters } = learner;
-  yield* remembered_tensors(engine, optimizer);
+  yield* optimizer_state_tensors(engine, optimizer);
   if (model.dtype === "float32") return;
   for (const parameter of parameters.trained) {
     yield tensor_to_write(engine, `${MASTER}.${parameter.name}`, parameter.value);
   }
 }
 
-/** What an optimiser remembers, by "slot.parameter". */
-export function* remembered_tensors(engine: TrainingEngine, optimizer: Optimizer): Generator<TensorToWrite> {
+/** The state of an optimiser, by "slot.parameter". */
+export function* optimizer_state_tensors(
+  engine: TrainingEngine,
+  optimizer: Optimizer,
+): Generator<TensorToWrite> {
   for (const parameter of optimizer.known()) {
     const state = optimizer.state(parameter);
     for (const [i, slot] of optimizer.slots.entries()) {
@@ -87,7 +90,7 @@ export function* remembered_tensors(engine: TrainingEngine, optimizer: Optimizer
   }
 }
 
-/** A float32 tensor of the engine under a key; it is read when its turn comes. */
+/** A float32 tensor of the engine, to write under a key; it is read lazily. */
 export function tensor_to_write(engine: TrainingEngine, key: string, handle: TensorHandle): TensorToWrite {
   const dims = engine.dims(handle);
   return {
@@ -102,11 +105,11 @@ export function tensor_to_write(engine: TrainingEngine, key: string, handle: Ten
   };
 }
 
-/** A checkpoint that was read, but not put into anything yet. */
+/** A checkpoint that was read, but not restored yet. */
 export interface LoadedCheckpoint {
   name: string;
   files: ModelSource;
-  /** The options that it was made with; undefined where they weren't written. */
+  /** The options of the run that wrote it; undefined if they weren't written. */
   args: Record<string, unknown> | undefined;
   state: TrainerState;
   optimizer_steps: number;
@@ -125,7 +128,7 @@ export async function read_checkpoint(source: PretrainedSource): Promise<LoadedC
   const { optimizer_steps, ...state } = await read_state(files);
   const args = await read_checkpoint_json(files, ARGUMENTS_FILE);
   const tensors = await read_float_tensors(files, OPTIMIZER_FILE);
-  // A weights file that is cut off is found before anything is changed.
+  // Detects a truncated weights file before anything is changed.
   await (await open_checkpoint(files)).close();
   return { name: files.name, files, args, state, optimizer_steps, tensors };
 }
@@ -136,9 +139,9 @@ async function read_state(files: ModelSource): Promise<TrainerState & { optimize
 }
 
 /**
- * Reads trainer_state.json and checks what all kinds of training keep in it.
- * @param writer for messages: the class that writes such a state.
- * @param sums the names of what `running` sums up.
+ * Reads trainer_state.json and checks the fields that all kinds of training have.
+ * @param writer the class that writes such a state, for messages.
+ * @param sums the names of the sums in `running`.
  */
 export async function read_sound_state(
   files: ModelSource,
@@ -146,7 +149,7 @@ export async function read_sound_state(
   sums: readonly string[],
 ): Promise<Record<string, unknown>> {
   const state = await read_checkpoint_json(files, STATE_FILE);
-  if (state === undefined) throw unsound(files, `has no ${STATE_FILE}, so training can't go on from it`);
+  if (state === undefined) throw unsound(files, `has no ${STATE_FILE}, so training can't resume from it`);
   const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const counts = ["global_step", "epochs_done", "batches_done", "optimizer_steps"];
   const running = is_object(state.running) ? state.running : {};
@@ -161,7 +164,7 @@ export async function read_sound_state(
     is_number_or_none(state.best_metric) &&
     is_number_or_none(state.best_global_step) &&
     is_checkpoint_or_none(state.best_model_checkpoint);
-  if (!sound) throw unsound(files, `has a ${STATE_FILE} that wasn't written by this package's ${writer}`);
+  if (!sound) throw unsound(files, `has a ${STATE_FILE} that this package's ${writer} didn't write`);
   return state;
 }
 
@@ -171,17 +174,17 @@ function is_log_entry(value: unknown): boolean {
   );
 }
 
-/** Not every kind of training has them. */
+/** Optional: not every kind of training has these fields. */
 function is_number_or_none(value: unknown): boolean {
   return value === undefined || value === null || Number.isFinite(value);
 }
 
-/** A name in output_dir: nothing else is opened for it. */
+/** A checkpoint's name: nothing else may be opened by it. */
 function is_checkpoint_or_none(value: unknown): boolean {
   return value === undefined || value === null || (typeof value === "string" && CHECKPOINT.test(value));
 }
 
-/** A JSON file of a checkpoint; undefined where there is none. @throws VitMsnError INVALID_CHECKPOINT. */
+/** A JSON file of a checkpoint; undefined if there is none. @throws VitMsnError INVALID_CHECKPOINT. */
 export async function read_checkpoint_json(
   files: ModelSource,
   name: string,
@@ -202,7 +205,7 @@ export async function read_float_tensors(
   name: string,
 ): Promise<Map<string, LoadedTensor>> {
   const file = await files.open(name);
-  if (file === undefined) throw unsound(files, `has no ${name}, so training can't go on from it`);
+  if (file === undefined) throw unsound(files, `has no ${name}, so training can't resume from it`);
   try {
     const tensors = new Map<string, LoadedTensor>();
     for (const { key, dtype, dims, start, end } of await read_safetensors_header(file)) {
@@ -218,8 +221,8 @@ export async function read_float_tensors(
 }
 
 /**
- * Gives a model the weights of a checkpoint of the same architecture.
- * @throws VitMsnError CHECKPOINT_MISMATCH and what loading throws; the model is unchanged then.
+ * Loads the weights of a checkpoint of the same architecture into a model.
+ * @throws VitMsnError CHECKPOINT_MISMATCH and what loading throws; the model is then unchanged.
  */
 export async function load_weights(model: Learnable, files: ModelSource): Promise<void> {
   const checkpoint = await open_checkpoint(files);
@@ -229,7 +232,7 @@ export async function load_weights(model: Learnable, files: ModelSource): Promis
     if (missing.length > 0 || mismatched.length > 0) {
       throw new VitMsnError(
         "CHECKPOINT_MISMATCH",
-        `${files.name} is a checkpoint of another model: ${[...missing, ...mismatched.map(({ key }) => key)].slice(0, 5).join(", ")} don't fit.`,
+        `${files.name} is a checkpoint of another model: these keys are missing or have other shapes: ${[...missing, ...mismatched.map(({ key }) => key)].slice(0, 5).join(", ")}.`,
         { details: { missing_keys: missing, mismatched_keys: mismatched } },
       );
     }
@@ -240,7 +243,7 @@ export async function load_weights(model: Learnable, files: ModelSource): Promis
   }
 }
 
-/** Gives a learner's optimiser and float32 values what a checkpoint holds. @throws VitMsnError CHECKPOINT_MISMATCH. */
+/** Restores a learner's optimiser and float32 values from a checkpoint. @throws VitMsnError CHECKPOINT_MISMATCH. */
 export function restore_learner(
   learner: Learner,
   { name, tensors, optimizer_steps }: LoadedCheckpoint,
@@ -256,7 +259,7 @@ export function restore_learner(
     if (state.length === optimizer.slots.length) optimizer.restore(parameter, state);
     else if (optimizer_steps > 0 && parameter.name !== "embeddings.mask_token") {
       throw mismatch(
-        `${name} remembers nothing of ${parameter.name} for this optimiser; resume with the optim and frozen parameters that the checkpoint was made with.`,
+        `${name} has no state of this optimiser for ${parameter.name}; resume with the same optim and frozen parameters as the run that wrote it.`,
       );
     }
     const master = find(`${MASTER}.${parameter.name}`, parameter);
@@ -266,7 +269,7 @@ export function restore_learner(
   parameters.write_back();
 }
 
-/** The newest checkpoint that can be read; those that can't are named and passed over. */
+/** The newest checkpoint that can be read; others are skipped with a warning. */
 export async function newest_sound<Loaded>(
   folder: OutputFolder,
   names: readonly string[],
@@ -279,27 +282,27 @@ export async function newest_sound<Loaded>(
     } catch (error) {
       if (!(error instanceof VitMsnError)) throw error;
       failure ??= error;
-      env.warn(`${name} can't be resumed from: ${error.message}`);
+      env.warn(`Can't resume from ${name}: ${error.message}`);
     }
   }
   if (failure !== undefined) throw failure;
   return undefined;
 }
 
-/** Removes the oldest checkpoints beyond a limit, but none that is to be kept. */
+/** Removes the oldest checkpoints beyond a limit, except those to retain. */
 export async function remove_old_checkpoints(
   folder: OutputFolder,
   limit: number | undefined,
-  kept: readonly (string | null)[],
+  retained: readonly (string | null)[],
 ): Promise<void> {
   if (limit === undefined) return;
   const names = sort_checkpoints(await folder.list());
-  const spare = names.filter((name) => !kept.includes(name));
+  const spare = names.filter((name) => !retained.includes(name));
   const surplus = Math.min(spare.length, names.length - limit);
   for (const name of spare.slice(0, Math.max(0, surplus))) await folder.remove(name);
 }
 
-/** Overwrites a tensor's values: what is there less itself is 0, and adding to 0 rounds nothing. */
+/** Overwrites a tensor's values: subtracts it from itself, since adding to 0 doesn't round. */
 export function set_values(engine: TrainingEngine, value: TensorHandle, data: Float32Array): void {
   const scope = new Scope(engine);
   try {

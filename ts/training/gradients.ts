@@ -11,7 +11,7 @@ import { Tape } from "./tape.ts";
 import { checked_options, type OptionRule, TRAINING_OPTIONS } from "./training_arguments.ts";
 
 export interface GradientOptions extends Freezing {
-  /** Compute activations again instead of keeping them: less memory, a third more time, the same gradients; default false. */
+  /** Recompute activations instead of storing them: less memory, a third more time, the same gradients; default false. */
   gradient_checkpointing?: boolean;
   /** Of the cross-entropy, from 0 to 1; default 0. */
   label_smoothing_factor?: number;
@@ -30,12 +30,12 @@ const GRADIENT_OPTIONS: Readonly<Record<keyof GradientOptions, OptionRule>> = {
 /** A loss and its gradients. */
 export interface LossAndGradients {
   loss: number;
-  /** By the keys of the hub's layout, without "vit.": one for each parameter that isn't frozen and had an influence. */
+  /** By the hub's checkpoint keys without "vit.": one for each parameter that isn't frozen and influenced the loss. */
   gradients: Map<string, Tensor<"float32">>;
 }
 
 /**
- * The gradients of the loss by the model's parameters, without dropout: what one step of training would follow.
+ * The gradients of the loss with respect to the model's parameters, without dropout.
  * @throws VitMsnError INVALID_ARGUMENT, UNSUPPORTED, ABORTED, OUT_OF_MEMORY.
  */
 export async function compute_gradients(
@@ -74,10 +74,10 @@ export async function compute_gradients(
   }
 }
 
-/** An engine with the loss that training needs besides the model's. */
+/** An engine that also has the label-smoothed loss of training. */
 export type LossEngine = Engine & Pick<TrainingEngine, "cross_entropy_smoothed">;
 
-/** The model's loss; of class indices, with label smoothing. */
+/** The model's loss, with label smoothing for class indices. */
 export function training_loss(
   engine: LossEngine,
   scope: Scope,
@@ -107,7 +107,7 @@ async function read_gradients(
   return gradients;
 }
 
-/** A parameter's values as the checkpoint's parameters that it is made of. */
+/** Splits a parameter's values into the checkpoint's parameters that it fuses. */
 function split({ specs }: Parameter, values: Float32Array): Tensor<"float32">[] {
   let start = 0;
   return specs.map(({ dims }) => {

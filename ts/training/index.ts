@@ -1,5 +1,5 @@
 /**
- * vit-msn/training: pre-training and fine-tuning on one's own pictures. Names are those of transformers' Trainer.
+ * vit-msn/training: pre-training and fine-tuning on your own images, with the names of transformers' Trainer.
  *
  * @module
  */

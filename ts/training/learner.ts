@@ -14,12 +14,12 @@ import { learning_rate_factor, type ScheduleSteps } from "./schedules.ts";
 import { Tape } from "./tape.ts";
 import type { TrainingArguments } from "./training_arguments.ts";
 
-/** What one optimiser step showed. */
+/** The results of one optimiser step. */
 export interface StepResult {
   loss: number;
-  /** Pictures whose labels counted. */
+  /** Images whose labels counted. */
   examples: number;
-  /** Those that were classified rightly; undefined where there are no classes. */
+  /** Those that were classified correctly; undefined if there are no classes. */
   correct: number | undefined;
   grad_norm: number;
   learning_rate: number;
@@ -27,10 +27,10 @@ export interface StepResult {
 
 /** As torch's clip_grad_norm_. */
 const CLIP_EPSILON = 1e-6;
-/** The label of a picture that the loss leaves out. */
+/** The label of an image that the loss ignores. */
 const IGNORED = -100;
 
-/** A model with its gradients and its optimiser: what makes one step. */
+/** A model with its gradients and its optimiser: computes optimiser steps. */
 export class Learner {
   readonly parameters: Parameters;
   readonly optimizer: Optimizer;
@@ -48,16 +48,16 @@ export class Learner {
     this.#schedule = { total: max_steps, warmup: args.get_warmup_steps(max_steps) };
     this.parameters = new Parameters(model, args);
     if (this.parameters.trained.length === 0)
-      throw new VitMsnError("INVALID_ARGUMENT", "Every parameter is frozen: there is nothing to train.");
+      throw new VitMsnError("INVALID_ARGUMENT", "Every parameter is frozen, so there is nothing to train.");
     const top = num_hidden_layers + 1;
     const share = ({ depth }: Parameter) => args.layer_decay ** (top - depth);
     this.optimizer = new Optimizer(this.engine, args, share);
   }
 
   /**
-   * Learns from batches as if they were one.
-   * @param step the optimiser steps that were done before.
-   * @throws VitMsnError DIVERGED where the loss or a gradient isn't finite: the parameters are those before the step.
+   * Takes one optimiser step over batches as if they were one batch.
+   * @param step the number of optimiser steps done before.
+   * @throws VitMsnError DIVERGED if the loss or a gradient isn't finite; the parameters are then unchanged.
    */
   async step(
     batches: readonly Batch[],
@@ -90,7 +90,7 @@ export class Learner {
     }
   }
 
-  /** Frees what training needed; the model keeps what it learned. */
+  /** Frees gradients and optimiser; the model keeps its trained weights. */
   async dispose(): Promise<void> {
     this.optimizer.dispose();
     await this.parameters.dispose();
@@ -102,7 +102,7 @@ export class Learner {
     this.parameters.write_back();
   }
 
-  /** Adds a batch's gradients, `share` of them, and gives its loss. */
+  /** Adds a batch's gradients, scaled by `share`, and returns its loss. */
   async #learn_from(batch: Batch, share: number, seed: number, signal: AbortSignal | undefined) {
     const { config } = this.#model;
     const tape = new Tape(this.engine, this.parameters, {
@@ -145,7 +145,7 @@ export class Learner {
     return count_correct(logits, labels, config.num_labels).correct;
   }
 
-  /** How many pictures of a batch the loss counts. */
+  /** How many images of a batch the loss counts. */
   #counted({ labels, pixel_values }: Batch): number {
     if (labels === undefined) {
       throw new VitMsnError("INVALID_ARGUMENT", "The training data has no labels.", {
@@ -161,7 +161,7 @@ export class Learner {
   }
 }
 
-/** What gradients of this norm are multiplied by; no norm is too large for a `max_grad_norm` of 0. */
+/** The factor that clips gradients of this norm; a `max_grad_norm` of 0 disables clipping. */
 export function clip_scale(grad_norm: number, max_grad_norm: number): number {
   const is_clipped = max_grad_norm > 0 && grad_norm + CLIP_EPSILON > max_grad_norm;
   return is_clipped ? max_grad_norm / (grad_norm + CLIP_EPSILON) : 1;
@@ -170,8 +170,8 @@ export function clip_scale(grad_norm: number, max_grad_norm: number): number {
 export function diverged(what: string, value: number, step: number, learning_rate: number): VitMsnError {
   return new VitMsnError(
     "DIVERGED",
-    `${what} is ${value} at step ${step + 1} (learning rate ${learning_rate.toPrecision(3)}), so training stopped; the model is as ` +
-      "it was before that step. A lower learning_rate, a longer warm-up or a smaller max_grad_norm usually helps.",
+    `${what} is ${value} at step ${step + 1} (learning rate ${learning_rate.toPrecision(3)}), so training stopped; the model is ` +
+      "unchanged by that step. A lower learning_rate, a longer warm-up or a smaller max_grad_norm usually helps.",
     { details: { step: step + 1, learning_rate } },
   );
 }

@@ -1,7 +1,7 @@
 import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
 import { numbers_of, type Tensor } from "../tensor.ts";
 
-/** What a model said of some data, for compute_metrics. */
+/** A model's predictions, for compute_metrics. */
 export interface EvalPrediction {
   /** float32 [N, num_labels]: logits. */
   predictions: Tensor<"float32">;
@@ -16,7 +16,7 @@ export type ComputeMetrics = (
 
 const IGNORED = -100;
 
-/** The index of each row's largest value; the first of equal ones. */
+/** The index of each row's largest value; the first among equals. */
 export function argmax_rows(values: ArrayLike<number>, width: number): number[] {
   return Array.from({ length: values.length / width }, (_, row) => {
     let best = 0;
@@ -27,7 +27,7 @@ export function argmax_rows(values: ArrayLike<number>, width: number): number[] 
   });
 }
 
-/** How many rows of logits [N, num_labels] are largest at their label; labels of -100 aren't counted. */
+/** How many rows of logits [N, num_labels] are largest at their label; labels of -100 are ignored. */
 export function count_correct(
   logits: ArrayLike<number>,
   labels: Tensor,
@@ -39,7 +39,7 @@ export function count_correct(
   return { correct: classes.filter((label, i) => label === best[i]).length, counted };
 }
 
-/** What is computed where no compute_metrics is given: the accuracy, for one class a picture. */
+/** The default compute_metrics: the accuracy, if each image has one class. */
 export function default_metrics(config: ViTMSNConfig): ComputeMetrics {
   return ({ predictions, label_ids }): Record<string, number> => {
     if (config.problem_type !== "single_label_classification") return {};
@@ -48,7 +48,7 @@ export function default_metrics(config: ViTMSNConfig): ComputeMetrics {
   };
 }
 
-/** [true class][predicted class]: how often. Labels of -100 aren't counted. */
+/** Counts by [true class][predicted class]. Labels of -100 are ignored. */
 export function confusion_matrix({ predictions, label_ids }: EvalPrediction): number[][] {
   const num_labels = predictions.dims[1] as number;
   const matrix = Array.from({ length: num_labels }, () => new Array<number>(num_labels).fill(0));

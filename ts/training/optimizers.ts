@@ -2,11 +2,11 @@ import type { TensorHandle } from "../engine/engine.ts";
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import type { Parameter } from "./parameters.ts";
 
-/** How gradients become steps; the names are transformers', where it has them. */
+/** The optimisers, by transformers' names if it has them. */
 export const OPTIMIZERS = ["adamw_torch", "sgd", "lars"] as const;
 export type OptimizerName = (typeof OPTIMIZERS)[number];
 
-/** The hyper-parameters that stay the same over a training run. */
+/** The hyper-parameters that are constant during a training run. */
 export interface OptimizerOptions {
   optim: OptimizerName;
   weight_decay: number;
@@ -21,23 +21,23 @@ export interface OptimizerOptions {
 /** What changes from step to step. */
 export interface OptimizerStep {
   learning_rate: number;
-  /** What gradients are multiplied by, as for clipping. */
+  /** A factor on the gradients, for clipping. */
   gradient_scale: number;
-  /** In place of the optimiser's own. */
+  /** Overrides the optimiser's own. */
   weight_decay?: number;
 }
 
 /** LARS' guard against division by 0. */
 const LARS_EPSILON = 1e-8;
 
-/** The names of what each optimiser remembers of every parameter, in tensors of its shape. */
+/** The names of each optimiser's state tensors, which have the parameter's shape. */
 const SLOTS: Readonly<Record<OptimizerName, readonly string[]>> = {
   adamw_torch: ["exp_avg", "exp_avg_sq"],
   sgd: ["momentum_buffer"],
   lars: ["momentum_buffer"],
 };
 
-/** Changes parameters by their gradients: AdamW (decoupled weight decay), SGD with momentum, or LARS. */
+/** Updates parameters from their gradients: AdamW (decoupled weight decay), SGD with momentum, or LARS. */
 export class Optimizer {
   readonly slots: readonly string[];
   /** Steps done. */
@@ -71,7 +71,7 @@ export class Optimizer {
     }
   }
 
-  /** What is remembered of a parameter, by slot; zeros where it is new. */
+  /** A parameter's state, by slot; zeros for a new parameter. */
   state(parameter: Parameter): readonly TensorHandle[] {
     const known = this.#states.get(parameter);
     if (known !== undefined) return known;
@@ -82,12 +82,12 @@ export class Optimizer {
     return state;
   }
 
-  /** The parameters of which anything is remembered. */
+  /** The parameters that have state. */
   known(): Iterable<Parameter> {
     return this.#states.keys();
   }
 
-  /** Takes over what a checkpoint remembers of a parameter. */
+  /** Restores a parameter's state from a checkpoint. */
   restore(parameter: Parameter, values: readonly Float32Array[]): void {
     const dims = this.#engine.dims(parameter.value);
     this.#states.set(

@@ -92,7 +92,7 @@ export const JITTER_RULES: Of<ColorJitterOptions> = {
 export const CROP_RULES: Of<RandomResizedCropOptions> = { scale: range, ratio: range, resample: any };
 export const BRANCH_RULES: Of<MSNSaveOptions> = { branch: ["target", "online"] };
 
-/** What transformers' Trainer takes, and what does the same here. */
+/** Options of transformers' Trainer that have another name here. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
   compute_loss_func: "the config's problem_type and args.label_smoothing_factor, which decide the loss",
   optimizers: "args.optim and args.lr_scheduler_type",

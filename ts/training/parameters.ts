@@ -8,42 +8,42 @@ import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
 import type { Weights } from "../model/weights.ts";
 import type { GradientSink } from "./tape.ts";
 
-/** A tensor that is learned, as the engine keeps it: query, key and value are one. */
+/** A trainable tensor, as the engine stores it: query, key and value are fused. */
 export interface Parameter {
-  /** As "encoder.layer.0.attention.qkv.weight". */
+  /** For example "encoder.layer.0.attention.qkv.weight". */
   readonly name: string;
-  /** What it holds of the checkpoint's parameters, one below the other. */
+  /** The checkpoint's parameters that it fuses, concatenated along the rows. */
   readonly specs: readonly ParameterSpec[];
-  /** Its float32 values, which the optimiser changes. */
+  /** Its float32 values, which the optimiser updates. */
   readonly value: TensorHandle;
   readonly size: number;
-  /** 0 for the embeddings, then each layer's number from 1, and one more for what follows them. */
+  /** 0 for the embeddings, each layer's number counted from 1, and one more for what follows. */
   readonly depth: number;
   /** Whether weight decay applies. */
   readonly is_decayed: boolean;
   readonly is_trained: boolean;
-  /** The sum so far. */
+  /** The accumulated gradient. */
   gradient: TensorHandle | undefined;
 }
 
-/** A linear layer, and float32 copies of what it keeps packed for its kernel. */
+/** A linear layer, and float32 copies of the values that it packs for its kernel. */
 interface TrainedLinear {
   readonly handle: LinearHandle;
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
 }
 
-/** Which parameters stay as they are. */
+/** Which parameters are frozen. */
 export interface Freezing {
   /** Train the classifier alone; default false. */
   freeze_backbone?: boolean;
-  /** The embeddings and so many layers from the bottom; default none. */
+  /** Freeze the embeddings and this many layers from the bottom; default 0: nothing. */
   freeze_layers?: number;
-  /** Parameters whose checkpoint key begins so, without "vit.", as "embeddings." or "encoder.layer.0."; default none. */
+  /** Freeze parameters whose checkpoint key, without "vit.", has one of these prefixes, such as "embeddings." or "encoder.layer.0."; default none. */
   freeze_keys?: readonly string[];
 }
 
-/** What has parameters that can be learned: a model, or an encoder with another head. */
+/** Anything with trainable parameters: a model, or an encoder with another head. */
 export interface Learnable {
   readonly config: ViTMSNConfig;
   readonly engine: Engine;
@@ -54,8 +54,8 @@ export interface Learnable {
 }
 
 /**
- * What weight decay applies to: the weights of linear layers, as in the Trainer, or whatever has two dimensions or more, so
- * that positions, CLS and mask token have it too, as in MSN's pre-training.
+ * What weight decay applies to: the weights of linear layers, as in the Trainer, or every parameter with two or more dimensions,
+ * including positions, CLS and mask token, as in MSN's pre-training.
  */
 export type Decaying = "linear_weights" | "matrices";
 
@@ -68,7 +68,7 @@ export class Parameters implements GradientSink {
   readonly #linears = new Map<LinearHandle, TrainedLinear>();
   readonly #tensors = new Map<TensorHandle, Parameter>();
 
-  /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't learn; INVALID_ARGUMENT. */
+  /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't train; INVALID_ARGUMENT. */
   constructor(model: Learnable, freezing: Freezing = {}, decaying: Decaying = "linear_weights") {
     this.#model = model;
     this.#engine = training_engine(model);
@@ -98,7 +98,7 @@ export class Parameters implements GradientSink {
     this.all = all;
   }
 
-  /** Those that are trained. */
+  /** The parameters that aren't frozen. */
   get trained(): Parameter[] {
     return this.all.filter(({ is_trained }) => is_trained);
   }
@@ -132,7 +132,7 @@ export class Parameters implements GradientSink {
     return Math.sqrt(sum);
   }
 
-  /** Forgets all gradients. */
+  /** Frees all gradients. */
   clear_gradients(): void {
     for (const parameter of this.all) {
       if (parameter.gradient !== undefined) this.#engine.free(parameter.gradient);
@@ -140,7 +140,7 @@ export class Parameters implements GradientSink {
     }
   }
 
-  /** Gives the model's linear layers the values that an optimiser has changed. */
+  /** Copies the updated values into the model's linear layers. */
   write_back(): void {
     this.#model.weights_changed();
     for (const { handle, weight, bias } of this.#linears.values()) {
@@ -160,7 +160,7 @@ export class Parameters implements GradientSink {
     this.#tensors.clear();
   }
 
-  /** What a half-width model keeps outside its linear layers becomes what its checkpoint will say. */
+  /** Rounds the values of a half-width model outside its linear layers to what its checkpoint will hold. */
   async #round_tensors(): Promise<void> {
     const { dtype } = this.#weights;
     if (dtype === "float32" || dtype === "int8") return;
@@ -214,7 +214,7 @@ export class Parameters implements GradientSink {
   }
 }
 
-/** Adds a gradient, which is the parameter's from then on. */
+/** Adds a gradient; the parameter takes ownership of it. */
 export function add_gradient(
   engine: TrainingEngine,
   parameter: Parameter | undefined,
@@ -228,7 +228,7 @@ export function add_gradient(
   }
 }
 
-/** The model's engine, where it can learn. */
+/** The model's engine, if it can train. */
 export function training_engine(model: Pick<Learnable, "engine" | "dtype" | "device">): TrainingEngine {
   if (model.dtype === "int8") {
     throw new VitMsnError(
@@ -239,7 +239,7 @@ export function training_engine(model: Pick<Learnable, "engine" | "dtype" | "dev
   if (!("adamw_step" in model.engine)) {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `Training needs an engine that computes gradients, and that of device "${model.device}" doesn't: load the model with device "wasm".`,
+      `Training needs an engine that computes gradients, but device "${model.device}" has none; load the model with device "wasm".`,
     );
   }
   return model.engine as TrainingEngine;
@@ -251,7 +251,7 @@ function frozen_keys(model: Learnable, freezing: Freezing): (key: string) => boo
   if (!Number.isInteger(freeze_layers) || freeze_layers < 0 || freeze_layers > layers) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `freeze_layers must be a whole number from 0 to ${layers}, the model's layers; got ${freeze_layers}.`,
+      `freeze_layers must be an integer from 0 to ${layers}, the number of layers; got ${freeze_layers}.`,
     );
   }
   const keys = model.weights.modules.flatMap((module) =>
@@ -263,7 +263,7 @@ function frozen_keys(model: Learnable, freezing: Freezing): (key: string) => boo
   if (unused.length > 0) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `freeze_keys: no parameter's key begins with ${unused.map((start) => JSON.stringify(start)).join(" or ")}; keys are as "encoder.layer.0.attention.output.dense.weight".`,
+      `freeze_keys: no parameter's key begins with ${unused.map((start) => JSON.stringify(start)).join(" or ")}; a key is, for example, "encoder.layer.0.attention.output.dense.weight".`,
     );
   }
   const bottom =

@@ -4,15 +4,15 @@ import { VitMsnError } from "../errors.ts";
 export interface Plan {
   /** Optimiser steps in all. */
   max_steps: number;
-  /** Epochs in all, the last of which may be a part of one. */
+  /** Epochs in all, the last of which may be partial. */
   num_train_epochs: number;
   /** Optimiser steps of a whole epoch; undefined for a stream. */
   steps_per_epoch: number | undefined;
 }
 
 /**
- * The plan that max_steps, where it is above 0, or num_train_epochs ask for.
- * @param batches of an epoch; undefined for a stream.
+ * The length of a run: max_steps if it is above 0, else num_train_epochs.
+ * @param batches the number of batches in an epoch; undefined for a stream.
  * @throws VitMsnError INVALID_ARGUMENT for a stream without max_steps.
  */
 export function make_plan(
@@ -22,9 +22,13 @@ export function make_plan(
 ): Plan {
   if (batches === undefined) {
     if (max_steps > 0) return { max_steps, num_train_epochs: 1, steps_per_epoch: undefined };
-    throw new VitMsnError("INVALID_ARGUMENT", "Data that is a stream has no known length: set max_steps.", {
-      details: { argument: "max_steps" },
-    });
+    throw new VitMsnError(
+      "INVALID_ARGUMENT",
+      "A stream has no known length, so training on it needs max_steps.",
+      {
+        details: { argument: "max_steps" },
+      },
+    );
   }
   const steps_per_epoch = Math.ceil(batches / batches_per_step);
   if (max_steps > 0) {

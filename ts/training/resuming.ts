@@ -38,7 +38,7 @@ export interface ResumeOptions {
 /** What a checkpoint records of the run that wrote it. */
 export interface RunOrigin {
   name: string;
-  /** Its options; undefined where they weren't written. */
+  /** Its options; undefined if they weren't written. */
   args: Readonly<Record<string, unknown>> | undefined;
   state: { num_examples: number | null };
 }
@@ -56,7 +56,7 @@ const HARMLESS_PREFIXES = /^(?:eval|save|logging|load_best|metric_for|greater_is
 
 /**
  * Reports the options and data that differ from those of the checkpoint's run.
- * @throws VitMsnError INVALID_ARGUMENT where `reaction` is "error".
+ * @throws VitMsnError INVALID_ARGUMENT if `reaction` is "error".
  */
 export function report_changes(
   { name, args: then, state }: RunOrigin,
@@ -88,7 +88,7 @@ function show(value: unknown): string {
   return JSON.stringify(value) ?? "unset";
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT where there is no folder to save into. */
+/** @throws VitMsnError INVALID_ARGUMENT if there is no folder to save into. */
 export function output_dir_of(directory: SaveDirectory | undefined, owner: string): SaveDirectory {
   if (directory !== undefined) return directory;
   throw new VitMsnError("INVALID_ARGUMENT", `Saving needs an output_dir in the ${owner}'s args.`, {

@@ -1,24 +1,24 @@
-/** How the learning rate goes over a training run; the names are transformers'. */
+/** Learning-rate schedules, by transformers' names. */
 export const SCHEDULES = ["linear", "cosine", "constant", "constant_with_warmup", "one_cycle"] as const;
 export type Schedule = (typeof SCHEDULES)[number];
 
 export interface ScheduleSteps {
   /** Optimiser steps in all. */
   total: number;
-  /** Steps over which the learning rate rises. */
+  /** Warm-up steps, over which the learning rate rises. */
   warmup: number;
 }
 
-/** torch's OneCycleLR begins at 1/25 of the highest rate and ends at 1/10,000 of where it began. */
+/** torch's OneCycleLR starts at 1/25 of the maximum rate and ends at 1/10,000 of its start. */
 const ONE_CYCLE_START = 1 / 25;
 const ONE_CYCLE_END = ONE_CYCLE_START / 1e4;
 
 /**
- * What the learning rate is multiplied by at optimiser step `step` (0 for the first).
+ * The factor on the learning rate at optimiser step `step` (0 for the first).
  *
  * - "linear": rises from 0 over the warm-up, then falls to 0.
- * - "cosine": rises likewise, then falls along half a cosine.
- * - "constant": 1, whatever the warm-up. "constant_with_warmup": rises, then 1.
+ * - "cosine": rises in the same way, then falls along half a cosine.
+ * - "constant": 1, without warm-up. "constant_with_warmup": rises, then 1.
  * - "one_cycle": rises along half a cosine from 1/25, then falls along another to 1/250,000; only the learning rate, as
  *   torch's with cycle_momentum = False.
  *

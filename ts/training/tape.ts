@@ -21,36 +21,36 @@ import { VitMsnError } from "../errors.ts";
 import type { Recorder } from "../model/modeling_vit_msn.ts";
 import { mix } from "../model/random.ts";
 
-/** Where the gradients of parameters go. What is added belongs to the sink from then on. */
+/** Receives the gradients of parameters, and takes ownership of them. */
 export interface GradientSink {
-  /** Whether the gradient by this parameter is wanted: a tensor, or a linear layer's weight or bias. */
+  /** Whether this parameter (a tensor, or a linear layer's weight or bias) needs a gradient. */
   wants(parameter: Handle): boolean;
   add(parameter: TensorHandle, gradient: TensorHandle): void;
   add_linear(layer: LinearHandle, gradients: LinearGradients): void;
 }
 
 export interface TapeOptions {
-  /** Layers whose activations are computed again for the gradient, so many at a time; default 0: all are kept. */
+  /** How many layers' activations to recompute at a time for the gradient; default 0: all are stored. */
   layers_per_checkpoint?: number;
   /** Dropout after the embeddings and before each residual, as in the reference; default 0. */
   hidden_dropout_prob?: number;
   /** Dropout of attention's probabilities, which are then computed eagerly; default 0. */
   attention_probs_dropout_prob?: number;
-  /** Decides what dropout drops; default 0. */
+  /** The seed of dropout; default 0. */
   seed?: number;
   signal?: AbortSignal | undefined;
 }
 
-/** A tensor of the forward, as differentiation sees it. */
+/** A tensor of the forward, for differentiation. */
 interface Value {
   readonly wants_gradient: boolean;
-  /** The parameter that it is. */
+  /** Set if it is a parameter. */
   readonly parameter?: TensorHandle;
-  /** The sum of what its uses gave so far. */
+  /** The accumulated gradient of its uses. */
   gradient: TensorHandle | undefined;
 }
 
-/** One op that ran. `backward` owns the gradient that it is given. */
+/** One recorded op. `backward` takes ownership of its argument. */
 interface Step {
   readonly output: Value;
   readonly held: readonly TensorHandle[];
@@ -60,12 +60,12 @@ interface Step {
 const CONSTANT: Value = Object.freeze({ wants_gradient: false, gradient: undefined });
 
 /**
- * Reverse-mode differentiation as a decorator: an Engine that notes what runs on it and then goes back through it. The
- * model's forward runs on it unchanged.
+ * Reverse-mode differentiation as a decorator: an Engine that records the ops that run on it and then differentiates them in
+ * reverse. The model's forward runs on it unchanged.
  *
- * Lifetimes are explicit. A tensor that a gradient needs is held, and outlives its `free`, until its step has gone back;
- * `close()` lets go of everything, however the forward and the backward ended. Ops on which no wanted parameter has any
- * influence are not noted. One tape serves one forward and one backward.
+ * Lifetimes are explicit. A tensor that a gradient needs is held, and outlives its `free`, until the backward of its step has
+ * run; `close()` frees everything, however the forward and the backward ended. Ops that no wanted parameter influences aren't
+ * recorded. One tape serves one forward and one backward.
  */
 export class Tape implements Recorder, PretrainingOps {
   readonly layers_per_checkpoint: number;
@@ -75,16 +75,16 @@ export class Tape implements Recorder, PretrainingOps {
   readonly #attention_dropout_prob: number;
   readonly #seed: number;
   readonly #pacer: Pacer;
-  /** Gradients on their way. */
+  /** Gradients that are in flight. */
   readonly #made: Scope;
   readonly #values = new Map<TensorHandle, Value>();
   readonly #holds = new Map<TensorHandle, number>();
-  /** Freed by the forward while they are held. */
+  /** Freed by the forward while still held. */
   readonly #released = new Set<TensorHandle>();
   #steps: Step[] = [];
-  /** false while layers run whose activations will be computed again. */
+  /** false while layers run whose activations will be recomputed. */
   #recording = true;
-  /** Dropouts so far: which of them it is makes a dropout's seed. */
+  /** The number of dropouts so far, from which each derives its seed. */
   #dropouts = 0;
   #loss_scale = 1;
 
@@ -100,26 +100,26 @@ export class Tape implements Recorder, PretrainingOps {
   }
 
   /**
-   * Gives the sink the gradient of scale · loss by every wanted parameter.
-   * @param loss what one of the loss ops returned, on this tape.
+   * Passes the gradient of scale · loss with respect to every wanted parameter to the sink.
+   * @param loss the result of a loss op on this tape.
    */
   async backward(loss: TensorHandle, scale = 1): Promise<void> {
     const value = this.#values.get(loss);
     if (value === undefined) {
-      throw new VitMsnError("INVALID_ARGUMENT", "backward takes a loss that was computed on this tape.");
+      throw new VitMsnError("INVALID_ARGUMENT", "backward() needs a loss that was computed on this tape.");
     }
     this.#loss_scale = scale;
     value.gradient = this.#made.use(this.#engine.tensor(Float32Array.of(scale), [1]));
     await this.#go_back();
   }
 
-  /** Frees what is held, in any case. */
+  /** Frees everything that is held. */
   close(): void {
     this.#drop_steps();
     this.#made.close();
   }
 
-  // What the model's forward calls.
+  // Ops of the model's forward.
 
   linear(
     x: TensorHandle,
@@ -222,12 +222,12 @@ export class Tape implements Recorder, PretrainingOps {
     return this.#dropped(output);
   }
 
-  take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle {
+  take_tokens(x: TensorHandle, patches: Uint32Array, visible: number): TensorHandle {
     const input = this.#value(x);
     const tokens = this.#engine.dims(x)[1] as number;
-    const output = this.#engine.take_tokens(x, patches, kept);
+    const output = this.#engine.take_tokens(x, patches, visible);
     return this.#note(output, input.wants_gradient, [], (gradient) => {
-      const backward = this.#engine.take_tokens_backward(gradient, patches, kept, tokens);
+      const backward = this.#engine.take_tokens_backward(gradient, patches, visible, tokens);
       this.#made.free(gradient);
       this.#give(input, backward);
     });
@@ -278,7 +278,7 @@ export class Tape implements Recorder, PretrainingOps {
     return this.#loss(loss, logits, () => this.#engine.bce_with_logits_backward(logits, target), target);
   }
 
-  // What pre-training's forward calls beside.
+  // Additional ops of pre-training's forward.
 
   activate(x: TensorHandle, activation: Activation): TensorHandle {
     const input = this.#value(x);
@@ -346,7 +346,7 @@ export class Tape implements Recorder, PretrainingOps {
   ): Promise<TensorHandle> {
     const input = this.#value(hidden);
     const dropouts = this.#dropouts;
-    // The layers free their input; the second run needs it.
+    // The layers free their input, but the second run needs it.
     this.#hold(hidden);
     this.#recording = false;
     try {
@@ -369,7 +369,7 @@ export class Tape implements Recorder, PretrainingOps {
     }
   }
 
-  // What isn't differentiated.
+  // Ops without gradients.
 
   tensor(data: Float32Array, dims: readonly number[]): TensorHandle {
     return this.#engine.tensor(data, dims);
@@ -436,18 +436,18 @@ export class Tape implements Recorder, PretrainingOps {
     return this.#engine.dispose();
   }
 
-  // Ops that the forward's fused ones are taken apart into.
+  // The parts of the forward's fused ops.
 
   #add(x: TensorHandle, y: TensorHandle): TensorHandle {
     const [a, b] = [this.#value(x), this.#value(y)];
     return this.#note(this.#engine.add(x, y), any_wants(a, b), [], (gradient) => {
-      // The first may take the gradient itself only where the second needs none.
+      // The first may take the gradient itself only if the second needs none.
       if (a.wants_gradient && b.wants_gradient) this.#give(a, this.#copy(gradient, 1));
       this.#pass(b.wants_gradient ? b : a, gradient);
     });
   }
 
-  /** x after dropout; x itself is freed where it is another. */
+  /** x after dropout; frees x if the result is another tensor. */
   #dropped(x: TensorHandle): TensorHandle {
     const dropout = this.#next_dropout(this.#dropout_prob);
     if (dropout === undefined) return x;
@@ -462,7 +462,7 @@ export class Tape implements Recorder, PretrainingOps {
     });
   }
 
-  /** What the next dropout drops: every one has its own seed. */
+  /** The seed of the next dropout. */
   #next_dropout(probability: number): Dropout | undefined {
     if (probability === 0) return undefined;
     return { probability, seed: mix(this.#seed ^ mix(++this.#dropouts)) };
@@ -488,7 +488,7 @@ export class Tape implements Recorder, PretrainingOps {
     });
   }
 
-  /** scale · x in a tensor of its own. */
+  /** scale · x in a new tensor. */
   #copy(x: TensorHandle, scale: number): TensorHandle {
     const dims = this.#engine.dims(x);
     const copy = this.#made.use(this.#engine.tensor(new Float32Array(numel(dims)), dims));
@@ -496,7 +496,7 @@ export class Tape implements Recorder, PretrainingOps {
     return copy;
   }
 
-  // Noting, and going back.
+  // Recording and the backward pass.
 
   #value(handle: TensorHandle): Value {
     const known = this.#values.get(handle);
@@ -539,7 +539,7 @@ export class Tape implements Recorder, PretrainingOps {
     this.#steps = [];
   }
 
-  /** Each step once, the last first: when its turn comes, all uses of its output have given their gradients. */
+  /** Runs each step once, in reverse: by then, all uses of its output have added their gradients. */
   async #go_back(): Promise<void> {
     for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
       const { output, held, backward } = step;
@@ -555,7 +555,7 @@ export class Tape implements Recorder, PretrainingOps {
     }
   }
 
-  /** Runs layers a second time, noted now, and goes back through them. */
+  /** Runs layers again, recorded this time, and differentiates them. */
   async #again(
     hidden: TensorHandle,
     layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
@@ -583,12 +583,12 @@ export class Tape implements Recorder, PretrainingOps {
     if (start.gradient !== undefined) this.#pass(input, start.gradient);
   }
 
-  /** Adds a gradient that was just made to a value's. */
+  /** Adds a newly made gradient to a value's. */
   #give(value: Value, gradient: TensorHandle): void {
     this.#pass(value, this.#made.use(gradient));
   }
 
-  /** Adds a gradient, which is the value's from then on, to the value's. */
+  /** Adds a gradient to a value's, which takes ownership of it. */
   #pass(value: Value, gradient: TensorHandle): void {
     if (!value.wants_gradient) this.#made.free(gradient);
     else if (value.parameter !== undefined) this.#sink.add(value.parameter, this.#made.release(gradient));

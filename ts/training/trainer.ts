@@ -157,7 +157,7 @@ export class Trainer {
     return { ...metrics, epoch };
   }
 
-  /** The logits of a dataset and, where it has labels, loss and metrics under "test_…". */
+  /** The logits of a dataset and, if it has labels, loss and metrics under "test_…". */
   async predict(dataset: TrainingData, options: EvaluateOptions = {}): Promise<PredictionOutput> {
     check_options("predict", options, EVALUATE_RULES);
     return this.#predict(

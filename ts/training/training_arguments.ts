@@ -4,39 +4,39 @@ import { is_record, unknown_option } from "../options.ts";
 import { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
 import { SCHEDULES, type Schedule } from "./schedules.ts";
 
-/** When something is done: never, every so many optimiser steps, or after each epoch. */
+/** When something is done: never, every N optimiser steps, or after each epoch. */
 export const STRATEGIES = ["no", "steps", "epoch"] as const;
 export type Strategy = (typeof STRATEGIES)[number];
 
 /** The options of a training run, with the names and defaults of transformers' TrainingArguments. */
 export interface TrainingOptions {
-  /** Where checkpoints and results go: a folder's path; in browsers a FileSystemDirectoryHandle. Needed to save. */
+  /** Where checkpoints and results go: a folder's path; in browsers a FileSystemDirectoryHandle. Required for saving. */
   output_dir?: SaveDirectory;
 
   /** Passes over the data; default 3. */
   num_train_epochs?: number;
   /** Optimiser steps in all, instead of num_train_epochs; default -1: unset. */
   max_steps?: number;
-  /** Pictures of one forward and backward; default 8. */
+  /** Images per forward and backward pass; default 8. */
   per_device_train_batch_size?: number;
-  /** Default 8. */
+  /** Images per forward pass of an evaluation; default 8. */
   per_device_eval_batch_size?: number;
-  /** Batches whose gradients one optimiser step takes together; default 1. */
+  /** Batches whose gradients are accumulated for one optimiser step; default 1. */
   gradient_accumulation_steps?: number;
-  /** Leave out an epoch's last batch where it is smaller; default false. */
+  /** Skip an epoch's last batch if it is smaller; default false. */
   dataloader_drop_last?: boolean;
 
-  /** The highest; default 5e-5. */
+  /** The maximum learning rate; default 5e-5. */
   learning_rate?: number;
   /** Default "linear". */
   lr_scheduler_type?: Schedule;
-  /** Steps over which the learning rate rises, or below 1 their share of all steps; default 0. */
+  /** Warm-up steps, or below 1 their share of all steps; default 0. */
   warmup_steps?: number;
-  /** The share of all steps over which the learning rate rises, where warmup_steps is 0; default 0. */
+  /** The share of all steps that warm up, if warmup_steps is 0; default 0. */
   warmup_ratio?: number;
   /** "adamw_torch" (default), "sgd" or "lars". */
   optim?: OptimizerName;
-  /** Of linear layers' weights; biases, norms, positions, CLS and mask token have none. Default 0. */
+  /** Of linear layers' weights; none for biases, norms, positions, CLS and mask token. Default 0. */
   weight_decay?: number;
   /** Default 0.9. */
   adam_beta1?: number;
@@ -50,57 +50,57 @@ export interface TrainingOptions {
   nesterov?: boolean;
   /** Of "lars"; default 0.001. */
   lars_trust_coefficient?: number;
-  /** Gradients are scaled down to this norm over all parameters; 0: never. Default 1. */
+  /** Clip the norm of all gradients to this; 0: don't clip. Default 1. */
   max_grad_norm?: number;
-  /** Each layer's learning rate is that of the layer above times this; default 1. */
+  /** The factor from each layer's learning rate to that of the layer below; default 1. */
   layer_decay?: number;
   /** Of the cross-entropy; default 0. */
   label_smoothing_factor?: number;
 
-  /** Train the classifier alone; default false. */
+  /** Train only the classifier; default false. */
   freeze_backbone?: boolean;
-  /** Leave the embeddings and so many layers from the bottom as they are; default 0. */
+  /** Freeze the embeddings and this many layers from the bottom; default 0: nothing. */
   freeze_layers?: number;
-  /** Leave parameters as they are whose checkpoint key begins so, as "embeddings."; default none. */
+  /** Freeze parameters whose checkpoint key has one of these prefixes, such as "embeddings."; default none. */
   freeze_keys?: readonly string[];
-  /** Compute activations again instead of keeping them: less memory, a third more time, the same results; default false. */
+  /** Recompute activations instead of storing them: less memory, a third more time, the same results; default false. */
   gradient_checkpointing?: boolean;
 
   /** Default "no". */
   eval_strategy?: Strategy;
-  /** Default logging_steps. */
+  /** Optimiser steps between evaluations; default logging_steps. */
   eval_steps?: number;
-  /** Evaluate before the first step, too; default false. */
+  /** Also evaluate before the first step; default false. */
   eval_on_start?: boolean;
   /** Default "steps" with an output_dir, else "no". */
   save_strategy?: Strategy;
-  /** Default 500. */
+  /** Optimiser steps between checkpoints; default 500. */
   save_steps?: number;
-  /** Checkpoints to keep, the best one included; default all. */
+  /** The maximum number of checkpoints, including the best one; default unlimited. */
   save_total_limit?: number;
   /** Default "steps". */
   logging_strategy?: Strategy;
   /** Optimiser steps between entries of the log; default 500. */
   logging_steps?: number;
-  /** Log the first step, too; default false. */
+  /** Also log the first step; default false. */
   logging_first_step?: boolean;
-  /** Give the model the best checkpoint's weights in the end; saving and evaluating must coincide. Default false. */
+  /** Load the best checkpoint's weights at the end; each save must coincide with an evaluation. Default false. */
   load_best_model_at_end?: boolean;
-  /** Which of evaluate's metrics tells which model is best, with or without "eval_"; default "loss". */
+  /** The metric of evaluate() that selects the best model, with or without "eval_"; default "loss". */
   metric_for_best_model?: string;
-  /** Default true, for a loss false. */
+  /** Default true, false for a loss. */
   greater_is_better?: boolean;
 
-  /** Of dropout, and of what the next one doesn't cover; default 42. */
+  /** Of dropout, and of everything that data_seed doesn't cover; default 42. */
   seed?: number;
-  /** Of the pictures' order and augmentation; default seed. */
+  /** Of the images' order and augmentation; default seed. */
   data_seed?: number;
 }
 
-/** What an option's value must be. */
+/** The rule that an option's value must satisfy. */
 export type OptionRule =
   | { kind: "integer" | "number"; min: number; max: number; or?: number }
-  /** [lowest, highest]. */
+  /** [min, max]. */
   | { kind: "range"; min: number; max: number }
   | { kind: "flag" }
   | { kind: "choice"; choices: readonly string[] }
@@ -108,7 +108,7 @@ export type OptionRule =
   | { kind: "texts" }
   | { kind: "folder" };
 
-/** The rules that most options have. */
+/** Rules that several options share. */
 export const RULES = {
   count: (min = 0): OptionRule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER }),
   share: { kind: "number", min: 0, max: 1 },
@@ -118,7 +118,7 @@ export const RULES = {
 } as const satisfies Record<string, OptionRule | ((min?: number) => OptionRule)>;
 const { count, share, positive, flag, seed } = RULES;
 
-/** Every option by name: what the command line and the checks go by. */
+/** The rule of every option, for the command line and the checks. */
 export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule>> = {
   output_dir: { kind: "folder" },
   num_train_epochs: { kind: "number", min: 0, max: 1e6 },
@@ -162,7 +162,7 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   data_seed: seed,
 };
 
-/** Options that stay undefined where they aren't given. */
+/** Options without a default. */
 type Optional = "output_dir" | "save_total_limit";
 type Filled = Required<Omit<TrainingOptions, Optional>> & Pick<TrainingOptions, Optional>;
 
@@ -203,16 +203,16 @@ const DEFAULTS = {
   seed: 42,
 } as const satisfies TrainingOptions;
 
-/** The checked options of a training run, every default filled in. */
+/** The checked options of a training run, with defaults filled in. */
 export interface TrainingArguments extends Filled {}
 
 /**
  * The checked options of a training run.
- * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown one, a wrong value, or some that contradict.
+ * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown option, a wrong value, or options that contradict each other.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class TrainingArguments {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static readonly name: string = "TrainingArguments";
   constructor(options: TrainingOptions = {}) {
     const given = checked_options(options, TRAINING_OPTIONS, "Training");
@@ -228,29 +228,26 @@ export class TrainingArguments {
     this.#check_together();
   }
 
-  /** Steps over which the learning rate rises. */
+  /** The number of warm-up steps. */
   get_warmup_steps(num_training_steps: number): number {
     const { warmup_steps, warmup_ratio } = this;
     if (warmup_steps >= 1) return Math.trunc(warmup_steps);
     return Math.ceil(num_training_steps * (warmup_steps > 0 ? warmup_steps : warmup_ratio));
   }
 
-  /** The options as JSON can hold them. */
+  /** The options as JSON values. */
   to_dict(): Record<string, unknown> {
-    const { output_dir, ...options } = this;
-    return typeof output_dir === "string" ? { output_dir, ...options } : { ...options };
+    return options_to_dict(this);
   }
 
   #check_together(): void {
-    if (this.save_strategy !== "no" && this.output_dir === undefined) {
-      throw invalid_option(`save_strategy "${this.save_strategy}" needs an output_dir.`, "output_dir");
-    }
+    check_output_dir(this);
     if (this.nesterov && this.momentum === 0)
       throw invalid_option("nesterov needs a momentum above 0.", "nesterov");
     if (!this.load_best_model_at_end) return;
     if (this.eval_strategy === "no" || this.eval_strategy !== this.save_strategy) {
       throw invalid_option(
-        'load_best_model_at_end needs the same eval_strategy and save_strategy, and not "no"; ' +
+        'load_best_model_at_end needs eval_strategy and save_strategy to be the same and not "no"; ' +
           `they are "${this.eval_strategy}" and "${this.save_strategy}".`,
         "load_best_model_at_end",
       );
@@ -264,9 +261,29 @@ export class TrainingArguments {
   }
 }
 
+/** The options as JSON values: without an output_dir that isn't a path. */
+export function options_to_dict<Options extends { output_dir?: SaveDirectory | undefined }>({
+  output_dir,
+  ...options
+}: Options): Record<string, unknown> {
+  return typeof output_dir === "string" ? { output_dir, ...options } : { ...options };
+}
+
+/** @throws VitMsnError INVALID_ARGUMENT if checkpoints have no folder to go to. */
+export function check_output_dir({
+  save_strategy,
+  output_dir,
+}: {
+  save_strategy: Strategy;
+  output_dir?: SaveDirectory | undefined;
+}): void {
+  if (save_strategy === "no" || output_dir !== undefined) return;
+  throw invalid_option(`save_strategy "${save_strategy}" needs an output_dir.`, "output_dir");
+}
+
 /**
- * The options that are given, checked one by one.
- * @param what for messages: what has these options.
+ * Checks the given options one by one.
+ * @param what the owner of the options, for messages.
  * @throws VitMsnError INVALID_ARGUMENT that names the option.
  */
 export function checked_options<Options extends object>(
@@ -275,7 +292,7 @@ export function checked_options<Options extends object>(
   what: string,
 ): Options {
   if (!is_record(options))
-    throw invalid_argument(`${what} takes an object of options, got ${show(options)}.`);
+    throw invalid_argument(`${what} needs an object of options, got ${show(options)}.`);
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   for (const [name, value] of given) {
     if (!Object.hasOwn(rules, name)) throw unknown_option(what, name, Object.keys(rules));
@@ -286,7 +303,7 @@ export function checked_options<Options extends object>(
   return Object.fromEntries(given) as Options;
 }
 
-/** What is expected instead of a value; undefined where it is right. */
+/** What a value should be; undefined if it satisfies the rule. */
 export function unmet_rule(rule: OptionRule, value: unknown): string | undefined {
   switch (rule.kind) {
     case "integer":
@@ -294,8 +311,9 @@ export function unmet_rule(rule: OptionRule, value: unknown): string | undefined
       const fits = rule.kind === "integer" ? Number.isSafeInteger(value) : Number.isFinite(value);
       if (fits && (value as number) >= rule.min && (value as number) <= rule.max) return undefined;
       if (rule.or !== undefined && value === rule.or) return undefined;
-      const range = rule.max >= 1e6 ? `from ${rule.min} on` : `from ${rule.min} to ${rule.max}`;
-      return `a ${rule.kind === "integer" ? "whole " : ""}number ${range}`;
+      if (rule.kind === "integer" && rule.min === 1 && rule.max >= 1e6) return "a positive integer";
+      const kind = rule.kind === "integer" ? "an integer" : "a number";
+      return rule.max >= 1e6 ? `${kind} of ${rule.min} or more` : `${kind} from ${rule.min} to ${rule.max}`;
     }
     case "range": {
       const { min, max } = rule;
@@ -308,11 +326,11 @@ export function unmet_rule(rule: OptionRule, value: unknown): string | undefined
     case "choice":
       return rule.choices.includes(value as string) ? undefined : `one of ${rule.choices.join(", ")}`;
     case "text":
-      return typeof value === "string" && value !== "" ? undefined : "a text";
+      return typeof value === "string" && value !== "" ? undefined : "a non-empty string";
     case "texts":
       return Array.isArray(value) && value.every((text) => typeof text === "string")
         ? undefined
-        : "a list of texts";
+        : "a list of strings";
     case "folder": {
       const is_path = (typeof value === "string" && value !== "") || value instanceof URL;
       return is_path || (typeof value === "object" && value !== null) ? undefined : "a folder";

@@ -60,7 +60,7 @@ interface LoopCallbacks<Event> {
   load_states(states: Readonly<Record<string, unknown>>): void;
 }
 
-/** Seconds that a step took, that it waited for its data before, and that the remaining steps will take. */
+/** The duration of a step, of the wait for its data, and the estimate for the remaining steps, in seconds. */
 export interface StepTimes {
   step_seconds: number;
   data_seconds: number;
@@ -75,13 +75,13 @@ export interface Begun<Learner, State extends LoopState = LoopState> {
 
 /** What a kind of training does within the loop. */
 export interface TrainingHooks<Learner, Batch, Checkpoint, Result> {
-  /** @throws VitMsnError INVALID_ARGUMENT where data that the run needs is missing. */
+  /** @throws VitMsnError INVALID_ARGUMENT if data that the run needs is missing. */
   data(): TrainingData;
   collate: Collator<Batch>;
   read_checkpoint(source: PretrainedSource): Promise<Checkpoint>;
   /** Makes the learner, restores the checkpoint into it, and returns the state to start from. */
   begin(plan: Plan, checkpoint: Checkpoint | undefined): Promise<Begun<Learner>>;
-  /** Learns from the batches of one step; undefined where they held nothing to learn from. */
+  /** Learns from the batches of one step; undefined if they held nothing to learn from. */
   step(
     learner: Learner,
     batches: readonly Batch[],
@@ -91,15 +91,15 @@ export interface TrainingHooks<Learner, Batch, Checkpoint, Result> {
   end_step(result: Result, times: StepTimes): Promise<void>;
   /** The means over the running sums, which start again from zero. */
   take_logs(result: Result): Record<string, number>;
-  /** Evaluates, where that is due at this moment. */
+  /** Evaluates, if that is due at this moment. */
   evaluate?(moment: "start" | "step" | "epoch", signal: AbortSignal | undefined): Promise<void>;
-  /** Writes a checkpoint into a folder of this name. */
+  /** Writes the checkpoint of this name into a folder. */
   save(learner: Learner, directory: SaveDirectory, name: string): Promise<void>;
-  /** A checkpoint that save_total_limit doesn't remove. */
+  /** A checkpoint that save_total_limit must not remove. */
   best_checkpoint?(): string | null;
-  /** After the last step; `folder` is where checkpoints are. */
+  /** Called after the last step; `folder` holds the checkpoints. */
   end?(learner: Learner, folder: OutputFolder | undefined): Promise<void>;
-  /** After the run, even where it failed. */
+  /** Called after the run, even if it failed. */
   close?(learner: Learner): Promise<void>;
 }
 
@@ -108,7 +108,7 @@ export interface LoopOptions<Learner, Batch, Checkpoint, Result, Event> {
   owner: string;
   /** What it does, for messages. */
   activity: string;
-  /** Whether batches without a readable image are a step, too, or only used up. */
+  /** Whether batches without a readable image count as a step, or are only used up. */
   counts_empty_steps: boolean;
   event: Event;
   callbacks: LoopCallbacks<Event>;
@@ -189,7 +189,7 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
     await save_files(output_dir_of(event.args.output_dir, owner), { [name]: json(value) });
   }
 
-  /** Locks output_dir against other runs, where this one reads or writes checkpoints there. */
+  /** Locks output_dir against other runs, if this one reads or writes checkpoints there. */
   #hold_folder<T>(
     { resume_from_checkpoint = false, signal }: TrainCallOptions,
     train: () => Promise<T>,
@@ -268,7 +268,7 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
       const is_resumed = event.state.batches_done > 0;
       const steps = await this.#epoch(run);
       is_over = this.#is_over(run);
-      // An epoch that the run's end cuts short isn't counted: a longer run resumes within it.
+      // An epoch that the end of the run cuts short isn't counted: a longer run resumes within it.
       if (!is_over) {
         if (steps === 0 && !is_resumed) throw no_batches();
         event.state.epochs_done++;
@@ -300,7 +300,7 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
     return state.global_step - first;
   }
 
-  /** The rest of an epoch's batches, in the groups that one step takes. */
+  /** The remaining batches of an epoch, grouped by optimiser step. */
   async *#groups({ loader }: Run<Learner, Batch, Result>): AsyncGenerator<(Batch | undefined)[]> {
     const { args, state } = this.#options.event;
     const { gradient_accumulation_steps: size = 1 } = args;
@@ -343,7 +343,7 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
     await this.#after_step(run, result);
   }
 
-  /** Logs, evaluates and saves, where that is due or asked for. */
+  /** Logs, evaluates and saves, if that is due or requested. */
   async #after_step(run: Run<Learner, Batch, Result>, result: Result | undefined): Promise<void> {
     const { hooks, event } = this.#options;
     const { args, state, control } = event;

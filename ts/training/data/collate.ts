@@ -10,51 +10,51 @@ import type { Random } from "../random.ts";
 import { type Example, type ExampleLabel, name_of } from "./dataset.ts";
 import type { ImageTransform } from "./transforms.ts";
 
-/** What one forward gets. */
+/** The inputs of one forward. */
 export interface Batch {
   /** float32 [batch, channels, height, width]. */
   pixel_values: Tensor;
-  /** Class indices [batch], or targets; missing where examples have none. */
+  /** Class indices [batch], or targets; undefined if the examples have none. */
   labels?: Tensor;
 }
 
-/** An example with what a collator may want to know of it. */
+/** An example with its position and random numbers. */
 export interface DrawnExample {
   example: Example;
-  /** Its place in the data. */
+  /** Its index in the data. */
   index: number;
-  /** Its own in this epoch. */
+  /** Specific to the example and the epoch. */
   random: Random;
 }
 
 export interface CollateContext {
-  /** Whether the batch is for training, where pictures are augmented. */
+  /** Whether the batch is for training, where images are augmented. */
   is_training: boolean;
-  /** The batch's own in this epoch. */
+  /** Specific to the batch and the epoch. */
   random: Random;
   signal?: AbortSignal | undefined;
 }
 
-/** Makes a batch; undefined where none of the examples can be used. */
+/** Makes a batch; undefined if none of the examples can be used. */
 export type Collator<Batch> = (
   examples: readonly DrawnExample[],
   context: CollateContext,
 ) => Promise<Batch | undefined>;
 
-/** Makes a Trainer's batch. */
+/** Makes the batches of a Trainer. */
 export type DataCollator = Collator<Batch>;
 
 export interface ImageCollatorOptions {
   config: ViTMSNConfig;
-  /** Needed where examples hold pictures. */
+  /** Required if examples hold images. */
   processor?: ViTImageProcessor | undefined;
   train_transform?: ImageTransform | undefined;
   eval_transform?: ImageTransform | undefined;
-  /** A picture that can't be read: "error" (default), or "skip" it with a warning that names it. */
+  /** What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning that names it. */
   unreadable_pictures?: "error" | "skip";
 }
 
-/** Reads pictures, transforms them, and makes pixel_values by the processor and labels by the config. */
+/** Reads and transforms images; the processor turns them into pixel_values, the config maps labels to indices. */
 export function image_collator(options: ImageCollatorOptions): DataCollator {
   check_options("image_collator", options, COLLATOR_RULES);
   const warned = new Set<string>();
@@ -86,7 +86,7 @@ async function pixel_values_of(
   }
   if (options.processor === undefined) {
     throw invalid(
-      "Pictures need a processor: give the Trainer one as image_processor, or pixel_values as data.",
+      "The data holds images, so an image processor is needed: pass image_processor to the Trainer, or pixel_values as data.",
       index,
     );
   }
@@ -100,7 +100,7 @@ async function pixel_values_of(
 
 const UNREADABLE = ["INVALID_IMAGE", "NOT_FOUND", "ACCESS_DENIED", "IO", "NETWORK", "OFFLINE"];
 
-/** @internal Names a picture that can't be read: in an error, or once in a warning. Other errors are thrown on. */
+/** @internal Reports an image that can't be read: as an error, or once as a warning. Rethrows other errors. */
 export function skip_or_throw(
   error: unknown,
   name: string,
@@ -115,32 +115,28 @@ export function skip_or_throw(
       { cause: error, details: { ...error.details, picture: name } },
     );
   }
-  if (!warned.has(name)) env.warn(`${name} is left out: ${error.message}`);
+  if (!warned.has(name)) env.warn(`Skipped ${name}: ${error.message}`);
   warned.add(name);
 }
 
-/** One tensor of all pictures. */
+/** Stacks the images into one tensor. */
 function stack(pixels: readonly Tensor[], drawn: readonly DrawnExample[]): Tensor {
   const [first] = pixels as [Tensor, ...Tensor[]];
   const data = new Float32Array(first.size * pixels.length);
-  pixels.forEach((picture, i) => {
-    if (
-      picture.type !== "float32" ||
-      picture.dims.length !== 3 ||
-      picture.dims.join() !== first.dims.join()
-    ) {
+  pixels.forEach((image, i) => {
+    if (image.type !== "float32" || image.dims.length !== 3 || image.dims.join() !== first.dims.join()) {
       throw invalid(
-        `The pictures of a batch must be float32 [channels, height, width] and alike; one is ${first.type} [${first.dims.join(", ")}], ` +
-          `another ${picture.type} [${picture.dims.join(", ")}].`,
+        `The images of a batch must be float32 [channels, height, width] of the same size; one is ${first.type} [${first.dims.join(", ")}], ` +
+          `another ${image.type} [${image.dims.join(", ")}].`,
         drawn[i]?.index,
       );
     }
-    data.set(picture.data as Float32Array, i * first.size);
+    data.set(image.data as Float32Array, i * first.size);
   });
   return new Tensor("float32", data, [pixels.length, ...first.dims]);
 }
 
-/** Class indices, or float targets, as the model's problem needs; undefined where no example has a label. */
+/** Class indices, or float targets, depending on the model's problem type; undefined if no example has a label. */
 function label_tensor(
   labels: readonly (ExampleLabel | undefined)[],
   drawn: readonly DrawnExample[],
@@ -166,8 +162,8 @@ function class_index(label: string, { label2id }: ViTMSNConfig, one: DrawnExampl
   const index = Object.hasOwn(label2id, label) ? label2id[label] : undefined;
   if (index !== undefined) return index;
   throw invalid(
-    `The model has no class ${JSON.stringify(label)}: its classes are ${Object.keys(label2id).slice(0, 20).join(", ")}. ` +
-      "Load it with config: { id2label } of your classes and ignore_mismatched_sizes: true, so that its classifier is new.",
+    `The model has no class ${JSON.stringify(label)}; its classes are ${Object.keys(label2id).slice(0, 20).join(", ")}. ` +
+      "Load it with config: { id2label } for your classes and ignore_mismatched_sizes: true, which gives it a new classifier.",
     one?.index,
   );
 }

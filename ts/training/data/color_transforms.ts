@@ -4,26 +4,26 @@ import { JITTER_RULES } from "../option_rules.ts";
 import { permutation, type Random } from "../random.ts";
 import type { ImageTransform } from "./transforms.ts";
 
-/** How much colours may change, as torchvision's ColorJitter takes it. */
+/** The strength of color_jitter, with the semantics of torchvision's ColorJitter. */
 export interface ColorJitterOptions {
   /** Factors from 1 − x (at least 0) to 1 + x; default 0. */
   brightness?: number;
   contrast?: number;
   saturation?: number;
-  /** Turns of the colour circle from −x to x, at most 0.5; default 0. */
+  /** Hue shifts from −x to x of the colour circle, up to 0.5; default 0. */
   hue?: number;
 }
 
 type Bytes = RawImage["data"];
 
-/** Does a transform with this probability, torchvision's RandomApply. */
+/** Applies a transform with a probability: torchvision's RandomApply. */
 export function random_apply(transform: ImageTransform, probability: number): ImageTransform {
   return (image, random) => (random.uniform() < probability ? transform(image, random) : image);
 }
 
 /**
- * Brightness, contrast, saturation and hue changed at random, in random order: torchvision's ColorJitter on PIL pictures, bit
- * for bit for the same factors. Grey pictures have neither saturation nor hue. Alpha isn't taken.
+ * Brightness, contrast, saturation and hue changed at random, in random order: torchvision's ColorJitter on PIL images,
+ * bit-identical for the same factors. Grey images have neither saturation nor hue. Images with alpha are refused.
  */
 export function color_jitter(options: ColorJitterOptions): ImageTransform {
   check_options("color_jitter", options, JITTER_RULES);
@@ -41,14 +41,14 @@ export function color_jitter(options: ColorJitterOptions): ImageTransform {
       [saturation, (image) => adjust_saturation(image, saturated as number)],
       [hue, (image) => adjust_hue(image, turn)],
     ];
-    return order.reduce((picture, i) => {
+    return order.reduce((image, i) => {
       const [by, change] = changes[i] as (typeof changes)[number];
-      return by === 0 ? picture : change(picture);
+      return by === 0 ? image : change(image);
     }, image);
   };
 }
 
-/** Grey with probability `probability`, in as many channels as before: torchvision's RandomGrayscale. */
+/** Converts to grey with a probability, in the same number of channels: torchvision's RandomGrayscale. */
 export function random_grayscale(probability: number): ImageTransform {
   return random_apply((image) => image.grayscale().convert(image.channels), probability);
 }
@@ -58,7 +58,7 @@ export function adjust_brightness(image: RawImage, factor: number): RawImage {
   return by_table(image, blend_table(0, factor));
 }
 
-/** Blends with the picture's mean grey: PIL's ImageEnhance.Contrast. */
+/** Blends with the image's mean grey: PIL's ImageEnhance.Contrast. */
 export function adjust_contrast(image: RawImage, factor: number): RawImage {
   const grey = image.grayscale().data;
   let sum = 0;
@@ -66,7 +66,7 @@ export function adjust_contrast(image: RawImage, factor: number): RawImage {
   return by_table(image, blend_table(Math.floor(sum / grey.length + 0.5), factor));
 }
 
-/** Blends with the picture in grey: PIL's ImageEnhance.Color. */
+/** Blends with the image in grey: PIL's ImageEnhance.Color. */
 export function adjust_saturation(image: RawImage, factor: number): RawImage {
   if (image.channels !== 3) return image;
   const grey = image.grayscale().data;
@@ -78,7 +78,7 @@ export function adjust_saturation(image: RawImage, factor: number): RawImage {
   return with_data(image, data);
 }
 
-/** Turns the hue by a share of the colour circle: torchvision's adjust_hue on PIL's 8-bit HSV. */
+/** Shifts the hue by a share of the colour circle: torchvision's adjust_hue on PIL's 8-bit HSV. */
 export function adjust_hue(image: RawImage, turn: number): RawImage {
   if (image.channels !== 3) return image;
   const by = Math.trunc(turn * 255) & 255;
@@ -127,7 +127,7 @@ function hue_of(r: number, g: number, b: number, value: number, range: number): 
   return Math.trunc(share * 255);
 }
 
-/** What blending each value with `other` gives. */
+/** Blends each value with `other`. */
 function blend_table(other: number, factor: number): Uint8Array {
   const alpha = Math.fround(factor);
   const table = new Uint8Array(256);

@@ -6,17 +6,17 @@ import { type OpenedData, open_data, type TrainingData } from "./dataset.ts";
 export interface DataLoaderOptions<Batch> {
   batch_size: number;
   collate: Collator<Batch>;
-  /** For training: in random order, by the seed, and augmented. */
+  /** Whether to shuffle, by the seed, and augment. */
   is_training: boolean;
   seed: number;
   drop_last?: boolean;
   signal?: AbortSignal | undefined;
 }
 
-/** Keeps the random numbers of orders, pictures and batches apart. */
-const [ORDER, PICTURE, BATCH] = [1, 2, 3];
+/** Separate the random streams of orders, images and batches. */
+const [ORDER, IMAGE, BATCH] = [1, 2, 3];
 
-/** Batches of data, epoch by epoch: what an epoch gives depends only on the seed and the epoch's number. */
+/** Batches of data, epoch by epoch. An epoch depends only on the seed and its number. */
 export class DataLoader<Batch> {
   /** Examples of one epoch; undefined for a stream. */
   readonly length: number | undefined;
@@ -42,16 +42,16 @@ export class DataLoader<Batch> {
   }
 
   /**
-   * An epoch's batches; a batch is undefined where none of its pictures can be read. While one is used, the next is read.
-   * @param skip batches that were used already: they aren't read again.
+   * An epoch's batches; a batch is undefined if none of its images can be read. The next one is read while one is used.
+   * @param skip the number of batches that were already used; they aren't read again.
    */
   async *epoch(epoch: number, skip = 0): AsyncGenerator<Batch | undefined> {
     let next: Promise<Batch | undefined> | undefined;
     for await (const { drawn, number } of this.#drawn(epoch, skip)) {
-      throw_if_aborted(this.#options.signal, "Reading pictures");
+      throw_if_aborted(this.#options.signal, "Reading images");
       const previous = next;
       next = this.#collate(drawn, epoch, number);
-      next.catch(() => {}); // told when its turn comes
+      next.catch(() => {}); // reported when it is awaited
       if (previous !== undefined) yield await previous;
     }
     if (next !== undefined) yield await next;
@@ -62,13 +62,13 @@ export class DataLoader<Batch> {
     return collate(drawn, { is_training, random: new Random(seed, BATCH, epoch, number), signal });
   }
 
-  /** The examples of each batch, not read yet. */
+  /** The examples of each batch, before they are read. */
   async *#drawn(epoch: number, skip: number): AsyncGenerator<{ drawn: DrawnExample[]; number: number }> {
     const { batch_size, drop_last = false, seed } = this.#options;
     let number = 0;
     let drawn: DrawnExample[] = [];
     for await (const one of this.#examples(epoch, skip * batch_size)) {
-      drawn.push({ ...one, random: new Random(seed, PICTURE, epoch, one.index) });
+      drawn.push({ ...one, random: new Random(seed, IMAGE, epoch, one.index) });
       if (drawn.length < batch_size) continue;
       yield { drawn, number: skip + number++ };
       drawn = [];

@@ -3,41 +3,41 @@ import { type ImageInput, RawImage } from "../../image/raw_image.ts";
 import { Tensor } from "../../tensor.ts";
 
 /**
- * What a picture shows: a class by name or index (-100: leave it out of the loss); for several labels, or values to predict, a
- * number for each of the model's labels; for one value, a number.
+ * A label: a class by name or index (-100: ignored by the loss); for multi-label classification or regression of several values,
+ * a number for each of the model's labels; for regression of one value, a number.
  */
 export type ExampleLabel = string | number | readonly number[];
 
-/** One labelled picture, in any form that RawImage.read takes, or as the processor's output already. */
+/** One labelled image, in any form that RawImage.read accepts, or as the processor's output. */
 export interface Example {
   image?: ImageInput;
-  /** float32 [channels, height, width], in place of `image`. */
+  /** float32 [channels, height, width], instead of `image`. */
   pixel_values?: Tensor;
-  /** May be missing where only predictions are asked for. */
+  /** Optional for predictions. */
   label?: ExampleLabel;
 }
 
-/** Examples by index, each made when it is asked for. */
+/** Examples by index, each read on demand. */
 export interface Dataset {
   readonly length: number;
   get(index: number): Example | Promise<Example>;
-  /** The names of all classes that labels use, where they are known. */
+  /** The names of all classes that labels use, if known. */
   readonly classes?: readonly string[];
 }
 
 /**
- * Whole tensors: pixel_values [N, channels, height, width] and a label for each. Float32 values are the processor's output
- * already; uint8 ones are pictures, grey or RGB.
+ * Whole tensors: pixel_values [N, channels, height, width] and a label for each. float32 tensors are the processor's
+ * output; uint8 tensors are images, grey or RGB.
  */
 export interface TensorData {
   pixel_values: Tensor;
   labels?: Tensor | readonly ExampleLabel[];
 }
 
-/** Examples one after the other, in the order that they come in; a function gives those of each epoch. */
+/** A sequence of examples, used in order; a function returns the sequence of each epoch. */
 export type ExampleStream = AsyncIterable<Example> | (() => AsyncIterable<Example>);
 
-/** Everything that a Trainer learns from. */
+/** The forms of data that a Trainer accepts. */
 export type TrainingData = readonly Example[] | Dataset | TensorData | ExampleStream;
 
 /** Data as the loader reads it: by index, or as a stream. */
@@ -45,7 +45,7 @@ export type OpenedData =
   | { readonly dataset: Dataset; readonly stream?: undefined }
   | { readonly dataset?: undefined; readonly stream: () => AsyncIterable<Example> };
 
-/** @throws VitMsnError INVALID_ARGUMENT for what is no data. */
+/** @throws VitMsnError INVALID_ARGUMENT for anything else than data. */
 export function open_data(data: TrainingData, what: string): OpenedData {
   if (Array.isArray(data)) {
     const examples = data as readonly Example[];
@@ -78,7 +78,7 @@ function tensor_dataset({ pixel_values, labels }: TensorData, what: string): Dat
   return { length, get: (index) => ({ ...example_of(index), label: label_of(index) }) };
 }
 
-/** What gives each picture of a tensor; undefined for one of another kind. */
+/** Reads each image of a tensor; undefined for a tensor of another kind. */
 function example_reader({ type, dims, data }: Tensor): ((index: number) => Example) | undefined {
   const [channels, height, width] = dims.slice(1) as [number, number, number];
   const size = channels * height * width;
@@ -96,7 +96,7 @@ function example_reader({ type, dims, data }: Tensor): ((index: number) => Examp
   };
 }
 
-/** Three planes as pixels. */
+/** Interleaves three planes into pixels. */
 function interleave(planes: Uint8Array): Uint8Array {
   const plane = planes.length / 3;
   const pixels = new Uint8Array(planes.length);
@@ -113,7 +113,7 @@ function label_reader(
 ): (index: number) => ExampleLabel {
   const count = labels instanceof Tensor ? labels.dims[0] : labels.length;
   if (count !== length) {
-    throw invalid(`${what} has ${length} pictures, but labels for ${count}.`, what);
+    throw invalid(`${what} has ${length} images but ${count} labels; it needs one label per image.`, what);
   }
   if (!(labels instanceof Tensor)) return (index) => labels[index] as ExampleLabel;
   const width = length === 0 ? 1 : labels.size / length;
@@ -121,11 +121,11 @@ function label_reader(
   return (index) => Array.from(labels.data.slice(index * width, (index + 1) * width), Number);
 }
 
-/** A picture's name, for messages. */
+/** An image's name, for messages. */
 export function name_of({ image }: Example, index: number): string {
   if (typeof image === "string" || image instanceof URL) return String(image).slice(0, 300);
   const name = (image as Partial<File> | undefined)?.name;
-  return typeof name === "string" && name !== "" ? name : `picture ${index}`;
+  return typeof name === "string" && name !== "" ? name : `image ${index}`;
 }
 
 function invalid(message: string, argument: string): VitMsnError {

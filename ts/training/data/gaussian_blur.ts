@@ -4,19 +4,19 @@ import type { ImageTransform } from "./transforms.ts";
 
 /** Box blurs that make one Gaussian. */
 const PASSES = 3;
-/** Weights are fixed point of so many bits. */
+/** The number of fractional bits of the fixed-point weights. */
 const BITS = 24;
 const ONE = 2 ** BITS;
 
-/** With this probability blurred by a radius from the range: MSN's GaussianBlur, on PIL's. */
+/** Blurs with a probability, by a radius drawn from the range: MSN's GaussianBlur, with PIL's blur. */
 export function random_gaussian_blur(
   probability: number,
-  [least, most]: readonly [number, number],
+  [min, max]: readonly [number, number],
 ): ImageTransform {
-  return random_apply((image, random) => gaussian_blur(image, random.uniform(least, most)), probability);
+  return random_apply((image, random) => gaussian_blur(image, random.uniform(min, max)), probability);
 }
 
-/** How a box blur weighs: whole pixels within `radius`, and the two beyond them. */
+/** The weights of a box blur: of the pixels within `radius`, and of the two at its ends. */
 interface Box {
   radius: number;
   inner: number;
@@ -24,8 +24,8 @@ interface Box {
 }
 
 /**
- * Pillow's ImageFilter.GaussianBlur, bit for bit: three box blurs with rounding to 8 bits after each, first of rows, then of
- * columns; pixels beyond the edge are those at the edge.
+ * Pillow's ImageFilter.GaussianBlur, bit-identical: three box blurs with rounding to 8 bits after each, first of rows, then of
+ * columns; edge pixels are repeated beyond the edge.
  * @param radius the standard deviation in pixels.
  */
 export function gaussian_blur(image: RawImage, radius: number): RawImage {
@@ -56,7 +56,7 @@ function box_of(radius: number): Box {
   return { radius: inner_radius, inner, outer: Math.trunc((ONE - (inner_radius * 2 + 1) * inner) / 2) };
 }
 
-/** All passes over one row or column: `length` values from `start` on, `stride` apart. */
+/** All passes over one row or column: `length` values, beginning at `start`, `stride` apart. */
 function blur_line(
   data: Uint8Array,
   start: number,
@@ -65,7 +65,7 @@ function blur_line(
   { radius, inner, outer }: Box,
   line: Float64Array,
 ): void {
-  // The edges are repeated, as far as the box reaches.
+  // Repeat the edge pixels as far as the box reaches.
   const pad = radius + 1;
   const first = pad;
   const end = pad + length;
@@ -76,7 +76,7 @@ function blur_line(
     let sum = 0;
     for (let i = 0; i < 2 * radius + 1; i++) sum += line[i] as number;
     for (let i = 0; i < length; i++) {
-      // Of the box around the pixel before: what leaves it, and what comes in.
+      // The values that leave and enter the box of the previous pixel.
       const [before, after] = [line[i] as number, line[i + 2 * pad] as number];
       sum += (line[i + 2 * radius + 1] as number) - before;
       data[start + i * stride] = Math.floor((sum * inner + (before + after) * outer + ONE / 2) / ONE);

@@ -13,19 +13,19 @@ import { enter_split, find_splits, name_of_folder, type Split } from "./splits.t
 
 export interface ImageFolderOptions {
   /**
-   * What to do about a class whose folder holds no image: "error" (default), or "skip" it with a warning. A class that is
-   * named in `classes` but has no folder is treated likewise.
+   * What to do with a class whose folder holds no image: throw an "error" (default), or "skip" it with a warning. The same
+   * applies to a class that `classes` names but that has no folder.
    */
   empty_classes?: "error" | "skip";
   /** The classes, in the order of their indices; default: all folders, sorted by name. */
   classes?: readonly string[];
-  /** Which split to read where the folder holds splits, as train/cat and test/cat; default "train". */
+  /** Which split to read if the folder holds splits (train/cat, test/cat); default "train". */
   split?: Split;
 }
 
 /** Images sorted into folders by class: root/class/…/image, at any depth below the class. */
 export class ImageFolder implements Dataset {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static readonly name: string = "ImageFolder";
   /** Class names by index. */
   readonly classes: readonly string[];
@@ -37,10 +37,10 @@ export class ImageFolder implements Dataset {
   }
 
   /**
-   * Lists a folder's images; they are read when they are asked for. Links are followed. A warning counts the files that are
-   * skipped since they aren't images. Names of classes are in Unicode's form NFC.
+   * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that are
+   * skipped because they aren't images. Class names are in Unicode form NFC.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
-   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there are no classes or one has no image.
+   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there are no classes or one has no image.
    */
   static async open(directory: SaveDirectory, options: ImageFolderOptions = {}): Promise<ImageFolder> {
     check_options("ImageFolder.open", options, FOLDER_RULES);
@@ -57,14 +57,14 @@ export class ImageFolder implements Dataset {
     if (empty.length > 0) report_empty(empty, where, options);
     const examples = classes.flatMap(({ name, images }) => images.map((image) => ({ image, label: name })));
     if (examples.length === 0) throw invalid(`${where} holds no image in any of its folders.`, where);
-    // A class that validation lacks keeps its index; one that training lacks can't be learned.
+    // A class without validation images still has its index; a class without training images can't be learned.
     return new ImageFolder(
       options.classes ?? names.filter((name) => !empty.some((one) => one.name === name)),
       examples,
     );
   }
 
-  /** The splits that a folder holds in place of classes, as train/cat and test/cat; none where its folders are classes. */
+  /** The splits that a folder holds (train/cat, test/cat); none if its folders are classes. */
   static async splits(directory: SaveDirectory): Promise<Split[]> {
     return [...(await find_splits(directory, true)).keys()];
   }
@@ -77,7 +77,7 @@ export class ImageFolder implements Dataset {
     return this.examples[index] as Example;
   }
 
-  /** Two folders with the same classes: this one's images at random, `share` of them in the second. */
+  /** Splits the images at random into two folders with the same classes; `share` of them are in the second. */
   split(share: number, seed = 42): [ImageFolder, ImageFolder] {
     if (!(share > 0 && share < 1))
       throw invalid(`The share to split off must be above 0 and below 1, got ${share}.`);
@@ -101,7 +101,7 @@ export class ImageFolder implements Dataset {
   }
 }
 
-/** A class's images, and what else its folder holds. */
+/** A class's images, and the other files of its folder. */
 interface FoundClass {
   images: Example["image"][];
   skipped: SkippedFiles;
@@ -127,18 +127,18 @@ async function list_classes(root: SaveDirectory, skipped: SkippedFiles): Promise
   return classes;
 }
 
-/** That there are folders of classes, and none of others than those wanted. */
+/** Checks that there are class folders, and only of the wanted classes. */
 function check_names(wanted: readonly string[], found: ReadonlyMap<string, FoundClass>, where: string): void {
   if (found.size === 0 && wanted.length === 0)
     throw invalid(
-      `${where} holds no folders; there must be one for each class, with its images in it.`,
+      `${where} has no subfolders; it needs one for each class, holding that class's images.`,
       where,
     );
   const known = wanted.map((name) => name.normalize("NFC"));
   const extra = [...found.keys()].filter((name) => !known.includes(name));
   if (extra.length > 0)
     throw invalid(
-      `${where} holds folders of other classes than ${wanted.join(", ")}: ${extra.join(", ")}.`,
+      `${where} has folders of other classes (${extra.join(", ")}) than the expected ${wanted.join(", ")}.`,
       where,
     );
 }

@@ -11,7 +11,7 @@ import type { Dataset, Example } from "./dataset.ts";
 import { enter_split, name_of_folder, type Split } from "./splits.ts";
 
 export interface PictureFolderOptions {
-  /** Which split to read where the folder's folders are splits, as train and test; default "train". */
+  /** Which split to read if the folder holds splits (train, test); default "train". */
   split?: Split;
 }
 
@@ -24,10 +24,10 @@ export class PictureFolder implements Dataset {
   }
 
   /**
-   * Lists a folder's images; they are read when they are asked for. Links are followed. A warning counts the files that are
-   * skipped since they aren't images.
+   * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that are
+   * skipped because they aren't images.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
-   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT where there is no image.
+   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there is no image.
    */
   static async open(directory: SaveDirectory, options: PictureFolderOptions = {}): Promise<PictureFolder> {
     check_options("PictureFolder.open", options, SPLIT_RULES);

@@ -5,10 +5,10 @@ import { is_special_folder } from "../../files/file_names.ts";
 import { is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 
-/** A part of a data set, by the name that Hugging Face datasets gives it. */
+/** A part of a data set, by its name in Hugging Face datasets. */
 export type Split = "train" | "validation" | "test";
 
-/** The words of folders' names that datasets takes for splits. */
+/** The words in folder names that datasets recognises as splits. */
 const WORDS: Readonly<Record<Split, RegExp>> = {
   train: word("train|training"),
   validation: word("validation|valid|val|dev"),
@@ -19,15 +19,15 @@ function word(alternatives: string): RegExp {
   return new RegExp(`(?:^|[-._ \\d])(?:${alternatives})(?:$|[-._ \\d])`, "i");
 }
 
-/** The folders of a data set's splits by split. */
+/** The folder of each split. */
 export type SplitFolders = ReadonlyMap<Split, string>;
 
 /**
- * The splits that a folder holds: folders by the names of splits, in place of classes. For labelled images each must hold
- * folders of classes, since "train" may also be a class.
+ * The splits that a folder holds: subfolders named after splits instead of classes. For labelled images each must hold class
+ * folders, since "train" may also be a class.
  *
- * @returns nothing where the folder's folders aren't splits.
- * @throws VitMsnError INVALID_ARGUMENT where some are and some aren't.
+ * @returns undefined if the subfolders aren't splits.
+ * @throws VitMsnError INVALID_ARGUMENT if only some are.
  */
 export async function find_splits(directory: SaveDirectory, has_classes: boolean): Promise<SplitFolders> {
   const folders = (await list_folder(directory)).folders.filter((name) => !is_special_folder(name));
@@ -53,7 +53,7 @@ export async function find_splits(directory: SaveDirectory, has_classes: boolean
   if (!has_classes) return new Map();
   throw invalid(
     `${name_of_folder(directory)} holds the splits ${[...splits.values()].join(", ")} and other folders (${others.join(", ")}); ` +
-      "give the folder of one split.",
+      "pass the folder of one split.",
     directory,
   );
 }
@@ -67,7 +67,7 @@ async function holds_classes(directory: SaveDirectory, name: string): Promise<bo
   return folders.length > 0 && !files.some(is_image_name);
 }
 
-/** The folder of one split, of which a warning tells; the whole folder where it holds no splits. */
+/** The folder of one split, which a warning names; the whole folder if it holds no splits. */
 export async function enter_split(
   directory: SaveDirectory,
   split: Split,
@@ -80,14 +80,14 @@ export async function enter_split(
   const name = splits.get(split);
   if (name === undefined)
     throw invalid(
-      `${where} holds the splits ${all}, but none for ${split}; give the folder of one split.`,
+      `${where} holds the splits ${all}, but none named ${split}; pass the folder of one split.`,
       directory,
     );
   env.warn(`${where} holds the splits ${all}; ${name} is read.`);
   return child_folder(directory, name);
 }
 
-/** A folder's name for messages. */
+/** A folder's name, for messages. */
 export function name_of_folder(directory: SaveDirectory): string {
   return typeof directory === "object" && "name" in directory ? directory.name : String(directory);
 }

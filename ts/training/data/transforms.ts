@@ -5,18 +5,18 @@ import { check_options } from "../../options.ts";
 import { CROP_RULES } from "../option_rules.ts";
 import type { Random } from "../random.ts";
 
-/** Changes a picture before the processor turns it into pixel_values; `random` is the picture's own in this epoch. */
+/** Changes an image before the processor turns it into pixel_values; `random` is specific to the image and the epoch. */
 export type ImageTransform = (image: RawImage, random: Random) => RawImage;
 
 /** [height, width] in pixels. */
 export type Size = readonly [number, number];
 
 export interface RandomResizedCropOptions {
-  /** The share of the picture's area that stays; default [0.08, 1]. */
+  /** The share of the image's area that the crop covers; default [0.08, 1]. */
   scale?: readonly [number, number];
-  /** Width by height of what stays; default [3/4, 4/3]. */
+  /** Width by height of the crop; default [3/4, 4/3]. */
   ratio?: readonly [number, number];
-  /** Pillow's code of the filter; default 2, bilinear. */
+  /** Pillow's code for the filter; default 2, bilinear. */
   resample?: ResampleCode;
 }
 
@@ -27,15 +27,15 @@ interface Box {
   height: number;
 }
 
-/** Tries after which a crop of the wanted area and shape is given up, as torchvision. */
+/** Attempts at a crop of the drawn area and shape before falling back, as in torchvision. */
 const TRIES = 10;
 
 /** One transform after the other. */
 export function compose(...transforms: readonly ImageTransform[]): ImageTransform {
-  return (image, random) => transforms.reduce((picture, transform) => transform(picture, random), image);
+  return (image, random) => transforms.reduce((result, transform) => transform(result, random), image);
 }
 
-/** A random part of the picture, resized to `size`: torchvision's RandomResizedCrop. */
+/** A random part of the image, resized to `size`: torchvision's RandomResizedCrop. */
 export function random_resized_crop(size: Size, options: RandomResizedCropOptions = {}): ImageTransform {
   check_options("random_resized_crop", options, CROP_RULES);
   const { scale = [0.08, 1], ratio = [3 / 4, 4 / 3], resample } = options;
@@ -63,7 +63,7 @@ export function random_box(
   return middle_box(width, height, ratio);
 }
 
-/** The largest part in the middle whose shape is allowed. */
+/** The largest centred crop with an allowed aspect ratio. */
 function middle_box(width: number, height: number, [lowest, highest]: readonly [number, number]): Box {
   const shape = width / height;
   const w = shape > highest ? Math.round(height * highest) : width;
@@ -71,12 +71,12 @@ function middle_box(width: number, height: number, [lowest, highest]: readonly [
   return { left: (width - w) >> 1, top: (height - h) >> 1, width: w, height: h };
 }
 
-/** The picture's mirror image, with probability `probability`. */
+/** Mirrors the image with probability `probability`: torchvision's RandomHorizontalFlip. */
 export function random_horizontal_flip(probability = 0.5): ImageTransform {
   return (image, random) => (random.uniform() < probability ? mirror(image) : image);
 }
 
-/** Left and right exchanged. */
+/** Swaps left and right. */
 export function mirror(image: RawImage): RawImage {
   const { width, height, channels, data } = image;
   const mirrored = new Uint8Array(data.length);
@@ -90,7 +90,7 @@ export function mirror(image: RawImage): RawImage {
   return new RawImage(mirrored, width, height, channels);
 }
 
-/** What the reference's example does to pictures. */
+/** The transforms of transformers' example script. */
 export interface ReferenceTransforms {
   /** RandomResizedCrop and a horizontal flip. */
   train: ImageTransform;
@@ -99,8 +99,8 @@ export interface ReferenceTransforms {
 }
 
 /**
- * The transforms of transformers' run_image_classification.py for a processor's size: a size by height and width squashes
- * pictures in evaluation, one by the shortest edge crops their middle.
+ * The transforms of transformers' run_image_classification.py for a processor's size: in evaluation, a size by height and width
+ * stretches images, and a size by shortest edge crops their centre.
  */
 export function reference_transforms(processor: ViTImageProcessor): ReferenceTransforms {
   const { size, resample, do_convert_rgb } = processor;
@@ -110,13 +110,13 @@ export function reference_transforms(processor: ViTImageProcessor): ReferenceTra
   const augment = compose(random_resized_crop(target, { resample }), random_horizontal_flip());
   return {
     train: (image, random) => augment(channels(image), random),
-    eval: (image) => {
-      const picture = channels(image);
+    eval: (input) => {
+      const image = channels(input);
       const [height, width] =
         "shortest_edge" in size
-          ? output_size({ shortest_edge: size.shortest_edge }, picture.height, picture.width)
+          ? output_size({ shortest_edge: size.shortest_edge }, image.height, image.width)
           : target;
-      return center_crop(picture.resize(width, height, { resample }), target);
+      return center_crop(image.resize(width, height, { resample }), target);
     },
   };
 }

@@ -4,15 +4,15 @@ import type { PretrainedSource } from "../../loading/types.ts";
 
 /** A file below a folder. */
 export interface FoundFile {
-  /** Names of the folders that lead to it, then its own. */
+  /** The path below the folder: the names of its parents, then the file's. */
   path: readonly string[];
-  /** What RawImage.read takes: a path or a File. */
+  /** An input of RawImage.read: a path or a File. */
   file: ImageInput;
-  /** A link that leads nowhere. */
+  /** A broken link. */
   is_broken: boolean;
 }
 
-/** What is directly in a folder, in order. */
+/** The direct content of a folder, sorted. */
 export interface FolderContent {
   folders: string[];
   files: string[];
@@ -24,9 +24,9 @@ export interface OutputFolder {
   readonly name: string;
   /** The names of the folders in it. */
   list(): Promise<string[]>;
-  /** Writes a new folder, which appears when `write` is done; one of that name is replaced. What a killed process left is removed. */
+  /** Writes a new folder, which appears once `write` is done and replaces one of the same name. Leftovers of killed processes are removed. */
   write(name: string, write: (directory: SaveDirectory) => Promise<void>): Promise<void>;
   remove(name: string): Promise<void>;
-  /** What from_pretrained takes, for a folder in it. */
+  /** The source of a folder in it, for from_pretrained. */
   source(name: string): Promise<PretrainedSource>;
 }

@@ -11,10 +11,10 @@ import { read_folder, walk } from "../../files/walk.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
-/** The end of a folder's name while it is being written, or removed. */
+/** The suffix of a folder's name while it is being written or removed. */
 const TEMPORARY = ".incomplete";
 
-/** Holds the folder of checkpoints while `action` runs: two trainings can't write into it. @throws VitMsnError IO where another one does. */
+/** Locks the folder of checkpoints while `action` runs, so that two runs can't write into it. @throws VitMsnError IO if another run holds it. */
 export function hold_output_folder<T>(
   directory: SaveDirectory,
   signal: AbortSignal | undefined,
@@ -23,7 +23,7 @@ export function hold_output_folder<T>(
   return with_locked_folder(folder_path(directory), signal, action);
 }
 
-/** The folder of checkpoints, made if need be. Whoever writes holds it. */
+/** The folder of checkpoints, created if necessary. Writers must hold its lock. */
 export async function open_output_folder(directory: SaveDirectory): Promise<OutputFolder> {
   const root = folder_path(directory);
   await guard(root, () => make_folder(root));
@@ -42,7 +42,7 @@ async function list_folders(root: string): Promise<string[]> {
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
 }
 
-/** What a killed run didn't finish. */
+/** Removes the unfinished folders of killed runs. */
 async function remove_leftovers(root: string): Promise<void> {
   const left = (await list_folders(root)).filter((name) => name.startsWith(".") && name.endsWith(TEMPORARY));
   await Promise.all(left.map((name) => rm(join(root, name), { recursive: true, force: true })));
@@ -66,7 +66,7 @@ async function write_folder(
   }
 }
 
-/** Renamed first: a folder that is half removed must not look whole, even after a power cut. */
+/** Renames the folder first: a partly removed folder must not look complete, even after a power cut. */
 async function remove_folder(root: string, name: string): Promise<void> {
   const temporary = temporary_path(root, name);
   try {
@@ -83,7 +83,7 @@ function temporary_path(root: string, name: string): string {
   return join(root, `.${name}.${randomUUID()}${TEMPORARY}`);
 }
 
-/** What is directly in a folder. */
+/** The direct content of a folder. */
 export async function list_folder(directory: SaveDirectory): Promise<FolderContent> {
   return read_folder(folder_path(directory));
 }
@@ -93,7 +93,7 @@ export async function child_folder(directory: SaveDirectory, name: string): Prom
   return join(folder_path(directory), name);
 }
 
-/** The files below a folder, in order. */
+/** The files below a folder, sorted. */
 export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): AsyncGenerator<FoundFile> {
   return walk(folder_path(directory), { skipped });
 }
@@ -105,7 +105,7 @@ function folder_path(directory: SaveDirectory): string {
   throw new VitMsnError("INVALID_ARGUMENT", "A folder must be given as a path or a file: URL.");
 }
 
-/** The system's errors as ours. */
+/** Converts the system's errors to VitMsnError. */
 async function guard<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();

@@ -4,7 +4,7 @@ import type { SkippedFiles } from "../../files/skipped_files.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
-/** Nobody else is kept out here: a page that trains twice into one folder has to see to it itself. */
+/** There is no lock here: a page must not train into one folder twice at the same time. */
 export function hold_output_folder<T>(
   _directory: SaveDirectory,
   _signal: AbortSignal | undefined,
@@ -13,7 +13,7 @@ export function hold_output_folder<T>(
   return action();
 }
 
-/** The folder of checkpoints. Folders can't be renamed here: what marks a checkpoint as whole is its last file. */
+/** The folder of checkpoints. Folders can't be renamed here, so a checkpoint's last file marks it as complete. */
 export async function open_output_folder(directory: SaveDirectory): Promise<OutputFolder> {
   const root = handle_of(directory);
   const remove = (name: string) =>
@@ -52,7 +52,7 @@ async function files_of(folder: FileSystemDirectoryHandle): Promise<Map<string, 
   return files;
 }
 
-/** What is directly in a folder. */
+/** The direct content of a folder. */
 export async function list_folder(directory: SaveDirectory): Promise<FolderContent> {
   const root = handle_of(directory);
   return guard(root.name, async () => {
@@ -69,7 +69,7 @@ export async function child_folder(directory: SaveDirectory, name: string): Prom
   return guard(root.name, () => root.getDirectoryHandle(name));
 }
 
-/** The files below a folder, in the order of their names' code points. */
+/** The files below a folder, sorted by the code points of their names. */
 export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): AsyncGenerator<FoundFile> {
   return walk_below(handle_of(directory), [], skipped);
 }
@@ -104,11 +104,11 @@ function handle_of(directory: SaveDirectory): FileSystemDirectoryHandle {
     return directory;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    "There are no local folders here: give a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
+    "There are no local folders here; pass a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
   );
 }
 
-/** The platform's errors as ours. */
+/** Converts the platform's errors to VitMsnError. */
 async function guard<T>(name: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();

@@ -1,16 +1,16 @@
-/** What a step's targets and projections say about collapse. */
+/** Statistics of a step's targets and projections that indicate collapse. */
 export interface TargetStatistics {
-  /** Each picture's prototype with the largest target, the first of several. */
+  /** Each image's prototype with the largest target, the first among equals. */
   first: Int32Array;
-  /** The mean over pictures of the largest target. */
+  /** The mean over images of the largest target. */
   target_max: number;
-  /** The mean cosine between the projections of two different pictures. */
+  /** The mean cosine between the projections of two different images. */
   target_similarity: number;
 }
 
-/** Above this mean cosine between pictures, and below this share of the prototypes that could be used, all pictures look the same. */
-const MOST_SIMILAR = 0.99;
-const LEAST_USED = 0.02;
+/** Signs of collapse: a mean cosine between images above this, or a share of the usable prototypes below this. */
+const MAX_SIMILARITY = 0.99;
+const MIN_USED = 0.02;
 
 /**
  * @param targets [B, K].
@@ -36,7 +36,7 @@ export function target_statistics(
   return { first, target_max: largest / batch, target_similarity: mean_cosine(projections, batch) };
 }
 
-/** Of all pairs of rows: the square of their summed directions has them all, and each row with itself. */
+/** Over all pairs of rows: the squared sum of their directions contains every pair, and each row with itself. */
 function mean_cosine(rows: Float32Array, count: number): number {
   const width = rows.length / count;
   const sum = new Float64Array(width);
@@ -54,31 +54,31 @@ export interface CollapseFacts {
   prototypes_used: number;
   num_proto: number;
   target_similarity: number;
-  /** Steps that prototypes_used looks back over, and pictures of a step. */
+  /** The steps over which prototypes_used counts, and the images per step. */
   window: number;
   batch: number;
   use_sinkhorn: boolean;
 }
 
-/** What is wrong, as a part of a sentence; undefined where nothing is. */
+/** The signs of collapse, as part of a sentence; undefined if there are none. */
 export function signs_of_collapse(facts: CollapseFacts): string | undefined {
   const { prototypes_used, num_proto, target_similarity, window, batch } = facts;
   const usable = Math.min(num_proto, window * batch);
   const signs = [
-    prototypes_used < Math.max(2, LEAST_USED * usable) &&
-      `only ${prototypes_used} of ${num_proto} prototypes were any picture's target in the last ${window} steps`,
-    target_similarity > MOST_SIMILAR &&
-      `the target's projections of different pictures have a mean cosine of ${target_similarity.toFixed(4)}`,
+    prototypes_used < Math.max(2, MIN_USED * usable) &&
+      `only ${prototypes_used} of ${num_proto} prototypes were the first target of an image in the last ${window} steps`,
+    target_similarity > MAX_SIMILARITY &&
+      `the mean cosine between the target's projections of different images is ${target_similarity.toFixed(4)}`,
   ].filter(Boolean);
   return signs.length > 0 ? signs.join(", and ") : undefined;
 }
 
-/** The warning for a collapse that was noticed after a step. */
+/** The warning about a collapse that was noticed after a step. */
 export function collapse_message(step: number, signs: string, { use_sinkhorn }: CollapseFacts): string {
   const balance = use_sinkhorn ? "raise memax_weight" : "set use_sinkhorn, or raise memax_weight to 5";
   return (
-    `Pre-training seems to have collapsed by step ${step}: ${signs}. The model tells pictures apart no longer, and more steps rarely ` +
-    `help. Begin anew with views that differ more (a wider rand_crop_scale, more color_jitter_strength), ${balance}, lower ` +
-    "learning_rate or lengthen warmup_epochs, and take larger batches or fewer num_proto."
+    `Pre-training seems to have collapsed by step ${step}: ${signs}. The model no longer distinguishes images, and more steps rarely ` +
+    `help. Start again with views that differ more (a wider rand_crop_scale, more color_jitter_strength), ${balance}, lower ` +
+    "learning_rate or raise warmup_epochs, and use larger batches or fewer num_proto."
   );
 }

@@ -3,32 +3,34 @@ import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
 import { is_record } from "../../options.ts";
 import {
+  check_output_dir,
   checked_options,
   invalid_option,
   type OptionRule,
+  options_to_dict,
   RULES,
   STRATEGIES,
   type Strategy,
 } from "../training_arguments.ts";
 
 /**
- * The options of a pre-training run. Names are the Trainer's where it has them, else those of MSN's own configs; defaults
- * are those of configs/pretrain/msn_vits16.yaml (github.com/facebookresearch/msn) but for the length of the run.
+ * The options of a pre-training run. Names are the Trainer's if it has them, else those of MSN's configs; defaults
+ * are those of configs/pretrain/msn_vits16.yaml (github.com/facebookresearch/msn) except for the length of the run.
  */
 export interface MSNPretrainingOptions {
-  /** Where checkpoints go: a folder's path; in browsers a FileSystemDirectoryHandle. Needed to save. */
+  /** Where checkpoints go: a folder's path; in browsers a FileSystemDirectoryHandle. Required for saving. */
   output_dir?: SaveDirectory;
 
   /** Passes over the data; default 100 (the paper: 800 for ViT-S/16, 600 for B/16 and L/16, 300 for B/4, 200 for L/7). */
   num_train_epochs?: number;
   /** Steps in all, instead of num_train_epochs; default -1: unset. */
   max_steps?: number;
-  /** Pictures of a step; default 64. Batch norm, Sinkhorn and the mean entropy look at all of them together. */
+  /** Images per step; default 64. Batch norm, Sinkhorn and the mean entropy are computed over the whole batch. */
   per_device_train_batch_size?: number;
-  /** Leave out an epoch's last batch where it is smaller; default true. */
+  /** Skip an epoch's last batch if it is smaller; default true. */
   dataloader_drop_last?: boolean;
 
-  /** Random views to learn from, beside the one that is the target; default 1. */
+  /** Random views to learn from, in addition to the target view; default 1. */
   rand_views?: number;
   /** Focal views: small crops; default 10. */
   focal_views?: number;
@@ -36,34 +38,34 @@ export interface MSNPretrainingOptions {
   rand_size?: number;
   /** The same of focal views; default 96/224 of rand_size, in whole patches. */
   focal_size?: number;
-  /** The share of a picture's area that a random view shows; default [0.3, 1]. */
+  /** The share of an image's area that a random view shows; default [0.3, 1]. */
   rand_crop_scale?: readonly [number, number];
   /** The same of a focal view; default [0.05, 0.3]. */
   focal_crop_scale?: readonly [number, number];
-  /** Width by height of what views show; default [3/4, 4/3]. */
+  /** Aspect ratio (width by height) of the crops; default [3/4, 4/3]. */
   crop_ratio?: readonly [number, number];
   /** Probability that a view is mirrored; default 0.5. */
   flip_prob?: number;
-  /** How strongly colours change: 1 is brightness, contrast and saturation by up to 80 %, hue by 0.2; default 0.5. */
+  /** Strength of the colour jitter: 1 is brightness, contrast and saturation by up to 80 %, hue by 0.2; default 0.5. */
   color_jitter_strength?: number;
-  /** Probability that colours change; default 0.8. */
+  /** Probability of the colour jitter; default 0.8. */
   color_jitter_prob?: number;
-  /** Most that brightness changes, as a share of itself, before color_jitter_strength; default 0.8. */
+  /** Maximum relative change of brightness, before color_jitter_strength; default 0.8. */
   brightness?: number;
   /** The same of contrast; default 0.8. */
   contrast?: number;
   /** The same of saturation; default 0.8. */
   saturation?: number;
-  /** Most that the hue turns, as a share of the colour circle, before color_jitter_strength; default 0.2. */
+  /** Maximum shift of the hue, as a share of the colour circle, before color_jitter_strength; default 0.2. */
   hue?: number;
   /** Probability that a view becomes grey; default 0.2. */
   grayscale_prob?: number;
   /** Probability that a view is blurred; default 0.5. */
   blur_prob?: number;
-  /** Standard deviation of the blur in pixels of the view, from and to; default [0.1, 2], which is much for views below 100 pixels. */
+  /** Range of the blur's standard deviation in pixels of the view; default [0.1, 2], which is strong for views below 100 pixels. */
   blur_radius?: readonly [number, number];
 
-  /** Share of patches that random anchors lose; default 0.15 (the paper: 0.3 for B/16 and B/8, 0.7 for B/4 and L/7). */
+  /** Share of the patches that random anchors drop; default 0.15 (the paper: 0.3 for B/16 and B/8, 0.7 for B/4 and L/7). */
   patch_drop?: number;
 
   /** Width of the projection head's two hidden layers; default 2048. */
@@ -74,36 +76,36 @@ export interface MSNPretrainingOptions {
   num_proto?: number;
   /** Of the softmax over prototypes; default 0.1. */
   temperature?: number;
-  /** Temperature that sharpens the targets, in the beginning and at the schedule's end; default 0.25. */
+  /** Temperature that sharpens the targets, at the start; default 0.25. */
   start_sharpen?: number;
-  /** Default start_sharpen. */
+  /** The same at the end of the schedule; default start_sharpen. */
   final_sharpen?: number;
-  /** Balance targets over prototypes by Sinkhorn and Knopp's iteration; default true. */
+  /** Balance targets over prototypes by Sinkhorn–Knopp iterations; default true. */
   use_sinkhorn?: boolean;
-  /** Its iterations; default 3. */
+  /** The number of these iterations; default 3. */
   sinkhorn_iterations?: number;
   /** Weight of mean-entropy maximisation; default 1 (without Sinkhorn, 5 did best in the paper). */
   memax_weight?: number;
   /** Weight of the anchors' own entropy; default 0. */
   ent_weight?: number;
 
-  /** The highest; default 1e-3. */
+  /** The maximum learning rate; default 1e-3. */
   learning_rate?: number;
-  /** Where the warm-up begins; default a fifth of learning_rate. */
+  /** The learning rate at the start of the warm-up; default a fifth of learning_rate. */
   start_learning_rate?: number;
-  /** What the cosine falls towards; default learning_rate / 1000. */
+  /** The learning rate at the end of the cosine; default learning_rate / 1000. */
   final_learning_rate?: number;
-  /** Epochs over which the learning rate rises, or a part of one; default 15, or a tenth of the run where that is less. */
+  /** Warm-up epochs, which may be fractional; default 15, or a tenth of the run if that is less. */
   warmup_epochs?: number;
-  /** In the beginning; of parameters of two dimensions and more, but the prototypes; default 0.04. */
+  /** At the start; applies to parameters with two or more dimensions, except the prototypes. Default 0.04. */
   weight_decay?: number;
-  /** At the schedule's end; default 0.4. */
+  /** The same at the end of the schedule; default 0.4. */
   final_weight_decay?: number;
-  /** How much of itself the target keeps each step, in the beginning; default 0.996. */
+  /** Momentum of the target's moving average, at the start; default 0.996. */
   ema_momentum?: number;
-  /** The same at the schedule's end; default 1. */
+  /** The same at the end of the schedule; default 1. */
   final_ema_momentum?: number;
-  /** Schedules are made for a run so many times as long, so that none reaches its end; default 1.25. */
+  /** The schedules' length relative to the run, which ends before they do; default 1.25. */
   schedule_stretch?: number;
   /** Default 0.9. */
   adam_beta1?: number;
@@ -111,27 +113,27 @@ export interface MSNPretrainingOptions {
   adam_beta2?: number;
   /** Default 1e-8. */
   adam_epsilon?: number;
-  /** Gradients of encoder and head, not of prototypes, are scaled down to this norm; 0: never. Default 3. */
+  /** Clip the norm of the gradients of encoder and head, not of prototypes, to this; 0: don't clip. Default 3. */
   max_grad_norm?: number;
-  /** Compute activations again instead of keeping them: less memory, a third more time, the same results; default false. */
+  /** Recompute activations instead of storing them: less memory, a third more time, the same results; default false. */
   gradient_checkpointing?: boolean;
 
   /** Default "steps" with an output_dir, else "no". */
   save_strategy?: Strategy;
-  /** Default 500. */
+  /** Steps between checkpoints; default 500. */
   save_steps?: number;
-  /** Checkpoints to keep; default all. */
+  /** The maximum number of checkpoints; default unlimited. */
   save_total_limit?: number;
   /** Steps between entries of the log; default 10. */
   logging_steps?: number;
-  /** Log the first step, too; default false. */
+  /** Also log the first step; default false. */
   logging_first_step?: boolean;
-  /** Steps that the counts of used prototypes look back over; default 50. */
+  /** The number of recent steps over which used prototypes are counted; default 50. */
   usage_window?: number;
 
   /** Of fresh parameters, dropped patches and dropout; default 42. */
   seed?: number;
-  /** Of the pictures' order and views; default seed. */
+  /** Of the images' order and views; default seed. */
   data_seed?: number;
 }
 
@@ -139,7 +141,7 @@ const { count, share, positive, flag, seed } = RULES;
 const shares: OptionRule = { kind: "range", min: 0, max: 1 };
 const factor: OptionRule = { kind: "number", min: 1e-6, max: 1e6 };
 
-/** Every option by name: what the command line and the checks go by. */
+/** The rule of every option, for the command line and the checks. */
 export const MSN_PRETRAINING_OPTIONS: Readonly<Record<keyof MSNPretrainingOptions, OptionRule>> = {
   output_dir: { kind: "folder" },
   num_train_epochs: { kind: "number", min: 0, max: 1e6 },
@@ -198,7 +200,7 @@ export const MSN_PRETRAINING_OPTIONS: Readonly<Record<keyof MSNPretrainingOption
   data_seed: seed,
 };
 
-/** Options that stay undefined where they aren't given: what they become depends on the model or the data. */
+/** Options whose default depends on the model or the data. */
 type Optional = "output_dir" | "save_total_limit" | "rand_size" | "focal_size" | "warmup_epochs";
 type Filled = Required<Omit<MSNPretrainingOptions, Optional>> & Pick<MSNPretrainingOptions, Optional>;
 
@@ -250,19 +252,19 @@ const DEFAULTS = {
   seed: 42,
 } as const satisfies MSNPretrainingOptions;
 
-/** The paper's focal views beside its random ones. */
+/** The paper's size of focal views relative to random ones. */
 const FOCAL_SHARE = 96 / 224;
 const WARMUP_EPOCHS = 15;
 const WARMUP_SHARE = 0.1;
-/** A circle has two halves: a hue that turns by more comes back. */
-const MOST_HUE = 0.5;
+/** Half the colour circle: a larger shift is a smaller one in the other direction. */
+const MAX_HUE = 0.5;
 
-/** The checked options of a pre-training run, every default filled in that neither model nor data decides. */
+/** The checked options of a pre-training run, with the defaults that don't depend on model or data. */
 export interface MSNPretrainingArguments extends Filled {}
 
 /**
  * The checked options of a pre-training run.
- * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown one, a wrong value, or some that contradict.
+ * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown option, a wrong value, or options that contradict each other.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class MSNPretrainingArguments {
@@ -297,36 +299,33 @@ export class MSNPretrainingArguments {
     return { rand_size, focal_size };
   }
 
-  /** Steps over which the learning rate rises. */
+  /** The number of warm-up steps. */
   get_warmup_steps(steps_per_epoch: number, max_steps: number): number {
     const { warmup_epochs = Math.min(WARMUP_EPOCHS, (WARMUP_SHARE * max_steps) / steps_per_epoch) } = this;
     return Math.trunc(warmup_epochs * steps_per_epoch);
   }
 
-  /** The options as JSON can hold them. */
+  /** The options as JSON values. */
   to_dict(): Record<string, unknown> {
-    const { output_dir, ...options } = this;
-    return typeof output_dir === "string" ? { output_dir, ...options } : { ...options };
+    return options_to_dict(this);
   }
 
   #check_together(): void {
-    if (this.save_strategy !== "no" && this.output_dir === undefined) {
-      throw invalid_option(`save_strategy "${this.save_strategy}" needs an output_dir.`, "output_dir");
-    }
+    check_output_dir(this);
     if (this.rand_views + this.focal_views === 0) {
       throw invalid_option(
-        "rand_views and focal_views are both 0: there is nothing to learn from.",
+        "rand_views and focal_views are both 0, so there is nothing to learn from; set one of them to 1 or more.",
         "rand_views",
       );
     }
     if (this.patch_drop === 1)
-      throw invalid_option("patch_drop must be below 1: some patch must stay.", "patch_drop");
+      throw invalid_option("patch_drop must be below 1, so that at least one patch remains.", "patch_drop");
     for (const name of ["rand_crop_scale", "focal_crop_scale"] as const) {
       if (this[name][1] === 0) throw invalid_option(`${name} must end above 0.`, name);
     }
-    if (this.hue * this.color_jitter_strength > MOST_HUE) {
+    if (this.hue * this.color_jitter_strength > MAX_HUE) {
       throw invalid_option(
-        `hue times color_jitter_strength must be ${MOST_HUE} at most, got ${this.hue * this.color_jitter_strength}.`,
+        `hue times color_jitter_strength must be at most ${MAX_HUE}, got ${this.hue * this.color_jitter_strength}.`,
         "hue",
       );
     }
@@ -335,8 +334,8 @@ export class MSNPretrainingArguments {
 
 function no_accumulation(): VitMsnError {
   return invalid_option(
-    "Pre-training has no gradient_accumulation_steps: batch norm, Sinkhorn and the mean entropy look at a whole batch, so parts of " +
-      "one are another loss. Where memory is short, set gradient_checkpointing, or a smaller per_device_train_batch_size.",
+    "Pre-training has no gradient_accumulation_steps: batch norm, Sinkhorn and the mean entropy are computed over a whole batch, so " +
+      "accumulating smaller ones would change the loss. To save memory, set gradient_checkpointing or a smaller per_device_train_batch_size.",
     "gradient_accumulation_steps",
   );
 }

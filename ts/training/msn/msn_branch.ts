@@ -45,7 +45,7 @@ export class MSNBranch {
     return new MSNBranch(encoder, head, sizes.hidden_dim);
   }
 
-  /** Another branch on the same engine, whose parameters have the same values. */
+  /** Another branch on the same engine, with copies of the parameters. */
   async copy(sizes: HeadSizes): Promise<MSNBranch> {
     const { engine, config } = this.encoder;
     const { modules } = this.encoder.weights;
@@ -59,7 +59,7 @@ export class MSNBranch {
     return branch;
   }
 
-  /** The projections [B, output_dir] of pictures, on the engine or a tape around it; the caller's to free. */
+  /** The projections [B, output_dir] of images, on the engine or a tape around it; the caller frees them. */
   async project(inputs: ForwardInputs, tape?: Tape): Promise<TensorHandle> {
     const engine = tape ?? this.#engine;
     return this.encoder.with_cls(
@@ -69,7 +69,7 @@ export class MSNBranch {
     );
   }
 
-  /** Keeps `momentum` of its parameters and takes the rest of another branch's; running statistics stay its own. */
+  /** Moves the parameters towards another branch's, by an exponential moving average with `momentum`; running statistics don't change. */
   follow(other: MSNBranch, momentum: number): void {
     for (const [i, { value }] of this.parameters.all.entries()) {
       this.#engine.ema(value, (other.parameters.all[i] as { value: TensorHandle }).value, momentum);
@@ -77,7 +77,7 @@ export class MSNBranch {
     this.parameters.write_back();
   }
 
-  /** Frees all but the encoder's own weights. */
+  /** Frees everything but the encoder's weights. */
   async dispose(): Promise<void> {
     await this.parameters.dispose();
     this.running.free();

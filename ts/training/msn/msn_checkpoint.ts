@@ -10,10 +10,10 @@ import {
   json,
   type LoadedTensor,
   mismatch,
+  optimizer_state_tensors,
   read_checkpoint_json,
   read_float_tensors,
   read_sound_state,
-  remembered_tensors,
   STATE_FILE,
   set_values,
   tensor_to_write,
@@ -26,7 +26,7 @@ import type { MSNLearner } from "./msn_learner.ts";
 import { MSN_MEANS, type MSNPretrainerState } from "./msn_state.ts";
 
 const ARGUMENTS_FILE = "pretraining_args.json";
-/** Both branches, but for the target's encoder, and what the optimiser remembers. */
+/** Both branches except the target's encoder, and the optimisers' state. */
 const TENSORS_FILE = "pretraining.safetensors";
 const [ONLINE, TARGET] = ["online", "target"];
 
@@ -38,8 +38,8 @@ export interface MSNCheckpointContent {
 }
 
 /**
- * Writes a checkpoint: the target's encoder as a model that from_pretrained opens, all else that goes on in a file of its own, the
- * options, and last of all the state, which marks it as whole.
+ * Writes a checkpoint: the target's encoder as a model that from_pretrained loads, everything else needed to resume in a separate
+ * file, the options, and last the trainer state, which marks it as complete.
  */
 export async function write_msn_checkpoint(
   directory: SaveDirectory,
@@ -64,15 +64,15 @@ function* tensors_of(learner: MSNLearner): Generator<TensorToWrite> {
     yield write(`${TARGET}.${name}`, value);
   for (const [name, handle] of target.running.entries()) yield write(`${TARGET}.${name}`, handle);
   yield write(prototypes.name, prototypes.value);
-  yield* remembered_tensors(engine, learner.optimizer);
-  yield* remembered_tensors(engine, learner.prototype_optimizer);
+  yield* optimizer_state_tensors(engine, learner.optimizer);
+  yield* optimizer_state_tensors(engine, learner.prototype_optimizer);
 }
 
 function head_parameters(parameters: readonly Parameter[]): Parameter[] {
   return parameters.filter(({ name }) => name.startsWith("head."));
 }
 
-/** A checkpoint that was read, but not put into anything yet. */
+/** A checkpoint that was read, but not restored yet. */
 export interface LoadedMSNCheckpoint {
   name: string;
   files: ModelSource;
@@ -92,12 +92,12 @@ export async function read_msn_checkpoint(source: PretrainedSource): Promise<Loa
     throw unsound(files, `has a ${STATE_FILE} without prototypes_last_used`);
   const args = await read_checkpoint_json(files, ARGUMENTS_FILE);
   const tensors = await read_float_tensors(files, TENSORS_FILE);
-  // A weights file that is cut off is found before anything is changed.
+  // Detects a truncated weights file before anything is changed.
   await (await open_checkpoint(files)).close();
   return { name: files.name, files, args, state, optimizer_steps, tensors };
 }
 
-/** Gives a learner what a checkpoint holds. @throws VitMsnError CHECKPOINT_MISMATCH; some of it may be changed by then. */
+/** Restores a learner from a checkpoint. @throws VitMsnError CHECKPOINT_MISMATCH; the learner may then be partly restored. */
 export async function restore_msn_learner(
   learner: MSNLearner,
   checkpoint: LoadedMSNCheckpoint,
@@ -113,24 +113,24 @@ export async function restore_msn_learner(
   for (const [name, handle] of target.running.entries()) set(`${TARGET}.${name}`, handle);
   set(prototypes.name, prototypes.value);
   await restore_target_encoder(learner, files);
-  const remember = (own: Optimizer, parameter: Parameter) => {
-    // A mask token has no gradient, so nothing is remembered of it.
-    if (!tensors.has(`${own.slots[0]}.${parameter.name}`)) return;
+  const restore_state = (owner: Optimizer, parameter: Parameter) => {
+    // A mask token has no gradient, so it has no state.
+    if (!tensors.has(`${owner.slots[0]}.${parameter.name}`)) return;
     const dims = engine.dims(parameter.value);
-    own.restore(
+    owner.restore(
       parameter,
-      own.slots.map((slot) => found(from, tensors, `${slot}.${parameter.name}`, dims)),
+      owner.slots.map((slot) => found(from, tensors, `${slot}.${parameter.name}`, dims)),
     );
   };
-  for (const parameter of online.parameters.trained) remember(optimizer, parameter);
-  remember(prototype_optimizer, prototypes);
+  for (const parameter of online.parameters.trained) restore_state(optimizer, parameter);
+  restore_state(prototype_optimizer, prototypes);
   optimizer.steps = optimizer_steps;
   prototype_optimizer.steps = optimizer_steps;
   online.parameters.write_back();
   target.parameters.write_back();
 }
 
-/** The target's encoder is the checkpoint's own model. */
+/** The target's encoder is the checkpoint's model. */
 async function restore_target_encoder({ engine, target }: MSNLearner, files: ModelSource): Promise<void> {
   const checkpoint = await open_checkpoint(files);
   try {
@@ -172,9 +172,9 @@ function found(
 ): Float32Array {
   const tensor = tensors.get(key);
   if (tensor !== undefined && tensor.dims.join() === dims.join()) return tensor.data;
-  const is = tensor === undefined ? "isn't there" : `is [${tensor.dims.join(", ")}]`;
+  const is = tensor === undefined ? "is missing" : `is [${tensor.dims.join(", ")}]`;
   throw mismatch(
-    `${from} is a checkpoint of another model or head: ${key} ${is}, expected [${dims.join(", ")}]. Resume with the model, hidden_dim, ` +
-      "output_dim and num_proto that it was made with.",
+    `${from} is a checkpoint of another model or head: ${key} ${is}, expected [${dims.join(", ")}]. Resume with the same model, hidden_dim, ` +
+      "output_dim and num_proto as the run that wrote it.",
   );
 }

@@ -16,12 +16,12 @@ export interface HeadSizes {
 /** The names of its batch norms, which have running statistics. */
 export const HEAD_NORMS = ["head.bn1", "head.bn2"] as const;
 
-/** What a forward runs on: an engine, or a tape around one. */
+/** An engine, or a tape around one, that a forward runs on. */
 export type PretrainingForwardEngine = Engine & PretrainingOps;
 
 /**
  * The parameters of MSN's projection head: fc1, bn1, GELU, fc2, bn2, GELU, fc3. Names are those of the original checkpoints
- * with "head." for "fc."; values start as there, by N(0, 0.02) and zeros.
+ * with "head." for "fc."; values start as in the original, from N(0, 0.02) and zeros.
  */
 export function head_modules({ in_features, hidden_dim, output_dim }: HeadSizes): ModuleSpec[] {
   return [
@@ -47,7 +47,7 @@ function batch_norm(name: string, features: number): TensorSpec[] {
   ];
 }
 
-/** Running statistics of the head's batch norms, which nothing here reads: they are kept for whoever goes on elsewhere. */
+/** Running statistics of the head's batch norms, which nothing here reads: they are stored for other programs that resume from a checkpoint. */
 export class RunningStatistics {
   readonly #engine: TrainingEngine;
   readonly #handles = new Map<string, TensorHandle>();
@@ -66,7 +66,7 @@ export class RunningStatistics {
     return this.#handles;
   }
 
-  /** Averages a batch's statistics in. */
+  /** Adds a batch's statistics to the moving averages. */
   add(norm: string, mean: TensorHandle, variance: TensorHandle): void {
     const keep = 1 - RUNNING_MOMENTUM;
     this.#engine.ema(this.#handles.get(`${norm}.running_mean`) as TensorHandle, mean, keep);
@@ -79,7 +79,7 @@ export class RunningStatistics {
   }
 }
 
-/** The head's output [B, output_dim] of CLS tokens [B, D], by the statistics of this batch; the caller's to free. */
+/** The head's output [B, output_dim] of CLS tokens [B, D], with the statistics of this batch; the caller frees it. */
 export function project(
   engine: PretrainingForwardEngine,
   weights: Weights,

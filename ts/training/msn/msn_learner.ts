@@ -17,9 +17,9 @@ import type { HeadSizes } from "./msn_head.ts";
 import { type MSNScheduleSteps, type MSNStepRates, msn_rates } from "./msn_schedules.ts";
 import type { MSNViews } from "./msn_views.ts";
 
-/** Milliseconds that a step spent where; on an engine elsewhere, until its calls were on their way. */
+/** Milliseconds that each part of a step took; with a remote engine, until its calls were sent. */
 export interface MSNStepTimes {
-  /** The target branch and what its projections become. */
+  /** The target branch, and the targets from its projections. */
   target: number;
   /** Encoder and head of the anchors, forward. */
   anchors: number;
@@ -29,13 +29,13 @@ export interface MSNStepTimes {
   update: number;
 }
 
-/** What one step showed. */
+/** The results of one step. */
 export interface MSNStepResult extends MSNStepRates {
   /** cross_entropy + memax_weight · me_max + ent_weight · entropy. */
   loss: number;
   /** Between targets and the anchors' predictions. */
   cross_entropy: number;
-  /** log K less the entropy of the mean prediction: 0 where all prototypes are used alike. */
+  /** log K less the entropy of the mean prediction: 0 if all prototypes are used equally. */
   me_max: number;
   /** The mean entropy of the anchors' predictions. */
   entropy: number;
@@ -48,16 +48,16 @@ export interface MSNStepResult extends MSNStepRates {
   times: MSNStepTimes;
 }
 
-/** Keeps the random numbers of dropped patches and prototypes apart from others. */
+/** Separate the random streams of dropped patches and prototypes. */
 const [PATCHES, PROTOTYPES] = [11, 12];
 
-/** Both branches, prototypes and their optimisers: what makes one step. */
+/** Both branches, prototypes and their optimisers: computes pre-training steps. */
 export class MSNLearner {
   readonly online: MSNBranch;
   readonly target: MSNBranch;
   readonly prototypes: Parameter;
   readonly engine: TrainingEngine;
-  /** Of encoder and head. */
+  /** For encoder and head. */
   readonly optimizer: Optimizer;
   readonly prototype_optimizer: Optimizer;
   readonly #args: MSNPretrainingArguments;
@@ -92,8 +92,8 @@ export class MSNLearner {
 
   /**
    * One step of MSN.
-   * @param step the steps that were done before.
-   * @throws VitMsnError DIVERGED where the loss or a gradient isn't finite: the parameters are those before the step.
+   * @param step the number of steps done before.
+   * @throws VitMsnError DIVERGED if the loss or a gradient isn't finite; the parameters are then unchanged.
    */
   async step(
     views: MSNViews,
@@ -125,7 +125,7 @@ export class MSNLearner {
     }
   }
 
-  /** Frees what training needed but the encoders. */
+  /** Frees everything but the online encoder. */
   async dispose(): Promise<void> {
     this.optimizer.dispose();
     this.prototype_optimizer.dispose();
@@ -180,7 +180,7 @@ export class MSNLearner {
     }
   }
 
-  /** The anchors' projections, the random ones' first; each size goes through the batch norms on its own. */
+  /** The anchors' projections, the random ones' first; each size passes the batch norms separately. */
   async #anchors(
     views: MSNViews,
     step: number,
@@ -203,7 +203,7 @@ export class MSNLearner {
     return second === undefined ? first : scope.use(tape.concat_rows(first, second));
   }
 
-  /** The patches that a step's random anchors keep: the same for all, as in the original; undefined for all of them. */
+  /** The patches that are visible in a step's random anchors, the same for all as in the original; undefined for every patch. */
   #visible_patches({ dims }: Tensor, step: number): number[] | undefined {
     const { patch_drop, seed } = this.#args;
     if (patch_drop === 0) return undefined;
@@ -212,8 +212,8 @@ export class MSNLearner {
       Math.floor((dims[2] as number) / height),
       Math.floor((dims[3] as number) / width),
     ];
-    const kept = Math.max(1, Math.floor((1 - patch_drop) * rows * columns));
-    return [...permutation(rows * columns, new Random(seed, PATCHES, step)).subarray(0, kept)];
+    const visible = Math.max(1, Math.floor((1 - patch_drop) * rows * columns));
+    return [...permutation(rows * columns, new Random(seed, PATCHES, step)).subarray(0, visible)];
   }
 
   #update({ learning_rate, weight_decay, ema_momentum }: MSNStepRates, grad_norm: number): void {
@@ -231,7 +231,7 @@ export class MSNLearner {
     this.prototypes.gradient = undefined;
   }
 
-  /** Prototypes from U(−1/√d, 1/√d), as the original's. */
+  /** Prototypes from U(−1/√d, 1/√d), as in the original. */
   #make_prototypes(): Parameter {
     const { num_proto, output_dim, seed } = this.#args;
     const random = new Random(seed, PROTOTYPES);
@@ -265,13 +265,13 @@ export class MSNLearner {
   }
 }
 
-/** The model's engine, where it can pre-train. @throws VitMsnError UNSUPPORTED. */
+/** The model's engine, if it can pre-train. @throws VitMsnError UNSUPPORTED. */
 export function msn_engine(model: ViTMSNModel): TrainingEngine {
   const engine = training_engine(model);
   if (model.dtype !== "float32") {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `Pre-training needs a float32 model, as the target's steps are smaller than ${model.dtype} can hold; load it with dtype "float32".`,
+      `Pre-training needs a float32 model, because the target's updates are too small for ${model.dtype}; load it with dtype "float32".`,
     );
   }
   return engine;
@@ -287,12 +287,12 @@ function inputs_of(pixel_values: Tensor, signal: AbortSignal | undefined): Forwa
   };
 }
 
-/** Times of a step's parts, one after the other. */
+/** Measures the consecutive parts of a step. */
 class Clock {
   readonly times: MSNStepTimes = { target: 0, anchors: 0, loss: 0, backward: 0, update: 0 };
   #last = performance.now();
 
-  /** What was done since the last note was this. */
+  /** Attributes the time since the last call to a part. */
   note(part: keyof MSNStepTimes): void {
     const now = performance.now();
     this.times[part] += now - this.#last;

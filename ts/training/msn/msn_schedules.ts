@@ -1,19 +1,19 @@
 import type { MSNPretrainingArguments } from "./msn_arguments.ts";
 
-/** What changes from step to step of a pre-training run. */
+/** The rates that change from step to step of a pre-training run. */
 export interface MSNStepRates {
   learning_rate: number;
   weight_decay: number;
-  /** How much of itself the target keeps. */
+  /** Momentum of the target's moving average. */
   ema_momentum: number;
-  /** Temperature that sharpens targets. */
+  /** Temperature that sharpens the targets. */
   sharpen: number;
 }
 
 export interface MSNScheduleSteps {
   /** Steps in all. */
   total: number;
-  /** Steps over which the learning rate rises. */
+  /** Warm-up steps. */
   warmup: number;
 }
 
@@ -32,11 +32,11 @@ type ScheduleOptions = Pick<
 >;
 
 /**
- * The rates of step `step`, 0 for the first. The learning rate rises in a line and falls along a cosine; weight decay goes
- * along a cosine; momentum and sharpening in a line. All are made for `schedule_stretch` times as many steps as there are.
+ * The rates of step `step`, 0 for the first. The learning rate rises linearly and falls along a cosine; weight decay follows a
+ * cosine; momentum and sharpening are linear. All schedules are `schedule_stretch` times as long as the run.
  *
- * Source: WarmupCosineSchedule, CosineWDSchedule and momentum_scheduler of facebookresearch/msn, whose step counts begin at 1
- * for the first two and at 0 for the others.
+ * Source: WarmupCosineSchedule, CosineWDSchedule and momentum_scheduler of facebookresearch/msn, which count steps from 1
+ * for the first two and from 0 for the others.
  */
 export function msn_rates(
   args: ScheduleOptions,

@@ -21,25 +21,25 @@ import {
 } from "../data/transforms.ts";
 import type { MSNPretrainingArguments } from "./msn_arguments.ts";
 
-/** The views of one step's B pictures, ready for the patch projection; anchors lie view by view. */
+/** The views of one step's B images, ready for the patch projection; anchors are ordered by view, then image. */
 export interface MSNViews {
-  /** float32 [B, channels, height, width]: what the target branch sees, whole. */
+  /** float32 [B, channels, height, width]: the input of the target branch, with all patches. */
   target: Tensor;
-  /** float32 [rand_views · B, channels, height, width]: random anchors, which lose patches. Undefined where there are none. */
+  /** float32 [rand_views · B, channels, height, width]: random anchors, with dropped patches. Undefined if there are none. */
   random?: Tensor | undefined;
-  /** float32 [focal_views · B, channels, height, width]: focal anchors, which keep all. Undefined where there are none. */
+  /** float32 [focal_views · B, channels, height, width]: focal anchors, with all patches. Undefined if there are none. */
   focal?: Tensor | undefined;
-  /** The patches that random anchors keep, the same for all, by index in reading order. Default: drawn by patch_drop and seed. */
+  /** The visible patches of random anchors, the same for all, by index in row-major order. Default: drawn by patch_drop and seed. */
   visible_patches?: readonly number[];
 }
 
-/** Makes a step's views of pictures; undefined where none can be used. */
+/** Makes the views of a step's images; undefined if none can be used. */
 export type ViewCollator = Collator<MSNViews>;
 
 export interface MSNViewOptions extends Pick<ImageCollatorOptions, "unreadable_pictures"> {
   args: MSNPretrainingArguments;
   config: ViTMSNConfig;
-  /** Only how it normalises matters. */
+  /** Only its normalisation is used. */
   processor: ViTImageProcessor;
 }
 
@@ -50,7 +50,7 @@ export interface MSNTransforms {
 }
 
 /**
- * What makes a view of a picture: a random part of it resized, mirrored, its colours changed, grey and blurred, each with its
+ * The transforms that make a view of an image: random resized crop, mirroring, colour jitter, greyscale and blur, each with its
  * probability, in this order. Source: make_transforms in data_manager.py of facebookresearch/msn.
  */
 export function msn_transforms(args: MSNPretrainingArguments, config: ViTMSNConfig): MSNTransforms {
@@ -73,7 +73,7 @@ export function msn_transforms(args: MSNPretrainingArguments, config: ViTMSNConf
   return { random: view(rand_size, args.rand_crop_scale), focal: view(focal_size, args.focal_crop_scale) };
 }
 
-/** Reads pictures and makes their views: the target's first, then random ones, then focal ones. */
+/** Reads images and makes their views: first the target's, then random ones, then focal ones. */
 export function msn_view_collator(options: MSNViewOptions): ViewCollator {
   const { args, config, processor } = options;
   const transforms = msn_transforms(args, config);
@@ -81,23 +81,23 @@ export function msn_view_collator(options: MSNViewOptions): ViewCollator {
   const tables = value_tables(processor, config.num_channels);
   const warned = new Set<string>();
   return async (drawn, { signal }) => {
-    const pictures: { image: RawImage; one: DrawnExample }[] = [];
+    const images: { image: RawImage; one: DrawnExample }[] = [];
     for (const one of drawn) {
       try {
-        pictures.push({ image: await picture_of(one, config, signal), one });
+        images.push({ image: await image_of(one, config, signal), one });
       } catch (error) {
         skip_or_throw(error, name_of(one.example, one.index), options, warned);
       }
     }
-    // A batch norm of one picture has no variance.
-    if (pictures.length < 2) return undefined;
-    const group = (views: number, size: number) => new ViewGroup(pictures.length, views, size, tables);
+    // Batch norm over a single image has no variance.
+    if (images.length < 2) return undefined;
+    const group = (views: number, size: number) => new ViewGroup(images.length, views, size, tables);
     const [target, random, focal] = [
       group(1, rand_size),
       group(args.rand_views, rand_size),
       group(args.focal_views, focal_size),
     ];
-    for (const [i, { image, one }] of pictures.entries()) {
+    for (const [i, { image, one }] of images.entries()) {
       target.add(i, image, transforms.random, one);
       random.add(i, image, transforms.random, one);
       focal.add(i, image, transforms.focal, one);
@@ -106,17 +106,17 @@ export function msn_view_collator(options: MSNViewOptions): ViewCollator {
   };
 }
 
-/** A picture without alpha, grey where the model is; grey pictures stay so until they are written, since all changes of colour leave them grey. */
-async function picture_of(
+/** Reads an image without alpha, in grey for a grey model. Grey images stay grey until they are written, since no colour transform changes that. */
+async function image_of(
   { example, index }: DrawnExample,
   config: ViTMSNConfig,
   signal: AbortSignal | undefined,
 ): Promise<RawImage> {
   if (example.image === undefined) {
-    const found = example.pixel_values === undefined ? "neither" : "pixel_values that are normalised already";
+    const found = example.pixel_values === undefined ? "no image" : "normalised pixel_values";
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `Example ${index} of the data has ${found}: views are cut from pictures, so give it an image, or the data as a uint8 Tensor.`,
+      `Example ${index} of the data has ${found}, but views are cropped from images; pass an image, or the data as a uint8 Tensor.`,
       { details: { argument: "train_dataset", index } },
     );
   }
@@ -124,32 +124,32 @@ async function picture_of(
   return image.convert(config.num_channels === 1 || image.channels <= 2 ? 1 : 3);
 }
 
-/** Some views of every picture, of one size, on their way into one tensor. */
+/** Collects views of one size, of every image, into one tensor. */
 class ViewGroup {
-  readonly #pictures: number;
+  readonly #images: number;
   readonly #views: number;
   readonly #size: number;
   readonly #tables: readonly Float32Array[];
   readonly #values: Float32Array;
 
-  constructor(pictures: number, views: number, size: number, tables: readonly Float32Array[]) {
-    this.#pictures = pictures;
+  constructor(images: number, views: number, size: number, tables: readonly Float32Array[]) {
+    this.#images = images;
     this.#views = views;
     this.#size = size;
     this.#tables = tables;
-    this.#values = new Float32Array(pictures * views * tables.length * size * size);
+    this.#values = new Float32Array(images * views * tables.length * size * size);
   }
 
   add(place: number, image: RawImage, transform: ImageTransform, { random }: DrawnExample): void {
     for (let view = 0; view < this.#views; view++) {
-      this.#write(view * this.#pictures + place, transform(image, random));
+      this.#write(view * this.#images + place, transform(image, random));
     }
   }
 
-  /** Undefined where there are no views. */
+  /** Undefined if there are no views. */
   tensor(): Tensor | undefined {
     if (this.#views === 0) return undefined;
-    const dims = [this.#views * this.#pictures, this.#tables.length, this.#size, this.#size];
+    const dims = [this.#views * this.#images, this.#tables.length, this.#size, this.#size];
     return new Tensor("float32", this.#values, dims);
   }
 

@@ -20,11 +20,11 @@ const [ENCODER, TARGET] = ["encoder", "target_encoder"] as const;
 export class OriginalMSNCheckpoint {
   /** For messages. */
   readonly name: string;
-  /** The encoder's, by the tensors' shapes. */
+  /** The encoder's, derived from the tensors' shapes. */
   readonly config: ViTMSNConfig;
-  /** The sizes of head and prototypes that its continuation needs, as far as it has them. */
+  /** The sizes of head and prototypes needed to continue from it, as far as it has them. */
   readonly options: Pick<MSNPretrainingOptions, "hidden_dim" | "output_dim" | "num_proto">;
-  /** Epochs that it was trained for; undefined where it doesn't say. */
+  /** Epochs that it was trained for; undefined if it doesn't record them. */
   readonly epoch: number | undefined;
   readonly #file: RandomAccessFile;
   readonly #branches: ReadonlyMap<string, StateDict>;
@@ -47,10 +47,10 @@ export class OriginalMSNCheckpoint {
   }
 
   /**
-   * Opens a `.pth.tar` of facebookresearch/msn: what torch.save wrote of encoder, target_encoder, prototypes, opt and epoch, or of
-   * some of them. Nothing in it is executed.
+   * Opens a `.pth.tar` of facebookresearch/msn: a torch.save file with encoder, target_encoder, prototypes, opt and epoch, or some
+   * of them. Nothing in it is executed.
    * @param source a path, URL, Blob or the bytes.
-   * @param overrides of the config: num_attention_heads, which no shape tells, is hidden_size / 64 without it.
+   * @param overrides of the config. num_attention_heads, which no shape determines, is hidden_size / 64 by default.
    * @throws VitMsnError NOT_FOUND, INVALID_CHECKPOINT, UNSUPPORTED (the format of PyTorch before 1.6), INVALID_CONFIG.
    */
   static async open(
@@ -73,8 +73,8 @@ export class OriginalMSNCheckpoint {
   }
 
   /**
-   * @internal Gives a learner both branches (each the other's where there is but one), the head and prototypes where they are
-   * there, and the optimiser's memory.
+   * @internal Restores both branches of a learner (from the same one if there is only one), the head and prototypes if present,
+   * and the optimiser's state.
    * @throws VitMsnError CHECKPOINT_MISMATCH.
    */
   async restore(learner: MSNLearner): Promise<void> {
@@ -90,7 +90,7 @@ export class OriginalMSNCheckpoint {
     target.parameters.write_back();
   }
 
-  /** Sets a branch's parameters and running statistics; a head that isn't there stays as it is. */
+  /** Sets a branch's parameters and running statistics; a head that the file lacks is unchanged. */
   async #fill(branch: MSNBranch, dict: StateDict, { engine }: MSNLearner): Promise<void> {
     for (const parameter of branch.parameters.all) {
       const tensor = dict.find(parameter);
@@ -118,8 +118,8 @@ export class OriginalMSNCheckpoint {
           ? memory.step
           : (await this.#read(memory.step, { name: "step", size: 1 }))[0];
       steps = Math.max(steps, Math.trunc(done as number));
-      const own = parameter === prototypes ? prototype_optimizer : optimizer;
-      own.restore(parameter, [
+      const owner = parameter === prototypes ? prototype_optimizer : optimizer;
+      owner.restore(parameter, [
         await this.#read(memory.exp_avg, parameter),
         await this.#read(memory.exp_avg_sq, parameter),
       ]);
@@ -146,13 +146,13 @@ export class OriginalMSNCheckpoint {
   }
 
   #lacks({ name }: Parameter): VitMsnError {
-    return mismatch(`${this.name} has nothing for ${name}: it is a checkpoint of another model.`);
+    return mismatch(`${this.name} has no values for ${name}, so it is a checkpoint of another model.`);
   }
 }
 
 /** One branch's tensors. */
 class StateDict {
-  /** By canonical key, query, key and value as one under the query's. */
+  /** By canonical key; query, key and value are fused under the query's. */
   readonly by_key: ReadonlyMap<string, CheckpointTensor>;
   readonly has_head: boolean;
   readonly #tensors: readonly CheckpointTensor[];
@@ -191,7 +191,7 @@ function branches_of(
   if (branches.size > 0) return branches;
   throw unsound(
     file,
-    "has neither encoder nor target_encoder, so it is no checkpoint of the original MSN code",
+    "has neither encoder nor target_encoder, so it isn't a checkpoint of the original MSN code",
   );
 }
 
@@ -241,7 +241,7 @@ interface ParameterMemory {
 }
 type OptimizerState = ReadonlyMap<number, ParameterMemory>;
 
-/** torch's AdamW state by parameter number; undefined where there is none. */
+/** torch's AdamW state by parameter number; undefined if there is none. */
 function optimizer_of(root: PickleDict, archive: TorchArchive): OptimizerState | undefined {
   const opt = root.get("opt");
   const state = opt instanceof PickleDict ? opt.get("state") : undefined;
