@@ -21,6 +21,13 @@ function expect_like_pillow(image: RawImage, name: string, tolerance = 0): void 
   expect(difference(image.rgb().data, data as Uint8Array).max).toBeLessThanOrEqual(tolerance);
 }
 
+/** The first chunk, VP8X, has 18 bytes. */
+function without_webp_header(bytes: Uint8Array): Uint8Array {
+  const rest = Uint8Array.from([...bytes.subarray(0, 12), ...bytes.subarray(30)]);
+  new DataView(rest.buffer).setUint32(4, rest.length - 8, true);
+  return rest;
+}
+
 /** File, and the channels it has. */
 const LOSSLESS: [string, number][] = [
   ["rgb.png", 3],
@@ -85,6 +92,14 @@ describe("images are turned upright", () => {
   test.each([1, 2, 3, 4, 5, 6, 7, 8])("WebP with EXIF orientation %i", async (orientation) => {
     const name = `orientation_${orientation}.webp`;
     expect_like_pillow(await read(name), name);
+  });
+
+  test.each([
+    ["whose header's flags don't announce it", (bytes: Uint8Array) => bytes.with(20, 0)],
+    ["without that header", without_webp_header],
+  ])("but not a WebP %s", async (_, change) => {
+    const image = await RawImage.read(change(await read_file(`${FOLDER}/orientation_6.webp`)));
+    expect_like_pillow(image, "orientation_1.webp");
   });
 
   test.each([

@@ -52,17 +52,19 @@ function jpeg_metadata(bytes: Uint8Array): Metadata {
   return found;
 }
 
+/** Only what the header's flags announce counts, as for libwebp and browsers: a file without such a header has none. */
 function webp_metadata(bytes: Uint8Array): Metadata {
   const found: Metadata = { exif: [], xmp: undefined };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const flags = starts_with(bytes, 12, "VP8X") ? (bytes[20] ?? 0) : 0;
   for (let at = 12; at + 8 <= bytes.length; ) {
     const start = at + 8;
     const length = view.getUint32(at + 4, true);
     // A second one is dropped from the file, too, but not read.
-    if (starts_with(bytes, at, "EXIF")) {
+    if (flags & 8 && starts_with(bytes, at, "EXIF")) {
       found.exif.push({ name: at, start, end: found.exif.length === 0 ? start + length : start });
     }
-    if (starts_with(bytes, at, "XMP ")) found.xmp = bytes.subarray(start, start + length);
+    if (flags & 4 && starts_with(bytes, at, "XMP ")) found.xmp = bytes.subarray(start, start + length);
     at = start + length + (length % 2);
   }
   return found;
