@@ -110,6 +110,46 @@ describe("a file that was cut off is refused, by the same words in every runtime
   });
 });
 
+/** A grey PNG of three pixels, stored as they are, whose chunk has a wrong checksum. `tail` ends its zlib stream. */
+function stored_png(pixels: readonly number[], tail: readonly number[]): Uint8Array {
+  const chunk = (type: string, data: readonly number[], checksum: readonly number[]) => [
+    ...[0, 0, 0, data.length],
+    ...new TextEncoder().encode(type),
+    ...data,
+    ...checksum,
+  ];
+  return Uint8Array.from([
+    ...[0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a],
+    ...chunk("IHDR", [0, 0, 0, 3, 0, 0, 0, 1, 8, 0, 0, 0, 0], [0x3e, 0x8b, 0x4b, 0x68]),
+    ...chunk("IDAT", [0x78, 1, 1, 4, 0, 0xfb, 0xff, 0, ...pixels, ...tail], [1, 2, 3, 4]),
+    ...chunk("IEND", [], [0xae, 0x42, 0x60, 0x82]),
+  ]);
+}
+
+describe("PNG pixels whose chunk's checksum is wrong", () => {
+  // Of the filter's number, 0, and the pixels 10, 20 and 30.
+  const adler = [0, 0x68, 0, 0x3d];
+
+  test.each([
+    ["and nothing behind it", adler],
+    ["and junk behind it", [...adler, 1, 2, 3]],
+  ])("are read where the checksum of all pixels is right, %s", async (_, tail) => {
+    const { data } = await RawImage.read(stored_png([10, 20, 30], tail));
+    expect([...data]).toEqual([10, 20, 30]);
+  });
+
+  test.each([
+    ["a pixel is another", [10, 21, 30], adler],
+    ["the checksum is another", [10, 20, 30], [0, 0x68, 0, 0x3e]],
+    ["a pixel is another and junk follows", [10, 20, 31], [...adler, 1, 2, 3]],
+  ])("are refused where %s", async (_, pixels, tail) => {
+    await expect(RawImage.read(stored_png(pixels, tail))).rejects.toMatchObject({
+      code: "INVALID_IMAGE",
+      message: expect.stringMatching(/is a damaged PNG file: its pixels don't fit their checksum/),
+    });
+  });
+});
+
 describe("a damaged file is refused", () => {
   /** The file with other bytes at a word. */
   function changed(name: string, word: string, offset: number, ...values: number[]): Uint8Array {

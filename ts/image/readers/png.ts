@@ -37,20 +37,25 @@ export async function read_png(file: PngFile, name: string, signal?: AbortSignal
   const { width, height } = file;
   const channels = channels_of(file);
   const image = { data: new Uint8Array(width * height * channels), width, height, channels };
-  const rows = stored_rows(file, image, (what) =>
-    invalid_image(`${name} is a damaged PNG file: ${what}.`, name),
-  );
+  const damaged = (what: string) => invalid_image(`${name} is a damaged PNG file: ${what}.`, name);
+  const rows = stored_rows(file, image, damaged);
+  const checksum = new Adler32();
   let row = rows.next().value;
   let filled = 0;
   const parts = inflate(zlib_data(file.data));
-  while (row) {
+  for (;;) {
     const { value, done } = await parts.next();
     throw_if_aborted(signal, `Decoding ${name}`);
     if (done) {
-      if (value && filled === 0) return finish_black(rows, row, image);
-      throw invalid_image(`${name} is a truncated or damaged PNG file; download or copy it again.`, name);
+      if (row && (!value || filled > 0))
+        throw invalid_image(`${name} is a truncated or damaged PNG file; download or copy it again.`, name);
+      if (row) finish_black(rows, row);
+      if (!checksum.is_in(file.data)) throw damaged("its pixels don't fit their checksum");
+      break;
     }
-    for (let at = 0; row && at < value.length; ) {
+    checksum.add(value);
+    let at = 0;
+    while (row && at < value.length) {
       const taken = value.subarray(at, at + row.length - filled);
       row.set(taken, filled);
       filled += taken.length;
@@ -59,15 +64,16 @@ export async function read_png(file: PngFile, name: string, signal?: AbortSignal
       row = rows.next().value;
       filled = 0;
     }
+    // There is more than the image, and the checksum is one of all of it.
+    if (at < value.length) break;
   }
   await parts.return(true);
   return image;
 }
 
 /** Rows that the data end without. */
-function finish_black(rows: Generator<Uint8Array, undefined>, row: Uint8Array, image: Pixels): Pixels {
+function finish_black(rows: Generator<Uint8Array, undefined>, row: Uint8Array): void {
   for (let rest: Uint8Array | undefined = row; rest; rest = rows.next().value) rest.fill(0);
-  return image;
 }
 
 function channels_of({ color_type, transparency }: PngFile): Channels {
@@ -75,7 +81,38 @@ function channels_of({ color_type, transparency }: PngFile): Channels {
   return color_type === 0 ? 1 : 3;
 }
 
-/** The zlib stream's deflated data, without its header and without its checksum, which Pillow doesn't look at either. */
+/** The checksum at the end of a zlib stream: without it a file in which some bytes are wrong would be another image. */
+class Adler32 {
+  #sum = 1;
+  #sum_of_sums = 0;
+
+  add(bytes: Uint8Array): void {
+    // As many bytes as can be added up before a sum is too large for the fast integers of engines.
+    for (let at = 0; at < bytes.length; at += 2048) {
+      for (const byte of bytes.subarray(at, at + 2048)) {
+        this.#sum += byte;
+        this.#sum_of_sums += this.#sum;
+      }
+      this.#sum %= 65521;
+      this.#sum_of_sums %= 65521;
+    }
+  }
+
+  /** Whether it stands in data, near whose end it should be: where the stream ends in it, its reader doesn't tell. */
+  is_in(parts: readonly Uint8Array[]): boolean {
+    const wanted = this.#sum_of_sums * 65536 + this.#sum;
+    let found = 0;
+    for (const part of parts) {
+      for (const byte of part) {
+        found = ((found << 8) | byte) >>> 0;
+        if (found === wanted) return true;
+      }
+    }
+    return false;
+  }
+}
+
+/** The zlib stream's deflated data, without its header and its checksum, which the browser's reader of them takes for damage. */
 function zlib_data(chunks: readonly Uint8Array[]): Uint8Array[] {
   const parts = [...chunks];
   for (let [i, left] = [0, 2]; left > 0 && i < parts.length; i++) {
