@@ -1,6 +1,7 @@
 import { execFile } from "node:child_process";
-import { readdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { transform } from "esbuild";
@@ -48,6 +49,29 @@ describe.each(with_code)("%s", (file) => {
   }
 });
 
+test("TypeScript finds no fault in the code", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "vit-msn-docs-types-"));
+  try {
+    await mkdir(join(folder, "node_modules"));
+    await symlink(root, join(folder, "node_modules/vit-msn"), "junction");
+    await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+    const compilerOptions = {
+      ...{ strict: true, noEmit: true, target: "es2022", module: "nodenext", lib: ["es2023", "dom"] },
+      ...{ types: ["node"], typeRoots: [join(root, "node_modules/@types")] },
+    };
+    await writeFile(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["*.ts"] }));
+    for (const [file, blocks] of snippets) {
+      for (const { line, text } of blocks.filter(({ language }) => language === "ts"))
+        await writeFile(join(folder, `${basename(file, ".md")}-${line}.ts`), in_node(text));
+    }
+    const tsc = join(root, "node_modules/typescript/bin/tsc");
+    const { stdout } = await execute(process.execPath, [tsc, "-p", folder]).catch((error) => error);
+    expect(stdout).toBe("");
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
 async function run(snippet: Snippet, project: SnippetProject): Promise<void> {
   const { language, where, text } = snippet;
   // An example has a test of its own; here it only has to be the same.
@@ -62,7 +86,12 @@ async function run(snippet: Snippet, project: SnippetProject): Promise<void> {
 /** A module that runs after the settings. */
 async function module_of({ text }: Snippet): Promise<string> {
   const { code } = await transform(text, { loader: "ts", format: "esm", target: "es2022" });
-  return `import "./settings.mjs";\n${code.replaceAll('"npm:vit-msn', '"vit-msn')}`;
+  return `import "./settings.mjs";\n${in_node(code)}`;
+}
+
+/** Deno's names of packages as others write them. */
+function in_node(code: string): string {
+  return code.replaceAll('"npm:vit-msn', '"vit-msn');
 }
 
 async function run_program(snippet: Snippet, { folder, variables }: SnippetProject): Promise<void> {
