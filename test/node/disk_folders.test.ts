@@ -8,6 +8,7 @@ import { time_left } from "../../ts/cli/model_options.ts";
 import { visible } from "../../ts/cli/terminal.ts";
 import { decode_name, encode_name } from "../../ts/files/file_names.ts";
 import { root } from "../support/cli.ts";
+import { skipped } from "../support/skips.ts";
 
 // Folders of images as only a disk has them: links, names of any bytes, and what tools put into them.
 
@@ -98,7 +99,7 @@ describe("ImageFolder", () => {
     expect((await ImageFolder.open(join(folder, "a"))).length).toBe(3);
   });
 
-  test.skipIf(process.platform !== "linux")(
+  test.skipIf(skipped(process.platform !== "linux", "only Linux's file names are any bytes"))(
     "names of any bytes are read, in the order of Python",
     async () => {
       const latin1 = Buffer.from("data/caf\xe9/\xe9.png", "latin1");

@@ -9,6 +9,7 @@ import { type Browser, chromium, type Page } from "playwright";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
 import { bun, deno } from "../support/runtimes.ts";
+import { skipped } from "../support/skips.ts";
 import { SnippetProject } from "../support/snippet_project.ts";
 import { read_snippets, type Snippet } from "../support/snippets.ts";
 
@@ -45,7 +46,10 @@ describe.each(with_code)("%s", (file) => {
   for (const snippet of snippets.get(file) ?? []) {
     const { line, language, where } = snippet;
     const needs_gpu = where === "webgpu" && !inject("require_gpu");
-    test.skipIf(needs_gpu)(`line ${line}: ${language} ${where}`, () => run(snippet, project));
+    test.skipIf(skipped(needs_gpu, "no software GPU was installed for the examples on WebGPU"))(
+      `line ${line}: ${language} ${where}`,
+      () => run(snippet, project),
+    );
   }
 });
 

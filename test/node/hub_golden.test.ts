@@ -1,5 +1,6 @@
 import { RawImage, ViTImageProcessor, ViTMSNModel } from "vit-msn";
 import { describe, expect, test } from "vitest";
+import { skipped } from "../support/skips.ts";
 
 // The released checkpoints, from the hub itself: needs the network and up to 1.2 GB a model, so only when asked for:
 // VIT_MSN_HUB=1 npx vitest run --project node test/node/hub_golden.test.ts
@@ -19,7 +20,7 @@ const GOLDEN = {
 /** Relative to the largest value: JPEG decoders may differ by a level in a pixel. */
 const TOLERANCE = 1e-3;
 
-describe.runIf(process.env.VIT_MSN_HUB)("released checkpoints", () => {
+describe.skipIf(skipped(!process.env.VIT_MSN_HUB, "VIT_MSN_HUB isn't set"))("released checkpoints", () => {
   test.each(Object.entries(GOLDEN))("%s", { timeout: 3_600_000 }, async (repo, golden) => {
     const processor = await ViTImageProcessor.from_pretrained(repo);
     const model = await ViTMSNModel.from_pretrained(repo);

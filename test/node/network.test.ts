@@ -25,6 +25,7 @@ import { find_proxy } from "../../ts/network/proxy_settings.node.ts";
 import { show_url } from "../../ts/network/show_url.ts";
 import { type Finished, root, vit_msn } from "../support/cli.ts";
 import { expect_error } from "../support/errors.ts";
+import { skipped } from "../support/skips.ts";
 
 const SECRET = "s3cr:t/word";
 const ENCODED = encodeURIComponent(SECRET);
@@ -679,34 +680,37 @@ describe("an address that is no model", () => {
   );
 });
 
-describe.skipIf(process.platform !== "linux")("under a limit of virtual memory", () => {
-  const run = async (kilobytes: number, command: string): Promise<string> => {
-    const { execFile } = await import("node:child_process");
-    const script = `ulimit -v ${kilobytes} && ${command} 2>&1`;
-    return new Promise((resolve) =>
-      execFile("bash", ["-c", script], { cwd: root }, (_, stdout) => resolve(stdout)),
-    );
-  };
-  const classify = `"${process.execPath}" dist/cli.js classify "${IMAGE}" -k 1`;
+describe.skipIf(skipped(process.platform !== "linux", "only Linux heeds ulimit -v"))(
+  "under a limit of virtual memory",
+  () => {
+    const run = async (kilobytes: number, command: string): Promise<string> => {
+      const { execFile } = await import("node:child_process");
+      const script = `ulimit -v ${kilobytes} && ${command} 2>&1`;
+      return new Promise((resolve) =>
+        execFile("bash", ["-c", script], { cwd: root }, (_, stdout) => resolve(stdout)),
+      );
+    };
+    const classify = `"${process.execPath}" dist/cli.js classify "${IMAGE}" -k 1`;
 
-  test("the error names the limit and what helps, which does", async () => {
-    const refused = await run(4_000_000, classify);
-    expect(refused).toMatch(
-      /3\.8 GiB of address space \(ulimit -v.*NODE_OPTIONS=--disable-wasm-trap-handler.*OUT_OF_MEMORY/,
-    );
-    expect(await run(4_000_000, `NODE_OPTIONS=--disable-wasm-trap-handler ${classify}`)).toMatch(/Bag/);
-  });
+    test("the error names the limit and what helps, which does", async () => {
+      const refused = await run(4_000_000, classify);
+      expect(refused).toMatch(
+        /3\.8 GiB of address space \(ulimit -v.*NODE_OPTIONS=--disable-wasm-trap-handler.*OUT_OF_MEMORY/,
+      );
+      expect(await run(4_000_000, `NODE_OPTIONS=--disable-wasm-trap-handler ${classify}`)).toMatch(/Bag/);
+    });
 
-  test("one engine's address space is enough for local files", async () => {
-    expect(await run(12_500_000, classify)).toMatch(/Bag/);
-  });
+    test("one engine's address space is enough for local files", async () => {
+      expect(await run(12_500_000, classify)).toMatch(/Bag/);
+    });
 
-  test("a download is refused in time, where Node's fetch would end the process", async () => {
-    const refused = await run(4_000_000, `HF_ENDPOINT=http://127.0.0.1:9 ${classify} --model org/name`);
-    expect(refused).toMatch(/Node's fetch can't start.*--disable-wasm-trap-handler.*OUT_OF_MEMORY/);
-    expect(refused).not.toMatch(/undici/);
-  });
-});
+    test("a download is refused in time, where Node's fetch would end the process", async () => {
+      const refused = await run(4_000_000, `HF_ENDPOINT=http://127.0.0.1:9 ${classify} --model org/name`);
+      expect(refused).toMatch(/Node's fetch can't start.*--disable-wasm-trap-handler.*OUT_OF_MEMORY/);
+      expect(refused).not.toMatch(/undici/);
+    });
+  },
+);
 
 test("the cached file of a URL with a signature doesn't hold it", async () => {
   const host = await listen(serve_model);

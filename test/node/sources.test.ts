@@ -20,6 +20,7 @@ import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { pictures } from "../../ts/cli/batch/sources.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
+import { skipped } from "../support/skips.ts";
 import { pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
 
 // What `embed` and `classify` are given: folders, lists and archives as they are found in the field.
@@ -82,7 +83,7 @@ describe("folders", () => {
     expect(stderr).toMatch(/^vit-msn: There is no file \S+\/z\.png; check the path\. \[NOT_FOUND\]\n$/);
   });
 
-  test.skipIf(process.platform !== "linux")(
+  test.skipIf(skipped(process.platform !== "linux", "only Linux's file names are any bytes"))(
     "names that aren't UTF-8 are read, and shown as escapes",
     async () => {
       const data = await new_folder();
@@ -163,7 +164,7 @@ describe("lists", () => {
     expect(stderr).toContain("skipped comment lines of lists (1)");
   });
 
-  test.skipIf(process.platform !== "linux")(
+  test.skipIf(skipped(process.platform !== "linux", "Linux has all these devices, pipes and sockets"))(
     "devices, pipes and sockets are refused; contents aren't quoted",
     async () => {
       const data = await new_folder();
@@ -200,7 +201,9 @@ describe("lists", () => {
     },
   );
 
-  test.skipIf(process.platform === "win32").each(["SIGINT", "SIGTERM"] as const)(
+  test
+    .skipIf(skipped(process.platform === "win32", "Windows has no named pipes in its file system"))
+    .each(["SIGINT", "SIGTERM"] as const)(
     "%s ends a command that waits for a pipe nobody writes",
     async (name) => {
       const pipe = join(await new_folder(), "list");

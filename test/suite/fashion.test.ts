@@ -1,6 +1,7 @@
 import { pipeline, RawImage, type Tensor } from "vit-msn";
 import { expect, test } from "vitest";
 import { model_files } from "../support/models.ts";
+import { skipped } from "../support/skips.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 import { no_webgpu } from "../support/webgpu.ts";
 
@@ -109,7 +110,7 @@ const in_node = typeof document === "undefined";
 /** Software WebGPU is slow: all of them only where VIT_MSN_ALL_PICTURES=1 asks for it. */
 const GPU_IMAGES = in_node && process.env.VIT_MSN_ALL_PICTURES === "1" ? IMAGES : 50;
 
-test.skipIf(!in_node || no_webgpu !== undefined)(
+test.skipIf(skipped(!in_node || no_webgpu !== undefined, "many images on WebGPU need Node and a GPU"))(
   `it classifies ${GPU_IMAGES} images on WebGPU as the reference does`,
   { timeout: 600_000 },
   async () => {

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
 import { open_device, watched } from "../support/gpu_devices.ts";
 import { error_of } from "../support/rejections.ts";
+import { skipped } from "../support/skips.ts";
 import { no_webgpu } from "../support/webgpu.ts";
 
 const FOLDER = "test/fixtures/images";
@@ -204,62 +205,65 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
     await backbone.dispose();
   });
 
-  describe.skipIf(typeof document === "undefined")("in a page", () => {
-    const opaque = () => {
-      const { width, height, data } = noise(45, 60, 4);
-      const pixels = Uint8ClampedArray.from(data, (byte, i) => (i % 4 === 3 ? 255 : byte));
-      return new ImageData(pixels, width, height);
-    };
-    function canvas_of(image: ImageData): HTMLCanvasElement {
-      const canvas = document.createElement("canvas");
-      [canvas.width, canvas.height] = [image.width, image.height];
-      (canvas.getContext("2d") as CanvasRenderingContext2D).putImageData(image, 0, 0);
-      return canvas;
-    }
-    function offscreen_of(image: ImageData): OffscreenCanvas {
-      const canvas = new OffscreenCanvas(image.width, image.height);
-      (canvas.getContext("2d") as OffscreenCanvasRenderingContext2D).putImageData(image, 0, 0);
-      return canvas;
-    }
+  describe.skipIf(skipped(typeof document === "undefined", "canvases and video frames need a page"))(
+    "in a page",
+    () => {
+      const opaque = () => {
+        const { width, height, data } = noise(45, 60, 4);
+        const pixels = Uint8ClampedArray.from(data, (byte, i) => (i % 4 === 3 ? 255 : byte));
+        return new ImageData(pixels, width, height);
+      };
+      function canvas_of(image: ImageData): HTMLCanvasElement {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [image.width, image.height];
+        (canvas.getContext("2d") as CanvasRenderingContext2D).putImageData(image, 0, 0);
+        return canvas;
+      }
+      function offscreen_of(image: ImageData): OffscreenCanvas {
+        const canvas = new OffscreenCanvas(image.width, image.height);
+        (canvas.getContext("2d") as OffscreenCanvasRenderingContext2D).putImageData(image, 0, 0);
+        return canvas;
+      }
 
-    test.each<[string, () => HTMLCanvasElement | OffscreenCanvas | VideoFrame | Promise<ImageBitmap>]>([
-      ["a canvas", () => canvas_of(opaque())],
-      ["an OffscreenCanvas", () => offscreen_of(opaque())],
-      ["an ImageBitmap", () => createImageBitmap(opaque())],
-      ["a VideoFrame", () => new VideoFrame(canvas_of(opaque()), { timestamp: 0 })],
-    ])("%s goes there as it is", async (_, make) => {
-      const processor = new ViTImageProcessor({ size: 32 });
-      const { data, width, height } = opaque();
-      const expected = await processor(new RawImage(data, width, height, 4));
-      const image = await make();
-      const { pixel_values, original_sizes } = await processor(image, { device: model });
-      expect(pixel_values).toBeInstanceOf(DeviceTensor);
-      expect(original_sizes).toEqual([[60, 45]]);
-      expect(await pixel_values.getData()).toEqual(expected.pixel_values.data);
-      const { logits } = await model.forward({ pixel_values });
-      expect(logits.data).toEqual((await model.forward(expected)).logits.data);
-      pixel_values.dispose();
-    });
+      test.each<[string, () => HTMLCanvasElement | OffscreenCanvas | VideoFrame | Promise<ImageBitmap>]>([
+        ["a canvas", () => canvas_of(opaque())],
+        ["an OffscreenCanvas", () => offscreen_of(opaque())],
+        ["an ImageBitmap", () => createImageBitmap(opaque())],
+        ["a VideoFrame", () => new VideoFrame(canvas_of(opaque()), { timestamp: 0 })],
+      ])("%s goes there as it is", async (_, make) => {
+        const processor = new ViTImageProcessor({ size: 32 });
+        const { data, width, height } = opaque();
+        const expected = await processor(new RawImage(data, width, height, 4));
+        const image = await make();
+        const { pixel_values, original_sizes } = await processor(image, { device: model });
+        expect(pixel_values).toBeInstanceOf(DeviceTensor);
+        expect(original_sizes).toEqual([[60, 45]]);
+        expect(await pixel_values.getData()).toEqual(expected.pixel_values.data);
+        const { logits } = await model.forward({ pixel_values });
+        expect(logits.data).toEqual((await model.forward(expected)).logits.data);
+        pixel_values.dispose();
+      });
 
-    test("colours under low alpha come within what a canvas keeps of them", async () => {
-      const { width, height, data } = noise(32, 32, 4);
-      const pixels = Uint8ClampedArray.from(data, (byte, i) => (i % 4 === 3 ? 128 + (byte >> 1) : byte));
-      const canvas = canvas_of(new ImageData(pixels, width, height));
-      const processor = new ViTImageProcessor({ size: 32, do_normalize: false, do_rescale: false });
-      const here = (await processor(canvas)).pixel_values.data;
-      const { pixel_values } = await processor(canvas, { device: model });
-      const there = await pixel_values.getData();
-      for (const [i, value] of there.entries())
-        expect(Math.abs(value - (here[i] as number))).toBeLessThanOrEqual(1);
-      pixel_values.dispose();
-    });
+      test("colours under low alpha come within what a canvas keeps of them", async () => {
+        const { width, height, data } = noise(32, 32, 4);
+        const pixels = Uint8ClampedArray.from(data, (byte, i) => (i % 4 === 3 ? 128 + (byte >> 1) : byte));
+        const canvas = canvas_of(new ImageData(pixels, width, height));
+        const processor = new ViTImageProcessor({ size: 32, do_normalize: false, do_rescale: false });
+        const here = (await processor(canvas)).pixel_values.data;
+        const { pixel_values } = await processor(canvas, { device: model });
+        const there = await pixel_values.getData();
+        for (const [i, value] of there.entries())
+          expect(Math.abs(value - (here[i] as number))).toBeLessThanOrEqual(1);
+        pixel_values.dispose();
+      });
 
-    test("what has no pixels is an error", async () => {
-      const processor = new ViTImageProcessor();
-      const error = await error_of(processor(new Image(), { device: model }));
-      expect(error.code).toBe("INVALID_IMAGE");
-    });
-  });
+      test("what has no pixels is an error", async () => {
+        const processor = new ViTImageProcessor();
+        const error = await error_of(processor(new Image(), { device: model }));
+        expect(error.code).toBe("INVALID_IMAGE");
+      });
+    },
+  );
 
   test("isn't asked by a forward for tensors in JavaScript memory", async () => {
     const pixel_values = new Tensor("float32", new Float32Array(3072), [1, 3, 32, 32]);
