@@ -165,8 +165,8 @@ class FewShotReader {
     if (Array.isArray(ids) && ids.length === 0) return [];
     const names = this.#labels(labels, "examples.labels", 1);
     const indices = this.#indices(classes, "examples.classes", names.length);
-    const sound = Array.isArray(ids) && ids.every(is_count) && new Set(ids).size === indices.length;
-    if (!sound || ids.length !== indices.length)
+    const is_valid = Array.isArray(ids) && ids.every(is_count) && new Set(ids).size === indices.length;
+    if (!is_valid || ids.length !== indices.length)
       this.#fail(`"examples.ids" must be ${indices.length} different integers, one per image`);
     const values = await this.#floats("examples.features", [indices.length, size]);
     return Array.from(indices, (c, i) => ({
@@ -183,19 +183,19 @@ class FewShotReader {
   }
 
   #labels(value: unknown, field: string, min: number): string[] {
-    const sound =
+    const is_valid =
       Array.isArray(value) &&
       value.length >= min &&
       value.every((label) => typeof label === "string" && label !== "") &&
       new Set(value).size === value.length;
-    if (!sound) this.#fail(`"${field}" must be ${min} or more different names`);
+    if (!is_valid) this.#fail(`"${field}" must be ${min} or more different names`);
     return value as string[];
   }
 
   /** Indices of labels, at least one of each. */
   #indices(value: unknown, field: string, labels: number): Int32Array {
-    const sound = Array.isArray(value) && value.every((c) => is_count(c) && c < labels);
-    if (!sound || new Set(value).size !== labels)
+    const is_valid = Array.isArray(value) && value.every((c) => is_count(c) && c < labels);
+    if (!is_valid || new Set(value).size !== labels)
       this.#fail(`"${field}" must be indices from 0 to ${labels - 1}, each at least once`);
     return Int32Array.from(value as number[]);
   }

@@ -209,8 +209,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     const k = top_k ?? DEFAULT_TOP_K;
     const results: ClassificationResult[][] = [];
     for await (const feature of this.#features_of(images, call)) {
-      const sound = check_feature(feature, `image ${results.length}`);
-      results.push(best(head.scores(sound), k, head.labels));
+      const checked = check_feature(feature, `image ${results.length}`);
+      results.push(best(head.scores(checked), k, head.labels));
     }
     return Array.isArray(images) ? results : (results[0] as ClassificationResult[]);
   }
@@ -238,8 +238,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     const pairs: { label: string; predicted: string }[] = [];
     for (const [label, list] of lists) {
       for await (const feature of this.#features_of(list, call)) {
-        const sound = check_feature(feature, `an image of ${JSON.stringify(label)}`);
-        pairs.push({ label, predicted: predict(head, sound) });
+        const checked = check_feature(feature, `an image of ${JSON.stringify(label)}`);
+        pairs.push({ label, predicted: predict(head, checked) });
         progress_callback?.({ status: "features", done: pairs.length, total });
       }
     }

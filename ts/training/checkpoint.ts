@@ -134,7 +134,7 @@ export async function read_checkpoint(source: PretrainedSource): Promise<LoadedC
 }
 
 async function read_state(files: ModelSource): Promise<TrainerState & { optimizer_steps: number }> {
-  const state = await read_sound_state(files, "Trainer", Object.keys(fresh_sums()));
+  const state = await read_checked_state(files, "Trainer", Object.keys(fresh_sums()));
   return state as unknown as TrainerState & { optimizer_steps: number };
 }
 
@@ -143,17 +143,18 @@ async function read_state(files: ModelSource): Promise<TrainerState & { optimize
  * @param writer the class that writes such a state, for messages.
  * @param sums the names of the sums in `running`.
  */
-export async function read_sound_state(
+export async function read_checked_state(
   files: ModelSource,
   writer: string,
   sums: readonly string[],
 ): Promise<Record<string, unknown>> {
   const state = await read_checkpoint_json(files, STATE_FILE);
-  if (state === undefined) throw unsound(files, `has no ${STATE_FILE}, so training can't resume from it`);
+  if (state === undefined)
+    throw invalid_checkpoint(files, `has no ${STATE_FILE}, so training can't resume from it`);
   const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const counts = ["global_step", "epochs_done", "batches_done", "optimizer_steps"];
   const running = is_object(state.running) ? state.running : {};
-  const sound =
+  const is_valid =
     counts.every((name) => is_count(state[name])) &&
     Number.isFinite(state.total_loss) &&
     Object.keys(running).length === sums.length &&
@@ -164,7 +165,8 @@ export async function read_sound_state(
     is_number_or_none(state.best_metric) &&
     is_number_or_none(state.best_global_step) &&
     is_checkpoint_or_none(state.best_model_checkpoint);
-  if (!sound) throw unsound(files, `has a ${STATE_FILE} that this package's ${writer} didn't write`);
+  if (!is_valid)
+    throw invalid_checkpoint(files, `has a ${STATE_FILE} that this package's ${writer} didn't write`);
   return state;
 }
 
@@ -205,13 +207,15 @@ export async function read_float_tensors(
   name: string,
 ): Promise<Map<string, LoadedTensor>> {
   const file = await files.open(name);
-  if (file === undefined) throw unsound(files, `has no ${name}, so training can't resume from it`);
+  if (file === undefined) throw invalid_checkpoint(files, `has no ${name}, so training can't resume from it`);
   try {
     const tensors = new Map<string, LoadedTensor>();
     for (const { key, dtype, dims, start, end } of await read_safetensors_header(file)) {
-      if (dtype !== "F32") throw unsound(files, `has a ${name} with ${key} of type ${dtype}, not F32`);
+      if (dtype !== "F32")
+        throw invalid_checkpoint(files, `has a ${name} with ${key} of type ${dtype}, not F32`);
       const data = new Float32Array((await file.read(start, end - start)).slice().buffer);
-      if (!data.every(Number.isFinite)) throw unsound(files, `has a ${name} whose ${key} isn't finite`);
+      if (!data.every(Number.isFinite))
+        throw invalid_checkpoint(files, `has a ${name} whose ${key} isn't finite`);
       tensors.set(key, { dims, data });
     }
     return tensors;
@@ -270,7 +274,7 @@ export function restore_learner(
 }
 
 /** The newest checkpoint that can be read; others are skipped with a warning. */
-export async function newest_sound<Loaded>(
+export async function newest_readable<Loaded>(
   folder: OutputFolder,
   names: readonly string[],
   read: (source: PretrainedSource) => Promise<Loaded>,
@@ -320,6 +324,6 @@ export function mismatch(message: string): VitMsnError {
   return new VitMsnError("CHECKPOINT_MISMATCH", message);
 }
 
-export function unsound(files: ModelSource, what: string): VitMsnError {
+export function invalid_checkpoint(files: ModelSource, what: string): VitMsnError {
   return new VitMsnError("INVALID_CHECKPOINT", `${files.name} ${what}.`, { details: { source: files.name } });
 }

@@ -26,7 +26,7 @@ type Of<Options> = Readonly<Record<keyof Options, Rule>>;
 
 const image_processor: Rule = ["a ViTImageProcessor", (value) => value instanceof ViTImageProcessor];
 const list: Rule = ["an array", Array.isArray];
-const on_trouble: Rule = ["error", "skip"];
+const error_or_skip: Rule = ["error", "skip"];
 const range: Rule = [
   "two numbers",
   (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isFinite),
@@ -39,7 +39,7 @@ export const COLLATOR_RULES: Of<ImageCollatorOptions> = {
   processor: image_processor,
   train_transform: callable,
   eval_transform: callable,
-  unreadable_pictures: on_trouble,
+  unreadable_pictures: error_or_skip,
 };
 
 /** TrainerOptions. */
@@ -51,7 +51,7 @@ export const TRAINER_RULES: Of<TrainerOptions> = {
   image_processor,
   train_transform: callable,
   eval_transform: callable,
-  unreadable_pictures: on_trouble,
+  unreadable_pictures: error_or_skip,
   data_collator: callable,
   compute_metrics: callable,
   callbacks: list,
@@ -65,7 +65,7 @@ export const PRETRAINER_RULES: Of<MSNPretrainerOptions> = {
   continue_schedule: flag,
   train_dataset: any,
   image_processor,
-  unreadable_pictures: on_trouble,
+  unreadable_pictures: error_or_skip,
   view_collator: callable,
   callbacks: list,
 };
@@ -80,7 +80,7 @@ export const EVALUATE_RULES: Of<EvaluateOptions> = { metric_key_prefix: text, si
 export const SPLIT_RULES: Of<PictureFolderOptions> = { split: ["train", "validation", "test"] };
 export const FOLDER_RULES: Of<ImageFolderOptions> = {
   ...SPLIT_RULES,
-  empty_classes: on_trouble,
+  empty_classes: error_or_skip,
   classes: list,
 };
 export const JITTER_RULES: Of<ColorJitterOptions> = {
@@ -93,7 +93,7 @@ export const CROP_RULES: Of<RandomResizedCropOptions> = { scale: range, ratio: r
 export const BRANCH_RULES: Of<MSNSaveOptions> = { branch: ["target", "online"] };
 
 /** Options of transformers' Trainer that have another name here. */
-const ELSEWHERE: Readonly<Record<string, string>> = {
+const RENAMED_OPTIONS: Readonly<Record<string, string>> = {
   compute_loss_func: "the config's problem_type and args.label_smoothing_factor, which decide the loss",
   optimizers: "args.optim and args.lr_scheduler_type",
   optimizer_cls_and_kwargs: "args.optim",
@@ -106,8 +106,9 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
 
 /** As check_options, with advice for the names of transformers' Trainer. */
 export function check_trainer(where: string, options: unknown, rules: Rules): void {
-  const foreign = is_record(options) && Object.keys(options).find((name) => Object.hasOwn(ELSEWHERE, name));
+  const foreign =
+    is_record(options) && Object.keys(options).find((name) => Object.hasOwn(RENAMED_OPTIONS, name));
   if (foreign)
-    throw invalid_argument(`${where} has no option "${foreign}"; use ${ELSEWHERE[foreign]}.`, foreign);
+    throw invalid_argument(`${where} has no option "${foreign}"; use ${RENAMED_OPTIONS[foreign]}.`, foreign);
   check_options(where, options, rules);
 }

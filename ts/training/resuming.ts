@@ -3,11 +3,11 @@ import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { PretrainedSource } from "../loading/types.ts";
-import { newest_sound, sort_checkpoints } from "./checkpoint.ts";
+import { newest_readable, sort_checkpoints } from "./checkpoint.ts";
 
 /**
  * The checkpoint to resume from.
- * @param resume true: the newest sound one of output_dir, if there is any; false: none; or a checkpoint's folder, or its name in output_dir.
+ * @param resume true: the newest readable one in output_dir, if there is any; false: none; or a checkpoint's folder, or its name in output_dir.
  */
 export async function find_checkpoint<Loaded>(
   output_dir: SaveDirectory | undefined,
@@ -24,14 +24,14 @@ export async function find_checkpoint<Loaded>(
   if (folder === undefined) {
     throw new VitMsnError("INVALID_ARGUMENT", "resume_from_checkpoint: true needs an output_dir.");
   }
-  return newest_sound(folder, names, read);
+  return newest_readable(folder, names, read);
 }
 
 /** How a call of train() resumes. */
 export interface ResumeOptions {
-  /** true: the newest sound checkpoint of output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
+  /** true: the newest readable checkpoint in output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
   resume_from_checkpoint?: boolean | PretrainedSource;
-  /** Where a checkpoint was made with other options than these: "warn" (default) and resume, or throw an "error". */
+  /** If the checkpoint was written with other options: "warn" (default) and resume, or throw an "error". */
   changed_options?: "warn" | "error";
 }
 

@@ -23,7 +23,7 @@ export function random_apply(transform: ImageTransform, probability: number): Im
 
 /**
  * Brightness, contrast, saturation and hue changed at random, in random order: torchvision's ColorJitter on PIL images,
- * bit-identical for the same factors. Grey images have neither saturation nor hue. Images with alpha are refused.
+ * bit-identical for the same factors. Grey images have neither saturation nor hue. Images with alpha aren't supported.
  */
 export function color_jitter(options: ColorJitterOptions): ImageTransform {
   check_options("color_jitter", options, JITTER_RULES);
@@ -34,16 +34,16 @@ export function color_jitter(options: ColorJitterOptions): ImageTransform {
     const [bright, contrasted, saturated] = [brightness, contrast, saturation].map((by) =>
       factor(random, by),
     );
-    const turn = random.uniform(-hue, hue);
+    const shift = random.uniform(-hue, hue);
     const changes: readonly [number, (image: RawImage) => RawImage][] = [
       [brightness, (image) => adjust_brightness(image, bright as number)],
       [contrast, (image) => adjust_contrast(image, contrasted as number)],
       [saturation, (image) => adjust_saturation(image, saturated as number)],
-      [hue, (image) => adjust_hue(image, turn)],
+      [hue, (image) => adjust_hue(image, shift)],
     ];
-    return order.reduce((image, i) => {
+    return order.reduce((changed, i) => {
       const [by, change] = changes[i] as (typeof changes)[number];
-      return by === 0 ? image : change(image);
+      return by === 0 ? changed : change(changed);
     }, image);
   };
 }
@@ -79,16 +79,16 @@ export function adjust_saturation(image: RawImage, factor: number): RawImage {
 }
 
 /** Shifts the hue by a share of the colour circle: torchvision's adjust_hue on PIL's 8-bit HSV. */
-export function adjust_hue(image: RawImage, turn: number): RawImage {
+export function adjust_hue(image: RawImage, shift: number): RawImage {
   if (image.channels !== 3) return image;
-  const by = Math.trunc(turn * 255) & 255;
+  const by = Math.trunc(shift * 255) & 255;
   const data = new Uint8Array(image.data.length);
-  for (let i = 0; i < data.length; i += 3) turn_pixel(image.data, data, i, by);
+  for (let i = 0; i < data.length; i += 3) shift_pixel_hue(image.data, data, i, by);
   return with_data(image, data);
 }
 
 /** PIL's rgb2hsv and hsv2rgb of one pixel, with its roundings to 8 bits between them. */
-function turn_pixel(from: Bytes, to: Uint8Array, at: number, by: number): void {
+function shift_pixel_hue(from: Bytes, to: Uint8Array, at: number, by: number): void {
   const [r, g, b] = [from[at] as number, from[at + 1] as number, from[at + 2] as number];
   const value = Math.max(r, g, b);
   const range = value - Math.min(r, g, b);

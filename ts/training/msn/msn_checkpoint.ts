@@ -7,17 +7,17 @@ import { open_source } from "../../loading/source.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { Checkpoint, ModelSource, PretrainedSource } from "../../loading/types.ts";
 import {
+  invalid_checkpoint,
   json,
   type LoadedTensor,
   mismatch,
   optimizer_state_tensors,
+  read_checked_state,
   read_checkpoint_json,
   read_float_tensors,
-  read_sound_state,
   STATE_FILE,
   set_values,
   tensor_to_write,
-  unsound,
 } from "../checkpoint.ts";
 import type { Optimizer } from "../optimizers.ts";
 import type { Parameter } from "../parameters.ts";
@@ -85,11 +85,13 @@ export interface LoadedMSNCheckpoint {
 /** Reads and checks a checkpoint. @throws VitMsnError INVALID_CHECKPOINT, NOT_FOUND or IO. */
 export async function read_msn_checkpoint(source: PretrainedSource): Promise<LoadedMSNCheckpoint> {
   const files = await open_source(source);
-  const sound = await read_sound_state(files, "MSNPretrainer", [...MSN_MEANS, "steps"]);
-  const { optimizer_steps, ...state } = sound as unknown as MSNPretrainerState & { optimizer_steps: number };
+  const checked = await read_checked_state(files, "MSNPretrainer", [...MSN_MEANS, "steps"]);
+  const { optimizer_steps, ...state } = checked as unknown as MSNPretrainerState & {
+    optimizer_steps: number;
+  };
   const { prototypes_last_used: used } = state;
   if (!Array.isArray(used) || !used.every(Number.isSafeInteger))
-    throw unsound(files, `has a ${STATE_FILE} without prototypes_last_used`);
+    throw invalid_checkpoint(files, `has a ${STATE_FILE} without prototypes_last_used`);
   const args = await read_checkpoint_json(files, ARGUMENTS_FILE);
   const tensors = await read_float_tensors(files, TENSORS_FILE);
   // Detects a truncated weights file before anything is changed.

@@ -33,7 +33,7 @@ export class OriginalMSNCheckpoint {
 
   private constructor(file: RandomAccessFile, archive: TorchArchive, overrides: ViTMSNConfigInit) {
     const root = archive.root;
-    if (!(root instanceof PickleDict)) throw unsound(file, "holds no dict");
+    if (!(root instanceof PickleDict)) throw invalid_checkpoint(file, "holds no dict");
     this.name = file.name;
     this.#file = file;
     this.#branches = branches_of(root, archive, file);
@@ -142,7 +142,7 @@ export class OriginalMSNCheckpoint {
     }
     const values = new Float32Array((await tensor.read(0, 4 * count)).slice().buffer);
     if (values.every(Number.isFinite)) return values;
-    throw unsound(this.#file, `has values in ${tensor.key} that aren't finite`);
+    throw invalid_checkpoint(this.#file, `has values in ${tensor.key} that aren't finite`);
   }
 
   #lacks({ name }: Parameter): VitMsnError {
@@ -189,7 +189,7 @@ function branches_of(
     if (dict instanceof PickleDict) branches.set(name, new StateDict(archive.tensors_of(dict).tensors));
   }
   if (branches.size > 0) return branches;
-  throw unsound(
+  throw invalid_checkpoint(
     file,
     "has neither encoder nor target_encoder, so it isn't a checkpoint of the original MSN code",
   );
@@ -198,7 +198,7 @@ function branches_of(
 function config_of({ by_key }: StateDict, file: RandomAccessFile, overrides: ViTMSNConfigInit): ViTMSNConfig {
   const dims = (key: string) => {
     const tensor = by_key.get(key);
-    if (tensor === undefined) throw unsound(file, `lacks the encoder's ${key}`);
+    if (tensor === undefined) throw invalid_checkpoint(file, `lacks the encoder's ${key}`);
     return tensor.dims as number[];
   };
   const [hidden_size = 0, num_channels = 0, patch_size = 0] = dims(
@@ -262,6 +262,6 @@ function optimizer_of(root: PickleDict, archive: TorchArchive): OptimizerState |
   return memories;
 }
 
-function unsound(file: RandomAccessFile, what: string): VitMsnError {
+function invalid_checkpoint(file: RandomAccessFile, what: string): VitMsnError {
   return new VitMsnError("INVALID_CHECKPOINT", `${file.name} ${what}.`, { details: { file: file.name } });
 }
