@@ -17,8 +17,9 @@ export interface PenaltyScore {
 const TOLERANCE = 1e-3;
 
 /**
- * Stratified k-fold cross-validation of the penalties: fold i mod k holds out the i-th image of each class, in the
- * order in which they were added. Each fold runs from the strongest penalty to the weakest, each fit starting from the previous one.
+ * Stratified k-fold cross-validation of the penalties: fold i mod k holds out the i-th image of each class,
+ * in the order in which they were added. Each fold runs from the strongest penalty to the weakest, each fit
+ * starting from the previous one.
  * @throws VitMsnError INVALID_ARGUMENT if a label has a single image.
  */
 export async function cross_validate(

@@ -43,8 +43,8 @@ export function predict(head: Head, feature: Float32Array): string {
 }
 
 /**
- * Classifies each example by a head that is fitted to all others, with the method and penalty of `plan`. A label's only example
- * is always wrong.
+ * Classifies each example by a head that is fitted to all others, with the method and penalty of `plan`. A
+ * label's only example is always wrong.
  * @param plan with a numeric penalty: it isn't chosen again for each example.
  */
 export async function leave_one_out(

@@ -30,18 +30,19 @@ interface Affine {
 }
 
 /**
- * Undoing the layernorm's weight g and bias b may amplify the rounding of its output by |b/g| or by the ratio of the weights;
- * beyond this, float32 would lose more than three of its seven digits.
+ * Undoing the layernorm's weight g and bias b may amplify the rounding of its output by |b/g| or by the ratio
+ * of the weights; beyond this, float32 would lose more than three of its seven digits.
  */
 const MAX_GAIN = 1e3;
 
 /**
  * The classifier on the CLS token after the final layernorm that is equivalent to `head`.
  *
- * The layernorm computes y = g∘z + b with z = (x - mean)/√(var + ε). The paper's feature is (x - mean)/‖x - mean‖, and since
- * ‖x - mean‖ = √D·√var, it is z/√D except for ε. So W·f = Σ W/(√D·g)·(y - b): exact up to ε/2var, which is the same for
- * all classes. If g is zero or tiny, y has lost that part of z; then the checkpoint's layernorm becomes plain (g = 1, b = 0).
- * Features after the norm that aren't normalised are y itself. No linear layer can normalise, nor read other tokens.
+ * The layernorm computes y = g∘z + b with z = (x - mean)/√(var + ε). The paper's feature is (x - mean)/‖x - mean‖,
+ * and since ‖x - mean‖ = √D·√var, it is z/√D except for ε. So W·f = Σ W/(√D·g)·(y - b): exact up to
+ * ε/2var, which is the same for all classes. If g is zero or tiny, y has lost that part of z; then the
+ * checkpoint's layernorm becomes plain (g = 1, b = 0). Features after the norm that aren't normalised are y
+ * itself. No linear layer can normalise, nor read other tokens.
  * @throws VitMsnError UNSUPPORTED if no such classifier exists.
  */
 export function fold_head(
@@ -81,8 +82,8 @@ function undo_layernorm(head: LinearHead, { weight: gain, bias: shift }: Affine)
 }
 
 /**
- * Writes config.json, model.safetensors and preprocessor_config.json of a ViTMSNForImageClassification: the backbone with
- * `head` as its classifier, which is float32 whatever the backbone's dtype.
+ * Writes config.json, model.safetensors and preprocessor_config.json of a ViTMSNForImageClassification: the
+ * backbone with `head` as its classifier, which is float32 whatever the backbone's dtype.
  */
 export async function export_model(
   directory: SaveDirectory,

@@ -26,8 +26,8 @@ export interface Example {
 }
 
 /**
- * The feature with its own mean subtracted, at length 1, as in MSN's low-shot evaluation (cyanure.preprocess with
- * centering and normalisation, a row at a time). A constant feature becomes zeros.
+ * The feature with its own mean subtracted, at length 1, as in MSN's low-shot evaluation (cyanure.preprocess
+ * with centering and normalisation, a row at a time). A constant feature becomes zeros.
  */
 export function center_and_normalize(feature: Float32Array): Float32Array {
   let mean = 0;

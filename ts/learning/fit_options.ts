@@ -21,8 +21,8 @@ const FEW_IMAGES = 5;
 /** The progress of fitting. */
 export interface LearningProgress {
   /**
-   * "features": images that passed the backbone; "cross_validation" and "leave_one_out": fits; "fit": Newton steps,
-   * whose `total` is the maximum, which is rarely reached.
+   * "features": images that passed the backbone; "cross_validation" and "leave_one_out": fits; "fit": Newton
+   * steps, whose `total` is the maximum, which is rarely reached.
    */
   status: "features" | "cross_validation" | "fit" | "leave_one_out";
   done: number;
@@ -32,28 +32,38 @@ export type LearningProgressCallback = (progress: LearningProgress) => void;
 
 export interface FitOptions {
   /**
-   * "logistic_regression" (default), as the MSN paper evaluates; "nearest_centroid": softmax(-‖f - mean‖² / 2T);
-   * "knn": the k nearest by cosine, weighted by exp(cosine / T).
+   * "logistic_regression" (default), as the MSN paper evaluates; "nearest_centroid":
+   * softmax(-‖f - mean‖² / 2T); "knn": the k nearest by cosine, weighted by exp(cosine / T).
    */
   method?: FewShotMethod;
   /**
-   * Logistic regression: λ of (1/n) Σ cross-entropy + (λ/2n) ‖W‖², a name of MSN_PENALTIES, or "auto" (the best of `penalties`
-   * by cross-validation). Default "few" up to 5 images per class, on average, else "percent".
+   * Logistic regression: λ of (1/n) Σ cross-entropy + (λ/2n) ‖W‖², a name of MSN_PENALTIES, or "auto" (the
+   * best of `penalties` by cross-validation). Default "few" up to 5 images per class, on average, else
+   * "percent".
    */
   penalty?: number | MsnPenalty | "auto";
   /** Logistic regression: whether each class has a bias, which isn't penalised; default false, as in MSN. */
   intercept?: boolean;
   /** For `penalty: "auto"`: the candidates; default PENALTY_GRID. */
   penalties?: readonly number[];
-  /** For `penalty: "auto"`: the folds of the cross-validation; default 5, at most the number of images of the smallest class. */
+  /**
+   * For `penalty: "auto"`: the folds of the cross-validation; default 5, at most the number of images of the
+   * smallest class.
+   */
   folds?: number;
-  /** Logistic regression: stops when the gradient is at most this share of its value at zero weights; default 1e-6. */
+  /**
+   * Logistic regression: stops when the gradient is at most this share of its value at zero weights; default
+   * 1e-6.
+   */
   tolerance?: number;
   /** Logistic regression: the maximum number of Newton steps; default 100. */
   max_iterations?: number;
   /** k-NN: the number of neighbours; default 20, at most all. */
   k?: number;
-  /** T of k-NN (default 0.07, DINO's) or of nearest centroid (default a tenth of the features' mean square length). */
+  /**
+   * T of k-NN (default 0.07, DINO's) or of nearest centroid (default a tenth of the features' mean square
+   * length).
+   */
   temperature?: number;
   /** k-NN: "softmax" (default) or "uniform". */
   weights?: NeighborWeights;
@@ -119,7 +129,9 @@ function is_penalty(name: unknown): name is MsnPenalty {
   return typeof name === "string" && Object.hasOwn(MSN_PENALTIES, name);
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT for an unknown method, wrong options, and options of another method. */
+/**
+ * @throws VitMsnError INVALID_ARGUMENT for an unknown method, wrong options, and options of another method.
+ */
 export function plan_fit(options: FitOptions): FitPlan {
   const { method = "logistic_regression" }: FitOptions = is_record(options) ? options : {};
   check_option("fit", "method", method, COMMON_RULES);

@@ -83,9 +83,10 @@ function describe_examples(examples: readonly Example[]) {
 }
 
 /**
- * Reads what write_few_shot wrote. Both files are untrusted: each field and tensor is checked against the others.
- * @throws VitMsnError NOT_FOUND if a file is missing, INVALID_CONFIG for invalid JSON, INVALID_CHECKPOINT for any other
- *   fault.
+ * Reads what write_few_shot wrote. Both files are untrusted: each field and tensor is checked against the
+ * others.
+ * @throws VitMsnError NOT_FOUND if a file is missing, INVALID_CONFIG for invalid JSON, INVALID_CHECKPOINT
+ *   for any other fault.
  */
 export async function read_few_shot(source: ModelSource): Promise<SavedFewShot> {
   const settings = await read_json(source, SETTINGS_FILE);

@@ -1,6 +1,6 @@
 /**
- * The dense linear algebra for fitting a classifier, in float64: there are few features, and the optimum is precise.
- * Matrices are row-major. Each product sums in one fixed order, so results are reproducible.
+ * The dense linear algebra for fitting a classifier, in float64: there are few features, and the optimum is
+ * precise. Matrices are row-major. Each product sums in one fixed order, so results are reproducible.
  *
  * Blocks of 4 rows × 2 rows keep eight sums in registers, about twice as fast in V8 as a plain triple loop.
  */
@@ -53,7 +53,9 @@ export function times_transposed(x: Float64Array, w: Float64Array, columns: numb
   }
 }
 
-/** out [classes, columns] = qᵀ · x, with q [rows, classes] and x [rows, columns]; rows and classes are padded. */
+/**
+ * out [classes, columns] = qᵀ · x, with q [rows, classes] and x [rows, columns]; rows and classes are padded.
+ */
 export function transposed_times(q: Float64Array, x: Float64Array, columns: number, out: Float64Array): void {
   const rows = x.length / columns;
   const classes = q.length / rows;
@@ -158,8 +160,8 @@ export function add_scaled(y: Float64Array, factor: number, x: Float64Array): vo
 }
 
 /**
- * An orthonormal basis [rank, columns] of the span of x's rows, by Gram and Schmidt's method, each row projected twice
- * to remove rounding errors (Giraud et al. 2005). Linearly dependent rows add nothing.
+ * An orthonormal basis [rank, columns] of the span of x's rows, by Gram and Schmidt's method, each row
+ * projected twice to remove rounding errors (Giraud et al. 2005). Linearly dependent rows add nothing.
  */
 export function orthonormal_basis(x: Float64Array, columns: number): Float64Array {
   const rows = x.length / columns;

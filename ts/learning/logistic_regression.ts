@@ -21,9 +21,9 @@ export interface Rows {
 }
 
 /**
- * Features as the solver sees them. An optimal weight lies in the span of the features (its gradient is a sum of them),
- * so with fewer images than features, the problem is solved in an orthonormal basis of that span: the same
- * optimum, in at most as many dimensions as there are images.
+ * Features as the solver sees them. An optimal weight lies in the span of the features (its gradient is a sum
+ * of them), so with fewer images than features, the problem is solved in an orthonormal basis of that span:
+ * the same optimum, in at most as many dimensions as there are images.
  */
 export interface Design {
   /** The features' coordinates. */
@@ -90,7 +90,10 @@ export interface Solution {
   converged: boolean;
 }
 
-/** A Newton system is solved to this share of the gradient: cheap steps far from the optimum, still linear near it. */
+/**
+ * A Newton system is solved to this share of the gradient: cheap steps far from the optimum, still linear
+ * near it.
+ */
 const FORCING = 0.2;
 const MAX_CG_STEPS = 500;
 /** The preconditioner is computed again once the curvature has changed by this factor. */
@@ -101,12 +104,12 @@ const MAX_HALVINGS = 40;
 
 /**
  * Multinomial logistic regression with an L2 penalty: minimises (1/n) Σ cross-entropy + (λ/2n) ‖W‖² over W
- * (and the bias, which isn't penalised). The objective is MSN's low-shot evaluation's (logistic_eval.py with cyanure);
- * scikit-learn's LogisticRegression has C = 1/λ.
+ * (and the bias, which isn't penalised). The objective is MSN's low-shot evaluation's (logistic_eval.py with
+ * cyanure); scikit-learn's LogisticRegression has C = 1/λ.
  *
- * Newton's method: conjugate gradients on H·s = -g, with H only applied, preconditioned by w·XᵀX + λI, where w is the mean
- * curvature p(1-p); Armijo's rule shortens a step. λ > 0 makes the optimum unique.
- * Reference: Nocedal and Wright, "Numerical Optimization", 7.1.
+ * Newton's method: conjugate gradients on H·s = -g, with H only applied, preconditioned by w·XᵀX + λI, where
+ * w is the mean curvature p(1-p); Armijo's rule shortens a step. λ > 0 makes the optimum unique. Reference:
+ * Nocedal and Wright, "Numerical Optimization", 7.1.
  *
  * @param classes the class of each row, from 0 to num_classes - 1.
  */

@@ -39,8 +39,8 @@ import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./imag
 /** How features are computed; pipeline()'s options for "few-shot-image-classification". */
 export interface FewShotFeatureOptions {
   /**
-   * "cls_before_norm" (default): CLS of the last block before the final layernorm, as in the MSN paper's evaluation; "cls": after
-   * it; "mean", "mean_before_norm": the mean of the patch tokens.
+   * "cls_before_norm" (default): CLS of the last block before the final layernorm, as in the MSN paper's
+   * evaluation; "cls": after it; "mean", "mean_before_norm": the mean of the patch tokens.
    */
   features?: FeatureKind;
   /** Subtract each feature's mean and scale it to length 1, as in the paper; default true. */
@@ -79,10 +79,11 @@ const IMAGE_RULES: Rules = { ...CALL_RULES, progress_callback: callable };
 const SAME_BACKBONE = 0.99;
 
 /**
- * pipeline("few-shot-image-classification"): learns your own labels from a few images each, on a frozen backbone, as in the MSN
- * paper's low-shot evaluation.
+ * pipeline("few-shot-image-classification"): learns your own labels from a few images each, on a frozen
+ * backbone, as in the MSN paper's low-shot evaluation.
  *
- * The backbone runs once for each image, when it is added; fitting, and adding or removing others, only uses the features.
+ * The backbone runs once for each image, when it is added; fitting, and adding or removing others, only uses
+ * the features.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signatures of Callable's instances.
 export class FewShotImageClassificationPipeline extends ImagePipeline<
@@ -135,10 +136,11 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Computes the features of one or several images and stores them under `label`: all of them, or none if one fails.
+   * Computes the features of one or several images and stores them under `label`: all of them, or none if one
+   * fails.
    * @returns an id for each image, for remove().
-   * @throws VitMsnError INVALID_ARGUMENT for an empty label, no images or a feature that isn't finite; what RawImage.read
-   *   throws; DISPOSED; ABORTED.
+   * @throws VitMsnError INVALID_ARGUMENT for an empty label, no images or a feature that isn't finite; what
+   *   RawImage.read throws; DISPOSED; ABORTED.
    */
   async add(
     label: string,
@@ -182,8 +184,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
 
   /**
    * Fits a head to the added images. The previous head stays in use until the new one is done.
-   * @throws VitMsnError INVALID_ARGUMENT for wrong options, fewer than two labels, or `penalty: "auto"` if a label has a
-   *   single image; DISPOSED; ABORTED.
+   * @throws VitMsnError INVALID_ARGUMENT for wrong options, fewer than two labels, or `penalty: "auto"` if
+   *   a label has a single image; DISPOSED; ABORTED.
    */
   async fit(options: FitOptions = {}): Promise<FitReport> {
     this.#check_alive();
@@ -247,8 +249,9 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Measures how often each added image is classified correctly by a head fitted to all others, with the last fit's method
-   * and penalty. It runs a fit for each image, but no forward. A label's only image is always wrong.
+   * Measures how often each added image is classified correctly by a head fitted to all others, with the last
+   * fit's method and penalty. It runs a fit for each image, but no forward. A label's only image is always
+   * wrong.
    */
   async leave_one_out(options: Pick<FitOptions, "signal" | "progress_callback"> = {}): Promise<Evaluation> {
     const { plan } = this.#ready();
@@ -258,8 +261,8 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Writes few_shot.json and few_shot.safetensors, for load(): settings, labels, the head if there is one, and the images'
-   * features, but not the images.
+   * Writes few_shot.json and few_shot.safetensors, for load(): settings, labels, the head if there is one,
+   * and the images' features, but not the images.
    * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
    */
   async save(directory: SaveDirectory, options: FewShotSaveOptions = {}): Promise<void> {
@@ -279,10 +282,11 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Loads what save() wrote and replaces the current images and head; the file's `features` and `normalize` override those of
-   * pipeline(). The backbone must be the same, which the feature of a fixed image verifies; its dtype may differ.
-   * @throws VitMsnError NOT_FOUND; INVALID_CHECKPOINT and INVALID_CONFIG for damaged files; CHECKPOINT_MISMATCH for another
-   *   backbone.
+   * Loads what save() wrote and replaces the current images and head; the file's `features` and `normalize`
+   * override those of pipeline(). The backbone must be the same, which the feature of a fixed image verifies;
+   * its dtype may differ.
+   * @throws VitMsnError NOT_FOUND; INVALID_CHECKPOINT and INVALID_CONFIG for damaged files;
+   *   CHECKPOINT_MISMATCH for another backbone.
    */
   async load(source: PretrainedSource, options: LoadOptions = {}): Promise<void> {
     this.#check_alive();
@@ -315,11 +319,14 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   }
 
   /**
-   * Writes a whole ViTMSNForImageClassification (config.json, model.safetensors, preprocessor_config.json), which
-   * from_pretrained and Hugging Face transformers load and which classifies like this pipeline.
+   * Writes a complete ViTMSNForImageClassification (config.json, model.safetensors,
+   * preprocessor_config.json), which from_pretrained and Hugging Face transformers load and which classifies
+   * like this pipeline.
    *
-   * It is exact for the default features, and for `features: "cls", normalize: false`, with logistic regression and nearest centroid.
-   * @throws VitMsnError UNSUPPORTED for other features and for k-NN, which have no equivalent classifier on the CLS token.
+   * It is exact for the default features, and for `features: "cls", normalize: false`, with logistic
+   * regression and nearest centroid.
+   * @throws VitMsnError UNSUPPORTED for other features and for k-NN, which have no equivalent classifier on
+   *   the CLS token.
    */
   async export_model(
     directory: SaveDirectory,
@@ -355,7 +362,9 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     }
   }
 
-  /** The feature of a fixed image, a gradient in each channel: it depends on the weights and on the processor. */
+  /**
+   * The feature of a fixed image, a gradient in each channel: it depends on the weights and on the processor.
+   */
   async #probe(
     signal: AbortSignal | undefined,
     kind: FeatureKind = this.#features,

@@ -13,10 +13,14 @@ export interface ClassificationResult {
 }
 
 export interface ImageClassificationOptions extends ImagePipelineCallOptions {
-  /** The number of classes to return, best first; default 5, at most all. null means the default, as in the reference. */
+  /**
+   * The number of classes to return, best first; default 5, at most all. null means the default, as in the
+   * reference.
+   */
   top_k?: number | null;
   /**
-   * How logits become scores. Unset: "none" for regression, "sigmoid" for multi-label models and for a single label, else "softmax".
+   * How logits become scores. Unset: "none" for regression, "sigmoid" for multi-label models and for a single
+   * label, else "softmax".
    */
   function_to_apply?: FunctionToApply | null;
 }

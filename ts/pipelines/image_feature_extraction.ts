@@ -5,7 +5,10 @@ import { check_options } from "../options.ts";
 import { concatenate, type Tensor } from "../tensor.ts";
 import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
-/** true or "cls": the CLS token after the final layernorm; "mean": the mean of the patch tokens; false: every token. */
+/**
+ * true or "cls": the CLS token after the final layernorm; "mean": the mean of the patch tokens; false: every
+ * token.
+ */
 export type Pool = boolean | "cls" | "mean";
 
 export interface ImageFeatureExtractionOptions extends ImagePipelineCallOptions {
@@ -18,8 +21,8 @@ export const POOL_RULES = { pool: [true, false, "cls", "mean"] };
 
 /**
  * pipeline("image-feature-extraction"): last_hidden_state [batch, tokens, hidden_size], or with `pool`
- * embeddings [batch, hidden_size]. ViT-MSN has no pooler layer, so the reference refuses to pool; here `pool: true`
- * returns the CLS token, which MSN trains.
+ * embeddings [batch, hidden_size]. ViT-MSN has no pooler layer, so the reference refuses to pool; here `pool:
+ * true` returns the CLS token, which MSN trains.
  */
 export class ImageFeatureExtractionPipeline extends ImagePipeline<
   ViTMSNModel,

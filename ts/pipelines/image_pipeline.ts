@@ -37,7 +37,10 @@ export abstract class ImagePipeline<
     await this.model.dispose();
   }
 
-  /** The inputs of each forward for one image or a list, batch by batch, so that only one batch is decoded at a time. */
+  /**
+   * The inputs of each forward for one image or a list, batch by batch, so that only one batch is decoded at
+   * a time.
+   */
   protected async *batches(
     images: ImageInput | readonly ImageInput[],
     { batch_size = 1, signal }: ImagePipelineCallOptions,

@@ -122,9 +122,9 @@ async function backbone_of(source: Source, options: PipelineOptions): Promise<Vi
  * Loads a model and its image processor for a task.
  *
  * @param task "image-classification", "image-feature-extraction" or "few-shot-image-classification".
- * @param model a local folder, a hub repo id, a base URL or the files themselves; by default the small model that is
- *   bundled with this package (ten kinds of clothes). Or a loaded model, with options.image_processor: several pipelines may
- *   share it, and dispose() of any of them frees it.
+ * @param model a local folder, a hub repo id, a base URL or the files themselves; by default the small
+ *   model that is bundled with this package (ten kinds of clothes). Or a loaded model, with
+ *   options.image_processor: several pipelines may share it, and dispose() of any of them frees it.
  * @param options from_pretrained's options.
  * @throws VitMsnError UNSUPPORTED for another task, and what from_pretrained throws.
  */

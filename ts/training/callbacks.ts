@@ -23,7 +23,10 @@ export interface TrainerEvent {
 export interface StepEvent extends TrainerEvent {
   /** The mean over the step's images. */
   readonly loss: number;
-  /** The share of the step's images that were classified correctly before the step; undefined if there are no classes. */
+  /**
+   * The share of the step's images that were classified correctly before the step; undefined if there are no
+   * classes.
+   */
   readonly accuracy: number | undefined;
   /** The gradients' norm before clipping. */
   readonly grad_norm: number;
@@ -81,7 +84,8 @@ export class EarlyStoppingCallback implements TrainerCallback {
   #evaluations_without_gain = 0;
 
   /**
-   * @param options.early_stopping_patience the number of evaluations without improvement after which to stop; default 1.
+   * @param options.early_stopping_patience the number of evaluations without improvement after which to
+   *   stop; default 1.
    * @param options.early_stopping_threshold how much the metric must improve to count; default 0.
    */
   constructor(options: { early_stopping_patience?: number; early_stopping_threshold?: number } = {}) {

@@ -50,8 +50,8 @@ export interface CheckpointContent {
 }
 
 /**
- * Writes a checkpoint: the model as save_pretrained does, the optimiser's state (and a half-width model's float32 values), the
- * options, and last the trainer state, which marks it as complete.
+ * Writes a checkpoint: the model as save_pretrained does, the optimiser's state (and a half-width model's
+ * float32 values), the options, and last the trainer state, which marks it as complete.
  */
 export async function write_checkpoint(directory: SaveDirectory, content: CheckpointContent): Promise<void> {
   const { model, learner, state, args, processor } = content;
@@ -201,7 +201,10 @@ function is_object(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null;
 }
 
-/** All tensors of a checkpoint's file, which must be float32 and finite. @throws VitMsnError INVALID_CHECKPOINT. */
+/**
+ * All tensors of a checkpoint's file, which must be float32 and finite. @throws VitMsnError
+ * INVALID_CHECKPOINT.
+ */
 export async function read_float_tensors(
   files: ModelSource,
   name: string,
@@ -247,7 +250,10 @@ export async function load_weights(model: Learnable, files: ModelSource): Promis
   }
 }
 
-/** Restores a learner's optimiser and float32 values from a checkpoint. @throws VitMsnError CHECKPOINT_MISMATCH. */
+/**
+ * Restores a learner's optimiser and float32 values from a checkpoint. @throws VitMsnError
+ * CHECKPOINT_MISMATCH.
+ */
 export function restore_learner(
   learner: Learner,
   { name, tensors, optimizer_steps }: LoadedCheckpoint,

@@ -11,7 +11,10 @@ import { Tape } from "./tape.ts";
 import { checked_options, type OptionRule, TRAINING_OPTIONS } from "./training_arguments.ts";
 
 export interface GradientOptions extends Freezing {
-  /** Recompute activations instead of storing them: less memory, a third more time, the same gradients; default false. */
+  /**
+   * Recompute activations instead of storing them: less memory, a third more time, the same gradients;
+   * default false.
+   */
   gradient_checkpointing?: boolean;
   /** Of the cross-entropy, from 0 to 1; default 0. */
   label_smoothing_factor?: number;
@@ -30,7 +33,10 @@ const GRADIENT_OPTIONS: Readonly<Record<keyof GradientOptions, OptionRule>> = {
 /** A loss and its gradients. */
 export interface LossAndGradients {
   loss: number;
-  /** By the hub's checkpoint keys without "vit.": one for each parameter that isn't frozen and influenced the loss. */
+  /**
+   * By the hub's checkpoint keys without "vit.": one for each parameter that isn't frozen and influenced the
+   * loss.
+   */
   gradients: Map<string, Tensor<"float32">>;
 }
 

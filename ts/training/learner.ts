@@ -170,8 +170,8 @@ export function clip_scale(grad_norm: number, max_grad_norm: number): number {
 export function diverged(what: string, value: number, step: number, learning_rate: number): VitMsnError {
   return new VitMsnError(
     "DIVERGED",
-    `${what} is ${value} at step ${step + 1} (learning rate ${learning_rate.toPrecision(3)}), so training stopped; the model is ` +
-      "unchanged by that step. A lower learning_rate, a longer warm-up or a smaller max_grad_norm usually helps.",
+    `${what} is ${value} at step ${step + 1} (learning rate ${learning_rate.toPrecision(3)}), so training stopped; this step ` +
+      "didn't change the model. A lower learning_rate, a longer warm-up or a smaller max_grad_norm usually helps.",
     { details: { step: step + 1, learning_rate } },
   );
 }

@@ -94,7 +94,7 @@ export const BRANCH_RULES: Of<MSNSaveOptions> = { branch: ["target", "online"] }
 
 /** Options of transformers' Trainer that have another name here. */
 const RENAMED_OPTIONS: Readonly<Record<string, string>> = {
-  compute_loss_func: "the config's problem_type and args.label_smoothing_factor, which decide the loss",
+  compute_loss_func: "the config's problem_type and args.label_smoothing_factor, which determine the loss",
   optimizers: "args.optim and args.lr_scheduler_type",
   optimizer_cls_and_kwargs: "args.optim",
   model_init: "model",

@@ -39,7 +39,10 @@ export interface Freezing {
   freeze_backbone?: boolean;
   /** Freeze the embeddings and this many layers from the bottom; default 0: nothing. */
   freeze_layers?: number;
-  /** Freeze parameters whose checkpoint key, without "vit.", has one of these prefixes, such as "embeddings." or "encoder.layer.0."; default none. */
+  /**
+   * Freeze parameters whose checkpoint key, without "vit.", has one of these prefixes, such as "embeddings."
+   * or "encoder.layer.0."; default none.
+   */
   freeze_keys?: readonly string[];
 }
 
@@ -54,8 +57,8 @@ export interface Learnable {
 }
 
 /**
- * What weight decay applies to: the weights of linear layers, as in the Trainer, or every parameter with two or more dimensions,
- * including positions, CLS and mask token, as in MSN's pre-training.
+ * What weight decay applies to: the weights of linear layers, as in the Trainer, or every parameter with two
+ * or more dimensions, including positions, CLS and mask token, as in MSN's pre-training.
  */
 export type Decaying = "linear_weights" | "matrices";
 

@@ -1,8 +1,8 @@
 import { mix } from "../model/random.ts";
 
 /**
- * Seeded random numbers for shuffling and augmentation. The stream depends on its keys alone, for example (seed,
- * epoch, image), so a resumed training run draws the same numbers without storing any state.
+ * Seeded random numbers for shuffling and augmentation. The stream depends on its keys alone, for example
+ * (seed, epoch, image), so a resumed training run draws the same numbers without storing any state.
  */
 export class Random {
   readonly #key: number;

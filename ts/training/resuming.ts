@@ -7,7 +7,8 @@ import { newest_readable, sort_checkpoints } from "./checkpoint.ts";
 
 /**
  * The checkpoint to resume from.
- * @param resume true: the newest readable one in output_dir, if there is any; false: none; or a checkpoint's folder, or its name in output_dir.
+ * @param resume true: the newest readable one in output_dir, if there is any; false: none; or a
+ *   checkpoint's folder, or its name in output_dir.
  */
 export async function find_checkpoint<Loaded>(
   output_dir: SaveDirectory | undefined,
@@ -29,7 +30,10 @@ export async function find_checkpoint<Loaded>(
 
 /** How a call of train() resumes. */
 export interface ResumeOptions {
-  /** true: the newest readable checkpoint in output_dir, if there is any; or a checkpoint's folder, or its name in output_dir. */
+  /**
+   * true: the newest readable checkpoint in output_dir, if there is any; or a checkpoint's folder, or its
+   * name in output_dir.
+   */
   resume_from_checkpoint?: boolean | PretrainedSource;
   /** If the checkpoint was written with other options: "warn" (default) and resume, or throw an "error". */
   changed_options?: "warn" | "error";

@@ -19,8 +19,8 @@ const ONE_CYCLE_END = ONE_CYCLE_START / 1e4;
  * - "linear": rises from 0 over the warm-up, then falls to 0.
  * - "cosine": rises in the same way, then falls along half a cosine.
  * - "constant": 1, without warm-up. "constant_with_warmup": rises, then 1.
- * - "one_cycle": rises along half a cosine from 1/25, then falls along another to 1/250,000; only the learning rate, as
- *   torch's with cycle_momentum = False.
+ * - "one_cycle": rises along half a cosine from 1/25, then falls along another to 1/250,000; only the
+ *   learning rate, as torch's with cycle_momentum = False.
  *
  * Source: transformers' optimization.py; torch's OneCycleLR.
  */

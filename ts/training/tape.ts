@@ -60,12 +60,12 @@ interface Step {
 const CONSTANT: Value = Object.freeze({ wants_gradient: false, gradient: undefined });
 
 /**
- * Reverse-mode differentiation as a decorator: an Engine that records the ops that run on it and then differentiates them in
- * reverse. The model's forward runs on it unchanged.
+ * Reverse-mode differentiation as a decorator: an Engine that records the ops that run on it and then
+ * differentiates them in reverse. The model's forward runs on it unchanged.
  *
- * Lifetimes are explicit. A tensor that a gradient needs is held, and outlives its `free`, until the backward of its step has
- * run; `close()` frees everything, however the forward and the backward ended. Ops that no wanted parameter influences aren't
- * recorded. One tape serves one forward and one backward.
+ * Lifetimes are explicit. A tensor that a gradient needs is held, and outlives its `free`, until the backward
+ * of its step has run; `close()` frees everything, however the forward and the backward ended. Ops that no
+ * wanted parameter influences aren't recorded. One tape serves one forward and one backward.
  */
 export class Tape implements Recorder, PretrainingOps {
   readonly layers_per_checkpoint: number;

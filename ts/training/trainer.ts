@@ -46,7 +46,10 @@ export interface TrainerOptions {
   eval_dataset?: TrainingData;
   /** Turns images into pixel_values; saved next to the model. */
   image_processor?: ViTImageProcessor;
-  /** Augments images before the processor, in training; for example reference_transforms(processor).train. Default: none. */
+  /**
+   * Augments images before the processor, in training; for example reference_transforms(processor).train.
+   * Default: none.
+   */
   train_transform?: ImageTransform;
   /** The same in evaluation. Default: none. */
   eval_transform?: ImageTransform;
@@ -54,7 +57,9 @@ export interface TrainerOptions {
   unreadable_pictures?: "error" | "skip";
   /** Makes the batches instead; the options above are then unused. */
   data_collator?: DataCollator;
-  /** Metrics from all logits and labels of an evaluation; default: the accuracy, if each image has one class. */
+  /**
+   * Metrics from all logits and labels of an evaluation; default: the accuracy, if each image has one class.
+   */
   compute_metrics?: ComputeMetrics;
   callbacks?: readonly TrainerCallback[];
 }
@@ -79,8 +84,8 @@ export interface PredictionOutput {
 /**
  * Trains a classifier, evaluates it, and predicts with it; transformers' Trainer.
  *
- * With the same options, data and number of threads, two runs produce bit-identical results; so does a run that was killed at any
- * point and resumed from its newest checkpoint.
+ * With the same options, data and number of threads, two runs produce bit-identical results; so does a run
+ * that was killed at any point and resumed from its newest checkpoint.
  */
 export class Trainer {
   /** Set explicitly, since minifiers rename classes. */
@@ -135,8 +140,9 @@ export class Trainer {
 
   /**
    * Trains the model in place.
-   * @throws VitMsnError DIVERGED, ABORTED, IO if a checkpoint can't be written (earlier ones stay), INVALID_CHECKPOINT,
-   *   OUT_OF_MEMORY, and what reading images throws. The model retains what it has learned until then.
+   * @throws VitMsnError DIVERGED, ABORTED, IO if a checkpoint can't be written (earlier ones stay),
+   *   INVALID_CHECKPOINT, OUT_OF_MEMORY, and what reading images throws. The model retains what it has
+   *   learned until then.
    */
   async train(options: TrainCallOptions = {}): Promise<TrainOutput> {
     return this.#loop.train(options);

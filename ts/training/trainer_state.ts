@@ -36,7 +36,9 @@ export interface LoopState {
   stateful_callbacks: Record<string, unknown>;
 }
 
-/** The progress of a training run, as trainer_state.json holds it, with transformers' names if it has them. */
+/**
+ * The progress of a training run, as trainer_state.json holds it, with transformers' names if it has them.
+ */
 export interface TrainerState extends LoopState {
   best_metric: number | null;
   best_global_step: number | null;

@@ -10,7 +10,10 @@ export type Strategy = (typeof STRATEGIES)[number];
 
 /** The options of a training run, with the names and defaults of transformers' TrainingArguments. */
 export interface TrainingOptions {
-  /** Where checkpoints and results go: a folder's path; in browsers a FileSystemDirectoryHandle. Required for saving. */
+  /**
+   * Where checkpoints and results go: a folder's path; in browsers a FileSystemDirectoryHandle. Required for
+   * saving.
+   */
   output_dir?: SaveDirectory;
 
   /** Passes over the data; default 3. */
@@ -61,9 +64,14 @@ export interface TrainingOptions {
   freeze_backbone?: boolean;
   /** Freeze the embeddings and this many layers from the bottom; default 0: nothing. */
   freeze_layers?: number;
-  /** Freeze parameters whose checkpoint key has one of these prefixes, such as "embeddings."; default none. */
+  /**
+   * Freeze parameters whose checkpoint key has one of these prefixes, such as "embeddings."; default none.
+   */
   freeze_keys?: readonly string[];
-  /** Recompute activations instead of storing them: less memory, a third more time, the same results; default false. */
+  /**
+   * Recompute activations instead of storing them: less memory, a third more time, the same results; default
+   * false.
+   */
   gradient_checkpointing?: boolean;
 
   /** Default "no". */
@@ -84,7 +92,9 @@ export interface TrainingOptions {
   logging_steps?: number;
   /** Also log the first step; default false. */
   logging_first_step?: boolean;
-  /** Load the best checkpoint's weights at the end; each save must coincide with an evaluation. Default false. */
+  /**
+   * Load the best checkpoint's weights at the end; each save must coincide with an evaluation. Default false.
+   */
   load_best_model_at_end?: boolean;
   /** The metric of evaluate() that selects the best model, with or without "eval_"; default "loss". */
   metric_for_best_model?: string;
@@ -208,7 +218,8 @@ export interface TrainingArguments extends Filled {}
 
 /**
  * The checked options of a training run.
- * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown option, a wrong value, or options that contradict each other.
+ * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown option, a wrong value, or options
+ *   that contradict each other.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class TrainingArguments {

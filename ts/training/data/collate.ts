@@ -50,11 +50,16 @@ export interface ImageCollatorOptions {
   processor?: ViTImageProcessor | undefined;
   train_transform?: ImageTransform | undefined;
   eval_transform?: ImageTransform | undefined;
-  /** What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning that names it. */
+  /**
+   * What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning that
+   * names it.
+   */
   unreadable_pictures?: "error" | "skip";
 }
 
-/** Reads and transforms images; the processor turns them into pixel_values, the config maps labels to indices. */
+/**
+ * Reads and transforms images; the processor turns them into pixel_values, the config maps labels to indices.
+ */
 export function image_collator(options: ImageCollatorOptions): DataCollator {
   check_options("image_collator", options, COLLATOR_RULES);
   const warned = new Set<string>();
@@ -100,7 +105,9 @@ async function pixel_values_of(
 
 const UNREADABLE = ["INVALID_IMAGE", "NOT_FOUND", "ACCESS_DENIED", "IO", "NETWORK", "OFFLINE"];
 
-/** @internal Reports an image that can't be read: as an error, or once as a warning. Rethrows other errors. */
+/**
+ * @internal Reports an image that can't be read: as an error, or once as a warning. Rethrows other errors.
+ */
 export function skip_or_throw(
   error: unknown,
   name: string,
@@ -136,7 +143,10 @@ function stack(pixels: readonly Tensor[], drawn: readonly DrawnExample[]): Tenso
   return new Tensor("float32", data, [pixels.length, ...first.dims]);
 }
 
-/** Class indices, or float targets, depending on the model's problem type; undefined if no example has a label. */
+/**
+ * Class indices, or float targets, depending on the model's problem type; undefined if no example has a
+ * label.
+ */
 function label_tensor(
   labels: readonly (ExampleLabel | undefined)[],
   drawn: readonly DrawnExample[],

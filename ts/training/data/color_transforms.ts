@@ -22,8 +22,9 @@ export function random_apply(transform: ImageTransform, probability: number): Im
 }
 
 /**
- * Brightness, contrast, saturation and hue changed at random, in random order: torchvision's ColorJitter on PIL images,
- * bit-identical for the same factors. Grey images have neither saturation nor hue. Images with alpha aren't supported.
+ * Brightness, contrast, saturation and hue changed at random, in random order: torchvision's ColorJitter on
+ * PIL images, bit-identical for the same factors. Grey images have neither saturation nor hue. Images with
+ * alpha aren't supported.
  */
 export function color_jitter(options: ColorJitterOptions): ImageTransform {
   check_options("color_jitter", options, JITTER_RULES);

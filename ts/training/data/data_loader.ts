@@ -42,7 +42,8 @@ export class DataLoader<Batch> {
   }
 
   /**
-   * An epoch's batches; a batch is undefined if none of its images can be read. The next one is read while one is used.
+   * An epoch's batches; a batch is undefined if none of its images can be read. The next one is read while
+   * one is used.
    * @param skip the number of batches that were already used; they aren't read again.
    */
   async *epoch(epoch: number, skip = 0): AsyncGenerator<Batch | undefined> {

@@ -3,8 +3,8 @@ import { type ImageInput, RawImage } from "../../image/raw_image.ts";
 import { Tensor } from "../../tensor.ts";
 
 /**
- * A label: a class by name or index (-100: ignored by the loss); for multi-label classification or regression of several values,
- * a number for each of the model's labels; for regression of one value, a number.
+ * A label: a class by name or index (-100: ignored by the loss); for multi-label classification or regression
+ * of several values, a number for each of the model's labels; for regression of one value, a number.
  */
 export type ExampleLabel = string | number | readonly number[];
 
@@ -26,8 +26,8 @@ export interface Dataset {
 }
 
 /**
- * Whole tensors: pixel_values [N, channels, height, width] and a label for each. float32 tensors are the processor's
- * output; uint8 tensors are images, grey or RGB.
+ * Whole tensors: pixel_values [N, channels, height, width] and a label for each. float32 tensors are the
+ * processor's output; uint8 tensors are images, grey or RGB.
  */
 export interface TensorData {
   pixel_values: Tensor;
@@ -45,7 +45,7 @@ export type OpenedData =
   | { readonly dataset: Dataset; readonly stream?: undefined }
   | { readonly dataset?: undefined; readonly stream: () => AsyncIterable<Example> };
 
-/** @throws VitMsnError INVALID_ARGUMENT for anything else than data. */
+/** @throws VitMsnError INVALID_ARGUMENT for anything but data. */
 export function open_data(data: TrainingData, what: string): OpenedData {
   if (Array.isArray(data)) {
     const examples = data as readonly Example[];

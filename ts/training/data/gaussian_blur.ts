@@ -24,8 +24,8 @@ interface Box {
 }
 
 /**
- * Pillow's ImageFilter.GaussianBlur, bit-identical: three box blurs with rounding to 8 bits after each, first of rows, then of
- * columns; edge pixels are repeated beyond the edge.
+ * Pillow's ImageFilter.GaussianBlur, bit-identical: three box blurs with rounding to 8 bits after each, first
+ * of rows, then of columns; edge pixels are repeated beyond the edge.
  * @param radius the standard deviation in pixels.
  */
 export function gaussian_blur(image: RawImage, radius: number): RawImage {
@@ -42,7 +42,10 @@ export function gaussian_blur(image: RawImage, radius: number): RawImage {
   return new RawImage(data, width, height, channels);
 }
 
-/** Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering" (2011), as Pillow computes it. */
+/**
+ * Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering" (2011), as
+ * Pillow computes it.
+ */
 function box_of(radius: number): Box {
   const f = Math.fround;
   const variance = f(f(f(radius) * f(radius)) / PASSES);

@@ -13,8 +13,8 @@ import { enter_split, find_splits, name_of_folder, type Split } from "./splits.t
 
 export interface ImageFolderOptions {
   /**
-   * What to do with a class whose folder holds no image: throw an "error" (default), or "skip" it with a warning. The same
-   * applies to a class that `classes` names but that has no folder.
+   * What to do with a class whose folder holds no image: throw an "error" (default), or "skip" it with a
+   * warning. The same applies to a class that `classes` names but that has no folder.
    */
   empty_classes?: "error" | "skip";
   /** The classes, in the order of their indices; default: all folders, sorted by name. */
@@ -37,8 +37,8 @@ export class ImageFolder implements Dataset {
   }
 
   /**
-   * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that are
-   * skipped because they aren't images. Class names are in Unicode form NFC.
+   * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that
+   * are skipped because they aren't images. Class names are in Unicode form NFC.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
    * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there are no classes or one has no image.
    */
@@ -77,7 +77,9 @@ export class ImageFolder implements Dataset {
     return this.examples[index] as Example;
   }
 
-  /** Splits the images at random into two folders with the same classes; `share` of them are in the second. */
+  /**
+   * Splits the images at random into two folders with the same classes; `share` of them are in the second.
+   */
   split(share: number, seed = 42): [ImageFolder, ImageFolder] {
     if (!(share > 0 && share < 1))
       throw invalid(`The share to split off must be above 0 and below 1, got ${share}.`);

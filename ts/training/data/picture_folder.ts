@@ -24,8 +24,8 @@ export class PictureFolder implements Dataset {
   }
 
   /**
-   * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that are
-   * skipped because they aren't images.
+   * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that
+   * are skipped because they aren't images.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
    * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there is no image.
    */

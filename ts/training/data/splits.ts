@@ -23,8 +23,8 @@ function word(alternatives: string): RegExp {
 export type SplitFolders = ReadonlyMap<Split, string>;
 
 /**
- * The splits that a folder holds: subfolders named after splits instead of classes. For labelled images each must hold class
- * folders, since "train" may also be a class.
+ * The splits that a folder holds: subfolders named after splits instead of classes. For labelled images each
+ * must hold class folders, since "train" may also be a class.
  *
  * @returns undefined if the subfolders aren't splits.
  * @throws VitMsnError INVALID_ARGUMENT if only some are.

@@ -5,7 +5,10 @@ import { check_options } from "../../options.ts";
 import { CROP_RULES } from "../option_rules.ts";
 import type { Random } from "../random.ts";
 
-/** Changes an image before the processor turns it into pixel_values; `random` is specific to the image and the epoch. */
+/**
+ * Changes an image before the processor turns it into pixel_values; `random` is specific to the image and the
+ * epoch.
+ */
 export type ImageTransform = (image: RawImage, random: Random) => RawImage;
 
 /** [height, width] in pixels. */
@@ -99,8 +102,8 @@ export interface ReferenceTransforms {
 }
 
 /**
- * The transforms of transformers' run_image_classification.py for a processor's size: in evaluation, a size by height and width
- * stretches images, and a size by shortest edge crops their centre.
+ * The transforms of transformers' run_image_classification.py for a processor's size: in evaluation, a size
+ * by height and width stretches images, and a size by shortest edge crops their centre.
  */
 export function reference_transforms(processor: ViTImageProcessor): ReferenceTransforms {
   const { size, resample, do_convert_rgb } = processor;

@@ -24,7 +24,10 @@ export interface OutputFolder {
   readonly name: string;
   /** The names of the folders in it. */
   list(): Promise<string[]>;
-  /** Writes a new folder, which appears once `write` is done and replaces one of the same name. Leftovers of killed processes are removed. */
+  /**
+   * Writes a new folder, which appears once `write` is done and replaces one of the same name. Leftovers of
+   * killed processes are removed.
+   */
   write(name: string, write: (directory: SaveDirectory) => Promise<void>): Promise<void>;
   remove(name: string): Promise<void>;
   /** The source of a folder in it, for from_pretrained. */

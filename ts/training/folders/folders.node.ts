@@ -14,7 +14,10 @@ import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 /** The suffix of a folder's name while it is being written or removed. */
 const TEMPORARY = ".incomplete";
 
-/** Locks the folder of checkpoints while `action` runs, so that two runs can't write into it. @throws VitMsnError IO if another run holds it. */
+/**
+ * Locks the folder of checkpoints while `action` runs, so that two runs can't write into it. @throws
+ * VitMsnError IO if another run holds it.
+ */
 export function hold_output_folder<T>(
   directory: SaveDirectory,
   signal: AbortSignal | undefined,

@@ -13,7 +13,9 @@ export function hold_output_folder<T>(
   return action();
 }
 
-/** The folder of checkpoints. Folders can't be renamed here, so a checkpoint's last file marks it as complete. */
+/**
+ * The folder of checkpoints. Folders can't be renamed here, so a checkpoint's last file marks it as complete.
+ */
 export async function open_output_folder(directory: SaveDirectory): Promise<OutputFolder> {
   const root = handle_of(directory);
   const remove = (name: string) =>

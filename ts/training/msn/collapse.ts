@@ -8,7 +8,9 @@ export interface TargetStatistics {
   target_similarity: number;
 }
 
-/** Signs of collapse: a mean cosine between images above this, or a share of the usable prototypes below this. */
+/**
+ * Signs of collapse: a mean cosine between images above this, or a share of the usable prototypes below this.
+ */
 const MAX_SIMILARITY = 0.99;
 const MIN_USED = 0.02;
 
@@ -36,7 +38,9 @@ export function target_statistics(
   return { first, target_max: largest / batch, target_similarity: mean_cosine(projections, batch) };
 }
 
-/** Over all pairs of rows: the squared sum of their directions contains every pair, and each row with itself. */
+/**
+ * Over all pairs of rows: the squared sum of their directions contains every pair, and each row with itself.
+ */
 function mean_cosine(rows: Float32Array, count: number): number {
   const width = rows.length / count;
   const sum = new Float64Array(width);

@@ -14,18 +14,24 @@ import {
 } from "../training_arguments.ts";
 
 /**
- * The options of a pre-training run. Names are the Trainer's if it has them, else those of MSN's configs; defaults
- * are those of configs/pretrain/msn_vits16.yaml (github.com/facebookresearch/msn) except for the length of the run.
+ * The options of a pre-training run. Names are the Trainer's if it has them, else those of MSN's configs;
+ * defaults are those of configs/pretrain/msn_vits16.yaml (github.com/facebookresearch/msn) except for the
+ * length of the run.
  */
 export interface MSNPretrainingOptions {
   /** Where checkpoints go: a folder's path; in browsers a FileSystemDirectoryHandle. Required for saving. */
   output_dir?: SaveDirectory;
 
-  /** Passes over the data; default 100 (the paper: 800 for ViT-S/16, 600 for B/16 and L/16, 300 for B/4, 200 for L/7). */
+  /**
+   * Passes over the data; default 100 (the paper: 800 for ViT-S/16, 600 for B/16 and L/16, 300 for B/4, 200
+   * for L/7).
+   */
   num_train_epochs?: number;
   /** Steps in all, instead of num_train_epochs; default -1: unset. */
   max_steps?: number;
-  /** Images per step; default 64. Batch norm, Sinkhorn and the mean entropy are computed over the whole batch. */
+  /**
+   * Images per step; default 64. Batch norm, Sinkhorn and the mean entropy are computed over the whole batch.
+   */
   per_device_train_batch_size?: number;
   /** Skip an epoch's last batch if it is smaller; default true. */
   dataloader_drop_last?: boolean;
@@ -46,7 +52,10 @@ export interface MSNPretrainingOptions {
   crop_ratio?: readonly [number, number];
   /** Probability that a view is mirrored; default 0.5. */
   flip_prob?: number;
-  /** Strength of the colour jitter: 1 is brightness, contrast and saturation by up to 80 %, hue by 0.2; default 0.5. */
+  /**
+   * Strength of the colour jitter: 1 is brightness, contrast and saturation by up to 80 %, hue by 0.2;
+   * default 0.5.
+   */
   color_jitter_strength?: number;
   /** Probability of the colour jitter; default 0.8. */
   color_jitter_prob?: number;
@@ -62,10 +71,16 @@ export interface MSNPretrainingOptions {
   grayscale_prob?: number;
   /** Probability that a view is blurred; default 0.5. */
   blur_prob?: number;
-  /** Range of the blur's standard deviation in pixels of the view; default [0.1, 2], which is strong for views below 100 pixels. */
+  /**
+   * Range of the blur's standard deviation in pixels of the view; default [0.1, 2], which is strong for views
+   * below 100 pixels.
+   */
   blur_radius?: readonly [number, number];
 
-  /** Share of the patches that random anchors drop; default 0.15 (the paper: 0.3 for B/16 and B/8, 0.7 for B/4 and L/7). */
+  /**
+   * Share of the patches that random anchors drop; default 0.15 (the paper: 0.3 for B/16 and B/8, 0.7 for B/4
+   * and L/7).
+   */
   patch_drop?: number;
 
   /** Width of the projection head's two hidden layers; default 2048. */
@@ -113,9 +128,14 @@ export interface MSNPretrainingOptions {
   adam_beta2?: number;
   /** Default 1e-8. */
   adam_epsilon?: number;
-  /** Clip the norm of the gradients of encoder and head, not of prototypes, to this; 0: don't clip. Default 3. */
+  /**
+   * Clip the norm of the gradients of encoder and head, not of prototypes, to this; 0: don't clip. Default 3.
+   */
   max_grad_norm?: number;
-  /** Recompute activations instead of storing them: less memory, a third more time, the same results; default false. */
+  /**
+   * Recompute activations instead of storing them: less memory, a third more time, the same results; default
+   * false.
+   */
   gradient_checkpointing?: boolean;
 
   /** Default "steps" with an output_dir, else "no". */
@@ -264,7 +284,8 @@ export interface MSNPretrainingArguments extends Filled {}
 
 /**
  * The checked options of a pre-training run.
- * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown option, a wrong value, or options that contradict each other.
+ * @throws VitMsnError INVALID_ARGUMENT that names the option: an unknown option, a wrong value, or options
+ *   that contradict each other.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns every option.
 export class MSNPretrainingArguments {
@@ -283,7 +304,9 @@ export class MSNPretrainingArguments {
     this.#check_together();
   }
 
-  /** Height and width of random and focal views, in pixels, for a model. @throws VitMsnError INVALID_ARGUMENT. */
+  /**
+   * Height and width of random and focal views, in pixels, for a model. @throws VitMsnError INVALID_ARGUMENT.
+   */
   get_sizes(config: ViTMSNConfig): { rand_size: number; focal_size: number } {
     const { image_grid, patch_grid } = config;
     const patch = Math.max(patch_grid.height, patch_grid.width);

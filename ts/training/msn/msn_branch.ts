@@ -69,7 +69,10 @@ export class MSNBranch {
     );
   }
 
-  /** Moves the parameters towards another branch's, by an exponential moving average with `momentum`; running statistics don't change. */
+  /**
+   * Moves the parameters towards another branch's, by an exponential moving average with `momentum`; running
+   * statistics don't change.
+   */
   follow(other: MSNBranch, momentum: number): void {
     for (const [i, { value }] of this.parameters.all.entries()) {
       this.#engine.ema(value, (other.parameters.all[i] as { value: TensorHandle }).value, momentum);

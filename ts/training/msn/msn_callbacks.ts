@@ -21,9 +21,11 @@ export interface MSNPretrainerEvent {
 /**
  * One step: its loss and terms (cross_entropy, me_max, entropy), signs of collapse, and its rates.
  *
- * - mean_entropy: of the mean prediction of all anchors, in nats; log(num_proto) if all prototypes are used equally.
+ * - mean_entropy: of the mean prediction of all anchors, in nats; log(num_proto) if all prototypes are used
+ *   equally.
  * - target_max: the mean over images of the target's largest probability.
- * - target_similarity: the mean cosine between the target projections of two different images; near 1 if all look the same.
+ * - target_similarity: the mean cosine between the target projections of two different images; near 1 if
+ *   all look the same.
  * - grad_norm: before clipping.
  */
 export interface MSNStepEvent

@@ -38,8 +38,8 @@ export interface MSNCheckpointContent {
 }
 
 /**
- * Writes a checkpoint: the target's encoder as a model that from_pretrained loads, everything else needed to resume in a separate
- * file, the options, and last the trainer state, which marks it as complete.
+ * Writes a checkpoint: the target's encoder as a model that from_pretrained loads, everything else needed to
+ * resume in a separate file, the options, and last the trainer state, which marks it as complete.
  */
 export async function write_msn_checkpoint(
   directory: SaveDirectory,
@@ -99,7 +99,10 @@ export async function read_msn_checkpoint(source: PretrainedSource): Promise<Loa
   return { name: files.name, files, args, state, optimizer_steps, tensors };
 }
 
-/** Restores a learner from a checkpoint. @throws VitMsnError CHECKPOINT_MISMATCH; the learner may then be partly restored. */
+/**
+ * Restores a learner from a checkpoint. @throws VitMsnError CHECKPOINT_MISMATCH; the learner may then be
+ * partly restored.
+ */
 export async function restore_msn_learner(
   learner: MSNLearner,
   checkpoint: LoadedMSNCheckpoint,

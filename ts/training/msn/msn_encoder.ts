@@ -5,8 +5,9 @@ import type { ModelOptions } from "../../model/pretrained.ts";
 import { normal_values } from "../../model/random.ts";
 
 /**
- * A fresh encoder, initialised as in MSN: linear layers, positions and CLS by N(0, initializer_range²), the patch projection by
- * N(0, 2 / fan_in); from_config leaves positions and CLS zero, as transformers does. Source: deit.py of facebookresearch/msn.
+ * A fresh encoder, initialised as in MSN: linear layers, positions and CLS by N(0, initializer_range²), the
+ * patch projection by N(0, 2 / fan_in); from_config leaves positions and CLS zero, as transformers does.
+ * Source: deit.py of facebookresearch/msn.
  */
 export async function msn_encoder(
   config: ViTMSNConfig | ViTMSNConfigInit,

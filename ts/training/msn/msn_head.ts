@@ -20,8 +20,8 @@ export const HEAD_NORMS = ["head.bn1", "head.bn2"] as const;
 export type PretrainingForwardEngine = Engine & PretrainingOps;
 
 /**
- * The parameters of MSN's projection head: fc1, bn1, GELU, fc2, bn2, GELU, fc3. Names are those of the original checkpoints
- * with "head." for "fc."; values start as in the original, from N(0, 0.02) and zeros.
+ * The parameters of MSN's projection head: fc1, bn1, GELU, fc2, bn2, GELU, fc3. Names are those of the
+ * original checkpoints with "head." for "fc."; values start as in the original, from N(0, 0.02) and zeros.
  */
 export function head_modules({ in_features, hidden_dim, output_dim }: HeadSizes): ModuleSpec[] {
   return [
@@ -47,7 +47,7 @@ function batch_norm(name: string, features: number): TensorSpec[] {
   ];
 }
 
-/** Running statistics of the head's batch norms, which nothing here reads: they are stored for other programs that resume from a checkpoint. */
+/** Running statistics of the head's batch norms, stored for other programs; nothing here reads them. */
 export class RunningStatistics {
   readonly #engine: TrainingEngine;
   readonly #handles = new Map<string, TensorHandle>();
@@ -79,7 +79,10 @@ export class RunningStatistics {
   }
 }
 
-/** The head's output [B, output_dim] of CLS tokens [B, D], with the statistics of this batch; the caller frees it. */
+/**
+ * The head's output [B, output_dim] of CLS tokens [B, D], with the statistics of this batch; the caller frees
+ * it.
+ */
 export function project(
   engine: PretrainingForwardEngine,
   weights: Weights,

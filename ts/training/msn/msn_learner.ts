@@ -203,7 +203,10 @@ export class MSNLearner {
     return second === undefined ? first : scope.use(tape.concat_rows(first, second));
   }
 
-  /** The patches that are visible in a step's random anchors, the same for all as in the original; undefined for every patch. */
+  /**
+   * The patches that are visible in a step's random anchors, the same for all as in the original; undefined
+   * for every patch.
+   */
   #visible_patches({ dims }: Tensor, step: number): number[] | undefined {
     const { patch_drop, seed } = this.#args;
     if (patch_drop === 0) return undefined;

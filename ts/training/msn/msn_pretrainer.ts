@@ -43,13 +43,21 @@ export interface MSNPretrainerOptions {
   /** The online encoder, float32: fresh from `msn_encoder`, or already trained. It is trained in place. */
   model: ViTMSNModel;
   args?: MSNPretrainingArguments | MSNPretrainingOptions;
-  /** Where train() starts unless it resumes: weights, head, prototypes and the optimiser's state are restored. */
+  /**
+   * Where train() starts unless it resumes: weights, head, prototypes and the optimiser's state are restored.
+   */
   initial_checkpoint?: OriginalMSNCheckpoint;
-  /** Count initial_checkpoint's epochs among num_train_epochs, as the original code does when it resumes; default false: start at step 0. */
+  /**
+   * Count initial_checkpoint's epochs among num_train_epochs, as the original code does when it resumes;
+   * default false: start at step 0.
+   */
   continue_schedule?: boolean;
   /** Images; labels are ignored. Tensors must be uint8, since views are cropped from images. */
   train_dataset?: TrainingData;
-  /** How views are normalised; saved next to the model. Default: ImageNet's mean and deviation for RGB, 0.5 for grey. */
+  /**
+   * How views are normalised; saved next to the model. Default: ImageNet's mean and deviation for RGB, 0.5
+   * for grey.
+   */
   image_processor?: ViTImageProcessor;
   /** What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning. */
   unreadable_pictures?: "error" | "skip";
@@ -78,11 +86,12 @@ interface MSNStep {
 const IMAGENET = { image_mean: [0.485, 0.456, 0.406], image_std: [0.229, 0.224, 0.225] };
 
 /**
- * Self-supervised pre-training by Masked Siamese Networks (Assran et al., 2022): an encoder learns to assign a view of an image
- * with dropped patches to the same prototypes as the target branch, a moving average of the encoder, assigns another, whole view.
+ * Self-supervised pre-training by Masked Siamese Networks (Assran et al., 2022): an encoder learns to assign
+ * a view of an image with dropped patches to the same prototypes as the target branch, a moving average of
+ * the encoder, assigns another, whole view.
  *
- * With the same options, data and number of threads, two runs produce bit-identical results; so does a run that was killed at any
- * point and resumed from its newest checkpoint.
+ * With the same options, data and number of threads, two runs produce bit-identical results; so does a run
+ * that was killed at any point and resumed from its newest checkpoint.
  */
 export class MSNPretrainer {
   readonly model: ViTMSNModel;
@@ -98,7 +107,10 @@ export class MSNPretrainer {
   #learner: MSNLearner | undefined;
   #schedule: MSNScheduleSteps = { total: 0, warmup: 0 };
 
-  /** @throws VitMsnError INVALID_ARGUMENT that names the option; UNSUPPORTED for a model or engine that can't pre-train. */
+  /**
+   * @throws VitMsnError INVALID_ARGUMENT that names the option; UNSUPPORTED for a model or engine that
+   *   can't pre-train.
+   */
   constructor(options: MSNPretrainerOptions) {
     check_trainer("MSNPretrainer", options, PRETRAINER_RULES);
     const { model, args = {}, callbacks = [] } = options;
@@ -122,26 +134,28 @@ export class MSNPretrainer {
   }
 
   /**
-   * The current encoder of the target branch; undefined before train(). It shares the model's engine: don't dispose it;
-   * dispose() of this pre-trainer or of the model frees it.
+   * The current encoder of the target branch; undefined before train(). It shares the model's engine: don't
+   * dispose it; dispose() of this pre-trainer or of the model frees it.
    */
   get target(): ViTMSNModel | undefined {
     return this.#learner?.target.encoder;
   }
 
   /**
-   * Trains the model in place, and the target with it. Called again, it starts from the current encoder with a fresh head and
-   * prototypes, unless it resumes.
-   * @throws VitMsnError DIVERGED, ABORTED, IO if a checkpoint can't be written (earlier ones stay), INVALID_CHECKPOINT,
-   *   OUT_OF_MEMORY, and what reading images throws. The model retains what it has learned until then.
+   * Trains the model in place, and the target with it. Called again, it starts from the current encoder with
+   * a fresh head and prototypes, unless it resumes.
+   * @throws VitMsnError DIVERGED, ABORTED, IO if a checkpoint can't be written (earlier ones stay),
+   *   INVALID_CHECKPOINT, OUT_OF_MEMORY, and what reading images throws. The model retains what it has
+   *   learned until then.
    */
   async train(options: MSNTrainCallOptions = {}): Promise<MSNTrainOutput> {
     return this.#loop.train(options);
   }
 
   /**
-   * Writes one branch's encoder as a backbone (config.json, model.safetensors) and the image processor, by default into
-   * output_dir. from_pretrained and Hugging Face transformers load it. Before train() both branches are the model.
+   * Writes one branch's encoder as a backbone (config.json, model.safetensors) and the image processor, by
+   * default into output_dir. from_pretrained and Hugging Face transformers load it. Before train() both
+   * branches are the model.
    */
   async save_model(
     directory: SaveDirectory | undefined = this.args.output_dir,

@@ -32,11 +32,12 @@ type ScheduleOptions = Pick<
 >;
 
 /**
- * The rates of step `step`, 0 for the first. The learning rate rises linearly and falls along a cosine; weight decay follows a
- * cosine; momentum and sharpening are linear. All schedules are `schedule_stretch` times as long as the run.
+ * The rates of step `step`, 0 for the first. The learning rate rises linearly and falls along a cosine;
+ * weight decay follows a cosine; momentum and sharpening are linear. All schedules are `schedule_stretch`
+ * times as long as the run.
  *
- * Source: WarmupCosineSchedule, CosineWDSchedule and momentum_scheduler of facebookresearch/msn, which count steps from 1
- * for the first two and from 0 for the others.
+ * Source: WarmupCosineSchedule, CosineWDSchedule and momentum_scheduler of facebookresearch/msn, which count
+ * steps from 1 for the first two and from 0 for the others.
  */
 export function msn_rates(
   args: ScheduleOptions,

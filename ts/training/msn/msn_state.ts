@@ -19,7 +19,10 @@ export type MSNRunningSums = Record<MSNMean | "steps", number>;
 /** The progress of a pre-training run, as trainer_state.json holds it. */
 export interface MSNPretrainerState extends LoopState {
   running: MSNRunningSums;
-  /** For each prototype, the last step (counted from 1) at which it was some image's first target; 0 for never. */
+  /**
+   * For each prototype, the last step (counted from 1) at which it was some image's first target; 0 for
+   * never.
+   */
   prototypes_last_used: number[];
   /** The step at which a collapse was noticed that isn't over; null for none. */
   collapsed_since: number | null;

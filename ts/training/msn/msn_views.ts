@@ -21,15 +21,26 @@ import {
 } from "../data/transforms.ts";
 import type { MSNPretrainingArguments } from "./msn_arguments.ts";
 
-/** The views of one step's B images, ready for the patch projection; anchors are ordered by view, then image. */
+/**
+ * The views of one step's B images, ready for the patch projection; anchors are ordered by view, then image.
+ */
 export interface MSNViews {
   /** float32 [B, channels, height, width]: the input of the target branch, with all patches. */
   target: Tensor;
-  /** float32 [rand_views · B, channels, height, width]: random anchors, with dropped patches. Undefined if there are none. */
+  /**
+   * float32 [rand_views · B, channels, height, width]: random anchors, with dropped patches. Undefined if
+   * there are none.
+   */
   random?: Tensor | undefined;
-  /** float32 [focal_views · B, channels, height, width]: focal anchors, with all patches. Undefined if there are none. */
+  /**
+   * float32 [focal_views · B, channels, height, width]: focal anchors, with all patches. Undefined if there
+   * are none.
+   */
   focal?: Tensor | undefined;
-  /** The visible patches of random anchors, the same for all, by index in row-major order. Default: drawn by patch_drop and seed. */
+  /**
+   * The visible patches of random anchors, the same for all, by index in row-major order. Default: drawn by
+   * patch_drop and seed.
+   */
   visible_patches?: readonly number[];
 }
 
@@ -50,8 +61,9 @@ export interface MSNTransforms {
 }
 
 /**
- * The transforms that make a view of an image: random resized crop, mirroring, colour jitter, greyscale and blur, each with its
- * probability, in this order. Source: make_transforms in data_manager.py of facebookresearch/msn.
+ * The transforms that make a view of an image: random resized crop, mirroring, colour jitter, greyscale and
+ * blur, each with its probability, in this order. Source: make_transforms in data_manager.py of
+ * facebookresearch/msn.
  */
 export function msn_transforms(args: MSNPretrainingArguments, config: ViTMSNConfig): MSNTransforms {
   const { rand_size, focal_size } = args.get_sizes(config);
@@ -106,7 +118,10 @@ export function msn_view_collator(options: MSNViewOptions): ViewCollator {
   };
 }
 
-/** Reads an image without alpha, in grey for a grey model. Grey images stay grey until they are written, since no colour transform changes that. */
+/**
+ * Reads an image without alpha, in grey for a grey model. Grey images stay grey until they are written, since
+ * no colour transform changes that.
+ */
 async function image_of(
   { example, index }: DrawnExample,
   config: ViTMSNConfig,

@@ -47,11 +47,13 @@ export class OriginalMSNCheckpoint {
   }
 
   /**
-   * Opens a `.pth.tar` of facebookresearch/msn: a torch.save file with encoder, target_encoder, prototypes, opt and epoch, or some
-   * of them. Nothing in it is executed.
+   * Opens a `.pth.tar` of facebookresearch/msn: a torch.save file with encoder, target_encoder, prototypes,
+   * opt and epoch, or some of them. Nothing in it is executed.
    * @param source a path, URL, Blob or the bytes.
-   * @param overrides of the config. num_attention_heads, which no shape determines, is hidden_size / 64 by default.
-   * @throws VitMsnError NOT_FOUND, INVALID_CHECKPOINT, UNSUPPORTED (the format of PyTorch before 1.6), INVALID_CONFIG.
+   * @param overrides of the config. num_attention_heads, which no shape determines, is hidden_size / 64 by
+   *   default.
+   * @throws VitMsnError NOT_FOUND, INVALID_CHECKPOINT, UNSUPPORTED (the format of PyTorch before 1.6),
+   *   INVALID_CONFIG.
    */
   static async open(
     source: FileSource,
@@ -73,8 +75,8 @@ export class OriginalMSNCheckpoint {
   }
 
   /**
-   * @internal Restores both branches of a learner (from the same one if there is only one), the head and prototypes if present,
-   * and the optimiser's state.
+   * @internal Restores both branches of a learner (from the same one if there is only one), the head and
+   *   prototypes if present, and the optimiser's state.
    * @throws VitMsnError CHECKPOINT_MISMATCH.
    */
   async restore(learner: MSNLearner): Promise<void> {
