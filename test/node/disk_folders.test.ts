@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { env, RawImage } from "vit-msn";
 import { ImageFolder, PictureFolder } from "vit-msn/training";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { time_left } from "../../ts/cli/model_options.ts";
+import { time_left } from "../../ts/cli/progress_bars.ts";
 import { visible } from "../../ts/cli/terminal.ts";
 import { decode_name, encode_name } from "../../ts/files/file_names.ts";
 import { root } from "../support/cli.ts";

@@ -18,7 +18,8 @@ import { json_line } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
 import { from_stream } from "./batch/streams.ts";
 import { table_heading, table_rows } from "./classify.ts";
-import { load, type ModelFlags, make_bar, with_model_options } from "./model_options.ts";
+import { load, type ModelFlags, with_model_options } from "./model_options.ts";
+import { start_counting_bar } from "./progress_bars.ts";
 import { say, visible } from "./terminal.ts";
 import { check_classes } from "./training/classes.ts";
 
@@ -227,7 +228,7 @@ class Session {
   readonly #progress = ({ status, done, total }: LearningProgress): void => {
     if (this.#stage !== status) this.stop();
     this.#stage = status;
-    this.#bar ??= make_bar(this.#flags, STAGES[status], total);
+    this.#bar ??= start_counting_bar(this.#flags.quiet === true, STAGES[status], total);
     this.#bar?.setTotal(total);
     this.#bar?.update(done);
   };

@@ -1,8 +1,7 @@
-import { Format, MultiBar, type Options, Presets, SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
-import type { PretrainedOptions, ProgressCallback, ProgressInfo } from "../index.ts";
+import type { PretrainedOptions } from "../index.ts";
 import { whole_number } from "./batch/options.ts";
-import { visible } from "./terminal.ts";
+import { DownloadBars } from "./progress_bars.ts";
 
 /** The options that commander parsed, common to all commands. */
 export interface ModelFlags {
@@ -67,7 +66,7 @@ export async function load<P>(
   signal: AbortSignal,
   make: (options: PretrainedOptions) => Promise<P>,
 ): Promise<P> {
-  const bars = new DownloadBars(flags.quiet !== true);
+  const bars = new DownloadBars(flags.quiet === true);
   try {
     return await make({ ...load_options(flags, signal), progress_callback: bars.callback });
   } finally {
@@ -88,69 +87,4 @@ export function is_alive(model: { memory(): unknown }): boolean {
 /** What of these options decides a model's answers. */
 export function model_identity({ model, revision, dtype, attn }: ModelFlags): Record<string, unknown> {
   return { model: model ?? "the carried one", revision, dtype, attn };
-}
-
-/** A bar's format whose {left} is the time that is left: cli-progress has words for an estimate that can't be made. */
-function with_time_left(format: string): Options["format"] {
-  return (options, params, payload) => {
-    const whole = format.replace("{left}", time_left(params.value, params.total, params.eta));
-    return Format.Formatter({ ...options, format: whole }, params, payload);
-  };
-}
-
-/** @param eta seconds, or cli-progress' word for an unknown number of them. */
-export function time_left(value: number, total: number, eta: number | string): string {
-  if (value >= total) return "done";
-  return Number.isFinite(Number(eta)) ? `${eta} s left` : "time left unknown";
-}
-
-/** A bar of `total` things; undefined where standard error is no terminal, or bars aren't wanted. */
-export function make_bar({ quiet }: ModelFlags, things: string, total: number): SingleBar | undefined {
-  if (quiet === true || !process.stderr.isTTY) return undefined;
-  const format = with_time_left(`${things} [{bar}] {value}/{total} | {left}`);
-  const options = {
-    format,
-
-    stream: process.stderr,
-    hideCursor: true,
-    clearOnComplete: true,
-  };
-  const bar = new SingleBar(options, Presets.shades_classic);
-  bar.start(total, 0);
-  return bar;
-}
-
-/** One bar a file that is downloaded; nothing where standard error is no terminal. */
-export class DownloadBars {
-  readonly #bars = new Map<string, SingleBar>();
-  readonly #multi: MultiBar | undefined;
-
-  constructor(wanted: boolean) {
-    if (!wanted || !process.stderr.isTTY) return;
-    const format = with_time_left("{file} [{bar}] {percentage}% | {value}/{total} bytes | {left}");
-    const options = {
-      format,
-
-      stream: process.stderr,
-      hideCursor: true,
-      clearOnComplete: true,
-    };
-    this.#multi = new MultiBar(options, Presets.shades_classic);
-  }
-
-  readonly callback: ProgressCallback = ({ status, file, loaded = 0, total = 0 }: ProgressInfo) => {
-    if (this.#multi === undefined || file === undefined) return;
-    if (status !== "progress" && status !== "done") return;
-    let bar = this.#bars.get(file);
-    if (bar === undefined) {
-      bar = this.#multi.create(Math.max(total, loaded), loaded, { file: visible(file) });
-      this.#bars.set(file, bar);
-    }
-    bar.setTotal(Math.max(total, loaded));
-    bar.update(loaded);
-  };
-
-  stop(): void {
-    this.#multi?.stop();
-  }
 }

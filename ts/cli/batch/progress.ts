@@ -1,4 +1,5 @@
-import { Presets, SingleBar } from "cli-progress";
+import type { SingleBar } from "cli-progress";
+import { make_bar } from "../progress_bars.ts";
 import { say } from "../terminal.ts";
 
 /** Where standard error is no terminal, a line is written this often: what a job's log needs, and no more. */
@@ -21,18 +22,8 @@ export class RunProgress {
   constructor(quiet: boolean, done_before = 0) {
     this.#quiet = quiet;
     this.#done_before = done_before;
-    if (quiet || !process.stderr.isTTY) return;
-    this.#bar = new SingleBar(
-      {
-        format: "[{bar}] {count} | {rate} pictures/s | {left}",
-        stream: process.stderr,
-        hideCursor: true,
-        clearOnComplete: true,
-        fps: 5,
-      },
-      Presets.shades_classic,
-    );
-    this.#bar.start(1, 0, this.#fields());
+    this.#bar = make_bar(quiet, { format: "[{bar}] {count} | {rate} images/s | {left}", fps: 5 });
+    this.#bar?.start(1, 0, this.#fields());
   }
 
   /** Whether it is of use to know how many pictures there are. */

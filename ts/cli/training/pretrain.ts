@@ -12,40 +12,7 @@ import {
   pick,
   text,
 } from "./option_file.ts";
-import { pretrain } from "./run_pretrain.ts";
-
-/** The fields of a fresh encoder's config that the command line names. */
-export interface EncoderFlags {
-  hidden_size?: number;
-  num_hidden_layers?: number;
-  num_attention_heads?: number;
-  intermediate_size?: number;
-  image_size?: number;
-  patch_size?: number;
-  num_channels?: number;
-}
-
-/** What `vit-msn pretrain` takes besides the options of pre-training itself. */
-export interface PretrainFlags extends EncoderFlags {
-  train_dir?: string;
-  max_train_samples?: number;
-  unreadable_pictures?: "error" | "skip";
-  model_name_or_path?: string;
-  image_processor_name?: string;
-  model_revision?: string;
-  cache_dir?: string;
-  local_files_only?: boolean;
-  token?: string;
-  continue_schedule?: boolean;
-  export_branch?: "target" | "online";
-  attn_implementation?: "sdpa" | "eager";
-  device?: "wasm" | "webgpu" | "auto";
-  num_threads?: number;
-  worker?: boolean;
-  resume_from_checkpoint?: string;
-  overwrite_output_dir?: boolean;
-  quiet?: boolean;
-}
+import { type EncoderFlags, type PretrainFlags, pretrain } from "./run_pretrain.ts";
 
 const ENCODER: Readonly<Record<keyof EncoderFlags, Described>> = {
   hidden_size: { rule: count(1), what: "of a fresh encoder; default 384" },

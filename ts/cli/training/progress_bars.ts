@@ -1,4 +1,4 @@
-import { Presets, SingleBar } from "cli-progress";
+import type { SingleBar } from "cli-progress";
 import type {
   LogEvent,
   MSNLogEvent,
@@ -10,15 +10,16 @@ import type {
   TrainerCallback,
   TrainerEvent,
 } from "../../training/index.ts";
+import { make_bar } from "../progress_bars.ts";
 
 /** A bar over a training run's steps, and one over each evaluation; where standard error is no terminal, a line for each entry of the log. */
 export class TrainingBars implements TrainerCallback {
-  readonly #wanted: boolean;
+  readonly #quiet: boolean;
   #training: SingleBar | undefined;
   #evaluation: SingleBar | undefined;
 
-  constructor(wanted: boolean) {
-    this.#wanted = wanted;
+  constructor(quiet: boolean) {
+    this.#quiet = quiet;
   }
 
   on_train_begin({ state }: TrainerEvent): void {
@@ -48,7 +49,7 @@ export class TrainingBars implements TrainerCallback {
   }
 
   on_log({ state, logs }: LogEvent): void {
-    if (this.#wanted && !process.stderr.isTTY) log_line(state, logs);
+    if (!this.#quiet && !process.stderr.isTTY) log_line(state, logs);
   }
 
   on_train_end(): void {
@@ -63,21 +64,24 @@ export class TrainingBars implements TrainerCallback {
   }
 
   #bar(format: string): SingleBar | undefined {
-    return make_bar(format, this.#wanted);
+    return make_bar(this.#quiet, { format, clearOnComplete: false });
   }
 }
 
 /** A bar over a pre-training run's steps; where standard error is no terminal, a line for each entry of the log. */
 export class PretrainingBars implements MSNPretrainerCallback {
-  readonly #wanted: boolean;
+  readonly #quiet: boolean;
   #bar: SingleBar | undefined;
 
-  constructor(wanted: boolean) {
-    this.#wanted = wanted;
+  constructor(quiet: boolean) {
+    this.#quiet = quiet;
   }
 
   on_train_begin({ state }: MSNPretrainerEvent): void {
-    this.#bar = make_bar("pre-training [{bar}] {value}/{total} steps | {facts}", this.#wanted);
+    this.#bar = make_bar(this.#quiet, {
+      format: "pre-training [{bar}] {value}/{total} steps | {facts}",
+      clearOnComplete: false,
+    });
     this.#bar?.start(state.max_steps, state.global_step, { facts: "" });
   }
 
@@ -92,7 +96,7 @@ export class PretrainingBars implements MSNPretrainerCallback {
   }
 
   on_log({ state, logs }: MSNLogEvent): void {
-    if (this.#wanted && !process.stderr.isTTY) log_line(state, logs);
+    if (!this.#quiet && !process.stderr.isTTY) log_line(state, logs);
   }
 
   on_train_end(): void {
@@ -103,15 +107,6 @@ export class PretrainingBars implements MSNPretrainerCallback {
     this.#bar?.stop();
     this.#bar = undefined;
   }
-}
-
-/** Undefined where standard error is no terminal, or bars aren't wanted. */
-function make_bar(format: string, wanted: boolean): SingleBar | undefined {
-  if (!wanted || !process.stderr.isTTY) return undefined;
-  return new SingleBar(
-    { format, stream: process.stderr, hideCursor: true, clearOnComplete: false },
-    Presets.shades_classic,
-  );
 }
 
 function log_line(

@@ -14,16 +14,48 @@ import {
   OriginalMSNCheckpoint,
   PictureFolder,
 } from "../../training/index.ts";
-import { DownloadBars } from "../model_options.ts";
+import { DownloadBars } from "../progress_bars.ts";
 import { write_pretraining_report } from "../report/pretraining_report.ts";
 import { checkpoint_to_resume, interrupted, required, stop_on_signal } from "./interruptible_run.ts";
-import type { EncoderFlags, PretrainFlags } from "./pretrain.ts";
 import { PretrainingBars } from "./progress_bars.ts";
 
 /** A fresh encoder is ViT-S. */
 const HIDDEN_SIZE = 384;
 const HEAD_DIM = 64;
 const MLP_RATIO = 4;
+
+/** The fields of a fresh encoder's config that the command line names. */
+export interface EncoderFlags {
+  hidden_size?: number;
+  num_hidden_layers?: number;
+  num_attention_heads?: number;
+  intermediate_size?: number;
+  image_size?: number;
+  patch_size?: number;
+  num_channels?: number;
+}
+
+/** What `vit-msn pretrain` takes besides the options of pre-training itself. */
+export interface PretrainFlags extends EncoderFlags {
+  train_dir?: string;
+  max_train_samples?: number;
+  unreadable_pictures?: "error" | "skip";
+  model_name_or_path?: string;
+  image_processor_name?: string;
+  model_revision?: string;
+  cache_dir?: string;
+  local_files_only?: boolean;
+  token?: string;
+  continue_schedule?: boolean;
+  export_branch?: "target" | "online";
+  attn_implementation?: "sdpa" | "eager";
+  device?: "wasm" | "webgpu" | "auto";
+  num_threads?: number;
+  worker?: boolean;
+  resume_from_checkpoint?: string;
+  overwrite_output_dir?: boolean;
+  quiet?: boolean;
+}
 
 /** An encoder to begin with, and what comes with it. */
 interface Start {
@@ -66,7 +98,7 @@ async function pretrain_into(
   const resume = await checkpoint_to_resume(output_dir, flags);
   const { model, image_processor, original } = await load_start(flags, encoder, options.seed ?? 0, signal);
   const stop = stop_on_signal(signal);
-  const bars = new PretrainingBars(flags.quiet !== true);
+  const bars = new PretrainingBars(flags.quiet === true);
   try {
     const pretrainer = new MSNPretrainer({
       model,
@@ -106,7 +138,7 @@ async function load_start(
   seed: number,
   signal: AbortSignal,
 ): Promise<Start> {
-  const bars = new DownloadBars(flags.quiet !== true);
+  const bars = new DownloadBars(flags.quiet === true);
   const fresh: ModelOptions = {
     attn_implementation: flags.attn_implementation,
     device: flags.device ?? "wasm",

@@ -10,16 +10,42 @@ import {
   TrainingArguments,
   type TrainingOptions,
 } from "../../training/index.ts";
-import { DownloadBars } from "../model_options.ts";
+import { DownloadBars } from "../progress_bars.ts";
 import { write_report } from "../report/write_report.ts";
 import { check_classes } from "./classes.ts";
 import { checkpoint_to_resume, interrupted, required, stop_on_signal } from "./interruptible_run.ts";
 import { TrainingBars } from "./progress_bars.ts";
-import type { TrainFlags } from "./train.ts";
 
 const DEFAULT_MODEL = "facebook/vit-msn-small";
 const DEFAULT_SPLIT = 0.15;
 const DEFAULT_SEED = 42;
+
+/** What `vit-msn train` takes besides the options of training itself; the names are those of run_image_classification.py. */
+export interface TrainFlags {
+  train_dir?: string;
+  validation_dir?: string;
+  train_val_split?: number;
+  max_train_samples?: number;
+  max_eval_samples?: number;
+  empty_classes?: "error" | "skip";
+  unreadable_pictures?: "error" | "skip";
+  model_name_or_path?: string;
+  image_processor_name?: string;
+  model_revision?: string;
+  cache_dir?: string;
+  local_files_only?: boolean;
+  token?: string;
+  ignore_mismatched_sizes?: boolean;
+  dtype?: "float32" | "float16" | "bfloat16";
+  attn_implementation?: "sdpa" | "eager";
+  num_threads?: number;
+  do_train?: boolean;
+  do_eval?: boolean;
+  resume_from_checkpoint?: string;
+  overwrite_output_dir?: boolean;
+  early_stopping_patience?: number;
+  quiet?: boolean;
+}
 
 /** `vit-msn train`: fine-tunes on folders of pictures and writes model, metrics, figures and a model card. Gives the exit code. */
 export async function train(
@@ -62,7 +88,7 @@ async function train_into(
   const stop = stop_on_signal(signal);
   try {
     const transforms = reference_transforms(processor);
-    const bars = new TrainingBars(flags.quiet !== true);
+    const bars = new TrainingBars(flags.quiet === true);
     const trainer = new Trainer({
       model,
       args,
@@ -155,7 +181,7 @@ function limit(folder: ImageFolder, count: number | undefined, seed: number): Im
 
 async function load_model(flags: TrainFlags, classes: readonly string[], seed: number, signal: AbortSignal) {
   const source = flags.model_name_or_path ?? DEFAULT_MODEL;
-  const bars = new DownloadBars(flags.quiet !== true);
+  const bars = new DownloadBars(flags.quiet === true);
   const options: PretrainedOptions = {
     revision: flags.model_revision,
     cache_dir: flags.cache_dir,

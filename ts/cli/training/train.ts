@@ -12,35 +12,8 @@ import {
   pick,
   text,
 } from "./option_file.ts";
-import { train } from "./run_train.ts";
+import { type TrainFlags, train } from "./run_train.ts";
 import { translate } from "./transformers_options.ts";
-
-/** What `vit-msn train` takes besides the options of training itself; the names are those of run_image_classification.py. */
-export interface TrainFlags {
-  train_dir?: string;
-  validation_dir?: string;
-  train_val_split?: number;
-  max_train_samples?: number;
-  max_eval_samples?: number;
-  empty_classes?: "error" | "skip";
-  unreadable_pictures?: "error" | "skip";
-  model_name_or_path?: string;
-  image_processor_name?: string;
-  model_revision?: string;
-  cache_dir?: string;
-  local_files_only?: boolean;
-  token?: string;
-  ignore_mismatched_sizes?: boolean;
-  dtype?: "float32" | "float16" | "bfloat16";
-  attn_implementation?: "sdpa" | "eager";
-  num_threads?: number;
-  do_train?: boolean;
-  do_eval?: boolean;
-  resume_from_checkpoint?: string;
-  overwrite_output_dir?: boolean;
-  early_stopping_patience?: number;
-  quiet?: boolean;
-}
 
 const FLAGS: Readonly<Record<keyof TrainFlags, Described>> = {
   train_dir: { rule: text, what: "the pictures to learn from: a folder for each class" },
