@@ -122,7 +122,7 @@ describe("ImageFolder", () => {
     await fill("data/cat/1.png");
     await symlink("/nowhere/dog", join(folder, "data/dog"));
     expect((await ImageFolder.open(join(folder, "data"))).classes).toEqual(["cat"]);
-    expect(warnings).toEqual(["ROOT/data: skipped links that lead nowhere (1): ROOT/data/dog."]);
+    expect(warnings).toEqual(["ROOT/data: skipped broken links (1): ROOT/data/dog."]);
   });
 
   test("a folder that isn't there, and one of another scheme", async () => {

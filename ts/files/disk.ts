@@ -1,4 +1,4 @@
-/** All that what is written durably asks of the file system, in one place: tests put a disk with faults in its stead. */
+/** The file system calls behind durable writes, in one place, so that tests can replace them by a faulty disk. */
 export {
   link,
   lstat,

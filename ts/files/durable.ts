@@ -4,28 +4,28 @@ import { dirname, resolve } from "node:path";
 import { mkdir, open, rename, rm } from "./disk.ts";
 import { is_code } from "./errors.ts";
 
-/** What a file's bytes are known by. */
+/** The length and hash of a file. */
 export interface Digest {
   bytes: number;
   sha256: string;
 }
 
-/** A file is read in pieces of this size to be hashed. */
+/** Files are hashed in pieces of this size. */
 const READ_BYTES = 1 << 20;
 
-/** A name beside `path` that nobody else has; what a killed process left under such a name is found by `is_temporary`. */
+/** A unique name next to `path`; `is_temporary` recognises such files when a killed process has left them. */
 export function temporary_path(path: string): string {
   return `${path}.${randomUUID()}.tmp`;
 }
 
 const TEMPORARY = /\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\.tmp$/;
 
-/** Whether `name` is that of a temporary file of one of `files`. */
+/** Whether `name` is a temporary file of one of `files`. */
 export function is_temporary(name: string, files: readonly string[]): boolean {
   return files.includes(name.replace(TEMPORARY, "")) && TEMPORARY.test(name);
 }
 
-/** Writes a new file; it is on the disk when this is done. */
+/** Writes a new file, which is on the disk once this resolves. */
 export async function write_file(
   path: string,
   pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
@@ -46,7 +46,7 @@ export async function write_file(
   return { bytes, sha256: hash.digest("hex") };
 }
 
-/** A write may put down less than it was given: the rest follows. */
+/** Writes all bytes, also if the system writes fewer at a time. */
 export async function write_all(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.byteLength; ) {
     const { bytesWritten } = await file.write(bytes, done, bytes.byteLength - done, position + done);
@@ -54,7 +54,7 @@ export async function write_all(file: FileHandle, bytes: Uint8Array, position: n
   }
 }
 
-/** Puts `text` where a reader finds either all of it or what was there before, even after a power cut. */
+/** Replaces a file by `text` atomically: readers find the old or the new content, even after a power cut. */
 export async function write_durably(path: string, text: string): Promise<void> {
   const temporary = temporary_path(path);
   try {
@@ -66,16 +66,16 @@ export async function write_durably(path: string, text: string): Promise<void> {
   }
 }
 
-/** Renames what is on the disk, and waits until its new name is, too. */
+/** Renames a file and waits until the new name is on the disk. */
 export async function rename_durably(from: string, to: string): Promise<void> {
   await rename(from, to);
   await sync_folder(dirname(to));
 }
 
-/** File systems that know no such thing, and folders that may be written but not read. */
+/** Errors of file systems that can't sync folders, and of folders that may be written but not read. */
 const NOT_SYNCED = ["EINVAL", "ENOTSUP", "ENOSYS", "EBADF", "EACCES", "EPERM"];
 
-/** Waits until the names in a folder are on the disk, where that can be had. */
+/** Waits until the names in a folder are on the disk, if the file system supports it. */
 export async function sync_folder(path: string): Promise<void> {
   // Windows can't open a folder, and doesn't need it.
   if (process.platform === "win32") return;
@@ -90,7 +90,7 @@ export async function sync_folder(path: string): Promise<void> {
   }
 }
 
-/** Makes a folder and those above it. */
+/** Creates a folder and its parents. */
 export async function make_folder(path: string): Promise<void> {
   const whole = resolve(path);
   const first = await mkdir(whole, { recursive: true });
@@ -98,14 +98,14 @@ export async function make_folder(path: string): Promise<void> {
   for (let made = whole; made.length >= first.length; made = dirname(made)) await sync_folder(dirname(made));
 }
 
-/** What the first `limit` bytes of a file are, or all of them. */
+/** The digest of a file's first `limit` bytes. */
 export async function digest_of(path: string, limit = Number.POSITIVE_INFINITY): Promise<Digest> {
   const hash = createHash("sha256");
   const bytes = await hash_file(path, limit, hash);
   return { bytes, sha256: hash.digest("hex") };
 }
 
-/** Adds a file's first `limit` bytes to a hash; gives their number. */
+/** Adds a file's first `limit` bytes to a hash. @returns their number. */
 export async function hash_file(
   path: string,
   limit: number,

@@ -1,9 +1,9 @@
 /**
- * File names that aren't UTF-8, as text and back: a byte that isn't part of a UTF-8 sequence becomes a lone surrogate from
- * U+DC80 to U+DCFF, as Python's os.fsdecode writes it. Other names are the text that they are.
+ * Converts file names that aren't UTF-8 to text and back: a byte that isn't part of a UTF-8 sequence becomes a lone surrogate
+ * from U+DC80 to U+DCFF, as in Python's os.fsdecode.
  */
 
-/** With the flag u, a surrogate that belongs to a pair isn't matched. */
+/** With the flag u, surrogates in pairs don't match. */
 const ESCAPED = /[\udc80-\udcff]/u;
 
 /** The text of a file name's bytes. */
@@ -28,7 +28,7 @@ export function decode_name(bytes: Uint8Array): string {
   return text;
 }
 
-/** The bytes of a path that decode_name gave, for names that aren't UTF-8; other paths stay text. */
+/** The inverse of decode_name: bytes for a path that isn't UTF-8; other paths stay text. */
 export function encode_name(path: string): string | Buffer {
   if (!ESCAPED.test(path)) return path;
   const encoder = new TextEncoder();
@@ -38,14 +38,14 @@ export function encode_name(path: string): string | Buffer {
   return Buffer.concat(parts);
 }
 
-/** By the first byte, the bytes of a character. */
+/** The number of bytes in a character, by its first byte. */
 function sequence_length(lead: number): number {
   if (lead >= 0xf0) return 4;
   if (lead >= 0xe0) return 3;
   return lead >= 0xc0 ? 2 : 1;
 }
 
-/** The order of Python's sorted(): by code points, where JavaScript's own goes by UTF-16 units. */
+/** Compares by code points, like Python's sorted(); JavaScript compares UTF-16 units. */
 export function by_code_points(a: string, b: string): number {
   for (let i = 0; i < a.length && i < b.length; i++) {
     const [x, y] = [a.codePointAt(i) as number, b.codePointAt(i) as number];
@@ -54,21 +54,21 @@ export function by_code_points(a: string, b: string): number {
   return a.length - b.length;
 }
 
-/** Files that a system puts into folders by itself. */
+/** Files that operating systems create in folders. */
 const SYSTEM_FILES = ["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"];
-/** Folders that tools put beside data. */
+/** Folders that tools create next to data. */
 const SYSTEM_FOLDERS = ["__macosx", "__pycache__"];
 
-/** Whether a file or folder is no part of anybody's data: hidden, or made by the system. */
+/** Whether a file or folder isn't part of the data: hidden, or created by the system. */
 export function is_ignored(name: string): boolean {
   const lower = name.toLowerCase();
   return name.startsWith(".") || SYSTEM_FILES.includes(lower) || SYSTEM_FOLDERS.includes(lower);
 }
 
-/** What special folders are, for messages. */
+/** Describes special folders in messages. */
 export const SPECIAL_FOLDER = 'folders whose names begin with "__"';
 
-/** Folders that Hugging Face datasets doesn't enter either; unlike ignored ones they are reported. */
+/** Folders that Hugging Face datasets skips, too; unlike ignored ones they are reported. */
 export function is_special_folder(name: string): boolean {
   return name.startsWith("__");
 }

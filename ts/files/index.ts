@@ -1,4 +1,4 @@
-// What the command line shares with the package of durable files: no part of what the package exports.
+// File functions that the command line shares with the package; the package doesn't export them.
 export { lstat, open, readdir, readFile, readlink, rm, stat } from "./disk.ts";
 export {
   type Digest,

@@ -10,23 +10,23 @@ import { make_folder, write_all } from "./durable.ts";
 import { io_error, is_code } from "./errors.ts";
 import { type Owner, state_of, this_process } from "./owner.ts";
 
-/** How often who holds a lock shows others that it lives. */
+/** How often the owner of a lock updates its file, to show that it is alive. */
 const BEAT_MS = 5_000;
-/** Who can't be asked, as it runs on another machine or in another container, is gone when it was silent for so long. */
+/** An owner on another machine or in another container counts as gone after this time without an update. */
 const SILENCE_MS = 60_000;
-/** A chain of dead owners has a member for each process that was killed within a few milliseconds of taking a lock. */
+/** The longest chain of dead owners: one for each process that was killed within milliseconds of taking the lock. */
 const MAX_CHAIN = 100;
 
-/** The end of a file's name that holds a claim before it is one. */
+/** The suffix of a claim's file before it becomes a lock. */
 const CLAIM = ".claim";
 
-/** What is in a lock's file. */
+/** The content of a lock file. */
 interface Claim extends Owner {
   id: string;
   since: string;
 }
 
-/** The file that says who holds a lock, and the one that whoever follows it has to make. */
+/** The file of a lock's current owner, and the file that its successor has to create. */
 interface Tip {
   held?: { file: string; claim: Claim };
   next: string;
@@ -34,28 +34,29 @@ interface Tip {
 
 /** A lock that this process holds. */
 export interface Lock {
-  /** @throws VitMsnError IO where another process took it over, because this one was silent for too long. */
+  /** @throws VitMsnError IO if another process has taken it over, because this one was silent for too long. */
   check(): Promise<void>;
 }
 
 export interface LockOptions {
-  /** What is held, for messages. */
+  /** Names the locked file or folder in messages. */
   what: string;
   signal?: AbortSignal | undefined;
 }
 
-/** The locks that the code under way runs in. */
+/** The locks held by the calling code. */
 const scope = new AsyncLocalStorage<ReadonlyMap<string, Lock>>();
 
 /**
- * Holds a lock while `action` runs: of all processes that see the file `path`, on whatever machine, one at a time. What runs inside
- * may ask for the same lock again.
+ * Holds a lock while `action` runs. Among all processes that see the file `path`, on any machine, one holds it at a time.
+ * `action` may take the same lock again.
  *
- * The lock is a file that says who holds it, made by a hard link, which only one of several makes. Who finds an owner that is gone
- * makes the file that is named after that owner's claim: the owner of the last file of such a chain holds the lock, and puts its claim in
- * the place of the first. A claim's id never comes again, so whoever comes too late makes a file that no chain leads to.
+ * The lock is a file that names its owner, created by a hard link, which succeeds for one process only. A process that finds
+ * the owner gone creates a file named after that owner's claim. The owner of the last file in such a chain holds the lock, and
+ * replaces the first file by its own claim. Ids of claims are unique, so a process that comes too late creates a file that no
+ * chain leads to.
  *
- * @throws VitMsnError IO where another one holds it.
+ * @throws VitMsnError IO if another process holds it.
  */
 export async function with_lock<T>(
   path: string,
@@ -75,10 +76,10 @@ export async function with_lock<T>(
   }
 }
 
-/** In the folder: whatever name leads to it, the lock is the same. */
+/** Stored in the folder itself, so that all paths to the folder share one lock. */
 const FOLDER_LOCK = ".vit-msn.lock";
 
-/** Holds a folder, made if need be, while `action` runs. @throws VitMsnError IO where another process holds it. */
+/** Locks a folder, created if missing, while `action` runs. @throws VitMsnError IO if another process holds it. */
 export async function with_locked_folder<T>(
   folder: string,
   signal: AbortSignal | undefined,
@@ -100,7 +101,7 @@ class HeldLock implements Lock {
     this.#what = what;
     this.#claim = claim;
     this.#file = file;
-    // By its handle: a lock that was taken over must not live on by the beats of who had it.
+    // Through its handle: a lock that was taken over must not be kept alive by its previous owner.
     this.#timer = setInterval(() => beat(file), BEAT_MS);
     this.#timer.unref();
   }
@@ -127,8 +128,8 @@ class HeldLock implements Lock {
   async check(): Promise<void> {
     const { held } = await guard(this.#what, () => find_tip(this.#path, this.#what));
     if (held?.claim.id === this.#claim.id) return;
-    const by = held === undefined ? "its lock was removed" : `${describe(held.claim)} has taken it over`;
-    throw new VitMsnError("IO", `${this.#what} isn't this process's any more: ${by}.`);
+    const by = held === undefined ? "its lock file was removed" : `${describe(held.claim)} has taken it over`;
+    throw new VitMsnError("IO", `${this.#what} is no longer locked by this process: ${by}.`);
   }
 
   async release(): Promise<void> {
@@ -138,7 +139,7 @@ class HeldLock implements Lock {
   }
 }
 
-/** Nothing is lost where it can't: the process will be gone. */
+/** Failing does no harm: others will find the process gone. */
 async function remove_own(file: string, { id }: Claim): Promise<void> {
   const claim = await read_claim(file).catch(() => undefined);
   if (claim?.id === id) await rm(file, { force: true }).catch(() => {});
@@ -149,11 +150,11 @@ async function beat(file: FileHandle): Promise<void> {
   try {
     await file.utimes(now, now);
   } catch {
-    // Who can't show that it lives finds out by check() what came of it.
+    // check() reports it if another process took over meanwhile.
   }
 }
 
-/** Becomes the last of the chain; gives its files from the first to this process's own. */
+/** Becomes the last owner of the chain. @returns the chain's files, from the first to this process's own. */
 async function take(
   path: string,
   own: string,
@@ -165,7 +166,7 @@ async function take(
     throw_if_aborted(signal, `Waiting for ${what}`);
     const { held, next } = await find_tip(path, what);
     if (held !== undefined && !(await is_gone(held, what, signal))) continue;
-    if (!(await make_exclusively(next, own, claim))) continue;
+    if (!(await create_exclusively(next, own, claim))) continue;
     let chain: string[] | undefined;
     try {
       chain = await chain_to(path, claim.id, what);
@@ -182,7 +183,7 @@ async function find_tip(path: string, what: string): Promise<Tip> {
   return held === undefined ? { next: path } : { held, next: successor(path, held.claim) };
 }
 
-/** The files of the chain where it ends with the claim; undefined where it doesn't. */
+/** The files of the chain if it ends with the claim, else undefined. */
 async function chain_to(path: string, id: string, what: string): Promise<string[] | undefined> {
   const chain = await read_chain(path, what);
   return chain.at(-1)?.claim.id === id ? chain.map(({ file }) => file) : undefined;
@@ -194,7 +195,10 @@ async function read_chain(path: string, what: string): Promise<{ file: string; c
     const claim = await read_claim(file);
     if (claim === undefined) return chain;
     if (chain.length >= MAX_CHAIN)
-      throw new VitMsnError("IO", `${what} can't be locked: delete ${path} and the files named after it.`);
+      throw new VitMsnError(
+        "IO",
+        `${what} can't be locked, since its lock has too many dead owners. Delete ${path} and the files named after it.`,
+      );
     chain.push({ file, claim });
     file = successor(path, claim);
   }
@@ -216,7 +220,7 @@ async function read_claim(file: string): Promise<Claim | undefined> {
   if (claim !== undefined) return claim;
   throw new VitMsnError(
     "IO",
-    `${file} says that another process is writing here, but not which; if there is none, delete it.`,
+    `${file} is a lock file without a valid owner. If no other process is writing here, delete it.`,
   );
 }
 
@@ -236,7 +240,7 @@ function parse_claim(text: string): Claim | undefined {
   }
 }
 
-/** On the disk before it has its name: a power cut leaves no lock of nobody. */
+/** Synced before it becomes a lock, so that a power cut leaves no lock without an owner. */
 async function write_claim(path: string, claim: Claim): Promise<void> {
   const file = await open(path, "wx");
   try {
@@ -247,16 +251,16 @@ async function write_claim(path: string, claim: Claim): Promise<void> {
   }
 }
 
-/** Makes a file unless it is there already; false where it is. */
-async function make_exclusively(path: string, own: string, claim: Claim): Promise<boolean> {
+/** Creates a file. @returns false if it already exists. */
+async function create_exclusively(path: string, own: string, claim: Claim): Promise<boolean> {
   try {
     await link(own, path);
     return true;
   } catch (error) {
-    // A network file system may have done it, and lost the answer.
+    // A network file system may have created the link and lost the response.
     if (is_code(error, "EEXIST")) return (await read_claim(path))?.id === claim.id;
   }
-  // A file system without hard links.
+  // The file system has no hard links.
   try {
     await write_claim(path, claim);
     return true;
@@ -267,8 +271,8 @@ async function make_exclusively(path: string, own: string, claim: Claim): Promis
 }
 
 /**
- * Whether the owner is gone. One that can't be asked is watched until it shows that it lives, or was silent for too long.
- * @throws VitMsnError IO where it lives.
+ * Whether the owner is gone. If that can't be determined, waits until the owner updates its file or was silent for too long.
+ * @throws VitMsnError IO if it is alive.
  */
 async function is_gone(
   { file, claim }: NonNullable<Tip["held"]>,
@@ -278,13 +282,13 @@ async function is_gone(
   const state = state_of(claim);
   if (state === "gone") return true;
   if (state === "alive" && claim.pid === this_process().pid)
-    throw new VitMsnError("IO", `${what} is being written by this process already; wait for that to end.`);
-  const refusal = `${what} is being written by another process, ${describe(claim)}; wait for it, or end it.`;
+    throw new VitMsnError("IO", `${what} is already being written by this process. Wait until that ends.`);
+  const refusal = `${what} is being written by another process, ${describe(claim)}. Wait for it, or end it.`;
   if (state === "alive") throw new VitMsnError("IO", refusal);
   const first = await last_beat(file);
   if (first === undefined) return false;
   env.warn(
-    `${what} was begun by ${describe(claim)}; waiting up to ${SILENCE_MS / 1000} s to see whether it still runs. ` +
+    `${what} is locked by ${describe(claim)}; waiting up to ${SILENCE_MS / 1000} s to see whether that still runs. ` +
       `If you know that it doesn't, delete ${file}.`,
   );
   for (let waited = 0; waited < SILENCE_MS; waited += BEAT_MS) {
@@ -297,7 +301,7 @@ async function is_gone(
   return true;
 }
 
-/** Opened each time, since network file systems keep what they know of a file that isn't. */
+/** Opens the file each time, since network file systems cache the times of files that aren't opened. */
 async function last_beat(path: string): Promise<number | undefined> {
   let file: FileHandle;
   try {
@@ -314,14 +318,14 @@ async function last_beat(path: string): Promise<number | undefined> {
 }
 
 /**
- * What processes left that were killed while they took the lock. A claim that can't be read was being written: who still is at it gets
- * along without, and will find this process.
+ * Removes files of processes that were killed while they took the lock. A claim that can't be parsed is still being written:
+ * its process can do without the file, and will find this process.
  */
 async function remove_leftovers(path: string, own: Claim): Promise<void> {
-  const beginning = `${basename(path)}.`;
+  const prefix = `${basename(path)}.`;
   for (const name of await readdir(dirname(path)).catch(() => [])) {
     const file = join(dirname(path), name);
-    if (!name.startsWith(beginning) || file === successor(path, own)) continue;
+    if (!name.startsWith(prefix) || file === successor(path, own)) continue;
     const claim = await read_claim(file).catch(() => "unreadable" as const);
     const is_left =
       claim === "unreadable"

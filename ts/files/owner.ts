@@ -3,14 +3,14 @@ import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import { is_code } from "./errors.ts";
 
-/** A process as other ones can know it. */
+/** A process as other processes can identify it. */
 export interface Owner {
   pid: number;
-  /** For people. */
+  /** The machine's name, for messages. */
   host: string;
-  /** What has to be the same for `pid` to mean the same process; null where that isn't known. */
+  /** Identifies the pid namespace: equal places give pids the same meaning. null if unknown. */
   place: string | null;
-  /** When it began, as the system tells it: another process of the same number began at another time. */
+  /** Its start time as the system reports it, which tells processes with a reused pid apart. */
   started: string | null;
 }
 
@@ -28,8 +28,8 @@ export function this_process(): Owner {
 }
 
 /**
- * On Linux one run of one kernel, and the namespaces in which a process has its number and its time: two containers, or
- * two machines of one name, differ. Elsewhere there are no such things, and the machine's name has to do.
+ * On Linux the boot id with the pid and time namespaces, which differ between containers and between machines of the same
+ * name. Elsewhere the machine's name.
  */
 function read_place(): string | null {
   if (process.platform !== "linux") return unless_refused(hostname) ?? null;
@@ -45,19 +45,19 @@ function namespace(name: string): string {
   try {
     return readlinkSync(`/proc/self/ns/${name}`);
   } catch (error) {
-    // Linux before 5.6 has none for time.
+    // Linux before 5.6 has no time namespace.
     if (is_code(error, "ENOENT")) return "";
     throw error;
   }
 }
 
-/** The 22nd field of the process's stat; its name, the second, may have spaces and brackets in it. */
+/** The 22nd field of the process's stat; the second, its name, may contain spaces and parentheses. */
 function read_start(pid: number): string | null {
   const stat = unless_refused(() => readFileSync(`/proc/${pid}/stat`, "latin1"));
   return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
 }
 
-/** Whether a process still is there; "unknown" where that can't be told from here. */
+/** Whether a process is running; "unknown" if it can't be determined from here. */
 export function state_of({ pid, place, started }: Owner): "alive" | "gone" | "unknown" {
   if (place === null || place !== this_process().place) return "unknown";
   if (!is_alive(pid)) return "gone";
@@ -66,7 +66,7 @@ export function state_of({ pid, place, started }: Owner): "alive" | "gone" | "un
   return now === started ? "alive" : "gone";
 }
 
-/** Whether a process of this number is on this machine. */
+/** Whether a process with this pid runs on this machine. */
 export function is_alive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -78,13 +78,13 @@ export function is_alive(pid: number): boolean {
 
 let known_host: string | undefined;
 
-/** This machine's name; one of its own where the runtime keeps it back (Deno without --allow-sys). */
+/** This machine's name; a random one if the runtime withholds it (Deno without --allow-sys). */
 export function host_name(): string {
   known_host ??= unless_refused(hostname) ?? randomUUID();
   return known_host;
 }
 
-/** undefined where the system or the runtime doesn't give it. */
+/** The value read; undefined if the system or the runtime refuses. */
 function unless_refused<T>(read: () => T): T | undefined {
   try {
     return read();

@@ -1,15 +1,15 @@
-/** Kinds that a summary names; the others are added up. */
+/** The number of kinds that a summary names; the others are summed up. */
 const MAX_KINDS = 10;
-/** The longest extension that is taken for one. */
+/** The longest suffix that counts as an extension. */
 const MAX_EXTENSION = 16;
 
-/** Counts what is skipped in folders, lists and archives, by kind, so that nothing is skipped silently. */
+/** Counts what is skipped in folders, lists and archives by kind, so that nothing is skipped silently. */
 export class SkippedFiles {
   /** Files that aren't images by extension. */
   readonly #files = new Map<string, number>();
-  /** Other things by what they are. */
+  /** Numbers of other things, by kind. */
   readonly #counted = new Map<string, number>();
-  /** Paths by what they are. */
+  /** Paths, by kind. */
   readonly #named = new Map<string, string[]>();
 
   /** @param name of a file that isn't an image. */
@@ -17,29 +17,29 @@ export class SkippedFiles {
     add_to(this.#files, extension_of(name));
   }
 
-  /** A file that isn't an image; where it is a link that leads nowhere, perhaps to a folder of images, it is named. */
+  /** Counts a file that isn't an image; a broken link, which may have led to a folder of images, is named. */
   add_file({ path, file, is_broken }: { path: readonly string[]; file: unknown; is_broken: boolean }): void {
-    if (is_broken) this.add_named("links that lead nowhere", String(file));
+    if (is_broken) this.add_named("broken links", String(file));
     else this.add(path.at(-1) as string);
   }
 
-  /** @param what it is one of. */
-  count(what: string): void {
-    add_to(this.#counted, what);
+  /** Counts a thing. @param kind what it is, in the plural. */
+  count(kind: string): void {
+    add_to(this.#counted, kind);
   }
 
-  /** Takes over what another one counted. */
+  /** Adds the counts of another instance. */
   add_all(other: SkippedFiles): void {
     for (const [extension, count] of other.#files) add_to(this.#files, extension, count);
     for (const [what, count] of other.#counted) add_to(this.#counted, what, count);
     for (const [what, paths] of other.#named) for (const path of paths) this.add_named(what, path);
   }
 
-  /** @param what it is one of. @param path is named in the summary. */
-  add_named(what: string, path: string): void {
-    const paths = this.#named.get(what) ?? [];
+  /** Counts a thing that the summary names by its path. @param kind what it is, in the plural. */
+  add_named(kind: string, path: string): void {
+    const paths = this.#named.get(kind) ?? [];
     paths.push(path);
-    this.#named.set(what, paths);
+    this.#named.set(kind, paths);
   }
 
   /** "skipped 12 files that are not images: .heic 10, .txt 2"; undefined where nothing was skipped. */

@@ -14,10 +14,10 @@ import {
 import type { SkippedFiles } from "./skipped_files.ts";
 import { unsupported_scheme } from "./url_scheme.ts";
 
-/** Names of one folder that are held at a time: larger folders are listed several times. */
+/** The number of a folder's names in memory at a time: larger folders are listed several times. */
 const MAX_NAMES = 100_000;
 
-/** What is directly in a folder. Links count as what they lead to; one that leads nowhere, as a file that can't be read. */
+/** The direct content of a folder. Links count as what they lead to, broken ones as files that can't be read. */
 export async function read_folder(root: string): Promise<{ folders: string[]; files: string[] }> {
   const content = { folders: [] as string[], files: [] as string[] };
   try {
@@ -32,23 +32,23 @@ export async function read_folder(root: string): Promise<{ folders: string[]; fi
 
 /** A file below a folder. */
 export interface WalkedFile {
-  /** Names of the folders that lead to it, then its own. */
+  /** The names of the folders that lead to it, then its own name. */
   path: readonly string[];
   file: string;
-  /** A link that leads nowhere. */
+  /** Whether it is a broken link. */
   is_broken: boolean;
 }
 
 export interface WalkOptions {
-  /** Folders to go down, 1 being the folder itself; default all. */
+  /** Levels of folders to enter, 1 being the folder itself; default: all. */
   max_depth?: number;
-  /** Collects the folders that aren't entered. */
+  /** Collects the folders that are skipped. */
   skipped?: SkippedFiles;
 }
 
 /**
- * The files below a folder, in the order of their names' code points, whatever the file system's order. Links are followed,
- * but not into a folder that they are in. In memory are the names of the folder being listed.
+ * The files below a folder, ordered by the code points of their names, whatever the file system's order. Links are followed
+ * unless they lead to a folder above them. Only the names of the folders being listed are in memory.
  */
 export async function* walk(
   root: string,
@@ -65,7 +65,7 @@ export async function* walk(
 interface Level {
   root: string;
   path: readonly string[];
-  /** The identities of the folders that it is in. */
+  /** The identities of the folders above it. */
   above: readonly string[];
   depth: number;
   skipped: SkippedFiles | undefined;
@@ -98,11 +98,11 @@ async function* entries(folder: string): AsyncGenerator<Entry & { is_folder: boo
 
 interface Entry {
   name: string;
-  /** undefined for a link, and where the file system doesn't say. */
+  /** undefined for a link, and if the file system doesn't report it. */
   is_folder: boolean | undefined;
 }
 
-/** A folder's names in order. Only MAX_NAMES of them are in memory: the folder is listed once for each MAX_NAMES. */
+/** A folder's names in order. The folder is listed once for each `max_names`, so that no more of them are in memory. */
 export async function* sorted_entries(folder: string, max_names = MAX_NAMES): AsyncGenerator<Entry> {
   for (let after = ""; ; ) {
     const found = await smallest_entries(folder, after, max_names);
@@ -117,7 +117,7 @@ async function smallest_entries(folder: string, after: string, count: number): P
   const keep_smallest = () => {
     found = found.sort((a, b) => by_code_points(a.name, b.name)).slice(0, count);
   };
-  // As Latin-1 a name keeps its bytes, whatever they are.
+  // Latin-1 preserves the bytes of any name.
   for await (const entry of await opendir(encode_name(folder), { encoding: "latin1" as BufferEncoding })) {
     const name = decode_name(Buffer.from(entry.name, "latin1"));
     if (after !== "" && by_code_points(name, after) <= 0) continue;
@@ -131,12 +131,12 @@ async function smallest_entries(folder: string, after: string, count: number): P
 
 async function check_folder(path: string): Promise<void> {
   if ((await stat(encode_name(path))).isDirectory()) return;
-  throw new VitMsnError("INVALID_ARGUMENT", `${path} is a file; give a folder.`, {
+  throw new VitMsnError("INVALID_ARGUMENT", `${path} is a file; expected a folder.`, {
     details: { folder: path },
   });
 }
 
-/** The system's errors as ours. */
+/** Turns system errors into VitMsnErrors. */
 function system_error(error: unknown, path: string): unknown {
   if (error instanceof VitMsnError || !(error instanceof Error) || !("syscall" in error)) return error;
   const options = { cause: error, details: { folder: path, code: (error as NodeJS.ErrnoException).code } };
