@@ -67,7 +67,7 @@ async function main(): Promise<void> {
   const { metrics } = await pretrainer.train({ resume_from_checkpoint: options.resume });
   await pretrainer.save_model(output);
   await pretrainer.save_state();
-  const facts = { base_model: undefined, branch: "target", pictures: images.length, metrics } as const;
+  const facts = { base_model: undefined, branch: "target", images: images.length, metrics } as const;
   await write_pretraining_report(pretrainer, facts);
   const minutes = ((performance.now() - started) / 60_000).toFixed(1);
   console.log(`${JSON.stringify(metrics)}\nThe backbone is in ${output}, ${minutes} minutes later.`);

@@ -10,7 +10,7 @@ export type { Device, DeviceOptions } from "./engine/engine_options.ts";
 
 export { env } from "./checked_env.ts";
 export { DeviceTensor } from "./device_tensor.ts";
-export type { DtypeName } from "./dtypes.ts";
+export { type DtypeName, WEIGHT_DTYPES, type WeightDtype } from "./dtypes.ts";
 export type { EngineMemory } from "./engine/engine.ts";
 export type { Peak, Profile, ProfiledOp, ProfiledTotal } from "./engine/profile.ts";
 export type { DecodedImage, Env, ImageToDecode, WebGpuEnv } from "./env.ts";

@@ -160,7 +160,7 @@ describe("sources", () => {
     expect(failures).toHaveLength(paths.length + 1);
     expect(failures.at(-1)).toMatch(/^vit-msn: skipped \d+ files that are not images: \.json \d+\.$/);
     for (const [i, path] of paths.entries()) expect(failures[i]).toContain(basename(path));
-    expect(stderr).not.toContain("unexpected fault");
+    expect(stderr).not.toContain("unexpected error");
     const images = images_of(stdout);
     expect(images.at(-1)).toBe(`${IMAGES}/8-bag.png`);
     expect(images[0]).toBe(join(folder, "cut.tar/000000.png"));
@@ -184,7 +184,9 @@ describe("sources", () => {
       stdin: names.join("\n"),
     });
     server.close();
-    expect(result.stderr).toMatch(/^vit-msn: .*gone\.png answered 404.*\[NOT_FOUND\]\n$/);
+    expect(result.stderr).toMatch(
+      /^vit-msn: .*gone\.png can't be fetched: the server answered 404.*\[NOT_FOUND\]\n$/,
+    );
     expect(images_of(result.stdout)).toEqual(names.slice(1));
     expect(Object.fromEntries(asked)).toEqual({
       "/gone.png": 1,
@@ -220,7 +222,7 @@ describe("sources", () => {
     const away = await vit_msn(["embed", `${IMAGES}/8-bag.png`, `${server.url}/away.tar`, ...options]);
     server.close();
     expect(away.code).toBe(1);
-    expect(away.stderr).toMatch(/away\.tar answered 503.*\[NETWORK\]/);
+    expect(away.stderr).toMatch(/away\.tar can't be fetched: the server answered 503.*\[NETWORK\]/);
     expect(images_of(away.stdout)).toHaveLength(1);
   });
 
@@ -325,7 +327,7 @@ describe("outputs", () => {
       ]);
       expect([code, stderr.trim().split("\n").at(-1)]).toEqual([
         3,
-        `vit-msn: wrote ${output}: 294 pictures, and 6 failed (listed in ${output}.errors.jsonl).`,
+        `vit-msn: wrote ${output}: 294 images, and 6 failed (listed in ${output}.errors.jsonl).`,
       ]);
     }
     const [jsonl, parquet, npy, npz] = outputs as [string, string, string, string];
@@ -372,7 +374,7 @@ describe("outputs", () => {
     const refused = await vit_msn(["classify", IMAGES, "--output", join(folder, "c.npy")]);
     expect([refused.code, refused.stderr]).toEqual([
       2,
-      expect.stringContaining(".npy file has no place for labels"),
+      expect.stringContaining(".npy files can't hold labels"),
     ]);
   });
 
@@ -383,7 +385,7 @@ describe("outputs", () => {
     const command = ["embed", data, "--output", join(folder, "fixed.jsonl"), ...TINY];
     const stopped = await vit_msn([...command, "--on-error", "stop"]);
     expect(stopped.code).toBe(1);
-    expect(stopped.stderr).toMatch(/stopped after 3 pictures; the same command again resumes/);
+    expect(stopped.stderr).toMatch(/stopped after 3 images; the same command again resumes/);
     expect(stopped.stderr).toMatch(/3\.png.*\[INVALID_IMAGE\]/);
     await writeFile(join(data, "3.png"), sample(3));
     const finished = await vit_msn([...command, "--on-error", "stop"]);
@@ -395,10 +397,10 @@ describe("outputs", () => {
   test.each([
     [[], /no images/],
     [["-", "--list", "-"], /only once/],
-    [["a.png", "--output", "rows.csv"], /tells no format/],
-    [["a.png", "--format", "jsonl"], /need an --output/],
+    [["a.png", "--output", "rows.csv"], /can't tell a format/],
+    [["a.png", "--format", "jsonl"], /require --output/],
     [["a.png", "--shard", "4/4"], /i from 0 to n - 1/],
-    [["a.png", "--batch-size", "0"], /whole number/],
+    [["a.png", "--batch-size", "0"], /positive integer/],
     [["a.png", "--on-error", "panic"], /skip, stop/],
   ])("%o is wrong usage", async (args, words) => {
     const { code, stdout, stderr } = await vit_msn(["embed", ...args]);
@@ -570,7 +572,7 @@ describe("resuming after an end of any kind", () => {
     run.kill(name);
     const { code, stderr } = await run.finished;
     expect(code).toBe(name === "SIGINT" ? 130 : 143);
-    expect(stderr).toMatch(/stopped after \d+ pictures?.*; the same command again resumes from there\.\n$/);
+    expect(stderr).toMatch(/stopped after \d+ images?.*; the same command again resumes from there\.\n$/);
     held.release();
     expect((await vit_msn(command)).code).toBe(3);
     held.close();
@@ -583,7 +585,7 @@ describe("resuming after an end of any kind", () => {
     expect((await vit_msn(command)).code).toBe(0);
     await writeFile(output, "mine now");
     const again = await vit_msn(command);
-    expect([again.code, again.stderr]).toEqual([0, `vit-msn: ${output} is complete: 10 pictures.\n`]);
+    expect([again.code, again.stderr]).toEqual([0, `vit-msn: ${output} is complete: 10 images.\n`]);
     expect(await readFile(output, "utf8")).toBe("mine now");
     expect((await vit_msn([...command, "--restart"])).code).toBe(0);
     expect(images_of(await readFile(output, "utf8"))).toHaveLength(10);
@@ -612,14 +614,14 @@ describe("resuming after an end of any kind", () => {
       expect([code, stderr]).toEqual([1, expect.stringMatching(words)]);
     }
     await rename(join(data, "1.png"), join(data, "10.png"));
-    expect((await vit_msn(command)).stderr).toMatch(/the first 3 pictures of the sources are others now/);
+    expect((await vit_msn(command)).stderr).toMatch(/the first 3 images of the sources have changed/);
     for (const name of ["0.png", "10.png"]) await rm(join(data, name));
-    expect((await vit_msn(command)).stderr).toMatch(/the first 3 pictures of the sources only 2 are left/);
+    expect((await vit_msn(command)).stderr).toMatch(/the first 3 images of the sources only 2 are left/);
     for (const i of [0, 1]) await writeFile(join(data, `${i}.png`), sample(i));
     const weights = await readFile(join(model, "model.safetensors"));
     for (let at = weights.length - 4096; at < weights.length; at += 4) weights.writeFloatLE(0.5, at);
     await writeFile(join(model, "model.safetensors"), weights);
-    expect((await vit_msn(command)).stderr).toMatch(/the model's weights are others/);
+    expect((await vit_msn(command)).stderr).toMatch(/the same name but different weights/);
   });
 
   test("an output that no run made isn't overwritten; nor is one that is shorter than its journal says", async () => {
@@ -628,7 +630,7 @@ describe("resuming after an end of any kind", () => {
     const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect(await vit_msn(command)).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining("already there"),
+      stderr: expect.stringContaining("already exists"),
     });
     expect(await readFile(output, "utf8")).toBe("precious");
     expect((await vit_msn([...command, "--restart"])).code).toBe(0);
@@ -641,7 +643,7 @@ describe("resuming after an end of any kind", () => {
     await writeFile(`${output}.journal.json`, "{");
     expect(await vit_msn(command)).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining("isn't the journal"),
+      stderr: expect.stringContaining("isn't a valid journal"),
     });
   });
 
@@ -710,13 +712,13 @@ describe("resuming after an end of any kind", () => {
     const output = join(folder, "spoilt.parquet");
     const sources = [`${IMAGES}/8-bag.png`, join(folder, "never-there.png")];
     const command = ["embed", ...sources, "--output", output, "--on-error", "stop", ...TINY];
-    expect((await vit_msn(command)).stderr).toContain("stopped after 1 picture");
+    expect((await vit_msn(command)).stderr).toContain("stopped after 1 image");
     const rows = await readFile(`${output}.part`);
     await writeFile(`${output}.part`, rows.fill(0, 8, 20));
     const { code, stderr } = await vit_msn(command);
     expect([code, stderr]).toEqual([
       1,
-      expect.stringMatching(/spoilt\.parquet\.part isn't what its journal says.*\[IO\]/),
+      expect.stringMatching(/spoilt\.parquet\.part doesn't match its journal.*\[IO\]/),
     ]);
   });
 
@@ -739,7 +741,7 @@ describe("resuming after an end of any kind", () => {
       });
     }
     await writeFile(`${output}.journal.json`, JSON.stringify({ ...journal, identity: null }));
-    expect((await vit_msn(command)).stderr).toMatch(/isn't the journal of a run.*\[IO\]/);
+    expect((await vit_msn(command)).stderr).toMatch(/isn't a valid journal of a run.*\[IO\]/);
     const below = await vit_msn(["embed", IMAGES, "--output", `${output}/o.jsonl`, ...TINY]);
     expect([below.code, below.stderr]).toEqual([
       1,
@@ -777,16 +779,16 @@ describe("trying again what failed", () => {
         ],
       ];
       const first = await vit_msn(command("tried-again"));
-      expect([first.code, first.stderr]).toEqual([3, expect.stringContaining("3 pictures, and 2 failed")]);
+      expect([first.code, first.stderr]).toEqual([3, expect.stringContaining("3 images, and 2 failed")]);
       const still = await vit_msn(command("tried-again"));
-      expect([still.code, still.stderr]).toEqual([3, expect.stringContaining("3 pictures, and 2 failed")]);
+      expect([still.code, still.stderr]).toEqual([3, expect.stringContaining("3 images, and 2 failed")]);
       is_away = false;
       asked.length = 0;
       const second = await vit_msn(command("tried-again"));
-      expect([second.code, second.stderr]).toEqual([0, expect.stringContaining("5 pictures")]);
+      expect([second.code, second.stderr]).toEqual([0, expect.stringContaining("5 images")]);
       expect(asked).toEqual(["/1.png", "/3.png"]);
       asked.length = 0;
-      expect((await vit_msn(command("tried-again"))).stderr).toMatch(/is complete: 5 pictures\.\n$/);
+      expect((await vit_msn(command("tried-again"))).stderr).toMatch(/is complete: 5 images\.\n$/);
       expect(asked).toEqual([]);
       expect((await vit_msn(command("never"))).code).toBe(0);
       server.close();
@@ -811,7 +813,7 @@ describe("trying again what failed", () => {
     const again = await vit_msn(command);
     expect([again.code, again.stderr]).toEqual([
       3,
-      `vit-msn: ${output} is complete: 1 picture, and 1 failed.\n`,
+      `vit-msn: ${output} is complete: 1 image, and 1 failed.\n`,
     ]);
     expect(await readFile(output, "utf8")).toBe("mine now");
   });
@@ -828,7 +830,9 @@ describe("long names", () => {
     ];
     const npz = await vit_msn(command("npz"));
     expect([npz.code, npz.stderr.length < 1000]).toEqual([3, true]);
-    expect(npz.stderr).toMatch(/The name .*\.\.\. has \d+ characters, more than the 4096.*\[UNSUPPORTED\]/);
+    expect(npz.stderr).toMatch(
+      /The name .*\.\.\. has \d+ characters, more than this format's limit of 4096.*\[UNSUPPORTED\]/,
+    );
     expect((await stat(join(folder, "long-name.npz"))).size).toBeLessThan(2_000_000);
     expect((await vit_msn(command("jsonl"))).code).toBe(0);
     server.close();
@@ -882,7 +886,7 @@ describe("many machines, any length", () => {
     const command = ["embed", long, "--output", output, "--batch-size", "8", "--save-every", "1", ...TINY];
     const { code, stderr } = await vit_msn(command, { node: ["--max-old-space-size=48"] });
     expect([code, stderr.trim().split("\n").length]).toEqual([3, 19_002]);
-    expect(stderr).toContain("1000 pictures, and 19000 failed");
+    expect(stderr).toContain("1000 images, and 19000 failed");
   });
 
   test.each(["slurm.sh", "kubernetes.yaml"])("examples/jobs/%s runs as it is", async (name) => {

@@ -148,9 +148,9 @@ describe("usage", () => {
     [["classify"], "image"],
     [["paint", BOOT], "paint"],
     [["classify", BOOT, "--colour"], "--colour"],
-    [["classify", BOOT, "--top-k", "0"], "whole number"],
+    [["classify", BOOT, "--top-k", "0"], "positive integer"],
     [["classify", BOOT, "--dtype", "float64"], "float32"],
-    [["classify", BOOT, "--num-threads", "many"], "whole number"],
+    [["classify", BOOT, "--num-threads", "many"], "positive integer"],
   ])("%o is wrong usage: exit code 2", async (args, word) => {
     const { code, stdout, stderr } = await vit_msn(args);
     expect([code, stdout]).toEqual([2, ""]);

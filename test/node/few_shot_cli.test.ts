@@ -56,7 +56,7 @@ test("teaches from a folder, evaluates twice, and classifies", async () => {
   );
   expect(code).toBe(0);
   expect(stderr).toMatch(
-    /logistic_regression on 12 pictures of 3 labels, penalty 0\.0025; 100\.0 % of them right/,
+    /logistic_regression on 12 images with 3 labels, penalty 0\.0025; training accuracy 100\.0 %/,
   );
   expect(stdout).toMatch(/^leave-one-out: \d+\.\d % \(\d+ of 12\)$/m);
   expect(stdout).toMatch(/^evaluation: \d+\.\d % \(\d+ of 24\)$/m);
@@ -114,7 +114,7 @@ test("a folder of one class is no folder to learn from, but one to evaluate on",
   const single = await few_shot("--teach", "single", "--leave-one-out");
   expect(single).toMatchObject({
     code: 1,
-    stderr: expect.stringMatching(/single holds images of one class only \(bag\)/),
+    stderr: expect.stringMatching(/single has images of only one class \(bag\)/),
   });
   const evaluated = await few_shot("--teach", "clothes", "--eval", "single", "--json");
   expect(evaluated.code).toBe(0);
@@ -133,9 +133,9 @@ test("tells of an image that can't be read and of a class without images, learns
 
 test.each([
   [[], /--teach/],
-  [["--head", "head"], /pictures to classify/],
+  [["--head", "head"], /images to classify/],
   [["--teach", "clothes", BOOT, "--method", "svm"], /knn/],
-  [["--teach", "clothes", BOOT, "--batch-size", "0"], /whole number/],
+  [["--teach", "clothes", BOOT, "--batch-size", "0"], /positive integer/],
 ])("%o is wrong usage: exit code 2", async (args, words) => {
   const { code, stdout, stderr } = await few_shot(...args);
   expect([code, stdout]).toEqual([2, ""]);

@@ -132,7 +132,7 @@ describe("vit-msn pretrain", () => {
     await writeFile(file, JSON.stringify({ ...options, colour: 1 }));
     expect(await run([file])).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining('no option "colour"'),
+      stderr: expect.stringContaining('unknown option "colour"'),
     });
     await writeFile(file, JSON.stringify({ ...options, rand_crop_scale: [1, 0.5] }));
     expect(await run([file])).toMatchObject({
@@ -163,7 +163,7 @@ describe("vit-msn pretrain", () => {
     const args = common(output, { max_steps: 16, logging_steps: 1 });
     const { code, stderr } = await run(args, { node: signal_itself("SIGINT", "step 3/") });
     expect(code).toBe(130);
-    expect(stderr).toMatch(/stopped after step \d+; the same command goes on from there/);
+    expect(stderr).toMatch(/stopped after step \d+; the same command resumes from there/);
     expect(await checkpoints(output)).toHaveLength(1);
     expect((await run(args)).code).toBe(0);
   });
@@ -171,8 +171,8 @@ describe("vit-msn pretrain", () => {
   test.each([
     [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
     [["--train_dir", "crates/tensor", "--output_dir", "x"], 1, /holds no image/],
-    [["--output_dir", "x"], 1, /needs --train-dir/],
-    [["--train_dir", "models"], 1, /needs --output-dir/],
+    [["--output_dir", "x"], 1, /requires --train-dir/],
+    [["--train_dir", "models"], 1, /requires --output-dir/],
     [["--patch-drop", "2"], 2, /expected a number from 0 to 1/],
     [["--rand-crop-scale", "1"], 2, /expected two numbers/],
     [["--colour"], 2, /unknown option/],
@@ -189,7 +189,7 @@ describe("vit-msn pretrain", () => {
         "4",
       ],
       1,
-      /--patch-size is for a fresh encoder/,
+      /--patch-size is for a new encoder/,
     ],
   ])("%o", async (args, code, message) => {
     expect(await run(args)).toMatchObject({ code, stderr: expect.stringMatching(message) });

@@ -277,7 +277,7 @@ describe("the server's life", () => {
         expect(JSON.parse(text).embedding).toHaveLength(48);
       }
       const { code, stderr } = await finished;
-      expect([code, stderr]).toEqual([0, expect.stringContaining("what was accepted is finished")]);
+      expect([code, stderr]).toEqual([0, expect.stringContaining("stopping after the accepted requests")]);
       await expect(fetch(`${served.url}/health`)).rejects.toThrow();
       kept.destroy();
     },
@@ -361,7 +361,7 @@ describe("the server's life", () => {
     const taken = await vit_msn(["serve", "--port", String(server.port), "--model", "test/fixtures/tiny"]);
     expect([taken.code, taken.stderr]).toEqual([
       1,
-      expect.stringMatching(/can't listen at .*EADDRINUSE.*\[IO\]/),
+      expect.stringMatching(/can't listen on .*EADDRINUSE.*\[IO\]/),
     ]);
     for (const wrong of [
       ["--port", "70000"],

@@ -18,7 +18,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { pictures } from "../../ts/cli/batch/sources.ts";
+import { list_images } from "../../ts/cli/batch/sources.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 import { skipped } from "../support/skips.ts";
 import { pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
@@ -112,7 +112,7 @@ describe("folders", () => {
     const { code, stderr } = await embed([data]);
     expect(code).toBe(1);
     expect(stderr).toMatch(
-      /has no images .*\[NOT_FOUND\]\nvit-msn: skipped 1 file that is not an image: \.heic 1\.\n$/,
+      /contains no images .*\[NOT_FOUND\]\nvit-msn: skipped 1 file that is not an image: \.heic 1\.\n$/,
     );
   });
 });
@@ -249,7 +249,7 @@ describe("lists", () => {
     // A pass that only counts opens nothing: there is no reader for a writer.
     const patience = { retries: 0, timeout_ms: 1 };
     let counted = 0;
-    for await (const _ of pictures({ paths: [pipe], lists: [], patience }, new AbortController().signal))
+    for await (const _ of list_images({ paths: [pipe], lists: [], patience }, new AbortController().signal))
       counted++;
     expect(counted).toBe(1);
     await expect(open(pipe, constants.O_WRONLY | constants.O_NONBLOCK)).rejects.toMatchObject({
@@ -323,7 +323,7 @@ describe("tar shards", () => {
       await writeFile(shard, bytes);
       const { code, stderr, images } = await embed([shard]);
       expect([code, short(images, shard)]).toEqual([1, ["a.png", "b.png", "deep/c.png", "first.png"]]);
-      expect(stderr).toMatch(/lost\.png is a link to gone\.png, which the shard doesn't hold.*\[NOT_FOUND\]/);
+      expect(stderr).toMatch(/lost\.png is a link to gone\.png, which isn't in the shard.*\[NOT_FOUND\]/);
       expect(stderr).toContain(
         "skipped 2 files that are not images: .bin 1, .json 1; skipped members of shards that aren't files (1).",
       );
@@ -360,7 +360,7 @@ describe("tar shards", () => {
       expect(code).toBe(1);
       expect(images.length).toBe(20);
       expect(stderr).toMatch(
-        /can't be read to its end as a tar shard: unexpected end of file.*\[INVALID_IMAGE\]\n$/,
+        /can't be read completely as a tar shard: unexpected end of file.*\[INVALID_IMAGE\]\n$/,
       );
     }
   });

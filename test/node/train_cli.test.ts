@@ -141,7 +141,7 @@ describe("vit-msn train", () => {
     await writeFile(file, JSON.stringify({ ...options, colour: 1 }));
     expect(await run([file])).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining('no option "colour"'),
+      stderr: expect.stringContaining('unknown option "colour"'),
     });
     await writeFile(file, JSON.stringify({ ...options, max_steps: "two" }));
     expect(await run([file])).toMatchObject({
@@ -186,7 +186,7 @@ describe("vit-msn train", () => {
     const args = [...common(output_dir), "--max_steps", "60", "--logging_steps", "1"];
     const { code, stderr } = await run(args, { node: signal_itself("SIGINT", "step 3/") });
     expect(code).toBe(130);
-    expect(stderr).toMatch(/stopped after step \d+; the same command goes on from there/);
+    expect(stderr).toMatch(/stopped after step \d+; the same command resumes from there/);
     expect(await checkpoints(output_dir)).toHaveLength(1);
     expect((await run(args)).code).toBe(0);
   });
@@ -229,7 +229,7 @@ describe("vit-msn train", () => {
     const ends = await Promise.allSettled(trainers.map(({ trainer }) => trainer.train()));
     expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
     expect(ends.find(({ status }) => status === "rejected")).toMatchObject({
-      reason: { code: "IO", message: expect.stringContaining("by this process already") },
+      reason: { code: "IO", message: expect.stringContaining("already being written by this process") },
     });
     // The lock ends with the training.
     await trainers[0]?.trainer.train();
@@ -373,7 +373,7 @@ describe("what can be wrong", () => {
     const options = ["--model_name_or_path", model, "--ignore_mismatched_sizes", "--max_steps", "1"];
     expect(await run(["--train_dir", single, "--output_dir", output_folder(), ...options])).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/single holds images of one class only \(bag\).*\[INVALID_ARGUMENT\]/),
+      stderr: expect.stringMatching(/single has images of only one class \(bag\).*\[INVALID_ARGUMENT\]/),
     });
     const splits = join(folder, "splits");
     await cp(images, join(splits, "train"), { recursive: true });
@@ -398,8 +398,8 @@ describe("what can be wrong", () => {
 
   test.each([
     [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
-    [["--output_dir", "x"], 1, /needs --train-dir/],
-    [["--train_dir", "models"], 1, /needs --output-dir/],
+    [["--output_dir", "x"], 1, /requires --train-dir/],
+    [["--train_dir", "models"], 1, /requires --output-dir/],
     [["--learning-rate", "fast"], 2, /expected a number/],
     [["--optim", "adam"], 2, /adamw_torch, sgd, lars/],
     [["--colour"], 2, /unknown option/],
@@ -435,7 +435,7 @@ describe("the options of transformers' script", () => {
     const { code, stdout, stderr } = await run([...folders(), "--model_name_or_path", model, file]);
     expect([code, stdout]).toEqual([0, expect.stringContaining("eval_accuracy = ")]);
     expect(stderr).toMatch(
-      /ignored, as they change nothing here: .*image_column_name.*report_to.*push_to_hub/,
+      /ignored these options, which have no effect here: .*image_column_name.*report_to.*push_to_hub/,
     );
   });
 

@@ -5,7 +5,7 @@ import {
   type BatchFlags,
   job_options,
   output_options,
-  whole_number,
+  positive_integer,
   with_batch_options,
 } from "./batch/options.ts";
 import { source_name } from "./batch/remote.ts";
@@ -20,22 +20,25 @@ interface ClassifyFlags extends ModelFlags, BatchFlags {
   json?: boolean;
 }
 
-/** `vit-msn classify`: the likeliest classes of each picture, printed or written to a file. */
+/** `vit-msn classify`: the likeliest classes of each image, printed or written to a file. */
 export function add_classify(program: Command, signal: AbortSignal): void {
   const command = program.command("classify");
-  with_model_options(with_batch_options(command))
-    .description("the likeliest classes of each picture")
-    .option("-k, --top-k <n>", "classes to show", whole_number, 5)
-    .addOption(
-      new Option(
-        "--function-to-apply <name>",
-        "how logits become scores; default: by the model's problem type",
-      ).choices(["softmax", "sigmoid", "none"]),
-    )
-    .option("--json", "print one JSON object a line instead of a table")
-    .action(async (images: string[], flags: ClassifyFlags) => {
-      process.exitCode = await classify(images, flags, signal, command);
-    });
+  command
+    .description("print the likeliest classes of each image, or write them to a file")
+    .optionsGroup("Classes:")
+    .option("-k, --top-k <n>", "return the n likeliest classes", positive_integer, 5)
+    .addOption(function_to_apply_option())
+    .option("--json", "print a JSON object a line instead of a table");
+  with_model_options(with_batch_options(command)).action(async (images: string[], flags: ClassifyFlags) => {
+    process.exitCode = await classify(images, flags, signal, command);
+  });
+}
+
+export function function_to_apply_option(): Option {
+  return new Option(
+    "--function-to-apply <name>",
+    "turn logits into scores by this function; default: by the model's problem type",
+  ).choices(["softmax", "sigmoid", "none"] satisfies FunctionToApply[]);
 }
 
 async function classify(
@@ -93,7 +96,7 @@ export async function load_classifier(
   };
 }
 
-/** The first column is as wide as the longest name that is known beforehand. */
+/** The first column is as wide as the longest name given on the command line. */
 function column_width(images: readonly string[]): number {
   return images.reduce((width, image) => Math.max(width, visible(source_name(image)).length), "image".length);
 }

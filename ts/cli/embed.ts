@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import { pipeline } from "../index.ts";
+import { type Pool, pipeline } from "../index.ts";
 import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
 import { type BatchFlags, job_options, output_options, with_batch_options } from "./batch/options.ts";
 import { json_line } from "./batch/rows.ts";
@@ -10,19 +10,22 @@ interface EmbedFlags extends ModelFlags, BatchFlags {
   pool: "cls" | "mean";
 }
 
-/** `vit-msn embed`: one embedding a picture, printed or written to a file. */
+/** `vit-msn embed`: an embedding for each image, printed or written to a file. */
 export function add_embed(program: Command, signal: AbortSignal): void {
   const command = program.command("embed");
-  with_model_options(with_batch_options(command))
-    .description("one embedding a picture, as JSON lines or in a file")
-    .addOption(
-      new Option("--pool <name>", "CLS token, or mean of the patch tokens")
-        .choices(["cls", "mean"])
-        .default("cls"),
-    )
-    .action(async (images: string[], flags: EmbedFlags) => {
-      process.exitCode = await embed(images, flags, signal, command);
-    });
+  command
+    .description("print an embedding for each image as JSON lines, or write them to a file")
+    .optionsGroup("Embeddings:")
+    .addOption(pool_option());
+  with_model_options(with_batch_options(command)).action(async (images: string[], flags: EmbedFlags) => {
+    process.exitCode = await embed(images, flags, signal, command);
+  });
+}
+
+export function pool_option(): Option {
+  return new Option("--pool <name>", "use the CLS token, or the mean of the patch tokens")
+    .choices(["cls", "mean"] satisfies Exclude<Pool, boolean>[])
+    .default("cls");
 }
 
 async function embed(

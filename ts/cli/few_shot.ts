@@ -13,14 +13,14 @@ import {
   VitMsnError,
 } from "../index.ts";
 import { ImageFolder, type Split } from "../training/index.ts";
-import { whole_number } from "./batch/options.ts";
+import { positive_integer } from "./batch/options.ts";
 import { json_line } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
 import { from_stream } from "./batch/streams.ts";
 import { table_heading, table_rows } from "./classify.ts";
 import { load, type ModelFlags, with_model_options } from "./model_options.ts";
 import { start_counting_bar } from "./progress_bars.ts";
-import { say, visible } from "./terminal.ts";
+import { notify, visible } from "./terminal.ts";
 import { check_classes } from "./training/classes.ts";
 
 interface FewShotFlags extends ModelFlags {
@@ -40,74 +40,89 @@ interface FewShotFlags extends ModelFlags {
   json?: boolean;
 }
 
+const METHODS = ["logistic_regression", "nearest_centroid", "knn"] as const satisfies FewShotMethod[];
+const FEATURES = ["cls_before_norm", "cls", "mean", "mean_before_norm"] as const satisfies FeatureKind[];
+
 const EXAMPLES = `
 Examples:
-  vit-msn few-shot --teach pets --leave-one-out            pets/cat/*.jpg, pets/dog/*.jpg, ...
-  vit-msn few-shot --teach pets --eval others --save head  and keep what was taught
-  vit-msn few-shot --head head photo.jpg                   use it
-  vit-msn few-shot --head head --teach more --save head    teach it more
-  vit-msn few-shot --head head --export pets-model         a checkpoint for "vit-msn classify" and transformers`;
+  # evaluate on the images in pets/cat, pets/dog, ...
+  vit-msn few-shot --teach pets --leave-one-out
+  # learn from one folder, evaluate on another, and save the head
+  vit-msn few-shot --teach pets --eval others --save head
+  # classify with a saved head
+  vit-msn few-shot --head head photo.jpg
+  # add images to a saved head
+  vit-msn few-shot --head head --teach more --save head
+  # write a checkpoint for "vit-msn classify" and transformers
+  vit-msn few-shot --head head --export pets-model`;
 
-/** `vit-msn few-shot`: labels of one's own from a few pictures each. */
+/** `vit-msn few-shot`: classification by the user's own labels, learned from a few images each. */
 export function add_few_shot(program: Command, signal: AbortSignal): void {
-  const command = program.command("few-shot");
-  with_model_options(
-    command.argument(
-      "[image...]",
-      'picture files or http(s) URLs to classify; "-" reads one from standard input',
-    ),
-  )
-    .description("teach labels of your own from a few pictures each, then evaluate, save, export or classify")
-    .option("--teach <dir>", "learn from a folder of class sub-folders")
-    .option("--head <dir>", "start from what --save wrote; with --teach, its pictures are added")
-    .option("--eval <dir>", "evaluate on a folder of class sub-folders")
-    .option("--leave-one-out", "evaluate on each picture by a head taught with all others")
-    .option("--save <dir>", "write what was taught: few_shot.json and few_shot.safetensors")
-    .option("--export <dir>", "write a whole model with the labels as its classes")
+  const command = program
+    .command("few-shot")
+    .description("learn labels from a few images each, then evaluate, save, export or classify")
+    .argument("[images...]", 'image files or http(s) URLs to classify; "-" reads one from standard input')
+    .addHelpText("after", EXAMPLES);
+  with_learning_options(with_action_options(command));
+  with_model_options(command).action(async (images: string[], flags: FewShotFlags) => {
+    check_flags(images, flags, command);
+    process.exitCode = await few_shot(images, flags, signal);
+  });
+}
+
+function with_action_options(command: Command): Command {
+  return command
+    .optionsGroup("Actions:")
+    .option("--teach <dir>", "learn from the images in this folder, which has a folder for each label")
+    .option("--head <dir>", "load a head that --save wrote; --teach then adds images to it")
+    .option("--eval <dir>", "evaluate on the images in this folder, which has a folder for each label")
+    .option("--leave-one-out", "evaluate on each image with a head fitted to all others")
+    .option("--save <dir>", "save the head: few_shot.json and few_shot.safetensors")
+    .option("--export <dir>", "write a complete model with the labels as its classes");
+}
+
+function with_learning_options(command: Command): Command {
+  return command
+    .optionsGroup("Learning:")
     .addOption(
-      new Option("--method <name>", "how to learn")
-        .choices(["logistic_regression", "nearest_centroid", "knn"])
-        .default("logistic_regression"),
+      new Option("--method <name>", "learn by this method").choices(METHODS).default("logistic_regression"),
     )
     .option(
       "--penalty <lambda>",
-      'of logistic regression: a number, "few", "percent", "code" (MSN\'s), or "auto" (cross-validation); default by the number of pictures',
+      'penalty of logistic regression: a number, one of MSN\'s ("few", "percent", "code"), or "auto" for ' +
+        "cross-validation; default: by the number of images",
       penalty,
     )
-    .option("--intercept", "give each label a bias")
+    .option("--intercept", "fit a bias for each label")
     .addOption(
-      new Option("--features <name>", "where a picture's feature is read")
-        .choices(["cls_before_norm", "cls", "mean", "mean_before_norm"])
+      new Option("--features <name>", "take each image's features from here")
+        .choices(FEATURES)
         .default("cls_before_norm"),
     )
     .option("--no-normalize", "don't centre features and scale them to length 1")
-    .option("-b, --batch-size <n>", "pictures computed together", whole_number, 8)
-    .option("-k, --top-k <n>", "labels to show", whole_number, 5)
-    .option("--json", "JSON lines instead of text")
-    .addHelpText("after", EXAMPLES)
-    .action(async (images: string[], flags: FewShotFlags) => {
-      check_flags(images, flags, command);
-      process.exitCode = await few_shot(images, flags, signal);
-    });
+    .option("-b, --batch-size <n>", "compute up to n images together", positive_integer, 8)
+    .optionsGroup("Labels:")
+    .option("-k, --top-k <n>", "return the n likeliest labels", positive_integer, 5)
+    .option("--json", "print JSON lines instead of text");
 }
 
-/** λ: a number, "auto" or a name, which fit() checks. */
+/** A number, "auto" or a name, which fit() checks. */
 function penalty(text: string): FitOptions["penalty"] {
   const value = Number(text);
   return Number.isNaN(value) ? (text as FitOptions["penalty"]) : value;
 }
 
-/** Ends the command where nothing is taught, or nothing comes of it. */
+/** @throws CommanderError if there is nothing to learn from, or nothing to do. */
 function check_flags(images: readonly string[], flags: FewShotFlags, command: Command): void {
   if (flags.teach === undefined && flags.head === undefined)
     command.error(
-      "error: few-shot needs --teach DIR, a folder of class sub-folders, or --head DIR, which --save wrote",
+      "error: few-shot requires --teach <dir>, with a folder for each label, or --head <dir>, written by --save",
     );
   const { eval: evaluated, leaveOneOut, save, export: exported } = flags;
-  const has_aim = [evaluated, leaveOneOut, save, exported].some((flag) => flag !== undefined);
-  if (images.length === 0 && !has_aim)
+  const has_action = [evaluated, leaveOneOut, save, exported].some((flag) => flag !== undefined);
+  if (images.length === 0 && !has_action)
     command.error(
-      "error: few-shot needs pictures to classify, or --eval, --leave-one-out, --save or --export",
+      "error: few-shot requires images to classify, or --eval, --leave-one-out, --save or --export",
     );
 }
 
@@ -128,7 +143,7 @@ async function few_shot(images: string[], flags: FewShotFlags, signal: AbortSign
   }
 }
 
-/** Teaches or loads, then evaluates, saves, exports and classifies, whichever is asked for. */
+/** Loads or teaches a head, then evaluates, saves, exports and classifies, as requested. */
 class Session {
   readonly #teach: FewShotImageClassificationPipeline;
   readonly #flags: FewShotFlags;
@@ -149,13 +164,13 @@ class Session {
     if (head !== undefined) await this.#teach.load(head, { signal });
     if (teach !== undefined) {
       await this.#add(teach);
-      this.#tell({ fit: await this.#fit() });
+      this.#report({ fit: await this.#fit() });
     }
     if (leaveOneOut)
-      this.#tell({
+      this.#report({
         leave_one_out: await this.#teach.leave_one_out({ signal, progress_callback: this.#progress }),
       });
-    if (evaluated !== undefined) this.#tell({ evaluation: await this.#evaluate(evaluated) });
+    if (evaluated !== undefined) this.#report({ evaluation: await this.#evaluate(evaluated) });
     if (save !== undefined) await this.#teach.save(save, { signal });
     if (exported !== undefined) await this.#teach.export_model(exported, { signal });
     this.stop();
@@ -193,13 +208,13 @@ class Session {
       sum = sum === undefined ? part : add_up(sum, part);
     }
     if (sum !== undefined) return sum;
-    throw new VitMsnError("INVALID_ARGUMENT", `${folder}: none of its pictures could be read.`);
+    throw new VitMsnError("INVALID_ARGUMENT", `${folder}: none of its images could be read.`);
   }
 
-  /** The readable pictures of a folder of class sub-folders, batch by batch. */
+  /** The readable images of a folder with a folder for each label, batch by batch. */
   async *#batches_of(folder: string, split: Split): AsyncGenerator<{ label: string; sound: RawImage[] }> {
     const { classes, examples } = await ImageFolder.open(folder, { empty_classes: "skip", split });
-    // A head that more is added to has classes of its own, and evaluation may be on one.
+    // A loaded head has other classes, too, and evaluation may be on a single class.
     if (split === "train" && this.#flags.head === undefined) check_classes(classes, folder);
     this.#counted = { done: 0, total: examples.length };
     for (const label of classes) {
@@ -213,7 +228,7 @@ class Session {
 
   #counted = { done: 0, total: 0 };
 
-  /** Reads picture files; one that can't be read is told and left out. */
+  /** Reads image files; those that can't be read are reported and skipped. */
   async #read(names: readonly string[]): Promise<RawImage[]> {
     const images: RawImage[] = [];
     const code = await for_each_image(names, this.#signal, async (_, image) => {
@@ -233,10 +248,10 @@ class Session {
     this.#bar?.update(done);
   };
 
-  #tell(what: { fit?: FitReport; leave_one_out?: Evaluation; evaluation?: Evaluation }): void {
+  #report(what: { fit?: FitReport; leave_one_out?: Evaluation; evaluation?: Evaluation }): void {
     this.stop();
     if (this.#flags.json) process.stdout.write(`${JSON.stringify(what)}\n`);
-    else if (what.fit) say(describe_fit(what.fit));
+    else if (what.fit) notify(describe_fit(what.fit));
     if (this.#flags.json) return;
     if (what.leave_one_out) process.stdout.write(describe("leave-one-out", what.leave_one_out));
     if (what.evaluation) process.stdout.write(describe("evaluation", what.evaluation));
@@ -247,15 +262,15 @@ class Session {
     const { json, topK: top_k } = this.#flags;
     if (!json) await print(table_heading(images));
     const format = json ? json_line : table_rows(images);
-    return for_each_image(images, this.#signal, async (image, picture) => {
-      const results = await this.#teach(picture, { top_k, signal: this.#signal });
+    return for_each_image(images, this.#signal, async (name, image) => {
+      const results = await this.#teach(image, { top_k, signal: this.#signal });
       const labels = results.map(({ label }) => label);
-      await print(format({ image, labels, values: results.map(({ score }) => score) }));
+      await print(format({ image: name, labels, values: results.map(({ score }) => score) }));
     });
   }
 }
 
-/** Runs `body` for every picture; one that fails is told and doesn't stop the others. Gives the exit code. */
+/** Runs `body` for every image; those that fail are reported and don't stop the others. @returns the exit code. */
 async function for_each_image(
   images: readonly string[],
   signal: AbortSignal,
@@ -268,7 +283,7 @@ async function for_each_image(
     } catch (error) {
       if (!(error instanceof VitMsnError) || error.code === "ABORTED" || error.code === "ENGINE_DEAD")
         throw error;
-      say(`${error.message} [${error.code}]`);
+      notify(`${error.message} [${error.code}]`);
       exit_code = 1;
     }
   }
@@ -281,7 +296,7 @@ async function read_image(name: string, signal: AbortSignal): Promise<RawImage> 
 }
 
 const STAGES: Record<LearningProgress["status"], string> = {
-  features: "pictures",
+  features: "images",
   fit: "steps",
   cross_validation: "cross-validation",
   leave_one_out: "leave-one-out",
@@ -295,11 +310,12 @@ function add_up(a: Evaluation, b: Evaluation): Evaluation {
   return { accuracy: correct / total, correct, total, labels: a.labels, confusion };
 }
 
-function describe_fit({ method, labels, pictures, penalty, train_accuracy }: FitReport): string {
+function describe_fit(report: FitReport): string {
+  const { method, labels, penalty, train_accuracy } = report;
   const lambda = penalty === undefined ? "" : `, penalty ${penalty}`;
   return (
-    `${method} on ${pictures} pictures of ${labels.length} labels${lambda}; ` +
-    `${percent(train_accuracy)} of them right.`
+    `${method} on ${report.pictures} images with ${labels.length} labels${lambda}; ` +
+    `training accuracy ${percent(train_accuracy)}.`
   );
 }
 
@@ -309,7 +325,7 @@ function describe(what: string, { accuracy, correct, total, labels: raw, confusi
   const lines = labels.map((label, i) => {
     const row = confusion[i] as number[];
     const count = row.reduce((a, b) => a + b, 0);
-    if (count === 0) return `  ${label.padEnd(width)}  no pictures`;
+    if (count === 0) return `  ${label.padEnd(width)}  no images`;
     const mistakes = row
       .map((wrong, j) => ({ wrong, taken_for: labels[j] }))
       .filter(({ wrong }, j) => j !== i && wrong > 0)

@@ -6,7 +6,7 @@ import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
 import { add_serve } from "./serve/command.ts";
-import { say, visible_lines } from "./terminal.ts";
+import { notify, visible_lines } from "./terminal.ts";
 import { with_dashes } from "./training/option_file.ts";
 import { add_pretrain } from "./training/pretrain.ts";
 import { add_train } from "./training/train.ts";
@@ -16,22 +16,30 @@ const FAILED = 1;
 const USAGE = 2;
 const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const;
 
-// libvips, which decodes images in this process alone, is told once to leave out what isn't fit for strangers' files: SVG
-// drawings, PDF, ImageMagick. In a program of others that would be theirs to decide.
+// Disables libvips' loaders that are unsafe for untrusted files: SVG, PDF, ImageMagick. The setting is for the whole process,
+// so the library leaves it to the programs that use it.
 process.env.VIPS_BLOCK_UNTRUSTED ??= "1";
 
 function build_program(signal: AbortSignal): Command {
   const program = new Command("vit-msn")
-    .description("ViT-MSN on your own pictures: classes, embeddings, labels of your own, or training.")
-    .version(version)
+    .description("Run and train ViT-MSN on images: classify, embed, learn your own labels, serve over HTTP.")
+    .optionsGroup("General options:")
+    .version(version, "-V, --version", "print the version")
+    .helpOption("-h, --help", "print this help")
+    .helpCommand("help [command]", "print the help of a command")
     .exitOverride()
     .configureOutput({ writeErr: (text) => process.stderr.write(visible_lines(text)) })
-    .showHelpAfterError("(--help shows the options)")
+    .showHelpAfterError("(--help lists the options)")
     .addHelpText(
       "after",
-      "\nResults go to standard output, everything else to standard error." +
-        "\nExit codes: 0 done, 1 failed (for some picture at least), 2 wrong usage, 3 the --output is complete" +
-        "\nbut for pictures that failed, 130 and 143 interrupted.",
+      `
+Results go to standard output, everything else to standard error. Exit codes:
+  0         success
+  1         failure, even if only of one image
+  2         wrong usage
+  3         --output is complete except for images that failed
+  130, 143  interrupted
+"vit-msn <command> --help" lists the options of a command.`,
     );
   add_classify(program, signal);
   add_embed(program, signal);
@@ -42,7 +50,7 @@ function build_program(signal: AbortSignal): Command {
   return program;
 }
 
-/** What a failed command says and exits with. */
+/** Reports why a command failed. @returns its exit code. */
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE; // commander has printed it
   if (error instanceof VitMsnError) {
@@ -51,28 +59,28 @@ function report(error: unknown): number {
       end_by(signal);
       return SIGNAL_CODES[signal];
     }
-    say(`${error.message} [${error.code}]`);
+    notify(`${error.message} [${error.code}]`);
     return FAILED;
   }
-  // Whoever reads the results, as `head`, has had enough.
+  // The reader of the results, such as `head`, has closed the pipe.
   if (is_closed_pipe(error)) return SIGNAL_CODES.SIGPIPE;
   if (is_system_error(error)) {
-    say(`${error.message}. [IO]`);
+    notify(`${error.message}. [IO]`);
     return FAILED;
   }
-  process.stderr.write(`vit-msn: unexpected fault: ${visible_lines(inspect(error))}\n`);
+  process.stderr.write(`vit-msn: unexpected error: ${visible_lines(inspect(error))}\n`);
   return FAILED;
 }
 
-/** How long an interrupted command may wait for the system. */
+/** How long an interrupted command may still wait for the system. */
 const LAST_RESORT_MS = 2000;
 
-/** Something that can't be interrupted, as opening a pipe without a writer, would keep the process: then the signal ends it. */
+/** Ends the process by the signal if something uninterruptible, such as opening a pipe without a writer, keeps it alive. */
 function end_by(signal: keyof typeof SIGNAL_CODES): void {
   setTimeout(() => process.kill(process.pid, signal), LAST_RESORT_MS).unref();
 }
 
-/** What the file system refuses, which names the file. */
+/** Whether it is an error of the file system, whose message names the file. */
 function is_system_error(error: unknown): error is Error {
   return error instanceof Error && "syscall" in error && "code" in error;
 }
@@ -81,15 +89,15 @@ function is_closed_pipe(error: unknown): boolean {
   return error instanceof Error && "code" in error && error.code === "EPIPE";
 }
 
-env.warn = (message) => say(message);
+env.warn = (message) => notify(message);
 const controller = new AbortController();
 for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => controller.abort(name));
-let output_fault: Error | undefined;
+let output_error: Error | undefined;
 process.stdout.on("error", (error) => {
-  if (!is_closed_pipe(error)) output_fault ??= error;
+  if (!is_closed_pipe(error)) output_error ??= error;
   controller.abort("SIGPIPE");
 });
-// There is nowhere to say that nothing can be said.
+// There is nowhere to report that standard error is closed.
 process.stderr.on("error", () => {});
 let failed: { error: unknown } | undefined;
 try {
@@ -97,9 +105,9 @@ try {
 } catch (error) {
   failed = { error };
 }
-// What was printed last may still be on its way; an interrupt doesn't wait for whoever reads.
+// Wait until the output is written, unless interrupted: the reader may be stuck.
 if (!controller.signal.aborted) await new Promise((resolve) => process.stdout.write("", resolve));
-if (output_fault !== undefined) {
-  say(`Standard output can't be written: ${output_fault.message}. [IO]`);
+if (output_error !== undefined) {
+  notify(`Standard output can't be written: ${output_error.message}. [IO]`);
   process.exitCode = FAILED;
 } else if (failed !== undefined) process.exitCode = report(failed.error);

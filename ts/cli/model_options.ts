@@ -1,51 +1,57 @@
 import { type Command, Option } from "commander";
-import type { PretrainedOptions } from "../index.ts";
-import { whole_number } from "./batch/options.ts";
+import { type PretrainedOptions, WEIGHT_DTYPES, type WeightDtype } from "../index.ts";
+import { positive_integer } from "./batch/options.ts";
 import { DownloadBars } from "./progress_bars.ts";
 
-/** The options that commander parsed, common to all commands. */
+export const DEVICES = ["wasm", "webgpu", "auto"] as const satisfies readonly PretrainedOptions["device"][];
+export const ATTENTIONS = [
+  "sdpa",
+  "eager",
+] as const satisfies readonly PretrainedOptions["attn_implementation"][];
+/** Types that weights are trained in. */
+export const FLOAT_DTYPES = WEIGHT_DTYPES.filter((dtype) => dtype !== "int8");
+
+/** The values of the options below, as commander parses them. */
 export interface ModelFlags {
   model?: string;
   revision: string;
   cacheDir?: string;
   localFilesOnly?: boolean;
-  dtype: "float32" | "float16" | "bfloat16" | "int8";
-  attn: "sdpa" | "eager";
-  device: "wasm" | "webgpu" | "auto";
+  dtype: WeightDtype;
+  attn: (typeof ATTENTIONS)[number];
+  device: (typeof DEVICES)[number];
   numThreads: number;
   quiet?: boolean;
-  /** Not an option: whether the engine gets a thread of its own. */
+  /** Not an option: whether the engine runs in a separate thread. */
   worker?: boolean;
 }
 
-/** The options of every command that loads a model. */
+/** Adds the options of every command that loads a model. */
 export function with_model_options(command: Command): Command {
   return command
+    .optionsGroup("Model:")
     .option(
       "-m, --model <dir-or-repo>",
-      "folder, hub repo id or base URL; default: the carried clothes model",
+      "load this folder, hub repo id or base URL; default: the bundled model of clothes",
     )
-    .option("--revision <name>", "branch, tag or commit of a hub repo", "main")
-    .option("--cache-dir <dir>", "where downloads are kept")
-    .option("--local-files-only", "never touch the network for a model")
+    .option("--revision <name>", "use this branch, tag or commit of a hub repo", "main")
+    .option("--cache-dir <dir>", "store downloads in this folder; default: the user's cache folder")
+    .option("--local-files-only", "never access the network for a model")
     .addOption(
-      new Option("--dtype <name>", "how weights are kept in memory")
-        .choices(["float32", "float16", "bfloat16", "int8"])
+      new Option("--dtype <name>", "store weights in memory as this type")
+        .choices(WEIGHT_DTYPES)
         .default("float32"),
     )
     .addOption(
-      new Option("--attn <name>", "attention implementation").choices(["sdpa", "eager"]).default("sdpa"),
+      new Option("--attn <name>", "use this attention implementation").choices(ATTENTIONS).default("sdpa"),
     )
-    .addOption(
-      new Option("--device <name>", "where the model runs")
-        .choices(["wasm", "webgpu", "auto"])
-        .default("wasm"),
-    )
-    .option("-t, --num-threads <n>", "threads of the CPU engine", whole_number, 1)
-    .option("-q, --quiet", "no progress, no summary");
+    .addOption(new Option("--device <name>", "run on this device").choices(DEVICES).default("wasm"))
+    .option("-t, --num-threads <n>", "use n threads of the CPU", positive_integer, 1)
+    .optionsGroup("General options:")
+    .option("-q, --quiet", "print no progress and no summary");
 }
 
-/** The options of from_pretrained that a command line asks for. */
+/** The options of from_pretrained for these flags. */
 export function load_options(flags: ModelFlags, signal: AbortSignal): PretrainedOptions {
   return {
     revision: flags.revision,
@@ -60,7 +66,7 @@ export function load_options(flags: ModelFlags, signal: AbortSignal): Pretrained
   };
 }
 
-/** Loads a pipeline under progress bars on standard error. */
+/** Loads a pipeline, with progress bars on standard error. */
 export async function load<P>(
   flags: ModelFlags,
   signal: AbortSignal,
@@ -84,7 +90,7 @@ export function is_alive(model: { memory(): unknown }): boolean {
   }
 }
 
-/** What of these options decides a model's answers. */
+/** The options that determine a model's results. */
 export function model_identity({ model, revision, dtype, attn }: ModelFlags): Record<string, unknown> {
-  return { model: model ?? "the carried one", revision, dtype, attn };
+  return { model: model ?? "the bundled one", revision, dtype, attn };
 }

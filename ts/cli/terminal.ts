@@ -1,16 +1,16 @@
 /**
- * What a terminal obeys instead of showing, or shows as nothing: control characters, marks that reverse the direction of
- * writing, line separators, byte order marks; and bytes of file names that aren't UTF-8.
+ * Characters that a terminal interprets or doesn't show: control characters, marks that change the direction of writing, line
+ * separators and byte order marks; also the bytes of file names that aren't UTF-8.
  */
 const INVISIBLE =
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what the expression looks for
   /[\0-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]/gu;
 
 const SHORT: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
 
 /**
- * Text from elsewhere (names of files, members and classes, servers' messages) as one line that a terminal shows as it is:
- * what is invisible is written as an escape.
+ * Untrusted text (names of files, members and classes, servers' messages) as one line that is safe to print: invisible
+ * characters become escapes.
  */
 export function visible(text: string): string {
   return text.replace(INVISIBLE, (character) => {
@@ -20,12 +20,12 @@ export function visible(text: string): string {
   });
 }
 
-/** Several lines, each made visible. */
+/** The same for several lines. */
 export function visible_lines(text: string): string {
   return text.split("\n").map(visible).join("\n");
 }
 
-/** A message on standard error. @param before what moves the cursor to where it goes. */
-export function say(message: string, before = ""): void {
+/** Prints a message on standard error. @param before escape codes that move the cursor first. */
+export function notify(message: string, before = ""): void {
   process.stderr.write(`${before}vit-msn: ${visible(message)}\n`);
 }

@@ -8,53 +8,53 @@ interface Archive {
   magic: string;
 }
 
-const unpack = "unpack it, and give the folder of its images";
-const decompress = "decompress it, and give the .tar";
+const unpack = "unpack it and pass the folder of its images";
+const decompress = "decompress it and pass the .tar file";
 
-/** Files that hold images in ways that aren't read. */
+/** Formats that may hold images but aren't supported. */
 const ARCHIVES: readonly Archive[] = [
   { what: "a ZIP archive", advice: unpack, extension: /\.zip$/i, magic: "PK\x03\x04" },
   { what: "a 7-Zip archive", advice: unpack, extension: /\.7z$/i, magic: "7z\xbc\xaf\x27\x1c" },
   { what: "a RAR archive", advice: unpack, extension: /\.rar$/i, magic: "Rar!\x1a\x07" },
   {
     what: "compressed by bzip2",
-    advice: `${decompress}: bunzip2 FILE`,
+    advice: `${decompress}: bunzip2 <file>`,
     extension: /\.(?:bz2|tbz2?)$/i,
     magic: "BZh",
   },
   {
     what: "compressed by xz",
-    advice: `${decompress}: unxz FILE`,
+    advice: `${decompress}: unxz <file>`,
     extension: /\.(?:xz|txz)$/i,
     magic: "\xfd7zXZ\0",
   },
   {
     what: "compressed by Zstandard",
-    advice: `${decompress}: unzstd FILE`,
+    advice: `${decompress}: unzstd <file>`,
     extension: /\.(?:zst|tzst)$/i,
     magic: "\x28\xb5\x2f\xfd",
   },
   {
     what: "compressed by LZ4",
-    advice: `${decompress}: unlz4 FILE`,
+    advice: `${decompress}: unlz4 <file>`,
     extension: /\.lz4$/i,
     magic: "\x04\x22\x4d\x18",
   },
   {
     what: "a Parquet table",
-    advice: "write its images to files in a folder, and give that",
+    advice: "write its images to files in a folder and pass that folder",
     extension: /\.parquet$/i,
     magic: "PAR1",
   },
 ];
 
-/** Why a file can't be read that is an archive by its name; undefined for others. */
+/** The error for a file whose name is that of an unsupported archive; undefined for other names. */
 export function unsupported_archive(path: string): VitMsnError | undefined {
   const archive = ARCHIVES.find(({ extension }) => extension.test(path));
   return archive && unsupported(path, archive);
 }
 
-/** The same by a file's first bytes. */
+/** The same, judged by the file's first bytes. */
 export function unsupported_content(name: string, bytes: Uint8Array): VitMsnError | undefined {
   const start = Buffer.from(bytes.subarray(0, 8)).toString("latin1");
   const archive = ARCHIVES.find(({ magic }) => start.startsWith(magic));

@@ -1,14 +1,15 @@
+import { setTimeout } from "node:timers/promises";
 import { type ErrorCode, VitMsnError } from "../../index.ts";
 
-/** Faults of the run rather than of one picture: going on with the next one would only hide them. */
+/** Errors of the run rather than of one image: continuing with the next image would only hide them. */
 const FATAL: ReadonlySet<ErrorCode> = new Set(["ABORTED", "ENGINE_DEAD", "OUT_OF_MEMORY", "DISPOSED"]);
 
-/** Whether the picture is to blame, so that the others can go on. */
-export function is_picture_error(error: unknown): error is VitMsnError {
+/** Whether the error concerns one image only, so that the run can continue with the others. */
+export function is_image_error(error: unknown): error is VitMsnError {
   return error instanceof VitMsnError && !FATAL.has(error.code);
 }
 
-/** A file system's error as ours. */
+/** Turns a file system's error into a VitMsnError. */
 export function file_error(cause: unknown, path: string): VitMsnError {
   const { code, message } = cause as NodeJS.ErrnoException;
   const options = { cause, details: { file: path } };
@@ -17,20 +18,13 @@ export function file_error(cause: unknown, path: string): VitMsnError {
   return new VitMsnError("IO", `${path} can't be read: ${message}.`, options);
 }
 
-/** Ends with ABORTED when the signal fires, else after `ms`. */
-export function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const on_abort = () => {
-      clearTimeout(timer);
-      reject(aborted(signal));
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", on_abort);
-      resolve();
-    }, ms);
-    if (signal.aborted) on_abort();
-    else signal.addEventListener("abort", on_abort, { once: true });
-  });
+/** Resolves after `ms`. @throws VitMsnError ABORTED once the signal fires. */
+export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await setTimeout(ms, undefined, { signal });
+  } catch {
+    throw aborted(signal);
+  }
 }
 
 export function aborted(signal: AbortSignal): VitMsnError {

@@ -3,7 +3,7 @@ import { MAX_TEXT, write_npy, write_npz } from "./numpy.ts";
 import { write_parquet } from "./parquet.ts";
 import { encode_row, type Format, json_line, split_lines, split_rows } from "./rows.ts";
 
-/** Rows that wait in a file of their own to be written. */
+/** For formats that can't be appended to: rows are collected in a separate file first. */
 const spooled = { encode: encode_row, split: split_rows };
 
 export const FORMATS = {
@@ -17,7 +17,7 @@ export type FormatName = keyof typeof FORMATS;
 
 export const FORMAT_NAMES = Object.keys(FORMATS) as FormatName[];
 
-/** The format that a file's name asks for. */
+/** The format that a file name's extension stands for. */
 export function format_by_name(path: string): FormatName | undefined {
   const extension = extname(path).slice(1).toLowerCase();
   if (extension === "ndjson") return "jsonl";

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { version } from "../../../package.json";
 import { type Lock, make_folder, SkippedFiles, with_lock } from "../../files/index.ts";
 import { RawImage, VitMsnError } from "../../index.ts";
-import { say } from "../terminal.ts";
+import { notify } from "../terminal.ts";
 import { FORMATS, type FormatName } from "./formats.ts";
 import {
   check_identity,
@@ -13,8 +13,8 @@ import {
   type Reached,
   refusal,
 } from "./journal.ts";
+import { unreadable } from "./listed_image.ts";
 import { failures_path, lock_path, Output, output_file, text_too_long } from "./output.ts";
-import { failing } from "./picture.ts";
 import { RunProgress } from "./progress.ts";
 import { source_name } from "./remote.ts";
 import { check_end, with_earlier } from "./retry.ts";
@@ -22,17 +22,17 @@ import type { Format, RowShape } from "./rows.ts";
 import { type BatchOptions, type Computation, type Outcome, run_batches, type Sink } from "./run_batches.ts";
 import { type Selected, Selection, SourcesChanged } from "./selection.ts";
 import type { Shard } from "./shard.ts";
-import { can_be_counted, pictures, type Sources } from "./sources.ts";
+import { can_be_counted, list_images, type Sources } from "./sources.ts";
 
-/** Exit codes of a run that came to its end. */
+/** Exit codes of a completed run. */
 export const DONE = 0;
-/** Some pictures failed, and all others were computed and written. */
+/** Some images failed; all others were computed and written. */
 export const DONE_BUT_FAILURES = 3;
 
-/** A loaded model and what it computes of pictures. */
+/** A loaded model and what it computes for images. */
 export interface Task extends Computation {
   shape: RowShape;
-  /** Whether the engine still runs; its Worker may end while nothing is computed. */
+  /** Whether the engine still runs; its Worker may die while it is idle. */
   is_alive(): boolean;
   dispose(): Promise<void>;
 }
@@ -47,25 +47,24 @@ export interface OutputOptions {
   output: string;
   format: FormatName;
   restart: boolean;
-  /** Seconds of work that a kill may cost. */
+  /** Seconds between saves: the most work that a kill may cost. */
   save_every: number;
-  /** What of the command decides the rows. */
+  /** The parts of the command that determine the rows. */
   identity: Identity;
 }
 
-/** Computes everything, handing it to `sink` as it comes. */
+/** Computes everything and passes results to `sink` as they are computed. */
 export async function run_to_sink(task: Task, sink: Sink, options: JobOptions): Promise<void> {
   const skipped = new SkippedFiles();
-  const selection = new Selection(pictures(options.sources, options.signal, skipped), options.shard);
-  await run_batches(selection.pictures(), task, sink, options);
-  say_skipped(skipped);
+  const selection = new Selection(list_images(options.sources, options.signal, skipped), options.shard);
+  await run_batches(selection.images(), task, sink, options);
+  report_skipped(skipped);
 }
 
 /**
- * Computes everything into a file, going on where an earlier run of the same command was ended, and trying again what failed in one
- * that came to its end.
+ * Computes everything into a file. Resumes an interrupted run of the same command, and retries what failed in a completed one.
  *
- * @param load loads the model; it isn't asked for where nothing is left to compute.
+ * @param load loads the model; not called if nothing is left to compute.
  * @returns the exit code.
  */
 export async function run_to_file(
@@ -81,7 +80,7 @@ export async function run_to_file(
       run_locked(load, options, { ...target, output }, lock),
     );
   } catch (error) {
-    throw readable(error, target.output);
+    throw to_output_error(error, target.output);
   }
 }
 
@@ -98,16 +97,16 @@ async function run_locked(
   if (found !== undefined) {
     check_identity(output, found.journal.identity, identity);
     if (found.journal.state !== "running") {
-      await end_again(found, output, options);
-      if (!(await found.can_retry())) return say_complete(output, found.journal, options);
+      await finish_again(found, output, options);
+      if (!(await found.can_retry())) return report_complete(output, found.journal, options);
       await found.begin_retry();
     }
   }
   const task = await load();
   try {
-    const answer = await probe(task, options.signal);
-    if (found !== undefined) check_probe(output, found.journal.probe, answer);
-    const facts = { identity, shape: task.shape, probe: answer };
+    const probed = await probe(task, options.signal);
+    if (found !== undefined) check_probe(output, found.journal.probe, probed);
+    const facts = { identity, shape: task.shape, probe: probed };
     const file = found ?? (await Output.begin(output, format, lock, facts));
     return await compute_to_file(task, options, target, file);
   } finally {
@@ -117,7 +116,7 @@ async function run_locked(
 
 const PROBE_LENGTH = 64;
 
-/** What makes the rows what they are; not how fast they come, as threads, device and batches. */
+/** What determines the rows; threads, device and batch size only change the speed. */
 function describe(identity: Identity, format: FormatName, { sources, shard }: JobOptions): Identity {
   return {
     version,
@@ -129,26 +128,26 @@ function describe(identity: Identity, format: FormatName, { sources, shard }: Jo
   };
 }
 
-/** A shell may have expanded a glob into very many names. */
+/** The sources' names, or their hash if a shell has expanded a glob into many. */
 function shortened(sources: readonly string[]): unknown {
   const names = sources.map(source_name);
   if (names.length <= 20) return names;
   return { count: names.length, sha256: createHash("sha256").update(names.join("\n")).digest("hex") };
 }
 
-/** A run that has computed everything: its file may still have to be made. */
-async function end_again(found: Output, output: string, options: JobOptions): Promise<void> {
+/** For a run that has computed everything: its output file may still have to be written. */
+async function finish_again(found: Output, output: string, options: JobOptions): Promise<void> {
   const { journal } = found;
-  // Otherwise it would pass for the output of the sources as they are now.
-  const selection = new Selection(pictures(options.sources, options.signal), options.shard, journal);
-  for await (const { reached } of selection.pictures()) if (reached.position > journal.position) break;
+  // Otherwise the output would seem to cover the sources as they are now.
+  const selection = new Selection(list_images(options.sources, options.signal), options.shard, journal);
+  for await (const { reached } of selection.images()) if (reached.position > journal.position) break;
   if (selection.reached.position > journal.position)
-    throw refusal(output, `the sources have more than the ${journal.position} pictures that they had`);
+    throw refusal(output, `the sources now have more than the ${journal.position} images that they had`);
   await found.finish();
 }
 
-function say_complete(output: string, journal: Readonly<Progress>, { quiet }: JobOptions): number {
-  if (!quiet) say(`${output} is complete: ${summary(journal)}.`);
+function report_complete(output: string, journal: Readonly<Progress>, { quiet }: JobOptions): number {
+  if (!quiet) notify(`${output} is complete: ${summary(journal)}.`);
   return exit_code(journal);
 }
 
@@ -157,11 +156,11 @@ function exit_code({ failures }: Readonly<Progress>): number {
 }
 
 function summary({ rows, failures }: Pick<Progress, "rows" | "failures">): string {
-  const pictures = `${rows} ${rows === 1 ? "picture" : "pictures"}`;
-  return failures === 0 ? pictures : `${pictures}, and ${failures} failed`;
+  const images = `${rows} ${rows === 1 ? "image" : "images"}`;
+  return failures === 0 ? images : `${images}, and ${failures} failed`;
 }
 
-/** Appends to an output and saves it now and then. */
+/** Appends to an output and saves it periodically. */
 class FileSink implements Sink {
   readonly #file: Output;
   readonly #progress: RunProgress;
@@ -180,7 +179,7 @@ class FileSink implements Sink {
     const failures: string[] = [];
     for (const outcome of outcomes) {
       if ("row" in outcome) this.#file.add(outcome.row);
-      else if ("kept" in outcome) this.#file.add_kept(outcome.kept);
+      else if ("stored" in outcome) this.#file.add_stored(outcome.stored);
       else {
         this.#file.add_failure(outcome.image, outcome.error);
         failures.push(`${outcome.error.message} [${outcome.error.code}]`);
@@ -203,26 +202,26 @@ async function compute_to_file(
   { output, format, restart, save_every }: OutputOptions,
   file: Output,
 ): Promise<number> {
-  const begun = file.journal;
-  const progress = new RunProgress(options.quiet, begun.rows + begun.failures);
+  const started = file.journal;
+  const progress = new RunProgress(options.quiet, started.rows + started.failures);
   const skipped = new SkippedFiles();
   try {
     await file.open();
     const sink = new FileSink(file, progress, save_every * 1000);
-    const all = pictures(options.sources, options.signal, skipped);
-    const selection = new Selection(all, options.shard, begun);
+    const all = list_images(options.sources, options.signal, skipped);
+    const selection = new Selection(all, options.shard, started);
     const counting = progress.wants_total ? count_ahead(options, progress) : undefined;
     const { max_text = Number.POSITIVE_INFINITY }: Format = FORMATS[format];
-    const selected = with_short_names(selection.pictures(), max_text);
+    const selected = with_short_names(selection.images(), max_text);
     try {
-      await run_batches(begun.retry ? with_earlier(selected, file) : selected, task, sink, options);
-      check_end(selection.reached, begun.retry);
+      await run_batches(started.retry ? with_earlier(selected, file) : selected, task, sink, options);
+      check_end(selection.reached, started.retry);
     } catch (error) {
-      // Whatever ends the run, what is computed is kept.
+      // Whatever ended the run, save what was computed.
       await sink.save();
       const { rows, failures } = file.journal;
       if (!options.quiet && !(error instanceof SourcesChanged))
-        progress.say(
+        progress.notify(
           `stopped after ${summary({ rows, failures })}; the same command again ${restart ? "without --restart " : ""}resumes from there.`,
         );
       throw error;
@@ -235,49 +234,49 @@ async function compute_to_file(
     progress.stop();
     await file.close();
   }
-  say_skipped(skipped);
-  if (!options.quiet) say_done(output, file.journal);
+  report_skipped(skipped);
+  if (!options.quiet) report_done(output, file.journal);
   return exit_code(file.journal);
 }
 
-/** In the place of pictures whose names the format can't keep. */
+/** Replaces images whose names the format can't store by ones that fail. */
 async function* with_short_names(
   selected: AsyncIterable<Selected>,
   max_text: number,
 ): AsyncGenerator<Selected> {
-  for await (const picture of selected) {
-    const { name } = picture;
+  for await (const image of selected) {
+    const { name } = image;
     const is_short = name.length <= max_text;
-    yield is_short ? picture : { ...picture, ...failing(name, text_too_long("name", name, max_text)) };
+    yield is_short ? image : { ...image, ...unreadable(name, text_too_long("name", name, max_text)) };
   }
 }
 
-/** Whatever is quiet: nothing is left out without a word. */
-function say_skipped(skipped: SkippedFiles): void {
+/** Also with --quiet: nothing is skipped silently. */
+function report_skipped(skipped: SkippedFiles): void {
   const summary = skipped.summary();
-  if (summary !== undefined) say(`${summary}.`);
+  if (summary !== undefined) notify(`${summary}.`);
 }
 
-function say_done(output: string, progress: Readonly<Progress>): void {
+function report_done(output: string, progress: Readonly<Progress>): void {
   const listed = progress.failures === 0 ? "" : ` (listed in ${failures_path(output)})`;
-  say(`wrote ${output}: ${summary(progress)}${listed}.`);
+  notify(`wrote ${output}: ${summary(progress)}${listed}.`);
 }
 
-/** Counts the pictures beside the run, for the bar. */
+/** Counts the images while the run is in progress, for the bar. */
 function count_ahead({ sources, shard, signal }: JobOptions, progress: RunProgress) {
   const stopped = new AbortController();
   const count = async () => {
     if (!can_be_counted(sources)) return;
     const all = AbortSignal.any([signal, stopped.signal]);
     let position = 0;
-    for await (const _ of pictures(sources, all)) {
+    for await (const _ of list_images(sources, all)) {
       if (all.aborted) return;
-      // Most of a walk is done in one go: others get their turn.
+      // A walk rarely waits: let other work run.
       if (++position % 1000 === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     progress.total = Math.ceil((position - shard.index) / shard.count);
   };
-  // What can't be counted is told by the run itself, when it comes there.
+  // The run itself reports what can't be read.
   const counting = count().catch(() => {});
   return {
     stop: () => {
@@ -287,16 +286,16 @@ function count_ahead({ sources, shard, signal }: JobOptions, progress: RunProgre
   };
 }
 
-/** What the file system and the sources have to say, as ours. */
-function readable(error: unknown, output: string): unknown {
+/** Turns errors of the file system and of changed sources into VitMsnErrors. */
+function to_output_error(error: unknown, output: string): unknown {
   if (error instanceof SourcesChanged) return refusal(output, error.message);
   const is_system_error = error instanceof Error && "syscall" in error;
   if (!is_system_error) return error;
   return new VitMsnError("IO", `${output} can't be written: ${error.message}.`, { cause: error });
 }
 
-/** A fixed picture with something to see at every scale. */
-function probe_picture(): RawImage {
+/** A fixed image with detail at every scale. */
+function probe_image(): RawImage {
   const side = 64;
   const pixels = Uint8Array.from({ length: side * side * 3 }, (_, i) => {
     const [x, y, channel] = [Math.floor(i / 3) % side, Math.floor(i / 3 / side), i % 3];
@@ -305,13 +304,13 @@ function probe_picture(): RawImage {
   return new RawImage(pixels, side, side, 3);
 }
 
-/** A picture of one pixel: whether this machine can decode any is known before thousands fail. */
+/** An image of one pixel, to find out whether this machine can decode any before thousands fail. */
 const SMALLEST_PNG =
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
 
-/** What the model answers to one fixed picture: how another run knows it again. */
+/** The model's output for a fixed image, by which another run recognises the model. */
 async function probe(task: Task, signal: AbortSignal): Promise<number[]> {
   await RawImage.read(SMALLEST_PNG, { signal });
-  const [row] = await task.compute([probe_picture()], signal);
+  const [row] = await task.compute([probe_image()], signal);
   return Array.from(row?.values ?? []).slice(0, PROBE_LENGTH);
 }

@@ -3,36 +3,36 @@ import { VitMsnError } from "../../index.ts";
 import { file_error } from "./errors.ts";
 import type { RowShape } from "./rows.ts";
 
-/** What of a command decides its output. Values are compared by their JSON. */
+/** The parts of a command that determine its output. Values are compared as JSON. */
 export type Identity = Readonly<Record<string, unknown>>;
 
-/** A point between two pictures. */
+/** A point in the sequence of images. */
 export interface Reached {
-  /** Pictures passed, of all shards. */
+  /** Images before it, of all shards. */
   position: number;
-  /** SHA-256 over the names of these, each ended by a line feed, in hexadecimal. */
+  /** SHA-256 over their names, each followed by a line feed, in hexadecimal. */
   names_sha256: string;
 }
 
-/** How far a run has come: all that another one needs to go on after it. */
+/** How far a run has come: everything that another run needs to resume it. */
 export interface Progress extends Reached {
-  /** "finishing": every row is there, but the file isn't. */
+  /** "finishing": every row is stored, but the output file isn't written yet. */
   state: "running" | "finishing" | "complete";
   rows: number;
   failures: number;
-  /** Bytes of the rows and of the failures that count, and their SHA-256; what follows was written by a run that was ended. */
+  /** Lengths and SHA-256 of the valid rows and failures; bytes beyond them are from an interrupted run. */
   row_bytes: number;
   rows_sha256: string;
   failure_bytes: number;
   failures_sha256: string;
 }
 
-/** A run that tries again what failed in an earlier one, which came to its end. */
+/** A run that retries what failed in an earlier, completed run. */
 export interface Retry extends Reached {
-  /** Rows and failures that the earlier one had. */
+  /** Rows and failures of the earlier run. */
   rows: number;
   failures: number;
-  /** How many of them are done with. */
+  /** How many of them have been processed. */
   rows_done: number;
   failures_done: number;
 }
@@ -41,18 +41,18 @@ export interface Journal extends Progress {
   version: 2;
   identity: Identity;
   shape: RowShape;
-  /** What the model answers to one fixed picture. */
+  /** The model's output for one fixed image. */
   probe: readonly number[];
   retry?: Retry | undefined;
 }
 
-/** A journal and the text that it was read from or written as; undefined where there is none. */
+/** A journal and its text as stored in the file; undefined if there is no journal. */
 export async function read_journal(path: string): Promise<{ journal: Journal; text: string } | undefined> {
   const text = await read_journal_text(path);
   if (text === undefined) return undefined;
   const journal = parse(text);
   if (journal === undefined)
-    throw new VitMsnError("IO", `${path} isn't the journal of a run; start again with --restart.`);
+    throw new VitMsnError("IO", `${path} isn't a valid journal of a run. Start again with --restart.`);
   return { journal, text };
 }
 
@@ -125,13 +125,13 @@ export function journal_text(journal: Journal): string {
   return `${JSON.stringify(journal, null, 2)}\n`;
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT that names what is different from the run that began the output. */
-export function check_identity(output: string, then: Identity, now: Identity): void {
-  const changed = [...new Set([...Object.keys(then), ...Object.keys(now)])].filter(
-    (key) => JSON.stringify(then[key]) !== JSON.stringify(now[key]),
+/** @throws VitMsnError INVALID_ARGUMENT that names the differences from the run that started the output. */
+export function check_identity(output: string, before: Identity, now: Identity): void {
+  const changed = [...new Set([...Object.keys(before), ...Object.keys(now)])].filter(
+    (key) => JSON.stringify(before[key]) !== JSON.stringify(now[key]),
   );
   if (changed.length === 0) return;
-  const differences = changed.map((key) => `${key} was ${show(then[key])} and is ${show(now[key])}`);
+  const differences = changed.map((key) => `${key} was ${show(before[key])} and is ${show(now[key])}`);
   throw refusal(output, differences.join("; "));
 }
 
@@ -143,17 +143,17 @@ function show(value: unknown): string {
 export function refusal(output: string, why: string): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
-    `${output} was begun by another run: ${why}. Give another --output, or start again with --restart.`,
+    `${output} was started by a different run: ${why}. Choose another --output, or start again with --restart.`,
   );
 }
 
-/** How far two answers of the same model may be apart, relative to their size: engines round in different ways. */
+/** The largest relative distance between two outputs of the same model: engines round differently. */
 const PROBE_TOLERANCE = 1e-2;
 
-/** @throws VitMsnError INVALID_ARGUMENT where the model isn't the one that the output was begun with. */
-export function check_probe(output: string, then: readonly number[], now: readonly number[]): void {
-  const norm = Math.hypot(...then) || 1;
-  const distance = Math.hypot(...then.map((value, i) => value - (now[i] ?? Number.NaN)));
-  if (then.length === now.length && distance <= PROBE_TOLERANCE * norm) return;
-  throw refusal(output, "the model's weights are others, though its name is the same");
+/** @throws VitMsnError INVALID_ARGUMENT if the output was started with another model. */
+export function check_probe(output: string, before: readonly number[], now: readonly number[]): void {
+  const norm = Math.hypot(...before) || 1;
+  const distance = Math.hypot(...before.map((value, i) => value - (now[i] ?? Number.NaN)));
+  if (before.length === now.length && distance <= PROBE_TOLERANCE * norm) return;
+  throw refusal(output, "the model has the same name but different weights");
 }

@@ -1,7 +1,7 @@
 import { decode_name } from "../../files/index.ts";
 import { VitMsnError } from "../../index.ts";
 
-/** The longest line: more than a path may have, and room for an image in a data: URL. */
+/** The longest line: longer than any path, with room for an image in a data: URL. */
 const MAX_LINE_BYTES = 8192;
 const MAX_DATA_URL_BYTES = 32 * 1024 * 1024;
 
@@ -11,15 +11,15 @@ export interface Line {
   text: string;
   /** Counted from 1. */
   number: number;
-  /** For a line that is too long, and then cut. */
+  /** For a line that is too long; `text` is then cut. */
   error?: VitMsnError;
 }
 
 type Encoding = "utf-8" | "utf-16le" | "utf-16be";
 
 /**
- * The lines of a list that aren't blank: text in UTF-8 or UTF-16, with or without a byte order mark, with the line ends of any
- * system; or names that end in NUL, as `find -print0` writes them. Of a line that never ends only a part is held.
+ * The non-blank lines of a list: text in UTF-8 or UTF-16, with or without a byte order mark, with the line endings of any
+ * system; or names that end in NUL, as `find -print0` writes them. Of an endless line only a part is held in memory.
  */
 export async function* read_lines(input: AsyncIterable<Uint8Array>, list: string): AsyncGenerator<Line> {
   let separators: readonly number[] = [];
@@ -44,7 +44,7 @@ export async function* read_lines(input: AsyncIterable<Uint8Array>, list: string
   if (last !== undefined) yield last;
 }
 
-/** Nothing while neither kind was seen. */
+/** Empty until a separator of either kind has been found. */
 function find_separators(bytes: Uint8Array): readonly number[] {
   if (bytes.includes(NUL)) return [NUL];
   const ends = [LINE_FEED, CARRIAGE_RETURN];
@@ -56,7 +56,7 @@ function next_separator(bytes: Uint8Array, from: number, separators: readonly nu
   return Math.min(bytes.length, ...ends);
 }
 
-/** The line that is being read. */
+/** The line being read. */
 class LineBuffer {
   #parts: Uint8Array[] = [];
   #length = 0;
@@ -80,7 +80,7 @@ class LineBuffer {
     const limit = is_data_url ? MAX_DATA_URL_BYTES : MAX_LINE_BYTES;
     if (length > limit) {
       const text = `${decode_name(bytes.subarray(0, 40))}…`;
-      const message = `${list}, line ${number} (${text}) has ${length} bytes, more than the limit of ${limit}; give one path or URL a line.`;
+      const message = `${list}, line ${number} (${text}) has ${length} bytes, more than the limit of ${limit}; write one path or URL on each line.`;
       return {
         text,
         number,
@@ -92,19 +92,19 @@ class LineBuffer {
   }
 }
 
-/** What a list's first bytes say of it. */
+/** A list's encoding, by its first bytes. */
 function detect(bytes: Uint8Array): { encoding: Encoding; mark: number } {
   const [a, b, c, d] = bytes;
   if (a === 0xff && b === 0xfe) return { encoding: "utf-16le", mark: 2 };
   if (a === 0xfe && b === 0xff) return { encoding: "utf-16be", mark: 2 };
   if (a === 0xef && b === 0xbb && c === 0xbf) return { encoding: "utf-8", mark: 3 };
-  // Without a mark, Latin letters in UTF-16 have a zero byte each.
+  // Without a mark: in UTF-16 every Latin letter has a zero byte.
   if (bytes.length >= 4 && a !== 0 && b === 0 && c !== 0 && d === 0) return { encoding: "utf-16le", mark: 0 };
   if (bytes.length >= 4 && a === 0 && b !== 0 && c === 0 && d !== 0) return { encoding: "utf-16be", mark: 0 };
   return { encoding: "utf-8", mark: 0 };
 }
 
-/** A list's bytes in UTF-8, without its byte order mark. */
+/** A list's bytes as UTF-8, without the byte order mark. */
 async function* as_utf8(input: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let decoder: TextDecoder | undefined;
   let start: Uint8Array | undefined = new Uint8Array();

@@ -1,13 +1,13 @@
 import type { RawImage, VitMsnError } from "../../index.ts";
 
-/** A picture that waits to be read. */
-export interface Picture {
-  /** Its path or URL; a shard's member has the shard's before its own. */
+/** An image of the sources that hasn't been read yet. */
+export interface ListedImage {
+  /** Its path or URL; for a member of a shard, the shard's path followed by the member's. */
   readonly name: string;
   read(signal: AbortSignal): Promise<RawImage>;
 }
 
-/** In the place of a source that can't be read. */
-export function failing(name: string, error: VitMsnError): Picture {
+/** Stands for a source that can't be read: reading it rejects with `error`. */
+export function unreadable(name: string, error: VitMsnError): ListedImage {
   return { name, read: () => Promise.reject(error) };
 }

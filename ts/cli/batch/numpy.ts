@@ -4,13 +4,13 @@ import { ZipFile } from "yazl";
 import { type Digest, write_file } from "../../files/index.ts";
 import type { Row, RowFile } from "./rows.ts";
 
-/** Rows are handed on together in blocks of about this size. */
+/** Rows are written in blocks of about this size. */
 const BLOCK_BYTES = 1 << 20;
-/** Zip files have no time before 1980; a fixed one keeps the same rows the same bytes. */
+/** A fixed time, so that the same rows give the same bytes; zip files have none before 1980. */
 const NO_TIME = new Date(Date.UTC(1980, 0, 1, 12));
 /**
- * Characters of a name or label in a .npz: NumPy keeps all of an array as long as its longest, four bytes a character, so one of a
- * megabyte would make terabytes of a million rows. No path is longer.
+ * The longest name or label in a .npz, in characters. NumPy pads every text of an array to the length of the longest, at four
+ * bytes a character, so a single name of a megabyte would turn a million rows into terabytes. No path is longer.
  */
 export const MAX_TEXT = 4096;
 
@@ -20,8 +20,8 @@ export async function write_npy(path: string, file: RowFile): Promise<Digest> {
 }
 
 /**
- * A zip of arrays, as numpy.savez writes it: `images`, and `embeddings` or `labels` and `scores`. It may be larger than
- * 4 GB, and is opened without pickle.
+ * A zip of arrays as numpy.savez writes it: `images`, and `embeddings` or `labels` and `scores`. It may be larger than
+ * 4 GB and can be opened without pickle.
  */
 export async function write_npz(path: string, file: RowFile): Promise<Digest> {
   const longest = await longest_texts(file);
@@ -50,7 +50,7 @@ async function* zipped(
   const sources: Readable[] = [];
   for (const [name, bytes] of Object.entries(arrays))
     zip.addReadStreamLazy(`${name}.npy`, options, (give) => {
-      // yazl doesn't listen to its sources' errors.
+      // yazl doesn't handle its sources' errors.
       const source = Readable.from(bytes).on("error", fail);
       sources.push(source);
       give(null, source);
@@ -68,7 +68,7 @@ async function* values_npy({ rows, count, width }: RowFile): AsyncGenerator<Uint
   yield* in_blocks(rows(), ({ values }) => bytes_of(Float32Array.from(values)));
 }
 
-/** NumPy keeps texts of an array in UTF-32, all as long as the longest. */
+/** NumPy stores an array of texts in UTF-32, all padded to the longest. */
 async function* texts_npy(
   { rows }: RowFile,
   shape: number[],
@@ -103,7 +103,7 @@ async function* in_blocks(
   yield Buffer.concat(block);
 }
 
-/** NumPy has no texts of length 0. */
+/** At least 1: NumPy has no text type of length 0. */
 async function longest_texts({ rows }: RowFile): Promise<{ image: number; label: number }> {
   const longest = { image: 1, label: 1 };
   for await (const { image, labels = [] } of rows()) {
@@ -117,7 +117,7 @@ function code_points(text: string): number[] {
   return Array.from(text, (character) => character.codePointAt(0) as number);
 }
 
-/** In the byte order of the machine, which is what npyjs writes into the header. */
+/** In the machine's byte order, which npyjs writes into the header. */
 function bytes_of(numbers: Float32Array | Uint32Array): Uint8Array {
   return new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
 }

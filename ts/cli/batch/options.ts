@@ -4,7 +4,7 @@ import type { JobOptions, OutputOptions } from "./job.ts";
 import type { Identity } from "./journal.ts";
 import { parse_shard, type Shard, WHOLE } from "./shard.ts";
 
-/** What commander parsed of the options below. */
+/** The values of the options below, as commander parses them. */
 export interface BatchFlags {
   list?: string[];
   batchSize: number;
@@ -19,77 +19,97 @@ export interface BatchFlags {
   header?: string[];
 }
 
-export function whole_number(text: string): number {
+export function positive_integer(text: string): number {
   const value = Number(text);
   if (!Number.isSafeInteger(value) || value < 1)
-    throw new InvalidArgumentError("expected a whole number from 1 on.");
+    throw new InvalidArgumentError("expected a positive integer.");
   return value;
 }
 
-function count(text: string): number {
-  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError("expected a whole number from 0 on.");
+function integer(text: string): number {
+  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError("expected an integer from 0 to 999999.");
   return Number(text);
 }
 
 export function seconds(text: string): number {
   const value = Number(text);
-  if (!(value >= 0 && value <= 86_400)) throw new InvalidArgumentError("expected seconds, from 0 to 86400.");
+  if (!(value >= 0 && value <= 86_400)) throw new InvalidArgumentError("expected seconds from 0 to 86400.");
   return value;
 }
 
-/** By hand rather than by commander, whose message would repeat the value, which may be a secret. */
+/** Not parsed by commander, whose message would repeat the value, which may be a secret. */
 function parse_headers(texts: readonly string[], command: Command): Record<string, string> {
   const headers = texts.map((text) => {
     const [, name, value] = /^([\w!#$%&'*+.^`|~-]+):\s*([\t -~\u0080-\u00ff]*)$/.exec(text.trim()) ?? [];
     if (name !== undefined && value !== undefined) return [name, value];
-    return command.error('error: a --header must be "Name: value" in one line');
+    return command.error('error: --header must be "Name: value" on one line');
   });
   return Object.fromEntries(headers);
 }
 
-/** The arguments and options of a command that goes through many pictures. */
+/** Adds the arguments and options of a command that processes many images. */
 export function with_batch_options(command: Command): Command {
+  return with_output_options(with_input_options(command));
+}
+
+function with_input_options(command: Command): Command {
   return command
     .argument(
       "[images...]",
-      'picture files, folders, globs, .tar or .tar.gz shards, http(s) URLs of either; "-" is one picture on standard input',
+      "image files, folders, globs, tar shards (.tar, .tar.gz, .tgz), or http(s) URLs of images and shards; " +
+        '"-" reads one image from standard input',
     )
+    .optionsGroup("Input:")
     .option(
       "-l, --list <file>",
-      'file with a path or URL a line, "-" for standard input; may be given again',
-      (file: string, files: string[] = []) => [...files, file],
+      'read paths and URLs from a file, one a line; "-" reads standard input; repeatable',
+      collect,
     )
-    .option("-b, --batch-size <n>", "pictures computed together", whole_number, 1)
-    .option("--shard <i/n>", "compute part i of n equal ones, i from 0 to n - 1", parse_shard)
-    .option(
-      "-o, --output <file>",
-      "write a file, which the same command goes on with after an end of any kind",
-    )
+    .option("-b, --batch-size <n>", "compute up to n images together", positive_integer, 1)
+    .option("--shard <i/n>", "process only part i of n equal parts, with i from 0 to n - 1", parse_shard)
     .addOption(
-      new Option("-f, --format <name>", "the output's format; default: by its name").choices(FORMAT_NAMES),
-    )
-    .option("--restart", "begin the output anew, whatever is there of it")
-    .option("--save-every <s>", "seconds of work that a kill may cost", seconds, 2)
-    .addOption(
-      new Option("--on-error <what>", "what a picture that can't be read does to the run")
+      new Option("--on-error <action>", "skip an image that can't be read, or stop there")
         .choices(["skip", "stop"])
         .default("skip"),
     )
-    .option("--retries <n>", "tries after the first one of a URL that fails", count, 4)
+    .option("--retries <n>", "retry a URL that fails up to n times", integer, 4)
     .option(
-      "--timeout <s>",
-      "seconds for a picture's URL to be read, or a shard's to send something",
+      "--timeout <seconds>",
+      "give up on an image's URL after this time, on a shard's when it sends nothing for this long",
       seconds,
       60,
     )
     .option(
       "--header <name: value>",
-      "HTTP header to send to every host of an image's or shard's URL; may be given again",
-      (text: string, texts: string[] = []) => [...texts, text],
+      "send an HTTP header with every request for an image or shard; repeatable",
+      collect,
     );
 }
 
-/** @throws CommanderError where the command line asks for nothing or for what doesn't go together. */
+function with_output_options(command: Command): Command {
+  return command
+    .optionsGroup("Output:")
+    .option("-o, --output <file>", "write results to a file; if interrupted, the same command resumes")
+    .addOption(
+      new Option("-f, --format <name>", "format of --output; default: by its file extension").choices(
+        FORMAT_NAMES,
+      ),
+    )
+    .option("--restart", "discard an existing output and start again")
+    .option(
+      "--save-every <seconds>",
+      "save the output this often, so that a killed run loses no more work than that",
+      seconds,
+      2,
+    );
+}
+
+/** For an option that may be repeated. */
+export function collect(value: string, values: string[] = []): string[] {
+  return [...values, value];
+}
+
+/** @throws CommanderError if there are no images, or options contradict each other. */
 export function job_options(
   images: readonly string[],
   flags: BatchFlags,
@@ -99,9 +119,9 @@ export function job_options(
 ): JobOptions {
   const { list: lists = [] } = flags;
   if (images.length === 0 && lists.length === 0)
-    command.error("error: no images: give files, folders, globs, shards or URLs, or a --list of them");
+    command.error("error: no images given: pass files, folders, globs, shards or URLs, or a --list of them");
   if ([...images, ...lists].filter((source) => source === "-").length > 1)
-    command.error('error: standard input can be read only once: give one "-"');
+    command.error('error: standard input can be read only once: pass a single "-"');
   return {
     sources: {
       paths: images,
@@ -120,7 +140,7 @@ export function job_options(
   };
 }
 
-/** What --output and its fellows ask for; undefined where results go to standard output. */
+/** The settings of --output; undefined if results go to standard output. */
 export function output_options(
   flags: BatchFlags,
   identity: Identity,
@@ -128,15 +148,15 @@ export function output_options(
 ): OutputOptions | undefined {
   const { output, restart = false, saveEvery } = flags;
   if (output === undefined) {
-    if (flags.format ?? flags.restart) command.error("error: --format and --restart need an --output");
+    if (flags.format ?? flags.restart) command.error("error: --format and --restart require --output");
     return undefined;
   }
   const format = flags.format ?? format_by_name(output);
   if (format === undefined)
     return command.error(
-      `error: the name ${output} tells no format; give --format ${FORMAT_NAMES.join("|")}`,
+      `error: can't tell a format from the name ${output}; add --format ${FORMAT_NAMES.join("|")}`,
     );
   if (format === "npy" && identity.command === "classify")
-    command.error("error: a .npy file has no place for labels; use .npz, .parquet or .jsonl");
+    command.error("error: .npy files can't hold labels; use .npz, .parquet or .jsonl");
   return { output, format, restart, save_every: saveEvery, identity };
 }

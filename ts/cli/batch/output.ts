@@ -32,24 +32,24 @@ import {
   read_journal,
   read_journal_text,
 } from "./journal.ts";
-import { damaged, decode_row, type Format, type KeptRow, type Row, split_lines } from "./rows.ts";
+import { damaged, decode_row, type Format, type Row, type StoredRow, split_lines } from "./rows.ts";
 
-/** Rows that an earlier run made come fast, and saves may be far apart. */
+/** The most bytes added between saves: stored rows of an earlier run come fast, and saves may be far apart. */
 const MAX_PENDING_BYTES = 16 * 1024 * 1024;
-/** Most links that lead from one to the next. */
+/** The longest chain of symbolic links. */
 const MAX_LINKS = 40;
 
-/** The files of one run: all are named after its output. */
+/** The files of one run, all named after its output. */
 function paths_of(output: string) {
   return {
     lock: `${output}.lock`,
     /** The rows so far. */
     part: `${output}.part`,
-    /** Where pictures failed: the rows of a finished file that isn't made of them alone, for the run that tries these again. */
-    kept: `${output}.rows`,
+    /** If images failed: the rows of a complete output in a format that can't be appended to, for the run that retries them. */
+    rows: `${output}.rows`,
     journal: `${output}.journal.json`,
     failures: `${output}.errors.jsonl`,
-    /** The same of a run that tries them again. */
+    /** The failures of a run that retries. */
     new_failures: `${output}.errors.jsonl.part`,
     names: `${output}.images.jsonl`,
   };
@@ -64,7 +64,7 @@ export function lock_path(output: string): string {
   return paths_of(output).lock;
 }
 
-/** What an output is that may be a link: one file, by whatever name, has one lock and one journal. */
+/** The file that an output path leads to by symbolic links: a file has one lock and one journal, whatever its name. */
 export async function output_file(output: string): Promise<string> {
   let path = output;
   for (let links = 0; links < MAX_LINKS; links++) {
@@ -73,18 +73,21 @@ export async function output_file(output: string): Promise<string> {
       throw file_error(error, path);
     });
     if (info?.isDirectory())
-      throw new VitMsnError("INVALID_ARGUMENT", `${output} is a folder; give --output the name of a file.`);
+      throw new VitMsnError("INVALID_ARGUMENT", `${output} is a folder; --output must name a file.`);
     if (!info?.isSymbolicLink()) return path;
     path = resolve(dirname(path), await readlink(path));
   }
-  throw new VitMsnError("IO", `${output} is a link that leads in a circle.`);
+  throw new VitMsnError(
+    "IO",
+    `${output} is a symbolic link that never leads to a file; choose another --output.`,
+  );
 }
 
 /**
- * An output that is written piece by piece and can be resumed after any end: rows and failures are appended, and
- * the journal says how many bytes of them count. It is replaced only once these are on the disk, so whatever
- * follows them is the work of a run that was ended, and is cut off. Nothing is said to be complete before it was read again and
- * found to be what was written.
+ * An output that is written piece by piece and can be resumed after any interruption. Rows and failures are appended, and the
+ * journal records how many bytes of them are valid. The journal is replaced only once these bytes are on the disk, so bytes
+ * beyond them come from an interrupted run and are cut off. An output counts as complete only after it has been read back and
+ * compared with what was written.
  */
 export class Output {
   readonly #output: string;
@@ -92,10 +95,10 @@ export class Output {
   readonly #format: Format;
   readonly #lock: Lock;
   #journal: Journal;
-  /** What is in the journal's file. */
+  /** The text of the journal's file. */
   #written: string | undefined;
-  #rows: Appended | undefined;
-  #failures: Appended | undefined;
+  #rows: GrowingFile | undefined;
+  #failures: GrowingFile | undefined;
   #pending: Uint8Array[] = [];
   #pending_bytes = 0;
   #pending_failures: Uint8Array[] = [];
@@ -114,7 +117,7 @@ export class Output {
     this.#written = found.text;
   }
 
-  /** The output that an earlier run left; undefined where there was none, or its output is to be started again. */
+  /** The output that an earlier run left; undefined if there is none, or it is to be started again. */
   static async find(
     output: string,
     format: Format,
@@ -124,11 +127,11 @@ export class Output {
     const paths = paths_of(output);
     await remove_temporary(output, [output, paths.journal, paths.names]);
     if (restart) {
-      // The journal first: without it, the rest is no run's.
+      // The journal first: without it, the other files belong to no run.
       await rm(paths.journal, { force: true });
       await sync_folder(dirname(output));
-      const { part, kept, failures, new_failures, names } = paths;
-      for (const path of [output, part, kept, failures, new_failures, names]) await rm(path, { force: true });
+      const { part, rows, failures, new_failures, names } = paths;
+      for (const path of [output, part, rows, failures, new_failures, names]) await rm(path, { force: true });
       return undefined;
     }
     const found = await read_journal(paths.journal);
@@ -136,37 +139,37 @@ export class Output {
     if (!(await exists(output))) return undefined;
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `${output} is already there, and not by a run that could go on. Give another --output, or overwrite it with --restart.`,
+      `${output} already exists, and it isn't the output of a run that can be resumed. Choose another --output, or overwrite it with --restart.`,
     );
   }
 
-  /** Begins one. The journal is there before any row is. */
+  /** Starts a new output. The journal exists before any row does. */
   static async begin(
     output: string,
     format: Format,
     lock: Lock,
     facts: Pick<Journal, "identity" | "shape" | "probe">,
   ): Promise<Output> {
-    const journal: Journal = { version: 2, ...facts, ...NOTHING };
-    const begun = new Output(output, format, lock, { journal, text: undefined });
-    await begun.#record({});
-    return begun;
+    const journal: Journal = { version: 2, ...facts, ...INITIAL };
+    const started = new Output(output, format, lock, { journal, text: undefined });
+    await started.#record({});
+    return started;
   }
 
   get journal(): Readonly<Journal> {
     return this.#journal;
   }
 
-  /** Opens the files of a run under way for appending, cut to what the journal vouches for. */
+  /** Opens the files of a running output for appending, cut to the length in the journal. */
   async open(): Promise<void> {
     const { row_bytes, rows_sha256, failure_bytes, failures_sha256, retry } = this.#journal;
     const failures = retry === undefined ? this.#paths.failures : this.#paths.new_failures;
-    this.#rows = await Appended.open(this.#paths.part, { bytes: row_bytes, sha256: rows_sha256 });
-    this.#failures = await Appended.open(failures, { bytes: failure_bytes, sha256: failures_sha256 });
+    this.#rows = await GrowingFile.open(this.#paths.part, { bytes: row_bytes, sha256: rows_sha256 });
+    this.#failures = await GrowingFile.open(failures, { bytes: failure_bytes, sha256: failures_sha256 });
     await sync_folder(dirname(this.#output));
   }
 
-  /** @throws VitMsnError UNSUPPORTED where the format can't keep a label. */
+  /** @throws VitMsnError UNSUPPORTED if a label is too long for the format. */
   add(row: Row): void {
     const { max_text = Number.POSITIVE_INFINITY } = this.#format;
     const label = row.labels?.find(({ length }) => length > max_text);
@@ -175,8 +178,8 @@ export class Output {
     this.#count({ rows: 1 }, { failures_done: 1 });
   }
 
-  /** Adds a row that an earlier run made. */
-  add_kept({ bytes }: KeptRow): void {
+  /** Adds a row stored by an earlier run. */
+  add_stored({ bytes }: StoredRow): void {
     this.#push(bytes);
     this.#count({ rows: 1 }, { rows_done: 1 });
   }
@@ -191,7 +194,7 @@ export class Output {
     this.#pending_bytes += bytes.byteLength;
   }
 
-  /** Whether what was added since the last commit takes much memory. */
+  /** Whether the rows added since the last commit take much memory. */
   get is_full(): boolean {
     return this.#pending_bytes >= MAX_PENDING_BYTES;
   }
@@ -209,7 +212,7 @@ export class Output {
     this.#journal = { ...journal, rows: journal.rows + rows, failures: journal.failures + failures, retry };
   }
 
-  /** Puts everything added so far on the disk: the next run goes on behind it. */
+  /** Stores everything added so far on the disk, so that the next run resumes after it. */
   async commit(reached: Reached): Promise<void> {
     await this.#lock.check();
     await this.#rows?.append(this.#pending);
@@ -225,18 +228,18 @@ export class Output {
     });
   }
 
-  /** Makes the finished file of the rows. */
+  /** Writes the output file from the rows. */
   async finish(): Promise<void> {
     if (this.#journal.state === "running") await this.#record({ state: "finishing" });
     await this.close();
     if (this.#journal.state === "finishing") {
-      await this.#put_in_place();
+      await this.#write_output();
       await this.#record({ state: "complete", retry: undefined });
     }
     await this.#tidy();
   }
 
-  /** Lets go of the files; what wasn't committed is forgotten. */
+  /** Closes the files; what wasn't committed is dropped. */
   async close(): Promise<void> {
     await this.#rows?.close();
     await this.#failures?.close();
@@ -244,78 +247,74 @@ export class Output {
     this.#failures = undefined;
   }
 
-  // Trying again what failed.
-
-  /** Whether something failed, and what didn't is still there. */
+  /** Whether something failed and the rows of everything else are still stored. */
   async can_retry(): Promise<boolean> {
     if (this.#journal.failures === 0) return false;
     const { row_bytes, rows_sha256, failure_bytes, failures_sha256 } = this.#journal;
     return (
-      (await is_whole(this.#earlier_rows, { bytes: row_bytes, sha256: rows_sha256 })) &&
-      (await is_whole(this.#paths.failures, { bytes: failure_bytes, sha256: failures_sha256 }))
+      (await is_unchanged(this.#earlier_rows, { bytes: row_bytes, sha256: rows_sha256 })) &&
+      (await is_unchanged(this.#paths.failures, { bytes: failure_bytes, sha256: failures_sha256 }))
     );
   }
 
-  /** Begins a run that writes everything again, with the rows that are there already. The finished file stays until then. */
+  /** Starts a run that writes everything again, reusing the stored rows. The output file stays until the new one is written. */
   async begin_retry(): Promise<void> {
     const { position, names_sha256, rows, failures } = this.#journal;
     const retry = { position, names_sha256, rows, failures, rows_done: 0, failures_done: 0 };
-    await this.#record({ ...NOTHING, retry });
+    await this.#record({ ...INITIAL, retry });
   }
 
-  /** The rows of the earlier run that aren't done with. */
-  earlier_rows(): AsyncGenerator<KeptRow> {
-    return behind(this.#rows_of(this.#earlier_rows), this.#journal.retry?.rows_done ?? 0);
+  /** The rows of the earlier run that haven't been processed. */
+  earlier_rows(): AsyncGenerator<StoredRow> {
+    return skip_first(this.#rows_of(this.#earlier_rows), this.#journal.retry?.rows_done ?? 0);
   }
 
-  /** The names of the pictures that failed in the earlier run and aren't done with. */
+  /** The names of the images that failed in the earlier run and haven't been processed. */
   earlier_failures(): AsyncGenerator<string> {
-    return behind(failed_images(this.#paths.failures), this.#journal.retry?.failures_done ?? 0);
+    return skip_first(failed_images(this.#paths.failures), this.#journal.retry?.failures_done ?? 0);
   }
 
   get #earlier_rows(): string {
-    return this.#format.write === undefined ? this.#output : this.#paths.kept;
+    return this.#format.write === undefined ? this.#output : this.#paths.rows;
   }
 
-  // Finishing.
-
-  async #put_in_place(): Promise<void> {
+  async #write_output(): Promise<void> {
     const { part, failures, new_failures } = this.#paths;
     const { retry, rows, row_bytes: bytes, rows_sha256: sha256 } = this.#journal;
-    // Where every picture failed again, the rows are those that are there.
-    if (retry === undefined || rows > retry.rows) await this.#put_rows({ bytes, sha256 });
+    // If every image failed again, the stored rows are complete.
+    if (retry === undefined || rows > retry.rows) await this.#write_rows({ bytes, sha256 });
     else await rm(part, { force: true });
     if (retry !== undefined && (await exists(new_failures))) await rename_durably(new_failures, failures);
   }
 
-  async #put_rows(digest: Digest): Promise<void> {
+  async #write_rows(digest: Digest): Promise<void> {
     const { part, names } = this.#paths;
     const { write, has_no_names } = this.#format;
     if (write === undefined) {
-      // A run that ended between renaming and saying so has nothing left to rename.
+      // A run that was interrupted between renaming and recording it has nothing left to rename.
       const is_named = !(await exists(part));
-      await check_whole(is_named ? this.#output : part, digest);
+      await check_unchanged(is_named ? this.#output : part, digest);
       if (!is_named) await rename_durably(part, this.#output);
       return;
     }
-    await check_whole(part, digest);
+    await check_unchanged(part, digest);
     const rows = () => this.#decoded(part);
     const { shape, rows: count } = this.#journal;
-    await put(this.#output, (path) => write(path, { ...shape, rows, count }));
-    if (has_no_names) await put(names, (path) => write_file(path, name_lines(rows())));
+    await write_verified(this.#output, (path) => write(path, { ...shape, rows, count }));
+    if (has_no_names) await write_verified(names, (path) => write_file(path, name_lines(rows())));
   }
 
-  /** Removes what is of no use once the output is complete. */
+  /** Removes the files that aren't needed once the output is complete. */
   async #tidy(): Promise<void> {
-    const { part, kept, failures, new_failures } = this.#paths;
+    const { part, rows, failures, new_failures } = this.#paths;
     const has_failures = this.#journal.failures > 0;
     if (has_failures && this.#format.write !== undefined && (await exists(part)))
-      await rename_durably(part, kept);
-    const left = has_failures ? [part, new_failures] : [part, kept, failures, new_failures];
-    for (const path of left) await rm(path, { force: true });
+      await rename_durably(part, rows);
+    const unneeded = has_failures ? [part, new_failures] : [part, rows, failures, new_failures];
+    for (const path of unneeded) await rm(path, { force: true });
   }
 
-  /** All rows. @throws VitMsnError IO where they aren't as many as the journal says. */
+  /** All rows. @throws VitMsnError IO if their number differs from the journal's. */
   async *#decoded(path: string): AsyncGenerator<Row> {
     let count = 0;
     for await (const { bytes } of this.#rows_of(path)) {
@@ -325,7 +324,7 @@ export class Output {
     if (count !== this.#journal.rows) throw damaged(path);
   }
 
-  async *#rows_of(path: string): AsyncGenerator<KeptRow> {
+  async *#rows_of(path: string): AsyncGenerator<StoredRow> {
     const file = await open(path, "r");
     try {
       yield* this.#format.split(file, path);
@@ -337,7 +336,10 @@ export class Output {
   async #record(change: Partial<Journal>): Promise<void> {
     await this.#lock.check();
     if ((await read_journal_text(this.#paths.journal)) !== this.#written)
-      throw new VitMsnError("IO", `${this.#paths.journal} was changed by another process during the run.`);
+      throw new VitMsnError(
+        "IO",
+        `${this.#paths.journal} was changed by another process during the run. Start again with --restart.`,
+      );
     const journal = { ...this.#journal, ...change };
     const text = journal_text(journal);
     await write_durably(this.#paths.journal, text);
@@ -348,8 +350,8 @@ export class Output {
 
 const EMPTY_SHA256 = createHash("sha256").digest("hex");
 
-/** Where every run begins. */
-const NOTHING: Progress = {
+/** The progress of a run that hasn't computed anything. */
+const INITIAL: Progress = {
   state: "running",
   position: 0,
   names_sha256: EMPTY_SHA256,
@@ -361,8 +363,8 @@ const NOTHING: Progress = {
   failures_sha256: EMPTY_SHA256,
 };
 
-/** A file that grows, and what all its bytes are known by. */
-class Appended {
+/** A file that grows, and the digest of its bytes. */
+class GrowingFile {
   readonly #file: FileHandle;
   readonly #hash: Hash;
   #bytes: number;
@@ -373,8 +375,8 @@ class Appended {
     this.#bytes = bytes;
   }
 
-  /** Cuts off what follows the known beginning. @throws VitMsnError IO where that isn't there. */
-  static async open(path: string, { bytes, sha256 }: Digest): Promise<Appended> {
+  /** Cuts off what follows the bytes in the journal. @throws VitMsnError IO if these aren't there. */
+  static async open(path: string, { bytes, sha256 }: Digest): Promise<GrowingFile> {
     let file: FileHandle;
     try {
       file = await open(path, constants.O_RDWR | constants.O_CREAT, 0o666);
@@ -385,14 +387,14 @@ class Appended {
       if ((await file.stat()).size < bytes) {
         throw new VitMsnError(
           "IO",
-          `${path} is shorter than its journal says: it was changed or lost. Start again with --restart.`,
+          `${path} is shorter than its journal says: it was changed or truncated. Start again with --restart.`,
         );
       }
       const hash = createHash("sha256");
       await hash_file(path, bytes, hash);
       if (hash.copy().digest("hex") !== sha256) throw damaged(path);
       await file.truncate(bytes);
-      return new Appended(file, hash, bytes);
+      return new GrowingFile(file, hash, bytes);
     } catch (error) {
       await file.close();
       throw error;
@@ -403,7 +405,7 @@ class Appended {
     return { bytes: this.#bytes, sha256: this.#hash.copy().digest("hex") };
   }
 
-  /** They are on the disk when this is done; where it fails, nothing was appended. */
+  /** The pieces are on the disk once this resolves; if it fails, nothing was appended. */
   async append(pieces: readonly Uint8Array[]): Promise<void> {
     const bytes = Buffer.concat(pieces);
     if (bytes.length === 0) return;
@@ -418,17 +420,17 @@ class Appended {
   }
 }
 
-/** What a format can't keep of a row. */
+/** The error for a name or label that is too long for the output's format. */
 export function text_too_long(what: string, text: string, max_text: number): VitMsnError {
   return new VitMsnError(
     "UNSUPPORTED",
-    `The ${what} ${JSON.stringify(text.slice(0, 60))}... has ${text.length} characters, more than the ${max_text} that this format ` +
-      "keeps; use .jsonl or .parquet.",
+    `The ${what} ${JSON.stringify(text.slice(0, 60))}... has ${text.length} characters, more than this format's limit of ` +
+      `${max_text}; use .jsonl or .parquet.`,
   );
 }
 
-/** Writes a file under another name, reads it again, and gives it its name where it is what was written. */
-async function put(path: string, write: (temporary: string) => Promise<Digest>): Promise<void> {
+/** Writes a file under a temporary name, and renames it if it reads back as written. */
+async function write_verified(path: string, write: (temporary: string) => Promise<Digest>): Promise<void> {
   const temporary = temporary_path(path);
   try {
     const written = await write(temporary);
@@ -436,7 +438,7 @@ async function put(path: string, write: (temporary: string) => Promise<Digest>):
     if (bytes !== written.bytes || sha256 !== written.sha256)
       throw new VitMsnError(
         "IO",
-        `${path} can't be written: the disk gives back other bytes than were written. Check it, and run the same command again.`,
+        `${path} can't be written: reading it back gave different bytes. Check the disk, then run the same command again.`,
       );
     await rename_durably(temporary, path);
   } catch (error) {
@@ -445,22 +447,22 @@ async function put(path: string, write: (temporary: string) => Promise<Digest>):
   }
 }
 
-async function check_whole(path: string, wanted: Digest): Promise<void> {
-  if (!(await is_whole(path, wanted))) throw damaged(path);
+async function check_unchanged(path: string, expected: Digest): Promise<void> {
+  if (!(await is_unchanged(path, expected))) throw damaged(path);
 }
 
-async function is_whole(path: string, wanted: Digest): Promise<boolean> {
+async function is_unchanged(path: string, expected: Digest): Promise<boolean> {
   try {
     const info = await stat(path);
-    if (!info.isFile() || info.size !== wanted.bytes) return false;
-    return (await digest_of(path)).sha256 === wanted.sha256;
+    if (!info.isFile() || info.size !== expected.bytes) return false;
+    return (await digest_of(path)).sha256 === expected.sha256;
   } catch (error) {
     if (is_code(error, "ENOENT")) return false;
     throw file_error(error, path);
   }
 }
 
-/** What killed runs left under names of their own. */
+/** Removes temporary files that killed runs left. */
 async function remove_temporary(output: string, files: readonly string[]): Promise<void> {
   const folder = dirname(output);
   const names = files.map((path) => basename(path));
@@ -478,7 +480,7 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-async function* behind<T>(items: AsyncIterable<T>, count: number): AsyncGenerator<T> {
+async function* skip_first<T>(items: AsyncIterable<T>, count: number): AsyncGenerator<T> {
   let position = 0;
   for await (const item of items) if (position++ >= count) yield item;
 }
@@ -492,7 +494,7 @@ async function* failed_images(path: string): AsyncGenerator<string> {
   }
 }
 
-/** One JSON string a line: a file's name may have a line feed in it. */
+/** One JSON string a line: a file's name may contain a line feed. */
 async function* name_lines(rows: AsyncIterable<Row>): AsyncGenerator<Uint8Array> {
   for await (const { image } of rows) yield Buffer.from(`${JSON.stringify(image)}\n`);
 }

@@ -3,13 +3,13 @@ import { ByteWriter, ParquetWriter } from "hyparquet-writer";
 import { type Digest, write_file } from "../../files/index.ts";
 import type { Row, RowFile } from "./rows.ts";
 
-/** A row group's rows are in memory at a time. */
+/** Limits of a row group, whose rows are all in memory at once. */
 const VALUES_IN_GROUP = 1 << 20;
 const MAX_ROWS_IN_GROUP = 10_000;
 
 /**
  * Columns: `image`, and `embedding` (list of float), or `labels` (list of string) and `scores` (list of float).
- * Rows groups are as large whenever the rows were computed, so the same rows are the same bytes.
+ * The size of row groups doesn't depend on when rows were computed, so the same rows give the same bytes.
  */
 export async function write_parquet(path: string, file: RowFile): Promise<Digest> {
   return write_file(path, parquet(file));
@@ -24,7 +24,7 @@ async function* parquet({ rows, width, has_labels }: RowFile): AsyncGenerator<Ui
   );
   const encode = (group: Row[]) => {
     writer.write({ columnData: columns(group, has_labels), rowGroupSize: group_size });
-    return taken(buffer);
+    return take_written(buffer);
   };
   let group: Row[] = [];
   for await (const row of rows()) {
@@ -35,11 +35,11 @@ async function* parquet({ rows, width, has_labels }: RowFile): AsyncGenerator<Ui
   }
   if (group.length > 0) yield encode(group);
   writer.finish();
-  yield taken(buffer);
+  yield take_written(buffer);
 }
 
-/** What was written since the last time; its offset goes on. */
-function taken(buffer: ByteWriter): Uint8Array {
+/** Takes the bytes written since the last call; the writer's offset continues. */
+function take_written(buffer: ByteWriter): Uint8Array {
   const bytes = buffer.getBytes().slice();
   buffer.index = 0;
   return bytes;
@@ -50,7 +50,7 @@ function columns(rows: readonly Row[], has_labels: boolean) {
   const values = {
     name: has_labels ? "scores" : "embedding",
     data: rows.map((row) => Array.from(row.values)),
-    // A dictionary of floats, or their compression, takes long and gains nothing.
+    // A dictionary or compression of floats takes long and gains nothing.
     encoding: "PLAIN" as const,
     codec: "UNCOMPRESSED" as const,
     statistics: false,
@@ -75,7 +75,7 @@ function schema(has_labels: boolean): SchemaElement[] {
   return [{ name: "root", num_children: has_labels ? 3 : 2 }, image, ...lists];
 }
 
-/** A list in Parquet's three levels, nothing of it null. */
+/** A list in Parquet's three levels, none of them nullable. */
 function list(name: string, element: Pick<SchemaElement, "type" | "converted_type">): SchemaElement[] {
   return [
     { name, repetition_type: "REQUIRED", num_children: 1, converted_type: "LIST" },

@@ -1,14 +1,14 @@
 export interface PrefetchOptions<R> {
-  /** Results that are under way or waiting at most. */
+  /** The largest number of results that are in progress or waiting. */
   limit: number;
-  /** How much memory a result holds; while waiting ones hold `max_weight`, no more work is begun. */
+  /** The memory that a result takes; no new work starts while waiting results take `max_weight`. */
   weight(result: R): number;
   max_weight: number;
 }
 
 /**
- * Runs `work` ahead of the consumer, several items at a time, and gives the results in the items' order.
- * An error of the items or the work comes in its item's place and ends it.
+ * Runs `work` ahead of the consumer, several items at a time, and yields the results in the order of the items.
+ * An error in the items or the work is thrown at its item's position and ends the iteration.
  */
 export async function* prefetch<T, R>(
   items: AsyncIterable<T>,
@@ -58,7 +58,7 @@ class Ahead<T, R> {
     }
   }
 
-  /** The oldest result; it takes its room until it is there. undefined after the last. */
+  /** The oldest result, which counts against the limits until it is available; undefined after the last. */
   async next(): Promise<{ result: R } | undefined> {
     while (this.#results.length === 0 && !this.#ended) {
       await new Promise<void>((resolve) => {
@@ -99,7 +99,7 @@ class Ahead<T, R> {
   }
 
   #push(result: Promise<R>): void {
-    // It is the reader who hears of an error, when its turn comes.
+    // The consumer gets the error at its item's position.
     result.catch(() => {});
     this.#results.push(result);
     this.#wake_reader();

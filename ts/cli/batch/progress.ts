@@ -1,13 +1,13 @@
 import type { SingleBar } from "cli-progress";
 import { make_bar } from "../progress_bars.ts";
-import { say } from "../terminal.ts";
+import { notify } from "../terminal.ts";
 
-/** Where standard error is no terminal, a line is written this often: what a job's log needs, and no more. */
+/** How often a line is logged where standard error is no terminal. */
 const LOG_EVERY_MS = 60_000;
-/** The rate and what is left come from the last so many pictures' time. */
+/** The rate and the time left are averaged over about this many seconds. */
 const SMOOTHING_SECONDS = 20;
 
-/** How far a run is, on standard error: a bar in a terminal, a line now and then in a log. */
+/** A run's progress on standard error: a bar in a terminal, occasional lines in a log. */
 export class RunProgress {
   readonly #bar: SingleBar | undefined;
   readonly #quiet: boolean;
@@ -26,7 +26,7 @@ export class RunProgress {
     this.#bar?.start(1, 0, this.#fields());
   }
 
-  /** Whether it is of use to know how many pictures there are. */
+  /** Whether the total number of images would be shown. */
   get wants_total(): boolean {
     return this.#bar !== undefined;
   }
@@ -36,19 +36,19 @@ export class RunProgress {
     this.#bar?.setTotal(Math.max(count, 1));
   }
 
-  /** @param message what to say of a picture that failed. */
+  /** @param failures a message for each image that failed. */
   add(done: number, failures: readonly string[]): void {
     this.#done += done + failures.length;
     this.#failed += failures.length;
-    for (const message of failures) this.say(message);
+    for (const message of failures) this.notify(message);
     this.#measure();
     this.#bar?.update(this.#total === undefined ? 0 : this.#done_before + this.#done, this.#fields());
     if (this.#bar === undefined && !this.#quiet && Date.now() - this.#logged >= LOG_EVERY_MS) this.#log();
   }
 
-  /** Writes a line above the bar. */
-  say(message: string): void {
-    say(message, this.#bar === undefined ? "" : "\r\x1b[K");
+  /** Prints a line above the bar. */
+  notify(message: string): void {
+    notify(message, this.#bar === undefined ? "" : "\r\x1b[K");
   }
 
   stop(): void {
@@ -58,7 +58,7 @@ export class RunProgress {
   #log(): void {
     this.#logged = Date.now();
     const { count, rate } = this.#fields();
-    this.say(`${count}, ${rate} pictures/s`);
+    this.notify(`${count}, ${rate} images/s`);
   }
 
   #measure(): void {

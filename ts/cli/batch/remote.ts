@@ -1,20 +1,20 @@
 import { type HeaderRecord, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { aborted, sleep } from "./errors.ts";
 
-/** How images and shards are downloaded. */
+/** Settings for downloading images and shards. */
 export interface Patience {
-  /** Headers of each request. */
+  /** Headers sent with each request. */
   headers?: HeaderRecord;
-  /** Tries after the first one. */
+  /** Attempts after the first. */
   retries: number;
-  /** How long one try may take, and a shard's stream be silent. */
+  /** The longest time for one attempt, and for a shard's stream to send nothing. */
   timeout_ms: number;
 }
 
 const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 60_000;
+const MAX_WAIT_MS = 60_000;
 
-/** Reads a picture from a URL through the package; what may mend by itself is tried again, each time after twice the wait. */
+/** Reads an image from a URL; transient errors are retried, each time after twice the delay. */
 export function read_remote(url: string, patience: Patience, signal: AbortSignal): Promise<RawImage> {
   return with_retries(patience, signal, () => read_once(url, patience, signal));
 }
@@ -38,37 +38,37 @@ export async function with_retries<T>(
   signal: AbortSignal,
   body: () => Promise<T>,
 ): Promise<T> {
-  for (let tried = 0; ; tried++) {
+  for (let attempt = 0; ; attempt++) {
     try {
       return await body();
     } catch (error) {
       if (signal.aborted) throw aborted(signal);
-      if (tried >= retries || !may_mend(error)) throw error;
-      await sleep(waiting_time(error, tried), signal);
+      if (attempt >= retries || !is_transient(error)) throw error;
+      await sleep(retry_delay(error, attempt), signal);
     }
   }
 }
 
-/** A server that can't be reached or is overloaded may be back soon; one that refuses will refuse again. */
-export function may_mend(error: unknown): error is VitMsnError {
+/** Whether another attempt may succeed: an unreachable or overloaded server may recover, a refusal is final. */
+export function is_transient(error: unknown): error is VitMsnError {
   if (!(error instanceof VitMsnError) || error.code !== "NETWORK") return false;
   const { status } = error.details;
   return typeof status !== "number" || status === 408 || status === 425 || status === 429 || status >= 500;
 }
 
-function waiting_time(error: VitMsnError, tried: number): number {
+function retry_delay(error: VitMsnError, attempt: number): number {
   const asked = Number(error.details.retry_after) * 1000;
-  const own = FIRST_WAIT_MS * 2 ** tried;
-  return Math.min(Number.isFinite(asked) ? Math.max(asked, own) : own, LONGEST_WAIT_MS);
+  const usual = FIRST_WAIT_MS * 2 ** attempt;
+  return Math.min(Number.isFinite(asked) ? Math.max(asked, usual) : usual, MAX_WAIT_MS);
 }
 
-/** Names of query parameters that hold secrets: signatures, tokens and keys of the usual stores and services. */
+/** Names of query parameters that hold secrets: signatures, tokens and keys of common stores and services. */
 const SECRET_PARAMETER =
   /sig|token|secret|passw|pwd|credential|auth|hmac|jwt|session|policy|^(?:x-)?key$|(?:api|access)[-_]?key/i;
 
 /**
- * A URL as rows, lists of failures and journals show it: without user and password, and its query, which may be what names the
- * image, without the values of secret parameters. A path is returned as it is.
+ * A URL as rows, lists of failures and journals show it: without user name and password, and without the values of secret query
+ * parameters; the rest of the query may be what identifies the image. A path is returned unchanged.
  */
 export function source_name(source: string): string {
   const shown = show_url(source);
@@ -83,14 +83,10 @@ export function source_name(source: string): string {
 }
 
 export function network_error(name: string, reason: string, cause: unknown): VitMsnError {
-  return new VitMsnError(
-    "NETWORK",
-    `${name} can't be fetched: ${reason}. Check the address and the network.`,
-    {
-      cause,
-      details: { file: name },
-    },
-  );
+  return new VitMsnError("NETWORK", `${name} can't be fetched: ${reason}. Check the URL and the network.`, {
+    cause,
+    details: { file: name },
+  });
 }
 
 export function status_error(name: string, { status, statusText, headers }: Response): VitMsnError {
@@ -100,7 +96,11 @@ export function status_error(name: string, { status, statusText, headers }: Resp
       : status === 401 || status === 403
         ? "ACCESS_DENIED"
         : "NETWORK";
-  return new VitMsnError(code, `${name} answered ${`${status} ${statusText}`.trim()}; check the address.`, {
-    details: { file: name, status, retry_after: headers.get("retry-after") ?? undefined },
-  });
+  return new VitMsnError(
+    code,
+    `${name} can't be fetched: the server answered ${`${status} ${statusText}`.trim()}. Check the URL.`,
+    {
+      details: { file: name, status, retry_after: headers.get("retry-after") ?? undefined },
+    },
+  );
 }

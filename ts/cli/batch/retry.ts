@@ -1,16 +1,16 @@
 import type { Reached, Retry } from "./journal.ts";
-import type { KeptRow } from "./rows.ts";
+import type { StoredRow } from "./rows.ts";
 import { type Selected, SourcesChanged } from "./selection.ts";
 
-/** What an earlier run made of the pictures, in their order. */
+/** An earlier run's results, in the order of the images. */
 interface Earlier {
-  earlier_rows(): AsyncGenerator<KeptRow>;
+  earlier_rows(): AsyncGenerator<StoredRow>;
   earlier_failures(): AsyncGenerator<string>;
 }
 
 /**
- * The pictures, with the rows of those that an earlier run computed: the others are tried again.
- * @throws SourcesChanged where a picture is one that the earlier run didn't have in this place.
+ * The images, with the stored rows of those that an earlier run computed; the others are retried.
+ * @throws SourcesChanged if the earlier run had another image at a position.
  */
 export async function* with_earlier(
   selected: AsyncIterable<Selected>,
@@ -19,14 +19,14 @@ export async function* with_earlier(
   const [rows, failures] = [earlier.earlier_rows(), earlier.earlier_failures()];
   try {
     let [row, failure] = [await rows.next(), await failures.next()];
-    for await (const picture of selected) {
-      if (!row.done && row.value.image === picture.name) {
-        yield { ...picture, kept: row.value.bytes };
+    for await (const image of selected) {
+      if (!row.done && row.value.image === image.name) {
+        yield { ...image, stored: row.value.bytes };
         row = await rows.next();
-      } else if (!failure.done && failure.value === picture.name) {
-        yield picture;
+      } else if (!failure.done && failure.value === image.name) {
+        yield image;
         failure = await failures.next();
-      } else throw new SourcesChanged(picture.reached.position);
+      } else throw new SourcesChanged(image.reached.position);
     }
   } finally {
     await rows.return(undefined);
@@ -34,7 +34,7 @@ export async function* with_earlier(
   }
 }
 
-/** @throws SourcesChanged where the sources end elsewhere than in the run whose failures are tried again. */
+/** @throws SourcesChanged if the sources end at another position than in the run whose failures are retried. */
 export function check_end(reached: Reached, retry: Retry | undefined): void {
   if (retry === undefined || reached.names_sha256 === retry.names_sha256) return;
   throw new SourcesChanged(retry.position, reached.position < retry.position ? reached.position : undefined);

@@ -5,43 +5,43 @@ import { VitMsnError } from "../../index.ts";
 const CHUNK_BYTES = 1 << 20;
 const LINE_FEED = 10;
 
-/** What is written of one picture: its embedding, or the scores of its likeliest classes with their labels. */
+/** The result for one image: its embedding, or the labels and scores of its likeliest classes. */
 export interface Row {
   image: string;
   values: ArrayLike<number>;
   labels?: readonly string[];
 }
 
-/** What all rows of an output have in common. */
+/** The shape that all rows of an output share. */
 export interface RowShape {
-  /** Values of each row. */
+  /** The number of values in each row. */
   width: number;
   has_labels: boolean;
 }
 
-/** The rows that are to be written, to be gone through as often as needed. */
+/** The rows to write; they can be iterated any number of times. */
 export interface RowFile extends RowShape {
   rows(): AsyncIterable<Row>;
   count: number;
 }
 
-/** A row as it was appended. */
-export interface KeptRow {
+/** A row as it is stored. */
+export interface StoredRow {
   image: string;
   bytes: Uint8Array;
 }
 
-/** How rows become a file. While a run goes on they are appended to a file of their own, one after the other. */
+/** How rows become a file. During a run they are appended to a separate file, one after the other. */
 export interface Format {
-  /** What is appended for a row. */
+  /** The bytes appended for a row. */
   encode(row: Row): Uint8Array;
-  /** The rows of what was appended. */
-  split(file: FileHandle, name: string): AsyncGenerator<KeptRow>;
-  /** Writes the finished file; undefined where what was appended already is that file. */
+  /** Splits appended bytes into rows. */
+  split(file: FileHandle, name: string): AsyncGenerator<StoredRow>;
+  /** Writes the output file; undefined if the appended bytes already are that file. */
   write?(path: string, rows: RowFile): Promise<Digest>;
-  /** The names of the rows' pictures go to a file of their own, for a format that has no place for them. */
+  /** Whether image names go to a separate file, since the format has no place for them. */
   has_no_names?: boolean;
-  /** The most characters of a picture's name or a label, for a format that keeps all as long as the longest. */
+  /** The longest name or label in characters, for a format that pads all of them to the longest. */
   max_text?: number;
 }
 
@@ -55,9 +55,9 @@ export function json_line({ image, values, labels }: Row): string {
   return `${JSON.stringify(row)}\n`;
 }
 
-/** The rows of a file of such lines, from its beginning. */
-export async function* split_lines(file: FileHandle, name: string): AsyncGenerator<KeptRow> {
-  const reader = new Reader(file, name);
+/** The rows of a file of such lines. */
+export async function* split_lines(file: FileHandle, name: string): AsyncGenerator<StoredRow> {
+  const reader = new FileReader(file, name);
   for (let bytes = await reader.line(); bytes !== undefined; bytes = await reader.line()) {
     const [, image] = /^\{"image":("(?:[^"\\]|\\.)*"),/.exec(bytes.toString()) ?? [];
     if (image === undefined) throw damaged(name);
@@ -68,8 +68,8 @@ export async function* split_lines(file: FileHandle, name: string): AsyncGenerat
 const HEAD_BYTES = 8;
 
 /**
- * A row as it waits to be written in a format that can't be appended to: the lengths of both parts as uint32, the image
- * and its labels as JSON, the values as float32. All little-endian.
+ * A row as stored for a format that can't be appended to: the lengths of both parts as uint32, the image's name and its
+ * labels as JSON, the values as float32. All little-endian.
  */
 export function encode_row({ image, values, labels }: Row): Uint8Array {
   const text = Buffer.from(JSON.stringify({ image, labels }));
@@ -82,9 +82,9 @@ export function encode_row({ image, values, labels }: Row): Uint8Array {
   return bytes;
 }
 
-/** The rows of a file that encode_row wrote, from its beginning. */
-export async function* split_rows(file: FileHandle, name: string): AsyncGenerator<KeptRow> {
-  const reader = new Reader(file, name);
+/** The rows of a file that encode_row wrote. */
+export async function* split_rows(file: FileHandle, name: string): AsyncGenerator<StoredRow> {
+  const reader = new FileReader(file, name);
   for (let head = await reader.take(HEAD_BYTES); head !== undefined; head = await reader.take(HEAD_BYTES)) {
     const body = await reader.take(head.readUInt32LE(0) + 4 * head.readUInt32LE(4));
     if (body === undefined) throw damaged(name);
@@ -97,7 +97,7 @@ function row_texts(bytes: Buffer): Pick<Row, "image" | "labels"> {
   return JSON.parse(bytes.toString("utf8", HEAD_BYTES, HEAD_BYTES + bytes.readUInt32LE(0)));
 }
 
-/** The row of what encode_row made. */
+/** The inverse of encode_row. */
 export function decode_row(row: Uint8Array): Row {
   const bytes = Buffer.from(row.buffer, row.byteOffset, row.byteLength);
   const first = HEAD_BYTES + bytes.readUInt32LE(0);
@@ -107,8 +107,8 @@ export function decode_row(row: Uint8Array): Row {
   return { ...row_texts(bytes), values };
 }
 
-/** Reads a file in large pieces and gives it in small ones. */
-class Reader {
+/** Reads a file in large chunks and returns small ones. */
+class FileReader {
   readonly #file: FileHandle;
   readonly #name: string;
   #buffer = Buffer.alloc(0);
@@ -125,7 +125,7 @@ class Reader {
     return this.#cut(count);
   }
 
-  /** The next bytes up to a line feed and with it; undefined at the end of the file. */
+  /** The next bytes up to and including a line feed; undefined at the end of the file. */
   async line(): Promise<Buffer | undefined> {
     for (let searched = 0; ; ) {
       const end = this.#buffer.indexOf(LINE_FEED, searched);
@@ -157,6 +157,6 @@ class Reader {
 export function damaged(name: string): VitMsnError {
   return new VitMsnError(
     "IO",
-    `${name} isn't what its journal says: it was changed or lost. Start again with --restart.`,
+    `${name} doesn't match its journal: it was changed or truncated. Start again with --restart.`,
   );
 }

@@ -1,65 +1,65 @@
 import { createHash } from "node:crypto";
 import type { Reached } from "./journal.ts";
-import type { Picture } from "./picture.ts";
+import type { ListedImage } from "./listed_image.ts";
 import type { Shard } from "./shard.ts";
 
-/** A picture of this shard's, and the point behind it. */
-export interface Selected extends Picture {
+/** An image of this shard, and the point after it. */
+export interface Selected extends ListedImage {
   reached: Reached;
-  /** The row that an earlier run made of it. */
-  kept?: Uint8Array;
+  /** Its row as stored by an earlier run. */
+  stored?: Uint8Array;
 }
 
 /**
- * One shard's pictures of a list, from where an earlier run stopped. All names are summed up on the way: where an
- * earlier run stopped, the sum tells whether the list is still the same.
+ * One shard's images, from where an earlier run stopped. All names are hashed on the way: at the point where the earlier run
+ * stopped, the hash shows whether the sources are still the same.
  */
 export class Selection {
-  readonly #pictures: AsyncIterable<Picture>;
+  readonly #images: AsyncIterable<ListedImage>;
   readonly #shard: Shard;
-  readonly #begun: Reached | undefined;
+  readonly #earlier: Reached | undefined;
   readonly #names = createHash("sha256");
   #position = 0;
 
-  constructor(pictures: AsyncIterable<Picture>, shard: Shard, begun?: Reached) {
-    this.#pictures = pictures;
+  constructor(images: AsyncIterable<ListedImage>, shard: Shard, earlier?: Reached) {
+    this.#images = images;
     this.#shard = shard;
-    this.#begun = begun;
+    this.#earlier = earlier;
   }
 
-  /** The point behind the picture that was given last, and at the end behind the last of all. */
+  /** The point after the last image yielded, and at the end the end of the sources. */
   get reached(): Reached {
     return { position: this.#position, names_sha256: this.#names.copy().digest("hex") };
   }
 
-  /** @throws SourcesChanged where the pictures that an earlier run passed are others now. */
-  async *pictures(): AsyncGenerator<Selected> {
+  /** @throws SourcesChanged if the images before the starting point aren't those of the earlier run. */
+  async *images(): AsyncGenerator<Selected> {
     const { index, count } = this.#shard;
-    const first = this.#begun?.position ?? 0;
-    for await (const picture of this.#pictures) {
+    const first = this.#earlier?.position ?? 0;
+    for await (const image of this.#images) {
       if (this.#position === first) this.#check();
       const is_selected = this.#position >= first && this.#position % count === index;
       this.#position++;
-      this.#names.update(picture.name).update("\n");
+      this.#names.update(image.name).update("\n");
       if (!is_selected) continue;
       const { reached } = this;
-      yield { ...picture, reached };
+      yield { ...image, reached };
     }
     if (this.#position <= first) this.#check();
   }
 
   #check(): void {
-    if (this.#begun === undefined) return;
+    if (this.#earlier === undefined) return;
     const { position, names_sha256 } = this.reached;
-    if (position < this.#begun.position) throw new SourcesChanged(this.#begun.position, position);
-    if (names_sha256 !== this.#begun.names_sha256) throw new SourcesChanged(this.#begun.position);
+    if (position < this.#earlier.position) throw new SourcesChanged(this.#earlier.position, position);
+    if (names_sha256 !== this.#earlier.names_sha256) throw new SourcesChanged(this.#earlier.position);
   }
 }
 
 export class SourcesChanged extends Error {
-  /** @param then how many pictures were passed, @param now how many there are, where they are fewer. */
-  constructor(then: number, now?: number) {
-    const pictures = `the first ${then} pictures of the sources`;
-    super(now === undefined ? `${pictures} are others now` : `of ${pictures} only ${now} are left`);
+  /** @param before the number of images processed by the earlier run. @param now how many there are, if they are fewer. */
+  constructor(before: number, now?: number) {
+    const images = `the first ${before} images of the sources`;
+    super(now === undefined ? `${images} have changed` : `of ${images} only ${now} are left`);
   }
 }

@@ -4,12 +4,12 @@ import { fileURLToPath } from "node:url";
 import { encode_name, SkippedFiles } from "../../files/index.ts";
 import { RawImage, VitMsnError } from "../../index.ts";
 import { unsupported_archive } from "./archives.ts";
-import { file_error, is_picture_error } from "./errors.ts";
+import { file_error, is_image_error } from "./errors.ts";
 import { read_lines } from "./list.ts";
-import { failing, type Picture } from "./picture.ts";
+import { type ListedImage, unreadable } from "./listed_image.ts";
 import { type Patience, read_remote, source_name } from "./remote.ts";
 import { from_stream, interruptible } from "./streams.ts";
-import { remote_tar_pictures, tar_pictures } from "./tar.ts";
+import { remote_tar_images, tar_images } from "./tar.ts";
 import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
 
 export interface Sources {
@@ -20,47 +20,47 @@ export interface Sources {
   patience: Patience;
 }
 
-/** What all that is read from sources has in common. */
+/** The settings that all reading from sources shares. */
 interface Reading {
   patience: Patience;
   signal: AbortSignal;
   /** Counts what is skipped. */
   skipped: SkippedFiles;
-  /** Whether the source is an argument, as against a line of a list. */
+  /** Whether the source is a command-line argument rather than a line of a list. */
   is_argument: boolean;
 }
 
 /**
- * The images of all sources, in the order in which they are given and in the same order each time. Nothing is held but
- * the folder being listed and the member being read. What can't be read is an image that fails.
+ * The images of all sources, in the given order and always in the same one. Only the folder being listed and the member being
+ * read are in memory. A source that can't be read is an image that fails.
  */
-export async function* pictures(
+export async function* list_images(
   { paths, lists, patience }: Sources,
   signal: AbortSignal,
   skipped = new SkippedFiles(),
-): AsyncGenerator<Picture> {
+): AsyncGenerator<ListedImage> {
   const reading = { patience, signal, skipped };
   for (const path of paths) yield* expand(path, { ...reading, is_argument: true });
   for (const list of lists) yield* listed(list, { ...reading, is_argument: false });
 }
 
-/** Whether the images can be gone through a second time, to count them, at little cost. */
+/** Whether the images can be listed a second time, to count them, at little cost. */
 export function can_be_counted({ paths, lists }: Sources): boolean {
   return ![...paths, ...lists].some((source) => source === "-" || (is_remote(source) && is_tar(source)));
 }
 
-async function* expand(source: string, reading: Reading): AsyncGenerator<Picture> {
+async function* expand(source: string, reading: Reading): AsyncGenerator<ListedImage> {
   if (source === "-" && reading.is_argument) yield from_stream("-", () => process.stdin, reading.signal);
   else if (is_remote(source)) yield* remote(source, reading);
   else yield* local(source, reading);
 }
 
-async function* remote(url: string, { patience, signal, skipped }: Reading): AsyncGenerator<Picture> {
+async function* remote(url: string, { patience, signal, skipped }: Reading): AsyncGenerator<ListedImage> {
   const name = source_name(url);
   const archive = unsupported_archive(path_of_url(name));
-  if (archive !== undefined) yield failing(name, archive);
+  if (archive !== undefined) yield unreadable(name, archive);
   else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, signal, skipped);
-  else if (is_tar(url)) yield* until_damaged(name, remote_tar_pictures(url, patience, signal, skipped));
+  else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, patience, signal, skipped));
   else yield { name, read: () => read_remote(url, patience, signal) };
 }
 
@@ -68,17 +68,17 @@ async function* shard_of_file_url(
   url: string,
   signal: AbortSignal,
   skipped: SkippedFiles,
-): AsyncGenerator<Picture> {
+): AsyncGenerator<ListedImage> {
   try {
     const path = fileURLToPath(url);
-    yield* until_damaged(url, tar_pictures(path, signal, skipped));
+    yield* until_damaged(url, tar_images(path, signal, skipped));
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
-    yield failing(url, file_error(error, url));
+    yield unreadable(url, file_error(error, url));
   }
 }
 
-async function* local(path: string, reading: Reading): AsyncGenerator<Picture> {
+async function* local(path: string, reading: Reading): AsyncGenerator<ListedImage> {
   const { signal, skipped, is_argument } = reading;
   const found = await stat(encode_name(path)).catch(() => undefined);
   if (found?.isDirectory()) yield* each(path, walk(path, skipped), reading);
@@ -93,7 +93,7 @@ async function* each(
   folder: string,
   paths: AsyncIterable<string>,
   reading: Reading,
-): AsyncGenerator<Picture> {
+): AsyncGenerator<ListedImage> {
   let is_empty = true;
   try {
     for await (const path of paths) {
@@ -103,44 +103,47 @@ async function* each(
   } catch (error) {
     throw error instanceof VitMsnError ? error : file_error(error, folder);
   }
-  if (is_empty) yield empty(folder, "images (by the extensions of their names) and no tar shards");
+  if (is_empty) yield empty(folder, "images (by file extension) or tar shards");
 }
 
-async function* file(path: string, { signal, skipped }: Reading): AsyncGenerator<Picture> {
+async function* file(path: string, { signal, skipped }: Reading): AsyncGenerator<ListedImage> {
   const name = source_name(path);
   const archive = unsupported_archive(name);
-  if (archive !== undefined) yield failing(name, archive);
+  if (archive !== undefined) yield unreadable(name, archive);
   else if (is_tar_name(path) && !has_scheme(path))
-    yield* until_damaged(path, tar_pictures(path, signal, skipped));
+    yield* until_damaged(path, tar_images(path, signal, skipped));
   else yield { name, read: () => RawImage.read(path, { signal }) };
 }
 
-/** A damaged shard fails as an image does, after those that could be read of it. A lost connection ends the run. */
-async function* until_damaged(name: string, shard: AsyncGenerator<Picture>): AsyncGenerator<Picture> {
+/** A damaged shard counts as an image that fails, after the images before the damage. A lost connection ends the run. */
+async function* until_damaged(name: string, shard: AsyncGenerator<ListedImage>): AsyncGenerator<ListedImage> {
   let is_empty = true;
   try {
-    for await (const picture of shard) {
+    for await (const image of shard) {
       is_empty = false;
-      yield picture;
+      yield image;
     }
     if (is_empty) yield empty(name, "images");
   } catch (error) {
-    if (!is_picture_error(error) || error.code === "NETWORK") throw error;
-    yield failing(name, error);
+    if (!is_image_error(error) || error.code === "NETWORK") throw error;
+    yield unreadable(name, error);
   }
 }
 
-/** Nothing where images were expected is more likely a slip than a wish. */
-function empty(name: string, what: string): Picture {
-  return failing(name, new VitMsnError("NOT_FOUND", `${name} has no ${what}.`, { details: { file: name } }));
+/** An empty source is more likely a mistake than intended. */
+function empty(name: string, what: string): ListedImage {
+  return unreadable(
+    name,
+    new VitMsnError("NOT_FOUND", `${name} contains no ${what}.`, { details: { file: name } }),
+  );
 }
 
-async function* listed(list: string, reading: Reading): AsyncGenerator<Picture> {
+async function* listed(list: string, reading: Reading): AsyncGenerator<ListedImage> {
   const { signal, skipped } = reading;
   const input = list === "-" ? process.stdin : createReadStream(list);
   for await (const { text, error } of read_lines(interruptible(input, list, signal), list)) {
     if (error !== undefined) {
-      yield failing(text, error);
+      yield unreadable(text, error);
       continue;
     }
     const source = await source_of(text);
@@ -150,8 +153,8 @@ async function* listed(list: string, reading: Reading): AsyncGenerator<Picture> 
 }
 
 /**
- * What a line of a list names: the line as it stands where that exists, else without the spaces around it and the quotes
- * around that. undefined for a comment.
+ * The source that a line of a list names: the line unchanged if that exists, else without surrounding spaces and quotes.
+ * undefined for a comment.
  */
 async function source_of(line: string): Promise<string | undefined> {
   const trimmed = line.trim();
@@ -172,12 +175,12 @@ function is_remote(source: string): boolean {
   return /^(https?|data|file):/i.test(source);
 }
 
-/** As s3://; the package says that it can't be read. */
+/** Such as s3://, which RawImage.read refuses with an explanation. */
 function has_scheme(source: string): boolean {
   return /^[a-z][a-z\d+.-]+:\/\//i.test(source);
 }
 
-/** By the path of a URL, without its query. */
+/** Judged by the path of a URL, without its query. */
 function is_tar(source: string): boolean {
   return is_tar_name(path_of_url(source));
 }

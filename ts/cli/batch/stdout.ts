@@ -1,10 +1,10 @@
 import { once } from "node:events";
 import type { VitMsnError } from "../../index.ts";
-import { say } from "../terminal.ts";
+import { notify } from "../terminal.ts";
 import type { Row } from "./rows.ts";
 import type { Outcome, Sink } from "./run_batches.ts";
 
-/** Prints rows as they come. A picture that fails is told on standard error. */
+/** Prints rows as they are computed. Images that fail are reported on standard error. */
 export class PrintSink implements Sink {
   readonly #format: (row: Row) => string;
   failures = 0;
@@ -22,11 +22,11 @@ export class PrintSink implements Sink {
 
   #fail({ message, code }: VitMsnError): void {
     this.failures++;
-    say(`${message} [${code}]`);
+    notify(`${message} [${code}]`);
   }
 }
 
-/** Waits where the reader is slower than we are, so that nothing piles up. */
+/** Waits until a slow reader catches up, so that output doesn't accumulate in memory. */
 export async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }

@@ -1,10 +1,10 @@
 import type { Readable } from "node:stream";
 import { RawImage, VitMsnError } from "../../index.ts";
 import { aborted, file_error } from "./errors.ts";
-import type { Picture } from "./picture.ts";
+import type { ListedImage } from "./listed_image.ts";
 
-/** One image from standard input or a pipe, which isn't opened before it is read: images may only be counted. */
-export function from_stream(name: string, open: () => Readable, signal: AbortSignal): Picture {
+/** One image from standard input or a pipe, which is opened only when it is read: images may just be counted. */
+export function from_stream(name: string, open: () => Readable, signal: AbortSignal): ListedImage {
   const read = async () => {
     const chunks: Uint8Array[] = [];
     for await (const chunk of interruptible(open(), name, signal)) chunks.push(chunk);
@@ -13,7 +13,7 @@ export function from_stream(name: string, open: () => Readable, signal: AbortSig
   return { name, read };
 }
 
-/** A stream's bytes, until the run is interrupted: also where the stream itself waits, as for a pipe's writer. */
+/** A stream's bytes until the run is interrupted, even while the stream itself waits, such as for a pipe's writer. */
 export async function* interruptible(
   stream: Readable,
   name: string,
@@ -24,7 +24,7 @@ export async function* interruptible(
   const interruption = new Promise<never>((_, reject) => {
     interrupt = () => reject(aborted(signal));
   });
-  interruption.catch(() => {}); // it is the reader who hears of it
+  interruption.catch(() => {}); // the reader gets it from the race
   signal.addEventListener("abort", interrupt);
   if (signal.aborted) interrupt();
   try {

@@ -7,38 +7,38 @@ import { encode_name, SkippedFiles } from "../../files/index.ts";
 import { fetch_url, is_image_name, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
-import { failing, type Picture } from "./picture.ts";
-import { may_mend, network_error, type Patience, status_error, with_retries } from "./remote.ts";
+import { type ListedImage, unreadable } from "./listed_image.ts";
+import { is_transient, network_error, type Patience, status_error, with_retries } from "./remote.ts";
 import { DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
-/** The most bytes of one image, as the library reads from a file. A larger member is refused without reading it. */
+/** The largest image in bytes, as for the library's files. Larger members are refused without reading them. */
 const MAX_BYTES = 256 * 1024 * 1024;
-/** The longest name of a member, as of a path. */
+/** The longest name of a member, as for paths. */
 const MAX_NAME = 4096;
-/** Bytes that tell what a file is. */
+/** The bytes needed to recognise a format. */
 const MAGIC_BYTES = 8;
 
-/** The images inside a tar shard, which is read as a stream: one image is in memory at a time. */
-export async function* tar_pictures(
+/** The images in a tar shard, which is read as a stream: one image is in memory at a time. */
+export async function* tar_images(
   path: string,
   signal: AbortSignal,
   skipped: SkippedFiles,
-): AsyncGenerator<Picture> {
+): AsyncGenerator<ListedImage> {
   try {
     yield* members(path, () => open_regular(path, signal), skipped);
   } catch (error) {
     if (signal.aborted) throw aborted(signal);
     if (error instanceof VitMsnError) throw error;
     const { code } = error as NodeJS.ErrnoException;
-    throw code === undefined || code.startsWith("Z_") ? unsound(path, error) : file_error(error, path);
+    throw code === undefined || code.startsWith("Z_") ? damaged_shard(path, error) : file_error(error, path);
   }
 }
 
-/** A file's bytes as they are asked for. What isn't a regular file is refused: it might never end, or wait for ever. */
+/** A file as a stream. Only regular files are allowed: others might never end, or wait forever. */
 async function open_regular(path: string, signal: AbortSignal): Promise<Readable> {
   const check = (found: Stats) => {
     if (found.isFile()) return;
-    const message = `${path} can't be read: it is a device, pipe or socket, not a file.`;
+    const message = `${path} can't be read as a tar shard: it is a device, pipe or socket, not a file.`;
     throw new VitMsnError("IO", message, { details: { file: path } });
   };
   const file = encode_name(path);
@@ -54,16 +54,16 @@ async function open_regular(path: string, signal: AbortSignal): Promise<Readable
 }
 
 /**
- * The same of a URL. A stream that breaks off is asked for again, and what was already read of it is skipped.
+ * The images in a tar shard at a URL. A stream that breaks off is requested again, and what was already read is skipped.
  *
- * @throws VitMsnError NETWORK when no retry is left: how many images would be missing, nobody could tell.
+ * @throws VitMsnError NETWORK when no retry is left, since the number of missing images would be unknown.
  */
-export async function* remote_tar_pictures(
+export async function* remote_tar_images(
   url: string,
   patience: Patience,
   signal: AbortSignal,
   skipped: SkippedFiles,
-): AsyncGenerator<Picture> {
+): AsyncGenerator<ListedImage> {
   const name = show_url(url);
   let done = 0;
   for (let failures = 0; ; failures++) {
@@ -72,18 +72,18 @@ export async function* remote_tar_pictures(
       const open = () => with_retries(patience, signal, () => open_remote(url, name, patience, signal));
       let position = 0;
       const skipped_now = new SkippedFiles();
-      for await (const picture of members(name, open, skipped_now)) {
+      for await (const image of members(name, open, skipped_now)) {
         if (position++ < done) continue;
-        yield picture;
+        yield image;
         done = position;
       }
       skipped.add_all(skipped_now);
       return;
     } catch (error) {
       if (signal.aborted) throw aborted(signal);
-      if (is_damage(error)) throw unsound(name, error);
+      if (is_damage(error)) throw damaged_shard(name, error);
       if (done > done_before) failures = 0;
-      if (error instanceof VitMsnError && !may_mend(error)) throw error;
+      if (error instanceof VitMsnError && !is_transient(error)) throw error;
       if (failures >= patience.retries) throw network_error(name, (error as Error).message, error);
     }
   }
@@ -96,7 +96,7 @@ async function open_remote(
   signal: AbortSignal,
 ): Promise<Readable> {
   const silence = new AbortController();
-  const give_up = () => silence.abort(new Error(`nothing arrived for ${timeout_ms / 1000} s`));
+  const give_up = () => silence.abort(silent_for(timeout_ms));
   const timer = setTimeout(give_up, timeout_ms);
   try {
     const response = await fetch_url(url, { headers, signal: AbortSignal.any([signal, silence.signal]) });
@@ -104,7 +104,7 @@ async function open_remote(
       await response.body?.cancel();
       throw status_error(name, response);
     }
-    return Readable.from(watched(response.body, silence, timeout_ms), { objectMode: false });
+    return Readable.from(until_silent(response.body, silence, timeout_ms), { objectMode: false });
   } catch (cause) {
     if (cause instanceof VitMsnError) throw cause;
     throw network_error(name, (cause as Error).message, cause);
@@ -113,13 +113,17 @@ async function open_remote(
   }
 }
 
+function silent_for(timeout_ms: number): Error {
+  return new Error(`nothing arrived for ${timeout_ms / 1000} s`);
+}
+
 /** Ends a stream whose server falls silent; the time that the reader takes doesn't count. */
-async function* watched(
+async function* until_silent(
   body: ReadableStream<Uint8Array> | globalThis.ReadableStream<Uint8Array>,
   silence: AbortController,
   timeout_ms: number,
 ): AsyncGenerator<Uint8Array> {
-  const give_up = () => silence.abort(new Error(`nothing arrived for ${timeout_ms / 1000} s`));
+  const give_up = () => silence.abort(silent_for(timeout_ms));
   let timer = setTimeout(give_up, timeout_ms);
   try {
     for await (const chunk of body as ReadableStream<Uint8Array>) {
@@ -132,21 +136,21 @@ async function* watched(
   }
 }
 
-/** A member that is named by a link. */
+/** A member that is a link. */
 interface Link {
   name: string;
   target: string;
 }
 
 /**
- * The images of a shard, in order. Those that are links come last, by what they lead to: that is read in a second pass, since
- * the first one holds no member but the last.
+ * The images of a shard, in order. Links come last, in the order of their targets: these are read in a second pass, since only
+ * one member is in memory at a time.
  */
 async function* members(
   shard: string,
   open: () => Promise<Readable>,
   skipped: SkippedFiles,
-): AsyncGenerator<Picture> {
+): AsyncGenerator<ListedImage> {
   const links: Link[] = [];
   for await (const member of opened(shard, open)) {
     const { name, kind, target } = member;
@@ -156,7 +160,10 @@ async function* members(
     else if (kind !== "file" && !is_link) skipped.count("members of shards that aren't files");
     else if (kind === "file") yield await read_member(`${shard}/${short_member(name)}`, member);
     else
-      links.push({ name, target: kind === "hard link" ? plain(target) : plain(join(dirname(name), target)) });
+      links.push({
+        name,
+        target: kind === "hard link" ? normalize(target) : normalize(join(dirname(name), target)),
+      });
   }
   if (links.length > 0) yield* linked(shard, links, open);
 }
@@ -165,24 +172,24 @@ async function* linked(
   shard: string,
   links: readonly Link[],
   open: () => Promise<Readable>,
-): AsyncGenerator<Picture> {
-  const targets = new Map(links.map(({ name, target }) => [plain(name), target]));
+): AsyncGenerator<ListedImage> {
+  const targets = new Map(links.map(({ name, target }) => [normalize(name), target]));
   const wanted = new Map<string, string[]>();
   for (const { name, target } of links) {
     const end = end_of_chain(target, targets);
     wanted.set(end, [...(wanted.get(end) ?? []), name]);
   }
   for await (const member of opened(shard, open)) {
-    const names = member.kind === "file" ? wanted.get(plain(member.name)) : undefined;
+    const names = member.kind === "file" ? wanted.get(normalize(member.name)) : undefined;
     if (names === undefined) continue;
-    wanted.delete(plain(member.name));
+    wanted.delete(normalize(member.name));
     const { read } = await read_member(`${shard}/${short_member(member.name)}`, member);
     for (const name of names) yield { name: `${shard}/${short_member(name)}`, read };
   }
   for (const [target, names] of wanted) {
     for (const name of names) {
-      const message = `${shard}/${short_member(name)} is a link to ${short_member(target)}, which the shard doesn't hold.`;
-      yield failing(
+      const message = `${shard}/${short_member(name)} is a link to ${short_member(target)}, which isn't in the shard.`;
+      yield unreadable(
         `${shard}/${short_member(name)}`,
         new VitMsnError("NOT_FOUND", message, { details: { file: name } }),
       );
@@ -190,19 +197,14 @@ async function* linked(
   }
 }
 
-/** What a link leads to by way of other links. */
+/** The member that a link leads to through other links. */
 function end_of_chain(target: string, targets: ReadonlyMap<string, string>): string {
   let end = target;
   for (let steps = targets.size; steps > 0 && targets.has(end); steps--) end = targets.get(end) as string;
   return end;
 }
 
-/** Without "./" and the like. */
-function plain(name: string): string {
-  return normalize(name);
-}
-
-/** Hidden, as what macOS adds to each file. */
+/** Hidden members, such as those that macOS adds for each file. */
 function is_hidden(name: string): boolean {
   return /(?:^|\/)(?:__MACOSX\/|\.[^/]*$)/.test(name);
 }
@@ -220,7 +222,7 @@ async function* opened(shard: string, open: () => Promise<Readable>): AsyncGener
   }
 }
 
-/** A shard's bytes; whether they are compressed is seen by them, not by its name. */
+/** A shard's decompressed bytes; its first bytes show whether it is compressed, whatever its name. */
 async function* unpacked(shard: string, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const rest = source[Symbol.asyncIterator]();
   let start: Uint8Array = new Uint8Array();
@@ -231,18 +233,18 @@ async function* unpacked(shard: string, source: AsyncIterable<Uint8Array>): Asyn
   }
   const other = unsupported_content(shard, start);
   if (other !== undefined) throw other;
-  const whole = (async function* () {
+  const all = (async function* () {
     yield start;
     yield* { [Symbol.asyncIterator]: () => rest };
   })();
-  if (start[0] === 0x1f && start[1] === 0x8b) yield* gunzip(whole);
-  else yield* whole;
+  if (start[0] === 0x1f && start[1] === 0x8b) yield* gunzip(all);
+  else yield* all;
 }
 
-/** An image of a shard that streams by, so its bytes are read whether it is wanted or not. */
-async function read_member(name: string, member: TarMember): Promise<Picture> {
+/** An image of a shard. Its bytes are read now, since the stream can't go back. */
+async function read_member(name: string, member: TarMember): Promise<ListedImage> {
   const fail = (message: string) =>
-    failing(name, new VitMsnError("INVALID_IMAGE", `${name} ${message}.`, { details: { file: name } }));
+    unreadable(name, new VitMsnError("INVALID_IMAGE", `${name} ${message}.`, { details: { file: name } }));
   const { size } = member;
   if (size > MAX_BYTES) return fail(`has ${size} bytes, more than the limit of ${MAX_BYTES} for one image`);
   if (member.name.length > MAX_NAME)
@@ -251,18 +253,18 @@ async function read_member(name: string, member: TarMember): Promise<Picture> {
   return { name, read: (signal) => RawImage.read(new File([bytes], name), { signal }) };
 }
 
-/** Bytes that are no archive, as against a stream that ends too early. */
+/** Whether the bytes aren't a valid archive, as opposed to a stream that ends too early. */
 function is_damage(error: unknown): boolean {
   return error instanceof DamagedArchive
     ? !error.is_cut
     : (error as NodeJS.ErrnoException).code === "Z_DATA_ERROR";
 }
 
-function unsound(name: string, cause: unknown): VitMsnError {
+function damaged_shard(name: string, cause: unknown): VitMsnError {
   const reason = (cause as Error).message.replace(/[?.]+$/, "");
   return new VitMsnError(
     "INVALID_IMAGE",
-    `${name} can't be read to its end as a tar shard: ${reason}. Download or copy it again.`,
+    `${name} can't be read completely as a tar shard: ${reason}. Download or copy it again.`,
     { cause, details: { file: name } },
   );
 }

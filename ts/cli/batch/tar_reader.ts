@@ -2,17 +2,17 @@ import { createGunzip } from "node:zlib";
 import { decode_name } from "../../files/index.ts";
 
 /**
- * Reads tar archives as they stream by: v7, ustar, pax and GNU, with sparse members in all of GNU's formats. As in Python's
- * tarfile, a member of unknown type is a file.
+ * Reads tar archives as streams: v7, ustar, pax and GNU, with sparse members in all of GNU's formats. As in Python's tarfile,
+ * a member of unknown type is a file.
  */
 
 const BLOCK = 512;
-/** The most bytes of a pax header or a GNU long name. */
+/** The largest pax header or GNU long name. */
 const MAX_HEADER_BYTES = 16 * 1024 * 1024;
 /** The most pieces of a sparse member. */
 const MAX_PIECES = 1_000_000;
 
-/** Bytes that are no archive, or one that ends before its end. */
+/** The bytes aren't a tar archive, or the archive is truncated. */
 export class DamagedArchive extends Error {
   readonly is_cut: boolean;
 
@@ -25,11 +25,11 @@ export class DamagedArchive extends Error {
 export interface TarMember {
   name: string;
   kind: "file" | "folder" | "hard link" | "symbolic link" | "other";
-  /** What a link leads to. */
+  /** The path that a link leads to. */
   target: string;
   /** Bytes of its content, holes included. */
   size: number;
-  /** Its content, to be read before the next member; otherwise it is skipped. */
+  /** Reads its content, which must happen before the next member is requested. */
   read(): Promise<Uint8Array>;
 }
 
@@ -42,10 +42,10 @@ const KINDS: Readonly<Record<string, TarMember["kind"]>> = {
   "6": "other",
   D: "folder",
 };
-/** Types whose headers may claim a size, though no content follows. */
+/** Types whose headers may state a size although no content follows. */
 const WITHOUT_CONTENT = "123456V";
 
-/** What pax headers and GNU's long names say of a member, or of all that follow. */
+/** Attributes of a member, or of all following members, from pax headers and GNU's long names. */
 type Attributes = Partial<Record<(typeof KEYS)[number], Buffer>> & { pieces?: number[] };
 
 const KEYS = [
@@ -77,7 +77,7 @@ export async function* tar_members(source: AsyncIterable<Uint8Array>): AsyncGene
     }
     const content = await open_content(bytes, header, type, { ...global, ...own });
     own = {};
-    // A volume's label is a header alone.
+    // A volume label is only a header.
     if (type !== "V") yield content.member;
     await content.finish();
   }
@@ -97,7 +97,7 @@ async function next_header(bytes: ByteReader): Promise<Buffer | undefined> {
   }
 }
 
-/** The sum of all bytes but those that hold it, which old archives count as signed ones. */
+/** The sum of all bytes except those that hold it; old archives treat the bytes as signed. */
 function check_sum(block: Buffer, at: number): void {
   let [unsigned, signed] = [8 * 32, 8 * 32];
   for (let i = 0; i < BLOCK; i++) {
@@ -110,9 +110,7 @@ function check_sum(block: Buffer, at: number): void {
 }
 
 function no_header(at: number): DamagedArchive {
-  return new DamagedArchive(
-    at === 0 ? "it isn't a tar archive" : `there is no member's header at byte ${at}`,
-  );
+  return new DamagedArchive(at === 0 ? "it isn't a tar archive" : `there is no valid header at byte ${at}`);
 }
 
 async function read_header_body(bytes: ByteReader, header: Buffer): Promise<Buffer> {
@@ -124,7 +122,7 @@ async function read_header_body(bytes: ByteReader, header: Buffer): Promise<Buff
   return body;
 }
 
-/** "length key=value\n", again and again; of them only what is of use here. */
+/** Records of the form "length key=value\n"; only the keys in KEYS are returned. */
 function parse_pax(body: Buffer): Attributes {
   const found: Attributes = {};
   for (let at = 0; at < body.length && body[at] !== 0; ) {
@@ -148,7 +146,7 @@ function parse_pax(body: Buffer): Attributes {
 }
 
 function add_attribute(found: Attributes, key: string, value: Buffer): void {
-  // Of format 0.0: one record for each number.
+  // Sparse format 0.0 has one record for each number.
   if (key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes") {
     found.pieces ??= [];
     found.pieces.push(whole_number(value.toString("latin1")));
@@ -162,7 +160,7 @@ function size_of(header: Buffer, { size }: Attributes): number {
 async function open_content(bytes: ByteReader, header: Buffer, type: string, attributes: Attributes) {
   const name = decode_name(attributes["GNU.sparse.name"] ?? attributes.path ?? name_in(header));
   const target = decode_name(attributes.linkpath ?? text_at(header, 157, 100));
-  // In old archives a folder is a file whose name ends in a slash.
+  // In old archives a folder is a file whose name ends with a slash.
   const is_folder = name.endsWith("/") && ["\0", "0", "7"].includes(type);
   const kind = is_folder ? "folder" : (KINDS[type] ?? "file");
   const stored = WITHOUT_CONTENT.includes(type) ? 0 : size_of(header, attributes);
@@ -197,7 +195,7 @@ function until_nul(bytes: Buffer): Buffer {
   return end < 0 ? bytes : bytes.subarray(0, end);
 }
 
-/** Octal digits, or GNU's binary form for what they have no room for. */
+/** Octal digits, or GNU's binary form for larger numbers. */
 function number_at(header: Buffer, at: number, length: number): number {
   const first = header[at] as number;
   if (first === 0x80) {
@@ -212,7 +210,7 @@ function number_at(header: Buffer, at: number, length: number): number {
 }
 
 function fail_number(digits: string): never {
-  throw new DamagedArchive(`a header holds ${JSON.stringify(digits)} in place of a number`);
+  throw new DamagedArchive(`a header has ${JSON.stringify(digits)} where a number is expected`);
 }
 
 function whole_number(digits: string): number {
@@ -224,13 +222,13 @@ function safe(value: number): number {
 }
 
 interface Sparse {
-  /** With its holes. */
+  /** Including its holes. */
   size: number;
-  /** Offset and length of each piece; undefined where they begin the content. */
+  /** Offset and length of each piece; undefined if the content begins with them. */
   pieces: number[] | undefined;
 }
 
-/** A map in the header, and in blocks behind it. */
+/** Old GNU format: a map in the header and in the blocks after it. */
 async function old_sparse(bytes: ByteReader, header: Buffer): Promise<Sparse> {
   const pieces: number[] = [];
   const add = (block: Buffer, at: number, count: number) => {
@@ -240,11 +238,11 @@ async function old_sparse(bytes: ByteReader, header: Buffer): Promise<Sparse> {
     }
   };
   add(header, 386, 4);
-  for (let goes_on = header[482] !== 0; goes_on; ) {
+  for (let has_more = header[482] !== 0; has_more; ) {
     const block = await bytes.take(BLOCK);
     add(block, 0, 21);
     check_pieces(pieces.length);
-    goes_on = block[504] !== 0;
+    has_more = block[504] !== 0;
   }
   return { size: number_at(header, 483, 12), pieces };
 }
@@ -259,7 +257,7 @@ function pax_sparse(attributes: Attributes): Sparse | undefined {
   return { size: whole_number(size.toString("latin1")), pieces: is_inside ? undefined : (pieces ?? []) };
 }
 
-/** Format 1.0: numbers on lines of their own, their count first, padded to whole blocks. */
+/** Format 1.0: one number a line, the count of pieces first, padded to whole blocks. */
 async function read_map(bytes: ByteReader): Promise<number[]> {
   const numbers: number[] = [];
   const is_whole = () => numbers.length > 0 && numbers.length > 2 * (numbers[0] as number);
@@ -294,7 +292,7 @@ function expand(content: Uint8Array, pieces: readonly number[], size: number): U
   return whole;
 }
 
-/** Takes bytes off a stream in the pieces that are asked for. */
+/** Reads a given number of bytes at a time from a stream. */
 class ByteReader {
   readonly #source: AsyncIterator<Uint8Array>;
   #left: Uint8Array = new Uint8Array();
@@ -305,7 +303,7 @@ class ByteReader {
     this.#source = source[Symbol.asyncIterator]();
   }
 
-  /** @throws DamagedArchive where fewer than `count` are left. */
+  /** @throws DamagedArchive if fewer than `count` are left. */
   async take(count: number): Promise<Buffer> {
     const bytes = await this.take_some(count);
     if (bytes.length < count) throw new DamagedArchive("it ends within a member", true);
@@ -344,8 +342,8 @@ class ByteReader {
 }
 
 /**
- * What gzip packed, piece by piece. All that comes before a cut or a damaged place is given before the error is thrown,
- * which a stream's own pipe() doesn't promise.
+ * Decompresses gzip data. Everything before a truncation or damage is yielded before the error is thrown, which a stream's
+ * own pipe() doesn't guarantee.
  */
 export async function* gunzip(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const stream = createGunzip();
@@ -356,7 +354,7 @@ export async function* gunzip(source: AsyncIterable<Uint8Array>): AsyncGenerator
     wake();
   });
   stream.on("readable", () => wake());
-  /** What comes out until `work` is done with what went in. */
+  /** The output until `work` has processed its input. */
   const output_of = async function* (work: (done: () => void) => void): AsyncGenerator<Uint8Array> {
     let is_done = false;
     work(() => {

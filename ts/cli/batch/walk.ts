@@ -11,13 +11,13 @@ export function is_tar_name(path: string): boolean {
 }
 
 export interface WalkLimits {
-  /** Folders to go down, 1 being the folder itself; default all. */
+  /** Levels of folders to enter, 1 being the folder itself; default: all. */
   max_depth?: number;
-  /** Whether a file is wanted at all; default every one. */
+  /** Whether a file is wanted; default: every file. */
   is_wanted?(path: string): boolean;
 }
 
-/** The images and tar shards below a folder, in order; what else is there is counted in `skipped`. */
+/** The images and tar shards below a folder, in order; other files are counted in `skipped`. */
 export async function* walk(
   folder: string,
   skipped: SkippedFiles,

@@ -1,18 +1,18 @@
 import { round, svg, text } from "./svg.ts";
 
-/** Characters of a class's name that are shown. */
+/** The longest class name shown, in characters. */
 const NAME_LENGTH = 18;
-/** Above so many classes, numbers in cells can't be read. */
-const MOST_NUMBERED = 25;
-const LARGEST_SIDE = 900;
+/** With more classes than this, numbers in cells would be unreadable. */
+const MAX_NUMBERED = 25;
+const MAX_SIDE = 900;
 
-/** How often each class was taken for each, as an SVG: rows are true classes, shaded by their share of the row. */
+/** A confusion matrix as an SVG: rows are true classes, and cells are shaded by their share of the row. */
 export function confusion_matrix_svg(
   matrix: readonly (readonly number[])[],
   names: readonly string[],
 ): string {
   const count = matrix.length;
-  const cell = Math.min(44, LARGEST_SIDE / count);
+  const cell = Math.min(44, MAX_SIDE / count);
   const margin = 8 * Math.min(NAME_LENGTH, Math.max(...names.map((name) => name.length))) + 40;
   const side = cell * count;
   const cells = matrix.flatMap((row, i) => {
@@ -54,7 +54,7 @@ function cell_parts(
   const share = value / total;
   const fill = `rgb(${Math.round(235 - 204 * share)} ${Math.round(243 - 132 * share)} ${Math.round(250 - 70 * share)})`;
   const rect = `<rect x="${round(x)}" y="${round(y)}" width="${round(cell)}" height="${round(cell)}" fill="${fill}"/>`;
-  if (count > MOST_NUMBERED) return [rect];
+  if (count > MAX_NUMBERED) return [rect];
   const ink = share > 0.55 ? "#fff" : "#222";
   return [rect, text(x + cell / 2, y + cell / 2 + 4, `${value}`, { anchor: "middle", size: 11, fill: ink })];
 }

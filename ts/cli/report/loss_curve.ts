@@ -7,16 +7,16 @@ interface Point {
 }
 
 const [WIDTH, HEIGHT] = [720, 400];
-/** Between the names of two curves. */
+/** The distance between entries of the legend. */
 const LEGEND = 210;
 const FRAME = { left: 64, right: 20, top: 44, bottom: 52 };
 
-/** One curve: a number of the log's entries by its name there. */
+/** One curve: a value of the log's entries, by its key there. */
 export interface Line {
   name: string;
   key: string;
   colour: string;
-  /** What is drawn of a value; default the value itself. */
+  /** Transforms a value before it is drawn. */
   shown?: (value: number) => number;
 }
 
@@ -26,12 +26,12 @@ const LOSSES: readonly Line[] = [
   { name: "validation loss", key: "eval_loss", colour: COLOURS[1] },
 ];
 
-/** The losses in a training run's log over its steps, as an SVG. */
+/** The losses of a training run by step, as an SVG. */
 export function loss_curve(log: readonly LogEntry[]): string {
   return log_curves(log, "Loss by optimiser step", LOSSES);
 }
 
-/** Numbers in a run's log over its steps, from 0 up, as an SVG. */
+/** Non-negative values of a run's log by step, as an SVG. */
 export function log_curves(log: readonly LogEntry[], title: string, wanted: readonly Line[]): string {
   const lines = wanted
     .map((line) => ({ ...line, points: points_of(log, line) }))
@@ -57,7 +57,7 @@ function points_of(log: readonly LogEntry[], { key, shown = (value) => value }: 
   );
 }
 
-/** A line, or a dot where there is but one point. */
+/** A line, or a dot for a single point. */
 function curve(
   points: readonly Point[],
   colour: string,
@@ -90,7 +90,7 @@ function axes(
   return [...rows, ...columns, text((FRAME.left + right) / 2, HEIGHT - 12, "step", { anchor: "middle" })];
 }
 
-/** The least of 1, 2 and 5 times a power of ten that is no smaller. */
+/** Rounds up to 1, 2 or 5 times a power of ten. */
 function nice_ceiling(value: number): number {
   const power = 10 ** Math.floor(Math.log10(value));
   return ([1, 2, 5, 10].find((digit) => digit * power >= value) ?? 10) * power;

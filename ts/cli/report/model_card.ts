@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import type { LogEntry, TrainingArguments } from "../../training/index.ts";
 
 export interface ModelCardFacts {
-  /** What the model was trained from: a repo id or a folder. */
+  /** The model that training started from: a repo id or a folder. */
   base_model: string;
   classes: readonly string[];
   train_examples: number;
@@ -10,20 +10,20 @@ export interface ModelCardFacts {
   args: TrainingArguments;
   log: readonly LogEntry[];
   results: Readonly<Record<string, number>>;
-  /** Which of the pictures lie beside it. */
+  /** Figures in the same folder. */
   figures: readonly { file: string; title: string }[];
 }
 
-/** Repo ids of the hub, which its cards may name; a local path says nothing to others. */
+/** Repo ids of the hub; local paths mean nothing to a card's readers. */
 const REPO = /^\w[\w.-]*\/\w[\w.-]*$/;
 
-/** A base model's repo id; undefined for anything else, as a local folder models/base, which is what was loaded then. */
+/** A base model's repo id; undefined for anything else, such as an existing local folder models/base. */
 export function repo_id(base: string | undefined): string | undefined {
   return base !== undefined && REPO.test(base) && !existsSync(base) ? base : undefined;
 }
 
-/** Options that say where a run was, not what it did. */
-const LEFT_OUT = ["output_dir"];
+/** Options that describe a run's location rather than the run. */
+const OMITTED = ["output_dir"];
 
 /** README.md of a trained model, with the hub's front matter. */
 export function model_card(facts: ModelCardFacts): string {
@@ -31,18 +31,15 @@ export function model_card(facts: ModelCardFacts): string {
   const base = repo_id(facts.base_model);
   const held_out = eval_examples === undefined ? "" : `, evaluated on ${eval_examples}`;
   return [
-    front_matter(base, results),
+    front_matter("image-classification", base, results.eval_accuracy === undefined ? [] : ["accuracy"]),
     "# Image classifier",
     "",
     `ViT-MSN${base ? `, fine-tuned from [${base}](https://huggingface.co/${base})` : ""}, for ${classes.length} classes: ` +
-      `${classes.map(escape_markdown).join(", ")}. Trained on ${train_examples} pictures${held_out}.`,
+      `${classes.map(escape_markdown).join(", ")}. Trained on ${train_examples} images${held_out}.`,
     "",
     "## Results",
     "",
-    table(
-      ["metric", "value"],
-      Object.entries(results).map(([name, value]) => [name, show(value)]),
-    ),
+    metrics_table(results),
     ...facts.figures.flatMap(({ file, title }) => ["", `![${title}](${file})`]),
     "",
     "## Use",
@@ -50,10 +47,10 @@ export function model_card(facts: ModelCardFacts): string {
     "```ts",
     'import { pipeline } from "vit-msn";',
     'const classify = await pipeline("image-classification", "path/to/this/folder");',
-    'console.log(await classify("picture.jpg"));',
+    'console.log(await classify("photo.jpg"));',
     "```",
     "",
-    'Hugging Face transformers opens it, too: `pipeline("image-classification", model="path/to/this/folder")`.',
+    'Hugging Face transformers can load it, too: `pipeline("image-classification", model="path/to/this/folder")`.',
     "",
     "## Training",
     "",
@@ -65,33 +62,44 @@ export function model_card(facts: ModelCardFacts): string {
   ].join("\n");
 }
 
-/** A run's options. */
+/** A table of a run's options. */
 export function options_table(args: { to_dict(): Record<string, unknown> }): string {
-  const told = Object.entries(args.to_dict()).filter(([name]) => !LEFT_OUT.includes(name));
+  const shown = Object.entries(args.to_dict()).filter(([name]) => !OMITTED.includes(name));
   return table(
     ["option", "value"],
-    told.map(([name, value]) => [name, `\`${JSON.stringify(value)}\``]),
+    shown.map(([name, value]) => [name, `\`${JSON.stringify(value)}\``]),
   );
 }
 
-function front_matter(base: string | undefined, results: Readonly<Record<string, number>>): string {
-  const accuracy = results.eval_accuracy;
+export function metrics_table(metrics: Readonly<Record<string, number>>): string {
+  return table(
+    ["metric", "value"],
+    Object.entries(metrics).map(([name, value]) => [name, show(value)]),
+  );
+}
+
+/** The hub's front matter. @param task the pipeline's name on the hub. */
+export function front_matter(
+  task: string,
+  base: string | undefined,
+  metrics: readonly string[] = [],
+): string {
   return [
     "---",
     "library_name: transformers",
     ...(base ? [`base_model: ${base}`] : []),
-    "pipeline_tag: image-classification",
+    `pipeline_tag: ${task}`,
     "tags:",
-    "- image-classification",
+    `- ${task}`,
     "- vit_msn",
     "- vit-msn",
-    ...(accuracy === undefined ? [] : ["metrics:", "- accuracy"]),
+    ...(metrics.length === 0 ? [] : ["metrics:", ...metrics.map((name) => `- ${name}`)]),
     "---",
     "",
   ].join("\n");
 }
 
-/** What each evaluation said, with the training loss before it. */
+/** A table of all evaluations, each with the last training loss before it. */
 function training_log(log: readonly LogEntry[]): string[] {
   let training = "";
   const rows: string[][] = [];

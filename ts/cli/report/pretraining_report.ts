@@ -2,20 +2,21 @@ import { join } from "node:path";
 import { write_durably } from "../../files/index.ts";
 import type { MSNPretrainer } from "../../training/index.ts";
 import { COLOURS, log_curves } from "./loss_curve.ts";
-import { options_table, repo_id, show, table } from "./model_card.ts";
+import { front_matter, metrics_table, options_table, repo_id, show, table } from "./model_card.ts";
 
 export interface PretrainingFacts {
-  /** Where the encoder came from; undefined for a fresh one. */
+  /** The encoder that training started from; undefined for a new one. */
   base_model: string | undefined;
   branch: "target" | "online";
-  pictures: number;
+  /** The number of training images. */
+  images: number;
   metrics: Readonly<Record<string, number>>;
 }
 
-/** What the card's table tells of the last entry of the log. */
-const TOLD = ["loss", "cross_entropy", "mean_entropy", "target_similarity", "prototypes_used"] as const;
-/** Rows that a card's table has at most. */
-const MOST_ROWS = 20;
+/** Columns of the card's table of log entries. */
+const COLUMNS = ["loss", "cross_entropy", "mean_entropy", "target_similarity", "prototypes_used"] as const;
+/** The largest number of rows in that table. */
+const MAX_ROWS = 20;
 
 /** Writes figures and the model card into output_dir. */
 export async function write_pretraining_report(
@@ -30,7 +31,7 @@ export async function write_pretraining_report(
     { name: "cross-entropy", key: "cross_entropy", colour: COLOURS[1] },
   ]);
   const use = log_curves(log, `Prototypes in use by step, of ${args.num_proto}`, [
-    { name: "targets of pictures", key: "prototypes_used", colour: COLOURS[0] },
+    { name: "targets of images", key: "prototypes_used", colour: COLOURS[0] },
     { name: "exp(mean entropy)", key: "mean_entropy", colour: COLOURS[2], shown: Math.exp },
   ]);
   await write_durably(join(folder, "loss_curve.svg"), loss);
@@ -42,24 +43,15 @@ function card({ args, state, model }: MSNPretrainer, facts: PretrainingFacts): s
   const base = repo_id(facts.base_model);
   const { hidden_size, num_hidden_layers, patch_size, image_size } = model.config;
   const entries = state.log_history.filter(({ cross_entropy }) => cross_entropy !== undefined);
-  const step = Math.max(1, Math.ceil(entries.length / MOST_ROWS));
+  const step = Math.max(1, Math.ceil(entries.length / MAX_ROWS));
   const rows = entries.filter((_, i) => (entries.length - 1 - i) % step === 0);
   return [
-    "---",
-    "library_name: transformers",
-    ...(base ? [`base_model: ${base}`] : []),
-    "pipeline_tag: image-feature-extraction",
-    "tags:",
-    "- image-feature-extraction",
-    "- vit_msn",
-    "- vit-msn",
-    "---",
-    "",
+    front_matter("image-feature-extraction", base),
     "# Image encoder",
     "",
     `ViT-MSN (${num_hidden_layers} layers of ${hidden_size}, patches of ${patch_size} on ${image_size} pixels), pre-trained ` +
       `${base ? `from [${base}](https://huggingface.co/${base}) ` : ""}without labels by Masked Siamese Networks ` +
-      `([paper](https://arxiv.org/abs/2204.07141)) on ${facts.pictures} pictures, ${show(state.epoch)} epochs. This is the ` +
+      `([paper](https://arxiv.org/abs/2204.07141)) on ${facts.images} images, ${show(state.epoch)} epochs. This is the ` +
       `${facts.branch} encoder.`,
     "",
     "![Loss by step](loss_curve.svg)",
@@ -71,23 +63,20 @@ function card({ args, state, model }: MSNPretrainer, facts: PretrainingFacts): s
     "```ts",
     'import { pipeline } from "vit-msn";',
     'const embed = await pipeline("image-feature-extraction", "path/to/this/folder", { pool: true });',
-    'console.log(await embed("picture.jpg"));',
+    'console.log(await embed("photo.jpg"));',
     "```",
     "",
-    "The few-shot pipeline and `vit-msn train` begin with it, too, and Hugging Face transformers opens it: " +
+    "The few-shot pipeline and `vit-msn train` can start from it, and Hugging Face transformers can load it: " +
       '`ViTMSNModel.from_pretrained("path/to/this/folder")`.',
     "",
     "## Training",
     "",
     table(
-      ["epoch", "step", ...TOLD],
-      rows.map((entry) => [show(entry.epoch), `${entry.step}`, ...TOLD.map((name) => show(entry[name]))]),
+      ["epoch", "step", ...COLUMNS],
+      rows.map((entry) => [show(entry.epoch), `${entry.step}`, ...COLUMNS.map((name) => show(entry[name]))]),
     ),
     "",
-    table(
-      ["metric", "value"],
-      Object.entries(facts.metrics).map(([name, value]) => [name, show(value)]),
-    ),
+    metrics_table(facts.metrics),
     "",
     "Options:",
     "",

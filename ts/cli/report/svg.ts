@@ -1,11 +1,11 @@
-/** Text that may hold anything, inside an SVG. */
+/** Escapes any text for an SVG. */
 export function escape_xml(text: string): string {
   const entities: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: XML holds none of them
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: XML doesn't allow them
   return text.replace(/[\u0000-\u001f]/g, " ").replace(/[&<>"]/g, (char) => entities[char] as string);
 }
 
-/** A document of this size in pixels, with a title for those who don't see it. */
+/** A document of this size in pixels, with a title for screen readers. */
 export function svg(width: number, height: number, title: string, parts: readonly string[]): string {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" ` +

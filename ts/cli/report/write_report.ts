@@ -7,7 +7,7 @@ import { model_card } from "./model_card.ts";
 
 export interface ReportFacts {
   base_model: string;
-  /** Undefined where nothing was trained. */
+  /** Undefined if nothing was trained. */
   train_examples: number | undefined;
   eval_examples: number | undefined;
   eval_metrics: Readonly<Record<string, number>> | undefined;
@@ -15,7 +15,7 @@ export interface ReportFacts {
   confusion: readonly (readonly number[])[] | undefined;
 }
 
-/** Writes metrics, figures and, after training, the model card into output_dir; gives all metrics. */
+/** Writes metrics, figures and, after training, the model card to output_dir. @returns all metrics. */
 export async function write_report(trainer: Trainer, facts: ReportFacts): Promise<Record<string, number>> {
   const { args, model, state } = trainer;
   const folder = args.output_dir as string;
@@ -51,7 +51,7 @@ export async function write_report(trainer: Trainer, facts: ReportFacts): Promis
   return results;
 }
 
-/** What train() logged last of all. */
+/** The metrics that train() logged at its end. */
 function last_training_metrics({ state }: Trainer): Record<string, number> {
   const entry = state.log_history.findLast(({ train_runtime }) => train_runtime !== undefined);
   return Object.fromEntries(

@@ -4,14 +4,14 @@ import { HttpError, too_large } from "./http_error.ts";
 const MAX_REDIRECTS = 5;
 
 /**
- * Fetches an image that a request names by URL. A server that fetches what strangers ask for reaches what they can't:
- * its own network. So only hosts that were named are asked, along redirects too.
+ * Fetches an image that a request names by URL. The server can reach hosts that its clients can't, such as its own network, so
+ * only hosts that were allowed are contacted, also for redirects.
  */
 export class AllowedUrls {
   readonly #hosts: ReadonlySet<string>;
   readonly #max_bytes: number;
 
-  /** @param hosts names as in a URL, with the port where it isn't the scheme's own. */
+  /** @param hosts host names as in a URL, with the port if it isn't the scheme's default. */
   constructor(hosts: readonly string[], max_bytes: number) {
     this.#hosts = new Set(hosts.map((host) => host.toLowerCase()));
     this.#max_bytes = max_bytes;
@@ -22,11 +22,11 @@ export class AllowedUrls {
       throw new HttpError(
         403,
         "ACCESS_DENIED",
-        "This server fetches no URLs; start it with --allow-url-host HOST, or send the image itself.",
+        "This server doesn't fetch URLs. Start it with --allow-url-host <host>, or send the image itself.",
       );
     let url = this.#check(address);
     for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
-      const response = await this.#ask(url, signal);
+      const response = await this.#request(url, signal);
       const target =
         response.status >= 300 && response.status < 400 ? response.headers.get("location") : null;
       if (target === null) return this.#read(response, url);
@@ -49,7 +49,7 @@ export class AllowedUrls {
     return url;
   }
 
-  async #ask(url: URL, signal: AbortSignal): Promise<Response> {
+  async #request(url: URL, signal: AbortSignal): Promise<Response> {
     try {
       return await env.fetch(url.href, { redirect: "manual", signal });
     } catch (error) {
@@ -61,7 +61,7 @@ export class AllowedUrls {
   async #read(response: Response, url: URL): Promise<Blob> {
     if (!response.ok) {
       await response.body?.cancel();
-      throw failed(url, `answers with status ${response.status}`);
+      throw failed(url, `answered with status ${response.status}`);
     }
     const chunks: Uint8Array<ArrayBuffer>[] = [];
     let size = 0;
@@ -72,7 +72,7 @@ export class AllowedUrls {
         chunks.push(chunk as Uint8Array<ArrayBuffer>);
       }
     } catch (error) {
-      throw failed(url, `breaks off (${(error as Error).message})`);
+      throw failed(url, `was interrupted (${(error as Error).message})`);
     }
     if (size > this.#max_bytes) throw too_large(this.#max_bytes);
     return new Blob(chunks);

@@ -17,52 +17,52 @@ import { Slots } from "./slots.ts";
 export interface Limits {
   max_batch: number;
   max_wait_ms: number;
-  /** Requests accepted and not answered. */
+  /** The largest number of requests that are accepted and not answered. */
   max_queue: number;
-  /** Of a request's body, and of the image's file. */
+  /** Limit for a request's body, and for the image's file. */
   max_bytes: number;
-  /** Of a decoded image. */
+  /** Limit for a decoded image. */
   max_pixels: number;
   timeout_ms: number;
 }
 
 export interface AppOptions extends Limits {
-  /** The address that the server listens at. */
+  /** The address that the server listens on. */
   host: string;
-  /** Names that the server goes by besides. */
+  /** Further host names of the server. */
   allowed_hosts: readonly string[];
   /** Origins whose pages may read answers. */
   cors: readonly string[];
-  /** Hosts that images are fetched from, if a request names a URL. */
+  /** Hosts that images may be fetched from, if a request names a URL. */
   url_hosts: readonly string[];
-  /** Classes in an answer that doesn't ask for another number. */
+  /** Classes in an answer to a request without top_k. */
   top_k: number;
-  /** What is said of the model. */
+  /** Facts about the model for /health. */
   about: Readonly<Record<string, unknown>>;
   log(line: string): void;
 }
 
-/** What the server computes; each is a route. */
+/** The tasks that the server computes; each is a route. */
 export interface Tasks {
   classify?: ServedTask;
   embed?: ServedTask;
 }
 
-/** An image that came with a request, and what the request asks about it. */
-interface Asked {
+/** A request's image and options. */
+interface ImageRequest {
   file: File;
   top_k?: unknown;
 }
 
 interface Route {
   method: "GET" | "POST";
-  /** Query parameters; undefined where any are passed over, as monitors' are. */
+  /** Known query parameters; undefined if any are ignored, such as those of monitors. */
   parameters?: readonly string[];
   answer(exchange: Exchange, query: URLSearchParams): Answer | Promise<Answer>;
 }
 
-const KEPT_DECODED_BATCHES = 2;
-/** What a sender says of a body that it doesn't know; the last is curl's word for any. */
+const DECODED_BATCHES = 2;
+/** Content types that say nothing about the body; the last is curl's default. */
 const BYTES: ReadonlySet<string> = new Set([
   "",
   "application/octet-stream",
@@ -80,7 +80,7 @@ export class App {
   readonly #cors: Cors;
   readonly #urls: AllowedUrls;
   readonly #faults: FaultLog;
-  /** Decoded images are large: there are only as many as can be computed soon, the others wait as files. */
+  /** Decoded images are large: only those that are computed soon are decoded, the others wait as files. */
   readonly #decoded: Slots;
   #in_progress = 0;
   #is_stopping = false;
@@ -93,7 +93,7 @@ export class App {
     this.#cors = new Cors(options.cors);
     this.#urls = new AllowedUrls(options.url_hosts, options.max_bytes);
     this.#faults = new FaultLog(options.log);
-    this.#decoded = new Slots(KEPT_DECODED_BATCHES * options.max_batch);
+    this.#decoded = new Slots(DECODED_BATCHES * options.max_batch);
     if (tasks.classify !== undefined) this.#add_task("classify", tasks.classify, ["top_k"], this.#classes);
     if (tasks.embed !== undefined) this.#add_task("embed", tasks.embed, [], embedding);
     const health: Route = { method: "GET", answer: () => this.#health() };
@@ -101,17 +101,17 @@ export class App {
     this.#routes.set("/metrics", { method: "GET", answer: () => this.#metrics_text() });
   }
 
-  /** From now on /health and /ready are 503, so that nobody is sent here; requests are still answered. */
+  /** From now on /health and /ready return 503, so that balancers send no more requests; those that come are answered. */
   stop(): void {
     this.#is_stopping = true;
   }
 
-  /** From now on requests that aren't accepted yet are refused. */
+  /** From now on new requests are refused. */
   close(): void {
     this.#is_closed = true;
   }
 
-  /** Answers a request, whatever it is. */
+  /** Answers any request. */
   readonly answer = async (exchange: Exchange): Promise<Answer> => {
     const { request } = exchange;
     const end = this.#metrics.request_seconds.startTimer();
@@ -124,7 +124,7 @@ export class App {
     } catch (error) {
       answer = this.#refusal(error, `${request.method} ${path}`, exchange.signal);
     }
-    // Of paths that aren't routes there is no end.
+    // Other paths share a label, since clients can make up any number of them.
     const route = this.#routes.has(path) ? path : "other";
     end({ route });
     this.#metrics.requests.inc({ route, status: answer.status });
@@ -151,7 +151,7 @@ export class App {
         this.#admit(exchange, async () => {
           const in_query = query.get("top_k") ?? undefined;
           if (in_query !== undefined) this.#top_k(in_query);
-          const { file, top_k } = await this.#asked(exchange);
+          const { file, top_k } = await this.#read_request(exchange);
           const count = this.#top_k(in_query ?? top_k);
           return json(200, to_json(await this.#compute(file, batcher, exchange.signal), count));
         }),
@@ -163,7 +163,7 @@ export class App {
     const route = this.#routes.get(path);
     if (route === undefined) {
       const routes = [...this.#routes].map(([path, { method }]) => `${method} ${path}`);
-      throw new HttpError(404, "NOT_FOUND", `There is no such route; there are ${routes.join(", ")}.`);
+      throw new HttpError(404, "NOT_FOUND", `There is no such route. The routes are ${routes.join(", ")}.`);
     }
     const methods = route.method === "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
     if (request.method === "OPTIONS")
@@ -176,7 +176,7 @@ export class App {
       throw new HttpError(
         405,
         "METHOD_NOT_ALLOWED",
-        route.method === "POST" ? `${path} takes an image by POST.` : `${path} is read by GET.`,
+        route.method === "POST" ? `${path} requires POST, with an image.` : `${path} requires GET.`,
         { allow: methods },
       );
     const { parameters } = route;
@@ -188,12 +188,12 @@ export class App {
     return route.answer(exchange, query);
   }
 
-  /** Runs `body` for a request as one of those in progress, in its time. */
+  /** Runs `body` for a request, within the limits of requests in progress and time. */
   async #admit(exchange: Exchange, body: () => Promise<Answer>): Promise<Answer> {
     const { max_queue, timeout_ms } = this.#options;
     if (this.#is_closed) throw unavailable("STOPPING", "The server is stopping.");
     if (this.#in_progress >= max_queue)
-      throw unavailable("QUEUE_FULL", `${max_queue} requests are in progress already; try again later.`, 429);
+      throw unavailable("QUEUE_FULL", `${max_queue} requests are already in progress; try again later.`, 429);
     const timer = setTimeout(() => exchange.abort(timed_out(exchange.request, timeout_ms)), timeout_ms);
     this.#metrics.in_progress.set(++this.#in_progress);
     try {
@@ -204,7 +204,7 @@ export class App {
     }
   }
 
-  /** A slot is held until its image is decoded, though nobody may wait for it any more. */
+  /** A slot is held until its image is decoded, even if its client has gone. */
   #compute(file: File, batcher: Batcher, signal: AbortSignal): Promise<Computed> {
     const { max_pixels } = this.#options;
     return this.#decoded.use(signal, async () =>
@@ -212,8 +212,8 @@ export class App {
     );
   }
 
-  /** What a request brings: its body, a part of its form, a string of its JSON, or what its URL leads to. */
-  async #asked(exchange: Exchange): Promise<Asked> {
+  /** A request's image: its body, a part of its form, a string in its JSON, or what its URL leads to. */
+  async #read_request(exchange: Exchange): Promise<ImageRequest> {
     const { max_bytes } = this.#options;
     const content_type = exchange.request.headers["content-type"] ?? "";
     const type = content_type.split(";", 1)[0]?.trim().toLowerCase() ?? "";
@@ -265,13 +265,13 @@ export class App {
     const refusal = signal.aborted ? (signal.reason as HttpError) : to_http_error(error);
     if (refusal !== undefined) return refused(refusal);
     this.#faults.add(what, error);
-    return refused(new HttpError(500, "INTERNAL", "The server failed to compute this; its log says why."));
+    return refused(new HttpError(500, "INTERNAL", "The server failed to compute this; see its log."));
   }
 }
 
 const IMAGE = "The image";
 
-/** Named as errors call it. */
+/** A file whose name is what error messages call it. */
 function image_file(bytes: Buffer): File {
   if (bytes.length === 0)
     throw new HttpError(400, "INVALID_IMAGE", "The request has no image: its body or file is empty.");
@@ -304,22 +304,22 @@ function target(url: string): { path: string; query: URLSearchParams } {
   return { path: path.slice(0, end), query: new URLSearchParams(at < 0 ? "" : local.slice(at)) };
 }
 
-/** What HTTP demands and Node leaves to its users. */
+/** Checks that HTTP requires and Node leaves to its users. */
 function check_protocol({ httpVersion, headers }: IncomingMessage): void {
   if (httpVersion === "1.1" && headers.host === undefined)
-    throw new HttpError(400, "BAD_REQUEST", "A request by HTTP/1.1 must have a Host header.");
+    throw new HttpError(400, "BAD_REQUEST", "An HTTP/1.1 request must have a Host header.");
   if (headers.expect !== undefined && headers.expect.toLowerCase() !== "100-continue")
-    throw new HttpError(417, "EXPECTATION_FAILED", "The header Expect may be 100-continue only.");
+    throw new HttpError(417, "EXPECTATION_FAILED", "The Expect header must be 100-continue.");
 }
 
 function timed_out({ complete }: IncomingMessage, timeout_ms: number): HttpError {
   const seconds = timeout_ms / 1000;
   return complete
-    ? new HttpError(504, "TIMEOUT", `There was no answer within ${seconds} s.`)
+    ? new HttpError(504, "TIMEOUT", `The answer took longer than ${seconds} s.`)
     : new HttpError(408, "REQUEST_TIMEOUT", `The body didn't arrive within ${seconds} s.`);
 }
 
-/** The promise's value, or the signal's reason where that comes first. */
+/** The promise's value, or a rejection with the signal's reason if it fires first. */
 function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const on_abort = () => reject(signal.reason);

@@ -3,11 +3,11 @@ import type { Row } from "../batch/rows.ts";
 import { type Computation, compute_each } from "../batch/run_batches.ts";
 
 export interface BatcherOptions {
-  /** Images computed together, at most. */
+  /** The largest number of images computed together. */
   max_batch: number;
-  /** How long an image waits for others while nothing is computed. */
+  /** How long an image waits for others while nothing is being computed. */
   max_wait_ms: number;
-  /** Told of each batch after it. */
+  /** Called after each batch. */
   on_batch(size: number, seconds: number): void;
 }
 
@@ -19,7 +19,7 @@ interface Waiting {
   reject(reason: unknown): void;
 }
 
-/** Computes images of several requests together: those that come while others are computed, or within a short wait. */
+/** Computes images of several requests together: those that arrive during a batch, or within a short wait. */
 export class Batcher {
   readonly #computation: Computation;
   readonly #options: BatcherOptions;
@@ -32,7 +32,7 @@ export class Batcher {
     this.#options = options;
   }
 
-  /** @param signal takes the image out of the queue, as long as it isn't being computed. */
+  /** @param signal removes the image from the queue, unless it is already being computed. */
   async submit(image: RawImage, signal: AbortSignal): Promise<Computed> {
     signal.throwIfAborted();
     let leave = () => {};
@@ -47,7 +47,7 @@ export class Batcher {
       this.#queue.push(waiting);
     });
     this.#begin_soon();
-    // The signal outlives its request, and would keep the image.
+    // The signal outlives its request, and would retain the image.
     return computed.finally(() => signal.removeEventListener("abort", leave));
   }
 
@@ -64,7 +64,7 @@ export class Batcher {
     this.#is_computing = true;
     void this.#compute(this.#queue.splice(0, this.#options.max_batch)).finally(() => {
       this.#is_computing = false;
-      // Who waited meanwhile has waited long enough.
+      // Images that arrived meanwhile have waited long enough.
       this.#begin();
     });
   }
@@ -72,7 +72,7 @@ export class Batcher {
   async #compute(batch: readonly Waiting[]): Promise<void> {
     const started = performance.now();
     try {
-      // Requests of one batch can't stop it for the others.
+      // No request may stop a batch that it shares with others.
       const never = new AbortController().signal;
       const images = batch.map(({ image }) => image);
       const rows = await compute_each(images, this.#computation, never);

@@ -12,17 +12,17 @@ const inflated_raw: Decompress = promisify(inflateRaw);
 
 const DEFLATE_METHOD = 8;
 
-/** By the names that Content-Encoding has for them. */
+/** By their names in Content-Encoding. */
 const DECOMPRESSORS: Readonly<Record<string, Decompress>> = {
   gzip: gunzipped,
   "x-gzip": gunzipped,
-  // By the standard zlib's format, which some senders leave out.
+  // The standard requires zlib's format, but some clients send raw deflate data.
   deflate: (bytes, options) =>
     ((bytes[0] ?? 0) & 0x0f) === DEFLATE_METHOD ? inflated(bytes, options) : inflated_raw(bytes, options),
   br: promisify(brotliDecompress),
 };
 
-/** A request's body, decompressed: up to `max_bytes` on the way and after. */
+/** A request's decompressed body; `max_bytes` limits its size before and after. */
 export async function decoded_body(exchange: Exchange, max_bytes: number): Promise<Buffer> {
   const encoding = (exchange.request.headers["content-encoding"] ?? "").trim().toLowerCase();
   const is_plain = encoding === "" || encoding === "identity";
@@ -31,7 +31,7 @@ export async function decoded_body(exchange: Exchange, max_bytes: number): Promi
     throw new HttpError(
       415,
       "UNSUPPORTED_MEDIA_TYPE",
-      "The Content-Encoding of a body must be gzip, deflate or br, or none.",
+      "The Content-Encoding must be gzip, deflate or br, or absent.",
       { "accept-encoding": "gzip, deflate, br" },
     );
   const bytes = await exchange.read_body(max_bytes, () => too_large(max_bytes));
@@ -40,11 +40,11 @@ export async function decoded_body(exchange: Exchange, max_bytes: number): Promi
     return await decompress(bytes, { maxOutputLength: Math.min(max_bytes, constants.MAX_LENGTH) });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE") throw too_large(max_bytes);
-    throw invalid(`The body isn't valid ${encoding} data, though its Content-Encoding says so.`);
+    throw invalid(`The body isn't valid ${encoding} data, as its Content-Encoding claims.`);
   }
 }
 
-/** The bytes of base64 text of either alphabet, with or without padding and line breaks; undefined if it is neither. */
+/** Decodes base64 of either alphabet, with or without padding and line breaks; undefined for other text. */
 export function from_base64(text: string): Buffer | undefined {
   const packed = text.replace(/\s+/g, "");
   return /^[\w+/-]+={0,2}$/.test(packed) ? Buffer.from(packed, "base64") : undefined;

@@ -3,17 +3,17 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { version } from "../../../package.json";
 import { type FunctionToApply, ViTMSNConfig } from "../../index.ts";
-import { seconds, whole_number } from "../batch/options.ts";
-import { load_classifier } from "../classify.ts";
-import { load_extractor } from "../embed.ts";
+import { collect, positive_integer, seconds } from "../batch/options.ts";
+import { function_to_apply_option, load_classifier } from "../classify.ts";
+import { load_extractor, pool_option } from "../embed.ts";
 import { load_options, type ModelFlags, model_identity, with_model_options } from "../model_options.ts";
-import { say } from "../terminal.ts";
+import { notify } from "../terminal.ts";
 import { LastingTask } from "./lasting_task.ts";
 
 interface ServeFlags extends ModelFlags {
   host: string;
   port: number;
-  only?: "classify" | "embed";
+  only?: (typeof TASKS)[number];
   topK: number;
   functionToApply?: FunctionToApply;
   pool: "cls" | "mean";
@@ -30,6 +30,7 @@ interface ServeFlags extends ModelFlags {
   drain: number;
 }
 
+const TASKS = ["classify", "embed"] as const;
 const BYTES_IN_MB = 1_000_000;
 
 function port_number(text: string): number {
@@ -38,105 +39,129 @@ function port_number(text: string): number {
   return Number(text);
 }
 
-/** As browsers send it: nothing else would ever match. */
+/** An origin as browsers send it: no other could match. */
 function collect_origin(text: string, origins: string[] = []): string[] {
   if (text !== "*" && !(URL.canParse(text) && new URL(text).origin === text))
-    throw new InvalidArgumentError("expected an origin as https://app.example, without a path, or *.");
+    throw new InvalidArgumentError("expected an origin such as https://app.example, without a path, or *.");
   return [...origins, text];
 }
 
-/** For an option that may be given again. */
-function collect(value: string, values: string[] = []): string[] {
-  return [...values, value];
+/** `vit-msn serve`: serves a model over HTTP until it is stopped. */
+export function add_serve(program: Command, signal: AbortSignal): void {
+  const command = program
+    .command("serve")
+    .description("serve a model over HTTP: POST /classify and /embed, GET /health, /ready and /metrics")
+    .addHelpText(
+      "after",
+      `
+A request holds an image as its body (image/… or application/octet-stream), as
+the only file of a form, or as base64 in JSON: {"image": "…"} or
+{"inputs": "…"}. Bodies may be compressed (Content-Encoding: gzip, deflate, br).
+Errors are JSON: {"error": {"code", "message"}}. SIGTERM drains, finishes
+accepted requests and exits with 0; Ctrl-C skips the drain.`,
+    );
+  with_access_options(with_limit_options(with_server_options(command)));
+  with_model_options(command).action(async (flags: ServeFlags) => {
+    process.exitCode = await serve(flags, signal);
+  });
 }
 
-/** `vit-msn serve`: the model behind an HTTP server, until it is stopped. */
-export function add_serve(program: Command, signal: AbortSignal): void {
-  with_model_options(program.command("serve"))
-    .description("serve a model over HTTP: POST /classify and /embed, GET /health, /ready and /metrics")
-    .option("-p, --port <n>", "port to listen at; 0 takes a free one", port_number, 8080)
-    .option("--host <address>", "address to listen at; 0.0.0.0 is every address of this machine", "127.0.0.1")
-    .addOption(
-      new Option("--only <task>", "serve one task; default: what the model's weights are for").choices([
-        "classify",
-        "embed",
-      ]),
-    )
-    .option("-k, --top-k <n>", "classes in an answer to a request without top_k", whole_number, 5)
-    .addOption(
-      new Option(
-        "--function-to-apply <name>",
-        "how logits become scores; default: by the model's problem type",
-      ).choices(["softmax", "sigmoid", "none"]),
-    )
-    .addOption(
-      new Option("--pool <name>", "embeddings: CLS token, or mean of the patch tokens")
-        .choices(["cls", "mean"])
-        .default("cls"),
-    )
-    .option("--max-batch <n>", "images of several requests computed together", whole_number, 8)
-    .option("--max-wait <s>", "seconds that an image waits for others while nothing is computed", seconds, 0)
-    .option("--max-queue <n>", "requests accepted at a time; more get 429", whole_number, 64)
+function with_server_options(command: Command): Command {
+  return command
+    .optionsGroup("Server:")
+    .option("-p, --port <n>", "listen on this port; 0 picks a free one", port_number, 8080)
     .option(
-      "--max-body <MB>",
-      "megabytes of a body, also when decompressed; larger ones get 413",
-      whole_number,
-      10,
-    )
-    .option("--max-pixels <n>", "pixels of an image; larger ones get 400", whole_number, 25_000_000)
-    .option(
-      "--timeout <s>",
-      "seconds for a request's body to arrive (else 408) and be answered (else 504)",
-      seconds,
-      30,
+      "--host <address>",
+      "listen on this address; 0.0.0.0 is every address of this machine",
+      "127.0.0.1",
     )
     .option(
-      "--keep-alive <s>",
-      "seconds that a connection stays open between requests; longer than a proxy's",
+      "--keep-alive <seconds>",
+      "keep idle connections open this long; choose more than your proxy does",
       seconds,
       65,
     )
     .option(
-      "--drain <s>",
-      "seconds after SIGTERM in which /ready and /health are 503 and requests are still taken",
+      "--drain <seconds>",
+      "after SIGTERM, accept requests this long while /ready and /health return 503",
       seconds,
       3,
     )
+    .optionsGroup("Tasks:")
+    .addOption(
+      new Option("--only <task>", "serve one task; default: those that the model has weights for").choices(
+        TASKS,
+      ),
+    )
+    .option(
+      "-k, --top-k <n>",
+      "return the n likeliest classes if a request has no top_k",
+      positive_integer,
+      5,
+    )
+    .addOption(function_to_apply_option())
+    .addOption(pool_option());
+}
+
+function with_limit_options(command: Command): Command {
+  return command
+    .optionsGroup("Limits:")
+    .option("--max-batch <n>", "compute up to n images of several requests together", positive_integer, 8)
+    .option(
+      "--max-wait <seconds>",
+      "let an image wait this long for others while nothing is being computed",
+      seconds,
+      0,
+    )
+    .option("--max-queue <n>", "accept up to n requests at a time; more get 429", positive_integer, 64)
+    .option(
+      "--max-body <mb>",
+      "accept bodies of up to this many megabytes, also when decompressed; larger ones get 413",
+      positive_integer,
+      10,
+    )
+    .option(
+      "--max-pixels <n>",
+      "accept images of up to n pixels; larger ones get 400",
+      positive_integer,
+      25_000_000,
+    )
+    .option(
+      "--timeout <seconds>",
+      "wait this long for a request's body (else 408) and for its answer (else 504)",
+      seconds,
+      30,
+    );
+}
+
+function with_access_options(command: Command): Command {
+  return command
+    .optionsGroup("Access:")
     .option(
       "--cors <origin>",
-      "let pages of this origin read answers, * those of any; may be given again; default: none",
+      "let pages of this origin read answers, or of any if *; repeatable; default: none",
       collect_origin,
     )
     .option(
       "--allow-host <name>",
-      "answer requests for this host name besides; may be given again; default: at a loopback address localhost" +
-        " and names without a dot, else every name",
+      "answer requests for this host name, too; repeatable; default: on a loopback address localhost and names" +
+        " without a dot, else every name",
       collect,
     )
     .option(
       "--allow-url-host <host>",
-      'fetch images from this host for JSON {"url"}; may be given again; default: none',
+      'fetch images from this host for JSON {"url"}; repeatable; default: none',
       collect,
-    )
-    .addHelpText(
-      "after",
-      "\nAn image is a request's body (image/… or application/octet-stream), the one file of a form, or base64 in JSON:" +
-        '\n{"image": "…"} or {"inputs": "…"}. Bodies may be compressed (Content-Encoding: gzip, deflate, br). Errors are' +
-        '\nJSON: {"error": {"code", "message"}}. SIGTERM drains, finishes what was accepted and exits with 0; Ctrl-C does' +
-        "\nso without the drain.",
-    )
-    .action(async (flags: ServeFlags) => {
-      process.exitCode = await serve(flags, signal);
-    });
+    );
 }
 
-/** How long accepted requests may take after the drain, whatever --timeout is: supervisors kill after 30 s or so. */
+/** The longest time for accepted requests after the drain, whatever --timeout is: supervisors kill after about 30 s. */
 const MAX_FINISH_MS = 20_000;
 
 async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
   const tasks = await load_tasks(flags, signal);
   try {
-    // Imported here, since the server's library starts Node's fetch, whose address space other commands can do without.
+    // Imported here, since these modules start Node's fetch, whose address space other commands don't need.
     const [{ App }, { HttpServer }] = await Promise.all([import("./app.ts"), import("./http_server.ts")]);
     const timeout_ms = Math.max(1, Math.round(flags.timeout * 1000));
     const app = new App(tasks, {
@@ -165,28 +190,28 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
     await server.listen(flags.port, flags.host);
     if (!flags.quiet) log(`listening at ${server.url}: ${Object.keys(tasks).join(", ")}.`);
     await until_aborted(signal);
-    if (!flags.quiet) log("stopping; what was accepted is finished.");
+    if (!flags.quiet) log("stopping after the accepted requests.");
     app.stop();
     server.end_connections();
-    // Who stops it by hand waits for no load balancer.
+    // No load balancer needs time if it is stopped by hand.
     if (signal.reason === "SIGTERM") await sleep(flags.drain * 1000);
     app.close();
     await server.close(Math.min(timeout_ms, MAX_FINISH_MS));
     return 0;
   } finally {
-    end_at_last();
+    end_after_last_wait();
     for (const task of Object.values(tasks)) await task.dispose();
   }
 }
 
 function log(line: string): void {
-  say(line);
+  notify(line);
 }
 
-/** A decoder that doesn't come to its end keeps the process alive, and process.exit waits for it, too. */
-function end_at_last(): void {
+/** A decoder that never ends keeps the process alive, and process.exit would wait for it, too. */
+function end_after_last_wait(): void {
   const timer = setTimeout(() => {
-    log("something is still being decoded or computed; the process ends without waiting for it.");
+    log("an image is still being decoded or computed; ending the process without waiting for it.");
     process.removeAllListeners("SIGTERM");
     process.kill(process.pid, "SIGTERM");
   }, LAST_WAIT_MS);
@@ -195,23 +220,23 @@ function end_at_last(): void {
 
 const LAST_WAIT_MS = 5000;
 
-/** A hub's name for a model, or the last part of a path or URL: where it lies is nobody's business. */
+/** A model's repo id on the hub, or the last part of its path or URL: clients needn't know where it is stored. */
 function public_name(model: string | undefined): string | undefined {
   if (model === undefined || /^[\w.-]+\/[\w.-]+$/.test(model)) return model;
   return basename(model.replace(/[?#].*$/, ""));
 }
 
-type LastingTasks = Partial<Record<"classify" | "embed", LastingTask>>;
+type LastingTasks = Partial<Record<(typeof TASKS)[number], LastingTask>>;
 
-/** A backbone's checkpoint has no classifier: one with random weights would answer anything. */
+/** A backbone's checkpoint has no classifier, so /classify isn't served by default: its results would be random. */
 async function load_tasks(flags: ServeFlags, signal: AbortSignal): Promise<LastingTasks> {
   const only = flags.only ?? (await default_task(flags, signal));
-  // The engine computes in a thread of its own, so that the server can answer meanwhile.
+  // The engine runs in a separate thread, so that the server stays responsive.
   const model = { ...flags, worker: true };
   const tasks: LastingTasks = {};
   try {
     if (only !== "embed") {
-      // Every class, best first: requests ask for as many as they like.
+      // Every class, best first: each request chooses how many it gets.
       const options = {
         topK: Number.MAX_SAFE_INTEGER,
         functionToApply: flags.functionToApply,

@@ -2,14 +2,14 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { setImmediate } from "node:timers/promises";
 import { HttpError } from "./http_error.ts";
 
-/** How long a client that was refused may go on sending before its connection is cut, so that it can read why. */
+/** How long a refused client may continue sending before its connection is cut, so that it can read the answer. */
 export const LINGER_MS = 5000;
 
-/** A request and the way to its answer. */
+/** A request and its response. */
 export class Exchange {
   readonly request: IncomingMessage;
   readonly #response: ServerResponse;
-  /** Whether the client holds the body back until it is asked for it. */
+  /** Whether the client waits for 100 Continue before it sends the body. */
   #awaits_continue: boolean;
   readonly #ended = new AbortController();
   #on_gone: (() => void) | undefined;
@@ -18,11 +18,11 @@ export class Exchange {
     this.request = request;
     this.#response = response;
     this.#awaits_continue = awaits_continue;
-    // That a client goes while it is answered is no fault; its socket tells.
+    // A client that disconnects during the answer is not an error; the socket's close event handles it.
     response.on("error", () => {});
   }
 
-  /** Fires when there is no use in going on; the reason is the HttpError to answer with. */
+  /** Fires when continuing is pointless; the reason is the HttpError to answer with. */
   get signal(): AbortSignal {
     return this.#ended.signal;
   }
@@ -31,13 +31,13 @@ export class Exchange {
     this.#ended.abort(reason);
   }
 
-  /** The client has gone. */
+  /** To be called when the client has disconnected. */
   leave(): void {
-    this.abort(new HttpError(499, "CLIENT_CLOSED_REQUEST", "The client has gone."));
+    this.abort(new HttpError(499, "CLIENT_CLOSED_REQUEST", "The client closed the connection."));
     this.#on_gone?.();
   }
 
-  /** The body, which has up to `max_bytes`. @throws HttpError the signal's reason, or what `too_large` gives. */
+  /** Reads the body, up to `max_bytes`. @throws HttpError the signal's reason, or what `too_large` returns. */
   read_body(max_bytes: number, too_large: () => HttpError): Promise<Buffer> {
     const { request, signal } = this;
     if (Number(request.headers["content-length"]) > max_bytes) return Promise.reject(too_large());
@@ -53,11 +53,11 @@ export class Exchange {
         else body.append(chunk);
       });
       request.once("end", () => resolve(body.bytes));
-      request.once("error", () => reject(new HttpError(400, "BAD_REQUEST", "The body breaks off.")));
+      request.once("error", () => reject(new HttpError(400, "BAD_REQUEST", "The body is incomplete.")));
     }).finally(() => request.removeAllListeners("data"));
   }
 
-  /** Sends an answer and waits until it is sent, or the client has gone. @param on_sent called when either is so. */
+  /** Sends an answer and waits until it is sent or the client has gone. @param on_sent is called once either happens. */
   async send(
     status: number,
     headers: Readonly<Record<string, string>>,
@@ -67,7 +67,7 @@ export class Exchange {
     const { request } = this;
     const response = this.#response;
     if (!request.complete) {
-      // The rest of a small body is here already, but not read yet.
+      // The rest of a small body has arrived, but hasn't been read.
       request.resume();
       await setImmediate();
     }
@@ -84,7 +84,7 @@ export class Exchange {
       response.writeHead(status, { ...headers, ...length }).end(body);
       await Promise.race([gone, finished]);
     } else {
-      // Nobody reads the rest of the body, so nothing behind it can be understood.
+      // The rest of the body isn't read, so nothing after it can be parsed.
       response.writeHead(status, { ...headers, ...length, connection: "close" }).write(body, on_sent);
       request.socket.end();
       await Promise.race([gone, this.#discard_body()]);
@@ -93,7 +93,7 @@ export class Exchange {
     on_sent();
   }
 
-  /** Where a connection is closed while its client still sends, the client may lose the answer. */
+  /** If a connection is closed while its client still sends, the client may lose the answer. */
   #discard_body(): Promise<void> {
     const { request } = this;
     return new Promise((resolve) => {
@@ -107,7 +107,7 @@ export class Exchange {
   }
 }
 
-/** Chunks may be as small as a byte, and each that is kept as it comes takes a hundred. */
+/** Chunks may be as small as a byte, and each stored separately would take a hundred. */
 class GrowingBuffer {
   #buffer = Buffer.alloc(0);
   length = 0;

@@ -1,6 +1,6 @@
-const MAX_KNOWN = 100;
+const MAX_KINDS = 100;
 
-/** Faults of the server: each kind is told once, on one line, however often clients run into it. */
+/** Logs each kind of internal error once, on one line, however often clients trigger it. */
 export class FaultLog {
   readonly #log: (line: string) => void;
   readonly #known = new Set<string>();
@@ -13,7 +13,7 @@ export class FaultLog {
     const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
     const place = error instanceof Error ? (error.stack?.split("\n    at ", 2)[1] ?? "") : "";
     const line = `${what} failed: ${text} (${place.trim()})`.replace(/[\s\p{Cc}]+/gu, " ");
-    if (this.#known.has(line) || this.#known.size >= MAX_KNOWN) return;
+    if (this.#known.has(line) || this.#known.size >= MAX_KINDS) return;
     this.#known.add(line);
     this.#log(line);
   }

@@ -5,7 +5,7 @@ import { type HttpError, invalid } from "./http_error.ts";
 
 interface Part {
   name: string | undefined;
-  /** Undefined where the part names none. */
+  /** Undefined if the part has none. */
   filename: string | undefined;
   type: string;
   bytes: Buffer;
@@ -13,27 +13,27 @@ interface Part {
 
 export interface Form {
   image: Buffer;
-  /** Text parts by name; the first of a name. */
+  /** Text parts by name; the first one wins. */
   fields: ReadonlyMap<string, string>;
 }
 
 const MAX_PARTS = 100;
 const MAX_HEADERS = 50;
 const MAX_HEADER_BYTES = 16 * 1024;
-/** By the standard; a longer one would make the search for it slow. */
+/** The standard's limit; a longer boundary would make searching slow. */
 const MAX_BOUNDARY = 70;
 const SLICE = 16 * 1024;
 
 /** A multipart/form-data body with one file, the image. */
 export async function read_form(body: Buffer, content_type: string, signal: AbortSignal): Promise<Form> {
   const parts = await read_parts(body, content_type, signal);
-  // Text parts say nothing of a file or its type. A browser sends a nameless empty file where none was chosen.
+  // Text parts have neither filename nor type. A browser sends a nameless empty file if none was chosen.
   const is_text = ({ filename, type }: Part) => filename === undefined && type === "text/plain";
   const files = parts.filter((part) => !is_text(part) && !(part.filename === "" && part.bytes.length === 0));
   const [file] = files;
   if (file === undefined || files.length > 1)
     throw invalid(
-      `A form must have one file, the image; this one has ${files.length}. Send one request for each image.`,
+      `A form must contain one file, the image; this one has ${files.length}. Send one request for each image.`,
     );
   const fields = new Map<string, string>();
   for (const { name = "", bytes } of parts.filter(is_text))
@@ -42,11 +42,7 @@ export async function read_form(body: Buffer, content_type: string, signal: Abor
 }
 
 async function read_parts(body: Buffer, content_type: string, signal: AbortSignal): Promise<Part[]> {
-  const boundary = /;\s*boundary\s*=\s*("[^"]*"|[^;\s]*)/i.exec(content_type)?.[1]?.replaceAll('"', "") ?? "";
-  if (boundary === "" || boundary.length > MAX_BOUNDARY)
-    throw invalid(
-      `The Content-Type of a form must name its boundary, of up to ${MAX_BOUNDARY} characters: multipart/form-data; boundary=…`,
-    );
+  const boundary = boundary_of(content_type);
   const parts: Part[] = [];
   let refusal: HttpError | undefined;
   const parser = new Busboy({
@@ -57,7 +53,7 @@ async function read_parts(body: Buffer, content_type: string, signal: AbortSigna
   parser.on("file", (name, stream, filename: string | undefined, encoding, type) => {
     const chunks: Buffer[] = [];
     stream.on("data", (chunk: Buffer) => chunks.push(chunk));
-    stream.on("error", () => {}); // the parser tells, too
+    stream.on("error", () => {}); // the parser reports it, too
     stream.once("end", () => parts.push({ name, filename, type, bytes: joined(chunks, encoding) }));
   });
   parser.once("partsLimit", () => {
@@ -71,7 +67,7 @@ async function read_parts(body: Buffer, content_type: string, signal: AbortSigna
   try {
     for (let at = 0; at < body.length && refusal === undefined; at += SLICE) {
       await Promise.race([write(parser, body.subarray(at, at + SLICE)), finished]);
-      // Others get their turn.
+      // Let other requests run.
       await setImmediate();
     }
     if (refusal !== undefined) throw refusal;
@@ -89,7 +85,17 @@ async function read_parts(body: Buffer, content_type: string, signal: AbortSigna
   return parts;
 }
 
-/** One slice at a time, so that whatever the parser throws is thrown here. */
+/** The boundary in a form's Content-Type. @throws HttpError if it has none, or one that is too long. */
+function boundary_of(content_type: string): string {
+  const boundary = /;\s*boundary\s*=\s*("[^"]*"|[^;\s]*)/i.exec(content_type)?.[1]?.replaceAll('"', "") ?? "";
+  if (boundary === "" || boundary.length > MAX_BOUNDARY)
+    throw invalid(
+      `The Content-Type of a form must include its boundary, of up to ${MAX_BOUNDARY} characters: multipart/form-data; boundary=…`,
+    );
+  return boundary;
+}
+
+/** Writes one slice; rejects with whatever the parser throws. */
 function write(parser: InstanceType<typeof Busboy>, slice: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     parser.write(slice, (error) => (error ? reject(error) : resolve()));

@@ -1,10 +1,10 @@
 import { type ErrorCode, VitMsnError } from "../../index.ts";
 
-/** A request that is refused, with the status and the code that its sender gets. */
+/** The refusal of a request, with the status and code for the client. */
 export class HttpError extends Error {
   readonly status: number;
   readonly code: string;
-  /** Beside the usual ones. */
+  /** Additional headers of the answer. */
   readonly headers: Readonly<Record<string, string>>;
 
   constructor(status: number, code: string, message: string, headers: Record<string, string> = {}) {
@@ -17,7 +17,7 @@ export class HttpError extends Error {
 
 const RETRY_AFTER_SECONDS = "1";
 
-/** A refusal for now. */
+/** A temporary refusal. */
 export function unavailable(code: string, message: string, status: 429 | 503 = 503): HttpError {
   return new HttpError(status, code, message, { "retry-after": RETRY_AFTER_SECONDS });
 }
@@ -34,7 +34,7 @@ export function too_large(max_bytes: number): HttpError {
   );
 }
 
-/** The library's errors that the sender is to blame for. */
+/** The statuses of library errors that the client caused. */
 const STATUSES: Partial<Record<ErrorCode, number>> = {
   INVALID_IMAGE: 400,
   INVALID_ARGUMENT: 400,
@@ -44,7 +44,7 @@ const STATUSES: Partial<Record<ErrorCode, number>> = {
   NETWORK: 422,
 };
 
-/** An error as its sender gets it; undefined for a fault of the server, which isn't the sender's business. */
+/** The answer to the client for an error; undefined for internal errors, whose details clients don't get. */
 export function to_http_error(error: unknown): HttpError | undefined {
   if (error instanceof HttpError) return error;
   if (!(error instanceof VitMsnError)) return undefined;
@@ -52,6 +52,6 @@ export function to_http_error(error: unknown): HttpError | undefined {
   if (status !== undefined) return new HttpError(status, error.code, error.message);
   if (error.code === "OUT_OF_MEMORY") return unavailable(error.code, "The server is out of memory.");
   if (error.code === "ENGINE_DEAD" || error.code === "DISPOSED")
-    return unavailable("ENGINE_DEAD", "The engine that computes failed; see /health.");
+    return unavailable("ENGINE_DEAD", "The engine has failed; see /health.");
   return undefined;
 }

@@ -12,13 +12,13 @@ import { Exchange, LINGER_MS } from "./exchange.ts";
 import { HttpError } from "./http_error.ts";
 
 export interface ServerOptions {
-  /** For a request to arrive, and for a client to take its answer. */
+  /** The longest time for a request to arrive, and for a client to read its answer. */
   timeout_ms: number;
-  /** How long a connection stays open between requests; 0 closes it behind its answer. */
+  /** How long a connection stays open between requests; 0 closes it after each answer. */
   keep_alive_ms: number;
 }
 
-/** Answers to exchanges; it never rejects. */
+/** Computes the answer to an exchange; never rejects. */
 export type Answerer = (exchange: Exchange) => Promise<Answer>;
 
 export interface Answer {
@@ -27,17 +27,17 @@ export interface Answer {
   body: string;
 }
 
-/** Requests of one connection that wait for an earlier one's answer: nothing more is read until they are answered. */
+/** Requests of a connection that may wait for an earlier one's answer before reading is paused. */
 const MAX_PIPELINED = 16;
-/** What was read before reading stopped may be as many as fit into a read; a connection with more is cut. */
+/** More may have been read before the pause; a connection with more requests than this is cut. */
 const MAX_WAITING = 4000;
 const STALL_GRACE_MS = 5000;
 
-/** What node:http leaves open: requests of a connection one by one, answers to bytes that aren't HTTP, an end in time. */
+/** Adds to node:http: one request of a connection at a time, answers to malformed requests, and a shutdown with a deadline. */
 export class HttpServer {
   readonly #server: Server;
   readonly #connections = new WeakMap<Socket, Connection>();
-  /** Requests without an answer yet. */
+  /** Requests that aren't answered yet. */
   readonly #open = new Set<Exchange>();
   #on_idle: (() => void) | undefined;
   /** Whether answers end their connections. */
@@ -49,11 +49,11 @@ export class HttpServer {
       headersTimeout: timeout_ms,
       keepAliveTimeout: keep_alive_ms,
       connectionsCheckingInterval: 1000,
-      requireHostHeader: false, // the app looks at it
+      requireHostHeader: false, // the app checks it
     });
-    // A client that doesn't take its answer would hold it for ever.
+    // A client that doesn't read its answer would occupy it forever.
     this.#server.timeout = timeout_ms + STALL_GRACE_MS;
-    // A client may end its side after its request, and still wants the answer. The types don't know of it.
+    // A client may close its side after the request and still wants the answer. The types lack this option.
     Object.assign(this.#server, { httpAllowHalfOpen: true });
     const accept = (request: IncomingMessage, response: ServerResponse, awaits_continue: boolean) => {
       const exchange = new Exchange(request, response, awaits_continue);
@@ -63,18 +63,18 @@ export class HttpServer {
     this.#server.on("request", (request, response) => accept(request, response, false));
     this.#server.on("checkExpectation", (request, response) => accept(request, response, true));
     this.#server.on("checkContinue", (request, response) => accept(request, response, true));
-    this.#server.on("timeout", (socket) => this.#connection(socket, answer).cut_if_still());
+    this.#server.on("timeout", (socket) => this.#connection(socket, answer).cut_if_stalled());
     this.#server.on("clientError", (error: NodeJS.ErrnoException, socket) => {
       if (error.code === "ECONNRESET" || !socket.writable) socket.destroy();
       else this.#connection(socket as Socket, answer).break_off(refusal_of(error));
     });
   }
 
-  /** @throws VitMsnError IO where the address can't be had. */
+  /** @throws VitMsnError IO if the address isn't available. */
   listen(port: number, host: string): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#server.once("error", (cause: Error) => {
-        const message = `The server can't listen at ${host}:${port}: ${cause.message}.`;
+        const message = `The server can't listen on ${host}:${port}: ${cause.message}. Choose another --host or --port.`;
         reject(new VitMsnError("IO", message, { cause }));
       });
       this.#server.listen(port, host, resolve);
@@ -90,12 +90,12 @@ export class HttpServer {
     return `http://${family === "IPv6" ? `[${address}]` : address}:${port}`;
   }
 
-  /** From now on every answer is the last one of its connection, so that clients connect elsewhere. */
+  /** From now on every answer closes its connection, so that clients connect elsewhere. */
   end_connections(): void {
     this.#is_closing = true;
   }
 
-  /** Takes no more connections, answers what was received, and cuts what isn't answered after `deadline_ms`. */
+  /** Stops accepting connections, answers received requests, and cuts connections after `deadline_ms`. */
   async close(deadline_ms: number): Promise<void> {
     this.end_connections();
     this.#server.close();
@@ -130,24 +130,24 @@ export class HttpServer {
 interface ConnectionOptions {
   answer: Answerer;
   is_last(): boolean;
-  /** Told of every exchange once, when it is answered or its client has gone. */
+  /** Called once for every exchange, when it is answered or its client has gone. */
   on_end(exchange: Exchange): void;
 }
 
-/** Answers the requests of one connection one after the other, and reads no further than a few ahead. */
+/** Answers the requests of a connection one after the other, and reads only a few ahead. */
 class Connection {
   readonly #socket: Socket;
   readonly #options: ConnectionOptions;
   #waiting: Exchange[] = [];
   #current: Exchange | undefined;
   #is_broken = false;
-  /** What is said to bytes that aren't a request. */
-  #last_words: HttpError | undefined;
+  /** The answer to bytes that aren't a valid request, sent last. */
+  #final_error: HttpError | undefined;
 
   constructor(socket: Socket, options: ConnectionOptions) {
     this.#socket = socket;
     this.#options = options;
-    // Node tells responses of pipelined requests nothing of their connection's end, or only newer versions do.
+    // Older versions of Node don't report the connection's end to responses of pipelined requests.
     socket.once("close", () => this.#leave());
   }
 
@@ -161,7 +161,7 @@ class Connection {
       this.#socket.destroy();
       return;
     }
-    // Node resumes the socket behind each request: it is paused once what was read is gone through.
+    // Node resumes the socket after each request, so it is paused once the data read so far is processed.
     if (this.#waiting.length === MAX_PIPELINED) {
       queueMicrotask(() => this.#pause());
       setImmediate(() => this.#pause());
@@ -169,7 +169,7 @@ class Connection {
     if (this.#current === undefined) this.#work().catch((fault) => this.#socket.destroy(fault));
   }
 
-  /** What comes now isn't HTTP. Requests before it are answered. */
+  /** To be called when the client sends invalid HTTP. Earlier requests are still answered. */
   break_off(error: HttpError): void {
     if (this.#is_broken) return;
     this.#is_broken = true;
@@ -178,14 +178,14 @@ class Connection {
       last.abort(error);
       return;
     }
-    this.#last_words = error;
-    if (this.#current === undefined) this.#say_last_words();
+    this.#final_error = error;
+    if (this.#current === undefined) this.#send_final_error();
   }
 
-  /** Nothing moved for long: whoever is answered at the moment has time, others haven't. */
-  cut_if_still(): void {
+  /** To be called when nothing was sent or received for long. Cuts the connection, unless an answer is being computed. */
+  cut_if_stalled(): void {
     const { bytesRead } = this.#socket;
-    // A process that stood still finds its timers due before what has arrived meanwhile.
+    // After a pause of the process, timers fire before data that arrived meanwhile is read.
     setImmediate(() => {
       const is_computing = this.#current !== undefined && this.#socket.writableLength === 0;
       if (this.#socket.bytesRead === bytesRead && !is_computing) this.#socket.destroy();
@@ -201,25 +201,25 @@ class Connection {
       this.#current = next;
       if (this.#waiting.length === 0) this.#socket.resume();
       await this.#answer(next);
-      // Other connections get their turn.
+      // Let other connections run.
       await next_turn();
     }
     this.#current = undefined;
-    this.#say_last_words();
+    this.#send_final_error();
   }
 
   async #answer(exchange: Exchange): Promise<void> {
     const { answer, is_last, on_end } = this.#options;
     const { status, headers, body } = await answer(exchange);
-    const ends = this.#last_words === undefined && this.#waiting.length === 0 && is_last();
+    const ends = this.#final_error === undefined && this.#waiting.length === 0 && is_last();
     await exchange.send(status, ends ? { ...headers, connection: "close" } : headers, body, () =>
       on_end(exchange),
     );
   }
 
-  #say_last_words(): void {
-    if (this.#last_words === undefined || !this.#socket.writable) return;
-    const { status, code, message } = this.#last_words;
+  #send_final_error(): void {
+    if (this.#final_error === undefined || !this.#socket.writable) return;
+    const { status, code, message } = this.#final_error;
     const body = error_body(code, message);
     const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/json`;
     this.#socket.end(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);

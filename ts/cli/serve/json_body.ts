@@ -1,7 +1,7 @@
 import { from_base64 } from "./body.ts";
 import { invalid } from "./http_error.ts";
 
-/** An image, or where it lies. */
+/** An image's bytes, or its URL. */
 export type JsonImage = { bytes: Buffer } | { url: string };
 
 export interface JsonRequest {
@@ -9,22 +9,22 @@ export interface JsonRequest {
   top_k: unknown;
 }
 
-/** Keys for an image; `inputs` is Hugging Face's. */
+/** Keys of an image; `inputs` is Hugging Face's. */
 const IMAGE_KEYS = ["image", "inputs", "url"] as const;
 const KEYS: ReadonlySet<string> = new Set([...IMAGE_KEYS, "top_k", "parameters"]);
 const SHAPE = '{"image": "<base64>"}, {"inputs": "<base64>"} or {"url": "https://…"}';
 
-/** A JSON body: an image as base64 or by URL, and `top_k`, which Hugging Face's clients put into `parameters`. */
+/** Parses a JSON body: an image as base64 or URL, and `top_k`, which Hugging Face's clients put into `parameters`. */
 export function read_json(body: Buffer): JsonRequest {
   const request = parse(body);
   if (!is_object(request)) throw invalid(`The body must be a JSON object: ${SHAPE}.`);
   refuse_unknown(request, KEYS, "The body");
   const { parameters = {} } = request;
-  if (!is_object(parameters)) throw invalid('"parameters" must be a JSON object, as {"top_k": 3}.');
+  if (!is_object(parameters)) throw invalid('"parameters" must be a JSON object such as {"top_k": 3}.');
   refuse_unknown(parameters, new Set(["top_k"]), '"parameters"');
   const keys = IMAGE_KEYS.filter((key) => request[key] !== undefined);
   const [key] = keys;
-  if (key === undefined || keys.length > 1) throw invalid(`The body must have one image: ${SHAPE}.`);
+  if (key === undefined || keys.length > 1) throw invalid(`The body must contain one image: ${SHAPE}.`);
   return { image: image_of(key, request[key]), top_k: request.top_k ?? parameters.top_k };
 }
 
@@ -32,7 +32,7 @@ function parse(body: Buffer): unknown {
   try {
     return JSON.parse(body.toString().replace(/^\uFEFF/, ""));
   } catch {
-    throw invalid(`The body isn't JSON, though its Content-Type says so: ${SHAPE}.`);
+    throw invalid(`The body isn't valid JSON, as its Content-Type claims; send ${SHAPE}.`);
   }
 }
 
@@ -56,11 +56,11 @@ function image_of(key: (typeof IMAGE_KEYS)[number], value: unknown): JsonImage {
   const data = /^data:[^,]*;\s*base64\s*,/i.exec(value.slice(0, 1000))?.[0] ?? "";
   const bytes = from_base64(value.slice(data.length));
   if (bytes === undefined)
-    throw invalid(`"${key}" must be an image's file as base64, or as a data URL with base64.`);
+    throw invalid(`"${key}" must be an image file as base64, or as a data URL with base64.`);
   return { bytes };
 }
 
-/** A name that a client made up, short and on one line. */
+/** A name from a client, shortened and on one line. */
 export function quoted(name: string): string {
   return JSON.stringify(name.length > 40 ? `${name.slice(0, 40)}…` : name);
 }

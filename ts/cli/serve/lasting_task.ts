@@ -10,14 +10,14 @@ export interface ServedTask extends Computation {
 }
 
 /**
- * A task whose model is loaded again where its engine died. One that dies again before it has answered anything stays
- * dead: loading for ever would only hide why.
+ * A task whose model is loaded again if its engine dies. If it dies again before it has computed anything, it stays dead:
+ * reloading forever would hide the cause.
  */
 export class LastingTask implements ServedTask {
   readonly #load: () => Promise<LoadedTask>;
   readonly #log: (line: string) => void;
   #task: LoadedTask;
-  /** While it is loaded again. */
+  /** Pending while the model is loaded again. */
   #loading: Promise<void> | undefined;
   #is_dead = false;
   #may_load = true;
@@ -32,7 +32,7 @@ export class LastingTask implements ServedTask {
     return new LastingTask(await load(), load, log);
   }
 
-  /** How it is now; asking begins to load it again where that is due. */
+  /** Its current state; reading it starts a reload if one is due. */
   get state(): ServedTask["state"] {
     this.#revive();
     return this.#is_dead ? "dead" : this.#loading !== undefined ? "loading" : "ok";
@@ -41,7 +41,7 @@ export class LastingTask implements ServedTask {
   async compute(images: RawImage[], signal: AbortSignal): Promise<Omit<Row, "image">[]> {
     this.#revive();
     await this.#loading;
-    if (this.#is_dead) throw new VitMsnError("ENGINE_DEAD", "The engine died; start the server again.");
+    if (this.#is_dead) throw new VitMsnError("ENGINE_DEAD", "The engine died; restart the server.");
     const rows = await this.#task.compute(images, signal);
     this.#may_load = true;
     return rows;
@@ -56,7 +56,7 @@ export class LastingTask implements ServedTask {
     if (this.#is_dead || this.#loading !== undefined || this.#task.is_alive()) return;
     if (!this.#may_load) {
       this.#is_dead = true;
-      this.#log("the engine died again; start the server again.");
+      this.#log("the engine died again; restart the server.");
       return;
     }
     this.#may_load = false;

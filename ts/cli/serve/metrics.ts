@@ -2,7 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom
 
 const SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
-/** What /metrics tells, beside the process's own figures. */
+/** The metrics at /metrics, in addition to the default ones of the process. */
 export class Metrics {
   readonly registry = new Registry();
   readonly requests = new Counter({

@@ -3,31 +3,31 @@ import { HttpError } from "./http_error.ts";
 import { quoted } from "./json_body.ts";
 
 /**
- * The names that the server goes by.
+ * The host names that the server answers to.
  *
- * A page of a stranger may have its own name resolve to 127.0.0.1 (DNS rebinding), and then is of the same origin as a
- * server there. It can't change the Host header, so servers at this machine's own addresses look at it. A name without
- * a dot is nobody's domain.
+ * A malicious page may let its own domain resolve to 127.0.0.1 (DNS rebinding), which gives it the same origin as a server
+ * there. It can't change the Host header, so servers on loopback addresses check it. A name without a dot can't be
+ * anyone's domain.
  */
 export class AllowedHosts {
   readonly #named: ReadonlySet<string>;
   readonly #is_loopback: boolean;
 
-  /** @param listens_at the address; names are checked there, or where some are given. */
+  /** @param listens_at the server's address: names are checked on a loopback address, or if any are `named`. */
   constructor(listens_at: string, named: readonly string[]) {
     this.#named = new Set(named.map(host_name));
     this.#is_loopback = is_loopback(host_name(listens_at.includes("::") ? `[${listens_at}]` : listens_at));
   }
 
-  /** @throws HttpError where the request asks for another name. */
+  /** @throws HttpError if the request is for another host name. */
   check({ headersDistinct: { host: hosts = [] } }: IncomingMessage): void {
     if (!this.#is_loopback && this.#named.size === 0) return;
-    const stranger = hosts.find((host) => !this.#allows(host_name(host)));
-    if (stranger === undefined) return;
+    const unknown = hosts.find((host) => !this.#allows(host_name(host)));
+    if (unknown === undefined) return;
     throw new HttpError(
       421,
       "MISDIRECTED",
-      `This server doesn't go by the name ${quoted(stranger)}; start it with --allow-host NAME if it should.`,
+      `This server doesn't answer to the host name ${quoted(unknown)}; start it with --allow-host <name> to allow it.`,
     );
   }
 
@@ -36,7 +36,7 @@ export class AllowedHosts {
   }
 }
 
-/** Of a Host header: without port, in lower case. */
+/** The name in a Host header, without port and in lower case. */
 function host_name(host: string): string {
   return host.trim().toLowerCase().replace(/:\d*$/, "").replace(/\.$/, "");
 }
@@ -62,7 +62,7 @@ export class Cors {
     this.#origins = new Set(origins);
   }
 
-  /** What every answer to this request has beside its own headers. */
+  /** Headers for every answer to this request. */
   headers(request: IncomingMessage): Record<string, string> {
     if (this.#origins.size === 0) return {};
     const allowed = this.#allowed(request);
@@ -75,7 +75,7 @@ export class Cors {
     };
   }
 
-  /** What the answer to a browser's question beforehand has besides. */
+  /** Additional headers for the answer to a preflight request. */
   preflight(request: IncomingMessage, methods: string): Record<string, string> {
     if (this.#allowed(request) === undefined) return {};
     const wanted = request.headers["access-control-request-headers"] ?? "";

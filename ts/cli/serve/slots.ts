@@ -1,4 +1,4 @@
-/** So many things at a time; the others wait in turn. */
+/** Lets up to `count` tasks run at a time; the others wait in order. */
 export class Slots {
   #free: number;
   readonly #waiting: (() => void)[] = [];
@@ -7,7 +7,7 @@ export class Slots {
     this.#free = count;
   }
 
-  /** Runs `body` once there is a slot. @param signal gives up waiting. */
+  /** Runs `body` once a slot is free. @param signal ends the wait. */
   async use<T>(signal: AbortSignal, body: () => Promise<T>): Promise<T> {
     await this.#take(signal);
     try {

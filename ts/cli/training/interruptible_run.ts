@@ -1,10 +1,9 @@
 import { readdir } from "../../files/index.ts";
 import { env, VitMsnError } from "../../index.ts";
 import type { TrainCallOptions } from "../../training/index.ts";
+import { notify } from "../terminal.ts";
 
-import { say } from "../terminal.ts";
-
-/** Exit codes by the signal's name, as main.ts gives it. */
+/** Exit codes by the name of the signal. */
 const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
 
 export interface ResumeFlags {
@@ -13,9 +12,9 @@ export interface ResumeFlags {
 }
 
 /**
- * How train() begins: where it is to go on, which is what was asked for, or else the newest checkpoint in output_dir. Then the options must
- * be those of the run that wrote it.
- * @throws VitMsnError INVALID_ARGUMENT where output_dir holds something else, which isn't to be overwritten.
+ * Where train() resumes: from the given checkpoint, or else from the newest one in output_dir. In that case the options must be
+ * those of the run that wrote it.
+ * @throws VitMsnError INVALID_ARGUMENT if output_dir contains something else, which must not be overwritten.
  */
 export async function checkpoint_to_resume(
   output_dir: string,
@@ -27,26 +26,26 @@ export async function checkpoint_to_resume(
   const names = (await readdir(output_dir)).filter((name) => !name.startsWith("."));
   if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
     env.warn(
-      `${output_dir} holds a checkpoint: training goes on from it. To begin anew, add --overwrite-output-dir.`,
+      `${output_dir} contains a checkpoint: training resumes from it. To start again, add --overwrite-output-dir.`,
     );
     return { resume_from_checkpoint: true, changed_options: "error" };
   }
   if (names.length > 0) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `${output_dir} isn't empty and holds no checkpoint; choose another output_dir, or add --overwrite-output-dir.`,
+      `${output_dir} isn't empty and contains no checkpoint; choose another output_dir, or add --overwrite-output-dir.`,
       { details: { argument: "output_dir" } },
     );
   }
   return {};
 }
 
-/** What a callback of either kind of training is told, as far as an interrupt goes. */
+/** The part of both kinds of training events that an interrupt needs. */
 interface StoppableEvent {
   control: { should_save: boolean; should_training_stop: boolean };
 }
 
-/** An interrupt ends training after the step that is under way, with a checkpoint. A second one ends the process. */
+/** Makes an interrupt stop training after the current step and save a checkpoint. A second one ends the process. */
 export function stop_on_signal(signal: AbortSignal) {
   let stopped = false;
   const callback = {
@@ -57,12 +56,16 @@ export function stop_on_signal(signal: AbortSignal) {
       control.should_training_stop = true;
     },
   };
-  const tell = () => say("stopping after this step; interrupt again to stop at once.", "\n");
-  signal.addEventListener("abort", tell);
-  return { callback, has_stopped: () => stopped, forget: () => signal.removeEventListener("abort", tell) };
+  const announce = () => notify("stopping after this step; interrupt again to stop immediately.", "\n");
+  signal.addEventListener("abort", announce);
+  return {
+    callback,
+    has_stopped: () => stopped,
+    forget: () => signal.removeEventListener("abort", announce),
+  };
 }
 
-/** Says where an interrupted run stopped, and gives its exit code. */
+/** Reports where an interrupted run stopped. @returns its exit code. */
 export function interrupted(
   { state, args }: { state: { global_step: number }; args: { save_strategy: string } },
   signal: AbortSignal,
@@ -70,16 +73,21 @@ export function interrupted(
   const { global_step } = state;
   const how =
     args.save_strategy === "no"
-      ? "nothing was saved, as save_strategy is no."
-      : "the same command goes on from there.";
-  say(`stopped after step ${global_step}; ${how}`);
+      ? "nothing was saved, since save_strategy is no."
+      : "the same command resumes from there.";
+  notify(`stopped after step ${global_step}; ${how}`);
   return INTERRUPTED[signal.reason as keyof typeof INTERRUPTED] ?? INTERRUPTED.SIGINT;
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT where an option that a command needs is missing. */
+/** @throws VitMsnError INVALID_ARGUMENT if a required option is missing. */
 export function required(value: string | undefined, name: string, command: string): string {
   if (value !== undefined) return value;
-  throw new VitMsnError("INVALID_ARGUMENT", `vit-msn ${command} needs --${name.replaceAll("_", "-")}.`, {
+  throw new VitMsnError("INVALID_ARGUMENT", `vit-msn ${command} requires --${name.replaceAll("_", "-")}.`, {
     details: { argument: name },
   });
+}
+
+/** Prints metrics on standard output. */
+export function print_metrics(metrics: Readonly<Record<string, number>>): void {
+  for (const [name, value] of Object.entries(metrics)) process.stdout.write(`${name} = ${value}\n`);
 }

@@ -2,56 +2,58 @@ import { readFile } from "node:fs/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { env, VitMsnError } from "../../index.ts";
 import { type OptionRule, unmet_rule } from "../../training/index.ts";
+import { HEADINGS, type OptionHelp } from "./option_help.ts";
+import type { DescribedOption } from "./shared_options.ts";
 import { type Translated, translate_arguments } from "./transformers_options.ts";
 
-/** An option of a training command: what its value must be, and a line on it. */
-export interface Described {
-  rule: OptionRule;
-  what: string;
-}
-
 /** Options by their names with underscores. */
-export type DescribedOptions = ReadonlyMap<string, Described>;
+export type DescribedOptions = ReadonlyMap<string, DescribedOption>;
 
-/** Rules that the options of several commands have. */
-export const text: OptionRule = { kind: "text" };
-export const flag: OptionRule = { kind: "flag" };
-export const count = (min: number): OptionRule => ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER });
-export const choice = (...choices: string[]): OptionRule => ({ kind: "choice", choices });
-
-/** A library's options with a line on each. */
+/** A library's options with help for each. */
 export function described<Name extends string>(
   rules: Readonly<Record<Name, OptionRule>>,
-  lines: Readonly<Record<Name, string>>,
-): [string, Described][] {
-  const names = Object.keys(lines) as Name[];
-  return names.map((name) => [name, { rule: rules[name], what: lines[name] }]);
+  help: Readonly<Record<Name, OptionHelp>>,
+): [string, DescribedOption][] {
+  const names = Object.keys(help) as Name[];
+  return names.map((name) => [name, { rule: rules[name], ...help[name] }]);
 }
 
-/** Adds a file of options as the argument, and an option for each. */
-export function add_options(command: Command, options: DescribedOptions): void {
-  command.argument("[options.json]", "a file of options by name; those on the command line win");
-  for (const [name, one] of options) command.addOption(make_option(name, one));
-}
-
-/** What another program's option is here. */
+/** Translates another program's option into one of this command. */
 type Translate = (name: string, value: unknown) => Translated | undefined;
 
-/** The options of the file, if there is one, and of the command line, by name. */
-export async function all_options(
-  command: Command,
-  file: string | undefined,
-  options: DescribedOptions,
-  translate: Translate = () => undefined,
-): Promise<Record<string, unknown>> {
-  const from_file = file === undefined ? {} : await read_options(file, options, translate);
-  return { ...from_file, ...given_options(command, options) };
+/** A command whose options may be given in a file. */
+export interface TrainingCommand {
+  name: string;
+  description: string;
+  /** Shown below the options. */
+  help: string;
+  options: DescribedOptions;
+  translate?: Translate;
+  /** @returns the exit code. */
+  run(options: Record<string, unknown>): Promise<number>;
+}
+
+/** Adds a command with a file of options as its argument, and the options under their headings. */
+export function add_training_command(program: Command, training: TrainingCommand): void {
+  const { name, description, help, options, translate, run } = training;
+  const command = program
+    .command(name)
+    .description(description)
+    .argument("[options.json]", "JSON file of options by name; the command line overrides it")
+    .addHelpText("after", help);
+  for (const heading of HEADINGS)
+    for (const [name, option] of options)
+      if (option.heading === heading) command.addOption(make_option(name, option).helpGroup(heading));
+  command.action(async (file: string | undefined) => {
+    const from_file = file === undefined ? {} : await read_options(file, options, translate);
+    process.exitCode = await run({ ...from_file, ...given_options(command, options) });
+  });
 }
 
 /** The commands whose options may be written with underscores. */
 const TRAINING_COMMANDS = ["train", "pretrain"];
 
-/** The arguments with --train_dir as --train-dir, for the commands that train; for `train`, transformers' options in its own. */
+/** For training commands, the arguments with --train_dir as --train-dir; for `train`, with transformers' options translated. */
 export function with_dashes(argv: readonly string[]): string[] {
   const [, , command = ""] = argv;
   if (!TRAINING_COMMANDS.includes(command)) return [...argv];
@@ -59,25 +61,35 @@ export function with_dashes(argv: readonly string[]): string[] {
   return words.map((word) => word.replace(/^--[a-z0-9_]+/, (name) => name.replaceAll("_", "-")));
 }
 
-function make_option(name: string, { rule, what }: Described): Option {
-  const long = `--${name.replaceAll("_", "-")}`;
+function make_option(name: string, { rule, text, value = VALUES[rule.kind] }: DescribedOption): Option {
+  const argument = rule.kind === "flag" ? `[${value}]` : `<${value}>`;
+  const option = new Option(`--${name.replaceAll("_", "-")} ${argument}`, text);
   switch (rule.kind) {
     case "flag":
-      return new Option(`${long} [bool]`, what).argParser(parse_flag);
+      return option.argParser(parse_flag);
     case "choice":
-      return new Option(`${long} <name>`, what).choices(rule.choices);
+      return option.choices(rule.choices);
     case "integer":
     case "number":
-      return new Option(`${long} <n>`, what).argParser((value) => parse_number(rule, value));
+      return option.argParser((given) => parse_number(rule, given));
     case "range":
-      return new Option(`${long} <from,to>`, what).argParser((value) => parse_range(rule, value));
-    case "texts":
-      return new Option(`${long} <text...>`, what);
-    case "text":
-    case "folder":
-      return new Option(`${long} <text>`, what);
+      return option.argParser((given) => parse_range(rule, given));
+    default:
+      return option;
   }
 }
+
+/** The names of options' values in --help. */
+const VALUES: Readonly<Record<OptionRule["kind"], string>> = {
+  flag: "bool",
+  choice: "name",
+  integer: "n",
+  number: "x",
+  range: "from,to",
+  texts: "text...",
+  text: "text",
+  folder: "dir",
+};
 
 function parse_flag(value: string): boolean {
   if (/^(true|yes|y|t|1)$/i.test(value)) return true;
@@ -95,11 +107,11 @@ function parse_number(rule: OptionRule, value: string): number {
 function parse_range(rule: OptionRule, value: string): number[] {
   const range = value.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
   const expected = unmet_rule(rule, range);
-  if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}, as 0.3,1.`);
+  if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}, such as 0.3,1.`);
   return range;
 }
 
-/** What the command line gave, by names with underscores. */
+/** The options given on the command line, by names with underscores. */
 function given_options(command: Command, options: DescribedOptions): Record<string, unknown> {
   return Object.fromEntries(
     [...options.keys()].flatMap((name) => {
@@ -117,10 +129,10 @@ function camel_case(name: string): string {
 async function read_options(
   path: string,
   known: DescribedOptions,
-  translate: Translate,
+  translate: Translate = () => undefined,
 ): Promise<Record<string, unknown>> {
   const content = await readFile(path, "utf8").catch((cause: unknown) => {
-    throw new VitMsnError("NOT_FOUND", `The file of options ${path} can't be read.`, { cause });
+    throw new VitMsnError("NOT_FOUND", `The options file ${path} can't be read; check the path.`, { cause });
   });
   const options: Record<string, unknown> = {};
   const ignored: string[] = [];
@@ -132,15 +144,17 @@ async function read_options(
     }
     const { name, value } = result;
     const described = known.get(name);
-    if (described === undefined) throw invalid(`${path}: there is no option ${JSON.stringify(name)}.`, name);
-    if (value === null) continue; // as transformers' None: its default
+    if (described === undefined)
+      throw invalid(`${path}: unknown option ${JSON.stringify(name)}; --help lists the options.`, name);
+    if (value === null) continue; // the default, like transformers' None
     const expected = unmet_rule(described.rule, value);
     if (expected !== undefined) {
       throw invalid(`${path}: ${name} must be ${expected}, got ${JSON.stringify(value)}.`, name);
     }
     options[name] = value;
   }
-  if (ignored.length > 0) env.warn(`${path}: ignored, as they change nothing here: ${ignored.join(", ")}.`);
+  if (ignored.length > 0)
+    env.warn(`${path}: ignored these options, which have no effect here: ${ignored.join(", ")}.`);
   return options;
 }
 
@@ -149,18 +163,18 @@ function parse_object(content: string, path: string): Record<string, unknown> {
   try {
     value = JSON.parse(content);
   } catch (cause) {
-    throw new VitMsnError("INVALID_ARGUMENT", `${path} isn't sound JSON: ${String(cause)}`, { cause });
+    throw new VitMsnError("INVALID_ARGUMENT", `${path} isn't valid JSON: ${String(cause)}`, { cause });
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value))
     return value as Record<string, unknown>;
-  throw invalid(`${path} must hold an object of options.`, path);
+  throw invalid(`${path} must contain a JSON object of options.`, path);
 }
 
 function invalid(message: string, argument: string): VitMsnError {
   return new VitMsnError("INVALID_ARGUMENT", message, { details: { argument } });
 }
 
-/** Those of some names. */
+/** The options with these names. */
 export function pick(
   options: Readonly<Record<string, unknown>>,
   names: readonly string[],

@@ -12,7 +12,7 @@ import type {
 } from "../../training/index.ts";
 import { make_bar } from "../progress_bars.ts";
 
-/** A bar over a training run's steps, and one over each evaluation; where standard error is no terminal, a line for each entry of the log. */
+/** A bar for a training run's steps and for each evaluation; without a terminal, a line for each log entry. */
 export class TrainingBars implements TrainerCallback {
   readonly #quiet: boolean;
   #training: SingleBar | undefined;
@@ -32,7 +32,7 @@ export class TrainingBars implements TrainerCallback {
       `loss ${loss.toFixed(4)}`,
       ...(accuracy === undefined ? [] : [`accuracy ${accuracy.toFixed(3)}`]),
       `learning rate ${learning_rate.toExponential(2)}`,
-      `${show_time(eta_seconds)} left`,
+      `${format_duration(eta_seconds)} left`,
     ];
     this.#training?.update(state.global_step, { facts: facts.join(" | ") });
   }
@@ -68,7 +68,7 @@ export class TrainingBars implements TrainerCallback {
   }
 }
 
-/** A bar over a pre-training run's steps; where standard error is no terminal, a line for each entry of the log. */
+/** A bar for a pre-training run's steps; without a terminal, a line for each log entry. */
 export class PretrainingBars implements MSNPretrainerCallback {
   readonly #quiet: boolean;
   #bar: SingleBar | undefined;
@@ -90,7 +90,7 @@ export class PretrainingBars implements MSNPretrainerCallback {
       `loss ${loss.toFixed(4)}`,
       `${prototypes_used}/${args.num_proto} prototypes`,
       `learning rate ${learning_rate.toExponential(2)}`,
-      `${show_time(eta_seconds)} left`,
+      `${format_duration(eta_seconds)} left`,
     ];
     this.#bar?.update(state.global_step, { facts: facts.join(" | ") });
   }
@@ -118,7 +118,7 @@ function log_line(
   process.stderr.write(`step ${global_step}/${max_steps}: ${shown}\n`);
 }
 
-function show_time(seconds: number): string {
+function format_duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "?";
   const minutes = Math.floor(seconds / 60);
   if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;

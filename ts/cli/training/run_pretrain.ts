@@ -16,15 +16,22 @@ import {
 } from "../../training/index.ts";
 import { DownloadBars } from "../progress_bars.ts";
 import { write_pretraining_report } from "../report/pretraining_report.ts";
-import { checkpoint_to_resume, interrupted, required, stop_on_signal } from "./interruptible_run.ts";
+import {
+  checkpoint_to_resume,
+  interrupted,
+  print_metrics,
+  required,
+  stop_on_signal,
+} from "./interruptible_run.ts";
 import { PretrainingBars } from "./progress_bars.ts";
+import { type SharedFlags, shared_pretrained_options } from "./shared_options.ts";
 
-/** A fresh encoder is ViT-S. */
+/** The default encoder is ViT-S. */
 const HIDDEN_SIZE = 384;
 const HEAD_DIM = 64;
 const MLP_RATIO = 4;
 
-/** The fields of a fresh encoder's config that the command line names. */
+/** The config of a new encoder, as far as the command line sets it. */
 export interface EncoderFlags {
   hidden_size?: number;
   num_hidden_layers?: number;
@@ -35,36 +42,25 @@ export interface EncoderFlags {
   num_channels?: number;
 }
 
-/** What `vit-msn pretrain` takes besides the options of pre-training itself. */
-export interface PretrainFlags extends EncoderFlags {
+/** The options of `vit-msn pretrain` in addition to those of the library. */
+export interface PretrainFlags extends EncoderFlags, SharedFlags {
   train_dir?: string;
-  max_train_samples?: number;
-  unreadable_pictures?: "error" | "skip";
   model_name_or_path?: string;
   image_processor_name?: string;
-  model_revision?: string;
-  cache_dir?: string;
-  local_files_only?: boolean;
-  token?: string;
   continue_schedule?: boolean;
   export_branch?: "target" | "online";
-  attn_implementation?: "sdpa" | "eager";
   device?: "wasm" | "webgpu" | "auto";
-  num_threads?: number;
   worker?: boolean;
-  resume_from_checkpoint?: string;
-  overwrite_output_dir?: boolean;
-  quiet?: boolean;
 }
 
-/** An encoder to begin with, and what comes with it. */
+/** The encoder to start from, with its image processor and original checkpoint. */
 interface Start {
   model: ViTMSNModel;
   image_processor?: ViTImageProcessor;
   original?: OriginalMSNCheckpoint;
 }
 
-/** `vit-msn pretrain`: pre-trains on a folder of pictures and writes the encoder, metrics, figures and a model card. Gives the exit code. */
+/** `vit-msn pretrain`: pre-trains on a folder of images; writes the encoder, metrics, figures and a model card. @returns the exit code. */
 export async function pretrain(
   flags: PretrainFlags,
   encoder: EncoderFlags,
@@ -76,7 +72,7 @@ export async function pretrain(
   const { max_train_samples } = flags;
   const train_dataset =
     max_train_samples === undefined ? folder : folder.take(max_train_samples, options.seed);
-  // Wrong options are told before anything is loaded.
+  // Report invalid options before anything is loaded.
   new MSNPretrainingArguments(options);
   const run = { flags, encoder, options, train_dataset };
   return with_locked_folder(output_dir, signal, () => pretrain_into(output_dir, run, signal));
@@ -89,7 +85,7 @@ interface PretrainRun {
   train_dataset: PictureFolder;
 }
 
-/** The output folder is held until the report is written. */
+/** Runs while the output folder is locked. */
 async function pretrain_into(
   output_dir: string,
   { flags, encoder, options, train_dataset }: PretrainRun,
@@ -119,10 +115,10 @@ async function pretrain_into(
     await write_pretraining_report(pretrainer, {
       base_model: flags.model_name_or_path,
       branch: flags.export_branch ?? "target",
-      pictures: train_dataset.length,
+      images: train_dataset.length,
       metrics,
     });
-    for (const [name, value] of Object.entries(metrics)) process.stdout.write(`${name} = ${value}\n`);
+    print_metrics(metrics);
     return 0;
   } finally {
     bars.stop();
@@ -138,45 +134,42 @@ async function load_start(
   seed: number,
   signal: AbortSignal,
 ): Promise<Start> {
+  const { device = "wasm", worker = device === "wasm" } = flags;
   const bars = new DownloadBars(flags.quiet === true);
-  const fresh: ModelOptions = {
-    attn_implementation: flags.attn_implementation,
-    device: flags.device ?? "wasm",
-    num_threads: flags.num_threads,
-    worker: flags.worker ?? (flags.device ?? "wasm") === "wasm",
-    seed,
-  };
-  const options: PretrainedOptions = {
-    ...fresh,
-    revision: flags.model_revision,
-    cache_dir: flags.cache_dir,
-    local_files_only: flags.local_files_only,
-    token: flags.token,
-    progress_callback: bars.callback,
-    signal,
-  };
+  const shared = shared_pretrained_options(flags, signal);
+  const options: PretrainedOptions = { ...shared, device, worker, seed, progress_callback: bars.callback };
   try {
-    const { model_name_or_path: from, image_processor_name } = flags;
-    const processor = async (source: string | undefined) =>
-      source === undefined
-        ? {}
-        : { image_processor: await ViTImageProcessor.from_pretrained(source, options) };
-    if (from === undefined)
-      return { model: await fresh_encoder(encoder, fresh), ...(await processor(image_processor_name)) };
-    if (/\.(?:pth\.tar|pth|pt)$/i.test(from)) {
+    const { model_name_or_path: from, image_processor_name: processor = from } = flags;
+    if (from !== undefined && /\.(?:pth\.tar|pth|pt)$/i.test(from)) {
       const original = await OriginalMSNCheckpoint.open(from, { ...encoder }, options);
-      const model = await msn_encoder(original.config, fresh);
-      return { model, original, ...(await processor(image_processor_name)) };
+      const model = await msn_encoder(original.config, engine_options(options));
+      return { model, original, ...(await load_processor(flags.image_processor_name, options)) };
     }
-    check_no_sizes(encoder);
-    const model = await ViTMSNModel.from_pretrained(from, options);
-    return { model, ...(await processor(image_processor_name ?? from)) };
+    if (from !== undefined) refuse_sizes(encoder);
+    const model = await (from === undefined
+      ? new_encoder(encoder, engine_options(options))
+      : ViTMSNModel.from_pretrained(from, options));
+    return { model, ...(await load_processor(processor, options)) };
   } finally {
     bars.stop();
   }
 }
 
-function fresh_encoder(encoder: EncoderFlags, options: ModelOptions): Promise<ViTMSNModel> {
+/** The part of the options that applies to a model that isn't loaded. */
+function engine_options(options: PretrainedOptions): ModelOptions {
+  const { attn_implementation, device, num_threads, worker, seed } = options;
+  return { attn_implementation, device, num_threads, worker, seed };
+}
+
+async function load_processor(
+  source: string | undefined,
+  options: PretrainedOptions,
+): Promise<Pick<Start, "image_processor">> {
+  if (source === undefined) return {};
+  return { image_processor: await ViTImageProcessor.from_pretrained(source, options) };
+}
+
+function new_encoder(encoder: EncoderFlags, options: ModelOptions): Promise<ViTMSNModel> {
   const { hidden_size = HIDDEN_SIZE } = encoder;
   const sizes = {
     hidden_size,
@@ -187,13 +180,13 @@ function fresh_encoder(encoder: EncoderFlags, options: ModelOptions): Promise<Vi
   return msn_encoder(sizes, options);
 }
 
-/** A model that is loaded has its sizes. */
-function check_no_sizes(encoder: EncoderFlags): void {
+/** @throws VitMsnError INVALID_ARGUMENT for sizes of an encoder that is loaded. */
+function refuse_sizes(encoder: EncoderFlags): void {
   const [name] = Object.keys(encoder);
   if (name === undefined) return;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `--${name.replaceAll("_", "-")} is for a fresh encoder; that of model_name_or_path has its sizes already.`,
+    `--${name.replaceAll("_", "-")} is for a new encoder; the one in model_name_or_path already has its sizes.`,
     { details: { argument: name } },
   );
 }

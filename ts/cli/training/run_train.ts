@@ -13,82 +13,72 @@ import {
 import { DownloadBars } from "../progress_bars.ts";
 import { write_report } from "../report/write_report.ts";
 import { check_classes } from "./classes.ts";
-import { checkpoint_to_resume, interrupted, required, stop_on_signal } from "./interruptible_run.ts";
+import {
+  checkpoint_to_resume,
+  interrupted,
+  print_metrics,
+  required,
+  stop_on_signal,
+} from "./interruptible_run.ts";
 import { TrainingBars } from "./progress_bars.ts";
+import { type SharedFlags, shared_pretrained_options } from "./shared_options.ts";
 
 const DEFAULT_MODEL = "facebook/vit-msn-small";
 const DEFAULT_SPLIT = 0.15;
 const DEFAULT_SEED = 42;
 
-/** What `vit-msn train` takes besides the options of training itself; the names are those of run_image_classification.py. */
-export interface TrainFlags {
+/** The options of `vit-msn train` in addition to those of the library, named as in run_image_classification.py. */
+export interface TrainFlags extends SharedFlags {
   train_dir?: string;
   validation_dir?: string;
   train_val_split?: number;
-  max_train_samples?: number;
   max_eval_samples?: number;
   empty_classes?: "error" | "skip";
-  unreadable_pictures?: "error" | "skip";
   model_name_or_path?: string;
   image_processor_name?: string;
-  model_revision?: string;
-  cache_dir?: string;
-  local_files_only?: boolean;
-  token?: string;
   ignore_mismatched_sizes?: boolean;
   dtype?: "float32" | "float16" | "bfloat16";
-  attn_implementation?: "sdpa" | "eager";
-  num_threads?: number;
   do_train?: boolean;
   do_eval?: boolean;
-  resume_from_checkpoint?: string;
-  overwrite_output_dir?: boolean;
   early_stopping_patience?: number;
-  quiet?: boolean;
 }
 
-/** `vit-msn train`: fine-tunes on folders of pictures and writes model, metrics, figures and a model card. Gives the exit code. */
+/** `vit-msn train`: fine-tunes on folders of images; writes the model, metrics, figures and a model card. @returns the exit code. */
 export async function train(
   flags: TrainFlags,
   options: TrainingOptions,
   signal: AbortSignal,
 ): Promise<number> {
-  const { do_train = true } = flags;
+  const { do_train: trains = true } = flags;
   const output_dir = required(options.output_dir as string | undefined, "output_dir", "train");
   const seed = options.seed ?? DEFAULT_SEED;
-  const { train_dataset, eval_dataset } = await open_folders(flags, do_train, seed);
+  const { train_dataset, eval_dataset } = await open_folders(flags, trains, seed);
   const args = new TrainingArguments(options);
   return with_locked_folder(output_dir, signal, () =>
-    train_into(output_dir, { flags, args, seed, train_dataset, eval_dataset }, signal),
+    train_into(output_dir, { flags, trains, args, seed, train_dataset, eval_dataset }, signal),
   );
 }
 
 interface TrainRun {
   flags: TrainFlags;
+  /** Whether to train, rather than only evaluate. */
+  trains: boolean;
   args: TrainingArguments;
   seed: number;
   train_dataset: ImageFolder | undefined;
   eval_dataset: ImageFolder | undefined;
 }
 
-/** The output folder is held until the report is written. */
-async function train_into(
-  output_dir: string,
-  { flags, args, seed, train_dataset, eval_dataset }: TrainRun,
-  signal: AbortSignal,
-): Promise<number> {
-  const { do_train = true } = flags;
-  const resume = do_train ? await checkpoint_to_resume(output_dir, flags) : undefined;
-  const { model, processor } = await load_model(
-    flags,
-    (train_dataset ?? eval_dataset)?.classes ?? [],
-    seed,
-    signal,
-  );
+/** Runs while the output folder is locked. */
+async function train_into(output_dir: string, run: TrainRun, signal: AbortSignal): Promise<number> {
+  const { flags, args, seed, train_dataset, eval_dataset } = run;
+  const resume = run.trains ? await checkpoint_to_resume(output_dir, flags) : undefined;
+  const classes = (train_dataset ?? eval_dataset)?.classes ?? [];
+  const { model, processor } = await load_model(flags, classes, seed, signal);
   const stop = stop_on_signal(signal);
+  const bars = new TrainingBars(flags.quiet === true);
   try {
     const transforms = reference_transforms(processor);
-    const bars = new TrainingBars(flags.quiet === true);
     const trainer = new Trainer({
       model,
       args,
@@ -100,73 +90,79 @@ async function train_into(
       unreadable_pictures: flags.unreadable_pictures,
       callbacks: [...early_stopping(flags), bars, stop.callback],
     });
-    try {
-      if (do_train) {
-        const { metrics } = await trainer.train(resume);
-        if (stop.has_stopped()) return interrupted(trainer, signal);
-        await trainer.save_model();
-        await trainer.save_metrics("train", metrics);
-        await trainer.save_state();
-      }
-      const evaluates = (flags.do_eval ?? true) && eval_dataset !== undefined;
-      const evaluation = evaluates
-        ? await trainer.predict(eval_dataset, { metric_key_prefix: "eval", signal })
-        : undefined;
-      bars.stop();
-      const results = await write_report(trainer, {
-        base_model: flags.model_name_or_path ?? DEFAULT_MODEL,
-        train_examples: do_train ? train_dataset?.length : undefined,
-        eval_examples: evaluation?.predictions.dims[0],
-        eval_metrics: evaluation?.metrics,
-        confusion:
-          evaluation?.label_ids &&
-          confusion_matrix({ predictions: evaluation.predictions, label_ids: evaluation.label_ids }),
-      });
-      for (const [name, value] of Object.entries(results)) process.stdout.write(`${name} = ${value}\n`);
-      return 0;
-    } finally {
-      bars.stop();
+    if (resume !== undefined) {
+      const { metrics } = await trainer.train(resume);
+      if (stop.has_stopped()) return interrupted(trainer, signal);
+      await trainer.save_model();
+      await trainer.save_metrics("train", metrics);
+      await trainer.save_state();
     }
+    await evaluate_and_report(trainer, run, bars, signal);
+    return 0;
   } finally {
+    bars.stop();
     stop.forget();
     await model.dispose();
   }
 }
 
-/** The images to learn from and to evaluate on; the latter are split off where they have no folder of their own. */
-async function open_folders(flags: TrainFlags, do_train: boolean, seed: number) {
+async function evaluate_and_report(
+  trainer: Trainer,
+  { flags, trains, train_dataset, eval_dataset }: TrainRun,
+  bars: TrainingBars,
+  signal: AbortSignal,
+): Promise<void> {
+  const evaluates = (flags.do_eval ?? true) && eval_dataset !== undefined;
+  const evaluation = evaluates
+    ? await trainer.predict(eval_dataset, { metric_key_prefix: "eval", signal })
+    : undefined;
+  bars.stop();
+  const results = await write_report(trainer, {
+    base_model: flags.model_name_or_path ?? DEFAULT_MODEL,
+    train_examples: trains ? train_dataset?.length : undefined,
+    eval_examples: evaluation?.predictions.dims[0],
+    eval_metrics: evaluation?.metrics,
+    confusion:
+      evaluation?.label_ids &&
+      confusion_matrix({ predictions: evaluation.predictions, label_ids: evaluation.label_ids }),
+  });
+  print_metrics(results);
+}
+
+/** The images to train and to evaluate on; the latter are split off if they have no separate folder. */
+async function open_folders(flags: TrainFlags, trains: boolean, seed: number) {
   const { empty_classes } = flags;
   const folder =
-    do_train || flags.validation_dir === undefined
+    trains || flags.validation_dir === undefined
       ? required(flags.train_dir, "train_dir", "train")
       : undefined;
   const all = folder === undefined ? undefined : await ImageFolder.open(folder, { empty_classes });
   const validation_dir = flags.validation_dir ?? (await folder_with_validation(folder));
   const split = flags.train_val_split ?? DEFAULT_SPLIT;
-  const [rest, held_out] =
+  const [rest, validation] =
     validation_dir !== undefined || split === 0 || all === undefined
       ? [all, await open_validation(validation_dir, all)]
       : all.split(split, seed);
-  check_classes((rest ?? held_out)?.classes ?? [], folder ?? String(validation_dir));
+  check_classes((rest ?? validation)?.classes ?? [], folder ?? String(validation_dir));
   return {
     train_dataset: rest && limit(rest, flags.max_train_samples, seed),
-    eval_dataset: held_out && limit(held_out, flags.max_eval_samples, seed),
+    eval_dataset: validation && limit(validation, flags.max_eval_samples, seed),
   };
 }
 
-/** Where train_dir holds a validation split beside the one to learn from, that is what to evaluate on, as in datasets. */
+/** The folder to evaluate on if train_dir has a validation split, as in datasets. */
 async function folder_with_validation(train_dir: string | undefined): Promise<string | undefined> {
   const splits = train_dir === undefined ? [] : await ImageFolder.splits(train_dir);
   if (splits.includes("validation")) return train_dir;
   if (splits.includes("test")) {
     env.warn(
-      `${train_dir}: the test split isn't used, since it is for the final model; to evaluate on it, give it as --validation-dir.`,
+      `${train_dir}: the test split isn't used, since it is for the final model; to evaluate on it, pass it as --validation-dir.`,
     );
   }
   return undefined;
 }
 
-/** Its classes have the indices of the training data's; one that has no image there is reported, not an error. */
+/** Its classes get the indices of the training data's; those without images are reported, not refused. */
 async function open_validation(validation_dir: string | undefined, all: ImageFolder | undefined) {
   if (validation_dir === undefined) return undefined;
   const splits = await ImageFolder.splits(validation_dir);
@@ -183,17 +179,11 @@ async function load_model(flags: TrainFlags, classes: readonly string[], seed: n
   const source = flags.model_name_or_path ?? DEFAULT_MODEL;
   const bars = new DownloadBars(flags.quiet === true);
   const options: PretrainedOptions = {
-    revision: flags.model_revision,
-    cache_dir: flags.cache_dir,
-    local_files_only: flags.local_files_only,
-    token: flags.token,
+    ...shared_pretrained_options(flags, signal),
     dtype: flags.dtype,
-    attn_implementation: flags.attn_implementation,
-    num_threads: flags.num_threads,
     ignore_mismatched_sizes: flags.ignore_mismatched_sizes,
     progress_callback: bars.callback,
     seed,
-    signal,
   };
   try {
     const processor = await ViTImageProcessor.from_pretrained(flags.image_processor_name ?? source, options);

@@ -2,8 +2,8 @@ import { CommanderError } from "commander";
 import { VitMsnError } from "../../index.ts";
 
 /**
- * The options of transformers' run_image_classification.py and of its TrainingArguments that `vit-msn train` doesn't have
- * itself: some have another name here, some ask for nothing that this training doesn't do anyway, and the rest are refused.
+ * Options of transformers' run_image_classification.py and TrainingArguments that `vit-msn train` doesn't have. Some have
+ * another name here, some have no effect here, and the rest are refused.
  */
 const SAME_AS: Readonly<Record<string, string>> = {
   evaluation_strategy: "eval_strategy",
@@ -13,18 +13,18 @@ const SAME_AS: Readonly<Record<string, string>> = {
   disable_tqdm: "quiet",
 };
 
-/** Values of options that exist here, under the names that they have here. */
+/** Values of options that exist here under another name. */
 const SAME_VALUES: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   optim: { adamw_torch_fused: "adamw_torch", adamw_hf: "adamw_torch" },
-  // One cycle, which is the default there.
+  // With one cycle, which is the default.
   lr_scheduler_type: { cosine_with_restarts: "cosine" },
 };
 
-/** Options whose value makes no difference here, by the reason. */
+/** Options without effect here, by the reason. */
 const WITHOUT_EFFECT: Readonly<Record<string, string>> = by_name({
   "the data is folders of images, which have no columns":
     "remove_unused_columns image_column_name label_column_name label_names length_column_name",
-  "images are read on this thread while the step before is computed":
+  "images are read while the previous step is computed":
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor",
   "training runs in one process, on the CPU":
     "use_cpu no_cuda use_mps_device local_rank ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb " +
@@ -37,31 +37,31 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = by_name({
     "push_to_hub_organization push_to_hub_token",
   "curves and logs are in loss_curve.svg and trainer_state.json":
     "logging_dir run_name project trackio_space_id log_level logging_nan_inf_filter",
-  "it only says how half precision is done": "fp16_opt_level half_precision_backend fp16_backend",
+  "it only selects how half precision is implemented": "fp16_opt_level half_precision_backend fp16_backend",
   "no code of a model repository is ever run": "trust_remote_code",
-  "the same seed always gives the same bits": "full_determinism",
-  "the script itself does nothing about it": "do_predict",
-  "the token is that of --token or HF_TOKEN": "use_auth_token",
-  "it concerns text": "use_cache include_num_input_tokens_seen include_tokens_per_second past_index",
-  "it belongs to an option that isn't used":
+  "the same seed always gives identical results": "full_determinism",
+  "the script itself ignores it": "do_predict",
+  "the token comes from --token or HF_TOKEN": "use_auth_token",
+  "it is for text models": "use_cache include_num_input_tokens_seen include_tokens_per_second past_index",
+  "it belongs to an unsupported option":
     "torch_compile_backend torch_compile_mode liger_kernel_config gradient_checkpointing_kwargs optim_target_modules",
   "an interrupt always saves a checkpoint": "enable_jit_checkpoint",
   "the states of callbacks are always restored": "restore_callback_states_from_checkpoint",
 });
 
 interface Only {
-  /** Values that ask for nothing that isn't done here; null is always one. */
+  /** Values without effect; null is always one. */
   allowed: readonly unknown[];
-  /** Why there is nothing else, and what to do. */
+  /** Why others are refused, and what to do instead. */
   why: string;
 }
 
 const only = (allowed: readonly unknown[], why: string): Only => ({ allowed, why });
 const HALF = only([false], "half precision is chosen by --dtype float16 or bfloat16");
 const NO_METRICS = only([false], "compute_metrics is an option of the Trainer in JavaScript");
-const NO_HUB_DATA = only([], "the data must be local: give --train_dir, with a folder for each class");
+const NO_HUB_DATA = only([], "the data must be local: pass --train_dir, with a folder for each class");
 
-/** Options that can be had with some values only. */
+/** Options that only some values are allowed for. */
 const ONLY: Readonly<Record<string, Only>> = {
   dataset_name: NO_HUB_DATA,
   dataset_config_name: NO_HUB_DATA,
@@ -69,48 +69,48 @@ const ONLY: Readonly<Record<string, Only>> = {
     ["vit_msn", "vit-msn"],
     "ViT-MSN is the only architecture; from scratch, use vit-msn pretrain",
   ),
-  config_name: only([], "the config is the one beside the model"),
+  config_name: only([], "the config comes with the model"),
   fp16: HALF,
   bf16: HALF,
   fp16_full_eval: HALF,
   bf16_full_eval: HALF,
   tf32: only([false], "arithmetic is float32"),
   push_to_hub: only([false], "upload output_dir with huggingface-cli upload"),
-  report_to: only(["none", ["none"], []], "there are no integrations; logs are in trainer_state.json"),
+  report_to: only(["none", ["none"], []], "integrations aren't supported; logs are in trainer_state.json"),
   deepspeed: only([], "training runs in one process, on the CPU"),
   fsdp: only(["", false, []], "training runs in one process, on the CPU"),
   sharded_ddp: only(["", false, []], "training runs in one process, on the CPU"),
-  torch_compile: only([false], "there is no PyTorch here"),
-  jit_mode_eval: only([false], "there is no PyTorch here"),
-  use_ipex: only([false], "there is no PyTorch here"),
-  torchdynamo: only([], "there is no PyTorch here"),
+  torch_compile: only([false], "PyTorch isn't used"),
+  jit_mode_eval: only([false], "PyTorch isn't used"),
+  use_ipex: only([false], "PyTorch isn't used"),
+  torchdynamo: only([], "PyTorch isn't used"),
   use_liger_kernel: only([false], "its kernels are for GPUs"),
-  debug: only(["", []], "it concerns PyTorch"),
+  debug: only(["", []], "PyTorch isn't used"),
   adafactor: only([false], "the optimisers are those of --optim"),
-  optim_args: only([""], "the optimisers' settings are options of their own, as --adam_beta1"),
+  optim_args: only([""], "the optimisers' settings are separate options, such as --adam_beta1"),
   lr_scheduler_kwargs: only([{}, ""], "schedules have no further settings"),
   group_by_length: only([false], "images have no length"),
   auto_find_batch_size: only([false], "choose --per_device_train_batch_size"),
   neftune_noise_alpha: only([], "it is for text"),
-  eval_delay: only([0], "evaluation begins with the first epoch or step"),
-  prediction_loss_only: only([false], "evaluation always gives the accuracy, too"),
+  eval_delay: only([0], "evaluation starts with the first epoch or step"),
+  prediction_loss_only: only([false], "evaluation always computes the accuracy, too"),
   batch_eval_metrics: NO_METRICS,
   include_inputs_for_metrics: NO_METRICS,
   include_for_metrics: only([[], ""], NO_METRICS.why),
   save_safetensors: only([true], "checkpoints are safetensors"),
-  save_only_model: only([false], "checkpoints hold what resuming needs"),
-  ignore_data_skip: only([false], "a resumed run sees the images that the run would have seen"),
+  save_only_model: only([false], "checkpoints always contain what resuming needs"),
+  ignore_data_skip: only([false], "a resumed run continues with the same images"),
   skip_memory_metrics: only([true], "memory isn't measured"),
   use_legacy_prediction_loop: only([false], "there is one loop"),
 };
 
-/** What became of one of transformers' options: an option of this command, or a note that it is ignored. */
+/** A translated option: one of this command, or a note that it is ignored. */
 export type Translated = { name: string; value: unknown } | { note: string };
 
 /**
- * Translates an option that `vit-msn train` doesn't have, or a value that it calls by another name.
- * @returns undefined where transformers has no such option either, or it is the same here.
- * @throws VitMsnError INVALID_ARGUMENT for a value that asks for what can't be done.
+ * Translates an option that `vit-msn train` doesn't have, or a value with another name here.
+ * @returns undefined if transformers has no such option either, or it is the same here.
+ * @throws VitMsnError INVALID_ARGUMENT for an unsupported value.
  */
 export function translate(name: string, value: unknown): Translated | undefined {
   const values = own(SAME_VALUES, name);
@@ -124,7 +124,7 @@ export function translate(name: string, value: unknown): Translated | undefined 
   if (limits === undefined) return undefined;
   const json = JSON.stringify(value);
   if (value === null || limits.allowed.some((allowed) => JSON.stringify(allowed) === json)) {
-    return { note: `${name} ${json} is ignored: it asks for nothing.` };
+    return { note: `${name} ${json} is ignored: it has no effect.` };
   }
   throw new VitMsnError("INVALID_ARGUMENT", `${name} can't be ${json}: ${limits.why}.`, {
     details: { argument: name },
@@ -132,8 +132,8 @@ export function translate(name: string, value: unknown): Translated | undefined 
 }
 
 /**
- * The arguments of `vit-msn train` in its own options. A line on standard error tells what is ignored.
- * @throws CommanderError for an option that can't be had, after its reason was printed.
+ * Translates the arguments of `vit-msn train` into its own options. Ignored ones are reported on standard error.
+ * @throws CommanderError for an unsupported option, after printing the reason.
  */
 export function translate_arguments(argv: readonly string[]): string[] {
   const translated: string[] = [];
@@ -150,7 +150,7 @@ export function translate_arguments(argv: readonly string[]): string[] {
     if (takes_next) i++;
     const given = inline ?? (takes_next ? next : undefined);
     const value = given === undefined ? !found.is_negated : parse_value(given);
-    const result = usage(() => translate(found.name, value));
+    const result = as_usage_error(() => translate(found.name, value));
     if (result === undefined) translated.push(word, ...(takes_next ? [next] : []));
     else if ("note" in result) process.stderr.write(`vit-msn: ${result.note}\n`);
     else
@@ -159,7 +159,7 @@ export function translate_arguments(argv: readonly string[]): string[] {
   return translated;
 }
 
-/** The option that a word names; --no_x is the opposite of --x, where there is no option of that name. */
+/** The option that a word names; --no_x negates --x unless it is an option itself. */
 function find_name(word: string): { name: string; is_negated: boolean } | undefined {
   const is_known = (name: string) =>
     [SAME_VALUES, SAME_AS, WITHOUT_EFFECT, ONLY].some((table) => Object.hasOwn(table, name));
@@ -168,7 +168,7 @@ function find_name(word: string): { name: string; is_negated: boolean } | undefi
   return positive !== word && is_known(positive) ? { name: positive, is_negated: true } : undefined;
 }
 
-/** Whether the word after an option is its value: flags take true and false alone, so that a file of options may follow. */
+/** Whether the word after an option is its value: flags only take booleans, so that an options file may follow. */
 function belongs_to(name: string, next: string): boolean {
   if (/^(true|false|none|null|yes|no|y|n|t|f|0|1)$/i.test(next)) return true;
   const { allowed = [""] } = own(ONLY, name) ?? {};
@@ -187,8 +187,8 @@ function parse_value(text: string): unknown {
   }
 }
 
-/** Tells of wrong usage as commander does. */
-function usage<T>(work: () => T): T {
+/** Reports wrong usage the way commander does. */
+function as_usage_error<T>(work: () => T): T {
   try {
     return work();
   } catch (error) {
