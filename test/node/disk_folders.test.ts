@@ -128,7 +128,7 @@ describe("ImageFolder", () => {
   test("a folder that isn't there, and one of another scheme", async () => {
     await expect(ImageFolder.open(join(folder, "none"))).rejects.toMatchObject({ code: "NOT_FOUND" });
     await expect(ImageFolder.open("s3://bucket/pets")).rejects.toMatchObject({ code: "UNSUPPORTED" });
-    await expect(ImageFolder.open(IMAGE)).rejects.toThrow(/is a file; give a folder/);
+    await expect(ImageFolder.open(IMAGE)).rejects.toThrow(/is a file; expected a folder/);
   });
 });
 
