@@ -84,7 +84,7 @@ async function embed(disk: FaultyDisk, format: FormatName) {
   const code = await run_to_file(
     async () => task,
     {
-      sources: { paths: image_paths, lists: [], patience: { retries: 0, timeout_ms: 1000 } },
+      sources: { paths: image_paths, lists: [], download: { retries: 0, timeout_ms: 1000 } },
       shard: { index: 0, count: 1 },
       batch_size: 1,
       stop_on_error: false,

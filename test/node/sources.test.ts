@@ -247,9 +247,9 @@ describe("lists", () => {
     await writeFile(pipe, boot);
     expect(await run).toMatchObject({ code: 0, images: [pipe] });
     // A pass that only counts opens nothing: there is no reader for a writer.
-    const patience = { retries: 0, timeout_ms: 1 };
+    const download = { retries: 0, timeout_ms: 1 };
     let counted = 0;
-    for await (const _ of list_images({ paths: [pipe], lists: [], patience }, new AbortController().signal))
+    for await (const _ of list_images({ paths: [pipe], lists: [], download }, new AbortController().signal))
       counted++;
     expect(counted).toBe(1);
     await expect(open(pipe, constants.O_WRONLY | constants.O_NONBLOCK)).rejects.toMatchObject({

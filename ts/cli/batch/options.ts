@@ -126,7 +126,7 @@ export function job_options(
     sources: {
       paths: images,
       lists,
-      patience: {
+      download: {
         retries: flags.retries,
         timeout_ms: Math.max(1, flags.timeout * 1000),
         headers: parse_headers(flags.header ?? [], command),

@@ -2,7 +2,7 @@ import { type HeaderRecord, RawImage, show_url, VitMsnError } from "../../index.
 import { aborted, sleep } from "./errors.ts";
 
 /** Settings for downloading images and shards. */
-export interface Patience {
+export interface DownloadSettings {
   /** Headers sent with each request. */
   headers?: HeaderRecord;
   /** Attempts after the first. */
@@ -15,13 +15,13 @@ const FIRST_WAIT_MS = 500;
 const MAX_WAIT_MS = 60_000;
 
 /** Reads an image from a URL; transient errors are retried, each time after twice the delay. */
-export function read_remote(url: string, patience: Patience, signal: AbortSignal): Promise<RawImage> {
-  return with_retries(patience, signal, () => read_once(url, patience, signal));
+export function read_remote(url: string, download: DownloadSettings, signal: AbortSignal): Promise<RawImage> {
+  return with_retries(download, signal, () => read_once(url, download, signal));
 }
 
 async function read_once(
   url: string,
-  { timeout_ms, headers }: Patience,
+  { timeout_ms, headers }: DownloadSettings,
   signal: AbortSignal,
 ): Promise<RawImage> {
   const timeout = AbortSignal.timeout(timeout_ms);
@@ -34,7 +34,7 @@ async function read_once(
 }
 
 export async function with_retries<T>(
-  { retries }: Patience,
+  { retries }: DownloadSettings,
   signal: AbortSignal,
   body: () => Promise<T>,
 ): Promise<T> {

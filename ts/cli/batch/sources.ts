@@ -7,7 +7,7 @@ import { unsupported_archive } from "./archives.ts";
 import { file_error, is_image_error } from "./errors.ts";
 import { read_lines } from "./list.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
-import { type Patience, read_remote, source_name } from "./remote.ts";
+import { type DownloadSettings, read_remote, source_name } from "./remote.ts";
 import { from_stream, interruptible } from "./streams.ts";
 import { remote_tar_images, tar_images } from "./tar.ts";
 import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
@@ -17,12 +17,12 @@ export interface Sources {
   paths: readonly string[];
   /** Text files with a path or URL on each line; "-" is standard input. */
   lists: readonly string[];
-  patience: Patience;
+  download: DownloadSettings;
 }
 
 /** The settings that all reading from sources shares. */
 interface Reading {
-  patience: Patience;
+  download: DownloadSettings;
   signal: AbortSignal;
   /** Counts what is skipped. */
   skipped: SkippedFiles;
@@ -35,11 +35,11 @@ interface Reading {
  * read are in memory. A source that can't be read is an image that fails.
  */
 export async function* list_images(
-  { paths, lists, patience }: Sources,
+  { paths, lists, download }: Sources,
   signal: AbortSignal,
   skipped = new SkippedFiles(),
 ): AsyncGenerator<ListedImage> {
-  const reading = { patience, signal, skipped };
+  const reading = { download, signal, skipped };
   for (const path of paths) yield* expand(path, { ...reading, is_argument: true });
   for (const list of lists) yield* listed(list, { ...reading, is_argument: false });
 }
@@ -55,13 +55,13 @@ async function* expand(source: string, reading: Reading): AsyncGenerator<ListedI
   else yield* local(source, reading);
 }
 
-async function* remote(url: string, { patience, signal, skipped }: Reading): AsyncGenerator<ListedImage> {
+async function* remote(url: string, { download, signal, skipped }: Reading): AsyncGenerator<ListedImage> {
   const name = source_name(url);
   const archive = unsupported_archive(path_of_url(name));
   if (archive !== undefined) yield unreadable(name, archive);
   else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, signal, skipped);
-  else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, patience, signal, skipped));
-  else yield { name, read: () => read_remote(url, patience, signal) };
+  else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, download, signal, skipped));
+  else yield { name, read: () => read_remote(url, download, signal) };
 }
 
 async function* shard_of_file_url(

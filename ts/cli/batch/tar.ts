@@ -8,7 +8,7 @@ import { fetch_url, is_image_name, RawImage, show_url, VitMsnError } from "../..
 import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
-import { is_transient, network_error, type Patience, status_error, with_retries } from "./remote.ts";
+import { type DownloadSettings, is_transient, network_error, status_error, with_retries } from "./remote.ts";
 import { DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
 /** The largest image in bytes, as for the library's files. Larger members are refused without reading them. */
@@ -60,7 +60,7 @@ async function open_regular(path: string, signal: AbortSignal): Promise<Readable
  */
 export async function* remote_tar_images(
   url: string,
-  patience: Patience,
+  download: DownloadSettings,
   signal: AbortSignal,
   skipped: SkippedFiles,
 ): AsyncGenerator<ListedImage> {
@@ -69,7 +69,7 @@ export async function* remote_tar_images(
   for (let failures = 0; ; failures++) {
     const done_before = done;
     try {
-      const open = () => with_retries(patience, signal, () => open_remote(url, name, patience, signal));
+      const open = () => with_retries(download, signal, () => open_remote(url, name, download, signal));
       let position = 0;
       const skipped_now = new SkippedFiles();
       for await (const image of members(name, open, skipped_now)) {
@@ -84,7 +84,7 @@ export async function* remote_tar_images(
       if (is_damage(error)) throw damaged_shard(name, error);
       if (done > done_before) failures = 0;
       if (error instanceof VitMsnError && !is_transient(error)) throw error;
-      if (failures >= patience.retries) throw network_error(name, (error as Error).message, error);
+      if (failures >= download.retries) throw network_error(name, (error as Error).message, error);
     }
   }
 }
@@ -92,7 +92,7 @@ export async function* remote_tar_images(
 async function open_remote(
   url: string,
   name: string,
-  { timeout_ms, headers }: Patience,
+  { timeout_ms, headers }: DownloadSettings,
   signal: AbortSignal,
 ): Promise<Readable> {
   const silence = new AbortController();
