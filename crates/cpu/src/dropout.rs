@@ -1,12 +1,6 @@
-//! Dropout, by a counter-based generator: which elements stay depends on the seed and their index alone.
-//!
-//! Element `i` is dropped where `hash(hash(i ^ hash(seed)) ^ hash(seed ^ 0x9e3779b9))` is below
-//! `min(⌊probability · 2³²⌋, 2³² − 1)`; all numbers are unsigned and of 32 bits, and `hash` is lowbias32 (C. Wellons,
-//! "Prospecting for hash functions", 2018):
-//! `x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16`.
-//! Other elements are multiplied by `1 / (1 − probability)` (by 0 for probability 1). Every engine does the same.
+//! Dropout, of activations and of attention's probabilities.
 
-use vit_msn_tensor::{Dropout, Error, Result, check_len, format_number};
+use vit_msn_tensor::{Dropout, DropoutMask, Result, check_len};
 
 use crate::elementwise::BLOCK;
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
@@ -18,7 +12,7 @@ const WORK: usize = 8;
 /// the same seed. Errors: INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.
 pub fn dropout(x: &[f32], dropout: Dropout, out: &mut [f32]) -> Result<()> {
     check_len("The output of dropout", out.len(), &[x.len()])?;
-    let mask = Mask::new(dropout)?;
+    let mask = DropoutMask::new(dropout)?;
     let out = DisjointSliceMut::new(out);
     let threads = threads_for(x.len().saturating_mul(WORK));
     for_each_task(threads, x.len().div_ceil(BLOCK), &|task| {
@@ -26,56 +20,17 @@ pub fn dropout(x: &[f32], dropout: Dropout, out: &mut [f32]) -> Result<()> {
         let x = &x[first..];
         // SAFETY: each task has its own elements.
         let out = unsafe { out.get(first, BLOCK.min(x.len())) };
-        mask.apply(x, first as u32, out);
+        apply(&mask, x, first as u32, out);
     });
     Ok(())
 }
 
-/// Which elements stay.
-pub(crate) struct Mask {
-    keys: [u32; 2],
-    threshold: u32,
-    scale: f32,
-}
-
-impl Mask {
-    pub(crate) fn new(dropout: Dropout) -> Result<Self> {
-        let Dropout { probability, seed } = dropout;
-        if !(0.0..=1.0).contains(&probability) {
-            return Err(Error::InvalidArgument(format!(
-                "A dropout probability must be from 0 to 1, got {}.",
-                format_number(probability)
-            )));
-        }
-        Ok(Self {
-            keys: [hash(seed), hash(seed ^ 0x9e37_79b9)],
-            // The cast saturates.
-            threshold: (probability * 4_294_967_296.0) as u32,
-            scale: if probability < 1.0 {
-                (1.0 / (1.0 - probability)) as f32
-            } else {
-                0.0
-            },
-        })
+/// Drops from `x`, whose first element is number `first`. LLVM makes vectors of this loop.
+pub(crate) fn apply(mask: &DropoutMask, x: &[f32], first: u32, out: &mut [f32]) {
+    for (index, (target, &value)) in (first..).zip(out.iter_mut().zip(x)) {
+        let scaled = value * mask.scale;
+        *target = if mask.drops(index) { 0.0 } else { scaled };
     }
-
-    /// Drops from `x`, whose first element is number `first`. LLVM makes vectors of this loop.
-    pub(crate) fn apply(&self, x: &[f32], first: u32, out: &mut [f32]) {
-        for (index, (target, &value)) in (first..).zip(out.iter_mut().zip(x)) {
-            let bits = hash(hash(index ^ self.keys[0]) ^ self.keys[1]);
-            let scaled = value * self.scale;
-            *target = if bits < self.threshold { 0.0 } else { scaled };
-        }
-    }
-}
-
-/// lowbias32
-fn hash(mut x: u32) -> u32 {
-    x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
-    x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ x >> 16
 }
 
 #[cfg(test)]

@@ -102,44 +102,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, values};
     use proptest::prelude::*;
-
-    /// The kernel and the grid by their definition, in float64.
-    fn naive(
-        source: &[f32],
-        (rows, columns): (usize, usize),
-        (new_rows, new_columns): (usize, usize),
-        width: usize,
-    ) -> Vec<f64> {
-        let kernel = |x: f64| match x.abs() {
-            x if x <= 1.0 => 1.25 * x.powi(3) - 2.25 * x.powi(2) + 1.0,
-            x if x < 2.0 => -0.75 * (x.powi(3) - 5.0 * x.powi(2) + 8.0 * x - 4.0),
-            _ => 0.0,
-        };
-        let place = |index: usize, len: usize, new_len: usize| {
-            (index as f64 + 0.5) * len as f64 / new_len as f64 - 0.5
-        };
-        let mut out = Vec::new();
-        for (y, x) in (0..new_rows).flat_map(|y| (0..new_columns).map(move |x| (y, x))) {
-            let (py, px) = (place(y, rows, new_rows), place(x, columns, new_columns));
-            for channel in 0..width {
-                let mut sum = 0.0;
-                for (dy, dx) in (-1..=2).flat_map(|dy| (-1..=2).map(move |dx| (dy, dx))) {
-                    let (sy, sx) = (py.floor() as i64 + dy, px.floor() as i64 + dx);
-                    let weight = kernel(py - sy as f64) * kernel(px - sx as f64);
-                    let (cy, cx) = (
-                        sy.clamp(0, rows as i64 - 1),
-                        sx.clamp(0, columns as i64 - 1),
-                    );
-                    sum += weight
-                        * f64::from(
-                            source[(cy as usize * columns + cx as usize) * width + channel],
-                        );
-                }
-                out.push(sum);
-            }
-        }
-        out
-    }
+    use vit_msn_tensor::testing::interpolate;
 
     proptest! {
         #[test]
@@ -148,7 +111,7 @@ mod tests {
             let mut out = vec![f32::NAN; (1 + new.0 * new.1) * width];
             interpolate_positions(&positions, grid, new, width, &mut out).unwrap();
             prop_assert_eq!(&out[..width], &positions[..width]);
-            assert_close(&out[width..], &naive(&positions[width..], grid, new, width), 1e-5);
+            assert_close(&out[width..], &interpolate(&positions[width..], grid, new, width), 1e-5);
         }
     }
 

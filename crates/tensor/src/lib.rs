@@ -20,7 +20,7 @@ pub mod testing;
 pub use activation::Activation;
 pub use backend::{Backend, Grid, Pooling};
 pub use bicubic::bicubic_taps;
-pub use dropout::Dropout;
+pub use dropout::{Dropout, DropoutMask};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use linear_parameters::LinearParameters;

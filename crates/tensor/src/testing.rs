@@ -121,6 +121,44 @@ pub fn msn_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> 
     [loss, cross_entropy, me_max, entropy]
 }
 
+/// Bicubic interpolation of rows of `width` channels, one for each cell of a grid, by its definition.
+pub fn interpolate(
+    source: &[f32],
+    (rows, columns): (usize, usize),
+    (new_rows, new_columns): (usize, usize),
+    width: usize,
+) -> Vec<f64> {
+    let kernel = |x: f64| match x.abs() {
+        x if x <= 1.0 => 1.25 * x.powi(3) - 2.25 * x.powi(2) + 1.0,
+        x if x < 2.0 => -0.75 * (x.powi(3) - 5.0 * x.powi(2) + 8.0 * x - 4.0),
+        _ => 0.0,
+    };
+    let place = |index: usize, len: usize, new_len: usize| {
+        (index as f64 + 0.5) * len as f64 / new_len as f64 - 0.5
+    };
+    let at = |row: i64, column: i64, channel: usize| {
+        let row = row.clamp(0, rows as i64 - 1) as usize;
+        let column = column.clamp(0, columns as i64 - 1) as usize;
+        f64::from(source[(row * columns + column) * width + channel])
+    };
+    let mut out = Vec::new();
+    for (row, column) in (0..new_rows).flat_map(|r| (0..new_columns).map(move |c| (r, c))) {
+        let (y, x) = (
+            place(row, rows, new_rows),
+            place(column, columns, new_columns),
+        );
+        for channel in 0..width {
+            let taps = (-1..=2).flat_map(|i| (-1..=2).map(move |j| (i, j)));
+            let terms = taps.map(|(i, j)| {
+                let (sy, sx) = (y.floor() as i64 + i, x.floor() as i64 + j);
+                kernel(y - sy as f64) * kernel(x - sx as f64) * at(sy, sx, channel)
+            });
+            out.push(terms.sum());
+        }
+    }
+    out
+}
+
 /// erf by its series where that converges well, by its continued fraction beyond.
 pub fn erf(x: f64) -> f64 {
     let a = x.abs();

@@ -4,10 +4,10 @@
 //! D = rowsum(dO ∘ O) = rowsum(P ∘ dP), dQ = scale · dS·K and dK = scale · dSᵀ·Q (Dao et al., FlashAttention, 2022,
 //! appendix B). A block of queries has all its scores at once, so memory grows with the tokens, not their square.
 
-use vit_msn_tensor::{Dropout, Result, check_len, numel, try_vec};
+use vit_msn_tensor::{Dropout, DropoutMask, Result, check_len, numel, try_vec};
 
 use crate::attention::forward::AttentionShape;
-use crate::dropout::Mask;
+use crate::dropout;
 use crate::elementwise::update_block;
 use crate::linear::microkernel::{Init, MR, NR, Panels};
 use crate::linear::transpose::{pack_columns, transpose};
@@ -48,7 +48,7 @@ pub fn eager_attention_backward(
         probs.len(),
         &[shape.batch, shape.heads, shape.tokens, shape.tokens],
     )?;
-    let mask = dropout.map(Mask::new).transpose()?;
+    let mask = dropout.map(DropoutMask::new).transpose()?;
     for_each_head(grad, qkv, Saved::Probs(probs, mask.as_ref(), 0), shape, out)
 }
 
@@ -62,7 +62,7 @@ fn check(grad: &[f32], qkv: &[f32], shape: AttentionShape, out: &[f32]) -> Resul
 enum Saved<'a> {
     Context(&'a [f32]),
     /// Probabilities before dropout, what drops of them, and the number of the first.
-    Probs(&'a [f32], Option<&'a Mask>, usize),
+    Probs(&'a [f32], Option<&'a DropoutMask>, usize),
 }
 
 fn for_each_head(
@@ -198,7 +198,12 @@ impl Head {
             };
             let weights = match mask {
                 Some((mask, first)) => {
-                    mask.apply(&self.probs[..block], first, &mut self.d_scores[..block]);
+                    dropout::apply(
+                        mask,
+                        &self.probs[..block],
+                        first,
+                        &mut self.d_scores[..block],
+                    );
                     &self.d_scores
                 }
                 None => &self.probs,
@@ -218,7 +223,8 @@ impl Head {
             by_key.run(grad, width, &self.values_by_channel, Init::Zero, d_scores);
             if let Some((mask, first)) = mask {
                 // Dropout's gradient is dropout.
-                mask.apply(
+                dropout::apply(
+                    mask,
                     &self.d_scores[..block],
                     first,
                     &mut self.transposed[..block],

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use vit_msn_tensor::{Dropout, Error, Result, check_len, numel, try_vec};
+use vit_msn_tensor::{Dropout, DropoutMask, Error, Result, check_len, numel, try_vec};
 
-use crate::dropout::Mask;
+use crate::dropout;
 use crate::linear::microkernel::{Init, MR, NR, Panels, Tile};
 use crate::runtime::parallel::{DisjointSliceMut, Rows, for_each_task, threads_for};
 use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
@@ -155,7 +155,7 @@ pub fn eager_attention_dropout(
         return Ok(());
     }
     let dropout = dropout
-        .map(|(dropout, dropped)| Ok((Mask::new(dropout)?, DisjointSliceMut::new(dropped))))
+        .map(|(dropout, dropped)| Ok((DropoutMask::new(dropout)?, DisjointSliceMut::new(dropped))))
         .transpose()?;
     let probs = DisjointSliceMut::new(probs);
     for_each_head(qkv, shape, out, &|index, head, _, qkv, mut out| {
@@ -174,7 +174,7 @@ pub fn eager_attention_dropout(
                     let first = index * size + query * tokens;
                     // SAFETY: as the probabilities.
                     let dropped = unsafe { dropped.get(first, rows.len()) };
-                    mask.apply(rows, first as u32, dropped);
+                    dropout::apply(mask, rows, first as u32, dropped);
                     dropped
                 }
                 None => rows,

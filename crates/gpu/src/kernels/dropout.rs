@@ -1,12 +1,12 @@
-//! Dropout's generator: that which the CPU's `dropout.rs` documents, so that engines drop the same.
+//! What the kernels that drop share.
 
 use bytemuck::NoUninit;
-use vit_msn_tensor::{Dropout, Error, Result};
+use vit_msn_tensor::{Dropout, DropoutMask, Result};
 
-/// What the kernels that drop share.
+/// The generator in WGSL.
 pub(super) const DROPOUT: &str = include_str!("parts/dropout.wgsl");
 
-/// What kernels need of it.
+/// A [`DropoutMask`] among uniforms.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
 pub(super) struct Mask {
@@ -25,30 +25,15 @@ impl Mask {
 
     /// Errors: INVALID_ARGUMENT for a probability outside [0, 1].
     pub fn new(dropout: Dropout) -> Result<Self> {
-        let Dropout { probability, seed } = dropout;
-        if !(0.0..=1.0).contains(&probability) {
-            return Err(Error::InvalidArgument(format!(
-                "A dropout probability must be from 0 to 1, got {probability}."
-            )));
-        }
+        let DropoutMask {
+            keys,
+            threshold,
+            scale,
+        } = DropoutMask::new(dropout)?;
         Ok(Self {
-            keys: [hash(seed), hash(seed ^ 0x9e37_79b9)],
-            // The cast saturates.
-            threshold: (probability * 4_294_967_296.0) as u32,
-            scale: if probability < 1.0 {
-                (1.0 / (1.0 - probability)) as f32
-            } else {
-                0.0
-            },
+            keys,
+            threshold,
+            scale,
         })
     }
-}
-
-/// lowbias32
-fn hash(mut x: u32) -> u32 {
-    x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
-    x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ x >> 16
 }

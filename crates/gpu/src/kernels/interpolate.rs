@@ -87,44 +87,7 @@ fn taps(index: usize, len: usize, new_len: usize) -> Taps {
 mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
-
-    /// The kernel and the grid by their definition, in float64.
-    fn naive(
-        source: &[f32],
-        (rows, columns): (usize, usize),
-        (new_rows, new_columns): (usize, usize),
-        width: usize,
-    ) -> Vec<f64> {
-        let kernel = |x: f64| match x.abs() {
-            x if x <= 1.0 => 1.25 * x.powi(3) - 2.25 * x.powi(2) + 1.0,
-            x if x < 2.0 => -0.75 * (x.powi(3) - 5.0 * x.powi(2) + 8.0 * x - 4.0),
-            _ => 0.0,
-        };
-        let place = |index: usize, len: usize, new_len: usize| {
-            (index as f64 + 0.5) * len as f64 / new_len as f64 - 0.5
-        };
-        let at = |row: i64, column: i64, channel: usize| {
-            let row = row.clamp(0, rows as i64 - 1) as usize;
-            let column = column.clamp(0, columns as i64 - 1) as usize;
-            f64::from(source[(row * columns + column) * width + channel])
-        };
-        let mut out = Vec::new();
-        for (row, column) in (0..new_rows).flat_map(|r| (0..new_columns).map(move |c| (r, c))) {
-            let (y, x) = (
-                place(row, rows, new_rows),
-                place(column, columns, new_columns),
-            );
-            for channel in 0..width {
-                let taps = (-1..=2).flat_map(|i| (-1..=2).map(move |j| (i, j)));
-                let terms = taps.map(|(i, j)| {
-                    let (sy, sx) = (y.floor() as i64 + i, x.floor() as i64 + j);
-                    kernel(y - sy as f64) * kernel(x - sx as f64) * at(sy, sx, channel)
-                });
-                out.push(terms.sum());
-            }
-        }
-        out
-    }
+    use vit_msn_tensor::testing::interpolate;
 
     #[test]
     fn odd_shapes_match_the_definition() {
@@ -140,7 +103,7 @@ mod tests {
                 assert_eq!(y[..width], positions[..width]);
                 assert_close(
                     &y[width..],
-                    &naive(&positions[width..], grid, new, width),
+                    &interpolate(&positions[width..], grid, new, width),
                     1e-5,
                 );
             },

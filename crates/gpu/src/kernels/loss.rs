@@ -144,7 +144,7 @@ fn record(
     stream.record(Op {
         kernel: Kernel {
             name: entry_point,
-            sources: reducing!(stream.context(), "loss.wgsl"),
+            sources: reducing!(stream.context(), "parts/row_softmax.wgsl", "loss.wgsl"),
             entry_point,
         },
         constants: (REDUCE_CONSTANTS, &lanes),

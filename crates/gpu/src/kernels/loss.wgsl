@@ -25,20 +25,12 @@ fn cross_entropy(@builtin(local_invocation_index) lane: u32) {
     var total = 0.0;
     for (var row = 0u; row < params.rows; row++) {
         let first = row * params.width;
-        var highest = LOWEST;
-        for (var i = lane; i < params.width; i += LANES) {
-            highest = max(highest, x[first + i]);
-        }
-        highest = largest(highest, lane);
-        var exponentials = 0.0;
-        for (var i = lane; i < params.width; i += LANES) {
-            exponentials += exp(x[first + i] - highest);
-        }
-        exponentials = sum(exponentials, lane);
-        // −100 is left out.
+        let found = row_max_and_sum(first, 1.0, lane);
+        let highest = found.x;
+        // −100 is ignored.
         let label = labels[row];
         let logit = x[first + u32(max(label, 0))];
-        let rest = log(exponentials);
+        let rest = log(found.y);
         var loss = (1.0 - params.smoothing) * (rest + (highest - logit));
         if params.smoothing > 0.0 {
             var others = 0.0;
@@ -66,22 +58,13 @@ fn cross_entropy_backward(
         return;
     }
     let first = row * params.width;
-    var highest = LOWEST;
-    for (var i = lane; i < params.width; i += LANES) {
-        highest = max(highest, x[first + i]);
-    }
-    highest = largest(highest, lane);
-    var exponentials = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        exponentials += exp(x[first + i] - highest);
-    }
-    exponentials = sum(exponentials, lane);
+    let found = row_max_and_sum(first, 1.0, lane);
     let label = labels[row];
     for (var i = lane; i < params.width; i += LANES) {
         let one_hot = select(0.0, 1.0 - params.smoothing, i32(i) == label);
         let wanted = one_hot + params.smoothing / f32(params.width);
-        let slope = (exp(x[first + i] - highest) / exponentials - wanted) / params.count;
-        y[first + i] = select(slope, 0.0, label < 0);
+        let gradient = (exp(x[first + i] - found.x) / found.y - wanted) / params.count;
+        y[first + i] = select(gradient, 0.0, label < 0);
     }
 }
 

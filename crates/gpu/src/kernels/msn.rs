@@ -151,7 +151,11 @@ fn record(
     stream.record(Op {
         kernel: Kernel {
             name: "msn",
-            sources: &[REDUCE, include_str!("msn.wgsl")],
+            sources: &[
+                REDUCE,
+                include_str!("parts/row_softmax.wgsl"),
+                include_str!("msn.wgsl"),
+            ],
             entry_point,
         },
         constants: (REDUCE_CONSTANTS, &lanes),

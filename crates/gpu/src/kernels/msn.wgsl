@@ -25,8 +25,7 @@ struct Params {
 // balance
 @group(0) @binding(1) var<storage, read> column_sums: array<f32>;
 
-// anchors
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
+// anchors, whose logits are x
 @group(0) @binding(2) var<storage, read> targets: array<f32>;
 @group(0) @binding(3) var<storage, read_write> probs: array<f32>;
 @group(0) @binding(4) var<storage, read_write> row_terms: array<f32>;
@@ -36,6 +35,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> terms: array<f32>;
 
 // backward
+@group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(3) var<storage, read> known_sums: array<f32>;
 @group(0) @binding(4) var<storage, read> known_terms: array<f32>;
 @group(0) @binding(5) var<storage, read_write> slopes: array<f32>;
@@ -52,20 +52,9 @@ fn sharpen(
         return;
     }
     let first = row * params.width;
-    var highest = LOWEST;
+    let found = row_max_and_sum(first, params.scale, lane);
     for (var i = lane; i < params.width; i += LANES) {
-        highest = max(highest, x[first + i]);
-    }
-    highest = largest(highest, lane);
-    var total = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        let value = exp((x[first + i] - highest) * params.scale);
-        y[first + i] = value;
-        total += value;
-    }
-    total = sum(total, lane);
-    for (var i = lane; i < params.width; i += LANES) {
-        y[first + i] /= total;
+        y[first + i] = exp((x[first + i] - found.x) * params.scale) / found.y;
     }
 }
 
@@ -107,25 +96,15 @@ fn anchors(
     }
     let first = row * params.width;
     let first_target = row % params.pictures * params.width;
-    var highest = LOWEST;
-    for (var i = lane; i < params.width; i += LANES) {
-        highest = max(highest, logits[first + i]);
-    }
-    highest = largest(highest, lane);
-    var total = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        let value = exp(logits[first + i] - highest);
-        probs[first + i] = value;
-        total += value;
-    }
-    total = sum(total, lane);
-    let rest = log(total);
+    let found = row_max_and_sum(first, 1.0, lane);
+    let highest = found.x;
+    let rest = log(found.y);
     var cross_entropy = 0.0;
     var entropy = 0.0;
     for (var i = lane; i < params.width; i += LANES) {
-        let prob = probs[first + i] / total;
+        let prob = exp(x[first + i] - highest) / found.y;
         probs[first + i] = prob;
-        let minus_log = rest + (highest - logits[first + i]);
+        let minus_log = rest + (highest - x[first + i]);
         cross_entropy += targets[first_target + i] * minus_log;
         entropy += prob * minus_log;
     }

@@ -24,7 +24,7 @@ pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
     stream.record(Op {
         kernel: Kernel {
             name: "softmax",
-            sources: reducing!(stream.context(), "softmax.wgsl"),
+            sources: reducing!(stream.context(), "parts/row_softmax.wgsl", "softmax.wgsl"),
             entry_point: "main",
         },
         constants: (REDUCE_CONSTANTS, &lanes),

@@ -25,17 +25,8 @@ fn main(
         return;
     }
     let first = row * params.width;
-    var highest = LOWEST;
+    let found = row_max_and_sum(first, 1.0, lane);
     for (var i = lane; i < params.width; i += LANES) {
-        highest = max(highest, x[first + i]);
-    }
-    highest = largest(highest, lane);
-    var total = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        total += exp(x[first + i] - highest);
-    }
-    total = sum(total, lane);
-    for (var i = lane; i < params.width; i += LANES) {
-        y[first + i] = exp(x[first + i] - highest) / total;
+        y[first + i] = exp(x[first + i] - found.x) / found.y;
     }
 }
