@@ -9,7 +9,10 @@ use crate::runtime::simd::{Exp, F32x4, constant, map_in_place, polynomial8};
 /// What an element costs, in multiply-adds.
 const WORK: usize = 16;
 
-/// out = act(x). Errors: INVALID_ARGUMENT when the lengths differ.
+/// out = act(x).
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ.
 pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
     check_len("The output of an activation", out.len(), &[x.len()])?;
     for_each_block(x, out, &|_, out| {
@@ -20,7 +23,9 @@ pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
 }
 
 /// out = grad · act′(x), where x is the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
-/// Errors: INVALID_ARGUMENT when the lengths differ.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ.
 pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
     check_len("The gradient of an activation", grad.len(), &[x.len()])?;
     check_len("The gradient by its input", out.len(), &[x.len()])?;

@@ -805,7 +805,7 @@ fn check_same_shape(x: &Tensor, y: &Tensor) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "Tensors of the shapes {:?} and {:?} don't go together: they must have the same.",
+        "Tensors of the shapes {:?} and {:?} don't match: both must have the same shape.",
         x.dims(),
         y.dims()
     )))

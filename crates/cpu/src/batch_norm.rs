@@ -27,7 +27,9 @@ pub struct BatchNormGradients<'a> {
 }
 
 /// y = (x − mean) / √(variance + eps) · weight + bias by each column's statistics, the variance being the biased one.
-/// Errors: INVALID_ARGUMENT when lengths don't fit or there are fewer than two rows, OUT_OF_MEMORY.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit or there are fewer than two rows, OUT_OF_MEMORY.
 pub fn batch_norm(
     x: &[f32],
     weight: &[f32],
@@ -52,8 +54,10 @@ pub fn batch_norm(
     Ok(())
 }
 
-/// The same by given statistics: weight, bias, mean and variance. Errors: INVALID_ARGUMENT when lengths don't fit,
-/// OUT_OF_MEMORY.
+/// The same by given statistics: weight, bias, mean and variance.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
 pub fn batch_norm_inference(
     x: &[f32],
     [weight, bias, mean, variance]: [&[f32]; 4],
@@ -87,9 +91,11 @@ pub fn batch_norm_inference(
     Ok(())
 }
 
-/// The gradients of [`batch_norm`]'s y. With x̂ the normalised x, those by weight and bias are the column sums of
-/// grad · x̂ and of grad, and the one by x is (grad − mean(grad) − x̂ · mean(grad · x̂)) · weight / √(variance + eps).
-/// Errors: as there.
+/// The gradients of [`batch_norm`]'s y. With x̂ the normalised x, those by weight and bias are the column sums of grad
+/// · x̂ and of grad, and the one by x is (grad − mean(grad) − x̂ · mean(grad · x̂)) · weight / √(variance + eps).
+///
+/// # Errors
+/// As there.
 pub fn batch_norm_backward(
     grad: &[f32],
     x: &[f32],

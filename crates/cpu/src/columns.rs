@@ -7,7 +7,10 @@ use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 /// Columns of a task: two cache lines of a row.
 const COLUMNS: usize = 32;
 
-/// The sums of the columns of `x`. Errors: OUT_OF_MEMORY.
+/// The sums of the columns of `x`.
+///
+/// # Errors
+/// OUT_OF_MEMORY.
 pub(crate) fn column_sums(x: &[f32], columns: usize) -> Result<Vec<f64>> {
     column_sums_of(x.len() / columns, columns, &|index, _, sums| {
         for (sum, &x) in sums.iter_mut().zip(&x[index..]) {
@@ -17,7 +20,9 @@ pub(crate) fn column_sums(x: &[f32], columns: usize) -> Result<Vec<f64>> {
 }
 
 /// For each row and some of its columns calls `add(index of the first element, its column, the sums so far)`.
-/// Errors: OUT_OF_MEMORY.
+///
+/// # Errors
+/// OUT_OF_MEMORY.
 pub(crate) fn column_sums_of(
     rows: usize,
     columns: usize,

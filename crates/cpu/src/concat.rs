@@ -2,7 +2,10 @@
 
 use vit_msn_tensor::{Result, check_len};
 
-/// out = x, then y. Errors: INVALID_ARGUMENT when the lengths don't fit.
+/// out = x, then y.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths don't fit.
 pub fn concat_rows(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
     check_len("The joined rows", out.len(), &[x.len() + y.len()])?;
     let (first, second) = out.split_at_mut(x.len());
@@ -11,7 +14,10 @@ pub fn concat_rows(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// The gradients by both, cut apart again. Errors: INVALID_ARGUMENT when the lengths don't fit.
+/// The gradients by both, cut apart again.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths don't fit.
 pub fn concat_rows_backward(grad: &[f32], x: &mut [f32], y: &mut [f32]) -> Result<()> {
     check_len(
         "The gradient of joined rows",

@@ -9,7 +9,10 @@ use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 const WORK: usize = 8;
 
 /// Zeroes each element with `probability` and divides the others by 1 − probability. Its gradient is the same op with
-/// the same seed. Errors: INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.
+/// the same seed.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.
 pub fn dropout(x: &[f32], dropout: Dropout, out: &mut [f32]) -> Result<()> {
     check_len("The output of dropout", out.len(), &[x.len()])?;
     let mask = DropoutMask::new(dropout)?;

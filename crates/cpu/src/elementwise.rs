@@ -10,7 +10,10 @@ use crate::runtime::simd::{F32x4, LANES};
 /// Elements of a task. Fixed, so that sums don't depend on the number of threads.
 pub(crate) const BLOCK: usize = 1 << 14;
 
-/// out = x + y. Errors: INVALID_ARGUMENT when the lengths differ.
+/// out = x + y.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ.
 pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
     check_len("The second summand", y.len(), &[x.len()])?;
     check_len("The sum", out.len(), &[x.len()])?;
@@ -18,7 +21,10 @@ pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// target += scale · x. Errors: INVALID_ARGUMENT when the lengths differ.
+/// target += scale · x.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ.
 pub fn accumulate(target: &mut [f32], x: &[f32], scale: f32) -> Result<()> {
     check_len("What is accumulated", x.len(), &[target.len()])?;
     let scale = F32x4::splat(scale);
@@ -26,8 +32,10 @@ pub fn accumulate(target: &mut [f32], x: &[f32], scale: f32) -> Result<()> {
     Ok(())
 }
 
-/// target = momentum · target + (1 − momentum) · source. Errors: INVALID_ARGUMENT when the lengths differ or the momentum
-/// isn't from 0 to 1.
+/// target = momentum · target + (1 − momentum) · source.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ or the momentum isn't from 0 to 1.
 pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
     check_momentum(momentum)?;
     check_len(
@@ -42,7 +50,10 @@ pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
     Ok(())
 }
 
-/// The sum of squares, in float64 over fixed blocks. Errors: OUT_OF_MEMORY.
+/// The sum of squares, in float64 over fixed blocks.
+///
+/// # Errors
+/// OUT_OF_MEMORY.
 pub fn sum_of_squares(x: &[f32]) -> Result<f64> {
     let mut sums = vit_msn_tensor::try_vec(x.len().div_ceil(BLOCK))?;
     let parts = DisjointSliceMut::new(&mut sums);

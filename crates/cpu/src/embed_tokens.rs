@@ -7,7 +7,7 @@ use vit_msn_tensor::{Result, check_len, try_vec};
 pub struct EmbeddingShape {
     /// B
     pub batch: usize,
-    /// The patches of a picture, without the CLS token.
+    /// The patches of an image, without the CLS token.
     pub patches: usize,
     /// D
     pub width: usize,
@@ -22,8 +22,11 @@ pub struct PatchMask<'a> {
     pub token: &'a [f32],
 }
 
-/// out `[B, 1 + patches, D]` = `[cls; patch or mask token] + positions`, with cls `[D]`, patches `[B, patches, D]`
-/// and positions `[1 + patches, D]`. Errors: INVALID_ARGUMENT when lengths don't fit.
+/// out `[B, 1 + patches, D]` = `[cls; patch or mask token] + positions`, with cls `[D]`, patches `[B, patches, D]` and
+/// positions `[1 + patches, D]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit.
 pub fn embed_tokens(
     patches: &[f32],
     shape: EmbeddingShape,
@@ -84,8 +87,11 @@ pub struct EmbeddingGradients<'a> {
     pub mask: Option<(&'a [u8], &'a mut [f32])>,
 }
 
-/// The gradients by what [`embed_tokens`] puts together, from grad `[B, 1 + patches, D]`: what masked patches
-/// would get goes to the mask token. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// The gradients by what [`embed_tokens`] puts together, from grad `[B, 1 + patches, D]`: what masked patches would get
+/// goes to the mask token.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
 pub fn embed_tokens_backward(
     grad: &[f32],
     shape: EmbeddingShape,
@@ -121,7 +127,7 @@ pub fn embed_tokens_backward(
         return Ok(());
     }
     out.positions.fill(0.0);
-    // Float64: it sums over all masked patches of all pictures.
+    // Float64: it sums over all masked patches of all images.
     let mut mask_sum = try_vec::<f64>(width)?;
     let masked = out.mask.as_ref().map(|(masked, _)| *masked);
     for (row, grad) in grad.chunks_exact(width).enumerate() {

@@ -1,11 +1,13 @@
-//! Position embeddings for pictures of another size.
+//! Position embeddings for images of another size.
 
 use vit_msn_tensor::{Error, Result, bicubic_taps, check_len, numel};
 
-/// Interpolates positions `[1 + rows·columns, width]` to out `[1 + new_rows·new_columns, width]`: bicubic with
-/// corners unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the CLS
-/// token's position is copied. Grids are (rows, columns).
-/// Errors: INVALID_ARGUMENT when a grid is empty or a length doesn't fit.
+/// Interpolates positions `[1 + rows·columns, width]` to out `[1 + new_rows·new_columns, width]`: bicubic with corners
+/// unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the CLS token's position
+/// is copied. Grids are (rows, columns).
+///
+/// # Errors
+/// INVALID_ARGUMENT when a grid is empty or a length doesn't fit.
 pub fn interpolate_positions(
     positions: &[f32],
     grid: (usize, usize),
@@ -29,8 +31,11 @@ pub fn interpolate_positions(
     Ok(())
 }
 
-/// The gradient of [`interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to out
-/// `[1 + rows·columns, width]`. Errors as there.
+/// The gradient of [`interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to out `[1 +
+/// rows·columns, width]`.
+///
+/// # Errors
+/// As there.
 pub fn interpolate_positions_backward(
     grad: &[f32],
     grid: (usize, usize),

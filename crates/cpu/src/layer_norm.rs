@@ -5,8 +5,11 @@ use vit_msn_tensor::{Error, Result, check_len};
 use crate::runtime::parallel::for_each_block_of_rows;
 use crate::runtime::simd::{F32x4, LANES};
 
-/// `out = (x − mean) / √(variance + eps) · weight + bias` for each row of `weight.len()` values; the variance is
-/// the biased one, as in PyTorch. Errors: INVALID_ARGUMENT when lengths don't fit.
+/// `out = (x − mean) / √(variance + eps) · weight + bias` for each row of `weight.len()` values; the variance is the
+/// biased one, as in PyTorch.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit.
 pub fn layer_norm(
     x: &[f32],
     weight: &[f32],
@@ -17,7 +20,7 @@ pub fn layer_norm(
     let columns = weight.len();
     if columns == 0 || !x.len().is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(
-            "A layer norm over {columns} values got {}, which are no whole rows.",
+            "A layer norm over {columns} values got {}, which isn't a whole number of rows.",
             x.len()
         )));
     }

@@ -23,7 +23,9 @@ pub struct LayerNormGradients<'a> {
 
 /// The gradients of `(x − mean) / √(variance + eps) · weight + bias`, from the gradient by its output. With x̂ the
 /// normalised x and g = grad · weight, the gradient by x is (g − mean(g) − x̂ · mean(g · x̂)) / √(variance + eps).
-/// Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
 pub fn layer_norm_backward(
     grad: &[f32],
     x: &[f32],
@@ -34,7 +36,7 @@ pub fn layer_norm_backward(
     let columns = weight.len();
     if columns == 0 || !x.len().is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(
-            "A layer norm over {columns} values got {}, which are no whole rows.",
+            "A layer norm over {columns} values got {}, which isn't a whole number of rows.",
             x.len()
         )));
     }

@@ -2,11 +2,13 @@
 
 use vit_msn_tensor::{Error, Result, check_len, format_number};
 
-/// The label that cross-entropy leaves out.
+/// The label that cross-entropy ignores.
 pub const IGNORE_INDEX: i64 = -100;
 
 /// The mean cross-entropy of logits `[labels.len(), classes]` over the labels that aren't [`IGNORE_INDEX`].
-/// Errors: INVALID_ARGUMENT naming a label that is no class, or when every label is ignored.
+///
+/// # Errors
+/// INVALID_ARGUMENT naming a label that is no class, or when every label is ignored.
 pub fn cross_entropy<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -16,7 +18,9 @@ pub fn cross_entropy<L: Copy + Into<i64>>(
 }
 
 /// [`cross_entropy`] with label smoothing s as PyTorch's: the target is (1 − s)·one_hot + s / classes.
-/// Errors: as there, and for s outside [0, 1].
+///
+/// # Errors
+/// As there, and for s outside [0, 1].
 pub fn cross_entropy_smoothed<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -94,7 +98,10 @@ impl LogSum {
     }
 }
 
-/// The mean squared error. Errors: INVALID_ARGUMENT when the lengths differ or are zero.
+/// The mean squared error.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ or are zero.
 pub fn mse_loss(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_len("The targets", targets.len(), &[predictions.len()])?;
     let sum = predictions
@@ -105,8 +112,11 @@ pub fn mse_loss(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     mean(sum, targets.len(), "targets")
 }
 
-/// The mean binary cross-entropy of logits with targets in 0..=1, computed without overflow as
-/// max(x, 0) − x·t + ln(1 + e^−|x|). Errors: INVALID_ARGUMENT when the lengths differ or are zero.
+/// The mean binary cross-entropy of logits with targets in 0..=1, computed without overflow as max(x, 0) − x·t + ln(1 +
+/// e^−|x|).
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ or are zero.
 pub fn bce_with_logits(logits: &[f32], targets: &[f32]) -> Result<f64> {
     check_len("The targets", targets.len(), &[logits.len()])?;
     let term = |(&x, &t): (&f32, &f32)| {

@@ -5,7 +5,10 @@ use vit_msn_tensor::{Error, Result, check_len};
 use crate::loss::{LogSum, check_smoothing, for_each_label, mean};
 
 /// The gradient of [`crate::cross_entropy_smoothed`] by logits, (softmax − target) / count; rows of ignored labels get
-/// 0. Errors as there.
+/// 0.
+///
+/// # Errors
+/// As there.
 pub fn cross_entropy_backward<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -30,12 +33,18 @@ pub fn cross_entropy_backward<L: Copy + Into<i64>>(
     Ok(())
 }
 
-/// The gradient of [`crate::mse_loss`] by its predictions, 2·(p − t) / count. Errors as there.
+/// The gradient of [`crate::mse_loss`] by its predictions, 2·(p − t) / count.
+///
+/// # Errors
+/// As there.
 pub fn mse_loss_backward(predictions: &[f32], targets: &[f32], out: &mut [f32]) -> Result<()> {
     for_each_pair(predictions, targets, out, |p, t| 2.0 * (p - t))
 }
 
-/// The gradient of [`crate::bce_with_logits`] by the logits, (σ(x) − t) / count. Errors as there.
+/// The gradient of [`crate::bce_with_logits`] by the logits, (σ(x) − t) / count.
+///
+/// # Errors
+/// As there.
 pub fn bce_with_logits_backward(logits: &[f32], targets: &[f32], out: &mut [f32]) -> Result<()> {
     for_each_pair(logits, targets, out, |x, t| 1.0 / (1.0 + (-x).exp()) - t)
 }

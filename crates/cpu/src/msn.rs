@@ -12,8 +12,11 @@ use crate::softmax::{exp_of_difference, largest};
 /// Multiply-adds that an exponential counts as.
 const EXP_COST: usize = 16;
 
-/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by its
-/// sum and each row by its own. Errors: INVALID_ARGUMENT when a length or number doesn't fit, OUT_OF_MEMORY.
+/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by
+/// its sum and each row by its own.
+///
+/// # Errors
+/// INVALID_ARGUMENT when a length or number doesn't fit, OUT_OF_MEMORY.
 pub fn msn_targets(
     logits: &[f32],
     prototypes: usize,
@@ -47,7 +50,7 @@ pub fn msn_targets(
         for row in out.chunks_exact_mut(prototypes) {
             let mut sum = 0.0;
             for (value, &column) in row.iter_mut().zip(&sums) {
-                // A prototype that no picture has anything of stays at 0.
+                // A prototype that no image has anything of stays at 0.
                 let share = if column == 0.0 {
                     0.0
                 } else {
@@ -64,7 +67,9 @@ pub fn msn_targets(
 }
 
 /// The loss of logits `[V · B, K]` beside targets `[B, K]`, and its terms: [loss, cross_entropy, me_max, entropy].
-/// Errors: INVALID_ARGUMENT when a length or number doesn't fit, OUT_OF_MEMORY.
+///
+/// # Errors
+/// INVALID_ARGUMENT when a length or number doesn't fit, OUT_OF_MEMORY.
 pub fn msn_loss(
     logits: &[f32],
     targets: &[f32],
@@ -102,8 +107,11 @@ pub fn msn_loss(
     Ok([loss, cross_entropy, me_max, entropy])
 }
 
-/// The gradient of [`msn_loss`]'s loss by the logits. With p a row's probabilities, H their entropy and l̄ the logarithms of
-/// the mean probabilities, it is p · (Σ t + λ (l̄ − Σ p l̄) − w (log p + H)) − t over the number of rows. Errors: as there.
+/// The gradient of [`msn_loss`]'s loss by the logits. With p a row's probabilities, H their entropy and l̄ the
+/// logarithms of the mean probabilities, it is p · (Σ t + λ (l̄ − Σ p l̄) − w (log p + H)) − t over the number of rows.
+///
+/// # Errors
+/// As there.
 pub fn msn_loss_backward(
     logits: &[f32],
     targets: &[f32],
@@ -199,10 +207,10 @@ impl<'a> Anchors<'a> {
 
     fn row(&self, row: usize) -> Anchor<'_> {
         let columns = self.prototypes;
-        let pictures = self.targets.len() / columns;
+        let images = self.targets.len() / columns;
         Anchor {
             logits: &self.logits[row * columns..][..columns],
-            targets: &self.targets[row % pictures * columns..][..columns],
+            targets: &self.targets[row % images * columns..][..columns],
             log_sum: self.log_sums[row],
         }
     }
@@ -298,7 +306,7 @@ mod tests {
 
     #[test]
     fn tiny_shares_are_balanced_exactly() {
-        // What the first prototype has of any picture is e^-70 and less: balanced, it has as much as the other.
+        // What the first prototype has of any image is e^-70 and less: balanced, it has as much as the other.
         let targets = targets_of(&[-70.0, 0.0, -80.0, 0.0], 2, 1.0, 1);
         let expected = [2.0 / 3.0, 1.0 / 3.0, 0.0, 1.0].map(|v: f64| v);
         assert_close(&targets, &expected, 1e-4);

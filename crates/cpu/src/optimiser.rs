@@ -7,9 +7,11 @@ use crate::elementwise::{sum_of_squares, update};
 use crate::runtime::simd::F32x4;
 
 /// One step of AdamW (Loshchilov and Hutter, 2019) as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero
-/// before the first: w ← w·(1 − lr·λ); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²;
-/// w ← w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε).
-/// Errors: INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range.
+/// before the first: w ← w·(1 − lr·λ); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²; w ← w − lr / (1 − β₁ᵗ) · m /
+/// (√v / √(1 − β₂ᵗ) + ε).
+///
+/// # Errors
+/// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range.
 pub fn adamw_step(
     parameter: &mut [f32],
     gradient: &[f32],
@@ -47,7 +49,10 @@ pub fn adamw_step(
 
 /// One step of stochastic gradient descent as `torch.optim.SGD` does it, with dampening 0: g ← g + λ·w; where momentum
 /// μ isn't 0, b ← μ·b + g (b ← g at first) and g ← b or, with Nesterov's, g + μ·b; w ← w − lr·g. `momentum` may be None
-/// where μ is 0. Errors: INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range.
+/// where μ is 0.
+///
+/// # Errors
+/// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range.
 pub fn sgd_step(
     parameter: &mut [f32],
     gradient: &[f32],
@@ -89,9 +94,11 @@ pub fn sgd_step(
 }
 
 /// One step of LARS (You, Gitman and Ginsburg, 2017, equations 5 and 6) with the ε and the exceptions of NVIDIA apex's
-/// LARC, on SGD with momentum: q = η·‖w‖ / (‖g‖ + λ·‖w‖ + ε); b ← μ·b + q·(g + λ·w); w ← w − lr·b. Where either norm
-/// is 0, b ← μ·b + g. `momentum` is zero before the first step.
-/// Errors: INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range, OUT_OF_MEMORY.
+/// LARC, on SGD with momentum: q = η·‖w‖ / (‖g‖ + λ·‖w‖ + ε); b ← μ·b + q·(g + λ·w); w ← w − lr·b. Where either norm is
+/// 0, b ← μ·b + g. `momentum` is zero before the first step.
+///
+/// # Errors
+/// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range, OUT_OF_MEMORY.
 pub fn lars_step(
     parameter: &mut [f32],
     gradient: &[f32],

@@ -10,7 +10,7 @@ use crate::runtime::parallel::for_each_block_of_rows;
 /// Patches that are laid out at a time.
 const PATCH_BLOCK: usize = 256;
 
-/// The sizes of pictures `[batch, channels, height, width]` and of the patches they are cut into.
+/// The sizes of images `[batch, channels, height, width]` and of the patches they are cut into.
 #[derive(Debug, Clone, Copy)]
 pub struct PatchShape {
     /// B
@@ -28,14 +28,16 @@ pub struct PatchShape {
 }
 
 impl PatchShape {
-    /// Rows and columns of the grid of patches; pixels beyond the last whole patch are left out, as by a
-    /// convolution. Errors: INVALID_ARGUMENT when no patch fits.
+    /// Rows and columns of the grid of patches; pixels beyond the last whole patch are left out, as by a convolution.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when no patch fits.
     pub fn grid(&self) -> Result<(usize, usize)> {
         let rows = self.height.checked_div(self.patch_height).unwrap_or(0);
         let columns = self.width.checked_div(self.patch_width).unwrap_or(0);
         if rows == 0 || columns == 0 {
             return Err(Error::InvalidArgument(format!(
-                "A picture of {}×{} pixels holds no patch of {}×{}.",
+                "An image of {}×{} pixels holds no patch of {}×{}.",
                 self.height, self.width, self.patch_height, self.patch_width
             )));
         }
@@ -44,7 +46,7 @@ impl PatchShape {
 
     fn check_pixels(&self, pixels: &[f32]) -> Result<()> {
         check_len(
-            "The picture",
+            "The image",
             pixels.len(),
             &[self.batch, self.channels, self.height, self.width],
         )
@@ -53,7 +55,9 @@ impl PatchShape {
 
 /// Pixels `[B, C, H, W]` to patch embeddings `[B, rows · columns, out_features]`, with the projection's weight
 /// `[out_features, C, patch_height, patch_width]` packed as a linear layer's.
-/// Errors: INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
+///
+/// # Errors
+/// INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
 pub fn patch_embed(
     pixels: &[f32],
     shape: PatchShape,
@@ -108,9 +112,11 @@ fn copy_patch(
     }
 }
 
-/// The gradients of [`patch_embed`] by the projection's weight `[out_features, C · patch_height · patch_width]` and bias
-/// `[out_features]`, from grad `[B, rows · columns, out_features]`.
-/// Errors: INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
+/// The gradients of [`patch_embed`] by the projection's weight `[out_features, C · patch_height · patch_width]` and
+/// bias `[out_features]`, from grad `[B, rows · columns, out_features]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
 pub fn patch_embed_backward(
     grad: &[f32],
     pixels: &[f32],

@@ -1,9 +1,11 @@
-//! One vector per picture.
+//! One vector per image.
 
 use vit_msn_tensor::{Error, Result, check_len, numel};
 
 /// The CLS token: x `[batch, tokens, width]` to out `[batch, width]`.
-/// Errors: INVALID_ARGUMENT when lengths don't fit or there is no token.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit or there is no token.
 pub fn pool_cls(
     x: &[f32],
     batch: usize,
@@ -22,7 +24,9 @@ pub fn pool_cls(
 }
 
 /// The mean of the patches, without the CLS token: x `[batch, tokens, width]` to out `[batch, width]`.
-/// Errors: INVALID_ARGUMENT when lengths don't fit or there is no patch.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit or there is no patch.
 pub fn pool_mean(
     x: &[f32],
     batch: usize,
@@ -66,7 +70,10 @@ fn check(
     check_len("The output of pooling", out.len(), &[batch, width])
 }
 
-/// The gradient of [`pool_cls`]: grad `[batch, width]` to out `[batch, tokens, width]`. Errors as there.
+/// The gradient of [`pool_cls`]: grad `[batch, width]` to out `[batch, tokens, width]`.
+///
+/// # Errors
+/// As there.
 pub fn pool_cls_backward(
     grad: &[f32],
     batch: usize,
@@ -83,7 +90,10 @@ pub fn pool_cls_backward(
     Ok(())
 }
 
-/// The gradient of [`pool_mean`]: grad `[batch, width]` to out `[batch, tokens, width]`. Errors as there.
+/// The gradient of [`pool_mean`]: grad `[batch, width]` to out `[batch, tokens, width]`.
+///
+/// # Errors
+/// As there.
 pub fn pool_mean_backward(
     grad: &[f32],
     batch: usize,

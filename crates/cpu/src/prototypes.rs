@@ -16,8 +16,11 @@ use crate::runtime::simd::{F32x4, map_in_place};
 /// Rows that are shorter are divided by this, as torch's `F.normalize` does.
 const SHORTEST: f64 = 1e-12;
 
-/// out = normalize(x) · normalize(prototypes)ᵀ / temperature; x `[rows, width]`, prototypes `[K, width]`, out `[rows, K]`.
-/// Errors: INVALID_ARGUMENT when lengths don't fit, one is 0, or the temperature isn't above 0; OUT_OF_MEMORY.
+/// out = normalize(x) · normalize(prototypes)ᵀ / temperature; x `[rows, width]`, prototypes `[K, width]`, out `[rows,
+/// K]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit, one is 0, or the temperature isn't above 0; OUT_OF_MEMORY.
 pub fn prototype_logits(
     x: &[f32],
     prototypes: &[f32],
@@ -32,8 +35,11 @@ pub fn prototype_logits(
     linear(&x, &operand, Activation::Identity, None, out)
 }
 
-/// The gradients of [`prototype_logits`] by x and prototypes. With x̂ = x / |x|, a gradient g by x̂ is
-/// (g − x̂ · (x̂ · g)) / |x| by x. Errors: as there.
+/// The gradients of [`prototype_logits`] by x and prototypes. With x̂ = x / |x|, a gradient g by x̂ is (g − x̂ · (x̂ ·
+/// g)) / |x| by x.
+///
+/// # Errors
+/// As there.
 pub fn prototype_logits_backward(
     grad: &[f32],
     x: &[f32],

@@ -4,8 +4,11 @@ use vit_msn_tensor::{Error, Result};
 
 use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 
-/// Replaces each row of `columns` values by its softmax; the largest value is subtracted first, so that no
-/// exponential overflows. Errors: INVALID_ARGUMENT when `x` is no whole rows.
+/// Replaces each row of `columns` values by its softmax; the largest value is subtracted first, so that no exponential
+/// overflows.
+///
+/// # Errors
+/// INVALID_ARGUMENT when `x` is no whole rows.
 pub fn softmax(x: &mut [f32], columns: usize) -> Result<()> {
     if columns == 0 || !x.len().is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(

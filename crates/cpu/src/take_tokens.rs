@@ -9,7 +9,7 @@ pub struct SelectionShape {
     pub batch: usize,
     /// N, the CLS token among them.
     pub tokens: usize,
-    /// K: the patches that stay of each picture.
+    /// K: the patches that stay of each image.
     pub visible: usize,
     /// D
     pub width: usize,
@@ -35,7 +35,7 @@ impl SelectionShape {
         check_len("The chosen tokens", out.len(), &[batch, 1 + visible, width])?;
         if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
             return Err(Error::InvalidArgument(format!(
-                "There is no patch {patch}: a picture has {} here.",
+                "There is no patch {patch}: an image has {} here.",
                 tokens - 1
             )));
         }
@@ -43,10 +43,12 @@ impl SelectionShape {
     }
 }
 
-/// The CLS token and the chosen patches of each picture, in the order of `patches` `[B, K]`, whose indices count
-/// from the first patch: x `[B, N, D]` to out `[B, 1 + K, D]`. Masked Siamese Networks drop patches so, after positions
-/// are added (Assran et al., 2022).
-/// Errors: INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist.
+/// The CLS token and the chosen patches of each image, in the order of `patches` `[B, K]`, whose indices count from
+/// the first patch: x `[B, N, D]` to out `[B, 1 + K, D]`. Masked Siamese Networks drop patches so, after positions are
+/// added (Assran et al., 2022).
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist.
 pub fn take_tokens(
     x: &[f32],
     shape: SelectionShape,
@@ -60,20 +62,23 @@ pub fn take_tokens(
         width,
         ..
     } = shape;
-    let pictures = x.chunks_exact(tokens * width);
+    let images = x.chunks_exact(tokens * width);
     let targets = out.chunks_exact_mut((1 + visible) * width);
-    for ((picture, target), patches) in pictures.zip(targets).zip(patches.chunks_exact(visible)) {
+    for ((image, target), patches) in images.zip(targets).zip(patches.chunks_exact(visible)) {
         let (cls, rows) = target.split_at_mut(width);
-        cls.copy_from_slice(&picture[..width]);
+        cls.copy_from_slice(&image[..width]);
         for (row, &patch) in rows.chunks_exact_mut(width).zip(patches) {
-            row.copy_from_slice(&picture[(1 + patch as usize) * width..][..width]);
+            row.copy_from_slice(&image[(1 + patch as usize) * width..][..width]);
         }
     }
     Ok(())
 }
 
-/// The gradient of [`take_tokens`]: grad `[B, 1 + K, D]` to out `[B, N, D]`, zero for the tokens that were left out; what
-/// was taken twice gets both. Errors as there.
+/// The gradient of [`take_tokens`]: grad `[B, 1 + K, D]` to out `[B, N, D]`, zero for the tokens that were left out;
+/// what was taken twice gets both.
+///
+/// # Errors
+/// As there.
 pub fn take_tokens_backward(
     grad: &[f32],
     shape: SelectionShape,
@@ -88,13 +93,13 @@ pub fn take_tokens_backward(
         ..
     } = shape;
     out.fill(0.0);
-    let pictures = out.chunks_exact_mut(tokens * width);
+    let images = out.chunks_exact_mut(tokens * width);
     let grads = grad.chunks_exact((1 + visible) * width);
-    for ((picture, grad), patches) in pictures.zip(grads).zip(patches.chunks_exact(visible)) {
+    for ((image, grad), patches) in images.zip(grads).zip(patches.chunks_exact(visible)) {
         let (cls, rows) = grad.split_at(width);
-        picture[..width].copy_from_slice(cls);
+        image[..width].copy_from_slice(cls);
         for (row, &patch) in rows.chunks_exact(width).zip(patches) {
-            let target = &mut picture[(1 + patch as usize) * width..][..width];
+            let target = &mut image[(1 + patch as usize) * width..][..width];
             for (sum, value) in target.iter_mut().zip(row) {
                 *sum += value;
             }
@@ -128,7 +133,7 @@ mod tests {
         let error = take_tokens(&X, SHAPE, &[0, 3, 0, 1], &mut out).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "There is no patch 3: a picture has 3 here."
+            "There is no patch 3: an image has 3 here."
         );
         for (shape, patches) in [
             (SHAPE, &[0, 1, 2][..]),

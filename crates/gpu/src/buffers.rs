@@ -185,7 +185,9 @@ pub(crate) struct Binding {
 
 impl DeviceBuffer {
     /// `bytes` bytes, a multiple of 4 above 0, of whatever the buffer held last.
-    /// Errors: UNSUPPORTED when `what` is larger than one binding may be, OUT_OF_MEMORY.
+    ///
+    /// # Errors
+    /// UNSUPPORTED when `what` is larger than one binding may be, OUT_OF_MEMORY.
     pub fn new(
         context: &Context,
         pool: &SharedPool,
@@ -197,7 +199,7 @@ impl DeviceBuffer {
         let limits = context.limits();
         if bytes > limits.max_storage_buffer_binding_size {
             return Err(Error::Unsupported(format!(
-                "{}{} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or picture.",
+                "{}{} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or image.",
                 what(),
                 context.for_op(),
                 limits.max_storage_buffer_binding_size
@@ -339,7 +341,9 @@ impl Stored {
 
 impl GpuTensor {
     /// A tensor of whatever its buffer held last.
-    /// Errors: INVALID_ARGUMENT for a shape without elements, UNSUPPORTED when it is larger than one binding may be,
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a shape without elements, UNSUPPORTED when it is larger than one binding may be,
     /// OUT_OF_MEMORY.
     pub(crate) fn uninit(
         context: &Context,
@@ -369,7 +373,9 @@ impl GpuTensor {
     }
 
     /// A tensor of `units` blocks in as many parts as bindings of `most` blocks are needed.
-    /// Errors: as [`GpuTensor::uninit`].
+    ///
+    /// # Errors
+    /// As [`GpuTensor::uninit`].
     pub(crate) fn uninit_parts(
         context: &Context,
         pool: &SharedPool,
@@ -403,7 +409,10 @@ impl GpuTensor {
         })
     }
 
-    /// A tensor in parts of whole rows where one binding can't hold it. Errors: as [`GpuTensor::uninit`].
+    /// A tensor in parts of whole rows where one binding can't hold it.
+    ///
+    /// # Errors
+    /// As [`GpuTensor::uninit`].
     pub(crate) fn uninit_rows(
         context: &Context,
         pool: &SharedPool,
@@ -482,7 +491,8 @@ impl GpuTensor {
         &self.parts
     }
 
-    /// Errors: INVALID_ARGUMENT, calling the tensor `what`, unless it has as many elements as `dims`.
+    /// # Errors
+    /// INVALID_ARGUMENT, calling the tensor `what`, unless it has as many elements as `dims`.
     pub(crate) fn expect(&self, what: &str, dims: &[usize]) -> Result<()> {
         check_len(what, self.len(), dims)
     }
@@ -493,7 +503,10 @@ impl GpuTensor {
         (self.len() / width, width)
     }
 
-    /// The dimensions of a tensor of a fixed rank. Errors: INVALID_ARGUMENT, calling the tensor `what`.
+    /// The dimensions of a tensor of a fixed rank.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, calling the tensor `what`.
     pub(crate) fn shape<const RANK: usize>(
         &self,
         what: &str,
@@ -534,7 +547,8 @@ fn lower_first(text: &str) -> String {
     })
 }
 
-/// Errors: INVALID_ARGUMENT for a shape without elements.
+/// # Errors
+/// INVALID_ARGUMENT for a shape without elements.
 fn byte_size(dims: &[usize], element: usize) -> Result<u64> {
     match (numel(dims)? as u64).saturating_mul(element as u64) {
         0 => Err(Error::InvalidArgument(format!(

@@ -91,7 +91,9 @@ pub struct Context {
 
 impl Context {
     /// Opens the best adapter that the options allow.
-    /// Errors: UNSUPPORTED when there is none, or when it refuses the limits.
+    ///
+    /// # Errors
+    /// UNSUPPORTED when there is none, or when it refuses the limits.
     pub async fn new(options: ContextOptions) -> Result<Self> {
         let instance = wgpu::Instance::default();
         let adapter = instance
@@ -139,7 +141,7 @@ impl Context {
         Self::watch(device, queue, adapter)
     }
 
-    /// Keeps the device's faults for [`Context::check_alive`].
+    /// Records the device's faults for [`Context::check_alive`].
     fn watch(device: wgpu::Device, queue: wgpu::Queue, adapter: wgpu::AdapterInfo) -> Self {
         let fault = Arc::new(Mutex::new(None));
         let lost = Arc::clone(&fault);
@@ -270,7 +272,8 @@ impl Context {
         &self.queue
     }
 
-    /// Errors: what ended the device, once something has.
+    /// # Errors
+    /// What ended the device, once something has.
     pub(crate) fn check_alive(&self) -> Result<()> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         fault.clone().map_or(Ok(()), Err)
@@ -278,7 +281,9 @@ impl Context {
 
     /// Makes calls of the device within error scopes; `what` names them in the error. Natively errors are known at
     /// once; in browsers they come later, and [`Context::settle`] returns them.
-    /// Errors: OUT_OF_MEMORY, UNSUPPORTED for what the device refuses, ENGINE_DEAD when it is lost.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY, UNSUPPORTED for what the device refuses, ENGINE_DEAD when it is lost.
     pub(crate) fn checked<T>(&self, what: &str, calls: impl FnOnce() -> T) -> Result<T> {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         self.check_alive()?;
@@ -304,7 +309,9 @@ impl Context {
     }
 
     /// Waits for the errors of all calls so far, also of those that someone else waits for.
-    /// Errors: the first of them.
+    ///
+    /// # Errors
+    /// The first of them.
     pub(crate) async fn settle(&self) -> Result<()> {
         let unsettled = self.unsettled.borrow().clone();
         let mut first = None;
@@ -369,7 +376,7 @@ fn no_adapter(reason: &str) -> Error {
 fn refusal(what: &str, error: wgpu::Error) -> Error {
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(format!(
-            "The GPU's memory can't hold {what}: use a smaller batch or picture, or dispose what is no longer used."
+            "The GPU's memory can't hold {what}: use a smaller batch or image, or dispose what is no longer used."
         )),
         wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
             Error::Unsupported(format!("The GPU refused {what}: {description}"))

@@ -36,6 +36,7 @@ pub use kernels::elementwise::{
     mse_loss_backward,
 };
 pub use kernels::embed_tokens::{TokenMask, embed_tokens};
+pub use kernels::image::{Axis, GpuImage, ImagePlan, empty_pixels, preprocess};
 pub use kernels::interpolate::interpolate_positions;
 pub use kernels::layer_norm::{layer_norm, layer_norm_for};
 pub use kernels::layer_norm_backward::{LayerNormGradients, layer_norm_backward};
@@ -48,7 +49,6 @@ pub use kernels::loss::{
 pub use kernels::msn::{msn_loss, msn_loss_backward, msn_targets};
 pub use kernels::optimiser::{adamw_step, lars_step, sgd_step};
 pub use kernels::patch_embed::{patch_embed, patch_embed_backward};
-pub use kernels::picture::{Axis, GpuPicture, PicturePlan, empty_pixels, preprocess};
 pub use kernels::pool::pool;
 pub use kernels::prototypes::{prototype_logits, prototype_logits_backward};
 pub use kernels::softmax::softmax;

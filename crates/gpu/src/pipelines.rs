@@ -52,7 +52,9 @@ impl PipelineCache {
     }
 
     /// The pipeline of `kernel` with `values` for the constants called `names`, compiled on its first use.
-    /// Errors: UNSUPPORTED naming the op when the device refuses it, ENGINE_DEAD when it is lost.
+    ///
+    /// # Errors
+    /// UNSUPPORTED naming the op when the device refuses it, ENGINE_DEAD when it is lost.
     pub fn get(
         &mut self,
         context: &Context,

@@ -26,7 +26,7 @@ const UNIFORM_SLOT: usize = 256;
 /// Dispatches of one submission at most: more than a forward of ViT-MSN large takes (24 layers of 7, and 6).
 const MAX_DISPATCHES: usize = 256;
 
-/// Bind groups that are kept at most: those of a few forwards of different sizes.
+/// Maximum number of cached bind groups: those of a few forwards of different sizes.
 const MAX_BIND_GROUPS: usize = 4096;
 
 /// Written bytes after which the device is told to take them: until then they are held twice.
@@ -132,7 +132,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A stream on the context's device. Errors: OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
+    /// A stream on the context's device.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
     pub fn new(context: Rc<Context>) -> Result<Self> {
         let uniform_buffer = context.checked("the ops' uniforms", || {
             context.device().create_buffer(&wgpu::BufferDescriptor {
@@ -159,7 +162,10 @@ impl Stream {
     }
 
     /// A stream on which nothing runs: ops compile the pipelines that they will need, tensors hold nothing, and layers
-    /// count as filled. Errors: as [`Stream::new`].
+    /// count as filled.
+    ///
+    /// # Errors
+    /// As [`Stream::new`].
     pub fn planning(context: Rc<Context>) -> Result<Self> {
         let mut stream = Self::new(context)?;
         stream.plans = true;
@@ -194,7 +200,9 @@ impl Stream {
     }
 
     /// Copies `data` to the device as a tensor of shape `dims`.
-    /// Errors: INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
     pub fn upload(&mut self, data: &[f32], dims: &[usize]) -> Result<GpuTensor> {
         check_len("The data", data.len(), dims)?;
         let tensor = GpuTensor::uninit(&self.context, &self.pool, dims, FilledBy::Write)?;
@@ -203,7 +211,10 @@ impl Stream {
     }
 
     /// Copies a checkpoint's raw little-endian values of type `from` to the device, rounded through `dtype` and widened
-    /// to float32. Errors: as [`Stream::upload`], and INVALID_CHECKPOINT for a value that isn't finite or doesn't fit.
+    /// to float32.
+    ///
+    /// # Errors
+    /// As [`Stream::upload`], and INVALID_CHECKPOINT for a value that isn't finite or doesn't fit.
     pub fn upload_parameter(
         &mut self,
         bytes: &[u8],
@@ -258,7 +269,7 @@ impl Stream {
         pitch: u32,
     ) -> Result<()> {
         let context = &self.context;
-        context.checked("a picture", || {
+        context.checked("an image", || {
             let mut encoder = context.device().create_command_encoder(&Default::default());
             let layout = wgpu::TexelCopyBufferLayout {
                 offset: 0,
@@ -314,14 +325,16 @@ impl Stream {
     }
 
     /// Adds an op to the batch.
-    /// Errors: UNSUPPORTED naming the op when it has too many workgroups or the device refuses it, ENGINE_DEAD.
+    ///
+    /// # Errors
+    /// UNSUPPORTED naming the op when it has too many workgroups or the device refuses it, ENGINE_DEAD.
     pub(crate) fn record<Uniforms: NoUninit>(&mut self, op: Op<'_, Uniforms>) -> Result<()> {
         const { assert!(size_of::<Uniforms>() <= UNIFORM_SLOT) };
         let workgroups = self.check_workgroups(op.kernel.name, op.workgroups)?;
         let buffers = [op.reads, op.writes].concat();
         if buffers.iter().any(|binding| !binding.whole) {
             return Err(Error::Unsupported(format!(
-                "{} can't take a tensor that is larger than this GPU device's bindings: use a smaller batch or picture.",
+                "{} can't take a tensor that is larger than this GPU device's bindings: use a smaller batch or image.",
                 op.kernel.name
             )));
         }
@@ -362,7 +375,7 @@ impl Stream {
         let most = self.context.limits().max_compute_workgroups_per_dimension;
         if workgroups.iter().any(|&count| count > most as usize) {
             return Err(Error::Unsupported(format!(
-                "{name} would need {workgroups:?} workgroups, and this GPU device runs {most} a dimension at most: use a smaller batch or picture."
+                "{name} would need {workgroups:?} workgroups, and this GPU device runs {most} a dimension at most: use a smaller batch or image."
             )));
         }
         Ok(workgroups.map(|count| count as u32))
@@ -410,7 +423,9 @@ impl Stream {
     }
 
     /// Hands the recorded ops to the device as one command buffer, without waiting for them.
-    /// Errors: as recorded ops have; in browsers they come with the next [`Stream::read`].
+    ///
+    /// # Errors
+    /// As recorded ops have; in browsers they come with the next [`Stream::read`].
     pub fn submit(&mut self) -> Result<()> {
         if self.recorded.is_empty() {
             return Ok(());
@@ -443,8 +458,11 @@ impl Stream {
         })
     }
 
-    /// From here on each dispatch is timed, until [`Stream::finish_profile`]. Dispatches then don't overlap, which costs
-    /// a little. Errors: as [`Stream::submit`].
+    /// From here on each dispatch is timed, until [`Stream::finish_profile`]. Dispatches then don't overlap, which
+    /// costs a little.
+    ///
+    /// # Errors
+    /// As [`Stream::submit`].
     pub fn start_profile(&mut self) -> Result<()> {
         self.submit()?;
         self.profile = Some(Vec::new());
@@ -452,7 +470,9 @@ impl Stream {
     }
 
     /// Submits what was recorded and gives each dispatch since [`Stream::start_profile`], in order.
-    /// Errors: as [`Stream::read`].
+    ///
+    /// # Errors
+    /// As [`Stream::read`].
     pub fn finish_profile(
         &mut self,
     ) -> Result<impl Future<Output = Result<Vec<OpProfile>>> + use<>> {
@@ -472,8 +492,11 @@ impl Stream {
     }
 
     /// Submits what was recorded and copies the tensor out, in one command buffer. The copy is under way when this
-    /// returns: the tensor may be dropped and further ops recorded before the result is awaited. Natively, awaiting blocks.
-    /// Errors: those of the ops before it, OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
+    /// returns: the tensor may be dropped and further ops recorded before the result is awaited. Natively, awaiting
+    /// blocks.
+    ///
+    /// # Errors
+    /// Those of the ops before it, OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
     pub fn read(
         &mut self,
         tensor: &GpuTensor,
@@ -562,7 +585,9 @@ impl Stream {
     }
 
     /// Waits for the errors of all calls so far, in browsers; natively they were returned at once.
-    /// Errors: the first of them.
+    ///
+    /// # Errors
+    /// The first of them.
     pub fn settle(&self) -> impl Future<Output = Result<()>> + use<> {
         let context = Rc::clone(&self.context);
         async move { context.settle().await }

@@ -28,15 +28,17 @@ pub struct GpuLinear {
     parameters: LinearParameters,
     dtype: Dtype,
     parts: Vec<Part>,
-    /// Rounded to the storage type, but kept wide; zeros where there is none.
+    /// Rounded to the storage type, but stored as float32; zeros where there is none.
     bias: DeviceBuffer,
     /// Of int8 rows.
     scales: Option<DeviceBuffer>,
 }
 
 impl GpuLinear {
-    /// An empty weight of shape `[out_features, in_features]`. Errors: INVALID_ARGUMENT for a zero size, UNSUPPORTED for
-    /// a row larger than one binding, OUT_OF_MEMORY, ENGINE_DEAD.
+    /// An empty weight of shape `[out_features, in_features]`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a zero size, UNSUPPORTED for a row larger than one binding, OUT_OF_MEMORY, ENGINE_DEAD.
     pub fn new(
         stream: &mut Stream,
         out_features: usize,
@@ -120,8 +122,11 @@ impl GpuLinear {
     }
 
     /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of the floating type `source`;
-    /// int8 storage quantises them. Errors: INVALID_ARGUMENT when the bytes are no whole rows or there are too many,
-    /// INVALID_CHECKPOINT naming the first value that isn't finite or doesn't fit the storage type, ENGINE_DEAD.
+    /// int8 storage quantises them.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the bytes are not a whole number of rows or there are too many, INVALID_CHECKPOINT naming the first
+    /// value that isn't finite or doesn't fit the storage type, ENGINE_DEAD.
     pub fn set_rows(
         &mut self,
         stream: &mut Stream,
@@ -143,8 +148,10 @@ impl GpuLinear {
     }
 
     /// Sets rows from `row0` on that are quantised already: signed bytes, and the little-endian float32 scale of each
-    /// row. int8 storage keeps them as they are, other types hold their products. Errors: as [`GpuLinear::set_rows`],
-    /// and INVALID_CHECKPOINT for a scale that isn't finite and positive.
+    /// row. int8 storage takes them as they are, other types store their products.
+    ///
+    /// # Errors
+    /// As [`GpuLinear::set_rows`], and INVALID_CHECKPOINT for a scale that isn't finite and positive.
     pub fn set_quantised_rows(
         &mut self,
         stream: &mut Stream,
@@ -170,8 +177,10 @@ impl GpuLinear {
         Ok(())
     }
 
-    /// Sets the bias from element `offset` on. Errors as [`GpuLinear::set_rows`], and INVALID_ARGUMENT where the layer
-    /// has no bias.
+    /// Sets the bias from element `offset` on.
+    ///
+    /// # Errors
+    /// As [`GpuLinear::set_rows`], and INVALID_ARGUMENT where the layer has no bias.
     pub fn set_bias(
         &mut self,
         stream: &mut Stream,
@@ -195,7 +204,9 @@ impl GpuLinear {
     }
 
     /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
-    /// Errors: INVALID_ARGUMENT for rows that don't exist, and those of [`Stream::read`].
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for rows that don't exist, and those of [`Stream::read`].
     pub fn get_rows(
         &self,
         stream: &mut Stream,
@@ -232,8 +243,10 @@ impl GpuLinear {
         })
     }
 
-    /// The scales of `rows` int8 rows from `row0` on as little-endian float32. Errors: INVALID_ARGUMENT for rows that
-    /// don't exist or another storage type, and those of [`Stream::read`].
+    /// The scales of `rows` int8 rows from `row0` on as little-endian float32.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for rows that don't exist or another storage type, and those of [`Stream::read`].
     pub fn get_scales(
         &self,
         stream: &mut Stream,
@@ -249,7 +262,9 @@ impl GpuLinear {
     }
 
     /// `count` bias elements from `offset` on as little-endian bytes of [`GpuLinear::bias_dtype`].
-    /// Errors: INVALID_ARGUMENT for elements that don't exist, and those of [`Stream::read`].
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for elements that don't exist, and those of [`Stream::read`].
     pub fn get_bias(
         &self,
         stream: &mut Stream,
@@ -271,7 +286,7 @@ impl GpuLinear {
         })
     }
 
-    /// The type that the bias is rounded to: the storage type, but float32 beside int8 weights.
+    /// The type that the bias is rounded to: the storage type, or float32 for int8 weights.
     pub fn bias_dtype(&self) -> Dtype {
         match self.dtype {
             Dtype::I8 => Dtype::F32,

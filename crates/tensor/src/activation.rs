@@ -60,7 +60,10 @@ impl Activation {
     /// The standard deviation of laplace.
     pub const LAPLACE_DEVIATION: f64 = 0.282_095;
 
-    /// The activation called `name` in config.json. Errors: INVALID_ARGUMENT naming the known ones.
+    /// The activation called `name` in config.json.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT naming the known ones.
     pub fn from_name(name: &str) -> Result<Self> {
         let found = Self::NAMES.iter().find(|(known, _)| *known == name);
         found.map(|&(_, activation)| activation).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Bicubic interpolation, as position embeddings for pictures of another size need it.
+//! Bicubic interpolation, as position embeddings for images of another size need it.
 
 /// The cubic kernel's parameter, as in PyTorch and OpenCV (Keys, 1981, uses −0.5).
 const A: f32 = -0.75;
@@ -6,7 +6,7 @@ const A: f32 = -0.75;
 /// The four source indices and weights of output index `index` along one axis of `len` samples that becomes one of
 /// `new_len`: corners unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`.
 pub fn bicubic_taps(index: usize, len: usize, new_len: usize) -> [(usize, f32); 4] {
-    // float32, as PyTorch computes it: the same pictures get the same weights.
+    // float32, as PyTorch computes it: the same images get the same weights.
     let place = len as f32 / new_len as f32 * (index as f32 + 0.5) - 0.5;
     let first = place.floor();
     let t = place - first;

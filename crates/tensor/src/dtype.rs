@@ -37,7 +37,10 @@ impl Dtype {
         }
     }
 
-    /// The type with the given public name. Errors: INVALID_ARGUMENT naming the accepted ones.
+    /// The type with the given public name.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT naming the accepted ones.
     pub fn from_name(name: &str) -> Result<Self> {
         [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8].into_iter().find(|dtype| dtype.name() == name).ok_or_else(
             || {
@@ -48,8 +51,10 @@ impl Dtype {
         )
     }
 
-    /// Widens little-endian `bytes` into `out`. Errors: INVALID_ARGUMENT when the lengths disagree,
-    /// UNSUPPORTED for int8, which means nothing without its scales.
+    /// Widens little-endian `bytes` into `out`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the lengths disagree, UNSUPPORTED for int8, which means nothing without its scales.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         if Some(bytes.len()) != out.len().checked_mul(self.size()) {
             return Err(Error::InvalidArgument(format!(
@@ -68,8 +73,11 @@ impl Dtype {
         Ok(())
     }
 
-    /// [`Dtype::decode`], then every value rounded through `target`; `place(index)` says in an error where a value stands.
-    /// Errors: as `decode`, and INVALID_CHECKPOINT for a value that isn't finite, or too large for `target`.
+    /// [`Dtype::decode`], then every value rounded through `target`; `place(index)` says in an error where a value
+    /// stands.
+    ///
+    /// # Errors
+    /// As `decode`, and INVALID_CHECKPOINT for a value that isn't finite, or too large for `target`.
     pub fn decode_rounded(
         self,
         bytes: &[u8],
@@ -104,8 +112,10 @@ impl Dtype {
         })
     }
 
-    /// Rounds `values` to this type (nearest, ties to even) as little-endian bytes; what is too large
-    /// becomes infinite. Errors: OUT_OF_MEMORY, UNSUPPORTED for int8.
+    /// Rounds `values` to this type (nearest, ties to even) as little-endian bytes; what is too large becomes infinite.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY, UNSUPPORTED for int8.
     pub fn encode(self, values: &[f32]) -> Result<Vec<u8>> {
         let count = values
             .len()
@@ -116,7 +126,10 @@ impl Dtype {
         Ok(bytes)
     }
 
-    /// [`Dtype::encode`] into `bytes`, as many as the values take. Errors: UNSUPPORTED for int8.
+    /// [`Dtype::encode`] into `bytes`, as many as the values take.
+    ///
+    /// # Errors
+    /// UNSUPPORTED for int8.
     pub fn encode_into(self, values: &[f32], bytes: &mut [u8]) -> Result<()> {
         match self {
             Dtype::F32 => encode_with(values, bytes, f32::to_le_bytes),

@@ -16,7 +16,10 @@ pub struct LinearParameters {
 }
 
 impl LinearParameters {
-    /// Nothing is set. Errors: INVALID_ARGUMENT for a zero size, OUT_OF_MEMORY.
+    /// Nothing is set.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a zero size, OUT_OF_MEMORY.
     pub fn new(out_features: usize, in_features: usize, has_bias: bool) -> Result<Self> {
         if out_features == 0 || in_features == 0 {
             return Err(Error::InvalidArgument(format!(
@@ -45,8 +48,10 @@ impl LinearParameters {
         !self.bias_set.is_empty()
     }
 
-    /// The rows from `row0` on that `bytes` bytes of type `source` fill. Errors: INVALID_ARGUMENT when they are no whole
-    /// rows or too many.
+    /// The rows from `row0` on that `bytes` bytes of type `source` fill.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when they are no whole rows or too many.
     pub fn begin_rows(&mut self, row0: usize, source: Dtype, bytes: usize) -> Result<Range<usize>> {
         let row_bytes = self.in_features.saturating_mul(source.size());
         let rows = bytes / row_bytes;
@@ -61,7 +66,9 @@ impl LinearParameters {
         Ok(row0..row0 + rows)
     }
 
-    /// The rows from `row0` on that `weights` signed bytes fill, with `scales` bytes of a float32 scale for each. Errors:
+    /// The rows from `row0` on that `weights` signed bytes fill, with `scales` bytes of a float32 scale for each.
+    ///
+    /// # Errors
     /// INVALID_ARGUMENT when they are no whole rows, too many, or not as many scales.
     pub fn begin_quantised_rows(
         &mut self,
@@ -83,8 +90,10 @@ impl LinearParameters {
         Ok(row0..row0 + rows)
     }
 
-    /// The elements of the bias from `offset` on that `bytes` bytes of type `source` fill. Errors: INVALID_ARGUMENT when
-    /// they are no whole elements or too many, or the layer has no bias.
+    /// The elements of the bias from `offset` on that `bytes` bytes of type `source` fill.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when they are no whole elements or too many, or the layer has no bias.
     pub fn begin_bias(
         &mut self,
         offset: usize,

@@ -57,7 +57,8 @@ pub struct Lars {
 }
 
 impl AdamW {
-    /// Errors: INVALID_ARGUMENT naming the hyper-parameter that is out of range.
+    /// # Errors
+    /// INVALID_ARGUMENT naming the hyper-parameter that is out of range.
     pub fn check(&self) -> Result<()> {
         check("learning_rate", self.learning_rate, f64::INFINITY)?;
         check("epsilon", self.epsilon, f64::INFINITY)?;
@@ -75,7 +76,8 @@ impl AdamW {
 }
 
 impl Sgd {
-    /// Errors: INVALID_ARGUMENT naming the hyper-parameter that is out of range, or for a momentum without a buffer.
+    /// # Errors
+    /// INVALID_ARGUMENT naming the hyper-parameter that is out of range, or for a momentum without a buffer.
     pub fn check(&self, has_buffer: bool) -> Result<()> {
         check("learning_rate", self.learning_rate, f64::INFINITY)?;
         check("momentum", self.momentum, f64::INFINITY)?;
@@ -97,7 +99,8 @@ impl Sgd {
 }
 
 impl Lars {
-    /// Errors: INVALID_ARGUMENT naming the hyper-parameter that is out of range.
+    /// # Errors
+    /// INVALID_ARGUMENT naming the hyper-parameter that is out of range.
     pub fn check(&self) -> Result<()> {
         check("learning_rate", self.learning_rate, f64::INFINITY)?;
         check("momentum", self.momentum, f64::INFINITY)?;

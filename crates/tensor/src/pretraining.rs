@@ -22,7 +22,8 @@ pub struct MsnLoss {
 }
 
 impl MsnTargets {
-    /// Errors: INVALID_ARGUMENT naming what is out of range.
+    /// # Errors
+    /// INVALID_ARGUMENT naming what is out of range.
     pub fn check(&self) -> Result<()> {
         check_temperature(self.temperature)?;
         if self.sinkhorn_iterations <= 10_000 {
@@ -36,7 +37,8 @@ impl MsnTargets {
 }
 
 impl MsnLoss {
-    /// Errors: INVALID_ARGUMENT for a weight that isn't finite.
+    /// # Errors
+    /// INVALID_ARGUMENT for a weight that isn't finite.
     pub fn check(&self) -> Result<()> {
         check_finite("me_max_weight", self.me_max_weight)?;
         check_finite("entropy_weight", self.entropy_weight)
@@ -65,11 +67,14 @@ pub fn check_momentum(momentum: f64) -> Result<()> {
     )))
 }
 
-/// The rows of a batch norm's input of `len` values. Errors: INVALID_ARGUMENT unless they are whole, and two or more.
+/// The rows of a batch norm's input of `len` values.
+///
+/// # Errors
+/// INVALID_ARGUMENT unless they are whole, and two or more.
 pub fn batch_rows(len: usize, columns: usize) -> Result<usize> {
     if columns == 0 || !len.is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(
-            "A batch norm of {columns} columns got {len} values, which are no whole rows."
+            "A batch norm of {columns} columns got {len} values, which isn't a whole number of rows."
         )));
     }
     let rows = len / columns;
@@ -81,8 +86,10 @@ pub fn batch_rows(len: usize, columns: usize) -> Result<usize> {
     )))
 }
 
-/// How often `targets` pictures are repeated to be the `anchors`. Errors: INVALID_ARGUMENT unless that is a whole
-/// number above 0.
+/// How often `targets` images are repeated to be the `anchors`.
+///
+/// # Errors
+/// INVALID_ARGUMENT unless that is a whole number above 0.
 pub fn views_of(anchors: usize, targets: usize) -> Result<usize> {
     if anchors > 0 && targets > 0 && anchors.is_multiple_of(targets) {
         return Ok(anchors / targets);

@@ -19,7 +19,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of zeros. Errors: INVALID_ARGUMENT for a shape that overflows, OUT_OF_MEMORY.
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a shape that overflows, OUT_OF_MEMORY.
     pub fn zeros(dims: &[usize]) -> Result<Self> {
         Ok(Self {
             dims: dims.to_vec(),
@@ -27,7 +30,10 @@ impl Tensor {
         })
     }
 
-    /// Takes `data` as a tensor of shape `dims`. Errors: INVALID_ARGUMENT when the length doesn't fit.
+    /// Takes `data` as a tensor of shape `dims`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the length doesn't fit.
     pub fn from_vec(dims: &[usize], data: Vec<f32>) -> Result<Self> {
         check_len("The data", data.len(), dims)?;
         Ok(Self {

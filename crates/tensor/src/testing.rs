@@ -106,10 +106,10 @@ pub fn sinkhorn(targets: &[f64], k: usize, iterations: u32) -> Vec<f64> {
 /// MSN's loss and its terms by their definitions: loss, cross-entropy, mean-entropy, entropy.
 pub fn msn_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> [f64; 4] {
     let probs: Vec<Vec<f64>> = logits.chunks(k).map(softmax).collect();
-    let (rows, pictures) = (probs.len(), targets.len() / k);
+    let (rows, images) = (probs.len(), targets.len() / k);
     let [mut cross_entropy, mut entropy] = [0.0; 2];
     for (index, row) in probs.iter().enumerate() {
-        let targets = &targets[index % pictures * k..][..k];
+        let targets = &targets[index % images * k..][..k];
         for (p, &t) in row.iter().zip(targets) {
             cross_entropy -= f64::from(t) * p.ln() / rows as f64;
             entropy -= p * p.ln() / rows as f64;

@@ -27,7 +27,7 @@ impl Object {
             Object::Tensor(_) => "a tensor",
             Object::Linear(_) => "linear weights",
             #[cfg(feature = "gpu")]
-            Object::Halves(_) => "kept for a linear layer alone",
+            Object::Halves(_) => "stored for one linear layer alone",
         }
     }
 
@@ -64,7 +64,7 @@ impl Handles {
     fn add(&mut self, object: Object) -> Result<u32> {
         // After four billion tensors a fresh engine is the honest answer; a reused number would not be.
         self.last = self.last.checked_add(1).ok_or_else(|| {
-            Error::Unsupported("This engine is out of handles; load the model again.".to_string())
+            Error::Unsupported("This engine has no handles left; load the model again.".to_string())
         })?;
         self.objects.insert(self.last, object);
         Ok(self.last)
@@ -80,7 +80,7 @@ impl Handles {
         }
     }
 
-    /// A tensor's shape, in whichever form it is kept.
+    /// A tensor's shape, in whichever form it is stored.
     pub fn dims(&self, handle: u32) -> Result<&[usize]> {
         #[cfg(feature = "gpu")]
         if let Some(Object::Halves(halves)) = self.objects.get(&handle) {
@@ -152,7 +152,10 @@ impl Handles {
         self.tensor(handle)
     }
 
-    /// The tensors of several handles, to write to. Errors: INVALID_ARGUMENT where one is given twice.
+    /// The tensors of several handles, to write to.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT where one is given twice.
     #[inline(never)]
     pub fn tensors_mut<const N: usize>(&mut self, handles: [u32; N]) -> Result<[&mut Tensor; N]> {
         for (index, &handle) in handles.iter().enumerate() {

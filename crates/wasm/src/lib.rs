@@ -19,7 +19,7 @@ use wasm_bindgen::prelude::*;
 /// The first panic of any thread: one that is lost makes the thread that waits for it panic too.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Keeps a panic's message for [`last_panic`]: the trap that follows reaches JavaScript without one.
+/// Stores a panic's message for [`last_panic`]: the trap that follows reaches JavaScript without one.
 #[wasm_bindgen(start)]
 pub fn start() {
     panic::set_hook(Box::new(|info| {

@@ -18,8 +18,11 @@ use crate::softmax::softmax_rows;
 /// Queries of one block: whole tiles.
 const QUERY_BLOCK: usize = 102 / MR * MR;
 
-/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[B, N, 3·D]`; grad and context, which the op returned, are `[B, N, D]`.
-/// Probabilities are computed again. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[B, N, 3·D]`; grad and context, which the op
+/// returned, are `[B, N, D]`. Probabilities are computed again.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
 pub fn scaled_dot_product_attention_backward(
     grad: &[f32],
     qkv: &[f32],
@@ -32,8 +35,11 @@ pub fn scaled_dot_product_attention_backward(
     for_each_head(grad, qkv, Saved::Context(context), shape, out)
 }
 
-/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from the probabilities
-/// `[B, heads, N, N]` that the op returned. Errors as [`scaled_dot_product_attention_backward`].
+/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from
+/// the probabilities `[B, heads, N, N]` that the op returned.
+///
+/// # Errors
+/// As [`scaled_dot_product_attention_backward`].
 pub fn eager_attention_backward(
     grad: &[f32],
     qkv: &[f32],

@@ -59,8 +59,11 @@ impl AttentionShape {
     }
 }
 
-/// Fused attention without the N × N scores: qkv `[B, N, 3·D]` (queries, keys, values side by side) to out
-/// `[B, N, D]`, scaled by head_dim^-½. Errors: INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// Fused attention without the N × N scores: qkv `[B, N, 3·D]` (queries, keys, values side by side) to out `[B, N, D]`,
+/// scaled by head_dim^-½.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
 pub fn scaled_dot_product_attention(
     qkv: &[f32],
     shape: AttentionShape,
@@ -125,7 +128,9 @@ fn update(
 }
 
 /// Attention that also returns its probabilities: qkv `[B, N, 3·D]` to probs `[B, heads, N, N]` and out `[B, N, D]`.
-/// Errors as [`scaled_dot_product_attention`].
+///
+/// # Errors
+/// As [`scaled_dot_product_attention`].
 pub fn eager_attention(
     qkv: &[f32],
     shape: AttentionShape,

@@ -15,7 +15,9 @@ const ROW_BLOCK: usize = 64;
 const COLUMN_BLOCK: usize = 32;
 
 /// out = grad · W: the gradient by the layer's input; grad `[rows, out_features]`, out `[rows, in_features]`.
-/// Errors: INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, UNSUPPORTED for int8, OUT_OF_MEMORY.
+///
+/// # Errors
+/// INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, UNSUPPORTED for int8, OUT_OF_MEMORY.
 pub fn linear_backward_input(grad: &[f32], w: &PackedLinear, out: &mut [f32]) -> Result<()> {
     check_floating(w)?;
     w.check_complete()?;
@@ -30,9 +32,11 @@ pub fn linear_backward_input(grad: &[f32], w: &PackedLinear, out: &mut [f32]) ->
     linear(grad, &transposed(w)?, Activation::Identity, None, out)
 }
 
-/// weight = gradᵀ · x and bias = the column sums of grad: the gradients by the layer's parameters; grad
-/// `[rows, out_features]`, x `[rows, in_features]`, weight `[out_features, in_features]`, bias `[out_features]`.
-/// Errors: INVALID_ARGUMENT when a length doesn't fit or there is no row, OUT_OF_MEMORY.
+/// weight = gradᵀ · x and bias = the column sums of grad: the gradients by the layer's parameters; grad `[rows,
+/// out_features]`, x `[rows, in_features]`, weight `[out_features, in_features]`, bias `[out_features]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when a length doesn't fit or there is no row, OUT_OF_MEMORY.
 pub fn linear_backward_weights(
     grad: &[f32],
     x: &[f32],

@@ -11,7 +11,7 @@ use crate::runtime::blocks::{block_size, blocks};
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, tasks_for, threads_for};
 use crate::runtime::simd::FUSED;
 
-/// The most bytes of a stripe.
+/// Maximum bytes of a stripe.
 const STRIPE_BYTES: usize = if FUSED { 480 << 10 } else { 0 };
 /// Rows that share a pass of the activation function: enough values to be worth its preparation, and in L1 still.
 const EPILOGUE_ROWS: usize = if FUSED { MR } else { MC };
@@ -159,12 +159,12 @@ impl Product<'_> {
                 if FUSED {
                     x = x.copied(range.len(), copy);
                 }
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller, as this function's safety section demands.
                 let mut target = unsafe { out.rows(row * outputs + column0, outputs) };
                 weights.multiply(x, columns, start, &mut target);
             }
             if range.end == inputs {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller, as this function's safety section demands.
                 unsafe { self.finish(first..last, column0, columns, out) };
             }
         }
@@ -183,7 +183,7 @@ impl Product<'_> {
     ) {
         let outputs = self.w.out_features();
         let first = rows.start * outputs + column0;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller, as this function's safety section demands.
         let mut target = unsafe { out.rows(first, outputs) };
         self.epilogue.apply(first, rows.len(), columns, &mut target);
     }

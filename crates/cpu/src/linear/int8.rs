@@ -21,13 +21,13 @@ use crate::runtime::parallel::{
     DisjointSliceMut, Rows, Task, for_each_task_in_turn, tasks_for, threads_for,
 };
 
-/// The most rows whose operands are made at a time.
+/// Maximum number of rows whose operands are computed at a time.
 const MAX_ROWS: usize = 320;
-/// The most inputs of a term: a tile's rows and a panel are in the L1 cache.
+/// Maximum number of inputs of a term: a tile's rows and a panel are in the L1 cache.
 const MAX_TERM_DEPTH: usize = 512;
-/// The most bytes of a stripe.
+/// Maximum bytes of a stripe.
 const STRIPE_BYTES: usize = 400 << 10;
-/// The fewest rows that are worth the sums of weights.
+/// Minimum number of rows that makes the sums of weights pay off.
 const MIN_ROWS: usize = 48;
 
 /// [`crate::linear()`] for int8 weights, all lengths checked; `w` are the panels of the product's weights.

@@ -136,7 +136,7 @@ mod imp {
         let mask = black_box(usize::MAX);
         let depth = job.depth;
         for index in 0..job.count {
-            // SAFETY: the caller's promise covers every pointer: the steps end with input `depth - 1`.
+            // SAFETY: what the caller guarantees covers every pointer: the steps end with input `depth - 1`.
             unsafe {
                 // A pointer for each row, or V8 computes the address of each value.
                 let a: [_; MR] = std::array::from_fn(|r| job.a.add(r * PAIR));
@@ -294,7 +294,7 @@ mod imp {
     /// The job's pointers must be valid for what their fields say.
     pub unsafe fn multiply(job: &Job) {
         for index in 0..job.count {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller, as this function's safety section demands.
             let (a, panel) = unsafe {
                 (
                     std::slice::from_raw_parts(job.a, job.depth * MR),
@@ -315,7 +315,7 @@ mod imp {
                 }
             }
             for &(target, negative) in job.targets {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller, as this function's safety section demands.
                 let target =
                     unsafe { std::slice::from_raw_parts_mut(target.add(index * job.step), TILE) };
                 for (target, sum) in target.iter_mut().zip(sums) {

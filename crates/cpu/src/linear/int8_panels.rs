@@ -22,7 +22,10 @@ pub(crate) struct QuantisedPanels {
 }
 
 impl QuantisedPanels {
-    /// Zeros. Errors: UNSUPPORTED where sums could leave int32, OUT_OF_MEMORY.
+    /// Zeros.
+    ///
+    /// # Errors
+    /// UNSUPPORTED where sums could leave int32, OUT_OF_MEMORY.
     pub fn new(out_features: usize, in_features: usize) -> Result<Self> {
         if in_features > MAX_DEPTH {
             return Err(Error::Unsupported(format!(
@@ -69,7 +72,10 @@ impl QuantisedPanels {
         self.fill_row(row, weights);
     }
 
-    /// Sets a row that is quantised already. Errors: INVALID_CHECKPOINT for a scale that isn't finite and positive.
+    /// Sets a row that is quantised already.
+    ///
+    /// # Errors
+    /// INVALID_CHECKPOINT for a scale that isn't finite and positive.
     pub fn set_row(&mut self, row: usize, bytes: &[u8], scale: f32) -> Result<()> {
         check_scale(row, scale)?;
         self.scales[row] = scale;

@@ -17,9 +17,9 @@ use crate::runtime::simd::{F32x4, FUSED, LANES};
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
 pub(crate) const MR: usize = TILE.0;
 pub(crate) const NR: usize = TILE.1;
-/// The most inputs of a block.
+/// Maximum number of inputs of a block.
 pub(crate) const KC: usize = if FUSED { 512 } else { 384 };
-/// The most rows of x that meet a stripe before the next.
+/// Maximum number of rows of x that are multiplied by a stripe before the next.
 pub(crate) const MC: usize = 320 / MR * MR;
 /// From one of the rows that are copied to the next: a cache line more than a power of two, so that they aren't all in
 /// the same set of the cache.
@@ -235,7 +235,7 @@ unsafe fn multiply_panels(job: &Job) {
     let mask = std::hint::black_box(usize::MAX);
     let (depth, a) = (job.depth, job.a);
     for index in 0..job.count {
-        // SAFETY: the caller's promise covers every pointer below: the steps end with input `depth - 1`.
+        // SAFETY: what the caller guarantees covers every pointer below: the steps end with input `depth - 1`.
         unsafe {
             let targets = job.targets.map(|target| target.add(index * NR));
             let mut sums: Sums = match job.starts {
@@ -281,7 +281,7 @@ unsafe fn multiply_scatter_panels(job: &ScatterJob) {
     let (depth, a) = (job.depth, job.a);
     for index in 0..job.count {
         let mut sums: Sums = [[F32x4::splat(0.0); NR / LANES]; MR];
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller, as this function's safety section demands.
         unsafe {
             add_products(
                 &mut sums,
@@ -295,7 +295,7 @@ unsafe fn multiply_scatter_panels(job: &ScatterJob) {
             let sign = F32x4::splat(*sign);
             for (row, sums) in rows.iter().zip(&sums) {
                 for (v, sum) in sums.iter().enumerate() {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller, as this function's safety section demands.
                     unsafe {
                         let target = row.add(2 * index * NR + v * LANES);
                         sum.mul_add(sign, F32x4::load(target)).store(target);
@@ -325,7 +325,7 @@ unsafe fn add_products(
 ) {
     let mut k = 0;
     loop {
-        // SAFETY: the caller's promise: the steps end with input `depth - 1`.
+        // SAFETY: guaranteed by the caller: the steps end with input `depth - 1`.
         unsafe {
             let (rows, weights, left) = (a.map(|row| row.add(k)), panel.add(k * NR), depth - k);
             if step::<0>(sums, rows, weights, left)
@@ -351,7 +351,7 @@ unsafe fn step<const I: usize>(
     panel: *const f32,
     left: usize,
 ) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller, as this function's safety section demands.
     unsafe {
         let weights: [F32x4; NR / LANES] =
             std::array::from_fn(|v| F32x4::load(panel.add(I * NR + v * LANES)));

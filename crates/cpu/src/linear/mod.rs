@@ -24,7 +24,9 @@ use epilogue::Epilogue;
 use float::Product;
 
 /// `out = act(x · wᵀ + bias) + residual`: x `[rows, in_features]`, out and residual `[rows, out_features]`.
-/// Errors: INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, OUT_OF_MEMORY.
+///
+/// # Errors
+/// INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, OUT_OF_MEMORY.
 pub fn linear(
     x: &[f32],
     w: &PackedLinear,
@@ -37,7 +39,7 @@ pub fn linear(
     let rows = x.len() / inputs;
     if !x.len().is_multiple_of(inputs) {
         return Err(Error::InvalidArgument(format!(
-            "A linear layer with {inputs} inputs got {} values, which are no whole rows.",
+            "A linear layer with {inputs} inputs got {} values, which isn't a whole number of rows.",
             x.len()
         )));
     }

@@ -42,13 +42,15 @@ pub struct PackedLinear {
     parameters: LinearParameters,
     dtype: Dtype,
     panels: Panels,
-    /// Padded to whole panels. Rounded to `dtype`, but kept wide: it is small and starts every accumulator.
+    /// Padded to whole panels. Rounded to `dtype`, but stored as float32: it is small and starts every accumulator.
     bias: Vec<f32>,
 }
 
 impl PackedLinear {
-    /// An empty weight of shape `[out_features, in_features]`. Errors: INVALID_ARGUMENT for a zero size,
-    /// UNSUPPORTED for int8, OUT_OF_MEMORY.
+    /// An empty weight of shape `[out_features, in_features]`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a zero size, UNSUPPORTED for int8, OUT_OF_MEMORY.
     pub fn new(
         out_features: usize,
         in_features: usize,
@@ -74,7 +76,10 @@ impl PackedLinear {
     }
 
     /// A float32 right operand of one product, without a bias, which its maker fills through
-    /// [`PackedLinear::panels_mut`]. Errors: as [`PackedLinear::new`].
+    /// [`PackedLinear::panels_mut`].
+    ///
+    /// # Errors
+    /// As [`PackedLinear::new`].
     pub(crate) fn operand(out_features: usize, in_features: usize) -> Result<Self> {
         let mut operand = Self::new(out_features, in_features, Dtype::F32, false)?;
         operand.parameters.finish_rows(0..out_features);
@@ -123,8 +128,11 @@ impl PackedLinear {
     }
 
     /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of the floating type `source`;
-    /// int8 storage quantises them. Errors: INVALID_ARGUMENT when the bytes are no whole rows or there are too many; INVALID_CHECKPOINT
-    /// naming the first value that isn't finite or doesn't fit the storage type.
+    /// int8 storage quantises them.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the bytes are not a whole number of rows or there are too many; INVALID_CHECKPOINT naming the first
+    /// value that isn't finite or doesn't fit the storage type.
     pub fn set_rows(&mut self, row0: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
         let rows = self.parameters.begin_rows(row0, source, bytes.len())?;
         let place = Place {
@@ -144,8 +152,10 @@ impl PackedLinear {
     }
 
     /// Sets rows from `row0` on that are quantised already: signed bytes, and the little-endian float32 scale of each
-    /// row. int8 storage keeps them as they are, other types hold their products. Errors: as [`PackedLinear::set_rows`],
-    /// and INVALID_CHECKPOINT for a scale that isn't finite and positive.
+    /// row. int8 storage takes them as they are, other types store their products.
+    ///
+    /// # Errors
+    /// As [`PackedLinear::set_rows`], and INVALID_CHECKPOINT for a scale that isn't finite and positive.
     pub fn set_quantised_rows(&mut self, row0: usize, bytes: &[u8], scales: &[u8]) -> Result<()> {
         let rows = self
             .parameters
@@ -171,8 +181,10 @@ impl PackedLinear {
         self.set_rows(row, Dtype::F32, &Dtype::F32.encode(&wide)?)
     }
 
-    /// The scales of `rows` int8 rows from `row0` on as little-endian float32. Errors: INVALID_ARGUMENT for rows that
-    /// don't exist or another storage type, OUT_OF_MEMORY.
+    /// The scales of `rows` int8 rows from `row0` on as little-endian float32.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for rows that don't exist or another storage type, OUT_OF_MEMORY.
     pub fn get_scales(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
         self.parameters.check_rows(row0, rows)?;
         match &self.panels {
@@ -184,8 +196,10 @@ impl PackedLinear {
         }
     }
 
-    /// Sets the bias from element `offset` on. Errors as [`PackedLinear::set_rows`], and INVALID_ARGUMENT
-    /// where the layer has no bias.
+    /// Sets the bias from element `offset` on.
+    ///
+    /// # Errors
+    /// As [`PackedLinear::set_rows`], and INVALID_ARGUMENT where the layer has no bias.
     pub fn set_bias(&mut self, offset: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
         let elements = self.parameters.begin_bias(offset, source, bytes.len())?;
         let (target, parameters) = (&mut self.bias[elements.clone()], &self.parameters);
@@ -197,7 +211,9 @@ impl PackedLinear {
     }
 
     /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
-    /// Errors: INVALID_ARGUMENT for rows that don't exist, OUT_OF_MEMORY.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for rows that don't exist, OUT_OF_MEMORY.
     pub fn get_rows(&self, row0: usize, rows: usize) -> Result<Vec<u8>> {
         self.parameters.check_rows(row0, rows)?;
         let mut bytes = try_vec(rows * self.in_features() * self.dtype.size())?;
@@ -222,14 +238,16 @@ impl PackedLinear {
     }
 
     /// The bias as little-endian bytes of [`PackedLinear::bias_dtype`]; None where the layer has none.
-    /// Errors: OUT_OF_MEMORY.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY.
     pub fn get_bias(&self) -> Result<Option<Vec<u8>>> {
         self.has_bias()
             .then(|| self.bias_dtype().encode(&self.bias[..self.out_features()]))
             .transpose()
     }
 
-    /// The type that the bias is rounded to: the storage type, but float32 beside int8 weights.
+    /// The type that the bias is rounded to: the storage type, or float32 for int8 weights.
     pub fn bias_dtype(&self) -> Dtype {
         match self.dtype {
             Dtype::I8 => Dtype::F32,

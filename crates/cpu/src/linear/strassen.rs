@@ -24,13 +24,13 @@ use crate::runtime::simd::{F32x4, LANES};
 /// Rows and columns of the result that are computed together: two tiles, two panels.
 const ROWS: usize = 2 * MR;
 const COLUMNS: usize = 2 * NR;
-/// The most rows that meet a stripe before the next, in pairs of tiles.
+/// Maximum number of rows that are multiplied by a stripe before the next, in pairs of tiles.
 const MAX_PAIRS: usize = MC / ROWS;
-/// The most bytes of a stripe: of the products' weights, which stay in the L2 cache while rows stream past.
+/// Maximum bytes of a stripe: of the products' weights, which stay in the L2 cache while rows stream past.
 const STRIPE_BYTES: usize = 400 << 10;
-/// The fewest inputs and outputs that are worth the sums.
+/// Minimum number of inputs and outputs that makes the sums pay off.
 const MIN_SIZE: usize = 256;
-/// Rows whose squared lengths differ more aren't added.
+/// Maximum ratio of the rows' squared norms; beyond it rounding errors would leak from one row into another.
 const MAX_RATIO: f32 = 1e6;
 
 /// What is made of the rows, for each term.
@@ -333,7 +333,7 @@ impl Part<'_> {
                     sums,
                     bias: w.panel_biases(panels),
                 };
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller, as this function's safety section demands.
                 unsafe { self.process_stripe(&stripe, copy, out) };
             }
         }
@@ -352,7 +352,7 @@ impl Part<'_> {
         let columns = stripe.pairs * COLUMNS;
         for (index, row) in self.rows.clone().step_by(ROWS).enumerate() {
             let rows = row..self.rows.end.min(row + ROWS);
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller, as this function's safety section demands.
             unsafe {
                 if rows.len() == ROWS && self.balanced[index] {
                     self.multiply_pair(stripe, index, row, out);
@@ -379,7 +379,7 @@ impl Part<'_> {
     ) {
         let depth = stripe.inputs.len() / 2;
         let outputs = self.plan.outputs;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller, as this function's safety section demands.
         let mut target = unsafe { out.rows(row * outputs + stripe.column0, outputs) };
         if stripe.inputs.start == 0 {
             for row in target.each(ROWS, stripe.bias.len()) {
@@ -429,7 +429,7 @@ impl Part<'_> {
         let (inputs, outputs) = (self.plan.inputs, self.plan.outputs);
         let depth = stripe.inputs.len() / 2;
         for row in rows.clone().step_by(MR) {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller, as this function's safety section demands.
             let mut target = unsafe { out.rows(row * outputs + stripe.column0, outputs) };
             for first in stripe.inputs.clone().step_by(depth) {
                 let a = Tile {

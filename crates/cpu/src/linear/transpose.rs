@@ -4,7 +4,9 @@ use crate::linear::microkernel::NR;
 use crate::runtime::simd::{F32x4, LANES};
 
 /// `target[column · target_stride + row] = source[row · source_stride + column]` for each of `rows` and `columns`.
-/// Panics where a slice is too short.
+///
+/// # Panics
+/// Where a slice is too short.
 pub(crate) fn transpose(
     source: &[f32],
     source_stride: usize,
@@ -39,8 +41,11 @@ pub(crate) fn transpose(
     }
 }
 
-/// Writes the first `width` values, NR at most, of rows that begin `stride` apart into a panel, NR for each row; what pads
-/// a row stays. Panics where a slice is too short.
+/// Writes the first `width` values, NR at most, of rows that begin `stride` apart into a panel, NR for each row; what
+/// pads a row stays.
+///
+/// # Panics
+/// Where a slice is too short.
 pub(crate) fn pack_columns(source: &[f32], stride: usize, width: usize, panel: &mut [f32]) {
     let rows = panel.as_chunks_mut::<NR>().0.iter_mut();
     for (row, target) in rows.enumerate() {
@@ -63,7 +68,7 @@ unsafe fn transpose_4x4(
     target: *mut f32,
     target_stride: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller, as this function's safety section demands.
     unsafe {
         let rows = std::array::from_fn(|row| F32x4::load(source.add(row * source_stride)));
         for (column, lanes) in F32x4::transpose(rows).into_iter().enumerate() {

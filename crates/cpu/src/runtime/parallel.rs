@@ -90,7 +90,7 @@ pub fn work() {
     POOL.work();
 }
 
-/// Says whether each thread has a core of its own, so that it may look longer for work before it sleeps.
+/// Sets whether each thread has its own core, so that it may spin longer before it sleeps.
 pub fn set_thread_per_core(enabled: bool) {
     POOL.spins
         .store(if enabled { PATIENT_SPINS } else { SPINS }, SeqCst);
@@ -104,7 +104,7 @@ pub fn dismiss() {
     POOL.came.notify_all();
 }
 
-/// Says that a worker was lost inside a task: the thread that waits for it panics instead of waiting.
+/// Reports that a worker was lost inside a task: the thread that waits for it panics instead of waiting.
 pub fn mark_worker_lost() {
     POOL.lost.store(true, SeqCst);
     POOL.left.notify_all();
@@ -244,7 +244,10 @@ impl Pool {
         drop(leaving);
     }
 
-    /// Waits until `done` says so. Panics when a worker was lost, or takes longer than one may.
+    /// Waits until `done` says so.
+    ///
+    /// # Panics
+    /// When a worker was lost, or takes longer than one may.
     fn wait_until(&self, done: &dyn Fn() -> bool) {
         for _ in 0..self.spins.load(SeqCst) {
             if done() {
@@ -324,7 +327,10 @@ impl<'a, T> DisjointSliceMut<'a, T> {
         self.len
     }
 
-    /// `count` elements from `first` on. Panics where there are fewer.
+    /// `count` elements from `first` on.
+    ///
+    /// # Panics
+    /// Where there are fewer.
     ///
     /// # Safety
     /// None of them may be in a slice that another caller still has.
@@ -336,7 +342,10 @@ impl<'a, T> DisjointSliceMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
     }
 
-    /// `count` elements from `first` on, to read. Panics where there are fewer.
+    /// `count` elements from `first` on, to read.
+    ///
+    /// # Panics
+    /// Where there are fewer.
     ///
     /// # Safety
     /// None of them may be in a slice that another caller of [`DisjointSliceMut::get`] still has.
@@ -381,7 +390,10 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// The first `columns` elements of a row. Panics where the slice ends before.
+    /// The first `columns` elements of a row.
+    ///
+    /// # Panics
+    /// Where the slice ends before.
     #[inline(always)]
     pub fn row(&mut self, row: usize, columns: usize) -> &mut [T] {
         let first = row * self.stride;

@@ -37,10 +37,11 @@ pub struct BatchNormGradients {
     pub bias: GpuTensor,
 }
 
-/// (x − mean) / √(variance + eps) · weight + bias by each column's statistics, the variance being the biased one;
-/// x `[rows, columns]`, weight and bias `[columns]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or there are fewer than two rows, UNSUPPORTED, OUT_OF_MEMORY,
-/// ENGINE_DEAD.
+/// (x − mean) / √(variance + eps) · weight + bias by each column's statistics, the variance being the biased one; x
+/// `[rows, columns]`, weight and bias `[columns]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or there are fewer than two rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn batch_norm(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -62,8 +63,10 @@ pub fn batch_norm(
     Ok(BatchNormOutput { y, mean, variance })
 }
 
-/// The same by given statistics: weight, bias, mean and variance `[columns]`. Errors: as [`batch_norm`], but a row is
-/// enough.
+/// The same by given statistics: weight, bias, mean and variance `[columns]`.
+///
+/// # Errors
+/// As [`batch_norm`], but a row is enough.
 pub fn batch_norm_inference(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -81,7 +84,10 @@ pub fn batch_norm_inference(
     Ok(y)
 }
 
-/// The gradients from that by y; grad and x `[rows, columns]`, weight `[columns]`. Errors: as [`batch_norm`].
+/// The gradients from that by y; grad and x `[rows, columns]`, weight `[columns]`.
+///
+/// # Errors
+/// As [`batch_norm`].
 pub fn batch_norm_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

@@ -27,7 +27,9 @@ struct Params {
 }
 
 /// Copies `columns` columns of x, from one on, into y, from one on. Both have as many rows, in parts of any size.
-/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub(super) fn copy_columns(
     stream: &mut Stream,
     (x, from_first): (&GpuTensor, usize),

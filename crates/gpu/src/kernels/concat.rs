@@ -16,7 +16,9 @@ struct Params {
 }
 
 /// The rows of x `[M, width]`, then those of y `[N, width]`.
-/// Errors: INVALID_ARGUMENT when the widths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the widths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn concat_rows(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
     let [rows, width] = x.shape("Rows that are joined", ["rows", "width"])?;
     let [more, other_width] = y.shape("Rows that are joined", ["rows", "width"])?;
@@ -32,7 +34,9 @@ pub fn concat_rows(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<
 }
 
 /// The first `rows` rows of grad, and the others: the gradients by what was joined.
-/// Errors: INVALID_ARGUMENT when there are no such rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when there are no such rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn concat_rows_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

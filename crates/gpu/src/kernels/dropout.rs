@@ -23,7 +23,8 @@ impl Mask {
         scale: 1.0,
     };
 
-    /// Errors: INVALID_ARGUMENT for a probability outside [0, 1].
+    /// # Errors
+    /// INVALID_ARGUMENT for a probability outside [0, 1].
     pub fn new(dropout: Dropout) -> Result<Self> {
         let DropoutMask {
             keys,

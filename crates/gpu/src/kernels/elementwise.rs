@@ -1,4 +1,4 @@
-//! Element by element: activations of their own and their gradients, dropout, sums, and the gradients of losses over
+//! Element by element: separate activations and their gradients, dropout, sums, and the gradients of losses over
 //! pairs.
 
 use bytemuck::NoUninit;
@@ -38,7 +38,10 @@ const PLAIN: Settings = Settings {
     mask: Mask::NONE,
 };
 
-/// activation(x). Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// activation(x).
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn activate(stream: &mut Stream, x: &GpuTensor, activation: Activation) -> Result<GpuTensor> {
     let settings = Settings {
         activation,
@@ -48,7 +51,9 @@ pub fn activate(stream: &mut Stream, x: &GpuTensor, activation: Activation) -> R
 }
 
 /// grad · activation′(x), x being the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
-/// Errors: INVALID_ARGUMENT when the shapes differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the shapes differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn activate_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -62,12 +67,18 @@ pub fn activate_backward(
     pairwise(stream, "activate_backward", [grad, x], settings)
 }
 
-/// x + y. Errors: as [`activate_backward`].
+/// x + y.
+///
+/// # Errors
+/// As [`activate_backward`].
 pub fn add(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
     pairwise(stream, "add", [x, y], PLAIN)
 }
 
-/// target += scale · x. Errors: as [`activate_backward`].
+/// target += scale · x.
+///
+/// # Errors
+/// As [`activate_backward`].
 pub fn accumulate(
     stream: &mut Stream,
     target: &mut GpuTensor,
@@ -80,8 +91,10 @@ pub fn accumulate(
     record(stream, "accumulate", x.len(), &reads, &writes, settings)
 }
 
-/// target = momentum · target + (1 − momentum) · source. Errors: as [`activate_backward`], and INVALID_ARGUMENT unless the
-/// momentum is from 0 to 1.
+/// target = momentum · target + (1 − momentum) · source.
+///
+/// # Errors
+/// As [`activate_backward`], and INVALID_ARGUMENT unless the momentum is from 0 to 1.
 pub fn ema(
     stream: &mut Stream,
     target: &mut GpuTensor,
@@ -99,7 +112,10 @@ pub fn ema(
     record(stream, "ema", source.len(), &reads, &writes, settings)
 }
 
-/// The gradient of [`crate::mse_loss`] by its predictions, 2·(x − target) / count. Errors: as [`activate_backward`].
+/// The gradient of [`crate::mse_loss`] by its predictions, 2·(x − target) / count.
+///
+/// # Errors
+/// As [`activate_backward`].
 pub fn mse_loss_backward(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -109,7 +125,9 @@ pub fn mse_loss_backward(
 }
 
 /// The gradient of [`crate::bce_with_logits`] by the logits, (σ(x) − target) / count.
-/// Errors: as [`activate_backward`].
+///
+/// # Errors
+/// As [`activate_backward`].
 pub fn bce_with_logits_backward(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -131,9 +149,12 @@ fn mean_over(x: &GpuTensor) -> Settings {
     }
 }
 
-/// Zeroes each element with the dropout's probability and divides the others by 1 − probability. Which, is decided
-/// by the generator that the CPU's dropout documents, so that engines agree and the gradient is the same op with the same seed.
-/// Errors: INVALID_ARGUMENT for a probability outside [0, 1], UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// Zeroes each element with the dropout's probability and divides the others by 1 − probability. Which, is decided by
+/// the generator that the CPU's dropout documents, so that engines agree and the gradient is the same op with the same
+/// seed.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a probability outside [0, 1], UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn dropout(stream: &mut Stream, x: &GpuTensor, dropout: Dropout) -> Result<GpuTensor> {
     let settings = Settings {
         mask: Mask::new(dropout)?,
@@ -148,7 +169,7 @@ pub(super) fn check_same_shape(x: &GpuTensor, y: &GpuTensor) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "Tensors of the shapes {} and {} don't go together: they must have the same.",
+        "Tensors of the shapes {} and {} don't match: both must have the same shape.",
         format_dims(x.dims()),
         format_dims(y.dims())
     )))

@@ -32,7 +32,9 @@ struct Params {
 
 /// `[cls; patches] + positions`: patches `[batch, patches, width]`, cls `[width]`, positions `[1 + patches, width]` to
 /// `[batch, 1 + patches, width]`. Where the mask isn't 0, its token takes the patch's place before positions are added.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn embed_tokens(
     stream: &mut Stream,
     patches: &GpuTensor,

@@ -1,4 +1,4 @@
-//! Position embeddings for pictures of another size.
+//! Position embeddings for images of another size.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, bicubic_taps, numel};
@@ -34,7 +34,9 @@ struct Taps {
 /// Interpolates positions `[1 + rows·columns, width]` to `[1, 1 + new_rows·new_columns, width]`: bicubic with corners
 /// unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the CLS token's position
 /// is copied. Grids are (rows, columns).
-/// Errors: INVALID_ARGUMENT when a grid is empty or a length doesn't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when a grid is empty or a length doesn't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn interpolate_positions(
     stream: &mut Stream,
     positions: &GpuTensor,

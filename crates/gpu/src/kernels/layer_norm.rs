@@ -20,7 +20,9 @@ struct Params {
 }
 
 /// Normalises the last dimension of x, then scales it by weight `[width]` and shifts it by bias `[width]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn layer_norm(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -34,7 +36,9 @@ pub fn layer_norm(
 }
 
 /// [`layer_norm`] in the form that suits the only reader of its result.
-/// Errors: as [`layer_norm`].
+///
+/// # Errors
+/// As [`layer_norm`].
 pub fn layer_norm_for(
     stream: &mut Stream,
     x: &GpuTensor,

@@ -41,7 +41,9 @@ fn kernel(context: &Context, entry_point: &'static str) -> Kernel {
 }
 
 /// The gradients of layer normalisation from that by its output; grad and x `[..., width]`, weight `[width]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn layer_norm_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

@@ -8,7 +8,7 @@ use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
-/// The label that cross-entropy leaves out.
+/// The label that cross-entropy ignores.
 const IGNORE_INDEX: i32 = -100;
 
 #[repr(C)]
@@ -21,14 +21,18 @@ struct Params {
 }
 
 /// The mean cross-entropy of logits `[labels.len(), classes]` over the labels that aren't −100, as `[1]`.
-/// Errors: INVALID_ARGUMENT for another shape, naming a label that is no class, or when every label is ignored;
-/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT for another shape, naming a label that is no class, or when every label is ignored; UNSUPPORTED,
+/// OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn cross_entropy(stream: &mut Stream, logits: &GpuTensor, labels: &[i32]) -> Result<GpuTensor> {
     cross_entropy_smoothed(stream, logits, labels, 0.0)
 }
 
 /// [`cross_entropy`] with label smoothing s as PyTorch's: the target is (1 − s)·one_hot + s / classes.
-/// Errors: as there, and for s outside [0, 1].
+///
+/// # Errors
+/// As there, and for s outside [0, 1].
 pub fn cross_entropy_smoothed(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -44,7 +48,9 @@ pub fn cross_entropy_smoothed(
 }
 
 /// The gradient of [`cross_entropy_smoothed`] by the logits, (softmax − target) / count; rows of ignored labels get 0.
-/// Errors: as there.
+///
+/// # Errors
+/// As there.
 pub fn cross_entropy_backward(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -97,8 +103,10 @@ fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
     Ok(count)
 }
 
-/// The mean squared error over all elements, as `[1]`. Errors: INVALID_ARGUMENT when the lengths differ, UNSUPPORTED,
-/// OUT_OF_MEMORY, ENGINE_DEAD.
+/// The mean squared error over all elements, as `[1]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the lengths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn mse_loss(
     stream: &mut Stream,
     predictions: &GpuTensor,
@@ -108,8 +116,11 @@ pub fn mse_loss(
     mean_over_pairs(stream, "mse", predictions, targets)
 }
 
-/// The mean binary cross-entropy of logits with targets in 0..=1 over all elements, as `[1]`, computed without overflow.
-/// Errors: as [`mse_loss`].
+/// The mean binary cross-entropy of logits with targets in 0..=1 over all elements, as `[1]`, computed without
+/// overflow.
+///
+/// # Errors
+/// As [`mse_loss`].
 pub fn bce_with_logits(
     stream: &mut Stream,
     logits: &GpuTensor,

@@ -14,15 +14,17 @@ use crate::stream::{Op, Stream};
 struct Params {
     rows: u32,
     width: u32,
-    pictures: u32,
+    images: u32,
     scale: f32,
     me_max_weight: f32,
     entropy_weight: f32,
 }
 
-/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by its
-/// sum and each row by its own. Errors: INVALID_ARGUMENT for another shape or a number out of range, UNSUPPORTED,
-/// OUT_OF_MEMORY, ENGINE_DEAD.
+/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by
+/// its sum and each row by its own.
+///
+/// # Errors
+/// INVALID_ARGUMENT for another shape or a number out of range, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn msn_targets(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -33,7 +35,7 @@ pub fn msn_targets(
     let params = Params {
         rows: rows as u32,
         width: width as u32,
-        pictures: rows as u32,
+        images: rows as u32,
         // softmax(x)^(1/T) / Σ is softmax(x / T).
         scale: (1.0 / options.temperature) as f32,
         me_max_weight: 0.0,
@@ -54,8 +56,11 @@ pub fn msn_targets(
     Ok(y)
 }
 
-/// The loss of logits `[V · B, K]` beside targets `[B, K]`, and its terms, as `[4]`: loss, cross_entropy, me_max, entropy.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or a weight isn't finite, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// The loss of logits `[V · B, K]` beside targets `[B, K]`, and its terms, as `[4]`: loss, cross_entropy, me_max,
+/// entropy.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or a weight isn't finite, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn msn_loss(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -72,7 +77,10 @@ pub fn msn_loss(
     Ok(y)
 }
 
-/// The gradient of [`msn_loss`]'s loss by the logits. Errors: as there.
+/// The gradient of [`msn_loss`]'s loss by the logits.
+///
+/// # Errors
+/// As there.
 pub fn msn_loss_backward(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -90,17 +98,17 @@ pub fn msn_loss_backward(
 fn check(logits: &GpuTensor, targets: &GpuTensor, weights: MsnLoss) -> Result<Params> {
     weights.check()?;
     let [rows, width] = logits.shape("The logits", ["anchors", "prototypes"])?;
-    let [pictures, others] = targets.shape("The targets", ["batch", "prototypes"])?;
+    let [images, others] = targets.shape("The targets", ["batch", "prototypes"])?;
     if width != others {
         return Err(Error::InvalidArgument(format!(
             "The targets have {others} prototypes, and the logits {width}."
         )));
     }
-    views_of(rows, pictures)?;
+    views_of(rows, images)?;
     Ok(Params {
         rows: rows as u32,
         width: width as u32,
-        pictures: pictures as u32,
+        images: images as u32,
         scale: 1.0,
         me_max_weight: weights.me_max_weight as f32,
         entropy_weight: weights.entropy_weight as f32,

@@ -1,6 +1,6 @@
 // msn: the targets and the loss of Masked Siamese Networks, and the loss's gradient
 //
-// Layout         logits and probs [rows, width]; targets [pictures, width], which rows repeat view by view; column_sums [width]:
+// Layout         logits and probs [rows, width]; targets [images, width], which rows repeat view by view; column_sums [width]:
 //                sums of probabilities; row_terms [rows, 3]: cross-entropy, entropy and ln Σ e^logit of a row; terms [4]: loss,
 //                cross-entropy, mean-entropy, entropy; row-major float32.
 // Preconditions  One workgroup a row, folded into two dimensions; loss: one in all. msn.rs checks the shapes and sums columns.
@@ -9,7 +9,7 @@
 struct Params {
     rows: u32,
     width: u32,
-    pictures: u32,
+    images: u32,
     // What logits are multiplied by.
     scale: f32,
     me_max_weight: f32,
@@ -95,7 +95,7 @@ fn anchors(
         return;
     }
     let first = row * params.width;
-    let first_target = row % params.pictures * params.width;
+    let first_target = row % params.images * params.width;
     let found = row_max_and_sum(first, 1.0, lane);
     let highest = found.x;
     let rest = log(found.y);
@@ -152,7 +152,7 @@ fn backward(
         return;
     }
     let first = row * params.width;
-    let first_target = row % params.pictures * params.width;
+    let first_target = row % params.images * params.width;
     let entropy = known_terms[3u * row + 1u];
     let log_sum = known_terms[3u * row + 2u];
     var whole = 0.0;

@@ -24,9 +24,11 @@ struct Params {
     epsilon: f32,
 }
 
-/// One step of AdamW as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero before the first: the formulas are
-/// those of the CPU's step. Errors: INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range,
-/// UNSUPPORTED, ENGINE_DEAD.
+/// One step of AdamW as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero before the first: the formulas
+/// are those of the CPU's step.
+///
+/// # Errors
+/// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range, UNSUPPORTED, ENGINE_DEAD.
 pub fn adamw_step(
     stream: &mut Stream,
     parameter: &mut GpuTensor,
@@ -56,7 +58,10 @@ pub fn adamw_step(
 }
 
 /// One step of stochastic gradient descent as `torch.optim.SGD` does it, with dampening 0. `momentum` may be None where
-/// the options' momentum is 0. Errors: as [`adamw_step`].
+/// the options' momentum is 0.
+///
+/// # Errors
+/// As [`adamw_step`].
 pub fn sgd_step(
     stream: &mut Stream,
     parameter: &mut GpuTensor,
@@ -96,7 +101,9 @@ pub fn sgd_step(
 }
 
 /// One step of LARS by the formulas of the CPU's step; `momentum` is zero before the first.
-/// Errors: as [`adamw_step`], and OUT_OF_MEMORY.
+///
+/// # Errors
+/// As [`adamw_step`], and OUT_OF_MEMORY.
 pub fn lars_step(
     stream: &mut Stream,
     parameter: &mut GpuTensor,

@@ -30,7 +30,9 @@ struct Params {
 /// The patch projection: pixels `[batch, channels, height, width]` and the weight of a convolution `[outputs, channels,
 /// patch_height, patch_width]`, flattened into a linear layer's, to `[batch, patches, outputs]`, patches row by row.
 /// `patch` is (height, width). Pixels beyond the last whole patch are left out, as by a convolution.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or no patch does, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or no patch does, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn patch_embed(
     stream: &mut Stream,
     pixels: &GpuTensor,
@@ -51,8 +53,11 @@ pub fn patch_embed(
     linear(stream, &gathered, projection, Activation::Identity, None)
 }
 
-/// The gradients of [`patch_embed`] by the projection's weight `[outputs, channels · patch_height · patch_width]` and bias
-/// `[outputs]`, from grad `[batch, patches, outputs]`. Errors: as there.
+/// The gradients of [`patch_embed`] by the projection's weight `[outputs, channels · patch_height · patch_width]` and
+/// bias `[outputs]`, from grad `[batch, patches, outputs]`.
+///
+/// # Errors
+/// As there.
 pub fn patch_embed_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -71,19 +76,19 @@ pub fn patch_embed_backward(
 /// [batch, patches, values of a patch].
 fn patches_of(pixels: &GpuTensor, patch: (usize, usize)) -> Result<[usize; 3]> {
     let names = ["batch", "channels", "height", "width"];
-    let [batch, channels, height, width] = pixels.shape("The picture", names)?;
+    let [batch, channels, height, width] = pixels.shape("The image", names)?;
     let (patch_height, patch_width) = patch;
     let rows = height.checked_div(patch_height).unwrap_or(0);
     let columns = width.checked_div(patch_width).unwrap_or(0);
     if rows == 0 || columns == 0 {
         return Err(Error::InvalidArgument(format!(
-            "A picture of {height}×{width} pixels holds no patch of {patch_height}×{patch_width}."
+            "An image of {height}×{width} pixels holds no patch of {patch_height}×{patch_width}."
         )));
     }
     Ok([batch, rows * columns, channels * patch_height * patch_width])
 }
 
-/// The picture laid out patch by patch.
+/// The image laid out patch by patch.
 fn gather(
     stream: &mut Stream,
     pixels: &GpuTensor,

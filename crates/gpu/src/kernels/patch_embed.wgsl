@@ -1,4 +1,4 @@
-// patch_embed: lays pictures out patch by patch, so that the projection is a linear layer
+// patch_embed: lays images out patch by patch, so that the projection is a linear layer
 //
 // Layout         pixels [batch, channels, height, width]; y [batch, patches, channels · patch_height · patch_width],
 //                a patch's values in the order of the projection's weight; row-major float32.

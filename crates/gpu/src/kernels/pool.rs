@@ -1,4 +1,4 @@
-//! One vector per picture.
+//! One vector per image.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Pooling, Result, format_dims};
@@ -23,7 +23,9 @@ struct Params {
 }
 
 /// x `[batch, tokens, width]` to `[batch, width]`.
-/// Errors: INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuTensor> {
     let names = ["batch", "tokens", "width"];
     let [batch, tokens, width] = x.shape("The input of pooling", names)?;

@@ -1,4 +1,4 @@
-// pool: one vector a picture, the CLS token or the mean of the patches
+// pool: one vector an image, the CLS token or the mean of the patches
 //
 // Layout         x [batch, tokens, width], y [batch, width]; row-major float32. Token 0 is CLS.
 // Constants      MEAN  1 for the mean of tokens 1..., 0 for token 0

@@ -19,8 +19,9 @@ struct Params {
 }
 
 /// normalize(x) · normalize(prototypes)ᵀ / temperature; x `[rows, width]`, prototypes `[K, width]` to `[rows, K]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or the temperature isn't above 0, UNSUPPORTED, OUT_OF_MEMORY,
-/// ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or the temperature isn't above 0, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn prototype_logits(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -33,7 +34,10 @@ pub fn prototype_logits(
     product(stream, Left::Rows(&x), &right, [rows, count, width])
 }
 
-/// The gradients of [`prototype_logits`] by x and prototypes. Errors: as there.
+/// The gradients of [`prototype_logits`] by x and prototypes.
+///
+/// # Errors
+/// As there.
 pub fn prototype_logits_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

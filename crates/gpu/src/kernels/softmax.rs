@@ -16,7 +16,9 @@ struct Params {
 }
 
 /// The softmax of each row of the last dimension.
-/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn softmax(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
     let (rows, width) = x.rows();
     let y = stream.uninit(x.dims())?;

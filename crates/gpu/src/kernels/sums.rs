@@ -20,7 +20,9 @@ struct Params {
 }
 
 /// The sums of the first `columns` columns of x `[rows, stride]`, as a tensor of shape `dims`.
-/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub(super) fn column_sums(
     stream: &mut Stream,
     x: Binding,
@@ -47,7 +49,9 @@ pub(super) fn column_sums(
 }
 
 /// The sum of squares over all elements, as `[1]`: pairwise in float32, in a fixed order.
-/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn sum_of_squares(stream: &mut Stream, x: &GpuTensor) -> Result<GpuTensor> {
     let blocks = x
         .len()

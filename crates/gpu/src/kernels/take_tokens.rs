@@ -21,9 +21,11 @@ struct Params {
     width: u32,
 }
 
-/// The CLS token and the chosen patches of each picture, in the order of `patches` `[batch, visible]`, whose indices count
-/// from the first patch: x `[batch, tokens, width]` to `[batch, 1 + visible, width]`.
-/// Errors: INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// The CLS token and the chosen patches of each image, in the order of `patches` `[batch, visible]`, whose indices
+/// count from the first patch: x `[batch, tokens, width]` to `[batch, 1 + visible, width]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn take_tokens(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -39,7 +41,7 @@ pub fn take_tokens(
     check_len("The chosen patches", patches.len(), &[batch, visible])?;
     if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
         return Err(Error::InvalidArgument(format!(
-            "There is no patch {patch}: a picture has {} here.",
+            "There is no patch {patch}: an image has {} here.",
             tokens - 1
         )));
     }
@@ -96,7 +98,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             error.to_string(),
-            "There is no patch 3: a picture has 3 here."
+            "There is no patch 3: an image has 3 here."
         );
         let mut run =
             |x, patches: &[u32], visible| code(take_tokens(&mut stream, x, patches, visible));

@@ -1,4 +1,4 @@
-// take_tokens: the CLS token and the chosen patches of each picture
+// take_tokens: the CLS token and the chosen patches of each image
 //
 // Layout         x [batch, tokens, width], patches [batch, visible] counted from the first patch, y [batch, 1 + visible,
 //                width]; row-major, float32 and u32.

@@ -75,7 +75,9 @@ pub struct EmbedGradients {
 
 /// The gradients by what [`crate::embed_tokens`] puts together, from grad `[batch, 1 + patches, width]`: what masked
 /// patches would get goes to the mask token. `masked` is `[batch, patches]`, anything but 0 masks.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or there is no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or there is no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn embed_tokens_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -127,7 +129,10 @@ fn embed(
 }
 
 /// The gradient of [`crate::take_tokens`]: grad `[batch, 1 + visible, width]` to `[batch, tokens, width]`, zero for the
-/// tokens that were left out; what was taken twice gets both. Errors: as there.
+/// tokens that were left out; what was taken twice gets both.
+///
+/// # Errors
+/// As there.
 pub fn take_tokens_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -146,7 +151,7 @@ pub fn take_tokens_backward(
     check_len("The chosen patches", patches.len(), &[batch, visible])?;
     if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
         return Err(Error::InvalidArgument(format!(
-            "There is no patch {patch}: a picture has {} here.",
+            "There is no patch {patch}: an image has {} here.",
             tokens - 1
         )));
     }
@@ -175,7 +180,9 @@ fn whole(place: u32) -> Entry {
 }
 
 /// The gradient of [`crate::pool`]: grad `[batch, width]` to `[batch, tokens, width]`.
-/// Errors: INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn pool_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -205,8 +212,11 @@ pub fn pool_backward(
     Ok(y)
 }
 
-/// The gradient of [`crate::interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to
-/// `[1, 1 + rows·columns, width]`. Errors: as there.
+/// The gradient of [`crate::interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to `[1, 1
+/// + rows·columns, width]`.
+///
+/// # Errors
+/// As there.
 pub fn interpolate_positions_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

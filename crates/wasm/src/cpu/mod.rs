@@ -39,7 +39,7 @@ pub fn work() {
     vit_msn_cpu::work();
 }
 
-/// Says whether each thread has a core of its own, so that it may look longer for work before it sleeps.
+/// Sets whether each thread has its own core, so that it may spin longer before it sleeps.
 #[wasm_bindgen(js_name = have_cores)]
 pub fn set_thread_per_core(enabled: bool) {
     vit_msn_cpu::set_thread_per_core(enabled);
@@ -51,7 +51,7 @@ pub fn dismiss_workers() {
     vit_msn_cpu::dismiss();
 }
 
-/// Says that a Worker trapped, so that nobody waits for it.
+/// Reports that a Worker trapped, so that nobody waits for it.
 #[wasm_bindgen(js_name = lose_worker)]
 pub fn mark_worker_lost() {
     vit_msn_cpu::mark_worker_lost();
@@ -81,7 +81,7 @@ pub fn get_rows(weights: u32, row: usize, rows: usize) -> JsResult<Vec<u8>> {
     })
 }
 
-/// Bias elements as raw values of the storage type, float32 beside int8 weights.
+/// Bias elements as raw values of the storage type, float32 for int8 weights.
 #[wasm_bindgen]
 pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Vec<u8>> {
     with_engine("get_bias", |engine| {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use vit_msn_gpu as gpu;
-use vit_msn_gpu::{Context, GpuPicture, LayerShape, PicturePlan, Stream};
+use vit_msn_gpu::{Context, GpuImage, ImagePlan, LayerShape, Stream};
 #[cfg(not(target_arch = "wasm32"))]
 use vit_msn_tensor::Error;
 use vit_msn_tensor::{Result, check_len};
@@ -44,50 +44,50 @@ impl Engine {
         self.backend.context().begin_op(name);
     }
 
-    /// Pixel values of pictures that are still to be put in.
+    /// Pixel values of images that are still to be put in.
     pub fn pixels(&mut self, dims: &[usize]) -> Result<u32> {
         let pixels = gpu::empty_pixels(&mut self.backend, dims)?;
         self.handles.add_tensor(pixels)
     }
 
-    /// A picture whose bytes come a stretch at a time, so that this instance's memory doesn't grow by all of them.
-    pub fn upload_picture(
+    /// An image whose bytes come a stretch at a time, so that this instance's memory doesn't grow by all of them.
+    pub fn upload_image(
         &mut self,
         length: usize,
         size: [usize; 3],
         bytes: impl Fn(Range<usize>) -> Vec<u8>,
-    ) -> Result<GpuPicture> {
+    ) -> Result<GpuImage> {
         const STRETCH: usize = 1 << 20;
-        check_len("The picture", length, &size)?;
-        let picture = GpuPicture::new(&self.backend, size)?;
+        check_len("The image", length, &size)?;
+        let image = GpuImage::new(&self.backend, size)?;
         for start in (0..length).step_by(STRETCH) {
             let stretch = bytes(start..length.min(start + STRETCH));
-            picture.write(&mut self.backend, start, &stretch)?;
+            image.write(&mut self.backend, start, &stretch)?;
         }
-        Ok(picture)
+        Ok(image)
     }
 
-    /// A picture from a page's own texture. There are none but in pages.
+    /// An image from a page's own texture. There are none but in pages.
     #[cfg(target_arch = "wasm32")]
-    pub fn copy_texture(&mut self, texture: JsValue, size: [u32; 2]) -> Result<GpuPicture> {
-        GpuPicture::from_page(&mut self.backend, texture.unchecked_into(), size)
+    pub fn copy_texture(&mut self, texture: JsValue, size: [u32; 2]) -> Result<GpuImage> {
+        GpuImage::from_page(&mut self.backend, texture.unchecked_into(), size)
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn copy_texture(&mut self, _: JsValue, _: [u32; 2]) -> Result<GpuPicture> {
+    pub fn copy_texture(&mut self, _: JsValue, _: [u32; 2]) -> Result<GpuImage> {
         Err(Error::Unsupported("There is no page here.".to_string()))
     }
 
-    /// Makes picture `index` of pixel values.
+    /// Makes image `index` of pixel values.
     pub fn preprocess(
         &mut self,
-        picture: &GpuPicture,
-        plan: PicturePlan<'_>,
+        image: &GpuImage,
+        plan: ImagePlan<'_>,
         pixels: u32,
         index: usize,
     ) -> Result<()> {
         let pixels = self.handles.tensor(pixels)?;
-        gpu::preprocess(&mut self.backend, picture, &plan, pixels, index)
+        gpu::preprocess(&mut self.backend, image, &plan, pixels, index)
     }
 
     /// Hands what was recorded to the device.
@@ -129,7 +129,7 @@ impl Engine {
         Ok(sizes.map(|size| size as u32).to_vec())
     }
 
-    /// The type that a linear layer's weight is kept in.
+    /// The storage type of a linear layer's weight.
     pub fn linear_dtype(&self, weights: u32) -> Result<String> {
         Ok(self.handles.linear(weights)?.dtype().name().to_string())
     }
@@ -151,7 +151,7 @@ impl Engine {
         gpu::run_linear(&mut self.backend, weights, rows, times)
     }
 
-    /// Bytes of device memory, used or kept for the next tensors.
+    /// Bytes of device memory, in use or pooled for later tensors.
     pub fn reserved(&self) -> u64 {
         self.backend.memory().reserved
     }

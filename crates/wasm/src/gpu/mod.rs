@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::future::Future;
 
 use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
-use vit_msn_gpu::{Axis, Context, ContextOptions, LayerShape, PicturePlan, RequestedLimits};
+use vit_msn_gpu::{Axis, Context, ContextOptions, ImagePlan, LayerShape, RequestedLimits};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor, Stream as Device};
 use vit_msn_tensor::{Dtype, Error, Result};
 use wasm_bindgen::prelude::*;
@@ -79,14 +79,14 @@ pub fn end_plan() {
     }
 }
 
-/// Pixel values of pictures that are still to be put in.
+/// Pixel values of images that are still to be put in.
 #[wasm_bindgen]
 pub fn pixels(dims: &[u32]) -> JsResult<u32> {
     let dims: Vec<_> = dims.iter().map(|&dim| dim as usize).collect();
     with_engine("pixels", |engine| engine.pixels(&dims))
 }
 
-/// Puts a picture of `size` (width, height, channels) in as number `index`. The plan is the strides of both tables, the
+/// Puts an image of `size` (width, height, channels) in as number `index`. The plan is the strides of both tables, the
 /// length of the first, whether rows come first, left and top, then the tables.
 #[wasm_bindgen]
 pub fn preprocess(
@@ -102,12 +102,12 @@ pub fn preprocess(
             return Err(no_size());
         };
         let size = [width, height, channels].map(|side| side as usize);
-        let picture = engine.upload_picture(bytes.length() as usize, size, |range| {
+        let image = engine.upload_image(bytes.length() as usize, size, |range| {
             bytes
                 .subarray(range.start as u32, range.end as u32)
                 .to_vec()
         })?;
-        engine.preprocess(&picture, picture_plan(plan, values)?, pixels, index)
+        engine.preprocess(&image, image_plan(plan, values)?, pixels, index)
     })
 }
 
@@ -125,17 +125,17 @@ pub fn preprocess_texture(
         let &[width, height] = size else {
             return Err(no_size());
         };
-        let picture = engine.copy_texture(texture, [width, height])?;
-        engine.preprocess(&picture, picture_plan(plan, values)?, pixels, index)
+        let image = engine.copy_texture(texture, [width, height])?;
+        engine.preprocess(&image, image_plan(plan, values)?, pixels, index)
     })
 }
 
 fn no_size() -> Error {
-    Error::InvalidArgument("A picture's size is its width, height and channels.".to_string())
+    Error::InvalidArgument("An image's size is its width, height and channels.".to_string())
 }
 
-fn picture_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<PicturePlan<'a>> {
-    let short = || Error::InvalidArgument("The plan of a picture is too short.".to_string());
+fn image_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<ImagePlan<'a>> {
+    let short = || Error::InvalidArgument("The plan of an image is too short.".to_string());
     let (&[column_stride, row_stride, columns, rows_first, left, top], tables) =
         plan.split_first_chunk().ok_or_else(short)?;
     let (columns, rows) = tables
@@ -145,7 +145,7 @@ fn picture_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<PicturePlan<'a
         table,
         stride: stride as usize,
     };
-    Ok(PicturePlan {
+    Ok(ImagePlan {
         columns: axis(columns, column_stride),
         rows: axis(rows, row_stride),
         rows_first: rows_first != 0,
@@ -173,7 +173,7 @@ pub fn linear_sizes(weights: u32) -> JsResult<Vec<u32>> {
     with_engine("linear_sizes", |engine| engine.linear_sizes(weights))
 }
 
-/// The type that a linear layer's weight is kept in.
+/// The storage type of a linear layer's weight.
 #[wasm_bindgen]
 pub fn linear_dtype(weights: u32) -> JsResult<String> {
     with_engine("linear_dtype", |engine| engine.linear_dtype(weights))
@@ -219,7 +219,7 @@ fn shape(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> Result<Laye
     })
 }
 
-/// The bytes of a tensor, in whichever form it is kept.
+/// The bytes of a tensor, in whichever form it is stored.
 #[wasm_bindgen]
 pub fn tensor_bytes(x: u32) -> JsResult<f64> {
     with_engine("tensor_bytes", |engine| engine.handles.byte_size(x))
@@ -292,7 +292,7 @@ pub fn get_scales(weights: u32, row: usize, rows: usize) -> JsResult<Promise> {
     )
 }
 
-/// Bias elements as raw values of the storage type, float32 beside int8 weights.
+/// Bias elements as raw values of the storage type, float32 for int8 weights.
 #[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
 pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Promise> {
     promise(

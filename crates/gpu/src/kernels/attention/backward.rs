@@ -19,9 +19,12 @@ const BACKWARD: &str = include_str!("backward.wgsl");
 const ROWS: usize = 16;
 const CHANNELS: usize = 64;
 
-/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[batch, tokens, 3·width]`; grad and context, which the op returned, are
-/// `[batch, tokens, width]`. Probabilities are computed again, and memory grows with the tokens, not their square.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[batch, tokens, 3·width]`; grad and context, which
+/// the op returned, are `[batch, tokens, width]`. Probabilities are computed again, and memory grows with the tokens,
+/// not their square.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn scaled_dot_product_attention_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -36,8 +39,11 @@ pub fn scaled_dot_product_attention_backward(
     Ok(backward.y)
 }
 
-/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from the probabilities `[batch, heads, tokens, tokens]` that the op
-/// returned. Errors: as [`scaled_dot_product_attention_backward`].
+/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from
+/// the probabilities `[batch, heads, tokens, tokens]` that the op returned.
+///
+/// # Errors
+/// As [`scaled_dot_product_attention_backward`].
 pub fn eager_attention_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

@@ -237,7 +237,9 @@ impl AttentionShape {
 
 /// Attention of every head over all tokens, scores scaled by 1/√head_dim: qkv `[batch, tokens, 3·width]`, a token's
 /// queries, then its keys, then its values, to `[batch, tokens, width]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn scaled_dot_product_attention(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -249,7 +251,9 @@ pub fn scaled_dot_product_attention(
 }
 
 /// [`scaled_dot_product_attention`] in the form that suits the only reader of its result.
-/// Errors: as [`scaled_dot_product_attention`].
+///
+/// # Errors
+/// As [`scaled_dot_product_attention`].
 pub fn scaled_dot_product_attention_for(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -316,8 +320,11 @@ fn attention_by_heads(
     Ok(y)
 }
 
-/// [`scaled_dot_product_attention`] that also returns its probabilities `[batch, heads, tokens, tokens]`, in as many parts as the device's
-/// bindings need. Errors: as [`scaled_dot_product_attention`], and UNSUPPORTED where not even one head's fit.
+/// [`scaled_dot_product_attention`] that also returns its probabilities `[batch, heads, tokens, tokens]`, in as many
+/// parts as the device's bindings need.
+///
+/// # Errors
+/// As [`scaled_dot_product_attention`], and UNSUPPORTED where not even one head's fit.
 pub fn eager_attention(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -327,7 +334,10 @@ pub fn eager_attention(
 }
 
 /// [`eager_attention`] with dropout of the probabilities; those that are returned are from before it. They are numbered
-/// through all of them. Errors: as there, and INVALID_ARGUMENT for a probability outside [0, 1].
+/// through all of them.
+///
+/// # Errors
+/// As there, and INVALID_ARGUMENT for a probability outside [0, 1].
 pub fn eager_attention_dropout(
     stream: &mut Stream,
     qkv: &GpuTensor,

@@ -35,9 +35,12 @@ struct Params {
     depth_stride: u32,
 }
 
-/// grad · weight: the gradient by the input of a linear layer without activation; grad `[..., outputs]` to
-/// `[..., inputs]`. Errors: INVALID_ARGUMENT when the shape doesn't fit or the weight misses rows, UNSUPPORTED for int8,
-/// OUT_OF_MEMORY, ENGINE_DEAD.
+/// grad · weight: the gradient by the input of a linear layer without activation; grad `[..., outputs]` to `[...,
+/// inputs]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when the shape doesn't fit or the weight misses rows, UNSUPPORTED for int8, OUT_OF_MEMORY,
+/// ENGINE_DEAD.
 pub fn linear_backward_input(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -85,9 +88,11 @@ pub(crate) fn not_floating() -> Error {
     )
 }
 
-/// gradᵀ · x and the column sums of grad, the gradients by a linear layer's weight and bias: grad `[..., outputs]` and x
-/// `[..., inputs]` to `[outputs, inputs]` and `[outputs]`.
-/// Errors: INVALID_ARGUMENT when rows don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// gradᵀ · x and the column sums of grad, the gradients by a linear layer's weight and bias: grad `[..., outputs]` and
+/// x `[..., inputs]` to `[outputs, inputs]` and `[outputs]`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when rows don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_backward_weights(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -117,7 +122,9 @@ pub(crate) enum Left<'a> {
 }
 
 /// left · right, `[rows, columns]`, where right is `[depth, columns]`; the caller has checked the sizes.
-/// Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub(crate) fn product(
     stream: &mut Stream,
     left: Left,

@@ -35,7 +35,7 @@ macro_rules! wide {
     };
 }
 
-/// The modules of [`Arithmetic::Half`], whose result is kept as float32 and as what such a layer reads.
+/// The modules of [`Arithmetic::Half`], whose result is stored as float32 and as what such a layer reads.
 macro_rules! half {
     ($($x:literal),+) => {
         [
@@ -100,9 +100,9 @@ struct Strategy {
 struct Forms {
     /// Whether rows of x are of whole vectors.
     vectors: bool,
-    /// Whether x is kept for this layer.
+    /// Whether x is stored in this layer's form.
     x_halves: bool,
-    /// Whether the result is kept for a layer that comes after it.
+    /// Whether the result is stored in the form of a layer that reads it.
     y_halves: bool,
 }
 
@@ -276,7 +276,9 @@ pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<usize> {
 }
 
 /// Has layers of this shape computed by the tile of this side from here on.
-/// Errors: INVALID_ARGUMENT for a tile that there isn't.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a tile that there isn't.
 pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -> Result<()> {
     let sides = linear_tiles(stream, shape);
     if !sides.contains(&side) {
@@ -290,7 +292,9 @@ pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -
 }
 
 /// Computes a layer `times` times for `rows` rows of whatever, to be timed.
-/// Errors: as [`linear`].
+///
+/// # Errors
+/// As [`linear`].
 pub fn run_linear(
     stream: &mut Stream,
     weights: &GpuLinear,
@@ -327,7 +331,9 @@ struct Params {
 }
 
 /// activation(x · weightᵀ + bias) + residual: x `[..., inputs]`, residual and result `[..., outputs]`.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or the weight misses rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or the weight misses rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -339,8 +345,10 @@ pub fn linear(
     linear_with(stream, by, x, weights, activation, residual)
 }
 
-/// [`linear`] of what was kept for it, or of any tensor; the result is in the form that suits its only reader.
-/// Errors: as [`linear`], and INVALID_ARGUMENT for what was kept for another kind of layer.
+/// [`linear`] of what was stored for it, or of any tensor; the result is in the form that suits its only reader.
+///
+/// # Errors
+/// As [`linear`], and INVALID_ARGUMENT for what was stored for another kind of layer.
 pub fn linear_for(
     stream: &mut Stream,
     x: Activations<'_>,
@@ -356,7 +364,7 @@ pub fn linear_for(
     linear_into(stream, by, x, weights, activation, residual, halves)
 }
 
-/// Whether a layer multiplies in float16 and reads whole vectors: then what only it reads is kept as it multiplies it.
+/// Whether a layer multiplies in float16 and reads whole vectors: then what only it reads is stored as it multiplies it.
 pub(crate) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
     arithmetic == Arithmetic::Half && weights.in_features().is_multiple_of(4)
@@ -396,7 +404,7 @@ fn linear_into(
     let (x_halves, x) = (x.are_halves(), x.raw());
     if x_halves && !reads_halves(stream, weights) {
         return Err(Error::InvalidArgument(format!(
-            "A tensor {} was kept for a linear layer of float16, and a {} layer can't read it.",
+            "A tensor {} was stored for a float16 linear layer, and a {} layer can't read it.",
             format_dims(x.dims()),
             weights.dtype().name()
         )));
@@ -782,7 +790,7 @@ mod tests {
         let Some(mut context) = context_with(RequestedLimits::Adapter) else {
             return;
         };
-        // 64 rows of float32, 128 of what is kept.
+        // 64 rows of float32, 128 of what is stored.
         context.lower_binding_size(64 * 4 * 48);
         let mut stream = stream_on(context.as_a_gpu());
         let (_, x) = random(&mut stream, &[200, 12], 1);

@@ -20,7 +20,9 @@ struct Params {
 
 /// Sets the whole of a floating layer from plain tensors, weight `[out_features, in_features]` and bias
 /// `[out_features]`, rounded to the storage type on the device; values beyond its range become infinite there.
-/// Errors: INVALID_ARGUMENT when shapes don't fit or the layer has no bias, UNSUPPORTED for int8, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit or the layer has no bias, UNSUPPORTED for int8, ENGINE_DEAD.
 pub fn set_linear(
     stream: &mut Stream,
     layer: &mut GpuLinear,
@@ -55,7 +57,9 @@ pub fn set_linear(
 }
 
 /// The whole weight of a floating layer as a plain tensor `[out_features, in_features]`.
-/// Errors: UNSUPPORTED for int8, INVALID_ARGUMENT when rows were never set, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// UNSUPPORTED for int8, INVALID_ARGUMENT when rows were never set, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_weight(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor> {
     let format = format_of(layer)?;
     layer.check_complete()?;
@@ -73,7 +77,9 @@ pub fn linear_weight(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor
 }
 
 /// The bias of a layer as a plain tensor `[out_features]`.
-/// Errors: INVALID_ARGUMENT when there is none or elements were never set, OUT_OF_MEMORY, ENGINE_DEAD.
+///
+/// # Errors
+/// INVALID_ARGUMENT when there is none or elements were never set, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_bias(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor> {
     if !layer.has_bias() {
         return Err(no_bias());
@@ -82,7 +88,7 @@ pub fn linear_bias(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor> 
     let y = stream.uninit(&[layer.out_features()])?;
     let params = row_of(layer.out_features());
     let source = layer.bias().binding();
-    // It is kept as float32.
+    // It is stored as float32.
     record(stream, "round_bias", 0, params, source, y.binding())?;
     Ok(y)
 }

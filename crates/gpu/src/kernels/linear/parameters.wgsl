@@ -78,7 +78,7 @@ fn unpack(
     }
 }
 
-// A bias is rounded to the storage type and kept wide.
+// A bias is rounded to the storage type and stored as float32.
 @compute @workgroup_size(64)
 fn round_bias(
     @builtin(workgroup_id) group: vec3<u32>,

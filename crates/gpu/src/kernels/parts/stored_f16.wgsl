@@ -1,4 +1,4 @@
-// kept: results as float16 of a sixteenth, which is what operand_f16.wgsl makes of them for a product
+// stored: results as float16 of a sixteenth, which is what operand_f16.wgsl makes of them for a product
 
 alias Stored = f16;
 

@@ -1,4 +1,4 @@
-// kept: results as float32
+// stored: results as float32
 
 alias Stored = f32;
 

@@ -1,4 +1,4 @@
-// x: rows of whole vectors that stored_f16.wgsl kept
+// x: rows of whole vectors that stored_f16.wgsl wrote
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f16>>;
 

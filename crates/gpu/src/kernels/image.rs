@@ -1,4 +1,4 @@
-//! The image processor: 8-bit pictures to pixel values, with Pillow's resampling bit for bit.
+//! The image processor: 8-bit images to pixel values, with Pillow's resampling bit for bit.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
@@ -10,7 +10,7 @@ use crate::stream::{Op, Stream};
 
 const PICTURE: Kernel = Kernel {
     name: "resample",
-    sources: &[include_str!("picture.wgsl")],
+    sources: &[include_str!("image.wgsl")],
     entry_point: "main",
 };
 const CONSTANTS: Constants = &["CHANNELS", "VERTICAL", "LAST"];
@@ -22,8 +22,8 @@ const PACKED: usize = 4;
 /// What the rows of a copied texture are aligned to.
 const PITCH: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 
-/// An 8-bit picture on the device.
-pub struct GpuPicture {
+/// An 8-bit image on the device.
+pub struct GpuImage {
     buffer: DeviceBuffer,
     width: usize,
     height: usize,
@@ -32,26 +32,31 @@ pub struct GpuPicture {
     pitch: usize,
 }
 
-impl GpuPicture {
-    /// A picture to [`GpuPicture::write`]: width, height and channels, of which there are 1 to 4 (grey, grey and alpha, RGB,
-    /// RGBA). Errors: INVALID_ARGUMENT, UNSUPPORTED for one that is larger than a binding, OUT_OF_MEMORY, ENGINE_DEAD.
+impl GpuImage {
+    /// An image to [`GpuImage::write`]: width, height and channels, of which there are 1 to 4 (grey, grey and alpha,
+    /// RGB, RGBA).
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, UNSUPPORTED for one that is larger than a binding, OUT_OF_MEMORY, ENGINE_DEAD.
     pub fn new(stream: &Stream, [width, height, channels]: [usize; 3]) -> Result<Self> {
         if width == 0 || height == 0 || !(1..=4).contains(&channels) {
             return Err(Error::InvalidArgument(format!(
-                "There is no picture of {width}×{height} pixels and {channels} channels."
+                "There is no image of {width}×{height} pixels and {channels} channels."
             )));
         }
         let pitch = width.saturating_mul(channels);
         Self::uninit(stream, [width, height, channels], pitch)
     }
 
-    /// Uploads bytes of the picture from `offset` on, a multiple of 4; only the last may be no multiple of 4 bytes.
-    /// Errors: INVALID_ARGUMENT for more bytes than there are, ENGINE_DEAD.
+    /// Uploads bytes of the image from `offset` on, a multiple of 4; only the last may be no multiple of 4 bytes.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for more bytes than there are, ENGINE_DEAD.
     pub fn write(&self, stream: &mut Stream, offset: usize, bytes: &[u8]) -> Result<()> {
         let end = offset.checked_add(bytes.len());
         if !offset.is_multiple_of(4) || end.is_none_or(|end| end > self.pitch * self.height) {
             return Err(Error::InvalidArgument(format!(
-                "{} bytes from {offset} on are not of a picture of {}×{} pixels.",
+                "{} bytes from {offset} on are not of an image of {}×{} pixels.",
                 bytes.len(),
                 self.width,
                 self.height
@@ -68,16 +73,19 @@ impl GpuPicture {
         stream.write(buffer, (offset + words.len()) as u64, &last)
     }
 
-    /// Copies an rgba8unorm texture, which may be destroyed when this returns. Errors: as [`GpuPicture::new`].
+    /// Copies an rgba8unorm texture, which may be destroyed when this returns.
+    ///
+    /// # Errors
+    /// As [`GpuImage::new`].
     pub fn from_texture(stream: &mut Stream, texture: &wgpu::Texture) -> Result<Self> {
         let size = [texture.width() as usize, texture.height() as usize, PACKED];
         let pitch = (size[0] * PACKED).next_multiple_of(PITCH);
-        let picture = Self::uninit(stream, size, pitch)?;
-        stream.copy_texture(texture, picture.buffer.buffer(), pitch as u32)?;
-        Ok(picture)
+        let image = Self::uninit(stream, size, pitch)?;
+        stream.copy_texture(texture, image.buffer.buffer(), pitch as u32)?;
+        Ok(image)
     }
 
-    /// [`GpuPicture::from_texture`] of a page's own texture of this width and height.
+    /// [`GpuImage::from_texture`] of a page's own texture of this width and height.
     #[cfg(target_arch = "wasm32")]
     pub fn from_page(
         stream: &mut Stream,
@@ -111,7 +119,7 @@ impl GpuPicture {
         let bytes = (pitch as u64)
             .checked_mul(height as u64)
             .ok_or(Error::out_of_memory(pitch, height))?;
-        let what = || format!("A picture of {width}×{height} pixels");
+        let what = || format!("An image of {width}×{height} pixels");
         Ok(Self {
             buffer: stream.buffer(bytes.next_multiple_of(4), size_class, what)?,
             width,
@@ -133,7 +141,10 @@ pub struct Axis<'a> {
 }
 
 impl Axis<'_> {
-    /// Results along the axis. Errors: INVALID_ARGUMENT when the table has no whole rows, or names pixels beyond `size`.
+    /// Results along the axis.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the table has no whole rows, or names pixels beyond `size`.
     fn check(&self, size: usize) -> Result<usize> {
         let is_inside = |row: &[i32]| {
             let [first, count] = [i64::from(row[0]), i64::from(row[1])];
@@ -154,16 +165,16 @@ impl Axis<'_> {
     }
 }
 
-/// What becomes of a picture.
+/// What becomes of an image.
 #[derive(Clone, Copy)]
-pub struct PicturePlan<'a> {
+pub struct ImagePlan<'a> {
     /// How the width changes.
     pub columns: Axis<'a>,
     /// How the height changes.
     pub rows: Axis<'a>,
     /// Whether the rows' number changes before their width does.
     pub rows_first: bool,
-    /// Where in the resampled picture the result begins; it may reach beyond, where the picture counts as black.
+    /// Where in the resampled image the result begins; it may reach beyond, where the image counts as black.
     pub left: i32,
     /// As `left`.
     pub top: i32,
@@ -196,17 +207,23 @@ struct Pass<'a> {
     full: [usize; 2],
 }
 
-/// Pixel values `[batch, 3, height, width]` for [`preprocess`] to fill. Errors: UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// Pixel values `[batch, 3, height, width]` for [`preprocess`] to fill.
+///
+/// # Errors
+/// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn empty_pixels(stream: &mut Stream, dims: &[usize]) -> Result<GpuTensor> {
     stream.uninit(dims)
 }
 
-/// Makes picture `index` of `pixels` `[batch, 3, height, width]`: resamples, crops, and gives bytes their values. Alpha is
-/// dropped, grey repeated. Errors: INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// Makes image `index` of `pixels` `[batch, 3, height, width]`: resamples, crops, and gives bytes their values. Alpha
+/// is dropped, grey repeated.
+///
+/// # Errors
+/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn preprocess(
     stream: &mut Stream,
-    picture: &GpuPicture,
-    plan: &PicturePlan,
+    image: &GpuImage,
+    plan: &ImagePlan,
     pixels: &GpuTensor,
     index: usize,
 ) -> Result<()> {
@@ -214,26 +231,26 @@ pub fn preprocess(
     let [batch, channels, height, width] = pixels.shape("The pixels", names)?;
     if channels != 3 || index >= batch {
         return Err(Error::InvalidArgument(format!(
-            "There is no place for picture {index} in pixels of {batch} pictures and {channels} channels."
+            "There is no place for image {index} in pixels of {batch} images and {channels} channels."
         )));
     }
     check_len("The values of bytes", plan.values.len(), &[3, 256])?;
     let (new_width, new_height) = (
-        plan.columns.check(picture.width)?,
-        plan.rows.check(picture.height)?,
+        plan.columns.check(image.width)?,
+        plan.rows.check(image.height)?,
     );
     let full = [new_width, new_height];
     let (first_axis, last_axis, first_full) = if plan.rows_first {
-        (plan.rows, plan.columns, [picture.width, new_height])
+        (plan.rows, plan.columns, [image.width, new_height])
     } else {
-        (plan.columns, plan.rows, [new_width, picture.height])
+        (plan.columns, plan.rows, [new_width, image.height])
     };
     let values = stream.upload_table(plan.values, "The values of bytes")?;
     let packed = stream.uninit(&[first_full[1], first_full[0]])?;
     let first = Pass {
-        source: picture.buffer.binding(),
-        channels: picture.channels,
-        pitch: picture.pitch,
+        source: image.buffer.binding(),
+        channels: image.channels,
+        pitch: image.pitch,
         axis: first_axis,
         vertical: plan.rows_first,
         full: first_full,
@@ -370,12 +387,12 @@ mod tests {
     }
 
     /// Uploaded in two pieces.
-    fn picture_of(stream: &mut Stream, bytes: &[u8], size: [usize; 3]) -> GpuPicture {
-        let picture = GpuPicture::new(stream, size).unwrap();
+    fn image_of(stream: &mut Stream, bytes: &[u8], size: [usize; 3]) -> GpuImage {
+        let image = GpuImage::new(stream, size).unwrap();
         let half = bytes.len() / 8 * 4;
-        picture.write(stream, 0, &bytes[..half]).unwrap();
-        picture.write(stream, half, &bytes[half..]).unwrap();
-        picture
+        image.write(stream, 0, &bytes[..half]).unwrap();
+        image.write(stream, half, &bytes[half..]).unwrap();
+        image
     }
 
     fn values() -> Vec<f32> {
@@ -406,7 +423,7 @@ mod tests {
                 let ((columns, column_stride), (rows, row_stride)) =
                     (table(width, new_width), table(height, new_height));
                 let values = values();
-                let plan = PicturePlan {
+                let plan = ImagePlan {
                     columns: Axis {
                         table: &columns,
                         stride: column_stride,
@@ -446,10 +463,10 @@ mod tests {
                         values[256 * c + byte as usize]
                     })
                     .collect();
-                let picture = picture_of(stream, &data, [width, height, channels]);
+                let image = image_of(stream, &data, [width, height, channels]);
                 let result = empty_pixels(stream, &[2, 3, crop_height, crop_width]).unwrap();
                 for index in [1, 0] {
-                    preprocess(stream, &picture, &plan, &result, index).unwrap();
+                    preprocess(stream, &image, &plan, &result, index).unwrap();
                 }
                 assert_eq!(read(stream, &result), [&expected[..], &expected].concat());
             },
@@ -489,14 +506,14 @@ mod tests {
             .queue()
             .write_texture(texture.as_image_copy(), &data, layout, size);
         let size = [width as usize, height as usize, 4];
-        let pictures = [
-            GpuPicture::from_texture(&mut stream, &texture).unwrap(),
-            picture_of(&mut stream, &data, size),
+        let images = [
+            GpuImage::from_texture(&mut stream, &texture).unwrap(),
+            image_of(&mut stream, &data, size),
         ];
         texture.destroy();
         let ((columns, column_stride), (rows, row_stride)) = (table(size[0], 5), table(size[1], 6));
         let values = values();
-        let plan = PicturePlan {
+        let plan = ImagePlan {
             columns: Axis {
                 table: &columns,
                 stride: column_stride,
@@ -511,8 +528,8 @@ mod tests {
             values: &values,
         };
         let result = empty_pixels(&mut stream, &[2, 3, 6, 5]).unwrap();
-        for (index, picture) in pictures.iter().enumerate() {
-            preprocess(&mut stream, picture, &plan, &result, index).unwrap();
+        for (index, image) in images.iter().enumerate() {
+            preprocess(&mut stream, image, &plan, &result, index).unwrap();
         }
         let found = read(&mut stream, &result);
         assert_eq!(found[..90], found[90..]);
@@ -521,7 +538,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_an_error() {
         let Some(mut stream) = stream() else { return };
-        let picture = picture_of(&mut stream, &[0; 12], [2, 2, 3]);
+        let image = image_of(&mut stream, &[0; 12], [2, 2, 3]);
         let pixels = empty_pixels(&mut stream, &[1, 3, 1, 1]).unwrap();
         let good = Axis {
             table: &[0, 2, 1 << 21, 1 << 21],
@@ -544,7 +561,7 @@ mod tests {
             stride: 4,
         };
         let values = values();
-        let plan = |columns, rows, values| PicturePlan {
+        let plan = |columns, rows, values| ImagePlan {
             columns,
             rows,
             rows_first: false,
@@ -556,37 +573,37 @@ mod tests {
             for (columns, rows) in [(bad, good), (good, bad)] {
                 let plan = plan(columns, rows, &values);
                 assert_eq!(
-                    code(preprocess(&mut stream, &picture, &plan, &pixels, 0)),
+                    code(preprocess(&mut stream, &image, &plan, &pixels, 0)),
                     "INVALID_ARGUMENT"
                 );
             }
         }
         let short = plan(good, good, &values[1..]);
         assert_eq!(
-            code(preprocess(&mut stream, &picture, &short, &pixels, 0)),
+            code(preprocess(&mut stream, &image, &short, &pixels, 0)),
             "INVALID_ARGUMENT"
         );
         let fine = plan(good, good, &values);
         assert_eq!(
-            code(preprocess(&mut stream, &picture, &fine, &pixels, 1)),
+            code(preprocess(&mut stream, &image, &fine, &pixels, 1)),
             "INVALID_ARGUMENT"
         );
-        preprocess(&mut stream, &picture, &fine, &pixels, 0).unwrap();
+        preprocess(&mut stream, &image, &fine, &pixels, 0).unwrap();
         assert_eq!(
             read(&mut stream, &pixels),
             [values[0], values[256], values[512]]
         );
         for (offset, bytes) in [(0, 13), (4, 9), (2, 4), (usize::MAX - 3, 4)] {
-            let written = picture.write(&mut stream, offset, &vec![0; bytes]);
+            let written = image.write(&mut stream, offset, &vec![0; bytes]);
             assert_eq!(code(written), "INVALID_ARGUMENT");
         }
         for size in [[2, 2, 5], [0, 2, 3], [2, 0, 3], [2, 2, 0]] {
-            assert_eq!(code(GpuPicture::new(&stream, size)), "INVALID_ARGUMENT");
+            assert_eq!(code(GpuImage::new(&stream, size)), "INVALID_ARGUMENT");
         }
-        let huge = GpuPicture::new(&stream, [usize::MAX, 2, 3]);
+        let huge = GpuImage::new(&stream, [usize::MAX, 2, 3]);
         assert_eq!(code(huge), "OUT_OF_MEMORY");
         assert_eq!(
-            code(GpuPicture::new(&stream, [1 << 15, 1 << 15, 4])),
+            code(GpuImage::new(&stream, [1 << 15, 1 << 15, 4])),
             "UNSUPPORTED"
         );
     }

@@ -6,7 +6,7 @@
 struct Params {
     width: u32,
     height: u32,
-    // Of the resampled picture, of which the results may be a part, from (left, top) on.
+    // Of the resampled image, of which the results may be a part, from (left, top) on.
     full_width: u32,
     full_height: u32,
     left: i32,
@@ -40,7 +40,7 @@ fn pixel(x: u32, y: u32) -> vec3<i32> {
     return vec3<i32>(byte_at(address), byte_at(address + 1), byte_at(address + 2));
 }
 
-// The pixel of the resampled picture; black outside of it.
+// The pixel of the resampled image; black outside of it.
 fn resampled(x: i32, y: i32) -> vec3<u32> {
     if x < 0 || y < 0 || x >= i32(params.full_width) || y >= i32(params.full_height) {
         return vec3<u32>(0);
