@@ -32,6 +32,15 @@ afterEach(() => {
   env.warn = warn;
 });
 
+test.each([ViTMSNModel, ViTMSNForImageClassification])(
+  "%o isn't constructed of a config, as in Python",
+  (Model) => {
+    const construct = () => Reflect.construct(Model, [new ViTMSNConfig(TINY)]);
+    expect(construct).toThrow(/use \w+\.from_pretrained\(source\) or \w+\.from_config\(config\)/);
+    expect(construct).toThrow(VitMsnError);
+  },
+);
+
 describe("forward", () => {
   test("returns only what was asked for", async () => {
     const model = await ViTMSNModel.from_config(TINY);

@@ -5,7 +5,7 @@ import type { EngineInfo } from "../engine/engine_info.ts";
 import type { Device, DeviceOptions } from "../engine/engine_options.ts";
 import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
-import { until_aborted, VitMsnError } from "../errors.ts";
+import { invalid_argument, until_aborted, VitMsnError } from "../errors.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { check_pretrained, MODEL_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
@@ -110,6 +110,13 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   /** @internal Use from_pretrained or from_config. */
   constructor(config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions) {
     super();
+    // In Python a model is made of a config alone.
+    if (options === undefined) {
+      const { name } = new.target;
+      throw invalid_argument(
+        `new ${name}() isn't for callers: use ${name}.from_pretrained(source) or ${name}.from_config(config).`,
+      );
+    }
     this.config = config;
     const { device, engine_info, load_again } = options;
     this.#loaded = options.part?.of ?? new LoadedEngine({ engine, weights, device, engine_info }, load_again);
