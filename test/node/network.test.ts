@@ -297,6 +297,27 @@ describe("environment variables of the hub", () => {
     expect(mirror.requests[0]?.url).toMatch(/^\/org\/name\/resolve\/main\//);
   });
 
+  test("a user and password in HF_ENDPOINT are sent in a header", async () => {
+    const mirror = await listen(serve_model);
+    const { code } = await classify({ HF_ENDPOINT: mirror.origin.replace("//", `//me:${ENCODED}@`) });
+    expect(code).toBe(0);
+    const sent = new Set(mirror.requests.map(({ headers }) => headers.authorization));
+    expect([...sent]).toEqual([`Basic ${btoa(`me:${SECRET}`)}`]);
+  });
+
+  test.each(["127.0.0.1:8080", "localhost:8080", "me:s3cret@host", "ftp://host", "https://host?key=s3cret"])(
+    "the address %s of a hub is refused, and not shown",
+    async (address) => {
+      Object.assign(env, { remote_host: address });
+      const error = await open_source("org/name").catch((error: VitMsnError) => error);
+      expect(error).toMatchObject({
+        code: "INVALID_ARGUMENT",
+        message: expect.stringMatching(/^env\.remote_host \(HF_ENDPOINT\) isn't the URL of a hub/),
+      });
+      expect(String(error)).not.toContain("s3cret");
+    },
+  );
+
   test.each(["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])("%s forbids the network", async (name) => {
     const mirror = await listen(serve_model);
     const { code, stderr } = await classify({ HF_ENDPOINT: mirror.origin, [name]: "1" });

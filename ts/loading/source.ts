@@ -61,14 +61,15 @@ async function hub_source(repo: string, options: LoadOptions, subfolder: string[
   const { revision, cache_dir } = options;
   hub_url(repo, revision);
   const snapshot = await find_snapshot(repo, revision ?? "main", subfolder, cache_dir);
-  const base = hub_url(repo, snapshot?.commit ?? revision);
+  const { url: base, authorization } = hub_url(repo, snapshot?.commit ?? revision);
   // A commit never changes, so a copy of it needs no question to the hub.
   const immutable = COMMIT_HASH.test(snapshot?.commit ?? revision ?? "");
   return make_source(repo, options, subfolder, async (segments, progress, max_bytes) => {
     const found = await snapshot?.open(segments);
     if (found || (await snapshot?.is_absent(segments))) return found;
     try {
-      return await open_remote(file_url(base, segments), { immutable, progress, options, max_bytes });
+      const remote = { immutable, progress, options, max_bytes, authorization };
+      return await open_remote(file_url(base, segments), remote);
     } catch (error) {
       // What a snapshot lacks may be optional; with nothing of the model here, that would hide why.
       if (snapshot && error instanceof VitMsnError && error.code === "OFFLINE") return undefined;
@@ -106,7 +107,7 @@ function make_source(
   };
 }
 
-function hub_url(repo: string, revision = "main"): URL {
+function hub_url(repo: string, revision = "main"): SplitUrl {
   if (!REPO_ID.test(repo)) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
@@ -119,7 +120,19 @@ function hub_url(repo: string, revision = "main"): URL {
   const path = env.remote_path_template
     .replaceAll("{model}", repo)
     .replaceAll("{revision}", encodeURIComponent(revision));
-  return parse_base(`${env.remote_host.replace(/\/+$/, "")}/${path}`).url;
+  return parse_base(`${hub_host()}/${path}`);
+}
+
+/** Without a slash at its end. */
+function hub_host(): string {
+  const host = env.remote_host;
+  const url = URL.canParse(host) ? new URL(host) : undefined;
+  if (url && /^https?:$/.test(url.protocol) && !/[?#]/.test(host)) return host.replace(/\/+$/, "");
+  // Not shown: it may hold a password.
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    "env.remote_host (HF_ENDPOINT) isn't the URL of a hub; write it as https://host or https://host/path.",
+  );
 }
 
 function parse_base(address: string): SplitUrl {
