@@ -221,8 +221,12 @@ describe("forms", () => {
     expect(await post_form(body, type)).toEqual([400, "INVALID_ARGUMENT"]);
   });
 
-  test("may ask for top_k", async () => {
-    const body = form([`${CD}; name="top_k"`, "1"], [`${CD}; name="image"; filename="a"`, BAG]);
+  test.each([
+    ["text", ""],
+    ["JSON", "\r\nContent-Type: application/json"],
+    ["text of a charset", "\r\nContent-Type: text/plain; charset=utf-8"],
+  ])("may ask for top_k as %s", async (_name, type) => {
+    const body = form([`${CD}; name="top_k"${type}`, "1"], [`${CD}; name="image"; filename="a"`, BAG]);
     const headers = { "content-type": `multipart/form-data; boundary=${BOUNDARY}` };
     const [answer] = await send(request_of("/classify", body, headers));
     expect(JSON.parse(answer?.body ?? "").results).toEqual([{ label: "Bag", score: 0.5 }]);

@@ -27,8 +27,9 @@ const SLICE = 16 * 1024;
 /** A multipart/form-data body with one file, the image. */
 export async function read_form(body: Buffer, content_type: string, signal: AbortSignal): Promise<Form> {
   const parts = await read_parts(body, content_type, signal);
-  // Text parts have neither filename nor type. A browser sends a nameless empty file if none was chosen.
-  const is_text = ({ filename, type }: Part) => filename === undefined && type === "text/plain";
+  // Some clients name the type of each value (application/json); others give a text neither filename nor type.
+  const is_text = ({ filename, type }: Part) => filename === undefined && /^text\/|json$/.test(type);
+  // A browser sends a nameless empty file if none was chosen.
   const files = parts.filter((part) => !is_text(part) && !(part.filename === "" && part.bytes.length === 0));
   const [file] = files;
   if (file === undefined || files.length > 1)
