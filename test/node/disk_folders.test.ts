@@ -167,6 +167,14 @@ describe("splits, as Hugging Face datasets finds them", () => {
     expect(warnings).toEqual([]);
   });
 
+  test("a warning names a class that may be a split", async () => {
+    await fill("train/cat/1.png", "train/dog/1.png", "unlabelled/1.png");
+    expect((await ImageFolder.open(folder)).classes).toEqual(["train", "unlabelled"]);
+    expect(warnings).toEqual([
+      "ROOT: train is read as a class, since the folder holds other ones than splits; if it is a split, give train itself.",
+    ]);
+  });
+
   test("what could be either is refused", async () => {
     await fill("train/cat/1.png", "test/cat/1.png", "more/cat/1.png");
     await expect(ImageFolder.open(folder)).rejects.toThrow(/splits test, train and other folders \(more\)/);

@@ -67,6 +67,17 @@ async function holds_classes(directory: SaveDirectory, name: string): Promise<bo
   return folders.length > 0 && !files.some(is_image_name);
 }
 
+/** One folder by the name of a split may be a class, but is unlikely to be one if it holds folders alone. */
+async function warn_of_classes_like_splits(directory: SaveDirectory): Promise<void> {
+  for (const name of (await list_folder(directory)).folders) {
+    if (split_of(name) === undefined || !(await holds_classes(directory, name))) continue;
+    env.warn(
+      `${name_of_folder(directory)}: ${name} is read as a class, since the folder holds other ones than splits; ` +
+        `if it is a split, give ${name} itself.`,
+    );
+  }
+}
+
 /** The folder of one split, which a warning names; the whole folder if it holds no splits. */
 export async function enter_split(
   directory: SaveDirectory,
@@ -74,7 +85,10 @@ export async function enter_split(
   has_classes: boolean,
 ): Promise<SaveDirectory> {
   const splits = await find_splits(directory, has_classes);
-  if (splits.size === 0) return directory;
+  if (splits.size === 0) {
+    if (has_classes) await warn_of_classes_like_splits(directory);
+    return directory;
+  }
   const where = name_of_folder(directory);
   const all = [...splits.values()].join(", ");
   const name = splits.get(split);
