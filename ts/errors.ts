@@ -52,11 +52,16 @@ export function show(value: unknown): string {
   const { constructor: kind } = Object(value);
   if (![String, Array, Object, undefined].includes(kind)) return `an object of class ${kind.name}`;
   try {
-    const json = JSON.stringify(value);
+    const json = is_numbers(value) ? `[${value}]` : JSON.stringify(value);
     return json.length > 100 ? `${json.slice(0, 100)}…` : json;
   } catch {
     return "an object";
   }
+}
+
+/** JSON has null for NaN and the infinities. */
+function is_numbers(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((item) => typeof item === "number");
 }
 
 /** As `work`, but rejects with ABORTED as soon as `signal` fires; what `work` comes to then is nobody's business. */

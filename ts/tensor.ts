@@ -143,7 +143,7 @@ function nest(values: number[], dims: readonly number[], offset: number): Nested
 
 function checked_size(dims: readonly number[]): number {
   if (!Array.isArray(dims) || dims.some((d) => !Number.isSafeInteger(d) || d < 0)) {
-    throw invalid(`Tensor dims must be non-negative integers, got [${Array.from(dims ?? []).join(", ")}].`);
+    throw invalid(`Tensor dims must be non-negative integers, got ${show(dims)}.`);
   }
   return dims.reduce((a, b) => a * b, 1);
 }

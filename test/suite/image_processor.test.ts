@@ -283,6 +283,11 @@ describe("preprocessor_config.json", () => {
     });
   });
 
+  test("shows numbers in a list that JSON has no words for", () => {
+    const make = () => new ViTImageProcessor({ image_mean: [Number.NaN, Number.POSITIVE_INFINITY, 0.5] });
+    expect(make).toThrow(/image_mean must be .*; it is \[NaN,Infinity,0\.5\]/);
+  });
+
   test.each([
     ["image_std", [0.5, 0, 0.5]],
     ["image_std", [0.5, 0.5]],
