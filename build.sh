@@ -138,7 +138,7 @@ main() {
     demo) demo; finish "Done in $SECONDS s." ;;
     test)
       run_checks
-      # The last line is the count of TypeScript tests, for whoever reads only that.
+      # The last line is the count of TypeScript tests, for readers of that line alone.
       trap 'cat .out/vitest-count.txt' EXIT
       finish "All checks passed in $SECONDS s."
       ;;

@@ -1,5 +1,5 @@
 /**
- * Attention by sdpa beside eager: a whole forward, the op alone and the memory of both, over batches and image sizes.
+ * Attention by sdpa compared with eager: a whole forward, the op alone and the memory of both, over batches and image sizes.
  */
 import { parseArgs } from "node:util";
 import { create_engine } from "../ts/engine/create_engine.ts";
@@ -50,7 +50,7 @@ async function compare(sdpa: () => unknown, eager: () => unknown): Promise<Timin
   return { sdpa: Math.min(...a), eager: Math.min(...b) };
 }
 
-/** A whole forward; new models, so that what they have reserved in the end is what this case takes. */
+/** A whole forward; new models, so that what they have reserved at the end is what this case takes. */
 async function forwards(size: Size, { batch, image }: Case) {
   const models = await Promise.all(
     IMPLEMENTATIONS.map((attn_implementation) =>

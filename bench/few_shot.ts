@@ -1,6 +1,6 @@
 /**
  * Few-shot learning as the MSN paper evaluates it: accuracy on held-out images for a few labelled ones a class, over
- * several draws, beside scikit-learn's logistic regression on the same features; and how long a fit takes.
+ * several draws, compared with scikit-learn's logistic regression on the same features; and how long a fit takes.
  */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -29,10 +29,10 @@ const HELP = `Usage: node bench/run.mjs few_shot [OPTIONS]
   --model DIR       backbone; default models/fashion, which has seen the images' labels
   --untrained       the same architecture with random weights
   --features NAME   cls_before_norm (default), cls, mean, mean_before_norm
-  --shots LIST      images a class; default 1,5,20
+  --shots LIST      labelled images per class; default 1,5,20
   --draws N         default 20
-  --python FILE     an interpreter with numpy and scikit-learn, to compare with
-  --speed           only how long a fit takes
+  --python FILE     Python interpreter with numpy and scikit-learn to compare with
+  --speed           measure only how long a fit takes
   --json            print JSON`;
 
 const { values: options } = parseArgs({

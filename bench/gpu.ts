@@ -1,5 +1,5 @@
 /**
- * ViT-MSN on WebGPU at 224×224: in Chromium beside onnxruntime-web's webgpu in the same browser, and sdpa beside eager
+ * ViT-MSN on WebGPU at 224×224: in Chromium compared with onnxruntime-web's webgpu in the same browser, and sdpa with eager
  * attention; or in Deno or Node. On a machine with a GPU this measures it; `--software` takes the runtime's software adapter.
  */
 
@@ -25,14 +25,14 @@ const HELP = `Usage: node bench/run.mjs gpu [OPTIONS]
   --size small|base|all   default small: on a software adapter base takes minutes
   --dtype NAME            float32 (default), float16, bfloat16 or int8; the peer has float32 alone
   --batch N               images in a forward; default 1 and 4
-  --rounds N              counted forwards of each, after a first one; default 3
+  --rounds N              measured forwards of each, after a first one; default 3
   --software              the software adapter, even where there is a GPU: SwiftShader, in Deno Mesa's lavapipe
   --headed                Chromium with a window, where it finds no GPU without one
-  --no-peer               leave onnxruntime-web out, which runs in Chromium alone
-  --attention             sdpa beside eager instead: batches 1, 2, 4, 8 at 224×224, then 448×448 and 896×896
+  --no-peer               skip onnxruntime-web, which runs only in Chromium
+  --attention             compare sdpa with eager instead: batches 1, 2, 4, 8 at 224×224, then 448×448 and 896×896
   --image N               with --attention: one image size, batch 1
   --profile               also print each op's time
-  --tune                  also measure the tiles of linear layers, print them, and tell a forward's time before and after
+  --tune                  also measure the tiles of linear layers, and print them and a forward's time before and after
   --json                  print JSON`;
 
 const { values: options } = parseArgs({
@@ -92,7 +92,7 @@ interface Place {
   /** With its version. */
   name: string;
   has_peer: boolean;
-  /** Measures in a page or a process of its own: what one case holds on the GPU must not slow the next. */
+  /** Measures in a separate page or process: what one case holds on the GPU must not slow the next. */
   run(body: (measure: Measure) => Promise<Row>): Promise<Row>;
   close(): Promise<void>;
 }
@@ -255,7 +255,7 @@ async function sdpa_beside_eager(measure: Measure, each: Case): Promise<Row> {
   };
 }
 
-/** What each tile took, the one that is taken without a measurement beside the fastest. */
+/** What each tile took: the default one compared with the fastest. */
 function tile_table(tiles: readonly TileChoice[]): string {
   const rows = tiles.map(({ rows, inputs, outputs, dtype, tile, default_tile, ms }) => {
     const times = Object.entries(ms).map(([side, time]) => `${side}: ${time.toFixed(3)}`);

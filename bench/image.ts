@@ -1,5 +1,5 @@
 /**
- * Images to pixel_values, beside sharp's resize (libvips, native code, one thread): MB/s of decoded pixels.
+ * Images to pixel_values, compared with sharp's resize (libvips, native code, one thread): MB/s of decoded pixels.
  */
 import { parseArgs } from "node:util";
 import sharp from "sharp";

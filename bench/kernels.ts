@@ -45,7 +45,7 @@ type Prepare = (scope: Scope) => () => TensorHandle | undefined;
 
 const FLOAT_BYTES = 4;
 
-/** Runs cases on one engine and keeps their rows. */
+/** Runs cases on one engine and collects their rows. */
 class Bench {
   readonly engine: Engine & TrainingEngine;
   readonly rows: Row[] = [];

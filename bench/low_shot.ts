@@ -1,6 +1,6 @@
 /**
  * A backbone by the MSN paper's low-shot evaluation: accuracy on held-out images of clothes for a few labelled ones a
- * class, over several draws, beside an untrained backbone, raw pixels, and the same network trained on those labels
+ * class, over several draws, compared with an untrained backbone, raw pixels, and the same network trained on those labels
  * alone, from scratch and from the backbone. A table, the numbers as JSON, and a plot.
  */
 import { existsSync } from "node:fs";
@@ -47,13 +47,13 @@ const HELP = `Usage: node bench/run.mjs low_shot --backbone DIR [OPTIONS]
 
   --backbone DIR      a folder that ViTMSNModel.from_pretrained opens; a classifier in it is not used
   --features NAME     ${Object.keys(FEATURE_KINDS).join(", ")}; default cls_before_norm
-  --shots LIST        labelled images a class; default 1,2,5,20
+  --shots LIST        labelled images per class; default 1,2,5,20
   --draws N           default 20
-  --cross-validation  choose λ of logistic regressions so, where there are two images a class or more, instead of MSN's
+  --cross-validation  choose λ of logistic regressions by cross-validation instead of MSN's, where a class has two images or more
   --methods LIST      of ${NAMES.join(", ")}; default all
-  --training-draws N  draws that are trained on, from scratch and fine-tuned; default 3
+  --training-draws N  draws for training from scratch and fine-tuning; default 3
   --steps N           optimiser steps of those; default 100
-  --held-out N        images a class to be right on; default 500, all that are held out
+  --held-out N        images per class to evaluate on; default 500, all that are held out
   --threads N         default 1
   --output DIR        low_shot.json, low_shot.md and low_shot.svg; default .out/low_shot. Methods that the JSON there
                       has from before and that aren't measured now are kept: delete it for another backbone
@@ -88,7 +88,7 @@ interface Result {
 interface Task {
   backbone: string;
   shots: number[];
-  /** By draw and class, as many images as the most shots. */
+  /** By draw and class, up to the largest number of shots. */
   draws: RawImage[][][];
   /** By class. */
   test: RawImage[][];
@@ -209,7 +209,7 @@ function methods_of(results: readonly Result[]): Method[] {
 function plot(results: readonly Result[], shots: readonly number[]): string {
   return line_chart({
     title: "Accuracy on held-out images by labelled ones",
-    x_label: "labelled images a class",
+    x_label: "labelled images per class",
     y_label: "accuracy, %",
     x_ticks: shots,
     lines: methods_of(results).map((method) => ({

@@ -1,5 +1,5 @@
 /**
- * A forward over a share of the patches (`visible_patches`): how its time falls with what is kept.
+ * A forward over a share of the patches (`visible_patches`): how its time falls with the share.
  */
 import { parseArgs } from "node:util";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
@@ -12,7 +12,7 @@ const HELP = `Usage: node bench/run.mjs masked [OPTIONS]
 
   --size small|base   one architecture; default both
   --batch N           images in a forward; default 1
-  --rounds N          counted rounds, each over all shares; default 7
+  --rounds N          measured rounds, each over all shares; default 7
   --json              print JSON`;
 
 const { values: options } = parseArgs({
@@ -28,7 +28,7 @@ const { values: options } = parseArgs({
 /** Percent of the patches that stay. MSN's ViT-S drops 15 %, its ViT-B 30 % and its ViT-L 70 %. */
 const SHARES = [100, 85, 70, 50, 30] as const;
 
-/** Patches spread over the image. */
+/** Patches scattered over the image. */
 function spread(count: number, kept: number): number[] {
   return Array.from({ length: kept }, (_, i) => Math.floor((i * count) / kept));
 }

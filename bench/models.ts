@@ -16,12 +16,12 @@ import { images } from "./support/vit_msn.ts";
 
 const HELP = `Usage: node bench/run.mjs models [OPTIONS]
 
-  --model NAME             one preset, as vit-msn-base-4; default all five
+  --model NAME             one preset, such as vit-msn-base-4; default all five
   --dtype NAME             float32, float16, bfloat16 or int8; default float32, float16 and int8
   --device wasm|webgpu     default wasm
   --threads N              default 2
-  --rounds N               counted forwards of one image each; default 3
-  --processor-time         count the processor's time, not the clock's: for one thread on a busy machine
+  --rounds N               measured forwards of one image each; default 3
+  --processor-time         measure processor time instead of elapsed time: for one thread on a busy machine
   --json                   print JSON`;
 
 const { values: options } = parseArgs({

@@ -1,5 +1,5 @@
 /**
- * ViT-MSN end to end beside another runtime: float32, 224×224, both in this process and in turn.
+ * ViT-MSN end to end compared with another runtime: float32, 224×224, both in this process and in turn.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -17,13 +17,13 @@ import { chosen_sizes, images, SIZES, type Size } from "./support/vit_msn.ts";
 const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
 
   --peer NAME         onnxruntime-web (default), transformers.js or tfjs
-  --peers-dir DIR     the folder whose node_modules has transformers.js or tfjs; default this one
+  --peers-dir DIR     the folder whose node_modules has transformers.js or tfjs; default this repository
   --size small|base   one architecture; default both
   --batch N           images in a forward; default 1
   --threads N         threads of each runtime; default 1
-  --dtype NAME        how ours keeps its weights, as int8; default float32. The peer's are float32, or what --onnx has
-  --rounds N          counted rounds; default 15
-  --processor-time    count the time that this process had a processor, for a busy machine; one thread only
+  --dtype NAME        type of our weights, such as int8; default float32. The peer's are float32, or what --onnx has
+  --rounds N          measured rounds; default 15
+  --processor-time    measure this process's processor time, for a busy machine; one thread only
   --model DIR         a checkpoint's folder, with --onnx: the same model as ONNX (bench/export_onnx.py writes it).
   --onnx FILE         Default: random weights, and ONNX written from them (bench/onnx/vit_msn.ts).
   --json              print JSON`;

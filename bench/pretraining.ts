@@ -1,6 +1,6 @@
 /**
- * A step of MSN's pre-training: where its time goes, how it falls with the patches that random anchors keep, and what making
- * the views takes beside it.
+ * A step of MSN's pre-training: where its time goes, how it falls with the patches that random anchors drop, and what making
+ * the views takes.
  */
 import { parseArgs } from "node:util";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
@@ -17,12 +17,12 @@ import { SIZES } from "./support/vit_msn.ts";
 const HELP = `Usage: node bench/run.mjs pretraining [OPTIONS]
 
   --size clothes|small   28×28 images, six layers of 128; or ViT-S/16. Default clothes
-  --batch N              images of a step; default 64 (small: 4)
+  --batch N              images in a step; default 64 (small: 4)
   --focal-views N        default 4
   --num-proto N          default 256
-  --rounds N             counted rounds, each over all shares of patches; default 5
+  --rounds N             measured rounds, each over all shares of patches; default 5
   --threads N            threads of the engine; default 1
-  --cpu-time             the process's own time instead of the clock's: for one thread on a machine that others use, too
+  --cpu-time             measure processor time instead of elapsed time: for one thread on a busy machine
   --json                 print JSON`;
 
 const { values: options } = parseArgs({

@@ -28,7 +28,7 @@ await build({
   sourcemap: "inline",
   logLevel: "warning",
 });
-// The engine that build.sh made lies beside the bundle, as it does in the package.
+// The engine that build.sh made is next to the bundle, as it is in the package.
 for (const file of readdirSync(`${root}dist`).filter((file) => /\.wasm$|^thread\.node/.test(file))) {
   copyFileSync(`${root}dist/${file}`, `${root}.out/bench/${file}`);
 }

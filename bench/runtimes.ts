@@ -1,5 +1,5 @@
 /**
- * This package beside transformers.js, each as its users install it, in every runtime: what is downloaded or installed, when
+ * This package compared with transformers.js, each as its users install it, in every runtime: what is downloaded or installed, when
  * a model is ready, and when the first image is classified. float32, one thread, the model's files on this machine.
  */
 import {

@@ -1,6 +1,6 @@
 /**
  * Load on `vit-msn serve`: clients that each ask again as soon as they are answered, over real connections, with the server
- * in a process of its own. Latencies are what a client sees, decoding included.
+ * in a separate process. Latencies are what a client sees, decoding included.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -55,7 +55,7 @@ async function serve(model: readonly string[], max_batch: number): Promise<Serve
   return { url, process: child };
 }
 
-/** Milliseconds of every request that was begun within the time. */
+/** Milliseconds of every request that started within the time. */
 async function load(
   url: string,
   body: Uint8Array<ArrayBuffer>,

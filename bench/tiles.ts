@@ -30,7 +30,7 @@ const TILES = [
 
 /** Inputs of a tile: a panel of 384 × 16 floats fits the L1 cache. */
 const DEPTH = 384;
-/** Inputs in a turn of the loop. */
+/** Inputs in an iteration of the loop. */
 const UNROLLED = 4;
 const PANEL = 65536;
 const CALLS = 2000;
@@ -68,7 +68,7 @@ function tile_source(rows: number, columns: number, { is_fused, cut }: Variant):
           : `f32x4.add (f32x4.mul (local.get $a) ${b}) (local.get ${sum})`;
         lines.push(`(local.set ${sum} (${value}))`);
       }
-      // Each exit has a condition of its own, or they would be merged; none is ever met.
+      // Each exit has a separate condition, or they would be merged; none is ever met.
       const exit = `(br_if $done (i32.eq (local.get $left) (i32.const ${-1 - step * rows - row})))`;
       if (cut === "row" || row === rows - 1) lines.push(exit);
     }

@@ -1,5 +1,5 @@
 /**
- * A step of fine-tuning, all parameters by AdamW, beside a forward of the same batch; both in turn in one process. What
+ * A step of fine-tuning, all parameters by AdamW, compared with a forward of the same batch; both in turn in one process. What
  * memory that WebAssembly took for it is printed too.
  */
 import { parseArgs } from "node:util";
@@ -17,10 +17,10 @@ const HELP = `Usage: node bench/run.mjs training [OPTIONS]
   --size small|base   one architecture; default both
   --batch N           images in a step; default 8
   --layers N          only the encoder's first N layers; default all
-  --rounds N          counted steps and forwards; default 8
+  --rounds N          measured steps and forwards; default 8
   --threads N         threads of the engine; default 1
-  --tfjs wasm|cpu     beside TensorFlow.js' forward and its step by Adam on that backend, all in turn
-  --peers-dir DIR     the folder whose node_modules has TensorFlow.js; default this one
+  --tfjs wasm|cpu     compare with TensorFlow.js' forward and its step by Adam on that backend, all in turn
+  --peers-dir DIR     folder whose node_modules has TensorFlow.js; default this repository
   --json              print JSON`;
 
 const { values: options } = parseArgs({
@@ -63,7 +63,7 @@ async function measure(size: Size, gradient_checkpointing: boolean): Promise<Row
   for (let round = -2; round < rounds; round++) {
     const forward = await time(() => model.forward({ pixel_values }));
     const step = await time(() => learner.step([{ pixel_values, labels }], round + 2, undefined));
-    if (round < 0) continue; // V8 swaps its baseline code of WebAssembly meanwhile
+    if (round < 0) continue; // V8 still replaces its baseline code of WebAssembly
     forwards.push(forward);
     steps.push(step);
   }

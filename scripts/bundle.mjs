@@ -22,7 +22,7 @@ const common = {
 };
 
 /**
- * The files of a first load, each needing only those above it. One would do, but for apps that use a part: bundlers keep
+ * The files of a first load, each needing only those above it. One would be enough, except for apps that use a part: bundlers keep
  * whatever a file may import later.
  * @type {readonly [string, RegExp][]}
  */
@@ -93,7 +93,7 @@ await build_one_file("index.edge", "ts/static.ts", {
   ...browser,
   resolve: { conditionNames: ["workerd", "browser", "import", "default"] },
   plugins: [wasm_is_a_module],
-  // Some edge workers have no address; what is looked for beside this file isn't there.
+  // Some edge workers have no address; nothing can be found next to this file there.
   transform: { define: { "import.meta.url": '"file:///vit-msn/"' } },
 });
 // The programs of the engine's threads, and of its own Worker.
@@ -134,7 +134,7 @@ await cp("models/fashion/pictures", "dist/models/fashion/pictures", { recursive:
 
 /**
  * The package's entries: what the first one needs are a few files that all share, so that there is one copy of every class;
- * what few need is in files of its own, imported when it is used. All lie beside each other: the engine's files are found
+ * what few need is in separate files, imported when it is used. All are in one folder: the engine's files are found
  * from there. (esbuild would make a file for every set of files that is needed together: fifteen for a first load.)
  *
  * @param {"node" | "web"} runtime @param {RolldownOptions} options

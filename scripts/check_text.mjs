@@ -4,7 +4,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
 const TEXT = /\.(md|ts|mjs|js|rs|wgsl|sh|py|html|yml|toml)$|^\.ci\//;
-/** Where a word may stand: the glossary itself, licences, recorded outputs. */
+/** Where any word may be used: the glossary itself, licences, recorded outputs. */
 const EXEMPT =
   /^(CONTRIBUTING\.md|scripts\/words\.txt|scripts\/check_text\.mjs|CHANGELOG\.md|test\/fixtures\/|models\/)/;
 /** The project's own variables; others (HF_TOKEN, HTTPS_PROXY, …) are of the programs that define them. */

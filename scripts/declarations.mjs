@@ -1,4 +1,4 @@
-// Makes the declarations in dist/types stand alone: tsc leaves the sources' ".ts" endings and the "#name" imports of
+// Makes the declarations in dist/types self-contained: tsc leaves the sources' ".ts" endings and the "#name" imports of
 // package.json, which point into ts/ and mean nothing in the package that users install, and global types that a user's
 // TypeScript may not know, for which platform_types.ts stands.
 import { readdir, readFile, writeFile } from "node:fs/promises";

@@ -1,5 +1,5 @@
-// Turns wasm-bindgen's glue into a factory. The glue keeps its instance in a variable of its module, which allows one
-// instance in a process; each call of create_glue() has variables of its own, so each model gets its own engine.
+// Turns wasm-bindgen's glue into a factory. The glue stores its instance in a variable of its module, which allows one
+// instance in a process; each call of create_glue() has its own variables, so each model gets its own engine.
 //
 // Usage: node scripts/glue.mjs FOLDER_OF_WASM_PACK FOLDER_TO_WRITE [NAMES WASM]
 // NAMES of globals, comma-separated: create_glue() takes an object of them, and the glue sees those instead of the real.

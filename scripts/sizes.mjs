@@ -1,5 +1,5 @@
 // Prints what a user downloads, and fails where a file outgrew its budget (bytes before compression) or a document gives
-// another size. In documents, sizes stand between markers, <!--size:facade-->127 kB<!--/size-->; --write corrects them.
+// another size. In documents, sizes are between markers, <!--size:facade-->127 kB<!--/size-->; --write corrects them.
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 

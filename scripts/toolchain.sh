@@ -1,7 +1,7 @@
 # Finds the tools of the build, or installs them: into .tools/ here, by rustup, or by apt-get where this user may.
 #
 # WebAssembly needs a standard library for wasm32-unknown-unknown. rustup's is used where rustup has it or can fetch
-# it. Elsewhere Debian's compiler (rustc-web, beside rustup's and in nobody's way) builds one from the packaged source,
+# it. Elsewhere Debian's compiler (rustc-web, next to rustup's, without touching it) builds one from the packaged source,
 # once, into .tools/wasm-sysroot.
 
 tools=$root/.tools
@@ -96,7 +96,7 @@ need_wasm_target() {
   need_threads_target
 }
 
-# Threads need a standard library that was compiled for them, which nobody hands out.
+# Threads need a standard library compiled for them, which isn't distributed.
 need_threads_target() {
   local rustc=/usr/bin/rustc cargo=/usr/bin/cargo
   if has_wasm_target; then
@@ -149,7 +149,7 @@ need_chromium() {
   step "Chromium, by apt-get" apt_install chromium
 }
 
-# The newest Node beside this one, for the tests of runtimes; npm has it as a package for each platform.
+# The newest Node in addition to this one, for the tests of runtimes; npm has it as a package for each platform.
 newest_node=26.10.0
 need_newest_node() {
   local platform

@@ -27,7 +27,7 @@ export function require_from<Module>(folder: string, name: string, install: read
   return require_at(folder)(resolve_from(folder, name, install)) as Module;
 }
 
-/** The file that such a package begins with. */
+/** The package's entry file. */
 export function resolve_from(folder: string, name: string, install: readonly string[]): string {
   try {
     return require_at(folder).resolve(name);

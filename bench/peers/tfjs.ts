@@ -98,7 +98,7 @@ export async function open_tfjs_training(
   };
 }
 
-/** `more`: packages that register themselves with the core, beside the backend. */
+/** `more`: packages that register themselves with the core, besides the backend. */
 async function start(folder: string, backend: TfBackend, more: readonly string[] = []): Promise<Tf> {
   const install = [CORE, `@tensorflow/tfjs-backend-${backend}`, ...more] as const;
   const tf = require_from<Tf>(folder, install[0], install);

@@ -32,7 +32,7 @@ export function embed_by(model: ViTMSNModel, processor: ViTImageProcessor, featu
   };
 }
 
-/** Each draw's labelled images, class by class: `shots` of each, whose first ones are the draw for fewer shots. */
+/** Each draw's labelled images, class by class: `shots` of each, the first of which are the draw for fewer shots. */
 export function draw_images(
   train: readonly (readonly RawImage[])[],
   shots: number,

@@ -8,7 +8,7 @@ export type Clock = () => number;
 
 const wall_clock: Clock = () => performance.now();
 
-/** Milliseconds that this process had a processor, all threads together: what others do meanwhile isn't counted. */
+/** This process's processor time in milliseconds, all threads together: what other processes do isn't counted. */
 export const processor_clock: Clock = () => {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1000;
@@ -35,7 +35,7 @@ export interface RepeatOptions {
   min_rounds: number;
 }
 
-/** Median milliseconds of a call, after as long a warm-up: V8 swaps its baseline code of WebAssembly meanwhile. */
+/** Median milliseconds of a call, after a warm-up of the same length, in which V8 replaces its baseline code of WebAssembly. */
 export async function repeat(body: Body, { min_ms, min_rounds }: RepeatOptions): Promise<number> {
   await run_for(body, min_ms, 2);
   return median(await run_for(body, min_ms, min_rounds));
@@ -55,7 +55,7 @@ async function run_for(body: Body, min_ms: number, min_rounds: number): Promise<
 const SETTLING_MS = 200;
 
 /**
- * Times two bodies in turn, so that a machine that slows down or speeds up does it to both; who goes first alternates
+ * Times two bodies in turn, so that a machine that slows down or speeds up does it to both; which goes first alternates
  * too. Two rounds of warming up aren't counted.
  */
 export async function alternate(

@@ -1,4 +1,4 @@
-// Does what wrangler does by itself: bundles the worker, and lays the WebAssembly modules that it imports beside it.
+// Does what wrangler does by itself: bundles the worker, and writes the WebAssembly modules that it imports next to it.
 import { build } from "esbuild";
 
 await build({

@@ -14,7 +14,7 @@ await build({
 });
 await cp("index.html", "dist/index.html");
 await cp(`${vit_msn}models/fashion`, "dist/fashion", { recursive: true });
-// esbuild leaves "new URL(file, import.meta.url)" as it is, so what the engine loads by it has to lie beside the bundle.
+// esbuild leaves "new URL(file, import.meta.url)" as it is, so what the engine loads by it has to be next to the bundle.
 for (const file of await readdir(vit_msn)) {
   if (/\.wasm$|^(thread|engine_worker)\.web\.js$|^vit_msn_webgpu\.js$/.test(file))
     await cp(vit_msn + file, `dist/${file}`);

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Embeds a data set with an array job: each task computes every 16th image and writes a file of its own.
+# Embeds a data set with an array job: each task computes every 16th image and writes its own file.
 #
 #   sbatch examples/jobs/slurm.sh
 #

@@ -1,4 +1,4 @@
-// Says what is in a chosen image. Nothing leaves the page.
+// Shows what is in a chosen image. Nothing leaves the page.
 import { pipeline } from "vit-msn";
 
 const input = document.querySelector("input");

@@ -71,7 +71,7 @@ afterEach(async () => {
 });
 
 describe("the Cache API", () => {
-  test("keeps a download in parts and gives it back without the network", async () => {
+  test("caches a download in parts and reads it without the network", async () => {
     serve(CONTENT);
     expect(same(await load(), CONTENT)).toBe(true);
     expect(same(await load(), CONTENT)).toBe(true);
@@ -114,21 +114,21 @@ describe("the Cache API", () => {
     await expect_error(load("weights.bin", { signal: abort.signal }), "ABORTED", /aborted/);
   }
 
-  test("goes on after the page was closed", async () => {
+  test("resumes after the page was closed", async () => {
     await leave_partial();
     serve(CONTENT);
     expect(same(await load(), CONTENT)).toBe(true);
     expect(requests.at(-1)?.headers.get("range")).toBe(`bytes=${16 * MIB}-`);
   });
 
-  test("begins again where the version changed meanwhile", async () => {
+  test("starts over where the version has changed", async () => {
     await leave_partial();
     const changed = CONTENT.map((byte) => byte ^ 255);
     serve(changed, { etag: '"v2"' });
     expect(same(await load(), changed)).toBe(true);
   });
 
-  test("replaces a version that changed and leaves nothing of the old one", async () => {
+  test("replaces a version that changed and deletes the old one", async () => {
     serve(CONTENT);
     await load();
     const small = new TextEncoder().encode("new");
@@ -165,7 +165,7 @@ describe("the Cache API", () => {
     expect(await (await caches.open(env.cache_key)).keys()).toEqual([]);
   });
 
-  test("that is absent leaves memory", async () => {
+  test("that is absent is replaced by memory", async () => {
     vi.stubGlobal("caches", undefined);
     serve(CONTENT);
     expect(same(await load(), CONTENT)).toBe(true);
@@ -174,7 +174,7 @@ describe("the Cache API", () => {
     vi.unstubAllGlobals();
   });
 
-  test("keeps nothing when env.use_cache is false", async () => {
+  test("stores nothing when env.use_cache is false", async () => {
     env.use_cache = false;
     serve(CONTENT);
     await load();
@@ -230,7 +230,7 @@ describe("saving", () => {
     await root.removeEntry(directory.name, { recursive: true });
   });
 
-  test("into a path says what to give instead", async () => {
+  test("into a path is an error that names what to pass instead", async () => {
     await expect_error(save_files("./model", { a: "" }), "INVALID_ARGUMENT", /FileSystemDirectoryHandle/);
   });
 });

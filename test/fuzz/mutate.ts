@@ -1,4 +1,4 @@
-/** What a mutation draws its choices from: a small generator with a seed, so that every run can be replayed. */
+/** The random numbers of mutations: a small generator with a seed, so that every run can be replayed. */
 export class Random {
   #state: number;
 

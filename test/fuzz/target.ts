@@ -4,7 +4,7 @@ import { VitMsnError } from "../../ts/errors.ts";
 export interface FuzzTarget {
   /** Must return, or reject with a VitMsnError, for every input. */
   fuzz(bytes: Uint8Array): void | Promise<void>;
-  /** Words of the format, which mutations insert. */
+  /** Tokens of the format, which mutations insert. */
   dictionary?: readonly (string | Uint8Array)[];
 }
 

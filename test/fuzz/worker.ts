@@ -10,7 +10,7 @@ import type { LoadedTarget } from "./target.ts";
 export interface FuzzJob {
   /** The instrumented program, which sets `globalThis.__fuzz_target__`. */
   program: string;
-  /** Folders of inputs to begin with. */
+  /** Folders of initial inputs. */
   seeds: readonly string[];
   /** Where inputs that reached something new are written. */
   found: string;
@@ -69,7 +69,7 @@ async function run(target: LoadedTarget, bytes: Uint8Array): Promise<void> {
   input.set(bytes);
   counters[1] = bytes.length;
   Atomics.add(counters, 0, 1);
-  // A copy: a parser may keep or change what it was given.
+  // A copy: a parser may retain or change what it was given.
   await target.run(bytes.slice());
 }
 

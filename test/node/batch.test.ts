@@ -92,7 +92,7 @@ async function serve(answer: (request: IncomingMessage, response: ServerResponse
 }
 
 describe("sources", () => {
-  test("folders with those below them, shards in them, globs and lists come in one order", async () => {
+  test("folders with their subfolders, shards in them, globs and lists are read in one order", async () => {
     const data = join(folder, "data");
     await mkdir(join(data, "b/deeper"), { recursive: true });
     for (const [i, name] of [
@@ -131,7 +131,7 @@ describe("sources", () => {
     expect(together.stdout).toBe(alone.stdout);
   });
 
-  test("a reader that has had enough ends the run without a word", async () => {
+  test("a reader that closes the pipe ends the run without a message", async () => {
     const cli = `"${process.execPath}" dist/cli.js embed "${shard}" ${TINY.join(" ")}`;
     const options = { cwd: root };
     const read = promisify(execFile)("bash", ["-c", `${cli} | head -n 1; echo "\${PIPESTATUS[0]}"`], options);
@@ -166,7 +166,7 @@ describe("sources", () => {
     expect(images[0]).toBe(join(folder, "cut.tar/000000.png"));
   });
 
-  test("URLs are tried again when that may help", async () => {
+  test("URLs are retried when that may help", async () => {
     const asked = new Map<string, number>();
     const server = await serve(({ url = "" }, response) => {
       const tries = (asked.get(url) ?? 0) + 1;
@@ -289,7 +289,7 @@ describe("prefetch", () => {
     expect(most_weight).toBeLessThanOrEqual(30 + 60);
   });
 
-  test("an error comes in its place; leaving early ends the source", async () => {
+  test("an error comes in its place; leaving the loop early ends the source", async () => {
     let ended = false;
     const source = async function* () {
       try {
@@ -563,7 +563,7 @@ describe("resuming after an end of any kind", () => {
     return readFile(copy);
   }
 
-  test.each(["SIGINT", "SIGTERM"] as const)("%s stops cleanly and says how to go on", async (name) => {
+  test.each(["SIGINT", "SIGTERM"] as const)("%s stops cleanly and prints how to resume", async (name) => {
     const output = join(folder, `${name}.jsonl`);
     const held = await held_image();
     const command = command_of(output, held.url).filter((word) => word !== "--quiet");
@@ -624,7 +624,7 @@ describe("resuming after an end of any kind", () => {
     expect((await vit_msn(command)).stderr).toMatch(/the same name but different weights/);
   });
 
-  test("an output that no run made isn't overwritten; nor is one that is shorter than its journal says", async () => {
+  test("an output that no run made isn't overwritten, nor is one that is shorter than its journal records", async () => {
     const output = join(folder, "foreign.jsonl");
     await writeFile(output, "precious");
     const command = ["embed", IMAGES, "--output", output, ...TINY];
@@ -753,7 +753,7 @@ describe("resuming after an end of any kind", () => {
   });
 });
 
-describe("trying again what failed", () => {
+describe("retrying what failed", () => {
   test.each(["jsonl", "parquet", "npz"])(
     "the same command computes what failed, and nothing else: %s",
     async (format) => {
@@ -803,7 +803,7 @@ describe("trying again what failed", () => {
     },
   );
 
-  test("what changed meanwhile isn't touched", async () => {
+  test("what changed in between isn't touched", async () => {
     const output = join(folder, "edited.jsonl");
     const missing = join(folder, "not-yet.png");
     const command = ["embed", missing, `${IMAGES}/8-bag.png`, "--output", output, ...TINY];

@@ -45,7 +45,7 @@ describe("vit-msn classify", () => {
     ["classify", BOOT, "--json"],
     ["embed", BOOT],
     ["classify", "--help"],
-  ])("a full disk behind standard output is a sentence: %s %s", async (...words) => {
+  ])("a full disk behind standard output is a one-sentence error: %s %s", async (...words) => {
     const command = `"${process.execPath}" dist/cli.js ${words.join(" ")}`;
     const run = promisify(execFile)("bash", ["-c", `${command} > /dev/full; echo $?`], { cwd: root });
     expect(await run).toEqual({
@@ -77,7 +77,7 @@ describe("vit-msn classify", () => {
     expect(JSON.parse(stdout).results[0].label).toBe("Ankle boot");
   });
 
-  test("downloads a model and images, and keeps the model for the next time", async () => {
+  test("downloads a model and images, and caches the model", async () => {
     const asked: string[] = [];
     const server = createServer(async (request, response) => {
       asked.push(request.url ?? "");
@@ -98,7 +98,7 @@ describe("vit-msn classify", () => {
     expect([offline.code, JSON.parse(offline.stdout).results[0].label]).toEqual([0, "Bag"]);
   });
 
-  test("goes on after an image that fails, and exits with 1", async () => {
+  test("continues after an image that fails, and exits with 1", async () => {
     const broken = join(folder, "broken.png");
     await writeFile(broken, "<html>");
     const { code, stdout, stderr } = await vit_msn(["classify", broken, "missing.png", BOOT, "--json"]);

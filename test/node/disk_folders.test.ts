@@ -78,7 +78,7 @@ describe("ImageFolder", () => {
     ]);
   });
 
-  test("a class without images says what its folder holds, and which extensions count", async () => {
+  test("the error of a class without images names what its folder holds, and which extensions count", async () => {
     await fill("data/cat/1.png", "data/fox/1.heic");
     await expect(ImageFolder.open(join(folder, "data"))).rejects.toThrow(
       /no image of the class fox \(skipped 1 file that is not an image: \.heic 1\); add files whose names end in \.png, .*\.bmp/,
@@ -175,7 +175,7 @@ describe("splits, as Hugging Face datasets finds them", () => {
     ]);
   });
 
-  test("what could be either is refused", async () => {
+  test("an ambiguous layout is refused", async () => {
     await fill("train/cat/1.png", "test/cat/1.png", "more/cat/1.png");
     await expect(ImageFolder.open(folder)).rejects.toThrow(/splits test, train and other folders \(more\)/);
     await rm(join(folder, "more"), { recursive: true });
@@ -213,7 +213,7 @@ test("names of any bytes are text and back", () => {
   expect(decode_name(Uint8Array.of(0x61, 0xe9, 0xc3, 0xa9))).toBe("a\udce9é");
 });
 
-test("what a terminal would obey or hide is shown as escapes, and nothing else", () => {
+test("only what a terminal would obey or hide is shown as escapes", () => {
   expect(visible("a\x1b[2J\x07\x7f\x9b\n\r\t\u202e\u2066\ufeff\u2028\udce9\0")).toBe(
     "a\\x1b[2J\\x07\\x7f\\x9b\\n\\r\\t\\u202e\\u2066\\ufeff\\u2028\\udce9\\x00",
   );
@@ -221,7 +221,7 @@ test("what a terminal would obey or hide is shown as escapes, and nothing else",
   expect(visible(harmless)).toBe(harmless);
 });
 
-test("the time that is left is always said in words", () => {
+test("the remaining time is always printed in words", () => {
   expect(time_left(434, 434, "NULL")).toBe("done");
   expect(time_left(0, 434, "NULL")).toBe("time left unknown");
   expect(time_left(1, 434, "INF")).toBe("time left unknown");

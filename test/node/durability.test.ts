@@ -182,7 +182,7 @@ describe("embed, broken off at every call of the file system", () => {
     }
   });
 
-  test("writes that put down less than they are given lose nothing", async () => {
+  test("short writes lose nothing", async () => {
     for (const format of ["jsonl", "parquet", "npy", "npz"] as const) {
       const wanted = await embed(new FaultyDisk(), format);
       next_process();
@@ -253,7 +253,7 @@ describe("checkpoints, broken off at every call of the file system", () => {
     }
   });
 
-  test("a file that was saved stays what it was or becomes what it is to be", async () => {
+  test("a saved file has either its old or its new content", async () => {
     const save = async (disk: FaultyDisk, text: string) => {
       mount(disk);
       await save_files("/out/model", { "config.json": text });
@@ -349,7 +349,7 @@ describe("the lock of an output", () => {
     ["of nobody", false, true],
     ["where there are no hard links", true, false],
   ])(
-    "one of several processes takes the lock %s, in whatever order they go on, and whoever is killed",
+    "one of several processes takes the lock %s, in whatever order they run and whichever is killed",
     async (_, is_left, has_links) => {
       for (let seed = 1; seed <= 100; seed++) {
         processes.gone.clear();
@@ -380,7 +380,7 @@ describe("the lock of an output", () => {
     },
   );
 
-  test("an owner elsewhere is watched: one that shows that it lives is left alone, one that is silent loses it", async () => {
+  test("an owner on another machine keeps the lock while it shows that it lives, and loses it when it is silent", async () => {
     vi.useFakeTimers();
     try {
       const disk = new FaultyDisk();
@@ -427,7 +427,7 @@ describe("the lock of an output", () => {
     }
   });
 
-  test("a lock file that says nothing is left to the user", async () => {
+  test("a lock file without an owner is left to the user", async () => {
     const disk = new FaultyDisk();
     mount(disk);
     await disk.mkdir("/out");

@@ -105,7 +105,7 @@ test("vit-msn-small in int8 classifies posted images as Node does, within 128 MB
   }
 });
 
-test("what an edge worker lacks is a sentence", async () => {
+test("what an edge worker lacks is a one-sentence error", async () => {
   await bundle(`
     import png from "@jsquash/png/codec/pkg/squoosh_png_bg.wasm";
     import jpeg from "@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm";

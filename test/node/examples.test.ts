@@ -104,7 +104,7 @@ describe("apps", () => {
   );
 });
 
-test("page.html: a plain page beside the package's files", async () => {
+test("page.html: a plain page next to the package's files", async () => {
   const folder = join(project.folder, "site");
   await cp(join(project.folder, "package/dist"), join(folder, "dist"), { recursive: true });
   await cp(example("page.html"), join(folder, "examples/index.html"));
@@ -120,7 +120,7 @@ test("page.html: a plain page beside the package's files", async () => {
   }
 });
 
-test("service-worker: a page that goes on without a network", async () => {
+test("service-worker: a page that works without a network", async () => {
   const folder = example("service-worker");
   await cp(join(project.folder, "package/dist"), join(folder, "vit-msn"), { recursive: true });
   const server = await serve(folder);

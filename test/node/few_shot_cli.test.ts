@@ -109,7 +109,7 @@ test("chooses a penalty by cross-validation", async () => {
   expect(JSON.parse(stdout).fit.cross_validation).toHaveLength(7);
 });
 
-test("a folder of one class is no folder to learn from, but one to evaluate on", async () => {
+test("a folder of one class can't be learned from, but evaluated on", async () => {
   await cp(join(folder, "clothes/bag"), join(folder, "single/bag"), { recursive: true });
   const single = await few_shot("--teach", "single", "--leave-one-out");
   expect(single).toMatchObject({
@@ -120,7 +120,7 @@ test("a folder of one class is no folder to learn from, but one to evaluate on",
   expect(evaluated.code).toBe(0);
 });
 
-test("tells of an image that can't be read and of a class without images, learns from the others, and exits with 1", async () => {
+test("reports an image that can't be read and a class without images, learns from the others, and exits with 1", async () => {
   await cp(join(folder, "clothes"), join(folder, "flawed"), { recursive: true });
   await mkdir(join(folder, "flawed/hat"));
   await writeFile(join(folder, "flawed/bag/broken.png"), "<html>");
@@ -146,7 +146,7 @@ test.each([
   [["--teach", "nowhere", BOOT], /nowhere.*\[NOT_FOUND\]/],
   [["--teach", "clothes", BOOT, "--penalty", "small"], /"few".*\[INVALID_ARGUMENT\]/],
   [["--head", "clothes", BOOT], /few_shot\.json.*\[NOT_FOUND\]/],
-])("%o fails in one sentence: exit code 1", async (args, words) => {
+])("%o is a one-sentence error: exit code 1", async (args, words) => {
   const { code, stdout, stderr } = await few_shot(...args);
   expect([code, stdout]).toEqual([1, ""]);
   expect(stderr).toMatch(words);

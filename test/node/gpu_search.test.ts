@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { skipped } from "../support/skips.ts";
 
-// Dawn and the drivers that it loads write on standard error by themselves, so a process of its own is watched.
+// Dawn and the drivers that it loads write to standard error by themselves, so a separate process is watched.
 const PROGRAM = `
   const { ViTMSNModel } = await import("./dist/index.node.js");
   const model = await ViTMSNModel.from_pretrained("test/fixtures/tiny", { device: process.argv[1] }).catch((error) => error);
@@ -36,7 +36,7 @@ test.skipIf(
   expect(stderr).toBe("");
 });
 
-test("the drivers' complaints about the environment stay unsaid, and the environment stays as it is", async () => {
+test("drivers print no complaints about the environment, and the environment stays as it is", async () => {
   const { stdout, stderr } = await load_on("webgpu");
   expect(stderr).not.toMatch(/XDG_RUNTIME_DIR/);
   expect(stdout).toMatch(/undefined\n$/);

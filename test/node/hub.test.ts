@@ -130,7 +130,7 @@ async function load(
   return bytes;
 }
 
-async function kept_files(): Promise<string[]> {
+async function cached_files(): Promise<string[]> {
   const entries = await readdir(cache_dir, { recursive: true, withFileTypes: true });
   return entries
     .filter((entry) => entry.isFile())
@@ -139,11 +139,11 @@ async function kept_files(): Promise<string[]> {
 }
 
 describe("a hub repository", () => {
-  test("is asked for by the hub's address, kept, and read from disk", async () => {
+  test("is requested at the hub's address, cached, and read from disk", async () => {
     hub.handler = serve(CONTENT);
     expect((await load())?.equals(CONTENT)).toBe(true);
     expect(hub.requests[0]?.url).toBe("/org/name/resolve/main/weights.bin");
-    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+    expect(await cached_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
   });
 
   test("takes revision and subfolder into its address", async () => {
@@ -152,7 +152,7 @@ describe("a hub repository", () => {
     expect(hub.requests[0]?.url).toBe("/name/resolve/refs%2Fpr%2F5/small/v2/a%20b.bin");
   });
 
-  test("is asked for its version only, once it is kept", async () => {
+  test("is only asked for its version once it is cached", async () => {
     hub.handler = serve(CONTENT);
     await load();
     await load();
@@ -167,7 +167,7 @@ describe("a hub repository", () => {
     expect((await load())?.toString()).toBe("new");
   });
 
-  test("isn't asked at all for a commit that is kept", async () => {
+  test("isn't asked at all for a commit that is cached", async () => {
     hub.handler = serve(CONTENT);
     const revision = "0123456789abcdef0123456789abcdef01234567";
     await load("weights.bin", { revision });
@@ -181,7 +181,7 @@ describe("a hub repository", () => {
     await load();
     expect((await load())?.equals(CONTENT)).toBe(true);
     expect(hub.requests.length).toBe(2);
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("whose copy was damaged is loaded again", async () => {
@@ -206,7 +206,7 @@ describe("a hub repository", () => {
 });
 
 describe("a base URL", () => {
-  test("keeps its query, which stays out of messages and names", async () => {
+  test("keeps its query, which appears neither in messages nor in file names", async () => {
     hub.handler = serve(Buffer.from(JSON_TEXT));
     const source = await open_source(`${hub.origin}/models/fashion?sig=secret`, { cache_dir });
     expect(await read_json(source, "config.json")).toEqual({ hidden_size: 48 });
@@ -215,7 +215,7 @@ describe("a base URL", () => {
     expect((await readdir(cache_dir, { recursive: true })).join()).not.toContain("secret");
   });
 
-  test("may be a URL object and is kept too", async () => {
+  test("may be a URL object and is cached too", async () => {
     hub.handler = serve(CONTENT);
     const url = new URL(`${hub.origin}/models/fashion/`);
     await load("weights.bin", {}, url);
@@ -232,10 +232,10 @@ describe("a download that breaks off", () => {
     expect((await load())?.equals(CONTENT)).toBe(true);
     expect(hub.header(1, "range")).toMatch(/^bytes=[1-9]\d*-$/);
     expect(hub.header(1, "if-range")).toBe('"v1"');
-    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+    expect(await cached_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
   });
 
-  test("goes on in a later process", async () => {
+  test("resumes in a later process", async () => {
     hub.handler = (_, response) => void break_off(response, 1_000_000, { etag: '"v1"' });
     const abort = new AbortController();
     const progress_callback = ({ loaded = 0 }: ProgressInfo) => loaded > 0 && abort.abort();
@@ -244,7 +244,7 @@ describe("a download that breaks off", () => {
       "ABORTED",
       /aborted/,
     );
-    expect((await kept_files()).join()).toMatch(
+    expect((await cached_files()).join()).toMatch(
       /^weights\.bin\.free\.[\w-]+\.incomplete,weights\.bin\.free\.[\w-]+\.incomplete\.json$/,
     );
     hub.handler = serve(CONTENT);
@@ -252,7 +252,7 @@ describe("a download that breaks off", () => {
     expect(hub.header(hub.requests.length - 1, "range")).toMatch(/^bytes=[1-9]\d*-$/);
   });
 
-  test("begins again when the file changed meanwhile", async () => {
+  test("starts over when the file has changed", async () => {
     const changed = Buffer.from(CONTENT.map((byte) => byte ^ 255));
     hub.handler = (request, response, count) => {
       if (count === 1) void break_off(response, 1_500_000, { etag: '"v1"' });
@@ -261,7 +261,7 @@ describe("a download that breaks off", () => {
     expect((await load())?.equals(changed)).toBe(true);
   });
 
-  test("begins again when the server sends a part of another version", async () => {
+  test("starts over when the server sends a part of another version", async () => {
     const changed = Buffer.from(CONTENT.map((byte) => byte ^ 255));
     hub.handler = (request, response, count) => {
       if (count === 1) return void break_off(response, 1_500_000, { etag: '"v1"' });
@@ -272,7 +272,7 @@ describe("a download that breaks off", () => {
     expect((await load())?.equals(changed)).toBe(true);
   });
 
-  test("begins again without a strong ETag", async () => {
+  test("starts over without a strong ETag", async () => {
     hub.handler = (request, response, count) => {
       if (count === 1) void break_off(response, 1_500_000, { etag: 'W/"v1"' });
       else serve(CONTENT)(request, response, count);
@@ -281,7 +281,7 @@ describe("a download that breaks off", () => {
     expect(hub.header(1, "range")).toBeUndefined();
   });
 
-  test("begins again when more is kept than the file has", async () => {
+  test("starts over when more is stored than the file has", async () => {
     hub.handler = (_, response) => void break_off(response, 2_000_000, { etag: '"v1"' });
     const abort = new AbortController();
     const progress_callback = ({ loaded = 0 }: ProgressInfo) => loaded > 1000 && abort.abort();
@@ -294,11 +294,11 @@ describe("a download that breaks off", () => {
     expect((await load())?.equals(CONTENT.subarray(0, 1000))).toBe(true);
   });
 
-  test("is an error after some tries, which says how far it came", async () => {
+  test("is an error after some tries, which reports how far it came", async () => {
     hub.handler = (_, response) => void break_off(response, 1000, {});
     await expect_error(load(), "NETWORK", /weights\.bin (can't be reached or broke off|sent \d+ of 3000000)/);
     expect(hub.requests.length).toBe(4);
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("is noticed by its size alone, where the body ends in good order", async () => {
@@ -313,7 +313,7 @@ describe("a download that breaks off", () => {
   });
 });
 
-describe("a SHA-256 that the hub tells", () => {
+describe("the SHA-256 that the hub gives", () => {
   const RIGHT = createHash("sha256").update(CONTENT).digest("hex");
   const WRONG = "0".repeat(64);
   const damaged_file =
@@ -328,7 +328,7 @@ describe("a SHA-256 that the hub tells", () => {
   }
   const blob_requests = () => hub.requests.filter(({ url }) => url === "/blob");
 
-  test("lets the right file pass", async () => {
+  test("accepts the right file", async () => {
     for (const [file, sha256] of [
       ["a.bin", RIGHT],
       ["b.bin", RIGHT.toUpperCase()],
@@ -339,16 +339,16 @@ describe("a SHA-256 that the hub tells", () => {
     expect(blob_requests().length).toBe(2);
   });
 
-  test("refuses another one, after one more try, and keeps nothing of it", async () => {
+  test("refuses another one, after one more try, and stores nothing of it", async () => {
     hub.handler = link(`"${WRONG}"`);
     const error = await expect_error(load(), "NETWORK", damaged_file);
     expect(error.details).toMatchObject({ expected_sha256: WRONG, sha256: RIGHT });
     expect(error.message).toContain("Nothing of it is kept");
     expect(blob_requests().map(({ headers }) => headers.range)).toEqual([undefined, undefined]);
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
-  test("leaves the older copy where the new one is refused", async () => {
+  test("keeps the older copy where the new one is refused", async () => {
     hub.handler = serve(CONTENT);
     await load();
     hub.handler = link(`"${WRONG}"`, serve(Buffer.from("new"), '"v2"'));
@@ -362,7 +362,7 @@ describe("a SHA-256 that the hub tells", () => {
       serve(blob_requests().length === 1 ? damaged : CONTENT)(request, response, count),
     );
     expect((await load())?.equals(CONTENT)).toBe(true);
-    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+    expect(await cached_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
   });
 
   test("ends even where a server breaks off again and again", async () => {
@@ -395,7 +395,7 @@ describe("a SHA-256 that the hub tells", () => {
       expect.stringMatching(/^bytes=[1-9]\d*-$/),
       ...(part === CONTENT ? [] : [undefined]),
     ]);
-    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+    expect(await cached_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
   });
 
   test("is checked without a cache, and with one that can't be written", async () => {
@@ -427,7 +427,7 @@ describe("a SHA-256 that the hub tells", () => {
         headers: { "x-linked-etag": `"${RIGHT}"` },
       });
     await expect_error(load("weights.bin", { signal: abort.signal }), "ABORTED", /weights\.bin was aborted/);
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("is the first one given along the redirects, the file's own answer included", async () => {
@@ -462,7 +462,7 @@ describe("a SHA-256 that the hub tells", () => {
     expect((await load())?.equals(CONTENT)).toBe(true);
   });
 
-  test("holds for what another origin sends, which isn't told the token", async () => {
+  test("applies to what another origin sends, which doesn't get the token", async () => {
     const other = new FakeHub();
     await other.start();
     try {
@@ -537,7 +537,7 @@ describe("a server's refusal", () => {
     await expect_error(load("config.json"), "NOT_FOUND", /resolve\/main\/config\.json is a web page/);
     hub.handler = (_, response) => void response.writeHead(200).end("\n<html><body>Sign in</body></html>");
     await expect_error(load(), "NOT_FOUND", /web page/);
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("pages for some files don't hide the weights that are there", async () => {
@@ -615,7 +615,7 @@ describe("compressed answers", () => {
 });
 
 describe("without the network", () => {
-  test("a kept copy serves, and what was missing is missing", async () => {
+  test("a cached copy is used, and what was missing is missing", async () => {
     hub.handler = (request, response, count) => {
       if (request.url?.endsWith("config.json")) serve(Buffer.from(JSON_TEXT))(request, response, count);
       else response.writeHead(404).end();
@@ -630,7 +630,7 @@ describe("without the network", () => {
     expect(hub.requests.length).toBe(before);
   });
 
-  test("what isn't kept is an error that says where it was looked for", async () => {
+  test("what isn't cached is an error that names where it was looked for", async () => {
     const error = await expect_error(
       load("config.json", { local_files_only: true }),
       "OFFLINE",
@@ -643,7 +643,7 @@ describe("without the network", () => {
     expect(hub.requests.length).toBe(0);
   });
 
-  test("a server that fails or is gone leaves the copy", async () => {
+  test("the copy is used where a server fails or is gone", async () => {
     hub.handler = serve(CONTENT);
     await load();
     hub.handler = (_, response) => void response.writeHead(500).end();
@@ -655,7 +655,7 @@ describe("without the network", () => {
     await hub.start();
   });
 
-  test("a server that doesn't answer leaves the copy", async () => {
+  test("the copy is used where a server doesn't answer", async () => {
     hub.handler = serve(CONTENT);
     await load();
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
@@ -690,7 +690,7 @@ describe("an abort", () => {
       /weights\.bin was aborted/,
     );
     expect(error.cause).toMatchObject({ message: "enough" });
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("ends a wait for the server and one between tries", async () => {
@@ -748,10 +748,10 @@ describe("two downloads at once", () => {
     };
     const results = await Promise.all(Array.from({ length: 4 }, () => load()));
     expect(results.every((bytes) => bytes?.equals(CONTENT))).toBe(true);
-    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+    expect(await cached_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
   });
 
-  test("of which one was killed: the next goes on, one at a time", async () => {
+  test("of which one was killed: the next resumes it, one at a time", async () => {
     const name = "weights.bin";
     const base = `${hub.origin}/x`;
     hub.handler = serve(CONTENT);
@@ -770,7 +770,7 @@ describe("two downloads at once", () => {
     expect(results.every((bytes) => bytes?.equals(CONTENT))).toBe(true);
     const ranges = hub.requests.slice(1).map(({ headers }) => headers.range);
     expect(ranges.sort()).toEqual(["bytes=2000000-", undefined]);
-    expect(await kept_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
+    expect(await cached_files()).toEqual(["weights.bin", "weights.bin.meta.json"]);
   });
 });
 

@@ -53,7 +53,7 @@ describe("a local folder", () => {
     });
   });
 
-  test("that isn't there, or is a file, is an error of its own", async () => {
+  test("that isn't there, or is a file, is a separate error", async () => {
     await expect_error(open_source(join(folder, "none")), "NOT_FOUND", /isn't there; give a folder/);
     await expect_error(open_source("./none"), "NOT_FOUND", /"\.\/none" isn't there/);
     await expect_error(open_source("../none"), "NOT_FOUND", /isn't there/);
@@ -67,7 +67,7 @@ describe("a local folder", () => {
     await expect_error(open_source("file://host/share"), "INVALID_ARGUMENT", /names no local folder/);
   });
 
-  test("whose file may not be read says so", async () => {
+  test("whose file may not be read is an error", async () => {
     await chmod(folder, 0o755);
     await chmod(join(folder, "config.json"), 0);
     const source = await open_source(folder);
@@ -117,7 +117,7 @@ describe("saving", () => {
     expect(await readFile(join(folder, "a b", "config.json"), "utf8")).toBe("{}");
   });
 
-  test("that fails leaves what was there", async () => {
+  test("that fails keeps what was there", async () => {
     async function* broken() {
       yield new Uint8Array(4);
       throw new RangeError("no more weights");
@@ -131,7 +131,7 @@ describe("saving", () => {
     expect(await readFile(join(folder, "config.json"), "utf8")).toBe('{"hidden_size": 48}');
   });
 
-  test("refuses a place that can't be one", async () => {
+  test("refuses an impossible place", async () => {
     await expect_error(save_files(join(folder, "config.json"), { a: "" }), "IO", /can't be written/);
     await expect_error(save_files("", { a: "" }), "INVALID_ARGUMENT", /must be a path/);
     await expect_error(save_files({} as never, { a: "" }), "INVALID_ARGUMENT", /must be a path/);

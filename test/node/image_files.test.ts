@@ -35,7 +35,7 @@ describe("RawImage.read takes files", () => {
     server.close();
   });
 
-  test("and says what is wrong with those it can't read", async () => {
+  test("and reports what is wrong with those it can't read", async () => {
     await expect(RawImage.read("no/such.png")).rejects.toMatchObject({
       code: "NOT_FOUND",
       message: expect.stringContaining("no/such.png"),
@@ -53,7 +53,7 @@ describe("RawImage.read takes files", () => {
   });
 });
 
-describe("where sharp can't be loaded, the command line says why and what to do", () => {
+describe("where sharp can't be loaded, the command line reports why and what to do", () => {
   const reason =
     'Could not load the "sharp" module using the linux-x64 runtime\nPossible solutions:\n- npm install --os=linux --cpu=x64 sharp';
 
@@ -102,7 +102,7 @@ describe("an SVG drawing never reaches libvips, which would read it", () => {
     });
   });
 
-  test("and in the command line's process libvips takes none from anybody", async () => {
+  test("and in the command line's process libvips reads none at all", async () => {
     const hook = `process.on("exit", () => console.log(process.env.VIPS_BLOCK_UNTRUSTED));`;
     const { stdout } = await start(["--version"], {
       node: ["--import", `data:text/javascript,${encodeURIComponent(hook)}`],

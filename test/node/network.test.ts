@@ -170,7 +170,7 @@ describe("the proxy of a URL", () => {
     expect(proxy_of(url, { ALL_PROXY: "http://p:1", NO_PROXY: no_proxy }) === undefined).toBe(is_exempt);
   });
 
-  test("is refused where it can't be used, and its password isn't told", async () => {
+  test("is refused where it can't be used, without its password in the message", async () => {
     vi.stubEnv("HTTPS_PROXY", `socks5://me:${ENCODED}@p:1`);
     const socks = await expect_error(
       () => find_proxy(new URL("https://h/")),
@@ -188,7 +188,7 @@ describe("the proxy of a URL", () => {
 });
 
 describe("through a proxy", () => {
-  test("http is asked of the proxy, with its user and password", async () => {
+  test("http requests go to the proxy, with its user and password", async () => {
     const proxy = await listen_as_proxy(serve_image);
     vi.stubEnv("HTTP_PROXY", `http://me:${ENCODED}@${proxy.host}`);
     const image = await RawImage.read("http://images.test/a.png?size=1");
@@ -237,7 +237,7 @@ describe("through a proxy", () => {
     ]);
   });
 
-  test("a redirect to another origin isn't told the user and password", async () => {
+  test("a redirect to another origin doesn't get the user and password", async () => {
     const proxy = await listen_as_proxy((request, response) => {
       if (request.url?.startsWith("http://other.test")) serve_image(request, response);
       else response.writeHead(302, { location: "http://other.test/b.png" }).end();
@@ -277,7 +277,7 @@ describe("through a proxy", () => {
   });
 });
 
-test("without a proxy, an unreachable host brings up proxies and mirrors", async () => {
+test("without a proxy, the error of an unreachable host mentions proxies and mirrors", async () => {
   const { origin } = await listen(() => {});
   await closing.pop()?.();
   await expect_error(RawImage.read(`${origin}/a.png`), "NETWORK", /ECONNREFUSED.*HTTPS_PROXY.*HF_ENDPOINT/);
@@ -335,7 +335,7 @@ describe("environment variables of the hub", () => {
   });
 
   test.each(["hf_SECRET\nx: y", "hf_SECRET\u4e2d"])(
-    "a token that can't be sent, %j, isn't told",
+    "a token that can't be sent, %j, isn't in the message",
     async (token) => {
       const hub = await listen(serve_model);
       Object.assign(env, { remote_host: hub.origin });
@@ -466,7 +466,7 @@ describe("how much a server may send", () => {
       expect(await kept_files()).toEqual([]);
     });
 
-    test("JSON that is declared to be too long isn't begun", async () => {
+    test("JSON that is declared to be too long isn't read", async () => {
       const hub = await listen((_, response) => {
         response.writeHead(200, { etag: '"x"', "content-length": 1e12 }).write("{}");
       });
@@ -484,7 +484,7 @@ describe("how much a server may send", () => {
     });
   });
 
-  test("weights are bounded by the size that the hub tells", async () => {
+  test("weights are limited to the size that the hub gives", async () => {
     const hub = await listen((_, response) => {
       response.writeHead(200, { etag: '"x"', "x-linked-size": 10 }).end(Buffer.alloc(1000));
     });
@@ -494,7 +494,7 @@ describe("how much a server may send", () => {
     expect(await kept_files()).toEqual([]);
   });
 
-  test("a download without room on the disk isn't begun", async () => {
+  test("a download without room on the disk isn't started", async () => {
     const hub = await listen((_, response) => {
       response.writeHead(200, { etag: '"x"', "content-length": 15 * 2 ** 30 }).write("x");
     });
@@ -518,7 +518,7 @@ describe("how much a server may send", () => {
     expect(await kept_files()).toEqual([]);
   });
 
-  test("a shard can't take the place of what the cache notes of another file", async () => {
+  test("a shard can't replace the cache's metadata of another file", async () => {
     const hub = await listen((request, response) => {
       response
         .writeHead(200, { etag: '"x"' })
@@ -672,8 +672,8 @@ test("a header with a line feed is refused by its name alone", async () => {
   expect(said_by(error)).not.toMatch(/s3cr/);
 });
 
-describe("an address that is no model", () => {
-  test("a folder's path without ./ is taken for a repository, and the message says so", async () => {
+describe("an address that isn't a model", () => {
+  test("a folder's path without ./ is taken for a repository, as the message explains", async () => {
     const hub = await listen((_, response) =>
       response.writeHead(401, { "x-error-code": "RepoNotFound" }).end(),
     );
@@ -713,7 +713,7 @@ describe.skipIf(skipped(process.platform !== "linux", "only Linux heeds ulimit -
     };
     const classify = `"${process.execPath}" dist/cli.js classify "${IMAGE}" -k 1`;
 
-    test("the error names the limit and what helps, which does", async () => {
+    test("the error names the limit and a remedy that works", async () => {
       const refused = await run(4_000_000, classify);
       expect(refused).toMatch(
         /3\.8 GiB of address space \(ulimit -v.*NODE_OPTIONS=--disable-wasm-trap-handler.*OUT_OF_MEMORY/,

@@ -54,7 +54,7 @@ test("a plain page loads the engine and the bundled model, and classifies a chos
   await page.screenshot({ path: in_repository("test/screenshots/page.png") });
 });
 
-test("a file that is no image is a sentence, and the page goes on", async () => {
+test("a file that isn't an image is a one-sentence error, and the page still works", async () => {
   await page.locator("input").setInputFiles(in_repository("LICENSE"));
   await expect.poll(() => status().innerText()).toMatch(/LICENSE/);
   await page.locator("input").setInputFiles(in_repository("models/fashion/pictures/8-bag.png"));

@@ -158,7 +158,7 @@ describe("vit-msn pretrain", () => {
     expect((await readdir(killed)).filter((name) => name.endsWith(".incomplete"))).toEqual([]);
   });
 
-  test("an interrupt saves a checkpoint and stops; the same command goes on", async () => {
+  test("an interrupt saves a checkpoint and stops; the same command resumes", async () => {
     const output = output_folder();
     const args = common(output, { max_steps: 16, logging_steps: 1 });
     const { code, stderr } = await run(args, { node: signal_itself("SIGINT", "step 3/") });

@@ -81,7 +81,7 @@ describe.each(Object.keys(CONFIGS) as Size[])("vit-msn-%s", (size) => {
     await model.dispose();
   });
 
-  test("loads from disk in little more memory than its weights", async () => {
+  test("loads from disk in little more memory than its weights take", async () => {
     const folder = await mkdtemp(join(tmpdir(), "vit-msn-real-size-"));
     try {
       for (const [name, bytes] of Object.entries(files)) await writeFile(join(folder, name), bytes);

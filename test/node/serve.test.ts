@@ -128,7 +128,7 @@ describe("answers", () => {
     expect((await metric('vit_msn_batch_size_count{task="classify"}')) - before.batches).toBeLessThan(4);
   });
 
-  test("/health tells what is served, /metrics speaks Prometheus' language", async () => {
+  test("/health reports what is served, /metrics uses Prometheus' format", async () => {
     const health = await fetch(`${server.url}/health`);
     expect([health.status, await health.json()]).toEqual([
       200,
@@ -217,7 +217,7 @@ describe("refusals", () => {
     await stop(hasty);
   });
 
-  test("URLs only of hosts that were named, along redirects too", async () => {
+  test("URLs only of allowed hosts, along redirects too", async () => {
     const secret = await listen((_, response) => response.end(bag));
     const host = await listen(({ url }, response) => {
       if (url === "/away") response.writeHead(302, { location: `${secret.url}/` }).end();
@@ -257,9 +257,9 @@ describe("refusals", () => {
   }
 });
 
-describe("the server's life", () => {
+describe("shutdown and faults", () => {
   test.each(["SIGTERM", "SIGINT"] as const)(
-    "%s finishes what was accepted and takes nothing new",
+    "%s finishes what was accepted and accepts nothing new",
     async (signal) => {
       const served = await serve(["--model", "test/fixtures/tiny"]);
       const accepted = [dawdle(served), dawdle(served), dawdle(served)];
@@ -283,7 +283,7 @@ describe("the server's life", () => {
     },
   );
 
-  test("it can be seen from outside that it drains, and requests are still answered", async () => {
+  test("/ready and /health show that it drains, and requests are still answered", async () => {
     const served = await serve(["--model", "test/fixtures/tiny", "--drain", "86400"]);
     expect((await fetch(`${served.url}/ready`)).status).toBe(200);
     served.process.kill("SIGTERM");
@@ -297,7 +297,7 @@ describe("the server's life", () => {
   });
 
   test.each(["GET /metrics", "POST /embed"])(
-    "clients that leave pipelined %s requests behind don't keep it from ending",
+    "clients that abandon pipelined %s requests don't keep it from ending",
     async (line) => {
       const served = await serve(["--model", "test/fixtures/tiny"]);
       const body = line.startsWith("POST") ? bag : new Uint8Array();
@@ -349,7 +349,7 @@ describe("the server's life", () => {
     expect([signal, stderr]).toEqual(["SIGTERM", expect.stringContaining("without waiting")]);
   });
 
-  test("/health names the model, not where it lies", async () => {
+  test("/health names the model, not its path", async () => {
     const served = await serve(["--model", join(root, "test/fixtures/tiny")]);
     const text = await (await fetch(`${served.url}/health`)).text();
     expect(JSON.parse(text).model).toBe("tiny");
@@ -357,7 +357,7 @@ describe("the server's life", () => {
     await stop(served);
   });
 
-  test("a port that is taken, and options that make no sense, are said", async () => {
+  test("a port that is taken, and impossible options, are errors", async () => {
     const taken = await vit_msn(["serve", "--port", String(server.port), "--model", "test/fixtures/tiny"]);
     expect([taken.code, taken.stderr]).toEqual([
       1,
@@ -376,7 +376,7 @@ describe("the server's life", () => {
     expect(help.stdout).toContain("--allow-url-host");
   });
 
-  test("a hundred requests at once are all answered, and leave nothing behind", async () => {
+  test("a hundred requests at once are all answered, and everything is freed", async () => {
     const open = await serve(["--max-queue", "200", "--model", "test/fixtures/tiny"]);
     const expected = await (await post("/embed", bag, PNG, open)).text();
     const answers = await Promise.all(Array.from({ length: 100 }, () => post("/embed", bag, PNG, open)));

@@ -147,7 +147,7 @@ const request = fc
     return Buffer.concat([Buffer.from(head, "latin1"), framing === "chunked" ? chunked(body, 40) : body]);
   });
 
-test("requests of parts at random, one after the other", async () => {
+test("requests of random parts, one after the other", async () => {
   const requests = fc.array(request, { minLength: 1, maxLength: 4 });
   await fc.assert(
     fc.asyncProperty(requests, (all) => check(Buffer.concat(all))),
@@ -177,7 +177,7 @@ const sound: readonly Buffer[] = [
   request_of("/embed", gzipSync(BAG), { "content-encoding": "gzip" }),
 ];
 
-test("sound requests with bytes changed, cut out or put in", async () => {
+test("valid requests with bytes changed, deleted or inserted", async () => {
   const change = fc.record({
     at: fc.double({ min: 0, max: 1, noNaN: true }),
     cut: fc.nat({ max: 9 }),
@@ -194,6 +194,6 @@ test("sound requests with bytes changed, cut out or put in", async () => {
   await fc.assert(fc.asyncProperty(mutated, check), { numRuns });
 }, 600_000);
 
-test("bytes at random", async () => {
+test("random bytes", async () => {
   await fc.assert(fc.asyncProperty(fc.uint8Array({ maxLength: 2000 }), check), { numRuns: numRuns / 3 });
 }, 600_000);

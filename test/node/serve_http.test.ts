@@ -77,7 +77,7 @@ describe("framing", () => {
     expect(brief(await send(...pieces))).toEqual([[status, code]]);
   });
 
-  test("a body is asked for only if it is wanted", async () => {
+  test("a client that expects 100 Continue gets it only if its body is wanted", async () => {
     const { port } = running;
     const wanted = new RawClient(port).write(
       `${HEAD}Expect: 100-continue\r\nContent-Length: ${BAG.length}\r\n\r\n`,
@@ -93,7 +93,7 @@ describe("framing", () => {
     expect(other?.status).toBe(417);
   });
 
-  test("a client that sends a body too large to its end can read why it is refused", async () => {
+  test("a client that sends all of a body that is too large can read why it is refused", async () => {
     const large = Buffer.alloc(5_000_000);
     for (const pieces of [[request_of("/embed", large)], [CHUNKED, chunked(large, 60_000)]]) {
       const client = new RawClient(running.port).write(...pieces);
@@ -337,11 +337,11 @@ describe("compressed bodies", () => {
   });
 });
 
-describe("whom it answers", () => {
+describe("hosts and origins that it answers", () => {
   const health = async (port: number, host: string) =>
     (await exchange(port, `GET /health HTTP/1.1\r\n${host}\r\n\r\n`))[0]?.status;
 
-  test("at a loopback address only names of this machine, and those that were named", async () => {
+  test("at a loopback address only names of this machine, and allowed ones", async () => {
     const { port } = running;
     for (const host of [
       "localhost",
@@ -375,7 +375,7 @@ describe("whom it answers", () => {
     for (const { server } of [named, open, closed]) await server.close(0);
   });
 
-  test("pages of other origins, where they were named", async () => {
+  test("pages of other origins, where they are allowed", async () => {
     const origin = "http://localhost:3000";
     const preflight = {
       method: "OPTIONS",
@@ -422,7 +422,7 @@ describe("whom it answers", () => {
     ["/classify?topk=1", "takes top_k"],
     ["/classify?top_k=1&k=2", "takes top_k"],
     ["/embed?top_k=1", "takes none"],
-  ])("%s names the parameters that there are", async (target, message) => {
+  ])("%s names the known parameters", async (target, message) => {
     const [answer] = await send(request_of(target, BAG));
     expect([answer?.status, JSON.parse(answer?.body ?? "").error.message]).toEqual([
       400,

@@ -5,12 +5,12 @@ import { LastingTask, type ServedTask } from "../../ts/cli/serve/lasting_task.ts
 import { env, VitMsnError } from "../../ts/index.ts";
 import { BAG, classes, exchange, RawClient, request_of, sizes, start_app } from "../support/http_app.ts";
 
-// How `vit-msn serve` lives and ends: clients that go, what never comes to an end, engines that die, shutdown.
+// Lifetimes in `vit-msn serve`: clients that leave, requests that never end, engines that die, shutdown.
 
 const GET = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const png = { method: "POST", body: BAG, headers: { "content-type": "image/png" } };
 
-/** Something that waits until it is let go. */
+/** A wait that ends with open(). */
 function gate() {
   let open = () => {};
   let enter = () => {};
@@ -58,27 +58,27 @@ afterEach(() => {
   env.decode = undefined;
 });
 
-describe("clients that go", () => {
+describe("clients that leave", () => {
   test.each([
     ["GET", 10],
     ["GET", 5000],
     ["POST", 10],
     ["POST", 500],
-  ])("leave nothing of pipelined %s requests behind (%i)", async (method, count) => {
+  ])("before their pipelined %s requests are answered leave nothing behind (%i)", async (method, count) => {
     const { task, entered, open } = gated(sizes);
     const { server, port, url } = await start_app({}, { embed: task });
     const one = request_of("/embed", BAG);
     const client = new RawClient(port).write(one, ...Array(count).fill(method === "GET" ? GET : one));
     await entered;
     client.socket.resetAndDestroy();
-    // Of a connection that isn't read any further, the end is seen when it is written to.
+    // The end of a connection that isn't read any further is noticed when it is written to.
     if (count > 10) open();
     await until(async () => (await in_progress(url)) === 0);
     await server.close(2 ** 30); // waits for every request that is still counted
     open();
   });
 
-  test("in the middle of a body free their place", async () => {
+  test("in the middle of a body free their place in the queue", async () => {
     const { server, port, url } = await start_app({ max_queue: 1 });
     const client = new RawClient(port).write(request_of("/embed", BAG).subarray(0, -1));
     await until(async () => (await in_progress(url)) === 1);
@@ -88,7 +88,7 @@ describe("clients that go", () => {
     await server.close(0);
   });
 
-  test("that read late are answered all the same", async () => {
+  test("only after reading late get all answers", async () => {
     // More than a connection holds by itself.
     const { server, port } = await start_app({ about: { much: "x".repeat(100_000) } });
     const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
@@ -134,7 +134,7 @@ describe("what takes too long", () => {
     await server.close(0);
   });
 
-  test("decoding: the client is answered in time, and no more are decoded at once than before", async () => {
+  test("decoding: the client is answered in time, and the limit of decoders still holds", async () => {
     const { open, wait } = gate();
     let decoding = 0;
     let most = 0;
@@ -184,7 +184,7 @@ describe("engines that die", () => {
     return { task: () => LastingTask.load(load, (line) => log.push(line)), kill, log };
   }
 
-  test("are seen by /health though nobody asks for anything, and replaced", async () => {
+  test("are noticed by /health without another request, and replaced", async () => {
     const { task, kill, log } = mortal(9);
     const { server, url } = await start_app({}, { embed: await task() });
     expect(await (await fetch(`${url}/embed`, png)).json()).toEqual({ embedding: [1] });
@@ -219,7 +219,7 @@ describe("engines that die", () => {
   });
 });
 
-test("a fault of the server is logged once, on one line, and its client learns nothing of it", async () => {
+test("a fault of the server is logged once, on one line, and its details don't reach the client", async () => {
   const failing: ServedTask = {
     state: "ok",
     compute: async () => {
@@ -240,8 +240,8 @@ test("a fault of the server is logged once, on one line, and its client learns n
   await server.close(0);
 });
 
-describe("the end", () => {
-  test("new connections are answered while it drains, and told to go elsewhere", async () => {
+describe("shutdown", () => {
+  test("new connections are answered while it drains, and then closed", async () => {
     const { app, server, port, url } = await start_app();
     expect((await fetch(`${url}/ready`)).status).toBe(200);
     app.stop();
@@ -259,14 +259,14 @@ describe("the end", () => {
     await expect(fetch(`${url}/health`)).rejects.toThrow();
   });
 
-  test("no connection is kept where none may be", async () => {
+  test("connections are closed after an answer where keep_alive_ms is 0", async () => {
     const { server, port } = await start_app({ keep_alive_ms: 0 });
     const [answer] = await new RawClient(port).write(request_of("/embed", BAG)).all();
     expect([answer?.status, answer?.headers.connection]).toEqual([200, "close"]);
     await server.close(2 ** 30);
   });
 
-  test("what was accepted is answered, what comes then is refused", async () => {
+  test("accepted requests are answered, later ones are refused", async () => {
     const { task, entered, open } = gated(classes);
     const { app, server, port } = await start_app({}, { classify: task });
     const one = request_of("/classify", BAG);
@@ -280,7 +280,7 @@ describe("the end", () => {
     await closed;
   });
 
-  test("what doesn't come to an end is cut", async () => {
+  test("connections that don't end in time are closed", async () => {
     const { task, entered, open } = gated(classes);
     const { server, port } = await start_app({}, { classify: task });
     const client = new RawClient(port).write(request_of("/classify", BAG));

@@ -9,7 +9,7 @@ const ANSWERS: Record<string, string> = {
   "/classify": '{"results":[{"label":"Bag","score":0.5},{"label":"Boot","score":0.25}]}',
 };
 
-test("clients that do wrong in every way leave those that do right alone", async () => {
+test("misbehaving clients of every kind don't disturb well-behaved ones", async () => {
   const { server, port, log } = await start_app({ max_queue: 1000 });
   const target = { port, image: BAG, patience_ms: 20 };
   let turn = 0;

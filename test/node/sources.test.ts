@@ -106,7 +106,7 @@ describe("folders", () => {
     },
   );
 
-  test("a folder without images says what it has", async () => {
+  test("the error of a folder without images names what it has", async () => {
     const data = await new_folder();
     await writeFile(join(data, "a.heic"), "x");
     const { code, stderr } = await embed([data]);
@@ -144,7 +144,7 @@ describe("lists", () => {
     expect([code, images.length]).toEqual([0, 2]);
   });
 
-  test("a name that exists as it is written wins, with its spaces, quotes and #", async () => {
+  test("a name that exists exactly as written is taken, with its spaces, quotes and #", async () => {
     const data = await new_folder();
     const names = ["#1.png", ' "q".png', "end.png "].map((name) => join(data, name));
     for (const name of names) await copyFile(BOOT, name);
@@ -155,7 +155,7 @@ describe("lists", () => {
     );
   });
 
-  test("comments are counted; a line that is too long is an error of its own", async () => {
+  test("comments are counted; a line that is too long is a separate error", async () => {
     const { code, stderr, images } = await embed(["--list", "-"], `# one\n${"x".repeat(9000)}\n${BOOT}\n`);
     expect([code, images]).toEqual([1, [BOOT]]);
     expect(stderr).toMatch(
@@ -204,7 +204,7 @@ describe("lists", () => {
   test
     .skipIf(skipped(process.platform === "win32", "Windows has no named pipes in its file system"))
     .each(["SIGINT", "SIGTERM"] as const)(
-    "%s ends a command that waits for a pipe nobody writes",
+    "%s ends a command that waits for a pipe without a writer",
     async (name) => {
       const pipe = join(await new_folder(), "list");
       execFileSync("mkfifo", [pipe]);
@@ -295,7 +295,7 @@ describe("schemes and archives that can't be read are named", () => {
 });
 
 describe("tar shards", () => {
-  test("are known by their bytes, not by their names", async () => {
+  test("are recognised by their bytes, not by their names", async () => {
     const data = await new_folder();
     const tar = tar_of(tar_member("a.png", boot));
     await writeFile(join(data, "gzip.tar"), gzipSync(tar));
@@ -344,7 +344,7 @@ describe("tar shards", () => {
     expect([code, images, asked]).toEqual([0, [`${url}/a.png`, `${url}/b.png`], 2]);
   });
 
-  test("of one that is cut, every whole image is read, each time, and the damage is reported", async () => {
+  test("every whole image of a truncated one is read, each time, and the damage is reported", async () => {
     const shard = join(await new_folder(), "cut.tar.gz");
     const noise = (i: number) =>
       Buffer.from(Array.from({ length: 5000 }, (_, j) => (j * j * (i + 3) + (j >> 2)) % 251));
@@ -418,7 +418,7 @@ describe("control characters don't reach the terminal", () => {
   });
 });
 
-test("a run with --restart says how to resume it", async () => {
+test("a run with --restart prints how to resume it", async () => {
   const data = await new_folder();
   await copyFile(BOOT, join(data, "a.png"));
   await writeFile(join(data, "b.png"), "<html>");

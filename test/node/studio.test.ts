@@ -178,7 +178,7 @@ test("images are chosen, pasted and taken by the camera", async () => {
   await page.getByRole("dialog").waitFor({ state: "detached" });
 });
 
-test("what is no image is a sentence with advice, and the page goes on", async () => {
+test("a file that isn't an image is an error with advice, and the page still works", async () => {
   const { page } = studio;
   await page.locator("#choose-pictures").setInputFiles(in_repository("LICENSE"));
   const alert = page.locator("#panel-recognise").getByRole("alert");
@@ -244,7 +244,7 @@ test("features are colours, and near images are those of its kind", async () => 
   await eventually(() => page.locator(".stage-name").innerText()).toMatch(/^Ankle boot \d/);
 });
 
-test("fewer patches are seen, and it says what is still recognised", async () => {
+test("fewer patches are visible, and the page shows what is still recognised", async () => {
   const { page } = studio;
   await choose_sample(page, "Ankle boot");
   await show(page, "Masking");
@@ -335,7 +335,7 @@ test("pages whose tests cause no error have logged none", () => {
   expect(studio.complaints).toEqual([]);
 });
 
-test("a repository of the hub is loaded; one that isn't there is a sentence, and the model before stays", async () => {
+test("a repository of the hub is loaded; one that isn't there is an error, and the earlier model stays", async () => {
   const { page, context } = studio;
   await context.route("https://huggingface.co/**", async (route) => {
     const [, file] = /\/some\/fashion\/resolve\/main\/(\w+\.\w+)$/.exec(route.request().url()) ?? [];
@@ -401,7 +401,7 @@ test.each(["light", "dark"] as const)("no rule of axe is broken in any panel, %s
   }
 });
 
-test("it is used by keyboard alone", async () => {
+test("the keyboard alone is enough", async () => {
   const { page, context, complaints } = await open();
   await page.keyboard.press("Tab");
   expect(await page.evaluate(() => document.activeElement?.className)).toBe("skip");
@@ -427,7 +427,7 @@ test("it is used by keyboard alone", async () => {
   await context.close();
 });
 
-test("after the first load it works without a network, isolated, and has asked nobody else", async () => {
+test("after the first load it works without a network, isolated, and without requests to other hosts", async () => {
   const { page, context, complaints } = await open();
   const hosts = new Set<string>();
   context.on("request", (request) => hosts.add(new URL(request.url()).origin));

@@ -38,7 +38,7 @@ describe("workflows", () => {
     for (const action of used) expect(action).toMatch(/@[0-9a-f]{40}$/);
   });
 
-  it("lets no job publish that runs the code of dependencies", () => {
+  it("don't let a job that runs dependencies' code publish", () => {
     const jobs = readFileSync(".github/workflows/release.yml", "utf8").split(/^ {2}(?=\w+:$)/m);
     const publishing = jobs.filter((job) => job.includes("id-token: write"));
     expect(publishing).toHaveLength(1);

@@ -26,7 +26,7 @@ const files = async (bytes: Uint8Array) =>
   (await members(bytes)).filter(({ kind }) => kind === "file").map(({ name, content }) => [name, content]);
 
 describe("the forms of archives", () => {
-  test.each([1, 511, 512, 513, 100_000])("members come whole from pieces of %d bytes", async (size) => {
+  test.each([1, 511, 512, 513, 100_000])("members are read whole from pieces of %d bytes", async (size) => {
     const tar = tar_of(
       tar_member("a", text("one")),
       tar_member("b", text("x".repeat(1024))),
@@ -46,7 +46,7 @@ describe("the forms of archives", () => {
     ]);
   });
 
-  test("a volume's label is no member", async () => {
+  test("a volume's label isn't a member", async () => {
     const tar = tar_of(
       tar_header("label.png", 0, { type: "V", magic: "ustar  \0" }),
       tar_member("a", text("one")),
@@ -54,7 +54,7 @@ describe("the forms of archives", () => {
     expect((await members(tar)).map(({ name }) => name)).toEqual(["a"]);
   });
 
-  test("long names: ustar's prefix, GNU's members and pax headers, in this order of weight", async () => {
+  test("long names: ustar's prefix, GNU's members and pax headers, in this order of precedence", async () => {
     const prefix = { edit: (header: Buffer) => header.write("deep/er", 345) };
     const long = "n".repeat(300);
     const tar = tar_of(
@@ -192,7 +192,7 @@ describe("sparse members", () => {
     ]);
   });
 
-  test("a map that leads out of the member is damage", async () => {
+  test("a map that leads out of the member is an error", async () => {
     const records = [
       ["GNU.sparse.size", "8"],
       ["GNU.sparse.map", "7,2"],
@@ -202,7 +202,7 @@ describe("sparse members", () => {
   });
 });
 
-describe("what is wrong is damage", () => {
+describe("damaged archives are errors", () => {
   const sound = tar_member("a", text("one"));
 
   test.each<[string, Buffer, RegExp]>([
@@ -228,7 +228,7 @@ describe("what is wrong is damage", () => {
     expect((error as DamagedArchive).is_cut).toBe(false);
   });
 
-  test("a cut is another kind of damage, wherever it is", async () => {
+  test("a truncation is a different error, wherever it is", async () => {
     for (const length of [600, 1000]) {
       const error = await members(sound.subarray(0, length)).catch((error: unknown) => error);
       expect(error).toMatchObject({ is_cut: true });
@@ -259,7 +259,7 @@ test("a global pax header of megabytes is read once, not for each member", async
   expect(calls).toBeLessThan(300_000);
 });
 
-test("gunzip gives all that comes before a cut, each time, and then the error", async () => {
+test("gunzip gives all that precedes a truncation, each time, and then the error", async () => {
   const noise = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * i * 31 + (i >> 3)) % 251));
   const packed = gzipSync(noise);
   const cut = packed.subarray(0, Math.floor(packed.length * 0.75));

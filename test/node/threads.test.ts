@@ -55,7 +55,7 @@ describe("an engine with threads", () => {
     },
   );
 
-  test("handed in without threads, it runs on one and says so", async () => {
+  test("passed in without threads, it runs on one and reports it", async () => {
     env.warn = vi.fn();
     const wasm = new Uint8Array(await read_file("dist/vit_msn_simd128.wasm"));
     const model = await ViTMSNForImageClassification.from_config(CONFIG, { num_threads: 2, wasm });
@@ -79,7 +79,7 @@ describe("an engine with threads", () => {
     expect(other).toBe("done");
   });
 
-  test("ends its workers when nobody holds the model any more", async () => {
+  test("ends its workers when the model is no longer referenced", async () => {
     const { started, ended } = await scenario<Record<string, number>>("dropped");
     expect(started).toBe(9);
     expect(ended).toBe(9);
@@ -99,11 +99,11 @@ describe("an engine with threads", () => {
     expect([started, ended]).toEqual([2, 2]);
   });
 
-  test("lets the process end where nobody disposes of it", async () => {
+  test("lets the process end where it isn't disposed", async () => {
     expect(await scenario("forgotten")).toEqual([3, 3]);
   });
 
-  test("goes on alone where workers can't start", async () => {
+  test("runs on one thread where workers can't start", async () => {
     const { threads, reasons, warnings } = await scenario<{
       threads: number;
       reasons: string[];
@@ -114,7 +114,7 @@ describe("an engine with threads", () => {
     expect(warnings).toHaveLength(1);
   });
 
-  test("goes on here where its engine can't have a Worker", async () => {
+  test("runs on this thread where its engine can't have a Worker", async () => {
     const { worker, threads, reasons, warnings } = await scenario<{
       worker: boolean;
       threads: number;

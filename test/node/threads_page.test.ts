@@ -121,7 +121,7 @@ const in_worker = (page: Page, job: Job) =>
   })`) as Promise<Outcome>;
 
 describe("a cross-origin isolated page", () => {
-  test("computes on several threads, in the engine's own Worker or in the page's, and gets the same bits", async () => {
+  test("computes on several threads, in the engine's Worker or in the page's, and gets the same bits", async () => {
     await with_page("isolated", async (page) => {
       const alone = await on_page(page, { options: {} });
       expect(alone).toMatchObject({ level: "relaxed", threads: 1, worker: false });
@@ -146,7 +146,7 @@ describe("a cross-origin isolated page", () => {
     });
   });
 
-  test("runs on one thread where `worker` is false, and says why", async () => {
+  test("runs on one thread where `worker` is false, and reports why", async () => {
     const job = { options: { num_threads: 2, worker: false } };
     const outcome = await with_page("isolated", (page) => on_page(page, job));
     expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
@@ -187,7 +187,7 @@ describe("a page that is not isolated", () => {
   test.each([
     ["its main thread", on_page],
     ["its Worker", in_worker],
-  ])("runs on one thread and says why: %s", async (_, run) => {
+  ])("runs on one thread and reports why: %s", async (_, run) => {
     const outcome = await with_page("plain", (page) => run(page, { options: { num_threads: 2 } }));
     expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
     expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
@@ -203,7 +203,7 @@ describe("a page that is not isolated", () => {
   });
 });
 
-test("where the page's policy forbids Workers, the model runs on the page's thread and says why", async () => {
+test("where the page's policy forbids Workers, the model runs on the page's thread and reports why", async () => {
   const job = { options: { num_threads: 2, worker: true } };
   const outcome = await with_page("no_workers", (page) => on_page(page, job));
   expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });

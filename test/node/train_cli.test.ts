@@ -181,7 +181,7 @@ describe("vit-msn train", () => {
     expect((await readdir(killed)).filter((name) => name.endsWith(".incomplete"))).toEqual([]);
   });
 
-  test("an interrupt saves a checkpoint and stops; the same command goes on", async () => {
+  test("an interrupt saves a checkpoint and stops; the same command resumes", async () => {
     const output_dir = output_folder();
     const args = [...common(output_dir), "--max_steps", "60", "--logging_steps", "1"];
     const { code, stderr } = await run(args, { node: signal_itself("SIGINT", "step 3/") });
@@ -191,7 +191,7 @@ describe("vit-msn train", () => {
     expect((await run(args)).code).toBe(0);
   });
 
-  test("a second training in the same folder is refused while the first one lives; after a kill it goes on", async () => {
+  test("a second training in the same folder is refused while the first one lives; after a kill it resumes", async () => {
     const output_dir = output_folder();
     const args = [...common(output_dir), "--max_steps", "30", "--save_steps", "1", "--save_total_limit", "2"];
     const first = start([...args, "--logging_steps", "1"], { node: signal_itself("SIGSTOP", "step 3/") });
@@ -256,7 +256,7 @@ describe("vit-msn train", () => {
     ]);
   });
 
-  test("a full disk is an error that keeps the checkpoints before", async () => {
+  test("a full disk is an error that keeps the earlier checkpoints", async () => {
     const output_dir = output_folder();
     const args = [...common(output_dir), "--save_steps", "2"];
     expect((await run([...args, "--max_steps", "2"])).code).toBe(0);
@@ -326,8 +326,8 @@ describe("vit-msn train", () => {
   });
 });
 
-describe("what can be wrong", () => {
-  test("a class without images and an image that can't be read are named, or left out", async () => {
+describe("wrong inputs", () => {
+  test("a class without images and an image that can't be read are named, or skipped", async () => {
     const flawed = join(folder, "flawed");
     await cp(images, flawed, { recursive: true });
     await mkdir(join(flawed, "umbrella"));
@@ -367,7 +367,7 @@ describe("what can be wrong", () => {
     ]);
   });
 
-  test("a folder of one class says so; splits are learned from and evaluated on as datasets would", async () => {
+  test("a folder of one class is refused; splits are used for training and evaluation as datasets uses them", async () => {
     const single = join(folder, "single");
     await cp(join(images, "bag"), join(single, "bag"), { recursive: true });
     const options = ["--model_name_or_path", model, "--ignore_mismatched_sizes", "--max_steps", "1"];
@@ -463,21 +463,21 @@ describe("the options of transformers' script", () => {
     expect(stderr).toMatch(/^vit-msn: deepspeed null is ignored: /m);
   });
 
-  test.each(REFUSED_OPTIONS)("%o can't be had", async (args, message) => {
+  test.each(REFUSED_OPTIONS)("%o is refused", async (args, message) => {
     expect(await run([...folders(), ...args])).toMatchObject({
       code: 2,
       stderr: expect.stringMatching(message),
     });
   });
 
-  test("a file that asks for what can't be had is refused by name", async () => {
+  test("a file with an unsupported option is refused by name", async () => {
     const file = join(folder, "refused.json");
     await writeFile(file, JSON.stringify({ push_to_hub: true }));
     const { code, stderr } = await run([...folders(), file]);
     expect([code, stderr]).toEqual([1, expect.stringContaining("push_to_hub can't be true")]);
   });
 
-  test("logging_strategy epoch logs once an epoch, and no not at all", async () => {
+  test("logging_strategy epoch logs once an epoch, and no never logs", async () => {
     for (const [strategy, losses] of [
       ["epoch", 2],
       ["no", 0],

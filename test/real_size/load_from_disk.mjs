@@ -1,4 +1,4 @@
-// Loads a classifier from a folder and runs it once, in a process of its own: prints resident bytes as JSON.
+// Loads a classifier from a folder and runs it once, in a separate process: prints resident bytes as JSON.
 // Usage: node load_from_disk.mjs FOLDER
 import { Tensor, ViTMSNForImageClassification } from "vit-msn";
 

@@ -10,7 +10,7 @@ export interface ForwardCase {
   batch: number;
   /** Patches and left-over pixels of an image of another size; undefined: the model's own. */
   other_size: { rows: number; columns: number; rest: number } | undefined;
-  /** The percentage of patches kept, and whether each image has its own. */
+  /** The percentage of visible patches, and whether each image has its own. */
   visible: { percent: number; each: boolean } | undefined;
   /** The percentage of patches that the mask token replaces. */
   masked: number | undefined;

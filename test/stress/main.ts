@@ -9,7 +9,7 @@ const HELP = `Usage: npm run stress -- [OPTIONS]
 Random models, images, options, aborts and disposals, several models at once: wrong answers, leaks, hangs?
 
   --minutes N   how long; default 1
-  --seed N      where to begin; default by the clock. It is printed
+  --seed N      first seed; default by the clock. It is printed
   --lanes N     cases at once; default 3
   --case N      only the case that a failure named`;
 

@@ -62,7 +62,7 @@ function open(
     : ViTMSNModel.from_config(config, { ...options, use_mask_token: true });
 }
 
-/** What a model holds when all is done: an engine in a Worker tells of it soon after. */
+/** What a model holds at the end: an engine in a Worker reports it soon after. */
 async function final_memory(model: Model, bytes: number): Promise<{ handles: number; bytes: number }> {
   for (let i = 0; i < 100 && model.memory().bytes !== bytes; i++)
     await new Promise((resolve) => setTimeout(resolve, 20));

@@ -5,7 +5,7 @@ import { run_case } from "./run_case.ts";
 
 export interface StressOptions {
   seed: number;
-  /** How long to begin new cases. */
+  /** How long new cases are started. */
   ms: number;
   /** Cases that run at once. */
   lanes: number;

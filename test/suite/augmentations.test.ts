@@ -63,7 +63,7 @@ describe("at random", () => {
     expect(random_grayscale(0)(noise, new Random(1))).toBe(noise);
   });
 
-  test("the same numbers give the same image; others another", () => {
+  test("the same random numbers give the same image; others give another", () => {
     const jitter = color_jitter({ brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 });
     const images = times(40, (random) => jitter(noise, random).data.join());
     expect(times(40, (random) => jitter(noise, random).data.join())).toEqual(images);

@@ -95,7 +95,7 @@ test("a model in float8 runs", async () => {
 });
 
 test.each(["I64", "I32", "U8", "BOOL", "C64", "F8_E8M0"])(
-  "%s is refused by key and dtype, never made afresh",
+  "%s is refused by key and dtype, never initialised instead",
   async (dtype) => {
     const width = { I64: 8, I32: 4, C64: 8 }[dtype] ?? 1;
     for (const key of ["classifier.weight", "classifier.bias", "vit.layernorm.bias"]) {
@@ -134,7 +134,7 @@ test("a classifier without a bias gets one of zeros, with a warning; one without
   expect(error.message).toContain("missing keys: classifier.weight");
 });
 
-test("a head by another name is named where a new one is made in its place", async () => {
+test("a head by another name is reported where a new one is initialised", async () => {
   const { warnings } = await logits_of(
     changed((key, tensor) => [key.replace("classifier.", "classifier.1."), tensor]),
   );
@@ -151,11 +151,11 @@ test.each([
   "model._orig_mod.",
   "module.model.",
   "_fsdp_wrapped_module.",
-])("what frameworks wrap models in is taken off: %s", async (prefix) => {
+])("prefixes that frameworks add are removed: %s", async (prefix) => {
   expect(await logits_of(changed((key, tensor) => [prefix + key, tensor]))).toEqual(expected);
 });
 
-test("wrappers inside, and a wrapped copy beside the model's own weights", async () => {
+test("wrappers inside, and a wrapped copy next to the model's weights", async () => {
   const inside = changed((key, tensor) => [
     key.replace("vit.", "vit._orig_mod.").replace(/layer\.(\d)\./, "layer.$1._checkpoint_wrapped_module."),
     tensor,
@@ -176,7 +176,7 @@ test("any other prefix is named", async () => {
   expect(error.message).toContain(`${tensors.size} keys begin with "net.backbone."`);
 });
 
-test("an adapter is named, in its own folder and beside the weights", async () => {
+test("an adapter is named, in its own folder and next to the weights", async () => {
   const adapter = {
     "adapter_config.json": new Uint8Array([0x7b, 0x7d]),
     "adapter_model.safetensors": new Uint8Array(8),

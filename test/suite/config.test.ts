@@ -129,7 +129,7 @@ const config_of = (fields: string) =>
     "config.json": new TextEncoder().encode(`{"model_type": "vit_msn", ${fields}}`),
   });
 
-describe("labels are what Python reads", () => {
+describe("labels are read as Python reads them", () => {
   // From transformers: str() of the label that the pipeline gives.
   test.each([
     ['{"0": 9, "1": -0, "2": 12345678901234567890123}', ["9", "0", "12345678901234567890123"]],
@@ -187,7 +187,7 @@ describe("labels are what Python reads", () => {
   });
 });
 
-describe("what the reference takes besides", () => {
+describe("what else the reference accepts", () => {
   test("a backbone may have no classes; a classifier of it is refused before its weights are looked for", async () => {
     for (const fields of [
       '"num_labels": 0',

@@ -96,7 +96,7 @@ describe("env.decode", () => {
     });
   });
 
-  test("hears of an abort", async () => {
+  test("gets the signal of an abort", async () => {
     const controller = new AbortController();
     env.decode = (_, { signal }) =>
       new Promise((_resolve, reject) =>

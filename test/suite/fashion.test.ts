@@ -30,7 +30,7 @@ function argmax(values: Float32Array): number {
   return values.reduce((best, value, i) => (value > (values[best] as number) ? i : best), 0);
 }
 
-test("a model trained by the reference classifies 1,000 real images as there", async () => {
+test("a model trained by the reference classifies 1,000 real images as the reference does", async () => {
   const { images, labels, logits, cls_before_norm } = await read_test_set();
   const { model, processor } = await pipeline("image-classification", await model_files("models/fashion"));
   let correct = 0;

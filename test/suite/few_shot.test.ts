@@ -64,7 +64,7 @@ describe("teaching", () => {
   });
   afterAll(() => teach.dispose());
 
-  test("labels of one's own from four images each", async () => {
+  test("custom labels from four images each", async () => {
     const progress: number[] = [];
     const report = await teach.fit({ progress_callback: ({ done }) => progress.push(done) });
     expect(report).toMatchObject({
@@ -225,7 +225,7 @@ describe("adding and removing", () => {
 });
 
 describe("refusals", () => {
-  test("say what is wrong", async () => {
+  test("name what is wrong", async () => {
     const teach = await make();
     const boots = of_kind(KINDS.boot, 0, 2);
     const refused = async (promise: Promise<unknown>, words: RegExp) => {
@@ -374,7 +374,7 @@ describe("save and load", () => {
     await Promise.all([teach.dispose(), wrong.dispose(), directory.remove()]);
   });
 
-  test("damaged files are typed errors, and leave what was taught", async () => {
+  test("damaged files are typed errors, and what was taught stays", async () => {
     const directory = await temporary_directory();
     const teach = await taught();
     await teach.fit();
@@ -514,7 +514,7 @@ describe("export_model", () => {
     await Promise.all([teach.dispose(), classify.dispose(), directory.remove()]);
   });
 
-  test("where no classifier says the same, it is refused", async () => {
+  test("is refused where no classifier gives the same scores", async () => {
     for (const [options, method] of [
       [{}, "knn"],
       [{ features: "mean" }, "logistic_regression"],

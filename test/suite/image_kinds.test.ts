@@ -74,7 +74,7 @@ function find(bytes: Uint8Array, word: string): number {
   return new TextDecoder("latin1").decode(bytes).indexOf(word);
 }
 
-describe("a file that was cut off is refused, by the same words in every runtime", () => {
+describe("a truncated file is refused, with the same message in every runtime", () => {
   const behind = (word: string, more: number) => (bytes: Uint8Array) => find(bytes, word) + more;
 
   test.each<[string, (bytes: Uint8Array) => number]>([

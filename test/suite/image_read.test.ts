@@ -171,7 +171,7 @@ test.each([
   expect(JSON.stringify([error.message, error.details]).length).toBeLessThan(600);
 });
 
-describe("what is no image is refused by name", () => {
+describe("what isn't an image is refused by name", () => {
   test.each<[string, Uint8Array, RegExp]>([
     ["nothing", new Uint8Array(0), /empty \(0 bytes\)/],
     ["noise", Uint8Array.of(1, 2, 3, 250), /data of unknown kind, not/],
@@ -254,7 +254,7 @@ describe("what is no image is refused by name", () => {
     }
   });
 
-  test("a limit of pixels may be set", async () => {
+  test("the limit of pixels is an option", async () => {
     await expect(RawImage.read(png, { max_pixels: 37 * 23 - 1 })).rejects.toMatchObject({
       code: "INVALID_IMAGE",
     });

@@ -152,7 +152,7 @@ describe("at the size of vit-msn-small", () => {
 });
 
 describe("an int8 checkpoint", () => {
-  test("holds signed bytes and scales, and says so", async () => {
+  test("holds signed bytes and scales, as its config records", async () => {
     const files = await quantised_files();
     const config = JSON.parse(new TextDecoder().decode(files["config.json"]));
     expect(config).toMatchObject({

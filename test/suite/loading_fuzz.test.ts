@@ -119,7 +119,7 @@ const small_safetensors = (() => {
 })();
 const INDEX = '{"weight_map":{"a":"model-1.safetensors","b":"model-1.safetensors"}}';
 
-describe("damaged files give an error of ours or tensors in range", () => {
+describe("damaged files give a VitMsnError or tensors in range", () => {
   let torch_fixture: Uint8Array;
   let safetensors_fixture: Uint8Array;
   beforeAll(async () => {

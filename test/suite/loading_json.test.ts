@@ -44,7 +44,7 @@ test("keys of JavaScript's own can't change a prototype", async () => {
   expect(({} as Record<string, unknown>).polluted).toBeUndefined();
 });
 
-describe("broken text is refused with its place", () => {
+describe("broken text is refused with its position", () => {
   test.each<[string, string | Uint8Array, RegExp]>([
     ["nothing", "", /a value is expected at line 1, column 1 .*cut off/],
     ["cut off", '{"a": [1, 2', /a comma or \] is expected at line 1, column 12 .*cut off/],

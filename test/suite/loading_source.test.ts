@@ -76,7 +76,7 @@ test.each(["not a model", "a/b/c", "", "org/", "data:text/plain,x", "ftp://host/
   },
 );
 
-test("a progress callback hears of files in memory too", async () => {
+test("a progress callback is called for files in memory too", async () => {
   const seen: ProgressInfo[] = [];
   const source = await open_source({ a: ascii("abc") }, { progress_callback: (info) => seen.push(info) });
   await source.open("a");

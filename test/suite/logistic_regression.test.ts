@@ -168,7 +168,7 @@ describe("logistic regression", () => {
     expect(solution.loss).toBeCloseTo(Math.log(2), 12);
   });
 
-  test("can be aborted, and tells of its steps", async () => {
+  test("can be aborted, and reports its steps", async () => {
     const { rows, classes } = await first_of_each(5, 10);
     const controller = new AbortController();
     const pacer = new Pacer(controller.signal, "Fitting");
@@ -189,7 +189,7 @@ describe("logistic regression", () => {
 });
 
 describe("cross-validation", () => {
-  test("judges every penalty on every image, in folds as many as the smallest class allows", async () => {
+  test("judges every penalty on every image, in as many folds as the smallest class allows", async () => {
     const { rows, classes } = await first_of_each(4, 3);
     const labels = ["a", "b", "c"];
     const progress: number[] = [];
@@ -258,7 +258,7 @@ describe("linear algebra", () => {
     expect(max_difference(right, wanted)).toBeLessThan(1e-9);
   });
 
-  test("a basis leaves out rows that depend on others", () => {
+  test("a basis excludes rows that depend on others", () => {
     const x = Float64Array.of(1, 2, 3, 2, 4, 6, 0, 0, 0, 1, 0, 1);
     const basis = orthonormal_basis(x, 3);
     expect(basis.length).toBe(6);

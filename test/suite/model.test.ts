@@ -71,7 +71,7 @@ describe("forward", () => {
     await model.dispose();
   });
 
-  test("is what calling the model does", async () => {
+  test("is the same as calling the model", async () => {
     const model = await ViTMSNModel.from_config(TINY);
     const pixel_values = pixels([2, 3, 8, 8]);
     expect(model).toBeInstanceOf(ViTMSNModel);
@@ -80,7 +80,7 @@ describe("forward", () => {
     await model.dispose();
   });
 
-  test("gives a batch what it gives each image", async () => {
+  test("gives the images of a batch what it gives each alone", async () => {
     const model = await ViTMSNForImageClassification.from_config({ ...TINY, image_size: 20 });
     const batch = pixels([3, 3, 20, 20]);
     const { logits } = await model.forward({ pixel_values: batch });
@@ -113,7 +113,7 @@ describe("forward", () => {
   });
 });
 
-describe("inputs that can't be right are refused, and the model goes on", () => {
+describe("invalid inputs are refused, and the model still works", () => {
   const cases: [string, object, string][] = [
     ["no tensor", { pixel_values: new Float32Array(192) }, "must be a Tensor"],
     ["nothing", {}, "must be a Tensor"],
@@ -219,7 +219,7 @@ describe("losses", () => {
 });
 
 describe("loading", () => {
-  test("a backbone into a classifier initialises the head once, says so, and does it the same way each time", async () => {
+  test("a backbone into a classifier initialises the head once, with a warning, and the same way each time", async () => {
     const warnings = vi.fn();
     env.warn = warnings;
     const options = { config: { num_labels: 3, id2label: { 0: "a", 1: "b", 2: "c" } } };
@@ -271,7 +271,7 @@ describe("loading", () => {
     expect(second.details).toHaveProperty("mismatched_keys");
   });
 
-  test("ignore_mismatched_sizes starts a head of another size afresh", async () => {
+  test("ignore_mismatched_sizes initialises a head of another size", async () => {
     env.warn = vi.fn();
     const files = await fixture_files("tiny");
     const config = { num_labels: 2 };
@@ -344,7 +344,7 @@ describe("loading", () => {
     }
   });
 
-  test("a source without a config says what is missing", async () => {
+  test("the error of a source without a config names what is missing", async () => {
     const error = await error_of(ViTMSNModel.from_pretrained({}));
     expect(error.code).toBe("NOT_FOUND");
     expect(error.message).toContain("config.json");
@@ -375,7 +375,7 @@ describe("abort and dispose", () => {
     await model.dispose();
   });
 
-  test("a signal that fires during forward stops it between layers, and the model goes on", async () => {
+  test("a signal that fires during forward stops it between layers, and the model still works", async () => {
     const model = await ViTMSNModel.from_config(DEEP);
     const { handles } = model.memory();
     const pixel_values = pixels([2, 3, 96, 96]);
@@ -388,7 +388,7 @@ describe("abort and dispose", () => {
     await model.dispose();
   });
 
-  test("a disposed model says so, and may be disposed again", async () => {
+  test("a disposed model throws DISPOSED, and may be disposed again", async () => {
     const model = await ViTMSNModel.from_config(TINY);
     const { last_hidden_state } = await model.forward({ pixel_values: pixels([1, 3, 8, 8]) });
     await model.dispose();

@@ -221,18 +221,18 @@ describe("names that are nearly right, or another package's", () => {
     ]);
   });
 
-  test("an option of another task is none of this one's", async () => {
+  test("an option of another task is unknown", async () => {
     const { message } = await refusal(() => make({ pool: "cls" }));
     expect(message).toContain('pipeline("image-classification") has no option "pool"');
   });
 
-  test("what loads a model has no meaning for one that is loaded", async () => {
+  test("loading options are refused for a model that is loaded", async () => {
     const options = { image_processor: processor, dtype: "int8" as const };
     const { code, message } = await refusal(() => pipeline("image-classification", model, options));
     expect([code, message]).toEqual(["INVALID_ARGUMENT", expect.stringContaining('"dtype"')]);
   });
 
-  test("fields of files are kept, whatever they are called", async () => {
+  test("unknown fields of files are kept", async () => {
     const json = { ...small, model_type: "vit_msn", hiden_size: 3 };
     expect(new ViTMSNConfig(json).extra).toEqual({ hiden_size: 3 });
     const settings = { image_processor_type: "ViTImageProcessor", do_resiz: 1 };
@@ -261,7 +261,7 @@ describe("env", () => {
     expect(name in env).toBe(false);
   });
 
-  test("names what stands for transformers.js' backends", async () => {
+  test("names what replaces transformers.js' backends", async () => {
     const set = () => {
       (
         env as unknown as { backends: { onnx: { wasm: { numThreads: number } } } }
@@ -427,7 +427,7 @@ describe("arguments", () => {
     expect([code, message]).toEqual(["INVALID_ARGUMENT", expect.stringContaining("a GPUDevice")]);
   });
 
-  test("text is quoted in messages, and what stands for a token isn't shown", async () => {
+  test("text is quoted in messages, and tokens aren't shown", async () => {
     expect((await refusal(() => classify(image, { top_k: "1" as never }))).message).toContain('got "1"');
     const secret = { token: ["hf_secret"] as never };
     expect((await refusal(() => ViTMSNModel.from_pretrained(files, secret))).message).not.toContain(
@@ -435,7 +435,7 @@ describe("arguments", () => {
     );
   });
 
-  test("more threads than the engine uses are fewer, with the reason", async () => {
+  test("more threads than the engine supports are reduced, with the reason", async () => {
     const many = await ViTMSNModel.from_config(small, {
       device: "wasm",
       num_threads: 65,
@@ -465,9 +465,9 @@ function resizable(bytes: number): ArrayBuffer & { resize(bytes: number): void }
   return new Resizable(bytes, { maxByteLength: 4 * bytes });
 }
 
-describe("arrays whose memory is gone", () => {
+describe("arrays whose memory was detached", () => {
   test.each([{}, { num_threads: 2 }, { worker: true }])(
-    "are refused, and the model goes on (%o)",
+    "are refused, and the model still works (%o)",
     async (options) => {
       const own = await ViTMSNForImageClassification.from_config(small, { device: "wasm", ...options });
       const expected = (await own({ pixel_values: pixels() })).logits.data;
@@ -497,7 +497,7 @@ describe("arrays whose memory is gone", () => {
     },
   );
 
-  test("shared memory and memory that may grow serve as any other", async () => {
+  test("shared and resizable memory works like any other", async () => {
     const expected = (await model({ pixel_values: pixels() })).logits.data;
     for (const buffer of [new SharedArrayBuffer(768), resizable(768)]) {
       const pixel_values = new Tensor("float32", new Float32Array(buffer).fill(0.5), [1, 3, 8, 8]);

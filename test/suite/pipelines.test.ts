@@ -80,7 +80,7 @@ describe("image-classification", () => {
     );
   });
 
-  test("unset, scores follow the problem: none for regression, sigmoid for several labels, else softmax", async () => {
+  test("by default, scores follow the problem: none for regression, sigmoid for several labels, else softmax", async () => {
     const image = new RawImage(new Uint8Array(32 * 32 * 3).fill(128), 32, 32, 3);
     for (const [name, function_to_apply] of [
       ["regression", "none"],
@@ -93,7 +93,7 @@ describe("image-classification", () => {
     }
   });
 
-  test("an image that is none is an error, and the pipeline goes on", async () => {
+  test("a file that isn't an image is an error, and the pipeline still works", async () => {
     const page = new TextEncoder().encode("<!doctype html><title>404</title>");
     expect((await error_of(classify(page))).code).toBe("INVALID_IMAGE");
     expect((await error_of(classify([boot, boot.slice(0, 100)]))).code).toBe("INVALID_IMAGE");
@@ -101,7 +101,7 @@ describe("image-classification", () => {
     expect((await classify(boot))[0]?.label).toBe("Ankle boot");
   });
 
-  test("an aborted call says so", async () => {
+  test("an aborted call throws ABORTED", async () => {
     expect((await error_of(classify(boot, { signal: AbortSignal.abort() }))).code).toBe("ABORTED");
   });
 
@@ -139,7 +139,7 @@ describe("image-feature-extraction", () => {
   });
   afterAll(() => embed.dispose());
 
-  test("pool: one embedding an image, the CLS token of last_hidden_state", async () => {
+  test("pool: one embedding per image, the CLS token of last_hidden_state", async () => {
     expect(embed.model).toBeInstanceOf(ViTMSNModel);
     const pooled = await embed(images);
     const tokens = await embed(images, { pool: false, batch_size: 2 });

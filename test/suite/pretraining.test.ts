@@ -109,7 +109,7 @@ describe("options", () => {
     expect(() => new MSNPretrainingArguments(options as MSNPretrainingOptions)).toThrow(message);
   });
 
-  test("defaults are MSN's own", () => {
+  test("defaults are those of MSN", () => {
     const args = new MSNPretrainingArguments();
     expect(args).toMatchObject({
       rand_views: 1,
@@ -230,7 +230,7 @@ describe("views", () => {
     await pretrainer.model.dispose();
   });
 
-  test("an image that can't be read is named, or left out", async () => {
+  test("an image that can't be read is named, or skipped", async () => {
     const broken = new Blob([new Uint8Array([1, 2, 3])]);
     const data = [{ image: broken }, ...Array.from({ length: 7 }, () => ({ image: grey }))];
     const args = { per_device_train_batch_size: 8 };
@@ -256,7 +256,7 @@ describe("views", () => {
 });
 
 describe("a run", () => {
-  test("lowers the loss, logs what tells of collapse, and frees what it made", async () => {
+  test("lowers the loss, logs what indicates collapse, and frees what it made", async () => {
     const model = await msn_encoder(CONFIG, { seed: 3 });
     const before = model.memory().handles;
     const events: MSNStepEvent[] = [];
@@ -316,7 +316,7 @@ describe("a run", () => {
     await pretrainer.model.dispose();
   });
 
-  test("twice the same gives the same bits; other seeds others", async () => {
+  test("the same seed gives the same bits; another seed gives others", async () => {
     const run = async (args: MSNPretrainingOptions) => {
       const pretrainer = await new_pretrainer({ args });
       await pretrainer.train();
@@ -404,7 +404,7 @@ async function open_folder(root: string | FileSystemDirectoryHandle, name: strin
 }
 
 describe("checkpoints", () => {
-  test("a run that is broken off and resumed is the undisturbed one, bit for bit", async () => {
+  test("an interrupted and resumed run gives the same bits as an undisturbed one", async () => {
     const [whole, broken] = [await temporary_directory(), await temporary_directory()];
     const args = { max_steps: 9, save_steps: 4 };
     const undisturbed = await new_pretrainer({ args: { ...args, output_dir: whole.target } });
@@ -468,7 +468,7 @@ describe("checkpoints", () => {
     await directory.remove();
   });
 
-  test("one that is cut off is skipped", async () => {
+  test("a truncated one is skipped", async () => {
     const directory = await temporary_directory();
     const args = { max_steps: 4, save_steps: 2, output_dir: directory.target };
     const pretrainer = await new_pretrainer({ args });
@@ -483,7 +483,7 @@ describe("checkpoints", () => {
   });
 });
 
-describe("MSN's own checkpoints", () => {
+describe("checkpoints of the original MSN code", () => {
   const own = async (change: (root: Map<string | number, Value>) => void = () => {}) => {
     const { tensors } = await load_reference();
     const encoder = await read_tensors(`${FIXTURE}/model.safetensors`);
@@ -535,7 +535,7 @@ describe("MSN's own checkpoints", () => {
     await same.dispose();
   });
 
-  test("its epochs may count, as in the original", async () => {
+  test("its epochs may be continued, as in the original", async () => {
     const checkpoint = await OriginalMSNCheckpoint.open(await own(), { num_attention_heads: 2 });
     const run = async (args: MSNPretrainingOptions) => {
       const model = await msn_encoder(checkpoint.config);

@@ -210,7 +210,7 @@ describe.each(ENGINES)("the ops of pre-training on $kind", ({ kind, options }) =
     free(...sink.found.values());
   });
 
-  test("what doesn't fit is refused, and the engine stays usable", async () => {
+  test("invalid shapes are refused, and the engine stays usable", async () => {
     const x = engine.tensor(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3]);
     const row = engine.tensor(Float32Array.of(1, 2, 3), [1, 3]);
     const weight = engine.tensor(Float32Array.of(1, 2, 3), [3]);

@@ -37,7 +37,7 @@ const PLACES = [
 ] as const;
 
 describe.each(PLACES)(
-  "beside PyTorch: $device, worker: $worker",
+  "compared with PyTorch: $device, worker: $worker",
   ({ device, worker, gradient_checkpointing }) => {
     test.each(["sinkhorn", "plain"] as const)("%s", async (name) => {
       const { args } = RUNS[name];

@@ -56,7 +56,7 @@ test.each([
   expect(error.message).toContain(`preprocessor_config.json: ${key} `);
 });
 
-test("what transformers doesn't know is ViT's, as there", async () => {
+test("a processor that transformers doesn't know is treated as ViT's, as in transformers", async () => {
   for (const type of ["ViTMSNImageProcessor", "AutoImageProcessor", "ViTImageProcessorPil"]) {
     const processor = await load(JSON.stringify({ image_processor_type: type, size: 9 }));
     expect(processor.size).toEqual({ height: 9, width: 9 });

@@ -98,7 +98,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
     await expect_same([noise(37, 21, channels), noise(22, 50, channels)], { size: 16 });
   });
 
-  test("hands pixels to the model without reading them", async () => {
+  test("passes pixels to the model without reading them back", async () => {
     const processor = new ViTImageProcessor({ size: 32 });
     const images = [noise(50, 40, 3), noise(33, 90, 3)];
     const here = await processor(images);
@@ -113,14 +113,14 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
     expect((await error_of(pixel_values.getData())).code).toBe("DISPOSED");
   });
 
-  test("gives tensors that say what they aren't", async () => {
+  test("gives tensors whose errors name what they can't do", async () => {
     const { pixel_values } = await new ViTImageProcessor({ size: 32 })(noise(8, 8, 3), { device: model });
     expect(() => pixel_values.data).toThrow(/await tensor.getData\(\)/);
     expect(() => pixel_values.tolist()).toThrow(/getData/);
     pixel_values.dispose();
   });
 
-  test("gives tensors that other models take, too", async () => {
+  test("gives tensors that other models accept, too", async () => {
     const { pixel_values } = await new ViTImageProcessor({ size: 32 })(noise(60, 60, 3), { device: model });
     const { logits } = await model.forward({ pixel_values });
     for (const other_device of ["wasm", device] as const) {
@@ -132,7 +132,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
     pixel_values.dispose();
   });
 
-  test("leaves nothing behind, and a disposed model's tensors are disposed", async () => {
+  test("frees everything, and a disposed model's tensors are disposed", async () => {
     const own = await ViTMSNModel.from_config(CONFIG, { device });
     const processor = new ViTImageProcessor({ size: 32 });
     const { handles } = own.memory();
@@ -230,7 +230,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
         ["an OffscreenCanvas", () => offscreen_of(opaque())],
         ["an ImageBitmap", () => createImageBitmap(opaque())],
         ["a VideoFrame", () => new VideoFrame(canvas_of(opaque()), { timestamp: 0 })],
-      ])("%s goes there as it is", async (_, make) => {
+      ])("%s is uploaded as it is", async (_, make) => {
         const processor = new ViTImageProcessor({ size: 32 });
         const { data, width, height } = opaque();
         const expected = await processor(new RawImage(data, width, height, 4));
@@ -257,7 +257,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
         pixel_values.dispose();
       });
 
-      test("what has no pixels is an error", async () => {
+      test("an image without pixels is an error", async () => {
         const processor = new ViTImageProcessor();
         const error = await error_of(processor(new Image(), { device: model }));
         expect(error.code).toBe("INVALID_IMAGE");

@@ -33,7 +33,7 @@ test.each(["float32", "float16", "bfloat16", "int8"] as const)(
   },
 );
 
-test("keys are the hub's, whatever layout was loaded, and the mask token is kept", async () => {
+test("keys are the hub's, whatever layout was loaded, and include the mask token", async () => {
   const directory = await temporary_directory();
   for (const [name, first, last] of [
     ["keys_v5_names", "vit.embeddings.cls_token", "classifier.bias"],

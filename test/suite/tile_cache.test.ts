@@ -106,7 +106,7 @@ describe("choices", () => {
     await tiles.write();
   }
 
-  test("of several programs are kept together", async () => {
+  test("of several programs are cached together", async () => {
     expect(await found()).toEqual([]);
     await keep(CHOICE);
     await keep(OTHER);
@@ -156,7 +156,7 @@ describe("choices", () => {
     expect(warnings).toEqual([]);
   });
 
-  test("are neither kept nor read without a cache", async () => {
+  test("are neither stored nor read without a cache", async () => {
     env.use_cache = false;
     await keep(CHOICE);
     expect((await files()).size).toBe(0);

@@ -126,7 +126,7 @@ describe("learning", () => {
     { optim: "adamw_torch", learning_rate: 0.01 },
     { optim: "sgd", learning_rate: 0.1, nesterov: true },
     { optim: "lars", learning_rate: 0.1, lars_trust_coefficient: 0.1 },
-  ] as const)("%o tells three kinds of images apart", async (options) => {
+  ] as const)("%o distinguishes three kinds of images", async (options) => {
     const model = await new_model();
     const before = model.memory();
     const train_dataset = images(24);
@@ -150,7 +150,7 @@ describe("learning", () => {
     { optim: "sgd", learning_rate: 0.1, weight_decay: 0.1 },
     { optim: "sgd", learning_rate: 0.1, momentum: 0 },
     { optim: "adamw_torch", learning_rate: 0.01, weight_decay: 0.1 },
-  ] as const)("three steps of %o are those of its definition", async (options) => {
+  ] as const)("three steps of %o match its definition", async (options) => {
     const train_dataset = images(4);
     const pixels = train_dataset.flatMap(({ pixel_values }) => [...pixel_values.data]);
     const inputs = {
@@ -224,7 +224,7 @@ describe("learning", () => {
     await Promise.all([model.dispose(), directory.remove()]);
   });
 
-  test("the same seed gives the same bits; another, or dropout's, others", async () => {
+  test("the same seed gives the same bits; another one, or dropout, gives others", async () => {
     const run = async (args: TrainingOptions, config = {}) => {
       const model = await new_model(config);
       const trainer = new Trainer({
@@ -349,7 +349,7 @@ describe("learning", () => {
     }
   });
 
-  test("a loss that isn't finite stops it, names the step and leaves the model as it was", async () => {
+  test("a loss that isn't finite stops it, names the step and doesn't change the model", async () => {
     const model = await new_model();
     const train_dataset = images(8);
     const args = { ...ARGS, optim: "sgd", learning_rate: 1e5, max_grad_norm: 0, max_steps: 50 } as const;
@@ -368,7 +368,7 @@ describe("learning", () => {
 });
 
 describe("data", () => {
-  test("a stream, tensors, labels by name, and labels left out", async () => {
+  test("a stream, tensors, labels by name, and missing labels", async () => {
     const model = await new_model({ id2label: { 0: "a", 1: "b", 2: "c" }, num_labels: 3 });
     const examples = images(9);
     const named = examples.map(({ pixel_values, label }) => ({
@@ -427,7 +427,7 @@ describe("data", () => {
       /Input image size/,
     ],
     [7 as unknown as Example[], /train_dataset must be a list/],
-  ])("%# is refused in a sentence", async (train_dataset, message) => {
+  ])("%# is a one-sentence error", async (train_dataset, message) => {
     const model = await new_model();
     const error = await error_of(new Trainer({ model, train_dataset, args: ARGS }).train());
     expect(error.code).toBe("INVALID_ARGUMENT");
@@ -561,7 +561,7 @@ describe("evaluation and callbacks", () => {
     await model.dispose();
   });
 
-  test("it trains once at a time", async () => {
+  test("two trainings at once are refused", async () => {
     const model = await new_model();
     const trainer = new Trainer({ model, train_dataset: images(8), args: { ...ARGS, max_steps: 2 } });
     const first = trainer.train();
@@ -578,75 +578,72 @@ describe("checkpoints", () => {
     { dtype: "float32", optim: "sgd" },
   ] as const;
 
-  test.each(CASES)(
-    "a run that is broken off and resumed gives the same bits: %o",
-    async ({ dtype, optim }) => {
-      const whole = await temporary_directory();
-      const broken = await temporary_directory();
-      const args = {
-        ...ARGS,
-        optim,
-        max_steps: 14,
-        gradient_accumulation_steps: 2,
-        logging_steps: 3,
-        save_steps: 4,
-        eval_strategy: "steps",
-        eval_steps: 5,
-      } as const;
-      const make = async (output_dir: TrainingOptions["output_dir"], stop_at: number) => {
-        const model = await new_model({ hidden_dropout_prob: 0.1 }, { dtype });
-        const trainer = new Trainer({
-          model,
-          train_dataset: images(22),
-          eval_dataset: images(5),
-          args: { ...args, output_dir },
-          callbacks: [
-            {
-              on_step_end: ({ state, control }) => {
-                if (state.global_step === stop_at) control.should_training_stop = true;
-              },
+  test.each(CASES)("an interrupted and resumed run gives the same bits: %o", async ({ dtype, optim }) => {
+    const whole = await temporary_directory();
+    const broken = await temporary_directory();
+    const args = {
+      ...ARGS,
+      optim,
+      max_steps: 14,
+      gradient_accumulation_steps: 2,
+      logging_steps: 3,
+      save_steps: 4,
+      eval_strategy: "steps",
+      eval_steps: 5,
+    } as const;
+    const make = async (output_dir: TrainingOptions["output_dir"], stop_at: number) => {
+      const model = await new_model({ hidden_dropout_prob: 0.1 }, { dtype });
+      const trainer = new Trainer({
+        model,
+        train_dataset: images(22),
+        eval_dataset: images(5),
+        args: { ...args, output_dir },
+        callbacks: [
+          {
+            on_step_end: ({ state, control }) => {
+              if (state.global_step === stop_at) control.should_training_stop = true;
             },
-          ],
-        });
-        return { model, trainer };
-      };
-      const finish = async ({ model, trainer }: Awaited<ReturnType<typeof make>>) => {
-        const kept = trainer.state.log_history.map(({ loss, eval_loss, accuracy, step, epoch }) => ({
-          loss,
-          eval_loss,
-          accuracy,
-          step,
-          epoch,
-        }));
-        const weights = await weights_of(model);
-        await model.dispose();
-        return { kept, weights };
-      };
-      const undisturbed = await make(whole.target, -1);
-      await undisturbed.trainer.train();
-      const wanted = await finish(undisturbed);
-      const first = await make(broken.target, 7);
-      await first.trainer.train({ resume_from_checkpoint: true });
-      await first.model.dispose();
-      expect((await broken.list()).sort()).toEqual(["checkpoint-4"]);
-      const second = await make(broken.target, -1);
-      await second.trainer.train({ resume_from_checkpoint: true });
-      expect(await finish(second)).toEqual(wanted);
-      expect((await broken.list()).sort()).toEqual([
-        "checkpoint-12",
-        "checkpoint-14",
-        "checkpoint-4",
-        "checkpoint-8",
-      ]);
-      // By name, from an earlier one.
-      const third = await make(broken.target, -1);
-      await third.trainer.train({ resume_from_checkpoint: "checkpoint-8" });
-      expect(await finish(third)).toEqual(wanted);
-      await Promise.all([whole.remove(), broken.remove()]);
-    },
-  );
+          },
+        ],
+      });
+      return { model, trainer };
+    };
+    const finish = async ({ model, trainer }: Awaited<ReturnType<typeof make>>) => {
+      const kept = trainer.state.log_history.map(({ loss, eval_loss, accuracy, step, epoch }) => ({
+        loss,
+        eval_loss,
+        accuracy,
+        step,
+        epoch,
+      }));
+      const weights = await weights_of(model);
+      await model.dispose();
+      return { kept, weights };
+    };
+    const undisturbed = await make(whole.target, -1);
+    await undisturbed.trainer.train();
+    const wanted = await finish(undisturbed);
+    const first = await make(broken.target, 7);
+    await first.trainer.train({ resume_from_checkpoint: true });
+    await first.model.dispose();
+    expect((await broken.list()).sort()).toEqual(["checkpoint-4"]);
+    const second = await make(broken.target, -1);
+    await second.trainer.train({ resume_from_checkpoint: true });
+    expect(await finish(second)).toEqual(wanted);
+    expect((await broken.list()).sort()).toEqual([
+      "checkpoint-12",
+      "checkpoint-14",
+      "checkpoint-4",
+      "checkpoint-8",
+    ]);
+    // By name, from an earlier one.
+    const third = await make(broken.target, -1);
+    await third.trainer.train({ resume_from_checkpoint: "checkpoint-8" });
+    expect(await finish(third)).toEqual(wanted);
+    await Promise.all([whole.remove(), broken.remove()]);
+  });
 
-  test("a damaged checkpoint is named; the one before it serves", async () => {
+  test("a damaged checkpoint is named; the one before it is used", async () => {
     const directory = await temporary_directory();
     const args = { ...ARGS, max_steps: 3, save_steps: 1, output_dir: directory.target };
     const run = async (resume_from_checkpoint: boolean | string) => {
@@ -775,7 +772,7 @@ describe("checkpoints", () => {
     await Promise.all([model.dispose(), other.dispose(), directory.remove()]);
   });
 
-  test("resuming where there is no checkpoint begins", async () => {
+  test("resuming without a checkpoint starts from the beginning", async () => {
     const directory = await temporary_directory();
     const model = await new_model();
     const args = { ...ARGS, max_steps: 1, output_dir: directory.target };

@@ -45,7 +45,7 @@ describe("augmentation", () => {
     expect(Math.abs(mean - 0.397)).toBeLessThan((4 * 0.194) / Math.sqrt(areas.length));
   });
 
-  test("an image that no crop fits gives its middle", () => {
+  test("an image that no crop fits is cropped in its middle", () => {
     const transform = random_resized_crop([4, 4], { scale: [0.9, 1], ratio: [3 / 4, 4 / 3], resample: 0 });
     const cropped = transform(grid(200, 12), new Random(1));
     expect(cropped.data[0]).toBeGreaterThan(90);
@@ -118,7 +118,7 @@ describe("a folder of images by class", () => {
     expect((await RawImage.read(image as string | File)).size).toEqual([28, 28]);
   });
 
-  test("a class without images is an error by name, or left out", async () => {
+  test("a class without images is an error by name, or skipped", async () => {
     await directory.write("bee/readme.md", new Uint8Array(1));
     const error = await error_of(ImageFolder.open(directory.target));
     expect([error.code, error.message]).toEqual(["INVALID_ARGUMENT", expect.stringMatching(/class bee/)]);

@@ -49,7 +49,7 @@ test("vit is saved as a backbone, without the classifier", async () => {
   await Promise.all([model.dispose(), again.dispose(), directory.remove()]);
 });
 
-test("classifier and vit end together, whichever is disposed", async () => {
+test("classifier and vit are disposed together, whichever is disposed", async () => {
   const files = await fixture_files("tiny");
   for (const name of ["classifier", "vit"] as const) {
     const model = await ViTMSNForImageClassification.from_pretrained(files);

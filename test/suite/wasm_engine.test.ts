@@ -43,7 +43,7 @@ async function new_engine() {
 }
 
 describe("the WebAssembly engine", () => {
-  test("says that it is dead after a fault, and no other engine suffers", async () => {
+  test("reports that it is dead after a fault, and no other engine is affected", async () => {
     const [engine, other] = [await new_engine(), await new_engine()];
     const x = engine.tensor(Float32Array.of(1, 2), [1, 2]);
     faults.trap = true;
@@ -92,7 +92,7 @@ describe("loading the WebAssembly", () => {
     }
   });
 
-  test("says what it got where that is no WebAssembly", async () => {
+  test("reports what it got where that isn't WebAssembly", async () => {
     const page = new TextEncoder().encode("<!doctype html>");
     await expect(load_wasm_module(page)).rejects.toThrow('starts with "<!doctype html>"');
     await expect(load_wasm_module((await wasm_bytes()).slice(0, 1000))).rejects.toMatchObject({

@@ -43,7 +43,7 @@ function gpu_with(requestAdapter: () => Promise<unknown>): GPU {
   return { requestAdapter, wgslLanguageFeatures: new Set() } as unknown as GPU;
 }
 
-describe("where there is no WebGPU to be had", () => {
+describe("where WebGPU isn't available", () => {
   const device_of = async (device: "webgpu" | "auto") => {
     const model = await ViTMSNModel.from_config(TINY, { device });
     await model.dispose();
@@ -63,7 +63,7 @@ describe("where there is no WebGPU to be had", () => {
       }),
       /The GPU Old GPU gives no device .*limit exceeded.*device "wasm"/s,
     ],
-  ])("%s is said by name, and auto takes the CPU", async (_, requestAdapter, message) => {
+  ])("%s is named, and auto takes the CPU", async (_, requestAdapter, message) => {
     env.webgpu.gpu = gpu_with(requestAdapter);
     const error = await error_of(device_of("webgpu"));
     expect(error.code).toBe("UNSUPPORTED");
@@ -74,7 +74,7 @@ describe("where there is no WebGPU to be had", () => {
     expect(engine_info.reasons[0]).toMatch(message);
   });
 
-  test("software is left to the CPU's engine unless it is allowed", async () => {
+  test("a software adapter isn't used unless it is allowed", async () => {
     const adapter = {
       info: { description: "Slow", isFallbackAdapter: true },
       features: new Set(),
@@ -116,7 +116,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     return (await model.forward({ pixel_values: PIXELS })).logits.data;
   }
 
-  test("says where it runs and why", async () => {
+  test("reports where it runs and why", async () => {
     const model = await on("webgpu");
     expect(model.device).toBe("webgpu");
     const { level, adapter, reasons } = model.engine_info;
@@ -223,7 +223,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     expect(max_difference(gpu_values, cpu_values)).toBeLessThan(1e-5);
   });
 
-  test("refuses what the device can't hold by a typed error, and goes on", async () => {
+  test("refuses what the device can't hold by a typed error, and still works", async () => {
     const model = await on(shared);
     // More than the 128 MiB that a binding holds by default, in one tensor of the image's patches.
     const side = 32 * 110;
@@ -244,7 +244,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     await model.dispose();
   });
 
-  test("that is disposed during a forward says so, and its device's other models go on", async () => {
+  test("that is disposed during a forward throws DISPOSED, and its device's other models still work", async () => {
     const [model, other] = [await on(shared), await on(shared)];
     const forward = model.forward({ pixel_values: PIXELS });
     await model.dispose();
@@ -287,7 +287,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     await model.dispose();
   });
 
-  test("that can't be read again says that it has to be loaded again", async () => {
+  test("that can't be read again throws an error that asks for it to be loaded again", async () => {
     const device = await open_device();
     const model = await on(device);
     device.destroy();
@@ -300,7 +300,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     await model.dispose();
   });
 
-  test("takes its own WebAssembly by hand, and no other", async () => {
+  test("accepts its own WebAssembly in env.wasm, and no other", async () => {
     const model = await on(shared);
     await model.dispose();
     const wrong = ViTMSNForImageClassification.from_pretrained(await fixture_files("tiny"), {
@@ -333,7 +333,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
   });
 });
 
-describe.skipIf(no_webgpu !== undefined)("a model on what is taken for a GPU", () => {
+describe.skipIf(no_webgpu !== undefined)("a model on an adapter that is taken for a GPU", () => {
   test("has its tiles chosen by measurement, for models that come later as well", async () => {
     env.use_cache = false;
     const device = await open_device("as a GPU");

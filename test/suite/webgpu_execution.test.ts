@@ -92,7 +92,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     await model.dispose();
   });
 
-  test("that are aborted while they wait leave the others alone", async () => {
+  test("that are aborted while they wait don't affect the others", async () => {
     const model = await load();
     const controllers = [signal(), signal(), signal(), signal()];
     const forwards = controllers.map(({ signal }) => model.forward({ pixel_values: images(1), signal }));
@@ -105,7 +105,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     await model.dispose();
   });
 
-  test("that fail or end with the model let those that wait know", async () => {
+  test("that fail or end with the model don't block those that wait", async () => {
     const model = await load();
     const bad = model.forward({ pixel_values: images(1), visible_patches: [99] });
     const good = model.forward({ pixel_values: images(1) });

@@ -98,7 +98,7 @@ describe("a model whose engine is in a Worker", () => {
     expect(saved[1]).toEqual(saved[0]);
   });
 
-  test("runs several forwards at once, and holds nothing after them", async () => {
+  test("runs several forwards at once, and holds nothing afterwards", async () => {
     const model = await ViTMSNModel.from_config(CONFIG, { worker: true });
     const before = model.memory();
     const alone = await model.forward({ pixel_values: pixel_values() });
@@ -112,7 +112,7 @@ describe("a model whose engine is in a Worker", () => {
     await model.dispose();
   });
 
-  test("an abort ends a forward at once, and the model goes on", async () => {
+  test("an abort ends a forward at once, and the model still works", async () => {
     const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
     const { handles } = model.memory();
     const expected = await model.forward({ pixel_values: pixel_values() });
@@ -150,7 +150,7 @@ describe("a model whose engine is in a Worker", () => {
     }
   });
 
-  test("leaves the caller's arrays alone", async () => {
+  test("doesn't change the caller's arrays", async () => {
     const files = await model_files("test/fixtures/tiny", ["config.json", "model.safetensors"]);
     const before = (files["model.safetensors"] as Uint8Array).slice();
     const model = await ViTMSNModel.from_pretrained(files, { worker: true });
@@ -200,7 +200,7 @@ describe("the engine in a Worker", () => {
     }
   });
 
-  test("an op that fails names itself where its result is waited for, and harms no other value", async () => {
+  test("an op that fails is named where its result is awaited, and affects no other value", async () => {
     const x = there.tensor(noise(12), [1, 2, 6]);
     const wrong = there.scaled_dot_product_attention(x, 4);
     const further = there.layer_norm(wrong, x, x, 1e-6);
@@ -233,7 +233,7 @@ describe("the engine in a Worker", () => {
     expect((await failure(there.read(x))).code).toBe("DISPOSED");
   });
 
-  test("takes values as they are at the call", async () => {
+  test("uses values as they are at the call", async () => {
     const values = Float32Array.of(1, 2);
     const x = there.tensor(values, [2]);
     values.fill(0);

@@ -38,13 +38,13 @@ export const LOSSES = {
   bytes: { names: "new", data: "holes" },
   some_bytes: { names: "new", data: "torn" },
   names: { names: "saved", data: "new" },
-  /** The first change of names in each folder, but not those after it: file systems may keep them in any order. */
+  /** The first change of names in each folder, but not those after it: file systems may write them in any order. */
   first_name: { names: "without_first", data: "saved" },
 } as const;
 
 export type Loss = keyof typeof LOSSES;
 
-/** Thrown at whoever goes on after it was killed; it isn't an error of the system's. */
+/** Thrown in a process that continues after it was killed; it isn't an error of the system. */
 export class Killed extends Error {}
 
 export interface Fault {
@@ -84,7 +84,7 @@ export class FaultyDisk {
   has_links = true;
   /** Writes put down no more than half of what they are given. */
   writes_are_short = false;
-  /** Called before every call, for tests that decide which of several processes goes on. */
+  /** Called before every call, for tests that decide which of several processes continues. */
   turn: (() => Promise<void>) | undefined;
   #root = folder();
   #now = 0;
@@ -276,7 +276,7 @@ export class FaultyDisk {
 
   sync(path: string, of: File | Folder) {
     const forget = () => {
-      // The system won't try again to write what it couldn't: that a later sync() succeeds says nothing of it.
+      // The system won't try again to write what it couldn't: a later sync() that succeeds doesn't mean that it is written.
       if (of.kind === "file") of.dirty = [];
     };
     return this.#call(

@@ -32,7 +32,7 @@ export async function open_device(kind: DeviceKind = "default"): Promise<GPUDevi
   return device;
 }
 
-/** Software gets kernels of its own; under another name it gets those of GPUs. */
+/** Software gets its own kernels; under another name it gets those of GPUs. */
 export function describe_as_gpu(device: GPUDevice): void {
   const value = {
     vendor: "",
@@ -62,7 +62,7 @@ export interface Seen {
 export interface Pretence {
   /** Bytes of the largest storage binding. */
   binds?: number;
-  /** The adapter isn't software, as far as it tells. */
+  /** An adapter that doesn't claim to be software. */
   is_hardware?: boolean;
   /** Pipelines can't be compiled ahead. */
   refuses_ahead?: boolean;

@@ -40,7 +40,7 @@ export async function bun(): Promise<Runtime> {
   return runtime("Bun", await binary("@oven", ["bin/bun", "bin/bun.exe"]), []);
 }
 
-/** The newest Node that build.sh installed beside the one that runs the tests; undefined where there is none. */
+/** The newest Node that build.sh installed in addition to the one that runs the tests; undefined where there is none. */
 export async function newest_node(): Promise<Runtime | undefined> {
   const folder = new URL("../../.tools/", import.meta.url);
   const names = existsSync(folder) ? await readdir(folder) : [];
@@ -70,7 +70,7 @@ async function runtime(name: Runtime["name"], path: string, options: readonly st
   };
 }
 
-/** Where Mesa's software Vulkan, lavapipe, says how it is loaded; undefined where it isn't installed. */
+/** The manifest of Mesa's software Vulkan, lavapipe; undefined where it isn't installed. */
 export async function find_lavapipe(): Promise<string | undefined> {
   const folder = "/usr/share/vulkan/icd.d";
   const files = existsSync(folder) ? await readdir(folder) : [];

@@ -70,7 +70,7 @@ export class SnippetProject {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
-  /** What a snippet runs after: the package looks for the hub here, and keeps downloads in the project. */
+  /** What a snippet runs after: the package looks for the hub here, and caches downloads in the project. */
   get settings(): string {
     const cache = JSON.stringify(join(this.folder, "cache"));
     return (

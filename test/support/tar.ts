@@ -5,7 +5,7 @@ const BLOCK = 512;
 export interface HeaderFields {
   type?: string;
   link?: string;
-  /** The form of archive: what stands at byte 257. */
+  /** The form of archive: the magic at byte 257. */
   magic?: string;
   /** Is changed before the sum is made. */
   edit?(header: Buffer): void;

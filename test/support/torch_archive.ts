@@ -92,7 +92,7 @@ export interface Member {
   data: Uint8Array;
   method?: number;
   flags?: number;
-  /** As the headers tell it; default 0, none. */
+  /** As the headers claim; default 0, none. */
   crc32?: number;
   /** Size that both headers claim; default the data's. */
   claimed_size?: number;

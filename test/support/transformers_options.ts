@@ -152,7 +152,7 @@ export const TRANSFORMERS_OPTIONS: Readonly<Record<string, unknown>> = {
   average_tokens_across_devices: true,
 };
 
-/** What asks for something that isn't done here, and a word of the reason. */
+/** Options for what isn't supported here, and a word of the reason. */
 export const REFUSED_OPTIONS: readonly (readonly [string[], RegExp])[] = [
   [["--push_to_hub"], /push_to_hub can't be true: .*huggingface-cli upload/],
   [["--push_to_hub", "True"], /push_to_hub can't be true/],

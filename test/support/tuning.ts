@@ -4,7 +4,7 @@ import { fixture_files } from "./models.ts";
 
 /** What a program does that tunes a model. */
 export interface TuningProgram {
-  /** Where choices are kept: a folder in Node, a key of the Cache API in a page. */
+  /** Where choices are cached: a folder in Node, a key of the Cache API in a page. */
   place: string;
   /** Whether an option of from_pretrained names the place, instead of `env`. */
   by_option?: boolean;

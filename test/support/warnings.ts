@@ -1,6 +1,6 @@
 import { env } from "vit-msn";
 
-/** What `action` gives, and what the package warned of meanwhile. */
+/** What `action` returns, and what the package warned of while it ran. */
 export async function with_warnings<T>(action: () => Promise<T>): Promise<{ result: T; warnings: string[] }> {
   const { warn } = env;
   const warnings: string[] = [];

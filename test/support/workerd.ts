@@ -8,7 +8,7 @@ import { root } from "./packed.ts";
 export interface RunningWorkerd {
   /** Its address, with a slash at its end. */
   url: string;
-  /** Resident bytes now, and at their highest; undefined where the system doesn't tell. */
+  /** Resident bytes now, and at their highest; undefined where the system doesn't report them. */
   memory(): Promise<{ now: number; peak: number } | undefined>;
   stop(): Promise<void>;
 }

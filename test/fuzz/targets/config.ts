@@ -22,7 +22,7 @@ export const dictionary = [
   "null",
 ];
 
-/** Both files of a model's settings; whoever writes one may write the other. */
+/** Both files of a model's settings; who can write one can write the other. */
 export async function fuzz(bytes: Uint8Array): Promise<void> {
   const config = await ViTMSNConfig.from_pretrained({ "config.json": bytes });
   JSON.stringify(config);

@@ -13,7 +13,7 @@ export const dictionary = [
   new Uint8Array(512),
 ];
 
-/** Where a header's sum of bytes stands. */
+/** The offset of a header's checksum. */
 const [SUM, SUM_END, BLOCK] = [148, 156, 512];
 
 /** In pieces, as a stream brings them. */

@@ -1,4 +1,4 @@
-// One scenario of an engine with threads, in a process of its own: prints what it saw as JSON.
+// One scenario of an engine with threads, in a separate process: prints what it saw as JSON.
 // Usage: node child.mjs SCENARIO
 import { readdirSync } from "node:fs";
 import { createRequire, syncBuiltinESMExports } from "node:module";
@@ -51,10 +51,10 @@ const scenarios = {
   /** A worker that is ended from outside, idle or at work. */
   killed: () => kill(false),
 
-  /** The Worker of an engine, which has threads of its own. */
+  /** The Worker of an engine, which has its own threads. */
   killed_engine: () => kill(true),
 
-  /** Models with threads, with a Worker and with both, that nobody disposes of and nobody holds. */
+  /** Models with threads, with a Worker and with both, that are neither disposed nor referenced any more. */
   async dropped() {
     for (let i = 0; i < 3; i++) {
       for (const [num_threads, worker] of /** @type {const} */ ([
@@ -109,14 +109,14 @@ const scenarios = {
     return { forward, started: started.length, ended };
   },
 
-  /** Nobody disposes: the process ends all the same. */
+  /** Models that aren't disposed: the process ends all the same. */
   async forgotten() {
     const models = [await load(3), await load(3, true)];
     for (const model of models) await model.forward({ pixel_values });
     return models.map((model) => model.engine_info.threads);
   },
 
-  /** Workers that end before they begin. */
+  /** Workers that end before they start. */
   no_workers: () => load_without(false),
   no_engine_worker: () => load_without(true),
 
