@@ -27,13 +27,13 @@ const common = {
  * @type {readonly [string, RegExp][]}
  */
 const PARTS = [
-  ["base", /\/ts\/(errors|on_demand|callable|tensor|engine\/engine)\.ts$/],
+  ["base", /\/ts\/(errors|on_demand|callable|dims|tensor|engine\/engine)\.ts$/],
   [
     "settings",
     /\/ts\/(env|checked_env|options|network\/(environment|address_space|proxy_settings)\.\w+)\.ts$/,
   ],
   ["network", /\/ts\/network\//],
-  ["loading", /\/ts\/(?:files\/|loading\/(?!checkpoint))/],
+  ["loading", /\/ts\/(?:files\/|dtypes\.|sleep\.|loading\/(?!checkpoint))/],
   ["image", /\/ts\/image\//],
   ["config", /\/ts\/model\/configuration_vit_msn\.ts$/],
   ["core", /./],

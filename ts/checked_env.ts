@@ -33,7 +33,7 @@ const RULES: Readonly<Record<keyof Env, Rule>> = {
   webgpu: record,
 };
 
-/** Settings that check what they are set to. Those without a default may be set to undefined. */
+/** Settings that check assigned values. Those without a default may be set to undefined. */
 function checked<T extends object>(where: string, defaults: T, rules: Readonly<Record<keyof T, Rule>>): T {
   const initial = { ...defaults } as Record<PropertyKey, unknown>;
   return new Proxy(defaults, {
@@ -58,5 +58,5 @@ function checked<T extends object>(where: string, defaults: T, rules: Readonly<R
 
 const webgpu = checked("env.webgpu", settings.webgpu, WEBGPU_RULES);
 
-/** The package's settings, which refuse names that don't exist and values of wrong types. */
+/** The package's settings, which refuse unknown names and values of wrong types. */
 export const env: Env = checked<Env>("env", Object.assign(settings, { webgpu }), RULES);

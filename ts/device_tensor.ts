@@ -1,14 +1,15 @@
+import { numel } from "./dims.ts";
 import type { Engine, TensorHandle } from "./engine/engine.ts";
 import { VitMsnError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
-/** What holds a tensor's elements, and where. */
+/** The engine and handle that hold a tensor's elements. */
 interface Place {
   engine: Engine;
   handle: TensorHandle;
 }
 
-/** A tensor that was forgotten lets its memory go. */
+/** Frees the memory of a tensor that was garbage-collected. */
 const forgotten = new FinalizationRegistry<Place>(({ engine, handle }) => engine.free(handle));
 
 /**
@@ -35,7 +36,7 @@ export class DeviceTensor extends Tensor<"float32"> {
 
   /** Number of elements. */
   override get size(): number {
-    return this.dims.reduce((a, b) => a * b, 1);
+    return numel(this.dims);
   }
 
   /** @internal The handle, where the tensor is this engine's. @throws VitMsnError DISPOSED. */

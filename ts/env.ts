@@ -3,11 +3,11 @@ import type { ImageFormat } from "./image/formats.ts";
 
 /** How WebGPU is found. */
 export interface WebGpuEnv {
-  /** Where adapters come from; default the runtime's `navigator.gpu`, in Node without one that of the package webgpu. */
+  /** The source of adapters; default the runtime's `navigator.gpu`, or the package webgpu in Node without it. */
   gpu: GPU | undefined;
   /**
    * Whether an adapter that is software on the CPU will do. Default: where device "webgpu" is asked for by name, yes;
-   * "auto" takes the CPU's own engine, which is faster.
+   * "auto" takes the CPU engine, which is faster.
    */
   allow_software: boolean | undefined;
 }
@@ -42,22 +42,22 @@ export interface Env {
    * TRANSFORMERS_OFFLINE is set to 1.
    */
   allow_remote_models: boolean;
-  /** Keep downloads, and the tiles that model.tune() chose (on disk in Node, by the Cache API in browsers); default true. */
+  /** Cache downloads and the tiles that model.tune() chose (on disk in Node, by the Cache API in browsers); default true. */
   use_cache: boolean;
-  /** Node, Deno, Bun: the folder of what is kept; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`. undefined in browsers. */
+  /** Node, Deno, Bun: the cache folder; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`. undefined in browsers. */
   cache_dir: string | undefined;
   /** The Cache API's key in browsers; default "vit-msn". */
   cache_key: string;
   /** Replaces fetch; default the runtime's, in Node through the proxies that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name. */
   fetch: typeof fetch;
-  /** Whether the hub token may be sent over plain http to another machine, where anyone on the way can read it; default false. */
+  /** Whether the hub token may be sent unencrypted (http) to another machine; default false. */
   allow_token_over_http: boolean;
   /** Where warnings go; default console.warn. */
   warn: (message: string) => void;
-  /** Hands in the engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file beside this package's JavaScript. */
+  /** The engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file next to this package's JavaScript. */
   wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
   /**
-   * Decodes image files in place of the runtime's own decoder, for runtimes without one as edge workers. It gives pixels as
+   * Decodes image files instead of the runtime's decoder, for runtimes without one such as edge workers. It returns pixels as
    * the file has them; orientation by EXIF or XMP is applied afterwards (JPEG, PNG, WebP). Default undefined.
    */
   decode: ((bytes: Uint8Array, image: ImageToDecode) => DecodedImage | Promise<DecodedImage>) | undefined;
@@ -65,7 +65,7 @@ export interface Env {
   webgpu: WebGpuEnv;
 }
 
-/** What the package itself reads; checked_env.ts is what others set. */
+/** The settings that the package reads; users set those of checked_env.ts. */
 export const env: Env = {
   remote_host: default_host,
   remote_path_template: "{model}/resolve/{revision}/",

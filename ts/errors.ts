@@ -1,5 +1,5 @@
 /**
- * What went wrong, as a stable word that a program can switch on. The message is a sentence for a person:
+ * The kind of error, as a stable word that a program can switch on. The message is a sentence for a person:
  * it names the file, the key or the argument, what was expected and what to do.
  */
 export type ErrorCode =
@@ -7,7 +7,7 @@ export type ErrorCode =
   | "INVALID_CONFIG" // config.json or preprocessor_config.json holds something impossible
   | "INVALID_CHECKPOINT" // a weights file is truncated, lies about itself or asks for something forbidden
   | "CHECKPOINT_MISMATCH" // a sound weights file that doesn't fit the config: missing or misshapen keys
-  | "INVALID_IMAGE" // bytes that are no picture, or a picture too large to decode
+  | "INVALID_IMAGE" // bytes that are no image, or an image too large to decode
   | "NOT_FOUND" // a file, a repository or a revision that isn't there
   | "ACCESS_DENIED" // a gated or private repository
   | "NETWORK" // the host can't be reached, answers with an error, breaks off or sends a damaged file
@@ -64,7 +64,7 @@ function is_numbers(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((item) => typeof item === "number");
 }
 
-/** As `work`, but rejects with ABORTED as soon as `signal` fires; what `work` comes to then is nobody's business. */
+/** As `work`, but rejects with ABORTED as soon as `signal` fires; the result of `work` is then ignored. */
 export async function until_aborted<T>(
   work: Promise<T>,
   signal: AbortSignal | undefined,

@@ -1,7 +1,7 @@
 import { VitMsnError } from "./errors.ts";
 
 /**
- * Imports a part of this package that few need, which is why not everyone downloads it.
+ * Imports a part of this package that few programs need, so that the others don't download it.
  * @param what the part, for the message.
  * @throws VitMsnError IO where it can't be had, and what to do about it.
  */

@@ -1,6 +1,6 @@
 import { invalid_argument, show } from "./errors.ts";
 
-/** What a value must be, and whether it is; or all values that are allowed. Tables of them are plain data: bundlers drop unused ones. */
+/** What a value must be, with its test; or all allowed values. Tables of rules are plain data, so that bundlers drop unused ones. */
 export type Rule = readonly [expected: string, is_met: Test] | readonly (string | boolean)[];
 type Test = (value: unknown) => boolean;
 export type Rules = Readonly<Record<string, Rule>>;
@@ -8,7 +8,7 @@ export type Rules = Readonly<Record<string, Rule>>;
 const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) > 0;
 const is_callable = (value: unknown) => typeof value === "function";
 
-/** For what is checked where it is used. */
+/** For options that are checked where they are used. */
 export const any: Rule = ["", () => true];
 export const flag: Rule = ["true or false", (value) => typeof value === "boolean"];
 export const text: Rule = ["a string", (value) => typeof value === "string"];
@@ -23,13 +23,13 @@ export const abort_signal: Rule = [
   "an AbortSignal",
   (value) => is_record(value) && "aborted" in value && is_callable(value.addEventListener),
 ];
-/** What holds or names the engine's WebAssembly. */
+/** The engine's WebAssembly, or its address. */
 export const wasm_input: Rule = [
   "a WebAssembly.Module, its bytes, a URL or a Response",
   (value) => /(Module|URL|Response|Buffer|\dArray|View)]$/.test(Object.prototype.toString.call(value)),
 ];
 
-/** Names of transformers and transformers.js, and what does the same here. */
+/** Names of transformers and transformers.js with their counterparts here. */
 const ELSEWHERE: readonly (readonly [RegExp, string])[] = [
   [/^quantized$/, 'dtype: "int8"'],
   [/^top_?k$/i, "top_k in the pipeline's call"],
@@ -40,7 +40,7 @@ const ELSEWHERE: readonly (readonly [RegExp, string])[] = [
 
 /**
  * Checks an object of options; an option that is undefined counts as left out.
- * @param where for messages: what takes the options.
+ * @param where what takes the options, for messages.
  * @throws VitMsnError INVALID_ARGUMENT that names an unknown option with the nearest known one, or a value of a wrong type.
  */
 export function check_options(where: string, options: unknown, ...tables: readonly Rules[]): void {
@@ -59,25 +59,25 @@ export function check_option(where: string, name: string, value: unknown, rules:
   const [expected, is_met] = rule;
   const is_test = typeof is_met === "function";
   if (is_test ? is_met(value) : rule.includes(value as string)) return;
-  // What stands where a token belongs may be a secret.
+  // A wrong token may still be a secret.
   const got = name === "token" ? typeof value : show(value);
   const wanted = is_test ? expected : `one of ${rule.map(show).join(", ")}`;
   throw invalid_argument(`${where}: ${name} must be ${wanted}, got ${got}.`, name);
 }
 
-/** Refuses an option that doesn't exist, and names what to use instead. */
+/** The error for an option that doesn't exist; it names what to use instead. */
 export function unknown_option(where: string, name: string, known: readonly string[]): Error {
   const instead = nearest(name, known, 1) ?? elsewhere(name) ?? nearest(name, known, 0.5);
   const advice = instead ? `use ${instead}` : `it has ${known.join(", ")}`;
   return invalid_argument(`${where} has no option ${show(name)}; ${advice}.`, name);
 }
 
-/** What does the same here as an option of another package. */
+/** The counterpart here of another package's option. */
 export function elsewhere(name: string): string | undefined {
   return ELSEWHERE.find(([names]) => names.test(name))?.[1];
 }
 
-/** The known name that has most pairs of letters in common, by Dice's coefficient. */
+/** The known name that is most similar, by Dice's coefficient of pairs of letters. */
 function nearest(name: string, known: readonly string[], least: number): string | undefined {
   const wanted = pairs(name);
   let found: string | undefined;

@@ -1,3 +1,4 @@
+import { numel } from "./dims.ts";
 import { invalid_argument as invalid, show } from "./errors.ts";
 
 /** Element types of a Tensor and the array that holds each. */
@@ -28,7 +29,7 @@ const FITS: Readonly<Record<TensorType, (x: unknown) => boolean>> = {
 };
 
 /**
- * A row-major array of numbers with a shape: what goes into a model and what comes out of it.
+ * A row-major array of numbers with a shape: a model's inputs and outputs.
  *
  * The data lives in JavaScript memory, so a tensor outlives the model that made it and needs no dispose(), which does
  * nothing; a DeviceTensor is the exception. `data` is read at once; `getData()` is the form that also fits those.
@@ -42,7 +43,7 @@ export class Tensor<T extends TensorType = TensorType> {
 
   /**
    * @param type element type.
-   * @param data the elements: the type's own array (kept, not copied), or an array of numbers (copied).
+   * @param data the elements: the type's array (used, not copied), or an array of numbers (copied).
    * @param dims the shape; its product must be data.length.
    * @throws VitMsnError INVALID_ARGUMENT where type, data and dims don't fit each other.
    */
@@ -78,10 +79,10 @@ export class Tensor<T extends TensorType = TensorType> {
     return "cpu";
   }
 
-  /** Frees what isn't in JavaScript memory. */
+  /** Frees memory outside JavaScript's. */
   dispose(): void {}
 
-  /** The elements in row-major order (the tensor's own array, not a copy). */
+  /** The elements in row-major order (the tensor's array, not a copy). */
   async getData(): Promise<TensorData[T]> {
     return this.data;
   }
@@ -125,7 +126,7 @@ export function numbers_of(tensor: Tensor): number[] {
 export function check_elements(tensor: Tensor, what: string): void {
   if (tensor.location !== "cpu") return; // `data` of a tensor on a GPU throws
   const { data, dims } = tensor;
-  const size = dims.reduce((a, b) => a * b, 1);
+  const size = numel(dims);
   if (data.length === size) return;
   throw invalid(
     `${what} has ${size} elements, but its memory holds ${data.length}: it was transferred or resized.`,
@@ -137,7 +138,7 @@ export type NestedNumbers = number | NestedNumbers[];
 function nest(values: number[], dims: readonly number[], offset: number): NestedNumbers {
   const [rows, ...rest] = dims;
   if (rows === undefined) return values[offset] as number;
-  const stride = rest.reduce((a, b) => a * b, 1);
+  const stride = numel(rest);
   return Array.from({ length: rows }, (_, i) => nest(values, rest, offset + i * stride));
 }
 
@@ -145,7 +146,7 @@ function checked_size(dims: readonly number[]): number {
   if (!Array.isArray(dims) || dims.some((d) => !Number.isSafeInteger(d) || d < 0)) {
     throw invalid(`Tensor dims must be non-negative integers, got ${show(dims)}.`);
   }
-  return dims.reduce((a, b) => a * b, 1);
+  return numel(dims);
 }
 
 function from_numbers<T extends TensorType>(type: T, data: readonly number[]): TensorData[T] {

@@ -317,7 +317,7 @@ describe("the SHA-256 that the hub gives", () => {
   const RIGHT = createHash("sha256").update(CONTENT).digest("hex");
   const WRONG = "0".repeat(64);
   const damaged_file =
-    /weights\.bin arrived damaged: its SHA-256 is [0-9a-f]{64}, the server says [0-9a-f]{64}/;
+    /weights\.bin arrived damaged: its SHA-256 is [0-9a-f]{64}, but the server announced [0-9a-f]{64}/;
 
   /** As the hub does with a large file: a redirect that tells the hash, to where the bytes are. */
   function link(linked_etag: string, blob: Handler = serve(CONTENT)): Handler {
@@ -343,7 +343,7 @@ describe("the SHA-256 that the hub gives", () => {
     hub.handler = link(`"${WRONG}"`);
     const error = await expect_error(load(), "NETWORK", damaged_file);
     expect(error.details).toMatchObject({ expected_sha256: WRONG, sha256: RIGHT });
-    expect(error.message).toContain("Nothing of it is kept");
+    expect(error.message).toContain("Nothing was cached");
     expect(blob_requests().map(({ headers }) => headers.range)).toEqual([undefined, undefined]);
     expect(await cached_files()).toEqual([]);
   });
@@ -634,7 +634,7 @@ describe("without the network", () => {
     const error = await expect_error(
       load("config.json", { local_files_only: true }),
       "OFFLINE",
-      /config\.json isn't among the kept downloads/,
+      /config\.json isn't in the download cache/,
     );
     expect(error.message).toContain(cache_dir);
     expect(error.message).toContain("local_files_only is set");

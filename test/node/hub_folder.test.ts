@@ -54,11 +54,15 @@ describe("a local folder", () => {
   });
 
   test("that isn't there, or is a file, is a separate error", async () => {
-    await expect_error(open_source(join(folder, "none")), "NOT_FOUND", /isn't there; give a folder/);
-    await expect_error(open_source("./none"), "NOT_FOUND", /"\.\/none" isn't there/);
-    await expect_error(open_source("../none"), "NOT_FOUND", /isn't there/);
-    await expect_error(open_source("file:///none/at/all"), "NOT_FOUND", /isn't there/);
-    await expect_error(open_source(""), "NOT_FOUND", /isn't there/);
+    await expect_error(
+      open_source(join(folder, "none")),
+      "NOT_FOUND",
+      /doesn't exist; give an existing folder/,
+    );
+    await expect_error(open_source("./none"), "NOT_FOUND", /"\.\/none" doesn't exist/);
+    await expect_error(open_source("../none"), "NOT_FOUND", /doesn't exist/);
+    await expect_error(open_source("file:///none/at/all"), "NOT_FOUND", /doesn't exist/);
+    await expect_error(open_source(""), "NOT_FOUND", /doesn't exist/);
     await expect_error(
       open_source(join(folder, "config.json")),
       "INVALID_ARGUMENT",

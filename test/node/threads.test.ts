@@ -122,7 +122,7 @@ describe("an engine with threads", () => {
       warnings: string[];
     }>("no_engine_worker");
     expect([worker, threads]).toEqual([false, 1]);
-    expect(reasons[0]).toContain("can't have a Worker here: it was ended.");
+    expect(reasons[0]).toContain("can't run in a Worker here: it was ended.");
     expect(warnings[0]).toContain("worker is true");
   });
 

@@ -207,7 +207,7 @@ test("where the page's policy forbids Workers, the model runs on the page's thre
   const job = { options: { num_threads: 2, worker: true } };
   const outcome = await with_page("no_workers", (page) => on_page(page, job));
   expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
-  expect(outcome.reasons[0]).toContain("can't have a Worker here");
+  expect(outcome.reasons[0]).toContain("can't run in a Worker here");
   expect(outcome.warnings[0]).toContain("worker is true");
 });
 

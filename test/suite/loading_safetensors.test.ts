@@ -84,7 +84,7 @@ describe("a header that lies is refused", () => {
     ["a header length just past 2^53", file_of({ a: A }, DATA, 2n ** 53n + 1n), /claims a header/],
     ["a header longer than the file", file_of({ a: A }, DATA, 5000), /cut off/],
     ["a header that isn't UTF-8", concat(uint64(4), new Uint8Array([0x7b, 0xff, 0xfe, 0x7d])), /UTF-8/],
-    ["a header that isn't JSON", file_of('{"a":'), /isn't sound JSON/],
+    ["a header that isn't JSON", file_of('{"a":'), /isn't valid JSON/],
     ["a header that isn't an object", file_of("[]"), /isn't a JSON object/],
     ["a header of deep nesting", file_of("[".repeat(100_000)), /nested deeper/],
     [
@@ -191,7 +191,7 @@ describe("sharded checkpoints", () => {
     ["a shard with a backslash", { a: "..\\secret" }, "INVALID_CHECKPOINT", /isn't a plain relative path/],
     ["a shard with NUL", { a: "a\0b" }, "INVALID_CHECKPOINT", /isn't a plain relative path/],
     ["a weight_map that isn't a map", [], "INVALID_CHECKPOINT", /without a weight_map/],
-    ["a weight_map of numbers", { a: 1 }, "INVALID_CHECKPOINT", /names something else than files/],
+    ["a weight_map of numbers", { a: 1 }, "INVALID_CHECKPOINT", /doesn't map keys to file names/],
     ["an empty weight_map", {}, "INVALID_CHECKPOINT", /names 0 files/],
   ])("%s is refused", async (_, weight_map, code, message) => {
     await expect_error(open({ ...shards, "model.safetensors.index.json": index(weight_map) }), code, message);

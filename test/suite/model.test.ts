@@ -141,7 +141,7 @@ describe("invalid inputs are refused, and the model still works", () => {
     [
       "labels of another batch",
       { pixel_values: pixels([1, 3, 8, 8]), labels: [0, 1] },
-      "one class index a picture",
+      "one class index per image",
     ],
     ["labels out of range", { pixel_values: pixels([1, 3, 8, 8]), labels: [3] }, "0 to 2"],
     ["negative labels", { pixel_values: pixels([1, 3, 8, 8]), labels: [-1] }, "-1"],

@@ -9,11 +9,11 @@ import { choose_level, obstacle_to_threads } from "./wasm/simd_level.ts";
 import { create_wasm_engine, has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
 import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
-/** As many as the engine makes use of. */
+/** The most that the engine makes use of. */
 const MAX_THREADS = 64;
 
 /**
- * Starts an engine of its own for one model: disposing it returns all its memory, and a fault in it harms no other.
+ * Starts an engine for one model: disposing it returns all its memory, and a fault in it affects no other model.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
  */
 export async function create_engine(options: EngineOptions): Promise<StartedEngine> {
@@ -21,19 +21,19 @@ export async function create_engine(options: EngineOptions): Promise<StartedEngi
   if (typeof WebAssembly === "undefined") {
     throw new VitMsnError(
       "UNSUPPORTED",
-      "This runtime has no WebAssembly, which the engine is made of: start Node without --jitless.",
+      "This runtime has no WebAssembly, which the engine needs: start Node without --jitless.",
     );
   }
   const given = options.wasm ?? env.wasm;
   if (device === "wasm") return start_on_cpu(given, num_threads, []);
   if (device !== "auto") return start_webgpu(device, given, cache_dir);
-  // What was handed in is looked into once: a Response can't be read twice.
+  // Compiled once: a Response can't be read twice.
   const module = given && (await load_wasm_module(given));
   const started = await try_webgpu(module, cache_dir);
   return typeof started === "string" ? start_on_cpu(module, num_threads, [started]) : started;
 }
 
-/** Starts on WebGPU; what it takes is loaded only where there is WebGPU. */
+/** Starts on WebGPU, whose code is loaded only where there is WebGPU. */
 async function start_webgpu(
   device: "webgpu" | "auto" | GPUDevice,
   given: WasmInput | undefined,
@@ -46,12 +46,12 @@ async function start_webgpu(
   return start_webgpu(device, given, cache_dir);
 }
 
-/** An engine on WebGPU where "auto" should take it, else a sentence why it shouldn't. */
+/** An engine on WebGPU where "auto" should choose it, else a sentence with the reason. */
 async function try_webgpu(
   given: WebAssembly.Module | undefined,
   cache_dir: string | undefined,
 ): Promise<StartedWebGpu | string> {
-  if (given && !is_for_webgpu(given)) return "Not on WebGPU: the CPU engine's WebAssembly was handed in.";
+  if (given && !is_for_webgpu(given)) return "Not on WebGPU: the CPU engine's WebAssembly was passed.";
   try {
     return await start_webgpu("auto", given, cache_dir);
   } catch (error) {
@@ -89,20 +89,20 @@ async function start_on_cpu(
 function not_for_cpu(): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
-    'The WebAssembly that was handed in is the WebGPU engine\'s, which needs device "webgpu" or a GPU for "auto".',
+    'The passed WebAssembly is the WebGPU engine\'s, which needs device "webgpu" or a GPU for "auto".',
   );
 }
 
-/** What the host's own choice of WebAssembly leaves to say. */
+/** Why an engine from the caller's WebAssembly is no faster. */
 function reasons_of_given(module: WebAssembly.Module, num_threads: number): string[] {
   const obstacle = obstacle_to_threads(num_threads);
-  const handed_in = "The engine's WebAssembly was handed in (env.wasm)";
-  if (obstacle !== undefined) return [`${handed_in}.`, obstacle];
-  if (has_threads(module)) return [`${handed_in}.`];
-  return [`${handed_in} and has no threads: hand in vit_msn_relaxed_threads.wasm.`];
+  const passed = "The engine's WebAssembly was passed (env.wasm)";
+  if (obstacle !== undefined) return [`${passed}.`, obstacle];
+  if (has_threads(module)) return [`${passed}.`];
+  return [`${passed} and has no threads: pass vit_msn_relaxed_threads.wasm.`];
 }
 
-/** How many threads there are: as many as wanted or, where workers can't start, one. */
+/** Starts the threads and returns their number: 1 where workers can't start. */
 async function start_threads(engine: WasmEngine, num_threads: number, reasons: string[]): Promise<number> {
   try {
     await engine.start_workers(num_threads - 1);

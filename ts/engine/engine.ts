@@ -58,24 +58,24 @@ export interface Engine {
     dtype: WeightDtype,
     has_bias: boolean,
   ): LinearHandle;
-  /** Packs whole rows of the weight, from row `row` on; `bytes` are raw little-endian values of type `from`. */
+  /** Packs whole rows of the weight, starting at row `row`; `bytes` are raw little-endian values of type `from`. */
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void;
   /** Packs rows that are quantised already: signed bytes, and each row's scale as little-endian float32. */
   set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void;
-  /** Sets bias elements from `offset` on. */
+  /** Sets bias elements starting at `offset`. */
   set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void;
-  /** `rows` rows of the weight from `row` on, as raw values of the dtype it is kept in (for save_pretrained). */
+  /** `rows` rows of the weight starting at `row`, as raw values of its dtype (for save_pretrained). */
   get_rows(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array>;
-  /** The scales of `rows` rows of an int8 weight from `row` on, as little-endian float32. */
+  /** The scales of `rows` rows of an int8 weight starting at `row`, as little-endian float32. */
   get_scales(weights: LinearHandle, row: number, rows: number): Promise<Uint8Array>;
-  /** `count` bias elements from `offset` on, as raw values of the dtype the weight is kept in; beside int8, float32. */
+  /** `count` bias elements starting at `offset`, as raw values of the weight's dtype; with int8, float32. */
   get_bias(weights: LinearHandle, offset: number, count: number): Promise<Uint8Array>;
 
   /**
    * activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features].
    *
-   * Here and below, `reader` is the linear layer that alone will read the result, if there is one. An engine may keep the result
-   * in the form that this layer multiplies: nothing else reads it then. What the layer gives is the same bit for bit.
+   * Here and below, `reader` is the linear layer that alone will read the result, if there is one. An engine may hold the result
+   * in the form that this layer multiplies, since nothing else reads it. The layer's result is the same, bit for bit.
    */
   linear(
     x: TensorHandle,
@@ -122,12 +122,12 @@ export interface Engine {
   bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle;
 
   dims(x: TensorHandle): number[];
-  /** Resolves when all that was asked for so far on the way to this value is done; rejects with what went wrong there. */
+  /** Resolves when all work for this value is done; rejects with the error of that work. */
   ready(handle: Handle): Promise<void>;
   /** Waits for the tensor and copies it out. */
   read(x: TensorHandle): Promise<Float32Array>;
   free(handle: Handle): void;
-  /** What is alive, for leak tests and `env`-style reports. */
+  /** What is allocated, for leak tests and reports. */
   memory(): EngineMemory;
   /**
    * Compiles what a forward takes, all at once, where that takes a device long. `forward` runs on this engine, on handles
@@ -137,17 +137,17 @@ export interface Engine {
   compile_ahead?(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }>;
   /** Where forwards wait for each other. */
   readonly forward_queue?: ForwardQueue;
-  /** Where there are such: bytes of a tensor at most, but for some ops' results that may be cut. */
+  /** Max bytes of a tensor, if there is a limit; some ops split results that exceed it. */
   readonly max_tensor_bytes?: number;
   /** Where images can be prepared on the device. */
   readonly images?: ImageEngine;
-  /** Where ops aren't done when they return: what tells their times. */
+  /** Where ops aren't done when they return: how to measure their times. */
   readonly timing?: Timing;
-  /** Where linear layers can be computed by several tiles: what chooses among them. */
+  /** Where linear layers can be computed by several tiles: how to choose among them. */
   readonly tiled?: TiledEngine;
-  /** Whether its device is gone, and all that it held: a new engine may take its place. */
+  /** Whether its device was lost, with all its memory: a new engine may replace it. */
   readonly is_lost?: boolean;
-  /** Releases everything, and refuses every later call at once; resolves when the device has let go of it. */
+  /** Releases everything and refuses every later call; resolves when the device has released its memory. */
   dispose(): Promise<void>;
 }
 
@@ -206,7 +206,7 @@ export interface EngineMemory {
   reserved: number;
 }
 
-/** Frees the handles made inside it when it closes, but those that were kept. */
+/** Frees the handles made inside it when it closes, except those that were released. */
 export class Scope {
   readonly #engine: Engine;
   readonly #handles = new Set<Handle>();
@@ -238,11 +238,11 @@ export class Scope {
   }
 }
 
-/** How an engine whose ops aren't done when they return tells what they took. */
+/** Measures the times of ops on an engine where they aren't done when they return. */
 export interface Timing {
   /** Kernels recorded so far. */
   dispatches(): number;
-  /** What a tensor takes in memory. */
+  /** The bytes of a tensor in memory. */
   bytes(x: TensorHandle): number;
   start(): void;
   /** Nanoseconds of each kernel since `start`, in order; NaN where the device has no clock. */
@@ -270,14 +270,14 @@ export interface TileChoice extends LayerShape {
 /** An engine that has more than one tile for a linear layer. */
 export interface TiledEngine {
   layer_shape(weights: LinearHandle, rows: number): LayerShape;
-  /** The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen. */
+  /** The sides of the tiles that can compute such a layer, the default one first. */
   tiles(shape: LayerShape): number[];
   choose_tile(shape: LayerShape, side: number): void;
   /** Whether a choice is among the tiles that this device can run, all of them measured. */
   still_holds(choice: TileChoice): boolean;
-  /** The choice that was made on this adapter, by this program or an earlier one. */
+  /** The choice made on this adapter, by this program or an earlier one. */
   chosen(shape: LayerShape): TileChoice | undefined;
-  /** Remembers choices, for models that come later and for other programs. */
+  /** Stores choices for later models and other programs. */
   remember(choices: readonly TileChoice[]): Promise<void>;
   /** Milliseconds that the device takes for a layer, `times` times one after the other. */
   time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;

@@ -16,7 +16,7 @@ export function engine_disposed(): VitMsnError {
 export function engine_dead(fault: string, cause?: unknown): VitMsnError {
   return new VitMsnError(
     "ENGINE_DEAD",
-    `The engine of this model hit an internal fault and answers no more; load the model again. Fault: ${fault}`,
+    `The engine of this model crashed; load the model again. Cause: ${fault}`,
     { cause },
   );
 }

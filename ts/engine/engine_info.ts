@@ -7,7 +7,7 @@ export interface EngineInfo {
   readonly level: Level | "webgpu";
   /** Threads that compute on the CPU; with WebGPU one, which only records. */
   readonly threads: number;
-  /** Whether it computes in a Worker of its own. */
+  /** Whether it computes in a Worker. */
   readonly worker: boolean;
   /** One sentence for each reason why it runs where it does: no GPU, no better level, no more threads; else empty. */
   readonly reasons: readonly string[];
@@ -15,14 +15,14 @@ export interface EngineInfo {
   readonly adapter?: AdapterInfo;
 }
 
-/** A GPU, or what stands in for one. */
+/** A GPU, or software that emulates one. */
 export interface AdapterInfo {
-  /** As the driver calls it; browsers may tell no more than the vendor. */
+  /** The driver's name for it; browsers may report only the vendor. */
   readonly name: string;
   readonly vendor: string;
   readonly architecture: string;
   /** Whether it is software that runs on the CPU. */
   readonly is_software: boolean;
-  /** What kernels make use of: "shader-f16", "subgroups", "timestamp-query". */
+  /** Features that kernels use: "shader-f16", "subgroups", "timestamp-query". */
   readonly features: readonly string[];
 }

@@ -9,7 +9,7 @@ export type Device = "wasm" | "webgpu";
 export interface DeviceOptions {
   /**
    * "auto" (default) takes WebGPU where there is a real GPU, else "wasm", the CPU; `engine_info` says which and why.
-   * "webgpu" takes WebGPU even if its adapter is software. A GPUDevice of the host's own is used and not destroyed.
+   * "webgpu" takes WebGPU even if its adapter is software. A GPUDevice of the caller is used and not destroyed.
    */
   device?: Device | "auto" | GPUDevice;
   /**
@@ -18,15 +18,15 @@ export interface DeviceOptions {
    */
   num_threads?: number;
   /**
-   * Whether the engine runs in a Worker of its own, so that this thread stays free while the model loads and computes.
+   * Whether the engine runs in a Worker, so that this thread stays free while the model loads and computes.
    * Default false; on the main thread of a page, which may not wait for threads, true where num_threads is above 1.
    */
   worker?: boolean;
-  /** The engine's WebAssembly for this model; default env.wasm, else the file beside this package's JavaScript. */
+  /** The engine's WebAssembly for this model; default env.wasm, else the file next to this package's JavaScript. */
   wasm?: WebAssembly.Module | BufferSource | URL | Response;
 }
 
-/** How an engine is started, and where the package keeps what it finds out about a GPU. */
+/** How an engine is started, and where results about a GPU are cached. */
 export type EngineOptions = DeviceOptions & Pick<LoadOptions, "cache_dir">;
 
 /** An engine, where it runs and how. */

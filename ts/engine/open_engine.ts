@@ -10,7 +10,7 @@ const NOT_IN_DENO =
   'Not on WebGPU: Deno may crash when a Worker ends that looked for a GPU; device "webgpu" by name takes one there.';
 
 /**
- * Starts an engine of its own for one model, in a Worker where that is asked for or needed.
+ * Starts an engine for one model, in a Worker where that is requested or needed.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
  */
 export async function open_engine(options: EngineOptions): Promise<StartedEngine> {
@@ -18,7 +18,7 @@ export async function open_engine(options: EngineOptions): Promise<StartedEngine
   const { worker = !on_device && must_not_block(options.num_threads ?? 1) } = options;
   if (!worker) return create_engine(options);
   if (on_device) {
-    throw new VitMsnError("INVALID_ARGUMENT", "A GPUDevice can't be handed to a Worker: leave worker out.");
+    throw new VitMsnError("INVALID_ARGUMENT", "A GPUDevice can't be passed to a Worker: omit worker.");
   }
   const wasm = options.wasm ?? env.wasm;
   try {
@@ -36,7 +36,7 @@ export async function open_engine(options: EngineOptions): Promise<StartedEngine
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
     const reason = error instanceof Error ? error.message : String(error);
-    return without_worker(options, `The engine can't have a Worker here: ${reason}.`);
+    return without_worker(options, `The engine can't run in a Worker here: ${reason}.`);
   }
 }
 

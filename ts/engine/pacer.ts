@@ -1,11 +1,11 @@
 import { throw_if_aborted, until_aborted } from "../errors.ts";
 
-/** Longest time in ms that the CPU engine keeps this thread's event loop from timers, input and abort events. */
+/** Max time in ms for which the CPU engine blocks this thread's event loop (timers, input, aborts). */
 const SLICE_MS = 30;
-/** Steps that an engine elsewhere may be behind: it never waits for the next one, and stops soon after an abort. */
+/** Max steps that an engine elsewhere may be behind: it never idles, and stops soon after an abort. */
 const AHEAD = 2;
 
-/** Lets a long computation be aborted, the page breathe, and an engine elsewhere keep up, between its steps. */
+/** Pauses between the steps of a long computation: for aborts, the page's events, and an engine elsewhere to catch up. */
 export class Pacer {
   readonly #signal: AbortSignal | undefined;
   readonly #what: string;
@@ -25,7 +25,7 @@ export class Pacer {
    */
   async step(ready?: Promise<void>): Promise<void> {
     if (ready !== undefined) {
-      ready.catch(() => {}); // told when its turn comes
+      ready.catch(() => {}); // reported when it is awaited below
       this.#under_way.push(ready);
     }
     if (performance.now() - this.#last > SLICE_MS) {

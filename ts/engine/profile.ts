@@ -1,3 +1,4 @@
+import { numel } from "../dims.ts";
 import type { Engine, LinearHandle, TensorHandle } from "./engine.ts";
 
 /** What the machine can do at best, to compare with. */
@@ -14,7 +15,7 @@ export interface ProfiledOp {
   readonly name: string;
   /** Milliseconds from the forward's start to its start. */
   readonly start_ms: number;
-  /** What it took; undefined on a GPU that tells no times (without the feature timestamp-query). */
+  /** How long it took; undefined on a GPU without the feature timestamp-query. */
   readonly ms: number | undefined;
   /** Operations of its matrix products, a multiply-add being two; what is elementwise isn't counted. */
   readonly flop: number;
@@ -154,7 +155,7 @@ export class Profiler {
 
   #sizes({ name, flop = 0, tensors, weights }: Description): Pick<ProfiledOp, "name" | "flop" | "bytes"> {
     const { timing } = this.#target;
-    const bytes_of = (x: TensorHandle) => timing?.bytes(x) ?? 4 * product(this.#target.dims(x));
+    const bytes_of = (x: TensorHandle) => timing?.bytes(x) ?? 4 * numel(this.#target.dims(x));
     const moved = tensors.reduce((sum, tensor) => sum + bytes_of(tensor), 0);
     return { name, flop, bytes: moved + (weights === undefined ? 0 : this.#weight_bytes(weights)) };
   }
@@ -209,14 +210,14 @@ const DESCRIPTIONS: { readonly [Op in ProfiledName]: Describe<Op> } = {
     const fused = [activation !== "identity" && ` + ${activation}`, residual !== undefined && " + residual"];
     return {
       name: `linear ${k} → ${n}${fused.filter(Boolean).join("")}`,
-      flop: 2 * product(inputs) * n,
+      flop: 2 * numel(inputs) * n,
       tensors: [x, y, ...(residual === undefined ? [] : [residual])],
       weights,
     };
   },
   patch_embed(engine, [pixels, weights, patch], y) {
     const [channels, outputs] = [engine.dims(pixels)[1] as number, engine.dims(y)];
-    const flop = 2 * product(outputs) * channels * patch.height * patch.width;
+    const flop = 2 * numel(outputs) * channels * patch.height * patch.width;
     return { name: "patch_embed", flop, tensors: [pixels, y], weights };
   },
   scaled_dot_product_attention(engine, [qkv], context) {
@@ -251,14 +252,10 @@ const DESCRIPTIONS: { readonly [Op in ProfiledName]: Describe<Op> } = {
   }),
 };
 
-/** Two products of N×N×D for each picture. */
+/** Two products of N×N×D for each image. */
 function attention_flop(engine: Engine, qkv: TensorHandle): number {
   const [batch, tokens, width] = engine.dims(qkv) as [number, number, number];
   return (4 * batch * tokens * tokens * width) / 3;
-}
-
-function product(dims: readonly number[]): number {
-  return dims.reduce((a, b) => a * b, 1);
 }
 
 function markdown(head: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -1,7 +1,7 @@
 /**
- * What learning needs of an engine beside inference: the gradient of each op, and the steps of the optimisers. Every
+ * What training needs of an engine besides inference: the gradient of each op, and the steps of the optimisers. Every
  * `…_backward` takes the gradient of the loss by the op's output, and what the op read, and returns gradients by what it
- * read; none keeps anything. `ts/training/` decides when they run.
+ * read; none stores anything. `ts/training/` decides when they run.
  */
 import type { Activation, Engine, Grid, LinearHandle, TensorHandle } from "./engine.ts";
 
@@ -55,7 +55,7 @@ export interface LarsStep {
 }
 
 /**
- * What a pre-training forward calls beside the model's ops. An engine computes them; on a `Tape` around it they have their
+ * What a pre-training forward calls besides the model's ops. An engine computes them; on a `Tape` around it they have their
  * gradients, too, but for what is said to have none.
  */
 export interface PretrainingOps {
@@ -77,7 +77,7 @@ export interface PretrainingOps {
   /** The rows of x [M, D], then those of y [N, D] -> [M + N, D]: how groups of views of several sizes become one batch. */
   concat_rows(x: TensorHandle, y: TensorHandle): TensorHandle;
   /**
-   * MSN's loss of the anchors' `logits` [V·B, K], view by view, beside their pictures' `targets` [B, K], which have no
+   * MSN's loss of the anchors' `logits` [V·B, K], view by view, against their images' `targets` [B, K], which have no
    * gradient: cross_entropy + me_max_weight · me_max + entropy_weight · entropy, where, with p the softmax of each row and
    * p̄ the mean of p over all rows, cross_entropy is the mean of −Σ t log p, me_max = Σ p̄ log p̄ + log K, and entropy the
    * mean of −Σ p log p.
@@ -126,7 +126,7 @@ export interface PretrainingEngine extends PretrainingOps {
   concat_rows_backward(grad: TensorHandle, rows: number): { x: TensorHandle; y: TensorHandle };
   /**
    * MSN's targets from the target branch's logits [B, K]: softmax, sharpened to p^(1 / temperature) / Σ, then
-   * `sinkhorn_iterations` times (0 for none): each prototype's column divided by its sum, then each picture's row by its
+   * `sinkhorn_iterations` times (0 for none): each prototype's column divided by its sum, then each image's row by its
    * own. Rows of the result [B, K] sum to 1. It has no gradient.
    */
   msn_targets(logits: TensorHandle, temperature: number, sinkhorn_iterations: number): TensorHandle;
@@ -143,7 +143,7 @@ export interface PretrainingEngine extends PretrainingOps {
 
 /** An engine that can learn. Gradients and states of optimisers are float32 tensors. */
 export interface TrainingEngine extends Engine, PretrainingEngine {
-  /** Sets the whole of a floating linear layer from plain float32 tensors, rounded to the dtype it is kept in. */
+  /** Sets the whole of a floating linear layer from plain float32 tensors, rounded to its dtype. */
   set_linear(weights: LinearHandle, weight: TensorHandle, bias?: TensorHandle): void;
   /** The whole weight of a floating linear layer as a plain float32 tensor [out_features, in_features]. */
   linear_weight(weights: LinearHandle): TensorHandle;

@@ -1,7 +1,7 @@
 /** The scripts of dist/ that run in Workers: a thread of the CPU engine, and a whole engine. */
 export type WorkerProgram = "thread" | "engine_worker";
 
-/** The end of a Worker that nobody asked for. */
+/** The unexpected end of a Worker. */
 export interface Lost {
   status: "lost";
   reason: string;
@@ -10,9 +10,9 @@ export interface Lost {
 /** A Worker, seen from the one that started it. */
 export interface StartedWorker<Request> {
   post(request: Request, transfer?: ArrayBuffer[]): void;
-  /** Keeps the process there as long as the worker is; so it starts. */
+  /** Keeps the process alive as long as the worker runs; the initial state. */
   ref(): void;
-  /** Lets the process end although the worker is there. */
+  /** Lets the process end while the worker runs. */
   unref(): void;
   /** Ends the worker, wherever it is. */
   terminate(): Promise<void>;

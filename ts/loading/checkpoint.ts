@@ -23,7 +23,7 @@ const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
   { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch_bin },
 ];
 
-/** Reading torch's own files takes an unpickler and a reader of zip archives, which other models don't need. */
+/** Reading torch's files takes an unpickler and a zip reader, which other models don't need. */
 async function read_pytorch_bin(file: RandomAccessFile): Promise<FileTensors> {
   const { read_pytorch_bin } = await on_demand(
     "reader of pytorch_model.bin",

@@ -1,28 +1,28 @@
 import { blob_file } from "./bytes.ts";
 import type { RandomAccessFile } from "./types.ts";
 
-/** Which version of a file it is, as its server tells. */
+/** The version of a file, as its server reports it. */
 export interface FileVersion {
   etag?: string;
   last_modified?: string;
 }
 
-/** What is known of a copy that is kept. */
+/** What is known of a cached copy. */
 export interface StoredCopy extends FileVersion {
   size: number;
-  /** The server said that the file isn't there, which is worth knowing when it can't be asked. */
+  /** The server reported that the file doesn't exist; used while the server can't be reached. */
   missing: boolean;
 }
 
-/** Where one URL's download is kept. */
+/** The cache of one URL's download. */
 export interface Store {
   /** For messages: a path, or the cache's name. */
   readonly place: string;
-  /** The whole copy or the mark that there is none; undefined when nothing whole is kept. */
+  /** The complete copy, or the mark that the file doesn't exist; undefined when neither is cached. */
   find(): Promise<StoredCopy | undefined>;
   open(): Promise<RandomAccessFile>;
   mark_missing(): Promise<void>;
-  /** Begins a download, or goes on with one that broke off. Close it in any case. */
+  /** Starts a download, or resumes one that broke off. Close the writer in any case. */
   write(): Promise<StoreWriter>;
 }
 
@@ -32,21 +32,21 @@ export type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 export interface StoreWriter {
   /** Bytes held so far, those of an earlier try included. */
   readonly size: number;
-  /** The strong ETag of the bytes held so far, without which they can't be gone on with. */
+  /** The strong ETag of the bytes held so far; without it the download can't be resumed. */
   readonly etag: string | undefined;
-  /** Begins again from nothing with this version. `resumable`: keep what arrived if the download breaks off. */
+  /** Restarts from nothing with this version. `resumable`: store partial downloads if this one breaks off. */
   restart(version: FileVersion, resumable: boolean): Promise<void>;
   append(bytes: Uint8Array): Promise<void>;
-  /** Says how long the whole file will be, if that is known. Throws IO where there is no room; absent where nobody can tell. */
+  /** Announces the size of the whole file, if known. Throws IO where there is no room; absent where the runtime can't check. */
   expect?(size: number | undefined): Promise<void>;
   /** The bytes held so far, to be hashed; absent where the runtime has no hash that takes them in pieces. */
   chunks?(): Chunks;
-  /** The file is whole: keeps and opens it. */
+  /** The file is complete: stores and opens it. */
   commit(): Promise<RandomAccessFile>;
   close(): Promise<void>;
 }
 
-/** Keeps a download only as long as it is used: for runtimes without a cache and for `env.use_cache = false`. */
+/** Holds a download only as long as it is used: for runtimes without a cache and for `env.use_cache = false`. */
 export function memory_store(url: string): Store {
   return {
     place: "memory",

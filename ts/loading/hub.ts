@@ -28,22 +28,22 @@ export interface RemoteOptions {
 }
 
 const MAX_TRIES = 4;
-/** A file whose hash is wrong is downloaded once more: what was gone on with may have been damaged. */
+/** A file with a wrong hash is downloaded once more: the part that was resumed may have been damaged. */
 const MAX_DAMAGED = 2;
 const FIRST_WAIT_MS = 250;
-/** A server that asks for more patience than this gets none. */
+/** A server that asks for a longer wait isn't tried again. */
 const MAX_WAIT_MS = 60_000;
-/** So many new bytes make a try that broke off count as none, so that a large file comes through a weak line. */
+/** An attempt that made at least this much progress doesn't count, so that large files arrive over weak connections. */
 const GOOD_TRY_BYTES = 1024 * 1024;
 const HEAD_BYTES = 256;
 /** No model that fits into memory has a larger file. */
 const MAX_FILE_BYTES = 16 * 2 ** 30;
-/** How long a server may take to say whether a kept copy is current. */
+/** How long a server may take to report whether a cached copy is current. */
 const CHECK_MS = 10_000;
 
 /**
- * Opens a file of a server: the kept copy where it is current or the server can't be asked, else a new download.
- * undefined where the server says that the file isn't there.
+ * Opens a file of a server: the cached copy where it is current or the server can't be reached, else a new download.
+ * undefined where the server reports that the file doesn't exist.
  */
 export async function open_remote(url: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
   const store = env.use_cache ? download_store(url, remote.options.cache_dir) : memory_store(show_url(url));
@@ -52,7 +52,7 @@ export async function open_remote(url: URL, remote: RemoteOptions): Promise<Rand
   return download(url, store, remote);
 }
 
-/** false when the kept copy serves. Throws OFFLINE when nothing is kept and the network mustn't be used. */
+/** false when the cached copy serves. Throws OFFLINE when nothing is cached and the network mustn't be used. */
 async function must_download(
   url: URL,
   store: Store,
@@ -67,7 +67,7 @@ async function must_download(
       : `env.allow_remote_models is false${offline_variable === undefined ? "" : ` (${offline_variable} is set)`}`;
     throw new VitMsnError(
       "OFFLINE",
-      `${show_url(url)} isn't among the kept downloads (looked in ${store.place}), and ${why}. Load the model once with the network.`,
+      `${show_url(url)} isn't in the download cache (${store.place}), and ${why}. Load the model once while online.`,
       { details: { url: show_url(url), place: store.place } },
     );
   }
@@ -75,7 +75,7 @@ async function must_download(
   return !remote.immutable && !(await is_current(url, copy, remote));
 }
 
-/** Asks for one byte, whose headers tell the version: unlike HEAD and If-None-Match, every host and browser allows it. */
+/** Requests one byte for the version in its headers: unlike HEAD and If-None-Match, every host and browser allows it. */
 async function is_current(url: URL, copy: StoredCopy, remote: RemoteOptions): Promise<boolean> {
   const { options, authorization } = remote;
   try {
@@ -85,7 +85,7 @@ async function is_current(url: URL, copy: StoredCopy, remote: RemoteOptions): Pr
     if (answer.status === 404 || answer.status === 410) return copy.missing;
     return !copy.missing && same_version(copy, version_of(answer)) && same_size(copy, answer);
   } catch (error) {
-    // The copy is the best there is while the server can't be asked.
+    // While the server can't be reached, the copy is the best there is.
     if (error instanceof TransientError) return true;
     throw error;
   }
@@ -113,7 +113,7 @@ function version_of(answer: Answer): FileVersion {
   };
 }
 
-/** Downloads into the store, again where it breaks off and on from there where the server allows it. */
+/** Downloads into the store, with retries that resume where the server allows it. */
 async function download(
   url: URL,
   store: Store,
@@ -130,7 +130,7 @@ async function download(
   }
 }
 
-/** Downloads until the bytes are those that the server's hash promises. false: the file isn't there. */
+/** Downloads until the bytes have the hash that the server announced. false: the file doesn't exist. */
 async function download_sound(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<boolean> {
   for (let tries = 1; ; tries++) {
     const answer = await try_often(url, writer, remote);
@@ -158,8 +158,8 @@ async function held_sha256(
 function damaged(url: URL, actual: string | undefined, expected: string | undefined): VitMsnError {
   return new VitMsnError(
     "NETWORK",
-    `${show_url(url)} arrived damaged: its SHA-256 is ${actual}, the server says ${expected}. Nothing of it is kept. Try again; ` +
-      "if it stays so, something between here and the server (a proxy, a mirror) changes the file.",
+    `${show_url(url)} arrived damaged: its SHA-256 is ${actual}, but the server announced ${expected}. Nothing was cached. Try again; ` +
+      "if it recurs, a proxy or a mirror on the way changes the file.",
     { details: { url: show_url(url), sha256: actual, expected_sha256: expected } },
   );
 }
@@ -194,7 +194,7 @@ async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): P
     if (!goes_on && answer.status !== 200) {
       if (!resumes)
         throw network_error(url, `answers with status ${answer.status} to a plain request`, answer.status);
-      // What was kept belongs to another version, or the server can't go on: ask for all of it.
+      // The stored part is of another version, or the server can't resume: request the whole file.
       await writer.restart({}, false);
       return await transfer(url, writer, remote);
     }
@@ -206,7 +206,7 @@ async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): P
   }
 }
 
-/** A browser must ask the host before it may send If-Range; there the answer's own ETag decides alone. */
+/** A browser needs the host's permission to send If-Range; there the answer's ETag decides alone. */
 function resume_headers(writer: StoreWriter): Record<string, string> {
   const range = { range: `bytes=${writer.size}-` };
   return fetch_is_unrestricted ? { ...range, "if-range": writer.etag as string } : range;
@@ -249,7 +249,7 @@ async function receive(url: URL, answer: Answer, writer: StoreWriter, remote: Re
       remote.progress.update(writer.size, total ?? 0);
     }
   } catch (error) {
-    // Of a file that is refused nothing is left behind.
+    // Nothing of a refused file is stored.
     if (error instanceof VitMsnError && error.code !== "ABORTED") await writer.restart({}, false);
     throw error;
   }

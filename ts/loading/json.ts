@@ -198,7 +198,7 @@ class JsonParser {
       this.#position >= this.#text.length ? " The text ends there; the file was probably cut off." : "";
     throw new VitMsnError(
       this.#limits.code,
-      `${this.#name} isn't sound JSON: ${what} at line ${line}, column ${column} (character ${this.#position}).${ends}`,
+      `${this.#name} isn't valid JSON: ${what} at line ${line}, column ${column} (character ${this.#position}).${ends}`,
       { details: { file: this.#name, position: this.#position, line, column } },
     );
   }

@@ -1,10 +1,10 @@
 import { VitMsnError } from "../errors.ts";
 import type { ModelSource } from "./types.ts";
 
-/** Beside the weights of a LoRA or another of PEFT's adapters. */
+/** The config of a LoRA or another adapter of PEFT. */
 const ADAPTER_FILE = "adapter_config.json";
 
-/** The refusal of a source without config.json, which is no model; `also` is what it lacks besides. */
+/** The error for a source without config.json, which is no model; `also` names another file that it lacks. */
 export async function no_config(source: ModelSource, also?: string): Promise<VitMsnError> {
   const hint = (await adapter_hint(source)) || " Is it a ViT-MSN model, and is the path right?";
   const lacks = also ? `config.json and no ${also}` : "config.json";
@@ -13,17 +13,17 @@ export async function no_config(source: ModelSource, also?: string): Promise<Vit
   });
 }
 
-/** The refusal of a source without weights; `files` are the names that were looked for. */
+/** The error for a source without weights; `files` are the names that were looked for. */
 export async function no_weights(source: ModelSource, files: readonly string[]): Promise<VitMsnError> {
   const hint = await adapter_hint(source);
   return new VitMsnError(
     "NOT_FOUND",
-    `${source.name} holds no weights: none of ${files.join(", ")} is there.${hint}`,
+    `${source.name} holds no weights: none of ${files.join(", ")} exists.${hint}`,
     { details: { source: source.name, files } },
   );
 }
 
-/** The refusal of a source without `file`, which says how images are prepared. A source without config.json is no model. */
+/** The error for a source without `file`, which says how images are prepared. A source without config.json is no model. */
 export async function no_processor(source: ModelSource, file: string): Promise<VitMsnError> {
   if (!(await has_file(source, "config.json"))) return no_config(source, file);
   return new VitMsnError(

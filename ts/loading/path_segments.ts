@@ -17,7 +17,7 @@ export function path_segments(path: string, what: string, code: ErrorCode): stri
   if (!sound || path.length > MAX_NAME_LENGTH) {
     throw new VitMsnError(
       code,
-      `The ${what} ${JSON.stringify(path.slice(0, 200))} isn't a plain relative path: it must not be empty, absolute, ` +
+      `The ${what} ${JSON.stringify(path.slice(0, 200))} isn't a plain relative path: it must not be empty or absolute, ` +
         'or hold "..", a backslash, a colon or control characters.',
       { details: { [what]: path } },
     );

@@ -2,7 +2,7 @@ import type { LoadOptions } from "./types.ts";
 
 const INTERVAL_MS = 100;
 
-/** Tells a progress callback of one file, not more often than a person can see. */
+/** Reports one file's progress to a callback, no more often than a person can see. */
 export class Progress {
   #last = 0;
   readonly #callback: LoadOptions["progress_callback"];

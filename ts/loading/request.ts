@@ -7,9 +7,9 @@ import { show_url } from "../network/show_url.ts";
 
 /** A failure that trying again may mend. */
 export class TransientError extends Error {
-  /** How long the server asks to wait. */
+  /** The wait that the server asks for. */
   readonly retry_after_ms: number | undefined;
-  /** What the caller is told once no try is left. */
+  /** The error to throw once no attempt is left. */
   readonly final: VitMsnError;
 
   constructor(final: VitMsnError, retry_after_ms?: number) {
@@ -40,9 +40,9 @@ export interface Answer {
   readonly headers: Headers;
   /** false where the browser hides headers of another origin, Content-Encoding among them. */
   readonly headers_visible: boolean;
-  /** SHA-256 of the whole file in hex, where the server told it. */
+  /** SHA-256 of the whole file in hex, where the server announced it. */
   readonly sha256: string | undefined;
-  /** Bytes of the whole file, where the hub told them. */
+  /** Bytes of the whole file, where the hub announced them. */
   readonly size: number | undefined;
   chunks(): AsyncGenerator<Uint8Array, void, undefined>;
   /** Ends the request, whatever is left of its body. */
@@ -104,8 +104,8 @@ async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<
 }
 
 /**
- * The SHA-256 that Hugging Face's hub tells of a large file where it redirects to it. A plain ETag is none: it is a git hash of
- * small files, and another hash of as many digits on the servers that hold large ones.
+ * The SHA-256 that Hugging Face's hub announces when it redirects to a large file. A plain ETag is none: it is a git hash of
+ * small files, and another hash of the same length on the servers that hold large ones.
  */
 function linked_sha256(headers: Headers): string | undefined {
   return /^"([0-9a-f]{64})"$/i.exec(headers.get("x-linked-etag") ?? "")?.[1]?.toLowerCase();
@@ -116,7 +116,7 @@ function redirect_target(target: string, from: URL): URL {
   if (!url || !/^https?:$/.test(url.protocol) || (from.protocol === "https:" && url.protocol === "http:")) {
     throw network_error(from, "redirects to an address that isn't safe to follow");
   }
-  // Only the caller's own URL says who asks.
+  // Only the caller's URL may carry credentials.
   url.username = url.password = "";
   return url;
 }
@@ -178,7 +178,7 @@ async function* read_body(
     while (reader) {
       const { done, value } = await reader.read();
       if (done) return;
-      // A fetch of the caller's own may not heed the signal.
+      // A fetch that the caller provides may ignore the signal.
       throw_if_aborted(signal, `The download of ${show_url(url)}`);
       watch.touch();
       yield value;

@@ -41,7 +41,7 @@ function parse_weight_map(
   }
   const entries = Object.entries(map);
   if (!entries.every((entry): entry is [string, string] => typeof entry[1] === "string")) {
-    throw invalid(name, `has a ${index} whose weight_map names something else than files`);
+    throw invalid(name, `has a ${index} whose weight_map doesn't map keys to file names`);
   }
   const count = new Set(entries.map(([, file]) => file)).size;
   if (count === 0 || count > MAX_SHARDS)

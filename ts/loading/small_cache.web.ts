@@ -16,5 +16,5 @@ export async function write_entry(name: string, text: string, _cache_dir: string
 
 const cache = () => caches.open(env.cache_key);
 
-/** The Cache API takes URLs; this one is nobody's. */
+/** The Cache API takes URLs; this host doesn't exist. */
 const url_of = (name: string) => `https://vit-msn.invalid/${name}`;

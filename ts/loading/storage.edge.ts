@@ -25,7 +25,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
 /** Memory is scarce, and a Blob would hold a download once more while it is made and each time it is read. */
 const PIECE_BYTES = 4 * 1024 * 1024;
 
-/** Downloads are used and forgotten: the platform's fetch has a cache of its own. */
+/** Downloads aren't cached here: the platform's fetch has its own cache. */
 export function download_store(url: URL, _cache_dir: string | undefined): Store {
   return { ...memory_store(show_url(url)), write: async () => new PieceWriter(show_url(url)) };
 }

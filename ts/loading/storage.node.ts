@@ -40,12 +40,12 @@ export const fetch_is_unrestricted = true;
 
 /** Reads of Node's files end at 2 GiB. */
 const MAX_READ_BYTES = 1 << 30;
-/** A download that got no byte for so long has no process any more, wherever it ran. */
+/** A download without a new byte for this long is abandoned, whichever machine it ran on. */
 const ABANDONED_MS = 600_000;
 /** A finished download is read in pieces of this size to be hashed. */
 const HASHED_BYTES = 1024 * 1024;
 const FREE = "free";
-/** How often a disk is asked for its room while nobody knows how long a download will be, and how much there must be. */
+/** How often free disk space is checked during a download of unknown size, and how much there must be. */
 const ROOM_STEP_BYTES = 64 * 1024 * 1024;
 const ROOM_BYTES = 256 * 1024 * 1024;
 
@@ -61,7 +61,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   if (!info && !explicit) return undefined;
   const what = info
     ? "is a file; give the folder that holds it"
-    : "isn't there; give a folder that exists, or a hub repository";
+    : "doesn't exist; give an existing folder, or a hub repository";
   throw new VitMsnError(
     info ? "INVALID_ARGUMENT" : "NOT_FOUND",
     `The model's folder ${JSON.stringify(path)} ${what}.`,
@@ -156,7 +156,7 @@ export async function sha256_of(chunks: Chunks, check: () => void): Promise<stri
   return hash.digest("hex");
 }
 
-/** Where downloads of `url` are kept on disk: below the cache folder, by host and path. */
+/** The cache of `url`'s download on disk: below the cache folder, by host and path. */
 export function download_store(url: URL, cache_dir: string | undefined): Store {
   const path = join(cache_root(cache_dir), ...cache_path(url));
   return {
@@ -168,7 +168,7 @@ export function download_store(url: URL, cache_dir: string | undefined): Store {
   };
 }
 
-/** The folder of all that is kept. */
+/** The cache folder. */
 export function cache_root(cache_dir: string | undefined): string {
   const chosen = cache_dir ?? env.cache_dir;
   if (chosen) return resolve(chosen);
@@ -177,7 +177,7 @@ export function cache_root(cache_dir: string | undefined): string {
 
 function cache_path(url: URL): string[] {
   const path = `${url.host}${url.pathname}`.split("/").filter((segment) => segment !== "");
-  // A server's file mustn't take the place of what the cache notes beside another one.
+  // A server's file mustn't overwrite the cache's own record of another one.
   const safe = path.map((segment) =>
     segment
       .replace(/[^\w.%@+=-]/g, "_")
@@ -210,7 +210,7 @@ async function find_copy(path: string, url: URL): Promise<StoredCopy | undefined
   return info?.isFile() && info.size === meta.size ? meta : undefined;
 }
 
-/** What was written beside a download; undefined where that is absent or damaged. */
+/** The record of a download; undefined where it is absent or damaged. */
 async function read_meta(path: string): Promise<StoredMeta | undefined> {
   try {
     const meta: unknown = JSON.parse(await readFile(path, "utf8"));
@@ -236,7 +236,7 @@ export async function replace_file(path: string, text: string): Promise<void> {
   }
 }
 
-/** A cache that can't be written is no reason to fail: the mark is only there to be asked when offline. */
+/** A cache that can't be written is no reason to fail: the mark only matters offline. */
 async function mark_missing(path: string, url: URL): Promise<void> {
   try {
     await mkdir(dirname(path), { recursive: true });
@@ -256,7 +256,7 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
   } catch (error) {
     if (!is_code(error, ...READ_ONLY)) throw io_error(`${dirname(path)} can't be made`, error);
     env.warn(
-      `Downloads aren't kept, because ${dirname(path)} can't be written; set env.cache_dir or cache_dir.`,
+      `Downloads aren't cached, because ${dirname(path)} can't be written; set env.cache_dir or cache_dir.`,
     );
     return new MemoryWriter(show_url(url));
   }
@@ -287,7 +287,7 @@ class DiskWriter implements StoreWriter {
     this.#url = url;
   }
 
-  /** Takes up what an earlier download left. */
+  /** Resumes an earlier download. */
   async resume(): Promise<void> {
     for (const left of await abandoned_partials(this.#path)) {
       const meta = await read_meta(`${left}.json`);
@@ -373,7 +373,7 @@ class DiskWriter implements StoreWriter {
   async close(): Promise<void> {
     await this.#handle?.close();
     this.#handle = undefined;
-    // Failing to keep a part only costs the next download its head start.
+    // If a part can't be stored, the next download only starts from less.
     if (this.size > 0 && this.etag !== undefined) await this.#set_free().catch(() => {});
     await remove_partial(this.#partial);
   }
@@ -384,7 +384,7 @@ class DiskWriter implements StoreWriter {
     await rename(this.#partial, free);
   }
 
-  /** Notes the version beside the bytes, so that a later process can go on with them. */
+  /** Records the version next to the bytes, so that a later process can resume. */
   async #describe(partial = this.#partial): Promise<void> {
     if (this.etag === undefined) await rm(`${partial}.json`, { force: true });
     else
@@ -405,7 +405,7 @@ class DiskWriter implements StoreWriter {
   }
 }
 
-/** Room for this user on a folder's disk; without end where the system doesn't tell. */
+/** Free bytes for this user on a folder's disk; Infinity where the system doesn't report them. */
 async function free_bytes(folder: string): Promise<number> {
   try {
     const { blocks, bavail, bsize } = await statfs(folder);
@@ -420,7 +420,7 @@ function partial_path(path: string, owner: string): string {
   return `${path}.${owner}.${randomUUID()}.incomplete`;
 }
 
-/** Partial downloads of `path` that nobody works on. */
+/** Partial downloads of `path` that no process works on. */
 async function abandoned_partials(path: string): Promise<string[]> {
   const names = await readdir(dirname(path)).catch(() => []);
   const paths = names
@@ -444,7 +444,7 @@ async function is_abandoned(partial: string, suffix: string): Promise<boolean> {
 async function take_over(left: string, partial: string): Promise<boolean> {
   const now = new Date();
   try {
-    // Fresh before it is ours, so that nobody takes it for abandoned by its age.
+    // Its time is renewed first, so that no other process takes it for abandoned.
     await utimes(left, now, now);
     await rename(left, partial);
     return true;

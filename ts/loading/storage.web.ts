@@ -20,7 +20,7 @@ export const fetch_is_unrestricted = false;
 /** The hub tells a file's SHA-256 in a redirect, which a browser hides, and Web Crypto hashes no file in pieces. */
 export const sha256_of: ((chunks: Chunks, check: () => void) => Promise<string>) | undefined = undefined;
 
-/** A download is kept in pieces of this size, so that one that breaks off can be gone on with. */
+/** A download is stored in pieces of this size, so that it can be resumed. */
 const PART_BYTES = 16 * 1024 * 1024;
 const KEY_PARAMETER = "vit-msn";
 
@@ -250,7 +250,7 @@ class CacheWriter implements StoreWriter {
     if (this.#kept) this.#kept = await this.#store.put_meta("whole", meta);
     if (!this.#kept) {
       env.warn(
-        `${this.#name} isn't kept, because the browser's storage has no room for it; it will be downloaded again.`,
+        `${this.#name} isn't cached, because the browser's storage has no room for it; it will be downloaded again.`,
       );
       await this.#store.remove();
     }

@@ -11,7 +11,7 @@ export interface ParameterSpec {
   init: Init;
 }
 
-/** A parameter kept as it is. */
+/** A parameter that is a tensor by itself. */
 export interface TensorSpec extends ParameterSpec {
   kind: "tensor";
 }
@@ -33,7 +33,7 @@ export interface LinearSpec {
   parts: LinearPart[];
   /**
    * Whether an int8 model quantises it. The layers of the encoder are nearly all of a model; the patch projection and the
-   * classifier, where pictures come in and logits go out, are 3 % of it or less and stay float32.
+   * classifier, where images come in and logits go out, are 3 % of it or less and stay float32.
    */
   quantisable: boolean;
 }

@@ -1,6 +1,6 @@
 /**
- * Batches whose activations a device can't bind as one tensor: they are computed some pictures at a time, and what they give
- * is joined.
+ * Batches whose activations a device can't bind as one tensor: they are computed a few images at a time, and the outputs
+ * are joined.
  */
 import { DeviceTensor } from "../device_tensor.ts";
 import { concatenate, Tensor } from "../tensor.ts";
@@ -20,7 +20,7 @@ export async function by_batches<I extends ForwardInputs>(
 ): Promise<Batches<I> | undefined> {
   const most = engine.max_tensor_bytes;
   const { pixel_values, bool_masked_pos, visible_patches } = inputs;
-  // What is no picture is refused where it is used.
+  // The forward refuses what isn't a batch of images.
   if (most === undefined || !(pixel_values instanceof Tensor) || pixel_values.dims.length !== 4)
     return undefined;
   const [batch, channels, height, width] = pixel_values.dims as [number, number, number, number];
@@ -52,7 +52,7 @@ export async function by_batches<I extends ForwardInputs>(
   return new Batches(batches);
 }
 
-/** Some pictures each. */
+/** A batch in parts of a few images each. */
 class Batches<I> {
   readonly #inputs: readonly I[];
 
@@ -60,7 +60,7 @@ class Batches<I> {
     this.#inputs = inputs;
   }
 
-  /** The outputs of all, joined picture by picture. */
+  /** The outputs of all parts, joined along the batch. */
   async join_outputs<O extends ModelOutput>(forward: (inputs: I) => Promise<O>): Promise<O> {
     const outputs = (await this.#all(forward)) as unknown as Record<string, Joinable>[];
     const names = Object.keys(outputs[0] as object);
@@ -68,12 +68,12 @@ class Batches<I> {
     return Object.fromEntries(joined) as O;
   }
 
-  /** The tensors of all, joined picture by picture. */
+  /** The tensors of all parts, joined along the batch. */
   async join_tensors(forward: (inputs: I) => Promise<Tensor<"float32">>): Promise<Tensor<"float32">> {
     return concatenate(await this.#all(forward));
   }
 
-  /** None is left running when one fails. */
+  /** Waits for all, also when one fails. */
   async #all<T>(forward: (inputs: I) => Promise<T>): Promise<T[]> {
     const settled = await Promise.allSettled(this.#inputs.map(forward));
     return settled.map((each) => {

@@ -4,16 +4,16 @@
  * - the hub's backbones: `encoder.layer.0.attention.attention.query.weight`
  * - v4 classifiers: the same under `vit.`
  * - transformers v5 in memory: `vit.layers.0.attention.q_proj.weight`, `vit.layers.0.mlp.fc1.weight`
- * - v5's default save of a classifier: `vit.embeddings.*` beside bare `encoder.layer.*`
+ * - v5's default save of a classifier: `vit.embeddings.*` next to bare `encoder.layer.*`
  * - any of these as DataParallel, Lightning, torch.compile, FSDP or DeepSpeed wrap them: `module._orig_mod.vit.…`, `model.vit.…`
- * - MSN's own checkpoints: `module.blocks.0.attn.qkv.weight`, and the projection head under `module.fc.`
+ * - MSN's original checkpoints: `module.blocks.0.attn.qkv.weight`, and the projection head under `module.fc.`
  *
  * Source: transformers' conversion_mapping.py, entry "ViTModel", and convert_msn_to_pytorch.py.
  */
 const PREFIXES = /^(?:vit\.|vit_msn\.)?/;
-/** What training frameworks wrap models in, outermost: DataParallel, Lightning. */
+/** The outermost prefixes of training frameworks: DataParallel, Lightning. */
 const WRAPPERS = /^(?:(?:module|model)\.)+/;
-/** And anywhere: torch.compile, FSDP, DeepSpeed. */
+/** Their prefixes inside keys: torch.compile, FSDP, DeepSpeed. */
 const INNER_WRAPPERS = /(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\./g;
 const V5_LAYER = /^layers\.(\d+)\.(.+)$/;
 const V5_NAMES: readonly [RegExp, string][] = [
@@ -40,15 +40,15 @@ const ORIGINAL_ROOTS: readonly [RegExp, string][] = [
   [/^norm\./, "layernorm."],
   [/^fc\./, "head."],
 ];
-/** MSN's own checkpoints keep query, key and value as one. */
+/** MSN's original checkpoints have query, key and value as one tensor. */
 const FUSED = /^(blocks\.\d+\.)attn\.qkv\.(weight|bias)$/;
 
-/** A checkpoint key without what frameworks wrapped the model in. */
+/** A checkpoint key without the prefixes of training frameworks. */
 export function unwrapped_key(key: string): string {
   return key.replace(INNER_WRAPPERS, "").replace(WRAPPERS, "");
 }
 
-/** The keys of query, key and value that a fused tensor of MSN's own checkpoints holds one below the other; undefined for any other. */
+/** The keys of query, key and value, which a fused tensor of MSN's original checkpoints stacks; undefined for any other. */
 export function fused_parts(key: string): string[] | undefined {
   const [, block, what] = FUSED.exec(unwrapped_key(key)) ?? [];
   if (block === undefined) return undefined;
@@ -56,7 +56,7 @@ export function fused_parts(key: string): string[] | undefined {
   return ["query", "key", "value"].map((part) => `${layer}attention.attention.${part}.${what}`);
 }
 
-/** The canonical name of a checkpoint key; keys of no known layout come back without their prefix. */
+/** The canonical name of a checkpoint key; keys of an unknown layout are returned without their prefix. */
 export function canonical_key(key: string): string {
   const bare = unwrapped_key(key).replace(PREFIXES, "");
   const block = ORIGINAL_BLOCK.exec(bare);

@@ -42,12 +42,12 @@ export async function match_model(
   return { modules, found: matched.found };
 }
 
-/** What of a checkpoint fits a model, by canonical key, and what doesn't, by the checkpoint's own keys. */
+/** The tensors of a checkpoint that fit a model, by canonical key, and what doesn't fit, by the checkpoint's keys. */
 export interface CheckpointMatch {
   found: ReadonlyMap<string, FoundTensor>;
   missing: string[];
   unexpected: string[];
-  /** Of the missing ones, those that are there but of a dtype that can't be read. */
+  /** Missing parameters that the checkpoint has in a dtype that can't be read. */
   unreadable: { key: string; dtype: string }[];
   mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[];
 }
@@ -97,7 +97,7 @@ export function match_checkpoint(checkpoint: Checkpoint, modules: readonly Modul
   return match;
 }
 
-/** A model's own keys before those of a wrapped copy beside it, an average of it, say. */
+/** A model's keys before those of a wrapped copy in the same file, such as a moving average. */
 function bare_first(tensors: Iterable<CheckpointTensor>): CheckpointTensor[] {
   const all = [...tensors];
   return [...all.filter((tensor) => !is_wrapped(tensor)), ...all.filter(is_wrapped)];

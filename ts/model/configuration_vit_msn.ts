@@ -34,7 +34,7 @@ function is_alias(name: HiddenAct): name is keyof typeof ACTIVATION_ALIASES {
   return Object.hasOwn(ACTIVATION_ALIASES, name);
 }
 
-/** The fields of a ViT-MSN config.json. Unknown fields are kept and written back. */
+/** The fields of a ViT-MSN config.json. Unknown fields are preserved and written back. */
 export interface ViTMSNConfigFields {
   /** Width of the hidden states; default 768. */
   hidden_size: number;
@@ -75,7 +75,7 @@ export interface ViTMSNConfigFields {
   output_hidden_states: boolean;
 }
 
-/** What the constructor takes: any of the fields. With model_type it is config.json's content, whose other fields are kept. */
+/** What the constructor takes: any of the fields. With model_type it is config.json's content, whose other fields are preserved. */
 export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & { model_type?: string };
 
 // Sizes above these are no ViT that fits in a 4 GiB engine; they bound what a hostile config makes us allocate or loop over.
@@ -125,7 +125,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
   /**
    * @param init fields that differ from the defaults. A field that doesn't exist is an error, unless `init` has a
    *   model_type, as all of config.json has.
-   * @param source the file's name, for messages; other fields of a file are kept, too.
+   * @param source the file's name, for messages; other fields of a file are preserved, too.
    */
   constructor(init: ViTMSNConfigInit = {}, source?: string) {
     const check = new FieldChecker(init, source ?? "ViTMSNConfig");
@@ -224,7 +224,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     return to_grid(this.patch_size);
   }
 
-  /** Patches in a picture of image_size, by rows and columns. */
+  /** Patches in an image of image_size, by rows and columns. */
   get patches(): Grid {
     const { image_grid: image, patch_grid: patch } = this;
     return { height: Math.floor(image.height / patch.height), width: Math.floor(image.width / patch.width) };

@@ -12,12 +12,12 @@ export interface ForwardInputs {
   /** [batch, num_patches] of 0 and 1 (or booleans): patches that the mask token replaces. */
   bool_masked_pos?: Tensor | readonly (readonly (boolean | number)[])[];
   /**
-   * Which patches the encoder sees, by index in reading order: [batch, kept], or one list for all pictures. The others
+   * Which patches the encoder sees, by index in reading order: [batch, kept], or one list for all images. The others
    * are dropped after positions are added, as MSN does in pre-training, and cost no time. Outputs have 1 + kept tokens,
    * in this order. Default: all.
    */
   visible_patches?: Tensor | readonly number[] | readonly (readonly number[])[];
-  /** Accept pictures of another size than config.image_size; default false. */
+  /** Accept images of another size than config.image_size; default false. */
   interpolate_pos_encoding?: boolean;
   /** Default config.output_attentions. Under "sdpa" these layers are then computed eagerly. */
   output_attentions?: boolean;
@@ -65,7 +65,7 @@ export function check_pixel_values(
   }
   if (pixel_values.type !== "float32") {
     throw invalid(
-      `pixel_values must be a float32 Tensor, got ${pixel_values.type}; ViTImageProcessor rescales and normalises pictures.`,
+      `pixel_values must be a float32 Tensor, got ${pixel_values.type}; ViTImageProcessor makes one.`,
       "pixel_values",
     );
   }
@@ -115,7 +115,7 @@ export function check_size(height: number, width: number, config: ViTMSNConfig, 
   if (!interpolate && (height !== image.height || width !== image.width)) {
     throw invalid(
       `Input image size (${height}×${width}) doesn't match the model's (${image.height}×${image.width}); ` +
-        "resize the picture, or pass interpolate_pos_encoding: true.",
+        "resize the image, or pass interpolate_pos_encoding: true.",
       "pixel_values",
     );
   }
@@ -160,14 +160,14 @@ export function check_mask(
   return Uint8Array.from(values, Number);
 }
 
-/** The indices [batch · kept] of the patches that stay. */
+/** The indices [batch · kept] of the visible patches. */
 export interface VisiblePatches {
   patches: Uint32Array;
   kept: number;
 }
 
 /**
- * The visible patches of each picture.
+ * The visible patches of each image.
  * @throws VitMsnError INVALID_ARGUMENT on a wrong shape, on patches that don't exist and on any that is named twice.
  */
 export function check_visible_patches(
@@ -180,7 +180,7 @@ export function check_visible_patches(
   const kept = each[0]?.length ?? 0;
   if (each.length !== batch || kept < 1 || each.some((row) => row.length !== kept)) {
     throw invalid(
-      `visible_patches must be one list of patches, or as many for each of the ${batch} pictures; ` +
+      `visible_patches must be one list of patches, or lists of one length for each of the ${batch} images; ` +
         `got rows of ${rows.map((row) => row.length).join(", ")}.`,
       "visible_patches",
     );
@@ -189,7 +189,7 @@ export function check_visible_patches(
     const bad = row.find((x) => !Number.isInteger(x) || x < 0 || x >= num_patches);
     if (bad !== undefined) {
       throw invalid(
-        `visible_patches holds ${show(bad)}; a patch is a whole number from 0 to ${num_patches - 1}.`,
+        `visible_patches holds ${show(bad)}; a patch is an integer from 0 to ${num_patches - 1}.`,
         "visible_patches",
       );
     }

@@ -3,7 +3,7 @@ import { VitMsnError } from "../errors.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import type { CheckpointMatch } from "./checkpoint_match.ts";
 
-/** What is needed of a model class. */
+/** What judging needs to know of a model class. */
 interface JudgedClass {
   readonly architecture: string;
   readonly head_keys: readonly string[];
@@ -44,7 +44,7 @@ function is_skipped(key: string, { head_keys }: JudgedClass): boolean {
   return key.startsWith("head.") || (head_keys.length === 0 && key.startsWith("classifier."));
 }
 
-/** A head that is missing as a whole, as from a backbone's checkpoint, or one without a bias, which is a bias of zeros. */
+/** A head may be missing as a whole, as in a backbone's checkpoint; a missing bias is a bias of zeros. */
 function may_be_fresh(
   key: string,
   { missing, unreadable }: CheckpointMatch,

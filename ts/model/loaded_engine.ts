@@ -20,7 +20,7 @@ export class LoadedEngine {
   #reopening: Promise<void> | undefined;
   #disposed = false;
 
-  /** @param load_again loads the same once more, after the device was lost; undefined where what was loaded is gone. */
+  /** @param load_again loads the same files again after the device was lost; undefined where they are gone. */
   constructor(running: Running, load_again: (() => Promise<Running>) | undefined) {
     this.#running = running;
     this.#load_again = load_again;

@@ -11,7 +11,7 @@ const IGNORE_INDEX = -100;
 
 /**
  * The loss of logits [batch, num_labels], as the reference's ForSequenceClassificationLoss: mean squared error for
- * regression, cross-entropy for one label a picture, binary cross-entropy with logits for several. An unset
+ * regression, cross-entropy for one label an image, binary cross-entropy with logits for several. An unset
  * config.problem_type is chosen from num_labels and the labels' type, and written to the config, as there.
  * @throws VitMsnError INVALID_ARGUMENT where labels don't fit the problem.
  */
@@ -34,7 +34,7 @@ export function compute_loss(
   }
 }
 
-/** What the labels mean, by the config or, where that leaves it open, by the labels; then the config says it, too. */
+/** The kind of problem, from the config or else from the labels; the config then records it. */
 export function problem_type_of(labels: Labels, config: ViTMSNConfig): ProblemType {
   config.problem_type ??= infer_problem_type(config.num_labels, as_tensor(labels));
   return config.problem_type;
@@ -62,7 +62,7 @@ export function class_indices(given: Labels, batch: number, num_labels: number):
   const labels = as_tensor(given);
   if (labels.size !== batch) {
     throw invalid(
-      `labels must hold one class index a picture (${batch}), got [${labels.dims.join(", ")}].`,
+      `labels must hold one class index per image (${batch}), got [${labels.dims.join(", ")}].`,
       "labels",
     );
   }
@@ -71,7 +71,7 @@ export function class_indices(given: Labels, batch: number, num_labels: number):
   const bad = values.find((x) => !sound(x));
   if (bad !== undefined) {
     throw invalid(
-      `labels holds ${bad}; a class index is a whole number from 0 to ${num_labels - 1}, or ${IGNORE_INDEX} to leave a picture out.`,
+      `labels holds ${bad}; a class index is an integer from 0 to ${num_labels - 1}, or ${IGNORE_INDEX} to ignore an image.`,
       "labels",
     );
   }

@@ -29,9 +29,9 @@ interface Collected {
   attentions: TensorHandle[] | undefined;
 }
 
-/** What differentiation asks of the forward besides being the engine that its ops run on. */
+/** What differentiation needs besides the engine that the forward's ops run on. */
 export interface Recorder extends Engine {
-  /** Layers whose activations are computed again, instead of kept, for the gradient: so many at a time; 0: all are kept. */
+  /** The number of layers whose activations are recomputed together for the gradient; 0: all activations are stored. */
   readonly layers_per_checkpoint: number;
   /** Runs layers on `hidden`. They may run a second time, with a scope for what they make then. */
   checkpoint(
@@ -165,7 +165,7 @@ class Forward {
       throw new VitMsnError(
         "INVALID_ARGUMENT",
         "bool_masked_pos needs a mask token, and this checkpoint has none (embeddings.mask_token); " +
-          "leave bool_masked_pos out, or load a checkpoint that was made with use_mask_token.",
+          "omit bool_masked_pos, or load a checkpoint that was made with use_mask_token.",
         { details: { argument: "bool_masked_pos" } },
       );
     }
@@ -189,7 +189,7 @@ class Forward {
     }
   }
 
-  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual; of the CLS token alone where only that is wanted. */
+  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual; of the CLS token alone where only that is needed. */
   #layer(hidden: TensorHandle, name: string, only_cls = false): TensorHandle {
     const attended = this.#attention(hidden, name, only_cls);
     this.#retire(hidden);
@@ -216,7 +216,7 @@ class Forward {
     return this.scope.use(this.#engine.pool(hidden, "cls"));
   }
 
-  /** @param reader what alone reads the result, where nothing else does. */
+  /** @param reader the only layer that reads the result, if there is one. */
   #self_attention(qkv: TensorHandle, reader: LinearHandle | undefined): TensorHandle {
     const { num_attention_heads } = this.#config;
     const { attentions } = this.collected;
@@ -259,17 +259,17 @@ class Forward {
     return hidden;
   }
 
-  /** Frees a hidden state that no output wants. */
+  /** Frees a hidden state that no output needs. */
   #retire(hidden: TensorHandle): void {
     if (!this.collected.hidden_states?.includes(hidden)) this.scope.free(hidden);
   }
 
-  /** Resolves when no step is under way; rejects with what went wrong in one that nobody waited for. */
+  /** Resolves when no step is under way; rejects with the error of a step that wasn't awaited. */
   async finish(): Promise<void> {
     await this.#pacer?.finish();
   }
 
-  /** Copies a tensor out of the engine. All that are wanted are to be asked for at once: then the next forward may follow. */
+  /** Copies a tensor out of the engine. Request all outputs at once: then the next forward may start. */
   async read(handle: TensorHandle): Promise<Tensor<"float32">> {
     const dims = this.#engine.dims(handle);
     const reading = this.#engine.read(handle);
@@ -322,7 +322,7 @@ async function run_now<T>(forward: Forward, body: (forward: Forward) => Promise<
 }
 
 /**
- * The ViT-MSN backbone: pictures to hidden states.
+ * The ViT-MSN backbone: images to hidden states.
  *
  * Reference: transformers' ViTMSNModel; Assran et al., "Masked Siamese Networks for Label-Efficient Learning" (2022).
  */
@@ -336,7 +336,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 
   /**
-   * @returns last_hidden_state [batch, 1 + num_patches, hidden_size] after the final layernorm, and what was asked for.
+   * @returns last_hidden_state [batch, 1 + num_patches, hidden_size] after the final layernorm, and the requested outputs.
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
@@ -354,7 +354,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 
   /**
-   * One embedding a picture, [batch, hidden_size].
+   * One embedding per image, [batch, hidden_size].
    * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
    * @param options `before_norm`: take the last block's output as it is, without the final layernorm, which is what MSN's
    *   low-shot evaluation reads; default false.
@@ -385,7 +385,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
 
   /**
    * @internal Computes the CLS token after the final layernorm, [batch, hidden_size], and gives it to `body` before anything
-   * is freed, so that a head can go on from it and, on a recorder, be differentiated with it.
+   * is freed, so that a head can use it and, on a recorder, be differentiated with it.
    */
   async with_cls<T>(
     inputs: ForwardInputs,
@@ -399,7 +399,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 }
 
-/** As compute_loss, which is loaded by those who have labels. */
+/** As compute_loss, which is loaded only for labels. */
 async function loss_of(
   ...args: Parameters<typeof import("./losses.ts").compute_loss>
 ): Promise<TensorHandle> {
@@ -438,7 +438,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   }
 
   /**
-   * The backbone, as the reference's attribute of that name. It has no memory of its own: it runs on this model's engine
+   * The backbone, as the reference's attribute of that name. It has no separate memory: it runs on this model's engine
    * and weights, and dispose() of either frees both.
    */
   get vit(): ViTMSNModel {
@@ -447,7 +447,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   }
 
   /**
-   * @returns logits [batch, num_labels], the loss where labels were given, and what else was asked for.
+   * @returns logits [batch, num_labels], the loss where labels were given, and the requested outputs.
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
@@ -483,7 +483,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
     const { engine: own } = await this.ready(inputs, LABEL_RULES);
     const engine = recorder ?? own;
     const here = await inputs_for(engine, inputs);
-    // Without a turn: a body may run forwards of its own.
+    // Not queued: the body may run other forwards.
     return run_now(new Forward(this, here, { recorder }), async (forward) =>
       body(await this.#logits(forward, here, engine), forward.scope),
     );

@@ -10,7 +10,7 @@ const LARGE = {
   hidden_dropout_prob: 0.1,
 };
 
-/** What the released models' configs set beside the defaults, which are vit-msn-base's. */
+/** What the released models' configs change in the defaults, which are vit-msn-base's. */
 const PRESETS = {
   "vit-msn-small": SMALL,
   "vit-msn-base": {},

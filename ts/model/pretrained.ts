@@ -28,8 +28,8 @@ import { create_weights, type Weights } from "./weights.ts";
 /** How a model runs. */
 export interface ModelOptions extends DeviceOptions {
   /**
-   * How weights are kept in memory. Half precision takes half of it; arithmetic stays float32, but float16 models multiply
-   * in float16 on GPUs that can, and store there what linear layers read so. "int8" takes about a quarter and is faster: the
+   * The dtype of weights in memory. Half precision takes half the memory; arithmetic stays float32, but float16 models multiply
+   * in float16 on GPUs that can, and store linear layers' inputs so. "int8" takes about a quarter and is faster: the
    * encoder's linear layers multiply integers, each weight row and each row of input scaled by its largest value; all else
    * stays float32. Default "float32".
    */
@@ -42,9 +42,9 @@ export interface ModelOptions extends DeviceOptions {
 
 /** The options of from_pretrained. */
 export interface PretrainedOptions extends ModelOptions, LoadOptions {
-  /** Overrides of config.json, as { num_labels: 3, id2label }, or a whole ViTMSNConfig. */
+  /** Overrides of config.json, such as { num_labels: 3, id2label }, or a whole ViTMSNConfig. */
   config?: ViTMSNConfig | ViTMSNConfigInit;
-  /** Initialise parameters afresh whose shape differs from the checkpoint's, instead of an error; default false. */
+  /** Initialise parameters whose shape differs from the checkpoint's, instead of an error; default false. */
   ignore_mismatched_sizes?: boolean;
 }
 
@@ -56,7 +56,7 @@ export interface FromConfigOptions extends ModelOptions {
 
 type ModelArgs = [config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions];
 
-/** What a model class tells about itself; its static side. */
+/** The static side of a model class. */
 interface ModelClass<M> {
   new (...args: ModelArgs): M;
   /** The class's name in config.json; a literal, since minifiers rename classes. */
@@ -70,7 +70,7 @@ interface ModelClass<M> {
 interface ResolvedOptions {
   device: Device;
   engine_info: EngineInfo;
-  /** Loads the same once more, after the device was lost; undefined where what was loaded is gone. */
+  /** Loads the same files again after the device was lost; undefined where they are gone. */
   load_again?: () => Promise<Running>;
   /** The part of another model that this one is, on its engine and weights. */
   part?: { of: LoadedEngine; modules: readonly ModuleSpec[] };
@@ -78,7 +78,7 @@ interface ResolvedOptions {
   attn_implementation: AttnImplementation;
 }
 
-/** What is known before an engine runs. */
+/** The options that are known before an engine runs. */
 type RequestedOptions = Pick<ResolvedOptions, "dtype" | "attn_implementation">;
 
 /** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
@@ -88,11 +88,11 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
 > {
   /** The model's configuration. */
   readonly config: ViTMSNConfig;
-  /** How its weights are kept. */
+  /** The dtype of its weights. */
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
   readonly #loaded: LoadedEngine;
-  /** Where it shares another model's weights, those that are its own. */
+  /** Its modules, where it shares another model's weights. */
   readonly #modules: readonly ModuleSpec[] | undefined;
 
   static readonly architecture: string = "PreTrainedModel";
@@ -102,7 +102,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     throw new VitMsnError("UNSUPPORTED", "Use ViTMSNModel or ViTMSNForImageClassification.");
   }
 
-  /** The name that this class's checkpoints give a parameter. */
+  /** The key of a parameter in this class's checkpoints. */
   static checkpoint_key(key: string): string {
     return key;
   }
@@ -153,9 +153,9 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /**
-   * Loads a model: config.json beside model.safetensors (one file or an index of shards) or pytorch_model.bin.
+   * Loads a model: config.json with model.safetensors (one file or an index of shards) or pytorch_model.bin.
    *
-   * A backbone's checkpoint loads into a classifier too: its head is initialised afresh, which is said once by env.warn.
+   * A backbone's checkpoint loads into a classifier too: its head is newly initialised, which env.warn reports once.
    * @param source a local folder, a hub repo id, a base URL, or the files themselves.
    * @throws VitMsnError NOT_FOUND, NETWORK, OFFLINE, ACCESS_DENIED, INVALID_CONFIG, INVALID_CHECKPOINT,
    *   CHECKPOINT_MISMATCH (all missing and misshapen keys at once), UNSUPPORTED, OUT_OF_MEMORY or ABORTED.
@@ -215,7 +215,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
 
   /**
    * Writes config.json and model.safetensors (the hub's key layout, in the model's dtype), which from_pretrained and
-   * Hugging Face transformers open. int8 has a form of its own (ARCHITECTURE.md), which only from_pretrained opens.
+   * Hugging Face transformers open. int8 has its own format (ARCHITECTURE.md), which only from_pretrained opens.
    * @param directory a folder's path; in browsers a FileSystemDirectoryHandle.
    */
   async save_pretrained(
@@ -229,9 +229,9 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /**
-   * Runs a forward and tells each op's time, operations and bytes: `table()` prints them, `chrome_trace()` exports them. A
-   * forward before it warms up. On WebGPU times are the kernels' own, where the device has the feature timestamp-query.
-   * @param options.peak what the machine can do at best, for shares of the roofline.
+   * Runs a forward and reports each op's time, operations and bytes: `table()` prints them, `chrome_trace()` exports them. A
+   * forward before it warms up. On WebGPU the device measures times, where it has the feature timestamp-query.
+   * @param options.peak the machine's peak performance, for shares of the roofline.
    * @throws VitMsnError as forward does.
    */
   async profile(inputs: Inputs, options: { peak?: Peak } = {}): Promise<Profile> {
@@ -252,11 +252,11 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
 
   /**
    * Measures which tile computes each of the model's linear layers fastest on this GPU, for inputs of these shapes, and
-   * takes it from here on, as do models that are loaded later on the same adapter. Choices are kept where downloads are
+   * uses it from then on, as do models loaded later on the same adapter. Choices are cached with downloads
    * (env.use_cache, env.cache_dir, env.cache_key), for this version of the engine on this adapter: other programs take them,
    * too, and a shape is measured once. Results don't depend on the tile. It takes a second or so on a GPU; without it a tile
    * is chosen by its size.
-   * @param options.again measures again what was measured before, as on a GPU that was busy then.
+   * @param options.again measures shapes again that were measured before, for example on a busy GPU.
    * @returns the choice for each shape, with the times in milliseconds.
    * @throws VitMsnError UNSUPPORTED where there are no tiles to choose from: on the CPU; and as forward does.
    */
@@ -279,7 +279,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return choose_tiles(engine.tiled, notes.layers.values(), options.again ?? false);
   }
 
-  /** This model on an engine that watches its own. */
+  /** This model on an engine that decorates its own. */
   #on(engine: Engine): PreTrainedModel<Inputs, Output> {
     const model_class = this.constructor as unknown as ModelClass<PreTrainedModel<Inputs, Output>>;
     const { dtype, attn_implementation } = this;
@@ -287,7 +287,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return new model_class(this.config, engine, this.weights, resolved);
   }
 
-  /** What the model's engine holds right now. */
+  /** What the model's engine holds. */
   memory(): EngineMemory {
     this.#loaded.check_alive();
     return this.engine.memory();
@@ -311,7 +311,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     this.#loaded.weights_changed();
   }
 
-  /** @internal A model that is a part of this one, on its engine and weights: they live and end together. */
+  /** @internal A model that is a part of this one and shares its engine and weights until the end. */
   protected make_part<M>(model_class: Pick<ModelClass<M>, "modules"> & { new (...args: ModelArgs): M }): M {
     const { config, dtype, attn_implementation } = this;
     const { engine, weights, ...where } = this.#loaded.running;
@@ -329,14 +329,14 @@ function resolve_options({
   return { dtype: aliases[dtype] ?? (dtype as WeightDtype), attn_implementation };
 }
 
-/** Whether a source can be read once more without that its bytes were kept in memory for it. */
+/** Whether a source can be read again without holding its bytes in memory. */
 function may_reload(source: PretrainedSource): boolean {
   if (typeof source === "string" || source instanceof URL) return true;
   const files = source instanceof Map ? [...source.values()] : Object.values(source);
   return files.every((file) => file instanceof Blob || file instanceof URL);
 }
 
-/** Reads a model that ran before onto a new engine; what was to be warned of has been. */
+/** Loads a model onto a new engine after a loss; its warnings were given before. */
 async function reload(
   model_class: ModelClass<unknown>,
   modules: readonly ModuleSpec[],

@@ -11,7 +11,7 @@ import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
 const CHUNK_BYTES = 4 << 20;
-/** Fresh values take their time: so many bytes at once keep a page waiting for about 10 ms. */
+/** Random values are slow: these bytes block a page for about 10 ms. */
 const FRESH_CHUNK_BYTES = 512 << 10;
 const LOADING = "Loading the model";
 
@@ -34,7 +34,7 @@ export class Weights {
     this.#handles = handles;
   }
 
-  /** A parameter that is kept as it is. */
+  /** A parameter that is a tensor by itself. */
   tensor(key: string): TensorHandle {
     return this.#handles.get(key) as TensorHandle;
   }
@@ -53,13 +53,13 @@ export class Weights {
     return this.#handles.has(name);
   }
 
-  /** Puts another in a module's place and frees the one that was there. */
+  /** Replaces a module's handle and frees the old one. */
   replace(name: string, handle: Handle): void {
     this.engine.free(this.#handles.get(name) as Handle);
     this.#handles.set(name, handle);
   }
 
-  /** These and other modules of the same engine together; each set stays what it is, and what is replaced in one isn't in another. */
+  /** A union with other modules of the same engine. The sets stay independent: replacing a module in one doesn't affect the others. */
   with(other: Weights): Weights {
     const handles = new Map([...this.#handles, ...other.#handles]);
     return new Weights(this.engine, [...this.modules, ...other.modules], this.dtype, handles);
@@ -76,7 +76,7 @@ export class Weights {
     for (const [name, handle] of other.#handles) this.replace(name, handle);
   }
 
-  /** The bytes of a linear layer's weight and bias as they are kept. */
+  /** The bytes of a linear layer's weight and bias in memory. */
   linear_bytes(handle: LinearHandle): number {
     const module = this.modules.find(
       (module): module is LinearSpec => module.kind === "linear" && this.linear(module.name) === handle,
@@ -218,12 +218,12 @@ class Filler {
     return { bytes, dtype: source.dtype };
   }
 
-  /** Call after each piece: holds the next one back while too many are on their way to the engine. */
+  /** Call after each piece: waits while too many are on their way to the engine. */
   #done(spec: ParameterSpec, handle: Handle): Promise<void> {
     return this.#pacer.step(this.#located(spec, () => this.#engine.ready(handle)));
   }
 
-  /** Adds the file and key to the engine's complaint about a value. */
+  /** Adds the file and key to the engine's error about a value. */
   #located<T>(spec: ParameterSpec, action: () => T | Promise<T>): Promise<T> {
     return located(this.#found.get(spec.key)?.tensor, action);
   }
@@ -244,7 +244,7 @@ interface RowChunk {
   in_features: number;
 }
 
-/** The engine would refuse them too, but can't know that it is the scales' own key that is to blame. */
+/** The engine would refuse them too, but can't name the scales' key. */
 function check_scales(tensor: CheckpointTensor, bytes: Uint8Array, first: number): void {
   const view = view_of(bytes);
   for (let offset = 0; offset < bytes.byteLength; offset += 4) {
@@ -258,7 +258,7 @@ function check_scales(tensor: CheckpointTensor, bytes: Uint8Array, first: number
   }
 }
 
-/** Adds the file and key to the engine's complaint about a value. */
+/** Adds the file and key to the engine's error about a value. */
 async function located<T>(source: CheckpointTensor | undefined, action: () => T | Promise<T>): Promise<T> {
   try {
     return await action();

@@ -57,7 +57,7 @@ export function failure_hint(address: string | URL, error: unknown): string {
   const proxy = is_plain_node && URL.canParse(address) ? find_proxy(new URL(address)) : undefined;
   const code = code_of(error);
   const hints: string[] = [];
-  if (proxy) hints.push(`It was asked through the proxy ${proxy.url.origin} (${proxy.variable}).`);
+  if (proxy) hints.push(`The request went through the proxy ${proxy.url.origin} (${proxy.variable}).`);
   if (/CERT|SIGNATURE/.test(code)) {
     hints.push(
       "If a proxy here re-signs https, name its certificate authority's file by NODE_EXTRA_CA_CERTS.",

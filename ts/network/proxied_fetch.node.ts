@@ -35,7 +35,7 @@ export async function fetch_through_proxies(
     if (redirect === "manual" || !is_redirect) return to_response(response);
     response.destroy();
     const target = new URL(location, at);
-    // Only the caller's own URL says who asks.
+    // Only the caller's URL may carry credentials.
     target.username = target.password = "";
     if (target.origin !== at.origin) for (const name of ["authorization", "cookie"]) headers.delete(name);
     at = target;
@@ -100,12 +100,12 @@ function open_tunnel(proxy: ProxySetting, url: URL, signal: AbortSignal | undefi
 }
 
 function refused({ url, variable }: ProxySetting, target: string, status: number): Error {
-  const what = `The proxy ${show_url(url)} (${variable}) answers with status ${status} when it is asked for ${target}`;
+  const what = `The proxy ${show_url(url)} (${variable}) answers with status ${status} for ${target}`;
   // An error of no kind of ours is tried again.
   if (status >= 500) return new Error(what);
   const advice =
     status === 407
-      ? `It wants a user and a password: set ${variable} to http://user:password@host:port.`
+      ? `It requires a user and a password: set ${variable} to http://user:password@host:port.`
       : `Check ${variable}, or list the host in NO_PROXY where it can be reached without.`;
   return new VitMsnError("NETWORK", `${what}. ${advice}`, { details: { url: show_url(url), status } });
 }

@@ -53,7 +53,7 @@ function parse_proxy(variable: string, value: string): ProxySetting {
   throw new VitMsnError(
     "UNSUPPORTED",
     `The environment variable ${variable} names a ${url.protocol.slice(0, -1)} proxy; only http and https proxies are supported. ` +
-      "Set HTTPS_PROXY to such a one, or list hosts that need none in NO_PROXY.",
+      "Set HTTPS_PROXY to an http or https proxy, or list hosts that need none in NO_PROXY.",
     { details: { variable } },
   );
 }

@@ -5,13 +5,13 @@ import type { Level } from "../engine_info.ts";
 
 export type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
 
-/** The package's own modules, each compiled once for all models. */
+/** The package's modules, each compiled once for all models. */
 const compiled = new Map<Level | "webgpu", Promise<WebAssembly.Module>>();
-/** What came as a Response, which can be read once, for a model that is loaded later. */
+/** Modules that came as a Response, which can be read once, for models that are loaded later. */
 const received = new WeakMap<Response, Promise<WebAssembly.Module>>();
 
 /**
- * The engine's WebAssembly module, from what the host handed in or from the level's file beside the package's JavaScript.
+ * The engine's WebAssembly module: the caller's, or the level's file next to the package's JavaScript.
  * @throws VitMsnError IO where it can't be read, UNSUPPORTED where this runtime can't compile it.
  */
 export async function load_wasm_module(

@@ -1,7 +1,7 @@
 import type { Level } from "../engine_info.ts";
 
 /**
- * A module that only runtimes with relaxed SIMD take. `rest` tells whether its multiply-add is fused:
+ * A module that only runtimes with relaxed SIMD compile. `rest` shows whether its multiply-add is fused:
  *
  *     (module (func (export "rest") (param f32) (result f32)
  *       (f32x4.extract_lane 0
@@ -23,7 +23,7 @@ const NO_RELAXED_SIMD =
 const NOT_FUSED =
   "Relaxed SIMD's multiply-add isn't fused in this runtime (as in Bun on x86), which makes plain SIMD faster.";
 
-/** The best level that runs here for so many threads, and why it is no better. */
+/** The best level that runs here for this number of threads, and why no better one does. */
 export function choose_level(num_threads: number): { level: Level; reasons: string[] } {
   const flaw = flaw_of_relaxed_simd();
   const obstacle = obstacle_to_threads(num_threads);
@@ -54,11 +54,11 @@ export function obstacle_to_threads(num_threads: number): string | undefined {
       "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp."
     );
   }
-  if (!may_block()) return "Threads can't be waited for on a page's main thread, only in a Worker.";
+  if (!may_block()) return "A page's main thread can't wait for threads; a Worker can.";
   return undefined;
 }
 
-/** Whether all that keeps so many threads from this thread is that it may not wait for them. */
+/** Whether this thread could use these threads if it were allowed to block. */
 export function must_not_block(num_threads: number): boolean {
   return num_threads > 1 && has_shared_memory() && !may_block();
 }

@@ -7,13 +7,13 @@ export interface ThreadStart {
   memory: WebAssembly.Memory;
 }
 
-/** What it says: that it is about to work, or that it can't any more. */
+/** Its messages: that it starts to work, or why it can't. */
 export type ThreadMessage = { status: "ready" } | Lost;
 
 /** Bytes of a thread's stack, in whole pages: kernels keep their buffers elsewhere. */
 const STACK_SIZE = 4 << 16;
 
-/** A worker's whole life: it joins the engine and blocks inside until it is dismissed or terminated. */
+/** Runs a worker: it joins the engine and blocks inside until it is dismissed or terminated. */
 export function run_thread({ module, memory }: ThreadStart, post: (message: ThreadMessage) => void): void {
   const glue = create_glue();
   try {

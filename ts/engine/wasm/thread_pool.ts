@@ -13,8 +13,8 @@ export class ThreadPool {
 
   /**
    * Starts `count` workers; all or none.
-   * @param dismiss tells all that work to leave off.
-   * @param on_lost is told, at any later time, why a worker is gone that wasn't terminated here.
+   * @param dismiss makes all workers stop.
+   * @param on_lost is called with the reason when a worker ends that wasn't terminated here.
    * @throws Error with the reason why one didn't start.
    */
   static async start(
@@ -43,7 +43,7 @@ export class ThreadPool {
     try {
       this.#dismiss(); // Deno can't end a thread that waits inside WebAssembly
     } catch {
-      // a trap left nobody to tell: terminating is all there is
+      // after a trap the instance can't dismiss them: terminate them instead
     }
     await Promise.all(this.#members.map((member) => member.terminate()));
   }
@@ -67,7 +67,7 @@ class Member {
     });
   }
 
-  /** From now on it may be alone: it keeps no process alive, and its loss is told. */
+  /** From now on it doesn't keep the process alive, and its loss is reported. */
   listen(on_lost: (reason: string) => void): void {
     this.#worker.unref();
     this.#listener = (message) => {

@@ -9,7 +9,7 @@ import type { Dropout, TrainingEngine } from "../training_engine.ts";
 import { type Glue, type GlueOps, run_op } from "./glue_ops.ts";
 import type { ThreadPool } from "./thread_pool.ts";
 
-/** What ended an engine: what it held can't be trusted any more. */
+/** What ended an engine, whose memory can't be trusted any more. */
 interface Fate {
   /** A trap, or a thread that was lost. */
   fault: string | undefined;
@@ -17,7 +17,7 @@ interface Fate {
   lost: string | undefined;
 }
 
-/** An engine that was forgotten lets its threads go. */
+/** Ends the threads of an engine that was garbage-collected. */
 const forgotten = new FinalizationRegistry<ThreadPool>((pool) => void pool.dispose());
 
 /** Whether a module was built for threads: those take their memory from outside. */
@@ -31,7 +31,7 @@ function level_of(glue: Glue, module: WebAssembly.Module): Level {
 
 const NO_DROPOUT: Dropout = { probability: 0, seed: 0 };
 
-/** Starts a WebAssembly instance of its own from the compiled module. */
+/** Starts a new WebAssembly instance of the compiled module. */
 export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
   const glue = create_glue();
   let memory: WebAssembly.Memory;
@@ -46,7 +46,7 @@ export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
   return new WasmEngine(glue, module, memory);
 }
 
-/** The ops that need no code of their own. */
+/** The ops that need no code here. */
 export interface WasmEngine extends GlueOps {}
 
 /**
@@ -60,7 +60,7 @@ export class WasmEngine implements TrainingEngine {
   #glue: Glue | undefined;
   #memory: WebAssembly.Memory | undefined;
   #pool: ThreadPool | undefined;
-  /** An object, for threads and devices to report to: they don't keep an engine that nobody else holds. */
+  /** Shared with threads and devices, so that they don't reference the engine itself, which can be garbage-collected. */
   protected readonly fate: Fate = { fault: undefined, lost: undefined };
 
   constructor(
@@ -81,7 +81,7 @@ export class WasmEngine implements TrainingEngine {
 
   /**
    * Starts workers that share this engine's work from then on. The module must have threads.
-   * @throws Error with the reason where they can't start; the engine goes on without.
+   * @throws Error with the reason where they can't start; the engine then works without them.
    */
   async start_workers(count: number): Promise<void> {
     const { ThreadPool } = await import("./thread_pool.ts");
@@ -91,7 +91,7 @@ export class WasmEngine implements TrainingEngine {
     const pool = await ThreadPool.start(count, start, dismiss, (reason) => {
       fate.fault ??= `one of its threads was lost: ${reason}.`;
     });
-    // Node 20 has no navigator to ask.
+    // Node 20 has no navigator.
     glue.have_cores(count < (globalThis.navigator?.hardwareConcurrency ?? 0));
     this.#pool = pool;
     forgotten.register(this, pool, pool);
@@ -161,7 +161,7 @@ export class WasmEngine implements TrainingEngine {
     return this.copy((glue) => glue.read(x));
   }
 
-  /** Freeing what a disposed or dead engine held is no error: cleaning up may come after either. */
+  /** Freeing a handle of a disposed or dead engine is no error: cleaning up may come after either. */
   free(handle: Handle): void {
     if (this.#glue === undefined || this.death() !== undefined) return;
     this.call((glue) => glue.free(handle));
@@ -198,7 +198,7 @@ export class WasmEngine implements TrainingEngine {
     }
   }
 
-  /** Calls what copies values out: a GPU's come later, and so do the errors of what led to them. */
+  /** Calls an export that copies values out: a GPU's arrive later, and so do the errors of the ops before. */
   protected async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
     const glue = this.#glue;
     try {
@@ -209,7 +209,7 @@ export class WasmEngine implements TrainingEngine {
     }
   }
 
-  /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine is not used again. */
+  /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine isn't used again. */
   #translate(error: unknown, glue: Glue): VitMsnError {
     const code = (error as { code?: ErrorCode } | null)?.code;
     const is_told = error instanceof Error && typeof code === "string";
@@ -227,7 +227,7 @@ export class WasmEngine implements TrainingEngine {
   }
 }
 
-/** What the panic hook kept, where the trap left the instance able to say it. */
+/** The message that the panic hook stored, where the instance can still return it after the trap. */
 function panic_message(glue: Glue): string | undefined {
   try {
     return glue.last_panic();

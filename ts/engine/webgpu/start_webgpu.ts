@@ -12,8 +12,8 @@ export interface StartedWebGpu {
 }
 
 /**
- * Starts an engine on the host's device, or on one of its own.
- * @param cache_dir where the tiles that earlier programs chose are kept; default env.cache_dir.
+ * Starts an engine on the caller's device, or on a new one.
+ * @param cache_dir where earlier programs' choices of tiles are cached; default env.cache_dir.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
  */
 export async function start_webgpu(
@@ -37,7 +37,7 @@ export async function start_webgpu(
 function wrong_binary(): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
-    'The WebAssembly that was handed in is the CPU\'s: device "webgpu" takes vit_msn_webgpu.wasm.',
+    'The passed WebAssembly is the CPU\'s: device "webgpu" takes vit_msn_webgpu.wasm.',
   );
 }
 
@@ -45,7 +45,7 @@ function describe({ adapter }: OpenedDevice, device: "webgpu" | "auto" | GPUDevi
   const kind = adapter.is_software ? "software on the CPU" : "a GPU";
   const why =
     typeof device === "object"
-      ? "whose device was handed in"
+      ? "on the caller's device"
       : device === "auto"
         ? "the best that there is here"
         : 'as device "webgpu" asks for';

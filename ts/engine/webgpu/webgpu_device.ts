@@ -17,7 +17,7 @@ export interface OpenedDevice {
 /** Optional features that some kernel makes use of. */
 const FEATURES = ["shader-f16", "subgroups", "timestamp-query"] as const;
 
-/** Limits that decide how large tensors and tiles may be; an adapter's own are asked for. */
+/** Limits that decide how large tensors and tiles may be; the adapter's maximum is requested. */
 const LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -112,7 +112,7 @@ async function request_device(adapter: GPUAdapter, { name, features }: AdapterIn
     });
   } catch (cause) {
     throw unsupported(
-      `The GPU ${name} gives no device (${String(cause)}): close what else uses it and try again, ` +
+      `The GPU ${name} gives no device (${String(cause)}): close other programs that use it and try again, ` +
         'or run the model on the CPU with device "wasm".',
       cause,
     );

@@ -1,3 +1,4 @@
+import { numel } from "../../dims.ts";
 import type { WeightDtype } from "../../dtypes.ts";
 import { on_demand } from "../../on_demand.ts";
 import type {
@@ -21,8 +22,8 @@ import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
 type GpuGlue = ReturnType<typeof import("../generated/webgpu/glue.js").default>;
 
 /**
- * Starts a WebAssembly instance of its own on a device.
- * @param cache_dir where the tiles that earlier programs chose are kept; default env.cache_dir.
+ * Starts a new WebAssembly instance on a device.
+ * @param cache_dir where earlier programs' choices of tiles are cached; default env.cache_dir.
  * @throws VitMsnError UNSUPPORTED, OUT_OF_MEMORY or IO.
  */
 export async function create_webgpu_engine(
@@ -66,7 +67,7 @@ export class WebGpuEngine extends WasmEngine {
     ahead: CompiledAhead,
     tile_cache: TileCache,
   ) {
-    // What only the CPU's binary exports is called by its own class alone.
+    // Exports that only the CPU's binary has are called only on the CPU.
     super(glue as unknown as Glue, module, memory, "webgpu");
     this.#glue = glue;
     this.#opened = opened;
@@ -105,7 +106,7 @@ export class WebGpuEngine extends WasmEngine {
 
   override async read(x: TensorHandle): Promise<Float32Array> {
     if (!this.#plans) return super.read(x);
-    return new Float32Array(this.dims(x).reduce((a, b) => a * b, 1));
+    return new Float32Array(numel(this.dims(x)));
   }
 
   /** The image processor's kernels. */
@@ -153,7 +154,7 @@ export class WebGpuEngine extends WasmEngine {
     if (bytes > LARGE_IMAGE) this.call(() => this.#glue?.submit());
   }
 
-  /** Its kernels' own clock. */
+  /** The kernels' clock on the device. */
   readonly timing: Timing = {
     dispatches: () => this.call(() => this.#glue?.dispatches() ?? 0),
     bytes: (x) => this.#ask((glue) => glue.tensor_bytes(x)),

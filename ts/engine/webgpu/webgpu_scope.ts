@@ -18,12 +18,12 @@ export function scope_of(opened: OpenedDevice, ahead: CompiledAhead): GlueScope 
   const view = view_of(device, is_own, ahead);
   const info = { description: adapter.name, isFallbackAdapter: adapter.is_software };
   const only_adapter = { features, limits, info, requestDevice: async () => view };
-  // A set of its own: what Dawn's gives for its keys is no iterator.
+  // A copy: the keys() of Dawn's set don't return an iterator.
   const gpu = { requestAdapter: async () => only_adapter, wgslLanguageFeatures: new Set(wgsl_features) };
   const is_out_of_memory = (error: unknown) => error?.constructor?.name === "GPUOutOfMemoryError";
   return {
     self: { Window: true, navigator: { gpu }, queueMicrotask },
-    // Some runtimes keep the classes of errors to themselves. wgpu knows two: internal errors count as refusals.
+    // Some runtimes don't expose the error classes. wgpu knows two: internal errors count as validation errors.
     GPUOutOfMemoryError: { [Symbol.hasInstance]: is_out_of_memory },
     GPUValidationError: { [Symbol.hasInstance]: (error: unknown) => !is_out_of_memory(error) },
   };

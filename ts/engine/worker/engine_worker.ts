@@ -1,4 +1,4 @@
-// The Worker's side of an engine in a Worker: does what worker_engine.ts asks for, in that order.
+// The Worker's side of an engine in a Worker: runs the calls of worker_engine.ts in order.
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
 import { create_engine } from "../create_engine.ts";
@@ -41,7 +41,7 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
   };
 }
 
-/** Lets the engine's threads go: not every runtime ends them with this Worker. */
+/** Ends the engine's threads: not every runtime ends them with this Worker. */
 async function end(host: EngineHost | undefined, post: Post): Promise<void> {
   await host?.dispose();
   post("ended", []);
@@ -53,7 +53,7 @@ class EngineHost {
   readonly #engine: Engine;
   readonly #post: Post;
   readonly #handles = new Map<number, Handle>();
-  /** What went wrong on the way to a value: whoever asks for it is told, and what needs it isn't tried. */
+  /** Why a value couldn't be computed: reading it reports this, and ops that need it don't run. */
   readonly #failures = new Map<number, RemoteError>();
   #memory = NOTHING;
 
@@ -132,7 +132,7 @@ class EngineHost {
     try {
       this.#memory = this.#engine.memory();
     } catch {
-      this.#memory = NOTHING; // a dead engine doesn't say
+      this.#memory = NOTHING; // a dead engine can't report it
     }
     return this.#memory;
   }
@@ -143,7 +143,7 @@ function entries(results: number | Numbers | undefined): [string, number][] {
   return all.filter((entry): entry is [string, number] => entry[1] !== undefined);
 }
 
-/** An op before this one failed, as it says. */
+/** An op that this one depends on failed, for this reason. */
 class Failed extends Error {
   readonly failure: RemoteError;
 

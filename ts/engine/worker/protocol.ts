@@ -9,7 +9,7 @@ import type { OpName, Question } from "./remote_ops.ts";
 /** The handles of a record of results. */
 export type Numbers = Record<string, number | undefined>;
 
-/** An op, a question or a free. Handles are the asker's own numbers. */
+/** An op, a question or a free. Handles are the caller's numbers. */
 export type EngineCall =
   | { op: OpName; args: unknown[]; results?: number | Numbers }
   | { question: number; op: Question; args: unknown[] }

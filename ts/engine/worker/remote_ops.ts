@@ -160,7 +160,7 @@ function context_and_probs(qkv: Dims, heads: number) {
   return { context: third(qkv), probs: [batch, heads, tokens, tokens] };
 }
 
-/** The arguments with something else in the places of handles; one that is left out stays so. */
+/** The arguments with their handles mapped; omitted ones stay omitted. */
 export function map_handles(
   places: readonly Place[],
   args: readonly unknown[],

@@ -1,8 +1,8 @@
 import { bytes_of } from "../../options.ts";
 
 /**
- * Values in messages. Arrays of numbers travel as their buffers, which are handed over and not copied; what kind they
- * are is said beside: Deno's node:worker_threads takes half a second to post a view of 4 MB, and no time for its buffer.
+ * Values in messages. Arrays of numbers are sent as their buffers, which are transferred and not copied; their type
+ * is a separate field: Deno's node:worker_threads takes half a second to post a view of 4 MB, and no time for its buffer.
  */
 
 const VIEWS = { Float32Array, Int32Array, Uint32Array, Uint8Array };

@@ -10,12 +10,12 @@ import type { EngineCall, EngineReply, EngineRequest, Numbers, StartReport } fro
 import { type Dims, map_handles, OPS, type OpName, QUESTIONS, type Question } from "./remote_ops.ts";
 import { map_values, pack, unpack } from "./remote_values.ts";
 
-/** An engine that was forgotten lets its Worker go. */
+/** Ends the Worker of an engine that was garbage-collected. */
 const forgotten = new FinalizationRegistry<WorkerLink>((link) => void link.close());
 
 /**
- * Starts an engine in a Worker of its own.
- * @throws VitMsnError as create_engine does; another error where there can be no Worker, with the reason.
+ * Starts an engine in a new Worker.
+ * @throws VitMsnError as create_engine does; another error with the reason where a Worker can't start.
  */
 export async function start_worker_engine(options: EngineOptions): Promise<StartedEngine> {
   const link = new WorkerLink();
@@ -91,7 +91,7 @@ class Handles {
     if (dims !== undefined) return dims;
     throw new VitMsnError(
       "DISPOSED",
-      `Handle ${handle} was freed, or never was: don't use a tensor after its scope ends.`,
+      `Handle ${handle} was freed or never existed: don't use a tensor after its scope ends.`,
     );
   }
 
@@ -116,10 +116,10 @@ function methods<N extends string>(
   return Object.fromEntries(entries);
 }
 
-/** How long a Worker that is to end may take for it. */
+/** How long a Worker may take to end by itself. */
 const GRACE_MS = 200;
 
-/** The messages between an engine and its Worker. It knows nothing of the engine, which may be forgotten. */
+/** The messages between an engine and its Worker. It doesn't reference the engine, which can be garbage-collected. */
 class WorkerLink {
   memory: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
   readonly #worker = start_worker<EngineRequest, EngineReply>("engine_worker", (reply) => this.#hear(reply));
@@ -127,14 +127,14 @@ class WorkerLink {
   #calls: EngineCall[] = [];
   #buffers: ArrayBuffer[] = [];
   #asked = 0;
-  /** Why there are no answers any more. */
+  /** Why no call is answered any more. */
   #end: VitMsnError | undefined;
   #left: (() => void) | undefined;
-  /** Resolves when the Worker ended by itself, was lost or is waited for no longer. */
+  /** Resolves when the Worker ended by itself, was lost, or its grace period is over. */
   readonly #gone = new Promise<void>((resolve) => {
     this.#left = resolve;
   });
-  /** Why the Worker isn't there. */
+  /** Why the Worker was lost. */
   #lost: string | undefined;
 
   async start(options: EngineOptions): Promise<StartReport> {
@@ -170,7 +170,7 @@ class WorkerLink {
     return this.#expect(this.#asked);
   }
 
-  /** Ends the Worker and whoever waits for it; a Worker that is at work has little time to end by itself. */
+  /** Ends the Worker and rejects pending calls; a busy Worker gets a short grace period to end by itself. */
   async close(): Promise<void> {
     this.#finish(engine_disposed());
     if (this.#lost === undefined) {

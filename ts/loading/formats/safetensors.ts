@@ -123,10 +123,10 @@ function parse_entry(
   const bits = typeof dtype === "string" ? DTYPE_BITS.get(dtype) : undefined;
   if (bits === undefined) throw invalid_tensor(file, key, `has the unknown dtype ${show(dtype)}`);
   if (!is_sizes(shape) || shape.length > MAX_RANK) {
-    throw invalid_tensor(file, key, `has the shape ${show(shape)}; sizes must be whole and not negative`);
+    throw invalid_tensor(file, key, `has the shape ${show(shape)}; sizes must be non-negative integers`);
   }
   if (!is_sizes(data_offsets) || data_offsets.length !== 2) {
-    throw invalid_tensor(file, key, `has data_offsets ${show(data_offsets)} instead of two whole numbers`);
+    throw invalid_tensor(file, key, `has data_offsets ${show(data_offsets)} instead of two integers`);
   }
   const [start, end] = data_offsets as [number, number];
   const size = element_count(shape) * bits;
