@@ -22,7 +22,7 @@ export type ErrorCode =
 
 /** Every error that this package throws on purpose. `details` holds the same facts as the message, for programs. */
 export class VitMsnError extends Error {
-  /** Said outright, since minifiers rename classes. */
+  /** A literal, since minifiers rename classes. */
   static override readonly name: string = "VitMsnError";
   override readonly name = "VitMsnError";
   readonly code: ErrorCode;

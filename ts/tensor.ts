@@ -35,7 +35,7 @@ const FITS: Readonly<Record<TensorType, (x: unknown) => boolean>> = {
  * nothing; a DeviceTensor is the exception. `data` is read at once; `getData()` is the form that also fits those.
  */
 export class Tensor<T extends TensorType = TensorType> {
-  /** Said outright, since minifiers rename classes. */
+  /** A literal, since minifiers rename classes. */
   static readonly name: string = "Tensor";
   readonly type: T;
   readonly dims: readonly number[];

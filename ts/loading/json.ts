@@ -3,19 +3,19 @@ import { decode_utf8 } from "./bytes.ts";
 import type { ModelSource } from "./types.ts";
 
 export interface JsonLimits {
-  /** The code of the errors that broken text gives. */
+  /** The code of errors about the text. */
   code: ErrorCode;
   max_depth: number;
-  /** Values of all kinds, keys not counted. */
+  /** Max values of all kinds, keys not counted. */
   max_values: number;
-  /** true: a key given twice in one object is an error (else the last counts, as everywhere). */
+  /** true: a key given twice in one object is an error (else the last one counts). */
   unique_keys: boolean;
-  /** The numbers that are taken, and what their text becomes. */
+  /** The allowed numbers, and what their text becomes. */
   numbers: RegExp;
   number(text: string): unknown;
 }
 
-/** What Python's json module writes and reads: JSON's numbers, and those that aren't finite. */
+/** The numbers of Python's json module: JSON's, and those that aren't finite. */
 const PYTHON_NUMBER = /^(?:NaN|-?Infinity|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)$/;
 const CONFIG_LIMITS: JsonLimits = {
   code: "INVALID_CONFIG",
@@ -33,7 +33,7 @@ const CONSTANTS: ReadonlyMap<string, unknown> = new Map<string, unknown>([
   ["null", null],
 ]);
 
-/** Words of one object that mean more than JSON says: its keys and its values' numbers, at the file's top. */
+/** How one object of the file's top level is read: its keys and its numbers. */
 export interface Dialect {
   /** The object's name. */
   name: string;
@@ -42,14 +42,14 @@ export interface Dialect {
 }
 
 /**
- * Parses JSON of unknown origin. JSON.parse neither bounds depth and count, nor sees a key given twice, nor takes Python's
- * NaN, nor keeps 1 and 1.0 apart, nor says where text is broken in words that are the same in every engine.
+ * Parses untrusted JSON. JSON.parse doesn't bound depth and count, doesn't detect duplicate keys, doesn't accept Python's
+ * NaN, doesn't distinguish 1 from 1.0, and reports errors differently in every engine.
  */
 export function parse_json(text: string, name: string, limits: JsonLimits, dialect?: Dialect): unknown {
   return new JsonParser(text, name, limits, dialect).parse();
 }
 
-/** A JSON file's text. Numbers that JSON lacks are written as transformers does, which any reader of JSON takes. */
+/** A JSON file's text. Numbers that JSON lacks are written as transformers does, which every JSON parser accepts. */
 export function to_json_text(value: unknown): string {
   const text = JSON.stringify(
     value,
@@ -78,7 +78,7 @@ class JsonParser {
     this.#dialect = dialect;
   }
 
-  /** Nesting costs no stack. */
+  /** Nesting takes no stack. */
   parse(): unknown {
     for (;;) {
       let value = this.#value();
@@ -204,7 +204,7 @@ class JsonParser {
   }
 }
 
-/** What JsonParser's value is when a container was opened. */
+/** JsonParser's value when a container was opened. */
 const OPENED = Symbol("opened");
 
 /** A plain assignment to __proto__ would set the object's prototype. */
@@ -218,7 +218,7 @@ function add(container: Container, value: unknown): void {
 }
 
 /**
- * Reads a JSON object of a model's folder, as config.json; undefined where the source lacks the file.
+ * Reads a JSON object of a model's folder, such as config.json; undefined where the source lacks the file.
  * A `__proto__` key is dropped, so that no later copy of the object can be given another prototype.
  */
 export async function read_json(

@@ -9,7 +9,7 @@ import { file_url_path } from "./storage.node.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
 
 /**
- * Writes files into a folder, made if need be. Everything is written under temporary names and renamed once it is on the disk,
+ * Writes files into a folder, which is created if needed. Everything is written under temporary names and renamed once it is on the disk,
  * so that a failure leaves the files that were there before.
  */
 export async function save_files(

@@ -5,7 +5,7 @@ import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts
 
 /**
  * Writes files into a directory handle: one that the user picked (showDirectoryPicker), or the origin's private file
- * system (`await navigator.storage.getDirectory()`). Each file appears when it is whole.
+ * system (`await navigator.storage.getDirectory()`). Each file appears when it is complete.
  */
 export async function save_files(
   directory: SaveDirectory,
@@ -60,7 +60,7 @@ async function write_file(
     progress.done(size);
   } catch (error) {
     await stream.abort().catch(() => {});
-    // Asking for the handle has made an empty file; one that was there before keeps its content.
+    // Getting the handle created an empty file; an existing file still has its content.
     if (is_new) await directory.removeEntry(file).catch(() => {});
     throw error;
   }

@@ -10,14 +10,14 @@ import type { Snapshot } from "./storage_types.ts";
 
 const COMMIT = /^[0-9a-f]{7,64}$/;
 
-/** What Python's huggingface_hub has downloaded of a hub repository's revision; undefined where it hasn't. */
+/** A hub repository's revision in the cache of Python's huggingface_hub; undefined where it has none. */
 export async function find_snapshot(
   repo: string,
   revision: string,
   subfolder: readonly string[],
   cache_dir: string | undefined,
 ): Promise<Snapshot | undefined> {
-  // Another host's repository of that name is another one.
+  // A repository of the same name on another host is another one.
   if (env.remote_host !== default_host || !env.use_cache) return undefined;
   const root = join(hub_cache(cache_dir), `models--${repo.replaceAll("/", "--")}`);
   const commit = await commit_of(root, revision);
@@ -27,7 +27,7 @@ export async function find_snapshot(
   return {
     commit,
     open: (segments) => open_local_file(folder, segments),
-    // An empty file of this name says that the repository lacks it.
+    // An empty file of this name means that the repository lacks it.
     is_absent: (segments) => is_there(join(root, ".no_exist", commit, ...segments)),
   };
 }
@@ -55,8 +55,8 @@ const is_there = (path: string): Promise<boolean> =>
   );
 
 /**
- * The folder of files that a local folder means: for a "models--org--name" of huggingface_hub's cache its snapshot, else itself.
- * @throws VitMsnError NOT_FOUND where that has no such revision.
+ * The folder with the files: for a "models--org--name" of huggingface_hub's cache its snapshot, else the folder itself.
+ * @throws VitMsnError NOT_FOUND where the cache lacks the revision.
  */
 export async function resolve_folder(folder: string, revision = "main"): Promise<string> {
   const snapshots = join(folder, "snapshots");

@@ -21,7 +21,7 @@ const REPO_ID = /^[\w][\w.-]{0,95}(?:\/[\w][\w.-]{0,95})?$/;
 const COMMIT_HASH = /^[0-9a-f]{40}$/;
 
 /**
- * Opens what from_pretrained is given: a local folder, a hub repo id ("org/name"), a base URL, or a map of files.
+ * Opens the source of from_pretrained: a local folder, a hub repo id ("org/name"), a base URL, or a map of files.
  * In browsers a path ("/models/fashion", "./models") is a URL relative to the page. Nothing is read yet.
  */
 export async function open_source(source: PretrainedSource, options: LoadOptions = {}): Promise<ModelSource> {
@@ -62,7 +62,7 @@ async function hub_source(repo: string, options: LoadOptions, subfolder: string[
   hub_url(repo, revision);
   const snapshot = await find_snapshot(repo, revision ?? "main", subfolder, cache_dir);
   const { url: base, authorization } = hub_url(repo, snapshot?.commit ?? revision);
-  // A commit never changes, so a copy of it needs no question to the hub.
+  // A commit never changes, so a copy of it is current without asking the hub.
   const immutable = COMMIT_HASH.test(snapshot?.commit ?? revision ?? "");
   return make_source(repo, options, subfolder, async (segments, progress, max_bytes) => {
     const found = await snapshot?.open(segments);
@@ -71,7 +71,7 @@ async function hub_source(repo: string, options: LoadOptions, subfolder: string[
       const remote = { immutable, progress, options, max_bytes, authorization };
       return await open_remote(file_url(base, segments), remote);
     } catch (error) {
-      // What a snapshot lacks may be optional; with nothing of the model here, that would hide why.
+      // A file that a snapshot lacks may be optional. Without a snapshot, undefined would hide the reason.
       if (snapshot && error instanceof VitMsnError && error.code === "OFFLINE") return undefined;
       throw with_folder_hint(error, repo);
     }
@@ -80,7 +80,7 @@ async function hub_source(repo: string, options: LoadOptions, subfolder: string[
 
 const UNREACHED: ReadonlySet<ErrorCode> = new Set(["NOT_FOUND", "ACCESS_DENIED", "NETWORK", "OFFLINE"]);
 
-/** A folder's path without "./" is taken for a repository; where that fails, the folder may have been meant. */
+/** A folder's path without "./" is read as a repository's name; where that fails, the user may have meant the folder. */
 function with_folder_hint(error: unknown, repo: string): unknown {
   if (!(error instanceof VitMsnError) || !UNREACHED.has(error.code)) return error;
   const { code, message, cause, details } = error;
@@ -148,7 +148,7 @@ function parse_base(address: string): SplitUrl {
   return split;
 }
 
-/** A file below the base; the base's query (a signature, say) goes along. */
+/** A file below the base, with the base's query (a signature, for example). */
 function file_url(base: URL, segments: readonly string[]): URL {
   const url = new URL(base);
   url.pathname += segments.map(encodeURIComponent).join("/");

@@ -38,7 +38,7 @@ import type { RandomAccessFile } from "./types.ts";
 /** Node's fetch shows redirects and sends any header; a browser's doesn't. */
 export const fetch_is_unrestricted = true;
 
-/** Reads of Node's files end at 2 GiB. */
+/** Node reads less than 2 GiB at once. */
 const MAX_READ_BYTES = 1 << 30;
 /** A download without a new byte for this long is abandoned, whichever machine it ran on. */
 const ABANDONED_MS = 600_000;
@@ -49,7 +49,7 @@ const FREE = "free";
 const ROOM_STEP_BYTES = 64 * 1024 * 1024;
 const ROOM_BYTES = 256 * 1024 * 1024;
 
-/** The folder or URL that an address means; undefined where it may be a hub repo id. */
+/** The folder or URL of an address; undefined where it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
   const address = String(source);
   if (/^https?:/i.test(address)) return { url: address };
@@ -71,7 +71,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   );
 }
 
-/** For where a repository can't be had. */
+/** A hint for a repository that can't be loaded. */
 export function folder_hint(path: string): string {
   return `If a folder was meant, there is none at ${resolve(path)}; begin a folder's path with "./" or "/".`;
 }
@@ -84,14 +84,14 @@ export function file_url_path(address: string): string {
   }
 }
 
-/** A file of a local folder; undefined where there is none. */
+/** A file of a local folder; undefined where it doesn't exist. */
 export async function open_local_file(
   folder: string,
   segments: string[],
 ): Promise<RandomAccessFile | undefined> {
   const path = join(folder, ...segments);
   try {
-    // Asked first, because opening a named pipe would wait for its writer.
+    // Checked first, because opening a named pipe would wait for its writer.
     if (!(await stat(path)).isFile())
       throw new VitMsnError("IO", `${path} isn't a file.`, { details: { file: path } });
     return disk_file(path, await open(path, constants.O_RDONLY));
@@ -132,7 +132,7 @@ async function read_some(path: string, handle: FileHandle, bytes: Uint8Array, at
 const LOOPBACK = /^(?:(?:.+\.)?localhost|127(?:\.\d+){3}|\[::1\])$/;
 const warned = new Set<string>();
 
-/** false, with a warning, where anyone on the way could read a token: over plain http to another machine. */
+/** false, with a warning, where a token would be sent unencrypted: over http to another machine. */
 export function may_send_token({ protocol, hostname, origin }: URL): boolean {
   if (protocol === "https:" || LOOPBACK.test(hostname) || env.allow_token_over_http) return true;
   if (!warned.has(origin)) {
@@ -149,7 +149,7 @@ export async function sha256_of(chunks: Chunks, check: () => void): Promise<stri
   const hash = createHash("sha256");
   for await (const chunk of chunks) {
     hash.update(chunk);
-    // Chunks in memory come without a pause, in which an abort could arrive.
+    // Chunks in memory come without a pause in which an abort could arrive.
     await setImmediate();
     check();
   }
@@ -193,7 +193,7 @@ function query_hash(url: URL): string {
   return createHash("sha256").update(url.search).digest("hex").slice(0, 16);
 }
 
-/** What a download's description calls its URL. */
+/** A download's URL as its record has it. */
 function url_for_meta(url: URL): string {
   return url.search === "" ? url.href : `${show_url(url)}?${query_hash(url)}`;
 }
@@ -224,7 +224,7 @@ async function read_meta(path: string): Promise<StoredMeta | undefined> {
 const write_meta = (path: string, meta: StoredMeta): Promise<void> =>
   replace_file(path, JSON.stringify(meta));
 
-/** Writes a text; readers see what was there before or all of it. */
+/** Writes a text; readers see the old text or all of the new one. */
 export async function replace_file(path: string, text: string): Promise<void> {
   const temporary = `${path}.${randomUUID()}.tmp`;
   try {
@@ -266,16 +266,16 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
 }
 
 /**
- * Writes a download beside its place, in a file of its own, and renames it once it is whole: of several processes that
- * download one file the last rename wins. A download that breaks off is left under the owner "free", or under a process
- * that has died; renaming it to its own name is how one process, and only one, takes it over.
+ * Writes a download into a separate file in the same folder and renames it once it is complete: of several processes that
+ * download one file, the last rename wins. A download that breaks off is left under the owner "free", or under a process
+ * that has died; exactly one process takes it over, by renaming it.
  */
 class DiskWriter implements StoreWriter {
   size = 0;
   etag: string | undefined;
   #version: FileVersion = {};
   #handle: FileHandle | undefined;
-  /** How many bytes must have arrived until the disk is asked for its room. */
+  /** The bytes after which free disk space is checked again. */
   #check_room_at = Number.POSITIVE_INFINITY;
   readonly #path: string;
   readonly #partial: string;
@@ -453,7 +453,7 @@ async function take_over(left: string, partial: string): Promise<boolean> {
   }
 }
 
-/** This machine's name in a partial file's. */
+/** This machine's name as a part of a partial file's name. */
 function file_host(): string {
   return host_name().replace(/\W/g, "_").slice(0, 40);
 }

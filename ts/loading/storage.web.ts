@@ -14,17 +14,17 @@ import {
 import type { Place } from "./storage_types.ts";
 import type { RandomAccessFile } from "./types.ts";
 
-/** A browser's fetch hides redirects, and asks a host's permission for some headers. */
+/** A browser's fetch hides redirects, and needs a host's permission for some headers. */
 export const fetch_is_unrestricted = false;
 
-/** The hub tells a file's SHA-256 in a redirect, which a browser hides, and Web Crypto hashes no file in pieces. */
+/** The hub announces a file's SHA-256 in a redirect, which a browser hides, and Web Crypto can't hash in pieces. */
 export const sha256_of: ((chunks: Chunks, check: () => void) => Promise<string>) | undefined = undefined;
 
 /** A download is stored in pieces of this size, so that it can be resumed. */
 const PART_BYTES = 16 * 1024 * 1024;
 const KEY_PARAMETER = "vit-msn";
 
-/** The URL that an address means in a page; undefined where it may be a hub repo id. */
+/** The URL of an address in a page; undefined where it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
   const address = String(source);
   if (/^https?:/i.test(address)) return { url: address };
@@ -36,7 +36,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   );
 }
 
-/** For where a repository can't be had. */
+/** A hint for a repository that can't be loaded. */
 export function folder_hint(path: string): string {
   return `If ${JSON.stringify(path)} is a path on the page's server, begin it with "/" or "./".`;
 }
@@ -45,7 +45,7 @@ function page_url(): string {
   return typeof document === "undefined" ? globalThis.location?.href : document.baseURI;
 }
 
-/** Browsers themselves keep pages from mixing https with http. */
+/** Browsers don't let pages mix https with http. */
 export const may_send_token = (_url: URL): boolean => true;
 
 export async function open_local_file(
@@ -55,14 +55,14 @@ export async function open_local_file(
   throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: there are no local folders here.`);
 }
 
-/** Where downloads of `url` are kept: in the Cache API, or in memory where there is none (an insecure page). */
+/** The cache of `url`'s download: the Cache API, or memory where there is none (an insecure page). */
 export function download_store(url: URL, _cache_dir: string | undefined): Store {
   if (typeof caches === "undefined") return memory_store(show_url(url));
   return new CacheStore(url);
 }
 
 interface StoredMeta extends StoredCopy {
-  /** Names the parts of this version. */
+  /** The name of this version's parts. */
   id: string;
   parts: number;
 }
@@ -132,7 +132,7 @@ class CacheStore implements Store {
     await (await this.#cache()).delete(this.#key("partial"));
   }
 
-  /** Removes everything kept of this URL, but for the parts of version `keep_id`. */
+  /** Removes everything cached for this URL except the parts of version `keep_id`. */
   async remove(keep_id?: string): Promise<void> {
     const cache = await this.#cache();
     const keys = await cache.keys(this.#url.href, { ignoreSearch: true });
@@ -181,7 +181,7 @@ class CacheStore implements Store {
   }
 }
 
-/** Keeps a download in parts. Where the cache refuses one, the rest stays in memory. */
+/** Caches a download in parts. Where the cache refuses one, the rest stays in memory. */
 class CacheWriter implements StoreWriter {
   etag: string | undefined;
   #id = "";
@@ -266,7 +266,7 @@ class CacheWriter implements StoreWriter {
     if (this.etag) await this.#store_parts();
   }
 
-  /** Hands parts to the cache and takes them back from there, where they need no memory. */
+  /** Moves parts to the cache and reads them back from there, where they need no memory. */
   async #store_parts(): Promise<void> {
     for (; this.#kept && this.#stored < this.#parts.length; this.#stored++) {
       const part = this.#parts[this.#stored] as Blob;

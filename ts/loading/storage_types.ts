@@ -1,6 +1,6 @@
 import type { ProgressCallback, RandomAccessFile } from "./types.ts";
 
-/** What an address turned out to be. */
+/** What an address refers to. */
 export type Place = { folder: string; url?: undefined } | { url: string; folder?: undefined };
 
 /** A hub repository's files at a commit, as another program downloaded them; some may be missing here. */

@@ -1,5 +1,5 @@
 import type { WeightDtype } from "../dtypes.ts";
-/** What a progress callback gets, by its status; the fields are those of transformers.js. */
+/** The argument of a progress callback, by its status; the fields are those of transformers.js. */
 export type ProgressInfo = FileInitiated | FileProgress | ModelReady;
 
 interface ProgressBase {
@@ -7,24 +7,24 @@ interface ProgressBase {
   name: string;
 }
 
-/** A file is asked for. */
+/** A file is requested. */
 export interface FileInitiated extends ProgressBase {
   status: "initiate";
-  /** The file's name, as "model.safetensors". */
+  /** The file's name, such as "model.safetensors". */
   file: string;
   loaded?: undefined;
   total?: undefined;
   progress?: undefined;
 }
 
-/** A file's bytes arrive, or it is whole. */
+/** A file's bytes arrive, or it is complete. */
 export interface FileProgress extends ProgressBase {
   status: "progress" | "done";
-  /** The file's name, as "model.safetensors". */
+  /** The file's name, such as "model.safetensors". */
   file: string;
   /** Bytes so far. */
   loaded: number;
-  /** Bytes in all; 0 where the server doesn't say. */
+  /** Total bytes; 0 where the server doesn't report them. */
   total: number;
   /** Per cent, 0 to 100. */
   progress: number;
@@ -45,12 +45,12 @@ export type ProgressCallback = (info: ProgressInfo) => void;
 type MappedFile = Blob | ArrayBuffer | Uint8Array | URL;
 
 /**
- * Files by name, for models that a page holds already (a folder picked or dropped, or bytes from anywhere), or whose files have
- * URLs of their own, as a bundler's assets.
+ * Files by name, for models that are in the page already (a folder picked or dropped, or bytes from anywhere), or whose files have
+ * separate URLs, such as a bundler's assets.
  */
 export type FileMap = Record<string, MappedFile> | Map<string, MappedFile>;
 
-/** Where a model comes from: a local folder (path or file: URL), a hub repo id, a base URL, or its files themselves. */
+/** The source of a model: a local folder (path or file: URL), a hub repo id, a base URL, or its files themselves. */
 export type PretrainedSource = string | URL | FileMap;
 
 /** The options of every from_pretrained that say where files come from. */
@@ -59,7 +59,7 @@ export interface LoadOptions {
   revision?: string;
   /** Folder inside the repository or folder; default "". */
   subfolder?: string;
-  /** Node, Deno, Bun: where downloads are kept, and the tiles that model.tune() chooses; default env.cache_dir. */
+  /** Node, Deno, Bun: the folder that caches downloads and the tiles that model.tune() chooses; default env.cache_dir. */
   cache_dir?: string;
   /** Never touch the network; default false. */
   local_files_only?: boolean;
@@ -69,17 +69,17 @@ export interface LoadOptions {
   signal?: AbortSignal;
 }
 
-/** A file that is read in pieces, so that a checkpoint is never held in memory beside the weights made from it. */
+/** A file that is read in pieces, so that a checkpoint is never held in memory together with the weights made from it. */
 export interface RandomAccessFile {
   /** For messages: the path or URL. */
   readonly name: string;
   readonly size: number;
-  /** Exactly `length` bytes from `offset`; throws INVALID_CHECKPOINT past the end. The caller may keep or change them unless the source was a caller's buffer. */
+  /** Exactly `length` bytes from `offset`; throws INVALID_CHECKPOINT past the end. The caller may hold or change them unless the source was a caller's buffer. */
   read(offset: number, length: number): Promise<Uint8Array>;
   close(): Promise<void>;
 }
 
-/** An opened source: names files relative to the model's folder. */
+/** An opened source, whose file names are relative to the model's folder. */
 export interface ModelSource {
   /** For messages: the folder, repo id or URL. */
   readonly name: string;
@@ -90,7 +90,7 @@ export interface ModelSource {
   open(file: string, max_bytes?: number): Promise<RandomAccessFile | undefined>;
 }
 
-/** int8 values mean nothing without their scales: `<key>_scale`, see ARCHITECTURE.md. */
+/** int8 values need their scales: `<key>_scale`, see ARCHITECTURE.md. */
 
 /** One tensor of a checkpoint, not read yet. */
 export interface CheckpointTensor {
@@ -98,7 +98,7 @@ export interface CheckpointTensor {
   readonly key: string;
   /** The file that holds it, for messages. */
   readonly file: string;
-  /** As it is read: what a file has as float64 or float8 is float32 here. */
+  /** The dtype that is read: float64 and float8 of a file are float32 here. */
   readonly dtype: WeightDtype;
   readonly dims: readonly number[];
   /** Bytes [start, start+length) of the tensor's row-major little-endian data. */
@@ -108,7 +108,7 @@ export interface CheckpointTensor {
 /** All tensors of a checkpoint, whatever its file format or number of shards. */
 export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
-  /** Keys of tensors that can't be read, with the dtype that is why (an int64 position_ids buffer, say). */
+  /** Keys of tensors whose dtype can't be read, with that dtype (an int64 position_ids buffer, for example). */
   readonly unreadable: ReadonlyMap<string, string>;
   close(): Promise<void>;
 }

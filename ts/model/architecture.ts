@@ -1,7 +1,7 @@
 import { VitMsnError } from "../errors.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
-/** How a parameter that no checkpoint holds starts: as the reference's _init_weights. */
+/** The initial values of a parameter that the checkpoint lacks, as in the reference's _init_weights. */
 export type Init = "zeros" | "ones" | "normal";
 
 /** A parameter as checkpoints name it (hub layout, without the "vit." prefix). */

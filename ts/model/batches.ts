@@ -11,8 +11,8 @@ import type { PreTrainedModel } from "./pretrained.ts";
 const FLOAT_BYTES = 4;
 
 /**
- * The inputs in batches that fit, where they don't fit as one.
- * @throws VitMsnError INVALID_ARGUMENT for inputs that fit neither each other nor the model.
+ * Splits inputs that don't fit as one batch; undefined where they fit.
+ * @throws VitMsnError INVALID_ARGUMENT for inputs that don't fit each other or the model.
  */
 export async function by_batches<I extends ForwardInputs>(
   { engine, config }: PreTrainedModel<never, unknown>,

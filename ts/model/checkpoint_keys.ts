@@ -1,5 +1,5 @@
 /**
- * Checkpoint keys of every layout a user meets, brought to one: the hub's (transformers v4) without the "vit." prefix.
+ * Maps checkpoint keys of every known layout to the hub's (transformers v4) without the "vit." prefix.
  *
  * - the hub's backbones: `encoder.layer.0.attention.attention.query.weight`
  * - v4 classifiers: the same under `vit.`
@@ -73,7 +73,7 @@ function renamed(name: string, rules: readonly [RegExp, string][]): string {
   return rules.reduce((name, [pattern, to]) => name.replace(pattern, to), name);
 }
 
-/** The key that a classifier's checkpoint gives a parameter (transformers v4): backbone parameters live under "vit.". */
+/** The key that a classifier's checkpoint gives a parameter (transformers v4): backbone parameters are under "vit.". */
 export function classifier_checkpoint_key(key: string): string {
   return key.startsWith("classifier.") ? key : `vit.${key}`;
 }

@@ -13,7 +13,7 @@ import { preset_fields, VIT_MSN_PRESETS, type ViTMSNPreset } from "./presets.ts"
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
 
-/** transformers' other names of activations, and what the engine computes for each. */
+/** transformers' other names of activations, with the engine's activation for each. */
 const ACTIVATION_ALIASES = {
   linear: "identity",
   swish: "silu",
@@ -22,7 +22,7 @@ const ACTIVATION_ALIASES = {
   gelu_accurate: "gelu_new",
   gelu_python_tanh: "gelu_new",
 } as const satisfies Record<string, Activation>;
-/** What hidden_act may be. */
+/** The values of hidden_act. */
 export type HiddenAct = Exclude<Activation, "identity"> | keyof typeof ACTIVATION_ALIASES;
 
 const HIDDEN_ACTS: readonly string[] = [
@@ -50,7 +50,7 @@ export interface ViTMSNConfigFields {
   hidden_dropout_prob: number;
   /** Dropout of attention probabilities in training; default 0. */
   attention_probs_dropout_prob: number;
-  /** Standard deviation of freshly initialised weights; default 0.02. */
+  /** Standard deviation of newly initialised weights; default 0.02. */
   initializer_range: number;
   /** Default 1e-6. */
   layer_norm_eps: number;
@@ -67,7 +67,7 @@ export interface ViTMSNConfigFields {
   /** Class names by index; default LABEL_0, LABEL_1, … */
   id2label: Record<number, string>;
   label2id: Record<string, number>;
-  /** Which loss labels mean; unset, it is chosen from num_labels and the labels' type, as in the reference. */
+  /** The loss for labels; if unset, it is chosen from num_labels and the labels' type, as in the reference. */
   problem_type: ProblemType | null;
   /** Whether forward returns attentions when the call doesn't say; default false. */
   output_attentions: boolean;
@@ -75,10 +75,10 @@ export interface ViTMSNConfigFields {
   output_hidden_states: boolean;
 }
 
-/** What the constructor takes: any of the fields. With model_type it is config.json's content, whose other fields are preserved. */
+/** The constructor's fields, all optional. With model_type it is config.json's content, whose other fields are preserved. */
 export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & { model_type?: string };
 
-// Sizes above these are no ViT that fits in a 4 GiB engine; they bound what a hostile config makes us allocate or loop over.
+// No ViT that fits into a 4 GiB engine exceeds these sizes; they bound allocations and loops for a hostile config.
 const MAX_SIZE = 1 << 16;
 const MAX_LAYERS = 1024;
 const MAX_LABELS = 1 << 17;
@@ -98,7 +98,7 @@ const PROBLEM_TYPES: readonly string[] = [
  * @throws VitMsnError INVALID_CONFIG naming the first field that is impossible.
  */
 export class ViTMSNConfig implements ViTMSNConfigFields {
-  /** Said outright, since minifiers rename classes. */
+  /** A literal, since minifiers rename classes. */
   static readonly name: string = "ViTMSNConfig";
   readonly model_type = "vit_msn";
   hidden_size = 768;

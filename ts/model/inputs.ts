@@ -29,7 +29,7 @@ export interface ForwardInputs {
 
 const numbers: Rule = ["a Tensor or an array", (value) => value instanceof Tensor || Array.isArray(value)];
 
-/** ForwardInputs, and what else an image processor returns with pixel_values. */
+/** The rules of ForwardInputs, and of what else an image processor returns with pixel_values. */
 export const INPUT_RULES: Rules = {
   pixel_values: any,
   bool_masked_pos: numbers,
@@ -92,7 +92,7 @@ export function check_pixel_values(
   return { values, dims: [batch, channels, height, width], grid };
 }
 
-/** The pixels on an engine. Those that are there already stay their owner's. */
+/** The pixels on an engine. The caller still owns those that were already there. */
 export function pixels_on(
   engine: Engine,
   { values, dims }: CheckedPixels,
@@ -101,7 +101,7 @@ export function pixels_on(
   return { handle: values.on(engine) as TensorHandle, is_own: false };
 }
 
-/** The inputs for an engine: pixels that are on another one are copied from there. */
+/** The inputs for an engine: pixels on another engine are copied. */
 export async function inputs_for<I extends ForwardInputs>(engine: Engine, inputs: I): Promise<I> {
   const { pixel_values } = inputs;
   if (!(pixel_values instanceof DeviceTensor) || pixel_values.on(engine) !== undefined) return inputs;
@@ -128,7 +128,7 @@ export function check_size(height: number, width: number, config: ViTMSNConfig, 
 }
 
 function check_finite(data: Float32Array, name: string): void {
-  // Zero times a number is zero, of anything else NaN: one sum takes a tenth of the time of asking each value.
+  // 0 · x is 0 for finite x, else NaN: one sum takes a tenth of the time of testing each value.
   let zero = 0;
   for (let index = 0; index < data.length; index++) zero += 0 * (data[index] as number);
   if (zero === 0) return;
@@ -168,7 +168,7 @@ export interface VisiblePatches {
 
 /**
  * The visible patches of each image.
- * @throws VitMsnError INVALID_ARGUMENT on a wrong shape, on patches that don't exist and on any that is named twice.
+ * @throws VitMsnError INVALID_ARGUMENT on a wrong shape, on patches that don't exist and on duplicates.
  */
 export function check_visible_patches(
   visible: NonNullable<ForwardInputs["visible_patches"]>,

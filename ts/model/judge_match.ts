@@ -99,7 +99,7 @@ function hint(missing: readonly string[], unexpected: readonly string[]): string
   return "";
 }
 
-/** Names in full for programs are in `details`; a sentence stays readable with the first few. */
+/** The first names, for a sentence; `details` has all of them. */
 function list(names: readonly string[], separator = ", "): string {
   const shown = names.slice(0, 20).join(separator);
   return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;

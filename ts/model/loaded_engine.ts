@@ -39,7 +39,7 @@ export class LoadedEngine {
     await this.#reopening;
   }
 
-  /** The weights are no longer those of the files, which can't bring them back after a loss. */
+  /** The weights are no longer those of the files, which then can't restore them after a loss. */
   weights_changed(): void {
     this.#load_again = undefined;
   }

@@ -3,10 +3,10 @@ import { invalid_argument as invalid } from "../errors.ts";
 import { numbers_of, Tensor } from "../tensor.ts";
 import type { ProblemType, ViTMSNConfig } from "./configuration_vit_msn.ts";
 
-/** Class indices [batch], or float targets [batch] or [batch, num_labels]; plain arrays of whole numbers are indices. */
+/** Class indices [batch], or float targets [batch] or [batch, num_labels]; plain arrays of integers are indices. */
 export type Labels = Tensor | readonly number[] | readonly (readonly number[])[];
 
-/** The index that cross-entropy leaves out, as PyTorch's ignore_index. */
+/** The index that cross-entropy ignores, as PyTorch's ignore_index. */
 const IGNORE_INDEX = -100;
 
 /**
@@ -86,7 +86,7 @@ function float_target(
   config: ViTMSNConfig,
 ): TensorHandle {
   const dims = [batch, config.num_labels];
-  // With one label a plain [batch] is meant, as the reference's squeeze() allows.
+  // With one label, [batch] is accepted, as the reference's squeeze() does.
   const fits = config.num_labels === 1 ? labels.size === batch : labels.dims.join() === dims.join();
   if (!fits) {
     throw invalid(

@@ -33,7 +33,7 @@ interface Collected {
 export interface Recorder extends Engine {
   /** The number of layers whose activations are recomputed together for the gradient; 0: all activations are stored. */
   readonly layers_per_checkpoint: number;
-  /** Runs layers on `hidden`. They may run a second time, with a scope for what they make then. */
+  /** Runs layers on `hidden`. They may run again, with a new scope. */
   checkpoint(
     hidden: TensorHandle,
     layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
@@ -43,7 +43,7 @@ export interface Recorder extends Engine {
 /** One forward pass of the backbone; mirrors transformers' modeling_vit_msn.py, class for function. */
 class Forward {
   readonly #engine: Engine;
-  /** Where layers are to run again for the gradient. */
+  /** Records layers that run again for the gradient. */
   readonly #checkpoints: Recorder | undefined;
   readonly #weights: Weights;
   readonly #config: ViTMSNConfig;
@@ -74,7 +74,7 @@ class Forward {
     this.#eager = model.attn_implementation === "eager";
   }
 
-  /** Ties what is made to this forward's end. */
+  /** Frees the handle when this forward ends. */
   get scope(): Scope {
     return this.#scope;
   }
@@ -246,7 +246,7 @@ class Forward {
     return this.scope.use(this.#engine.linear(x, this.#weights.linear(name), "identity"));
   }
 
-  /** @param reader the linear layer that alone reads the result, where one does. */
+  /** @param reader the only linear layer that reads the result, if there is one. */
   #layer_norm(x: TensorHandle, name: string, reader?: string): TensorHandle {
     const weight = this.#weights.tensor(`${name}.weight`);
     const bias = this.#weights.tensor(`${name}.bias`);
@@ -278,7 +278,7 @@ class Forward {
     return new Tensor("float32", data, dims);
   }
 
-  /** The optional outputs, for the main one to join. */
+  /** The optional outputs, next to the main one. */
   async read_collected(): Promise<ModelOutput> {
     const { hidden_states, attentions } = this.collected;
     const read_all = (handles: TensorHandle[] | undefined) =>
@@ -288,7 +288,7 @@ class Forward {
   }
 }
 
-/** The inputs in batches, where the device can't hold the activations of all as one. */
+/** Splits the inputs where the device can't hold the activations of all at once. */
 async function batches_of<I extends ForwardInputs>(model: PreTrainedModel<never, unknown>, inputs: I) {
   if (model.engine.max_tensor_bytes === undefined) return undefined;
   const { by_batches } = await on_demand("batches for WebGPU", () => import("./batches.ts"));
@@ -327,7 +327,7 @@ async function run_now<T>(forward: Forward, body: (forward: Forward) => Promise<
  * Reference: transformers' ViTMSNModel; Assran et al., "Masked Siamese Networks for Label-Efficient Learning" (2022).
  */
 export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput> {
-  /** Said outright, since minifiers rename classes. */
+  /** A literal, since minifiers rename classes. */
   static override readonly name: string = "ViTMSNModel";
   static override readonly architecture = "ViTMSNModel";
 
@@ -356,7 +356,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   /**
    * One embedding per image, [batch, hidden_size].
    * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
-   * @param options `before_norm`: take the last block's output as it is, without the final layernorm, which is what MSN's
+   * @param options `before_norm`: take the last block's output without the final layernorm, which is what MSN's
    *   low-shot evaluation reads; default false.
    */
   async get_image_features(
@@ -377,7 +377,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
     });
   }
 
-  /** @internal The same model with other weights on the same engine, which ends with this model. */
+  /** @internal The same model with other weights on the same engine, which is disposed with this model. */
   with_weights(weights: Weights): ViTMSNModel {
     const { config, engine, device, engine_info, dtype, attn_implementation } = this;
     return new ViTMSNModel(config, engine, weights, { device, engine_info, dtype, attn_implementation });
@@ -422,7 +422,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   ClassificationInputs,
   ImageClassifierOutput
 > {
-  /** Said outright, since minifiers rename classes. */
+  /** A literal, since minifiers rename classes. */
   static override readonly name: string = "ViTMSNForImageClassification";
   static override readonly architecture = "ViTMSNForImageClassification";
 
@@ -461,7 +461,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
     return run(this, rest, async (forward, inputs) => {
       const logits = await this.#logits(forward, inputs, engine);
       const loss = labels && (await loss_of(engine, forward.scope, logits, labels, config));
-      // All at once: a GPU answers each, and only the last is to be waited for.
+      // All at once, so that a GPU's results are awaited only once.
       const [loss_read, logits_read, collected] = await Promise.all([
         loss && forward.read(loss),
         forward.read(logits),

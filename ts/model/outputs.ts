@@ -1,13 +1,13 @@
 import type { Tensor } from "../tensor.ts";
 
-/** What every forward can return besides its main output. */
+/** The optional outputs of every forward. */
 export interface ModelOutput {
   /**
-   * Where asked for: num_hidden_layers + 1 tensors [batch, tokens, hidden_size]; the first is the embeddings' output,
+   * If requested: num_hidden_layers + 1 tensors [batch, tokens, hidden_size]; the first is the embeddings' output,
    * the last is taken before the final layernorm.
    */
   hidden_states?: Tensor<"float32">[];
-  /** Where asked for: num_hidden_layers tensors [batch, heads, tokens, tokens] of probabilities. */
+  /** If requested: num_hidden_layers tensors [batch, heads, tokens, tokens] of probabilities. */
   attentions?: Tensor<"float32">[];
 }
 

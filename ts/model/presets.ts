@@ -6,7 +6,7 @@ const LARGE = {
   num_hidden_layers: 24,
   num_attention_heads: 16,
   intermediate_size: 4096,
-  // As the released configs have it; it acts in training only.
+  // As in the released configs; it only affects training.
   hidden_dropout_prob: 0.1,
 };
 
@@ -19,7 +19,7 @@ const PRESETS = {
   "vit-msn-large-7": { ...LARGE, patch_size: 7 },
 } as const satisfies Record<string, ViTMSNConfigInit>;
 
-/** The architectures of the models that were released on the hub as facebook/<name>. */
+/** The architectures of the models released on the hub as facebook/<name>. */
 export type ViTMSNPreset = keyof typeof PRESETS;
 
 /** Their names, the smallest first. */

@@ -36,7 +36,7 @@ export interface ModelOptions extends DeviceOptions {
   dtype?: DtypeName;
   /** "sdpa" (default) streams over keys and never holds the N×N scores; "eager" is attention by its definition. */
   attn_implementation?: AttnImplementation;
-  /** Seed of parameters that no checkpoint gives, as a fresh classifier's; default 0. */
+  /** Seed of parameters that the checkpoint lacks, such as a new classifier's; default 0. */
   seed?: number;
 }
 
@@ -81,7 +81,7 @@ interface ResolvedOptions {
 /** The options that are known before an engine runs. */
 type RequestedOptions = Pick<ResolvedOptions, "dtype" | "attn_implementation">;
 
-/** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and the end of life. */
+/** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and disposal. */
 export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> extends Callable<
   [Inputs],
   Promise<Output>
@@ -194,7 +194,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     }
   }
 
-  /** Makes a model with random weights, initialised as the reference does it (linear layers by N(0, initializer_range)). */
+  /** Makes a model with random weights, initialised as in the reference (linear layers by N(0, initializer_range)). */
   static async from_config<M>(
     this: ModelClass<M>,
     config: ViTMSNConfig | ViTMSNConfigInit,
@@ -306,7 +306,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return this;
   }
 
-  /** @internal Its weights are no longer those of its files, which can't bring them back after a loss. */
+  /** @internal Its weights are no longer those of its files, which then can't restore them after a loss. */
   weights_changed(): void {
     this.#loaded.weights_changed();
   }
@@ -357,7 +357,7 @@ async function reload(
 
 type AnyModelClass = ModelClass<PreTrainedModel<ForwardInputs, unknown>>;
 
-/** Starts an engine and fills it. Where there is a compiler, it works meanwhile. */
+/** Starts an engine and loads its weights. */
 async function start(
   model_class: ModelClass<unknown>,
   { modules, found }: Matched,
@@ -381,7 +381,7 @@ async function start(
   }
 }
 
-/** Where an engine has a compiler, it works while the weights load. */
+/** Where the engine has a compiler, runs it while the weights load. */
 async function start_compiler(
   model_class: AnyModelClass,
   engine: Engine,

@@ -1,9 +1,9 @@
 /**
  * Seeded random numbers that depend only on (seed, name, index), so that a model's fresh parameters are the same
- * whatever the order or the pieces they are made in.
+ * in whatever order or pieces they are made.
  */
 
-/** FNV-1a: spreads a parameter's name over 32 bits. */
+/** FNV-1a: hashes a parameter's name to 32 bits. */
 export function hash_name(name: string): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);

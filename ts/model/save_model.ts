@@ -7,7 +7,7 @@ import { CONFIG_FILE, type ViTMSNConfig } from "./configuration_vit_msn.ts";
 import { export_weights } from "./export_weights.ts";
 import type { PreTrainedModel } from "./pretrained.ts";
 
-/** The name of how this package quantises, in config.json. */
+/** The name of this package's quantisation in config.json. */
 const QUANT_METHOD = "vit_msn_int8";
 
 /** Writes a model's files into a folder. */
@@ -39,7 +39,7 @@ export function checkpoint_files(
   };
 }
 
-/** config.json's words for the dtype: `quantization_config` marks a file that other readers must not take for floats. */
+/** config.json's fields for the dtype: `quantization_config` marks a file that other readers must not take for floats. */
 function describe_dtype<C extends object>(config: C, dtype: WeightDtype): C & { dtype: WeightDtype } {
   const { quantization_config: loaded, ...fields } = config as C & { quantization_config?: unknown };
   if (dtype === "int8") {

@@ -71,7 +71,7 @@ export class Weights {
     this.#handles.clear();
   }
 
-  /** Takes over all modules of another set of weights of the same architecture and engine. */
+  /** Replaces all modules by those of another set of weights of the same architecture and engine. */
   adopt(other: Weights): void {
     for (const [name, handle] of other.#handles) this.replace(name, handle);
   }
@@ -106,7 +106,7 @@ export interface FillOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** Allocates every module on the engine and fills it: from the checkpoint where it has the key, else freshly. */
+/** Allocates every module on the engine and fills it: from the checkpoint where it has the key, else newly initialised. */
 export async function create_weights(
   engine: Engine,
   modules: readonly ModuleSpec[],
@@ -153,7 +153,7 @@ class Filler {
     return handle;
   }
 
-  /** Resolves when the engine has taken everything. */
+  /** Resolves when the engine has received everything. */
   finish(): Promise<void> {
     return this.#pacer.finish();
   }

@@ -2,12 +2,12 @@ import { readFileSync } from "node:fs";
 import { read_variable } from "./proxy_settings.node.ts";
 
 const FLAG = "--disable-wasm-trap-handler";
-/** What Node reserves for one WebAssembly memory, so that it needn't check bounds: 10 GiB, and something for itself. */
+/** Address space that Node reserves for one WebAssembly memory, so that it needn't check bounds: 10 GiB, and a reserve for Node. */
 const RESERVED_BYTES = 10.25 * 2 ** 30;
 
 /**
- * A sentence for where the process may not have the address space of one more WebAssembly memory, as by `ulimit -v` or a
- * batch system's limit on virtual memory; undefined where it may, or nobody can tell.
+ * A sentence if the process can't have the address space of one more WebAssembly memory, because of `ulimit -v` or a
+ * batch system's limit on virtual memory; undefined if it can, or if that isn't known.
  */
 export function address_space_hint(): string | undefined {
   if (process.execArgv.includes(FLAG) || read_variable("NODE_OPTIONS")?.includes(FLAG)) return undefined;

@@ -1,13 +1,13 @@
 import { VitMsnError } from "../errors.ts";
 import { show_url } from "./show_url.ts";
 
-/** A URL without its user and password, which fetch refuses, and the Authorization header that says the same. */
+/** A URL without its user and password, which fetch refuses, and the Authorization header that replaces them. */
 export interface SplitUrl {
   url: URL;
   authorization: string | undefined;
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT for what is no URL. */
+/** @throws VitMsnError INVALID_ARGUMENT for text that isn't a URL. */
 export function split_credentials(address: string | URL): SplitUrl {
   if (!URL.canParse(address)) {
     const shown = show_url(address);

@@ -1,5 +1,5 @@
 /**
- * What a data: URL holds. By hand, since a page's content security policy may forbid to fetch it.
+ * The bytes of a data: URL. Decoded here, since a page's content security policy may forbid to fetch it.
  * @throws Error where it isn't well formed.
  */
 export function data_url_bytes(url: string): Uint8Array<ArrayBuffer> {

@@ -13,7 +13,7 @@ export const offline_variable = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].find(
   /^(?:1|on|yes|true)$/i.test(read_variable(name) ?? ""),
 );
 
-/** The hub token that the environment gives. */
+/** The hub token of the environment. */
 export function default_token(): string | undefined {
   return read_variable("HF_TOKEN") ?? read_variable("HUGGING_FACE_HUB_TOKEN");
 }
@@ -32,7 +32,7 @@ export const default_fetch: typeof fetch = async (input, init = {}) => {
   return fetch_through_proxies(new URL(address), { ...init, headers });
 };
 
-/** @throws VitMsnError INVALID_ARGUMENT for a header that can't be sent, without its value: fetch's own error repeats it. */
+/** @throws VitMsnError INVALID_ARGUMENT for a header that can't be sent, without its value: fetch's error would repeat it. */
 export function check_header(name: string, value: string): void {
   if (/^[\w!#$%&'*+.^`|~-]+$/.test(name) && /^[\t -~\u0080-\u00ff]*$/.test(value)) return;
   throw new VitMsnError(
@@ -52,7 +52,7 @@ const UNREACHABLE: ReadonlySet<string> = new Set([
   "UND_ERR_CONNECT_TIMEOUT",
 ]);
 
-/** What may help where a host can't be reached, for the end of a message. */
+/** Advice for a host that can't be reached, for the end of a message. */
 export function failure_hint(address: string | URL, error: unknown): string {
   const proxy = is_plain_node && URL.canParse(address) ? find_proxy(new URL(address)) : undefined;
   const code = code_of(error);

@@ -13,7 +13,7 @@ export interface FetchUrlInit {
 
 /**
  * env.fetch for an address that may hold a user and a password: they are sent in an Authorization header.
- * @throws VitMsnError INVALID_ARGUMENT for what is no URL and for headers that can't be sent; what env.fetch throws.
+ * @throws VitMsnError INVALID_ARGUMENT for text that isn't a URL and for headers that can't be sent; what env.fetch throws.
  */
 export async function fetch_url(address: string | URL, init: FetchUrlInit = {}): Promise<Response> {
   const { url, authorization } = split_credentials(address);
@@ -25,7 +25,7 @@ export async function fetch_url(address: string | URL, init: FetchUrlInit = {}):
   return env.fetch(url.href, { ...init, headers });
 }
 
-/** Why a fetch failed, in the words of what caused it: fetch itself only says that it did. */
+/** Why a fetch failed, from the error's causes: fetch's own message has no reason. */
 export function failure_reason(error: unknown): string {
   let reason = "";
   for (let at = error; at instanceof Error; at = at.cause) {

@@ -14,11 +14,11 @@ const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
 const STATUSES_WITHOUT_BODY: ReadonlySet<number> = new Set([204, 205, 304]);
 const HTTPS_PORT = "443";
 
-/** What of fetch's options is used here: requests are GETs. */
+/** The options of fetch that are used here: requests are GETs. */
 type GetInit = Pick<RequestInit, "redirect" | "signal"> & { headers: Headers };
 
 /**
- * GETs a URL as fetch does, through the proxies of the environment variables, which Node's own fetch doesn't read by default.
+ * GETs a URL as fetch does, through the proxies of the environment variables, which Node's fetch doesn't read by default.
  * @throws VitMsnError NETWORK where a proxy refuses, other errors where something can't be reached.
  */
 export async function fetch_through_proxies(
@@ -61,7 +61,7 @@ async function start(
   const proxy = find_proxy(url);
   if (!proxy) return protocol_of(url).request(url, { headers, signal });
   if (url.protocol === "http:") {
-    // Over http the proxy does the asking.
+    // Over http the proxy sends the request.
     const all = { ...headers, ...authorization_for(proxy), host: url.host };
     return request_proxy(proxy, { headers: all, path: url.href, signal });
   }
@@ -73,7 +73,7 @@ async function start(
 
 const protocol_of = ({ protocol }: URL) => (protocol === "https:" ? https : http);
 
-/** `auth` would come from the proxy's URL, and would go to the host that is asked. */
+/** `auth` would be the proxy's user and password, sent to the target host. */
 function request_proxy({ url }: ProxySetting, options: RequestOptions): ClientRequest {
   return protocol_of(url).request(url, { ...options, auth: undefined, agent: false });
 }
@@ -101,7 +101,7 @@ function open_tunnel(proxy: ProxySetting, url: URL, signal: AbortSignal | undefi
 
 function refused({ url, variable }: ProxySetting, target: string, status: number): Error {
   const what = `The proxy ${show_url(url)} (${variable}) answers with status ${status} for ${target}`;
-  // An error of no kind of ours is tried again.
+  // Errors other than VitMsnError are retried.
   if (status >= 500) return new Error(what);
   const advice =
     status === 407
@@ -132,6 +132,6 @@ const DECODERS: Readonly<Record<string, () => Duplex>> = {
 
 function decompress(message: IncomingMessage, encoding: string | null): Readable {
   const decoder = DECODERS[encoding?.trim().toLowerCase() ?? ""];
-  // An error of either ends the body with it.
+  // An error of either stream ends the body.
   return decoder === undefined ? message : pipeline(message, decoder(), () => {});
 }

@@ -33,7 +33,7 @@ export function find_proxy(url: URL): ProxySetting | undefined {
   return variable === undefined ? undefined : parse_proxy(variable, read_variable(variable) as string);
 }
 
-/** In a CGI program HTTP_PROXY is what a request's header "Proxy" says. */
+/** In a CGI program HTTP_PROXY comes from a request's "Proxy" header. */
 function may_be_trusted(name: string): boolean {
   return name !== "HTTP_PROXY" || read_variable("REQUEST_METHOD") === undefined;
 }

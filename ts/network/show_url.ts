@@ -1,12 +1,12 @@
 /**
  * An address for messages and logs: without user, password, query and fragment, which may be secrets. A data: URL is cut;
- * what is no URL (a path, "org/name") is returned as it is.
+ * text that isn't a URL (a path, "org/name") is returned unchanged.
  */
 export function show_url(address: string | URL): string {
   const text = String(address);
   if (/^data:/i.test(text)) return `${text.slice(0, 24)}… (a data: URL)`;
   if (!/^(?:https?:|[a-z][a-z0-9+.-]+:\/)/i.test(text)) return text;
-  // A password that isn't percent-encoded may hold any of / ? #, so where nothing parses all before the last @ goes.
+  // A password that isn't percent-encoded may hold any of / ? #, so without a valid URL all text before the last @ is removed.
   if (!URL.canParse(text)) return without_query(text.replace(/^([^:]*:\/*).*@/s, "$1***@"));
   const url = new URL(text);
   if (url.username === "" && url.password === "") return without_query(text);

@@ -1,4 +1,4 @@
-/** Eight tables of 256, so that eight bytes are taken at once. */
+/** Eight tables of 256, to process eight bytes at once. */
 const TABLES = new Int32Array(8 * 256);
 for (let byte = 0; byte < 256; byte++) {
   let crc = byte;
@@ -10,7 +10,7 @@ for (let index = 256; index < TABLES.length; index++) {
   TABLES[index] = (TABLES[before & 255] as number) ^ (before >>> 8);
 }
 
-/** The CRC-32 of zip archives of all bytes so far, given that of those before these; 0 for none. */
+/** Continues a CRC-32 as in zip archives; start with 0. */
 export function crc32(bytes: Uint8Array, before = 0): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const whole = bytes.byteLength - (bytes.byteLength % 8);

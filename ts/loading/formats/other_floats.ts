@@ -1,9 +1,9 @@
 import { view_of } from "../bytes.ts";
 
-/** Bytes [start, start+length) of something. */
+/** Reads bytes [start, start+length). */
 type Read = (start: number, length: number) => Promise<Uint8Array>;
 
-/** A floating dtype that no engine keeps. */
+/** A floating dtype that no engine holds. */
 interface OtherFloat {
   item_bytes: number;
   /** The `index`-th value. */

@@ -1,7 +1,7 @@
 import { VitMsnError } from "../../errors.ts";
 import { decode_utf8, view_of } from "../bytes.ts";
 
-/** A class or function that a pickle names. Nothing is ever imported or called: it is its name and no more. */
+/** A class or function that a pickle names. It is only a name: nothing is ever imported or called. */
 export class PickleGlobal {
   readonly name: string;
   constructor(name: string) {
@@ -20,13 +20,13 @@ export class PickleTuple {
 /** A Python dict or OrderedDict. */
 export class PickleDict extends Map<unknown, unknown> {}
 
-/** What a pickle may name, call and refer to; everything else is refused. */
+/** What a pickle may name, call and refer to; anything else is refused. */
 export interface PickleRules {
-  /** The names that GLOBAL may ask for, as "torch._utils._rebuild_tensor_v2". */
+  /** The names that GLOBAL may request, such as "torch._utils._rebuild_tensor_v2". */
   globals: ReadonlySet<string>;
-  /** Gives a persistent id its meaning. */
+  /** Resolves a persistent id. */
   persistent_load(id: unknown): unknown;
-  /** Gives a call of an allowed global its meaning. */
+  /** Computes a call of an allowed global. */
   reduce(callee: PickleGlobal, args: readonly unknown[]): unknown;
 }
 
@@ -44,7 +44,7 @@ export function unpickle(bytes: Uint8Array, file: string, rules: PickleRules): u
   return new Unpickler(bytes, file, rules).run();
 }
 
-/** The refusal of anything but tensors. */
+/** The error for anything but tensors. */
 export function refuse_pickle(file: string, asked: string): VitMsnError {
   return new VitMsnError(
     "INVALID_CHECKPOINT",
@@ -200,7 +200,7 @@ class Unpickler {
   }
 
   #refuse_op(op: number): VitMsnError {
-    // INST is an older GLOBAL and REDUCE in one: its name is worth telling.
+    // INST is an older GLOBAL and REDUCE in one: report its name.
     if (op === 0x69) return refuse_pickle(this.#file, show_name(this.#line(), this.#line()));
     return refuse_pickle(this.#file, `the pickle instruction 0x${op.toString(16).padStart(2, "0")}`);
   }
@@ -329,7 +329,7 @@ class Unpickler {
     return Number(this.#view.getBigUint64(this.#take(8), true));
   }
 
-  /** Passes `length` bytes and returns where they start. */
+  /** Skips `length` bytes and returns their offset. */
   #take(length: number): number {
     if (length > this.#bytes.byteLength - this.#at)
       throw this.#broken(`ends early: ${length} bytes are needed at byte ${this.#at}`);

@@ -8,14 +8,14 @@ import { PickleDict, PickleGlobal, PickleTuple, refuse_pickle, unpickle } from "
 import { element_count } from "./safetensors.ts";
 import { locate_entry, read_zip, type ZipEntry } from "./zip.ts";
 
-/** A dtype of torch's. */
+/** A dtype of torch. */
 interface Dtype {
-  /** torch's name of it. */
+  /** torch's name for it. */
   name: string;
   item_bytes: number;
-  /** What it is read as; undefined for what no weights can be. */
+  /** The dtype that it is read as; undefined for dtypes that weights can't have. */
   read_as?: WeightDtype;
-  /** For what is converted, safetensors' name. */
+  /** safetensors' name for it, if it must be converted. */
   converted?: string;
 }
 
@@ -35,7 +35,7 @@ const STORAGE_TYPES: ReadonlyMap<string, Dtype> = new Map([
 ] satisfies [string, Dtype][]);
 /** Bytes of no type; the tensors on them name their dtype. */
 const UNTYPED_STORAGE = "torch.storage.UntypedStorage";
-/** Dtypes of such tensors: those that torch has since 2.1. */
+/** The dtypes of such tensors: those that torch added in 2.1. */
 const NEW_DTYPES: ReadonlyMap<string, Dtype> = new Map(
   [
     new_float("float8_e4m3fn", "F8_E4M3"),
@@ -63,16 +63,16 @@ const GLOBALS: ReadonlySet<string> = new Set([
   REBUILD_TENSOR_3,
   REBUILD_PARAMETER,
 ]);
-/** Keys under which training scripts keep the state dict. */
+/** Keys under which training scripts store the state dict. */
 const NESTED_KEYS = ["state_dict", "model", "target_encoder"];
 const MAX_PICKLE_BYTES = 64 * 1024 * 1024;
 /** A view that isn't contiguous is gathered from its whole span in memory. */
 const MAX_SPAN_BYTES = 1024 * 1024 * 1024;
-/** All such spans of a file together, in lengths of the file: enough for a slice of one tensor for each layer. */
+/** Max bytes of all such spans of a file, in multiples of its size: enough for a slice of one tensor for each layer. */
 const MAX_SPANS = 32;
 const MAX_RANK = 64;
 const LOCATE_AT_ONCE = 32;
-/** How the format of PyTorch before 1.6 begins: protocol 2 and its magic number. */
+/** The first bytes of the format before PyTorch 1.6: protocol 2 and its magic number. */
 const LEGACY_HEAD = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46];
 
 function new_float(name: string, converted: string): Dtype {
@@ -81,7 +81,7 @@ function new_float(name: string, converted: string): Dtype {
 
 /** The bytes behind one or more tensors: one member of the zip file. */
 class Storage {
-  /** undefined where each tensor names its own. */
+  /** undefined where each tensor names its dtype. */
   readonly dtype: Dtype | undefined;
   readonly entry: ZipEntry;
   /** Where the data starts in the file; known once the entry's local header was read. */
@@ -94,7 +94,7 @@ class Storage {
     this.entry = entry;
   }
 
-  /** Reads some of it. Where it is read from its beginning to its end, its CRC-32 is verified on the way. */
+  /** Reads a part. Where all of it is read in order, its CRC-32 is verified along the way. */
   async read(file: RandomAccessFile, offset: number, length: number): Promise<Uint8Array> {
     const bytes = await file.read(this.start + offset, length);
     if (offset === 0) this.#crc32 = this.#checked = 0;
@@ -139,7 +139,7 @@ export async function read_pytorch_bin(file: RandomAccessFile): Promise<PytorchT
   return tensors_of(find_state_dict(root, file.name));
 }
 
-/** What torch.save wrote, of which nothing but the pickle was read yet. */
+/** A file of torch.save of which only the pickle was read. */
 export interface TorchArchive {
   /** Dicts as PickleDict, tuples as PickleTuple, lists, strings, numbers; tensors are opaque. It may contain itself. */
   root: unknown;
@@ -316,7 +316,7 @@ function check_view({ storage, dtype, offset, dims, strides }: TensorView, file:
   }
 }
 
-/** The dict of tensors: the pickle itself, or what a training script keeps under "state_dict" or "model"; MSN's own, under "target_encoder". */
+/** The dict of tensors: the pickle itself, or its value under "state_dict" or "model", or under "target_encoder" as MSN's training writes it. */
 function find_state_dict(root: unknown, file: string): PickleDict {
   const nested = NESTED_KEYS.map((key) => (root instanceof PickleDict ? root.get(key) : undefined));
   const dict = nested.find((value) => value instanceof PickleDict) ?? root;
@@ -367,7 +367,7 @@ class ViewReader {
   readonly file: RandomAccessFile;
   #bytes = 0;
   #span_bytes = 0;
-  /** What was gathered from last, often again: a large tensor is read in pieces, and slices of one lie side by side. */
+  /** The last span that was gathered from, which is often needed again: large tensors are read in pieces, and slices of one storage are adjacent. */
   #span: { storage: Storage; start: number; bytes: Uint8Array } | undefined;
 
   constructor(file: RandomAccessFile) {
@@ -410,7 +410,7 @@ class ViewReader {
     return gather(await this.#read_span(key, view), view, start, length);
   }
 
-  /** What holds all of a transposed or sliced view. */
+  /** The bytes that hold all of a transposed or sliced view. */
   async #read_span(key: string, view: TensorView): Promise<Uint8Array> {
     const { storage, offset, dtype } = view;
     const first = offset * dtype.item_bytes;
@@ -430,7 +430,7 @@ class ViewReader {
     return span.bytes.subarray(first - span.start, end - span.start);
   }
 
-  /** Reads a span, or the whole storage where that is little more: other slices of it are probably read next. */
+  /** Reads a span, or the whole storage where that is little more, since other slices of it probably follow. */
   async #next_span(storage: Storage, first: number, end: number) {
     const { file } = this;
     const { size } = storage.entry;
@@ -478,7 +478,7 @@ function gather(source: Uint8Array, view: TensorView, start: number, length: num
   return result;
 }
 
-/** The storage position of each element from the `first` on, in row-major order, relative to the view's offset. */
+/** The storage position of each element starting at `first`, in row-major order, relative to the view's offset. */
 function* element_positions({ dims, strides }: TensorView, first: number): Generator<number, never> {
   const index = new Array<number>(dims.length).fill(0);
   let position = 0;

@@ -29,7 +29,7 @@ const DTYPE_BITS: ReadonlyMap<string, number> = new Map([
   ["F64", 64],
   ["C64", 64],
 ]);
-/** The safetensors library's own limit. */
+/** The safetensors library's limit. */
 const MAX_HEADER_BYTES = 100_000_000;
 const MAX_RANK = 64;
 const HEADER_LIMITS: JsonLimits = {
@@ -38,7 +38,7 @@ const HEADER_LIMITS: JsonLimits = {
   max_values: 1_000_000,
   unique_keys: true,
   numbers: /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/,
-  // Sizes are written as 4: 4.0 and 4e0 stay text, which no size is.
+  // Sizes are written as 4: 4.0 and 4e0 stay strings, which aren't sizes.
   number: (text) => (/[.eE]/.test(text) && Number.isInteger(Number(text)) ? text : Number(text)),
 };
 

@@ -6,11 +6,11 @@ import type { RandomAccessFile } from "../types.ts";
 export interface ZipEntry {
   name: string;
   size: number;
-  /** Its CRC-32; 0 where the archive was written without. */
+  /** Its CRC-32; 0 where the archive has none. */
   crc32: number;
   /** Where its local header starts. */
   header_offset: number;
-  /** Where the next thing in the archive starts: the data must end before. */
+  /** Where the next record of the archive starts: the data must end before it. */
   limit: number;
 }
 
