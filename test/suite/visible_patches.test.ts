@@ -88,10 +88,10 @@ describe("visible_patches", () => {
     [[0.5], "0 to 8"],
     [[Number.NaN], "0 to 8"],
     [[1, 1], "twice"],
-    [[[0], [1], [2]], "2 pictures"],
+    [[[0], [1], [2]], "2 images"],
     [[[0, 1], [2]], "rows of 2, 1"],
     ["0", "a Tensor or an array"],
-    [new Tensor("int32", [0, 1], [1, 1, 2]), "2 pictures"],
+    [new Tensor("int32", [0, 1], [1, 1, 2]), "2 images"],
   ])("refuses %o", (visible_patches, sentence) =>
     with_model(async (model) => {
       const error = await model.forward({ pixel_values, visible_patches } as never).catch((e: unknown) => e);
