@@ -85,6 +85,19 @@ describe("RawImage", () => {
     expect([...image.center_crop(5, 1).data]).toEqual([0, 1, 2, 3, 0]);
   });
 
+  test("refuses sizes that fit in no memory", () => {
+    const image = new RawImage(Uint8Array.of(1, 2, 3), 1, 1, 3);
+    const no_memory = expect.objectContaining({ code: "OUT_OF_MEMORY" });
+    for (const [width, height] of [
+      [1e15, 1],
+      [1, 1e15],
+    ] as const) {
+      expect(() => image.resize(width, height)).toThrow(no_memory);
+      expect(() => image.resize(width, height, { resample: "nearest" })).toThrow(no_memory);
+      expect(() => image.center_crop(width, height)).toThrow(no_memory);
+    }
+  });
+
   test("clones, whoever made the pixels", async () => {
     for (const image of [new RawImage(Uint8Array.of(1), 1, 1, 1), await read("rgb.png")]) {
       const first = image.data[0] as number;

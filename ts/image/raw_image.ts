@@ -8,7 +8,14 @@ import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
 import { fetch_image, is_base64, name_of } from "./fetch_image.ts";
 import { check_byte_count } from "./limits.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
-import { RESAMPLE, type ResampleCode, type ResampleName, resample_code, resize_pixels } from "./resize.ts";
+import {
+  allocate,
+  RESAMPLE,
+  type ResampleCode,
+  type ResampleName,
+  resample_code,
+  resize_pixels,
+} from "./resize.ts";
 
 export type { Channels, Drawable, ResampleCode, ResampleName };
 
@@ -202,7 +209,7 @@ export class RawImage implements Pixels {
   #window(left: number, top: number, width: number, height: number): RawImage {
     check_whole(this);
     const { channels } = this;
-    const data = new Uint8Array(width * height * channels);
+    const data = allocate(width, height, channels);
     const first = Math.max(left, 0);
     const last = Math.min(left + width, this.width);
     for (let y = Math.max(top, 0); y < Math.min(top + height, this.height); y++) {

@@ -85,7 +85,7 @@ export function resampling(
   if (resample === RESAMPLE.nearest) return picked(nearest_positions(source_size, size));
   const plan = coefficients(source_size, size, FILTERS[resample]);
   const stride = plan.stride + 2;
-  const table = allocate_weights(size * stride);
+  const table = allocate_int32(size * stride);
   for (let i = 0; i < size; i++) {
     table[i * stride] = plan.first[i] as number;
     table[i * stride + 1] = plan.count[i] as number;
@@ -126,7 +126,7 @@ function resize_nearest(source: Pixels, width: number, height: number): Pixels {
 /** The source pixel under each target pixel's centre. The position is summed up, since Pillow's rounding shows. */
 function nearest_positions(source_size: number, size: number): Int32Array {
   const step = source_size / size;
-  const positions = new Int32Array(size);
+  const positions = allocate_int32(size);
   let position = step * 0.5;
   for (let i = 0; i < size; i++, position += step) {
     positions[i] = Math.min(Math.floor(position), source_size - 1);
@@ -151,9 +151,9 @@ function coefficients(source_size: number, size: number, filter: Filter): Coeffi
   const filter_scale = Math.max(scale, 1);
   const support = filter.support * filter_scale;
   const stride = Math.ceil(support) * 2 + 1;
-  const first = new Int32Array(size);
-  const count = new Int32Array(size);
-  const weights = allocate_weights(size * stride);
+  const first = allocate_int32(size);
+  const count = allocate_int32(size);
+  const weights = allocate_int32(size * stride);
   const exact = new Float64Array(stride);
   for (let i = 0; i < size; i++) {
     const centre = (i + 0.5) * scale;
@@ -276,7 +276,8 @@ function unpremultiply(image: Pixels): Pixels {
   return image;
 }
 
-function allocate(width: number, height: number, channels: Channels): Uint8Array {
+/** Zeros. @throws VitMsnError OUT_OF_MEMORY. */
+export function allocate(width: number, height: number, channels: Channels): Uint8Array {
   try {
     return new Uint8Array(width * height * channels);
   } catch (cause) {
@@ -288,7 +289,7 @@ function allocate(width: number, height: number, channels: Channels): Uint8Array
   }
 }
 
-function allocate_weights(length: number): Int32Array {
+function allocate_int32(length: number): Int32Array {
   try {
     return new Int32Array(length);
   } catch (cause) {
