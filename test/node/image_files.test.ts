@@ -4,7 +4,11 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { Worker } from "node:worker_threads";
+import { crc32, deflateSync } from "node:zlib";
+import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { prepare_avif } from "../../ts/image/avif.ts";
 import { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { start } from "../support/cli.ts";
@@ -201,4 +205,120 @@ test("a processor is saved to a folder and loaded from it", async () => {
     image_processor_type: "ViTImageProcessor",
     note: "kept",
   });
+});
+
+/** A chunk of a PNG file. */
+function png_chunk(type: string, data: Uint8Array): Buffer {
+  const chunk = Buffer.alloc(12 + data.length);
+  chunk.writeUInt32BE(data.length);
+  chunk.write(type, 4, "latin1");
+  chunk.set(data, 8);
+  chunk.writeUInt32BE(crc32(chunk.subarray(4, -4)), chunk.length - 4);
+  return chunk;
+}
+
+/** A PNG file of one grey pixel, with more before the pixel. */
+function png_with(...more: Buffer[]): Buffer {
+  return Buffer.concat([
+    Buffer.from("\x89PNG\r\n\x1a\n", "latin1"),
+    png_chunk("IHDR", Uint8Array.of(0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0)),
+    ...more,
+    png_chunk("IDAT", deflateSync(Buffer.alloc(2))),
+    png_chunk("IEND", new Uint8Array(0)),
+  ]);
+}
+
+describe("a file of very many parts needs no memory for each", () => {
+  const COUNT = 600_000;
+  const many = (part: Buffer) => Buffer.alloc(part.length * COUNT, part);
+  const pixel = sharp({ create: { width: 1, height: 1, channels: 3, background: "red" } });
+
+  test.each<[string, () => Buffer | Promise<Buffer>]>([
+    ["a PNG of empty chunks of pixels", () => png_with(many(png_chunk("IDAT", new Uint8Array(0))))],
+    ["a PNG of empty texts", () => png_with(many(png_chunk("tEXt", new Uint8Array(0))))],
+    ["a PNG of empty EXIF", () => png_with(many(png_chunk("eXIf", new Uint8Array(0))))],
+    [
+      "a PNG of a long profile",
+      () => {
+        const head = Buffer.from("Raw profile type exif\0\nexif\n 8\n");
+        return png_with(png_chunk("tEXt", Buffer.concat([head, many(Buffer.from("abcdef0123456789"))])));
+      },
+    ],
+    [
+      "a JPEG of empty EXIF",
+      async () => {
+        const file = await pixel.clone().jpeg().toBuffer();
+        const exif = many(Buffer.from("\xff\xe1\0\x08Exif\0\0", "latin1"));
+        return Buffer.concat([file.subarray(0, 2), exif, file.subarray(2)]);
+      },
+    ],
+    [
+      "a WebP of empty EXIF",
+      async () => {
+        const file = Buffer.concat([
+          await pixel.clone().webp().withMetadata({ orientation: 1 }).toBuffer(),
+          many(Buffer.from("EXIF\0\0\0\0")),
+        ]);
+        file.writeUInt32LE(file.length - 8, 4);
+        return file;
+      },
+    ],
+  ])("%s", { timeout: 120_000 }, async (_, make) => {
+    const code = `const { parentPort, workerData } = require("node:worker_threads");
+      import(workerData.module)
+        .then(({ RawImage }) => RawImage.read(workerData.bytes))
+        .then(({ size }) => parentPort.postMessage(size));`;
+    const module = new URL("../../dist/index.node.js", import.meta.url).href;
+    const workerData = { module, bytes: new Uint8Array(await make()) };
+    const resourceLimits = { maxOldGenerationSizeMb: 32 };
+    const worker = new Worker(code, { eval: true, workerData, resourceLimits });
+    const size = await new Promise((resolve, reject) => {
+      worker.once("message", resolve);
+      worker.once("error", reject);
+    });
+    await worker.terminate();
+    expect(size).toEqual([1, 1]);
+  });
+});
+
+test("a PNG whose checksum is wrong is turned upright like any other", async () => {
+  const create = { width: 4, height: 2, channels: 3, background: "red" } as const;
+  const bytes = await sharp({ create }).png().withMetadata({ orientation: 6 }).toBuffer();
+  const at = bytes.indexOf("IDAT");
+  const checksum_at = at + 4 + bytes.readUInt32BE(at - 4);
+  bytes[checksum_at] = (bytes[checksum_at] as number) ^ 1;
+  expect((await RawImage.read(bytes)).size).toEqual([2, 4]);
+});
+
+test("a PNG's second header can't claim a size that the first was not checked for", async () => {
+  const short = png_chunk("IHDR", Uint8Array.of(0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0));
+  const huge = png_chunk("IHDR", Uint8Array.of(255, 0, 0, 0, 255, 0, 0, 0, 8, 0, 0, 0, 0));
+  const whole = png_with(huge);
+  const bytes = Buffer.concat([whole.subarray(0, 8), short, whole.subarray(8 + 25)]);
+  await expect(RawImage.read(bytes)).rejects.toMatchObject({
+    code: "INVALID_IMAGE",
+    message: expect.stringMatching(/its header is too short/),
+  });
+});
+
+test("an AVIF file whose list of turned items ends within a number is taken as it is", () => {
+  const box = (type: string, ...data: Uint8Array[]) => {
+    const content = Buffer.concat(data);
+    const head = Buffer.alloc(8);
+    head.writeUInt32BE(8 + content.length);
+    head.write(type, 4, "latin1");
+    return Buffer.concat([head, content]);
+  };
+  const color = box("colr", Buffer.from("nclx\0\x01\0\x01\0\x01\x80", "latin1"));
+  const others = Array.from({ length: 253 }, () => box("free"));
+  const properties = [
+    color,
+    box("av1C", Uint8Array.of(0x81, 0, 0, 0)),
+    ...others,
+    box("irot", Uint8Array.of(1)),
+  ];
+  // Numbers of two bytes; item 1 has property 1 and the first byte of 256, which is the rotation.
+  const items = box("ipma", Uint8Array.of(0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 2, 0, 1, 1));
+  const bytes = box("meta", new Uint8Array(4), box("iprp", box("ipco", ...properties), items));
+  expect(prepare_avif(new Uint8Array(bytes))).toMatchObject({ orientation: 1, planes: { matrix: 1 } });
 });

@@ -156,6 +156,26 @@ describe("PNG pixels whose chunk's checksum is wrong", () => {
   });
 });
 
+test("a BMP's run beyond its row's end is dropped, as by Pillow", async () => {
+  const bytes = new Uint8Array(54 + 1024 + 8);
+  const view = new DataView(bytes.buffer);
+  bytes.set([0x42, 0x4d]);
+  // The pixels' place, the header's size, 2 × 1 pixels, a plane of 8 bits, RLE8.
+  for (const [at, value] of [
+    [10, 1078],
+    [14, 40],
+    [18, 2],
+    [22, 1],
+    [30, 1],
+  ] as const)
+    view.setUint32(at, value, true);
+  view.setUint16(26, 1, true);
+  view.setUint16(28, 8, true);
+  for (let i = 0; i < 256; i++) bytes.fill(i, 54 + 4 * i, 57 + 4 * i);
+  bytes.set([255, 7, 255, 8, 1, 9, 0, 1], 1078);
+  expect([...(await RawImage.read(bytes)).data]).toEqual([7, 7, 7, 7, 7, 7]);
+});
+
 describe("a damaged file is refused", () => {
   /** The file with other bytes at a word. */
   function changed(name: string, word: string, offset: number, ...values: number[]): Uint8Array {

@@ -50,10 +50,13 @@ interface Box {
   end: number;
 }
 
+/** The most boxes that are read in one place: as many properties as an item can refer to. */
+const MAX_BOXES = 2 ** 15;
+
 /** The boxes in a part of the file. */
 function* boxes(bytes: Uint8Array, from: number, to: number): Generator<Box> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = from; at + 8 <= to; ) {
+  for (let [at, left] = [from, MAX_BOXES]; at + 8 <= to && left > 0; left--) {
     const size = view.getUint32(at);
     if (size < 8 || at + size > to) return;
     yield { type: latin1(bytes, at + 4, 4), start: at + 8, end: at + size };
@@ -63,8 +66,9 @@ function* boxes(bytes: Uint8Array, from: number, to: number): Generator<Box> {
 
 /** All items' properties, and which item has which: meta (which has four bytes of its own) › iprp › ipco and ipma. */
 function read_properties(bytes: Uint8Array): { properties: Box[]; associations: Box[] } {
-  const inside = function* (outer: Iterable<Box>, type: string, skip = 0): Generator<Box> {
-    for (const box of outer) if (box.type === type) yield* boxes(bytes, box.start + skip, box.end);
+  const inside = (outer: Iterable<Box>, type: string, skip = 0): Iterable<Box> => {
+    for (const box of outer) if (box.type === type) return boxes(bytes, box.start + skip, box.end);
+    return [];
   };
   const groups = [...inside(inside(boxes(bytes, 0, bytes.length), "meta", 4), "iprp")];
   return {
@@ -122,7 +126,7 @@ function take_turning(bytes: Uint8Array, properties: readonly Box[], association
     for (let at = start + 8 + id_size; at < end; at += id_size) {
       const first = at + 1;
       at = first + (bytes[at] as number) * index_size;
-      for (let i = first; i < Math.min(at, end); i += index_size) {
+      for (let i = first; i + index_size <= Math.min(at, end); i += index_size) {
         const low = bytes[i + index_size - 1] as number;
         if (is_taken(index_size === 1 ? low & 0x7f : (((bytes[i] as number) & 0x7f) << 8) | low)) {
           bytes.set(index_size === 1 ? [1] : [0, 1], i);

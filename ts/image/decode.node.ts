@@ -49,7 +49,7 @@ export async function decode_image(bytes: Uint8Array, options: DecodeOptions): P
   return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) => {
     const { name, signal } = options;
     const take = (from: Turns, work: () => Promise<Pixels>) => from.take(signal, `Decoding ${name}`, work);
-    const decode = () => take(turns, () => decode_by_sharp(file, header, options));
+    const decode = () => take(turns, () => decode_by_sharp(file, header, bytes, options));
     return header.format === "AVIF" ? take(avif_turns, decode) : decode();
   });
 }
@@ -57,6 +57,7 @@ export async function decode_image(bytes: Uint8Array, options: DecodeOptions): P
 async function decode_by_sharp(
   file: UnturnedFile,
   header: ImageHeader,
+  whole: Uint8Array,
   options: DecodeOptions,
 ): Promise<Pixels> {
   const { name, max_pixels = MAX_PIXELS, signal } = options;
@@ -80,7 +81,7 @@ async function decode_by_sharp(
   } catch (cause) {
     if (cause instanceof VitMsnError) throw cause;
     // libpng refuses what Pillow reads: wrong checksums, and pixels that end early.
-    if (format === "PNG") return read_own(file.bytes, format, options);
+    if (format === "PNG") return read_own(whole, format, options);
     const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
     throw invalid_image(`${name} can't be decoded as ${format}: ${reason}.`, name, {}, cause);
   }

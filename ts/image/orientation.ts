@@ -20,70 +20,71 @@ export interface UnturnedFile {
  * no EXIF: browsers disagree on which values they follow, and lose the colour of transparent pixels over it.
  */
 export function take_orientation(bytes: Uint8Array, format: ImageFormat): UnturnedFile {
-  const { exif, xmp } =
-    format === "JPEG" ? jpeg_metadata(bytes) : format === "WebP" ? webp_metadata(bytes) : NONE;
-  const orientation = orientation_of(join(exif.map(({ start, end }) => bytes.subarray(start, end))), xmp);
-  if (exif.length === 0) return { bytes, orientation };
-  const unturned = bytes.slice();
-  // Readers skip what they don't know.
-  for (const { name } of exif) unturned.fill(0x58, name, name + 4);
-  return { bytes: unturned, orientation };
-}
-
-interface Metadata {
-  /** Where each part of it lies, and where its name. */
-  exif: { name: number; start: number; end: number }[];
-  xmp: Uint8Array | undefined;
-}
-
-const NONE: Metadata = { exif: [], xmp: undefined };
-
-function jpeg_metadata(bytes: Uint8Array): Metadata {
-  const found: Metadata = { exif: [], xmp: undefined };
-  for (const { marker, start, end } of jpeg_segments(bytes)) {
-    if (marker === START_OF_SCAN) break;
-    if (marker !== APP1) continue;
-    if (starts_with(bytes, start, JPEG_EXIF)) {
-      found.exif.push({ name: start, start: start + JPEG_EXIF.length, end });
-    } else if (starts_with(bytes, start, JPEG_XMP)) {
-      found.xmp = bytes.subarray(start + JPEG_XMP.length, end);
+  const metadata = format === "JPEG" ? jpeg_metadata : format === "WebP" ? webp_metadata : undefined;
+  if (metadata === undefined) return { bytes, orientation: 1 };
+  let unturned: Uint8Array | undefined;
+  let xmp: Uint8Array | undefined;
+  let size = 0;
+  for (const { name, data } of metadata(bytes)) {
+    if (name === undefined) xmp = data;
+    else {
+      unturned ??= bytes.slice();
+      // Readers skip what they don't know.
+      unturned.fill(0x58, name, name + 4);
+      size += data.length;
     }
   }
-  return found;
+  if (unturned === undefined) return { bytes, orientation: orientation_of(undefined, xmp) };
+  const exif = new Uint8Array(size);
+  let at = 0;
+  for (const { name, data } of metadata(bytes)) {
+    if (name === undefined) continue;
+    exif.set(data, at);
+    at += data.length;
+  }
+  return { bytes: unturned, orientation: orientation_of(exif, xmp) };
+}
+
+/** A part of a file's EXIF, which may have very many, or its XMP. */
+interface Metadata {
+  /** Where EXIF's name is; undefined for XMP. */
+  name?: number;
+  data: Uint8Array;
+}
+
+function* jpeg_metadata(bytes: Uint8Array): Generator<Metadata> {
+  for (const { marker, start, end } of jpeg_segments(bytes)) {
+    if (marker === START_OF_SCAN) return;
+    if (marker !== APP1) continue;
+    if (starts_with(bytes, start, JPEG_EXIF)) {
+      yield { name: start, data: bytes.subarray(start + JPEG_EXIF.length, end) };
+    } else if (starts_with(bytes, start, JPEG_XMP)) {
+      yield { data: bytes.subarray(start + JPEG_XMP.length, end) };
+    }
+  }
 }
 
 /** Only what the header's flags announce counts, as for libwebp and browsers: a file without such a header has none. */
-function webp_metadata(bytes: Uint8Array): Metadata {
-  const found: Metadata = { exif: [], xmp: undefined };
+function* webp_metadata(bytes: Uint8Array): Generator<Metadata> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const flags = starts_with(bytes, 12, "VP8X") ? (bytes[20] ?? 0) : 0;
+  let has_exif = false;
   for (let at = 12; at + 8 <= bytes.length; ) {
-    const start = at + 8;
     const length = view.getUint32(at + 4, true);
-    // A second one is dropped from the file, too, but not read.
+    const data = bytes.subarray(at + 8, at + 8 + length);
     if (flags & 8 && starts_with(bytes, at, "EXIF")) {
-      found.exif.push({ name: at, start, end: found.exif.length === 0 ? start + length : start });
+      // A second one is removed from the file as well, but not read.
+      yield { name: at, data: has_exif ? new Uint8Array(0) : data };
+      has_exif = true;
     }
-    if (flags & 4 && starts_with(bytes, at, "XMP ")) found.xmp = bytes.subarray(start, start + length);
-    at = start + length + (length % 2);
+    if (flags & 4 && starts_with(bytes, at, "XMP ")) yield { data };
+    at += 8 + length + (length % 2);
   }
-  return found;
 }
 
 function starts_with(bytes: Uint8Array, at: number, word: string): boolean {
   for (let i = 0; i < word.length; i++) if (bytes[at + i] !== word.charCodeAt(i)) return false;
   return true;
-}
-
-function join(parts: readonly Uint8Array[]): Uint8Array | undefined {
-  if (parts.length < 2) return parts[0];
-  const whole = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }
 
 /** The orientation that EXIF tells, or, where it has no such tag, XMP: as Pillow's exif_transpose. 1 where neither does. */

@@ -137,7 +137,10 @@ function unpack_runs(bytes: Uint8Array, { width, height, compression, data_at }:
   };
   let [x, y] = [0, 0];
   const put = (count: number, read: (i: number) => number) => {
-    for (let i = 0; i < count; i++, x++) if (x < width) indices[y * width + x] = read(i);
+    // Only what is visible: a small file may hold very many runs beyond a row's end.
+    const visible = Math.min(count, width - x);
+    for (let i = 0; i < visible; i++) indices[y * width + x + i] = read(i);
+    x += count;
   };
   for (let at = data_at; y < height; ) {
     const [count, value] = [bytes[at], bytes[at + 1]];

@@ -1,11 +1,16 @@
+/** Deflated data (RFC 1951) as they stand in a zlib stream (RFC 1950): without its two bytes of header and four of checksum. */
+export function zlib_data(stream: Uint8Array): Uint8Array {
+  return stream.subarray(2, -4);
+}
+
 /**
- * Unpacks deflated data (a zlib stream without its two bytes of header), part by part. Whoever has enough of it stops, so that
- * a small file can't unpack to a large one.
+ * Inflates deflated data part by part. Callers stop when they have as much as they expect, so that a small file can't inflate
+ * to a large one.
  *
- * @returns whether the stream came to its own end; false where its data break off or are damaged.
+ * @returns whether the data end with the stream; false where they break off or are damaged.
  */
-export async function* inflate(parts: readonly Uint8Array[]): AsyncGenerator<Uint8Array, boolean> {
-  const reader = new Blob(parts as readonly BlobPart[] as BlobPart[])
+export async function* inflate(data: Uint8Array): AsyncGenerator<Uint8Array, boolean> {
+  const reader = new Blob([data as BlobPart])
     .stream()
     .pipeThrough(new DecompressionStream("deflate-raw"))
     .getReader();
@@ -16,7 +21,7 @@ export async function* inflate(parts: readonly Uint8Array[]): AsyncGenerator<Uin
       yield value;
     }
   } catch (error) {
-    // What comes behind the stream's end is an error, too, as is a broken one; the caller knows how much it wants.
+    // Bytes after the stream's end are an error too; the caller knows how much it expects.
     if (!(error instanceof Error)) throw error;
     return false;
   } finally {
@@ -24,14 +29,43 @@ export async function* inflate(parts: readonly Uint8Array[]): AsyncGenerator<Uin
   }
 }
 
-/** All of a short zlib stream; undefined where it is damaged or unpacks to more than `max_bytes`. */
+/** All of a short zlib stream; undefined where it is damaged or inflates to more than `max_bytes`. */
 export async function inflate_text(bytes: Uint8Array, max_bytes: number): Promise<Uint8Array | undefined> {
   const parts: Uint8Array[] = [];
   let size = 0;
-  for await (const part of inflate([bytes.subarray(2, -4)])) {
+  for await (const part of inflate(zlib_data(bytes))) {
     parts.push(part);
     size += part.length;
     if (size > max_bytes) return undefined;
   }
   return size === 0 ? undefined : new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer());
+}
+
+/** The checksum at the end of a zlib stream: without it a file in which some bytes are wrong would be another image. */
+export class Adler32 {
+  #sum = 1;
+  #sum_of_sums = 0;
+
+  add(bytes: Uint8Array): void {
+    // As many bytes as can be added up before a sum is too large for the fast integers of engines.
+    for (let at = 0; at < bytes.length; at += 2048) {
+      for (const byte of bytes.subarray(at, at + 2048)) {
+        this.#sum += byte;
+        this.#sum_of_sums += this.#sum;
+      }
+      this.#sum %= 65521;
+      this.#sum_of_sums %= 65521;
+    }
+  }
+
+  /** Whether it is in a stream: it should be near the end, but where the deflated data end isn't known. */
+  is_in(stream: Uint8Array): boolean {
+    const wanted = this.#sum_of_sums * 65536 + this.#sum;
+    let found = 0;
+    for (const byte of stream) {
+      found = ((found << 8) | byte) >>> 0;
+      if (found === wanted) return true;
+    }
+    return false;
+  }
 }

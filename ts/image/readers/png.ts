@@ -1,8 +1,10 @@
 import { throw_if_aborted } from "../../errors.ts";
+import type { DecodeOptions } from "../decoding.ts";
 import { invalid_image } from "../limits.ts";
+import { turn_upright } from "../orientation.ts";
 import type { Channels, Pixels } from "../pixels.ts";
-import { inflate } from "./inflate.ts";
-import type { PngFile } from "./png_file.ts";
+import { Adler32, inflate, zlib_data } from "./inflate.ts";
+import { type PngFile, png_data, read_png_file } from "./png_file.ts";
 
 /** Samples a pixel by color type: grey, (none), RGB, palette index, grey and alpha, (none), RGBA. */
 const SAMPLES = [1, 0, 3, 1, 2, 0, 4] as const;
@@ -33,7 +35,8 @@ const INTERLACED: readonly Pass[] = [
  *
  * @throws VitMsnError INVALID_IMAGE for damaged data; ABORTED.
  */
-export async function read_png(file: PngFile, name: string, signal?: AbortSignal): Promise<Pixels> {
+export async function read_png(bytes: Uint8Array, { name, signal }: DecodeOptions): Promise<Pixels> {
+  const file = await read_png_file(bytes, name);
   const { width, height } = file;
   const channels = channels_of(file);
   const image = { data: new Uint8Array(width * height * channels), width, height, channels };
@@ -42,7 +45,8 @@ export async function read_png(file: PngFile, name: string, signal?: AbortSignal
   const checksum = new Adler32();
   let row = rows.next().value;
   let filled = 0;
-  const parts = inflate(zlib_data(file.data));
+  const stream = png_data(bytes, file);
+  const parts = inflate(zlib_data(stream));
   for (;;) {
     const { value, done } = await parts.next();
     throw_if_aborted(signal, `Decoding ${name}`);
@@ -50,7 +54,7 @@ export async function read_png(file: PngFile, name: string, signal?: AbortSignal
       if (row && (!value || filled > 0))
         throw invalid_image(`${name} is a truncated or damaged PNG file; download or copy it again.`, name);
       if (row) finish_black(rows, row);
-      if (!checksum.is_in(file.data)) throw damaged("its pixels don't fit their checksum");
+      if (!checksum.is_in(stream)) throw damaged("its pixels don't fit their checksum");
       break;
     }
     checksum.add(value);
@@ -68,7 +72,7 @@ export async function read_png(file: PngFile, name: string, signal?: AbortSignal
     if (at < value.length) break;
   }
   await parts.return(true);
-  return image;
+  return turn_upright(image, file.orientation);
 }
 
 /** Rows that the data end without. */
@@ -79,54 +83,6 @@ function finish_black(rows: Generator<Uint8Array, undefined>, row: Uint8Array): 
 function channels_of({ color_type, transparency }: PngFile): Channels {
   if (color_type === 4 || color_type === 6 || transparency !== undefined) return 4;
   return color_type === 0 ? 1 : 3;
-}
-
-/** The checksum at the end of a zlib stream: without it a file in which some bytes are wrong would be another image. */
-class Adler32 {
-  #sum = 1;
-  #sum_of_sums = 0;
-
-  add(bytes: Uint8Array): void {
-    // As many bytes as can be added up before a sum is too large for the fast integers of engines.
-    for (let at = 0; at < bytes.length; at += 2048) {
-      for (const byte of bytes.subarray(at, at + 2048)) {
-        this.#sum += byte;
-        this.#sum_of_sums += this.#sum;
-      }
-      this.#sum %= 65521;
-      this.#sum_of_sums %= 65521;
-    }
-  }
-
-  /** Whether it stands in data, near whose end it should be: where the stream ends in it, its reader doesn't tell. */
-  is_in(parts: readonly Uint8Array[]): boolean {
-    const wanted = this.#sum_of_sums * 65536 + this.#sum;
-    let found = 0;
-    for (const part of parts) {
-      for (const byte of part) {
-        found = ((found << 8) | byte) >>> 0;
-        if (found === wanted) return true;
-      }
-    }
-    return false;
-  }
-}
-
-/** The zlib stream's deflated data, without its header and its checksum, which the browser's reader of them takes for damage. */
-function zlib_data(chunks: readonly Uint8Array[]): Uint8Array[] {
-  const parts = [...chunks];
-  for (let [i, left] = [0, 2]; left > 0 && i < parts.length; i++) {
-    const taken = Math.min(left, (parts[i] as Uint8Array).length);
-    parts[i] = (parts[i] as Uint8Array).subarray(taken);
-    left -= taken;
-  }
-  for (let [i, left] = [parts.length - 1, 4]; left > 0 && i >= 0; i--) {
-    const part = parts[i] as Uint8Array;
-    const taken = Math.min(left, part.length);
-    parts[i] = part.subarray(0, part.length - taken);
-    left -= taken;
-  }
-  return parts;
 }
 
 /** Gives the buffer of one stored row after the other to be filled, a filter's number before its bytes, and puts it into the image. */

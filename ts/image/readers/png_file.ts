@@ -1,12 +1,16 @@
 import { invalid_image, truncated } from "../limits.ts";
 import { orientation_of } from "../orientation.ts";
-import { latin1 } from "../signatures.ts";
+import { has, latin1 } from "../signatures.ts";
 import { inflate_text } from "./inflate.ts";
 
-/** What texts unpack to at most, as in Pillow. */
+/** The most bytes that a text may inflate to, as in Pillow, and the most that are read of a profile. */
 const MAX_TEXT = 2 ** 20;
+const TEXT_TYPE = /^(tEX|zTX|iTX)t$/;
+const HEADER_SIZE = 13;
+const PROFILE_KEY = "Raw profile type exif";
+const XMP_KEY = "XML:com.adobe.xmp";
 
-/** The parts of a PNG file that its image is made of. */
+/** What a PNG file says about its image. */
 export interface PngFile {
   width: number;
   height: number;
@@ -15,9 +19,9 @@ export interface PngFile {
   is_interlaced: boolean;
   palette: Uint8Array | undefined;
   transparency: Uint8Array | undefined;
-  /** The contents of the IDAT chunks, in order: the image itself; an animation's other frames are elsewhere. */
-  data: Uint8Array[];
-  /** By EXIF or XMP, wherever in the file. */
+  /** Bytes in all IDAT chunks, which hold the image itself; an animation's other frames are in chunks of another type. */
+  data_size: number;
+  /** By EXIF or XMP, wherever they are in the file. */
   orientation: number;
 }
 
@@ -30,37 +34,23 @@ interface Chunk {
 }
 
 /**
- * Takes a PNG file apart, forgiving what Pillow forgives: checksums of pixels and a missing end.
- * @throws VitMsnError INVALID_IMAGE where a chunk of pixels breaks off, there is none, or what describes them is damaged.
+ * Reads a PNG file (https://www.w3.org/TR/png-3/) except its pixels. As in Pillow, wrong checksums of pixels and a missing IEND
+ * are accepted. Takes no memory per chunk, since a file may have millions.
+ *
+ * @throws VitMsnError INVALID_IMAGE where a chunk of pixels is truncated, where there is none, or where the chunks that describe
+ *   them are damaged.
  */
 export async function read_png_file(bytes: Uint8Array, name: string): Promise<PngFile> {
   const damaged = (what: string) => invalid_image(`${name} is a damaged PNG file: ${what}.`, name);
-  const data: Uint8Array[] = [];
-  const texts: Chunk[] = [];
-  let header: DataView | undefined;
-  let palette: Uint8Array | undefined;
-  let transparency: Uint8Array | undefined;
-  let exif: Uint8Array | undefined;
-  for (const chunk of png_chunks(bytes)) {
-    const { type } = chunk;
-    if (type === "IDAT" && chunk.end - 4 > bytes.length) throw truncated(name, "PNG");
-    if (data.length === 0 && ["IHDR", "PLTE", "tRNS"].includes(type) && !has_right_checksum(bytes, chunk)) {
-      throw damaged(`the checksum of its chunk ${type} is wrong`);
-    }
-    if (type === "IHDR" && chunk.data.length >= 13) header ??= view_of(chunk.data);
-    else if (type === "PLTE") palette ??= chunk.data;
-    else if (type === "tRNS") transparency ??= chunk.data;
-    else if (type === "IDAT") data.push(chunk.data);
-    else if (type === "eXIf") exif = chunk.data;
-    else if (/^[itz][TE]Xt$/.test(type)) texts.push(chunk);
-  }
+  const { header, data_size, palette, transparency, exif, profile, xmp } = read_chunks(bytes, name, damaged);
   if (header === undefined) throw damaged("it has no header");
-  if (data.length === 0) throw truncated(name, "PNG");
+  if (data_size === undefined) throw truncated(name, "PNG");
   const [bit_depth, color_type] = [header.getUint8(8), header.getUint8(9)];
   if (!DEPTHS[color_type]?.includes(bit_depth) || header.getUint8(10) !== 0 || header.getUint8(11) !== 0) {
     throw damaged(`there are no pixels of color type ${color_type} and ${bit_depth} bits`);
   }
   if (color_type === 3 && palette === undefined) throw damaged("it has no palette");
+  const embedded = exif ?? (await exif_of_profile(profile));
   return {
     width: header.getUint32(0),
     height: header.getUint32(4),
@@ -69,9 +59,55 @@ export async function read_png_file(bytes: Uint8Array, name: string): Promise<Pn
     is_interlaced: header.getUint8(12) !== 0,
     palette,
     transparency: transparency?.length ? transparency : undefined,
-    data,
-    orientation: await png_orientation(exif, texts),
+    data_size,
+    orientation: orientation_of(embedded, xmp && (await text_of(xmp, XMP_KEY))),
   };
+}
+
+interface Chunks {
+  header?: DataView;
+  palette?: Uint8Array;
+  transparency?: Uint8Array;
+  data_size?: number;
+  exif?: Uint8Array;
+  /** The last text that holds EXIF, and the last that holds XMP. */
+  profile?: Chunk;
+  xmp?: Chunk;
+}
+
+function read_chunks(bytes: Uint8Array, name: string, damaged: (what: string) => Error): Chunks {
+  const found: Chunks = {};
+  for (const chunk of png_chunks(bytes)) {
+    const { type, data } = chunk;
+    if (type === "IDAT" && chunk.end - 4 > bytes.length) throw truncated(name, "PNG");
+    const describes_pixels = ["IHDR", "PLTE", "tRNS"].includes(type);
+    if (describes_pixels && found.data_size === undefined && !has_right_checksum(bytes, chunk)) {
+      throw damaged(`the checksum of its chunk ${type} is wrong`);
+    }
+    if (type === "IHDR") {
+      if (data.length < HEADER_SIZE) throw damaged("its header is too short");
+      found.header ??= view_of(data);
+    } else if (type === "PLTE") found.palette ??= data;
+    else if (type === "tRNS") found.transparency ??= data;
+    else if (type === "IDAT") found.data_size = (found.data_size ?? 0) + data.length;
+    else if (type === "eXIf") found.exif = data;
+    else if (!TEXT_TYPE.test(type)) continue;
+    else if (has(data, 0, `${PROFILE_KEY}\0`)) found.profile = chunk;
+    else if (has(data, 0, `${XMP_KEY}\0`)) found.xmp = chunk;
+  }
+  return found;
+}
+
+/** The zlib stream of the pixels of a file that read_png_file has read. */
+export function png_data(bytes: Uint8Array, { data_size }: PngFile): Uint8Array {
+  const stream = new Uint8Array(data_size);
+  let to = 0;
+  for (const { type, data } of png_chunks(bytes)) {
+    if (type !== "IDAT") continue;
+    stream.set(data, to);
+    to += data.length;
+  }
+  return stream;
 }
 
 /** Bits a sample by color type. */
@@ -83,18 +119,20 @@ const DEPTHS: Readonly<Record<number, readonly number[]>> = {
   6: [8, 16],
 };
 
-/** The file without what says how to turn it, for decoders that might. */
-export function without_orientation(bytes: Uint8Array): Uint8Array {
-  const turning = [...png_chunks(bytes)].filter(({ type }) => type === "eXIf");
-  if (turning.length === 0) return bytes;
-  const kept = new Uint8Array(bytes.length - turning.reduce((sum, { start, end }) => sum + end - start, 0));
+/** The file without EXIF, by which other decoders might turn its pixels, and without texts, which take them memory. */
+export function without_metadata(bytes: Uint8Array): Uint8Array {
+  let rest: Uint8Array | undefined;
   let [from, to] = [0, 0];
-  for (const { start, end } of [...turning, { start: bytes.length, end: bytes.length }]) {
-    kept.set(bytes.subarray(from, start), to);
+  for (const { type, start, end } of png_chunks(bytes)) {
+    if (type !== "eXIf" && !TEXT_TYPE.test(type)) continue;
+    rest ??= new Uint8Array(bytes.length);
+    rest.set(bytes.subarray(from, start), to);
     to += start - from;
     from = end;
   }
-  return kept;
+  if (rest === undefined) return bytes;
+  rest.set(bytes.subarray(from), to);
+  return rest.subarray(0, to + bytes.length - from);
 }
 
 /** The chunks of a file up to the last, which may be cut off. */
@@ -114,30 +152,22 @@ function* png_chunks(bytes: Uint8Array): Generator<Chunk> {
   }
 }
 
-/** By EXIF, in its own chunk or as ImageMagick keeps it in a text; else by XMP. */
-async function png_orientation(exif: Uint8Array | undefined, texts: readonly Chunk[]): Promise<number> {
-  const profile = exif === undefined ? await text_of(texts, "Raw profile type exif") : undefined;
-  return orientation_of(
-    exif ?? (profile && profile_bytes(profile)),
-    await text_of(texts, "XML:com.adobe.xmp"),
-  );
-}
-
-/** The last text under a key. */
-async function text_of(chunks: readonly Chunk[], key: string): Promise<Uint8Array | undefined> {
-  const chunk = chunks.findLast(({ data }) => latin1(data, 0, key.length + 1) === `${key}\0`);
-  if (chunk === undefined) return undefined;
-  const rest = chunk.data.subarray(key.length + 1);
-  if (chunk.type === "tEXt") return rest;
-  if (chunk.type === "zTXt") return inflate_text(rest.subarray(1), MAX_TEXT);
-  // Whether it is packed and how; a language and the key in it, each up to a zero.
+/** A chunk's text, which its key comes before; undefined where it is damaged or too long. */
+async function text_of({ type, data }: Chunk, key: string): Promise<Uint8Array | undefined> {
+  const rest = data.subarray(key.length + 1);
+  if (type === "tEXt") return rest;
+  if (type === "zTXt") return inflate_text(rest.subarray(1), MAX_TEXT);
+  // iTXt: whether it is compressed and how; a language and the translated key, each up to a zero.
   const text = rest.subarray(rest.indexOf(0, rest.indexOf(0, 2) + 1) + 1);
   return rest[0] === 0 ? text : inflate_text(text, MAX_TEXT);
 }
 
-/** An empty line, a name and a length, each on its own, then hexadecimal digits. */
-function profile_bytes(text: Uint8Array): Uint8Array {
-  const digits = new TextDecoder("latin1").decode(text).split("\n").slice(3).join("").replace(/\s/g, "");
+/** EXIF as ImageMagick writes it: an empty line, a name and a length, each on its own, then hexadecimal digits. */
+async function exif_of_profile(chunk: Chunk | undefined): Promise<Uint8Array | undefined> {
+  const text = chunk && (await text_of(chunk, PROFILE_KEY));
+  if (text === undefined) return undefined;
+  const lines = new TextDecoder("latin1").decode(text.subarray(0, MAX_TEXT)).split("\n");
+  const digits = lines.slice(3).join("").replace(/\s/g, "");
   return Uint8Array.from(digits.match(/[0-9a-f]{2}/gi) ?? [], (pair) => Number.parseInt(pair, 16));
 }
 

@@ -20,7 +20,13 @@ export function read_pnm(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: D
   const max = is_bitmap ? 1 : numbers.next();
   if (max < 1 || max > 65535) throw damaged(`its largest value must be from 1 to 65535, got ${max}`);
   const channels: Channels = kind === 3 || kind === 6 ? 3 : 1;
-  const data = new Uint8Array(width * height * channels);
+  const row_samples = width * channels;
+  const row_bytes = kind === 4 ? Math.ceil(width / 8) : row_samples * (max > 255 ? 2 : 1);
+  // A digit a pixel, or numbers with a space between them: what the file can't hold gets no memory.
+  const least_bytes =
+    kind === 1 ? row_samples * height : kind < 4 ? 2 * row_samples * height - 1 : row_bytes * height;
+  if (numbers.at + least_bytes > bytes.length) throw truncated(name, "PNM");
+  const data = new Uint8Array(row_samples * height);
   const to_byte = scale(max, channels);
   if (kind === 1) for (let i = 0; i < data.length; i++) data[i] = 255 * (1 - numbers.bit());
   else if (kind < 4) {
@@ -29,13 +35,8 @@ export function read_pnm(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: D
       if (value > max) throw damaged(`it has a value above its largest, ${max}`);
       data[i] = to_byte(value);
     }
-  } else {
-    const row_bytes = kind === 4 ? Math.ceil(width / 8) : width * channels * (max > 255 ? 2 : 1);
-    const start = numbers.at;
-    if (start + row_bytes * height > bytes.length) throw truncated(name, "PNM");
-    if (kind === 4) read_bits(bytes, start, row_bytes, data, width);
-    else read_samples(bytes, start, data, max > 255, to_byte);
-  }
+  } else if (kind === 4) read_bits(bytes, numbers.at, row_bytes, data, width);
+  else read_samples(bytes, numbers.at, data, max > 255, to_byte);
   return { data, width, height, channels };
 }
 

@@ -1,12 +1,12 @@
 import { throw_if_aborted } from "../../errors.ts";
 import type { DecodeOptions } from "../decoding.ts";
 import type { ImageFormat } from "../formats.ts";
-import { turn_upright, type UnturnedFile } from "../orientation.ts";
+import type { UnturnedFile } from "../orientation.ts";
 import type { Pixels } from "../pixels.ts";
 import { read_bmp } from "./bmp.ts";
 import { read_gif } from "./gif.ts";
 import { read_png } from "./png.ts";
-import { read_png_file, without_orientation } from "./png_file.ts";
+import { read_png_file, without_metadata } from "./png_file.ts";
 import { read_pnm } from "./pnm.ts";
 
 /** Decodes a PNG, GIF, BMP or PNM file upright. @throws VitMsnError INVALID_IMAGE, UNSUPPORTED, ABORTED. */
@@ -19,8 +19,7 @@ export async function read_image(
   if (format === "GIF") return read_gif(bytes, options);
   if (format === "BMP") return read_bmp(bytes, options);
   if (format === "PNM") return read_pnm(bytes, options);
-  const file = await read_png_file(bytes, options.name);
-  return turn_upright(await read_png(file, options.name, options.signal), file.orientation);
+  return read_png(bytes, options);
 }
 
 /**
@@ -29,5 +28,5 @@ export async function read_image(
  */
 export async function take_png_orientation(bytes: Uint8Array, name: string): Promise<UnturnedFile> {
   const { orientation } = await read_png_file(bytes, name);
-  return { bytes: without_orientation(bytes), orientation };
+  return { bytes: without_metadata(bytes), orientation };
 }
