@@ -32,7 +32,7 @@ const { values: options } = parseArgs({
 /** eager / sdpa by batch that transformers' ViT-MSN page reports: vit-msn-base, float32, an A100. */
 const REFERENCE: Readonly<Record<number, number>> = { 1: 1.17, 2: 1.33, 4: 1.33, 8: 1.33 };
 const IMPLEMENTATIONS = ["sdpa", "eager"] as const satisfies readonly AttnImplementation[];
-const MOST_ROUNDS = 15;
+const MAX_ROUNDS = 15;
 
 interface Case {
   batch: number;
@@ -46,7 +46,7 @@ interface Timing {
 }
 
 async function compare(sdpa: () => unknown, eager: () => unknown): Promise<Timing> {
-  const { a, b } = await alternate_for(sdpa, eager, { min_ms: Number(options.ms), most_rounds: MOST_ROUNDS });
+  const { a, b } = await alternate_for(sdpa, eager, { min_ms: Number(options.ms), max_rounds: MAX_ROUNDS });
   return { sdpa: Math.min(...a), eager: Math.min(...b) };
 }
 

@@ -194,16 +194,16 @@ async function embeddings(bench: Bench, config: ViTMSNConfig, batch: number): Pr
       return () => bench.engine.embed_tokens(tokens, cls_token, positions);
     },
   );
-  const kept = Math.round(0.7 * count);
+  const visible = Math.round(0.7 * count);
   await bench.add(
     "take_tokens",
-    `${batch}×${count + 1}×${d} → ${kept + 1}`,
-    { bytes: 2 * FLOAT_BYTES * batch * (kept + 1) * d },
+    `${batch}×${count + 1}×${d} → ${visible + 1}`,
+    { bytes: 2 * FLOAT_BYTES * batch * (visible + 1) * d },
     (scope) => {
       const tokens = bench.random(scope, [batch, count + 1, d]);
-      const spread = Array.from({ length: kept }, (_, i) => Math.floor((i * count) / kept));
-      const patches = Uint32Array.from(Array.from({ length: batch }, () => spread).flat());
-      return () => bench.engine.take_tokens(tokens, patches, kept);
+      const scattered = Array.from({ length: visible }, (_, i) => Math.floor((i * count) / visible));
+      const patches = Uint32Array.from(Array.from({ length: batch }, () => scattered).flat());
+      return () => bench.engine.take_tokens(tokens, patches, visible);
     },
   );
   const larger = { height: 2 * patches.height, width: 2 * patches.width };
@@ -449,11 +449,11 @@ async function weights(bench: Bench, config: ViTMSNConfig): Promise<void> {
   const { hidden_size: d, intermediate_size: mlp } = config;
   const values = bytes_of(noise(d * mlp));
   for (const dtype of WEIGHT_DTYPES) {
-    const kept = { float32: 4, float16: 2, bfloat16: 2, int8: 1 }[dtype];
+    const stored = { float32: 4, float16: 2, bfloat16: 2, int8: 1 }[dtype];
     await bench.add(
-      `set_rows, float32 kept as ${dtype}`,
+      `set_rows, float32 stored as ${dtype}`,
       `${mlp}×${d}`,
-      { bytes: (4 + kept) * d * mlp },
+      { bytes: (4 + stored) * d * mlp },
       (scope) => {
         const linear = scope.use(bench.engine.linear_weights(mlp, d, dtype, true));
         return () => {

@@ -56,7 +56,7 @@ const HELP = `Usage: node bench/run.mjs low_shot --backbone DIR [OPTIONS]
   --held-out N        images per class to evaluate on; default 500, all that are held out
   --threads N         default 1
   --output DIR        low_shot.json, low_shot.md and low_shot.svg; default .out/low_shot. Methods that the JSON there
-                      has from before and that aren't measured now are kept: delete it for another backbone
+                      already has and that aren't measured now stay in it: delete it for another backbone
   --json              print JSON`;
 
 const { values: options } = parseArgs({

@@ -29,8 +29,8 @@ const { values: options } = parseArgs({
 const SHARES = [100, 85, 70, 50, 30] as const;
 
 /** Patches scattered over the image. */
-function spread(count: number, kept: number): number[] {
-  return Array.from({ length: kept }, (_, i) => Math.floor((i * count) / kept));
+function scattered(count: number, visible: number): number[] {
+  return Array.from({ length: visible }, (_, i) => Math.floor((i * count) / visible));
 }
 
 async function measure(size: Size, batch: number, rounds: number): Promise<Row[]> {
@@ -40,7 +40,7 @@ async function measure(size: Size, batch: number, rounds: number): Promise<Row[]
   const pixel_values = images(batch);
   const cases = SHARES.map((share) => ({
     share,
-    visible_patches: share === 100 ? undefined : spread(count, Math.round((share * count) / 100)),
+    visible_patches: share === 100 ? undefined : scattered(count, Math.round((share * count) / 100)),
     times: [] as number[],
   }));
   for (let counted = -1; counted < rounds; counted++) {
@@ -54,7 +54,7 @@ async function measure(size: Size, batch: number, rounds: number): Promise<Row[]
   return cases.map(({ share, visible_patches, times }) => ({
     model: size,
     batch,
-    "patches kept, %": share,
+    "visible patches, %": share,
     patches: visible_patches?.length ?? count,
     ms: round(Math.min(...times)),
     "of all patches' time, %": round((100 * Math.min(...times)) / whole),

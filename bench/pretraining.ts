@@ -128,7 +128,7 @@ async function main(): Promise<void> {
     const times = best as MSNStepTimes;
     const masked = (part: "anchors" | "backward") => round((100 * times[part]) / whole[part]);
     return {
-      "patches kept, %": round(100 * (1 - drop), 0),
+      "visible patches, %": round(100 * (1 - drop), 0),
       "step, ms": round(sum(times)),
       target: round(times.target),
       "anchors forward": round(times.anchors),

@@ -18,7 +18,7 @@ const HELP = `Usage: node bench/run.mjs serve [OPTIONS]
   --seconds N    how long each load lasts; default 5
   --clients LIST how many clients ask at a time; default 1,4,16
   --batches LIST the server's --max-batch; default 1,8
-  --model NAME   small (random weights, 224×224) or carried (28×28); default both
+  --model NAME   small (random weights, 224×224) or bundled (28×28); default both
   --threads N    of the engine; default 1
   --json         print JSON`;
 
@@ -44,13 +44,13 @@ async function serve(model: readonly string[], max_batch: number): Promise<Serve
   const args = ["dist/cli.js", "serve", "--port", "0", "--only", "embed", ...limits, ...model];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "pipe"] });
   const url = await new Promise<string>((resolve, reject) => {
-    let said = "";
+    let printed = "";
     child.stderr.on("data", (text: Buffer) => {
-      said += text.toString();
-      const listening = /listening at (http:\S+?):? embed/.exec(said.replace(": embed", " embed"));
+      printed += text.toString();
+      const listening = /listening at (http:\S+?):? embed/.exec(printed.replace(": embed", " embed"));
       if (listening) resolve(listening[1] as string);
     });
-    child.once("exit", () => reject(new Error(said)));
+    child.once("exit", () => reject(new Error(printed)));
   });
   return { url, process: child };
 }
@@ -143,8 +143,8 @@ async function main(): Promise<void> {
         .toBuffer(),
     );
   try {
-    if (options.model !== "small") rows.push(...(await measure("carried, 28×28", [], await encode(28, 28))));
-    if (options.model !== "carried") {
+    if (options.model !== "small") rows.push(...(await measure("bundled, 28×28", [], await encode(28, 28))));
+    if (options.model !== "bundled") {
       await save_small(folder);
       rows.push(...(await measure("small, 640×480 JPEG", ["--model", folder], await encode(640, 480))));
     }

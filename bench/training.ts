@@ -70,7 +70,7 @@ async function measure(size: Size, gradient_checkpointing: boolean): Promise<Row
   const { reserved } = model.engine.memory();
   const row = {
     model: size,
-    activations: gradient_checkpointing ? "computed again" : "kept",
+    activations: gradient_checkpointing ? "recomputed" : "stored",
     ...summary(forwards, steps),
     "MB reserved": round(reserved / 1e6, 0),
   };

@@ -1,4 +1,4 @@
-# Steps that say in one line what they do and how long it took; their output goes to a log, shown when they fail.
+# Steps that print in one line what they do and how long it took; their output goes to a log, shown when they fail.
 
 failed_checks=()
 

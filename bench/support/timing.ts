@@ -83,13 +83,13 @@ export async function alternate(
 export async function alternate_for(
   a: Body,
   b: Body,
-  { min_ms, most_rounds }: { min_ms: number; most_rounds: number },
+  { min_ms, max_rounds }: { min_ms: number; max_rounds: number },
 ): Promise<{ a: number[]; b: number[] }> {
   const first = { a: [await time(a)], b: [await time(b)] };
   const round_ms = (first.a[0] as number) + (first.b[0] as number);
   if (round_ms >= min_ms) return first;
   const times = { a: [] as number[], b: [] as number[] };
-  const rounds = Math.min(most_rounds, Math.ceil(min_ms / round_ms));
+  const rounds = Math.min(max_rounds, Math.ceil(min_ms / round_ms));
   for (let round = 0; round < rounds; round++) {
     const order = round % 2 === 0 ? (["b", "a"] as const) : (["a", "b"] as const);
     for (const name of order) times[name].push(await time(name === "a" ? a : b));

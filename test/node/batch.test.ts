@@ -267,13 +267,13 @@ describe("prefetch", () => {
   };
 
   test("works ahead within its limits, and gives results in order", async () => {
-    let [running, most, weight, most_weight] = [0, 0, 0, 0];
+    let [running, max_running, weight, max_weight_seen] = [0, 0, 0, 0];
     const work = async (i: number) => {
-      most = Math.max(most, ++running);
+      max_running = Math.max(max_running, ++running);
       await wait((i * 7) % 5);
       running--;
       weight += 10;
-      most_weight = Math.max(most_weight, weight);
+      max_weight_seen = Math.max(max_weight_seen, weight);
       return i;
     };
     const results: number[] = [];
@@ -283,10 +283,10 @@ describe("prefetch", () => {
       await wait(1);
     }
     expect(results).toEqual(Array.from({ length: 40 }, (_, i) => i));
-    expect(most).toBeGreaterThan(1);
-    expect(most).toBeLessThanOrEqual(6);
+    expect(max_running).toBeGreaterThan(1);
+    expect(max_running).toBeLessThanOrEqual(6);
     // What was already under way when the weight was reached may come on top.
-    expect(most_weight).toBeLessThanOrEqual(30 + 60);
+    expect(max_weight_seen).toBeLessThanOrEqual(30 + 60);
   });
 
   test("an error comes in its place; leaving the loop early ends the source", async () => {
@@ -532,7 +532,7 @@ describe("resuming after an end of any kind", () => {
       const whole = await readFile(output);
       const journal = JSON.parse(await readFile(`${output}.journal.json`, "utf8"));
       const finishing = JSON.stringify({ ...journal, state: "finishing" });
-      // Killed after the file got its name, and before the journal said so.
+      // Killed after the file got its name, and before the journal recorded it.
       await writeFile(`${output}.journal.json`, finishing);
       if (format === "jsonl") {
         expect((await vit_msn(command_of(output))).code).toBe(3);

@@ -22,7 +22,7 @@ const processes = vi.hoisted(() => ({
   current: 1,
   own: undefined as AsyncLocalStorage<number> | undefined,
   gone: new Set<number>(),
-  /** On other machines, so that nobody can tell whether they are gone. */
+  /** On other machines, so that it is unknown whether they are gone. */
   far: new Set<number>(),
 }));
 vi.mock("../../ts/files/owner.ts", async (original) => ({

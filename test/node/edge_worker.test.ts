@@ -110,7 +110,7 @@ test("what an edge worker lacks is a one-sentence error", async () => {
     import png from "@jsquash/png/codec/pkg/squoosh_png_bg.wasm";
     import jpeg from "@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm";
     import { env, pipeline, RawImage, FewShotImageClassificationPipeline, VitMsnError } from "vit-msn";
-    const told = async (work) => {
+    const outcome = async (work) => {
       try {
         await work();
         return "nothing";
@@ -126,10 +126,10 @@ test("what an edge worker lacks is a one-sentence error", async () => {
         const classify = await pipeline("image-classification", MODEL, { num_threads: 2, worker: true });
         const { dims } = (await classify.processor(new RawImage(new Uint8Array(12), 2, 2, 3))).pixel_values;
         return Response.json({
-          decoder: await told(() => RawImage.read(bytes)),
-          webgpu: await told(() => pipeline("image-classification", MODEL, { device: "webgpu" })),
-          folder: await told(() => pipeline("image-classification", "./model")),
-          carried: await told(() => pipeline("image-classification")),
+          decoder: await outcome(() => RawImage.read(bytes)),
+          webgpu: await outcome(() => pipeline("image-classification", MODEL, { device: "webgpu" })),
+          folder: await outcome(() => pipeline("image-classification", "./model")),
+          bundled: await outcome(() => pipeline("image-classification")),
           info: classify.model.engine_info,
           warnings,
           dims,
@@ -141,16 +141,16 @@ test("what an edge worker lacks is a one-sentence error", async () => {
   const workerd = await start_workerd(join(folder, "workerd.capnp"), { MODEL: server.url });
   try {
     const body = await readFile(join(root, IMAGES[0] as string));
-    const told = await (await fetch(workerd.url, { method: "POST", body })).json();
-    expect(told.decoder).toMatch(/^UNSUPPORTED .*no decoder for .*env\.decode/);
-    expect(told.webgpu).toMatch(/^UNSUPPORTED .*device "wasm"/);
-    expect(told.folder).toMatch(/^INVALID_ARGUMENT .*edge worker has neither folders/);
-    expect(told.carried).toMatch(/^INVALID_ARGUMENT .*edge worker has neither folders/);
-    expect(told.info).toMatchObject({ level: "relaxed", threads: 1, worker: false });
-    expect(told.info.reasons.join(" ")).toContain("edge workers can't start others");
-    expect(told.warnings).not.toEqual([]);
-    expect(told.dims).toEqual([1, 3, 224, 224]);
-    expect(told.few_shot).toBe("function");
+    const answer = await (await fetch(workerd.url, { method: "POST", body })).json();
+    expect(answer.decoder).toMatch(/^UNSUPPORTED .*no decoder for .*env\.decode/);
+    expect(answer.webgpu).toMatch(/^UNSUPPORTED .*device "wasm"/);
+    expect(answer.folder).toMatch(/^INVALID_ARGUMENT .*edge worker has neither folders/);
+    expect(answer.bundled).toMatch(/^INVALID_ARGUMENT .*edge worker has neither folders/);
+    expect(answer.info).toMatchObject({ level: "relaxed", threads: 1, worker: false });
+    expect(answer.info.reasons.join(" ")).toContain("edge workers can't start others");
+    expect(answer.warnings).not.toEqual([]);
+    expect(answer.dims).toEqual([1, 3, 224, 224]);
+    expect(answer.few_shot).toBe("function");
   } finally {
     await workerd.stop();
   }

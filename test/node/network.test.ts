@@ -108,7 +108,7 @@ const serve_model: RequestListener = (request, response) => {
   void readFile(path).then((bytes) => response.writeHead(200, { etag: '"1"' }).end(bytes));
 };
 
-async function kept_files(): Promise<string[]> {
+async function cached_files(): Promise<string[]> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   return entries.filter((entry) => entry.isFile()).map(({ name }) => name);
 }
@@ -463,7 +463,7 @@ describe("how much a server may send", () => {
       });
       await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the 33554432 bytes/);
       expect(sent).toBeLessThan(2 * LIMIT);
-      expect(await kept_files()).toEqual([]);
+      expect(await cached_files()).toEqual([]);
     });
 
     test("JSON that is declared to be too long isn't read", async () => {
@@ -471,7 +471,7 @@ describe("how much a server may send", () => {
         response.writeHead(200, { etag: '"x"', "content-length": 1e12 }).write("{}");
       });
       await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the 33554432 bytes/);
-      expect(await kept_files()).toEqual([]);
+      expect(await cached_files()).toEqual([]);
     });
 
     test("compressed JSON is measured as it is unpacked", async () => {
@@ -480,7 +480,7 @@ describe("how much a server may send", () => {
         response.writeHead(200, { "content-encoding": "gzip", "content-length": bomb.length }).end(bomb);
       });
       await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the 33554432 bytes/);
-      expect(await kept_files()).toEqual([]);
+      expect(await cached_files()).toEqual([]);
     });
   });
 
@@ -491,7 +491,7 @@ describe("how much a server may send", () => {
     env.remote_host = hub.origin;
     const source = await open_source("org/name", { cache_dir: folder });
     await expect_error(source.open("model.safetensors"), "INVALID_CHECKPOINT", /more than the 10 bytes/);
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("a download without room on the disk isn't started", async () => {
@@ -515,7 +515,7 @@ describe("how much a server may send", () => {
       vi.doUnmock("node:fs/promises");
       vi.resetModules();
     }
-    expect(await kept_files()).toEqual([]);
+    expect(await cached_files()).toEqual([]);
   });
 
   test("a shard can't replace the cache's metadata of another file", async () => {
@@ -584,7 +584,7 @@ describe("a user and a password in a URL", () => {
     const expected = `Basic ${Buffer.from(`me:${SECRET}`).toString("base64")}`;
     expect(host.requests.map(({ headers }) => headers.authorization)).toEqual([expected, expected]);
     expect(other.requests[0]?.headers.authorization).toBeUndefined();
-    for (const name of await kept_files()) {
+    for (const name of await cached_files()) {
       const path = (await readdir(folder, { recursive: true })).find((path) => path.endsWith(name)) as string;
       expect(await readFile(join(folder, path), "utf8")).not.toMatch(/s3cr/);
     }

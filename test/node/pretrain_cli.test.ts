@@ -105,11 +105,11 @@ describe("vit-msn pretrain", () => {
       const output = output_folder();
       const { code } = await run([...recorded.args, ...recorded.cases[branch], "--output-dir", output]);
       expect(code).toBe(0);
-      const carried = join(root, "models/fashion/pictures");
-      const names = (await readdir(carried)).filter((name) => name.endsWith(".png")).sort();
+      const samples = join(root, "models/fashion/pictures");
+      const names = (await readdir(samples)).filter((name) => name.endsWith(".png")).sort();
       const model = await ViTMSNModel.from_pretrained(output);
       const processor = await ViTImageProcessor.from_pretrained(output);
-      const { pixel_values } = await processor(names.map((name) => join(carried, name)));
+      const { pixel_values } = await processor(names.map((name) => join(samples, name)));
       const cls = await model.get_image_features({ pixel_values });
       await model.dispose();
       expect(max_difference(cls.data as Float32Array, recorded.cls[branch].flat())).toBeLessThan(2e-4);

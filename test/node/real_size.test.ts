@@ -66,7 +66,7 @@ describe.each(Object.keys(CONFIGS) as Size[])("vit-msn-%s", (size) => {
     expect(max_difference(one.logits.data, logits.subarray(0, LABELS))).toBeLessThan(TOLERANCE);
     const rows = (both.hidden_states as Tensor<"float32">[])
       .filter((_, i) => LAYERS.includes(i))
-      .flatMap(kept_rows);
+      .flatMap(recorded_rows);
     expect(max_difference(rows, expected.get("hidden_states")?.data as Float32Array)).toBeLessThan(TOLERANCE);
     expect(model.memory().reserved).toBeLessThan(MEMORY_FACTOR * weights.length);
     await model.dispose();
@@ -108,7 +108,7 @@ interface MemoryReport {
 }
 
 /** Rows TOKENS of a hidden state [2, N, D]. */
-function kept_rows({ data, dims }: Tensor<"float32">): number[] {
+function recorded_rows({ data, dims }: Tensor<"float32">): number[] {
   const [batch, tokens, width] = dims as [number, number, number];
   const rows = Array.from({ length: batch }, (_, b) =>
     TOKENS.map((token) => (b * tokens + token) * width),

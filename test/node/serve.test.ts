@@ -17,7 +17,7 @@ interface Served {
   port: number;
   process: ChildProcess & { finished: Promise<Finished> };
   /** What it has written to standard error so far. */
-  said(): string;
+  printed(): string;
 }
 
 const running = new Set<Served>();
@@ -40,16 +40,16 @@ async function read_bytes(path: string): Promise<Uint8Array<ArrayBuffer>> {
 /** Starts a server at a free port and waits until it listens. */
 async function serve(args: string[], options: CliOptions = {}): Promise<Served> {
   const child = start(["serve", "--port", "0", "--drain", "0", ...args], options);
-  let said = "";
+  let printed = "";
   const port = await new Promise<number>((resolve, reject) => {
     child.stderr?.on("data", (text: Buffer) => {
-      said += text.toString();
-      const listening = /listening at http:\/\/127\.0\.0\.1:(\d+)/.exec(said);
+      printed += text.toString();
+      const listening = /listening at http:\/\/127\.0\.0\.1:(\d+)/.exec(printed);
       if (listening) resolve(Number(listening[1]));
     });
     child.finished.then(({ stderr }) => reject(new Error(stderr)));
   });
-  const served = { url: `http://127.0.0.1:${port}`, port, process: child, said: () => said };
+  const served = { url: `http://127.0.0.1:${port}`, port, process: child, printed: () => printed };
   running.add(served);
   return served;
 }
@@ -264,10 +264,10 @@ describe("shutdown and faults", () => {
       const served = await serve(["--model", "test/fixtures/tiny"]);
       const accepted = [dawdle(served), dawdle(served), dawdle(served)];
       await until(async () => (await metric("vit_msn_requests_in_progress", served)) === 3);
-      const kept = connect(served.port, "127.0.0.1");
-      await once(kept, "connect");
+      const idle = connect(served.port, "127.0.0.1");
+      await once(idle, "connect");
       const finished = stop(served, signal);
-      await until(async () => served.said().includes("stopping"));
+      await until(async () => served.printed().includes("stopping"));
       for (const { finish } of accepted) finish();
       for (const { answer } of accepted) {
         const response = await answer;
@@ -279,7 +279,7 @@ describe("shutdown and faults", () => {
       const { code, stderr } = await finished;
       expect([code, stderr]).toEqual([0, expect.stringContaining("stopping after the accepted requests")]);
       await expect(fetch(`${served.url}/health`)).rejects.toThrow();
-      kept.destroy();
+      idle.destroy();
     },
   );
 
@@ -328,7 +328,7 @@ describe("shutdown and faults", () => {
     served.process.kill("SIGUSR2");
     await until(async () => {
       await fetch(`${served.url}/health`);
-      return served.said().includes("the engine died; loading the model again");
+      return served.printed().includes("the engine died; loading the model again");
     });
     await until(async () => (await fetch(`${served.url}/health`)).status === 200);
     expect(await (await post("/embed", bag, PNG, served)).text()).toBe(expected);

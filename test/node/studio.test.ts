@@ -466,10 +466,10 @@ test("a fresh model learns from the images without labels; it is stopped, resume
   const go_on = page.getByRole("button", { name: /^Resume from step \d+$/ });
   await stop.click();
   await go_on.waitFor();
-  const kept = Number(/\d+/.exec(await go_on.innerText())?.[0]);
-  expect(kept).toBe(await step());
+  const stopped_at = Number(/\d+/.exec(await go_on.innerText())?.[0]);
+  expect(stopped_at).toBe(await step());
   await go_on.click();
-  await eventually(step).toBeGreaterThan(kept);
+  await eventually(step).toBeGreaterThan(stopped_at);
   await stop.click();
   await go_on.waitFor();
   expect(await panel.getByRole("img", { name: /^Loss by step/ }).count()).toBe(1);

@@ -273,13 +273,13 @@ describe("vit-msn train", () => {
     async (dtype) => {
       // What test/reference/check_trained.py recorded of a model that was trained as here.
       const recorded = await read_json(root, "test/fixtures/training/trained_logits.json");
-      const carried = join(root, "models/fashion/pictures");
-      const names = (await readdir(carried)).sort();
+      const samples = join(root, "models/fashion/pictures");
+      const names = (await readdir(samples)).sort();
       const taught = join(folder, `taught-${dtype}`);
       for (const [label, numbers] of Object.entries<string[]>(recorded.labels)) {
         await mkdir(join(taught, label), { recursive: true });
         for (const name of names.filter((name) => numbers.includes(name.charAt(0))))
-          await cp(join(carried, name), join(taught, label, name));
+          await cp(join(samples, name), join(taught, label, name));
       }
       const output_dir = output_folder();
       const args = [
@@ -293,7 +293,7 @@ describe("vit-msn train", () => {
       expect((await run(args)).code).toBe(0);
       const processor = await ViTImageProcessor.from_pretrained(output_dir);
       const trained = await ViTMSNForImageClassification.from_pretrained(output_dir);
-      const { pixel_values } = await processor(names.map((name) => join(carried, name)));
+      const { pixel_values } = await processor(names.map((name) => join(samples, name)));
       const { logits } = await trained.forward({ pixel_values });
       await trained.dispose();
       expect(max_difference(logits.data, recorded.logits[dtype].flat())).toBeLessThan(

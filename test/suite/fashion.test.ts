@@ -58,25 +58,25 @@ test("a model trained by the reference classifies 1,000 real images as the refer
 });
 
 /** What transformers makes of the same images by the model that the package carries (models/fashion_msn/README.md). */
-const CARRIED = "models/fashion_msn/classifier";
-const CARRIED_LOGITS = "models/fashion_msn/logits1000.safetensors";
+const BUNDLED = "models/fashion_msn/classifier";
+const BUNDLED_LOGITS = "models/fashion_msn/logits1000.safetensors";
 
 test.each([
-  { dtype: "float32", tolerance: 1e-4, most_changes: 0 },
+  { dtype: "float32", tolerance: 1e-4, max_changes: 0 },
   // Of float32's own logits: in int8 the weights' rounding.
-  { dtype: "int8", tolerance: 0.5, most_changes: 10 },
+  { dtype: "int8", tolerance: 0.5, max_changes: 10 },
 ] as const)(
   "the bundled model is right about more of them, in $dtype",
-  async ({ dtype, tolerance, most_changes }) => {
+  async ({ dtype, tolerance, max_changes }) => {
     const { images, labels, logits: earlier } = await read_test_set();
-    const expected = (await read_tensors(CARRIED_LOGITS)).get("out.logits")?.data as Float32Array;
-    const classify = await pipeline("image-classification", await model_files(CARRIED), { dtype });
+    const expected = (await read_tensors(BUNDLED_LOGITS)).get("out.logits")?.data as Float32Array;
+    const classify = await pipeline("image-classification", await model_files(BUNDLED), { dtype });
     const { pixel_values } = await classify.processor(images);
     const { logits } = await classify.model.forward({ pixel_values });
     expect(max_difference(logits.data, expected)).toBeLessThan(tolerance);
     const top1 = (values: Float32Array, i: number) => argmax(values.subarray(i * LABELS, (i + 1) * LABELS));
     const count = (is_so: (i: number) => boolean) => images.filter((_, i) => is_so(i)).length;
-    expect(count((i) => top1(logits.data, i) !== top1(expected, i))).toBeLessThanOrEqual(most_changes);
+    expect(count((i) => top1(logits.data, i) !== top1(expected, i))).toBeLessThanOrEqual(max_changes);
     const right = count((i) => top1(logits.data, i) === labels[i]);
     console.log(`fashion: the bundled model in ${dtype} is right about ${right} of ${IMAGES}`);
     expect(right).toBeGreaterThan(count((i) => top1(earlier, i) === labels[i]));
@@ -85,9 +85,9 @@ test.each([
 );
 
 /** Top-1 changes against the float32 reference that rounding may cause. */
-const MOST_CHANGES = 3;
+const MAX_CHANGES = 3;
 
-test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 images`, async () => {
+test(`int8 changes the top-1 of at most ${MAX_CHANGES} of 1,000 images`, async () => {
   const { images, logits } = await read_test_set();
   const files = await model_files("models/fashion");
   const { model, processor } = await pipeline("image-classification", files, { dtype: "int8" });
@@ -102,7 +102,7 @@ test(`int8 changes the top-1 of at most ${MOST_CHANGES} of 1,000 images`, async 
     }
   }
   console.log(`fashion: int8 changes the top-1 of ${changes} images of ${IMAGES}`);
-  expect(changes).toBeLessThanOrEqual(MOST_CHANGES);
+  expect(changes).toBeLessThanOrEqual(MAX_CHANGES);
   await model.dispose();
 });
 
