@@ -1,5 +1,5 @@
 // Builds the studio into a folder of static files: node examples/studio/build.mjs [FOLDER], default dist-studio/. The package
-// itself (dist/) must have been built; its files are copied beside the page's, as any static host would serve them.
+// itself (dist/) must have been built; its files are copied next to the page's, as any static host would serve them.
 import { createHash } from "node:crypto";
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, join, relative, sep } from "node:path";
@@ -9,7 +9,7 @@ import sharp from "sharp";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const source = join(root, "examples/studio");
-/** Sample pictures of each kind, beside the one that comes as a file. */
+/** Sample pictures of each kind, in addition to the one that comes as a file. */
 const SHEET_EACH = 15;
 const SHEET_COLUMNS = 15;
 
@@ -49,13 +49,13 @@ async function bundle(folder) {
 }
 
 /**
- * The package stays in files of its own, beside the page: its engine looks for its WebAssembly and its Workers there.
+ * The package stays in separate files, next to the page: its engine looks for its WebAssembly and its Workers there.
  * @param {Record<string, { default: string }>} exports
  * @returns {import("esbuild").Plugin}
  */
 function package_is_beside(exports) {
   return {
-    name: "package-is-beside",
+    name: "package-is-external",
     setup({ onResolve }) {
       onResolve({ filter: /^vit-msn(\/|$)/ }, ({ path }) => {
         const entry = exports[path.replace(/^vit-msn/, ".")];

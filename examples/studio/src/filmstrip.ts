@@ -4,7 +4,7 @@ import { icon } from "./ui/icons.ts";
 
 /**
  * The pictures at hand, one of which is on the stage.
- * @param more what stands behind the last one.
+ * @param more what follows the last one.
  */
 export function filmstrip(more: HTMLElement): HTMLElement {
   const list = h("ul", { class: "strip-list", "aria-label": "Pictures" });
@@ -69,7 +69,7 @@ function thumbnail({ url, name }: Picture): HTMLElement {
   return image;
 }
 
-/** The focus goes to the picture beside it, not to nowhere. */
+/** The focus moves to the picture next to it instead of being lost. */
 function remove_with_focus(picture: Picture, button: HTMLElement): void {
   const item = button.closest("li") as HTMLElement;
   const beside = item.nextElementSibling ?? item.previousElementSibling;

@@ -5,16 +5,16 @@ import { announce, h } from "./ui/dom.ts";
 import { count_of } from "./ui/format.ts";
 import { icon } from "./ui/icons.ts";
 
-/** Puts files on the page: those that are pictures by their type. The first of them goes on the stage. */
+/** Adds files to the page: those that are pictures by their type. The first of them is shown on the stage. */
 export function take_files(files: Iterable<File>): Picture[] {
   const all = [...files];
   const images = all.filter(({ type, name }) => type.startsWith("image/") || is_image_name(name));
-  // What else was given is shown as an error by whoever reads it, which tells more than silence.
+  // Where there is no picture at all, reading the other files shows an error, which helps more than silence.
   const taken = images.length > 0 ? images : all.slice(0, 1);
   const added = add_pictures(taken.map((file) => ({ name: file.name || "Pasted picture", blob: file })));
   if (added[0] !== undefined) current.value = added[0];
-  const left_out = all.length - taken.length;
-  const others = left_out > 0 ? `; ${count_of(left_out, "other file")} left out` : "";
+  const skipped = all.length - taken.length;
+  const others = skipped > 0 ? `; ${count_of(skipped, "other file")} skipped` : "";
   announce(`${count_of(added.length, "picture")} added${others}.`);
   return added;
 }

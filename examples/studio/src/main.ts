@@ -87,7 +87,7 @@ void start();
 
 async function start(): Promise<void> {
   await engine.load(FIRST_SETTINGS);
-  // Where it failed, the engine's panel says why.
+  // Where it failed, the engine's panel shows why.
   if (model.value === undefined) tabs.open("engine");
   document.documentElement.dataset.ready = String(model.value !== undefined);
 }

@@ -54,7 +54,7 @@ export async function add_sample_classes(
   );
 }
 
-/** More of every kind, into the strip; says how many there were left to add. */
+/** Adds more of every kind to the strip; returns how many were added. */
 export async function add_more_samples(each: number): Promise<number> {
   const before = pictures.value.length;
   const { sheet } = await list();

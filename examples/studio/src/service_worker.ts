@@ -1,7 +1,7 @@
 // Keeps the whole page for use without a network, and serves it so that it may share memory between threads, also where it
 // lies on a server whose headers nobody can set.
 
-/** What the build has written, relative to this file; and what tells one build from another. */
+/** What the build has written, relative to this file; and what distinguishes one build from another. */
 declare const FILES: readonly string[];
 declare const VERSION: string;
 

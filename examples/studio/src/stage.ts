@@ -49,7 +49,7 @@ export class Stage {
     });
   }
 
-  /** A few words beside the picture's name. */
+  /** A few words next to the picture's name. */
   set detail(text: string) {
     this.#detail.textContent = text;
   }

@@ -9,7 +9,7 @@ export interface Picture {
   url: string;
 }
 
-/** A value that tells when it changes. */
+/** A value that notifies its watchers of changes. */
 export class State<T> {
   #value: T;
   readonly #listeners = new Set<(value: T) => void>();

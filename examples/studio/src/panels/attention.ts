@@ -80,7 +80,7 @@ export class AttentionPanel extends Panel {
     this.element.append(
       heading(
         "Where does it look?",
-        "How much the token that stands for the whole picture (CLS) draws from each patch.",
+        "How much the token that represents the whole picture (CLS) draws from each patch.",
       ),
       this.task.element,
       this.#body,

@@ -60,7 +60,7 @@ export class EnginePanel extends Panel {
       this.#profile_task.element,
       this.#profile,
     );
-    model.watch((info) => this.#tell(info));
+    model.watch((info) => this.#show_info(info));
   }
 
   /** What was chosen for the model that is loaded. */
@@ -82,7 +82,7 @@ export class EnginePanel extends Panel {
   protected override refresh(): void {
     void this.context.client
       .call("memory", [])
-      .then((memory) => this.#tell(model.value && { ...model.value, memory }))
+      .then((memory) => this.#show_info(model.value && { ...model.value, memory }))
       .catch(() => {}); // no model yet
   }
 
@@ -182,7 +182,7 @@ export class EnginePanel extends Panel {
   }
 
   #file_field(): HTMLElement {
-    const told = h("span", { class: "hint" }, "config.json, preprocessor_config.json and the weights");
+    const hint = h("span", { class: "hint" }, "config.json, preprocessor_config.json and the weights");
     const take = (input: HTMLInputElement) => {
       const files = [...(input.files ?? [])];
       if (files.length === 0) return;
@@ -192,7 +192,7 @@ export class EnginePanel extends Panel {
         name,
         files: new Map(files.map((file) => [file.webkitRelativePath || file.name, file])),
       };
-      told.textContent = `${name}: ${files
+      hint.textContent = `${name}: ${files
         .map((file) => file.name)
         .slice(0, 6)
         .join(", ")}`;
@@ -213,11 +213,11 @@ export class EnginePanel extends Panel {
       "div",
       { class: "field", hidden: true },
       h("div", { class: "row wrap" }, picker("Choose a folder", true), picker("Choose files", false)),
-      told,
+      hint,
     );
   }
 
-  #tell(info: ModelInfo | undefined): void {
+  #show_info(info: ModelInfo | undefined): void {
     this.#facts.hidden = info === undefined;
     if (info === undefined) return;
     const { engine, memory, image_size, patch_size } = info;

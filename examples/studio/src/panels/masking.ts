@@ -38,7 +38,7 @@ export class MaskingPanel extends Panel {
   readonly #backbone = h(
     "p",
     { class: "notice", hidden: true },
-    "This model has no classes of its own; choose one with a classifier under Engine.",
+    "This model has no classes; choose one with a classifier under Engine.",
   );
   readonly #body: HTMLElement;
 
@@ -89,7 +89,7 @@ export class MaskingPanel extends Panel {
     this.element.append(
       heading(
         "How little does it need?",
-        "Hidden patches are left out altogether, as in MSN's pre-training: the fewer, the faster.",
+        "Hidden patches aren't computed at all, as in MSN's pre-training: fewer visible patches are faster.",
       ),
       this.task.element,
       this.#backbone,

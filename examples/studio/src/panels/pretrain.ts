@@ -47,7 +47,7 @@ const FIELDS: readonly {
   { name: "patch_drop", label: "Share of patches dropped", min: 0, max: 0.95, step: 0.05 },
 ];
 
-/** Self-supervised learning by MSN on the user's own pictures, without labels, in a Worker of its own. */
+/** Self-supervised learning by MSN on the user's own pictures, without labels, in a separate Worker. */
 export class PretrainPanel extends Panel {
   readonly id = "pretrain";
   readonly title = "Pre-train";
@@ -59,7 +59,7 @@ export class PretrainPanel extends Panel {
   #steps: PretrainingStep[] = [];
   #drawn_at = 0;
   readonly #from: Choice<"strip" | "folder">;
-  readonly #told = h("p", { class: "hint" });
+  readonly #summary = h("p", { class: "hint" });
   readonly #start_from: HTMLSelectElement;
   readonly #device: HTMLSelectElement;
   readonly #form: HTMLFormElement;
@@ -150,7 +150,7 @@ export class PretrainPanel extends Panel {
         h("button", { type: "button", onclick: () => folder.click() }, "Choose a folder"),
         folder,
       ),
-      this.#told,
+      this.#summary,
       h("div", { class: "pair" }, start_from.element, device.element),
       h("details", {}, h("summary", {}, "How it learns"), h("div", { class: "pair" }, this.#fields())),
     );
@@ -191,14 +191,14 @@ export class PretrainPanel extends Panel {
     pictures.watch(() => this.#tell_data());
   }
 
-  /** The run goes on while other panels are shown. */
+  /** The run continues while other panels are shown. */
   override hide(): void {
     this.context.stage.clear_overlay();
   }
 
   protected override refresh(): void {
     this.#tell_data();
-    if (!this.task.is_running) void this.#find_kept();
+    if (!this.task.is_running) void this.#find_checkpoint();
   }
 
   #fields(): HTMLElement[] {
@@ -227,16 +227,16 @@ export class PretrainPanel extends Panel {
     const more = length < FEWEST_PICTURES ? ` Give it ${FEWEST_PICTURES} at least; hundreds are better.` : "";
     const name = this.#folder[0]?.webkitRelativePath.split("/")[0];
     const where = this.#from.value === "folder" ? (name ? ` in ${name}` : " chosen") : "";
-    this.#told.textContent = `${count_of(length, "picture")}${where}.${more}`;
+    this.#summary.textContent = `${count_of(length, "picture")}${where}.${more}`;
     this.#go.disabled = this.task.is_running || length < FEWEST_PICTURES;
     this.#go_on.disabled = this.#go.disabled;
   }
 
   /** Whether there is a checkpoint to resume from, also one of an earlier visit. */
-  async #find_kept(): Promise<void> {
+  async #find_checkpoint(): Promise<void> {
     const step = await this.#client()
-      .call("pretrain_kept", [])
-      .catch(() => undefined); // without storage nothing is kept
+      .call("pretrain_stored_step", [])
+      .catch(() => undefined); // without storage there is no checkpoint
     this.#go_on.hidden = step === undefined;
     if (step !== undefined && this.#steps.length === 0) this.#recall();
     this.#go_on.lastChild?.replaceWith(`Resume from step ${step}`);
@@ -302,7 +302,7 @@ export class PretrainPanel extends Panel {
     await work;
     this.#running(false);
     this.#draw();
-    await this.#find_kept();
+    await this.#find_checkpoint();
   }
 
   #running(is_running: boolean): void {

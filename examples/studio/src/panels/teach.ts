@@ -197,10 +197,10 @@ export class TeachPanel extends Panel {
     await client.call("teach_fit", [], { signal });
     this.#save.disabled = this.#export.disabled = false;
     this.refresh_if_shown();
-    this.#tell(await client.call("leave_one_out", [], { signal, on_progress }));
+    this.#show_evaluation(await client.call("leave_one_out", [], { signal, on_progress }));
   }
 
-  #tell(found: Evaluation): void {
+  #show_evaluation(found: Evaluation): void {
     const { accuracy, correct, total } = found;
     this.#report.hidden = false;
     this.#accuracy.replaceChildren(
@@ -312,12 +312,12 @@ export class TeachPanel extends Panel {
       },
       icon("trash"),
     );
-    const told =
+    const hint =
       imported > 0 ? `${count_of(imported, "example")} from a file` : count_of(examples.length, "picture");
     const card = h(
       "li",
       { class: "class-card" },
-      h("div", { class: "class-head" }, h("h3", {}, label), h("span", { class: "hint" }, told), forget),
+      h("div", { class: "class-head" }, h("h3", {}, label), h("span", { class: "hint" }, hint), forget),
       h(
         "ul",
         { class: "examples", "aria-label": `Pictures of ${label}` },

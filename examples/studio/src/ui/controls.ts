@@ -11,7 +11,7 @@ export interface SliderOptions {
   on_input: (value: number) => void;
 }
 
-/** A range with its name and its value beside it. */
+/** A range with its name and its value next to it. */
 export class Slider {
   readonly element: HTMLElement;
   readonly #input: HTMLInputElement;
@@ -24,11 +24,11 @@ export class Slider {
     this.#input = h("input", { type: "range", id, min, max, step, ".value": String(value) });
     this.#output = h("output", { for: id });
     this.#input.oninput = () => {
-      this.#told();
+      this.#notify();
       on_input(this.value);
     };
     this.element = h("div", { class: "slider" }, h("label", { for: id }, label), this.#output, this.#input);
-    this.#told();
+    this.#notify();
   }
 
   get value(): number {
@@ -37,19 +37,19 @@ export class Slider {
 
   set value(value: number) {
     this.#input.value = String(value);
-    this.#told();
+    this.#notify();
   }
 
   set max(max: number) {
     this.#input.max = String(max);
-    this.#told();
+    this.#notify();
   }
 
   set disabled(disabled: boolean) {
     this.#input.disabled = disabled;
   }
 
-  #told(): void {
+  #notify(): void {
     const text = this.#format(this.value);
     this.#output.value = text;
     this.#input.setAttribute("aria-valuetext", text);

@@ -33,7 +33,7 @@ const PATHS = {
 
 export type IconName = keyof typeof PATHS;
 
-/** An icon; always beside text or inside something with a label, so it says nothing itself. */
+/** An icon; always next to text or inside something with a label, so it has no label itself. */
 export function icon(name: IconName): SVGElement {
   return s(
     "svg",

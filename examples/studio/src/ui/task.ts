@@ -2,10 +2,10 @@ import { was_aborted } from "../worker/calls.ts";
 import { announce, h } from "./dom.ts";
 import { icon } from "./icons.ts";
 
-/** How long work may take before the page says that it works. */
+/** How long work may take before the page shows that it works. */
 const PATIENCE_MS = 200;
 
-/** Where a panel says that it works, how far it is, and what went wrong; and a way to stop. */
+/** Where a panel shows that it works, how far it is, and what went wrong; and a way to stop. */
 export class Task {
   readonly element: HTMLElement;
   readonly #bar: HTMLProgressElement;

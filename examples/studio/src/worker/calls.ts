@@ -12,7 +12,7 @@ export type Reply =
   | { id: number; result: unknown }
   | { id: number; error: PlainError };
 
-/** An error as it crosses: structured clone keeps no class of ours. */
+/** An error as it crosses: structured clone loses our classes. */
 export interface PlainError {
   name: string;
   message: string;

@@ -15,7 +15,7 @@ export interface LoadedModel {
   info: ModelInfo;
 }
 
-/** The model that comes with the page, beside the package's JavaScript. */
+/** The model that comes with the page, next to the package's JavaScript. */
 const CARRIED = new URL("./vit-msn/models/fashion/", import.meta.url);
 
 /** @throws VitMsnError what from_pretrained throws. */
@@ -23,7 +23,7 @@ export async function load_model(settings: Settings, { signal, progress }: Call)
   const started = performance.now();
   const source = source_of(settings.model);
   const warnings: string[] = [];
-  // The service worker keeps the model that comes with the page; others are kept as downloads.
+  // The service worker caches the model that comes with the page; others are cached as downloads.
   env.use_cache = settings.model.kind === "hub";
   env.warn = (message) => warnings.push(message);
   const { device, dtype, num_threads } = settings;
@@ -77,7 +77,7 @@ function describe(
 ): ModelInfo {
   const { config } = model;
   const { height, width } = config.image_grid;
-  // A backbone's classifier is random: what it said would mean nothing.
+  // A backbone's classifier is random: its scores would mean nothing.
   const is_backbone = warnings.some((warning) => warning.includes("classifier.weight"));
   const labels = Array.from({ length: config.num_labels }, (_, i) => config.id2label[i] as string);
   return {

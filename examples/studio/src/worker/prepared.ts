@@ -8,7 +8,7 @@ import {
 import type { Call } from "./calls.ts";
 import type { PatchLayout, PictureRef } from "./types.ts";
 
-/** Bytes of pixel values that are kept for pictures seen before. */
+/** Bytes of pixel values that are cached for pictures seen before. */
 const KEPT_BYTES = 64 << 20;
 
 /** A picture as the model takes it. */
@@ -21,7 +21,7 @@ export interface PreparedPicture {
 export class Preparer {
   readonly #processor: ViTImageProcessor;
   readonly #config: ViTMSNConfig;
-  readonly #kept = new Map<number, PreparedPicture>();
+  readonly #cache = new Map<number, PreparedPicture>();
   #bytes = 0;
 
   constructor(processor: ViTImageProcessor, config: ViTMSNConfig) {
@@ -30,7 +30,7 @@ export class Preparer {
   }
 
   async prepare({ id, blob }: PictureRef, { signal }: Pick<Call, "signal">): Promise<PreparedPicture> {
-    const known = this.#kept.get(id);
+    const known = this.#cache.get(id);
     if (known !== undefined) return known;
     const image = await RawImage.read(blob, { signal });
     const { pixel_values } = await this.#processor(image, { signal });
@@ -53,11 +53,11 @@ export class Preparer {
 
   #keep(id: number, prepared: PreparedPicture): void {
     const bytes = (p: PreparedPicture) => p.inputs.pixel_values.data.byteLength;
-    this.#kept.set(id, prepared);
+    this.#cache.set(id, prepared);
     this.#bytes += bytes(prepared);
-    for (const [oldest, picture] of this.#kept) {
+    for (const [oldest, picture] of this.#cache) {
       if (this.#bytes <= KEPT_BYTES || oldest === id) break;
-      this.#kept.delete(oldest);
+      this.#cache.delete(oldest);
       this.#bytes -= bytes(picture);
     }
   }

@@ -29,7 +29,7 @@ export class Pretraining {
     { signal, progress }: Call,
   ): Promise<PretrainingResult> {
     const { MSNPretrainer } = await import("vit-msn/training");
-    // A collapse, pictures that were left out, threads that can't be had.
+    // A collapse, skipped pictures, unavailable threads.
     env.warn = (message) => progress({ kind: "warning", message } satisfies PretrainingProgress);
     if (!resume) await this.discard();
     await this.#forget();
@@ -86,8 +86,8 @@ export class Pretraining {
     return files;
   }
 
-  /** The step of the checkpoint that is kept on this device; undefined where there is none. */
-  async kept(): Promise<number | undefined> {
+  /** The step of the checkpoint that is stored on this device; undefined where there is none. */
+  async stored_step(): Promise<number | undefined> {
     const steps: number[] = [];
     for await (const name of (await checkpoints()).keys()) {
       const step = /^checkpoint-(\d+)$/.exec(name)?.[1];

@@ -216,9 +216,9 @@ export class Service {
     return this.#in_turn(call, async () => pack(await this.#pretraining.files()));
   }
 
-  /** The step of the checkpoint that is kept on this device. */
-  pretrain_kept(call: Call): Promise<number | undefined> {
-    return this.#in_turn(call, () => this.#pretraining.kept());
+  /** The step of the checkpoint that is stored on this device. */
+  pretrain_stored_step(call: Call): Promise<number | undefined> {
+    return this.#in_turn(call, () => this.#pretraining.stored_step());
   }
 
   async #embedding(picture: PictureRef, call: Call): Promise<Float32Array> {

@@ -29,7 +29,7 @@ export interface LoadProgress {
 /** What the page shows of a loaded model. */
 export interface ModelInfo {
   name: string;
-  /** Classes of its own; empty for a backbone, whose head would be random. */
+  /** The model's classes; empty for a backbone, whose head would be random. */
   labels: string[];
   layers: number;
   heads: number;
