@@ -47,6 +47,6 @@ export async function run_with_kills(
     if (signal !== "SIGKILL") throw new Error(`The command ended before step ${step}: ${stderr}`);
   }
   const { code, stderr } = await start().finished;
-  if (code !== 0 || !stderr.includes("holds a checkpoint"))
+  if (code !== 0 || !stderr.includes("contains a checkpoint"))
     throw new Error(`The command ended with ${code}: ${stderr}`);
 }
