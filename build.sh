@@ -56,7 +56,7 @@ declare_types() {
   npm_bin tsc -p tsconfig.build.json && node scripts/declarations.mjs
 }
 
-# For the inner loop: what the first build installed is there.
+# For the inner loop: needs what the first build installed.
 engine() {
   case " $wasm_levels " in
     *" $1 "*) ;;

@@ -79,7 +79,7 @@ const wasm_is_a_module = {
   resolveId: (id) => (id.endsWith(".wasm") ? { id: `./${basename(id)}?module`, external: true } : undefined),
 };
 
-// What an earlier build left must not be packed; the type declarations are tsc's.
+// Leftovers of an earlier build must not be packed; the type declarations come from tsc.
 await mkdir("dist", { recursive: true });
 const stale = (await readdir("dist")).filter((name) => name !== "types");
 await Promise.all(stale.map((name) => rm(join("dist", name), { recursive: true })));
@@ -87,7 +87,7 @@ await mkdir("dist/models");
 
 await build_entries("node", node);
 await build_entries("web", browser);
-// Service workers can't import later, nor can edge workers: one file each, with all that would be imported inside.
+// Service workers and edge workers can't import dynamically: one file each, with everything inside.
 await build_one_file("static.web", "ts/static.ts", { ...browser, plugins: [] });
 await build_one_file("index.edge", "ts/static.ts", {
   ...browser,
@@ -96,7 +96,7 @@ await build_one_file("index.edge", "ts/static.ts", {
   // Some edge workers have no address; nothing can be found next to this file there.
   transform: { define: { "import.meta.url": '"file:///vit-msn/"' } },
 });
-// The programs of the engine's threads, and of its own Worker.
+// The programs of the engine's threads and of its Worker.
 for (const [folder, program] of [
   ["wasm", "thread"],
   ["worker", "engine_worker"],
@@ -128,7 +128,7 @@ await writeFile("dist/THIRD_PARTY_LICENSES.txt", await third_party_licences(Obje
 for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads", "webgpu"]) {
   await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
 }
-// The default model is the one of our own making; its images are those of the model that it took the place of.
+// The default model was trained here; its images are those of the model that it replaced.
 await cp("models/fashion_msn/classifier", "dist/models/fashion", { recursive: true });
 await cp("models/fashion/pictures", "dist/models/fashion/pictures", { recursive: true });
 

@@ -11,7 +11,7 @@ export const launch_args = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
-  // WebGPU on the software adapter that comes with the browser, where it comes with it.
+  // WebGPU on the software adapter that comes with the browser, if it has one.
   "--enable-unsafe-webgpu",
   "--use-webgpu-adapter=swiftshader",
   "--enable-features=Vulkan",

@@ -1,6 +1,6 @@
 // Makes the declarations in dist/types self-contained: tsc leaves the sources' ".ts" endings and the "#name" imports of
 // package.json, which point into ts/ and mean nothing in the package that users install, and global types that a user's
-// TypeScript may not know, for which platform_types.ts stands.
+// TypeScript may not know, which platform_types.ts replaces.
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 

@@ -20,7 +20,7 @@ const binary =
     .digest("hex")
     .slice(0, 16);
 const { outputFiles } = await build({
-  // All but the default export, which fetches and starts the module: the engine hands in a compiled one.
+  // All but the default export, which fetches and starts the module: the engine passes a compiled one.
   stdin: { contents: 'export * from "./vit_msn_wasm.js";', resolveDir: from },
   bundle: true,
   format: "esm",

@@ -35,7 +35,7 @@ const budgets = [
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 226_600 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 93_000 },
 ];
-/** How far a document's figure may be off before it misleads. */
+/** How far a document's figure may deviate from the measured size. */
 const TOLERANCE = 0.03;
 
 const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`;

@@ -49,7 +49,7 @@ if_stale() {
   echo "$inputs" >"$stamp"
 }
 
-# A step whose failure is remembered, so that one run shows all that is wrong.
+# A step whose failure is remembered, so that one run shows every failure.
 check() {
   quiet_step "$@" || { show_log "$(log_of "$1")"; failed_checks+=("$1"); }
 }
@@ -63,7 +63,7 @@ check_aloud() {
   echo "  $name ... $((SECONDS - started)) s"
 }
 
-# Says what failed, or the sentence for success.
+# Prints what failed, or the sentence for success.
 finish() {
   local name
   if [ ${#failed_checks[@]} -eq 0 ]; then

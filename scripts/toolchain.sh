@@ -46,7 +46,7 @@ npm_install() {
   (cd "$1" && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci && touch node_modules/.package-lock.json)
 }
 
-# Tools of the build needn't be fast, they need to be there soon.
+# The build's tools are compiled without optimisation, since they only have to be ready soon.
 cargo_install() {
   CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     CARGO_TARGET_DIR=$tools/build cargo install --root "$tools" "$@"
@@ -111,7 +111,7 @@ need_threads_target() {
   step "wasm32 standard library for threads, built once" \
     build_sysroot "$threads_sysroot" "$rustc" "$cargo" "-C target-feature=$thread_features"
 }
-# The compiler for wasm32 is checked by the clippy of its own version.
+# The compiler for wasm32 is checked by the clippy of the same version.
 has_wasm_clippy() {
   if has_wasm_target; then cargo clippy --version >/dev/null 2>&1; else [ -x /usr/bin/clippy-driver ]; fi
 }

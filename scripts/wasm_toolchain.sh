@@ -48,7 +48,7 @@ in_wasm_toolchain() {
     "$@"
 }
 
-# The sysroot built here that a level needs; none where rustup's own serves.
+# The sysroot built here that a level needs; none where rustup's is used.
 sysroot_of() {
   case $1 in
     *_threads) echo "$threads_sysroot" ;;
@@ -90,14 +90,14 @@ build_sysroot() {
 build_wasm() {
   local level=$1 pkg=$root/target/wasm-$1/pkg generated=ts/engine/generated options=() own=()
   if [ "$level" = webgpu ]; then
-    # Its kernels run elsewhere: what runs here is to be small.
+    # Its kernels run on the GPU, so this binary is optimised for size.
     local -x CARGO_PROFILE_RELEASE_OPT_LEVEL=s
     options=(--no-default-features --features gpu)
     generated+=/webgpu
     # What wgpu takes for the page that it runs in: ts/engine/webgpu/webgpu_scope.ts.
     own=(self,GPUOutOfMemoryError,GPUValidationError "ts/engine/vit_msn_$level.wasm")
   fi
-  # wasm-bindgen of the right version is on PATH, and nothing is to be downloaded behind the build's back.
+  # wasm-bindgen of the right version is on PATH, so wasm-pack must not download another.
   in_wasm_toolchain "$level" wasm-pack build crates/wasm --release --target web --mode no-install --no-opt --no-pack \
     --out-dir "$pkg" --out-name vit_msn_wasm -- --locked "${options[@]}" || return 1
   optimise_wasm "$pkg/vit_msn_wasm_bg.wasm" "$root/ts/engine/vit_msn_$level.wasm" || return 1
@@ -114,7 +114,7 @@ same_exports() {
 }
 exports_of() { sed -n 's/^export function \([a-z_]*\)(.*/\1/p' "$1" | sort; }
 
-# wasm-opt works for seconds: not again on what the compiler left unchanged.
+# wasm-opt takes seconds, so it is skipped where the compiler's output is unchanged.
 optimise_wasm() {
   local last=$1.last-optimised passes=-O3
   [ "${CARGO_PROFILE_RELEASE_OPT_LEVEL-}" != s ] || passes=-Os

@@ -70,7 +70,7 @@ describe("vit-msn pretrain", () => {
     ]);
     const card = await readFile(join(output, "README.md"), "utf8");
     expect(card).toMatch(/^---\nlibrary_name: transformers\n/);
-    expect(card).toContain("24 pictures");
+    expect(card).toContain("24 images");
     expect(card).not.toContain(folder);
     for (const name of ["loss_curve.svg", "prototype_use.svg"]) {
       expect(await readFile(join(output, name), "utf8")).toMatch(

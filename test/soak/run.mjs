@@ -1,4 +1,4 @@
-// npm run soak -- --minutes 10: `vit-msn serve` among clients that do wrong. Those that do right must get the right
+// npm run soak -- --minutes 10: `vit-msn serve` among misbehaving clients. Well-behaved ones must get the right
 // answers all the time, none a 500; the server's memory must stay level after a warm-up, and SIGTERM must end it.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -89,7 +89,7 @@ async function watch() {
 const wrong = Array.from({ length: Number(values.clients) }, (_, i) => do_wrong(7 * i));
 await Promise.all([watch(), do_right(), do_right(), ...wrong]);
 
-// The last third may not be above the one before it, but for what a garbage collector leaves lying.
+// The last third may not be above the one before it, except for what the garbage collector hasn't freed yet.
 const third = Math.floor(memory.length / 3);
 const [before, after] = [memory.slice(third, 2 * third), memory.slice(2 * third)].map((part) =>
   Math.max(...part),

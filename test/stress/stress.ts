@@ -62,7 +62,7 @@ export async function stress({ seed, ms, lanes, report }: StressOptions): Promis
 setFlagsFromString("--expose-gc");
 const collect_garbage = runInNewContext("gc") as () => void;
 
-/** Without what is garbage already: the collector's own pace isn't what is measured. */
+/** After a garbage collection: the collector's pace isn't what is measured. */
 function measure_resident(): number {
   collect_garbage();
   return process.memoryUsage().rss;

@@ -38,7 +38,7 @@ async function reference() {
   return { tensors, values, examples };
 }
 
-/** The images in the reference's order, for ever. */
+/** The images in the reference's order, endlessly. */
 async function* round_and_round(examples: readonly Example[]): AsyncGenerator<Example> {
   for (;;) yield* examples;
 }

@@ -33,7 +33,7 @@ export function start(args: string[], options: CliOptions = {}): Started {
   const output = { stdout: "", stderr: "" };
   child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
   child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
-  // A process that is killed doesn't read what is left.
+  // A process that was killed doesn't read the rest.
   child.stdin.on("error", () => {});
   child.stdin.end(options.stdin);
   const finished = new Promise<Finished>((resolve) =>

@@ -2,7 +2,7 @@ import { constants } from "node:fs";
 import { posix } from "node:path";
 
 // A disk in memory that fails, is full, tears writes or loses its power whenever a test wants it. It knows which bytes and
-// names were brought to safety by sync(), and forgets the others as badly as file systems may.
+// names were brought to safety by sync(), and loses the others in every way that file systems may.
 
 interface File {
   kind: "file";
@@ -29,7 +29,7 @@ interface Link {
 
 type Entry = File | Folder | Link;
 
-/** What is left of that which no sync() brought to safety. */
+/** What remains of changes that no sync() has made durable. */
 export const LOSSES = {
   /** A process was killed: nothing is lost. */
   nothing: { names: "new", data: "new" },
@@ -48,11 +48,11 @@ export type Loss = keyof typeof LOSSES;
 export class Killed extends Error {}
 
 export interface Fault {
-  /** The number of the call that meets it; the first is 1. */
+  /** The number of the call that fails; the first is 1. */
   at: number;
   /** "kill", or a system's error. */
   what: "kill" | "EIO" | "ENOSPC" | "EDQUOT";
-  /** Also what comes after it: a disk that stays full. */
+  /** Also all later calls: a disk that stays full. */
   stays?: boolean;
 }
 
@@ -82,14 +82,14 @@ export class FaultyDisk {
   fault: Fault | undefined;
   /** As on a USB stick. */
   has_links = true;
-  /** Writes put down no more than half of what they are given. */
+  /** Writes store at most half of their bytes. */
   writes_are_short = false;
   /** Called before every call, for tests that decide which of several processes continues. */
   turn: (() => Promise<void>) | undefined;
   #root = folder();
   #now = 0;
 
-  /** The same disk, to be spoilt in another way. */
+  /** A copy of the disk, for another fault. */
   copy(): FaultyDisk {
     const copied = new FaultyDisk();
     copied.#root = structuredClone(this.#root);
@@ -144,7 +144,7 @@ export class FaultyDisk {
     return found;
   }
 
-  // What ts/files/disk.ts gives.
+  // The functions of ts/files/disk.ts.
 
   readonly open = (path: string, flags: string | number = "r") =>
     this.#call("open", path, () => {
@@ -242,7 +242,7 @@ export class FaultyDisk {
       if (entry !== undefined) change_names(parent, [posix.basename(path), undefined]);
     });
 
-  // What is asked of an open file.
+  // Operations on an open file.
 
   read(path: string, of: File, into: Uint8Array, at: number, length: number, position: number) {
     return this.#call("read", path, () => {
@@ -366,7 +366,7 @@ function describe(entry: Entry) {
   return { size, mtimeMs, isFile: is("file"), isDirectory: is("folder"), isSymbolicLink: is("link") };
 }
 
-/** As much of Node's FileHandle as is used. */
+/** The part of Node's FileHandle that is used. */
 class Handle {
   readonly #disk: FaultyDisk;
   readonly #path: string;
@@ -398,7 +398,7 @@ class Handle {
 
 let mounted = new FaultyDisk();
 
-/** The disk that ts/files/disk.ts, where a test puts `mount_point` in its stead, reads and writes. */
+/** The disk that ts/files/disk.ts, replaced by `mount_point` in a test, reads and writes. */
 export function mount(disk: FaultyDisk): void {
   mounted = disk;
 }

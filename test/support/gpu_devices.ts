@@ -15,11 +15,11 @@ export async function find_gpu(): Promise<GPU> {
 /** Dawn's devices don't survive it. */
 let dawn: GPU | undefined;
 
-/** With WebGPU's default limits and no feature, with all that the adapter has, or so and taken for no software. */
+/** With WebGPU's default limits and no feature, with all that the adapter has, or the latter and not taken for software. */
 export type DeviceKind = (typeof DEVICE_KINDS)[number];
 export const DEVICE_KINDS = ["default", "full", "as a GPU"] as const;
 
-/** A device of the host's own. */
+/** A device that the host opens itself. */
 export async function open_device(kind: DeviceKind = "default"): Promise<GPUDevice> {
   const adapter = await (await find_gpu()).requestAdapter();
   if (!adapter) throw new Error("WebGPU has no adapter here.");
@@ -68,7 +68,7 @@ export interface Pretence {
   refuses_ahead?: boolean;
 }
 
-/** A view of a device that counts what it is asked for, and may say of it what isn't so. */
+/** A view of a device that counts calls and may report other properties than the device has. */
 export function watched(device: GPUDevice, pretence: Pretence = {}): { seen: Seen; view: GPUDevice } {
   const seen: Seen = { pipelines: { synchronous: 0, asynchronous: 0 }, command_buffers: 0 };
   const { binds, is_hardware, refuses_ahead } = pretence;

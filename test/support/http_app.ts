@@ -7,7 +7,7 @@ import { HttpServer } from "../../ts/cli/serve/http_server.ts";
 import type { ServedTask } from "../../ts/cli/serve/lasting_task.ts";
 import { root } from "./cli.ts";
 
-// `vit-msn serve` in this process, over tasks that need no model, and clients that write bytes of their own.
+// `vit-msn serve` in this process, over tasks that need no model, and clients that write raw bytes.
 
 /** 28×28 pixels. */
 export const BAG = await readFile(join(root, "models/fashion/pictures/8-bag.png"));
@@ -66,7 +66,7 @@ export interface RawAnswer {
   body: string;
 }
 
-/** A connection that writes what it likes. */
+/** A connection that writes any bytes. */
 export class RawClient {
   readonly socket: Socket;
   #received = Buffer.alloc(0);
@@ -102,7 +102,7 @@ export class RawClient {
     return parse_answers(Buffer.from(await this.text(), "latin1"));
   }
 
-  /** All that comes until the server closes the connection, a character a byte. */
+  /** All that arrives until the server closes the connection, one character per byte. */
   async text(): Promise<string> {
     await this.#closed;
     return this.#received.toString("latin1");

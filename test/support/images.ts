@@ -10,7 +10,7 @@ export function difference(a: ArrayLike<number>, b: ArrayLike<number>): Differen
   for (let i = 0; i < a.length; i++) {
     const distance = Math.abs((a[i] as number) - (b[i] as number));
     sum += distance;
-    // As NaN is never larger, it would go unseen.
+    // NaN is never larger, so it would be missed.
     max = distance <= max ? max : distance;
   }
   return { mean: sum / a.length, max };

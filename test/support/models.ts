@@ -1,6 +1,6 @@
 import { read_file } from "./files.ts";
 
-/** A model's files by name, as a page that holds them would hand them in. */
+/** A model's files by name, as a page that has them would pass them. */
 export async function model_files(
   folder: string,
   names: readonly string[] = ["config.json", "preprocessor_config.json", "model.safetensors"],

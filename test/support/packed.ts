@@ -15,7 +15,7 @@ export interface PackedProject {
 }
 
 /**
- * Packs the package and unpacks it into an empty project, as npm would install it. Other packages that its users have come
+ * Packs the package and unpacks it into an empty project, as npm would install it. The project's other packages come
  * from this repository, so that nothing is downloaded; so do the examples.
  */
 export async function packed_project(packages: readonly string[]): Promise<PackedProject> {

@@ -64,7 +64,7 @@ export const WAYS: readonly Way[] = [
   { dtype: "int8", attn_implementation: "sdpa" },
 ];
 
-/** What came of a case; plain, so that another runtime can print it. */
+/** The result of a case, as plain data that another runtime can print. */
 export interface CaseOutcome {
   dtype: string;
   info: EngineInfo;
@@ -119,7 +119,7 @@ function as_tensor({ dtype, dims, data }: FixtureTensor): Tensor {
   return new Tensor("float32", data as Float32Array, dims);
 }
 
-/** How far each output is from the reference's; throws unless all that it gave came, in its shape, and nothing else. */
+/** How far each output is from the reference's; throws unless exactly the reference's outputs came, in their shapes. */
 function differences(output: ModelOutput, expected: Tensors): Map<string, number> {
   const found = new Map<string, Tensor>();
   for (const [name, value] of Object.entries(output)) {

@@ -28,7 +28,7 @@ export interface Reference {
   values(name: string): Float32Array;
   /** The reference's views of the images that a step takes. */
   collate: ViewCollator;
-  /** The images' places in the reference's order, for ever. */
+  /** The images' places in the reference's order, endlessly. */
   stream(): AsyncGenerator<Example>;
   /** Encoder, head and prototypes as they start, in the layout of MSN's own code. */
   start(): Promise<OriginalMSNCheckpoint>;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What transformers makes of the thousand held-out images by the model that the package carries.
 
-  python make_carried_logits.py    writes models/fashion_msn/logits1000.safetensors, and prints the accuracy
+  python make_bundled_logits.py    writes models/fashion_msn/logits1000.safetensors, and prints the accuracy
 """
 
 import pathlib
