@@ -68,7 +68,7 @@ function status_error(name: string, response: Response): VitMsnError {
   const answer = `${status} ${statusText}`.trim();
   return new VitMsnError(
     STATUS_CODES[status] ?? "NETWORK",
-    `${name} answered ${answer}; check the address.`,
+    `${name} can't be fetched: the server answered ${answer}. Check the address.`,
     {
       details: { file: name, status, retry_after: response.headers.get("retry-after") ?? undefined },
     },
