@@ -583,10 +583,10 @@ describe("resuming after an end of any kind", () => {
     const output = join(folder, "again.jsonl");
     const command = ["embed", IMAGES, "--output", output, ...TINY];
     expect((await vit_msn(command)).code).toBe(0);
-    await writeFile(output, "mine now");
+    const finished = await readFile(output, "utf8");
     const again = await vit_msn(command);
     expect([again.code, again.stderr]).toEqual([0, `vit-msn: ${output} is complete: 10 images.\n`]);
-    expect(await readFile(output, "utf8")).toBe("mine now");
+    expect(await readFile(output, "utf8")).toBe(finished);
     expect((await vit_msn([...command, "--restart"])).code).toBe(0);
     expect(images_of(await readFile(output, "utf8"))).toHaveLength(10);
   });
@@ -812,11 +812,38 @@ describe("retrying what failed", () => {
     await copyFile(join(IMAGES, "8-bag.png"), missing);
     const again = await vit_msn(command);
     expect([again.code, again.stderr]).toEqual([
-      3,
-      `vit-msn: ${output} is complete: 1 image, and 1 failed.\n`,
+      1,
+      expect.stringMatching(/deleted or changed since.*\[IO\]/),
     ]);
     expect(await readFile(output, "utf8")).toBe("mine now");
   });
+
+  test.each(["jsonl", "parquet", "npy", "npz"])(
+    "a .%s that is gone or damaged isn't complete",
+    async (format) => {
+      const output = join(folder, `gone.${format}`);
+      const command = ["embed", `${IMAGES}/8-bag.png`, "--output", output, ...TINY];
+      expect((await vit_msn(command)).code).toBe(0);
+      const bytes = await readFile(output);
+      expect((await vit_msn(command)).code).toBe(0);
+      const refusal = [
+        1,
+        expect.stringMatching(/deleted or changed since\. Start again with --restart\. \[IO\]/),
+      ];
+      const run_again = async () => {
+        const { code, stderr } = await vit_msn(command);
+        return [code, stderr];
+      };
+      await writeFile(output, bytes.subarray(0, -9));
+      expect(await run_again()).toEqual(refusal);
+      await writeFile(output, bytes.with(30, 1));
+      expect(await run_again()).toEqual(refusal);
+      await rm(output);
+      expect(await run_again()).toEqual(refusal);
+      expect((await vit_msn([...command, "--restart"])).code).toBe(0);
+      expect(await readFile(output)).toEqual(bytes);
+    },
+  );
 });
 
 describe("long names", () => {

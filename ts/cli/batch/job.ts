@@ -96,6 +96,7 @@ async function run_locked(
   const found = await Output.find(output, format, lock, restart);
   if (found !== undefined) {
     check_identity(output, found.journal.identity, identity);
+    await found.check_complete();
     if (found.journal.state !== "running") {
       await finish_again(found, output, options);
       if (!(await found.can_retry())) return report_complete(output, found.journal, options);

@@ -1,4 +1,4 @@
-import { is_code, readFile } from "../../files/index.ts";
+import { type Digest, is_code, readFile } from "../../files/index.ts";
 import { VitMsnError } from "../../index.ts";
 import { file_error } from "./errors.ts";
 import type { RowShape } from "./rows.ts";
@@ -44,6 +44,8 @@ export interface Journal extends Progress {
   /** The model's output for one fixed image. */
   probe: readonly number[];
   retry?: Retry | undefined;
+  /** The output file as it was written, in formats that aren't rows one after the other. */
+  written?: Digest | undefined;
 }
 
 /** A journal and its text as stored in the file; undefined if there is no journal. */
@@ -75,7 +77,7 @@ function parse(text: string): Journal | undefined {
     return undefined;
   }
   if (!is_object(value) || value.version !== 2) return undefined;
-  const { identity, shape, probe, retry, state } = value;
+  const { identity, shape, probe, retry, state, written } = value;
   const is_sound =
     typeof state === "string" &&
     STATES.includes(state) &&
@@ -87,7 +89,8 @@ function parse(text: string): Journal | undefined {
     typeof shape.has_labels === "boolean" &&
     Array.isArray(probe) &&
     probe.every(Number.isFinite) &&
-    (retry === undefined || is_retry(retry));
+    (retry === undefined || is_retry(retry)) &&
+    (written === undefined || is_digest(written));
   return is_sound ? (value as unknown as Journal) : undefined;
 }
 
@@ -99,6 +102,10 @@ function is_retry(value: unknown): boolean {
     (value.rows_done as number) <= (value.rows as number) &&
     (value.failures_done as number) <= (value.failures as number)
   );
+}
+
+function is_digest(value: unknown): boolean {
+  return is_object(value) && is_count(value.bytes) && is_sha256(value.sha256);
 }
 
 function have(

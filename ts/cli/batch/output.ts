@@ -233,8 +233,8 @@ export class Output {
     if (this.#journal.state === "running") await this.#record({ state: "finishing" });
     await this.close();
     if (this.#journal.state === "finishing") {
-      await this.#write_output();
-      await this.#record({ state: "complete", retry: undefined });
+      const written = (await this.#write_output()) ?? this.#journal.written;
+      await this.#record({ state: "complete", retry: undefined, written });
     }
     await this.#tidy();
   }
@@ -245,6 +245,19 @@ export class Output {
     await this.#failures?.close();
     this.#rows = undefined;
     this.#failures = undefined;
+  }
+
+  /** @throws VitMsnError IO if the output is complete by its journal, but its file isn't what was written. */
+  async check_complete(): Promise<void> {
+    const { state, row_bytes: bytes, rows_sha256: sha256, written } = this.#journal;
+    if (state !== "complete") return;
+    const expected = this.#format.write === undefined ? { bytes, sha256 } : written;
+    const is_there = expected ? await is_unchanged(this.#output, expected) : await exists(this.#output);
+    if (is_there && (!this.#format.has_no_names || (await exists(this.#paths.names)))) return;
+    throw new VitMsnError(
+      "IO",
+      `${this.#output} was complete, and its file has been deleted or changed since. Start again with --restart.`,
+    );
   }
 
   /** Whether something failed and the rows of everything else are still stored. */
@@ -278,16 +291,20 @@ export class Output {
     return this.#format.write === undefined ? this.#output : this.#paths.rows;
   }
 
-  async #write_output(): Promise<void> {
+  /** Gives what #write_rows does. */
+  async #write_output(): Promise<Digest | undefined> {
+    let written: Digest | undefined;
     const { part, failures, new_failures } = this.#paths;
     const { retry, rows, row_bytes: bytes, rows_sha256: sha256 } = this.#journal;
     // If every image failed again, the stored rows are complete.
-    if (retry === undefined || rows > retry.rows) await this.#write_rows({ bytes, sha256 });
+    if (retry === undefined || rows > retry.rows) written = await this.#write_rows({ bytes, sha256 });
     else await rm(part, { force: true });
     if (retry !== undefined && (await exists(new_failures))) await rename_durably(new_failures, failures);
+    return written;
   }
 
-  async #write_rows(digest: Digest): Promise<void> {
+  /** Gives the digest of a file that isn't the rows one after the other. */
+  async #write_rows(digest: Digest): Promise<Digest | undefined> {
     const { part, names } = this.#paths;
     const { write, has_no_names } = this.#format;
     if (write === undefined) {
@@ -295,13 +312,14 @@ export class Output {
       const is_named = !(await exists(part));
       await check_unchanged(is_named ? this.#output : part, digest);
       if (!is_named) await rename_durably(part, this.#output);
-      return;
+      return undefined;
     }
     await check_unchanged(part, digest);
     const rows = () => this.#decoded(part);
     const { shape, rows: count } = this.#journal;
-    await write_verified(this.#output, (path) => write(path, { ...shape, rows, count }));
+    const written = await write_verified(this.#output, (path) => write(path, { ...shape, rows, count }));
     if (has_no_names) await write_verified(names, (path) => write_file(path, name_lines(rows())));
+    return written;
   }
 
   /** Removes the files that aren't needed once the output is complete. */
@@ -430,7 +448,7 @@ export function text_too_long(what: string, text: string, max_text: number): Vit
 }
 
 /** Writes a file under a temporary name, and renames it if it reads back as written. */
-async function write_verified(path: string, write: (temporary: string) => Promise<Digest>): Promise<void> {
+async function write_verified(path: string, write: (temporary: string) => Promise<Digest>): Promise<Digest> {
   const temporary = temporary_path(path);
   try {
     const written = await write(temporary);
@@ -441,6 +459,7 @@ async function write_verified(path: string, write: (temporary: string) => Promis
         `${path} can't be written: reading it back gave different bytes. Check the disk, then run the same command again.`,
       );
     await rename_durably(temporary, path);
+    return written;
   } catch (error) {
     await rm(temporary, { force: true }).catch(() => {});
     throw error;
