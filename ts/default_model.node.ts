@@ -1,4 +1,4 @@
-/** The model that the package carries, beside its JavaScript: a classifier of ten kinds of clothes (28×28 images). */
+/** The model bundled with the package, next to its JavaScript: a classifier of ten kinds of clothes (28×28 images). */
 export function default_model(): URL {
   // Not by new URL(path, import.meta.url): bundlers of servers take that for an asset, which a folder can't be.
   const url = new URL(import.meta.url);

@@ -12,7 +12,7 @@ export async function on_demand<T>(what: string, part: () => Promise<T>): Promis
     if (cause instanceof VitMsnError) throw cause;
     throw new VitMsnError(
       "IO",
-      `vit-msn's ${what} can't be loaded (${String(cause)}). Its file belongs beside the package's others; in a service ` +
+      `vit-msn's ${what} can't be loaded (${String(cause)}). Serve its file with the package's others; in a service ` +
         'worker, which can\'t import later, import "vit-msn/static".',
       { cause },
     );

@@ -108,8 +108,8 @@ export interface Engine {
     positions: TensorHandle,
     masked?: { mask: Uint8Array; mask_token: TensorHandle },
   ): TensorHandle;
-  /** CLS and `kept` chosen patches of each image, in the order of `patches` [B · kept]: [B, N, D] -> [B, 1 + kept, D]. */
-  take_tokens(x: TensorHandle, patches: Uint32Array, kept: number): TensorHandle;
+  /** CLS and `num_visible` chosen patches of each image, in the order of `patches` [B · num_visible]: [B, N, D] -> [B, 1 + num_visible, D]. */
+  take_tokens(x: TensorHandle, patches: Uint32Array, num_visible: number): TensorHandle;
   /** Position encodings [1 + from.height·from.width, D] for another grid, bicubically (a = -0.75, align_corners = false). */
   interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle;
   /** [B, N, D] -> [B, D]: the CLS token, or the mean of the patch tokens. */

@@ -260,13 +260,13 @@ function attention_flop(engine: Engine, qkv: TensorHandle): number {
 
 function markdown(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const used = head.map((_, column) => column === 0 || rows.some((row) => row[column] !== ""));
-  const kept = [head, ...rows].map((row) => row.filter((_, column) => used[column]));
-  const widths = (kept[0] as string[]).map((_, i) =>
-    Math.max(...kept.map((row) => (row[i] as string).length)),
+  const shown = [head, ...rows].map((row) => row.filter((_, column) => used[column]));
+  const widths = (shown[0] as string[]).map((_, i) =>
+    Math.max(...shown.map((row) => (row[i] as string).length)),
   );
   const pad = (cell: string, i: number) =>
     i === 0 ? cell.padEnd(widths[i] as number) : cell.padStart(widths[i] as number);
   const line = (row: readonly string[]) => `| ${row.map(pad).join(" | ")} |`;
   const rule = `|${widths.map((width, i) => "-".repeat(width + (i === 0 ? 2 : 1)) + (i === 0 ? "" : ":")).join("|")}|`;
-  return [line(kept[0] as string[]), rule, ...kept.slice(1).map(line)].join("\n");
+  return [line(shown[0] as string[]), rule, ...shown.slice(1).map(line)].join("\n");
 }

@@ -195,8 +195,13 @@ export interface TrainingEngine extends Engine, PretrainingEngine {
     positions: TensorHandle;
     mask_token: TensorHandle | undefined;
   };
-  /** [B, 1 + kept, D] back into [B, tokens, D], zero where a token was dropped. */
-  take_tokens_backward(grad: TensorHandle, patches: Uint32Array, kept: number, tokens: number): TensorHandle;
+  /** [B, 1 + num_visible, D] back into [B, tokens, D], zero where a token was dropped. */
+  take_tokens_backward(
+    grad: TensorHandle,
+    patches: Uint32Array,
+    num_visible: number,
+    tokens: number,
+  ): TensorHandle;
   /** The transpose of the interpolation from `from` to `to`. */
   interpolate_positions_backward(grad: TensorHandle, from: Grid, to: Grid): TensorHandle;
   /** [B, D] back into [B, tokens, D]. */

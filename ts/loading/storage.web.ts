@@ -190,7 +190,7 @@ class CacheWriter implements StoreWriter {
   #parts: Blob[] = [];
   #stored = 0;
   #rest: MemoryWriter;
-  #kept = true;
+  #is_cached = true;
   readonly #store: CacheStore;
   readonly #name: string;
 
@@ -229,7 +229,7 @@ class CacheWriter implements StoreWriter {
     // Two pages that download one version write the same parts under the same names.
     this.#id = this.etag ?? crypto.randomUUID();
     const meta = { ...version, id: this.#id, parts: 0, size: 0, missing: false };
-    if (this.etag) this.#kept = await this.#store.put_meta("partial", meta);
+    if (this.etag) this.#is_cached = await this.#store.put_meta("partial", meta);
   }
 
   async append(bytes: Uint8Array): Promise<void> {
@@ -246,9 +246,9 @@ class CacheWriter implements StoreWriter {
     if (this.#rest.size > 0) this.#parts.push(this.#rest.take());
     await this.#store_parts();
     const meta = { ...this.#version, id: this.#id, parts: this.#parts.length, size, missing: false };
-    if (this.#kept) await this.#store.remove(this.#id);
-    if (this.#kept) this.#kept = await this.#store.put_meta("whole", meta);
-    if (!this.#kept) {
+    if (this.#is_cached) await this.#store.remove(this.#id);
+    if (this.#is_cached) this.#is_cached = await this.#store.put_meta("whole", meta);
+    if (!this.#is_cached) {
       env.warn(
         `${this.#name} isn't cached, because the browser's storage has no room for it; it will be downloaded again.`,
       );
@@ -268,10 +268,10 @@ class CacheWriter implements StoreWriter {
 
   /** Moves parts to the cache and reads them back from there, where they need no memory. */
   async #store_parts(): Promise<void> {
-    for (; this.#kept && this.#stored < this.#parts.length; this.#stored++) {
+    for (; this.#is_cached && this.#stored < this.#parts.length; this.#stored++) {
       const part = this.#parts[this.#stored] as Blob;
-      this.#kept = await this.#store.put_part(this.#id, this.#stored, part);
-      if (this.#kept)
+      this.#is_cached = await this.#store.put_part(this.#id, this.#stored, part);
+      if (this.#is_cached)
         this.#parts[this.#stored] = (await this.#store.read_part(this.#id, this.#stored)) ?? part;
     }
   }

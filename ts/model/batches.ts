@@ -32,7 +32,7 @@ export async function by_batches<I extends ForwardInputs>(
   if (step >= batch) return undefined;
   const pixels = check_pixel_values(pixel_values, config, inputs.interpolate_pos_encoding ?? false);
   const visible = visible_patches && check_visible_patches(visible_patches, batch, num_patches);
-  const kept = visible?.kept ?? 0;
+  const num_visible = visible?.num_visible ?? 0;
   const { values } = pixels;
   const data = values instanceof DeviceTensor ? await values.getData() : values;
   const mask = bool_masked_pos && check_mask(bool_masked_pos, batch, num_patches);
@@ -45,7 +45,10 @@ export async function by_batches<I extends ForwardInputs>(
       pixel_values: new Tensor("float32", of(data, plane), [count, channels, height, width]),
       ...(mask && { bool_masked_pos: new Tensor("uint8", of(mask, num_patches), [count, num_patches]) }),
       ...(visible && {
-        visible_patches: new Tensor("int32", Int32Array.from(of(visible.patches, kept)), [count, kept]),
+        visible_patches: new Tensor("int32", Int32Array.from(of(visible.patches, num_visible)), [
+          count,
+          num_visible,
+        ]),
       }),
     };
   });

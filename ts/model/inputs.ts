@@ -12,8 +12,8 @@ export interface ForwardInputs {
   /** [batch, num_patches] of 0 and 1 (or booleans): patches that the mask token replaces. */
   bool_masked_pos?: Tensor | readonly (readonly (boolean | number)[])[];
   /**
-   * Which patches the encoder sees, by index in reading order: [batch, kept], or one list for all images. The others
-   * are dropped after positions are added, as MSN does in pre-training, and cost no time. Outputs have 1 + kept tokens,
+   * Which patches the encoder sees, by index in reading order: [batch, num_visible], or one list for all images. The others
+   * are dropped after positions are added, as MSN does in pre-training, and cost no time. Outputs have 1 + num_visible tokens,
    * in this order. Default: all.
    */
   visible_patches?: Tensor | readonly number[] | readonly (readonly number[])[];
@@ -160,10 +160,10 @@ export function check_mask(
   return Uint8Array.from(values, Number);
 }
 
-/** The indices [batch · kept] of the visible patches. */
+/** The indices [batch · num_visible] of the visible patches. */
 export interface VisiblePatches {
   patches: Uint32Array;
-  kept: number;
+  num_visible: number;
 }
 
 /**
@@ -177,8 +177,8 @@ export function check_visible_patches(
 ): VisiblePatches {
   const rows = rows_of(visible);
   const each = rows.length === 1 ? Array.from({ length: batch }, () => rows[0] as number[]) : rows;
-  const kept = each[0]?.length ?? 0;
-  if (each.length !== batch || kept < 1 || each.some((row) => row.length !== kept)) {
+  const num_visible = each[0]?.length ?? 0;
+  if (each.length !== batch || num_visible < 1 || each.some((row) => row.length !== num_visible)) {
     throw invalid(
       `visible_patches must be one list of patches, or lists of one length for each of the ${batch} images; ` +
         `got rows of ${rows.map((row) => row.length).join(", ")}.`,
@@ -193,17 +193,20 @@ export function check_visible_patches(
         "visible_patches",
       );
     }
-    if (new Set(row).size !== kept) throw invalid("visible_patches names a patch twice.", "visible_patches");
+    if (new Set(row).size !== num_visible)
+      throw invalid("visible_patches names a patch twice.", "visible_patches");
   }
-  return { patches: Uint32Array.from(each.flat()), kept };
+  return { patches: Uint32Array.from(each.flat()), num_visible };
 }
 
 function rows_of(visible: NonNullable<ForwardInputs["visible_patches"]>): number[][] {
   if (visible instanceof Tensor) {
     const values = numbers_of(visible);
-    const kept = visible.dims.at(-1) ?? 0;
-    if (visible.dims.length > 2 || kept === 0) return [];
-    return Array.from({ length: values.length / kept }, (_, i) => values.slice(i * kept, (i + 1) * kept));
+    const num_visible = visible.dims.at(-1) ?? 0;
+    if (visible.dims.length > 2 || num_visible === 0) return [];
+    return Array.from({ length: values.length / num_visible }, (_, i) =>
+      values.slice(i * num_visible, (i + 1) * num_visible),
+    );
   }
   const nested = visible.some((row) => Array.isArray(row));
   return (nested ? visible.map((row) => [row].flat()) : [[...visible]]) as number[][];

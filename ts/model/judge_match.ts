@@ -87,7 +87,7 @@ function mismatch_error(
 /** What the keys reveal about how the checkpoint was made; "" where nothing. */
 function hint(missing: readonly string[], unexpected: readonly string[]): string {
   if (unexpected.some((key) => /\.(?:lora_[AB]|base_layer)\./.test(key))) {
-    return "It holds a LoRA adapter beside the weights: merge it in Python (merge_and_unload()) and save the model again";
+    return "It holds a LoRA adapter next to the weights: merge it in Python (merge_and_unload()) and save the model again";
   }
   for (const key of unexpected) {
     const wanted = missing.find((one) => key.endsWith(`.${one}`));

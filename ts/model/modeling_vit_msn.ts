@@ -145,8 +145,12 @@ class Forward {
   /** Drops the patches that aren't visible, as MSN's encoder does in pre-training. */
   #visible(hidden: TensorHandle, { visible_patches }: ForwardInputs, { dims, grid }: CheckedPixels) {
     if (visible_patches === undefined) return hidden;
-    const { patches, kept } = check_visible_patches(visible_patches, dims[0], grid.height * grid.width);
-    const visible = this.scope.use(this.#engine.take_tokens(hidden, patches, kept));
+    const { patches, num_visible } = check_visible_patches(
+      visible_patches,
+      dims[0],
+      grid.height * grid.width,
+    );
+    const visible = this.scope.use(this.#engine.take_tokens(hidden, patches, num_visible));
     this.scope.free(hidden);
     return visible;
   }

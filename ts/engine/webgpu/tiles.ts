@@ -1,9 +1,9 @@
 import type { Engine, LayerShape, LinearHandle, TensorHandle, TileChoice, TiledEngine } from "../engine.ts";
 
 /** How long a tile is timed at least: clocks in browsers are coarse. */
-const LEAST_MS = 4;
+const MIN_MS = 4;
 /** What one submission takes: a time starts with it. */
-const MOST_TIMES = 256;
+const MAX_TIMES = 256;
 
 /** Notes the shapes of a forward's linear layers. */
 export class LayerNotes {
@@ -81,7 +81,7 @@ async function time_of(engine: TiledEngine, weights: LinearHandle, rows: number)
   await engine.time_layer(weights, rows, 1);
   let times = 1;
   let best = await engine.time_layer(weights, rows, times);
-  while (best < LEAST_MS && times < MOST_TIMES) {
+  while (best < MIN_MS && times < MAX_TIMES) {
     times *= 4;
     best = await engine.time_layer(weights, rows, times);
   }

@@ -64,7 +64,10 @@ export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
     handles: [0, 1, 2, [3, "mask_token"]],
     dims: ([batch = 0, patches = 0, width = 0]) => [batch, 1 + patches, width],
   },
-  take_tokens: { handles: [0], dims: ([batch = 0, , width = 0], _, kept) => [batch, 1 + kept, width] },
+  take_tokens: {
+    handles: [0],
+    dims: ([batch = 0, , width = 0], _, num_visible) => [batch, 1 + num_visible, width],
+  },
   interpolate_positions: {
     handles: [0],
     dims: (positions, _, to) => [1, 1 + to.height * to.width, positions.at(-1) ?? 0],
@@ -112,7 +115,7 @@ export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
   },
   take_tokens_backward: {
     handles: [0],
-    dims: ([batch = 0, , width = 0], _patches, _kept, tokens) => [batch, tokens, width],
+    dims: ([batch = 0, , width = 0], _patches, _num_visible, tokens) => [batch, tokens, width],
   },
   interpolate_positions_backward: {
     handles: [0],
