@@ -4,8 +4,8 @@ import { env } from "../env.ts";
 import { type ErrorCode, invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
 import { type SplitUrl, split_credentials } from "../network/credentials.ts";
 import { show_url } from "../network/show_url.ts";
-import { on_demand } from "../on_demand.ts";
 import { is_record } from "../options.ts";
+import { open_mapped_file } from "./file_map.ts";
 import { open_remote } from "./hub.ts";
 import { folder_segments, path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
@@ -32,7 +32,6 @@ export async function open_source(source: PretrainedSource, options: LoadOptions
         `A model must be a path, a hub repo id, a URL or a map of files, got ${show(source)}.`,
       );
     }
-    const { open_mapped_file } = await on_demand("reader of given files", () => import("./file_map.ts"));
     return make_source("The map of files", options, subfolder, (segments, progress, max_bytes) =>
       open_mapped_file(
         source,

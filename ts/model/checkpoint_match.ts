@@ -8,8 +8,6 @@ import { canonical_key, fused_parts, unwrapped_key } from "./checkpoint_keys.ts"
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 export const MASK_TOKEN = "embeddings.mask_token";
-/** The scales of an int8 weight [out, in] are float32 [out] under the weight's key with this suffix. */
-export const SCALE_SUFFIX = "_scale";
 
 /** A model's parameters, and where a checkpoint has them. */
 export interface Matched {
@@ -34,7 +32,7 @@ export async function match_model(
 ): Promise<Matched> {
   const keys = [...checkpoint.tensors.keys(), ...checkpoint.unreadable.keys()].map(canonical_key);
   const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
-  const matched = match_checkpoint(checkpoint, modules);
+  const matched = await match_checkpoint(checkpoint, modules);
   if (matched.missing.length + matched.mismatched.length + matched.unexpected.length > 0) {
     const { judge_match } = await on_demand("judge of checkpoints", () => import("./judge_match.ts"));
     judge_match(matched, name, model_class, ignore_mismatched_sizes);
@@ -67,9 +65,12 @@ export interface FoundIntegers {
 }
 
 /** Compares a checkpoint with a model's parameters before anything is allocated. */
-export function match_checkpoint(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): CheckpointMatch {
+export async function match_checkpoint(
+  checkpoint: Checkpoint,
+  modules: readonly ModuleSpec[],
+): Promise<CheckpointMatch> {
   const wanted = new Map(modules.flatMap(parameters_of).map((spec) => [spec.key, spec]));
-  const scales = scales_of(checkpoint, modules);
+  const scales = await scales_of(checkpoint, modules);
   const found = new Map<string, FoundTensor>();
   const match: CheckpointMatch = { found, missing: [], unexpected: [], unreadable: [], mismatched: [] };
   const used = new Set(scales.values());
@@ -124,28 +125,11 @@ export function* unfused(tensors: Iterable<CheckpointTensor>): Generator<Checkpo
 }
 
 /** The scales of the int8 weights of linear layers, by the weights' canonical keys. */
-function scales_of(checkpoint: Checkpoint, modules: readonly ModuleSpec[]): Map<string, CheckpointTensor> {
-  const parts = modules.flatMap((module) => (module.kind === "linear" ? module.parts : []));
-  const weights = new Set(parts.map(({ weight }) => weight.key));
-  const scales = new Map<string, CheckpointTensor>();
-  for (const tensor of checkpoint.tensors.values()) {
-    if (tensor.dtype !== "int8" || !weights.has(canonical_key(tensor.key))) continue;
-    const rows = tensor.dims[0] ?? 0;
-    const scale = checkpoint.tensors.get(tensor.key + SCALE_SUFFIX);
-    if (scale?.dtype !== "float32" || !same_dims(scale.dims, [rows])) throw bad_scale(tensor, scale, rows);
-    scales.set(canonical_key(tensor.key), scale);
-  }
-  return scales;
-}
-
-function bad_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined, rows: number): VitMsnError {
-  const key = tensor.key + SCALE_SUFFIX;
-  const found = scale ? `but it is ${scale.dtype} [${scale.dims.join(", ")}]` : "but there is none";
-  return new VitMsnError(
-    "INVALID_CHECKPOINT",
-    `${tensor.file}: the int8 weight "${tensor.key}" needs its scales as "${key}", float32 [${rows}], ${found}.`,
-    { details: { file: tensor.file, key } },
-  );
+async function scales_of(checkpoint: Checkpoint, modules: readonly ModuleSpec[]) {
+  const tensors = [...checkpoint.tensors.values()];
+  if (tensors.every(({ dtype }) => dtype !== "int8")) return new Map<string, CheckpointTensor>();
+  const { find_scales } = await on_demand("reader of int8", () => import("./int8_checkpoint.ts"));
+  return find_scales(checkpoint, modules);
 }
 
 function with_scale(tensor: CheckpointTensor, scale: CheckpointTensor | undefined): FoundTensor {

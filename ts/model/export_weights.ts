@@ -1,7 +1,7 @@
 import { numel } from "../dims.ts";
 import { BYTES_PER_ELEMENT, type WeightDtype } from "../dtypes.ts";
 import type { LinearSpec, ParameterSpec } from "./architecture.ts";
-import { SCALE_SUFFIX } from "./checkpoint_match.ts";
+import { SCALE_SUFFIX } from "./int8_checkpoint.ts";
 import { float_dtype, linear_dtype, rows_per_chunk, type Weights } from "./weights.ts";
 
 /** A parameter on its way into a file. */

@@ -348,7 +348,7 @@ async function reload(
   const again = { ...options, signal: undefined, progress_callback: undefined };
   const checkpoint = await open_checkpoint(await open_source(source, again), {});
   try {
-    const { found } = match_checkpoint(checkpoint, modules);
+    const { found } = await match_checkpoint(checkpoint, modules);
     return await start(model_class, { modules, found }, config, resolved, again);
   } finally {
     await checkpoint.close();

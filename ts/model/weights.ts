@@ -3,11 +3,10 @@ import { BYTES_PER_ELEMENT, type FloatDtype, type WeightDtype } from "../dtypes.
 import type { Engine, Handle, LinearHandle, TensorHandle } from "../engine/engine.ts";
 import { Pacer } from "../engine/pacer.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { view_of } from "../loading/bytes.ts";
 import type { CheckpointTensor } from "../loading/types.ts";
+import { on_demand } from "../on_demand.ts";
 import type { LinearPart, LinearSpec, ModuleSpec, ParameterSpec } from "./architecture.ts";
 import type { FoundIntegers, FoundTensor } from "./checkpoint_match.ts";
-import { normal_values } from "./random.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
 const CHUNK_BYTES = 4 << 20;
@@ -198,6 +197,7 @@ class Filler {
     throw_if_aborted(this.#options.signal, LOADING);
     const width = BYTES_PER_ELEMENT.float32;
     const scales = await scale.read(done * width, taken * width);
+    const { check_scales } = await on_demand("reader of int8", () => import("./int8_checkpoint.ts"));
     check_scales(scale, scales, done);
     const bytes = await tensor.read(done * in_features, taken * in_features);
     await this.#located(weight, () => this.#engine.set_quantised_rows(handle, row + done, bytes, scales));
@@ -212,7 +212,7 @@ class Filler {
     throw_if_aborted(this.#options.signal, LOADING);
     const source = this.#found.get(spec.key);
     if (source === undefined || source.dtype === "int8")
-      return { bytes: this.#fresh(spec, start, length), dtype: "float32" };
+      return { bytes: await this.#fresh(spec, start, length), dtype: "float32" };
     const width = BYTES_PER_ELEMENT[source.dtype];
     const bytes = await source.tensor.read(start * width, length * width);
     return { bytes, dtype: source.dtype };
@@ -228,8 +228,9 @@ class Filler {
     return located(this.#found.get(spec.key)?.tensor, action);
   }
 
-  #fresh(spec: ParameterSpec, start: number, length: number): Uint8Array {
+  async #fresh(spec: ParameterSpec, start: number, length: number): Promise<Uint8Array> {
     if (spec.init === "normal") {
+      const { normal_values } = await on_demand("random weights", () => import("./random.ts"));
       const { seed, initializer_range } = this.#options;
       return new Uint8Array(normal_values(seed, spec.key, start, length, initializer_range).buffer);
     }
@@ -242,20 +243,6 @@ interface RowChunk {
   done: number;
   taken: number;
   in_features: number;
-}
-
-/** The engine would refuse them too, but can't name the scales' key. */
-function check_scales(tensor: CheckpointTensor, bytes: Uint8Array, first: number): void {
-  const view = view_of(bytes);
-  for (let offset = 0; offset < bytes.byteLength; offset += 4) {
-    const scale = view.getFloat32(offset, true);
-    if (scale > 0 && scale < Number.POSITIVE_INFINITY) continue;
-    throw new VitMsnError(
-      "INVALID_CHECKPOINT",
-      `${tensor.file}: key "${tensor.key}": element ${first + offset / 4} is ${scale}, but scales are finite and above 0.`,
-      { details: { file: tensor.file, key: tensor.key } },
-    );
-  }
 }
 
 /** Adds the file and key to the engine's error about a value. */

@@ -235,7 +235,7 @@ export async function load_weights(model: Learnable, files: ModelSource): Promis
   const checkpoint = await open_checkpoint(files);
   try {
     const { modules, dtype } = model.weights;
-    const { found, missing, mismatched } = match_checkpoint(checkpoint, modules);
+    const { found, missing, mismatched } = await match_checkpoint(checkpoint, modules);
     if (missing.length > 0 || mismatched.length > 0) {
       throw new VitMsnError(
         "CHECKPOINT_MISMATCH",
