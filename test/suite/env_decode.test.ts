@@ -63,7 +63,7 @@ describe("env.decode", () => {
       "INVALID_IMAGE",
       /env\.decode as JPEG: bad marker/,
     ],
-    ["gives nothing", () => undefined, "INVALID_ARGUMENT", /must give \{ data, width, height \}/],
+    ["gives nothing", () => undefined, "INVALID_ARGUMENT", /must return \{ data, width, height \}/],
     [
       "gives too little",
       () => ({ data: new Uint8Array(5), width: 2, height: 2 }),

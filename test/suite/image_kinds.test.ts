@@ -206,7 +206,7 @@ describe("a damaged file is refused", () => {
     [
       "a PNM of values above its maximum",
       new TextEncoder().encode("P2 1 1 7 9"),
-      /a value above its largest, 7/,
+      /a value above its maximum, 7/,
     ],
   ])("%s", async (_, bytes, message) => {
     await expect(RawImage.read(bytes)).rejects.toMatchObject({

@@ -180,7 +180,7 @@ describe("what isn't an image is refused by name", () => {
     ["text", text("hello"), /is text, not/],
     ["a Git LFS pointer", text("version https://git-lfs.github.com/spec/v1\n"), /Git LFS pointer/],
     ["a PDF", text("%PDF-1.7"), /a PDF document.*export its pages/],
-    ["a video", text("\0\0\0\x18ftypisom\0\0\0\0isommp42"), /a video \(MP4 or QuickTime\).*take a frame/],
+    ["a video", text("\0\0\0\x18ftypisom\0\0\0\0isommp42"), /a video \(MP4 or QuickTime\).*extract a frame/],
     ["a ZIP archive", text("PK\x03\x04\x14\0"), /a ZIP archive.*unpack it/],
     ["a Parquet table", text("PAR1\x15\0"), /a Parquet table/],
     ["gzip", Uint8Array.of(0x1f, 0x8b, 8, 0), /compressed by gzip.*unpack it/],

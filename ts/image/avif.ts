@@ -2,7 +2,7 @@ import type { Pacer } from "../engine/pacer.ts";
 import type { Pixels } from "./pixels.ts";
 import { has, latin1 } from "./signatures.ts";
 
-/** Red's and blue's shares of luma, by nclx's number of a matrix (ITU-T H.273). 2 says nothing: then as most do. */
+/** Red's and blue's shares of luma, by nclx's number of a matrix (ITU-T H.273). 2 means unspecified: then the most common one. */
 const LUMA: Readonly<Record<number, readonly [red: number, blue: number]>> = {
   1: [0.2126, 0.0722],
   2: [0.299, 0.114],
@@ -22,18 +22,18 @@ interface Planes {
   chroma_height: number;
 }
 
-/** What is to be done with the pixels that libheif gives. */
+/** What to do with the pixels that libheif returns. */
 export interface PreparedAvif {
   /** How to turn its pixels, as EXIF numbers it. */
   orientation: number;
-  /** Where libheif then gives Cr, Y and Cb in the place of red, green and blue; undefined where it gives these. */
+  /** How to convert them where libheif then returns Cr, Y and Cb in the place of red, green and blue; undefined where it returns RGB. */
   planes: Planes | undefined;
 }
 
 /**
- * Changes an AVIF file, in place, so that libheif gives color as it is stored: it repeats chroma where that is stored for several
- * pixels together, and other decoders interpolate. The file then says that what it holds is RGB, and nothing of turning, for
- * which chroma must be interpolated already.
+ * Changes an AVIF file (https://aomediacodec.github.io/av1-avif/, boxes by ISO/IEC 14496-12) in place, so that libheif returns
+ * color as it is stored: it repeats chroma that several pixels share, where other decoders interpolate. The file then claims to
+ * hold RGB, and has no rotation or mirroring, before which chroma must be interpolated.
  */
 export function prepare_avif(bytes: Uint8Array): PreparedAvif {
   const { properties, associations } = read_properties(bytes);
@@ -64,7 +64,7 @@ function* boxes(bytes: Uint8Array, from: number, to: number): Generator<Box> {
   }
 }
 
-/** All items' properties, and which item has which: meta (which has four bytes of its own) › iprp › ipco and ipma. */
+/** All items' properties, and which item has which: meta (which begins with four more bytes) › iprp › ipco and ipma. */
 function read_properties(bytes: Uint8Array): { properties: Box[]; associations: Box[] } {
   const inside = (outer: Iterable<Box>, type: string, skip = 0): Iterable<Box> => {
     for (const box of outer) if (box.type === type) return boxes(bytes, box.start + skip, box.end);
@@ -81,7 +81,7 @@ function is_nclx(bytes: Uint8Array): (box: Box) => boolean {
   return ({ type, start, end }) => type === "colr" && end - start >= 11 && has(bytes, start, "nclx");
 }
 
-/** undefined where the file doesn't say clearly how color is stored. */
+/** undefined where the file doesn't specify how color is stored. */
 function stored_planes(bytes: Uint8Array, properties: readonly Box[]): Planes | undefined {
   const configs = properties
     .filter(({ type }) => type === "av1C")
@@ -110,7 +110,7 @@ const ORIENTATIONS = [
   [2, 7, 4, 5],
 ] as const;
 
-/** Takes rotation and mirroring from the items that have them: they get the first property in its place, whatever it is. */
+/** Removes rotation and mirroring from the items that have them: their references lead to the first property instead. */
 function take_turning(bytes: Uint8Array, properties: readonly Box[], associations: readonly Box[]): number {
   let [turns, mirror] = [0, 0];
   const is_taken = (index: number) => {
@@ -122,7 +122,7 @@ function take_turning(bytes: Uint8Array, properties: readonly Box[], association
   for (const { start, end } of associations) {
     const id_size = (bytes[start] as number) < 1 ? 2 : 4;
     const index_size = (bytes[start + 3] as number) & 1 ? 2 : 1;
-    // After the version, flags and number of items: each item's own number, a count, and so many properties' numbers.
+    // After the version, flags and number of items: for each item its number, a count of properties, and their numbers.
     for (let at = start + 8 + id_size; at < end; at += id_size) {
       const first = at + 1;
       at = first + (bytes[at] as number) * index_size;
@@ -138,12 +138,12 @@ function take_turning(bytes: Uint8Array, properties: readonly Box[], association
 }
 
 /**
- * Turns Cr, Y and Cb into red, green and blue, in place, with the integers of libyuv, by which Pillow and Chromium do it;
+ * Turns Cr, Y and Cb into red, green and blue, in place, with the integer arithmetic of libyuv, which Pillow and Chromium use;
  * between chroma samples it interpolates.
  */
 export async function planes_to_rgb(image: Pixels, planes: Planes, pacer: Pacer): Promise<void> {
   const { width, height, channels } = image;
-  // Numbers that are put into it are clamped.
+  // Assigned values are clamped.
   const data = new Uint8ClampedArray(image.data.buffer, image.data.byteOffset, image.data.length);
   const { is_full_range } = planes;
   const [red, blue] = LUMA[planes.matrix] as readonly [number, number];
@@ -171,7 +171,7 @@ export async function planes_to_rgb(image: Pixels, planes: Planes, pacer: Pacer)
   }
 }
 
-/** An image's Cr and Cb for each pixel, row by row from the top: a row is asked for before its pixels change. */
+/** An image's Cr and Cb for each pixel, row by row from the top; a row must be requested before its pixels change. */
 class ChromaRows {
   readonly #image: Pixels;
   readonly #planes: Planes;
@@ -193,7 +193,7 @@ class ChromaRows {
     this.#read(1, this.#below);
   }
 
-  /** Cr and Cb in turn. */
+  /** Cr and Cb alternately. */
   next(): Uint8Array {
     const y = this.#y++;
     const { chroma_height } = this.#planes;

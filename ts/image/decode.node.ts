@@ -8,6 +8,7 @@ import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { encode_name } from "../files/file_names.ts";
 import { unsupported_scheme } from "../files/url_scheme.ts";
 import { planes_to_rgb, prepare_avif } from "./avif.ts";
+import { ConcurrencyLimit } from "./concurrency_limit.ts";
 import { type DecodeOptions, decode_file, read_own } from "./decoding.ts";
 import { name_of } from "./fetch_image.ts";
 import type { ImageFormat } from "./formats.ts";
@@ -16,9 +17,8 @@ import { check_byte_count, invalid_image, MAX_PIXELS } from "./limits.ts";
 import { turn_upright, type UnturnedFile } from "./orientation.ts";
 import { type Channels, multiply_255, type Pixels } from "./pixels.ts";
 import { read_tiff_header } from "./tiff.ts";
-import { Turns } from "./turns.ts";
 
-/** How long libvips may take for one image: what takes longer is made to. AVIF it can't interrupt. */
+/** Seconds after which libvips gives up an image. It can't interrupt the decoding of AVIF. */
 const MAX_SECONDS = 60;
 /** sharp's names of the formats that it decodes here. */
 const SHARP_FORMATS: Readonly<Partial<Record<ImageFormat, string>>> = {
@@ -29,12 +29,12 @@ const SHARP_FORMATS: Readonly<Partial<Record<ImageFormat, string>>> = {
   TIFF: "tiff",
 };
 const threads = Number(process.env.UV_THREADPOOL_SIZE) || 4;
-/** Decoding takes threads of libuv's pool, and goes on where nobody waits for it any more; one stays free to read files. */
-const turns = new Turns(Math.max(1, threads - 1));
+/** Decoding takes threads of libuv's pool, also after an abort, which can't interrupt it; one thread stays free to read files. */
+const decoders = new ConcurrencyLimit(Math.max(1, threads - 1));
 /** Large AVIF files take long and can't be interrupted: one more thread stays free for images of other formats. */
-const avif_turns = new Turns(Math.max(1, threads - 2));
+const avif_decoders = new ConcurrencyLimit(Math.max(1, threads - 2));
 
-/** Bytes that are read at once: between them an AbortSignal is heard. */
+/** Bytes to read at a time: an AbortSignal is checked between reads. */
 const READ_BYTES = 8 * 1024 * 1024;
 
 /**
@@ -44,13 +44,14 @@ const READ_BYTES = 8 * 1024 * 1024;
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where sharp isn't installed or can't read the format.
  */
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
-  // One signal for many images at once is no leak, which Node would warn of.
+  // Node would report a leak where one signal serves many images at once.
   if (options.signal !== undefined) setMaxListeners(0, options.signal);
   return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) => {
     const { name, signal } = options;
-    const take = (from: Turns, work: () => Promise<Pixels>) => from.take(signal, `Decoding ${name}`, work);
-    const decode = () => take(turns, () => decode_by_sharp(file, header, bytes, options));
-    return header.format === "AVIF" ? take(avif_turns, decode) : decode();
+    const run = (limit: ConcurrencyLimit, work: () => Promise<Pixels>) =>
+      limit.run(signal, `Decoding ${name}`, work);
+    const decode = () => run(decoders, () => decode_by_sharp(file, header, bytes, options));
+    return header.format === "AVIF" ? run(avif_decoders, decode) : decode();
   });
 }
 
@@ -99,7 +100,7 @@ async function load_sharp(name: string): Promise<typeof import("sharp").default>
   }
 }
 
-/** sharp itself knows what is to be done where it is installed for another platform. */
+/** Where sharp is installed for another platform, its own message explains what to do. */
 function why_not_loaded(cause: unknown): string {
   const message = cause instanceof Error ? cause.message : String(cause);
   if (/find (package|module)?\s*['"]sharp['"]/i.test(message))
@@ -108,8 +109,8 @@ function why_not_loaded(cause: unknown): string {
 }
 
 /**
- * libvips chooses its decoder by the bytes, by rules of its own. That of SVG drawings must never be reached, nor any that isn't
- * meant; header.ts takes only beginnings that lead to the right one, and this is the second lock.
+ * libvips chooses its decoder by the bytes and its own rules. The decoder of SVG drawings, which may fetch files and URLs, must
+ * never be reached. header.ts accepts only signatures that lead to the right decoder; this is the second check.
  */
 async function check_format(image: Sharp, format: ImageFormat): Promise<void> {
   const found = (await image.metadata()).format;
@@ -125,7 +126,7 @@ function turn(image: Sharp, orientation: number): void {
 }
 
 async function read_pixels(image: Sharp, is_cmyk: boolean): Promise<Pixels> {
-  // libvips would turn inks into RGB by a print profile; Pillow multiplies.
+  // libvips would convert inks to RGB by a print profile; Pillow multiplies.
   const pipeline = is_cmyk ? image.pipelineColourspace("cmyk").toColourspace("cmyk") : image;
   const { data, info } = await pipeline.raw().toBuffer({ resolveWithObject: true });
   const { width, height } = info;
@@ -144,12 +145,12 @@ function cmyk_to_rgb({ data, width, height }: Pixels): Pixels {
   return { data: rgb, width, height, channels: 3 };
 }
 
-/** The bytes of a file, by path or file: URL. What isn't a regular file is refused: it might never end, or wait for ever. */
+/** The bytes of a file, by path or file: URL. Only regular files are read: others might never end, or block forever. */
 export async function read_image_file(path: string, signal?: AbortSignal): Promise<Uint8Array> {
   let handle: FileHandle | undefined;
   try {
     const file = path.startsWith("file:") ? fileURLToPath(path) : encode_name(path);
-    // Asked first, because opening a device may have effects; and once more of what was opened.
+    // Checked before opening, since opening a device may have effects, and again on the open file.
     check_regular(await stat(file), path);
     handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     const found = await handle.stat();
@@ -173,7 +174,7 @@ function check_regular(found: Stats, path: string): void {
   });
 }
 
-/** The first `size` bytes, fewer where the file was cut meanwhile. Files of /proc, which claim 0 bytes, aren't read. */
+/** The first `size` bytes, fewer where the file has been truncated meanwhile. Files of /proc, which report 0 bytes, aren't read. */
 async function read_bytes(handle: FileHandle, size: number, check: () => void): Promise<Uint8Array> {
   const bytes = new Uint8Array(size);
   let done = 0;

@@ -3,6 +3,7 @@ import { on_demand } from "../on_demand.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { draw } from "./drawable.ts";
 import { fetch_image, name_of } from "./fetch_image.ts";
+import { OWN_FORMATS } from "./formats.ts";
 import type { ImageHeader } from "./header.ts";
 import { invalid_image } from "./limits.ts";
 import { turn_upright } from "./orientation.ts";
@@ -11,12 +12,12 @@ import type { Pixels } from "./pixels.ts";
 /**
  * Decodes an image file: upright by EXIF or XMP, 8 bits a channel, the first frame of an animation, stored values without
  * color management. Works in pages and workers. PNG, GIF, BMP and PNM are read by this package, others by the platform's decoder.
- * Where there is no WebGL, and in turned AVIF files, pixels of low alpha lose precision of color.
+ * Where there is no WebGL, and in turned AVIF files, the colors of pixels of low alpha are less precise.
  *
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where the platform can't read the format.
  */
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
-  return decode_file(bytes, options, ["PNG", "GIF", "BMP", "PNM"], async (file, header) =>
+  return decode_file(bytes, options, OWN_FORMATS, async (file, header) =>
     turn_upright(await decode_bitmap(file.bytes, header, options.name), file.orientation),
   );
 }
@@ -32,7 +33,7 @@ async function decode_bitmap(bytes: Uint8Array, header: ImageHeader, name: strin
     });
   } catch (cause) {
     if (header.format === "TIFF") throw unsupported(header, name, cause);
-    const reason = `it is damaged, or this browser doesn't know ${header.format}`;
+    const reason = `it is damaged, or this browser doesn't support ${header.format}`;
     throw invalid_image(`${name} can't be decoded: ${reason}.`, name, {}, cause);
   }
   try {
@@ -69,7 +70,7 @@ function absolute_url(path: string): string {
   } catch (cause) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `${name_of(path)} isn't a URL; give a full one, as https://….`,
+      `${name_of(path)} isn't a URL; pass a full one, such as https://….`,
       {
         cause,
       },

@@ -6,9 +6,9 @@ import { turn_upright } from "./orientation.ts";
 import type { Channels, Pixels } from "./pixels.ts";
 
 /**
- * Decodes an image file by env.decode: what it gives is turned upright by the file's EXIF or XMP and checked.
+ * Decodes an image file by env.decode: its result is checked, and turned upright by the file's EXIF or XMP.
  *
- * @throws VitMsnError INVALID_IMAGE, or INVALID_ARGUMENT where env.decode gives no image.
+ * @throws VitMsnError INVALID_IMAGE, or INVALID_ARGUMENT where env.decode returns no image.
  */
 export async function decode_by_env(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
   const { name, signal } = options;
@@ -42,8 +42,8 @@ function check_decoded(decoded: DecodedImage, name: string): Pixels {
 function not_pixels(name: string, got: string): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
-    "env.decode must give { data, width, height }, with 1 to 4 bytes a pixel in a Uint8Array or Uint8ClampedArray; for " +
-      `${name} it gave ${got}.`,
+    "env.decode must return { data, width, height }, with 1 to 4 bytes a pixel in a Uint8Array or Uint8ClampedArray; for " +
+      `${name} it returned ${got}.`,
     { details: { file: name } },
   );
 }

@@ -15,10 +15,10 @@ export interface DecodeOptions {
 }
 
 /**
- * Decodes an image file: what is alike whoever decodes the pixels.
+ * Decodes an image file: the steps that all decoders share.
  *
  * @param own the formats that are decoded by this package's own readers.
- * @param decode another decoder, which gives the pixels upright. An abort doesn't wait for it.
+ * @param decode another decoder, which returns the pixels upright. An abort doesn't wait for it.
  * @throws VitMsnError INVALID_IMAGE, UNSUPPORTED, ABORTED.
  */
 export async function decode_file(
@@ -38,7 +38,7 @@ export async function decode_file(
   return finish_decoding(decoded, header);
 }
 
-/** A file as other decoders are to get it: those of different runtimes do what is taken from it each in its own way. */
+/** A file for another decoder, without the metadata that decoders of different runtimes apply differently. */
 async function prepare(bytes: Uint8Array, header: ImageHeader, name: string): Promise<UnturnedFile> {
   if (header.format === "PNG") return (await readers()).take_png_orientation(bytes, name);
   if (header.format !== "AVIF") return take_orientation(bytes, header.format);
@@ -50,7 +50,7 @@ async function prepare(bytes: Uint8Array, header: ImageHeader, name: string): Pr
   return { bytes: plain, orientation: 1 };
 }
 
-/** By this package's own readers, which are alike in every runtime: PNG, GIF, BMP, PNM. */
+/** By this package's own readers, which give the same pixels in every runtime: OWN_FORMATS. */
 export async function read_own(
   bytes: Uint8Array,
   format: ImageFormat,
@@ -63,14 +63,14 @@ function readers() {
   return on_demand("readers of image files", () => import("./readers/readers.ts"));
 }
 
-/** Gives a decoded image the channels that its file has, since decoders widen (grey to RGB, all to RGBA). */
+/** Gives a decoded image the channels that its file has, since decoders add channels (grey to RGB, all to RGBA). */
 function finish_decoding(decoded: Pixels, header: ImageHeader): Pixels {
   if (header.premultiplied_at !== undefined && decoded.channels === 4) divide_by_alpha(decoded.data);
 
   return convert_channels(decoded, header.channels ?? needed_channels(decoded));
 }
 
-/** What the pixels themselves need, for formats whose header doesn't tell. */
+/** The channels that the pixels need, for formats whose header doesn't state them. */
 function needed_channels({ data, channels }: Pixels): Channels {
   if (channels === 4) return is_opaque(data) ? 3 : 4;
   return channels === 2 ? 4 : channels;

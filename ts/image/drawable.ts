@@ -1,7 +1,7 @@
 import { VitMsnError } from "../errors.ts";
 import type { Pixels } from "./pixels.ts";
 
-/** What a browser can draw, beside image files. */
+/** What a browser can draw, apart from image files. */
 export type Drawable =
   | HTMLImageElement
   | HTMLVideoElement
@@ -60,7 +60,7 @@ export function draw(input: Drawable, width: number, height: number, name: strin
   if (context === null) {
     throw new VitMsnError(
       "OUT_OF_MEMORY",
-      `No canvas of ${width}×${height} pixels is to be had for ${name}.`,
+      `A canvas of ${width}×${height} pixels for ${name} can't be created; scale it down.`,
     );
   }
   try {
@@ -72,11 +72,11 @@ export function draw(input: Drawable, width: number, height: number, name: strin
   }
 }
 
-/** What went wrong as a page's image was read. */
+/** The error for an element of a page that couldn't be read. */
 function draw_error(cause: unknown, width: number, height: number, name: string): VitMsnError {
   const { name: kind, message } = cause as Error;
   if (kind === "SecurityError") {
-    const advice = `it holds an image of another site; set crossorigin="anonymous" on that one`;
+    const advice = `it shows an image of another site; set crossorigin="anonymous" on that image`;
     return new VitMsnError("ACCESS_DENIED", `${name} can't be read: ${advice}.`, { cause });
   }
   if (kind === "RangeError") {

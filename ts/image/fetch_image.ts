@@ -38,20 +38,20 @@ export async function fetch_image(
 /** The longest path or URL that is shown whole. */
 const MAX_NAME = 500;
 
-/** A path or URL for messages: without secrets, and not as long as a text that was taken for one may be. */
+/** A path or URL for messages: without secrets, and shortened, since any text may be passed as one. */
 export function name_of(address: string): string {
   const name = show_url(address);
   return name.length <= MAX_NAME ? name : `${name.slice(0, 24)}… (${name.length} characters)`;
 }
 
 /**
- * How base64 of an image file begins: PNG, JPEG, WebP, GIF, AVIF, TIFF, BMP, PNM. Nothing else is taken for it, so that a
- * path stays a path.
+ * How base64 of an image file begins: PNG, JPEG, WebP, GIF, AVIF, TIFF, BMP, PNM. Nothing else counts as base64, so that
+ * a path stays a path.
  */
 const BASE64 =
   /^(iVBORw0KG|\/9j\/|UklGR|R0lGOD[dl]h|AAAA..Z0eXB|SUkq|SUkr|TU0A|Qk|UD[E-Z])[A-Za-z0-9+/\s=]*$/;
 
-/** Whether a text is the base64 of an image file, as transformers' load_image takes it. */
+/** Whether a text is the base64 of an image file, which transformers' load_image accepts as well. */
 export function is_base64(text: string): boolean {
   return text.length >= 40 && BASE64.test(text);
 }

@@ -1,5 +1,5 @@
-/** The formats of image files that are decoded (TIFF in Node alone), each with the extensions of its files' names. */
-const EXTENSIONS = {
+/** The formats of image files that are decoded (TIFF only in Node), each with its file name extensions. */
+export const EXTENSIONS = {
   PNG: ["png", "apng"],
   JPEG: ["jpg", "jpeg", "jpe", "jfif"],
   WebP: ["webp"],
@@ -11,6 +11,9 @@ const EXTENSIONS = {
 } as const;
 
 export type ImageFormat = keyof typeof EXTENSIONS;
+
+/** The formats that this package reads itself, alike in every runtime. */
+export const OWN_FORMATS: readonly ImageFormat[] = ["PNG", "GIF", "BMP", "PNM"];
 
 /** The extensions that a folder's image files are recognised by, in lower case and without a dot. */
 export const IMAGE_EXTENSIONS: readonly string[] = Object.values(EXTENSIONS).flat();

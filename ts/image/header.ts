@@ -10,10 +10,10 @@ import { brands, has, latin1 } from "./signatures.ts";
 export interface ImageHeader {
   format: ImageFormat;
   mime: string;
-  /** undefined where whoever decodes the format reads it (TIFF, BMP, PNM, GIF, some AVIF). */
+  /** undefined where the format's decoder reads it (TIFF, BMP, PNM, GIF, some AVIF). */
   width?: number;
   height?: number;
-  /** undefined where only the pixels tell: then RGB if all are opaque, else RGBA. */
+  /** undefined where it depends on the pixels: RGB if all are opaque, else RGBA. */
   channels?: Channels;
   /** Four inks, to be turned into RGB. */
   is_cmyk?: boolean;
@@ -22,11 +22,11 @@ export interface ImageHeader {
 }
 
 /**
- * Recognises an image file by its first bytes and reads its size, so that a decompression bomb is refused unread.
+ * Recognises an image file by its first bytes and reads its size, so that a decompression bomb is refused before decoding.
  *
  * @param name for messages: the path or URL.
- * @throws VitMsnError INVALID_IMAGE for what is no image, is empty, truncated or too large;
- *   UNSUPPORTED for images of a format that no runtime here decodes.
+ * @throws VitMsnError INVALID_IMAGE for files that aren't images, are empty, truncated or too large;
+ *   UNSUPPORTED for formats that aren't decoded.
  */
 export async function read_header(bytes: Uint8Array, name: string, max_pixels: number): Promise<ImageHeader> {
   const header = parse(bytes, name);
@@ -40,7 +40,7 @@ export async function read_header(bytes: Uint8Array, name: string, max_pixels: n
   return header;
 }
 
-/** undefined for what is none of FORMATS. */
+/** undefined where none of FORMATS matches. */
 function parse(bytes: Uint8Array, name: string): ImageHeader | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (const { starts, read } of FORMATS) {
@@ -76,7 +76,7 @@ const FORMATS: readonly Format[] = [
   { starts: (b) => /^P[1-6][\s#]/.test(latin1(b, 0, 3)), read: plain("PNM", "image/x-portable-anymap") },
 ];
 
-/** For formats whose header is read by whoever decodes them. */
+/** For formats whose header their decoder reads. */
 function plain(format: ImageFormat, mime: string): () => ImageHeader {
   return () => ({ format, mime });
 }
@@ -86,7 +86,7 @@ function read_png(view: DataView, name: string, bytes: Uint8Array): ImageHeader 
   if (first === "CgBI") {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `${name} is a PNG file that Xcode made for iOS devices alone (CgBI); take the PNG that it was made from.`,
+      `${name} is a PNG file that Xcode made for iOS devices only (CgBI); use the PNG that it was made from.`,
       { details: { file: name, found: first } },
     );
   }
@@ -109,7 +109,7 @@ function read_png(view: DataView, name: string, bytes: Uint8Array): ImageHeader 
   };
 }
 
-/** Walks to the end of the image: browsers decode a JPEG that was cut off as if it were whole, grey where it isn't. */
+/** Walks to the end of the image: browsers decode a truncated JPEG as if it were whole, grey where pixels are missing. */
 function read_jpeg(view: DataView, name: string, bytes: Uint8Array): ImageHeader {
   let header: ImageHeader | undefined;
   let has_pixels = false;

@@ -38,8 +38,8 @@ export type ImageInputs = ImageInput | readonly ImageInput[];
 export interface PreprocessOptions extends ImageProcessorOptions, ReadOptions {
   /**
    * A model: where it runs on WebGPU in this thread, images are prepared there, with the same results, and pixel_values is
-   * a DeviceTensor that never leaves the GPU. Elsewhere, and for settings and images that the GPU doesn't take (other than
-   * RGB, larger than its buffers), it is a Tensor as ever. Default: none.
+   * a DeviceTensor that never leaves the GPU. Elsewhere, and for settings and images that the GPU doesn't process (other than
+   * RGB, larger than its buffers), it is a Tensor. Default: none.
    */
   device?: HasEngine | undefined;
 }
@@ -50,7 +50,7 @@ export interface HasEngine {
   readonly engine: Engine;
 }
 
-/** All of a preprocessor_config.json, as its type tells. */
+/** All of a preprocessor_config.json, recognised by its type. */
 export type ProcessorFile = Readonly<Record<string, unknown>> &
   ({ image_processor_type: string } | { feature_extractor_type: string });
 
@@ -62,16 +62,16 @@ const DEVICE_RULES: Rules = {
   device: ["a model", (value) => typeof (value as HasEngine | null)?.engine?.tensor === "function"],
 };
 
-/** Where transformers v5 may keep it instead, under "image_processor". */
+/** Where transformers v5 may store the settings instead, under "image_processor". */
 const COMBINED_FILE = "processor_config.json";
 
 export interface ViTImageProcessor extends ImageProcessorSettings {
-  /** As preprocess. */
+  /** The same as preprocess. */
   (images: ImageInputs, options?: PreprocessOptions): Promise<ImageProcessorOutput>;
 }
 
 /**
- * Makes a model's input from images, as the reference's ViTImageProcessor (its Pillow backend, bit for bit):
+ * Prepares images as a model's input, like the reference's ViTImageProcessor (its Pillow backend, bit for bit):
  * RGB, resize on 8 bits, optional centre crop, ×rescale_factor, (x − image_mean) / image_std.
  *
  * Call it: `const { pixel_values } = await processor(image)`. Its settings are plain properties.
@@ -81,13 +81,13 @@ export class ViTImageProcessor extends Callable<
   [images: ImageInputs, options?: PreprocessOptions],
   Promise<ImageProcessorOutput>
 > {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static override readonly name: string = "ViTImageProcessor";
   readonly #other_fields: Record<string, unknown>;
 
   /**
-   * @param config the fields of preprocessor_config.json; missing ones get the reference's defaults. A field that doesn't
-   *   exist is an error, unless `config` has an image_processor_type, as all of the file has: then it is written back.
+   * @param config the fields of preprocessor_config.json; missing ones get the reference's defaults. An unknown field
+   *   is an error, unless `config` has an image_processor_type, like a whole file: then it is stored and saved again.
    * @param where for messages: the file that config comes from.
    * @throws VitMsnError INVALID_CONFIG that names the file and key.
    */
@@ -118,7 +118,7 @@ export class ViTImageProcessor extends Callable<
     return new ViTImageProcessor(config, where);
   }
 
-  /** As preprocess. */
+  /** The same as preprocess. */
   override call(images: ImageInputs, options?: PreprocessOptions): Promise<ImageProcessorOutput> {
     return this.preprocess(images, options);
   }
@@ -128,7 +128,7 @@ export class ViTImageProcessor extends Callable<
   }
 
   /**
-   * @param options overrides of the settings for this call; `signal` aborts between images; `device` keeps the result on a
+   * @param options overrides of the settings for this call; `signal` aborts between images; with `device` the result stays on a
    *   model's GPU.
    * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
    */
@@ -138,7 +138,7 @@ export class ViTImageProcessor extends Callable<
     const reading = { signal, max_pixels, headers };
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
-    if (list.length === 0) throw invalid("The list of images is empty; give at least one.");
+    if (list.length === 0) throw invalid("The list of images is empty; pass at least one.");
     if (device !== undefined) {
       const output = await preprocess_on(device.engine, list, settings, reading);
       if (output) return output;
@@ -210,7 +210,7 @@ async function read_config(source: ModelSource): Promise<{ config: Record<string
   throw await no_processor(source, PROCESSOR_FILE);
 }
 
-/** As preprocess_on_device, which is loaded where there is such a device. */
+/** preprocess_on_device, loaded where the engine has such a device. */
 async function preprocess_on(
   engine: Engine,
   ...rest: [readonly ImageInput[], ImageProcessorSettings, ReadOptions]
@@ -272,14 +272,14 @@ class Batch {
     } catch (cause) {
       throw new VitMsnError(
         "OUT_OF_MEMORY",
-        `${this.#count} images of ${shape[1]}×${shape[2]} pixels don't fit in memory; give fewer at once.`,
+        `${this.#count} images of ${shape[1]}×${shape[2]} pixels don't fit in memory; pass fewer at once.`,
         { cause },
       );
     }
   }
 }
 
-/** Channels, resize and crop of one image: all that happens on 8 bits. */
+/** Channels, resize and crop of one image: every step on 8-bit values. */
 function transform(image: RawImage, settings: ImageProcessorSettings, index: number): RawImage {
   let result = settings.do_convert_rgb ? image.rgb() : image;
   if (settings.do_resize) {

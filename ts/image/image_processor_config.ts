@@ -26,7 +26,7 @@ export interface ImageProcessorSettings {
   image_mean: number | number[];
   /** One for all channels or one each; default 0.5 for each of three. */
   image_std: number | number[];
-  /** Turn every image into RGB; default true where the model has three channels, as image_mean tells. */
+  /** Turn every image into RGB; default true where image_mean has three values. */
   do_convert_rgb: boolean;
 }
 
@@ -39,7 +39,7 @@ export interface ImageProcessorOptions
   resample?: ResampleCode | ResampleName;
 }
 
-/** The settings, in the order that they are written in; parse_settings checks their values. */
+/** The settings in the order in which they are written; parse_settings checks their values. */
 export const SETTINGS: Readonly<Record<keyof ImageProcessorSettings, Rule>> = {
   do_convert_rgb: any,
   do_resize: any,
@@ -54,7 +54,7 @@ export const SETTINGS: Readonly<Record<keyof ImageProcessorSettings, Rule>> = {
   image_std: any,
 };
 
-/** Beside a model's config.json. */
+/** Next to a model's config.json. */
 export const PROCESSOR_FILE = "preprocessor_config.json";
 /** The most pixels of one output image: 8192 × 8192, 805 MB as float32 RGB. */
 export const MAX_OUTPUT_PIXELS = 2 ** 26;
@@ -106,7 +106,7 @@ function used<T>(is_used: boolean, read: () => T, fallback: T): T {
   }
 }
 
-/** What Python takes for true. */
+/** Whether Python treats a value as true. */
 export function truthy(value: unknown): boolean {
   return typeof value === "object" && value !== null ? Object.keys(value).length > 0 : Boolean(value);
 }
@@ -122,7 +122,7 @@ class SettingsReader {
     this.#code = code;
   }
 
-  /** A file's switches are what Python takes for true, null among the false ones; a caller's are true or false. */
+  /** A file's switches count as in Python, where null is false; a caller's must be true or false. */
   flag(key: string, fallback: boolean, if_null = false): boolean {
     const value = Object.hasOwn(this.#values, key) ? this.#values[key] : undefined;
     if (typeof value === "boolean") return value;
@@ -152,9 +152,9 @@ class SettingsReader {
     const mean = this.channel_numbers("image_mean");
     const std = this.channel_numbers("image_std");
     if ([std].flat().some((value) => Math.fround(value) === 0))
-      this.fail("image_std", "numbers other than 0, since images are divided by them");
+      this.fail("image_std", "numbers other than 0, since pixels are divided by them");
     if (Array.isArray(mean) && Array.isArray(std) && mean.length !== std.length) {
-      this.fail("image_std", `as many numbers as image_mean has (${mean.length})`);
+      this.fail("image_std", `the same number of values as image_mean (${mean.length})`);
     }
     return { image_mean: mean, image_std: std };
   }
@@ -203,14 +203,12 @@ class SettingsReader {
   #area(key: string, height: unknown, width: unknown): { height: number; width: number } {
     const area = { height: this.#side(key, height), width: this.#side(key, width) };
     if (area.height * area.width <= MAX_OUTPUT_PIXELS) return area;
-    return this.fail(key, `at most ${MAX_OUTPUT_PIXELS} pixels in all`);
+    return this.fail(key, `up to ${MAX_OUTPUT_PIXELS} pixels in total`);
   }
 
   #side(key: string, value: unknown): number {
     const is_side = Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIDE;
-    return is_side
-      ? (value as number)
-      : this.fail(key, `made of whole numbers of pixels from 1 to ${MAX_SIDE}`);
+    return is_side ? (value as number) : this.fail(key, `whole numbers of pixels from 1 to ${MAX_SIDE}`);
   }
 }
 
@@ -218,7 +216,7 @@ function is_given(value: unknown): boolean {
   return value !== undefined && value !== null;
 }
 
-/** Finite as float32, too, which pixels are computed in. */
+/** Finite as float32, in which pixels are computed. */
 function is_finite(value: unknown): value is number {
   return typeof value === "number" && Number.isFinite(Math.fround(value));
 }

@@ -9,8 +9,8 @@ export interface JpegSegment {
 }
 
 /**
- * The segments of a JPEG file's first image, up to the one that ends it. What lies between them is skipped: compressed
- * pixels, and bytes that don't belong there, which decoders pass over too.
+ * The segments of a JPEG file's first image (ITU-T T.81, annex B), up to the one that ends it. What lies between them is skipped: compressed
+ * pixels, and bytes that don't belong there, which decoders skip as well.
  */
 export function* jpeg_segments(bytes: Uint8Array): Generator<JpegSegment> {
   for (let at = bytes.indexOf(0xff, 2); at >= 0 && at + 1 < bytes.length; at = bytes.indexOf(0xff, at)) {

@@ -1,10 +1,10 @@
 import { VitMsnError } from "../errors.ts";
 
-/** The most pixels that are decoded: where Pillow raises DecompressionBombError. */
+/** The maximum number of pixels that are decoded: where Pillow raises DecompressionBombError. */
 export const MAX_PIXELS = 2 * 89_478_485;
-/** The longest side that is decoded: JPEG's own limit. */
+/** The maximum width and height: JPEG's own limit. */
 export const MAX_SIDE = 65_535;
-/** The most bytes read from a file or URL for one image. */
+/** The maximum number of bytes of one image file. */
 export const MAX_BYTES = 256 * 1024 * 1024;
 
 /** @throws VitMsnError INVALID_IMAGE for a size of zero and for one above the limits. */

@@ -6,18 +6,18 @@ const APP1 = 0xe1;
 const JPEG_EXIF = "Exif\0\0";
 const JPEG_XMP = "http://ns.adobe.com/xap/1.0/\0";
 const ORIENTATION_TAG = 0x0112;
-/** How to read a value of the types BYTE, SHORT, LONG, SBYTE, SSHORT and SLONG; the standard has SHORT, phones write others. */
+/** How to read a value of the types BYTE, SHORT, LONG, SBYTE, SSHORT and SLONG; the standard requires SHORT, phones write others. */
 const BYTES_OF_TYPE: Readonly<Record<number, number>> = { 1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4 };
 
-/** An image file, and how its pixels are to be turned, as EXIF numbers it: 1 to 8. */
+/** An image file, and the orientation of its pixels as EXIF numbers it: 1 to 8. */
 export interface UnturnedFile {
   bytes: Uint8Array;
   orientation: number;
 }
 
 /**
- * The orientation of a JPEG or WebP file, by EXIF or, where that says nothing of it, by XMP. The file that it comes with has
- * no EXIF: browsers disagree on which values they follow, and lose the colour of transparent pixels over it.
+ * The orientation of a JPEG or WebP file, by EXIF or, where EXIF has none, by XMP. The returned file has no EXIF:
+ * browsers disagree on which values they apply, and lose the colour of transparent pixels when they do.
  */
 export function take_orientation(bytes: Uint8Array, format: ImageFormat): UnturnedFile {
   const metadata = format === "JPEG" ? jpeg_metadata : format === "WebP" ? webp_metadata : undefined;
@@ -87,10 +87,10 @@ function starts_with(bytes: Uint8Array, at: number, word: string): boolean {
   return true;
 }
 
-/** The orientation that EXIF tells, or, where it has no such tag, XMP: as Pillow's exif_transpose. 1 where neither does. */
+/** The orientation by EXIF or, where it has no such tag, by XMP, as in Pillow's exif_transpose; 1 where neither has one. */
 export function orientation_of(exif: Uint8Array | undefined, xmp: Uint8Array | undefined): number {
-  const told = (exif && exif_orientation(exif)) ?? (xmp && xmp_orientation(xmp)) ?? 1;
-  return told >= 1 && told <= 8 ? told : 1;
+  const found = (exif && exif_orientation(exif)) ?? (xmp && xmp_orientation(xmp)) ?? 1;
+  return found >= 1 && found <= 8 ? found : 1;
 }
 
 /** The orientation in an EXIF block (a TIFF directory); undefined where there is none or it is damaged. */
@@ -129,7 +129,7 @@ function xmp_orientation(xmp: Uint8Array): number | undefined {
   return digit === undefined ? undefined : Number(digit);
 }
 
-/** Turns an image upright, by the EXIF orientation that it was taken in. */
+/** Turns an image upright by its EXIF orientation. */
 export function turn_upright(source: Pixels, orientation: number): Pixels {
   if (orientation === 1) return source;
   const { channels } = source;

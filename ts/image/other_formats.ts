@@ -1,19 +1,23 @@
 import { VitMsnError } from "../errors.ts";
+import { EXTENSIONS } from "./formats.ts";
 import { invalid_image } from "./limits.ts";
 import { brands, has, latin1 } from "./signatures.ts";
 
-const WANTED = "PNG, JPEG, WebP, AVIF, GIF, BMP or PNM";
+/** The formats that are decoded in every runtime. */
+const FORMAT_NAMES = Object.keys(EXTENSIONS)
+  .filter((format) => format !== "TIFF")
+  .join(", ");
 /** What an image can be converted to without loss. */
 const CONVERT = "convert it to PNG";
 
-/** What files of a kind are called, and what to do about them. */
+/** A kind of file: how to recognise it, its name, and what to do about it. */
 interface Kind {
   is(bytes: Uint8Array): boolean;
   found: string;
   advice: string;
 }
 
-/** Images that aren't decoded here. */
+/** Images of formats that aren't decoded. */
 const OTHER_IMAGES: readonly Kind[] = [
   {
     is: (b) => brands(b).some((x) => /^(hei|hev)/.test(x)),
@@ -62,19 +66,19 @@ const OTHER_IMAGES: readonly Kind[] = [
   { is: is_svg, found: "an SVG drawing", advice: CONVERT },
 ];
 
-/** Files that are no images. */
+/** Files that aren't images. */
 const NO_IMAGES: readonly Kind[] = [
   {
     is: (b) => has(b, 4, "ftyp") || has(b, 4, "moov") || has(b, 4, "mdat"),
     found: "a video (MP4 or QuickTime)",
-    advice: "take a frame of it",
+    advice: "extract a frame",
   },
   {
     is: (b) => has(b, 0, "\x1a\x45\xdf\xa3"),
     found: "a video (WebM or Matroska)",
-    advice: "take a frame of it",
+    advice: "extract a frame",
   },
-  { is: (b) => has(b, 0, "RIFF") && has(b, 8, "AVI "), found: "a video (AVI)", advice: "take a frame of it" },
+  { is: (b) => has(b, 0, "RIFF") && has(b, 8, "AVI "), found: "a video (AVI)", advice: "extract a frame" },
   {
     is: (b) => has(b, 0, "PK\x03\x04") || has(b, 0, "PK\x05\x06"),
     found: "a ZIP archive",
@@ -92,7 +96,7 @@ const NO_IMAGES: readonly Kind[] = [
     found: "a tar archive",
     advice: "unpack it, or name it .tar on the command line",
   },
-  { is: (b) => has(b, 0, "\x93NUMPY"), found: "a NumPy array", advice: "give its pixels by new RawImage()" },
+  { is: (b) => has(b, 0, "\x93NUMPY"), found: "a NumPy array", advice: "pass its pixels to new RawImage()" },
   { is: (b) => has(b, 0, "\x89HDF\r\n"), found: "an HDF5 file", advice: "write its images to files" },
   { is: (b) => has(b, 0, "SQLite format 3\0"), found: "an SQLite database", advice: "check the path or URL" },
   { is: (b) => has(b, 0, "%PDF"), found: "a PDF document", advice: "export its pages as PNG" },
@@ -118,7 +122,7 @@ const NO_IMAGES: readonly Kind[] = [
   },
 ];
 
-/** The error for bytes that no header is known of: what they are, if that can be told, and what to do. */
+/** The error for bytes of no known format: what they are, where that can be recognised, and what to do. */
 export function not_an_image(bytes: Uint8Array, name: string): VitMsnError {
   const image = OTHER_IMAGES.find(({ is }) => is(bytes));
   if (image !== undefined) {
@@ -131,20 +135,20 @@ export function not_an_image(bytes: Uint8Array, name: string): VitMsnError {
     );
   }
   const { found, advice } = NO_IMAGES.find(({ is }) => is(bytes)) ?? unknown_kind(bytes);
-  return invalid_image(`${name} is ${found}, not an image (${WANTED}); ${advice}.`, name, { found });
+  return invalid_image(`${name} is ${found}, not an image (${FORMAT_NAMES}); ${advice}.`, name, { found });
 }
 
 function unknown_kind(bytes: Uint8Array): { found: string; advice: string } {
   const advice = "check the path or URL";
   const text = text_start(bytes);
   if (bytes.length === 0) return { found: "empty (0 bytes)", advice };
-  // Neither text nor bytes are quoted: who may name a file isn't always somebody who may read it.
+  // Neither text nor bytes are quoted: a client that may name a file isn't always allowed to read it.
   return { found: is_text(text) ? "text" : "data of unknown kind", advice };
 }
 
 /**
  * A directory of icons, or of cursors. A TGA image may begin like the latter: its first entry's fourth byte must be zero, and
- * what it leads to behind the directory.
+ * its data must begin after the directory.
  */
 function is_icon(bytes: Uint8Array): boolean {
   if (has(bytes, 0, "\0\0\x01\0")) return true;
@@ -179,7 +183,7 @@ function text_start(bytes: Uint8Array): string {
   return new TextDecoder(encoding).decode(bytes.subarray(0, 2048)).trim();
 }
 
-/** Whether there is nothing but characters in it, of which the last may have been cut. */
+/** Whether it consists of characters only; the last may be incomplete. */
 function is_text(text: string): boolean {
   return /^[\s\P{Cc}]+$/u.test(text) && !text.slice(0, -1).includes("\ufffd");
 }

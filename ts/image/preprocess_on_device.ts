@@ -7,21 +7,21 @@ import { type Area, check_output, check_same_shape, processed_size, value_tables
 import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
 import { resamples_rows_first, resampling } from "./resize.ts";
 
-/** RGB: what else there is, is prepared on the CPU. */
+/** RGB; images of other channels are prepared on the CPU. */
 const CHANNELS = 3;
 
-/** Images on their way into one tensor on the device. */
+/** The images of one call in one tensor on the device. */
 interface Prepared {
   pixels: TensorHandle;
   /** [height, width] of each image as it was read. */
   original_sizes: [number, number][];
-  /** Of each in the tensor. */
+  /** The size of each in the tensor. */
   area: Area;
 }
 
 /**
- * Prepares images on an engine's device, with the very results of the CPU. What a page shows goes there without being read
- * back; of what is partly transparent there, colours may differ by rounding.
+ * Prepares images on an engine's device, with exactly the results of the CPU. Elements of a page are copied there without being
+ * read back; the colours of their partly transparent pixels may differ by rounding.
  *
  * @returns undefined where the device can't hold an image or the batch.
  * @throws VitMsnError as ViTImageProcessor.preprocess.
@@ -77,7 +77,7 @@ async function prepare(
   return { pixels: pixels as TensorHandle, original_sizes, area: area as Area };
 }
 
-/** What is drawn stays where it is, as far as the device takes images of that size. */
+/** Elements of a page aren't read where the device takes images of their size. */
 async function source_of(
   input: ImageInput,
   { max_side }: ImageEngine,
@@ -88,9 +88,9 @@ async function source_of(
   return Math.max(width, height) <= max_side ? { source: input, width, height } : RawImage.fromCanvas(input);
 }
 
-/** The larger of what it takes on the device as it comes and between the passes. */
+/** The most bytes that an image takes on the device: as it is read, or between the two passes. */
 function bytes_of(image: RawImage | DrawnImage): number {
-  // Rows of what is drawn are padded to 256 bytes.
+  // Rows of a page's elements are padded to 256 bytes.
   return 4 * (image.width + 64) * image.height;
 }
 
@@ -105,8 +105,8 @@ function put(
     images.put(image, plan, pixels, index);
   } catch (cause) {
     if (cause instanceof VitMsnError || !("source" in image)) throw cause;
-    // Browsers refuse what they can't share with the device, as frames of a software video: read, it may go there after
-    // all. What mustn't be read either says so by name.
+    // Browsers refuse elements that they can't share with the device, such as frames of a software-decoded video. Those
+    // can be read and uploaded; an element that mustn't be read either throws an error with its name.
     images.put(RawImage.fromCanvas(image.source as Drawable), plan, pixels, index);
   }
 }

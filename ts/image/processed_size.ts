@@ -8,7 +8,7 @@ export interface Area {
   height: number;
 }
 
-/** What an image is resized to. @throws VitMsnError INVALID_IMAGE that names the image by its index. */
+/** The size that an image is resized to. @throws VitMsnError INVALID_IMAGE that names the image by its index. */
 export function processed_size(image: Area, settings: ImageProcessorSettings, index: number): Area {
   if (!settings.do_resize) return image;
   const [height, width] = output_size(settings.size, image.height, image.width);
@@ -27,13 +27,13 @@ export function fixed_size({
   return do_resize && "height" in size ? size : undefined;
 }
 
-/** @throws VitMsnError INVALID_IMAGE unless what an image becomes has pixels, and not too many. */
+/** @throws VitMsnError INVALID_IMAGE unless the processed image has 1 to MAX_OUTPUT_PIXELS pixels. */
 export function check_output(height: number, width: number, image: Area, index: number): void {
   if (height >= 1 && width >= 1 && height * width <= MAX_OUTPUT_PIXELS) return;
   throw new VitMsnError(
     "INVALID_IMAGE",
     `Image ${index} of ${image.width}×${image.height} pixels would become ${width}×${height}; ` +
-      `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or give size as { height, width }.`,
+      `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or set size to { height, width }.`,
     { details: { index, width, height } },
   );
 }
@@ -44,8 +44,8 @@ export function check_same_shape(first: readonly number[], shape: readonly numbe
   const show = ([channels, height, width]: readonly number[]) =>
     `${width}×${height} pixels and ${channels} channels`;
   throw invalid(
-    `Images of one batch must end up alike: image 0 has ${show(first)}, image ${index} has ${show(shape)}. ` +
-      "Give size as { height, width }, or pass them one by one.",
+    `Images of one batch must have one size and one number of channels after processing: image 0 has ${show(first)}, image ${index} has ${show(shape)}. ` +
+      "Set size to { height, width }, or pass them one by one.",
   );
 }
 
@@ -63,7 +63,7 @@ export function value_tables(settings: ImageProcessorSettings, channels: number)
     });
     if (table.every(Number.isFinite)) return table;
     throw invalid(
-      `rescale_factor ${rescale_factor}, image_mean ${means[c]} and image_std ${stds[c]} overflow float32 together.`,
+      `rescale_factor ${rescale_factor}, image_mean ${means[c]} and image_std ${stds[c]} overflow float32 when combined.`,
     );
   });
 }

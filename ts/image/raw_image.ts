@@ -19,7 +19,7 @@ import {
 
 export type { Channels, Drawable, ResampleCode, ResampleName };
 
-/** Everything that RawImage.read makes an image from. */
+/** Everything that RawImage.read accepts. */
 export type ImageInput =
   | RawImage
   | string
@@ -31,24 +31,24 @@ export type ImageInput =
   | Drawable;
 
 export interface ReadOptions {
-  /** The most pixels to decode; default 178,956,970, where Pillow calls an image a decompression bomb. */
+  /** The maximum number of pixels to decode; default 178,956,970, as in Pillow. */
   max_pixels?: number;
   /** Headers to send with the request for a http(s) URL, by name. */
   headers?: HeaderRecord;
   signal?: AbortSignal;
 }
 
-/** ReadOptions. */
+/** How ReadOptions are checked. */
 export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count, headers: record };
 
 /**
  * A decoded image: 8-bit pixels, row by row from the top left, channels interleaved.
  *
- * Every method gives a new image and leaves this one as it is (it may share pixels where nothing changes).
- * Resizing and conversion give what Pillow gives, bit for bit.
+ * Every method returns a new image and leaves this one unchanged (they may share pixels where nothing changes).
+ * Resizing and conversion return what Pillow returns, bit for bit.
  */
 export class RawImage implements Pixels {
-  /** Said outright, since minifiers rename classes. */
+  /** Set explicitly, since minifiers rename classes. */
   static readonly name: string = "RawImage";
   readonly data: Uint8Array | Uint8ClampedArray;
   /** In pixels. */
@@ -59,8 +59,8 @@ export class RawImage implements Pixels {
   readonly channels: Channels;
 
   /**
-   * @param data width·height·channels bytes; kept, not copied.
-   * @throws VitMsnError INVALID_ARGUMENT where the arguments don't fit each other.
+   * @param data width·height·channels bytes; used as they are, not copied.
+   * @throws VitMsnError INVALID_ARGUMENT where the arguments don't match each other.
    */
   constructor(data: Uint8Array | Uint8ClampedArray, width: number, height: number, channels: Channels) {
     if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) {
@@ -81,11 +81,11 @@ export class RawImage implements Pixels {
    * that can be drawn.
    *
    * The result is upright (orientation by EXIF or else XMP is applied) and has the file's channels: grey 1, RGB 3, with
-   * transparency 4; palettes and CMYK become RGB, of 16 bits the high 8 are taken. Color profiles are ignored, as in the
-   * reference. A RawImage is given back as it is.
+   * transparency 4; palettes and CMYK become RGB, 16-bit samples are reduced to their high 8 bits. Color profiles are ignored,
+   * as in the reference. A RawImage is returned unchanged.
    *
-   * @throws VitMsnError INVALID_IMAGE for what is no image, truncated or too large; NOT_FOUND, ACCESS_DENIED,
-   *   NETWORK and IO for what can't be read; UNSUPPORTED; ABORTED.
+   * @throws VitMsnError INVALID_IMAGE for data that isn't an image, is truncated or too large; NOT_FOUND,
+   *   ACCESS_DENIED, NETWORK and IO for files that can't be read; UNSUPPORTED; ABORTED.
    */
   static async read(input: ImageInput, options: ReadOptions = {}): Promise<RawImage> {
     check_options("RawImage.read", options, READ_RULES);
@@ -107,7 +107,7 @@ export class RawImage implements Pixels {
   }
 
   /**
-   * From a URL (http, https, blob, data, file), the base64 of an image file or, in Node, a path. Remote ones go through env.fetch;
+   * From a URL (http, https, blob, data, file), the base64 of an image file or, in Node, a path. Remote URLs are fetched by env.fetch;
    * a user and password in a URL are sent in an Authorization header.
    */
   static async fromURL(url: string | URL, options: ReadOptions = {}): Promise<RawImage> {
@@ -123,7 +123,7 @@ export class RawImage implements Pixels {
     return decode(bytes, name_of(address), options);
   }
 
-  /** From a Blob or File that holds an image file. */
+  /** From a Blob or File that contains an image file. */
   static async fromBlob(blob: Blob, options: ReadOptions = {}): Promise<RawImage> {
     if (!(blob instanceof Blob)) throw invalid(`fromBlob takes a Blob, got ${show(blob)}.`);
     check_options("RawImage.fromBlob", options, READ_RULES);
@@ -134,7 +134,10 @@ export class RawImage implements Pixels {
 
   /** From a canvas, an image or video element, an ImageBitmap or a VideoFrame: RGBA. */
   static fromCanvas(canvas: Drawable): RawImage {
-    if (!is_drawable(canvas)) throw invalid(`fromCanvas takes what can be drawn, got ${show(canvas)}.`);
+    if (!is_drawable(canvas))
+      throw invalid(
+        `fromCanvas takes a canvas, image, video, ImageBitmap or VideoFrame, got ${show(canvas)}.`,
+      );
     return from_pixels(read_drawable(canvas, `The ${canvas.constructor.name}`));
   }
 
@@ -222,7 +225,7 @@ export class RawImage implements Pixels {
 
 async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Promise<RawImage> {
   check_byte_count(bytes.length, name);
-  // Decoders take no shared memory, and another thread might change it under them.
+  // Decoders accept no shared memory, which another thread might change meanwhile.
   const own_bytes = bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
   if (env.decode === undefined) return from_pixels(await decode_image(own_bytes, { name, ...options }));
   const { decode_by_env } = await on_demand("use of env.decode", () => import("./decode_given.ts"));
@@ -254,7 +257,7 @@ function check_channels(channels: unknown): void {
   }
 }
 
-/** Pixels may have been transferred elsewhere since the image was made. */
+/** The pixels may have been transferred to another thread since the image was created. */
 function check_whole({ data, width, height, channels }: Pixels): void {
   const size = width * height * channels;
   if (data.length === size) return;

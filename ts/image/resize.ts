@@ -59,7 +59,7 @@ export function resize_pixels(source: Pixels, width: number, height: number, res
 }
 
 /**
- * Whether the number of rows changes before their width. Since rounding follows each pass, their order shows: Pillow 13 takes
+ * Whether the number of rows changes before their width. Since each pass rounds, their order is visible: Pillow 13 takes
  * the cheaper one first, earlier ones the width.
  */
 export function resamples_rows_first(
@@ -123,7 +123,7 @@ function resize_nearest(source: Pixels, width: number, height: number): Pixels {
   return { data, width, height, channels };
 }
 
-/** The source pixel under each target pixel's centre. The position is summed up, since Pillow's rounding shows. */
+/** The source pixel under each target pixel's centre. The position is summed up, since Pillow's rounding of the sum is visible. */
 function nearest_positions(source_size: number, size: number): Int32Array {
   const step = source_size / size;
   const positions = allocate_int32(size);
@@ -197,7 +197,7 @@ function resample_rows(source: Pixels, width: number, filter: Filter): Pixels {
 
 type Bytes = Uint8Array | Uint8ClampedArray;
 
-/** The common case by itself: three sums in one walk over the weights take two thirds of the time. */
+/** The common case: three sums in one pass over the weights take two thirds of the time. */
 function resample_rgb_row(input: Bytes, output: Bytes, _channels: Channels, plan: Coefficients): void {
   const { stride, first, count, weights } = plan;
   for (let x = 0, to = 0; x < first.length; x++, to += 3) {
@@ -263,7 +263,7 @@ function premultiply(source: Pixels): Pixels {
   return { ...source, data };
 }
 
-/** Changes `image` in place: it is this module's own by now. */
+/** Changes `image` in place: a copy that this module made. */
 function unpremultiply(image: Pixels): Pixels {
   const { channels, data } = image;
   for (let i = 0; i < data.length; i += channels) {

@@ -37,15 +37,17 @@ const SIZES: Readonly<Record<number, number>> = {
   18: 8,
 };
 
-/** What is to be known of a TIFF file before it is decoded. */
+/** What must be known of a TIFF file before it is decoded. */
 export interface TiffHeader {
   orientation: number;
   is_cmyk: boolean;
 }
 
 /**
- * Reads a TIFF or BigTIFF file's first directory.
- * @throws VitMsnError UNSUPPORTED for colors that libtiff would give as if they were others; INVALID_IMAGE.
+ * Reads the first directory of a TIFF (TIFF 6.0, Adobe 1992) or BigTIFF file; sharp decodes the pixels. Sides and pixels are
+ * limited as for all formats.
+ *
+ * @throws VitMsnError UNSUPPORTED for colors that libtiff would return as others; INVALID_IMAGE.
  */
 export function read_tiff_header(bytes: Uint8Array, name: string, max_pixels: number): TiffHeader {
   let tags: Map<number, Value>;
@@ -63,8 +65,8 @@ export function read_tiff_header(bytes: Uint8Array, name: string, max_pixels: nu
   if (other !== undefined) throw unsupported(name, other);
   const is_cmyk = photometric === CMYK;
   if (is_cmyk && (number(INK_SET) ?? 1) !== 1) throw unsupported(name, "other inks' than CMYK's");
-  const told = number(ORIENTATION);
-  const orientation = told === undefined ? orientation_of(undefined, tags.get(XMP)?.bytes) : told;
+  const tag = number(ORIENTATION);
+  const orientation = tag === undefined ? orientation_of(undefined, tags.get(XMP)?.bytes) : tag;
   return { orientation: orientation >= 1 && orientation <= 8 ? orientation : 1, is_cmyk };
 }
 

@@ -36,7 +36,7 @@ export async function read_unpremultiplied(bitmap: ImageBitmap): Promise<Pixels 
   return { data, width, height, channels: 4 };
 }
 
-/** One context for all images: browsers keep only about sixteen. */
+/** One context for all images: browsers allow only about sixteen. */
 function webgl_context(): WebGL2RenderingContext | undefined {
   if (typeof OffscreenCanvas === "undefined") return undefined;
   if (shared_context === undefined || shared_context.isContextLost()) {
@@ -45,7 +45,7 @@ function webgl_context(): WebGL2RenderingContext | undefined {
   return shared_context;
 }
 
-/** Synchronous, so that images read at the same time don't meet in the context. */
+/** Synchronous, so that images read at the same time don't interfere in the context. */
 function read_tile(
   gl: WebGL2RenderingContext,
   tile: ImageBitmap,

@@ -3,7 +3,7 @@ import type { DecodeOptions } from "../decoding.ts";
 import { check_size, MAX_PIXELS, truncated } from "../limits.ts";
 import type { Channels, Pixels } from "../pixels.ts";
 
-/** OS/2's header, with sides of two bytes and colors of three. */
+/** The size of OS/2's header, which has sides of two bytes and colors of three. */
 const CORE_HEADER = 12;
 const RLE8 = 1;
 const RLE4 = 2;
@@ -18,15 +18,17 @@ interface Bmp {
   compression: number;
   /** Four bytes each: blue, green, red. */
   palette: Uint8Array;
-  /** Of red, green, blue and alpha in a pixel of 16 or more bits. */
+  /** The bits of red, green, blue and alpha in a pixel of 16 or more bits. */
   masks: readonly [number, number, number, number];
   /** Where the pixels begin. */
   data_at: number;
 }
 
 /**
- * Decodes a Windows bitmap: 1 to 32 bits a pixel, bit fields, RLE, either way up.
- * @throws VitMsnError INVALID_IMAGE; UNSUPPORTED for a PNG or JPEG in a bitmap's clothes.
+ * Decodes a Windows or OS/2 bitmap (https://learn.microsoft.com/windows/win32/gdi/bitmap-storage) as Pillow does: 1 to 32 bits a
+ * pixel, bit fields, RLE, top-down or bottom-up.
+ *
+ * @throws VitMsnError INVALID_IMAGE; UNSUPPORTED for other compressions, such as an embedded PNG or JPEG.
  */
 export function read_bmp(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: DecodeOptions): Pixels {
   try {
@@ -57,7 +59,7 @@ function read_bmp_header(bytes: Uint8Array, name: string): Bmp {
       { details: { file: name, bits, compression } },
     );
   }
-  // Those of the shortest header follow it.
+  // The bit fields of a header of 40 bytes follow it.
   const field_count = header_size >= 56 || compression === ALPHA_BIT_FIELDS ? 4 : 3;
   const fields_size = has_fields && header_size === 40 ? 4 * field_count : 0;
   const color_size = is_core ? 3 : 4;
@@ -127,7 +129,7 @@ function unpack_rows(bytes: Uint8Array, bmp: Bmp): Uint8Array {
   return indices;
 }
 
-/** RLE8 and RLE4: a count and what is repeated, or 0 and a command. Pixels that are skipped have the first color. */
+/** RLE8 and RLE4: a count and the repeated value, or 0 and a command. Skipped pixels have the first color. */
 function unpack_runs(bytes: Uint8Array, { width, height, compression, data_at }: Bmp): Uint8Array {
   const indices = new Uint8Array(width * height);
   const per_byte = compression === RLE4 ? 2 : 1;
@@ -184,7 +186,7 @@ function direct(bytes: Uint8Array, bmp: Bmp): Pixels {
   return { data, width, height, channels };
 }
 
-/** How a mask's bits become a number, and its largest. */
+/** How a mask's bits become a number, and its maximum. */
 function scale_of(mask: number): { shift: number; max: number } {
   const shift = mask === 0 ? 0 : 31 - Math.clz32(mask & -mask);
   return { shift, max: mask >>> shift };

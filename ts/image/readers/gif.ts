@@ -8,7 +8,7 @@ const GRAPHIC_CONTROL = 0xf9;
 const IMAGE = 0x2c;
 const TRAILER = 0x3b;
 const MAX_CODES = 4096;
-/** Codes to unpack before others may get a turn. */
+/** Codes to decode before the event loop may run other tasks. */
 const CODES_AT_ONCE = 2 ** 14;
 /** Where each pass of an interlaced image begins, and how far its rows are apart. */
 const PASSES = [
@@ -25,16 +25,17 @@ interface Frame {
   width: number;
   height: number;
   is_interlaced: boolean;
-  /** Colors, three bytes each; undefined for none, when indices are greys. */
+  /** Colors of three bytes each; undefined where there are none and the indices are grey values. */
   palette: Uint8Array | undefined;
   transparent: number | undefined;
-  /** Where its pixels begin: the size of a code, then blocks. */
+  /** Where its data begin: the size of a code, then blocks. */
   data_at: number;
 }
 
 /**
- * Decodes a GIF file's first frame as Pillow does: what the frame leaves of the canvas is transparent, or has the palette's
- * first color; a frame that is larger than the canvas enlarges it. Browsers and libvips differ in that.
+ * Decodes the first frame of a GIF file (https://www.w3.org/Graphics/GIF/spec-gif89a.txt) as Pillow does: the rest of the canvas
+ * is transparent, or has the palette's first color; a frame that is larger than the canvas enlarges it. Browsers and libvips
+ * do otherwise. Decoding stops when the frame is full, however much data follow.
  *
  * @throws VitMsnError INVALID_IMAGE where the file ends before its first frame does, is damaged or too large; ABORTED.
  */
@@ -72,7 +73,7 @@ function read_frame(bytes: Uint8Array, name: string): Frame {
         transparent,
         data_at: local.end,
       };
-    } else at++; // nothing known
+    } else at++; // an unknown byte
   }
   throw truncated(name, "GIF");
 }
@@ -85,18 +86,19 @@ function color_table(bytes: Uint8Array, flags_at: number, at: number): { colors?
   return { colors: bytes.subarray(at, end), end };
 }
 
-/** Behind blocks that each begin with their length; the last has none. */
+/** The end of blocks that each begin with their length; the last has length 0. */
 function end_of_blocks(bytes: Uint8Array, start: number): number {
   let at = start;
   while (bytes[at]) at += 1 + (bytes[at] as number);
   return at + 1;
 }
 
-/** The frame's indices, by LZW. A string that has a code lies where it was first written, so that no table of strings is needed. */
+/** The frame's indices, by LZW. Strings are read where the output has them first, so that no table of strings is needed. */
 async function unpack(bytes: Uint8Array, frame: Frame, { name, signal }: DecodeOptions): Promise<Uint8Array> {
   const pixels = new Uint8Array(frame.width * frame.height);
   const literal_bits = bytes[frame.data_at] ?? 0;
-  const damaged = () => invalid_image(`${name} is a damaged GIF file: its pixels can't be unpacked.`, name);
+  const damaged = () =>
+    invalid_image(`${name} is a damaged GIF file: its pixels can't be decompressed.`, name);
   if (literal_bits < 1 || literal_bits > 11) throw damaged();
   const clear = 2 ** literal_bits;
   const starts = new Uint32Array(MAX_CODES);
@@ -113,7 +115,7 @@ async function unpack(bytes: Uint8Array, frame: Frame, { name, signal }: DecodeO
       continue;
     }
     const last = at - last_length;
-    // The string that the next new code stands for is the last one and the first of this one's pixels.
+    // The next new code stands for the last string and the first pixel of this one.
     if (last_length > 0 && next < MAX_CODES) {
       starts[next] = last;
       lengths[next] = last_length + 1;
@@ -133,13 +135,13 @@ async function unpack(bytes: Uint8Array, frame: Frame, { name, signal }: DecodeO
   return pixels;
 }
 
-/** Reads codes of some bits from blocks. */
+/** Reads codes of a given number of bits from blocks. */
 class CodeReader {
   readonly #bytes: Uint8Array;
   #at: number;
   #block_end: number;
-  #held = 0;
-  #held_bits = 0;
+  #pending = 0;
+  #pending_bits = 0;
 
   constructor(bytes: Uint8Array, start: number) {
     this.#bytes = bytes;
@@ -149,7 +151,7 @@ class CodeReader {
 
   /** undefined at the end of the data or the file. */
   read(bits: number): number | undefined {
-    while (this.#held_bits < bits) {
+    while (this.#pending_bits < bits) {
       if (this.#at === this.#block_end) {
         const length = this.#bytes[this.#at++];
         if (!length) return undefined;
@@ -157,12 +159,12 @@ class CodeReader {
       }
       const byte = this.#bytes[this.#at++];
       if (byte === undefined) return undefined;
-      this.#held |= byte << this.#held_bits;
-      this.#held_bits += 8;
+      this.#pending |= byte << this.#pending_bits;
+      this.#pending_bits += 8;
     }
-    const code = this.#held & (2 ** bits - 1);
-    this.#held >>= bits;
-    this.#held_bits -= bits;
+    const code = this.#pending & (2 ** bits - 1);
+    this.#pending >>= bits;
+    this.#pending_bits -= bits;
     return code;
   }
 }

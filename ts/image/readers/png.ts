@@ -30,8 +30,9 @@ const INTERLACED: readonly Pass[] = [
 ];
 
 /**
- * Decodes a PNG file as Pillow does: 16 bits become 8, the other frames of an animation are left out, and rows that the data
- * end without are black. Browsers' decoders differ in all of that.
+ * Decodes a PNG file (https://www.w3.org/TR/png-3/) as Pillow does: 16 bits become 8, the other frames of an animation are
+ * skipped, and rows that are missing at the end of the data are black. Browsers' decoders do otherwise. Inflating stops when the
+ * image is full.
  *
  * @throws VitMsnError INVALID_IMAGE for damaged data; ABORTED.
  */
@@ -75,7 +76,7 @@ export async function read_png(bytes: Uint8Array, { name, signal }: DecodeOption
   return turn_upright(image, file.orientation);
 }
 
-/** Rows that the data end without. */
+/** Fills the rows that are missing at the end of the data. */
 function finish_black(rows: Generator<Uint8Array, undefined>, row: Uint8Array): void {
   for (let rest: Uint8Array | undefined = row; rest; rest = rows.next().value) rest.fill(0);
 }
@@ -85,7 +86,7 @@ function channels_of({ color_type, transparency }: PngFile): Channels {
   return color_type === 0 ? 1 : 3;
 }
 
-/** Gives the buffer of one stored row after the other to be filled, a filter's number before its bytes, and puts it into the image. */
+/** Yields a buffer for each stored row, which begins with its filter's number; once it is filled, its pixels go into the image. */
 function* stored_rows(
   file: PngFile,
   image: Pixels,
@@ -112,10 +113,10 @@ function* stored_rows(
   return undefined;
 }
 
-/** Undoes a row's filter. The rows' first bytes are filters' numbers. */
+/** Undoes a row's filter. A row's first byte is its filter's number. */
 function unfilter(row: Uint8Array, above: Uint8Array, distance: number): boolean {
   const filter = row[0] as number;
-  // Typed arrays give numbers; what lies left of the row is zero.
+  // Left of the row, bytes count as zero.
   const left = (i: number) => (i > distance ? (row[i - distance] as number) : 0);
   if (filter === 1) {
     for (let i = distance + 1; i < row.length; i++)
@@ -128,14 +129,14 @@ function unfilter(row: Uint8Array, above: Uint8Array, distance: number): boolean
   } else if (filter === 4) {
     for (let i = 1; i < row.length; i++) {
       const corner = i > distance ? (above[i - distance] as number) : 0;
-      row[i] = (row[i] as number) + nearest(left(i), above[i] as number, corner);
+      row[i] = (row[i] as number) + paeth(left(i), above[i] as number, corner);
     }
   }
   return filter <= 4;
 }
 
-/** Paeth's predictor. */
-function nearest(left: number, above: number, corner: number): number {
+/** Paeth's predictor: whichever neighbour is nearest to left + above - corner. */
+function paeth(left: number, above: number, corner: number): number {
   const [to_left, to_above] = [Math.abs(above - corner), Math.abs(left - corner)];
   const to_corner = Math.abs(left + above - 2 * corner);
   if (to_left <= to_above && to_left <= to_corner) return left;
@@ -172,13 +173,13 @@ function row_writer(
         if (is_key && value !== key?.[c]) is_key = false;
         data[to + c] = bit_depth === 16 ? value >> 8 : (value * 255) / max;
       }
-      if (channels === 4) spread(data, to, samples, is_key);
+      if (channels === 4) widen(data, to, samples, is_key);
     }
   };
 }
 
-/** Makes four channels of the one to four samples at `at`. */
-function spread(data: Pixels["data"], at: number, samples: number, is_transparent: boolean): void {
+/** Expands the one to four samples at `at` to four channels. */
+function widen(data: Pixels["data"], at: number, samples: number, is_transparent: boolean): void {
   const alpha = samples === 2 ? (data[at + 1] as number) : is_transparent ? 0 : 255;
   if (samples <= 2) data[at + 1] = data[at + 2] = data[at] as number;
   if (samples < 4) data[at + 3] = alpha;

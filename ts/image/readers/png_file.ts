@@ -119,7 +119,7 @@ const DEPTHS: Readonly<Record<number, readonly number[]>> = {
   6: [8, 16],
 };
 
-/** The file without EXIF, by which other decoders might turn its pixels, and without texts, which take them memory. */
+/** The file without EXIF, by which other decoders might turn its pixels, and without texts, which take memory. */
 export function without_metadata(bytes: Uint8Array): Uint8Array {
   let rest: Uint8Array | undefined;
   let [from, to] = [0, 0];

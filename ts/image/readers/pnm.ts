@@ -3,11 +3,12 @@ import { check_size, invalid_image, MAX_PIXELS, truncated } from "../limits.ts";
 import type { Channels, Pixels } from "../pixels.ts";
 import { latin1 } from "../signatures.ts";
 
-/** The longest number, with leading zeros, as in Pillow. */
+/** The maximum length of a number, leading zeros included, as in Pillow. */
 const MAX_DIGITS = 10;
 
 /**
- * Decodes a portable bitmap, graymap or pixmap (P1 to P6). Samples of any maximum become 8 bits.
+ * Decodes a portable bitmap, graymap or pixmap, P1 to P6 (https://netpbm.sourceforge.net/doc/pnm.html). Samples of any maximum
+ * up to 65535 become 8 bits.
  * @throws VitMsnError INVALID_IMAGE.
  */
 export function read_pnm(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: DecodeOptions): Pixels {
@@ -18,21 +19,21 @@ export function read_pnm(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: D
   check_size(width, height, name, max_pixels);
   const is_bitmap = kind === 1 || kind === 4;
   const max = is_bitmap ? 1 : numbers.next();
-  if (max < 1 || max > 65535) throw damaged(`its largest value must be from 1 to 65535, got ${max}`);
+  if (max < 1 || max > 65535) throw damaged(`its maximum value must be from 1 to 65535, got ${max}`);
   const channels: Channels = kind === 3 || kind === 6 ? 3 : 1;
   const row_samples = width * channels;
   const row_bytes = kind === 4 ? Math.ceil(width / 8) : row_samples * (max > 255 ? 2 : 1);
-  // A digit a pixel, or numbers with a space between them: what the file can't hold gets no memory.
-  const least_bytes =
+  // A digit a pixel, or numbers with a space between them. No memory is allocated for pixels that the file can't hold.
+  const min_bytes =
     kind === 1 ? row_samples * height : kind < 4 ? 2 * row_samples * height - 1 : row_bytes * height;
-  if (numbers.at + least_bytes > bytes.length) throw truncated(name, "PNM");
+  if (numbers.at + min_bytes > bytes.length) throw truncated(name, "PNM");
   const data = new Uint8Array(row_samples * height);
   const to_byte = scale(max, channels);
   if (kind === 1) for (let i = 0; i < data.length; i++) data[i] = 255 * (1 - numbers.bit());
   else if (kind < 4) {
     for (let i = 0; i < data.length; i++) {
       const value = numbers.next();
-      if (value > max) throw damaged(`it has a value above its largest, ${max}`);
+      if (value > max) throw damaged(`it has a value above its maximum, ${max}`);
       data[i] = to_byte(value);
     }
   } else if (kind === 4) read_bits(bytes, numbers.at, row_bytes, data, width);
@@ -41,8 +42,8 @@ export function read_pnm(bytes: Uint8Array, { name, max_pixels = MAX_PIXELS }: D
 }
 
 /**
- * To 8 bits. Grey of more than 8 bits goes through 16, of which the high byte is taken, as with other formats; color is scaled
- * at once, as in Pillow.
+ * To 8 bits. Grey of more than 8 bits is scaled to 16 bits, of which the high byte is used, as with other formats; color is scaled
+ * directly, as in Pillow.
  */
 function scale(max: number, channels: number): (value: number) => number {
   if (max === 255) return (value) => value;
@@ -85,12 +86,12 @@ function read_bits(
   }
 }
 
-/** Reads decimal numbers, past spaces and comments. */
+/** Reads decimal numbers, skipping spaces and comments. */
 class Numbers {
   readonly #bytes: Uint8Array;
   readonly #truncated: () => Error;
   readonly #damaged: (what: string) => Error;
-  /** The byte behind the character that ended the last number. */
+  /** The byte after the character that ended the last number. */
   at: number;
 
   constructor(bytes: Uint8Array, start: number, truncated: () => Error, damaged: (what: string) => Error) {
@@ -109,7 +110,7 @@ class Numbers {
     return Number(text);
   }
 
-  /** A digit 0 or 1, which no space need follow. */
+  /** A digit 0 or 1, which needn't be followed by a space. */
   bit(): number {
     const digit = (this.#bytes[this.#skip()] as number) - 48;
     this.at++;

@@ -23,8 +23,8 @@ export async function read_image(
 }
 
 /**
- * A PNG file for another decoder, and how to turn what that gives.
- * @throws VitMsnError INVALID_IMAGE where it would be refused here.
+ * A PNG file for another decoder, and the orientation of the pixels that it will return.
+ * @throws VitMsnError INVALID_IMAGE where this package's reader would refuse it.
  */
 export async function take_png_orientation(bytes: Uint8Array, name: string): Promise<UnturnedFile> {
   const { orientation } = await read_png_file(bytes, name);

@@ -80,7 +80,7 @@ export class Task {
 
 /** What can be done about it, by the package's error codes. */
 const ADVICE: Record<string, string> = {
-  INVALID_IMAGE: "Choose another picture: PNG, JPEG, WebP, AVIF or GIF.",
+  INVALID_IMAGE: "Choose another picture, for example a PNG or JPEG file.",
   INVALID_CONFIG: "Check the model's config.json and preprocessor_config.json.",
   INVALID_CHECKPOINT: "Download the file again, or choose another one.",
   CHECKPOINT_MISMATCH: "Use the files of one model, and a head with the model that it was taught on.",
