@@ -83,10 +83,14 @@ export function source_name(source: string): string {
 }
 
 export function network_error(name: string, reason: string, cause: unknown): VitMsnError {
-  return new VitMsnError("NETWORK", `${name} can't be fetched: ${reason}. Check the URL and the network.`, {
-    cause,
-    details: { file: name },
-  });
+  return new VitMsnError(
+    "NETWORK",
+    `${name} can't be fetched: ${reason}. Check the address and the network.`,
+    {
+      cause,
+      details: { file: name },
+    },
+  );
 }
 
 export function status_error(name: string, { status, statusText, headers }: Response): VitMsnError {
@@ -96,11 +100,7 @@ export function status_error(name: string, { status, statusText, headers }: Resp
       : status === 401 || status === 403
         ? "ACCESS_DENIED"
         : "NETWORK";
-  return new VitMsnError(
-    code,
-    `${name} can't be fetched: the server answered ${`${status} ${statusText}`.trim()}. Check the URL.`,
-    {
-      details: { file: name, status, retry_after: headers.get("retry-after") ?? undefined },
-    },
-  );
+  return new VitMsnError(code, `${name} answered ${`${status} ${statusText}`.trim()}; check the address.`, {
+    details: { file: name, status, retry_after: headers.get("retry-after") ?? undefined },
+  });
 }
