@@ -256,6 +256,20 @@ describe("vit-msn train", () => {
     ]);
   });
 
+  test.each(["checkpoint-99", "runs/checkpoint-2", "True"])(
+    "a checkpoint %s that isn't there is not looked for on the hub",
+    async (name) => {
+      const output_dir = output_folder();
+      const { code, stderr } = await run([...common(output_dir), "--resume_from_checkpoint", name]);
+      expect([code, stderr]).toEqual([
+        1,
+        expect.stringContaining(
+          `There is no checkpoint ${name}; give its folder, or its name in ${output_dir}.`,
+        ),
+      ]);
+    },
+  );
+
   test("a full disk is an error that keeps the earlier checkpoints", async () => {
     const output_dir = output_folder();
     const args = [...common(output_dir), "--save_steps", "2"];

@@ -1,4 +1,5 @@
-import { readdir } from "../../files/index.ts";
+import { join } from "node:path";
+import { readdir, stat } from "../../files/index.ts";
 import { env, VitMsnError } from "../../index.ts";
 import type { TrainCallOptions } from "../../training/index.ts";
 import { notify } from "../terminal.ts";
@@ -14,14 +15,18 @@ export interface ResumeFlags {
 /**
  * Where train() resumes: from the given checkpoint, or else from the newest one in output_dir. In that case the options must be
  * those of the run that wrote it.
- * @throws VitMsnError INVALID_ARGUMENT if output_dir contains something else, which must not be overwritten.
+ * @throws VitMsnError NOT_FOUND if the given checkpoint isn't there; INVALID_ARGUMENT if output_dir contains something else,
+ *   which must not be overwritten.
  */
 export async function checkpoint_to_resume(
   output_dir: string,
   flags: ResumeFlags,
 ): Promise<TrainCallOptions> {
   const { resume_from_checkpoint } = flags;
-  if (resume_from_checkpoint !== undefined) return { resume_from_checkpoint };
+  if (resume_from_checkpoint !== undefined) {
+    await check_checkpoint(output_dir, resume_from_checkpoint);
+    return { resume_from_checkpoint };
+  }
   if (flags.overwrite_output_dir) return {};
   const names = (await readdir(output_dir)).filter((name) => !name.startsWith("."));
   if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
@@ -38,6 +43,17 @@ export async function checkpoint_to_resume(
     );
   }
   return {};
+}
+
+/** A wrong path must not be taken for a repository of the hub. */
+async function check_checkpoint(output_dir: string, checkpoint: string): Promise<void> {
+  for (const path of [checkpoint, join(output_dir, checkpoint)])
+    if ((await stat(path).catch(() => undefined))?.isDirectory()) return;
+  throw new VitMsnError(
+    "NOT_FOUND",
+    `There is no checkpoint ${checkpoint}; give its folder, or its name in ${output_dir}.`,
+    { details: { argument: "resume_from_checkpoint" } },
+  );
 }
 
 /** The part of both kinds of training events that an interrupt needs. */
