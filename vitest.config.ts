@@ -27,7 +27,6 @@ const TIMEOUT_MS = 180_000;
 
 export default defineConfig({
   test: {
-    hookTimeout: TIMEOUT_MS,
     projects: [
       {
         // Tests use the package as its users get it: the bundles in dist/.
@@ -39,6 +38,7 @@ export default defineConfig({
           execArgv: relaxed_simd_args,
           provide: { require_gpu },
           testTimeout: TIMEOUT_MS,
+          hookTimeout: TIMEOUT_MS,
         },
       },
       {
@@ -48,6 +48,7 @@ export default defineConfig({
           name: "chromium",
           include: ["test/suite/**/*.test.ts", "test/browser/**/*.test.ts"],
           testTimeout: TIMEOUT_MS,
+          hookTimeout: TIMEOUT_MS,
           provide: { require_gpu },
           browser: {
             enabled: true,

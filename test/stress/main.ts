@@ -39,7 +39,7 @@ async function main(): Promise<void> {
   const seed = options.seed === undefined ? Date.now() >>> 0 : Number(options.seed);
   console.log(`Seed ${seed}`);
   const ms = Number(options.minutes) * 60_000;
-  show(await stress({ seed, ms, lanes: Number(options.lanes), report: show }));
+  show(await stress({ seed, until: { ms }, lanes: Number(options.lanes), report: show }));
   console.log("No wrong answer, no leak, no hang.");
 }
 

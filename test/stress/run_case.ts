@@ -64,7 +64,7 @@ function open(
 
 /** What a model holds at the end: an engine in a Worker reports it soon after. */
 async function final_memory(model: Model, bytes: number): Promise<{ handles: number; bytes: number }> {
-  for (let i = 0; i < 100 && model.memory().bytes !== bytes; i++)
+  for (let i = 0; i < 1000 && model.memory().bytes !== bytes; i++)
     await new Promise((resolve) => setTimeout(resolve, 20));
   return model.memory();
 }

@@ -5,8 +5,8 @@ import { run_case } from "./run_case.ts";
 
 export interface StressOptions {
   seed: number;
-  /** How long new cases are started. */
-  ms: number;
+  /** How long new cases are started, or how many of them. */
+  until: { ms: number } | { cases: number };
   /** Cases that run at once. */
   lanes: number;
   /** Called about every ten seconds. */
@@ -21,32 +21,34 @@ export interface StressReport {
   resident: number;
 }
 
-/** A case that takes longer hangs: the largest take a second. */
-const HANG_MS = 60_000;
+/** A case that takes longer hangs: the largest take a second on an idle machine. */
+const HANG_MS = 300_000;
 const REPORT_MS = 10_000;
-/** Samples of the resident memory, over the whole time. */
+/** Samples of the resident memory, over the whole run. */
 const SAMPLES = 40;
 /** Bytes by which its median may grow from the second quarter, when all is warm, to the last; a case may hold 200 MB. */
 const GROWTH = 100e6;
 
 /**
- * Runs random cases until the time is up, several at once.
+ * Runs random cases, several at once.
  * @throws Error that names the seed of the case, on a wrong answer, a leak, a hang or an unexpected error.
  */
-export async function stress({ seed, ms, lanes, report }: StressOptions): Promise<StressReport> {
+export async function stress({ seed, until, lanes, report }: StressOptions): Promise<StressReport> {
   const start = performance.now();
   const elapsed = () => performance.now() - start;
+  /** The share of the run that is done. */
+  const progress = () => ("ms" in until ? elapsed() / until.ms : (next - seed) / until.cases);
   const total: StressReport = { cases: 0, forwards: 0, seconds: 0, resident: 0 };
   const resident: number[] = [];
   let next = seed;
   let reported = 0;
   const lane = async () => {
-    while (elapsed() < ms) {
+    while (progress() < 1) {
       const forwards = await run_seed(next++ >>> 0);
       total.forwards += forwards;
       total.cases += 1;
       total.seconds = Math.round(elapsed() / 1000);
-      if (elapsed() >= (resident.length * ms) / SAMPLES) resident.push(measure_resident());
+      if (progress() >= resident.length / SAMPLES) resident.push(measure_resident());
       total.resident = resident.at(-1) as number;
       if (elapsed() - reported > REPORT_MS) {
         reported = elapsed();

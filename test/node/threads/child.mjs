@@ -67,7 +67,7 @@ const scenarios = {
     }
     setFlagsFromString("--expose-gc");
     const collect_garbage = runInNewContext("gc");
-    for (let i = 0; i < 100 && ended < started.length; i++) {
+    for (let i = 0; i < 1000 && ended < started.length; i++) {
       collect_garbage();
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -85,7 +85,7 @@ const scenarios = {
       await other.forward({ pixel_values });
       await other.dispose();
     }
-    for (let i = 0; i < 100 && threads() > before; i++)
+    for (let i = 0; i < 1000 && threads() > before; i++)
       await new Promise((resolve) => setTimeout(resolve, 20));
     return { before, after: threads() };
   },
