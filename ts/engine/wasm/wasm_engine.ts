@@ -212,9 +212,9 @@ export class WasmEngine implements TrainingEngine {
   /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine isn't used again. */
   #translate(error: unknown, glue: Glue): VitMsnError {
     const code = (error as { code?: ErrorCode } | null)?.code;
-    const is_told = error instanceof Error && typeof code === "string";
-    if (is_told && code !== "ENGINE_DEAD") return new VitMsnError(code, error.message);
-    if (is_told) this.fate.lost ??= error.message;
+    const has_code = error instanceof Error && typeof code === "string";
+    if (has_code && code !== "ENGINE_DEAD") return new VitMsnError(code, error.message);
+    if (has_code) this.fate.lost ??= error.message;
     else this.fate.fault ??= panic_message(glue) ?? String(error);
     return this.death(error) as VitMsnError;
   }
