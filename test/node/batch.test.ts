@@ -184,7 +184,9 @@ describe("sources", () => {
       stdin: names.join("\n"),
     });
     server.close();
-    expect(result.stderr).toMatch(/^vit-msn: .*gone\.png answered 404.*\[NOT_FOUND\]\n$/);
+    expect(result.stderr).toMatch(
+      /^vit-msn: .*gone\.png can't be fetched: the server answered 404.*\[NOT_FOUND\]\n$/,
+    );
     expect(images_of(result.stdout)).toEqual(names.slice(1));
     expect(Object.fromEntries(asked)).toEqual({
       "/gone.png": 1,
