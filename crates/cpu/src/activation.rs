@@ -135,8 +135,8 @@ fn map_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, op: impl Fn(F32x4) ->
     }
 }
 
-/// The value and the derivative of an activation that few models use, whose code stands once in the binary: every user
-/// downloads it.
+/// The value and the derivative of an activation that few models use, whose code exists only once in the binary: every
+/// user downloads it.
 type Pair = fn(F32x4) -> [F32x4; 2];
 
 fn map_pairs<'a>(rows: impl IntoIterator<Item = &'a mut [f32]>, pair: Pair, which: usize) {

@@ -451,8 +451,8 @@ mod tests {
         assert_eq!(pollster::block_on(context.settle()), Ok(()));
     }
 
-    /// Calls that are told of once someone sends their error.
-    fn told_later(context: &Context) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
+    /// Calls whose error arrives later, when the test sends it.
+    fn reported_later(context: &Context) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         let error: ErrorFuture = Box::pin(async { receiver.await.unwrap() });
         context.unsettled.borrow_mut().push(Rc::new(Unsettled {
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn all_who_wait_hear_of_an_error_and_none_who_comes_later() {
         let Some(context) = context() else { return };
-        let sender = told_later(&context);
+        let sender = reported_later(&context);
         let (mut first, mut second) = (Box::pin(context.settle()), Box::pin(context.settle()));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));

@@ -7,8 +7,8 @@ use vit_msn_tensor::Result;
 
 use crate::context::Context;
 
-/// A WGSL module and the entry point in it. Binding 0 holds the uniforms, the bindings from 1 on the buffers that are
-/// read, then those that are written.
+/// A WGSL module and the entry point in it. Binding 0 holds the uniforms; the bindings after it hold the buffers
+/// that are read, then those that are written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     /// The op's name, for errors and GPU debuggers.

@@ -29,7 +29,7 @@ const MAX_DISPATCHES: usize = 256;
 /// Maximum number of cached bind groups: those of a few forwards of different sizes.
 const MAX_BIND_GROUPS: usize = 4096;
 
-/// Written bytes after which the device is told to take them: until then they are held twice.
+/// Flush threshold for queued uploads, in bytes: until they are submitted, wgpu holds a second copy.
 const MAX_UNSUBMITTED: u64 = 32 << 20;
 
 /// One run of a kernel.
@@ -39,7 +39,7 @@ pub(crate) struct Op<'a, Uniforms> {
     pub constants: (Constants, &'a [u32]),
     /// Binding 0.
     pub uniforms: Uniforms,
-    /// The bindings from 1 on.
+    /// The bindings after it.
     pub reads: &'a [Binding],
     /// The bindings after those; none of them may be among the former.
     pub writes: &'a [Binding],

@@ -41,7 +41,7 @@ impl Object {
     }
 }
 
-/// Everything that is alive on this engine. Nearly every export looks handles up: what does stands once in the binary.
+/// Everything that is alive on this engine. Nearly every export looks handles up, so the code that does exists only once in the binary.
 #[derive(Default)]
 pub struct Handles {
     objects: BTreeMap<u32, Object>,

@@ -34,7 +34,7 @@ pub(crate) struct Task {
     pub thread: usize,
 }
 
-/// The threads that share a job of so many multiply-adds: 1 where it is small.
+/// The number of threads that share a job of `multiply_adds`: 1 if the job is small.
 pub(crate) fn threads_for(multiply_adds: usize) -> usize {
     if multiply_adds < WORTH_SHARING {
         1

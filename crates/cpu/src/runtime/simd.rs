@@ -365,7 +365,7 @@ pub fn map_in_place(values: &mut [f32], op: impl Fn(F32x4) -> F32x4) {
     }
 }
 
-/// `value` in all lanes, as a value that the compilers can't foresee. V8 makes a vector constant anew wherever it is
+/// `value` in all lanes, as a value that the compilers can't foresee. V8 rebuilds a vector constant wherever it is
 /// used, with three instructions, of which one runs only once a cycle; this one stays in a register or on the stack.
 /// To be made before a loop.
 #[inline(always)]

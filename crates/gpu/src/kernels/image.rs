@@ -8,7 +8,7 @@ use crate::buffers::{Binding, DeviceBuffer, GpuTensor, size_class};
 use crate::pipelines::{Constants, Kernel};
 use crate::stream::{Op, Stream};
 
-const PICTURE: Kernel = Kernel {
+const IMAGE: Kernel = Kernel {
     name: "resample",
     sources: &[include_str!("image.wgsl")],
     entry_point: "main",
@@ -312,7 +312,7 @@ impl Pass<'_> {
         let taps = (self.axis.stride - 2) as u64;
         let results_count = (width * height) as u64;
         stream.record(Op {
-            kernel: PICTURE,
+            kernel: IMAGE,
             constants: (
                 CONSTANTS,
                 &[
