@@ -53,6 +53,14 @@ describe.each(with_code)("%s", (file) => {
   }
 });
 
+test.each(guides.filter((name) => name !== "index.md"))(
+  "%s has a title for the site's menu",
+  async (name) => {
+    const text = await readFile(join(root, "docs/guides", name), "utf8");
+    expect(text).toMatch(/^---\ntitle: .+\n---\n\n# /);
+  },
+);
+
 test("TypeScript finds no fault in the code", async () => {
   const folder = await mkdtemp(join(tmpdir(), "vit-msn-docs-types-"));
   try {
