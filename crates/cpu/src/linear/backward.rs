@@ -1,4 +1,5 @@
-//! The gradients of a linear layer: two products, each run by the layer's own kernel on operands packed for it.
+//! The gradients of a linear layer: two products, each computed by the layer's own kernel on operands packed
+//! for it.
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
@@ -9,15 +10,17 @@ use crate::linear::transpose::{pack_columns, transpose};
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 use crate::runtime::simd::{F32x4, LANES};
 
-/// Rows that are packed at a time: a block of them stays in L2.
+/// Number of rows packed at a time, so that a block of them stays in L2.
 const ROW_BLOCK: usize = 64;
-/// Columns that are transposed at a time, so that whole cache lines are read.
+/// Number of columns transposed at a time, so that whole cache lines are read.
 const COLUMN_BLOCK: usize = 32;
 
-/// out = grad · W: the gradient by the layer's input; grad `[rows, out_features]`, out `[rows, in_features]`.
+/// out = grad · W: the gradient with respect to the layer's input, with grad `[rows, out_features]` and out
+/// `[rows, in_features]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, UNSUPPORTED for int8, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when a length doesn't match or the weight is incomplete, UNSUPPORTED for int8,
+/// OUT_OF_MEMORY.
 pub fn linear_backward_input(grad: &[f32], w: &PackedLinear, out: &mut [f32]) -> Result<()> {
     check_floating(w)?;
     w.check_complete()?;
@@ -32,11 +35,12 @@ pub fn linear_backward_input(grad: &[f32], w: &PackedLinear, out: &mut [f32]) ->
     linear(grad, &transposed(w)?, Activation::Identity, None, out)
 }
 
-/// weight = gradᵀ · x and bias = the column sums of grad: the gradients by the layer's parameters; grad `[rows,
-/// out_features]`, x `[rows, in_features]`, weight `[out_features, in_features]`, bias `[out_features]`.
+/// weight = gradᵀ · x and bias = the column sums of grad: the gradients with respect to the layer's parameters,
+/// with grad `[rows, out_features]`, x `[rows, in_features]`, weight `[out_features, in_features]` and bias
+/// `[out_features]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a length doesn't fit or there is no row, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when a length doesn't match or there is no row, OUT_OF_MEMORY.
 pub fn linear_backward_weights(
     grad: &[f32],
     x: &[f32],
@@ -78,7 +82,7 @@ fn check_floating(w: &PackedLinear) -> Result<()> {
     ))
 }
 
-/// Wᵀ as a right operand: the blocks of NR × NR weights that W's panels consist of, each transposed.
+/// Packs Wᵀ as a right operand: transposes each of the NR × NR blocks that W's panels consist of.
 fn transposed(w: &PackedLinear) -> Result<PackedLinear> {
     let (inputs, outputs) = (w.in_features(), w.out_features());
     let mut operand = PackedLinear::operand(inputs, outputs)?;
@@ -106,7 +110,7 @@ fn transposed(w: &PackedLinear) -> Result<PackedLinear> {
     Ok(operand)
 }
 
-/// Rows `[rows, columns]` as a right operand of depth `rows`.
+/// Packs rows `[rows, columns]` as a right operand of depth `rows`.
 pub(crate) fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<PackedLinear> {
     let mut operand = PackedLinear::operand(columns, rows)?;
     let panels = DisjointSliceMut::new(operand.panels_mut());
@@ -124,7 +128,7 @@ pub(crate) fn packed_rows(x: &[f32], rows: usize, columns: usize) -> Result<Pack
     Ok(operand)
 }
 
-/// The transpose of x `[rows, sums.len()]`, and the sums of its columns.
+/// The transpose of x `[rows, sums.len()]`; also computes the sums of its columns.
 fn transposed_with_sums(x: &[f32], rows: usize, sums: &mut [f32]) -> Result<Vec<f32>> {
     let columns = sums.len();
     let mut out = try_vec(numel(&[rows, columns])?)?;
@@ -151,7 +155,7 @@ fn transposed_with_sums(x: &[f32], rows: usize, sums: &mut [f32]) -> Result<Vec<
     Ok(out)
 }
 
-/// The sum in float64 of sums over blocks.
+/// Sums blocks in float32 and adds the blocks' sums in float64.
 fn sum_of(row: &[f32]) -> f64 {
     let sum_of_block = |block: &[f32]| {
         let (chunks, rest) = block.as_chunks::<LANES>();

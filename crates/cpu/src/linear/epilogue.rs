@@ -1,11 +1,11 @@
-//! What is done with complete sums: the activation and the residual.
+//! The epilogue applied to complete sums: the activation and the residual.
 
 use vit_msn_tensor::Activation;
 
 use crate::activation::activate_rows;
 use crate::runtime::parallel::Rows;
 
-/// What a layer does with its sums, to which the bias is added already.
+/// What a layer applies to its sums, which already include the bias.
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue<'a> {
     pub outputs: usize,
@@ -15,8 +15,8 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Turns the sums in the first `columns` columns of `rows` rows into the layer's output, in place; `first` is the number
-    /// of the first value among the layer's outputs.
+    /// Applies the epilogue in place to the first `columns` columns of `rows` rows; `first` is the index of the
+    /// first value in the layer's output.
     #[inline(never)]
     pub fn apply(&self, first: usize, rows: usize, columns: usize, target: &mut Rows<f32>) {
         activate_rows(self.act, target, rows, columns);
@@ -27,7 +27,7 @@ impl Epilogue<'_> {
     }
 }
 
-/// Adds to each of `rows` the beginning of its row of `stride` values.
+/// Adds to each of `rows` the start of the matching row of `others`, whose rows are `stride` values apart.
 fn add_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, others: &[f32], stride: usize) {
     for (row, others) in rows.zip(others.chunks(stride)) {
         for (value, other) in row.iter_mut().zip(others) {

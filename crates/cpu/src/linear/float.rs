@@ -1,4 +1,4 @@
-//! The linear layer of float32 and half-width weights, of any size.
+//! The linear layer with float32 or half-width weights, for any size.
 
 use std::ops::Range;
 
@@ -11,25 +11,25 @@ use crate::runtime::blocks::{block_size, blocks};
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, tasks_for, threads_for};
 use crate::runtime::simd::FUSED;
 
-/// Maximum bytes of a stripe.
+/// Maximum size of a stripe in bytes.
 const STRIPE_BYTES: usize = if FUSED { 480 << 10 } else { 0 };
-/// Rows that share a pass of the activation function: enough values to be worth its preparation, and in L1 still.
+/// Rows activated in one pass: enough values to amortise the activation's setup, few enough to still be in L1.
 const EPILOGUE_ROWS: usize = if FUSED { MR } else { MC };
 
-/// What a linear layer computes.
+/// The operands of a linear layer.
 pub(crate) struct Product<'a> {
     pub x: &'a [f32],
     pub w: &'a PackedLinear,
     pub epilogue: Epilogue<'a>,
 }
 
-/// [`crate::linear()`], all lengths checked.
+/// [`crate::linear()`] after all lengths have been checked.
 pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     let (inputs, outputs) = (product.w.in_features(), product.w.out_features());
     let rows = product.x.len() / inputs;
     let threads = threads_for(product.x.len().saturating_mul(outputs));
     let schedule = Schedule::new(rows, inputs, outputs, threads);
-    // Half-width panels are widened a stripe at a time.
+    // Half-width panels are widened one stripe at a time.
     let scratch_size = if product.w.is_full() {
         0
     } else {
@@ -59,30 +59,31 @@ pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// How a product is cut: tasks of some rows and a group of panels; in a task, blocks of inputs; in those, stripes of panels.
+/// How a product is divided: into tasks, each some rows times a group of panels; a task into blocks of inputs;
+/// a block into stripes of panels.
 struct Schedule {
     rows: usize,
     inputs: usize,
     panels: usize,
-    /// Inputs of a block.
+    /// Number of inputs of a block.
     depth: usize,
-    /// Panels of a group, and how many groups there are.
+    /// Panels per group, and the number of groups.
     group: usize,
     groups: usize,
-    /// Panels of a stripe.
+    /// Panels per stripe.
     stripe: usize,
 }
 
 impl Schedule {
     fn new(rows: usize, inputs: usize, outputs: usize, threads: usize) -> Self {
-        // Blocks of about the same size, in whole turns of the tile's loop.
+        // Blocks of about equal size, in whole iterations of the tile's loop.
         let depth = block_size(inputs, KC, 4).min(inputs);
         let panels = outputs.div_ceil(NR);
-        // Some tasks a thread, for balance, but each copies its rows again; alone, all panels in one, so that a block of x
-        // stays in L2 longest.
+        // A few tasks per thread balance the load, but each copies its rows again. A single thread takes all
+        // panels in one task, so that a block of x stays in L2 longest.
         let row_blocks = rows.div_ceil(MC).max(1);
         let group = panels.div_ceil(tasks_for(threads, 4).div_ceil(row_blocks));
-        // Stripes of about the same size, too.
+        // Stripes of about equal size.
         let most = (STRIPE_BYTES / size_of::<f32>() / (depth * NR)).max(1);
         Self {
             rows,
@@ -99,7 +100,7 @@ impl Schedule {
         self.rows.div_ceil(MC) * self.groups
     }
 
-    /// The parts of a task, in the order in which its sums are added up.
+    /// The parts of a task, in the order in which their sums are accumulated.
     fn parts(&self, task: usize) -> impl Iterator<Item = Part> {
         let (row0, panel0) = (task / self.groups * MC, task % self.groups * self.group);
         let rows = row0..self.rows.min(row0 + MC);
@@ -115,7 +116,7 @@ impl Schedule {
     }
 }
 
-/// Rows of a product, the panels that they meet, and the inputs that are summed up.
+/// A range of rows, the panels they are multiplied by, and the inputs summed over.
 struct Part {
     rows: Range<usize>,
     panels: Range<usize>,
@@ -123,10 +124,10 @@ struct Part {
 }
 
 impl Product<'_> {
-    /// Adds a part's sums to the output, and finishes them after the last input.
+    /// Adds a part's sums to the output, and applies the epilogue after the last input.
     ///
     /// # Safety
-    /// Nobody else may use the part's rows and columns of the output.
+    /// No other thread may access the part's rows and columns of the output during the call.
     unsafe fn compute(
         &self,
         part: Part,
@@ -159,21 +160,21 @@ impl Product<'_> {
                 if FUSED {
                     x = x.copied(range.len(), copy);
                 }
-                // SAFETY: guaranteed by the caller, as this function's safety section demands.
+                // SAFETY: guaranteed by the caller; see `# Safety` above.
                 let mut target = unsafe { out.rows(row * outputs + column0, outputs) };
                 weights.multiply(x, columns, start, &mut target);
             }
             if range.end == inputs {
-                // SAFETY: guaranteed by the caller, as this function's safety section demands.
+                // SAFETY: guaranteed by the caller; see `# Safety` above.
                 unsafe { self.finish(first..last, column0, columns, out) };
             }
         }
     }
 
-    /// Turns complete sums into the layer's output, in place.
+    /// Applies the epilogue to complete sums, in place.
     ///
     /// # Safety
-    /// Nobody else may use these rows and columns of the output.
+    /// No other thread may access these rows and columns of the output during the call.
     pub unsafe fn finish(
         &self,
         rows: Range<usize>,
@@ -183,7 +184,7 @@ impl Product<'_> {
     ) {
         let outputs = self.w.out_features();
         let first = rows.start * outputs + column0;
-        // SAFETY: guaranteed by the caller, as this function's safety section demands.
+        // SAFETY: guaranteed by the caller; see `# Safety` above.
         let mut target = unsafe { out.rows(first, outputs) };
         self.epilogue.apply(first, rows.len(), columns, &mut target);
     }

@@ -1,9 +1,10 @@
-//! The linear layer of int8 weights: quantises each row of its input by the row's largest magnitude, multiplies
-//! integers, and scales the sums back to float32.
+//! The linear layer with int8 weights: quantises each row of its input by the row's largest magnitude,
+//! multiplies integers, and scales the sums back to float32.
 //!
-//! Large products are cut in two by two blocks for [`crate::linear::strassen_terms`]: a tile of rows and the next one, the halves of a
-//! block of inputs, a panel and the next one. The operands of all terms are made first, those of the rows once and those
-//! of the weights a stripe at a time, which stays in the L2 cache while the rows stream past.
+//! Large products are divided into two by two blocks as in [`crate::linear::strassen_terms`]: consecutive tiles
+//! of rows, the halves of a block of inputs, consecutive panels. The operands of all terms are computed first:
+//! those of the rows once, those of the weights one stripe at a time. The stripe stays in the L2 cache while
+//! the rows stream past.
 
 use std::ops::Range;
 
@@ -23,20 +24,21 @@ use crate::runtime::parallel::{
 
 /// Maximum number of rows whose operands are computed at a time.
 const MAX_ROWS: usize = 320;
-/// Maximum number of inputs of a term: a tile's rows and a panel are in the L1 cache.
+/// Maximum number of inputs of a term, so that a tile's rows and a panel fit in the L1 cache.
 const MAX_TERM_DEPTH: usize = 512;
-/// Maximum bytes of a stripe.
+/// Maximum size of a stripe in bytes.
 const STRIPE_BYTES: usize = 400 << 10;
-/// Minimum number of rows that makes the sums of weights pay off.
+/// Minimum number of rows for which the sums of weights pay off.
 const MIN_ROWS: usize = 48;
 
-/// [`crate::linear()`] for int8 weights, all lengths checked; `w` are the panels of the product's weights.
+/// [`crate::linear()`] for int8 weights, after all lengths have been checked; `w` are the panels of the
+/// product's weights.
 pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) -> Result<()> {
     let Product { x, epilogue, .. } = *product;
     let (in_features, outputs) = (product.w.in_features(), product.w.out_features());
     let rows = x.len() / in_features;
     let plan = Plan::new(w, rows, outputs);
-    // Blocks of about the same size, in whole units.
+    // Blocks of about equal size, in whole units.
     let capacity = block_size(rows, MAX_ROWS, plan.rows());
     let mut operands = try_vec(capacity / plan.rows() * plan.row_operands())?;
     let mut row_scales = try_vec(capacity)?;
@@ -111,17 +113,17 @@ pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) 
     Ok(())
 }
 
-/// How a product is cut.
+/// How a product is divided.
 struct Plan<'a> {
     w: &'a QuantisedPanels,
     outputs: usize,
     threads: usize,
-    /// Blocks of a matrix in each direction.
+    /// Number of blocks of a matrix in each direction.
     halves: usize,
     terms: &'static [Term],
-    /// Inputs of all the blocks of a row of them.
+    /// Number of inputs of one row of blocks.
     block: usize,
-    /// Units of columns of a stripe.
+    /// Units of columns per stripe.
     stripe_units: usize,
 }
 
@@ -148,7 +150,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Rows and columns of a unit: one tile or two by two.
+    /// Rows and columns of a unit: one tile, or two by two.
     fn rows(&self) -> usize {
         self.halves * MR
     }
@@ -157,18 +159,19 @@ impl<'a> Plan<'a> {
         self.halves * NR
     }
 
-    /// Values of the terms' operands of a unit of rows.
+    /// Number of values of all terms' operands for a unit of rows.
     fn row_operands(&self) -> usize {
         self.terms.len() * self.w.depth() / self.halves * MR
     }
 
-    /// Values of one thread's scratch: a stripe's operands, or a unit's quantised rows and their blocks.
+    /// Number of values of one thread's scratch: a stripe's operands, or a unit's quantised rows and their
+    /// blocks.
     fn scratch_size(&self) -> usize {
         let stripe = self.terms.len() * self.w.depth() / self.halves * NR * self.stripe_units;
         stripe.max(self.rows() * (self.w.depth() + self.block))
     }
 
-    /// Sums of a unit of rows and a stripe.
+    /// Number of sums of a unit of rows times a stripe.
     fn sums_size(&self) -> usize {
         self.stripe_units * self.halves * self.halves * TILE
     }
@@ -178,7 +181,7 @@ impl<'a> Plan<'a> {
         blocks(self.w.depth(), self.block)
     }
 
-    /// Units of columns, the last maybe not whole.
+    /// Number of units of columns; the last may be partial.
     fn units(&self) -> usize {
         self.outputs.div_ceil(self.columns())
     }
@@ -189,7 +192,7 @@ impl<'a> Plan<'a> {
         first..self.units().min(first + self.stripe_units)
     }
 
-    /// Quantises the rows of a unit and makes their operands: block of inputs after block, term after term.
+    /// Quantises the rows of a unit and computes their operands, ordered by block of inputs, then term.
     fn quantise<'x>(
         &self,
         mut x: impl Iterator<Item = &'x [f32]>,
@@ -231,7 +234,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The operands of a stripe of weights: block of inputs after block, term after term, unit of columns after unit.
+    /// Computes the operands of a stripe of weights, ordered by block of inputs, then term, then unit of
+    /// columns.
     fn make_weight_operands(&self, units: Range<usize>, mut operands: &mut [i16]) {
         for range in self.blocks() {
             let inputs = range.len() / self.halves;
@@ -252,7 +256,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Sets an operand from the blocks that it is made of.
+/// Computes an operand from its blocks.
 fn combine<'a, T: Copy + Into<i16> + 'a>(
     operand: Operand,
     block: impl Fn(usize) -> &'a [T],
@@ -277,7 +281,7 @@ fn combine<'a, T: Copy + Into<i16> + 'a>(
     }
 }
 
-/// Quantised rows, to multiply with all of the weight.
+/// Quantised rows to be multiplied by the whole weight.
 struct Block<'a> {
     plan: &'a Plan<'a>,
     rows: usize,
@@ -288,7 +292,7 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Computes a stripe of columns, which begins at `out`.
+    /// Computes a stripe of columns; `out` starts at its first column.
     fn multiply(&self, units: Range<usize>, weights: &[i16], sums: &mut [i32], mut out: Rows<f32>) {
         let (plan, outputs) = (self.plan, self.plan.outputs);
         let column0 = units.start * plan.columns();
@@ -307,7 +311,7 @@ impl Block<'_> {
         }
     }
 
-    /// Adds all terms of a unit of rows and a stripe: for each unit of columns the sums of its tiles.
+    /// Adds all terms of a unit of rows and a stripe; `sums` holds the tiles of each unit of columns in turn.
     fn add_terms(&self, units: usize, mut a: &[i16], mut weights: &[i16], sums: &mut [i32]) {
         let plan = self.plan;
         for range in plan.blocks() {
@@ -341,7 +345,7 @@ impl Block<'_> {
                 &scales[panel],
                 &bias[panel],
             );
-            // To the next panel of this unit, or the first of the next unit.
+            // Advances to the next panel of this unit, or to the first of the next unit.
             at += match (panel + 1) & (halves - 1) {
                 0 => (halves * halves - halves + 1) * TILE,
                 _ => TILE,
@@ -384,7 +388,7 @@ mod tests {
         values
     }
 
-    /// The definition, with the kernel's roundings.
+    /// The definition, with the kernel's rounding.
     fn naive(x: &[f32], w: &PackedLinear) -> Vec<f32> {
         let (n, k) = (w.out_features(), w.in_features());
         let weight = w.get_rows(0, n).unwrap();
@@ -472,7 +476,7 @@ mod tests {
         .unwrap();
         let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
         let error = square(&mut exact.iter().zip(&quantised).map(|(a, b)| a - b));
-        // Roundings of the weights to 1/127 of the row's largest: half a per cent of the signal.
+        // The weights are rounded to 1/127 of the row's largest value: half a per cent of the signal.
         assert!(error.sqrt() <= 0.01 * square(&mut exact.iter().copied()).sqrt());
     }
 

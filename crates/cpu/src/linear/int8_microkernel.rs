@@ -1,41 +1,45 @@
 //! Dot products of quantised activations and signed bytes, summed exactly in int32.
 //!
-//! Weights are widened to int16 before the kernel's loop, which then is SIMD128's own int16 dot product. That leaves room
-//! for more than 8 bits in the activations: 12 and a sign wherever sums still fit int32, so that nearly all of the error
-//! is the weights'. And it leaves room for sums of two weights or activations, so that products can be cut in Strassen's
-//! way: that is exact here, since int32 wraps and the results fit.
+//! Weights are widened to int16 before the kernel's loop, which can then use SIMD128's own int16 dot product.
+//! That leaves room for activations of more than 8 bits: 12 and a sign wherever sums still fit int32, so that
+//! nearly all of the error comes from the weights. It also leaves room for sums of two weights or activations,
+//! so that products can be divided as in Strassen's algorithm. That is exact here, since int32 wraps and the
+//! results fit.
 //!
-//! Relaxed SIMD's dot product of bytes would need one operand of 7 bits to be the same everywhere, and that loses too
-//! much: the cosine of the embeddings to float32's falls below 0.999. Where the processor has no instruction for it, x86
-//! emulates it by two multiplications, as many as are needed here.
+//! Relaxed SIMD's dot product of bytes gives the same result everywhere only if one operand has 7 bits, and
+//! that loses too much accuracy: the cosine similarity of the embeddings to float32's falls below 0.999. On x86
+//! processors without an instruction for it, it is emulated by two multiplications, the same number as needed
+//! here.
 
 use crate::runtime::simd::{F32x4, LANES};
 
-/// Rows of a tile: of the activations.
+/// Rows of a tile: rows of the activations.
 pub(crate) const MR: usize = 4;
 /// Columns of a tile: outputs of the layer.
 pub(crate) const NR: usize = 8;
-/// The sums of a tile.
+/// Number of sums of a tile.
 pub(crate) const TILE: usize = MR * NR;
-/// Inputs whose weights lie side by side: what one 32-bit lane sums.
+/// Number of inputs whose weights are adjacent: the products that one 32-bit lane sums.
 pub(crate) const PAIR: usize = 2;
-/// Inputs of a turn of the kernel's loop.
+/// Number of inputs per iteration of the kernel's loop.
 pub(crate) const UNROLL: usize = 8;
-/// The most inputs whose sum is sure to fit int32 with activations of 8 bits.
+/// The maximum number of inputs whose sum is guaranteed to fit int32 with activations of 8 bits.
 pub(crate) const MAX_DEPTH: usize = i32::MAX as usize / (127 * 128);
 
 pub(crate) use imp::interleave;
 
-/// One tile of activations, times one panel of weights after the other.
+/// A tile of activations and the panels of weights it is multiplied by.
 pub(crate) struct TileProduct<'a> {
-    /// Pairs of inputs, each of MR rows.
+    /// For each pair of inputs in turn, the values of MR rows.
     pub a: &'a [i16],
-    /// Panels of as many inputs, pair of inputs after pair, each of NR outputs.
+    /// Panels with the same number of inputs; each holds, for each pair of inputs in turn, the weights of NR
+    /// outputs.
     pub panels: &'a [i16],
 }
 
 impl TileProduct<'_> {
-    /// Adds each panel's sums to TILE values from `first` on, or takes them away; `step` from one panel's to the next's.
+    /// Adds each panel's sums to TILE values, starting at the share's index, or subtracts them; consecutive
+    /// panels' sums are `step` apart.
     #[inline(always)]
     pub fn add(&self, sums: &mut [i32], step: usize, shares: &[(usize, bool)]) {
         let depth = self.a.len() / MR;
@@ -55,26 +59,28 @@ impl TileProduct<'_> {
             targets: &targets[..shares.len()],
             step,
         };
-        // SAFETY: `count` panels of `depth` inputs are in the slices, a multiple of UNROLL, and targets are measured above.
+        // SAFETY: the slices hold `count` panels of `depth` inputs, a multiple of UNROLL, and the targets'
+        // lengths are asserted above.
         unsafe { imp::multiply(&job) }
     }
 }
 
-/// What the kernel reads and writes.
+/// The operands and targets of the kernel.
 struct Job<'a> {
     /// `depth * MR` values.
     a: *const i16,
     /// `count` times `depth * NR` values.
     panels: *const i16,
-    /// A multiple of UNROLL, at least that.
+    /// A positive multiple of UNROLL.
     depth: usize,
     count: usize,
-    /// `count` times TILE sums, `step` from one to the next, and whether they are negative.
+    /// `count` times TILE sums, `step` apart, and whether to subtract from them.
     targets: &'a [(*mut i32, bool)],
     step: usize,
 }
 
-/// `sum · row_scale · scale + bias` of a panel's outputs. Two roundings on every level, so that all give the same bits.
+/// `sum · row_scale · scale + bias` for a panel's outputs. Rounded twice on every level, so that all give the
+/// same bits.
 #[inline(always)]
 pub(crate) fn scaled(
     sums: &[i32],
@@ -88,7 +94,7 @@ pub(crate) fn scaled(
     let bias = bias.as_chunks::<LANES>().0;
     let sums = sums.as_chunks::<LANES>().0;
     for (((out, sums), scales), bias) in vectors.zip(sums).zip(scales).zip(bias) {
-        // SAFETY: each is as many floats as a vector.
+        // SAFETY: each is as many floats as a vector has lanes.
         unsafe {
             let scale = F32x4::load(scales.as_ptr()).mul(F32x4::splat(row_scale));
             let sums = imp::to_float(sums).mul(scale);
@@ -98,20 +104,22 @@ pub(crate) fn scaled(
     out
 }
 
-/// The largest quantised activation: 12 bits, or as many as leave the sum of `depth` products in int32.
+/// The largest quantised activation: 12 bits, or fewer if the sum of `depth` products would otherwise overflow
+/// int32.
 fn activation_limit(depth: usize) -> usize {
     (i32::MAX as usize / (128 * depth.max(1))).min(4095)
 }
 
-/// Quantises a row of activations symmetrically into `out`, whose length is a multiple of 8 and at least the row's; the
-/// rest becomes zero. Returns its scale, NaN for a row that isn't finite, so that all its results are NaN.
+/// Quantises a row of activations symmetrically into `out`, whose length is a multiple of 8 and at least the
+/// row's; the rest is set to zero. Returns the row's scale. For a row with values that aren't finite the scale
+/// is NaN, which makes all its results NaN.
 pub(crate) fn quantise_row(x: &[f32], out: &mut [i16]) -> f32 {
     let largest = imp::largest(x);
     if !largest.is_finite() {
         out.fill(0);
         return f32::NAN;
     }
-    // Rows of nearly nothing are taken as zeros: the factor must be finite.
+    // Rows of almost zero norm are quantised to zeros: the factor must be finite.
     let largest = largest.max(1e-30);
     let limit = activation_limit(out.len()) as f32;
     imp::quantise(x, limit / largest, out);
@@ -128,17 +136,17 @@ mod imp {
     type Sums = [[v128; 2]; MR];
 
     /// # Safety
-    /// The job's pointers must be valid for what their fields say.
+    /// The job's pointers must be valid for the lengths documented on its fields.
     #[inline(never)]
     pub unsafe fn multiply(job: &Job) {
-        // As in the float32 GEMM, LLVM must neither foresee k nor mix the steps: hence the mask, and exits that are never
-        // taken.
+        // As in the float32 GEMM, LLVM must neither predict k nor mix the steps: hence the opaque mask, and
+        // exits that are never taken.
         let mask = black_box(usize::MAX);
         let depth = job.depth;
         for index in 0..job.count {
-            // SAFETY: what the caller guarantees covers every pointer: the steps end with input `depth - 1`.
+            // SAFETY: the caller's guarantee covers every pointer: the steps end with input `depth - 1`.
             unsafe {
-                // A pointer for each row, or V8 computes the address of each value.
+                // With one pointer for each row; otherwise V8 computes the address of each value.
                 let a: [_; MR] = std::array::from_fn(|r| job.a.add(r * PAIR));
                 let panel = job.panels.add(index * depth * NR);
                 let mut sums: Sums = [[i32x4_splat(0); 2]; MR];
@@ -171,10 +179,11 @@ mod imp {
         }
     }
 
-    /// Adds the products of the pair of inputs `I` of a turn. True when it was the last.
+    /// Adds the products of pair of inputs `I` of an iteration. Returns true if it was the last pair.
     ///
     /// # Safety
-    /// Each of `a` must be readable for `I + 1` pairs, MR from one to the next, `weights` for as many of NR outputs.
+    /// Each of `a` must be readable for `I + 1` pairs, MR pairs apart, and `weights` for `I + 1` pairs of NR
+    /// outputs.
     #[inline(always)]
     unsafe fn step<const I: usize>(
         sums: &mut Sums,
@@ -182,7 +191,7 @@ mod imp {
         weights: *const i16,
         left: usize,
     ) -> bool {
-        // SAFETY: the caller's promise; no load needs alignment.
+        // SAFETY: guaranteed by the caller; no load needs alignment.
         unsafe {
             let weights = weights.add(I * PAIR * NR);
             let weights = [v128_load(weights.cast()), v128_load(weights.add(NR).cast())];
@@ -198,13 +207,14 @@ mod imp {
 
     #[inline(always)]
     pub fn to_float(sums: &[i32; LANES]) -> F32x4 {
-        // SAFETY: as many integers as a vector has.
+        // SAFETY: the slice has as many integers as a vector has lanes.
         F32x4(f32x4_convert_i32x4(unsafe {
             v128_load(sums.as_ptr().cast())
         }))
     }
 
-    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of UNROLL.
+    /// Interleaves MR rows: for each pair of inputs in turn, the values of all rows. The rows have the same
+    /// length, a multiple of UNROLL.
     pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
         let rows = rows.map(|row| row.as_chunks::<UNROLL>().0);
         for (k, out) in out
@@ -213,7 +223,7 @@ mod imp {
             .iter_mut()
             .enumerate()
         {
-            // SAFETY: a chunk is a vector, and `out` four.
+            // SAFETY: a chunk is one vector, and `out` is four.
             unsafe {
                 let [a, b, c, d] = rows.map(|row| v128_load(row[k].as_ptr().cast()));
                 let (ac0, ac1) = (
@@ -257,7 +267,7 @@ mod imp {
     #[inline(always)]
     fn quantise_8(values: &[f32; 8], factor: f32, out: &mut [i16; 8]) {
         let [low, high] = [0, 4].map(|first| {
-            // SAFETY: `values` has four floats from 0 and from 4 on.
+            // SAFETY: `values` has four floats starting at 0 and at 4.
             let values = unsafe { v128_load(values.as_ptr().add(first).cast()) };
             let shifted = f32x4_add(f32x4_mul(values, f32x4_splat(factor)), f32x4_splat(ROUNDER));
             i32x4_sub(shifted, i32x4_splat(ROUNDER.to_bits() as i32))
@@ -266,7 +276,8 @@ mod imp {
         unsafe { v128_store(out.as_mut_ptr().cast(), i16x8_narrow_i32x4(low, high)) }
     }
 
-    /// The largest magnitude, by comparing bits as integers: NaN and infinities are larger than any number.
+    /// The largest magnitude, found by comparing bits as integers: NaN and infinities compare larger than any
+    /// number.
     pub fn largest(x: &[f32]) -> f32 {
         let (chunks, rest) = x.as_chunks::<4>();
         let mut most = i32x4_splat(0);
@@ -291,10 +302,10 @@ mod imp {
     use super::*;
 
     /// # Safety
-    /// The job's pointers must be valid for what their fields say.
+    /// The job's pointers must be valid for the lengths documented on its fields.
     pub unsafe fn multiply(job: &Job) {
         for index in 0..job.count {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             let (a, panel) = unsafe {
                 (
                     std::slice::from_raw_parts(job.a, job.depth * MR),
@@ -315,7 +326,7 @@ mod imp {
                 }
             }
             for &(target, negative) in job.targets {
-                // SAFETY: guaranteed by the caller, as this function's safety section demands.
+                // SAFETY: guaranteed by the caller; see `# Safety` above.
                 let target =
                     unsafe { std::slice::from_raw_parts_mut(target.add(index * job.step), TILE) };
                 for (target, sum) in target.iter_mut().zip(sums) {
@@ -327,11 +338,12 @@ mod imp {
 
     pub fn to_float(sums: &[i32; LANES]) -> F32x4 {
         let sums = sums.map(|sum| sum as f32);
-        // SAFETY: four floats.
+        // SAFETY: the array is four floats.
         unsafe { F32x4::load(sums.as_ptr()) }
     }
 
-    /// The same inputs of MR rows, pair of inputs after pair. All are as many, a multiple of UNROLL.
+    /// Interleaves MR rows: for each pair of inputs in turn, the values of all rows. The rows have the same
+    /// length, a multiple of UNROLL.
     pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
         for (k, out) in out.chunks_mut(MR * PAIR).enumerate() {
             for (row, out) in rows.iter().zip(out.chunks_mut(PAIR)) {
@@ -340,7 +352,7 @@ mod imp {
         }
     }
 
-    /// The largest magnitude; NaN counts as larger than any number.
+    /// The largest magnitude; NaN compares larger than any number.
     pub fn largest(x: &[f32]) -> f32 {
         let bits = x.iter().map(|value| value.abs().to_bits()).max();
         f32::from_bits(bits.unwrap_or(0))

@@ -1,20 +1,20 @@
-//! int8 weights: one scale for each output, packed into the panels that the integer tile reads.
+//! int8 weights: one scale per output, packed into the panels that the integer tile reads.
 
 use vit_msn_tensor::{Error, Result, check_scale, quantise_row, try_vec};
 
 use crate::linear::int8_microkernel::{MAX_DEPTH, NR, PAIR};
 
-/// Bytes of a cache line, so that no load straddles two.
+/// The bytes of a cache line, so that no load straddles two.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 struct Line([[i8; 32]; 2]);
 
-/// The weight `[out_features, in_features]` of a linear layer as signed bytes and a scale for each output.
+/// The weight `[out_features, in_features]` of a linear layer as signed bytes, with a scale for each output.
 ///
-/// The outputs are cut into panels of 8; a panel holds, pair of inputs after pair, the weights of its outputs, an output's
-/// two side by side.
+/// The outputs are divided into panels of 8. For each pair of inputs in turn, a panel holds the weights of its
+/// outputs, with the two weights of an output adjacent.
 pub(crate) struct QuantisedPanels {
-    /// Inputs with padding, in whole lines of a panel.
+    /// Number of inputs, padded to whole cache lines of a panel.
     depth: usize,
     lines: Vec<Line>,
     /// Padded to whole panels.
@@ -22,10 +22,10 @@ pub(crate) struct QuantisedPanels {
 }
 
 impl QuantisedPanels {
-    /// Zeros.
+    /// A weight of zeros.
     ///
     /// # Errors
-    /// UNSUPPORTED where sums could leave int32, OUT_OF_MEMORY.
+    /// UNSUPPORTED if sums could overflow int32, OUT_OF_MEMORY.
     pub fn new(out_features: usize, in_features: usize) -> Result<Self> {
         if in_features > MAX_DEPTH {
             return Err(Error::Unsupported(format!(
@@ -40,17 +40,17 @@ impl QuantisedPanels {
         Ok(Self {
             depth,
             lines: try_vec(lines)?,
-            // Two panels at a time share an epilogue.
+            // The epilogue processes two panels at a time.
             scales: try_vec(out_features.next_multiple_of(2 * NR))?,
         })
     }
 
-    /// The bytes that weights and scales take.
+    /// Size of the weights and scales in bytes.
     pub fn byte_size(&self) -> usize {
         size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice())
     }
 
-    /// Inputs with padding.
+    /// Number of inputs, including padding.
     pub fn depth(&self) -> usize {
         self.depth
     }
@@ -60,7 +60,7 @@ impl QuantisedPanels {
         &self.bytes()[panel * NR * self.depth..][..NR * self.depth]
     }
 
-    /// The scales of `count` outputs from `output` on; those beyond the last are zero.
+    /// The scales of `count` outputs, starting at `output`; zero beyond the last output.
     pub fn scales(&self, output: usize, count: usize) -> &[f32] {
         &self.scales[output..output + count]
     }
@@ -72,7 +72,7 @@ impl QuantisedPanels {
         self.fill_row(row, weights);
     }
 
-    /// Sets a row that is quantised already.
+    /// Sets a row that is already quantised.
     ///
     /// # Errors
     /// INVALID_CHECKPOINT for a scale that isn't finite and positive.
@@ -107,12 +107,12 @@ impl QuantisedPanels {
 
     fn bytes_mut(&mut self) -> &mut [i8] {
         let lines = self.lines.as_mut_slice();
-        // SAFETY: a Line is 64 bytes without padding, any bytes are a Line, and the borrow is exclusive.
+        // SAFETY: a Line is 64 bytes without padding, any bytes are a valid Line, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
     }
 }
 
-/// Where in its panel a row's weight of input k lies.
+/// Index of a row's weight for input k in its panel.
 #[inline(always)]
 fn place(row: usize, k: usize) -> usize {
     (k / PAIR * NR + row % NR) * PAIR + k % PAIR

@@ -1,45 +1,46 @@
-//! The micro-kernel of float32 products: a tile of rows times packed panels, its sums in registers.
+//! The micro-kernel of float32 products: multiplies a tile of rows by packed panels, with the accumulators in
+//! registers.
 //!
-//! A tile keeps MR × NR sums in registers: 6 × 8 where multiply and add are one instruction, 2 × 16 where the
-//! product needs a register too, and that many only with the exits in [`multiply_panels`].
+//! A tile keeps MR × NR accumulators in registers: 6 × 8 where multiply-add is one instruction, 2 × 16 where
+//! the product also needs a register. The latter fits only thanks to the exits in [`multiply_panels`].
 //!
-//! Blocking: a wide tile stays with one panel block (KC × NR floats, 24 kB, in L1) while the rows of a block of x
-//! (MC × KC floats) stream past it from L2. A tall one reads more of x than of the panel, so MR rows are copied to
-//! one place and stay in L1 while a stripe of panel blocks streams past them; the stripe stays in L2 until all rows
-//! have met it.
+//! Blocking: a wide tile keeps one panel block (KC × NR floats, 24 kB) in L1 while the rows of a block of x (MC
+//! × KC floats) stream past it from L2. A tall tile reads more of x than of the panel, so MR rows are copied
+//! into a contiguous buffer and stay in L1 while a stripe of panel blocks streams past them. The stripe stays
+//! in L2 until all rows have been multiplied by it.
 
 use std::ptr;
 
 use crate::runtime::parallel::Rows;
 use crate::runtime::simd::{F32x4, FUSED, LANES};
 
-/// Rows and columns of a tile; a panel has as many columns.
+/// Rows and columns of a tile; a panel has the same number of columns.
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
 pub(crate) const MR: usize = TILE.0;
 pub(crate) const NR: usize = TILE.1;
 /// Maximum number of inputs of a block.
 pub(crate) const KC: usize = if FUSED { 512 } else { 384 };
-/// Maximum number of rows of x that are multiplied by a stripe before the next.
+/// Maximum number of rows of x multiplied by one stripe before moving to the next.
 pub(crate) const MC: usize = 320 / MR * MR;
-/// From one of the rows that are copied to the next: a cache line more than a power of two, so that they aren't all in
-/// the same set of the cache.
+/// Stride of the copied rows: a power of two plus a cache line, so that the rows don't all map to the same
+/// cache set.
 const COPY_STRIDE: usize = KC + 16;
 pub(crate) const COPY_SIZE: usize = MR * COPY_STRIDE;
 
 static ZEROS: [f32; NR] = [0.0; NR];
 
-/// What a tile's sums begin with.
+/// Initial value of a tile's accumulators.
 #[derive(Clone, Copy)]
 pub(crate) enum Init<'a> {
     /// Zero.
     Zero,
     /// The same values in every row, NR for each panel: a bias.
     From(&'a [f32]),
-    /// What the target holds.
+    /// The current values of the target.
     Accumulate,
 }
 
-/// A place of a matrix that a tile's sums are added to: its first row and column there, and their sign.
+/// Where in a matrix a tile's sums are added: first row and column, and sign.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Place {
     pub row: usize,
@@ -52,19 +53,19 @@ pub(crate) struct Place {
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub values: &'a [f32],
-    /// From one row to the next.
+    /// Distance between the starts of consecutive rows.
     pub stride: usize,
     pub rows: usize,
 }
 
 impl<'a> Tile<'a> {
-    /// The beginning of MR rows. Those that aren't there are the last once more.
+    /// Pointers to the starts of MR rows. Missing rows repeat the last one.
     #[inline(always)]
     fn starts(&self, depth: usize) -> [*const f32; MR] {
         std::array::from_fn(|r| self.values[r.min(self.rows - 1) * self.stride..][..depth].as_ptr())
     }
 
-    /// The same rows closer together: their first `depth` values.
+    /// The first `depth` values of the same rows, copied closer together.
     pub fn copied(self, depth: usize, target: &'a mut [f32]) -> Self {
         let rows = self.values.chunks(self.stride).take(self.rows);
         for (row, copy) in rows.zip(target.chunks_mut(COPY_STRIDE)) {
@@ -78,7 +79,7 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// Neighbouring panels of B, each `depth × NR`, `stride` from one to the next.
+/// Neighbouring panels of B, each `depth × NR`, `stride` values apart.
 pub(crate) struct Panels<'a> {
     pub values: &'a [f32],
     pub stride: usize,
@@ -95,7 +96,7 @@ impl Panels<'_> {
         let rows = a.rows;
         assert!((1..=MR).contains(&rows) && self.depth > 0);
         assert!(self.values.len() >= last * self.stride + self.depth * NR);
-        // Rows that aren't there are the last once more, with the same sums in the same place.
+        // Missing rows repeat the last one, so they write the same sums to the same place.
         let mut target = |first: usize, columns: usize| {
             std::array::from_fn(|r| c.row(r.min(rows - 1), first + columns)[first..].as_mut_ptr())
         };
@@ -109,8 +110,8 @@ impl Panels<'_> {
                 starts: Inits::of(start, 0, whole * NR),
                 targets: target(0, whole * NR),
             };
-            // SAFETY: rows were sliced to `depth` floats, panels measured above, a bias in `Inits::of`, and targets are
-            // `whole * NR` floats.
+            // SAFETY: `starts` slices the rows to `depth` floats, the panels' length is asserted above,
+            // `Inits::of` slices a bias, and the targets are `whole * NR` floats.
             unsafe { multiply_panels(&job) };
         }
         if rest > 0 {
@@ -138,7 +139,8 @@ impl Panels<'_> {
         }
     }
 
-    /// Adds `Σₖ a[row, k] · b[k, column]` of a whole tile to each of `places`. Its panels are every other one there.
+    /// Adds `Σₖ a[row, k] · b[k, column]` of a whole tile at each of `places`, where the panels are every other
+    /// panel.
     #[inline(never)]
     pub fn multiply_scatter(&self, a: Tile, count: usize, places: &[Place], c: &mut Rows<f32>) {
         assert!(a.rows == MR && count > 0 && self.depth > 0);
@@ -160,12 +162,12 @@ impl Panels<'_> {
             count,
             targets: &targets[..places.len()],
         };
-        // SAFETY: rows were sliced to `depth` floats, panels measured above, and targets are `2 * count - 1` panels wide at
-        // least.
+        // SAFETY: `starts` slices the rows to `depth` floats, the panels' length is asserted above, and the
+        // targets are at least `2 * count - 1` panels wide.
         unsafe { multiply_scatter_panels(&job) };
     }
 
-    /// [`Panels::multiply`] for any number of rows, `stride` from one to the next.
+    /// [`Panels::multiply`] for any number of rows, `stride` values apart.
     pub fn multiply_rows(
         &self,
         a: &[f32],
@@ -186,13 +188,13 @@ impl Panels<'_> {
     }
 }
 
-/// What [`multiply_panels`] reads and writes.
+/// The operands and targets of [`multiply_panels`].
 struct Job {
-    /// Inputs, at least one.
+    /// Number of inputs, at least one.
     depth: usize,
     /// `depth` floats of each row.
     a: [*const f32; MR],
-    /// `count` panels of `depth * NR` floats, `stride` floats from one to the next.
+    /// `count` panels of `depth * NR` floats, `stride` floats apart.
     panels: *const f32,
     stride: usize,
     count: usize,
@@ -201,8 +203,8 @@ struct Job {
     targets: [*mut f32; MR],
 }
 
-/// Where the sums begin: at the same `count * NR` floats for all rows, NR after NR, or at NR floats again and again, or
-/// at the targets themselves.
+/// Where the initial accumulators are read: from `count * NR` floats shared by all rows, NR at a time (`step`
+/// NR); from the same NR floats for every panel (`step` 0); or from the targets themselves.
 enum Inits {
     Shared { values: *const f32, step: usize },
     Targets,
@@ -226,16 +228,16 @@ impl Inits {
 
 type Sums = [[F32x4; NR / LANES]; MR];
 
-/// The products of a tile of rows with one panel after the other, MR × NR sums at a time held in registers.
+/// Multiplies a tile of rows by each panel in turn, with MR × NR accumulators in registers.
 ///
 /// # Safety
-/// The job's pointers must be valid for what their fields say.
+/// The job's pointers must be valid for the lengths documented on its fields.
 #[inline(never)]
 unsafe fn multiply_panels(job: &Job) {
     let mask = std::hint::black_box(usize::MAX);
     let (depth, a) = (job.depth, job.a);
     for index in 0..job.count {
-        // SAFETY: what the caller guarantees covers every pointer below: the steps end with input `depth - 1`.
+        // SAFETY: the caller's guarantee covers every pointer below: the steps end with input `depth - 1`.
         unsafe {
             let targets = job.targets.map(|target| target.add(index * NR));
             let mut sums: Sums = match job.starts {
@@ -257,31 +259,31 @@ unsafe fn multiply_panels(job: &Job) {
     }
 }
 
-/// What [`multiply_scatter_panels`] reads and writes.
+/// The operands and targets of [`multiply_scatter_panels`].
 struct ScatterJob<'a> {
-    /// Inputs, at least one.
+    /// Number of inputs, at least one.
     depth: usize,
     /// `depth` floats of each row.
     a: [*const f32; MR],
-    /// `count` panels of `depth * NR` floats, `stride` floats from one to the next.
+    /// `count` panels of `depth * NR` floats, `stride` floats apart.
     panels: *const f32,
     stride: usize,
     count: usize,
-    /// Rows of `count` times NR floats, `2 * NR` from one to the next, and a sign.
+    /// For each place, rows of `count` groups of NR floats, `2 * NR` apart, and a sign.
     targets: &'a [([*mut f32; MR], f32)],
 }
 
-/// The products of a tile of rows with one panel after the other, added to several places.
+/// Multiplies a tile of rows by each panel in turn, and adds the products in several places.
 ///
 /// # Safety
-/// The job's pointers must be valid for what their fields say.
+/// The job's pointers must be valid for the lengths documented on its fields.
 #[inline(never)]
 unsafe fn multiply_scatter_panels(job: &ScatterJob) {
     let mask = std::hint::black_box(usize::MAX);
     let (depth, a) = (job.depth, job.a);
     for index in 0..job.count {
         let mut sums: Sums = [[F32x4::splat(0.0); NR / LANES]; MR];
-        // SAFETY: guaranteed by the caller, as this function's safety section demands.
+        // SAFETY: guaranteed by the caller; see `# Safety` above.
         unsafe {
             add_products(
                 &mut sums,
@@ -295,7 +297,7 @@ unsafe fn multiply_scatter_panels(job: &ScatterJob) {
             let sign = F32x4::splat(*sign);
             for (row, sums) in rows.iter().zip(&sums) {
                 for (v, sum) in sums.iter().enumerate() {
-                    // SAFETY: guaranteed by the caller, as this function's safety section demands.
+                    // SAFETY: guaranteed by the caller; see `# Safety` above.
                     unsafe {
                         let target = row.add(2 * index * NR + v * LANES);
                         sum.mul_add(sign, F32x4::load(target)).store(target);
@@ -306,12 +308,13 @@ unsafe fn multiply_scatter_panels(job: &ScatterJob) {
     }
 }
 
-/// Adds the products of a tile's rows with a panel, over `depth` inputs. The mask is `usize::MAX`, but unknown to LLVM.
+/// Adds the products of a tile's rows with a panel, over `depth` inputs. The mask is `usize::MAX`, but opaque
+/// to LLVM.
 ///
-/// LLVM can't foresee k through an unknown mask, so it leaves the addresses as they are written: V8 then takes the
-/// constant offsets into the loads. The exits between the steps keep LLVM from computing sum after sum over all four
-/// inputs, which needs more vectors at once than there are registers. Measured in V8 on a 59 GFLOP/s core, 2 × 16: 33
-/// with neither, 40 with the exits, 43 with both.
+/// Because of the opaque mask, LLVM can't predict k and leaves the addresses as written; V8 then folds the
+/// constant offsets into the loads. The exits between the steps keep LLVM from computing one sum after another
+/// over all four inputs, which needs more live vectors than there are registers. Measured in V8 on a 59 GFLOP/s
+/// core with 2 × 16: 33 GFLOP/s with neither, 40 with the exits, 43 with both.
 ///
 /// # Safety
 /// Each of `a` must be readable for `depth` floats, `panel` for `depth * NR`; `depth` is at least 1.
@@ -340,7 +343,8 @@ unsafe fn add_products(
     }
 }
 
-/// Adds the products of input `I` of a turn: values of A with a row of the panel. True when it was the last.
+/// Adds the products of input `I` of an iteration: values of A with a row of the panel. Returns true if it was
+/// the last input.
 ///
 /// # Safety
 /// Each of `a` must be readable for `I + 1` floats, `panel` for `(I + 1) * NR`.
@@ -351,7 +355,7 @@ unsafe fn step<const I: usize>(
     panel: *const f32,
     left: usize,
 ) -> bool {
-    // SAFETY: guaranteed by the caller, as this function's safety section demands.
+    // SAFETY: guaranteed by the caller; see `# Safety` above.
     unsafe {
         let weights: [F32x4; NR / LANES] =
             std::array::from_fn(|v| F32x4::load(panel.add(I * NR + v * LANES)));
@@ -360,8 +364,8 @@ unsafe fn step<const I: usize>(
             for (sum, weight) in row.iter_mut().zip(weights) {
                 *sum = value.mul_add(weight, *sum);
             }
-            // Keeps V8 from loading all values of A before the first product. Never met, and each a condition of
-            // its own, or they would be merged.
+            // Keeps V8 from loading all values of A before the first product. The condition is never true; each
+            // is different, or they would be merged.
             if FUSED && r + 1 < MR && left == usize::MAX - (I * MR + r) {
                 return true;
             }

@@ -1,7 +1,7 @@
-//! Linear layers: float32, half-width and int8 weights, and their gradients.
+//! Linear layers with float32, half-width and int8 weights, and their gradients.
 //!
-//! [`linear()`] is the only entry. It chooses who multiplies: [`float`], [`strassen`] or [`int8`], of which the first two are
-//! clients of the [`microkernel`].
+//! [`linear()`] is the only entry point. It selects the implementation: [`float`], [`strassen`] or [`int8`].
+//! The first two are built on the [`microkernel`].
 
 pub(crate) mod backward;
 mod epilogue;
@@ -23,10 +23,11 @@ pub use packed::PackedLinear;
 use epilogue::Epilogue;
 use float::Product;
 
-/// `out = act(x · wᵀ + bias) + residual`: x `[rows, in_features]`, out and residual `[rows, out_features]`.
+/// `out = act(x · wᵀ + bias) + residual`, with x `[rows, in_features]`, out and residual `[rows,
+/// out_features]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a length doesn't fit or the weight is incomplete, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when a length doesn't match or the weight is incomplete, OUT_OF_MEMORY.
 pub fn linear(
     x: &[f32],
     w: &PackedLinear,
@@ -80,7 +81,7 @@ mod tests {
         let (w, weight, bias) = packed(n, k, dtype, 11);
         let mut out = vec![f32::NAN; m * n];
         linear(&x, &w, Activation::Identity, None, &mut out).unwrap();
-        // Sums of k products of values below 1 in float32.
+        // float32 sums of k products of values below 1.
         assert_close(
             &out,
             &naive_product(&x, &weight, &bias, k),

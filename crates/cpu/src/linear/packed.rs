@@ -8,8 +8,8 @@ use crate::linear::int8_panels::QuantisedPanels;
 use crate::linear::microkernel::{NR, Panels as PanelBlocks};
 use crate::runtime::simd::{F32x4, LANES};
 
-/// One row of a panel: a weight of each of NR outputs for the same input. Aligned, so that no vector load straddles
-/// two cache lines.
+/// One row of a panel: for one input, the weights of NR outputs. Aligned so that no vector load straddles two
+/// cache lines.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(32))]
 struct Row([f32; NR]);
@@ -19,7 +19,7 @@ struct Row([f32; NR]);
 #[repr(C, align(16))]
 struct HalfRow([u16; NR]);
 
-// Rows are read as their values, one after the other: no padding.
+// A slice of rows is also read as a slice of values, so a row must have no padding.
 const _: () = assert!(size_of::<Row>() == NR * size_of::<f32>());
 const _: () = assert!(size_of::<HalfRow>() == NR * size_of::<u16>());
 
@@ -29,20 +29,21 @@ enum Panels {
     Quantised(QuantisedPanels),
 }
 
-/// How many inputs of a weight row are scattered at a time: the part of the panel stays in the L1 cache.
+/// Number of inputs of a weight row scattered at a time, so that this part of the panel stays in the L1 cache.
 const SCATTER: usize = 64;
 
 /// The weight `[out_features, in_features]` and bias `[out_features]` of a linear layer.
 ///
-/// The outputs are cut into panels of NR; a panel holds, input after input, the NR weights of its outputs, with
-/// zeros where the last panel has fewer outputs. Half-width weights stay half-width here and are widened a
-/// block at a time while the GEMM runs. Rows may arrive in any order and in pieces, so that loading never
-/// holds a second copy; a weight that misses rows is refused when used.
+/// The outputs are divided into panels of NR. For each input in turn, a panel holds the NR weights of its
+/// outputs; the last panel is padded with zeros. Half-width weights are stored half-width and widened one block
+/// at a time while the GEMM runs. Rows may arrive in any order and in pieces, so loading never needs a second
+/// copy. Using a weight with missing rows is an error.
 pub struct PackedLinear {
     parameters: LinearParameters,
     dtype: Dtype,
     panels: Panels,
-    /// Padded to whole panels. Rounded to `dtype`, but stored as float32: it is small and starts every accumulator.
+    /// Padded to whole panels. Rounded to `dtype`, but stored as float32: it is small and initialises every
+    /// accumulator.
     bias: Vec<f32>,
 }
 
@@ -50,7 +51,7 @@ impl PackedLinear {
     /// An empty weight of shape `[out_features, in_features]`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a zero size, UNSUPPORTED for int8, OUT_OF_MEMORY.
+    /// INVALID_ARGUMENT for a zero size, UNSUPPORTED if int8 sums could overflow, OUT_OF_MEMORY.
     pub fn new(
         out_features: usize,
         in_features: usize,
@@ -75,18 +76,18 @@ impl PackedLinear {
         })
     }
 
-    /// A float32 right operand of one product, without a bias, which its maker fills through
+    /// A float32 right operand of a single product, without a bias. The caller fills it through
     /// [`PackedLinear::panels_mut`].
     ///
     /// # Errors
-    /// As [`PackedLinear::new`].
+    /// Same as [`PackedLinear::new`].
     pub(crate) fn operand(out_features: usize, in_features: usize) -> Result<Self> {
         let mut operand = Self::new(out_features, in_features, Dtype::F32, false)?;
         operand.parameters.finish_rows(0..out_features);
         Ok(operand)
     }
 
-    /// The panels of float32 storage, one after the other; none of other types.
+    /// The contiguous panels of float32 storage; empty for other types.
     pub(crate) fn panels_mut(&mut self) -> &mut [f32] {
         match &mut self.panels {
             // SAFETY: as in `panel_blocks`.
@@ -117,7 +118,7 @@ impl PackedLinear {
         self.parameters.has_bias()
     }
 
-    /// The bytes that weight and bias take.
+    /// Size of the weight and the bias in bytes.
     pub fn byte_size(&self) -> usize {
         let panels = match &self.panels {
             Panels::Full(rows) => size_of_val(rows.as_slice()),
@@ -127,12 +128,12 @@ impl PackedLinear {
         panels + size_of_val(self.bias.as_slice())
     }
 
-    /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of the floating type `source`;
-    /// int8 storage quantises them.
+    /// Sets whole rows, starting at `row0`, from `bytes`: little-endian row-major values of the floating-point
+    /// type `source`. int8 storage quantises them.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the bytes are not a whole number of rows or there are too many; INVALID_CHECKPOINT naming the first
-    /// value that isn't finite or doesn't fit the storage type.
+    /// INVALID_ARGUMENT when the bytes aren't a whole number of rows or there are too many. INVALID_CHECKPOINT
+    /// naming the first value that isn't finite or doesn't fit the storage type.
     pub fn set_rows(&mut self, row0: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
         let rows = self.parameters.begin_rows(row0, source, bytes.len())?;
         let place = Place {
@@ -151,11 +152,11 @@ impl PackedLinear {
         Ok(())
     }
 
-    /// Sets rows from `row0` on that are quantised already: signed bytes, and the little-endian float32 scale of each
-    /// row. int8 storage takes them as they are, other types store their products.
+    /// Sets rows that are already quantised, starting at `row0`: signed bytes, and a little-endian float32
+    /// scale for each row. int8 storage takes them unchanged; other types store the products.
     ///
     /// # Errors
-    /// As [`PackedLinear::set_rows`], and INVALID_CHECKPOINT for a scale that isn't finite and positive.
+    /// Same as [`PackedLinear::set_rows`], and INVALID_CHECKPOINT for a scale that isn't finite and positive.
     pub fn set_quantised_rows(&mut self, row0: usize, bytes: &[u8], scales: &[u8]) -> Result<()> {
         let rows = self
             .parameters
@@ -181,7 +182,7 @@ impl PackedLinear {
         self.set_rows(row, Dtype::F32, &Dtype::F32.encode(&wide)?)
     }
 
-    /// The scales of `rows` int8 rows from `row0` on as little-endian float32.
+    /// The scales of `rows` int8 rows, starting at `row0`, as little-endian float32.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for rows that don't exist or another storage type, OUT_OF_MEMORY.
@@ -196,10 +197,10 @@ impl PackedLinear {
         }
     }
 
-    /// Sets the bias from element `offset` on.
+    /// Sets the bias, starting at element `offset`.
     ///
     /// # Errors
-    /// As [`PackedLinear::set_rows`], and INVALID_ARGUMENT where the layer has no bias.
+    /// Same as [`PackedLinear::set_rows`], and INVALID_ARGUMENT if the layer has no bias.
     pub fn set_bias(&mut self, offset: usize, source: Dtype, bytes: &[u8]) -> Result<()> {
         let elements = self.parameters.begin_bias(offset, source, bytes.len())?;
         let (target, parameters) = (&mut self.bias[elements.clone()], &self.parameters);
@@ -210,7 +211,7 @@ impl PackedLinear {
         Ok(())
     }
 
-    /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
+    /// `rows` rows, starting at `row0`, as little-endian row-major bytes of the storage type.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for rows that don't exist, OUT_OF_MEMORY.
@@ -237,7 +238,7 @@ impl PackedLinear {
         Ok(bytes)
     }
 
-    /// The bias as little-endian bytes of [`PackedLinear::bias_dtype`]; None where the layer has none.
+    /// The bias as little-endian bytes of [`PackedLinear::bias_dtype`]; None if the layer has none.
     ///
     /// # Errors
     /// OUT_OF_MEMORY.
@@ -255,7 +256,7 @@ impl PackedLinear {
         }
     }
 
-    /// INVALID_ARGUMENT unless every row and every element of the bias was set.
+    /// Checks that every row and every element of the bias is set; INVALID_ARGUMENT otherwise.
     pub fn check_complete(&self) -> Result<()> {
         self.parameters.check_complete()
     }
@@ -265,7 +266,7 @@ impl PackedLinear {
         matches!(self.panels, Panels::Full(_))
     }
 
-    /// The bias of some panels, NR values each; zeros where there is no bias.
+    /// The biases of the given panels, NR values each; zeros if there is no bias.
     pub(crate) fn panel_biases(&self, panels: Range<usize>) -> &[f32] {
         &self.bias[panels.start * NR..panels.end * NR]
     }
@@ -283,8 +284,8 @@ impl PackedLinear {
         }
     }
 
-    /// Some inputs of some panels as float32: the stored values themselves, or widened into `scratch`, which must hold
-    /// them for a half-width weight.
+    /// Some inputs of some panels as float32: a view of the stored values, or for a half-width weight, the
+    /// values widened into `scratch`, which must be large enough.
     pub(crate) fn panel_blocks<'a>(
         &'a self,
         panels: Range<usize>,
@@ -321,7 +322,7 @@ impl PackedLinear {
         }
     }
 
-    /// The error for the first value of `bytes` that the storage type can't hold.
+    /// The error for the first value of `bytes` that the storage type can't represent.
     fn find_unfit(&self, row0: usize, source: Dtype, bytes: &[u8]) -> Error {
         let values = bytes.chunks_exact(source.size()).map(|chunk| {
             let mut value = [f32::NAN];
@@ -337,14 +338,14 @@ impl PackedLinear {
     }
 }
 
-/// Where in a weight rows begin, and how many inputs each has.
+/// The first row of a range of weight rows, and the number of inputs of each.
 #[derive(Clone, Copy)]
 struct Place {
     row0: usize,
     depth: usize,
 }
 
-/// Quantises rows of any floating type; false when a value isn't finite.
+/// Quantises rows of any floating-point type; false when a value isn't finite.
 fn quantise(
     panels: &mut QuantisedPanels,
     place: Place,
@@ -361,7 +362,7 @@ fn quantise(
     Ok(all_finite)
 }
 
-/// A row of a panel of one storage type.
+/// A row of a panel, generic over the storage type.
 trait Lanes<const SIZE: usize> {
     /// Sets one lane from little-endian bytes.
     fn set(&mut self, lane: usize, bytes: [u8; SIZE]);
@@ -379,8 +380,8 @@ impl Lanes<2> for HalfRow {
     }
 }
 
-/// Writes rows into their lanes of the panels, rounded to `storage`, of which a value is SIZE bytes; false when one isn't
-/// finite then. The caller has checked that the rows exist.
+/// Writes rows into their lanes of the panels, rounded to `storage`, whose values are SIZE bytes each. Returns
+/// false when a rounded value isn't finite. The caller has checked that the rows exist.
 fn scatter<R: Lanes<SIZE>, const SIZE: usize>(
     panels: &mut [R],
     place: Place,
@@ -421,7 +422,7 @@ fn scatter<R: Lanes<SIZE>, const SIZE: usize>(
     Ok(all_finite)
 }
 
-/// The opposite of [`scatter`].
+/// The inverse of [`scatter`].
 fn gather<R, const SIZE: usize>(
     panels: &[R],
     place: Place,

@@ -1,11 +1,12 @@
-//! The linear layer of large float32 products, cut in two by two blocks for [`crate::linear::strassen_terms`].
+//! The linear layer for large float32 products, divided into two by two blocks as in
+//! [`crate::linear::strassen_terms`].
 //!
-//! The halves of each matrix are neighbours: a tile of rows and the next one, the first and the second half of a block of
-//! inputs, a panel and the next one. So the products stay the GEMM's own tiles, whose sums are added where they belong
-//! while that is in the L1 cache, and sums of weights are made a stripe at a time.
+//! The two halves of each matrix are interleaved: consecutive tiles of rows, the first and second half of each
+//! block of inputs, consecutive panels. The products are therefore the GEMM's own tiles, each added to its
+//! targets while those are in the L1 cache, and the sums of weights are computed one stripe at a time.
 //!
-//! A row's rounding errors grow with both rows that meet in a sum. So rows of very different size, and those that aren't
-//! finite, take the ordinary way.
+//! A row's rounding error grows with the magnitude of both rows of a sum. Rows of very different norm, and rows
+//! with values that aren't finite, therefore use the classical product.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -21,19 +22,19 @@ use crate::runtime::parallel::{
 };
 use crate::runtime::simd::{F32x4, LANES};
 
-/// Rows and columns of the result that are computed together: two tiles, two panels.
+/// Rows and columns of the result computed together: two tiles, two panels.
 const ROWS: usize = 2 * MR;
 const COLUMNS: usize = 2 * NR;
-/// Maximum number of rows that are multiplied by a stripe before the next, in pairs of tiles.
+/// Maximum number of pairs of row tiles multiplied by one stripe before moving to the next.
 const MAX_PAIRS: usize = MC / ROWS;
-/// Maximum bytes of a stripe: of the products' weights, which stay in the L2 cache while rows stream past.
+/// Maximum size in bytes of a stripe of the terms' weights, which stays in the L2 cache while rows stream past.
 const STRIPE_BYTES: usize = 400 << 10;
-/// Minimum number of inputs and outputs that makes the sums pay off.
+/// Minimum number of inputs and outputs for which the additional sums pay off.
 const MIN_SIZE: usize = 256;
-/// Maximum ratio of the rows' squared norms; beyond it rounding errors would leak from one row into another.
+/// Maximum ratio of the rows' squared norms; beyond it, rounding errors would leak from one row into another.
 const MAX_RATIO: f32 = 1e6;
 
-/// What is made of the rows, for each term.
+/// The operand made of rows, for each term.
 const ROW_OPERANDS: [Operand; TERMS.len()] = {
     let mut operands = [Operand::Block(0); TERMS.len()];
     let mut index = 0;
@@ -44,7 +45,7 @@ const ROW_OPERANDS: [Operand; TERMS.len()] = {
     operands
 };
 const WEIGHT_SUMS: usize = 5;
-/// What is made of the weights: for the terms that don't take a block as it is.
+/// The sums of weights, for the terms whose right operand isn't a single block.
 const WEIGHT_OPERANDS: [Operand; WEIGHT_SUMS] = {
     let mut operands = [Operand::Block(0); WEIGHT_SUMS];
     let (mut index, mut count) = (0, 0);
@@ -59,7 +60,7 @@ const WEIGHT_OPERANDS: [Operand; WEIGHT_SUMS] = {
     operands
 };
 
-/// Whether a product of these sizes is faster this way.
+/// Whether a product of these sizes is faster with Strassen's algorithm.
 pub(crate) fn is_profitable(rows: usize, inputs: usize, outputs: usize) -> bool {
     rows >= 4 * ROWS
         && inputs >= MIN_SIZE
@@ -68,11 +69,11 @@ pub(crate) fn is_profitable(rows: usize, inputs: usize, outputs: usize) -> bool 
         && outputs.is_multiple_of(COLUMNS)
 }
 
-/// [`crate::linear()`] for sizes that [`is_profitable`] accepts, all lengths checked.
+/// [`crate::linear()`] for sizes that [`is_profitable`] accepts, after all lengths have been checked.
 pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     let plan = Plan::new(product);
     let pairs = plan.rows / ROWS;
-    // Blocks of about the same size; rows that make no pair are the last one's.
+    // Blocks of about equal size; the last one also takes the rows that don't form a pair.
     let capacity = block_size(pairs, MAX_PAIRS, 1);
     let blocks = pairs.div_ceil(capacity);
     let mut operands = try_uninit(capacity * plan.pair_size())?;
@@ -110,8 +111,8 @@ pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
             let size = plan.scratch_size();
             let first = task.index * plan.group;
             let last = (first + plan.group).min(plan.outputs / COLUMNS);
-            // SAFETY: the first tasks are done and have set the operands of every pair; each thread has its own scratch,
-            // each task its own columns.
+            // SAFETY: the first tasks are done and have set the operands of every pair; each thread has its own
+            // scratch, each task its own columns.
             unsafe {
                 let part = Part {
                     plan: &plan,
@@ -128,30 +129,30 @@ pub(crate) fn multiply(product: &Product, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// `count` values for which there is room, but which nobody set.
+/// Allocates `count` uninitialised values.
 fn try_uninit(count: usize) -> Result<Vec<MaybeUninit<f32>>> {
     let mut values = Vec::new();
     values
         .try_reserve_exact(count)
         .map_err(|_| Error::out_of_memory(count, size_of::<f32>()))?;
-    // SAFETY: there is room for them, and a `MaybeUninit` needs no value.
+    // SAFETY: the capacity is reserved, and a `MaybeUninit` needs no initialisation.
     unsafe { values.set_len(count) };
     Ok(values)
 }
 
-/// How a product is cut.
+/// How a product is divided.
 struct Plan {
     rows: usize,
     inputs: usize,
     outputs: usize,
     threads: usize,
-    /// Inputs of a block: twice a tile's depth.
+    /// Inputs per block: twice a tile's depth.
     block: usize,
-    /// Pairs of panels of a task, and of a stripe.
+    /// Pairs of panels per task, and per stripe.
     group: usize,
     stripe: usize,
     groups: usize,
-    /// Floats that hold a stripe's widened weights.
+    /// Number of floats of a stripe's widened weights.
     widened: usize,
 }
 
@@ -160,7 +161,7 @@ impl Plan {
         let (inputs, outputs) = (product.w.in_features(), product.w.out_features());
         let rows = product.x.len() / inputs;
         let threads = threads_for(product.x.len().saturating_mul(outputs));
-        // Blocks of about the same size, in whole vectors of both halves.
+        // Blocks of about equal size, in whole vectors of both halves.
         let block = block_size(inputs, 2 * KC, 2 * LANES);
         let pairs = outputs / COLUMNS;
         let group = pairs.div_ceil(tasks_for(threads, 8));
@@ -188,7 +189,7 @@ impl Plan {
         COPY_SIZE + self.widened + WEIGHT_SUMS * self.stripe * NR * self.block / 2
     }
 
-    /// Floats that a pair of tiles has for all products.
+    /// Floats of a pair of tiles' operands, for all terms.
     fn pair_size(&self) -> usize {
         TERMS.len() * MR * self.inputs / 2
     }
@@ -199,8 +200,8 @@ impl Plan {
     }
 }
 
-/// Sets the left operands of a pair of tiles: block of inputs after block, product after product, row after row. False when
-/// the rows are too different, or not finite.
+/// Sets the left operands of a pair of tiles, ordered by block of inputs, then term, then row. Returns false
+/// when the rows' norms are too different or not finite.
 fn add_pair(x: &[f32], plan: &Plan, out: &mut [MaybeUninit<f32>]) -> bool {
     assert!(x.len() == ROWS * plan.inputs && out.len() == plan.pair_size());
     let (top, bottom) = x.split_at(MR * plan.inputs);
@@ -223,8 +224,8 @@ fn add_pair(x: &[f32], plan: &Plan, out: &mut [MaybeUninit<f32>]) -> bool {
         .all(|&square| square <= MAX_RATIO * least && square.is_finite())
 }
 
-/// Sets one row of each left operand, `step` from one to the next, from rows of two halves each. Returns the rows' squared
-/// lengths.
+/// Sets one row of each left operand, `step` values apart, from two rows of two halves each. Returns the rows'
+/// squared norms.
 #[inline(never)]
 fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usize) -> [f32; 2] {
     let depth = top.len() / 2;
@@ -232,8 +233,8 @@ fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usiz
     let out = &mut out[..(TERMS.len() - 1) * step + depth];
     let mut squares = [F32x4::splat(0.0); 2];
     for k in (0..depth).step_by(LANES) {
-        // SAFETY: `depth` is a multiple of LANES, both rows have two times as many values, and the target that many from each
-        // operand's beginning on.
+        // SAFETY: `depth` is a multiple of LANES; both rows have `2 * depth` values, and the target has `depth`
+        // values from the start of each operand.
         unsafe {
             let half = |row: &[f32], half: usize| F32x4::load(row.as_ptr().add(half * depth + k));
             let (a11, a12) = (half(top, 0), half(top, 1));
@@ -249,7 +250,7 @@ fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usiz
     squares.map(F32x4::sum)
 }
 
-/// An operand made of vectors of the four blocks.
+/// Computes an operand from vectors of the four blocks.
 #[inline(always)]
 fn combine(operand: Operand, blocks: [F32x4; 4]) -> F32x4 {
     match operand {
@@ -259,7 +260,7 @@ fn combine(operand: Operand, blocks: [F32x4; 4]) -> F32x4 {
     }
 }
 
-/// Sets the sums of the weights of a stripe, term after term, pair of panels after pair.
+/// Sets the sums of a stripe's weights, ordered by term, then pair of panels.
 fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
     let depth = weights.depth / 2;
     let size = depth * NR;
@@ -270,8 +271,8 @@ fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
         let target = &mut out[pair * size..];
         assert!(target.len() >= (WEIGHT_SUMS - 1) * pairs * size + size);
         for k in (0..size).step_by(LANES) {
-            // SAFETY: NR is a multiple of LANES, so `size` is; both slices hold two times as many values, and the target that
-            // many from each sum's beginning on.
+            // SAFETY: NR, and so `size`, is a multiple of LANES; both slices have `2 * size` values, and the
+            // target has `size` values from the start of each sum.
             unsafe {
                 let half =
                     |panel: &[f32], half: usize| F32x4::load(panel.as_ptr().add(half * size + k));
@@ -286,7 +287,7 @@ fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
     }
 }
 
-/// Some rows of a product, with the left operands that [`add_pair`] made of them.
+/// Some rows of a product, with the left operands that [`add_pair`] computed from them.
 struct Part<'a> {
     plan: &'a Plan,
     product: &'a Product<'a>,
@@ -295,7 +296,7 @@ struct Part<'a> {
     balanced: &'a [bool],
 }
 
-/// What rows meet at a time: some inputs of some panels.
+/// The right operand that rows are multiplied by at a time: some inputs of some panels.
 struct Stripe<'a> {
     inputs: Range<usize>,
     column0: usize,
@@ -306,10 +307,10 @@ struct Stripe<'a> {
 }
 
 impl Part<'_> {
-    /// Computes some pairs of panels.
+    /// Computes the columns of some pairs of panels.
     ///
     /// # Safety
-    /// Nobody else may use these columns of the part's rows.
+    /// No other thread may access these columns of the part's rows during the call.
     unsafe fn compute(
         &self,
         pairs: Range<usize>,
@@ -333,7 +334,7 @@ impl Part<'_> {
                     sums,
                     bias: w.panel_biases(panels),
                 };
-                // SAFETY: guaranteed by the caller, as this function's safety section demands.
+                // SAFETY: guaranteed by the caller; see `# Safety` above.
                 unsafe { self.process_stripe(&stripe, copy, out) };
             }
         }
@@ -342,7 +343,7 @@ impl Part<'_> {
     /// Adds the products of all rows with a stripe.
     ///
     /// # Safety
-    /// Nobody else may use the stripe's columns of the part's rows.
+    /// No other thread may access the stripe's columns of the part's rows during the call.
     unsafe fn process_stripe(
         &self,
         stripe: &Stripe,
@@ -352,7 +353,7 @@ impl Part<'_> {
         let columns = stripe.pairs * COLUMNS;
         for (index, row) in self.rows.clone().step_by(ROWS).enumerate() {
             let rows = row..self.rows.end.min(row + ROWS);
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             unsafe {
                 if rows.len() == ROWS && self.balanced[index] {
                     self.multiply_pair(stripe, index, row, out);
@@ -366,10 +367,10 @@ impl Part<'_> {
         }
     }
 
-    /// Adds a pair's seven products.
+    /// Adds the seven products of a pair.
     ///
     /// # Safety
-    /// [`Part::process_stripe`]'s.
+    /// Same as [`Part::process_stripe`].
     unsafe fn multiply_pair(
         &self,
         stripe: &Stripe,
@@ -379,7 +380,7 @@ impl Part<'_> {
     ) {
         let depth = stripe.inputs.len() / 2;
         let outputs = self.plan.outputs;
-        // SAFETY: guaranteed by the caller, as this function's safety section demands.
+        // SAFETY: guaranteed by the caller; see `# Safety` above.
         let mut target = unsafe { out.rows(row * outputs + stripe.column0, outputs) };
         if stripe.inputs.start == 0 {
             for row in target.each(ROWS, stripe.bias.len()) {
@@ -415,10 +416,10 @@ impl Part<'_> {
         }
     }
 
-    /// Adds the products of any number of rows as they are.
+    /// Adds the classical product of any number of rows.
     ///
     /// # Safety
-    /// [`Part::process_stripe`]'s.
+    /// Same as [`Part::process_stripe`].
     unsafe fn multiply_classical(
         &self,
         stripe: &Stripe,
@@ -429,7 +430,7 @@ impl Part<'_> {
         let (inputs, outputs) = (self.plan.inputs, self.plan.outputs);
         let depth = stripe.inputs.len() / 2;
         for row in rows.clone().step_by(MR) {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             let mut target = unsafe { out.rows(row * outputs + stripe.column0, outputs) };
             for first in stripe.inputs.clone().step_by(depth) {
                 let a = Tile {
@@ -477,7 +478,7 @@ mod tests {
     use crate::test_support::{assert_close, naive_product, packed, same_with_workers, values};
     use vit_msn_tensor::{Activation, Dtype};
 
-    /// Rows that make whole pairs and some that don't.
+    /// Sizes with and without rows left over from whole pairs.
     const SIZES: [(usize, usize, usize); 4] = [
         (4 * ROWS, MIN_SIZE, MIN_SIZE),
         (4 * ROWS + MR + 1, MIN_SIZE + 8, MIN_SIZE + COLUMNS),

@@ -1,5 +1,5 @@
-//! Products of matrices cut into two by two blocks, with seven multiplications of blocks in place of eight (Strassen,
-//! "Gaussian elimination is not optimal", 1969).
+//! Strassen's algorithm: products of matrices divided into two by two blocks, with seven multiplications of
+//! blocks instead of eight (Strassen, "Gaussian elimination is not optimal", 1969).
 
 /// An operand of a product, made of blocks: 0 and 1 are the upper two, 2 and 3 the lower.
 #[derive(Clone, Copy)]
@@ -10,13 +10,14 @@ pub(crate) enum Operand {
 }
 
 impl Operand {
-    /// Whether it is a block as it is.
+    /// Whether the operand is a single block, unchanged.
     pub const fn is_block(self) -> bool {
         matches!(self, Self::Block(_))
     }
 }
 
-/// A product of blocks of A and B, and the blocks of C that it is added to or, where negative, taken from.
+/// A product of blocks of A and B, and the blocks of C to which it is added or, if negative, from which it is
+/// subtracted.
 pub(crate) struct Term {
     pub a: Operand,
     pub b: Operand,
@@ -48,7 +49,7 @@ const fn term(a: Operand, b: Operand, c: &'static [Share]) -> Term {
     Term { a, b, c }
 }
 
-/// The seven terms whose shares are C = A · B.
+/// The seven terms whose shares add up to C = A · B.
 pub(crate) const TERMS: [Term; 7] = [
     term(Sum(0, 3), Sum(0, 3), &[plus(0), plus(3)]),
     term(Sum(2, 3), Block(0), &[plus(2), minus(3)]),
@@ -59,5 +60,5 @@ pub(crate) const TERMS: [Term; 7] = [
     term(Difference(1, 3), Sum(2, 3), &[plus(0)]),
 ];
 
-/// The one term of a matrix that isn't cut.
+/// The single term of an undivided matrix.
 pub(crate) const WHOLE: [Term; 1] = [term(Block(0), Block(0), &[plus(0)])];

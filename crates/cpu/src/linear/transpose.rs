@@ -3,10 +3,10 @@
 use crate::linear::microkernel::NR;
 use crate::runtime::simd::{F32x4, LANES};
 
-/// `target[column · target_stride + row] = source[row · source_stride + column]` for each of `rows` and `columns`.
+/// `target[column · target_stride + row] = source[row · source_stride + column]` for all `rows` and `columns`.
 ///
 /// # Panics
-/// Where a slice is too short.
+/// If a slice is too short.
 pub(crate) fn transpose(
     source: &[f32],
     source_stride: usize,
@@ -24,7 +24,7 @@ pub(crate) fn transpose(
     let (whole_rows, whole_columns) = (rows / LANES * LANES, columns / LANES * LANES);
     for row in (0..whole_rows).step_by(LANES) {
         for column in (0..whole_columns).step_by(LANES) {
-            // SAFETY: row + 3 and column + 3 are inside both slices by the assertions.
+            // SAFETY: the assertions ensure that row + 3 and column + 3 are inside both slices.
             unsafe {
                 let source = source.as_ptr().add(row * source_stride + column);
                 let target = target.as_mut_ptr().add(column * target_stride + row);
@@ -41,17 +41,17 @@ pub(crate) fn transpose(
     }
 }
 
-/// Writes the first `width` values, NR at most, of rows that begin `stride` apart into a panel, NR for each row; what
-/// pads a row stays.
+/// Writes the first `width` values, at most NR, of rows `stride` apart into a panel with NR values per row; the
+/// padding of a row isn't written.
 ///
 /// # Panics
-/// Where a slice is too short.
+/// If a slice is too short.
 pub(crate) fn pack_columns(source: &[f32], stride: usize, width: usize, panel: &mut [f32]) {
     let rows = panel.as_chunks_mut::<NR>().0.iter_mut();
     for (row, target) in rows.enumerate() {
         let source = &source[row * stride..];
         if width == NR {
-            // Of a known length: a few loads and stores.
+            // The constant length compiles to a few loads and stores.
             target.copy_from_slice(&source[..NR]);
         } else {
             target[..width].copy_from_slice(&source[..width]);
@@ -68,7 +68,7 @@ unsafe fn transpose_4x4(
     target: *mut f32,
     target_stride: usize,
 ) {
-    // SAFETY: guaranteed by the caller, as this function's safety section demands.
+    // SAFETY: guaranteed by the caller; see `# Safety` above.
     unsafe {
         let rows = std::array::from_fn(|row| F32x4::load(source.add(row * source_stride)));
         for (column, lanes) in F32x4::transpose(rows).into_iter().enumerate() {
