@@ -59,7 +59,7 @@ mod imp {
         /// `source` must be readable for four values.
         #[inline(always)]
         pub unsafe fn load_bf16(source: *const u16) -> Self {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             Self(u32x4_shl(unsafe { u32x4_load_extend_u16x4(source) }, 16))
         }
 
@@ -70,7 +70,7 @@ mod imp {
         /// `source` must be readable for four values.
         #[inline(always)]
         pub unsafe fn load_f16(source: *const u16) -> Self {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             let bits = unsafe { u32x4_load_extend_u16x4(source) };
             let magnitude = u32x4_shl(v128_and(bits, u32x4_splat(0x7fff)), 13);
             let sign = u32x4_shl(v128_and(bits, u32x4_splat(0x8000)), 16);
@@ -192,7 +192,7 @@ mod imp {
         /// `source` must be readable for four floats (any alignment).
         #[inline(always)]
         pub unsafe fn load(source: *const f32) -> Self {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             Self(unsafe { source.cast::<[f32; 4]>().read_unaligned() })
         }
 
@@ -200,7 +200,7 @@ mod imp {
         /// `source` must be readable for one float (any alignment).
         #[inline(always)]
         pub unsafe fn load_splat(source: *const f32) -> Self {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             Self([unsafe { source.read_unaligned() }; 4])
         }
 
@@ -208,7 +208,7 @@ mod imp {
         /// `target` must be writable for four floats (any alignment).
         #[inline(always)]
         pub unsafe fn store(self, target: *mut f32) {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             unsafe { target.cast::<[f32; 4]>().write_unaligned(self.0) }
         }
 
@@ -218,7 +218,7 @@ mod imp {
         /// `source` must be readable for four values.
         #[inline(always)]
         pub unsafe fn load_bf16(source: *const u16) -> Self {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             let bits = unsafe { source.cast::<[u16; 4]>().read_unaligned() };
             Self(bits.map(|lane| bf16::from_bits(lane).to_f32()))
         }
@@ -229,7 +229,7 @@ mod imp {
         /// `source` must be readable for four values.
         #[inline(always)]
         pub unsafe fn load_f16(source: *const u16) -> Self {
-            // SAFETY: guaranteed by the caller, as this function's safety section demands.
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
             let bits = unsafe { source.cast::<[u16; 4]>().read_unaligned() };
             Self(bits.map(|lane| f16::from_bits(lane).to_f32()))
         }
