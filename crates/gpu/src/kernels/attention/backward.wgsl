@@ -1,26 +1,26 @@
-// attention_backward: the gradients of attention by queries, keys and values. With S = scale · Q·Kᵀ, P = softmax(S) and
-// O = P·V: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = scale · P ∘ (dP − D) with D = rowsum(dO ∘ O) = rowsum(P ∘ dP), dQ = dS·K and
-// dK = dSᵀ·Q (Dao et al., FlashAttention, 2022, appendix B).
+// attention_backward: the gradients of attention with respect to queries, keys and values. With S = scale · Q·Kᵀ, P =
+// softmax(S) and O = P·V: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = scale · P ∘ (dP − D) with D = rowsum(dO ∘ O) = rowsum(P ∘ dP),
+// dQ = dS·K and dK = dSᵀ·Q (Dao et al., FlashAttention, 2022, appendix B).
 //
-// Layout         qkv and y [batch, tokens, 3, heads, head_dim], grad [batch, tokens, heads, head_dim]; saved: the op's result
-//                like grad or, for eager attention, its probabilities [part, tokens, tokens] of the dispatch's heads;
-//                statistics [heads of the batch, tokens]: (the largest score, 1 / the sum of exponentials, D, 0).
-//                Row-major float32.
-// Constants      EAGER    1 reads the probabilities, 0 computes them again
-//                DROPS    1 where dropout weighed the values: M ∘ P takes P's place in O, and M ∘ (dO·Vᵀ) is dP
-//                BY_KEYS  1 gives the gradients by keys and values, 0 those by queries
-// Preconditions  Workgroups: x over rows (queries, or keys where BY_KEYS), y over the dispatch's heads, z over 64 channels of
-//                a head each, one for the statistics. backward.rs checks the shapes.
-// Tile           That of tile.wgsl: 16 rows a workgroup, 64 of what they are multiplied with at a time.
-//                Invocation 16 · quad + lane has the four rows of its quad. First P and dS with four others, then the
-//                gradients in four channels over all others. Weights change hands in 8 KiB of workgroup memory. Each
-//                gradient is one invocation's sum: no N×N buffer, no atomics.
+// Layout         qkv and y [batch, tokens, 3, heads, head_dim], grad [batch, tokens, heads, head_dim]; saved: the
+//                op's result, laid out like grad, or for eager attention its probabilities [part, tokens, tokens] of
+//                the dispatch's heads; statistics [heads of the batch, tokens]: (the largest score, 1 / the sum of
+//                exponentials, D, 0). Row-major float32.
+// Constants      EAGER    1 reads the probabilities, 0 recomputes them
+//                DROPS    1 if dropout weighted the values: M ∘ P replaces P in O, and dP is M ∘ (dO·Vᵀ)
+//                BY_KEYS  1 computes the gradients of keys and values, 0 those of queries
+// Preconditions  Workgroups: x over rows (queries, or keys if BY_KEYS), y over the dispatch's heads, z over blocks of
+//                64 channels of a head (one block for the statistics). backward.rs checks the shapes.
+// Tile           As in tile.wgsl: 16 rows per workgroup, multiplied with 64 others at a time. Invocation 16 · quad +
+//                lane handles the four rows of its quad. It first computes P and dS with four others, then the
+//                gradients in four channels over all others. Weights are exchanged through 8 KiB of workgroup memory.
+//                Each gradient is one invocation's sum: no N×N buffer, no atomics.
 
 const LANES: u32 = 16u;
 const OTHERS: u32 = 4u * LANES;
 const QUADS: u32 = 4u;
 
-// What load_any loads.
+// The tensors that load_any can load.
 const QUERY: u32 = 0u;
 const KEY: u32 = 1u;
 const VALUE: u32 = 2u;
@@ -31,7 +31,7 @@ const GRAD: u32 = 3u;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<storage, read_write> new_statistics: array<vec4<f32>>;
 
-// [other, quad], of the quad's four rows.
+// [other, quad]: gradients of the scores of the quad's four rows.
 var<workgroup> slopes: array<vec4<f32>, OTHERS * QUADS>;
 var<workgroup> weights: array<vec4<f32>, OTHERS * QUADS>;
 
@@ -42,7 +42,7 @@ fn load_any(head: u32, token: u32, kind: u32, part: u32) -> vec4<f32> {
     return load(head, token, kind, part);
 }
 
-// Tokens beyond the last repeat it.
+// Tokens past the end repeat the last one.
 fn four_from(token: u32) -> vec4<u32> {
     return min(token + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.tokens - 1u));
 }
@@ -51,7 +51,7 @@ fn dots(v: vec4<f32>, o0: vec4<f32>, o1: vec4<f32>, o2: vec4<f32>, o3: vec4<f32>
     return vec4<f32>(dot(v, o0), dot(v, o1), dot(v, o2), dot(v, o3));
 }
 
-// Products of four rows, a column each, with four others.
+// Dot products of four rows with four others; one column per row.
 fn products(head: u32, rows: vec4<u32>, row_kind: u32, others: vec4<u32>, other_kind: u32) -> mat4x4<f32> {
     var a: vec4<f32>;
     var b: vec4<f32>;
@@ -70,7 +70,7 @@ fn products(head: u32, rows: vec4<u32>, row_kind: u32, others: vec4<u32>, other_
     return mat4x4<f32>(a, b, c, d);
 }
 
-// Four queries' probabilities, as they were saved.
+// The saved probabilities of one query with four keys.
 fn saved_row(head: u32, query: u32, keys: vec4<u32>) -> vec4<f32> {
     let first = ((head - params.first_head) * params.tokens + query) * params.tokens;
     return vec4<f32>(saved[first + keys.x], saved[first + keys.y], saved[first + keys.z], saved[first + keys.w]);
@@ -85,7 +85,7 @@ fn saved_probabilities(head: u32, queries: vec4<u32>, keys: vec4<u32>) -> mat4x4
     );
 }
 
-// The statistics of each element's query; a column of them for each row.
+// The statistics of each element's query; one column per row.
 struct Known {
     highest: mat4x4<f32>,
     share: mat4x4<f32>,
@@ -95,7 +95,7 @@ struct Known {
 fn known_of(head: u32, rows: vec4<u32>, others: vec4<u32>) -> Known {
     let queries = select(rows, others, BY_KEYS == 1u);
     let first = head * params.tokens;
-    // A column for each of highest, share and total.
+    // The columns are highest, share and total.
     let s = transpose(mat4x4<f32>(
         statistics[first + queries.x],
         statistics[first + queries.y],
@@ -132,7 +132,7 @@ fn probabilities(head: u32, rows: vec4<u32>, others: vec4<u32>, known: Known) ->
     );
 }
 
-// What dropout multiplied each element's probability by.
+// The factor by which dropout multiplied each element's probability.
 fn dropout_mask(head: u32, rows: vec4<u32>, others: vec4<u32>) -> mat4x4<f32> {
     let first = head * params.tokens;
     if BY_KEYS == 1u {
@@ -157,12 +157,12 @@ fn factors(i: vec4<u32>) -> vec4<f32> {
     return dropout_factors(i, params.keys, params.threshold, params.survivor_scale);
 }
 
-// The product element by element.
+// The element-wise product.
 fn masked(m: mat4x4<f32>, mask: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(m[0] * mask[0], m[1] * mask[1], m[2] * mask[2], m[3] * mask[3]);
 }
 
-// Hands a lane's weights, four rows' with four others, to the quad's other lanes.
+// The slot through which a lane shares its weights, four rows by four others, with the quad's other lanes.
 fn first_place(quad: u32, lane: u32) -> u32 {
     return 4u * lane * QUADS + quad;
 }
@@ -187,7 +187,7 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let rows = four_from(row);
     let part = group.z * LANES + lane;
     let place = first_place(quad, lane);
-    // By queries, or by keys and values.
+    // With respect to queries, or to keys and values.
     var by_first: mat4x4<f32>;
     var by_values: mat4x4<f32>;
     for (var first = 0u; first < params.tokens; first += OTHERS) {
@@ -207,7 +207,7 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
             params.scale * p[2] * (dp[2] - known.total[2]),
             params.scale * p[3] * (dp[3] - known.total[3]),
         ));
-        // The round before has been read.
+        // All reads of the previous round are done.
         workgroupBarrier();
         slopes[place] = ds[0];
         slopes[place + QUADS] = ds[1];
@@ -240,7 +240,7 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     }
 }
 
-// A query's D, from its result.
+// D of a query, from its result.
 fn total_of(head: u32, query: u32) -> f32 {
     let row = head / params.heads * params.tokens + query;
     let first = row * params.width + head % params.heads * params.head_dim;
@@ -254,7 +254,7 @@ fn total_of(head: u32, query: u32) -> f32 {
     return total;
 }
 
-// Each column's largest value, each column's sum.
+// The maximum and the sum of each column.
 fn largest(m: mat4x4<f32>) -> vec4<f32> {
     let t = transpose(m);
     return max(max(t[0], t[1]), max(t[2], t[3]));
@@ -265,7 +265,7 @@ fn sum(m: mat4x4<f32>) -> vec4<f32> {
     return (t[0] + t[1]) + (t[2] + t[3]);
 }
 
-// A vector's sum over the lanes of the quad.
+// The sum of a vector over the quad's lanes.
 fn sum_of_lanes(value: vec4<f32>, index: u32) -> vec4<f32> {
     workgroupBarrier();
     slopes[index] = value;
@@ -283,7 +283,7 @@ fn statistics_of_queries(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     let lane = index % LANES;
     let row = 4u * (group.x * QUADS + index / LANES);
     let rows = four_from(row);
-    // Of the lane's own keys, then of all; `total` is that of exponentials or, with probabilities, D.
+    // First over the lane's own keys, then over all keys. `total` sums the exponentials or, given probabilities, D.
     var highest = vec4<f32>(LOWEST);
     var total: vec4<f32>;
     for (var first = 0u; first < params.tokens; first += OTHERS) {

@@ -1,6 +1,6 @@
-// attention_direct: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, with the tile of
-// tile.wgsl: for adapters that are software on the CPU, where arrays that aren't unrolled lie in memory, and for
-// heads wider than that one's. Statistics and sums are relative to the maximum so far.
+// attention_direct: softmax(q · kᵀ · scale) · v for every head, without materialising the N×N scores, with the tile
+// of tile.wgsl. It serves software adapters, which place arrays in memory unless they are unrolled, and heads too
+// wide for the staged kernel. Statistics and sums are relative to the running maximum.
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {

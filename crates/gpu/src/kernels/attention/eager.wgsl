@@ -1,13 +1,13 @@
 // eager_attention: attention that also writes its probabilities, with the tile of tile.wgsl
 //
-// Layout         probs [part, tokens, tokens]: those of the dispatch's heads; row-major float32.
-// Constants      DROPS  1 weighs values by what dropout leaves of the probabilities; those that are written are from before
-// Tile           Keys are walked twice, first for each query's maximum and sum: a third more arithmetic than reading scores
-//                back would take, and probabilities are written once and never read.
+// Layout         probs [part, tokens, tokens]: the probabilities of the dispatch's heads; row-major float32.
+// Constants      DROPS  1 weighs values by the probabilities after dropout; the written ones are from before dropout
+// Tile           Keys are walked twice, first for each query's maximum and sum. That costs a third more arithmetic
+//                than reading scores back, but probabilities are written once and never read.
 
 @group(0) @binding(3) var<storage, read_write> probs: array<f32>;
 
-// What is left of the probabilities of four queries with four keys.
+// The probabilities of four queries with four keys after dropout.
 fn dropped(head: u32, query: u32, key: u32, s: Four) -> Four {
     if DROPS == 0u {
         return s;
@@ -43,14 +43,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = index % LANES;
     let query = 4u * (group.x * QUADS + quad);
     let part = group.z * LANES + lane;
-    // Of the lane's own keys, then of all.
+    // First over the lane's own keys, then over all keys.
     var highest = vec4<f32>(LOWEST);
     var total = vec4<f32>();
     for (var first = 0u; first < params.tokens; first += KEYS) {
         let s = score(head, query, first + 4u * lane);
         let now = max(highest, largest(s));
         let exponentials = exp_of_difference(s, now);
-        // A lane without keys has only the lowest number, whose difference to itself is 0.
+        // A lane without keys only has LOWEST, whose difference from itself is 0, so exp would be 1.
         let exists = vec4<bool>(first + 4u * lane < params.tokens);
         total = total * exp(highest - now) + select(vec4<f32>(), sum(exponentials), exists);
         highest = now;

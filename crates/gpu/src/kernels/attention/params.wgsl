@@ -1,4 +1,4 @@
-// attention: what its kernels are given
+// attention: the kernels' parameters
 
 struct Params {
     tokens: u32,
@@ -6,9 +6,9 @@ struct Params {
     head_dim: u32,
     scale: f32,
     heads: u32,
-    // The first head of the dispatch, counted over the whole batch.
+    // The first head of the dispatch, counted across the whole batch.
     first_head: u32,
-    // Of dropout: parts/dropout.wgsl.
+    // Dropout's keys; see parts/dropout.wgsl.
     keys: vec2<u32>,
     threshold: u32,
     survivor_scale: f32,

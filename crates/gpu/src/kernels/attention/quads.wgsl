@@ -1,28 +1,30 @@
-// attention_quads: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, by four invocations for
-// each query, for GPUs that have subgroups
+// attention_quads: softmax(q · kᵀ · scale) · v for every head, without materialising the N×N scores, with four
+// invocations per query, for GPUs with subgroups
 //
-// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y as
-//                parts/stored_*.wgsl has it.
-// Constants      ROWS       queries of a workgroup: 64, 32 or 16
+// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y in
+//                the format of parts/stored_*.wgsl.
+// Constants      ROWS       queries per workgroup: 64, 32 or 16
 //                HEAD_VECS  head_dim / 4, rounded up; at most 64
-// Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and HEAD_VECS.
-//                Subgroups of any size: a quad is four of a subgroup's invocations, and the smallest subgroup has four.
-// Tile           Of a query and its result, each of a quad's invocations has every fourth vector in registers: 2 · EACH
-//                vectors and KEYS / 4 weights. Keys, then their values, pass through workgroup memory, 16 · KEYS · HEAD_VECS
-//                bytes: 8,192 for heads of 64, 8,192 for heads of 256. A quad reads four neighbouring vectors of it at a
-//                time, the same for all quads. Of four keys' scores each invocation gets one: three exchanges for four
-//                scores, and each exponential once. Statistics are float32, and relative to the maximum so far.
+// Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and
+//                HEAD_VECS. Subgroups may have any size: a quad is four invocations of a subgroup, and the smallest
+//                subgroup has four.
+// Tile           Each invocation of a quad holds every fourth vector of a query and its result in registers: 2 · EACH
+//                vectors and KEYS / 4 weights. Keys, then their values, pass through workgroup memory, 16 · KEYS ·
+//                HEAD_VECS bytes: 8,192 for heads of 64, 8,192 for heads of 256. A quad reads four adjacent vectors
+//                at a time, the same for all quads. Each invocation receives one of four keys' scores: three
+//                exchanges for four scores, and each exponential is computed once. Statistics are float32 and
+//                relative to the running maximum.
 
 @group(0) @binding(2) var<storage, read_write> y: array<Stored>;
 
 const EACH: u32 = (HEAD_VECS + 3u) / 4u;
-// As many as 16 KiB hold beside the number of quads, and no more than 32.
+// The most that fit into 16 KiB along with the number of quads, up to 32.
 const KEYS: u32 = select(select(8u, 16u, HEAD_VECS < 64u), 32u, HEAD_VECS < 32u);
 
 var<workgroup> tile: array<vec4<f32>, KEYS * HEAD_VECS>;
 var<workgroup> quads: atomic<u32>;
 
-// Copies the keys or values from token `first` on. Those beyond the end repeat the last one, and weigh nothing.
+// Copies keys or values, starting at token `first`. Tokens past the end repeat the last one and get zero weight.
 fn stage(head: u32, first: u32, which: u32, index: u32) {
     for (var i = index; i < KEYS * HEAD_VECS; i += 4u * ROWS) {
         let token = min(first + i / HEAD_VECS, params.tokens - 1u);
@@ -30,7 +32,7 @@ fn stage(head: u32, first: u32, which: u32, index: u32) {
     }
 }
 
-// The lane's vectors of the query of a row, scaled, zeros beyond the head; rows beyond the last repeat it.
+// The lane's vectors of a row's scaled query, zero past the head. Rows past the end repeat the last one.
 fn load_query(head: u32, row: u32, lane: u32) -> array<vec4<f32>, EACH> {
     let token = min(row, params.tokens - 1u);
     var query: array<vec4<f32>, EACH>;
@@ -43,12 +45,13 @@ fn load_query(head: u32, row: u32, lane: u32) -> array<vec4<f32>, EACH> {
     return query;
 }
 
-// The lane's i-th vector of a staged key or value; beyond the head its last, which meets a zero or isn't stored.
+// The lane's i-th vector of a staged key or value. Past the head it is the last one, which is multiplied by zero or
+// not stored.
 fn staged(key: u32, i: u32, lane: u32) -> vec4<f32> {
     return tile[key * HEAD_VECS + min(4u * i + lane, HEAD_VECS - 1u)];
 }
 
-// What the lane's vectors add to a key's score.
+// The contribution of the lane's vectors to a key's score.
 fn share_of_score(query: ptr<function, array<vec4<f32>, EACH>>, key: u32, lane: u32) -> f32 {
     var score = 0.0;
     for (var i = 0u; i < EACH; i++) {
@@ -57,8 +60,8 @@ fn share_of_score(query: ptr<function, array<vec4<f32>, EACH>>, key: u32, lane: 
     return score;
 }
 
-// The score of key + lane, of the four keys from `key` on whose scores the quad computes together: each exchange hands on
-// the half of them that the other invocation will have.
+// The score of key + lane. The quad computes the scores of four keys together, starting at `key`; each exchange
+// passes on the half that the other invocation will own.
 fn own_score(query: ptr<function, array<vec4<f32>, EACH>>, key: u32, lane: u32) -> f32 {
     let s0 = share_of_score(query, key, lane);
     let s1 = share_of_score(query, key + 1u, lane);
@@ -71,7 +74,7 @@ fn own_score(query: ptr<function, array<vec4<f32>, EACH>>, key: u32, lane: u32) 
     return select(a, b, lower) + quadSwapY(select(b, a, lower));
 }
 
-// Adds the values of four keys by their weights, one of each lane.
+// Accumulates the weighted values of four keys; each lane holds one weight.
 fn add_values(result: ptr<function, array<vec4<f32>, EACH>>, weight: f32, key: u32, lane: u32) {
     let w0 = quadBroadcast(weight, 0u);
     let w1 = quadBroadcast(weight, 1u);
@@ -83,7 +86,7 @@ fn add_values(result: ptr<function, array<vec4<f32>, EACH>>, weight: f32, key: u
     }
 }
 
-// The quad's number in the workgroup. Nothing says which of a workgroup's invocations are a quad, so quads draw numbers.
+// The quad's index in the workgroup. WGSL doesn't define which invocations form a quad, so quads draw numbers.
 fn draw_number(index: u32, lane: u32) -> u32 {
     if index == 0u {
         atomicStore(&quads, 0u);
@@ -115,11 +118,11 @@ fn main(
     let head = params.first_head + group.y;
     let lane = invocation % 4u;
     let row = group.x * ROWS + draw_number(index, lane);
-    // Quads beyond the last query help staging, and store nothing.
+    // Quads past the last query help with staging and store nothing.
     var query = load_query(head, row, lane);
     var result: array<vec4<f32>, EACH>;
     var highest = LOWEST;
-    // Of the lane's own keys.
+    // Over the lane's own keys.
     var total = 0.0;
     for (var first = 0u; first < params.tokens; first += KEYS) {
         stage(head, first, 1u, index);

@@ -1,15 +1,16 @@
-// attention_staged: softmax(q · kᵀ · scale) · v for every head, without ever holding the N×N scores, for GPUs
+// attention_staged: softmax(q · kᵀ · scale) · v for every head, without materialising the N×N scores, for GPUs
 //
-// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y as
-//                parts/stored_*.wgsl has it.
-// Constants      ROWS       queries of a workgroup, one an invocation: 64 or 32
+// Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32, y in
+//                the format of parts/stored_*.wgsl.
+// Constants      ROWS       queries per workgroup, one per invocation: 64 or 32
 //                HEAD_VECS  head_dim / 4, rounded up; at most 64
-// Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and HEAD_VECS.
-// Tile           A query and its result stay in the registers of one invocation (2 · HEAD_VECS vectors and KEYS scores),
-//                and 16 keys, then their 16 values, pass through workgroup memory: 16 · KEYS · HEAD_VECS bytes, 4,096 for
-//                heads of 64, 16,384 for heads of 256. All invocations read the same vector of it at a time, which is a
-//                broadcast. Device memory is read ⌈N / ROWS⌉ times. Statistics and sums are float32, and relative to the
-//                maximum so far.
+// Preconditions  Workgroups: x over queries, y over the heads of the batch. forward.rs checks the shapes and
+//                HEAD_VECS.
+// Tile           One invocation holds a query and its result in registers (2 · HEAD_VECS vectors and KEYS scores). 16
+//                keys, then their 16 values, pass through workgroup memory: 16 · KEYS · HEAD_VECS bytes, 4,096 for
+//                heads of 64, 16,384 for heads of 256. All invocations read the same vector at a time, which is a
+//                broadcast. Device memory is read ⌈N / ROWS⌉ times. Statistics and sums are float32 and relative to
+//                the running maximum.
 
 @group(0) @binding(2) var<storage, read_write> y: array<Stored>;
 
@@ -17,7 +18,7 @@ const KEYS: u32 = 16u;
 
 var<workgroup> tile: array<vec4<f32>, KEYS * HEAD_VECS>;
 
-// Copies the keys or values from token `first` on. Those beyond the end repeat the last one, and weigh nothing.
+// Copies keys or values, starting at token `first`. Tokens past the end repeat the last one and get zero weight.
 fn stage(head: u32, first: u32, which: u32, lane: u32) {
     for (var i = lane; i < KEYS * HEAD_VECS; i += ROWS) {
         let token = min(first + i / HEAD_VECS, params.tokens - 1u);
@@ -25,7 +26,7 @@ fn stage(head: u32, first: u32, which: u32, lane: u32) {
     }
 }
 
-// The query's scores with the staged keys; those beyond the last token get the lowest number.
+// The query's scores with the staged keys. Keys past the last token score LOWEST.
 fn score_tile(query: ptr<function, array<vec4<f32>, HEAD_VECS>>, first: u32) -> array<f32, KEYS> {
     var scores: array<f32, KEYS>;
     for (var key = 0u; key < KEYS; key++) {
@@ -38,7 +39,7 @@ fn score_tile(query: ptr<function, array<vec4<f32>, HEAD_VECS>>, first: u32) -> 
     return scores;
 }
 
-// The largest of a tile's scores and `highest`.
+// The maximum of `highest` and a tile's scores.
 fn highest_of(scores: ptr<function, array<f32, KEYS>>, highest: f32) -> f32 {
     var found = highest;
     for (var key = 0u; key < KEYS; key++) {
@@ -47,7 +48,7 @@ fn highest_of(scores: ptr<function, array<f32, KEYS>>, highest: f32) -> f32 {
     return found;
 }
 
-// The query of a row, scaled; rows beyond the last repeat it.
+// The scaled query of a row. Rows past the end repeat the last one.
 fn load_query(head: u32, row: u32) -> array<vec4<f32>, HEAD_VECS> {
     let token = min(row, params.tokens - 1u);
     var query: array<vec4<f32>, HEAD_VECS>;
@@ -57,7 +58,7 @@ fn load_query(head: u32, row: u32) -> array<vec4<f32>, HEAD_VECS> {
     return query;
 }
 
-// Where the head's result of a row starts.
+// The offset of the head's result for a row.
 fn result_start(head: u32, row: u32) -> u32 {
     let token = head / params.heads * params.tokens + row;
     return token * params.width + head % params.heads * params.head_dim;
@@ -67,7 +68,7 @@ fn result_start(head: u32, row: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let head = params.first_head + group.y;
     let row = group.x * ROWS + lane;
-    // Invocations beyond the last query help staging, and store nothing.
+    // Invocations past the last query help with staging and store nothing.
     var query = load_query(head, row);
     var result: array<vec4<f32>, HEAD_VECS>;
     var highest = LOWEST;

@@ -1,12 +1,12 @@
-// attention_tile: what the direct kernels of attention share. 16 queries a workgroup, 64 keys at a time.
+// attention_tile: code shared by the direct attention kernels. 16 queries per workgroup, 64 keys at a time.
 //
 // Layout         qkv [batch, tokens, 3, heads, head_dim], y [batch, tokens, heads, head_dim]; row-major float32.
-// Preconditions  Workgroups: x over queries, y over the dispatch's heads, z over 64 channels of a head each: scores of wider
-//                heads are computed again for each 64 channels. forward.rs checks the shapes.
-// Tile           Invocation 16 · quad + lane has the four queries of its quad. First their scores with four keys, 4 · lane
-//                and the next three: 8 vectors feed 64 multiply-adds. Then their results in four channels, 4 · lane and
-//                the next three, over all keys: 2 vectors feed 16. Weights change hands in workgroup memory (4 KiB);
-//                keys and values come straight from storage.
+// Preconditions  Workgroups: x over queries, y over the dispatch's heads, z over blocks of 64 channels of a head.
+//                Wider heads recompute the scores for each block. forward.rs checks the shapes.
+// Tile           Invocation 16 · quad + lane handles the four queries of its quad. It first computes their scores
+//                with four keys, 4 · lane and the next three: 8 vectors feed 64 multiply-adds. Then it computes their
+//                results in four channels, 4 · lane and the next three, over all keys: 2 vectors feed 16. Weights are
+//                exchanged through workgroup memory (4 KiB); keys and values are read directly from storage.
 
 const LANES: u32 = 16u;
 const KEYS: u32 = 4u * LANES;
@@ -14,12 +14,12 @@ const QUADS: u32 = 4u;
 
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-// [key, quad], of the quad's four queries.
+// [key, quad]: weights of the quad's four queries.
 var<workgroup> weights: array<vec4<f32>, KEYS * QUADS>;
-// [quad, lane], of the quad's four queries.
+// [quad, lane]: partial results of the quad's four queries.
 var<workgroup> partial: array<vec4<f32>, QUADS * LANES>;
 
-// Of each of a quad's queries, four values side by side: for four keys or four channels.
+// Four values for each query of a quad: one per key or one per channel.
 struct Four {
     a: vec4<f32>,
     b: vec4<f32>,
@@ -31,7 +31,7 @@ fn products(query: vec4<f32>, k0: vec4<f32>, k1: vec4<f32>, k2: vec4<f32>, k3: v
     return vec4<f32>(dot(query, k0), dot(query, k1), dot(query, k2), dot(query, k3));
 }
 
-// Scores of four queries with four keys; those of keys beyond the last token are the lowest number.
+// Scores of four queries with four keys. Keys past the last token score LOWEST.
 fn score(head: u32, query: u32, key: u32) -> Four {
     let last = params.tokens - 1u;
     let queries = min(query + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
@@ -57,9 +57,9 @@ fn score(head: u32, query: u32, key: u32) -> Four {
     );
 }
 
-// Each query's largest value.
+// The maximum of each query.
 fn largest(s: Four) -> vec4<f32> {
-    // The transpose has a query in each component.
+    // In the transpose, each component is a query.
     let t = transpose(mat4x4<f32>(s.a, s.b, s.c, s.d));
     return max(max(t[0], t[1]), max(t[2], t[3]));
 }
@@ -69,17 +69,17 @@ fn sum(s: Four) -> vec4<f32> {
     return (t[0] + t[1]) + (t[2] + t[3]);
 }
 
-// exp(s − highest), each query with its own.
+// exp(s − highest), with each query's own maximum.
 fn exp_of_difference(s: Four, highest: vec4<f32>) -> Four {
     return Four(exp(s.a - highest.x), exp(s.b - highest.y), exp(s.c - highest.z), exp(s.d - highest.w));
 }
 
-// Each row of f times its component.
+// Multiplies each row of f by its component of factor.
 fn scale_rows(f: Four, factor: vec4<f32>) -> Four {
     return Four(f.a * factor.x, f.b * factor.y, f.c * factor.z, f.d * factor.w);
 }
 
-// Hands the weights of a lane's four keys to the quad's other lanes.
+// Shares the weights of a lane's four keys with the quad's other lanes.
 fn share(s: Four, quad: u32, lane: u32) {
     let t = transpose(mat4x4<f32>(s.a, s.b, s.c, s.d));
     let first = 4u * lane * QUADS + quad;
@@ -89,7 +89,7 @@ fn share(s: Four, quad: u32, lane: u32) {
     weights[first + 3u * QUADS] = t[3];
 }
 
-// Adds the values of the keys from `first` on, by their weights.
+// Accumulates the weighted values of the keys, starting at `first`.
 fn combine(head: u32, first: u32, quad: u32, part: u32, context: Four) -> Four {
     var result = context;
     if 4u * part < params.head_dim {
