@@ -1,13 +1,14 @@
-// linear_backward: y = left · right, where one operand or both lie in depth order: grad · weight and gradᵀ · x
+// linear_backward: y = left · right with one or both operands in depth order: grad · weight and gradᵀ · x
 //
-// Layout         left: grad, an element (row, depth) of it at offset + row · row_stride + depth · depth_stride; right
-//                [depth, columns], of which parts/weight_*.wgsl loads four columns at
-//                a time; y [rows, columns]; row-major float32.
-// Constants      TRANSPOSED  1 where rows of left are neighbours, 0 where depths are: neighbours are loaded side by side
+// Layout         left: grad, with element (row, depth) at offset + row · row_stride + depth · depth_stride; right
+//                [depth, columns], loaded four columns at a time by parts/weight_*.wgsl; y [rows, columns]; row-major
+//                float32.
+// Constants      TRANSPOSED  1 if rows of left are contiguous, 0 if depths are; contiguous values are loaded by
+//                            adjacent invocations
 //                ACCUMULATE  1 adds to y, for a right operand in several parts
 // Preconditions  Workgroups: x over columns, y over rows, 64×64 results each; backward.rs checks the shapes.
-// Tile           256 invocations of 4×4 results; 16 depths at a time go through 8 KiB of workgroup memory, one vector of each
-//                operand for each invocation, and two vectors from there feed 16 multiply-adds. A result is one
+// Tile           256 invocations of 4×4 results. 16 depths at a time pass through 8 KiB of workgroup memory, one
+//                vector of each operand per invocation; two vectors from there feed 16 multiply-adds. A result is one
 //                invocation's sum: no atomics, and the same bits on every run.
 
 struct Params {
@@ -26,11 +27,11 @@ const DEPTHS: u32 = 16u;
 @group(0) @binding(1) var<storage, read> grad: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
-// [depth, quad]: four rows, four columns.
+// [depth, quad], where a quad is four rows of left or four columns of right.
 var<workgroup> left: array<vec4<f32>, DEPTHS * QUADS>;
 var<workgroup> right: array<vec4<f32>, DEPTHS * QUADS>;
 
-// Zero beyond the end.
+// Zero past the end.
 fn load_left(row: u32, depth: u32) -> vec4<f32> {
     var value = vec4<f32>();
     if depth < params.depth {
@@ -47,7 +48,7 @@ fn load_left(row: u32, depth: u32) -> vec4<f32> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let across = lane % 16u;
     let down = lane / 16u;
-    // What the invocation loads of left.
+    // The part of left that the invocation loads.
     let left_quad = select(down, across, TRANSPOSED == 1u);
     let left_depth = select(across, down, TRANSPOSED == 1u);
     let vectors = (params.columns + 3u) / 4u;

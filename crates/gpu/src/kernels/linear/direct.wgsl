@@ -1,12 +1,13 @@
-// linear_direct: the product straight from storage, for adapters that are software on the CPU: there workgroup memory and
-// barriers cost more than the cache that stands behind all memory anyway
+// linear_direct: the product directly from storage, for software adapters, where workgroup memory and barriers cost
+// more than the cache in front of all memory
 //
-// Tile           8×8 results of an invocation, in named vectors: arrays that aren't unrolled lie in memory there, too. 16
-//                vectors feed 256 multiply-adds. An invocation's results lie THREADS apart in both directions.
+// Tile           8×8 results per invocation, in named vectors, because software adapters also place arrays in memory
+//                unless they are unrolled. 16 vectors feed 256 multiply-adds. The results of an invocation are
+//                THREADS apart in both directions.
 
 const THREADS: u32 = 4u;
 
-// Rows and columns beyond the end repeat the last one: their results are never stored.
+// Rows and columns past the end repeat the last one; their results are never stored.
 fn x_row(row: u32) -> u32 {
     return min(row, params.rows - 1u);
 }
@@ -91,7 +92,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
         a7 += products(v7, w0, w1, w2, w3);
         b7 += products(v7, w4, w5, w6, w7);
     }
-    // One call in a loop: a call for each of 64 results would be compiled 64 times.
+    // A single call in a loop: calling it for each of the 64 results would compile it 64 times.
     var sums = array<vec4<f32>, 16>(a0, b0, a1, b1, a2, b2, a3, b3, a4, b4, a5, b5, a6, b6, a7, b7);
     for (var i = 0u; i < 64u; i++) {
         store(sums[i / 4u][i % 4u], row + i / 8u * THREADS, column + i % 8u * THREADS);

@@ -1,14 +1,14 @@
-// linear_packed: the product by dot products of four bytes, through workgroup memory, for GPUs
+// linear_packed: the product as dot products of four packed bytes, through workgroup memory, for GPUs
 //
 // Constants      THREADS  side of the square workgroup: 16 or 8
-//                EACH     results of an invocation in each direction: 4
-// Precision      x is quantised as it is staged, 32 values of a row at a time: their largest magnitude is 127. Sums of 32
-//                products are exact; times their scale they are added in float32.
-// Tile           As in staged.wgsl; DEPTH values a turn, 16 bytes a load: 2 loads of each line's bytes feed 8 dot
-//                products with each of EACH weights. forward.rs has the table of tiles.
+//                EACH     results per invocation in each direction: 4
+// Precision      x is quantised while it is staged, in blocks of 32 values of a row whose largest magnitude maps to
+//                127. Sums of 32 products are exact; they are multiplied by their scale and accumulated in float32.
+// Tile           As in staged.wgsl, with DEPTH values per step and 16 bytes per load: 2 loads of each line's bytes
+//                feed 8 dot products with each of EACH weights. forward.rs lists the tiles.
 
 const TILE: u32 = EACH * THREADS;
-// Values that share a scale, in loads of four and of sixteen.
+// The values that share a scale, in loads of four and of sixteen.
 const QUARTERS: u32 = 8u;
 const HALVES: u32 = 2u;
 const STRIDE: u32 = TILE + 1u;
@@ -18,8 +18,8 @@ var<workgroup> x_tile: array<vec4<u32>, HALVES * STRIDE>;
 var<workgroup> weight_tile: array<vec4<u32>, HALVES * STRIDE>;
 var<workgroup> x_scales: array<f32, TILE>;
 
-// Rows and columns beyond the end repeat the last one: their results are never stored. Depths beyond the end are
-// zero in both operands.
+// Rows and columns past the end repeat the last one; their results are never stored. Depths past the end are zero in
+// both operands.
 fn stage_x(line: u32, row: u32, depth: u32, width: u32) {
     var values: array<vec4<f32>, QUARTERS>;
     var sizes = vec4<f32>();
@@ -30,7 +30,7 @@ fn stage_x(line: u32, row: u32, depth: u32, width: u32) {
         }
     }
     let size = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
-    // What is that small may count as zero, and has no inverse.
+    // Magnitudes this small may count as zero and have no finite inverse.
     let steps = select(0.0, 127.0 / size, size > 1e-30);
     x_scales[line] = size / 127.0;
     for (var half = 0u; half < HALVES; half++) {

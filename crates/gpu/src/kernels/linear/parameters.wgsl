@@ -1,11 +1,11 @@
-// parameters: a linear layer's weight from plain float32, rounded and packed, and back
+// parameters: rounds and packs a linear layer's weight from plain float32, and unpacks it
 //
-// Layout         plain [rows, inputs] float32, rows from `first` on; packed: the same rows in the storage type, each padded
-//                with zeros to a multiple of four values, as words.
+// Layout         plain [rows, inputs] float32, starting at row `first`; packed: the same rows in the storage type as
+//                words, each row zero-padded to a multiple of four values.
 // Constants      FORMAT  0 float32, 1 float16, 2 bfloat16
-// Preconditions  Workgroups cover the part's vectors of four values, folded into two dimensions; parameters.rs checks the
-//                shapes.
-// Tile           None: every value moves once.
+// Preconditions  Workgroups cover the part's vectors of four values, folded into two dimensions; parameters.rs checks
+//                the shapes.
+// Tile           None: every value is copied once.
 
 struct Params {
     first: u32,
@@ -78,7 +78,7 @@ fn unpack(
     }
 }
 
-// A bias is rounded to the storage type and stored as float32.
+// Biases are rounded to the storage type, but stored as float32.
 @compute @workgroup_size(64)
 fn round_bias(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -91,8 +91,8 @@ fn round_bias(
     }
 }
 
-// The value's bits in the storage type, rounded to nearest, ties to even: what pack2x16float rounds to is the driver's
-// choice.
+// The value's bits in the storage type, rounded to nearest, ties to even. The rounding of pack2x16float is up to the
+// driver.
 fn rounded(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     switch FORMAT {
@@ -106,11 +106,11 @@ fn half_of(value: f32, bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let size = bits & 0x7fffffffu;
     if size >= 0x47800000u {
-        // Infinity from 2¹⁶ on.
+        // Infinity for 2¹⁶ and above.
         return sign | 0x7c00u;
     }
     if size < 0x38800000u {
-        // Subnormal below 2⁻¹⁴, in steps of 2⁻²⁴; round() takes ties to even.
+        // Subnormal below 2⁻¹⁴, in steps of 2⁻²⁴; round() rounds ties to even.
         return sign | u32(round(abs(value) * 16777216.0));
     }
     return sign | ((size + 0xfffu + ((size >> 13u) & 1u) - 0x38000000u) >> 13u);

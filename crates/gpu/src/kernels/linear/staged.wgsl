@@ -1,16 +1,16 @@
 // linear_staged: the product through workgroup memory, for GPUs
 //
 // Constants      THREADS  side of the square workgroup: 16 or 8
-//                EACH     results of an invocation in each direction: 8 or 4
-// Tile           An invocation's results lie THREADS apart in both directions, so that neighbours read neighbouring
-//                vectors of the tiles. Depth is walked DEPTH_VECS vectors at a time: x and weight are both contiguous in
-//                depth, so one vec4 of each is one load, and 2 · EACH vectors from workgroup memory feed 4 · EACH²
-//                multiply-adds. forward.rs has the table of tiles, with their memory and FLOP for each byte.
+//                EACH     results per invocation in each direction: 8 or 4
+// Tile           The results of an invocation are THREADS apart in both directions, so that adjacent invocations read
+//                adjacent vectors of the tiles. The depth is walked DEPTH_VECS vectors at a time. x and weight are
+//                both contiguous in depth, so one vec4 of each is one load, and 2 · EACH vectors from workgroup
+//                memory feed 4 · EACH² multiply-adds. forward.rs lists the tiles with their memory and FLOP per byte.
 
 const TILE: u32 = EACH * THREADS;
-// 16 values of depth, but 8 where the tile is so large that 16 KiB hold no more.
+// A depth of 16, or 8 for the tile that would exceed 16 KiB.
 const DEPTH_VECS: u32 = select(4u, 2u, TILE > 64u);
-// One vector of padding puts the depths of a row, which are written together, into different banks.
+// One vector of padding places the depths of a row, which are written together, in different banks.
 const STRIDE: u32 = TILE + 1u;
 const QUADS: u32 = EACH / 4u;
 
@@ -18,8 +18,8 @@ const QUADS: u32 = EACH / 4u;
 var<workgroup> x_tile: array<Operand, DEPTH_VECS * STRIDE>;
 var<workgroup> weight_tile: array<Operand, DEPTH_VECS * STRIDE>;
 
-// Rows and columns beyond the end repeat the last one: their results are never stored. Depths beyond the end are
-// zero in both operands.
+// Rows and columns past the end repeat the last one; their results are never stored. Depths past the end are zero in
+// both operands.
 fn stage(corner: vec2<u32>, depth: u32, lane: u32) {
     let width = (params.inputs + 3u) / 4u;
     for (var i = lane; i < TILE * DEPTH_VECS; i += THREADS * THREADS) {
@@ -45,7 +45,7 @@ fn main(
 ) {
     let corner = group.xy * TILE;
     let width = (params.inputs + 3u) / 4u;
-    // A vector of them is four results of one row.
+    // Each vector holds four results of one row.
     var sums: array<vec4<f32>, EACH * QUADS>;
     for (var depth = 0u; depth < width; depth += DEPTH_VECS) {
         stage(corner, depth, lane);
