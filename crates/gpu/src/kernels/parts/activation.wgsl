@@ -1,4 +1,5 @@
-// activation: elementwise activations and their derivatives. Constant ACTIVATION: the numbers of crates/tensor's Activation.
+// activation: element-wise activations and their derivatives. Constant ACTIVATION: the numbers of crates/tensor's
+// Activation.
 
 fn activate(v: f32) -> f32 {
     switch ACTIVATION {
@@ -24,7 +25,7 @@ fn activate(v: f32) -> f32 {
 fn derivative(v: f32) -> f32 {
     switch ACTIVATION {
         case 1u: { return gelu_derivative(v); }
-        // At corners PyTorch's values.
+        // PyTorch's values at the corners.
         case 2u: { return select(0.0, 1.0, v > 0.0); }
         case 3u: { return sigmoid_derivative(v, v, 1.0); }
         case 4u: { return gelu_tanh_derivative(v); }
@@ -41,14 +42,14 @@ fn derivative(v: f32) -> f32 {
     }
 }
 
-// v·Φ(v) = max(v, 0) − |v|·Φ(−|v|). Beyond 14 the tail is 0.
+// v·Φ(v) = max(v, 0) − |v|·Φ(−|v|). The tail is 0 beyond 14.
 fn gelu(v: f32) -> f32 {
     let size = min(abs(v), 14.0);
     return max(v, 0.0) - size * normal_tail(size);
 }
 
-// Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.3a)); r is a minimax polynomial of ½·erfcx(a/√2) on a ∈ [0, 14], error 2e-8, the one
-// that the CPU's gelu uses.
+// Φ(−a) = e^(−a²/2)·r(1 / (1 + 0.3a)). r is a minimax polynomial of ½·erfcx(a/√2) on a ∈ [0, 14] with error 2e-8, the
+// same as in the CPU's gelu.
 fn normal_tail(size: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.3 * size);
     var r = 3.7548766e-2;
@@ -63,13 +64,13 @@ fn normal_tail(size: f32) -> f32 {
     return r * exp(-0.5 * size * size);
 }
 
-// v·σ(u) for u of v's sign; e^−|u| never overflows.
+// v·σ(u), where u has the sign of v; e^−|u| never overflows.
 fn times_sigmoid(v: f32, u: f32) -> f32 {
     let decay = exp(-abs(u));
     return v * select(1.0, decay, u < 0.0) / (1.0 + decay);
 }
 
-// Φ(v) + v·φ(v). Beyond 6 it is its limit to within 1e-7.
+// Φ(v) + v·φ(v). Beyond 6 it equals its limit to within 1e-7.
 fn gelu_derivative(value: f32) -> f32 {
     let v = clamp(value, -6.0, 6.0);
     let tail = normal_tail(abs(v));
@@ -77,7 +78,7 @@ fn gelu_derivative(value: f32) -> f32 {
     return select(1.0 - tail, tail, v < 0.0) + 0.3989423 * v * exp(-0.5 * v * v);
 }
 
-// Of v·σ(u) with u = v·(a + b·v²). Beyond 10 it is its limit, while v³ might overflow.
+// The derivative of v·σ(u) with u = v·(a + b·v²). Beyond 10 it equals its limit, and v³ might overflow.
 fn gelu_tanh_derivative(value: f32) -> f32 {
     let v = clamp(value, -10.0, 10.0);
     let square = v * v;
@@ -85,12 +86,12 @@ fn gelu_tanh_derivative(value: f32) -> f32 {
     return sigmoid_derivative(v, inner, 1.5957691 + 3.0 * 0.07135482 * square);
 }
 
-// The derivative of v·σ(u): σ(u) + v·σ(u)·σ(−u)·u′, for u of v's sign. e^−|u| never overflows.
+// The derivative of v·σ(u): σ(u) + v·σ(u)·σ(−u)·u′, where u has the sign of v. e^−|u| never overflows.
 fn sigmoid_derivative(v: f32, u: f32, u_derivative: f32) -> f32 {
     let decay = exp(-abs(u));
     let large = 1.0 / (1.0 + decay);
     let small = decay * large;
-    // Beyond 100 the product is as good as 0, while ∞ times it would not be.
+    // Beyond 100 the product is practically 0, but ∞ times it would not be.
     return select(large, small, u < 0.0) + clamp(v, -100.0, 100.0) * u_derivative * (small * large);
 }
 
@@ -99,7 +100,7 @@ fn sigmoid(v: f32) -> f32 {
     return select(1.0, decay, v < 0.0) / (1.0 + decay);
 }
 
-// Φ(z). Beyond 14 it is its limit.
+// Φ(z). Beyond 14 it equals its limit.
 fn normal(z: f32) -> f32 {
     let tail = normal_tail(min(abs(z), 14.0));
     return select(1.0 - tail, tail, z < 0.0);
@@ -118,7 +119,7 @@ fn mish_factor(v: f32) -> f32 {
     return numerator / (numerator + select(2.0 * w * w, 2.0, v < 0.0));
 }
 
-// The factor, and v times its derivative, which is 4·w·(1 + w) over the square of the denominator, times w for v ≥ 0.
+// The factor, and v times its derivative: 4·w·(1 + w) over the square of the denominator, times w for v ≥ 0.
 fn mish_derivative(v: f32) -> f32 {
     let w = exp(-abs(v));
     let numerator = select(1.0 + 2.0 * w, w * (w + 2.0), v < 0.0);

@@ -1,6 +1,6 @@
-// dropout: the generator of crates/cpu/src/dropout.rs, bit for bit
+// dropout: bit-identical to the generator of crates/cpu/src/dropout.rs
 
-// What elements number i are multiplied by: 0 or `scale`.
+// The factors of elements i: 0 or `scale`.
 fn dropout_factors(i: vec4<u32>, keys: vec2<u32>, threshold: u32, scale: f32) -> vec4<f32> {
     let bits = hash(hash(i ^ vec4<u32>(keys.x)) ^ vec4<u32>(keys.y));
     return select(vec4<f32>(scale), vec4<f32>(), bits < vec4<u32>(threshold));

@@ -1,7 +1,8 @@
-// operand: x and weights meet as float16; products of four values are summed in float16, and their sums in float32
+// operand: x and weights are multiplied as float16. Products of four values are summed in float16, and those sums in
+// float32.
 //
-// Range          x is divided by 16, so that products of four stay finite up to 2^20, and x itself as well. Beyond that results
-//                are infinite or no numbers, as float16 models' are in PyTorch beyond 65,504.
+// Range          x is divided by 16, so that sums of four products, and x itself, stay finite up to 2^20. Beyond that
+//                results are infinite or NaN, as those of float16 models in PyTorch are beyond 65,504.
 
 alias Operand = vec4<f16>;
 

@@ -1,4 +1,4 @@
-// operand: x and weights meet as float32
+// operand: x and weights are multiplied as float32
 
 alias Operand = vec4<f32>;
 

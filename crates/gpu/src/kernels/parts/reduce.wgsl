@@ -1,13 +1,13 @@
-// reduce: sums and maxima over the invocations of a workgroup, for kernels that give a row to each workgroup. Every
-// invocation calls them, and all get the same result.
+// reduce: sums and maxima over the invocations of a workgroup, for kernels with one workgroup per row. All
+// invocations must call these functions, and all get the same result.
 //
-// Constants      LANES  a power of two: 64, or 8 on adapters that are software on the CPU, where barriers are dear
+// Constants      LANES  a power of two: 64, or 8 on software adapters, where barriers are expensive
 
 const LOWEST: f32 = -3.4028234e38;
 
 var<workgroup> partial: array<f32, LANES>;
 
-// The sum of every lane's value.
+// The sum over all lanes.
 fn sum(value: f32, lane: u32) -> f32 {
     partial[lane] = value;
     for (var half = LANES / 2u; half > 0u; half /= 2u) {
@@ -23,7 +23,7 @@ fn sum(value: f32, lane: u32) -> f32 {
     return total;
 }
 
-// The largest of every lane's value.
+// The maximum over all lanes.
 fn largest(value: f32, lane: u32) -> f32 {
     partial[lane] = value;
     for (var half = LANES / 2u; half > 0u; half /= 2u) {

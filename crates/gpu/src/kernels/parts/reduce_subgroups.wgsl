@@ -1,19 +1,19 @@
-// reduce_subgroups: reduce.wgsl's functions with two barriers each, by subgroups of any size and wherever they lie in the
-// workgroup. A subgroup's first invocation leaves the subgroup's result in its own place, the others leave what changes
-// nothing, and every subgroup reduces all places.
+// reduce_subgroups: the functions of reduce.wgsl with two barriers each. Subgroups may have any size and any layout
+// in the workgroup. The first invocation of a subgroup writes the subgroup's result to its own slot, the others write
+// the neutral element, and every subgroup reduces all slots.
 //
-// Constants      LANES  those of the workgroup
+// Constants      LANES  invocations of the workgroup
 
 const LOWEST: f32 = -3.4028234e38;
 
 var<workgroup> partial: array<f32, LANES>;
 
-// Among the invocations that are there: which one this is, and how many there are.
+// This invocation's index among the subgroup's active invocations, and their number.
 fn place() -> vec2<u32> {
     return vec2<u32>(subgroupExclusiveAdd(1u), subgroupAdd(1u));
 }
 
-// The sum of every lane's value.
+// The sum over all lanes.
 fn sum(value: f32, lane: u32) -> f32 {
     let at = place();
     let own = subgroupAdd(value);
@@ -29,7 +29,7 @@ fn sum(value: f32, lane: u32) -> f32 {
     return total;
 }
 
-// The largest of every lane's value.
+// The maximum over all lanes.
 fn largest(value: f32, lane: u32) -> f32 {
     let at = place();
     let own = subgroupMax(value);

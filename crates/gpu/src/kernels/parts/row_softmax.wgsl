@@ -1,7 +1,7 @@
-// row_softmax: what the softmax of a row is made of, where each workgroup has a row of x, params.width values from `first` on.
-// Every invocation calls it, and all get the same result.
+// row_softmax: the statistics of a row's softmax, for kernels with one workgroup per row of x: params.width values
+// starting at `first`. All invocations must call it, and all get the same result.
 
-// The row's largest value, and the sum of exp((value − largest) · scale).
+// The row's maximum, and the sum of exp((value − maximum) · scale).
 fn row_max_and_sum(first: u32, scale: f32, lane: u32) -> vec2<f32> {
     var highest = LOWEST;
     for (var i = lane; i < params.width; i += LANES) {

@@ -1,4 +1,4 @@
-// stored: results as float16 of a sixteenth, which is what operand_f16.wgsl makes of them for a product
+// stored: results divided by 16, as float16: the form in which operand_f16.wgsl multiplies them
 
 alias Stored = f16;
 

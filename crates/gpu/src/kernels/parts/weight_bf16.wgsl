@@ -1,4 +1,4 @@
-// weight: bfloat16, float32's upper half, two values a word, lower half first
+// weight: bfloat16, the upper half of float32, two values per word, lower half first
 
 @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
 

@@ -1,4 +1,4 @@
-// weight: float16, two values a word, lower half first
+// weight: float16, two values per word, lower half first
 
 @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
 

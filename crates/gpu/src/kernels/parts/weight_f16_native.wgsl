@@ -1,4 +1,4 @@
-// weight: float16, four values a vector; each sum gets back what operand_f16.wgsl divided x by
+// weight: float16, four values per vector; each sum is multiplied by the factor by which operand_f16.wgsl divided x
 
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f16>>;
 

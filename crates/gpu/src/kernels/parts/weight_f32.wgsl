@@ -1,4 +1,4 @@
-// weight: float32, four values a vector
+// weight: float32, four values per vector
 
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
 

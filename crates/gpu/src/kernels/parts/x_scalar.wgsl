@@ -1,4 +1,4 @@
-// x: float32 rows of any length, zeros beyond it
+// x: float32 rows of any length, zero past the end
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 
