@@ -1,10 +1,11 @@
-// batch_norm: (x − mean) / √(variance + eps) · weight + bias by each column's statistics, or by given ones, and its gradients
+// batch_norm: (x − mean) / √(variance + eps) · weight + bias with each column's statistics or given ones, and its
+// gradients
 //
 // Layout         x, grad and y [rows, columns]; weight, bias, mean and variance [columns]; row-major float32.
-// Preconditions  forward and backward: an invocation for each column; batch_norm.rs checks that there are two rows or more.
-//                inference: an invocation for each element, folded into two dimensions.
-// Tile           Neighbours read neighbouring columns, row by row. Sums are of blocks of 64 rows: no atomics, and the rounding
-//                error grows little with the number of rows.
+// Preconditions  forward and backward: one invocation per column; batch_norm.rs checks that there are at least two
+//                rows. inference: one invocation per element, folded into two dimensions.
+// Tile           Adjacent invocations read adjacent columns, row by row. Sums are taken over blocks of 64 rows: no
+//                atomics, and the rounding error grows slowly with the number of rows.
 
 struct Params {
     rows: u32,
@@ -35,7 +36,7 @@ const BLOCK: u32 = 64u;
 @group(0) @binding(5) var<storage, read_write> by_weight: array<f32>;
 @group(0) @binding(6) var<storage, read_write> by_bias: array<f32>;
 
-// (mean, biased variance) of a column.
+// The mean and the biased variance of a column.
 fn moments(column: u32) -> vec2<f32> {
     var total = 0.0;
     for (var first = 0u; first < params.rows; first += BLOCK) {
@@ -71,7 +72,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
         y[index] = (x[index] - found.x) * scale + bias[column];
     }
     mean[column] = found.x;
-    // Running statistics keep the unbiased one.
+    // Running statistics use the unbiased variance.
     variance[column] = found.y * f32(params.rows) / (f32(params.rows) - 1.0);
 }
 

@@ -1,6 +1,6 @@
-// concat: rows joined, and cut apart again
+// concat: joins rows, and splits them
 //
-// Layout         x [first], other [count − first] and y [count], float32; cut: y [count] is x from `first` on.
+// Layout         x [first], other [count − first] and y [count], float32; cut: y [count] is x starting at `first`.
 // Preconditions  Workgroups cover count, folded into two dimensions; concat.rs checks the shapes.
 // Tile           None: every value is read once.
 

@@ -1,15 +1,15 @@
-// elementwise: ops that give each element of their operands one result
+// elementwise: ops that compute one result per element of their operands
 //
-// Layout         x, other and y [count] (in place: y alone); float32.
-// Constants      ACTIVATION  that of parts/activation.wgsl
+// Layout         x, other and y [count] (in place: only y); float32.
+// Constants      ACTIVATION  as in parts/activation.wgsl
 // Preconditions  Workgroups cover count, folded into two dimensions; elementwise.rs checks the lengths.
 // Tile           None: every value is read once.
 
 struct Params {
     count: u32,
-    // What the op multiplies by: accumulate's scale, 1 / count of a mean, the source's share.
+    // The op's factor: accumulate's scale, 1 / count of a mean, or the source's share.
     scale: f32,
-    // Of dropout.
+    // Dropout's keys.
     keys: vec2<u32>,
     threshold: u32,
     survivor_scale: f32,
@@ -82,7 +82,7 @@ fn ema(
 ) {
     let i = index_of(group, groups, lane);
     if i < params.count {
-        // From the nearer end: what is all of one, is that exactly.
+        // Starts from the nearer end, so that a share of 0 or 1 is exact.
         let way = x[i] - sum_so_far[i];
         let from_source = x[i] - (1.0 - params.scale) * way;
         sum_so_far[i] = select(from_source, sum_so_far[i] + params.scale * way, params.scale < 0.5);

@@ -1,11 +1,11 @@
 // embed_tokens: y = [cls; patch or mask token] + positions
 //
-// Layout         patches [batch, patches, width], cls and mask_token [width], positions [1 + patches, width],
-//                mask [batch, patches], y [batch, 1 + patches, width]; row-major float32.
-// Constants      MASKED  1 puts mask_token where mask isn't 0; else both bindings hold any tensor
+// Layout         patches [batch, patches, width], cls and mask_token [width], positions [1 + patches, width], mask
+//                [batch, patches], y [batch, 1 + patches, width]; row-major float32.
+// Constants      MASKED  1 substitutes mask_token where mask isn't 0; otherwise any tensor may be bound to both
 // Preconditions  Workgroups: x over width, y over tokens, z over the batch; embed_tokens.rs checks the shapes and
 //                launches them.
-// Tile           None: every value moves once. 64 invocations work side by side.
+// Tile           None: every value is copied once. 64 invocations handle adjacent values.
 
 struct Params {
     width: u32,

@@ -1,28 +1,28 @@
-// One pass of Pillow's resampling: each result is a sum of the source's pixels along one axis, weighted in fixed point
-// with 22 fractional bits and rounded to 8 bits. Whoever compiles this module gives CHANNELS, the bytes of the source's
-// pixels, VERTICAL and LAST: the last pass crops, looks its bytes up and writes planes of float32, others write packed
-// RGBA.
+// One pass of Pillow's resampling. Each result is a sum of source pixels along one axis, weighted in fixed point with
+// 22 fractional bits and rounded to 8 bits. The code that compiles this module defines CHANNELS (the bytes per source
+// pixel), VERTICAL and LAST. The last pass crops, looks its bytes up and writes float32 planes; the others write
+// packed RGBA.
 
 struct Params {
     width: u32,
     height: u32,
-    // Of the resampled image, of which the results may be a part, from (left, top) on.
+    // The size of the resampled image. The results may be a part of it, starting at (left, top).
     full_width: u32,
     full_height: u32,
     left: i32,
     top: i32,
-    // Bytes of a row of the source.
+    // Bytes per row of the source.
     pitch: u32,
-    // Numbers in the table for each result: the first pixel, the number of pixels, their weights.
+    // Entries in the table per result: the first pixel, the number of pixels, their weights.
     stride: u32,
-    // Where the results begin.
+    // The offset of the results.
     offset: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<i32>;
-// What each byte becomes, for each channel; read by the last pass.
+// The value of each byte, for each channel; read by the last pass.
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> results: array<u32>;
 
@@ -40,7 +40,7 @@ fn pixel(x: u32, y: u32) -> vec3<i32> {
     return vec3<i32>(byte_at(address), byte_at(address + 1), byte_at(address + 2));
 }
 
-// The pixel of the resampled image; black outside of it.
+// The pixel of the resampled image; black outside it.
 fn resampled(x: i32, y: i32) -> vec3<u32> {
     if x < 0 || y < 0 || x >= i32(params.full_width) || y >= i32(params.full_height) {
         return vec3<u32>(0);

@@ -1,10 +1,10 @@
-// interpolate: position embeddings for another grid, bicubically; the CLS token's are copied
+// interpolate: bicubic interpolation of position embeddings to another grid; the CLS token's embedding is copied
 //
 // Layout         positions [1 + rows · columns, width], y [1 + new_rows · new_columns, width]; row-major float32.
-//                taps: of each new row, then of each new column, its four source indices and their weights.
-// Preconditions  Workgroups: x over width, y over the tokens of y, folded into y and z; interpolate.rs checks the shapes
-//                and computes the taps, in the arithmetic that the reference has.
-// Tile           None: 16 values are read for each that is written, all from cache.
+//                taps: four source indices and their weights for each new row, then for each new column.
+// Preconditions  Workgroups: x over width, y over the tokens of y, folded into y and z; interpolate.rs checks the
+//                shapes and computes the taps with the reference's arithmetic.
+// Tile           None: each written value reads 16, all from cache.
 
 struct Params {
     width: u32,

@@ -1,9 +1,12 @@
 // layer_norm: y = (x − mean) / √(variance + eps) · weight + bias, over the last dimension
 //
-// Layout         x and y [rows, width], weight and bias [width]; row-major float32, y as parts/stored_*.wgsl has it.
-// Preconditions  One workgroup a row, folded into two dimensions; layer_norm.rs checks shapes and launches them.
-// Tile           LANES invocations walk one row side by side, so that reads coalesce. The row is read three times, twice
-//                from cache: the variance of differences from the mean doesn't cancel as E[x²] − E[x]² does.
+// Layout         x and y [rows, width], weight and bias [width]; row-major float32, y in the format of
+//                parts/stored_*.wgsl.
+// Preconditions  One workgroup per row, folded into two dimensions; layer_norm.rs checks the shapes and launches
+//                them.
+// Tile           LANES invocations walk a row together, so that reads coalesce. The row is read three times, twice
+//                from cache: computing the variance from differences to the mean avoids the cancellation of E[x²] −
+//                E[x]².
 
 struct Params {
     rows: u32,
@@ -39,7 +42,7 @@ fn main(
         squares += difference * difference;
     }
     let variance = sum(squares, lane) / f32(params.width);
-    // Not inverseSqrt, whose precision is left to the driver.
+    // Not inverseSqrt, whose precision is up to the driver.
     let scale = 1.0 / sqrt(variance + params.eps);
     for (var i = lane; i < params.width; i += LANES) {
         y[first + i] = stored((x[first + i] - mean) * scale * weight[i] + bias[i]);

@@ -1,11 +1,12 @@
-// layer_norm_backward: the gradients of layer normalisation. With x̂ the normalised x and g = grad · weight, that by x is
-// (g − mean(g) − x̂ · mean(g · x̂)) / √(variance + eps), that by weight the sum of grad · x̂ over rows.
+// layer_norm_backward: the gradients of layer normalisation. With x̂ the normalised x and g = grad · weight, the
+// gradient of x is (g − mean(g) − x̂ · mean(g · x̂)) / √(variance + eps), and that of weight is the sum of grad · x̂
+// over rows.
 //
-// Layout         grad, x and y [rows, width], weight [width], moments [rows]: (mean, 1 / √(variance + eps)), sums [blocks,
-//                width]; row-major float32.
-// Preconditions  by_x: one workgroup a row, folded into two dimensions. by_weight: workgroups x over width, y over blocks of
-//                BLOCK rows; layer_norm_backward.rs adds them. It checks the shapes, too.
-// Tile           LANES invocations walk one row side by side, as in layer_norm.wgsl.
+// Layout         grad, x and y [rows, width], weight [width], moments [rows]: (mean, 1 / √(variance + eps)), sums
+//                [blocks, width]; row-major float32.
+// Preconditions  by_x: one workgroup per row, folded into two dimensions. by_weight: workgroups x over width, y over
+//                blocks of BLOCK rows. layer_norm_backward.rs checks the shapes and adds up the blocks.
+// Tile           LANES invocations walk a row together, as in layer_norm.wgsl.
 
 struct Params {
     rows: u32,

@@ -1,16 +1,18 @@
-// loss: the losses of classification and regression, as means, and cross-entropy's gradient
+// loss: the mean losses of classification and regression, and cross-entropy's gradient
 //
-// Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32; y [1], a
-//                gradient [rows, width]. Row-major float32.
-// Preconditions  One workgroup, but one a row for the gradient; loss.rs checks the shapes, that labels are classes or −100, and counts those that are.
-// Tile           LANES invocations walk a row, or all elements, side by side. Losses are small beside the model.
+// Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32;
+//                y [1], a gradient [rows, width]. Row-major float32.
+// Preconditions  One workgroup, or one per row for the gradient; loss.rs checks the shapes and that labels are
+//                classes or −100, and counts the classes.
+// Tile           LANES invocations walk a row, or all elements, together, reading adjacent values. Losses are small
+//                compared with the model.
 
 struct Params {
     rows: u32,
     width: u32,
-    // What the sum is divided by.
+    // The divisor of the sum.
     count: f32,
-    // Of labels: the share of the target that all classes have.
+    // Label smoothing: the share of the target spread over all classes.
     smoothing: f32,
 }
 
@@ -46,7 +48,7 @@ fn cross_entropy(@builtin(local_invocation_index) lane: u32) {
     }
 }
 
-// (softmax − target) / count, a row to each workgroup.
+// (softmax − target) / count, one workgroup per row.
 @compute @workgroup_size(LANES)
 fn cross_entropy_backward(
     @builtin(workgroup_id) group: vec3<u32>,

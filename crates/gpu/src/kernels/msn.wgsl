@@ -1,16 +1,17 @@
 // msn: the targets and the loss of Masked Siamese Networks, and the loss's gradient
 //
-// Layout         logits and probs [rows, width]; targets [images, width], which rows repeat view by view; column_sums [width]:
-//                sums of probabilities; row_terms [rows, 3]: cross-entropy, entropy and ln Σ e^logit of a row; terms [4]: loss,
-//                cross-entropy, mean-entropy, entropy; row-major float32.
-// Preconditions  One workgroup a row, folded into two dimensions; loss: one in all. msn.rs checks the shapes and sums columns.
-// Tile           LANES invocations walk one row side by side.
+// Layout         logits and probs [rows, width]; targets [images, width], repeated for each view of the rows;
+//                column_sums [width]: sums of probabilities; row_terms [rows, 3]: cross-entropy, entropy and ln Σ
+//                e^logit of a row; terms [4]: loss, cross-entropy, mean-entropy, entropy; row-major float32.
+// Preconditions  One workgroup per row, folded into two dimensions; one in total for the loss. msn.rs checks the
+//                shapes and sums columns.
+// Tile           LANES invocations walk a row together, reading adjacent values.
 
 struct Params {
     rows: u32,
     width: u32,
     images: u32,
-    // What logits are multiplied by.
+    // The factor applied to the logits.
     scale: f32,
     me_max_weight: f32,
     entropy_weight: f32,
@@ -25,7 +26,7 @@ struct Params {
 // balance
 @group(0) @binding(1) var<storage, read> column_sums: array<f32>;
 
-// anchors, whose logits are x
+// anchors; their logits are x
 @group(0) @binding(2) var<storage, read> targets: array<f32>;
 @group(0) @binding(3) var<storage, read_write> probs: array<f32>;
 @group(0) @binding(4) var<storage, read_write> row_terms: array<f32>;
@@ -58,7 +59,7 @@ fn sharpen(
     }
 }
 
-// Columns over their sums, then the row over its own; a column without anything stays so.
+// Divides each column by its sum, then the row by its own. A column that sums to zero is unchanged.
 @compute @workgroup_size(LANES)
 fn balance(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -83,7 +84,7 @@ fn balance(
     }
 }
 
-// A row's probabilities and terms.
+// The probabilities and terms of a row.
 @compute @workgroup_size(LANES)
 fn anchors(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -117,7 +118,7 @@ fn anchors(
     }
 }
 
-// ln of a mean probability; 0 where that is 0, since it is multiplied by it.
+// ln of a mean probability, or 0 if the mean is 0, since the two are multiplied.
 fn log_mean(total: f32) -> f32 {
     return select(log(total / f32(params.rows)), 0.0, total == 0.0);
 }
@@ -139,8 +140,8 @@ fn loss(@builtin(local_invocation_index) lane: u32) {
     }
 }
 
-// With l̄ the logarithms of the mean probabilities and H the row's entropy:
-// (p · (Σ t + λ (l̄ − Σ p l̄) − w (log p + H)) − t) / rows.
+// With l̄ the logarithms of the mean probabilities and H the row's entropy: (p · (Σ t + λ (l̄ − Σ p l̄) − w (log p +
+// H)) − t) / rows.
 @compute @workgroup_size(LANES)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,18 +1,18 @@
-// optimiser: one step in place, by the formulas and in the order of crates/cpu/src/optimiser.rs
+// optimiser: one in-place step, with the formulas and the order of operations of crates/cpu/src/optimiser.rs
 //
 // Layout         gradient, parameter and states [count]; norms [1], sums of squares; float32.
-// Preconditions  Workgroups cover count, folded into two dimensions; optimiser.rs checks lengths and hyper-parameters and
-//                computes what is the same for all elements.
+// Preconditions  Workgroups cover count, folded into two dimensions; optimiser.rs checks lengths and hyper-parameters
+//                and computes the values shared by all elements.
 // Tile           None: every value is read once.
 
 struct Params {
     count: u32,
-    // What gradients are multiplied by.
+    // The factor applied to gradients.
     scale: f32,
-    // adamw: what the parameter keeps. sgd, lars: the coupled weight decay.
+    // adamw: the factor applied to the parameter. sgd, lars: the coupled weight decay.
     decay: f32,
     rate: f32,
-    // adamw: 1 − β₁. sgd, lars: what the buffer keeps.
+    // adamw: 1 − β₁. sgd, lars: the factor applied to the buffer.
     first: f32,
     // adamw: β₂. sgd: the buffer's share of the direction. lars: the trust coefficient.
     second: f32,

@@ -1,10 +1,10 @@
-// patch_embed: lays images out patch by patch, so that the projection is a linear layer
+// patch_embed: gathers images patch by patch, so that the projection is a linear layer
 //
 // Layout         pixels [batch, channels, height, width]; y [batch, patches, channels · patch_height · patch_width],
-//                a patch's values in the order of the projection's weight; row-major float32.
+//                the values of a patch in the order of the projection's weight; row-major float32.
 // Preconditions  Workgroups: x over a patch's values, y over patches, z over the batch; patch_embed.rs checks the
-//                shapes and launches them. Pixels beyond the last whole patch are left out.
-// Tile           None: every value moves once. 64 invocations write side by side and read runs of patch_width.
+//                shapes and launches them. Pixels past the last whole patch are ignored.
+// Tile           None: every value is copied once. 64 invocations write adjacent values and read runs of patch_width.
 
 struct Params {
     channels: u32,

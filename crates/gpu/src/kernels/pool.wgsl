@@ -1,10 +1,10 @@
-// pool: one vector an image, the CLS token or the mean of the patches
+// pool: one vector per image, the CLS token or the mean of the patches
 //
 // Layout         x [batch, tokens, width], y [batch, width]; row-major float32. Token 0 is CLS.
 // Constants      MEAN  1 for the mean of tokens 1..., 0 for token 0
-// Preconditions  Workgroups: x over width, y over the batch; pool.rs checks the shapes, that there is a patch for the
-//                mean, and launches them.
-// Tile           None: every value is read once. 64 invocations walk the tokens side by side.
+// Preconditions  Workgroups: x over width, y over the batch; pool.rs checks the shapes and that a mean has a patch,
+//                and launches them.
+// Tile           None: every value is read once. 64 invocations walk the tokens together, reading adjacent values.
 
 struct Params {
     tokens: u32,

@@ -1,18 +1,19 @@
-// prototypes: rows divided by their length, and the gradient through that
+// prototypes: L2-normalises rows, and computes the gradient of that
 //
-// Layout         x [rows, width], y [rows, width], or with transposed = 1 [width, rows]; row-major float32. In place: by_row.
-// Preconditions  One workgroup a row, folded into two dimensions; prototypes.rs checks the shapes.
-// Tile           LANES invocations walk one row side by side.
+// Layout         x [rows, width], y [rows, width], or with transposed = 1 [width, rows]; row-major float32. by_row
+//                works in place.
+// Preconditions  One workgroup per row, folded into two dimensions; prototypes.rs checks the shapes.
+// Tile           LANES invocations walk a row together, reading adjacent values.
 
 struct Params {
     rows: u32,
     width: u32,
-    // Of the rows that are made.
+    // The length of the output rows.
     length: f32,
     transposed: u32,
 }
 
-// Rows that are shorter are divided by this, as torch's F.normalize does.
+// Shorter rows are divided by this, as in torch's F.normalize.
 const SHORTEST: f32 = 1e-12;
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -41,7 +42,8 @@ fn normalise(
     }
 }
 
-// With g the gradient by x / |x|, in y: (g − x · (x · g) / |x|²) / |x|. A row that was divided by a constant loses no part.
+// With g, the gradient of x / |x|, in y: (g − x · (x · g) / |x|²) / |x|. For a row divided by the constant, nothing
+// is subtracted.
 @compute @workgroup_size(LANES)
 fn by_row(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,9 +1,9 @@
 // softmax: y = exp(x − max) / Σ exp(x − max), over the last dimension
 //
 // Layout         x and y [rows, width]; row-major float32.
-// Preconditions  One workgroup a row, folded into two dimensions; softmax.rs launches them.
-// Tile           LANES invocations walk one row side by side, so that reads coalesce. Exponentials are computed twice
-//                rather than stored and read back.
+// Preconditions  One workgroup per row, folded into two dimensions; softmax.rs launches them.
+// Tile           LANES invocations walk a row together, so that reads coalesce. Exponentials are computed twice
+//                instead of being stored and read back.
 
 struct Params {
     rows: u32,

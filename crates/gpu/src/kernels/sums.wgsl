@@ -1,9 +1,11 @@
-// sums: sums over columns and over all elements, in an order that is always the same
+// sums: sums over columns and over all elements, in a fixed order
 //
-// Layout         x [rows, stride], of which the first `columns` columns count; y [blocks, columns]; row-major float32.
-// Preconditions  column_sums: workgroups x over columns, y over blocks of BLOCK rows. The others: one workgroup for each
+// Layout         x [rows, stride], of which the first `columns` columns are summed; y [blocks, columns]; row-major
+//                float32.
+// Preconditions  column_sums: workgroups x over columns, y over blocks of BLOCK rows. The others: one workgroup per
 //                BLOCK · LANES elements, folded into two dimensions. sums.rs repeats either until one row is left.
-// Tile           A sum of BLOCK values, then a sum of such sums: the rounding error grows with the logarithm of their number.
+// Tile           A sum of BLOCK values, then a sum of those sums: the rounding error grows logarithmically with their
+//                number.
 
 struct Params {
     rows: u32,

@@ -1,10 +1,10 @@
-// take_tokens: the CLS token and the chosen patches of each image
+// take_tokens: the CLS token and the selected patches of each image
 //
-// Layout         x [batch, tokens, width], patches [batch, visible] counted from the first patch, y [batch, 1 + visible,
-//                width]; row-major, float32 and u32.
-// Preconditions  Workgroups: x over width, y over 1 + visible, z over the batch; take_tokens.rs checks the shapes and that
-//                every patch exists.
-// Tile           None: every value moves once. 64 invocations work side by side.
+// Layout         x [batch, tokens, width], patches [batch, visible] indexed from the first patch, y [batch, 1 +
+//                visible, width]; row-major, float32 and u32.
+// Preconditions  Workgroups: x over width, y over 1 + visible, z over the batch; take_tokens.rs checks the shapes and
+//                that every patch exists.
+// Tile           None: every value is copied once. 64 invocations handle adjacent values.
 
 struct Params {
     tokens: u32,

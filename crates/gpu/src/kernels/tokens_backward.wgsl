@@ -1,18 +1,20 @@
-// tokens_backward: the gradients of the ops that move tokens: embed_tokens, take_tokens, pool and interpolate_positions
+// tokens_backward: the gradients of the ops that move tokens: embed_tokens, take_tokens, pool and
+// interpolate_positions
 //
-// Layout         embed: grad [batch, tokens, width], mask [batch, tokens − 1], y [batch, tokens − 1, width].
-//                take: grad [batch, taken, width], y [batch, tokens, width]; interpolate: grad [taken, width], y [tokens, width].
-//                pool: grad [batch, width], y [batch, tokens, width]. Row-major float32.
-//                spans: where a token's (take) or a row's and column's (interpolate) entries begin and end.
-// Constants      MODE  embed: 0 keeps all, 1 what the mask leaves, 2 what it covers; pool: 1 for the mean, 0 for CLS
-// Preconditions  Workgroups: x over width, y over y's tokens, z over the batch; for interpolate, tokens are folded into y and z.
-//                tokens_backward.rs checks the shapes and makes the tables.
-// Tile           None: each result gathers what it is due, in a fixed order. 64 invocations work side by side.
+// Layout         embed: grad [batch, tokens, width], mask [batch, tokens − 1], y [batch, tokens − 1, width]. take:
+//                grad [batch, taken, width], y [batch, tokens, width]; interpolate: grad [taken, width], y [tokens,
+//                width]. pool: grad [batch, width], y [batch, tokens, width]. Row-major float32. spans: the start and
+//                end of the entries of a token (take) or of a row or column (interpolate).
+// Constants      MODE  embed: 0 copies everything, 1 the unmasked patches, 2 the masked ones; pool: 1 for the mean, 0
+//                      for CLS
+// Preconditions  Workgroups: x over width, y over y's tokens, z over the batch; for interpolate, tokens are folded
+//                into y and z. tokens_backward.rs checks the shapes and builds the tables.
+// Tile           None: each result gathers its contributions in a fixed order. 64 invocations handle adjacent values.
 
 struct Params {
     tokens: u32,
     width: u32,
-    // take: tokens of grad. interpolate: rows of the old grid, which have the first spans.
+    // take: tokens of grad. interpolate: rows of the old grid, whose spans come first.
     taken: u32,
     // interpolate: columns of both grids.
     columns: u32,
