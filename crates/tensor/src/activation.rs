@@ -1,8 +1,8 @@
-//! The activations of the reference's `ACT2FN`, all of those without parameters of their own.
+//! The activations of the reference's `ACT2FN` that have no parameters.
 
 use crate::{Error, Result};
 
-/// Declares the activations: each with the names that config.json and the engine's callers have for it.
+/// Declares the activations, each with its names in config.json and in the engine's API.
 macro_rules! activations {
     ($($(#[$doc:meta])* $variant:ident = $($name:literal)|+,)+) => {
         /// An elementwise activation; `hidden_act` in config.json.
@@ -15,17 +15,17 @@ macro_rules! activations {
             /// Every activation.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Every name, of which an activation may have several.
+            /// Every name; an activation may have several.
             const NAMES: &[(&str, Self)] = &[$($(($name, Self::$variant)),+),+];
         }
     };
 }
 
-// In the order of their numbers in activation.wgsl.
+// In the order of the codes in activation.wgsl.
 activations! {
     /// x
     Identity = "identity",
-    /// x·Φ(x), with the exact normal distribution.
+    /// x·Φ(x), with Φ the exact normal cumulative distribution function.
     Gelu = "gelu",
     /// max(x, 0)
     Relu = "relu",
@@ -63,7 +63,7 @@ impl Activation {
     /// The activation called `name` in config.json.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT naming the known ones.
+    /// INVALID_ARGUMENT, listing the known names.
     pub fn from_name(name: &str) -> Result<Self> {
         let found = Self::NAMES.iter().find(|(known, _)| *known == name);
         found.map(|&(_, activation)| activation).ok_or_else(|| {
@@ -75,12 +75,12 @@ impl Activation {
         })
     }
 
-    /// Its number in the kernels' ACTIVATION.
+    /// Its value of the kernels' constant ACTIVATION.
     pub fn code(self) -> u32 {
         self as u32
     }
 
-    /// The activation of `x` by its definition.
+    /// The activation of `x`, computed from its definition.
     #[cfg(any(test, feature = "testing"))]
     pub fn definition(self, x: f64) -> f64 {
         use crate::testing::erf;
@@ -102,7 +102,7 @@ impl Activation {
             Self::Relu2 => x.max(0.0).powi(2),
             Self::Tanh => x.tanh(),
             Self::Sigmoid => sigmoid(x),
-            // ln(1 + eˣ) without an overflow.
+            // ln(1 + eˣ) without overflow.
             Self::Mish => x * (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh(),
             Self::Gelu10 => (x * normal(x)).min(10.0),
             Self::Laplace => normal((x - Self::LAPLACE_MEAN) / Self::LAPLACE_DEVIATION),
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(codes, (0..Activation::ALL.len() as u32).collect::<Vec<_>>());
     }
 
-    /// torch 2's values.
+    /// Values from torch 2.
     #[test]
     fn definitions_are_the_references() {
         for (act, x, expected) in [

@@ -1,8 +1,8 @@
-//! What every backend computes.
+//! The interface that every backend implements.
 
 use crate::{Activation, AdamW, Dropout, Dtype, Error, Lars, MsnLoss, MsnTargets, Result, Sgd};
 
-/// Which vector stands for an image.
+/// Which vector represents an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The CLS token.
@@ -30,19 +30,20 @@ impl Pooling {
 /// Rows and columns.
 pub type Grid = (usize, usize);
 
-/// The ops of the engine, as `ts/engine/engine.ts` and `training_engine.ts` declare them: coarse, nothing lazy, nothing
-/// broadcast. Each allocates its results.
+/// The ops of the engine, as `ts/engine/engine.ts` and `training_engine.ts` declare them: coarse, without laziness or
+/// broadcasting. Each allocates its results.
 ///
 /// # Errors
-/// Every op: INVALID_ARGUMENT for shapes that don't fit, OUT_OF_MEMORY, and on a device UNSUPPORTED and ENGINE_DEAD.
+/// Any op can fail with INVALID_ARGUMENT (shapes that don't fit) or OUT_OF_MEMORY; on a device also with UNSUPPORTED or
+/// ENGINE_DEAD.
 pub trait Backend {
     /// Float32 values with a shape.
     type Tensor;
     /// The weight and bias of a linear layer.
     type Linear;
-    /// What a linear layer reads: a tensor, or what was stored for that layer alone.
+    /// The input of a linear layer: a tensor, or a result stored in that layer's own form.
     type Input<'a>;
-    /// What an op returns whose only reader may be a linear layer.
+    /// The result of an op that takes `reader`: a tensor, or the form that this layer reads.
     type Output;
 
     /// A tensor from values.
@@ -75,7 +76,7 @@ pub trait Backend {
         from: Dtype,
     ) -> Result<()>;
 
-    /// Sets rows that are quantised already: signed bytes, and each row's float32 scale.
+    /// Sets rows that are already quantised, from signed bytes and one float32 scale per row.
     fn set_quantised_rows(
         &mut self,
         weights: &mut Self::Linear,
@@ -93,7 +94,8 @@ pub trait Backend {
         from: Dtype,
     ) -> Result<()>;
 
-    /// activation(x · weightᵀ + bias) + residual, in the form that `reader` reads where it is the only one.
+    /// activation(x · weightᵀ + bias) + residual. Here and below, `reader` is the only layer that will read the result,
+    /// which may then have the form that this layer reads.
     fn linear(
         &mut self,
         x: Self::Input<'_>,
@@ -103,7 +105,7 @@ pub trait Backend {
         reader: Option<&Self::Linear>,
     ) -> Result<Self::Output>;
 
-    /// Layer normalisation of the last dimension, in the form that `reader` reads where it is the only one.
+    /// Layer normalisation over the last dimension.
     fn layer_norm(
         &mut self,
         x: &Self::Tensor,
@@ -113,7 +115,7 @@ pub trait Backend {
         reader: Option<&Self::Linear>,
     ) -> Result<Self::Output>;
 
-    /// Fused attention, in the form that `reader` reads where it is the only one.
+    /// Fused attention.
     fn scaled_dot_product_attention(
         &mut self,
         qkv: &Self::Tensor,
@@ -121,8 +123,8 @@ pub trait Backend {
         reader: Option<&Self::Linear>,
     ) -> Result<Self::Output>;
 
-    /// Attention by its definition, with dropout of the probabilities where it is given: the context, and the
-    /// probabilities before dropout.
+    /// Unfused attention, with optional dropout of the probabilities. Returns the context and the probabilities before
+    /// dropout.
     fn eager_attention(
         &mut self,
         qkv: &Self::Tensor,
@@ -138,7 +140,7 @@ pub trait Backend {
         patch: Grid,
     ) -> Result<Self::Tensor>;
 
-    /// Patch embeddings to tokens; a mask is a byte for each patch, and the token for those that aren't 0.
+    /// Patch embeddings to tokens. The token of `mask` replaces the patches whose byte in `mask` isn't 0.
     fn embed_tokens(
         &mut self,
         patches: &Self::Tensor,
@@ -163,7 +165,7 @@ pub trait Backend {
         to: Grid,
     ) -> Result<Self::Tensor>;
 
-    /// One vector for each image.
+    /// One vector per image.
     fn pool(&mut self, x: &Self::Tensor, pooling: Pooling) -> Result<Self::Tensor>;
 
     /// Mean cross-entropy with label smoothing.
@@ -184,7 +186,7 @@ pub trait Backend {
         target: &Self::Tensor,
     ) -> Result<Self::Tensor>;
 
-    /// Sets the whole of a floating linear layer, rounded to its storage type.
+    /// Sets all parameters of a floating-point linear layer, rounded to its storage type.
     fn set_linear(
         &mut self,
         weights: &mut Self::Linear,
@@ -192,7 +194,7 @@ pub trait Backend {
         bias: Option<&Self::Tensor>,
     ) -> Result<()>;
 
-    /// The weight of a floating linear layer: `[out_features, in_features]`.
+    /// The weight of a floating-point linear layer: `[out_features, in_features]`.
     fn linear_weight(&mut self, weights: &Self::Linear) -> Result<Self::Tensor>;
 
     /// The bias of a linear layer: `[out_features]`.
@@ -223,7 +225,7 @@ pub trait Backend {
         x: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
 
-    /// The gradients by x, weight and bias.
+    /// The gradients with respect to x, weight and bias.
     fn layer_norm_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -232,7 +234,7 @@ pub trait Backend {
         eps: f32,
     ) -> Result<[Self::Tensor; 3]>;
 
-    /// The gradient of fused attention by qkv.
+    /// The gradient of fused attention with respect to qkv.
     fn scaled_dot_product_attention_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -241,7 +243,7 @@ pub trait Backend {
         heads: usize,
     ) -> Result<Self::Tensor>;
 
-    /// The gradient of eager attention by qkv.
+    /// The gradient of eager attention with respect to qkv.
     fn eager_attention_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -251,7 +253,7 @@ pub trait Backend {
         dropout: Option<Dropout>,
     ) -> Result<Self::Tensor>;
 
-    /// The gradients by the patch projection's weight and bias.
+    /// The gradients with respect to the patch projection's weight and bias.
     fn patch_embed_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -259,14 +261,14 @@ pub trait Backend {
         patch: Grid,
     ) -> Result<[Self::Tensor; 2]>;
 
-    /// The gradients by patches, CLS token, positions and, where there is a mask, the mask token.
+    /// The gradients with respect to patches, CLS token, positions and, if there is a mask, the mask token.
     fn embed_tokens_backward(
         &mut self,
         grad: &Self::Tensor,
         mask: Option<&[u8]>,
     ) -> Result<Vec<Self::Tensor>>;
 
-    /// `[B, 1 + visible, D]` back into `[B, tokens, D]`.
+    /// Scatters `[B, 1 + visible, D]` back into `[B, tokens, D]`.
     fn take_tokens_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -275,7 +277,7 @@ pub trait Backend {
         tokens: usize,
     ) -> Result<Self::Tensor>;
 
-    /// The gradient by the positions that were interpolated: `[1, 1 + rows · columns, D]`.
+    /// The gradient with respect to the original positions: `[1, 1 + rows · columns, D]`.
     fn interpolate_positions_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -283,7 +285,7 @@ pub trait Backend {
         to: Grid,
     ) -> Result<Self::Tensor>;
 
-    /// `[B, D]` back into `[B, tokens, D]`.
+    /// Spreads `[B, D]` back over `[B, tokens, D]`.
     fn pool_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -291,7 +293,7 @@ pub trait Backend {
         tokens: usize,
     ) -> Result<Self::Tensor>;
 
-    /// The gradient of cross-entropy by the logits.
+    /// The gradient of cross-entropy with respect to the logits.
     fn cross_entropy_backward(
         &mut self,
         logits: &Self::Tensor,
@@ -316,7 +318,7 @@ pub trait Backend {
     /// x + y.
     fn add(&mut self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// Dropout; its gradient is itself.
+    /// Dropout. Its gradient is the same op, applied to the gradient.
     fn dropout(&mut self, x: &Self::Tensor, dropout: Dropout) -> Result<Self::Tensor>;
 
     /// target += scale · x.
@@ -326,7 +328,7 @@ pub trait Backend {
     /// The sum of squares: `[1]`.
     fn sum_of_squares(&mut self, x: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// One step of AdamW; `moments` are the first and the second.
+    /// One step of AdamW; `moments` are the first and second moments.
     fn adamw_step(
         &mut self,
         parameter: &mut Self::Tensor,
@@ -353,7 +355,7 @@ pub trait Backend {
         options: Lars,
     ) -> Result<()>;
 
-    /// Batch normalisation by the batch's statistics: y, mean and unbiased variance.
+    /// Batch normalisation with the batch's statistics. Returns y, mean and unbiased variance.
     fn batch_norm(
         &mut self,
         x: &Self::Tensor,
@@ -362,7 +364,7 @@ pub trait Backend {
         eps: f32,
     ) -> Result<[Self::Tensor; 3]>;
 
-    /// The gradients of batch normalisation by x, weight and bias.
+    /// The gradients of batch normalisation with respect to x, weight and bias.
     fn batch_norm_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -371,7 +373,7 @@ pub trait Backend {
         eps: f32,
     ) -> Result<[Self::Tensor; 3]>;
 
-    /// Batch normalisation by given statistics: weight, bias, mean and variance.
+    /// Batch normalisation with given weight, bias, mean and variance.
     fn batch_norm_inference(
         &mut self,
         x: &Self::Tensor,
@@ -379,7 +381,7 @@ pub trait Backend {
         eps: f32,
     ) -> Result<Self::Tensor>;
 
-    /// Cosine similarities with prototypes over a temperature.
+    /// Cosine similarities with the prototypes, divided by the temperature.
     fn prototype_logits(
         &mut self,
         x: &Self::Tensor,
@@ -387,7 +389,7 @@ pub trait Backend {
         temperature: f64,
     ) -> Result<Self::Tensor>;
 
-    /// Their gradients by x and prototypes.
+    /// Their gradients with respect to x and prototypes.
     fn prototype_logits_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -399,7 +401,7 @@ pub trait Backend {
     /// The rows of x, then those of y.
     fn concat_rows(&mut self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// The first `rows` rows of a gradient, and the others.
+    /// Splits a gradient into its first `rows` rows and the rest.
     fn concat_rows_backward(
         &mut self,
         grad: &Self::Tensor,
@@ -417,7 +419,7 @@ pub trait Backend {
         weights: MsnLoss,
     ) -> Result<Self::Tensor>;
 
-    /// The gradient of MSN's loss by the logits.
+    /// The gradient of MSN's loss with respect to the logits.
     fn msn_loss_backward(
         &mut self,
         logits: &Self::Tensor,

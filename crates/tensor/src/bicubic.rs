@@ -1,12 +1,12 @@
-//! Bicubic interpolation, as position embeddings for images of another size need it.
+//! Bicubic interpolation, for position embeddings of images of another size.
 
 /// The cubic kernel's parameter, as in PyTorch and OpenCV (Keys, 1981, uses −0.5).
 const A: f32 = -0.75;
 
-/// The four source indices and weights of output index `index` along one axis of `len` samples that becomes one of
-/// `new_len`: corners unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`.
+/// The four source indices and weights of output `index` when an axis of `len` samples is resampled to `new_len`.
+/// Corners are unaligned and edges repeated, as in `torch.nn.functional.interpolate(mode="bicubic", size=…)`.
 pub fn bicubic_taps(index: usize, len: usize, new_len: usize) -> [(usize, f32); 4] {
-    // float32, as PyTorch computes it: the same images get the same weights.
+    // In float32, as in PyTorch, so that the weights are the same.
     let place = len as f32 / new_len as f32 * (index as f32 + 0.5) - 0.5;
     let first = place.floor();
     let t = place - first;
@@ -22,7 +22,7 @@ fn inner(x: f32) -> f32 {
     ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
 }
 
-/// The kernel between one and two samples from its centre.
+/// The kernel one to two samples from its centre.
 fn outer(x: f32) -> f32 {
     ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
 }

@@ -1,30 +1,31 @@
-//! Dropout by a counter-based generator, the same on all backends: which elements stay depends on the seed and their index alone.
+//! Dropout with a counter-based generator: which elements are dropped depends only on the seed and their index, so that
+//! every backend drops the same ones.
 //!
 //! Element `i` is dropped where `hash(hash(i ^ hash(seed)) ^ hash(seed ^ 0x9e3779b9))` is below
-//! `min(⌊probability · 2³²⌋, 2³² − 1)`; all numbers are unsigned and of 32 bits, and `hash` is lowbias32 (C. Wellons,
+//! `min(⌊probability · 2³²⌋, 2³² − 1)`. All numbers are unsigned 32-bit integers, and `hash` is lowbias32 (C. Wellons,
 //! "Prospecting for hash functions", 2018):
 //! `x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16`.
-//! Other elements are multiplied by `1 / (1 − probability)` (by 0 for probability 1). Every backend does the same.
+//! Other elements are multiplied by `1 / (1 − probability)` (by 0 if the probability is 1).
 
 use crate::{Error, Result, format_number};
 
-/// What is to be dropped: the probability of each element, and the seed.
+/// The parameters of dropout.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    /// From 0 to 1.
+    /// The probability that an element is dropped, in [0, 1].
     pub probability: f64,
-    /// Decides which.
+    /// Decides which elements are dropped.
     pub seed: u32,
 }
 
-/// Which elements are dropped, as numbers that kernels compute with.
+/// Which elements are dropped, in the form that kernels use.
 #[derive(Clone, Copy, Debug)]
 pub struct DropoutMask {
     /// The hashes of the seed.
     pub keys: [u32; 2],
-    /// An element whose bits are below is dropped.
+    /// An element whose hash is below this is dropped.
     pub threshold: u32,
-    /// What the others are multiplied by.
+    /// The factor of all other elements.
     pub scale: f32,
 }
 

@@ -11,7 +11,7 @@ pub enum Dtype {
     F32,
     /// IEEE 754 half precision.
     F16,
-    /// bfloat16: float32's upper half.
+    /// bfloat16: the upper half of a float32.
     BF16,
     /// Signed bytes, for quantised weights.
     I8,
@@ -40,7 +40,7 @@ impl Dtype {
     /// The type with the given public name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT naming the accepted ones.
+    /// INVALID_ARGUMENT, listing the accepted names.
     pub fn from_name(name: &str) -> Result<Self> {
         [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8].into_iter().find(|dtype| dtype.name() == name).ok_or_else(
             || {
@@ -54,7 +54,7 @@ impl Dtype {
     /// Widens little-endian `bytes` into `out`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the lengths disagree, UNSUPPORTED for int8, which means nothing without its scales.
+    /// INVALID_ARGUMENT if the lengths disagree, UNSUPPORTED for int8, whose values need scales.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         if Some(bytes.len()) != out.len().checked_mul(self.size()) {
             return Err(Error::InvalidArgument(format!(
@@ -73,11 +73,11 @@ impl Dtype {
         Ok(())
     }
 
-    /// [`Dtype::decode`], then every value rounded through `target`; `place(index)` says in an error where a value
-    /// stands.
+    /// Like [`Dtype::decode`], with every value rounded through `target`. `place(index)` names a value's position in
+    /// errors.
     ///
     /// # Errors
-    /// As `decode`, and INVALID_CHECKPOINT for a value that isn't finite, or too large for `target`.
+    /// As `decode`, and INVALID_CHECKPOINT for a value that isn't finite or is too large for `target`.
     pub fn decode_rounded(
         self,
         bytes: &[u8],
@@ -112,7 +112,7 @@ impl Dtype {
         })
     }
 
-    /// Rounds `values` to this type (nearest, ties to even) as little-endian bytes; what is too large becomes infinite.
+    /// `values` rounded to this type (nearest, ties to even) as little-endian bytes; too large ones become infinite.
     ///
     /// # Errors
     /// OUT_OF_MEMORY, UNSUPPORTED for int8.
@@ -126,7 +126,7 @@ impl Dtype {
         Ok(bytes)
     }
 
-    /// [`Dtype::encode`] into `bytes`, as many as the values take.
+    /// Like [`Dtype::encode`], into `bytes`, whose length must fit.
     ///
     /// # Errors
     /// UNSUPPORTED for int8.
@@ -160,7 +160,7 @@ impl Dtype {
         }
     }
 
-    /// `value` rounded to this type and widened again; int8 leaves it as it is.
+    /// `value` rounded to this type and widened again; unchanged for int8.
     pub fn round(self, value: f32) -> f32 {
         match self {
             Dtype::F32 | Dtype::I8 => value,

@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-/// Every failure that the engine reports on purpose. The payload is the whole sentence.
+/// Every failure that the engine reports deliberately. The payload is the full message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// An argument of a call is wrong: a shape, a range, an element type.
+    /// An argument is invalid: a shape, a range, an element type.
     InvalidArgument(String),
-    /// The engine's memory can't hold what was asked for.
+    /// The engine's memory can't hold the allocation.
     OutOfMemory(String),
     /// A handle that was disposed, or never existed.
     Disposed(String),
-    /// A sound request that this build can't do.
+    /// A valid request that this build can't serve.
     Unsupported(String),
-    /// The device is gone or can't be trusted any more: nothing but a new engine helps.
+    /// The device is lost or can no longer be trusted: only a new engine helps.
     EngineDead(String),
-    /// Weights that can't be used: values that aren't finite, or too large for the storage type.
+    /// Unusable weights: values that aren't finite or are too large for the storage type.
     InvalidCheckpoint(String),
 }
 
@@ -23,7 +23,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The stable word that the facade's `VitMsnError.code` carries.
+    /// The stable code, which `VitMsnError.code` holds in JavaScript.
     pub fn code(&self) -> &'static str {
         match self {
             Error::InvalidArgument(_) => "INVALID_ARGUMENT",

@@ -1,5 +1,6 @@
-//! What every part of the engine agrees on: element types, shapes, tensors and errors.
-//! No backend and no JavaScript: kernels live in `vit-msn-cpu`, the boundary in `vit-msn-wasm`.
+//! What every part of the engine shares: element types, shapes, tensors, errors and the trait `Backend`.
+//! There is no backend and no JavaScript here: kernels are in `vit-msn-cpu` and `vit-msn-gpu`, the boundary is in
+//! `vit-msn-wasm`.
 
 mod activation;
 mod backend;

@@ -1,22 +1,22 @@
-//! What every backend's linear layer knows of its parameters: their shape, and which of them were set.
+//! What every backend's linear layer knows about its parameters: their shape, and which of them are set.
 
 use std::ops::Range;
 
 use crate::{Dtype, Error, Result, try_vec};
 
 /// The shape of a linear layer's weight `[out_features, in_features]` and bias `[out_features]`, and which rows and
-/// elements hold values. They may arrive in any order and in pieces: each piece is begun, which checks it and makes
-/// its place count as missing, and finished once its values are in place.
+/// elements hold values. They may arrive in pieces and in any order. Beginning a piece checks it and marks its range as
+/// missing; finishing it, once its values are written, marks the range as set.
 pub struct LinearParameters {
     in_features: usize,
-    /// One for each output.
+    /// One per output.
     rows_set: Vec<bool>,
-    /// One for each output, or none where the layer has no bias.
+    /// One per output; empty if the layer has no bias.
     bias_set: Vec<bool>,
 }
 
 impl LinearParameters {
-    /// Nothing is set.
+    /// Parameters of which none is set.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a zero size, OUT_OF_MEMORY.
@@ -48,10 +48,10 @@ impl LinearParameters {
         !self.bias_set.is_empty()
     }
 
-    /// The rows from `row0` on that `bytes` bytes of type `source` fill.
+    /// The rows, starting at `row0`, that `bytes` bytes of type `source` fill.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when they are no whole rows or too many.
+    /// INVALID_ARGUMENT if they aren't whole rows or are too many.
     pub fn begin_rows(&mut self, row0: usize, source: Dtype, bytes: usize) -> Result<Range<usize>> {
         let row_bytes = self.in_features.saturating_mul(source.size());
         let rows = bytes / row_bytes;
@@ -66,10 +66,10 @@ impl LinearParameters {
         Ok(row0..row0 + rows)
     }
 
-    /// The rows from `row0` on that `weights` signed bytes fill, with `scales` bytes of a float32 scale for each.
+    /// The rows, starting at `row0`, that `weights` signed bytes fill, with `scales` bytes of float32 scales.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when they are no whole rows, too many, or not as many scales.
+    /// INVALID_ARGUMENT if they aren't whole rows, are too many, or differ in number from the scales.
     pub fn begin_quantised_rows(
         &mut self,
         row0: usize,
@@ -90,10 +90,10 @@ impl LinearParameters {
         Ok(row0..row0 + rows)
     }
 
-    /// The elements of the bias from `offset` on that `bytes` bytes of type `source` fill.
+    /// The bias elements, starting at `offset`, that `bytes` bytes of type `source` fill.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when they are no whole elements or too many, or the layer has no bias.
+    /// INVALID_ARGUMENT if they aren't whole elements or are too many, or if the layer has no bias.
     pub fn begin_bias(
         &mut self,
         offset: usize,
@@ -113,17 +113,17 @@ impl LinearParameters {
         Ok(offset..offset + count)
     }
 
-    /// The values of these rows are in place.
+    /// Marks these rows as set.
     pub fn finish_rows(&mut self, rows: Range<usize>) {
         self.rows_set[rows].fill(true);
     }
 
-    /// The values of these elements of the bias are in place.
+    /// Marks these bias elements as set.
     pub fn finish_bias(&mut self, elements: Range<usize>) {
         self.bias_set[elements].fill(true);
     }
 
-    /// INVALID_ARGUMENT unless there are `rows` rows from `row0` on.
+    /// INVALID_ARGUMENT unless the layer has `rows` rows starting at `row0`.
     pub fn check_rows(&self, row0: usize, rows: usize) -> Result<()> {
         if self.has_rows(row0, rows) {
             return Ok(());
@@ -134,7 +134,7 @@ impl LinearParameters {
         )))
     }
 
-    /// INVALID_ARGUMENT unless every row and every element of the bias was set.
+    /// INVALID_ARGUMENT unless every row and every bias element is set.
     pub fn check_complete(&self) -> Result<()> {
         let missing = |set: &[bool]| set.iter().position(|set| !set);
         let what = match (missing(&self.rows_set), missing(&self.bias_set)) {
@@ -145,13 +145,13 @@ impl LinearParameters {
         Err(Error::InvalidArgument(format!("{what} was never set.")))
     }
 
-    /// Where value `index` of the rows from `row0` on stands, in words.
+    /// The position of value `index` of the rows starting at `row0`, for messages.
     pub fn place_in_weight(&self, row0: usize, index: usize) -> String {
         let (row, column) = (row0 + index / self.in_features, index % self.in_features);
         format!("Row {row}, column {column} of the weight")
     }
 
-    /// Where element `index` of the bias stands, in words.
+    /// The position of bias element `index`, for messages.
     pub fn place_in_bias(&self, index: usize) -> String {
         format!("Element {index} of the bias")
     }

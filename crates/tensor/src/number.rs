@@ -1,7 +1,7 @@
 //! Numbers in messages.
 
-/// A number as a message says it, to seven digits. The standard library's way, which is exact for every float, would be
-/// 22 kB of every engine.
+/// A number for messages, to seven digits. The standard library's formatting, which is exact for every float, would add
+/// 22 kB to every engine.
 pub fn format_number(value: f64) -> String {
     let size = value.abs();
     let sign = if value < 0.0 { "-" } else { "" };
@@ -23,7 +23,7 @@ pub fn format_number(value: f64) -> String {
         leading *= 10.0;
         exponent -= 1;
     }
-    // 9.9999999 rounds to 10 of them.
+    // 9.9999999 rounds up to 10.
     let mut digits = (leading * 1e6).round() as u32;
     if digits == 10_000_000 {
         digits = 1_000_000;

@@ -1,4 +1,4 @@
-//! The hyper-parameters of the optimisers' steps, which every backend checks alike.
+//! The hyper-parameters of optimiser steps, and their checks, which all backends share.
 
 use crate::error::{Error, Result};
 use crate::number::format_number;
@@ -8,17 +8,17 @@ use crate::number::format_number;
 pub struct AdamW {
     /// At least 0.
     pub learning_rate: f64,
-    /// The decay of the mean of gradients, in [0, 1).
+    /// The decay of the running mean of the gradients, in [0, 1).
     pub beta1: f64,
-    /// The decay of the mean of their squares, in [0, 1).
+    /// The decay of the running mean of their squares, in [0, 1).
     pub beta2: f64,
-    /// Added to the root. At least 0.
+    /// Added to the square root of the second moment. At least 0.
     pub epsilon: f64,
     /// At least 0; decoupled.
     pub weight_decay: f64,
-    /// Steps done, this one included.
+    /// The number of steps, including this one.
     pub step: u32,
-    /// What gradients are multiplied by before use.
+    /// The factor by which gradients are multiplied first.
     pub gradient_scale: f64,
 }
 
@@ -31,11 +31,11 @@ pub struct Sgd {
     pub momentum: f64,
     /// At least 0; coupled.
     pub weight_decay: f64,
-    /// Whether the step looks ahead by the momentum; it must not be 0 then.
+    /// Whether to use Nesterov momentum; `momentum` must then be above 0.
     pub nesterov: bool,
     /// Whether this is the first step, whose gradient fills the momentum buffer.
     pub first: bool,
-    /// What gradients are multiplied by before use.
+    /// The factor by which gradients are multiplied first.
     pub gradient_scale: f64,
 }
 
@@ -52,13 +52,13 @@ pub struct Lars {
     pub trust_coefficient: f64,
     /// At least 0.
     pub epsilon: f64,
-    /// What gradients are multiplied by before use.
+    /// The factor by which gradients are multiplied first.
     pub gradient_scale: f64,
 }
 
 impl AdamW {
     /// # Errors
-    /// INVALID_ARGUMENT naming the hyper-parameter that is out of range.
+    /// INVALID_ARGUMENT, naming the hyper-parameter that is out of range.
     pub fn check(&self) -> Result<()> {
         check("learning_rate", self.learning_rate, f64::INFINITY)?;
         check("epsilon", self.epsilon, f64::INFINITY)?;
@@ -77,7 +77,7 @@ impl AdamW {
 
 impl Sgd {
     /// # Errors
-    /// INVALID_ARGUMENT naming the hyper-parameter that is out of range, or for a momentum without a buffer.
+    /// INVALID_ARGUMENT, naming the hyper-parameter that is out of range; also for momentum without a buffer.
     pub fn check(&self, has_buffer: bool) -> Result<()> {
         check("learning_rate", self.learning_rate, f64::INFINITY)?;
         check("momentum", self.momentum, f64::INFINITY)?;
@@ -100,7 +100,7 @@ impl Sgd {
 
 impl Lars {
     /// # Errors
-    /// INVALID_ARGUMENT naming the hyper-parameter that is out of range.
+    /// INVALID_ARGUMENT, naming the hyper-parameter that is out of range.
     pub fn check(&self) -> Result<()> {
         check("learning_rate", self.learning_rate, f64::INFINITY)?;
         check("momentum", self.momentum, f64::INFINITY)?;

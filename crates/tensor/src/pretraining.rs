@@ -1,29 +1,29 @@
-//! The hyper-parameters of self-supervised pre-training, and the shapes of its ops, which every backend checks alike.
+//! The hyper-parameters of self-supervised pre-training, and checks of them and of shapes, which all backends share.
 
 use crate::error::{Error, Result};
 use crate::number::format_number;
 
-/// How MSN's targets are made.
+/// How MSN's targets are computed.
 #[derive(Debug, Clone, Copy)]
 pub struct MsnTargets {
-    /// Probabilities are raised to one over it. Above 0.
+    /// Probabilities are raised to the power 1 / temperature. Above 0.
     pub temperature: f64,
-    /// How often columns and rows are made equal; 0 for never.
+    /// The number of times that columns, then rows, are normalised to equal sums; 0 for none.
     pub sinkhorn_iterations: u32,
 }
 
-/// The weights of the terms of MSN's loss beside the cross-entropy's, which is 1.
+/// The weights of the terms of MSN's loss, except for the cross-entropy, whose weight is 1.
 #[derive(Debug, Clone, Copy)]
 pub struct MsnLoss {
     /// λ of mean-entropy maximisation.
     pub me_max_weight: f64,
-    /// Of the entropy of each anchor's probabilities.
+    /// The weight of the mean entropy of the anchors' probabilities.
     pub entropy_weight: f64,
 }
 
 impl MsnTargets {
     /// # Errors
-    /// INVALID_ARGUMENT naming what is out of range.
+    /// INVALID_ARGUMENT, naming the value that is out of range.
     pub fn check(&self) -> Result<()> {
         check_temperature(self.temperature)?;
         if self.sinkhorn_iterations <= 10_000 {
@@ -45,7 +45,7 @@ impl MsnLoss {
     }
 }
 
-/// INVALID_ARGUMENT unless a softmax can be divided by `temperature`.
+/// INVALID_ARGUMENT unless the logits of a softmax can be divided by `temperature`.
 pub fn check_temperature(temperature: f64) -> Result<()> {
     if temperature.is_finite() && temperature > 0.0 {
         return Ok(());
@@ -56,7 +56,7 @@ pub fn check_temperature(temperature: f64) -> Result<()> {
     )))
 }
 
-/// INVALID_ARGUMENT unless `momentum` is from 0 to 1.
+/// INVALID_ARGUMENT unless `momentum` is in [0, 1].
 pub fn check_momentum(momentum: f64) -> Result<()> {
     if (0.0..=1.0).contains(&momentum) {
         return Ok(());
@@ -67,10 +67,10 @@ pub fn check_momentum(momentum: f64) -> Result<()> {
     )))
 }
 
-/// The rows of a batch norm's input of `len` values.
+/// The number of rows of a batch norm's input of `len` values.
 ///
 /// # Errors
-/// INVALID_ARGUMENT unless they are whole, and two or more.
+/// INVALID_ARGUMENT unless they are whole rows, and at least two.
 pub fn batch_rows(len: usize, columns: usize) -> Result<usize> {
     if columns == 0 || !len.is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(
@@ -86,10 +86,10 @@ pub fn batch_rows(len: usize, columns: usize) -> Result<usize> {
     )))
 }
 
-/// How often `targets` images are repeated to be the `anchors`.
+/// The number of views per image: `anchors` over `targets`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT unless that is a whole number above 0.
+/// INVALID_ARGUMENT unless that is a positive integer.
 pub fn views_of(anchors: usize, targets: usize) -> Result<usize> {
     if anchors > 0 && targets > 0 && anchors.is_multiple_of(targets) {
         return Ok(anchors / targets);

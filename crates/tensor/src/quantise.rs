@@ -1,16 +1,16 @@
-//! int8 weights: signed bytes with a float32 scale for each row.
+//! int8 weights: signed bytes with one float32 scale per row.
 
 use crate::{Error, Result, format_number};
 
 /// The largest magnitude of a quantised weight.
 const WEIGHT_LIMIT: f32 = 127.0;
 
-/// The scale of a row of finite values, and the values in steps of it: the largest magnitude becomes 127.
+/// The scale of a row of finite values, and the values in steps of that scale: the largest magnitude becomes 127.
 pub fn quantise_row(values: &[f32]) -> (f32, impl Iterator<Item = i8>) {
     let largest = values
         .iter()
         .fold(0.0, |most: f32, value| most.max(value.abs()));
-    // A row of zeros has a scale, too; a subnormal one would have no finite inverse.
+    // A row of zeros needs a scale, too, and a subnormal scale would have no finite inverse.
     let scale = (largest / WEIGHT_LIMIT).max(f32::MIN_POSITIVE);
     let factor = 1.0 / scale;
     let steps = values
@@ -19,7 +19,7 @@ pub fn quantise_row(values: &[f32]) -> (f32, impl Iterator<Item = i8>) {
     (scale, steps)
 }
 
-/// INVALID_CHECKPOINT unless a stored scale can be one.
+/// INVALID_CHECKPOINT unless a stored scale is finite and above 0.
 pub fn check_scale(row: usize, scale: f32) -> Result<()> {
     if scale.is_finite() && scale > 0.0 {
         return Ok(());

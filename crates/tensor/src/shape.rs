@@ -1,8 +1,8 @@
-//! Checked arithmetic on shapes: sizes come from files and callers, so a product may overflow.
+//! Checked arithmetic on shapes: sizes come from files and callers, so that products may overflow.
 
 use crate::{Error, Result};
 
-/// The number of elements of a shape; INVALID_ARGUMENT when it doesn't fit the address space.
+/// The number of elements of a shape; INVALID_ARGUMENT if it exceeds the address space.
 pub fn numel(dims: &[usize]) -> Result<usize> {
     dims.iter()
         .try_fold(1usize, |count, &dim| count.checked_mul(dim))
@@ -14,7 +14,7 @@ pub fn numel(dims: &[usize]) -> Result<usize> {
         })
 }
 
-/// INVALID_ARGUMENT unless `len`, the length of the argument called `what`, is what `dims` asks for.
+/// INVALID_ARGUMENT unless `len`, the length of the argument called `what`, fits the shape `dims`.
 pub fn check_len(what: &str, len: usize, dims: &[usize]) -> Result<()> {
     let expected = numel(dims)?;
     if len == expected {
@@ -26,7 +26,7 @@ pub fn check_len(what: &str, len: usize, dims: &[usize]) -> Result<()> {
     )))
 }
 
-/// A shape as people write it: `[1, 197, 384]`.
+/// A shape for messages: `[1, 197, 384]`.
 pub fn format_dims(dims: &[usize]) -> String {
     format!("{dims:?}")
 }

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result, check_len, numel};
 
-/// `count` default elements; a full memory is OUT_OF_MEMORY, where `vec!` would abort the engine.
+/// `count` default elements. Returns OUT_OF_MEMORY if memory is exhausted, where `vec!` would abort the engine.
 pub fn try_vec<T: Copy + Default>(count: usize) -> Result<Vec<T>> {
     let mut data = Vec::new();
     data.try_reserve_exact(count)
@@ -11,7 +11,7 @@ pub fn try_vec<T: Copy + Default>(count: usize) -> Result<Vec<T>> {
     Ok(data)
 }
 
-/// A float32 tensor, row-major and contiguous. `dims` may be empty (a scalar) and may hold zeros.
+/// A float32 tensor, row-major and contiguous. `dims` may be empty (a scalar) and may contain zeros.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     dims: Vec<usize>,
@@ -30,10 +30,10 @@ impl Tensor {
         })
     }
 
-    /// Takes `data` as a tensor of shape `dims`.
+    /// A tensor of shape `dims` that owns `data`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the length doesn't fit.
+    /// INVALID_ARGUMENT if the length doesn't fit.
     pub fn from_vec(dims: &[usize], data: Vec<f32>) -> Result<Self> {
         check_len("The data", data.len(), dims)?;
         Ok(Self {
@@ -52,17 +52,17 @@ impl Tensor {
         &self.data
     }
 
-    /// The elements, row-major, to write to.
+    /// The elements, row-major and mutable.
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }
 
-    /// The elements, giving up the shape.
+    /// The elements, without the shape.
     pub fn into_vec(self) -> Vec<f32> {
         self.data
     }
 
-    /// The bytes that the elements take.
+    /// The size of the elements in bytes.
     pub fn byte_size(&self) -> usize {
         self.data.len() * size_of::<f32>()
     }

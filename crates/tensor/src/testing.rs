@@ -1,9 +1,9 @@
-//! What the tests of every backend share: made-up values, comparisons, and definitions in float64. Only with the
-//! feature "testing", which no build of the engine turns on.
+//! What the tests of all backends share: pseudo-random values, comparisons, and reference definitions in float64. Needs
+//! the feature "testing", which no build of the engine enables.
 
 use crate::MsnLoss;
 
-/// `count` values in −1..1 that look random and are the same on every run.
+/// `count` pseudo-random values in −1..1, the same on every run.
 pub fn values(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -49,7 +49,7 @@ pub fn numeric_gradient(values: &[f64], step: f64, loss: impl Fn(&[f64]) -> f64)
         .collect()
 }
 
-/// Batch normalisation by its definition: y, mean and biased variance.
+/// Batch normalisation from its definition: y, mean and biased variance.
 pub fn batch_norm(x: &[f64], weight: &[f32], bias: &[f32], eps: f64) -> [Vec<f64>; 3] {
     let columns = weight.len();
     let rows = (x.len() / columns) as f64;
@@ -67,7 +67,7 @@ pub fn batch_norm(x: &[f64], weight: &[f32], bias: &[f32], eps: f64) -> [Vec<f64
     [y.collect(), mean, variance]
 }
 
-/// Cosines of the rows of `x` with those of `prototypes`, over the temperature.
+/// Cosines of the rows of `x` with those of `prototypes`, divided by the temperature.
 pub fn cosines(x: &[f64], prototypes: &[f64], width: usize, temperature: f64) -> Vec<f64> {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
@@ -77,7 +77,7 @@ pub fn cosines(x: &[f64], prototypes: &[f64], width: usize, temperature: f64) ->
         .collect()
 }
 
-/// A softmax by its definition.
+/// A softmax from its definition.
 pub fn softmax(row: &[f64]) -> Vec<f64> {
     let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let exps: Vec<f64> = row.iter().map(|v| (v - most).exp()).collect();
@@ -85,7 +85,7 @@ pub fn softmax(row: &[f64]) -> Vec<f64> {
     exps.into_iter().map(|v| v / sum).collect()
 }
 
-/// Sinkhorn's iterations as MSN's code has them, on the transpose of `targets` `[rows, k]`.
+/// Sinkhorn iterations as in MSN's code, but on the transpose: `targets` is `[rows, k]`.
 pub fn sinkhorn(targets: &[f64], k: usize, iterations: u32) -> Vec<f64> {
     let rows = targets.len() / k;
     let sum: f64 = targets.iter().sum();
@@ -103,7 +103,7 @@ pub fn sinkhorn(targets: &[f64], k: usize, iterations: u32) -> Vec<f64> {
     q.into_iter().map(|v| v * rows as f64).collect()
 }
 
-/// MSN's loss and its terms by their definitions: loss, cross-entropy, mean-entropy, entropy.
+/// MSN's loss and its terms from their definitions: loss, cross-entropy, mean-entropy, entropy.
 pub fn msn_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> [f64; 4] {
     let probs: Vec<Vec<f64>> = logits.chunks(k).map(softmax).collect();
     let (rows, images) = (probs.len(), targets.len() / k);
@@ -121,7 +121,7 @@ pub fn msn_loss(logits: &[f64], targets: &[f32], k: usize, weights: MsnLoss) -> 
     [loss, cross_entropy, me_max, entropy]
 }
 
-/// Bicubic interpolation of rows of `width` channels, one for each cell of a grid, by its definition.
+/// Bicubic interpolation of a grid of cells with `width` channels each, from its definition.
 pub fn interpolate(
     source: &[f32],
     (rows, columns): (usize, usize),
@@ -159,7 +159,7 @@ pub fn interpolate(
     out
 }
 
-/// erf by its series where that converges well, by its continued fraction beyond.
+/// erf, by its series for small |x|, where that converges well, and by its continued fraction otherwise.
 pub fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 3.0 {
