@@ -1,4 +1,4 @@
-//! Engine errors as JavaScript errors that carry their code.
+//! Engine errors as JavaScript errors with a code.
 
 use js_sys::{Error as JsError, Reflect};
 use vit_msn_tensor::Error;
@@ -7,10 +7,10 @@ use wasm_bindgen::JsValue;
 /// What every exported function returns.
 pub type JsResult<T> = Result<T, JsValue>;
 
-/// A JavaScript `Error` with the sentence as its message and the stable word as its property `code`.
+/// A JavaScript `Error` with the error's message, and its stable code as the property `code`.
 pub fn to_js(error: Error) -> JsValue {
     let js = JsError::new(&error.to_string());
-    // Setting a property of an object that was just made can't fail.
+    // Setting a property of a new object can't fail.
     let _ = Reflect::set(
         &js,
         &JsValue::from_str("code"),

@@ -1,5 +1,5 @@
-//! The handles that JavaScript holds: numbers that are never used twice, so that a stale one is an error and
-//! never somebody else's tensor.
+//! The handles that JavaScript holds: numbers that are never reused, so that a stale handle is an error and never
+//! refers to another tensor.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use vit_msn_tensor::Backend;
 
 use crate::backend::{Device, LinearWeights, Tensor};
 
-/// What a handle can stand for.
+/// What a handle can refer to.
 enum Object {
     Tensor(Tensor),
     Linear(LinearWeights),
-    /// What one linear layer alone reads.
+    /// A result in the form of the only linear layer that reads it.
     #[cfg(feature = "gpu")]
     Halves(GpuHalves),
 }
@@ -41,7 +41,8 @@ impl Object {
     }
 }
 
-/// Everything that is alive on this engine. Nearly every export looks handles up, so the code that does exists only once in the binary.
+/// All live objects of this engine. Nearly every export looks up handles: `inline(never)` leaves one copy of that code
+/// in the binary.
 #[derive(Default)]
 pub struct Handles {
     objects: BTreeMap<u32, Object>,
@@ -62,7 +63,7 @@ impl Handles {
 
     #[inline(never)]
     fn add(&mut self, object: Object) -> Result<u32> {
-        // After four billion tensors a fresh engine is the honest answer; a reused number would not be.
+        // After four billion tensors an error is better than a reused number.
         self.last = self.last.checked_add(1).ok_or_else(|| {
             Error::Unsupported("This engine has no handles left; load the model again.".to_string())
         })?;
@@ -80,7 +81,7 @@ impl Handles {
         }
     }
 
-    /// A tensor's shape, in whichever form it is stored.
+    /// A tensor's shape, whatever form it is stored in.
     pub fn dims(&self, handle: u32) -> Result<&[usize]> {
         #[cfg(feature = "gpu")]
         if let Some(Object::Halves(halves)) = self.objects.get(&handle) {
@@ -89,14 +90,14 @@ impl Handles {
         Ok(self.tensor(handle)?.dims())
     }
 
-    /// The bytes that a handle's data takes.
+    /// The size in bytes of a handle's data.
     #[cfg(feature = "gpu")]
     pub fn byte_size(&self, handle: u32) -> Result<f64> {
         let object = self.objects.get(&handle).ok_or_else(|| stale(handle))?;
         Ok(object.byte_size())
     }
 
-    /// A new handle for what an op returned, in whichever form it is stored.
+    /// A new handle for an op's result, whatever form it is stored in.
     #[cfg(feature = "gpu")]
     pub fn add_output(&mut self, output: Stored) -> Result<u32> {
         self.add(match output {
@@ -105,7 +106,7 @@ impl Handles {
         })
     }
 
-    /// A new handle for what an op returned.
+    /// A new handle for an op's result.
     #[cfg(not(feature = "gpu"))]
     pub fn add_output(&mut self, output: Tensor) -> Result<u32> {
         self.add_tensor(output)
@@ -130,18 +131,18 @@ impl Handles {
         Ok(found.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was found above"))))
     }
 
-    /// The tensor of a handle, where there is one.
+    /// The tensor of an optional handle.
     #[inline(never)]
     pub fn optional_tensor(&self, handle: Option<u32>) -> Result<Option<&Tensor>> {
         handle.map(|handle| self.tensor(handle)).transpose()
     }
 
-    /// The weights of a handle, where there is one.
+    /// The weights of an optional handle.
     pub fn reader(&self, handle: Option<u32>) -> Result<Option<&LinearWeights>> {
         handle.map(|handle| self.linear(handle)).transpose()
     }
 
-    /// What linear layers read, in whichever form it is stored.
+    /// The input of a linear layer, whatever form it is stored in.
     pub fn input(&self, handle: u32) -> Result<<Device as Backend>::Input<'_>> {
         #[cfg(feature = "gpu")]
         return match self.objects.get(&handle) {
@@ -152,10 +153,10 @@ impl Handles {
         self.tensor(handle)
     }
 
-    /// The tensors of several handles, to write to.
+    /// The tensors of several handles, mutable.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT where one is given twice.
+    /// INVALID_ARGUMENT if a handle is given twice.
     #[inline(never)]
     pub fn tensors_mut<const N: usize>(&mut self, handles: [u32; N]) -> Result<[&mut Tensor; N]> {
         for (index, &handle) in handles.iter().enumerate() {
@@ -176,7 +177,7 @@ impl Handles {
         Ok(found.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was found above"))))
     }
 
-    /// The weights of a handle, to fill, and the tensors of several, to read.
+    /// The weights of a handle, mutable, and the tensors of several handles to read.
     #[inline(never)]
     pub fn linear_mut_with<const N: usize>(
         &mut self,
@@ -216,7 +217,7 @@ impl Handles {
         }
     }
 
-    /// The weights of a handle, to fill.
+    /// The weights of a handle, mutable.
     #[inline(never)]
     pub fn linear_mut(&mut self, handle: u32) -> Result<&mut LinearWeights> {
         match self.objects.get_mut(&handle) {
@@ -226,7 +227,7 @@ impl Handles {
         }
     }
 
-    /// Drops what a handle stands for.
+    /// Drops the object of a handle.
     pub fn free(&mut self, handle: u32) -> Result<()> {
         self.objects
             .remove(&handle)
@@ -234,7 +235,7 @@ impl Handles {
             .ok_or_else(|| stale(handle))
     }
 
-    /// How many objects live, and the bytes of their data.
+    /// The number of live objects and the bytes of their data.
     pub fn live(&self) -> (usize, f64) {
         (
             self.objects.len(),

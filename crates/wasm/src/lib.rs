@@ -1,5 +1,5 @@
-//! The JavaScript boundary: exported functions over handles, and errors that carry codes. One WebAssembly instance is
-//! one engine; the facade starts an instance for each model and drops it to free all its memory.
+//! The JavaScript boundary: exported functions over handles, and errors with codes. One WebAssembly instance is one
+//! engine. TypeScript starts an instance for each model, and drops it to free all its memory.
 
 #[cfg(not(feature = "gpu"))]
 #[path = "cpu/mod.rs"]
@@ -16,10 +16,10 @@ use std::sync::Mutex;
 
 use wasm_bindgen::prelude::*;
 
-/// The first panic of any thread: one that is lost makes the thread that waits for it panic too.
+/// The first panic of any thread. Only the first matters: losing a thread makes the thread that waits for it panic too.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Stores a panic's message for [`last_panic`]: the trap that follows reaches JavaScript without one.
+/// Stores a panic's message for [`last_panic`], because the trap that follows reaches JavaScript without it.
 #[wasm_bindgen(start)]
 pub fn start() {
     panic::set_hook(Box::new(|info| {

@@ -1,4 +1,4 @@
-//! The exported ops, once for every backend: look handles up, compute, and give the result a handle.
+//! The exported ops, once for all backends: they look up handles, compute, and give the result a handle.
 
 use vit_msn_tensor::{
     Activation, AdamW, Backend, Dropout, Dtype, Lars, MsnLoss, MsnTargets, Pooling, Sgd,
@@ -52,7 +52,7 @@ pub fn set_rows(weights: u32, row: usize, bytes: &[u8], from: &str) -> JsResult<
     })
 }
 
-/// Packs rows that are quantised already: signed bytes, and each row's float32 scale.
+/// Packs rows that are already quantised, from signed bytes and one float32 scale per row.
 #[wasm_bindgen]
 pub fn set_quantised_rows(weights: u32, row: usize, bytes: &[u8], scales: &[u8]) -> JsResult<()> {
     with_engine("set_quantised_rows", |Engine { backend, handles }| {
@@ -69,7 +69,8 @@ pub fn set_bias(weights: u32, offset: usize, bytes: &[u8], from: &str) -> JsResu
     })
 }
 
-/// activation(x · weightᵀ + bias) + residual, in the form that `reader` reads where it is the only one.
+/// activation(x · weightᵀ + bias) + residual. Here and below, `reader` is the only layer that will read the result,
+/// which may then have the form that this layer reads.
 #[wasm_bindgen]
 pub fn linear(
     x: u32,
@@ -88,7 +89,7 @@ pub fn linear(
     })
 }
 
-/// Layer normalisation of the last dimension, in the form that `reader` reads where it is the only one.
+/// Layer normalisation over the last dimension.
 #[wasm_bindgen]
 pub fn layer_norm(x: u32, weight: u32, bias: u32, eps: f32, reader: Option<u32>) -> JsResult<u32> {
     with_engine("layer_norm", |Engine { backend, handles }| {
@@ -98,7 +99,7 @@ pub fn layer_norm(x: u32, weight: u32, bias: u32, eps: f32, reader: Option<u32>)
     })
 }
 
-/// Fused attention, in the form that `reader` reads where it is the only one.
+/// Fused attention.
 #[wasm_bindgen]
 pub fn scaled_dot_product_attention(
     qkv: u32,
@@ -113,7 +114,7 @@ pub fn scaled_dot_product_attention(
     })
 }
 
-/// Attention by its definition: [context, probabilities].
+/// Unfused attention: [context, probabilities].
 #[wasm_bindgen]
 pub fn eager_attention(qkv: u32, num_heads: usize) -> JsResult<Vec<u32>> {
     with_engine("eager_attention", |Engine { backend, handles }| {
@@ -152,7 +153,7 @@ pub fn patch_embed(
     })
 }
 
-/// Patch embeddings to tokens; `mask` and `mask_token` come together.
+/// Patch embeddings to tokens; `mask` and `mask_token` are given together or not at all.
 #[wasm_bindgen]
 pub fn embed_tokens(
     patches: u32,
@@ -194,7 +195,7 @@ pub fn interpolate_positions(
     })
 }
 
-/// One vector for each image: "cls" or "mean".
+/// One vector per image: "cls" or "mean".
 #[wasm_bindgen]
 pub fn pool(x: u32, kind: &str) -> JsResult<u32> {
     with_engine("pool", |Engine { backend, handles }| {
@@ -221,7 +222,7 @@ pub fn cross_entropy_smoothed(logits: u32, labels: &[i32], label_smoothing: f64)
     })
 }
 
-/// The gradient of cross-entropy by the logits.
+/// The gradient of cross-entropy with respect to the logits.
 #[wasm_bindgen]
 pub fn cross_entropy_backward(logits: u32, labels: &[i32], label_smoothing: f64) -> JsResult<u32> {
     with_engine("cross_entropy_backward", |Engine { backend, handles }| {
@@ -230,7 +231,7 @@ pub fn cross_entropy_backward(logits: u32, labels: &[i32], label_smoothing: f64)
     })
 }
 
-/// Exports of the ops that make one tensor of two.
+/// Exports ops that make one tensor from two.
 macro_rules! pairwise {
     ($($(#[$doc:meta])* $name:ident($x:ident, $y:ident);)+) => {$(
         $(#[$doc])*
@@ -260,7 +261,7 @@ pairwise! {
     concat_rows(x, y);
 }
 
-/// Sets the whole of a floating linear layer from tensors.
+/// Sets all parameters of a floating-point linear layer from tensors.
 #[wasm_bindgen]
 pub fn set_linear(weights: u32, weight: u32, bias: Option<u32>) -> JsResult<()> {
     with_engine("set_linear", |Engine { backend, handles }| {
@@ -273,7 +274,7 @@ pub fn set_linear(weights: u32, weight: u32, bias: Option<u32>) -> JsResult<()> 
     })
 }
 
-/// The weight of a floating linear layer as a tensor.
+/// The weight of a floating-point linear layer as a tensor.
 #[wasm_bindgen]
 pub fn linear_weight(weights: u32) -> JsResult<u32> {
     with_engine("linear_weight", |Engine { backend, handles }| {
@@ -331,7 +332,7 @@ pub fn linear_backward_weights(grad: u32, x: u32) -> JsResult<Vec<u32>> {
     })
 }
 
-/// The gradients by [x, weight, bias].
+/// The gradients with respect to [x, weight, bias].
 #[wasm_bindgen]
 pub fn layer_norm_backward(grad: u32, x: u32, weight: u32, eps: f32) -> JsResult<Vec<u32>> {
     with_engine("layer_norm_backward", |Engine { backend, handles }| {
@@ -341,7 +342,7 @@ pub fn layer_norm_backward(grad: u32, x: u32, weight: u32, eps: f32) -> JsResult
     })
 }
 
-/// The gradient of fused attention by qkv.
+/// The gradient of fused attention with respect to qkv.
 #[wasm_bindgen]
 pub fn scaled_dot_product_attention_backward(
     grad: u32,
@@ -357,7 +358,7 @@ pub fn scaled_dot_product_attention_backward(
     })
 }
 
-/// The gradient of eager attention by qkv; a probability of 0 is no dropout.
+/// The gradient of eager attention with respect to qkv; a probability of 0 means no dropout.
 #[wasm_bindgen]
 pub fn eager_attention_backward(
     grad: u32,
@@ -375,7 +376,7 @@ pub fn eager_attention_backward(
     })
 }
 
-/// The gradients by the patch projection's [weight, bias].
+/// The gradients with respect to the patch projection's [weight, bias].
 #[wasm_bindgen]
 pub fn patch_embed_backward(
     grad: u32,
@@ -390,7 +391,7 @@ pub fn patch_embed_backward(
     })
 }
 
-/// The gradients by [patches, CLS token, positions] and, where there is a mask, the mask token.
+/// The gradients with respect to [patches, CLS token, positions] and, if there is a mask, the mask token.
 #[wasm_bindgen]
 pub fn embed_tokens_backward(grad: u32, mask: Option<Vec<u8>>) -> JsResult<Vec<u32>> {
     with_engine("embed_tokens_backward", |Engine { backend, handles }| {
@@ -399,7 +400,7 @@ pub fn embed_tokens_backward(grad: u32, mask: Option<Vec<u8>>) -> JsResult<Vec<u
     })
 }
 
-/// [B, 1 + visible, D] back into [B, tokens, D].
+/// Scatters [B, 1 + visible, D] back into [B, tokens, D].
 #[wasm_bindgen]
 pub fn take_tokens_backward(
     grad: u32,
@@ -413,7 +414,7 @@ pub fn take_tokens_backward(
     })
 }
 
-/// The gradient by the positions that were interpolated.
+/// The gradient with respect to the original positions.
 #[wasm_bindgen]
 pub fn interpolate_positions_backward(
     grad: u32,
@@ -430,7 +431,7 @@ pub fn interpolate_positions_backward(
     })
 }
 
-/// [B, D] back into [B, tokens, D].
+/// Spreads [B, D] back over [B, tokens, D].
 #[wasm_bindgen]
 pub fn pool_backward(grad: u32, kind: &str, tokens: usize) -> JsResult<u32> {
     with_engine("pool_backward", |Engine { backend, handles }| {
@@ -439,7 +440,7 @@ pub fn pool_backward(grad: u32, kind: &str, tokens: usize) -> JsResult<u32> {
     })
 }
 
-/// Dropout; its gradient is itself.
+/// Dropout. Its gradient is the same op, applied to the gradient.
 #[wasm_bindgen]
 pub fn dropout(x: u32, probability: f64, seed: u32) -> JsResult<u32> {
     with_engine("dropout", |Engine { backend, handles }| {
@@ -566,7 +567,7 @@ pub fn lars_step(
     })
 }
 
-/// Batch normalisation by the batch's statistics: [y, mean, unbiased variance].
+/// Batch normalisation with the batch's statistics: [y, mean, unbiased variance].
 #[wasm_bindgen]
 pub fn batch_norm(x: u32, weight: u32, bias: u32, eps: f32) -> JsResult<Vec<u32>> {
     with_engine("batch_norm", |Engine { backend, handles }| {
@@ -576,7 +577,7 @@ pub fn batch_norm(x: u32, weight: u32, bias: u32, eps: f32) -> JsResult<Vec<u32>
     })
 }
 
-/// The gradients by [x, weight, bias].
+/// The gradients with respect to [x, weight, bias].
 #[wasm_bindgen]
 pub fn batch_norm_backward(grad: u32, x: u32, weight: u32, eps: f32) -> JsResult<Vec<u32>> {
     with_engine("batch_norm_backward", |Engine { backend, handles }| {
@@ -586,7 +587,7 @@ pub fn batch_norm_backward(grad: u32, x: u32, weight: u32, eps: f32) -> JsResult
     })
 }
 
-/// Batch normalisation by given statistics.
+/// Batch normalisation with given statistics.
 #[wasm_bindgen]
 pub fn batch_norm_inference(
     x: u32,
@@ -603,7 +604,7 @@ pub fn batch_norm_inference(
     })
 }
 
-/// Cosine similarities with prototypes over a temperature.
+/// Cosine similarities with the prototypes, divided by the temperature.
 #[wasm_bindgen]
 pub fn prototype_logits(x: u32, prototypes: u32, temperature: f64) -> JsResult<u32> {
     with_engine("prototype_logits", |Engine { backend, handles }| {
@@ -613,7 +614,7 @@ pub fn prototype_logits(x: u32, prototypes: u32, temperature: f64) -> JsResult<u
     })
 }
 
-/// The gradients by [x, prototypes].
+/// The gradients with respect to [x, prototypes].
 #[wasm_bindgen]
 pub fn prototype_logits_backward(
     grad: u32,
@@ -631,7 +632,7 @@ pub fn prototype_logits_backward(
     )
 }
 
-/// The first `rows` rows, and the others.
+/// Splits a gradient into its first `rows` rows and the rest.
 #[wasm_bindgen]
 pub fn concat_rows_backward(grad: u32, rows: usize) -> JsResult<Vec<u32>> {
     with_engine("concat_rows_backward", |Engine { backend, handles }| {
@@ -672,7 +673,7 @@ pub fn msn_loss(
     })
 }
 
-/// The gradient of MSN's loss by the logits.
+/// The gradient of MSN's loss with respect to the logits.
 #[wasm_bindgen]
 pub fn msn_loss_backward(
     logits: u32,
@@ -709,13 +710,13 @@ pub fn dims(x: u32) -> JsResult<Vec<u32>> {
     })
 }
 
-/// Drops what a handle stands for.
+/// Drops the object of a handle.
 #[wasm_bindgen]
 pub fn free(handle: u32) -> JsResult<()> {
     with_engine("free", |engine| engine.handles.free(handle))
 }
 
-/// [live handles, bytes of their data].
+/// The number of live handles and the bytes of their data.
 #[wasm_bindgen]
 pub fn live() -> JsResult<Vec<f64>> {
     with_engine("live", |engine| {

@@ -1,4 +1,4 @@
-//! The CPU's engine, and the exports that only it has: threads, and values that are there as soon as they are asked for.
+//! The CPU engine and its own exports: threads, and synchronous copies of values.
 
 use std::cell::RefCell;
 
@@ -21,37 +21,37 @@ thread_local! {
     static ENGINE: RefCell<Engine> = RefCell::default();
 }
 
-/// Runs an op on this instance's engine. Its name matters to devices only.
+/// Runs an op on this instance's engine. Only devices use the op's name.
 pub fn with_engine<T>(_: &str, op: impl FnOnce(&mut Engine) -> Result<T>) -> JsResult<T> {
     ENGINE.with_borrow_mut(op).map_err(to_js)
 }
 
-/// What SIMD this binary was built for: "simd128" or "relaxed".
+/// The SIMD level that this binary was built for: "simd128" or "relaxed".
 #[wasm_bindgen]
 pub fn simd_level() -> String {
     let is_relaxed = cfg!(target_feature = "relaxed-simd");
     if is_relaxed { "relaxed" } else { "simd128" }.to_string()
 }
 
-/// Gives the calling thread, a Worker with an instance on the same memory, to the engine, until it is dismissed.
+/// Lends the calling thread to the engine until it is dismissed. It is a Worker with an instance on the same memory.
 #[wasm_bindgen]
 pub fn work() {
     vit_msn_cpu::work();
 }
 
-/// Sets whether each thread has its own core, so that it may spin longer before it sleeps.
+/// Sets whether each thread has its own core and may therefore spin longer before it sleeps.
 #[wasm_bindgen(js_name = have_cores)]
 pub fn set_thread_per_core(enabled: bool) {
     vit_msn_cpu::set_thread_per_core(enabled);
 }
 
-/// Sends all Workers away, so that each can end by itself.
+/// Makes `work` return in all Workers, so that each can end by itself.
 #[wasm_bindgen]
 pub fn dismiss_workers() {
     vit_msn_cpu::dismiss();
 }
 
-/// Reports that a Worker trapped, so that nobody waits for it.
+/// Marks a Worker as lost after a trap, so that no thread waits for it.
 #[wasm_bindgen(js_name = lose_worker)]
 pub fn mark_worker_lost() {
     vit_msn_cpu::mark_worker_lost();

@@ -1,4 +1,4 @@
-//! The engine's ops on handles: looks handles up, records the kernel and keeps its result.
+//! The engine on handles: it looks them up, records the kernel and stores its result.
 
 use std::future::Future;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use crate::handles::Handles;
 /// Everything that one WebAssembly instance holds on its device.
 pub struct Engine {
     pub backend: Stream,
-    /// What is alive.
+    /// The live objects.
     pub handles: Handles,
 }
 
@@ -31,7 +31,7 @@ impl Engine {
         })
     }
 
-    /// One on which nothing runs: ops ask the device for their pipelines and no more.
+    /// An engine that runs nothing: its ops only request their pipelines from the device.
     pub fn plan(&self) -> Result<Self> {
         Ok(Self {
             backend: Stream::planning(Rc::clone(self.backend.context()))?,
@@ -39,18 +39,18 @@ impl Engine {
         })
     }
 
-    /// Names the op of the calls from here on.
+    /// Sets the name of the op that the following calls belong to.
     pub fn begin_op(&self, name: &'static str) {
         self.backend.context().begin_op(name);
     }
 
-    /// Pixel values of images that are still to be put in.
+    /// Room for the pixel values of images.
     pub fn pixels(&mut self, dims: &[usize]) -> Result<u32> {
         let pixels = gpu::empty_pixels(&mut self.backend, dims)?;
         self.handles.add_tensor(pixels)
     }
 
-    /// An image whose bytes come a stretch at a time, so that this instance's memory doesn't grow by all of them.
+    /// Uploads an image in pieces, so that this instance's memory doesn't grow by all of its bytes.
     pub fn upload_image(
         &mut self,
         length: usize,
@@ -67,7 +67,7 @@ impl Engine {
         Ok(image)
     }
 
-    /// An image from a page's own texture. There are none but in pages.
+    /// An image from a page's texture.
     #[cfg(target_arch = "wasm32")]
     pub fn copy_texture(&mut self, texture: JsValue, size: [u32; 2]) -> Result<GpuImage> {
         GpuImage::from_page(&mut self.backend, texture.unchecked_into(), size)
@@ -78,7 +78,7 @@ impl Engine {
         Err(Error::Unsupported("There is no page here.".to_string()))
     }
 
-    /// Makes image `index` of pixel values.
+    /// Computes the pixel values of image `index` of the batch.
     pub fn preprocess(
         &mut self,
         image: &GpuImage,
@@ -90,27 +90,27 @@ impl Engine {
         gpu::preprocess(&mut self.backend, image, &plan, pixels, index)
     }
 
-    /// Hands what was recorded to the device.
+    /// Submits what was recorded to the device.
     pub fn submit(&mut self) -> Result<()> {
         self.backend.submit()
     }
 
-    /// Waits for the errors of all calls so far.
+    /// Waits until the device has checked all calls so far; returns the first error.
     pub fn settle(&mut self) -> Result<impl Future<Output = Result<()>> + use<>> {
         Ok(self.backend.settle())
     }
 
-    /// Kernels recorded so far.
+    /// The number of kernels recorded so far.
     pub fn dispatches(&self) -> u64 {
         self.backend.dispatches()
     }
 
-    /// Times every kernel from here on.
+    /// Starts timing every kernel.
     pub fn start_profile(&mut self) -> Result<()> {
         self.backend.start_profile()
     }
 
-    /// Nanoseconds of each kernel since the start of the profile; NaN where the device has no clock.
+    /// The nanoseconds of each kernel since the start of the profile; NaN if the device has no clock.
     pub fn finish_profile(&mut self) -> Result<impl Future<Output = Result<Vec<f64>>> + use<>> {
         let pending = self.backend.finish_profile()?;
         Ok(async move {
@@ -122,7 +122,7 @@ impl Engine {
         })
     }
 
-    /// The outputs and inputs of a linear layer.
+    /// The numbers of outputs and inputs of a linear layer.
     pub fn linear_sizes(&self, weights: u32) -> Result<Vec<u32>> {
         let weights = self.handles.linear(weights)?;
         let sizes = [weights.out_features(), weights.in_features()];
@@ -134,29 +134,29 @@ impl Engine {
         Ok(self.handles.linear(weights)?.dtype().name().to_string())
     }
 
-    /// The tiles that can compute a layer, first the one that is taken unless another is chosen.
+    /// The tiles that can compute a layer, the default one first.
     pub fn linear_tiles(&self, shape: LayerShape) -> Vec<u32> {
         let sides = gpu::linear_tiles(&self.backend, shape);
         sides.into_iter().map(|side| side as u32).collect()
     }
 
-    /// Computes layers of this shape by this tile from here on.
+    /// Uses this tile for layers of this shape from now on.
     pub fn choose_linear_tile(&mut self, shape: LayerShape, side: usize) -> Result<()> {
         gpu::choose_linear_tile(&mut self.backend, shape, side)
     }
 
-    /// Runs a layer for its time.
+    /// Runs a layer to time it.
     pub fn run_linear(&mut self, weights: u32, rows: usize, times: usize) -> Result<()> {
         let weights = self.handles.linear(weights)?;
         gpu::run_linear(&mut self.backend, weights, rows, times)
     }
 
-    /// Bytes of device memory, in use or pooled for later tensors.
+    /// The bytes of device memory that are in use or pooled for later tensors.
     pub fn reserved(&self) -> u64 {
         self.backend.memory().reserved
     }
 
-    /// A copy of a tensor's values, recorded when this returns: to be submitted before it is waited for.
+    /// A copy of a tensor's values, recorded by the time this returns. Submit before awaiting it.
     pub fn read(&mut self, x: u32) -> Result<impl Future<Output = Result<Vec<f32>>> + use<>> {
         let x = self.handles.tensor(x)?;
         self.backend.record_read(x)

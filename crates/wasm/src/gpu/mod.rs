@@ -1,4 +1,4 @@
-//! WebGPU's engine, and the exports that only it has: a device to open and to give back, and values that come later.
+//! The WebGPU engine and its own exports: opening and closing a device, and asynchronous copies of values.
 
 mod engine;
 
@@ -17,11 +17,11 @@ use crate::error::{JsResult, to_js};
 
 thread_local! {
     static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
-    /// The engine, while a plan stands in its place.
+    /// The engine, while a plan takes its place.
     static ASIDE: RefCell<Option<Engine>> = const { RefCell::new(None) };
 }
 
-/// Runs an op on this instance's engine, under the name of the export that calls this.
+/// Runs an op on this instance's engine; `name` is the calling export's.
 pub fn with_engine<T>(
     name: &'static str,
     op: impl FnOnce(&mut Engine) -> Result<T>,
@@ -39,8 +39,8 @@ fn not_open() -> Error {
     Error::InvalidArgument("This engine has no device: open() comes first.".to_string())
 }
 
-/// Opens the device that the facade chose and lays before this instance as its `navigator.gpu`. Whether it has subgroups,
-/// the facade must say.
+/// Opens the device that TypeScript chose and offers to this instance as its `navigator.gpu`. `subgroups` says whether
+/// kernels can use subgroups, which can't be detected here.
 #[wasm_bindgen]
 pub async fn open(subgroups: bool) -> JsResult<()> {
     let options = ContextOptions {
@@ -56,14 +56,14 @@ pub async fn open(subgroups: bool) -> JsResult<()> {
     Ok(())
 }
 
-/// Frees every buffer. The device itself stays the facade's.
+/// Frees every buffer. The device itself belongs to TypeScript.
 #[wasm_bindgen]
 pub fn close() {
     ENGINE.take();
     ASIDE.take();
 }
 
-/// From here on calls go to an engine on which nothing runs: ops ask the device for their pipelines and no more.
+/// Directs calls to an engine that runs nothing: its ops only request their pipelines from the device.
 #[wasm_bindgen]
 pub fn begin_plan() -> JsResult<()> {
     let plan = with_engine("begin_plan", |engine| engine.plan())?;
@@ -71,7 +71,7 @@ pub fn begin_plan() -> JsResult<()> {
     Ok(())
 }
 
-/// Calls go to the engine again; the plan's handles are gone.
+/// Directs calls to the engine again and drops the plan's handles.
 #[wasm_bindgen]
 pub fn end_plan() {
     if let Some(engine) = ASIDE.take() {
@@ -79,15 +79,16 @@ pub fn end_plan() {
     }
 }
 
-/// Pixel values of images that are still to be put in.
+/// Room for the pixel values of images.
 #[wasm_bindgen]
 pub fn pixels(dims: &[u32]) -> JsResult<u32> {
     let dims: Vec<_> = dims.iter().map(|&dim| dim as usize).collect();
     with_engine("pixels", |engine| engine.pixels(&dims))
 }
 
-/// Puts an image of `size` (width, height, channels) in as number `index`. The plan is the strides of both tables, the
-/// length of the first, whether rows come first, left and top, then the tables.
+/// Computes the pixel values of an image of `size` (width, height, channels) as image `index` of the batch. The plan
+/// consists of the strides of both tables, the length of the first, whether rows come first, left and top, and then the
+/// tables.
 #[wasm_bindgen]
 pub fn preprocess(
     bytes: &Uint8Array,
@@ -111,7 +112,7 @@ pub fn preprocess(
     })
 }
 
-/// The same with an rgba8unorm texture of `size` (width, height), which may be destroyed when this returns.
+/// The same for an rgba8unorm texture of `size` (width, height), which may be destroyed once this returns.
 #[wasm_bindgen]
 pub fn preprocess_texture(
     texture: JsValue,
@@ -155,19 +156,19 @@ fn image_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<ImagePlan<'a>> {
     })
 }
 
-/// Hands what was recorded to the device.
+/// Submits what was recorded to the device.
 #[wasm_bindgen]
 pub fn submit() -> JsResult<()> {
     with_engine("submit", Engine::submit)
 }
 
-/// Resolves once the device has accepted all calls so far; rejects with what it refused.
+/// Resolves once the device has accepted all calls so far; rejects with the error if it refused one.
 #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
 pub fn settle() -> JsResult<Promise> {
     promise("settle", Engine::settle, |()| Ok(JsValue::UNDEFINED))
 }
 
-/// The outputs and inputs of a linear layer.
+/// The numbers of outputs and inputs of a linear layer.
 #[wasm_bindgen]
 pub fn linear_sizes(weights: u32) -> JsResult<Vec<u32>> {
     with_engine("linear_sizes", |engine| engine.linear_sizes(weights))
@@ -179,7 +180,7 @@ pub fn linear_dtype(weights: u32) -> JsResult<String> {
     with_engine("linear_dtype", |engine| engine.linear_dtype(weights))
 }
 
-/// The sides of the tiles that can compute such a layer, first the one that is taken unless another is chosen.
+/// The sides of the tiles that can compute such a layer, the default one first.
 #[wasm_bindgen]
 pub fn linear_tiles(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> JsResult<Vec<u32>> {
     with_engine("linear_tiles", |engine| {
@@ -187,7 +188,7 @@ pub fn linear_tiles(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> 
     })
 }
 
-/// Computes such layers by the tile of this side from here on.
+/// Uses the tile of this side for such layers from now on.
 #[wasm_bindgen]
 pub fn choose_linear_tile(
     rows: usize,
@@ -201,7 +202,7 @@ pub fn choose_linear_tile(
     })
 }
 
-/// Computes a layer for its time alone.
+/// Runs a layer to time it.
 #[wasm_bindgen]
 pub fn run_linear(weights: u32, rows: usize, times: usize) -> JsResult<()> {
     with_engine("run_linear", |engine| {
@@ -219,25 +220,25 @@ fn shape(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> Result<Laye
     })
 }
 
-/// The bytes of a tensor, in whichever form it is stored.
+/// The bytes of a tensor, whatever form it is stored in.
 #[wasm_bindgen]
 pub fn tensor_bytes(x: u32) -> JsResult<f64> {
     with_engine("tensor_bytes", |engine| engine.handles.byte_size(x))
 }
 
-/// Kernels recorded so far.
+/// The number of kernels recorded so far.
 #[wasm_bindgen]
 pub fn dispatches() -> JsResult<f64> {
     with_engine("dispatches", |engine| Ok(engine.dispatches() as f64))
 }
 
-/// Times every kernel from here on.
+/// Starts timing every kernel.
 #[wasm_bindgen]
 pub fn start_profile() -> JsResult<()> {
     with_engine("start_profile", Engine::start_profile)
 }
 
-/// Nanoseconds of each kernel since the start of the profile; NaN where the device has no clock.
+/// The nanoseconds of each kernel since the start of the profile; NaN if the device has no clock.
 #[wasm_bindgen(unchecked_return_type = "Promise<Float64Array>")]
 pub fn finish_profile() -> JsResult<Promise> {
     promise("finish_profile", Engine::finish_profile, |times| {
@@ -245,7 +246,7 @@ pub fn finish_profile() -> JsResult<Promise> {
     })
 }
 
-/// Bytes that the device has reserved for this engine's tensors.
+/// The bytes that the device has reserved for this engine's tensors.
 #[wasm_bindgen]
 pub fn reserved() -> JsResult<f64> {
     with_engine("reserved", |engine| Ok(engine.reserved() as f64))
@@ -302,14 +303,14 @@ pub fn get_bias(weights: u32, offset: usize, count: usize) -> JsResult<Promise> 
     )
 }
 
-/// Submits what was recorded by the time that the result is first waited for, as JavaScript does when the function that asked
-/// is done: reads that are asked for in one go are one command buffer, with the ops before them.
+/// Submits on the first poll, which happens once the calling JavaScript has returned. Reads requested together, and the
+/// ops before them, are therefore one command buffer.
 async fn submitted<T>(pending: impl Future<Output = Result<T>>) -> Result<T> {
     ENGINE.with_borrow_mut(|engine| engine.as_mut().map_or(Ok(()), Engine::submit))?;
     pending.await
 }
 
-/// Starts a copy now, so that what it copies may be freed at once, and promises its result.
+/// Starts a copy immediately, so that its source may be freed at once, and returns a promise of the result.
 fn promise<T, F>(
     name: &'static str,
     start: impl FnOnce(&mut Engine) -> Result<F>,
