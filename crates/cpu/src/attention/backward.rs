@@ -1,8 +1,9 @@
-//! The gradients of self-attention by queries, keys and values.
+//! The gradients of self-attention with respect to queries, keys and values.
 //!
-//! With S = scale · Q·Kᵀ, P = softmax(S) and O = P·V: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P ∘ (dP − D) with
-//! D = rowsum(dO ∘ O) = rowsum(P ∘ dP), dQ = scale · dS·K and dK = scale · dSᵀ·Q (Dao et al., FlashAttention, 2022,
-//! appendix B). A block of queries has all its scores at once, so memory grows with the tokens, not their square.
+//! With S = scale · Q·Kᵀ, P = softmax(S) and O = P·V: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P ∘ (dP − D) with D =
+//! rowsum(dO ∘ O) = rowsum(P ∘ dP), dQ = scale · dS·K and dK = scale · dSᵀ·Q (Dao et al., FlashAttention, 2022,
+//! appendix B). Only one block of queries has its scores in memory at a time, so memory is linear in the number
+//! of tokens, not quadratic.
 
 use vit_msn_tensor::{Dropout, DropoutMask, Result, check_len, numel, try_vec};
 
@@ -15,14 +16,14 @@ use crate::runtime::parallel::{DisjointSliceMut, Rows, for_each_task, threads_fo
 use crate::runtime::simd::{F32x4, LANES, map_in_place};
 use crate::softmax::softmax_rows;
 
-/// Queries of one block: whole tiles.
+/// Queries per block, in whole tiles.
 const QUERY_BLOCK: usize = 102 / MR * MR;
 
-/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[B, N, 3·D]`; grad and context, which the op
-/// returned, are `[B, N, D]`. Probabilities are computed again.
+/// The gradient of [`crate::scaled_dot_product_attention`] with respect to qkv `[B, N, 3·D]`; grad and context,
+/// the op's output, are `[B, N, D]`. Recomputes the probabilities.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match, OUT_OF_MEMORY.
 pub fn scaled_dot_product_attention_backward(
     grad: &[f32],
     qkv: &[f32],
@@ -35,11 +36,11 @@ pub fn scaled_dot_product_attention_backward(
     for_each_head(grad, qkv, Saved::Context(context), shape, out)
 }
 
-/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from
-/// the probabilities `[B, heads, N, N]` that the op returned.
+/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] with
+/// respect to qkv, computed from the probabilities `[B, heads, N, N]` that the op returned.
 ///
 /// # Errors
-/// As [`scaled_dot_product_attention_backward`].
+/// Same as [`scaled_dot_product_attention_backward`].
 pub fn eager_attention_backward(
     grad: &[f32],
     qkv: &[f32],
@@ -63,11 +64,11 @@ fn check(grad: &[f32], qkv: &[f32], shape: AttentionShape, out: &[f32]) -> Resul
     check_len("The gradient by qkv", out.len(), &[qkv.len()])
 }
 
-/// What the forward op left.
+/// What the forward op saved.
 #[derive(Clone, Copy)]
 enum Saved<'a> {
     Context(&'a [f32]),
-    /// Probabilities before dropout, what drops of them, and the number of the first.
+    /// Probabilities before dropout, the dropout mask, and the index of the first probability.
     Probs(&'a [f32], Option<&'a DropoutMask>, usize),
 }
 
@@ -94,7 +95,7 @@ fn for_each_head(
         DisjointSliceMut::new(out),
     );
     for_each_task(threads, heads, &|task| {
-        // SAFETY: each thread has its own.
+        // SAFETY: each thread has its own head.
         let head = &mut unsafe { heads_of_threads.get(task.thread, 1) }[0];
         let (batch, channel) = (
             task.index / shape.heads,
@@ -121,10 +122,10 @@ fn for_each_head(
 /// The operands of one head and the scratch memory of its thread.
 struct Head {
     shape: AttentionShape,
-    /// Panels of NR keys, channel after channel, times the scale; the values likewise, unscaled.
+    /// Panels of NR keys, ordered by channel and multiplied by the scale; the values likewise, unscaled.
     keys_by_channel: Vec<f32>,
     values_by_channel: Vec<f32>,
-    /// Panels of NR channels, token after token.
+    /// Panels of NR channels, ordered by token.
     queries: Vec<f32>,
     keys: Vec<f32>,
     grads: Vec<f32>,
@@ -156,8 +157,8 @@ impl Head {
         })
     }
 
-    /// `grad`, `qkv` and the saved tensor begin at the head's first element; `out` are the rows of the gradients by its
-    /// queries, keys and values.
+    /// `grad`, `qkv` and the saved tensor start at the head's first element; `out` holds the rows of the
+    /// gradients with respect to its queries, keys and values.
     fn run(&mut self, grad: &[f32], qkv: &[f32], saved: Saved, out: [Rows<f32>; 3]) {
         self.pack(grad, qkv);
         let AttentionShape {
@@ -228,7 +229,7 @@ impl Head {
             let d_scores = &mut Rows::new(&mut self.d_scores, tokens);
             by_key.run(grad, width, &self.values_by_channel, Init::Zero, d_scores);
             if let Some((mask, first)) = mask {
-                // Dropout's gradient is dropout.
+                // The gradient of dropout is dropout with the same mask.
                 dropout::apply(
                     mask,
                     &self.d_scores[..block],
@@ -265,7 +266,7 @@ impl Head {
         }
     }
 
-    /// Packs a head; what pads the last panels stays zero.
+    /// Packs a head; the padding of the last panels stays zero.
     fn pack(&mut self, grad: &[f32], qkv: &[f32]) {
         let AttentionShape {
             tokens, head_dim, ..
@@ -298,7 +299,8 @@ impl Head {
         }
     }
 
-    /// Turns the gradients by probabilities into scale · those by scores: P ∘ (dP − D); `total` gives a query's D.
+    /// Converts the gradients with respect to probabilities to scale times those with respect to scores: P ∘
+    /// (dP − D); `total` returns a query's D.
     fn convert_to_score_gradients(
         &mut self,
         queries: usize,
@@ -320,7 +322,7 @@ impl Head {
     }
 }
 
-/// A product of rows with packed panels, whose depth may be a part of the panels'.
+/// A product of rows with packed panels; it may use only `depth` of the panels' `panel_depth` rows.
 struct Product {
     rows: usize,
     depth: usize,
@@ -384,7 +386,7 @@ mod tests {
         queries.iter().map(softmax).collect()
     }
 
-    /// Σ grad · attention(qkv), whose gradient is asked for.
+    /// Σ grad · attention(qkv), whose gradient is under test.
     fn loss(grad: &[f32], qkv: &[f64], s: AttentionShape) -> f64 {
         let mut sum = 0.0;
         for (b, h) in (0..s.batch).flat_map(|b| (0..s.heads).map(move |h| (b, h))) {
@@ -437,7 +439,7 @@ mod tests {
         }
     }
 
-    /// The gradients by both ops.
+    /// The gradients computed by both ops.
     fn run(grad: &[f32], qkv: &[f32], s: AttentionShape) -> [Vec<f32>; 2] {
         let mut context = vec![f32::NAN; grad.len()];
         let mut fused = vec![f32::NAN; qkv.len()];
@@ -504,7 +506,7 @@ mod tests {
         }
     }
 
-    /// The context and the gradient by qkv of eager_attention attention with dropout.
+    /// The context of eager_attention with dropout, and its gradient with respect to qkv.
     fn run_dropout(
         grad: &[f32],
         qkv: &[f32],
@@ -542,7 +544,7 @@ mod tests {
             probability: 0.4,
             seed: 3,
         };
-        // The second crosses blocks of queries.
+        // The second case spans several blocks of queries.
         for (tokens, head_dim) in [(6, 5), (QUERY_BLOCK + 2, 2)] {
             let s = shape(1, tokens, 2, head_dim);
             let size = tokens * s.width();

@@ -1,8 +1,9 @@
-//! Self-attention over the output of one fused linear layer.
+//! Self-attention on the output of one fused linear layer.
 //!
-//! Keys and values are packed once per head into the GEMM's panels. [`scaled_dot_product_attention`] walks blocks of queries and keys
-//! with a running maximum and sum (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022), so that its
-//! memory doesn't grow with the square of the tokens; [`eager_attention`] materialises and returns the probabilities.
+//! Keys and values are packed once per head into the GEMM's panels. [`scaled_dot_product_attention`] iterates
+//! over blocks of queries and keys with a running maximum and sum (Milakov and Gimelshein, 2018; Dao et al.,
+//! FlashAttention, 2022), so its memory doesn't grow with the square of the tokens. [`eager_attention`]
+//! materialises and returns the probabilities.
 
 use std::ops::Range;
 
@@ -14,10 +15,10 @@ use crate::runtime::parallel::{DisjointSliceMut, Rows, for_each_task, threads_fo
 use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 use crate::softmax::{exp_of_difference, largest, softmax_rows};
 
-/// Queries that meet a block of keys and values before the next; the block stays in L2.
+/// Queries multiplied by one block of keys and values before the next, so that the block stays in L2.
 const QUERY_BLOCK: usize = 66 / MR * MR;
 const KEY_BLOCK: usize = 256;
-/// From the scores of one query to the next's, which are in other sets of the cache.
+/// Stride of the scores of consecutive queries, chosen so that they map to different cache sets.
 const SCORES_STRIDE: usize = KEY_BLOCK + 16;
 
 /// The sizes of an attention: D = heads · head_dim.
@@ -59,11 +60,11 @@ impl AttentionShape {
     }
 }
 
-/// Fused attention without the N × N scores: qkv `[B, N, 3·D]` (queries, keys, values side by side) to out `[B, N, D]`,
-/// scaled by head_dim^-½.
+/// Fused attention without the N × N scores: qkv `[B, N, 3·D]` (queries, keys and values side by side) to out
+/// `[B, N, D]`, scaled by head_dim^-½.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match, OUT_OF_MEMORY.
 pub fn scaled_dot_product_attention(
     qkv: &[f32],
     shape: AttentionShape,
@@ -107,7 +108,8 @@ pub fn scaled_dot_product_attention(
     })
 }
 
-/// Turns a row of scores into weights relative to the running maximum, and brings what was summed before to it.
+/// Converts a row of scores to weights relative to the new running maximum, and rescales the earlier sums to
+/// it.
 fn update(
     exp: &Exp,
     row: &mut [f32],
@@ -127,10 +129,11 @@ fn update(
     *maximum = new_maximum;
 }
 
-/// Attention that also returns its probabilities: qkv `[B, N, 3·D]` to probs `[B, heads, N, N]` and out `[B, N, D]`.
+/// Attention that also returns its probabilities: qkv `[B, N, 3·D]` to probs `[B, heads, N, N]` and out `[B, N,
+/// D]`.
 ///
 /// # Errors
-/// As [`scaled_dot_product_attention`].
+/// Same as [`scaled_dot_product_attention`].
 pub fn eager_attention(
     qkv: &[f32],
     shape: AttentionShape,
@@ -140,8 +143,8 @@ pub fn eager_attention(
     eager_attention_dropout(qkv, shape, None, probs, out)
 }
 
-/// As [`eager_attention`], but values are weighted by the probabilities after dropout; those returned are before it. `dropped`, of
-/// their size, takes them meanwhile.
+/// Like [`eager_attention`], but weights the values by the probabilities after dropout; `probs` receives those
+/// before it. `dropped`, of the same size, is scratch memory for the dropped ones.
 pub fn eager_attention_dropout(
     qkv: &[f32],
     shape: AttentionShape,
@@ -177,7 +180,7 @@ pub fn eager_attention_dropout(
             let values = match &dropout {
                 Some((mask, dropped)) => {
                     let first = index * size + query * tokens;
-                    // SAFETY: as the probabilities.
+                    // SAFETY: each head has its own dropped probabilities, too.
                     let dropped = unsafe { dropped.get(first, rows.len()) };
                     dropout::apply(mask, rows, first as u32, dropped);
                     dropped
@@ -194,8 +197,8 @@ pub fn eager_attention_dropout(
     })
 }
 
-/// What runs for one head: its index, its packed keys and values, the thread's scores of a tile of queries, qkv from the
-/// head's first query on, and the rows of its output.
+/// The function run for one head. Its arguments: the head's index, its packed keys and values, the thread's
+/// scores of a tile of queries, qkv starting at the head's first query, and the rows of its output.
 type RunHead<'a> = dyn Fn(usize, &Head, &mut [f32], &[f32], Rows<f32>) + Sync + 'a;
 
 /// Packs and runs each head of each sample.
@@ -232,9 +235,9 @@ fn for_each_head(qkv: &[f32], shape: AttentionShape, out: &mut [f32], run: &RunH
 /// The packed keys and values of one head.
 struct Head {
     shape: AttentionShape,
-    /// Panels of NR keys, channel after channel, times the scale.
+    /// Panels of NR keys, ordered by channel and multiplied by the scale.
     keys: Vec<f32>,
-    /// Panels of NR channels, key after key.
+    /// Panels of NR channels, ordered by key.
     values: Vec<f32>,
 }
 
@@ -249,7 +252,8 @@ impl Head {
         })
     }
 
-    /// Packs the keys and values of the head whose first query begins `qkv`. What pads the last panels stays zero.
+    /// Packs the keys and values of the head whose first query is at the start of `qkv`. The padding of the
+    /// last panels stays zero.
     fn pack(&mut self, qkv: &[f32]) {
         let AttentionShape {
             tokens, head_dim, ..
@@ -273,8 +277,8 @@ impl Head {
         }
     }
 
-    /// scores[query, key] = scale · q · k for the first `count` queries of `q` and for keys from a multiple of NR on; those
-    /// that pad the last panel are zeros.
+    /// scores[query, key] = scale · q · k for the first `count` queries of `q` and a range of keys that starts
+    /// at a multiple of NR; the scores of padding in the last panel are zero.
     fn score(&self, q: &[f32], count: usize, keys: Range<usize>, scores: &mut Rows<f32>) {
         let depth = self.shape.head_dim;
         let queries = Tile {
@@ -290,7 +294,7 @@ impl Head {
         panels.multiply(queries, keys.len(), Init::Zero, scores);
     }
 
-    /// out[query, channel] += Σ weights[query, key] · v; the first block begins with zero.
+    /// out[query, channel] += Σ weights[query, key] · v, starting from zero for the first block.
     fn combine(&self, weights: Tile, keys: Range<usize>, out: &mut Rows<f32>) {
         let AttentionShape {
             tokens, head_dim, ..
@@ -309,7 +313,7 @@ impl Head {
     }
 }
 
-/// Writes the first `count` of four keys, times `scale`, into the columns of a panel from `column` on.
+/// Writes the first `count` of four keys, times `scale`, into the columns of a panel, starting at `column`.
 fn pack_keys(keys: [&[f32]; LANES], count: usize, scale: f32, panel: &mut [f32], column: usize) {
     let whole = if count == LANES {
         keys[0].len() / LANES * LANES
@@ -456,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_maximum_that_moves_between_blocks_is_rescaled() {
-        // The last key's score is far above all before it: everything summed until then must vanish.
+        // The last key's score is far above all earlier ones: everything summed before it must vanish.
         let (tokens, shape) = (
             KEY_BLOCK + 2,
             AttentionShape {

@@ -1,4 +1,4 @@
-//! Attention, fused and by its definition, and its gradients.
+//! Fused and eager attention, and their gradients.
 
 mod backward;
 mod forward;
