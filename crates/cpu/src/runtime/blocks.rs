@@ -1,8 +1,9 @@
-//! How kernels cut a length into blocks.
+//! Division of a length into blocks.
 
 use std::ops::Range;
 
-/// The length of blocks that are as even as `unit`s allow, and no longer than `max` before they are whole units.
+/// The length of blocks that are as even as whole `unit`s allow and at most `max` before rounding up to a whole
+/// unit.
 pub(crate) fn block_size(len: usize, max: usize, unit: usize) -> usize {
     len.div_ceil(len.div_ceil(max).max(1))
         .next_multiple_of(unit)

@@ -1,4 +1,4 @@
-//! What kernels run on: vectors of four lanes, threads, and how lengths are cut into blocks.
+//! The runtime of the kernels: vectors of four lanes, threads, and division of lengths into blocks.
 
 pub(crate) mod blocks;
 pub(crate) mod parallel;

@@ -1,11 +1,11 @@
-//! Threads: a job is a number of tasks that the calling thread and the workers take one by one.
+//! Threads: a job is a number of tasks, which the calling thread and the workers take one by one.
 //!
-//! A worker is any thread that entered [`work`]: a Worker on wasm32, where the standard library can't start threads,
-//! and an ordinary thread in native tests. A job doesn't wait for workers that come late: it is closed as soon as no
-//! task is left, and only those inside are waited for. So more threads than cores cost little, and a worker that ends
-//! while it is idle is not missed.
+//! A worker is any thread that entered [`work`]: a Worker on wasm32, where the standard library can't start
+//! threads, and an ordinary thread in native tests. A job doesn't wait for late workers: it closes as soon as
+//! no task is left, and waits only for the workers inside. More threads than cores therefore cost little, and a
+//! worker that ends while idle doesn't block anything.
 //!
-//! Kernels split rows and columns, never a sum: results are the same bit for bit with every number of threads.
+//! Kernels split rows and columns, never a sum: results are bit-identical for every number of threads.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -13,28 +13,28 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Looks at a changing value before a thread sleeps: about 20 µs, what the host needs between most ops. Waking a thread
-/// costs more.
+/// Number of times a thread polls before it sleeps: about 20 µs, the time the host takes between most ops.
+/// Waking a thread costs more.
 const SPINS: u32 = 1 << 14;
-/// The same where each thread has a core, and nobody waits for the one that looks: about 300 µs.
+/// The same if each thread has its own core, so that spinning holds up no other thread: about 300 µs.
 const PATIENT_SPINS: u32 = 1 << 18;
-/// Multiply-adds that are worth waking others for: about 20 µs.
+/// Minimum number of multiply-adds for which waking other threads pays off: about 20 µs.
 const WORTH_SHARING: usize = 1 << 19;
-/// How long one task of a worker may outlast all others, in seconds, before the worker is given up.
+/// Maximum time in seconds to wait for a worker to finish its task before it counts as lost.
 const PATIENCE: u32 = 120;
-/// The bit of [`Pool::state`] that lets workers in; the bits below count those inside.
+/// The bit of [`Pool::state`] that lets workers in; the lower bits count the workers inside.
 const OPEN: u32 = 1 << 31;
 
 /// One task of a job.
 #[derive(Clone, Copy)]
 pub(crate) struct Task {
-    /// Which of the job's tasks.
+    /// The task's index in the job.
     pub index: usize,
-    /// Which of the job's threads runs it, for scratch memory.
+    /// The index of the thread that runs it among the job's threads, to select its scratch memory.
     pub thread: usize,
 }
 
-/// The number of threads that share a job of `multiply_adds`: 1 if the job is small.
+/// The number of threads for a job of `multiply_adds`: 1 if the job is small.
 pub(crate) fn threads_for(multiply_adds: usize) -> usize {
     if multiply_adds < WORTH_SHARING {
         1
@@ -43,14 +43,16 @@ pub(crate) fn threads_for(multiply_adds: usize) -> usize {
     }
 }
 
-/// How many tasks to cut a job into: some for each thread, for balance, and one where there is nobody to share it with.
+/// The number of tasks to divide a job into: `each` per thread to balance the load, or one if there is a single
+/// thread.
 pub(crate) fn tasks_for(threads: usize, each: usize) -> usize {
     if threads == 1 { 1 } else { each * threads }
 }
 
 /// Runs tasks 0 to `count` on at most `threads` threads, in any order, and returns when all are done.
 pub(crate) fn for_each_task(threads: usize, count: usize, task: &(dyn Fn(Task) + Sync)) {
-    // A second caller at the same time, or a task of a job, goes alone.
+    // If another job is running, the caller runs its tasks alone. That job may be another thread's, or the one
+    // this call is nested in.
     if threads > 1 && count > 1 && !POOL.busy.swap(true, SeqCst) {
         POOL.run(threads, count, task);
     } else {
@@ -60,8 +62,8 @@ pub(crate) fn for_each_task(threads: usize, count: usize, task: &(dyn Fn(Task) +
     }
 }
 
-/// Runs the tasks of `first` and then those of `second` as one job: who finds no more of the first waits only for those
-/// that others are at, where two jobs would wake sleepers twice.
+/// Runs the tasks of `first` and then those of `second` as one job. A thread that finds no more of the first
+/// waits only for those still running, whereas two jobs would wake sleeping threads twice.
 pub(crate) fn for_each_task_in_turn(
     threads: usize,
     first: (usize, &(dyn Fn(Task) + Sync)),
@@ -75,7 +77,8 @@ pub(crate) fn for_each_task_in_turn(
                 POOL.wake_waiting();
             }
         } else {
-            // No wait is endless: tasks are taken in order, so every one of the first has a thread.
+            // This can't deadlock: tasks are taken in order, so every task of the first has been taken by a
+            // thread.
             POOL.wait_until(&|| done.load(SeqCst) == first.0);
             second.1(Task {
                 index: task.index - first.0,
@@ -85,7 +88,7 @@ pub(crate) fn for_each_task_in_turn(
     });
 }
 
-/// Gives the calling thread to the pool, until [`dismiss`].
+/// Lends the calling thread to the pool until [`dismiss`].
 pub fn work() {
     POOL.work();
 }
@@ -96,7 +99,7 @@ pub fn set_thread_per_core(enabled: bool) {
         .store(if enabled { PATIENT_SPINS } else { SPINS }, SeqCst);
 }
 
-/// Sends the workers away: [`work`] returns in each of them, after the task that it is at.
+/// Dismisses the workers: [`work`] returns in each of them once its current task is done.
 pub fn dismiss() {
     POOL.dismissals.fetch_add(1, SeqCst);
     POOL.epoch.fetch_add(1, SeqCst);
@@ -104,7 +107,8 @@ pub fn dismiss() {
     POOL.came.notify_all();
 }
 
-/// Reports that a worker was lost inside a task: the thread that waits for it panics instead of waiting.
+/// Reports that a worker was lost inside a task: the thread that waits for it panics instead of waiting
+/// forever.
 pub fn mark_worker_lost() {
     POOL.lost.store(true, SeqCst);
     POOL.left.notify_all();
@@ -118,31 +122,31 @@ struct Job {
 }
 
 struct Pool {
-    /// How many threads entered [`work`].
+    /// Number of threads that have entered [`work`].
     workers: AtomicUsize,
-    /// Whether a job runs.
+    /// Whether a job is running.
     busy: AtomicBool,
-    /// Written while nobody is inside, read by those who are.
+    /// Written while no worker is inside, read by the workers inside.
     job: UnsafeCell<Option<Job>>,
-    /// [`OPEN`] while there are tasks, and how many workers are inside.
+    /// [`OPEN`] while there are tasks, plus the number of workers inside.
     state: AtomicU32,
-    /// The next task.
+    /// Index of the next task.
     next: AtomicUsize,
-    /// Counts jobs: what idle workers watch.
+    /// Incremented for each job; idle workers watch it.
     epoch: AtomicU32,
     sleepers: AtomicU32,
     lost: AtomicBool,
     spins: AtomicU32,
-    /// How often all workers were sent away.
+    /// Number of times all workers have been dismissed.
     dismissals: AtomicU32,
     lock: Mutex<()>,
-    /// For workers: a job came.
+    /// Notifies workers of a new job.
     came: Condvar,
-    /// For who waits: the last worker left, or the last of the first tasks is done.
+    /// Notifies waiting threads that the last worker left or that the last of the first tasks is done.
     left: Condvar,
 }
 
-// SAFETY: `job` is written by the one thread that holds `busy`, while no worker is inside.
+// SAFETY: `job` is written only by the thread that holds `busy`, while no worker is inside.
 unsafe impl Sync for Pool {}
 
 static POOL: Pool = Pool {
@@ -162,23 +166,23 @@ static POOL: Pool = Pool {
 };
 
 impl Pool {
-    /// The caller holds `busy`.
+    /// The caller must hold `busy`.
     fn run(&self, threads: usize, count: usize, task: &(dyn Fn(Task) + Sync)) {
-        // SAFETY: only the lifetime changes; `Closing` lets no worker outlive this call.
+        // SAFETY: only the lifetime changes; `Closing` ensures that no worker uses the task after this call.
         let task: &'static (dyn Fn(Task) + Sync) = unsafe { std::mem::transmute(task) };
         let job = Job {
             task,
             count,
             threads,
         };
-        // SAFETY: the state is 0, nobody is inside.
+        // SAFETY: the state is 0, so no worker is inside.
         unsafe { *self.job.get() = Some(job) };
         self.next.store(0, SeqCst);
         self.state.store(OPEN, SeqCst);
         let closing = Closing(self);
         self.epoch.fetch_add(1, SeqCst);
         if self.sleepers.load(SeqCst) > 0 {
-            // With the lock no worker is between its last look and its sleep.
+            // Acquiring the lock ensures that no worker is between its last check and its sleep.
             drop(self.lock());
             self.came.notify_all();
         }
@@ -199,7 +203,8 @@ impl Pool {
     }
 
     fn work(&self) {
-        // In this order: whoever counts this worker can rely on its seeing the next job, and the next dismissal.
+        // The order matters: once `workers` counts this worker, it is guaranteed to see the next job and the
+        // next dismissal.
         let dismissals = self.dismissals.load(SeqCst);
         let mut seen = self.epoch.load(SeqCst);
         let thread = 1 + self.workers.fetch_add(1, SeqCst);
@@ -235,7 +240,7 @@ impl Pool {
             return;
         }
         let leaving = Leaving(self);
-        // SAFETY: the job stays as it is while somebody is inside.
+        // SAFETY: the job isn't written while a worker is inside.
         if let Some(job) = unsafe { *self.job.get() }
             && thread < job.threads
         {
@@ -244,10 +249,10 @@ impl Pool {
         drop(leaving);
     }
 
-    /// Waits until `done` says so.
+    /// Waits until `done` returns true.
     ///
     /// # Panics
-    /// When a worker was lost, or takes longer than one may.
+    /// If a worker was lost or takes longer than [`PATIENCE`].
     fn wait_until(&self, done: &dyn Fn() -> bool) {
         for _ in 0..self.spins.load(SeqCst) {
             if done() {
@@ -270,7 +275,7 @@ impl Pool {
         panic!("A thread of the engine was lost in the middle of its work.");
     }
 
-    /// Wakes those who wait: with the lock none is between its last look and its sleep.
+    /// Wakes the waiting threads. Acquiring the lock ensures that none is between its last check and its sleep.
     fn wake_waiting(&self) {
         drop(self.lock());
         self.left.notify_all();
@@ -281,7 +286,7 @@ impl Pool {
     }
 }
 
-/// Ends a job, also when a task panics: no worker may still use what the job borrowed.
+/// Ends a job, even if a task panics: no worker may still use what the job borrowed.
 struct Closing<'a>(&'a Pool);
 
 impl Drop for Closing<'_> {
@@ -292,7 +297,7 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Counts a worker out, also when its task panics.
+/// Marks a worker as having left, even if its task panics.
 struct Leaving<'a>(&'a Pool);
 
 impl Drop for Leaving<'_> {
@@ -310,7 +315,7 @@ pub(crate) struct DisjointSliceMut<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the users of `get` promise that no two threads have the same element.
+// SAFETY: callers of `get` guarantee that no two threads hold the same element.
 unsafe impl<T: Send> Sync for DisjointSliceMut<'_, T> {}
 
 impl<'a, T> DisjointSliceMut<'a, T> {
@@ -322,44 +327,44 @@ impl<'a, T> DisjointSliceMut<'a, T> {
         }
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// `count` elements from `first` on.
+    /// `count` elements, starting at `first`.
     ///
     /// # Panics
-    /// Where there are fewer.
+    /// If there are fewer.
     ///
     /// # Safety
-    /// None of them may be in a slice that another caller still has.
+    /// No other live slice may contain any of them.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the callers share the elements out")]
     pub unsafe fn get(&self, first: usize, count: usize) -> &mut [T] {
         assert!(first <= self.len && count <= self.len - first);
-        // SAFETY: inside the slice, and nobody else's by the caller's promise.
+        // SAFETY: inside the slice; the caller guarantees exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
     }
 
-    /// `count` elements from `first` on, to read.
+    /// `count` elements, starting at `first`, to read.
     ///
     /// # Panics
-    /// Where there are fewer.
+    /// If there are fewer.
     ///
     /// # Safety
-    /// None of them may be in a slice that another caller of [`DisjointSliceMut::get`] still has.
+    /// No live slice from [`DisjointSliceMut::get`] may contain any of them.
     #[inline(always)]
     pub unsafe fn read(&self, first: usize, count: usize) -> &[T] {
         assert!(first <= self.len && count <= self.len - first);
-        // SAFETY: inside the slice, and nobody writes by the caller's promise.
+        // SAFETY: inside the slice; the caller guarantees that no thread writes it.
         unsafe { std::slice::from_raw_parts(self.start.add(first), count) }
     }
 
-    /// Rows that begin `stride` elements after each other, the first at `first`.
+    /// Rows that start `stride` elements apart, the first one at `first`.
     ///
     /// # Safety
-    /// The elements that the holder will take may be in nobody else's rows or slice.
+    /// The elements that the holder accesses must not be in any other live rows or slice.
     pub unsafe fn rows(&self, first: usize, stride: usize) -> Rows<'_, T> {
         assert!(first <= self.len);
         Rows {
@@ -372,7 +377,7 @@ impl<'a, T> DisjointSliceMut<'a, T> {
     }
 }
 
-/// Rows of a matrix, of which the holder has some columns for itself.
+/// Rows of a matrix; the holder has exclusive access to some of their columns.
 pub(crate) struct Rows<'a, T> {
     start: *mut T,
     len: usize,
@@ -393,12 +398,12 @@ impl<'a, T> Rows<'a, T> {
     /// The first `columns` elements of a row.
     ///
     /// # Panics
-    /// Where the slice ends before.
+    /// If the slice ends earlier.
     #[inline(always)]
     pub fn row(&mut self, row: usize, columns: usize) -> &mut [T] {
         let first = row * self.stride;
         assert!(first <= self.len && columns <= self.len - first);
-        // SAFETY: inside the slice, and nobody else's by the promise that made these rows.
+        // SAFETY: inside the slice; whoever created these rows guaranteed exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), columns) }
     }
 
@@ -413,12 +418,12 @@ impl<'a, T> Rows<'a, T> {
         })
     }
 
-    /// The rows from `row` on.
+    /// The rows starting at `row`.
     pub fn skip(&mut self, row: usize) -> Rows<'_, T> {
         self.shift(row * self.stride)
     }
 
-    /// The same rows without their first elements.
+    /// The same rows without their first `first` elements.
     pub fn shift(&mut self, first: usize) -> Rows<'_, T> {
         assert!(first <= self.len);
         Rows {
@@ -431,7 +436,8 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// Calls `run(first row, rows)` on blocks of whole rows of `values`, side by side; `multiply_adds` is the whole work.
+/// Calls `run(first row, rows)` on blocks of whole rows of `values`, in parallel; `multiply_adds` is the total
+/// work.
 pub(crate) fn for_each_block_of_rows(
     values: &mut [f32],
     columns: usize,
@@ -555,7 +561,7 @@ mod tests {
         let result = std::panic::catch_unwind(|| {
             for_each_task(2, 2, &|task| {
                 if task.thread == 0 {
-                    // Not before the worker has the other task, or it would be done here.
+                    // Wait until the worker has the other task; otherwise this thread would run it.
                     while POOL.next.load(SeqCst) < 2 {}
                 } else {
                     mark_worker_lost();

@@ -1,12 +1,12 @@
 //! Four float32 lanes: SIMD128 on wasm32, arrays elsewhere, so that native tests run the same algorithms.
 //!
-//! `min`, `max` and comparisons have one meaning on both: with NaN on the left, `min` and `max` give NaN and
-//! comparisons are false, so a NaN input reaches the output instead of being hidden.
+//! `min`, `max` and comparisons behave the same on both: with NaN on the left, `min` and `max` return NaN and
+//! comparisons are false, so that a NaN input reaches the output instead of being hidden.
 
 /// The number of lanes of an [`F32x4`].
 pub const LANES: usize = 4;
 
-/// Whether [`F32x4::mul_add`] is one instruction.
+/// Whether [`F32x4::mul_add`] is a single instruction.
 pub(crate) const FUSED: bool = cfg!(target_feature = "relaxed-simd");
 
 pub use imp::F32x4;
@@ -19,7 +19,7 @@ mod imp {
     #[derive(Clone, Copy)]
     pub struct F32x4(pub(crate) v128);
 
-    /// All bits of a lane set or clear.
+    /// A mask: all bits of each lane set or clear.
     #[derive(Clone, Copy)]
     pub struct Mask(v128);
 
@@ -33,7 +33,7 @@ mod imp {
         /// `source` must be readable for four floats (any alignment).
         #[inline(always)]
         pub unsafe fn load(source: *const f32) -> Self {
-            // SAFETY: the caller's promise; v128.load takes any alignment.
+            // SAFETY: guaranteed by the caller; v128.load accepts any alignment.
             Self(unsafe { v128_load(source.cast()) })
         }
 
@@ -41,7 +41,7 @@ mod imp {
         /// `source` must be readable for one float (any alignment).
         #[inline(always)]
         pub unsafe fn load_splat(source: *const f32) -> Self {
-            // SAFETY: the caller's promise; v128.load32_splat takes any alignment.
+            // SAFETY: guaranteed by the caller; v128.load32_splat accepts any alignment.
             Self(unsafe { v128_load32_splat(source.cast()) })
         }
 
@@ -49,11 +49,11 @@ mod imp {
         /// `target` must be writable for four floats (any alignment).
         #[inline(always)]
         pub unsafe fn store(self, target: *mut f32) {
-            // SAFETY: the caller's promise; v128.store takes any alignment.
+            // SAFETY: guaranteed by the caller; v128.store accepts any alignment.
             unsafe { v128_store(target.cast(), self.0) }
         }
 
-        /// Widens four bfloat16.
+        /// Widens four bfloat16 values.
         ///
         /// # Safety
         /// `source` must be readable for four values.
@@ -63,8 +63,8 @@ mod imp {
             Self(u32x4_shl(unsafe { u32x4_load_extend_u16x4(source) }, 16))
         }
 
-        /// Widens four finite float16: the bits move into a float32 whose exponent is 112 too small, which one
-        /// exact multiplication mends, subnormals included.
+        /// Widens four finite float16 values: the bits move into a float32 whose exponent is too small by 112,
+        /// which one exact multiplication corrects, for subnormals too.
         ///
         /// # Safety
         /// `source` must be readable for four values.
@@ -107,7 +107,7 @@ mod imp {
             Self(f32x4_div(self.0, other.0))
         }
 
-        /// `self * factor + addend`: the one place that decides between two roundings and a fused one.
+        /// `self * factor + addend`: the only place that chooses between two roundings and a fused one.
         #[inline(always)]
         pub fn mul_add(self, factor: Self, addend: Self) -> Self {
             #[cfg(target_feature = "relaxed-simd")]
@@ -130,7 +130,7 @@ mod imp {
             Self(f32x4_sqrt(self.0))
         }
 
-        /// The first two lanes of both, in turn; then the last two.
+        /// The first two lanes of both, interleaved; then the last two.
         #[inline(always)]
         pub fn interleave(self, other: Self) -> (Self, Self) {
             (
@@ -154,7 +154,8 @@ mod imp {
             Mask(f32x4_lt(self.0, other.0))
         }
 
-        /// The float whose exponent's bits are the lowest 8 bits of `self`: 2^(n − 127) for their integer n.
+        /// The float whose exponent bits are the lowest 8 bits of `self`: 2^(n − 127) for the integer n that
+        /// they encode.
         #[inline(always)]
         pub fn exp2_of_low_bits(self) -> Self {
             Self(i32x4_shl(self.0, 23))
@@ -178,7 +179,7 @@ mod imp {
     #[derive(Clone, Copy)]
     pub struct F32x4([f32; 4]);
 
-    /// True or false for each lane.
+    /// A mask: true or false for each lane.
     #[derive(Clone, Copy)]
     pub struct Mask([bool; 4]);
 
@@ -212,7 +213,7 @@ mod imp {
             unsafe { target.cast::<[f32; 4]>().write_unaligned(self.0) }
         }
 
-        /// Widens four bfloat16.
+        /// Widens four bfloat16 values.
         ///
         /// # Safety
         /// `source` must be readable for four values.
@@ -223,7 +224,7 @@ mod imp {
             Self(bits.map(|lane| bf16::from_bits(lane).to_f32()))
         }
 
-        /// Widens four finite float16.
+        /// Widens four finite float16 values.
         ///
         /// # Safety
         /// `source` must be readable for four values.
@@ -264,7 +265,7 @@ mod imp {
             self.zip(other, |a, b| a / b)
         }
 
-        /// `self * factor + addend`, in two roundings.
+        /// `self * factor + addend`, with two roundings.
         #[inline(always)]
         pub fn mul_add(self, factor: Self, addend: Self) -> Self {
             self.mul(factor).add(addend)
@@ -280,7 +281,7 @@ mod imp {
             Self(self.0.map(f32::sqrt))
         }
 
-        /// The first two lanes of both, in turn; then the last two.
+        /// The first two lanes of both, interleaved; then the last two.
         #[inline(always)]
         pub fn interleave(self, other: Self) -> (Self, Self) {
             let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
@@ -302,7 +303,8 @@ mod imp {
             Mask(from_fn(|lane| self.0[lane] < other.0[lane]))
         }
 
-        /// The float whose exponent's bits are the lowest 8 bits of `self`: 2^(n − 127) for their integer n.
+        /// The float whose exponent bits are the lowest 8 bits of `self`: 2^(n − 127) for the integer n that
+        /// they encode.
         #[inline(always)]
         pub fn exp2_of_low_bits(self) -> Self {
             Self(self.0.map(|lane| f32::from_bits(lane.to_bits() << 23)))
@@ -324,7 +326,7 @@ mod imp {
 }
 
 impl F32x4 {
-    /// Four rows as four columns.
+    /// Transposes a 4 × 4 matrix.
     #[inline(always)]
     pub fn transpose([a, b, c, d]: [Self; 4]) -> [Self; 4] {
         let ((ac0, ac1), (bd0, bd1)) = (a.interleave(c), b.interleave(d));
@@ -332,14 +334,14 @@ impl F32x4 {
         [t0, t1, t2, t3]
     }
 
-    /// The sum of the lanes, in pairs.
+    /// The sum of the lanes, added pairwise.
     #[inline(always)]
     pub fn sum(self) -> f32 {
         let [a, b, c, d] = self.to_array();
         (a + c) + (b + d)
     }
 
-    /// The largest lane; NaN lanes are left out.
+    /// The largest lane, ignoring NaN.
     #[inline(always)]
     pub fn largest(self) -> f32 {
         let [a, b, c, d] = self.to_array();
@@ -347,7 +349,7 @@ impl F32x4 {
     }
 }
 
-/// Applies `op` to every element, four at a time; the rest runs through a padded vector.
+/// Applies `op` to every element, four at a time; the remainder goes through a padded vector.
 #[inline(always)]
 pub fn map_in_place(values: &mut [f32], op: impl Fn(F32x4) -> F32x4) {
     let (chunks, rest) = values.as_chunks_mut::<LANES>();
@@ -365,15 +367,15 @@ pub fn map_in_place(values: &mut [f32], op: impl Fn(F32x4) -> F32x4) {
     }
 }
 
-/// `value` in all lanes, as a value that the compilers can't foresee. V8 rebuilds a vector constant wherever it is
-/// used, with three instructions, of which one runs only once a cycle; this one stays in a register or on the stack.
-/// To be made before a loop.
+/// `value` in all lanes, opaque to the compilers. V8 rebuilds a vector constant at every use, with three
+/// instructions, one of which issues only once a cycle; an opaque value stays in a register or on the stack.
+/// Create it before a loop.
 #[inline(always)]
 pub fn constant(value: f32) -> F32x4 {
     F32x4::splat(std::hint::black_box(value))
 }
 
-/// The exponential function for x ≤ 0, with its constants: to be made before a loop.
+/// The exponential function for x ≤ 0, with its constants. Create it before a loop.
 #[derive(Clone, Copy)]
 pub struct Exp {
     lowest: F32x4,
@@ -390,9 +392,10 @@ impl Exp {
         Self {
             lowest: constant(-64.0),
             log2_e: constant(std::f32::consts::LOG2_E),
-            // Added to a small float, 1.5 · 2²³ leaves the rounded integer in the low bits; here, 127 more.
+            // Adding 1.5 · 2²³ to a small float leaves the rounded integer in the low bits; the additional 127
+            // is the exponent bias.
             shift: constant(12_582_912.0 + 127.0),
-            // Minimax polynomial of 2^f on [−½, ½] that is 1 at 0, error 5e-9.
+            // Minimax polynomial of 2^f on [−½, ½] with value 1 at 0, error 5e-9.
             series: [
                 std::f32::consts::LN_2,
                 2.402_265e-1,
@@ -406,15 +409,16 @@ impl Exp {
         }
     }
 
-    /// e^x for x ≤ 0, within 1e-7 · (1 + |x|) of its value; held at e^−64 (1.6e-28) below −64. That is as good as 0,
-    /// but no product with it is subnormal, which would slow the GEMM down many times.
+    /// e^x for x ≤ 0, with an error of at most 1e-7 · (1 + |x|) relative to its value; clamped to e^−64
+    /// (1.6e-28) below −64. That is effectively 0, yet no product with it is subnormal, which would make the
+    /// GEMM many times slower.
     #[inline(always)]
     pub fn of_nonpositive(&self, x: F32x4) -> F32x4 {
         // e^x = 2^(n + f).
         let power = x.max(self.lowest).mul(self.log2_e);
         let shifted = power.add(self.shift);
         let f = power.sub(shifted.sub(self.shift));
-        // In pairs (Estrin), because the latency of one long chain is what would limit it.
+        // Evaluated in pairs (Estrin): one long dependency chain would be limited by latency.
         let [c1, c2, c3, c4, c5, c6] = self.series;
         let f2 = f.mul(f);
         let high = c6.mul_add(f2, c5.mul_add(f, c4));
@@ -425,7 +429,7 @@ impl Exp {
     }
 }
 
-/// Σ coefficients[i] · tⁱ, in pairs (Estrin).
+/// Σ coefficients[i] · tⁱ, evaluated in pairs (Estrin).
 #[inline(always)]
 pub fn polynomial8(t: F32x4, coefficients: [F32x4; 8]) -> F32x4 {
     let [c0, c1, c2, c3, c4, c5, c6, c7] = coefficients;
