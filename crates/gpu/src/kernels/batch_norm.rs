@@ -17,31 +17,31 @@ struct Params {
     eps: f32,
 }
 
-/// What [`batch_norm`] gives.
+/// The results of [`batch_norm`].
 pub struct BatchNormOutput {
-    /// Of the input's shape.
+    /// The output, of the input's shape.
     pub y: GpuTensor,
     /// `[columns]`
     pub mean: GpuTensor,
-    /// `[columns]`, unbiased.
+    /// `[columns]`, the unbiased variance.
     pub variance: GpuTensor,
 }
 
-/// The gradients of [`batch_norm`]'s y.
+/// The gradients of [`batch_norm`].
 pub struct BatchNormGradients {
-    /// By its input, of its shape.
+    /// With respect to the input, of its shape.
     pub x: GpuTensor,
-    /// By its weight: `[columns]`.
+    /// With respect to the weight: `[columns]`.
     pub weight: GpuTensor,
-    /// By its bias: `[columns]`.
+    /// With respect to the bias: `[columns]`.
     pub bias: GpuTensor,
 }
 
-/// (x − mean) / √(variance + eps) · weight + bias by each column's statistics, the variance being the biased one; x
-/// `[rows, columns]`, weight and bias `[columns]`.
+/// (x − mean) / √(variance + eps) · weight + bias with each column's mean and biased variance; x `[rows, columns]`,
+/// weight and bias `[columns]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or there are fewer than two rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or there are fewer than two rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn batch_norm(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -63,10 +63,10 @@ pub fn batch_norm(
     Ok(BatchNormOutput { y, mean, variance })
 }
 
-/// The same by given statistics: weight, bias, mean and variance `[columns]`.
+/// [`batch_norm`] with given statistics: weight, bias, mean and variance `[columns]`.
 ///
 /// # Errors
-/// As [`batch_norm`], but a row is enough.
+/// As [`batch_norm`], except that one row suffices.
 pub fn batch_norm_inference(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -84,7 +84,7 @@ pub fn batch_norm_inference(
     Ok(y)
 }
 
-/// The gradients from that by y; grad and x `[rows, columns]`, weight `[columns]`.
+/// The gradients of [`batch_norm`], given that of y; grad and x `[rows, columns]`, weight `[columns]`.
 ///
 /// # Errors
 /// As [`batch_norm`].

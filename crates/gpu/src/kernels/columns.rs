@@ -1,4 +1,4 @@
-//! Copies of columns between tensors with the same rows.
+//! Copies columns between tensors with the same number of rows.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
@@ -26,7 +26,8 @@ struct Params {
     to_first: u32,
 }
 
-/// Copies `columns` columns of x, from one on, into y, from one on. Both have as many rows, in parts of any size.
+/// Copies `columns` adjacent columns of x into y, each starting at its own first column. Both have the same number of
+/// rows, in parts of any size.
 ///
 /// # Errors
 /// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.

@@ -18,7 +18,7 @@ struct Params {
 /// The rows of x `[M, width]`, then those of y `[N, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the widths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if the widths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn concat_rows(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
     let [rows, width] = x.shape("Rows that are joined", ["rows", "width"])?;
     let [more, other_width] = y.shape("Rows that are joined", ["rows", "width"])?;
@@ -33,10 +33,10 @@ pub fn concat_rows(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<
     Ok(joined)
 }
 
-/// The first `rows` rows of grad, and the others: the gradients by what was joined.
+/// Splits grad after its first `rows` rows: the gradients of the two joined matrices.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when there are no such rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if there are too few rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn concat_rows_backward(
     stream: &mut Stream,
     grad: &GpuTensor,

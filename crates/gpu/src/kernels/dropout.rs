@@ -1,4 +1,4 @@
-//! What the kernels that drop share.
+//! Code shared by the kernels with dropout.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, DropoutMask, Result};
@@ -6,7 +6,7 @@ use vit_msn_tensor::{Dropout, DropoutMask, Result};
 /// The generator in WGSL.
 pub(super) const DROPOUT: &str = include_str!("parts/dropout.wgsl");
 
-/// A [`DropoutMask`] among uniforms.
+/// A [`DropoutMask`] as part of a kernel's uniforms.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
 pub(super) struct Mask {

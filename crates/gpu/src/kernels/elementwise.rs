@@ -1,5 +1,4 @@
-//! Element by element: separate activations and their gradients, dropout, sums, and the gradients of losses over
-//! pairs.
+//! Element-wise ops: separate activations and their gradients, dropout, sums, and the gradients of losses over pairs.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dropout, Error, Result, check_momentum, format_dims};
@@ -24,7 +23,7 @@ struct Params {
     mask: Mask,
 }
 
-/// What an op needs beside its operands.
+/// An op's parameters besides its operands.
 #[derive(Clone, Copy)]
 struct Settings {
     activation: Activation,
@@ -50,10 +49,10 @@ pub fn activate(stream: &mut Stream, x: &GpuTensor, activation: Activation) -> R
     pairwise(stream, "apply_activation", [x, x], settings)
 }
 
-/// grad · activation′(x), x being the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
+/// grad · activation′(x), where x is the activation's input. The derivative of relu at 0 is 0, as in PyTorch.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the shapes differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if the shapes differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn activate_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -94,7 +93,7 @@ pub fn accumulate(
 /// target = momentum · target + (1 − momentum) · source.
 ///
 /// # Errors
-/// As [`activate_backward`], and INVALID_ARGUMENT unless the momentum is from 0 to 1.
+/// As [`activate_backward`], and INVALID_ARGUMENT unless the momentum is between 0 and 1.
 pub fn ema(
     stream: &mut Stream,
     target: &mut GpuTensor,
@@ -104,7 +103,7 @@ pub fn ema(
     check_momentum(momentum)?;
     source.expect("The source of a moving average", &[target.len()])?;
     let settings = Settings {
-        // Near 1 a momentum has fewer digits than what it leaves.
+        // Near 1, the momentum has fewer digits than 1 − momentum.
         scale: (1.0 - momentum) as f32,
         ..PLAIN
     };
@@ -112,7 +111,7 @@ pub fn ema(
     record(stream, "ema", source.len(), &reads, &writes, settings)
 }
 
-/// The gradient of [`crate::mse_loss`] by its predictions, 2·(x − target) / count.
+/// The gradient of [`crate::mse_loss`] with respect to its predictions, 2·(x − target) / count.
 ///
 /// # Errors
 /// As [`activate_backward`].
@@ -124,7 +123,7 @@ pub fn mse_loss_backward(
     pairwise(stream, "mse_backward", [x, target], mean_over(x))
 }
 
-/// The gradient of [`crate::bce_with_logits`] by the logits, (σ(x) − target) / count.
+/// The gradient of [`crate::bce_with_logits`] with respect to the logits, (σ(x) − target) / count.
 ///
 /// # Errors
 /// As [`activate_backward`].
@@ -149,9 +148,9 @@ fn mean_over(x: &GpuTensor) -> Settings {
     }
 }
 
-/// Zeroes each element with the dropout's probability and divides the others by 1 − probability. Which, is decided by
-/// the generator that the CPU's dropout documents, so that engines agree and the gradient is the same op with the same
-/// seed.
+/// Zeroes each element with the dropout's probability and divides the others by 1 − probability. The generator that
+/// the CPU's dropout documents selects the elements, so that engines agree and the gradient is the same op with the
+/// same seed.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a probability outside [0, 1], UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
@@ -163,7 +162,7 @@ pub fn dropout(stream: &mut Stream, x: &GpuTensor, dropout: Dropout) -> Result<G
     pairwise(stream, "dropout", [x, x], settings)
 }
 
-/// INVALID_ARGUMENT unless both have one shape.
+/// INVALID_ARGUMENT unless both have the same shape.
 pub(super) fn check_same_shape(x: &GpuTensor, y: &GpuTensor) -> Result<()> {
     if x.dims() == y.dims() {
         return Ok(());
@@ -223,7 +222,7 @@ mod tests {
     #[test]
     fn activations_and_derivatives_match_the_definitions() {
         let Some(mut stream) = stream() else { return };
-        // Not on relu's corner.
+        // Avoids relu's corner.
         let x: Vec<f32> = (-9_001..9_000).map(|v| (v as f32 + 0.5) * 2e-3).collect();
         let grad = values(x.len(), 1);
         let x_gpu = stream.upload(&x, &[x.len()]).unwrap();
@@ -259,7 +258,7 @@ mod tests {
                 | Activation::Sigmoid
                 | Activation::Gelu10
                 | Activation::Laplace => (0.0, 0.0),
-                // Grows without end.
+                // Unbounded.
                 Activation::Relu2 => continue,
                 _ => (0.0, 1.0),
             };
@@ -311,7 +310,7 @@ mod tests {
             let y = dropout(&mut stream, &x, Dropout { probability, seed }).unwrap();
             read(&mut stream, &y)
         };
-        // As the CPU's test has it, computed from the definition by another program.
+        // As in the CPU's test, computed from the definition by another program.
         let expected = [2.0, 0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 0.0];
         assert_eq!(run(0.5, 42), expected);
         assert_eq!(run(0.0, 3), [1.0; 12]);

@@ -18,7 +18,7 @@ const CONSTANTS: Constants = &["MASKED"];
 /// Which patches are replaced by the mask token.
 #[derive(Clone, Copy)]
 pub struct TokenMask<'a> {
-    /// `[batch, patches]`: anything but 0 masks.
+    /// `[batch, patches]`; any non-zero value masks.
     pub masked: &'a GpuTensor,
     /// `[width]`
     pub token: &'a GpuTensor,
@@ -30,11 +30,12 @@ struct Params {
     width: u32,
 }
 
-/// `[cls; patches] + positions`: patches `[batch, patches, width]`, cls `[width]`, positions `[1 + patches, width]` to
-/// `[batch, 1 + patches, width]`. Where the mask isn't 0, its token takes the patch's place before positions are added.
+/// `[cls; patches] + positions`: patches `[batch, patches, width]`, cls `[width]`, positions `[1 + patches, width]`
+/// to `[batch, 1 + patches, width]`. Where the mask is non-zero, the mask token replaces the patch before positions
+/// are added.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn embed_tokens(
     stream: &mut Stream,
     patches: &GpuTensor,

@@ -1,4 +1,4 @@
-//! The image processor: 8-bit images to pixel values, with Pillow's resampling bit for bit.
+//! The image processor: 8-bit images to pixel values, bit-identical to Pillow's resampling.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
@@ -15,11 +15,11 @@ const IMAGE: Kernel = Kernel {
 };
 const CONSTANTS: Constants = &["CHANNELS", "VERTICAL", "LAST"];
 
-/// Sides of a workgroup.
+/// The side of a workgroup.
 const SIDE: usize = 8;
-/// Bytes of a pixel between the passes.
+/// Bytes per pixel between the passes.
 const PACKED: usize = 4;
-/// What the rows of a copied texture are aligned to.
+/// The row alignment of a copied texture.
 const PITCH: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 
 /// An 8-bit image on the device.
@@ -28,16 +28,16 @@ pub struct GpuImage {
     width: usize,
     height: usize,
     channels: usize,
-    /// Bytes of a row.
+    /// Bytes per row.
     pitch: usize,
 }
 
 impl GpuImage {
-    /// An image to [`GpuImage::write`]: width, height and channels, of which there are 1 to 4 (grey, grey and alpha,
-    /// RGB, RGBA).
+    /// An image to be filled by [`GpuImage::write`]: width, height and 1 to 4 channels (grey, grey and alpha, RGB,
+    /// RGBA).
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, UNSUPPORTED for one that is larger than a binding, OUT_OF_MEMORY, ENGINE_DEAD.
+    /// INVALID_ARGUMENT, UNSUPPORTED for an image that exceeds a binding, OUT_OF_MEMORY, ENGINE_DEAD.
     pub fn new(stream: &Stream, [width, height, channels]: [usize; 3]) -> Result<Self> {
         if width == 0 || height == 0 || !(1..=4).contains(&channels) {
             return Err(Error::InvalidArgument(format!(
@@ -48,10 +48,11 @@ impl GpuImage {
         Self::uninit(stream, [width, height, channels], pitch)
     }
 
-    /// Uploads bytes of the image from `offset` on, a multiple of 4; only the last may be no multiple of 4 bytes.
+    /// Uploads bytes of the image, starting at `offset`, a multiple of 4. Only the last upload's length may not be a
+    /// multiple of 4.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for more bytes than there are, ENGINE_DEAD.
+    /// INVALID_ARGUMENT if the bytes exceed the image, ENGINE_DEAD.
     pub fn write(&self, stream: &mut Stream, offset: usize, bytes: &[u8]) -> Result<()> {
         let end = offset.checked_add(bytes.len());
         if !offset.is_multiple_of(4) || end.is_none_or(|end| end > self.pitch * self.height) {
@@ -73,7 +74,7 @@ impl GpuImage {
         stream.write(buffer, (offset + words.len()) as u64, &last)
     }
 
-    /// Copies an rgba8unorm texture, which may be destroyed when this returns.
+    /// Copies an rgba8unorm texture, which may be destroyed once this returns.
     ///
     /// # Errors
     /// As [`GpuImage::new`].
@@ -85,7 +86,7 @@ impl GpuImage {
         Ok(image)
     }
 
-    /// [`GpuImage::from_texture`] of a page's own texture of this width and height.
+    /// [`GpuImage::from_texture`] of a web page's texture with this width and height.
     #[cfg(target_arch = "wasm32")]
     pub fn from_page(
         stream: &mut Stream,
@@ -130,21 +131,21 @@ impl GpuImage {
     }
 }
 
-/// How one axis is resampled: for each result the first pixel, the number of pixels and their weights in fixed point with
-/// 22 fractional bits, `stride` numbers in all.
+/// How one axis is resampled: for each result the first pixel, the number of pixels and their weights in fixed point
+/// with 22 fractional bits, `stride` numbers in total.
 #[derive(Clone, Copy)]
 pub struct Axis<'a> {
-    /// All results' numbers one after the other.
+    /// The numbers of all results in sequence.
     pub table: &'a [i32],
-    /// How many there are for each.
+    /// Numbers per result.
     pub stride: usize,
 }
 
 impl Axis<'_> {
-    /// Results along the axis.
+    /// The number of results along the axis.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the table has no whole rows, or names pixels beyond `size`.
+    /// INVALID_ARGUMENT if the table isn't a whole number of rows, or refers to pixels beyond `size`.
     fn check(&self, size: usize) -> Result<usize> {
         let is_inside = |row: &[i32]| {
             let [first, count] = [i64::from(row[0]), i64::from(row[1])];
@@ -165,20 +166,21 @@ impl Axis<'_> {
     }
 }
 
-/// What becomes of an image.
+/// How an image is preprocessed.
 #[derive(Clone, Copy)]
 pub struct ImagePlan<'a> {
-    /// How the width changes.
+    /// How the width is resampled.
     pub columns: Axis<'a>,
-    /// How the height changes.
+    /// How the height is resampled.
     pub rows: Axis<'a>,
-    /// Whether the rows' number changes before their width does.
+    /// Whether the height is resampled before the width.
     pub rows_first: bool,
-    /// Where in the resampled image the result begins; it may reach beyond, where the image counts as black.
+    /// The left edge of the result in the resampled image. The result may extend past the image, which is black
+    /// there.
     pub left: i32,
-    /// As `left`.
+    /// The top edge; see `left`.
     pub top: i32,
-    /// What each of 256 bytes becomes, for each of three channels.
+    /// The value of each of 256 bytes, for each of three channels.
     pub values: &'a [f32],
 }
 
@@ -203,11 +205,11 @@ struct Pass<'a> {
     pitch: usize,
     axis: Axis<'a>,
     vertical: bool,
-    /// Width and height of what it makes.
+    /// Width and height of its output.
     full: [usize; 2],
 }
 
-/// Pixel values `[batch, 3, height, width]` for [`preprocess`] to fill.
+/// Pixel values `[batch, 3, height, width]` to be filled by [`preprocess`].
 ///
 /// # Errors
 /// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
@@ -215,11 +217,11 @@ pub fn empty_pixels(stream: &mut Stream, dims: &[usize]) -> Result<GpuTensor> {
     stream.uninit(dims)
 }
 
-/// Makes image `index` of `pixels` `[batch, 3, height, width]`: resamples, crops, and gives bytes their values. Alpha
-/// is dropped, grey repeated.
+/// Computes image `index` of `pixels` `[batch, 3, height, width]`: resamples, crops, and maps bytes to values. Alpha
+/// is dropped, grey is repeated.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn preprocess(
     stream: &mut Stream,
     image: &GpuImage,
@@ -337,7 +339,7 @@ mod tests {
 
     const CROP: [usize; 2] = [7, 9];
 
-    /// A table of overlapping stretches with weights of both signs that sum to about one.
+    /// A table of overlapping windows whose weights have both signs and sum to about one.
     fn table(size: usize, results: usize) -> (Vec<i32>, usize) {
         let taps = size.min(3);
         let rows = (0..results).flat_map(|i| {

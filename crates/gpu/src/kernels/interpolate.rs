@@ -1,4 +1,4 @@
-//! Position embeddings for images of another size.
+//! Position embeddings for other image sizes.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, bicubic_taps, numel};
@@ -23,7 +23,7 @@ struct Params {
     new_columns: u32,
 }
 
-/// The four samples that one is made of.
+/// The four samples that one is interpolated from.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
 struct Taps {
@@ -31,12 +31,12 @@ struct Taps {
     weights: [f32; 4],
 }
 
-/// Interpolates positions `[1 + rows·columns, width]` to `[1, 1 + new_rows·new_columns, width]`: bicubic with corners
-/// unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the CLS token's position
-/// is copied. Grids are (rows, columns).
+/// Interpolates positions `[1 + rows·columns, width]` to `[1, 1 + new_rows·new_columns, width]`: bicubic with
+/// unaligned corners and clamped edges, like `torch.nn.functional.interpolate(mode="bicubic", size=…)`. The CLS
+/// token's position is copied. Grids are (rows, columns).
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a grid is empty or a length doesn't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if a grid is empty or a length doesn't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn interpolate_positions(
     stream: &mut Stream,
     positions: &GpuTensor,
@@ -52,7 +52,7 @@ pub fn interpolate_positions(
         )));
     }
     positions.expect("The position embeddings", &[cells.saturating_add(1), width])?;
-    // The largest tensor first: a size that no device holds is refused before its tables are made.
+    // Allocate the largest tensor first, so that a size that exceeds the device fails before its tables are built.
     let y = stream.uninit(&[1, new_cells.saturating_add(1), width])?;
     let taps: Vec<Taps> = (0..new_grid.0)
         .map(|row| taps(row, grid.0, new_grid.0))

@@ -19,10 +19,10 @@ struct Params {
     eps: f32,
 }
 
-/// Normalises the last dimension of x, then scales it by weight `[width]` and shifts it by bias `[width]`.
+/// Normalises x over its last dimension, then scales it by weight `[width]` and shifts it by bias `[width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn layer_norm(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -35,7 +35,7 @@ pub fn layer_norm(
     Ok(y)
 }
 
-/// [`layer_norm`] in the form that suits the only reader of its result.
+/// [`layer_norm`], with the result in the format that suits its only reader.
 ///
 /// # Errors
 /// As [`layer_norm`].
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn odd_shapes_match_the_definition() {
         on_shapes([1usize..40, 1usize..400], |stream, [rows, width]| {
-            // Far from zero, where a variance by E[x²] − E[x]² would lose its digits.
+            // Far from zero, where computing the variance as E[x²] − E[x]² would lose digits.
             let x: Vec<f32> = values(rows * width, 1).iter().map(|v| v + 10.0).collect();
             let x_gpu = stream.upload(&x, &[rows, width]).unwrap();
             let (weight, weight_gpu) = random(stream, &[width], 2);

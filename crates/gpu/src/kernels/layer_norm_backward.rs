@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
-/// Rows of one partial sum: the kernel's BLOCK.
+/// Rows per partial sum: the kernel's BLOCK.
 const BLOCK: usize = 64;
 
 #[repr(C)]
@@ -24,11 +24,11 @@ struct Params {
 
 /// The gradients of [`crate::layer_norm`].
 pub struct LayerNormGradients {
-    /// By its input, of its shape.
+    /// With respect to the input, of its shape.
     pub x: GpuTensor,
-    /// By its weight: `[width]`.
+    /// With respect to the weight: `[width]`.
     pub weight: GpuTensor,
-    /// By its bias: `[width]`.
+    /// With respect to the bias: `[width]`.
     pub bias: GpuTensor,
 }
 
@@ -40,10 +40,10 @@ fn kernel(context: &Context, entry_point: &'static str) -> Kernel {
     }
 }
 
-/// The gradients of layer normalisation from that by its output; grad and x `[..., width]`, weight `[width]`.
+/// The gradients of layer normalisation, given that of its output; grad and x `[..., width]`, weight `[width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn layer_norm_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream};
 
-    /// By x, weight and bias, in float64.
+    /// The gradients of x, weight and bias, in float64.
     fn naive(grad: &[f32], x: &[f32], weight: &[f32], eps: f64) -> [Vec<f64>; 3] {
         let width = weight.len();
         let mut out = [vec![0.0; x.len()], vec![0.0; width], vec![0.0; width]];

@@ -1,4 +1,4 @@
-//! The reference's losses.
+//! The losses of the reference implementation.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
@@ -23,16 +23,16 @@ struct Params {
 /// The mean cross-entropy of logits `[labels.len(), classes]` over the labels that aren't −100, as `[1]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for another shape, naming a label that is no class, or when every label is ignored; UNSUPPORTED,
-/// OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT for another shape, for a label that isn't a class (named in the error), or if every label is
+/// ignored; UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn cross_entropy(stream: &mut Stream, logits: &GpuTensor, labels: &[i32]) -> Result<GpuTensor> {
     cross_entropy_smoothed(stream, logits, labels, 0.0)
 }
 
-/// [`cross_entropy`] with label smoothing s as PyTorch's: the target is (1 − s)·one_hot + s / classes.
+/// [`cross_entropy`] with label smoothing s as in PyTorch: the target is (1 − s)·one_hot + s / classes.
 ///
 /// # Errors
-/// As there, and for s outside [0, 1].
+/// As [`cross_entropy`], and INVALID_ARGUMENT for s outside [0, 1].
 pub fn cross_entropy_smoothed(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -47,10 +47,11 @@ pub fn cross_entropy_smoothed(
     Ok(y)
 }
 
-/// The gradient of [`cross_entropy_smoothed`] by the logits, (softmax − target) / count; rows of ignored labels get 0.
+/// The gradient of [`cross_entropy_smoothed`] with respect to the logits, (softmax − target) / count. Rows of ignored
+/// labels get 0.
 ///
 /// # Errors
-/// As there.
+/// As [`cross_entropy_smoothed`].
 pub fn cross_entropy_backward(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -67,7 +68,7 @@ pub fn cross_entropy_backward(
     Ok(y)
 }
 
-/// How many labels count.
+/// The number of labels that aren't ignored.
 fn check_classes(logits: &GpuTensor, labels: &[i32], smoothing: f64) -> Result<usize> {
     if !(0.0..=1.0).contains(&smoothing) {
         return Err(Error::InvalidArgument(format!(
@@ -79,7 +80,7 @@ fn check_classes(logits: &GpuTensor, labels: &[i32], smoothing: f64) -> Result<u
     check_labels(labels, classes)
 }
 
-/// How many labels count.
+/// The number of labels that aren't ignored.
 fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
     let mut count = 0;
     for (index, &label) in labels.iter().enumerate() {
@@ -106,7 +107,7 @@ fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
 /// The mean squared error over all elements, as `[1]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the lengths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if the lengths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn mse_loss(
     stream: &mut Stream,
     predictions: &GpuTensor,
@@ -116,7 +117,7 @@ pub fn mse_loss(
     mean_over_pairs(stream, "mse", predictions, targets)
 }
 
-/// The mean binary cross-entropy of logits with targets in 0..=1 over all elements, as `[1]`, computed without
+/// The mean binary cross-entropy of logits and targets in 0..=1 over all elements, as `[1]`, computed without
 /// overflow.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The ops: each a host that checks shapes and chooses tiles, beside the WGSL that it runs.
+//! The ops. Each is a host function that checks shapes and chooses tiles, next to the WGSL that it runs.
 
 pub mod attention;
 pub mod batch_norm;
@@ -27,18 +27,18 @@ use crate::context::Context;
 use crate::pipelines::Constants;
 use crate::profile::Cost;
 
-/// Below this many workgroups a large GPU idles: ops with a choice then take smaller tiles.
+/// With fewer workgroups a large GPU idles, so ops with a choice use smaller tiles.
 const ENOUGH_WORKGROUPS: usize = 128;
 
-/// Invocations of the elementwise kernels' workgroups: two warps or one wavefront.
+/// Workgroup size of the element-wise kernels: two warps or one wavefront.
 const LINE: usize = 64;
 
-/// Reductions over a workgroup, by barriers alone and by subgroups.
+/// Reductions over a workgroup, with barriers only and with subgroups.
 const REDUCE: &str = include_str!("parts/reduce.wgsl");
 const REDUCE_SUBGROUPS: &str = include_str!("parts/reduce_subgroups.wgsl");
 const REDUCE_CONSTANTS: Constants = &["LANES"];
 
-/// The parts of a kernel that reduces, for a device.
+/// The sources of a kernel with a reduction, for a device.
 macro_rules! reducing {
     ($context:expr, $($kernel:literal),+) => {
         if $context.has_subgroups() {
@@ -54,12 +54,12 @@ macro_rules! reducing {
 }
 use reducing;
 
-/// The value of the reductions' constant: invocations of a workgroup.
+/// The value of the reductions' constant LANES: invocations per workgroup.
 fn lanes(context: &Context) -> [u32; 1] {
     [if context.is_software() { 8 } else { 64 }]
 }
 
-/// The cost of moving `floats` float32 values in all, and of `flop` operations.
+/// The cost of moving `floats` float32 values and performing `flop` operations.
 fn cost(floats: u64, flop: u64) -> Cost {
     Cost {
         flop,
@@ -67,10 +67,10 @@ fn cost(floats: u64, flop: u64) -> Cost {
     }
 }
 
-/// Workgroups of a dimension at most, by WebGPU's default limits.
+/// Maximum number of workgroups per dimension, from WebGPU's default limits.
 const WIDEST: usize = 65535;
 
-/// Workgroups for `count` rows, folded into two dimensions; kernels compare their row with the number of rows.
+/// Workgroups for `count` rows, folded into two dimensions. Kernels check their row against the number of rows.
 fn fold_rows(count: usize) -> [usize; 3] {
     [count.min(WIDEST), count.div_ceil(WIDEST), 1]
 }

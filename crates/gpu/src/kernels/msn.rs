@@ -1,4 +1,4 @@
-//! What Masked Siamese Networks learn by (Assran et al. 2022, arXiv 2204.07141): targets and the loss.
+//! The training objective of Masked Siamese Networks (Assran et al. 2022, arXiv 2204.07141): targets and loss.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, MsnLoss, MsnTargets, Result, views_of};
@@ -20,11 +20,11 @@ struct Params {
     entropy_weight: f32,
 }
 
-/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by
-/// its sum and each row by its own.
+/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ. Then each Sinkhorn iteration divides columns by
+/// their sums and rows by theirs.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for another shape or a number out of range, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT for another shape or an option out of range, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn msn_targets(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -56,11 +56,11 @@ pub fn msn_targets(
     Ok(y)
 }
 
-/// The loss of logits `[V · B, K]` beside targets `[B, K]`, and its terms, as `[4]`: loss, cross_entropy, me_max,
+/// The loss of logits `[V · B, K]` with targets `[B, K]`, and its terms, as `[4]`: loss, cross_entropy, me_max,
 /// entropy.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or a weight isn't finite, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or a weight isn't finite, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn msn_loss(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -77,10 +77,10 @@ pub fn msn_loss(
     Ok(y)
 }
 
-/// The gradient of [`msn_loss`]'s loss by the logits.
+/// The gradient of [`msn_loss`]'s loss with respect to the logits.
 ///
 /// # Errors
-/// As there.
+/// As [`msn_loss`].
 pub fn msn_loss_backward(
     stream: &mut Stream,
     logits: &GpuTensor,
@@ -115,9 +115,9 @@ fn check(logits: &GpuTensor, targets: &GpuTensor, weights: MsnLoss) -> Result<Pa
     })
 }
 
-/// What all anchors say together.
+/// Statistics of all anchors.
 struct Anchors {
-    /// Sums of their probabilities: `[width]`.
+    /// Sums of the anchors' probabilities: `[width]`.
     sums: GpuTensor,
     /// Cross-entropy, entropy and ln Σ e^logit: `[rows, 3]`.
     row_terms: GpuTensor,
@@ -219,7 +219,7 @@ mod tests {
             [1usize..4, 1usize..8, 1usize..20],
             |stream, [views, rows, k]| {
                 let logits = scaled(views * rows * k, 2, 6.0);
-                // Targets that don't sum to 1, too.
+                // Includes targets that don't sum to 1.
                 let targets: Vec<f32> = values(rows * k, 5).into_iter().map(f32::abs).collect();
                 let logits_gpu = stream.upload(&logits, &[views * rows, k]).unwrap();
                 let targets_gpu = stream.upload(&targets, &[rows, k]).unwrap();

@@ -1,5 +1,5 @@
-//! One step of an optimiser, in place. Hyper-parameters are float64; what is the same for all elements is computed so,
-//! and rounded once.
+//! One in-place step of an optimiser. Hyper-parameters are float64; values shared by all elements are computed in
+//! float64 and rounded once.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{AdamW, Lars, Result, Sgd};
@@ -24,11 +24,11 @@ struct Params {
     epsilon: f32,
 }
 
-/// One step of AdamW as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero before the first: the formulas
-/// are those of the CPU's step.
+/// One step of AdamW like `torch.optim.AdamW`, with the formulas of the CPU's step. The moments `m` and `v` are zero
+/// before the first step.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range, UNSUPPORTED, ENGINE_DEAD.
+/// INVALID_ARGUMENT if lengths differ or a hyper-parameter is out of range, UNSUPPORTED, ENGINE_DEAD.
 pub fn adamw_step(
     stream: &mut Stream,
     parameter: &mut GpuTensor,
@@ -57,8 +57,8 @@ pub fn adamw_step(
     record(stream, "adamw_step", params, &[gradient.binding()], &writes)
 }
 
-/// One step of stochastic gradient descent as `torch.optim.SGD` does it, with dampening 0. `momentum` may be None where
-/// the options' momentum is 0.
+/// One step of stochastic gradient descent like `torch.optim.SGD`, with dampening 0. `momentum` may be None if the
+/// options' momentum is 0.
 ///
 /// # Errors
 /// As [`adamw_step`].
@@ -100,7 +100,7 @@ pub fn sgd_step(
     record(stream, "sgd_step", params, &reads, &writes)
 }
 
-/// One step of LARS by the formulas of the CPU's step; `momentum` is zero before the first.
+/// One step of LARS with the formulas of the CPU's step; `momentum` is zero before the first step.
 ///
 /// # Errors
 /// As [`adamw_step`], and OUT_OF_MEMORY.
@@ -229,7 +229,7 @@ mod tests {
         on_shapes(options, |stream, (count, kind)| {
             let (momentum, nesterov) = [(0.0, false), (0.9, false), (0.9, true)][kind];
             let (start, mut w) = random(stream, &[count], 1);
-            // A buffer that was never written doesn't matter, as long as it is finite.
+            // An uninitialised buffer doesn't matter, as long as it is finite.
             let (_, mut buffer) = random(stream, &[count], 2);
             let (mut expected, mut momenta) = (wide(&start), vec![0.0; count]);
             for step in 0..3 {

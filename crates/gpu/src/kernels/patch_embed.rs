@@ -1,4 +1,4 @@
-//! The patch embedding: a convolution whose stride is its kernel, as a gather and a linear layer.
+//! The patch embedding: a convolution whose stride equals its kernel size, as a gather and a linear layer.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Error, Result};
@@ -27,12 +27,12 @@ struct Params {
     patch_width: u32,
 }
 
-/// The patch projection: pixels `[batch, channels, height, width]` and the weight of a convolution `[outputs, channels,
-/// patch_height, patch_width]`, flattened into a linear layer's, to `[batch, patches, outputs]`, patches row by row.
-/// `patch` is (height, width). Pixels beyond the last whole patch are left out, as by a convolution.
+/// The patch projection: pixels `[batch, channels, height, width]` and a convolution's weight `[outputs, channels,
+/// patch_height, patch_width]`, flattened into that of a linear layer, to `[batch, patches, outputs]`, patches in
+/// row-major order. `patch` is (height, width). Pixels past the last whole patch are ignored, as in a convolution.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or no patch does, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or no patch fits, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn patch_embed(
     stream: &mut Stream,
     pixels: &GpuTensor,
@@ -53,11 +53,11 @@ pub fn patch_embed(
     linear(stream, &gathered, projection, Activation::Identity, None)
 }
 
-/// The gradients of [`patch_embed`] by the projection's weight `[outputs, channels · patch_height · patch_width]` and
-/// bias `[outputs]`, from grad `[batch, patches, outputs]`.
+/// The gradients of [`patch_embed`] with respect to the projection's weight `[outputs, channels · patch_height ·
+/// patch_width]` and bias `[outputs]`, given grad `[batch, patches, outputs]`.
 ///
 /// # Errors
-/// As there.
+/// As [`patch_embed`].
 pub fn patch_embed_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -88,7 +88,7 @@ fn patches_of(pixels: &GpuTensor, patch: (usize, usize)) -> Result<[usize; 3]> {
     Ok([batch, rows * columns, channels * patch_height * patch_width])
 }
 
-/// The image laid out patch by patch.
+/// The image in patch order.
 fn gather(
     stream: &mut Stream,
     pixels: &GpuTensor,
@@ -169,7 +169,7 @@ mod tests {
                 assert_eq!(y.dims(), [batch, patches, outputs]);
                 let expected = naive(&pixels, size, &weight, patch, &bias);
                 assert_close(&read(stream, &y), &expected, 1e-5);
-                // Linear in the weight: <grad, y - bias> is <gradient by the weight, weight>.
+                // The op is linear in the weight: <grad, y - bias> equals <gradient of the weight, weight>.
                 let (grad, grad_gpu) = random(stream, y.dims(), 4);
                 let (by_weight, by_bias) =
                     patch_embed_backward(stream, &grad_gpu, &pixels_gpu, patch.into()).unwrap();

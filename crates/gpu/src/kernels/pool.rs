@@ -25,7 +25,7 @@ struct Params {
 /// x `[batch, tokens, width]` to `[batch, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT for another rank or the mean of zero patches, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuTensor> {
     let names = ["batch", "tokens", "width"];
     let [batch, tokens, width] = x.shape("The input of pooling", names)?;

@@ -1,4 +1,4 @@
-//! Cosine similarities with prototypes: rows of length 1, and their products by the gradients' GEMM.
+//! Cosine similarities with prototypes: L2-normalised rows, multiplied by the gradients' GEMM.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_temperature};
@@ -18,10 +18,11 @@ struct Params {
     transposed: u32,
 }
 
-/// normalize(x) · normalize(prototypes)ᵀ / temperature; x `[rows, width]`, prototypes `[K, width]` to `[rows, K]`.
+/// normalize(x) · normalize(prototypes)ᵀ / temperature; x `[rows, width]` and prototypes `[K, width]` give `[rows,
+/// K]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or the temperature isn't above 0, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or the temperature isn't positive, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn prototype_logits(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -34,10 +35,10 @@ pub fn prototype_logits(
     product(stream, Left::Rows(&x), &right, [rows, count, width])
 }
 
-/// The gradients of [`prototype_logits`] by x and prototypes.
+/// The gradients of [`prototype_logits`] with respect to x and prototypes.
 ///
 /// # Errors
-/// As there.
+/// As [`prototype_logits`].
 pub fn prototype_logits_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -47,7 +48,7 @@ pub fn prototype_logits_backward(
 ) -> Result<[GpuTensor; 2]> {
     let [rows, width, count] = check(x, prototypes, temperature)?;
     grad.expect("The gradient by the logits", &[rows, count])?;
-    // Of either product one factor carries the temperature.
+    // In both products, one factor includes the temperature.
     let scale = 1.0 / temperature;
     let right = normalised(stream, prototypes, scale, false)?;
     let by_x = product(stream, Left::Rows(grad), &right, [rows, width, count])?;
@@ -72,7 +73,7 @@ fn check(x: &GpuTensor, prototypes: &GpuTensor, temperature: f64) -> Result<[usi
     )))
 }
 
-/// Rows of the length `length`, as columns where they are to be `transposed`.
+/// Scales rows to the length `length`; `transposed` stores them as columns.
 fn normalised(
     stream: &mut Stream,
     x: &GpuTensor,

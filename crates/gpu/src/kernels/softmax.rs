@@ -15,7 +15,7 @@ struct Params {
     width: u32,
 }
 
-/// The softmax of each row of the last dimension.
+/// Softmax over the last dimension.
 ///
 /// # Errors
 /// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
@@ -63,7 +63,7 @@ mod tests {
         on_shapes(
             ([1usize..40, 1usize..300], -200f32..200.0),
             |stream, ([rows, width], shift)| {
-                // A shift changes nothing but what exp would overflow on.
+                // A shift only matters to an exp that would overflow.
                 let data = values(rows * width, 1);
                 let x: Vec<f32> = data.iter().map(|v| 10.0 * v + shift).collect();
                 let x_gpu = stream.upload(&x, &[rows, width]).unwrap();

@@ -1,4 +1,4 @@
-//! Sums over columns and over all elements, without atomics: the same bits on every run.
+//! Sums over columns and over all elements, without atomics, so that every run gives the same bits.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::Result;
@@ -8,7 +8,7 @@ use crate::buffers::{Binding, GpuTensor};
 use crate::pipelines::Kernel;
 use crate::stream::{Op, Stream};
 
-/// Rows that one invocation sums: the kernel's BLOCK.
+/// Rows summed by one invocation: the kernel's BLOCK.
 const BLOCK: usize = 64;
 
 #[repr(C)]
@@ -48,7 +48,7 @@ pub(super) fn column_sums(
     column_sums(stream, y.binding(), [blocks, columns, columns], dims)
 }
 
-/// The sum of squares over all elements, as `[1]`: pairwise in float32, in a fixed order.
+/// The sum of squares of all elements, as `[1]`: pairwise in float32, in a fixed order.
 ///
 /// # Errors
 /// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.

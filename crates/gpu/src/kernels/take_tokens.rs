@@ -1,4 +1,4 @@
-//! Masked inference: the encoder sees only the patches that are to be seen.
+//! Masked inference: the encoder processes only the visible patches.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Result, check_len};
@@ -21,11 +21,11 @@ struct Params {
     width: u32,
 }
 
-/// The CLS token and the chosen patches of each image, in the order of `patches` `[batch, visible]`, whose indices
-/// count from the first patch: x `[batch, tokens, width]` to `[batch, 1 + visible, width]`.
+/// The CLS token and the selected patches of each image, in the order of `patches` `[batch, visible]`, whose indices
+/// start at the first patch: x `[batch, tokens, width]` to `[batch, 1 + visible, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if lengths don't match or a patch doesn't exist, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn take_tokens(
     stream: &mut Stream,
     x: &GpuTensor,

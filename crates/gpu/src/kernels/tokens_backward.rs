@@ -1,5 +1,5 @@
-//! The gradients of the ops that move tokens about. What a scatter would add, each result gathers: the host lists, for
-//! every target, what it is due, so that there are no atomics and sums have one order.
+//! The gradients of the ops that move tokens. Each result gathers what a scatter would add to it: the host lists the
+//! contributions to every target, so that there are no atomics and sums have a fixed order.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Error, Pooling, Result, bicubic_taps, check_len, numel};
@@ -20,7 +20,7 @@ struct Params {
     new_columns: u32,
 }
 
-/// What a target is due.
+/// One contribution to a target.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
 struct Entry {
@@ -28,7 +28,7 @@ struct Entry {
     weight: f32,
 }
 
-/// The entries of each target, one after the other, and where each target's begin and end.
+/// The entries of all targets in sequence, and the start and end of each target's entries.
 #[derive(Default)]
 struct Table {
     spans: Vec<[u32; 2]>,
@@ -36,7 +36,7 @@ struct Table {
 }
 
 impl Table {
-    /// Adds `targets` targets; `pairs` are a target's index and its entry.
+    /// Appends `targets` targets; `pairs` holds target indices with their entries.
     fn add(&mut self, targets: usize, pairs: &[(u32, Entry)]) {
         let base = self.spans.len();
         let mut next = self.entries.len() as u32;
@@ -63,21 +63,21 @@ impl Table {
 
 /// The gradients of [`crate::embed_tokens`].
 pub struct EmbedGradients {
-    /// `[batch, patches, width]`, zero where a patch was masked.
+    /// `[batch, patches, width]`, zero for masked patches.
     pub patches: GpuTensor,
     /// `[1, 1, width]`
     pub cls: GpuTensor,
     /// `[1, 1 + patches, width]`
     pub positions: GpuTensor,
-    /// `[1, 1, width]`, where there was a mask.
+    /// `[1, 1, width]`, if there was a mask.
     pub mask_token: Option<GpuTensor>,
 }
 
-/// The gradients by what [`crate::embed_tokens`] puts together, from grad `[batch, 1 + patches, width]`: what masked
-/// patches would get goes to the mask token. `masked` is `[batch, patches]`, anything but 0 masks.
+/// The gradients of [`crate::embed_tokens`], given grad `[batch, 1 + patches, width]`. Those of masked patches are
+/// added to the mask token's. `masked` is `[batch, patches]`; any non-zero value masks.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or there is no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or there is no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn embed_tokens_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -128,11 +128,11 @@ fn embed(
     record(stream, "embed", mode, params, &reads, y, workgroups)
 }
 
-/// The gradient of [`crate::take_tokens`]: grad `[batch, 1 + visible, width]` to `[batch, tokens, width]`, zero for the
-/// tokens that were left out; what was taken twice gets both.
+/// The gradient of [`crate::take_tokens`]: grad `[batch, 1 + visible, width]` to `[batch, tokens, width]`. Tokens
+/// that weren't taken get zero; a token that was taken twice gets the sum.
 ///
 /// # Errors
-/// As there.
+/// As [`crate::take_tokens`].
 pub fn take_tokens_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -155,7 +155,7 @@ pub fn take_tokens_backward(
             tokens - 1
         )));
     }
-    // The largest tensor first: a size that no device holds is refused before its tables are made.
+    // Allocate the largest tensor first, so that a size that exceeds the device fails before its tables are built.
     let y = stream.uninit(&[batch, tokens, width])?;
     let mut table = Table::default();
     for patches in patches.chunks_exact(visible) {
@@ -182,7 +182,7 @@ fn whole(place: u32) -> Entry {
 /// The gradient of [`crate::pool`]: grad `[batch, width]` to `[batch, tokens, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for another rank or the mean of no patch, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT for another rank or the mean of zero patches, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn pool_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -212,11 +212,11 @@ pub fn pool_backward(
     Ok(y)
 }
 
-/// The gradient of [`crate::interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to `[1, 1
-/// + rows·columns, width]`.
+/// The gradient of [`crate::interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to `[1,
+/// 1 + rows·columns, width]`.
 ///
 /// # Errors
-/// As there.
+/// As [`crate::interpolate_positions`].
 pub fn interpolate_positions_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -251,7 +251,7 @@ pub fn interpolate_positions_backward(
     Ok(y)
 }
 
-/// Which samples of the old axis those of the new one were made of, and by how much.
+/// The samples of the old axis that each sample of the new one was interpolated from, and their weights.
 fn transposed_taps(len: usize, new_len: usize) -> Vec<(u32, Entry)> {
     let taps_of = |index: usize| {
         bicubic_taps(index, len, new_len).map(|(source, weight)| {

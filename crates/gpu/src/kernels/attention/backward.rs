@@ -1,5 +1,5 @@
-//! The gradients of self-attention by queries, keys and values: one pass for the queries' statistics, one over queries,
-//! one over keys.
+//! The gradients of self-attention with respect to queries, keys and values: one pass for the statistics of the
+//! queries, one over queries, one over keys.
 
 use vit_msn_tensor::{Dropout, Result};
 
@@ -15,16 +15,16 @@ const GRAD_VEC4: &str = include_str!("../parts/grad_vec4.wgsl");
 const GRAD_SCALAR: &str = include_str!("../parts/grad_scalar.wgsl");
 const BACKWARD: &str = include_str!("backward.wgsl");
 
-/// Rows and channels of a workgroup.
+/// Rows and channels per workgroup.
 const ROWS: usize = 16;
 const CHANNELS: usize = 64;
 
-/// The gradient of [`crate::scaled_dot_product_attention`] by qkv `[batch, tokens, 3·width]`; grad and context, which
-/// the op returned, are `[batch, tokens, width]`. Probabilities are computed again, and memory grows with the tokens,
-/// not their square.
+/// The gradient of [`crate::scaled_dot_product_attention`] with respect to qkv `[batch, tokens, 3·width]`. grad and
+/// context, the op's result, are `[batch, tokens, width]`. Probabilities are recomputed, so memory grows linearly
+/// with the tokens rather than quadratically.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn scaled_dot_product_attention_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -39,8 +39,8 @@ pub fn scaled_dot_product_attention_backward(
     Ok(backward.y)
 }
 
-/// The gradient of [`crate::eager_attention`] and, with `dropout`, of [`crate::eager_attention_dropout`] by qkv, from
-/// the probabilities `[batch, heads, tokens, tokens]` that the op returned.
+/// The gradient of [`crate::eager_attention`] or, with `dropout`, of [`crate::eager_attention_dropout`] with respect
+/// to qkv, given the probabilities `[batch, heads, tokens, tokens]` that the op returned.
 ///
 /// # Errors
 /// As [`scaled_dot_product_attention_backward`].
@@ -70,11 +70,11 @@ pub fn eager_attention_backward(
     Ok(backward.y)
 }
 
-/// What the forward op left.
+/// The result saved by the forward op.
 #[derive(Clone, Copy)]
 enum Saved {
     Context,
-    /// Before dropout, and what that drops.
+    /// Probabilities before dropout, and the dropout mask.
     Probs(Option<Mask>),
 }
 
@@ -105,7 +105,7 @@ impl<'a> Backward<'a> {
         })
     }
 
-    /// For `heads` heads from `first_head` on.
+    /// For `heads` heads starting at `first_head`.
     fn record(
         &self,
         stream: &mut Stream,
@@ -136,7 +136,8 @@ impl<'a> Backward<'a> {
                 reads,
                 writes: &[write],
                 workgroups: [rows, heads, channels],
-                // Scores, slopes, and a sum or two: each workgroup reads keys and values, or queries and gradients.
+                // Scores, their gradients, and one or two sums: each workgroup reads keys and values, or queries and
+                // gradients.
                 cost: cost(2 * products as u64, (6 * ROWS * products) as u64),
             })?;
         }
@@ -162,7 +163,7 @@ mod tests {
     use crate::test_support::{assert_close, code, on_shapes, random, read, stream, values};
     use crate::{dropout, eager_attention, eager_attention_dropout, scaled_dot_product_attention};
 
-    /// The formulas in float64, element by element.
+    /// The formulas in float64, one element at a time.
     fn naive(
         grad: &[f32],
         qkv: &[f32],

@@ -31,11 +31,11 @@ const CONSTANTS: Constants = &["ROWS", "HEAD_VECS"];
 /// The kernels of fused attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tile {
-    /// From storage.
+    /// Directly from storage.
     Direct,
-    /// Through workgroup memory, an invocation for each query.
+    /// Through workgroup memory, one invocation per query.
     Staged,
-    /// Through workgroup memory, four invocations of a subgroup for each query.
+    /// Through workgroup memory, four invocations of a subgroup per query.
     Quads,
 }
 
@@ -54,7 +54,7 @@ impl Tile {
 /// The widest head whose staged tile fits into WebGPU's 16 KiB of workgroup memory.
 const MAX_STAGED: usize = 256;
 
-/// Queries and channels of a direct workgroup.
+/// Queries and channels per workgroup of the direct kernels.
 const DIRECT_QUERIES: usize = 16;
 const DIRECT_CHANNELS: usize = 64;
 
@@ -70,7 +70,7 @@ pub(crate) struct Params {
     mask: Mask,
 }
 
-/// The sizes of an attention.
+/// The dimensions of an attention op.
 #[derive(Clone, Copy)]
 pub(crate) struct AttentionShape {
     pub batch: usize,
@@ -99,7 +99,7 @@ impl AttentionShape {
         })
     }
 
-    /// The heads of the whole batch.
+    /// The number of heads in the whole batch.
     pub fn all_heads(&self) -> usize {
         self.batch * self.heads
     }
@@ -108,8 +108,8 @@ impl AttentionShape {
         [self.batch, self.tokens, self.heads * self.head_dim]
     }
 
-    /// Each workgroup reads its queries, and all keys and values; direct ones read keys again for each 64 channels, eager
-    /// attention reads them twice and writes all probabilities.
+    /// Each workgroup reads its queries and all keys and values. Direct workgroups read keys again for each 64
+    /// channels; eager attention reads them twice and writes all probabilities.
     fn cost(&self, heads: usize, workgroups: [usize; 3], eager: bool) -> Cost {
         let [tokens, width, heads] = [self.tokens, self.head_dim, heads].map(|v| v as u64);
         let [groups, _, repeats] = workgroups.map(|v| v as u64);
@@ -151,7 +151,7 @@ impl AttentionShape {
         }
     }
 
-    /// For `heads` heads from `first_head` on; eager where probabilities are among what is written.
+    /// For `heads` heads starting at `first_head`; eager if the writes include probabilities.
     fn record_direct(
         &self,
         stream: &mut Stream,
@@ -217,7 +217,7 @@ impl AttentionShape {
         qkv: &GpuTensor,
         (y, halves): (&GpuTensor, bool),
     ) -> Result<()> {
-        // A workgroup of 16 queries with an invocation each would be half a subgroup.
+        // With one invocation per query, a workgroup of 16 queries would be half a subgroup.
         let least = if quads { 16 } else { 32 };
         let rows = rows(self.all_heads(), self.tokens, least);
         let workgroups = [self.tokens.div_ceil(rows), self.all_heads(), 1];
@@ -235,11 +235,11 @@ impl AttentionShape {
     }
 }
 
-/// Attention of every head over all tokens, scores scaled by 1/√head_dim: qkv `[batch, tokens, 3·width]`, a token's
-/// queries, then its keys, then its values, to `[batch, tokens, width]`.
+/// Attention of every head over all tokens, with scores scaled by 1/√head_dim. qkv is `[batch, tokens, 3·width]`,
+/// with a token's queries, then its keys, then its values; the result is `[batch, tokens, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn scaled_dot_product_attention(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -250,7 +250,7 @@ pub fn scaled_dot_product_attention(
     attention_with(stream, tile, qkv, &shape)
 }
 
-/// [`scaled_dot_product_attention`] in the form that suits the only reader of its result.
+/// [`scaled_dot_product_attention`], with the result in the format that suits its only reader.
 ///
 /// # Errors
 /// As [`scaled_dot_product_attention`].
@@ -290,8 +290,8 @@ fn attention_with(
     Ok(y)
 }
 
-/// Where one binding can't hold qkv, which is in parts of whole rows then: heads, as many as a binding holds, are copied
-/// next to each other, and what they give into their place.
+/// Attention for a qkv that is too large for one binding and therefore in parts of whole rows. The heads that fit
+/// into a binding are copied next to each other, and their results are copied back into place.
 fn attention_by_heads(
     stream: &mut Stream,
     tile: Tile,
@@ -321,10 +321,10 @@ fn attention_by_heads(
 }
 
 /// [`scaled_dot_product_attention`] that also returns its probabilities `[batch, heads, tokens, tokens]`, in as many
-/// parts as the device's bindings need.
+/// parts as the device's binding size requires.
 ///
 /// # Errors
-/// As [`scaled_dot_product_attention`], and UNSUPPORTED where not even one head's fit.
+/// As [`scaled_dot_product_attention`], and UNSUPPORTED if a single head's probabilities exceed a binding.
 pub fn eager_attention(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -333,11 +333,11 @@ pub fn eager_attention(
     eager_with(stream, qkv, heads, None)
 }
 
-/// [`eager_attention`] with dropout of the probabilities; those that are returned are from before it. They are numbered
-/// through all of them.
+/// [`eager_attention`] with dropout of the probabilities. The returned ones are from before dropout. Elements are
+/// numbered across all parts.
 ///
 /// # Errors
-/// As there, and INVALID_ARGUMENT for a probability outside [0, 1].
+/// As [`eager_attention`], and INVALID_ARGUMENT for a probability outside [0, 1].
 pub fn eager_attention_dropout(
     stream: &mut Stream,
     qkv: &GpuTensor,
@@ -369,7 +369,7 @@ fn eager_with(
     Ok((y, probs))
 }
 
-/// Queries of a workgroup: more of them read the keys and values less often, fewer make more workgroups.
+/// Queries per workgroup: more of them read keys and values less often, fewer give more workgroups.
 fn rows(heads: usize, tokens: usize, least: usize) -> usize {
     let busy = |rows: &usize| heads * tokens.div_ceil(*rows) >= ENOUGH_WORKGROUPS;
     let larger = [64, 32].into_iter().filter(|&rows| rows > least);
@@ -444,7 +444,7 @@ mod tests {
 
     #[test]
     fn odd_shapes_match_the_definition() {
-        // Few head sizes: each compiles pipelines of its own, which takes longer than all runs.
+        // Few head sizes: each compiles its own pipelines, which takes longer than all runs together.
         let head_dims = prop::sample::select(vec![1usize, 4, 10, 33]);
         let shapes = ([1usize..3, 1usize..100, 1usize..4], head_dims, 0.1f32..3.0);
         on_shapes(
@@ -458,13 +458,13 @@ mod tests {
     #[test]
     fn qkv_larger_than_a_binding_goes_by_heads() {
         let (batch, tokens, heads, head_dim) = (1, 200, 3, 8);
-        // 64 rows of qkv, or all rows of one head's.
+        // Fits 64 rows of qkv, or all rows of one head.
         let Some(context) = context_binding(64 * 4 * 72 + 1000) else {
             return;
         };
         let mut stream = stream_on(context);
         let dims = [batch, tokens, 3 * heads * head_dim];
-        // A linear layer makes it, as in a model.
+        // qkv comes from a linear layer, as in a model.
         let (x, x_gpu) = random(&mut stream, &[batch, tokens, 4], 1);
         let weight = values(4 * dims[2], 2);
         let layer = layer(&mut stream, &weight, &vec![0.0; dims[2]]);
@@ -541,7 +541,7 @@ mod tests {
     #[test]
     fn scores_that_exp_overflows_on_stay_finite() {
         let Some(mut stream) = stream() else { return };
-        // Scores of ±10,000: the softmax is all on the keys that the query points to.
+        // Scores of ±10,000: the softmax puts all weight on the keys that the query points to.
         let token = |sign: f32| [100.0, 100.0 * sign, sign];
         let qkv: Vec<f32> = (0..40)
             .flat_map(|i| token(if i < 30 { -1.0 } else { 1.0 }))

@@ -1,4 +1,4 @@
-//! Attention, fused and by its definition, and its gradients.
+//! Attention, fused and eager, and its gradients.
 
 pub mod backward;
 mod forward;

@@ -1,4 +1,4 @@
-//! The gradients of linear layers: two products of a tiled GEMM whose operands lie in depth order.
+//! The gradients of linear layers: two products by a tiled GEMM whose operands are in depth order.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dtype, Error, Result, format_dims};
@@ -35,12 +35,12 @@ struct Params {
     depth_stride: u32,
 }
 
-/// grad · weight: the gradient by the input of a linear layer without activation; grad `[..., outputs]` to `[...,
-/// inputs]`.
+/// grad · weight: the gradient of a linear layer without activation with respect to its input; grad `[..., outputs]`
+/// to `[..., inputs]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the shape doesn't fit or the weight misses rows, UNSUPPORTED for int8, OUT_OF_MEMORY,
-/// ENGINE_DEAD.
+/// INVALID_ARGUMENT if the shape doesn't match or rows of the weight are missing, UNSUPPORTED for int8,
+/// OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_backward_input(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -88,11 +88,11 @@ pub(crate) fn not_floating() -> Error {
     )
 }
 
-/// gradᵀ · x and the column sums of grad, the gradients by a linear layer's weight and bias: grad `[..., outputs]` and
-/// x `[..., inputs]` to `[outputs, inputs]` and `[outputs]`.
+/// gradᵀ · x and the column sums of grad, the gradients of a linear layer's weight and bias: grad `[..., outputs]`
+/// and x `[..., inputs]` to `[outputs, inputs]` and `[outputs]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when rows don't fit, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if the numbers of rows differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_backward_weights(
     stream: &mut Stream,
     grad: &GpuTensor,
@@ -113,7 +113,7 @@ pub fn linear_backward_weights(
     Ok((weight, bias))
 }
 
-/// The left operand of a product of plain tensors, and what of it meets the depth.
+/// The left operand of a product of plain tensors, and its order of dimensions.
 pub(crate) enum Left<'a> {
     /// `[rows, depth]`
     Rows(&'a GpuTensor),
@@ -121,7 +121,7 @@ pub(crate) enum Left<'a> {
     Columns(&'a GpuTensor),
 }
 
-/// left · right, `[rows, columns]`, where right is `[depth, columns]`; the caller has checked the sizes.
+/// left · right, `[rows, columns]`, where right is `[depth, columns]`; the caller checks the sizes.
 ///
 /// # Errors
 /// UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.

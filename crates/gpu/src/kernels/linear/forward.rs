@@ -1,4 +1,4 @@
-//! Linear layers: a tiled GEMM with bias, activation and residual in its epilogue.
+//! Linear layers: a tiled GEMM whose epilogue applies bias, activation and residual.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
@@ -25,7 +25,7 @@ macro_rules! module {
     };
 }
 
-/// The modules for how x is loaded and how weights are stored, staged and direct.
+/// The modules for each way of loading x and storing weights, staged and direct.
 macro_rules! wide {
     ($x:literal, $weight:literal) => {
         [
@@ -35,7 +35,7 @@ macro_rules! wide {
     };
 }
 
-/// The modules of [`Arithmetic::Half`], whose result is stored as float32 and as what such a layer reads.
+/// The modules of [`Arithmetic::Half`], with the result stored as float32 or in the format that such a layer reads.
 macro_rules! half {
     ($($x:literal),+) => {
         [
@@ -64,20 +64,21 @@ macro_rules! packed {
     };
 }
 
-/// How x and the weight are multiplied; sums are float32 in the end. The last two are for staged tiles.
+/// How x and the weight are multiplied. The final sums are float32. The last two require staged tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arithmetic {
-    /// As float32, to which weights are widened.
+    /// As float32; weights are widened.
     Wide,
-    /// As float16: float16 weights, where the device computes in it.
+    /// As float16: for float16 weights, if the device supports float16 arithmetic.
     Half,
-    /// As bytes, exactly: int8 weights, x quantised for each 32 values of a row, where the device has dot products of four
-    /// bytes.
+    /// As bytes, exactly: for int8 weights, with x quantised in blocks of 32 values of a row, if the device has dot
+    /// products of four packed bytes.
     Packed,
 }
 
 impl Arithmetic {
-    /// The narrowest that the device has for a weight's storage type; software has narrow arithmetic in name only.
+    /// The narrowest that the device supports for a weight's storage type. Software adapters don't gain from narrow
+    /// arithmetic.
     fn choose(context: &Context, dtype: Dtype) -> Self {
         match dtype {
             _ if context.is_software() => Self::Wide,
@@ -95,18 +96,18 @@ struct Strategy {
     arithmetic: Arithmetic,
 }
 
-/// In what form a layer has its input and its result.
+/// The formats of a layer's input and result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Forms {
-    /// Whether rows of x are of whole vectors.
+    /// Whether the rows of x are whole vectors.
     vectors: bool,
-    /// Whether x is stored in this layer's form.
+    /// Whether x is stored in this layer's format.
     x_halves: bool,
-    /// Whether the result is stored in the form of a layer that reads it.
+    /// Whether the result is stored in the format of the layer that reads it.
     y_halves: bool,
 }
 
-/// The text of a module in parts.
+/// The sources of a module.
 fn sources(
     dtype: Dtype,
     arithmetic: Arithmetic,
@@ -139,19 +140,19 @@ fn sources(
 
 const CONSTANTS: Constants = &["ACTIVATION", "RESIDUAL", "THREADS", "EACH"];
 
-/// How the results are cut into workgroups.
+/// How the results are divided into workgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tile {
-    /// From storage, 32×32 results a workgroup of 16.
+    /// Directly from storage, 32×32 results per workgroup of 16.
     Direct,
     /// Through workgroup memory: THREADS² invocations of EACH² results.
     Staged { threads: usize, each: usize },
 }
 
-/// From the largest down. One reads less memory (x and weight once for each tile's side), the next makes four times as
-/// many workgroups.
+/// From largest to smallest. Larger tiles read less memory (x and weight once per side of a tile); the next smaller
+/// gives four times as many workgroups.
 ///
-/// | results | invocations | workgroup memory | in float16 | FLOP for each byte read | registers of sums and weights |
+/// | results | invocations | workgroup memory | in float16 | FLOP per byte read | registers of sums and weights |
 /// |---|---:|---:|---:|---:|---:|
 /// | 128×128 | 256 | 8,256 | 4,128 | 32 | 96 |
 /// | 64×64 | 64 | 8,320 | 4,160 | 16 | 96 |
@@ -173,7 +174,7 @@ const STAGED: [Tile; 3] = [
 
 /// [`STAGED`] for bytes.
 ///
-/// | results | invocations | workgroup memory | operations for each byte read | registers of sums and operands |
+/// | results | invocations | workgroup memory | operations per byte read | registers of sums and operands |
 /// |---|---:|---:|---:|---:|
 /// | 64×64 | 256 | 4,416 | 25.6 | 56 |
 /// | 32×32 | 64 | 2,240 | 12.8 | 56 |
@@ -201,7 +202,7 @@ const fn fit_parts(tiles: &[Tile]) -> bool {
 const _: () = assert!(fit_parts(&STAGED) && fit_parts(&PACKED) && fit_parts(&[Tile::Direct]));
 
 impl Tile {
-    /// Those that compute so, from the largest down.
+    /// The tiles that support this arithmetic, from largest to smallest.
     fn candidates(context: &Context, arithmetic: Arithmetic) -> &'static [Self] {
         match arithmetic {
             Arithmetic::Packed => &PACKED,
@@ -210,7 +211,7 @@ impl Tile {
         }
     }
 
-    /// That of a layer, whichever was chosen or else the one that its size suggests.
+    /// The tile of a layer: the chosen one, or else the one suggested by its size.
     fn of(stream: &Stream, shape: LayerShape, arithmetic: Arithmetic) -> Self {
         let candidates = Self::candidates(stream.context(), arithmetic);
         let chosen = stream.tiles.side(shape);
@@ -220,7 +221,7 @@ impl Tile {
             .unwrap_or_else(|| Self::choose(candidates, shape.rows, shape.outputs))
     }
 
-    /// The largest that leaves no large GPU idle, or the smallest.
+    /// The largest that doesn't leave a large GPU idle, or else the smallest.
     fn choose(candidates: &[Self], rows: usize, outputs: usize) -> Self {
         let is_busy = |tile: &&Tile| {
             rows.div_ceil(tile.side()) * outputs.div_ceil(tile.side()) >= ENOUGH_WORKGROUPS
@@ -255,7 +256,7 @@ impl Tile {
         }
     }
 
-    /// The values of the constants, of which the last two are the staged tile's.
+    /// The values of the constants. The last two belong to the staged tile.
     fn constants(self, activation: Activation, with_residual: bool) -> Vec<u32> {
         let mut values = vec![activation.code(), u32::from(with_residual)];
         if let Tile::Staged { threads, each } = self {
@@ -265,7 +266,7 @@ impl Tile {
     }
 }
 
-/// The sides of the tiles that can compute a layer; the first is taken where none was chosen.
+/// The sides of the tiles that can compute a layer. The first is the default.
 pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<usize> {
     let arithmetic = Arithmetic::choose(stream.context(), shape.dtype);
     let candidates = Tile::candidates(stream.context(), arithmetic);
@@ -275,10 +276,10 @@ pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<usize> {
     [first].into_iter().chain(others).collect()
 }
 
-/// Has layers of this shape computed by the tile of this side from here on.
+/// From now on, computes layers of this shape with the tile of this side.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for a tile that there isn't.
+/// INVALID_ARGUMENT for a tile that doesn't exist.
 pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -> Result<()> {
     let sides = linear_tiles(stream, shape);
     if !sides.contains(&side) {
@@ -291,7 +292,7 @@ pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -
     Ok(())
 }
 
-/// Computes a layer `times` times for `rows` rows of whatever, to be timed.
+/// Computes a layer `times` times for `rows` rows of arbitrary data, for timing.
 ///
 /// # Errors
 /// As [`linear`].
@@ -333,7 +334,7 @@ struct Params {
 /// activation(x · weightᵀ + bias) + residual: x `[..., inputs]`, residual and result `[..., outputs]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or the weight misses rows, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or rows of the weight are missing, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear(
     stream: &mut Stream,
     x: &GpuTensor,
@@ -345,10 +346,11 @@ pub fn linear(
     linear_with(stream, by, x, weights, activation, residual)
 }
 
-/// [`linear`] of what was stored for it, or of any tensor; the result is in the form that suits its only reader.
+/// [`linear`] for any tensor or a result stored for this layer. The result is in the format that suits its only
+/// reader.
 ///
 /// # Errors
-/// As [`linear`], and INVALID_ARGUMENT for what was stored for another kind of layer.
+/// As [`linear`], and INVALID_ARGUMENT for a result stored for another kind of layer.
 pub fn linear_for(
     stream: &mut Stream,
     x: Activations<'_>,
@@ -358,13 +360,14 @@ pub fn linear_for(
     reader: Option<&GpuLinear>,
 ) -> Result<Stored> {
     let by = fastest(stream, x.raw(), weights);
-    // One kind of arithmetic both reads and writes that form.
+    // The same arithmetic reads and writes that format.
     let halves =
         by.arithmetic == Arithmetic::Half && reader.is_some_and(|next| reads_halves(stream, next));
     linear_into(stream, by, x, weights, activation, residual, halves)
 }
 
-/// Whether a layer multiplies in float16 and reads whole vectors: then what only it reads is stored as it multiplies it.
+/// Whether a layer multiplies in float16 and reads whole vectors. Results that only it reads are then stored in its
+/// format.
 pub(crate) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
     arithmetic == Arithmetic::Half && weights.in_features().is_multiple_of(4)
@@ -531,7 +534,7 @@ mod tests {
         let weights = layer_of(stream, &weight, &bias, dtype);
         let added = with_residual.then_some(&residual_gpu);
         let y = linear_with(stream, by, &x_gpu, &weights, activation, added).unwrap();
-        // The definition for what the storage type holds.
+        // The definition, with the values that the storage type can represent.
         let bias: Vec<_> = bias.iter().map(|&v| dtype.round(v)).collect();
         let weight: Vec<_> = weight
             .chunks(inputs)
@@ -547,7 +550,8 @@ mod tests {
         assert_close(&read(stream, &y), &expected, tolerance(by.arithmetic));
     }
 
-    /// For x and weights in [−1, 1]: x loses up to 2⁻¹² of itself as float16, and 1 / 254 of 32 values' largest as bytes.
+    /// For x and weights in [−1, 1]: x loses up to 2⁻¹² of itself as float16, and 1 / 254 of the block's maximum as
+    /// bytes.
     fn tolerance(arithmetic: Arithmetic) -> f64 {
         match arithmetic {
             Arithmetic::Wide => 1e-5,
@@ -570,7 +574,7 @@ mod tests {
 
     const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8];
 
-    /// Every way to compute a layer of this type that the device has.
+    /// All strategies for a layer of this type that the device supports.
     fn ways(context: &Context, dtype: Dtype) -> Vec<Strategy> {
         let wide = [Tile::Direct].into_iter().chain(STAGED);
         let halves: &[Tile] = match dtype {
@@ -590,7 +594,7 @@ mod tests {
     #[test]
     fn rows_beyond_a_binding_match_the_definition() {
         let (rows, inputs, outputs) = (200, 12, 40);
-        // 64 rows of the results, 256 of the input.
+        // Fits 64 rows of the result, 256 of the input.
         let Some(context) = context_binding(64 * 4 * 48) else {
             return;
         };
@@ -620,7 +624,7 @@ mod tests {
     #[test]
     fn odd_shapes_match_the_definition() {
         let shapes = [1usize..90, 1usize..80, 1usize..90];
-        // Pipelines take longer to compile than to run here: each case takes one of few.
+        // Pipelines take longer to compile than to run here, so each case uses one of a few.
         on_shapes((shapes, 0usize..4), |stream, (shape, dtype)| {
             let ways = ways(stream.context(), DTYPES[dtype]);
             let by = [ways[0], ways[ways.len() - 1]][shape[0] % 2];
@@ -648,7 +652,7 @@ mod tests {
         }
     }
 
-    /// A result is a sum over the depth in one order, whatever the tile.
+    /// A result sums over the depth in the same order for every tile.
     #[test]
     fn tiles_give_the_same_bits() {
         let Some(mut stream) = full_stream() else {
@@ -686,14 +690,14 @@ mod tests {
         assert_eq!(Tile::of(&stream, other, Arithmetic::Wide).side(), 32);
         let refused = choose_linear_tile(&mut stream, shape, 48);
         assert_eq!(code(refused), "INVALID_ARGUMENT");
-        // Software has one.
+        // Software adapters have a single tile.
         let Some(stream) = stream_of_software() else {
             return;
         };
         assert_eq!(linear_tiles(&stream, shape), [32]);
     }
 
-    /// With the kernels that its adapter gets, where that is software.
+    /// A stream with the kernels of a software adapter, if the adapter is one.
     fn stream_of_software() -> Option<Stream> {
         stream().filter(|stream| stream.context().is_software())
     }
@@ -703,7 +707,7 @@ mod tests {
         let Some(mut stream) = full_stream() else {
             return;
         };
-        // Rows of which one is 10,000 times as large as the next, zeros, and what has no inverse.
+        // Rows that differ by factors of 10,000, zeros, and values without a finite inverse.
         let sizes = [1.0, 1e4, 1e-4, 0.0, 1e-38];
         let data = values(5 * 64, 1);
         let x: Vec<f32> = (data.iter().enumerate())
@@ -751,7 +755,7 @@ mod tests {
         assert_close(&read(&mut stream, &y), &[4e5], 1e-3);
     }
 
-    /// A stream whose float16 layers compute in it.
+    /// A stream whose float16 layers compute in float16.
     fn halves_stream() -> Option<Stream> {
         full_stream().filter(|stream| stream.context().has(wgpu::Features::SHADER_F16))
     }
@@ -790,7 +794,7 @@ mod tests {
         let Some(mut context) = context_with(RequestedLimits::Adapter) else {
             return;
         };
-        // 64 rows of float32, 128 of what is stored.
+        // Fits 64 rows of float32, 128 rows of stored results.
         context.lower_binding_size(64 * 4 * 48);
         let mut stream = stream_on(context.as_a_gpu());
         let (_, x) = random(&mut stream, &[200, 12], 1);
@@ -829,7 +833,7 @@ mod tests {
         assert!(stored.is_halves());
         assert!(!keep(&up, &whole).is_halves());
         assert!(!keep(&wide_up, &half).is_halves());
-        // Rows that aren't whole vectors.
+        // The rows aren't whole vectors.
         assert!(!keep(&odd_up, &odd).is_halves());
         let refused = linear_for(&mut stream, (&stored).into(), &whole, identity, None, None);
         assert_eq!(code(refused), "INVALID_ARGUMENT");
@@ -874,7 +878,7 @@ mod tests {
         let one = layer(&mut stream, &[1.0], &[0.0]);
         for &activation in Activation::ALL {
             if activation == Activation::Relu2 {
-                // Its square is beyond float32.
+                // Its square overflows float32.
                 continue;
             }
             let y = linear_with(&mut stream, WIDE, &x, &one, activation, None).unwrap();

@@ -1,4 +1,5 @@
-//! The parameters of linear layers as plain tensors, which optimisers change, and back into the layout of the GEMM.
+//! Converts the parameters of linear layers to plain tensors, which optimisers update, and back into the GEMM's
+//! layout.
 
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dtype, Error, Result};
@@ -18,11 +19,11 @@ struct Params {
     inputs: u32,
 }
 
-/// Sets the whole of a floating layer from plain tensors, weight `[out_features, in_features]` and bias
-/// `[out_features]`, rounded to the storage type on the device; values beyond its range become infinite there.
+/// Sets all parameters of a floating-point layer from plain tensors, weight `[out_features, in_features]` and bias
+/// `[out_features]`. The device rounds them to the storage type; values beyond its range become infinite.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when shapes don't fit or the layer has no bias, UNSUPPORTED for int8, ENGINE_DEAD.
+/// INVALID_ARGUMENT if shapes don't match or the layer has no bias, UNSUPPORTED for int8, ENGINE_DEAD.
 pub fn set_linear(
     stream: &mut Stream,
     layer: &mut GpuLinear,
@@ -56,10 +57,10 @@ pub fn set_linear(
     Ok(())
 }
 
-/// The whole weight of a floating layer as a plain tensor `[out_features, in_features]`.
+/// The whole weight of a floating-point layer as a plain tensor `[out_features, in_features]`.
 ///
 /// # Errors
-/// UNSUPPORTED for int8, INVALID_ARGUMENT when rows were never set, OUT_OF_MEMORY, ENGINE_DEAD.
+/// UNSUPPORTED for int8, INVALID_ARGUMENT if rows were never set, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_weight(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor> {
     let format = format_of(layer)?;
     layer.check_complete()?;
@@ -79,7 +80,7 @@ pub fn linear_weight(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor
 /// The bias of a layer as a plain tensor `[out_features]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when there is none or elements were never set, OUT_OF_MEMORY, ENGINE_DEAD.
+/// INVALID_ARGUMENT if there is none or elements were never set, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn linear_bias(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor> {
     if !layer.has_bias() {
         return Err(no_bias());
@@ -88,7 +89,7 @@ pub fn linear_bias(stream: &mut Stream, layer: &GpuLinear) -> Result<GpuTensor> 
     let y = stream.uninit(&[layer.out_features()])?;
     let params = row_of(layer.out_features());
     let source = layer.bias().binding();
-    // It is stored as float32.
+    // The bias is stored as float32.
     record(stream, "round_bias", 0, params, source, y.binding())?;
     Ok(y)
 }
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
     use crate::test_support::{code, layer_of, on_shapes, read, stream, values};
 
-    /// Values as the storage type rounds them.
+    /// The values rounded to the storage type.
     fn through(dtype: Dtype, values: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; values.len()];
         dtype
@@ -164,7 +165,7 @@ mod tests {
             |stream, ([outputs, inputs], dtype)| {
                 let dtype = [Dtype::F32, Dtype::F16, Dtype::BF16][dtype];
                 let mut layer = GpuLinear::new(stream, outputs, inputs, dtype, true).unwrap();
-                // Of every size: subnormal float16 values, too.
+                // All magnitudes, including subnormal float16 values.
                 let weight: Vec<f32> = values(outputs * inputs, 1)
                     .iter()
                     .enumerate()
@@ -181,7 +182,7 @@ mod tests {
                 assert_eq!(by_weight.dims(), [outputs, inputs]);
                 assert_eq!(read(stream, &by_weight), through(dtype, &weight));
                 assert_eq!(read(stream, &by_bias), through(dtype, &bias));
-                // The layer that a checkpoint would have filled is the same.
+                // Loading the same values from a checkpoint gives the same layer.
                 let loaded = layer_of(stream, &weight, &bias, dtype);
                 let again = linear_weight(stream, &loaded).unwrap();
                 assert_eq!(read(stream, &again), through(dtype, &weight));
