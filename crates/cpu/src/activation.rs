@@ -1,4 +1,4 @@
-//! The activations of the reference's `ACT2FN` and their derivatives, and the ops that apply them.
+//! The activations of the reference's `ACT2FN`, their derivatives, and the ops that apply them.
 
 use vit_msn_tensor::{Activation, Result, check_len};
 
@@ -6,7 +6,7 @@ use crate::elementwise::BLOCK;
 use crate::runtime::parallel::{Rows, for_each_block_of_rows};
 use crate::runtime::simd::{Exp, F32x4, constant, map_in_place, polynomial8};
 
-/// What an element costs, in multiply-adds.
+/// Cost of an element in multiply-adds.
 const WORK: usize = 16;
 
 /// out = act(x).
@@ -22,7 +22,7 @@ pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// out = grad · act′(x), where x is the activation's input. At 0 the derivative of relu is 0, as PyTorch's.
+/// out = grad · act′(x), where x is the activation's input. The derivative of relu at 0 is 0, as in PyTorch.
 ///
 /// # Errors
 /// INVALID_ARGUMENT when the lengths differ.
@@ -49,8 +49,8 @@ fn for_each_block(x: &[f32], out: &mut [f32], run: &(dyn Fn(usize, &mut [f32]) +
     });
 }
 
-/// Replaces the first `columns` values of each of `count` rows by their activations. NaN stays NaN; infinities give the
-/// limits.
+/// Replaces the first `columns` values of each of `count` rows by their activations. NaN stays NaN; infinities
+/// give the limits.
 pub(crate) fn activate_rows(act: Activation, rows: &mut Rows<f32>, count: usize, columns: usize) {
     let rows = rows.each(count, columns);
     let zero = F32x4::splat(0.0);
@@ -85,7 +85,7 @@ pub(crate) fn activate_rows(act: Activation, rows: &mut Rows<f32>, count: usize,
     map_pairs(rows, pair, 0);
 }
 
-/// Replaces every value by the activation's derivative there. NaN stays NaN; infinities give the limits.
+/// Replaces every value by the activation's derivative at it. NaN stays NaN; infinities give the limits.
 fn differentiate(act: Activation, values: &mut [f32]) {
     let (zero, one) = (F32x4::splat(0.0), F32x4::splat(1.0));
     let pair: Pair = match act {
@@ -121,7 +121,7 @@ fn differentiate(act: Activation, values: &mut [f32]) {
     map_pairs([values], pair, 1);
 }
 
-/// [`activate_rows`] of one row.
+/// [`activate_rows`] for a single row.
 #[cfg(test)]
 pub(crate) fn activate_in_place(act: Activation, values: &mut [f32]) {
     let columns = values.len();
@@ -135,8 +135,8 @@ fn map_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, op: impl Fn(F32x4) ->
     }
 }
 
-/// The value and the derivative of an activation that few models use, whose code exists only once in the binary: every
-/// user downloads it.
+/// The value and the derivative of an activation that few models use. Its code exists only once in the binary,
+/// which every user downloads.
 type Pair = fn(F32x4) -> [F32x4; 2];
 
 fn map_pairs<'a>(rows: impl IntoIterator<Item = &'a mut [f32]>, pair: Pair, which: usize) {
@@ -147,15 +147,15 @@ fn map_pairs<'a>(rows: impl IntoIterator<Item = &'a mut [f32]>, pair: Pair, whic
 
 #[inline(never)]
 fn map_pair(row: &mut [f32], pair: Pair, which: usize) {
-    // Unknown to LLVM, or it would make a copy of the loop for each function.
+    // Opaque to LLVM, which would otherwise specialise the loop for each function.
     let pair = std::hint::black_box(pair);
     map_in_place(row, |x| pair(x)[which]);
 }
 
-/// What leaky_relu multiplies negative values by.
+/// The slope of leaky_relu for negative values.
 const LEAK: f32 = 0.01;
 
-/// 0 for every number; NaN stays NaN. x − x would do but for infinities, so it is capped.
+/// 0 for every number; NaN stays NaN. x is clamped first, since ∞ − ∞ would be NaN.
 #[inline(always)]
 fn nan_or_zero(x: F32x4) -> F32x4 {
     let one = F32x4::splat(1.0);
@@ -196,8 +196,8 @@ impl Gelu {
         }
     }
 
-    /// x·Φ(x) = max(x, 0) − |x|·Φ(−|x|), where Φ(−a) = e^(−a²/2)·r(t), t = 1 / (1 + 0.325a): no large numbers cancel.
-    /// Beyond 6, where a·r is nearly constant, r's argument is held.
+    /// x·Φ(x) = max(x, 0) − |x|·Φ(−|x|), where Φ(−a) = e^(−a²/2)·r(t), t = 1 / (1 + 0.325a): no large numbers
+    /// cancel. Beyond 6, where a·r is nearly constant, r's argument is clamped.
     #[inline(always)]
     fn of(&self, x: F32x4) -> F32x4 {
         let one = self.exp.one;
@@ -218,7 +218,7 @@ struct GeluTanh {
 impl GeluTanh {
     #[inline(always)]
     fn new() -> Self {
-        // 2·√(2/π), and the cubic term's share of it.
+        // 2·√(2/π), and the coefficient of the cubic term.
         Self {
             linear: constant(1.595_769_2),
             cubic: constant(1.595_769_2 * 0.044_715),
@@ -241,14 +241,14 @@ struct Gate {
 impl Gate {
     #[inline(always)]
     fn new() -> Self {
-        // Below −100 the result is as good as 0, while −∞ times it would be NaN.
+        // Below −100 the result is effectively 0, while −∞ times 0 would be NaN.
         Self {
             exp: Exp::new(),
             lowest: constant(-100.0),
         }
     }
 
-    /// x·σ(u), for u of x's sign.
+    /// x·σ(u), where u has the sign of x.
     #[inline(always)]
     fn of(&self, x: F32x4, u: F32x4) -> F32x4 {
         let (zero, one) = (F32x4::splat(0.0), self.exp.one);
@@ -287,7 +287,7 @@ impl GeluDerivative {
     #[inline(always)]
     fn of(&self, x: F32x4) -> F32x4 {
         let one = self.exp.one;
-        // Beyond 6 either is its limit to within 1e-7.
+        // Beyond ±6 the derivative is within 1e-7 of its limit.
         let x = x.min(self.bounds[0]).max(self.bounds[1]);
         let t = one.div(x.abs().mul_add(self.slope, one));
         let decay = self.exp.of_nonpositive(x.mul(x).mul(self.minus_half));
@@ -319,7 +319,7 @@ impl GeluTanhDerivative {
 
     #[inline(always)]
     fn of(&self, x: F32x4, gate: &GateDerivative) -> F32x4 {
-        // Beyond 10 either is its limit, while x³ might overflow.
+        // Beyond ±10 the derivative equals its limit, while x³ might overflow.
         let x = x.min(self.bounds[0]).max(self.bounds[1]);
         let square = x.mul(x);
         let inner = square.mul_add(self.cubic, self.linear).mul(x);
@@ -343,7 +343,7 @@ impl GateDerivative {
         }
     }
 
-    /// σ(u) + x·σ(u)·σ(−u)·u′, for u of x's sign.
+    /// σ(u) + x·σ(u)·σ(−u)·u′, where u has the sign of x.
     #[inline(always)]
     fn of(&self, x: F32x4, u: F32x4, u_derivative: F32x4) -> F32x4 {
         let (zero, one) = (F32x4::splat(0.0), self.exp.one);
@@ -352,7 +352,7 @@ impl GateDerivative {
         let large = one.div(decay.add(one));
         let small = decay.mul(large);
         let sigmoid = u.lt(zero).select(small, large);
-        // Beyond 100 the product is as good as 0, while ∞ times it would not be.
+        // Beyond ±100 the product is effectively 0, while ∞ times 0 would be NaN.
         let x = x.min(self.bounds[0]).max(self.bounds[1]);
         x.mul(u_derivative).mul(small.mul(large)).add(sigmoid)
     }
@@ -404,7 +404,8 @@ fn sigmoid(x: F32x4) -> [F32x4; 2] {
     [sigmoid, sigmoid.mul(rest)]
 }
 
-/// tanh(x) = σ(2x) − σ(−2x), and its series where that would lose digits; the derivative is 4·σ(2x)·σ(−2x).
+/// tanh(x) = σ(2x) − σ(−2x), or its series where the difference would lose digits; the derivative is
+/// 4·σ(2x)·σ(−2x).
 fn tanh(x: F32x4) -> [F32x4; 2] {
     let [sigmoid, rest] = sigmoids(x.add(x));
     let square = x.mul(x);
@@ -419,11 +420,11 @@ fn tanh(x: F32x4) -> [F32x4; 2] {
     ]
 }
 
-/// With w = e^−|x|, tanh(ln(1 + eˣ)) is (1 + 2w) / (1 + 2w + 2w²) for x ≥ 0 and (w² + 2w) / (w² + 2w + 2) below; x times
-/// its derivative is 4x·w·(1 + w) over the square of the denominator, times w for x ≥ 0.
+/// With w = e^−|x|, tanh(ln(1 + eˣ)) is (1 + 2w) / (1 + 2w + 2w²) for x ≥ 0 and (w² + 2w) / (w² + 2w + 2)
+/// below. x times its derivative is 4x·w·(1 + w) over the square of the denominator, times w for x ≥ 0.
 fn mish(x: F32x4) -> [F32x4; 2] {
     let [zero, one, two, four] = [0.0, 1.0, 2.0, 4.0].map(F32x4::splat);
-    // Beyond 100 what x is multiplied by is as good as its limit, while ∞ times 0 would be NaN.
+    // Beyond ±100 the factor of x effectively equals its limit, while ∞ times 0 would be NaN.
     let bounded = x.max(F32x4::splat(-100.0));
     let w = decay(x);
     let (square, twice) = (w.mul(w), w.add(w));
@@ -442,7 +443,7 @@ fn mish(x: F32x4) -> [F32x4; 2] {
 fn gelu_10(x: F32x4) -> [F32x4; 2] {
     let (zero, ten) = (F32x4::splat(0.0), F32x4::splat(10.0));
     let (cdf, decay) = normal(x);
-    // Beyond 6 the derivative is its limit, while ∞ times 0 would be NaN.
+    // Beyond ±6 the derivative equals its limit, while ∞ times 0 would be NaN.
     let [low, high] = [-6.0, 6.0].map(F32x4::splat);
     let capped = x.min(high).max(low);
     let density = decay.mul(F32x4::splat(DENSITY));
@@ -464,7 +465,7 @@ fn laplace(x: F32x4) -> [F32x4; 2] {
 /// 1 / √(2π)
 const DENSITY: f32 = 0.398_942_3;
 
-/// Φ(z), by the tail of [`Gelu::of`], and e^−½z².
+/// Φ(z), computed from the same tail as [`Gelu::of`], and e^−½z².
 #[inline(never)]
 fn normal(z: F32x4) -> (F32x4, F32x4) {
     let exp = Exp::new();
@@ -491,7 +492,7 @@ mod tests {
             let mut outputs = inputs.clone();
             activate_in_place(act, &mut outputs);
             for (&x, &y) in inputs.iter().zip(&outputs) {
-                // Beyond 1 the last bit of the result itself is worth more than 2e-7.
+                // Beyond 1, the last bit of the result itself is worth more than 2e-7.
                 let error = (f64::from(y) - act.definition(f64::from(x))).abs()
                     / f64::from(x.abs().max(1.0)).max(y.abs().into());
                 worst = worst.max(error);
@@ -500,7 +501,7 @@ mod tests {
         }
     }
 
-    /// The limits of a function at infinities; elsewhere its value.
+    /// The limits of a function at infinities; its value elsewhere.
     fn limit(function: impl Fn(f64) -> f64, x: f32) -> f32 {
         let x = f64::from(x);
         let limit = function(if x.is_infinite() {
@@ -530,7 +531,7 @@ mod tests {
             for (x, actual) in EXTREMES.into_iter().zip(values) {
                 let expected = limit(|x| act.definition(x), x);
                 let close = (actual - expected).abs() <= 1e-6 * expected.abs() + 1e-25;
-                // Laplace has a value at 0, an exact one.
+                // Laplace has an ordinary value at 0, not a limit: allow for rounding.
                 let close = close || (actual - expected).abs() < 2e-7 && x == 0.0;
                 assert!(
                     actual == expected || close,
@@ -560,7 +561,7 @@ mod tests {
     #[test]
     fn every_derivative_is_the_activations() {
         for &act in Activation::ALL {
-            // Not on a corner.
+            // Offset by half a step, to avoid corners.
             let x: Vec<f32> = (-20_000..20_000).map(|v| (v as f32 + 0.5) * 1e-3).collect();
             let mut out = vec![f32::NAN; x.len()];
             activate_backward(&vec![2.0; x.len()], &x, act, &mut out).unwrap();

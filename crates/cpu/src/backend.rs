@@ -1,4 +1,4 @@
-//! The CPU as a [`Backend`]: takes shapes apart, allocates results and calls the kernels.
+//! The CPU as a [`Backend`]: extracts dimensions from shapes, allocates results and calls the kernels.
 
 use vit_msn_tensor::{
     Activation, AdamW, Backend, Dropout, Dtype, Error, Grid, Lars, MsnLoss, MsnTargets, Pooling,
@@ -11,7 +11,7 @@ use crate::{
     LayerNormGradients, PackedLinear, PatchMask, PatchShape, SelectionShape,
 };
 
-/// The CPU. It has no state: tensors are in memory, and threads belong to the process.
+/// The CPU backend. It is stateless: tensors live in memory, and threads belong to the process.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Cpu;
 
@@ -696,7 +696,7 @@ impl Backend for Cpu {
     }
 }
 
-/// Two operands of one length, and the result.
+/// An op on two operands of equal length; the last argument is the result.
 type Pairwise = fn(&[f32], &[f32], &mut [f32]) -> Result<()>;
 
 fn pairwise(x: &Tensor, y: &Tensor, op: Pairwise) -> Result<Tensor> {
@@ -769,7 +769,7 @@ fn with_last(dims: &[usize], last: usize) -> Result<Vec<usize>> {
     }
 }
 
-/// x must be rows of as many columns as a batch norm has.
+/// Checks that x is a matrix with as many columns as the batch norm's weight.
 fn check_batch(x: &Tensor, weight: &Tensor) -> Result<()> {
     let [_, columns] = rank(x.dims(), "The input of a batch norm")?;
     check_len(
@@ -779,7 +779,7 @@ fn check_batch(x: &Tensor, weight: &Tensor) -> Result<()> {
     )
 }
 
-/// ([rows, width], prototypes).
+/// Returns ([rows, width], prototypes).
 fn prototype_shape(x: &Tensor, prototypes: &Tensor) -> Result<([usize; 2], usize)> {
     let [rows, width] = rank(x.dims(), "What is compared with prototypes")?;
     let [count, _] = rank(prototypes.dims(), "The prototypes")?;
@@ -787,7 +787,7 @@ fn prototype_shape(x: &Tensor, prototypes: &Tensor) -> Result<([usize; 2], usize
     Ok(([rows, width], count))
 }
 
-/// The columns of logits and targets.
+/// The number of columns, which logits and targets must share.
 fn same_width(logits: &Tensor, targets: &Tensor) -> Result<usize> {
     let [_, prototypes] = rank(logits.dims(), "The logits")?;
     let [_, others] = rank(targets.dims(), "The targets")?;

@@ -1,4 +1,4 @@
-//! Batch normalisation: statistics of each column, in float64.
+//! Batch normalisation with float64 statistics for each column.
 
 use vit_msn_tensor::{Result, batch_rows, check_len, try_vec};
 
@@ -6,9 +6,9 @@ use crate::columns::{column_sums, column_sums_of};
 use crate::elementwise::update_block;
 use crate::runtime::parallel::for_each_block_of_rows;
 
-/// Where the results of a batch norm go.
+/// The outputs of a batch norm.
 pub struct BatchNormOutput<'a> {
-    /// As the input: rows of `columns`.
+    /// Rows of `columns`, like the input.
     pub y: &'a mut [f32],
     /// `[columns]`
     pub mean: &'a mut [f32],
@@ -16,9 +16,9 @@ pub struct BatchNormOutput<'a> {
     pub variance: &'a mut [f32],
 }
 
-/// Where the gradients of a batch norm go.
+/// The gradients of a batch norm.
 pub struct BatchNormGradients<'a> {
-    /// As the input: rows of `columns`.
+    /// Rows of `columns`, like the input.
     pub x: &'a mut [f32],
     /// `[columns]`
     pub weight: &'a mut [f32],
@@ -26,10 +26,10 @@ pub struct BatchNormGradients<'a> {
     pub bias: &'a mut [f32],
 }
 
-/// y = (x − mean) / √(variance + eps) · weight + bias by each column's statistics, the variance being the biased one.
+/// y = (x − mean) / √(variance + eps) · weight + bias with each column's mean and biased variance.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit or there are fewer than two rows, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match or there are fewer than two rows, OUT_OF_MEMORY.
 pub fn batch_norm(
     x: &[f32],
     weight: &[f32],
@@ -46,7 +46,7 @@ pub fn batch_norm(
         out.variance[column] = *variance as f32;
     }
     batch_norm_inference(x, [weight, bias, out.mean, out.variance], eps, out.y)?;
-    // Running statistics keep the unbiased one.
+    // Running statistics use the unbiased variance.
     let unbiased = moments.rows as f64 / (moments.rows as f64 - 1.0);
     for (out, variance) in out.variance.iter_mut().zip(&moments.variance) {
         *out = (variance * unbiased) as f32;
@@ -54,10 +54,10 @@ pub fn batch_norm(
     Ok(())
 }
 
-/// The same by given statistics: weight, bias, mean and variance.
+/// The same with given statistics: weight, bias, mean and variance.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match, OUT_OF_MEMORY.
 pub fn batch_norm_inference(
     x: &[f32],
     [weight, bias, mean, variance]: [&[f32]; 4],
@@ -91,11 +91,12 @@ pub fn batch_norm_inference(
     Ok(())
 }
 
-/// The gradients of [`batch_norm`]'s y. With x̂ the normalised x, those by weight and bias are the column sums of grad
-/// · x̂ and of grad, and the one by x is (grad − mean(grad) − x̂ · mean(grad · x̂)) · weight / √(variance + eps).
+/// The gradients of [`batch_norm`]'s y. With x̂ the normalised x, those with respect to weight and bias are the
+/// column sums of grad · x̂ and of grad, and the one with respect to x is (grad − mean(grad) − x̂ · mean(grad ·
+/// x̂)) · weight / √(variance + eps).
 ///
 /// # Errors
-/// As there.
+/// Same as [`batch_norm`].
 pub fn batch_norm_backward(
     grad: &[f32],
     x: &[f32],
@@ -180,7 +181,7 @@ impl Moments {
     }
 }
 
-/// One over the standard deviation.
+/// The reciprocal of the standard deviation.
 fn factor(variance: f64, eps: f32) -> f64 {
     1.0 / (variance + f64::from(eps)).sqrt()
 }

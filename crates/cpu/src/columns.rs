@@ -1,10 +1,10 @@
-//! Sums down the columns of a matrix, in float64 and in the order of the rows.
+//! Sums over the columns of a matrix, accumulated in float64 in row order.
 
 use vit_msn_tensor::{Result, try_vec};
 
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 
-/// Columns of a task: two cache lines of a row.
+/// Columns per task: two cache lines of a row.
 const COLUMNS: usize = 32;
 
 /// The sums of the columns of `x`.
@@ -19,7 +19,7 @@ pub(crate) fn column_sums(x: &[f32], columns: usize) -> Result<Vec<f64>> {
     })
 }
 
-/// For each row and some of its columns calls `add(index of the first element, its column, the sums so far)`.
+/// For each row and range of columns, calls `add(index of the first element, its column, the sums so far)`.
 ///
 /// # Errors
 /// OUT_OF_MEMORY.

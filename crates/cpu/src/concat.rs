@@ -1,11 +1,11 @@
-//! Joining the rows of two matrices.
+//! Concatenation of the rows of two matrices.
 
 use vit_msn_tensor::{Result, check_len};
 
-/// out = x, then y.
+/// out = the rows of x followed by those of y.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the lengths don't fit.
+/// INVALID_ARGUMENT when the lengths don't match.
 pub fn concat_rows(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
     check_len("The joined rows", out.len(), &[x.len() + y.len()])?;
     let (first, second) = out.split_at_mut(x.len());
@@ -14,10 +14,10 @@ pub fn concat_rows(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// The gradients by both, cut apart again.
+/// Splits the gradient into those with respect to x and y.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the lengths don't fit.
+/// INVALID_ARGUMENT when the lengths don't match.
 pub fn concat_rows_backward(grad: &[f32], x: &mut [f32], y: &mut [f32]) -> Result<()> {
     check_len(
         "The gradient of joined rows",

@@ -1,15 +1,15 @@
-//! Dropout, of activations and of attention's probabilities.
+//! Dropout of activations and of attention probabilities.
 
 use vit_msn_tensor::{Dropout, DropoutMask, Result, check_len};
 
 use crate::elementwise::BLOCK;
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 
-/// What an element costs, in multiply-adds.
+/// Cost of an element in multiply-adds.
 const WORK: usize = 8;
 
-/// Zeroes each element with `probability` and divides the others by 1 − probability. Its gradient is the same op with
-/// the same seed.
+/// Zeroes each element with `probability` and divides the others by 1 − probability. Its gradient is the same
+/// op with the same seed.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a probability outside [0, 1] or lengths that differ.
@@ -28,7 +28,7 @@ pub fn dropout(x: &[f32], dropout: Dropout, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Drops from `x`, whose first element is number `first`. LLVM makes vectors of this loop.
+/// Applies the mask to `x`, whose first element has index `first`. LLVM vectorises this loop.
 pub(crate) fn apply(mask: &DropoutMask, x: &[f32], first: u32, out: &mut [f32]) {
     for (index, (target, &value)) in (first..).zip(out.iter_mut().zip(x)) {
         let scaled = value * mask.scale;
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_mask_is_the_documented_one() {
-        // Computed from the definition above by another program.
+        // Computed from the definition by an independent program.
         let expected = [2.0, 0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 0.0];
         assert_eq!(run(&[1.0; 12], 0.5, 42), expected);
     }

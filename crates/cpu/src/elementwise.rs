@@ -1,4 +1,4 @@
-//! Element by element: the loop that gradients and optimisers share, addition, and the sum of squares.
+//! Elementwise ops: the loop that gradients and optimisers share, addition, and the sum of squares.
 
 use std::array::from_fn;
 
@@ -7,7 +7,7 @@ use vit_msn_tensor::{Result, check_len, check_momentum};
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 use crate::runtime::simd::{F32x4, LANES};
 
-/// Elements of a task. Fixed, so that sums don't depend on the number of threads.
+/// Elements per task. Fixed, so that sums don't depend on the number of threads.
 pub(crate) const BLOCK: usize = 1 << 14;
 
 /// out = x + y.
@@ -35,7 +35,7 @@ pub fn accumulate(target: &mut [f32], x: &[f32], scale: f32) -> Result<()> {
 /// target = momentum · target + (1 − momentum) · source.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when the lengths differ or the momentum isn't from 0 to 1.
+/// INVALID_ARGUMENT when the lengths differ or the momentum is outside [0, 1].
 pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
     check_momentum(momentum)?;
     check_len(
@@ -50,7 +50,7 @@ pub fn ema(target: &mut [f32], source: &[f32], momentum: f64) -> Result<()> {
     Ok(())
 }
 
-/// The sum of squares, in float64 over fixed blocks.
+/// The sum of squares, accumulated in float64 over fixed blocks.
 ///
 /// # Errors
 /// OUT_OF_MEMORY.
@@ -78,8 +78,9 @@ fn squares_of_block(block: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().copied().map(square).sum::<f64>()
 }
 
-/// Replaces the elements at each index of `written` by what `op` makes of them and of those of `read`, four at a time
-/// and on all threads; all slices are of one length. `work` is what an element costs, in multiply-adds.
+/// At each index, replaces the elements of `written` by the results of `op` on them and the elements of `read`,
+/// four at a time and on all threads. All slices must have the same length. `work` is the cost of an element in
+/// multiply-adds.
 pub(crate) fn update<const W: usize, const R: usize>(
     written: [&mut [f32]; W],
     read: [&[f32]; R],
@@ -100,7 +101,7 @@ pub(crate) fn update<const W: usize, const R: usize>(
     });
 }
 
-/// [`update`] on this thread, in order; what pads the last four elements is 0.
+/// [`update`] on this thread only, in order. The last four elements are padded with 0.
 #[inline(always)]
 pub(crate) fn update_block<const W: usize, const R: usize>(
     mut written: [&mut [f32]; W],
@@ -116,7 +117,7 @@ pub(crate) fn update_block<const W: usize, const R: usize>(
         read.map(<[f32]>::as_ptr),
     );
     for index in (0..whole).step_by(LANES) {
-        // SAFETY: every slice has `len` floats, of which at least four begin at `index`.
+        // SAFETY: every slice has `len` floats, at least four of them starting at `index`.
         unsafe {
             let results = op(
                 targets.map(|target| F32x4::load(target.add(index))),
@@ -138,7 +139,7 @@ pub(crate) fn update_block<const W: usize, const R: usize>(
     }
 }
 
-/// Fewer than four floats, and zeros.
+/// Loads fewer than four floats, padded with zeros.
 fn load_padded(values: &[f32]) -> F32x4 {
     let mut padded = [0.0; LANES];
     padded[..values.len()].copy_from_slice(values);

@@ -1,4 +1,4 @@
-//! Tokens from patches: masking, the CLS token and positions.
+//! Token embeddings of patches: masking, the CLS token and positions.
 
 use vit_msn_tensor::{Result, check_len, try_vec};
 
@@ -7,26 +7,26 @@ use vit_msn_tensor::{Result, check_len, try_vec};
 pub struct EmbeddingShape {
     /// B
     pub batch: usize,
-    /// The patches of an image, without the CLS token.
+    /// Number of patches of an image, without the CLS token.
     pub patches: usize,
     /// D
     pub width: usize,
 }
 
-/// Which patches are replaced by the mask token.
+/// Which patches the mask token replaces.
 #[derive(Debug, Clone, Copy)]
 pub struct PatchMask<'a> {
-    /// `[B, patches]`: anything but 0 masks.
+    /// `[B, patches]`: a nonzero value masks the patch.
     pub masked: &'a [u8],
     /// `[D]`
     pub token: &'a [f32],
 }
 
-/// out `[B, 1 + patches, D]` = `[cls; patch or mask token] + positions`, with cls `[D]`, patches `[B, patches, D]` and
-/// positions `[1 + patches, D]`.
+/// out `[B, 1 + patches, D]` = `[cls; patch or mask token] + positions`, with cls `[D]`, patches `[B, patches,
+/// D]` and positions `[1 + patches, D]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit.
+/// INVALID_ARGUMENT when the lengths don't match.
 pub fn embed_tokens(
     patches: &[f32],
     shape: EmbeddingShape,
@@ -75,7 +75,7 @@ pub fn embed_tokens(
     Ok(())
 }
 
-/// Where the gradients of [`embed_tokens`] go: shapes as there.
+/// The gradients of [`embed_tokens`], each of its operand's shape.
 pub struct EmbeddingGradients<'a> {
     /// `[B, patches, D]`
     pub patches: &'a mut [f32],
@@ -83,15 +83,15 @@ pub struct EmbeddingGradients<'a> {
     pub cls: &'a mut [f32],
     /// `[1 + patches, D]`
     pub positions: &'a mut [f32],
-    /// The mask `[B, patches]`, and the gradient `[D]` by the mask token.
+    /// The mask `[B, patches]`, and the gradient `[D]` with respect to the mask token.
     pub mask: Option<(&'a [u8], &'a mut [f32])>,
 }
 
-/// The gradients by what [`embed_tokens`] puts together, from grad `[B, 1 + patches, D]`: what masked patches would get
-/// goes to the mask token.
+/// The gradients with respect to the operands of [`embed_tokens`], from grad `[B, 1 + patches, D]`. The
+/// gradients of masked patches go to the mask token instead.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match, OUT_OF_MEMORY.
 pub fn embed_tokens_backward(
     grad: &[f32],
     shape: EmbeddingShape,
@@ -127,7 +127,7 @@ pub fn embed_tokens_backward(
         return Ok(());
     }
     out.positions.fill(0.0);
-    // Float64: it sums over all masked patches of all images.
+    // float64, since it sums over all masked patches of all images.
     let mut mask_sum = try_vec::<f64>(width)?;
     let masked = out.mask.as_ref().map(|(masked, _)| *masked);
     for (row, grad) in grad.chunks_exact(width).enumerate() {
@@ -150,7 +150,7 @@ pub fn embed_tokens_backward(
             target.copy_from_slice(grad);
         }
     }
-    // The CLS token and its position are the two summands of the same outputs.
+    // The CLS token and its position are added to the same outputs, so their gradients are equal.
     out.cls.copy_from_slice(&out.positions[..width]);
     if let Some((_, token)) = out.mask {
         for (target, sum) in token.iter_mut().zip(mask_sum) {

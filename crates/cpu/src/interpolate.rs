@@ -1,13 +1,13 @@
-//! Position embeddings for images of another size.
+//! Position embeddings for images of a different size.
 
 use vit_msn_tensor::{Error, Result, bicubic_taps, check_len, numel};
 
-/// Interpolates positions `[1 + rows·columns, width]` to out `[1 + new_rows·new_columns, width]`: bicubic with corners
-/// unaligned and edges repeated, as `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the CLS token's position
-/// is copied. Grids are (rows, columns).
+/// Interpolates positions `[1 + rows·columns, width]` to out `[1 + new_rows·new_columns, width]`. Bicubic with
+/// unaligned corners and replicated edges, like `torch.nn.functional.interpolate(mode="bicubic", size=…)`; the
+/// CLS token's position is copied. Grids are (rows, columns).
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a grid is empty or a length doesn't fit.
+/// INVALID_ARGUMENT when a grid is empty or a length doesn't match.
 pub fn interpolate_positions(
     positions: &[f32],
     grid: (usize, usize),
@@ -31,11 +31,11 @@ pub fn interpolate_positions(
     Ok(())
 }
 
-/// The gradient of [`interpolate_positions`], its transpose: grad `[1 + new_rows·new_columns, width]` to out `[1 +
-/// rows·columns, width]`.
+/// The gradient of [`interpolate_positions`], which is its transpose: grad `[1 + new_rows·new_columns, width]`
+/// to out `[1 + rows·columns, width]`.
 ///
 /// # Errors
-/// As there.
+/// Same as [`interpolate_positions`].
 pub fn interpolate_positions_backward(
     grad: &[f32],
     grid: (usize, usize),
@@ -59,7 +59,7 @@ pub fn interpolate_positions_backward(
     Ok(())
 }
 
-/// INVALID_ARGUMENT unless both grids have cells and the positions their sizes.
+/// Checks that both grids have cells and that the lengths match them; INVALID_ARGUMENT otherwise.
 fn check(
     positions: &[f32],
     grid: (usize, usize),
@@ -86,7 +86,8 @@ fn check(
     )
 }
 
-/// Calls `visit` with the sixteen cells of `grid` that make a cell of `new_grid`, and their weights.
+/// Calls `visit` with each of the sixteen cells of `grid` that contribute to a cell of `new_grid`, and its
+/// weight.
 fn for_each_tap(
     cell: usize,
     grid: (usize, usize),

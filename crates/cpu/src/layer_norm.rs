@@ -5,11 +5,11 @@ use vit_msn_tensor::{Error, Result, check_len};
 use crate::runtime::parallel::for_each_block_of_rows;
 use crate::runtime::simd::{F32x4, LANES};
 
-/// `out = (x − mean) / √(variance + eps) · weight + bias` for each row of `weight.len()` values; the variance is the
-/// biased one, as in PyTorch.
+/// `out = (x − mean) / √(variance + eps) · weight + bias` for each row of `weight.len()` values, with the
+/// biased variance, as in PyTorch.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit.
+/// INVALID_ARGUMENT when the lengths don't match.
 pub fn layer_norm(
     x: &[f32],
     weight: &[f32],
@@ -39,7 +39,7 @@ pub fn layer_norm(
     Ok(())
 }
 
-/// The mean, as a float near it and what is missing, and the biased variance.
+/// The mean, as a float near it plus a remainder, and the biased variance.
 #[derive(Clone, Copy)]
 pub(crate) struct Moments {
     pub shift: f32,
@@ -48,8 +48,8 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    /// The first sum only picks a shift near the mean. What remains after it is small and nearly exact, so that
-    /// its moments don't cancel, however large the mean.
+    /// The first sum only determines a shift near the mean. The differences from it are small and nearly exact,
+    /// so their moments don't cancel, however large the mean.
     pub fn of(row: &[f32]) -> Self {
         let count = row.len() as f32;
         let shift = sum_of(row) / count;
@@ -63,7 +63,7 @@ impl Moments {
     }
 }
 
-/// Vectors of a turn of the loops below: that many sums hide the latency of one addition.
+/// Vectors per iteration of the loops below: this many independent sums hide the latency of an addition.
 const UNROLLED: usize = 4;
 
 fn sum_of(row: &[f32]) -> f32 {
@@ -71,7 +71,7 @@ fn sum_of(row: &[f32]) -> f32 {
     let mut sums = [F32x4::splat(0.0); UNROLLED];
     for turn in turns {
         for (v, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the turn is UNROLLED vectors.
+            // SAFETY: the chunk is UNROLLED vectors.
             *sum = sum.add(unsafe { F32x4::load(turn.as_ptr().add(v * LANES)) });
         }
     }
@@ -86,7 +86,7 @@ fn sums_of(row: &[f32], shift: f32) -> (f32, f32) {
     let mut sums = [[F32x4::splat(0.0); 2]; UNROLLED];
     for turn in turns {
         for (v, [sum, squares]) in sums.iter_mut().enumerate() {
-            // SAFETY: the turn is UNROLLED vectors.
+            // SAFETY: the chunk is UNROLLED vectors.
             let value = unsafe { F32x4::load(turn.as_ptr().add(v * LANES)) }.sub(shifts);
             *sum = sum.add(value);
             *squares = value.mul_add(value, *squares);

@@ -7,13 +7,13 @@ use crate::layer_norm::Moments;
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
 use crate::runtime::simd::F32x4;
 
-/// Rows whose gradients by weight and bias are summed in float32 before they are added in float64. Fixed, so that the
-/// sums don't depend on the number of threads.
+/// Rows whose gradients with respect to weight and bias are summed in float32 before they are added in float64.
+/// Fixed, so that the sums don't depend on the number of threads.
 const ROW_BLOCK: usize = 32;
 
-/// Where the gradients of a layer norm go.
+/// The gradients of a layer norm.
 pub struct LayerNormGradients<'a> {
-    /// As the input: rows of `columns`.
+    /// Rows of `columns`, like the input.
     pub x: &'a mut [f32],
     /// `[columns]`
     pub weight: &'a mut [f32],
@@ -21,11 +21,12 @@ pub struct LayerNormGradients<'a> {
     pub bias: &'a mut [f32],
 }
 
-/// The gradients of `(x − mean) / √(variance + eps) · weight + bias`, from the gradient by its output. With x̂ the
-/// normalised x and g = grad · weight, the gradient by x is (g − mean(g) − x̂ · mean(g · x̂)) / √(variance + eps).
+/// The gradients of `(x − mean) / √(variance + eps) · weight + bias`, from the gradient of its output. With x̂
+/// the normalised x and g = grad · weight, the gradient with respect to x is (g − mean(g) − x̂ · mean(g · x̂))
+/// / √(variance + eps).
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match, OUT_OF_MEMORY.
 pub fn layer_norm_backward(
     grad: &[f32],
     x: &[f32],
@@ -79,7 +80,8 @@ pub fn layer_norm_backward(
     Ok(())
 }
 
-/// The gradient by one row of x; its share of those by weight and bias is added to their sums.
+/// Computes the gradient with respect to one row of x, and adds the row's share of those with respect to weight
+/// and bias to their sums.
 fn row_backward(
     row: &[f32],
     grad: &[f32],
@@ -122,7 +124,7 @@ mod tests {
         bias: Vec<f64>,
     }
 
-    /// Σ grad · layer_norm(x), whose gradients are asked for.
+    /// Σ grad · layer_norm(x), whose gradients are under test.
     fn loss(grad: &[f32], x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> f64 {
         let n = weight.len();
         let row_loss = |(row, grad): (&[f64], &[f32])| {

@@ -1,7 +1,8 @@
-//! The engine's kernels on the CPU. Each is written once over four lanes ([`runtime::simd`]): SIMD128 on wasm32,
-//! arrays natively, where the tests run. Sizes are checked at the door; no kernel panics on what it is given.
+//! The engine's CPU kernels. Each is written once on top of four lanes ([`runtime::simd`]): SIMD128 on wasm32,
+//! arrays natively, where the tests run. Public functions check all sizes; no kernel panics on its input.
 //!
-//! Activations are contiguous row-major float32 slices; weights are [`PackedLinear`]: float32, half-width or int8.
+//! Activations are contiguous row-major float32 slices. Weights are [`PackedLinear`]: float32, half-width or
+//! int8.
 
 mod activation;
 mod attention;

@@ -5,10 +5,10 @@ use vit_msn_tensor::{Error, Result, check_len, format_number};
 /// The label that cross-entropy ignores.
 pub const IGNORE_INDEX: i64 = -100;
 
-/// The mean cross-entropy of logits `[labels.len(), classes]` over the labels that aren't [`IGNORE_INDEX`].
+/// The mean cross-entropy of logits `[labels.len(), classes]` over the labels other than [`IGNORE_INDEX`].
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming a label that is no class, or when every label is ignored.
+/// INVALID_ARGUMENT naming a label that isn't a class, or when every label is ignored.
 pub fn cross_entropy<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -17,10 +17,10 @@ pub fn cross_entropy<L: Copy + Into<i64>>(
     cross_entropy_smoothed(logits, classes, labels, 0.0)
 }
 
-/// [`cross_entropy`] with label smoothing s as PyTorch's: the target is (1 − s)·one_hot + s / classes.
+/// [`cross_entropy`] with label smoothing s as in PyTorch: the target is (1 − s)·one_hot + s / classes.
 ///
 /// # Errors
-/// As there, and for s outside [0, 1].
+/// Same as [`cross_entropy`], and INVALID_ARGUMENT for s outside [0, 1].
 pub fn cross_entropy_smoothed<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -40,7 +40,8 @@ pub fn cross_entropy_smoothed<L: Copy + Into<i64>>(
     mean(sum, count, "labels that aren't ignored")
 }
 
-/// Calls `visit` with the index, the logits and the class of each label that isn't ignored, and counts them.
+/// Calls `visit` with the index, the logits and the class of each label that isn't ignored. Returns their
+/// number.
 pub(crate) fn for_each_label<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -75,7 +76,7 @@ pub(crate) fn check_smoothing(smoothing: f64) -> Result<()> {
     )))
 }
 
-/// ln Σ e^logit of a row, in two parts: the largest logit, and what is added to it.
+/// ln Σ e^logit of a row, in two parts: the largest logit and the rest.
 #[derive(Clone, Copy)]
 pub(crate) struct LogSum {
     largest: f32,
@@ -92,7 +93,7 @@ impl LogSum {
         }
     }
 
-    /// −ln of the probability of a logit.
+    /// The negative log-probability of a logit.
     pub fn minus(self, logit: f32) -> f64 {
         self.rest + f64::from(self.largest) - f64::from(logit)
     }
@@ -112,8 +113,8 @@ pub fn mse_loss(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     mean(sum, targets.len(), "targets")
 }
 
-/// The mean binary cross-entropy of logits with targets in 0..=1, computed without overflow as max(x, 0) − x·t + ln(1 +
-/// e^−|x|).
+/// The mean binary cross-entropy of logits with targets in 0..=1, computed without overflow as max(x, 0) − x·t
+/// + ln(1 + e^−|x|).
 ///
 /// # Errors
 /// INVALID_ARGUMENT when the lengths differ or are zero.

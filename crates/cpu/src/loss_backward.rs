@@ -1,14 +1,14 @@
-//! The gradients of the losses by the model's outputs.
+//! The gradients of the losses with respect to the model's outputs.
 
 use vit_msn_tensor::{Error, Result, check_len};
 
 use crate::loss::{LogSum, check_smoothing, for_each_label, mean};
 
-/// The gradient of [`crate::cross_entropy_smoothed`] by logits, (softmax − target) / count; rows of ignored labels get
-/// 0.
+/// The gradient of [`crate::cross_entropy_smoothed`] with respect to the logits, (softmax − target) / count; 0
+/// for the rows of ignored labels.
 ///
 /// # Errors
-/// As there.
+/// Same as [`crate::cross_entropy_smoothed`].
 pub fn cross_entropy_backward<L: Copy + Into<i64>>(
     logits: &[f32],
     classes: usize,
@@ -33,18 +33,18 @@ pub fn cross_entropy_backward<L: Copy + Into<i64>>(
     Ok(())
 }
 
-/// The gradient of [`crate::mse_loss`] by its predictions, 2·(p − t) / count.
+/// The gradient of [`crate::mse_loss`] with respect to its predictions, 2·(p − t) / count.
 ///
 /// # Errors
-/// As there.
+/// Same as [`crate::mse_loss`].
 pub fn mse_loss_backward(predictions: &[f32], targets: &[f32], out: &mut [f32]) -> Result<()> {
     for_each_pair(predictions, targets, out, |p, t| 2.0 * (p - t))
 }
 
-/// The gradient of [`crate::bce_with_logits`] by the logits, (σ(x) − t) / count.
+/// The gradient of [`crate::bce_with_logits`] with respect to the logits, (σ(x) − t) / count.
 ///
 /// # Errors
-/// As there.
+/// Same as [`crate::bce_with_logits`].
 pub fn bce_with_logits_backward(logits: &[f32], targets: &[f32], out: &mut [f32]) -> Result<()> {
     for_each_pair(logits, targets, out, |x, t| 1.0 / (1.0 + (-x).exp()) - t)
 }
@@ -76,7 +76,8 @@ mod tests {
     use crate::{IGNORE_INDEX, bce_with_logits, cross_entropy_smoothed, mse_loss};
     use proptest::prelude::*;
 
-    /// Central differences of a loss over float32: a step of 2⁻⁷ and values of few bits move exactly.
+    /// Central differences of a loss on float32 values. A step of 2⁻⁷ and values with few significant bits are
+    /// added exactly.
     fn differences(values: &[f32], loss: impl Fn(&[f32]) -> f64) -> Vec<f64> {
         let step = 1.0 / 128.0;
         (0..values.len())

@@ -1,4 +1,4 @@
-//! What Masked Siamese Networks learn by (Assran et al. 2022, arXiv 2204.07141): targets and the loss.
+//! The objective of Masked Siamese Networks (Assran et al. 2022, arXiv 2204.07141): targets and the loss.
 
 use vit_msn_tensor::{Error, MsnLoss, MsnTargets, Result, check_len, numel, try_vec, views_of};
 
@@ -9,14 +9,14 @@ use crate::runtime::parallel::{
 use crate::runtime::simd::Exp;
 use crate::softmax::{exp_of_difference, largest};
 
-/// Multiply-adds that an exponential counts as.
+/// Cost of an exponential in multiply-adds.
 const EXP_COST: usize = 16;
 
-/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, then as often as asked for each column divided by
-/// its sum and each row by its own.
+/// Targets from logits `[B, K]`: softmax, sharpened to p^(1/T) / Σ, followed by the requested number of
+/// Sinkhorn iterations. Each divides every column by its sum, then every row by its sum.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a length or number doesn't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when a length doesn't match or an option is out of range, OUT_OF_MEMORY.
 pub fn msn_targets(
     logits: &[f32],
     prototypes: usize,
@@ -26,7 +26,7 @@ pub fn msn_targets(
     options.check()?;
     whole_rows(logits, prototypes)?;
     check_len("The targets", out.len(), &[logits.len()])?;
-    // softmax(x)^(1/T) / Σ is softmax(x / T). Sinkhorn enlarges tiny values, which must therefore be exact.
+    // softmax(x)^(1/T) / Σ is softmax(x / T). Sinkhorn amplifies tiny values, so they must be exact.
     let scale = 1.0 / options.temperature;
     let work = logits.len().saturating_mul(4 * EXP_COST);
     for_each_block_of_rows(out, prototypes, work, &|row, block| {
@@ -50,7 +50,7 @@ pub fn msn_targets(
         for row in out.chunks_exact_mut(prototypes) {
             let mut sum = 0.0;
             for (value, &column) in row.iter_mut().zip(&sums) {
-                // A prototype that no image has anything of stays at 0.
+                // A prototype with probability 0 for every image stays at 0.
                 let share = if column == 0.0 {
                     0.0
                 } else {
@@ -66,10 +66,11 @@ pub fn msn_targets(
     Ok(())
 }
 
-/// The loss of logits `[V · B, K]` beside targets `[B, K]`, and its terms: [loss, cross_entropy, me_max, entropy].
+/// The loss of logits `[V · B, K]` against targets `[B, K]`, and its terms: [loss, cross_entropy, me_max,
+/// entropy].
 ///
 /// # Errors
-/// INVALID_ARGUMENT when a length or number doesn't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when a length doesn't match or an option is out of range, OUT_OF_MEMORY.
 pub fn msn_loss(
     logits: &[f32],
     targets: &[f32],
@@ -107,11 +108,12 @@ pub fn msn_loss(
     Ok([loss, cross_entropy, me_max, entropy])
 }
 
-/// The gradient of [`msn_loss`]'s loss by the logits. With p a row's probabilities, H their entropy and l̄ the
-/// logarithms of the mean probabilities, it is p · (Σ t + λ (l̄ − Σ p l̄) − w (log p + H)) − t over the number of rows.
+/// The gradient of [`msn_loss`]'s loss with respect to the logits. With p a row's probabilities, H their
+/// entropy and l̄ the logarithms of the mean probabilities, it is p · (Σ t + λ (l̄ − Σ p l̄) − w (log p + H)) −
+/// t over the number of rows.
 ///
 /// # Errors
-/// As there.
+/// Same as [`msn_loss`].
 pub fn msn_loss_backward(
     logits: &[f32],
     targets: &[f32],
@@ -142,21 +144,21 @@ pub fn msn_loss_backward(
     Ok(())
 }
 
-/// The anchors' logits and what all of them say together.
+/// The anchors' logits and the statistics over all rows.
 struct Anchors<'a> {
     logits: &'a [f32],
     targets: &'a [f32],
     prototypes: usize,
     rows: usize,
-    /// Of each row: ln Σ e^logit.
+    /// ln Σ e^logit of each row.
     log_sums: Vec<f64>,
     /// The mean of the rows' probabilities.
     mean: Vec<f64>,
-    /// Its logarithms; 0 where it is 0.
+    /// The logarithms of the mean; 0 where the mean is 0.
     log_mean: Vec<f64>,
 }
 
-/// One row of them.
+/// One row of [`Anchors`].
 struct Anchor<'a> {
     logits: &'a [f32],
     targets: &'a [f32],
@@ -164,7 +166,7 @@ struct Anchor<'a> {
 }
 
 impl<'a> Anchors<'a> {
-    /// Writes their probabilities to `probs`.
+    /// Also writes the rows' probabilities to `probs`.
     fn of(
         logits: &'a [f32],
         targets: &'a [f32],
@@ -293,7 +295,7 @@ mod tests {
         #[test]
         fn gradients_match_finite_differences(views in 1usize..4, rows in 1usize..4, k in 1usize..7) {
             let logits = scaled(views * rows * k, 4, 3.0);
-            // Targets that don't sum to 1, too.
+            // The targets don't need to sum to 1.
             let targets: Vec<f32> = values(rows * k, 5).into_iter().map(f32::abs).collect();
             let mut by_logits = vec![f32::NAN; logits.len()];
             msn_loss_backward(&logits, &targets, k, WEIGHTS, &mut by_logits).unwrap();
@@ -306,7 +308,8 @@ mod tests {
 
     #[test]
     fn tiny_shares_are_balanced_exactly() {
-        // What the first prototype has of any image is e^-70 and less: balanced, it has as much as the other.
+        // The first prototype's probability is e^-70 or less for every image; after balancing, it has as much
+        // as the other.
         let targets = targets_of(&[-70.0, 0.0, -80.0, 0.0], 2, 1.0, 1);
         let expected = [2.0 / 3.0, 1.0 / 3.0, 0.0, 1.0].map(|v: f64| v);
         assert_close(&targets, &expected, 1e-4);

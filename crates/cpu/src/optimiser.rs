@@ -1,14 +1,14 @@
-//! One step of an optimiser, in place. Hyper-parameters are float64, as JavaScript and PyTorch have them; what is the
-//! same for all elements is computed so, and rounded once.
+//! One optimiser step, in place. Hyper-parameters are float64, as in JavaScript and PyTorch; whatever is the
+//! same for all elements is computed in float64 and rounded once.
 
 use vit_msn_tensor::{AdamW, Lars, Result, Sgd, check_len};
 
 use crate::elementwise::{sum_of_squares, update};
 use crate::runtime::simd::F32x4;
 
-/// One step of AdamW (Loshchilov and Hutter, 2019) as `torch.optim.AdamW` does it, with the moments `m` and `v`, zero
-/// before the first: w ← w·(1 − lr·λ); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²; w ← w − lr / (1 − β₁ᵗ) · m /
-/// (√v / √(1 − β₂ᵗ) + ε).
+/// One step of AdamW (Loshchilov and Hutter, 2019) as in `torch.optim.AdamW`, with the moments `m` and `v` zero
+/// before the first step: w ← w·(1 − lr·λ); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²; w ← w − lr / (1 −
+/// β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε).
 ///
 /// # Errors
 /// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range.
@@ -47,9 +47,9 @@ pub fn adamw_step(
     Ok(())
 }
 
-/// One step of stochastic gradient descent as `torch.optim.SGD` does it, with dampening 0: g ← g + λ·w; where momentum
-/// μ isn't 0, b ← μ·b + g (b ← g at first) and g ← b or, with Nesterov's, g + μ·b; w ← w − lr·g. `momentum` may be None
-/// where μ is 0.
+/// One step of stochastic gradient descent as in `torch.optim.SGD` with dampening 0: g ← g + λ·w; if the
+/// momentum μ isn't 0, b ← μ·b + g (b ← g in the first step) and g ← b or, with Nesterov momentum, g + μ·b; w ←
+/// w − lr·g. `momentum` may be None if μ is 0.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range.
@@ -93,9 +93,9 @@ pub fn sgd_step(
     Ok(())
 }
 
-/// One step of LARS (You, Gitman and Ginsburg, 2017, equations 5 and 6) with the ε and the exceptions of NVIDIA apex's
-/// LARC, on SGD with momentum: q = η·‖w‖ / (‖g‖ + λ·‖w‖ + ε); b ← μ·b + q·(g + λ·w); w ← w − lr·b. Where either norm is
-/// 0, b ← μ·b + g. `momentum` is zero before the first step.
+/// One step of LARS (You, Gitman and Ginsburg, 2017, equations 5 and 6) on SGD with momentum, with the ε and
+/// the exceptions of NVIDIA apex's LARC: q = η·‖w‖ / (‖g‖ + λ·‖w‖ + ε); b ← μ·b + q·(g + λ·w); w ← w − lr·b. If
+/// either norm is 0, b ← μ·b + g. `momentum` is zero before the first step.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for lengths that differ or a hyper-parameter out of range, OUT_OF_MEMORY.
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn momentum_is_what_the_first_gradient_leaves() {
         let (mut w, mut buffer) = ([1.0, 1.0], [f32::MAX; 2]);
-        // A buffer that was never written doesn't matter, as long as it is finite.
+        // The values of an unwritten buffer don't matter, as long as they are finite.
         sgd_step(&mut w, &[1.0, -1.0], Some(&mut buffer), SGD).unwrap();
         assert_eq!(buffer, [1.0, -1.0]);
         let next = Sgd {
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn the_step_of_lars_follows_the_norms() {
         let (mut w, mut buffer) = ([3.0, 4.0], [0.0; 2]);
-        // ‖w‖ = 5, so that the step is 0.5 · 0.01 · 5 long, whatever the gradient's size.
+        // ‖w‖ = 5, so the step has length 0.5 · 0.01 · 5, whatever the gradient's norm.
         lars_step(&mut w, &[0.0, 1e-3], &mut buffer, LARS).unwrap();
         assert_close(&w, &[3.0, 4.0 - 0.025], 1e-6);
         let (mut w, mut buffer) = ([0.0, 0.0], [0.0; 2]);

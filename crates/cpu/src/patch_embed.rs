@@ -1,4 +1,4 @@
-//! The patch embedding: a convolution whose stride is its kernel, so each patch is one row of a GEMM.
+//! The patch embedding: a convolution whose stride equals its kernel size, so each patch is one row of a GEMM.
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, numel, try_vec};
 
@@ -7,7 +7,7 @@ use crate::linear::linear;
 use crate::linear::packed::PackedLinear;
 use crate::runtime::parallel::for_each_block_of_rows;
 
-/// Patches that are laid out at a time.
+/// Number of patches laid out at a time.
 const PATCH_BLOCK: usize = 256;
 
 /// The sizes of images `[batch, channels, height, width]` and of the patches they are cut into.
@@ -28,7 +28,8 @@ pub struct PatchShape {
 }
 
 impl PatchShape {
-    /// Rows and columns of the grid of patches; pixels beyond the last whole patch are left out, as by a convolution.
+    /// Rows and columns of the grid of patches. Pixels beyond the last whole patch are ignored, as in a
+    /// convolution.
     ///
     /// # Errors
     /// INVALID_ARGUMENT when no patch fits.
@@ -53,11 +54,11 @@ impl PatchShape {
     }
 }
 
-/// Pixels `[B, C, H, W]` to patch embeddings `[B, rows · columns, out_features]`, with the projection's weight
-/// `[out_features, C, patch_height, patch_width]` packed as a linear layer's.
+/// Pixels `[B, C, H, W]` to patch embeddings `[B, rows · columns, out_features]`; the projection's weight
+/// `[out_features, C, patch_height, patch_width]` is packed like a linear layer's.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the sizes don't match, OUT_OF_MEMORY.
 pub fn patch_embed(
     pixels: &[f32],
     shape: PatchShape,
@@ -94,7 +95,7 @@ pub fn patch_embed(
     Ok(())
 }
 
-/// Copies one patch, channel after channel and line after line, as the projection's weight is laid out.
+/// Copies one patch, ordered by channel, then pixel row, to match the layout of the projection's weight.
 fn copy_patch(
     pixels: &[f32],
     shape: PatchShape,
@@ -112,11 +113,11 @@ fn copy_patch(
     }
 }
 
-/// The gradients of [`patch_embed`] by the projection's weight `[out_features, C · patch_height · patch_width]` and
-/// bias `[out_features]`, from grad `[B, rows · columns, out_features]`.
+/// The gradients of [`patch_embed`] with respect to the projection's weight `[out_features, C · patch_height ·
+/// patch_width]` and bias `[out_features]`, from grad `[B, rows · columns, out_features]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when sizes don't fit, OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the sizes don't match, OUT_OF_MEMORY.
 pub fn patch_embed_backward(
     grad: &[f32],
     pixels: &[f32],
@@ -137,7 +138,7 @@ pub fn patch_embed_backward(
     linear_backward_weights(grad, &lines, weight, bias)
 }
 
-/// Lays out patches from `first` on, a row of `lines` each.
+/// Lays out patches, starting at `first`, each as a row of `lines`.
 fn copy_patches(
     pixels: &[f32],
     shape: PatchShape,
@@ -306,7 +307,8 @@ mod tests {
         let grad = values(3 * patches * width, 2);
         let (mut weight, mut bias) = (vec![f32::NAN; width * depth], vec![f32::NAN; width]);
         patch_embed_backward(&grad, &pixels, shape, &mut weight, &mut bias).unwrap();
-        // The op is linear in each parameter: its gradient is what one unit of it adds, times grad.
+        // The op is linear in each parameter: its gradient is the contribution of one unit of the parameter,
+        // times grad.
         let dot =
             |out: Vec<f64>| -> f64 { out.iter().zip(&grad).map(|(o, &g)| o * f64::from(g)).sum() };
         let unit = |len: usize, index: usize| -> Vec<f32> {

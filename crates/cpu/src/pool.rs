@@ -1,11 +1,11 @@
-//! One vector per image.
+//! Pooling: one vector per image.
 
 use vit_msn_tensor::{Error, Result, check_len, numel};
 
 /// The CLS token: x `[batch, tokens, width]` to out `[batch, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit or there is no token.
+/// INVALID_ARGUMENT when the lengths don't match or there is no token.
 pub fn pool_cls(
     x: &[f32],
     batch: usize,
@@ -26,7 +26,7 @@ pub fn pool_cls(
 /// The mean of the patches, without the CLS token: x `[batch, tokens, width]` to out `[batch, width]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit or there is no patch.
+/// INVALID_ARGUMENT when the lengths don't match or there is no patch.
 pub fn pool_mean(
     x: &[f32],
     batch: usize,
@@ -73,7 +73,7 @@ fn check(
 /// The gradient of [`pool_cls`]: grad `[batch, width]` to out `[batch, tokens, width]`.
 ///
 /// # Errors
-/// As there.
+/// Same as [`pool_cls`].
 pub fn pool_cls_backward(
     grad: &[f32],
     batch: usize,
@@ -93,7 +93,7 @@ pub fn pool_cls_backward(
 /// The gradient of [`pool_mean`]: grad `[batch, width]` to out `[batch, tokens, width]`.
 ///
 /// # Errors
-/// As there.
+/// Same as [`pool_mean`].
 pub fn pool_mean_backward(
     grad: &[f32],
     batch: usize,

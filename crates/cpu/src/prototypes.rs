@@ -1,4 +1,4 @@
-//! Cosine similarities with prototypes: rows of length 1, and their products by the linear layers' kernel.
+//! Cosine similarities with prototypes: rows of norm 1, multiplied by the kernel of the linear layers.
 
 use vit_msn_tensor::{Activation, Error, Result, check_len, check_temperature, numel, try_vec};
 
@@ -13,14 +13,14 @@ use crate::runtime::parallel::{
 };
 use crate::runtime::simd::{F32x4, map_in_place};
 
-/// Rows that are shorter are divided by this, as torch's `F.normalize` does.
+/// Lower bound of the norm that a row is divided by, as in torch's `F.normalize`.
 const SHORTEST: f64 = 1e-12;
 
-/// out = normalize(x) · normalize(prototypes)ᵀ / temperature; x `[rows, width]`, prototypes `[K, width]`, out `[rows,
-/// K]`.
+/// out = normalize(x) · normalize(prototypes)ᵀ / temperature, with x `[rows, width]`, prototypes `[K, width]`,
+/// out `[rows, K]`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit, one is 0, or the temperature isn't above 0; OUT_OF_MEMORY.
+/// INVALID_ARGUMENT when the lengths don't match, one is 0, or the temperature isn't positive; OUT_OF_MEMORY.
 pub fn prototype_logits(
     x: &[f32],
     prototypes: &[f32],
@@ -35,11 +35,11 @@ pub fn prototype_logits(
     linear(&x, &operand, Activation::Identity, None, out)
 }
 
-/// The gradients of [`prototype_logits`] by x and prototypes. With x̂ = x / |x|, a gradient g by x̂ is (g − x̂ · (x̂ ·
-/// g)) / |x| by x.
+/// The gradients of [`prototype_logits`] with respect to x and prototypes. With x̂ = x / |x|, a gradient g with
+/// respect to x̂ is (g − x̂ · (x̂ · g)) / |x| with respect to x.
 ///
 /// # Errors
-/// As there.
+/// Same as [`prototype_logits`].
 pub fn prototype_logits_backward(
     grad: &[f32],
     x: &[f32],
@@ -56,7 +56,7 @@ pub fn prototype_logits_backward(
         by_prototypes.len(),
         &[prototypes.len()],
     )?;
-    // Of either product one factor carries the temperature.
+    // In each product, one factor includes the temperature.
     let scale = 1.0 / temperature;
     let operand = packed_rows(&normalised(prototypes, width, scale)?, count, width)?;
     linear(grad, &operand, Activation::Identity, None, by_x)?;
@@ -67,7 +67,7 @@ pub fn prototype_logits_backward(
     Ok(())
 }
 
-/// The rows of both.
+/// The numbers of rows of x and of prototypes.
 fn check(x: &[f32], prototypes: &[f32], width: usize, temperature: f64) -> Result<[usize; 2]> {
     check_temperature(temperature)?;
     let rows = [x, prototypes].map(|values| values.len().checked_div(width).unwrap_or(0));
@@ -92,7 +92,7 @@ fn length(row: &[f32]) -> f64 {
     squares.sum::<f64>().sqrt()
 }
 
-/// Rows of the length `scale`.
+/// The rows scaled to norm `scale`.
 fn normalised(x: &[f32], width: usize, scale: f64) -> Result<Vec<f32>> {
     let mut out = try_vec(x.len())?;
     for_each_block_of_rows(&mut out, width, x.len().saturating_mul(4), &|row, block| {
@@ -105,13 +105,13 @@ fn normalised(x: &[f32], width: usize, scale: f64) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-/// Replaces gradients by normalised rows by those by the rows x themselves.
+/// Converts gradients with respect to normalised rows to those with respect to the rows x, in place.
 fn through_normalisation(x: &[f32], width: usize, grad: &mut [f32]) {
     for_each_block_of_rows(grad, width, x.len().saturating_mul(8), &|row, block| {
         let rows = x[row * width..].chunks_exact(width);
         for (grad, x) in block.chunks_exact_mut(width).zip(rows) {
             let length = length(x);
-            // A row that is divided by a constant has no part along itself taken out.
+            // A row divided by the constant bound has no projection to subtract.
             let along = if length > SHORTEST {
                 let dot = |(&g, &x): (&f32, &f32)| f64::from(g) * f64::from(x);
                 grad.iter().zip(x).map(dot).sum::<f64>() / (length * length)
@@ -127,7 +127,7 @@ fn through_normalisation(x: &[f32], width: usize, grad: &mut [f32]) {
     });
 }
 
-/// Rows as the right operand of a product with their transpose.
+/// Packs rows as the right operand of a product with their transpose.
 fn packed_transpose(rows: &[f32], width: usize) -> Result<PackedLinear> {
     let count = rows.len() / width;
     let mut operand = PackedLinear::operand(count, width)?;
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(logits[0], 0.0);
         assert!((logits[1] - 1.6).abs() < 1e-6);
         let [by_x, _] = back(&[1.0, 0.0], &x, &prototypes, 2);
-        // As torch's: x / 1e-12 has a slope, too.
+        // As in torch: x / 1e-12 has a nonzero derivative, too.
         assert_eq!(by_x[0], 0.0);
         assert!((by_x[1] / 1e13 - 1.0).abs() < 1e-5);
     }

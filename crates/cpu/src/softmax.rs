@@ -4,11 +4,11 @@ use vit_msn_tensor::{Error, Result};
 
 use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 
-/// Replaces each row of `columns` values by its softmax; the largest value is subtracted first, so that no exponential
-/// overflows.
+/// Replaces each row of `columns` values by its softmax. The row's largest value is subtracted first, so that
+/// no exponential overflows.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when `x` is no whole rows.
+/// INVALID_ARGUMENT when `x` isn't a whole number of rows.
 pub fn softmax(x: &mut [f32], columns: usize) -> Result<()> {
     if columns == 0 || !x.len().is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(
@@ -30,16 +30,16 @@ pub(crate) fn softmax_rows(x: &mut [f32], columns: usize) {
     }
 }
 
-/// Vectors of a turn of the loops below: that many sums hide the latency of one addition.
+/// Vectors per iteration of the loops below: this many independent sums hide the latency of an addition.
 const UNROLLED: usize = 4;
 
-/// The largest value of a row; −∞ for none.
+/// The largest value of a row; −∞ if it is empty.
 pub(crate) fn largest(row: &[f32]) -> f32 {
     let (turns, rest) = row.as_chunks::<{ UNROLLED * LANES }>();
     let mut most = [F32x4::splat(f32::NEG_INFINITY); UNROLLED];
     for turn in turns {
         for (v, most) in most.iter_mut().enumerate() {
-            // SAFETY: the turn is UNROLLED vectors.
+            // SAFETY: the chunk is UNROLLED vectors.
             *most = most.max(unsafe { F32x4::load(turn.as_ptr().add(v * LANES)) });
         }
     }
@@ -48,14 +48,14 @@ pub(crate) fn largest(row: &[f32]) -> f32 {
     rest.iter().copied().fold(lanes.largest(), f32::max)
 }
 
-/// Replaces each value by e^(value − shift), where no value is above `shift`, and returns the sum of the results.
+/// Replaces each value by e^(value − shift) and returns the sum of the results. No value may exceed `shift`.
 pub(crate) fn exp_of_difference(exp: &Exp, row: &mut [f32], shift: f32) -> f32 {
     let shift = F32x4::splat(shift);
     let (turns, rest) = row.as_chunks_mut::<{ UNROLLED * LANES }>();
     let mut sums = [F32x4::splat(0.0); UNROLLED];
     for turn in turns {
         for (v, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the turn is UNROLLED vectors.
+            // SAFETY: the chunk is UNROLLED vectors.
             unsafe {
                 let at = turn.as_mut_ptr().add(v * LANES);
                 let value = exp.of_nonpositive(F32x4::load(at).sub(shift));

@@ -1,4 +1,4 @@
-//! Masked inference: the encoder sees only the patches that are to be seen.
+//! Masked inference: the encoder receives only the visible patches.
 
 use vit_msn_tensor::{Error, Result, check_len, numel};
 
@@ -7,9 +7,9 @@ use vit_msn_tensor::{Error, Result, check_len, numel};
 pub struct SelectionShape {
     /// B
     pub batch: usize,
-    /// N, the CLS token among them.
+    /// N, including the CLS token.
     pub tokens: usize,
-    /// K: the patches that stay of each image.
+    /// K: the number of visible patches of each image.
     pub visible: usize,
     /// D
     pub width: usize,
@@ -43,12 +43,12 @@ impl SelectionShape {
     }
 }
 
-/// The CLS token and the chosen patches of each image, in the order of `patches` `[B, K]`, whose indices count from
-/// the first patch: x `[B, N, D]` to out `[B, 1 + K, D]`. Masked Siamese Networks drop patches so, after positions are
-/// added (Assran et al., 2022).
+/// The CLS token and the chosen patches of each image, in the order of `patches` `[B, K]`, whose indices count
+/// from the first patch: x `[B, N, D]` to out `[B, 1 + K, D]`. Masked Siamese Networks drop patches this way,
+/// after positions are added (Assran et al., 2022).
 ///
 /// # Errors
-/// INVALID_ARGUMENT when lengths don't fit or a patch doesn't exist.
+/// INVALID_ARGUMENT when the lengths don't match or a patch doesn't exist.
 pub fn take_tokens(
     x: &[f32],
     shape: SelectionShape,
@@ -74,11 +74,11 @@ pub fn take_tokens(
     Ok(())
 }
 
-/// The gradient of [`take_tokens`]: grad `[B, 1 + K, D]` to out `[B, N, D]`, zero for the tokens that were left out;
-/// what was taken twice gets both.
+/// The gradient of [`take_tokens`]: grad `[B, 1 + K, D]` to out `[B, N, D]`. It is zero for tokens that weren't
+/// taken, and the sum for tokens taken more than once.
 ///
 /// # Errors
-/// As there.
+/// Same as [`take_tokens`].
 pub fn take_tokens_backward(
     grad: &[f32],
     shape: SelectionShape,

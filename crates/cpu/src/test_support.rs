@@ -1,4 +1,4 @@
-//! What the kernels' tests share.
+//! Helpers shared by the kernels' tests.
 
 use vit_msn_tensor::Dtype;
 pub use vit_msn_tensor::testing::{assert_close, values};
@@ -6,7 +6,7 @@ pub use vit_msn_tensor::testing::{assert_close, values};
 use crate::PackedLinear;
 use crate::runtime::parallel::threads_for;
 
-/// A packed weight and what it holds: the weight and the bias, as rounded to `dtype`.
+/// A packed layer, and its weight and bias, rounded to `dtype`.
 pub fn packed(n: usize, k: usize, dtype: Dtype, seed: u64) -> (PackedLinear, Vec<f32>, Vec<f32>) {
     let round = |v: Vec<f32>| v.into_iter().map(|v| dtype.round(v)).collect::<Vec<_>>();
     let (weight, bias) = (round(values(n * k, seed)), round(values(n, seed + 1)));
@@ -18,7 +18,7 @@ pub fn packed(n: usize, k: usize, dtype: Dtype, seed: u64) -> (PackedLinear, Vec
     (w, weight, bias)
 }
 
-/// Inits threads that help with jobs until the process of this test ends.
+/// Starts threads that help with jobs until this test's process ends.
 pub fn start_workers(count: usize) {
     let wanted = threads_for(usize::MAX) + count;
     for _ in 0..count {
@@ -29,7 +29,7 @@ pub fn start_workers(count: usize) {
     }
 }
 
-/// What `run` gives alone, checked to be the same bit for bit with one, two and seven workers.
+/// The result of `run` on one thread; asserts that one, two and seven workers give a bit-identical result.
 pub fn same_with_workers(run: impl Fn() -> Vec<f32>) -> Vec<f32> {
     let alone = run();
     for more in [1, 1, 5] {
@@ -40,7 +40,7 @@ pub fn same_with_workers(run: impl Fn() -> Vec<f32>) -> Vec<f32> {
     alone
 }
 
-/// What a linear layer of `k` inputs gives, in float64.
+/// The output of a linear layer with `k` inputs, in float64.
 pub fn naive_product(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> {
     x.chunks_exact(k)
         .flat_map(|row| {

@@ -409,7 +409,7 @@ impl Exp {
         }
     }
 
-    /// e^x for x ≤ 0, with an error of at most 1e-7 · (1 + |x|) relative to its value; clamped to e^−64
+    /// e^x for x ≤ 0, with a relative error of at most 1e-7 · (1 + |x|); clamped to e^−64
     /// (1.6e-28) below −64. That is effectively 0, yet no product with it is subnormal, which would make the
     /// GEMM many times slower.
     #[inline(always)]
