@@ -717,7 +717,7 @@ fn gradients_like<const N: usize>(tensors: [&Tensor; N]) -> Result<[Tensor; N]> 
     for (made, tensor) in made.iter_mut().zip(tensors) {
         *made = Some(Tensor::zeros(tensor.dims())?);
     }
-    Ok(made.map(|tensor| tensor.unwrap_or_else(|| unreachable!("each was made above"))))
+    Ok(made.map(|tensor| tensor.unwrap_or_else(|| unreachable!("every tensor was created above"))))
 }
 
 #[inline(never)]

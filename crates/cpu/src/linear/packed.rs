@@ -318,7 +318,7 @@ impl PackedLinear {
                     depth,
                 }
             }
-            Panels::Quantised(_) => unreachable!("int8 weights have a kernel of their own"),
+            Panels::Quantised(_) => unreachable!("int8 weights have their own kernel"),
         }
     }
 
