@@ -1,4 +1,4 @@
-//! A stream of a device as a [`Backend`].
+//! Implements [`Backend`] for a device's stream.
 
 use vit_msn_tensor::{
     Activation, AdamW, Backend, Dropout, Dtype, Error, Grid, Lars, MsnLoss, MsnTargets, Pooling,
@@ -18,7 +18,7 @@ impl Backend for Stream {
         self.upload(&data, dims)
     }
 
-    /// Checkpoints give tokens and positions a batch of one, which no op wants.
+    /// Checkpoints store tokens and positions with a batch of one, which ops don't expect.
     fn parameter(
         &mut self,
         bytes: &[u8],

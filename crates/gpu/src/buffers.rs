@@ -1,4 +1,4 @@
-//! Device memory: tensors, and the pool that their buffers come from and go back to.
+//! Device memory: tensors, and the pool that their buffers are taken from and returned to.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,46 +9,46 @@ use vit_msn_tensor::{Error, Result, check_len, format_dims, numel};
 
 use crate::context::Context;
 
-/// The smallest buffer: what uniform offsets are aligned to, and small enough not to matter.
+/// The smallest buffer: the alignment of uniform offsets, and small enough to be negligible.
 const MIN_CLASS: u64 = 256;
 
-/// Bytes of device memory.
+/// Device memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// In living tensors, by their size classes.
+    /// Held by live tensors, in size classes.
     pub live: u64,
-    /// In all buffers of the pool, used or free.
+    /// Held by all buffers of the pool, used or free.
     pub reserved: u64,
 }
 
 /// Buffers by size class. A freed buffer serves the next tensor of its class: commands run in the order in which they
-/// were recorded, so whoever used it before is done by then.
+/// were recorded, so earlier uses are finished by then.
 #[derive(Default)]
 pub(crate) struct BufferPool {
-    /// Each with the batch in which it was freed.
+    /// Free buffers, each with the batch in which it was freed.
     free: BTreeMap<u64, Vec<(wgpu::Buffer, u64)>>,
-    /// The batch that is being recorded, and whether anything is in it.
+    /// The batch being recorded, and whether it has any commands.
     batch: u64,
     recording: bool,
     live: u64,
     reserved: u64,
-    /// Nothing will run on these buffers: each is as small as can be.
+    /// Nothing runs on these buffers, so each has the minimum size.
     pretends: bool,
-    /// The device's shortages of memory so far. A buffer that it refused looks like any other, and isn't used again.
+    /// How often the device has run out of memory. A buffer that it refused looks like any other, and isn't reused.
     shortages: u64,
 }
 
-/// Who fills a buffer.
+/// What fills a buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FilledBy {
-    /// An op that is recorded after those that used it.
+    /// An op, recorded after those that used the buffer before.
     Op,
-    /// A write, which runs before all that is recorded and not submitted.
+    /// A write, which runs before everything that is recorded but not submitted.
     Write,
 }
 
 impl BufferPool {
-    /// A pool whose buffers only stand for such that ops run on.
+    /// A pool of placeholder buffers on which no op runs.
     pub fn pretending() -> Self {
         let mut pool = Self::default();
         pool.pretends = true;
@@ -62,18 +62,18 @@ impl BufferPool {
         }
     }
 
-    /// Gives the free buffers back to the device.
+    /// Returns the free buffers to the device.
     pub fn trim(&mut self) {
         self.free.clear();
         self.reserved = self.live;
     }
 
-    /// An op was recorded.
+    /// Notes that an op was recorded.
     pub fn recorded(&mut self) {
         self.recording = true;
     }
 
-    /// Everything recorded was submitted.
+    /// Notes that everything recorded was submitted.
     pub fn next_batch(&mut self) {
         self.batch += 1;
         self.recording = false;
@@ -120,7 +120,7 @@ impl BufferPool {
 }
 
 impl Drop for BufferPool {
-    /// In browsers a buffer that is only dropped keeps its memory until the garbage collector comes by.
+    /// In browsers, a buffer that is only dropped holds its memory until it is garbage-collected.
     fn drop(&mut self) {
         for (buffer, _) in self.free.values().flatten() {
             buffer.destroy();
@@ -146,48 +146,48 @@ fn new_buffer(context: &Context, size: u64, what: &str) -> Result<wgpu::Buffer> 
     })
 }
 
-/// How many bytes a buffer gets for those that were asked for.
+/// The size of the buffer to allocate for a requested number of bytes.
 pub(crate) type Sizing = fn(u64) -> u64;
 
-/// For weights, which stay: no more than needed.
+/// For weights, which are long-lived: no larger than needed.
 pub(crate) fn exact_size(bytes: u64) -> u64 {
     bytes.next_multiple_of(MIN_CLASS)
 }
 
-/// For what comes and goes. Four classes an octave: at most a quarter more than what was asked for.
+/// For short-lived buffers. Four size classes per octave: at most a quarter larger than requested.
 pub(crate) fn size_class(bytes: u64) -> u64 {
     let step = (bytes.max(1).ilog2()).saturating_sub(2);
     bytes.next_multiple_of(1 << step).max(MIN_CLASS)
 }
 
-/// The pool, as all that takes buffers from it shares it.
+/// The pool, shared by everything that allocates buffers.
 pub(crate) type SharedPool = Rc<RefCell<BufferPool>>;
 
-/// A buffer of the pool; dropping it returns it.
+/// A buffer of the pool. Dropping it returns it to the pool.
 pub(crate) struct DeviceBuffer {
     buffer: wgpu::Buffer,
-    /// The pool's shortages when it was taken.
+    /// The pool's `shortages` when the buffer was taken.
     shortages: u64,
-    /// What was asked for; the buffer is as large as its class.
+    /// The requested size; the buffer has the size of its class.
     bytes: u64,
     pool: SharedPool,
 }
 
-/// What a kernel sees of a buffer.
+/// A buffer range as bound to a kernel.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Binding {
     pub buffer: wgpu::Buffer,
     pub offset: u64,
     pub bytes: u64,
-    /// Whether the buffer is all of what it stands for: see [`GpuTensor::part`].
+    /// Whether the buffer holds the whole tensor: see [`GpuTensor::binding`].
     pub whole: bool,
 }
 
 impl DeviceBuffer {
-    /// `bytes` bytes, a multiple of 4 above 0, of whatever the buffer held last.
+    /// A buffer of `bytes` bytes, a positive multiple of 4, with undefined contents.
     ///
     /// # Errors
-    /// UNSUPPORTED when `what` is larger than one binding may be, OUT_OF_MEMORY.
+    /// UNSUPPORTED if `what` exceeds the maximum size of a binding, OUT_OF_MEMORY.
     pub fn new(
         context: &Context,
         pool: &SharedPool,
@@ -228,7 +228,7 @@ impl DeviceBuffer {
         &self.buffer
     }
 
-    /// All of it, for a readback.
+    /// The whole buffer, for a readback.
     pub fn piece(&self) -> (&wgpu::Buffer, u64, u64) {
         (&self.buffer, 0, self.bytes)
     }
@@ -244,19 +244,19 @@ impl Drop for DeviceBuffer {
 /// A float32 tensor on the device, row-major and contiguous. Dropping it returns its memory to the pool.
 pub struct GpuTensor {
     dims: Vec<usize>,
-    /// Bytes of an element: 4, but for [`GpuHalves`].
+    /// Bytes per element: 4, except for [`GpuHalves`].
     element: usize,
-    /// One buffer, or several one after the other where one binding can't hold it: of whole rows, or of whole heads'
-    /// probabilities.
+    /// One buffer, or several in sequence if one binding can't hold the tensor: each holds whole rows, or the
+    /// probabilities of whole heads.
     parts: Vec<DeviceBuffer>,
 }
 
-/// A tensor for linear layers alone to read that compute in float16: it has what they make of x before they multiply, at
-/// half the bytes, so that results are the same bit for bit. `stored_f16.wgsl` writes it and `x_halves.wgsl` reads it.
+/// A tensor that only linear layers that compute in float16 read. It stores x as they convert it before multiplying,
+/// in half the bytes, so that results are bit-identical. `stored_f16.wgsl` writes it and `x_halves.wgsl` reads it.
 pub struct GpuHalves(GpuTensor);
 
 impl GpuHalves {
-    /// For an op to fill that goes by rows, as [`GpuTensor::uninit_rows`].
+    /// An uninitialised tensor for an op that processes rows, as [`GpuTensor::uninit_rows`].
     pub(crate) fn uninit_rows(
         context: &Context,
         pool: &SharedPool,
@@ -270,23 +270,23 @@ impl GpuHalves {
         self.0.dims()
     }
 
-    /// The bytes of its elements.
+    /// The size of its elements in bytes.
     pub fn byte_size(&self) -> usize {
         self.0.byte_size()
     }
 
-    /// For the ops that know what its elements are.
+    /// For ops that know the format of its elements.
     pub(crate) fn raw(&self) -> &GpuTensor {
         &self.0
     }
 }
 
-/// What a linear layer may read.
+/// The input of a linear layer.
 #[derive(Clone, Copy)]
 pub enum Activations<'a> {
-    /// What every op reads.
+    /// A tensor that every op reads.
     Wide(&'a GpuTensor),
-    /// What only linear layers read.
+    /// A tensor that only linear layers read.
     Halves(&'a GpuHalves),
 }
 
@@ -308,11 +308,11 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// A result for a linear layer to read.
+/// A result that a linear layer reads.
 pub enum Stored {
-    /// As every op gives it.
+    /// In the format of every op.
     Wide(GpuTensor),
-    /// As that layer multiplies it.
+    /// In the format in which that layer multiplies it.
     Halves(GpuHalves),
 }
 
@@ -340,10 +340,10 @@ impl Stored {
 }
 
 impl GpuTensor {
-    /// A tensor of whatever its buffer held last.
+    /// A tensor with undefined contents.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a shape without elements, UNSUPPORTED when it is larger than one binding may be,
+    /// INVALID_ARGUMENT for a shape without elements, UNSUPPORTED if it exceeds the maximum size of a binding,
     /// OUT_OF_MEMORY.
     pub(crate) fn uninit(
         context: &Context,
@@ -372,7 +372,7 @@ impl GpuTensor {
         })
     }
 
-    /// A tensor of `units` blocks in as many parts as bindings of `most` blocks are needed.
+    /// A tensor of `units` blocks, split into the parts that bindings of up to `most` blocks require.
     ///
     /// # Errors
     /// As [`GpuTensor::uninit`].
@@ -409,7 +409,7 @@ impl GpuTensor {
         })
     }
 
-    /// A tensor in parts of whole rows where one binding can't hold it.
+    /// A tensor in parts of whole rows if one binding can't hold it.
     ///
     /// # Errors
     /// As [`GpuTensor::uninit`].
@@ -431,7 +431,7 @@ impl GpuTensor {
         let rows = numel(dims)? / width.max(1);
         let row_bytes = element as u64 * width.max(1) as u64;
         let most = context.limits().max_storage_buffer_binding_size / row_bytes;
-        // Multiples of this many rows begin where a binding may, whatever the width.
+        // A multiple of this many rows is a valid binding offset, whatever the width.
         let aligned = (most - most % ALIGNED_ROWS) as usize;
         if rows as u64 <= most || aligned == 0 {
             return Self::uninit_of(context, pool, dims, element, FilledBy::Op);
@@ -444,7 +444,7 @@ impl GpuTensor {
         &self.dims
     }
 
-    /// The bytes of its elements.
+    /// The size of its elements in bytes.
     pub fn byte_size(&self) -> usize {
         self.len() * self.element
     }
@@ -454,13 +454,13 @@ impl GpuTensor {
         self.dims.iter().product()
     }
 
-    /// The buffer of a tensor that has one.
+    /// The buffer of a tensor with a single one.
     #[cfg(test)]
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
         self.parts[0].buffer()
     }
 
-    /// What kernels see of the tensor; one in several parts has no such binding, and ops refuse it.
+    /// The tensor as bound to kernels. A tensor in several parts has no such binding, and ops refuse it.
     pub(crate) fn binding(&self) -> Binding {
         Binding {
             whole: self.parts.len() == 1,
@@ -468,7 +468,7 @@ impl GpuTensor {
         }
     }
 
-    /// How many rows there are in each part but the last, of a tensor in parts of whole rows.
+    /// Rows in each part except the last, for a tensor in parts of whole rows.
     fn rows_a_part(&self) -> usize {
         let (rows, width) = self.rows();
         match self.parts.len() {
@@ -477,7 +477,7 @@ impl GpuTensor {
         }
     }
 
-    /// What kernels see of these rows, which are in one part: see [`row_windows`].
+    /// The binding of these rows, which are within one part: see [`row_windows`].
     pub(crate) fn window(&self, rows: &Range<usize>) -> Binding {
         let (each, (_, width)) = (self.rows_a_part(), self.rows());
         Binding {
@@ -492,12 +492,12 @@ impl GpuTensor {
     }
 
     /// # Errors
-    /// INVALID_ARGUMENT, calling the tensor `what`, unless it has as many elements as `dims`.
+    /// INVALID_ARGUMENT, referring to the tensor as `what`, unless it has the number of elements of `dims`.
     pub(crate) fn expect(&self, what: &str, dims: &[usize]) -> Result<()> {
         check_len(what, self.len(), dims)
     }
 
-    /// The last dimension and the number of rows of that width; a scalar is one row of one.
+    /// The number of rows and the width, which is the last dimension. A scalar is one row of one value.
     pub(crate) fn rows(&self) -> (usize, usize) {
         let width = self.dims.last().copied().unwrap_or(1);
         (self.len() / width, width)
@@ -506,7 +506,7 @@ impl GpuTensor {
     /// The dimensions of a tensor of a fixed rank.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, calling the tensor `what`.
+    /// INVALID_ARGUMENT, referring to the tensor as `what`.
     pub(crate) fn shape<const RANK: usize>(
         &self,
         what: &str,
@@ -522,10 +522,10 @@ impl GpuTensor {
     }
 }
 
-/// The least number of rows that are a multiple of 256 bytes for every width: where a binding may begin.
+/// The smallest number of rows that is a multiple of 256 bytes for every width, and so a valid binding offset.
 const ALIGNED_ROWS: u64 = 64;
 
-/// The rows of tensors that have as many, cut so that each stretch is in one part of every tensor.
+/// Splits the rows of tensors with the same number of rows into ranges that lie within one part of every tensor.
 pub(crate) fn row_windows(tensors: &[&GpuTensor]) -> Vec<Range<usize>> {
     let rows = tensors[0].rows().0;
     let mut windows = Vec::new();
@@ -605,7 +605,7 @@ mod tests {
         let second = narrow.window(&windows[1]);
         assert_eq!((second.offset, second.bytes), (64 * 16 * 4, 64 * 16 * 4));
         assert!(second.buffer == *narrow.parts()[0].buffer());
-        // Where all rows fit they are one part, whatever their number.
+        // If all rows fit, they form one part, whatever their number.
         assert_eq!(tensor(&[65, 31]).parts().len(), 1);
         let last = wide.window(&windows[4]);
         assert_eq!((last.offset, last.bytes), (0, 44 * 32 * 4));

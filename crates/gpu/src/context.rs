@@ -1,4 +1,4 @@
-//! The device: how it is found, and how its faults become errors.
+//! The device: how it is opened, and how its faults become errors.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -9,17 +9,18 @@ use std::task::{Poll, Waker};
 
 use vit_msn_tensor::{Error, Result};
 
-/// Which limits and features the device is asked for.
+/// The limits and features to request from the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RequestedLimits {
-    /// WebGPU's defaults, which every adapter has, and no feature; every op runs within them.
+    /// WebGPU's defaults, which every adapter supports, and no features. Every op runs within them.
     #[default]
     WebGpu,
-    /// All that the adapter has: larger tensors, timestamp queries, float16 arithmetic and subgroups, as far as they exist.
+    /// Everything the adapter supports: larger tensors, timestamp queries, float16 arithmetic and subgroups, where
+    /// available.
     Adapter,
 }
 
-/// What kernels use where it exists.
+/// The features that kernels use if available.
 const USED_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
     .union(wgpu::Features::SHADER_F16)
     .union(wgpu::Features::SUBGROUP);
@@ -27,7 +28,7 @@ const USED_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
 /// How to choose the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ContextOptions {
-    /// Whether an adapter that is software on the CPU will do. Default false: the engine's CPU kernels are faster.
+    /// Whether to accept a software adapter. Default false: the engine's CPU kernels are faster.
     pub allow_software: bool,
     /// Default: WebGPU's.
     pub limits: RequestedLimits,
@@ -35,7 +36,7 @@ pub struct ContextOptions {
 
 type ErrorFuture = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
-/// Calls whose errors the device hasn't told yet. Several may wait for the same.
+/// Calls whose errors the device hasn't reported yet. Several callers may await the same one.
 struct Unsettled {
     what: String,
     outcome: RefCell<Outcome>,
@@ -52,7 +53,7 @@ impl Unsettled {
         let mut outcome = self.outcome.borrow_mut();
         let error = match &mut *outcome {
             Outcome::Known(error) => return Poll::Ready(error.clone()),
-            // The device wakes who asked last, who wakes the others.
+            // The device wakes the last task that polled, which wakes the others.
             Outcome::Pending(error) => match error.as_mut().poll(context) {
                 Poll::Ready(error) => error.map(|error| refusal(&self.what, error)),
                 Poll::Pending => {
@@ -71,21 +72,21 @@ impl Unsettled {
     }
 }
 
-/// A device and what went wrong with it.
+/// A device and its faults.
 pub struct Context {
     device: wgpu::Device,
     queue: wgpu::Queue,
     adapter: wgpu::AdapterInfo,
     limits: wgpu::Limits,
-    /// The first fault that can't be healed: a lost device, or an error outside of any check.
+    /// The first unrecoverable fault: a lost device, or an error outside any error scope.
     fault: Arc<Mutex<Option<Error>>>,
     is_software: bool,
     has_subgroups: bool,
     has_packed_dot: bool,
     unsettled: RefCell<Vec<Rc<Unsettled>>>,
-    /// What is being computed, for errors.
+    /// The op being computed, for error messages.
     op: Cell<&'static str>,
-    /// How often the device was out of memory: buffers from before may be none.
+    /// How often the device has run out of memory. Buffers from before the last time may be invalid.
     shortages: Cell<u64>,
 }
 
@@ -93,7 +94,7 @@ impl Context {
     /// Opens the best adapter that the options allow.
     ///
     /// # Errors
-    /// UNSUPPORTED when there is none, or when it refuses the limits.
+    /// UNSUPPORTED if there is none, or if it refuses the limits.
     pub async fn new(options: ContextOptions) -> Result<Self> {
         let instance = wgpu::Instance::default();
         let adapter = instance
@@ -135,7 +136,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Takes over a device that someone else opened: from here on its faults are this context's.
+    /// Takes over a device opened by the caller. From now on this context handles its faults.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let adapter = device.adapter_info();
         Self::watch(device, queue, adapter)
@@ -188,12 +189,12 @@ impl Context {
         }
     }
 
-    /// Names the op that the calls from here on are made for, in errors about memory.
+    /// Names the op that subsequent calls belong to, for memory errors.
     pub fn begin_op(&self, name: &'static str) {
         self.op.set(name);
     }
 
-    /// " for" the op that is being computed; nothing where it has no name.
+    /// " for" and the current op's name, or an empty string if it has none.
     pub(crate) fn for_op(&self) -> String {
         match self.op.get() {
             "" => String::new(),
@@ -201,13 +202,14 @@ impl Context {
         }
     }
 
-    /// Lets kernels use subgroups: wgpu can't tell in browsers whether a device has them, and whoever opened it can.
+    /// Lets kernels use subgroups. In browsers wgpu can't tell whether a device supports them; the code that opened
+    /// it can.
     pub fn with_subgroups(mut self) -> Self {
         self.has_subgroups = true;
         self
     }
 
-    /// Takes the kernels that GPUs get on software, too. They are slow there: this is for tests.
+    /// Uses the GPU kernels even on software adapters, where they are slow. For tests.
     pub fn as_a_gpu(mut self) -> Self {
         self.is_software = false;
         self
@@ -218,7 +220,7 @@ impl Context {
         &self.adapter
     }
 
-    /// Whether the adapter is software on the CPU, as far as it tells.
+    /// Whether the adapter is known to be software on the CPU.
     pub fn is_software(&self) -> bool {
         self.is_software
     }
@@ -233,18 +235,18 @@ impl Context {
         self.has_packed_dot
     }
 
-    /// What the device grants, which is what was asked for.
+    /// The device's limits, which are those requested.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.limits
     }
 
-    /// As if the device had been out of memory.
+    /// Simulates running out of memory.
     #[cfg(test)]
     pub(crate) fn run_short(&self) {
         self.shortages.set(self.shortages.get() + 1);
     }
 
-    /// Makes small tensors as large as bindings are.
+    /// Lowers the binding size, so that small tensors exceed it.
     #[cfg(test)]
     pub(crate) fn lower_binding_size(&mut self, most: u64) {
         self.limits.max_storage_buffer_binding_size = most;
@@ -255,7 +257,7 @@ impl Context {
         self.device.features().contains(features)
     }
 
-    /// Gives the device back; every later call on it is an error.
+    /// Destroys the device; every later call returns an error.
     pub fn destroy(&self) {
         record_first(
             &self.fault,
@@ -273,24 +275,24 @@ impl Context {
     }
 
     /// # Errors
-    /// What ended the device, once something has.
+    /// The fault that ended the device, if any.
     pub(crate) fn check_alive(&self) -> Result<()> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         fault.clone().map_or(Ok(()), Err)
     }
 
-    /// Makes calls of the device within error scopes; `what` names them in the error. Natively errors are known at
-    /// once; in browsers they come later, and [`Context::settle`] returns them.
+    /// Makes device calls within error scopes; `what` names them in the error. Native errors are known immediately.
+    /// In browsers they arrive later, and [`Context::settle`] returns them.
     ///
     /// # Errors
-    /// OUT_OF_MEMORY, UNSUPPORTED for what the device refuses, ENGINE_DEAD when it is lost.
+    /// OUT_OF_MEMORY, UNSUPPORTED if the device refuses the calls, ENGINE_DEAD if it is lost.
     pub(crate) fn checked<T>(&self, what: &str, calls: impl FnOnce() -> T) -> Result<T> {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         self.check_alive()?;
         let scopes = [OutOfMemory, Internal, Validation].map(|f| self.device.push_error_scope(f));
         let value = calls();
         let mut first = None;
-        // Scopes close in reverse order, and all of them, whatever the first one holds.
+        // All scopes must be popped in reverse order, whatever the first one returns.
         for scope in scopes.into_iter().rev() {
             let mut error: ErrorFuture = Box::pin(scope.pop());
             match poll_once(&mut error) {
@@ -308,7 +310,7 @@ impl Context {
             .inspect_err(|error| self.note(error))
     }
 
-    /// Waits for the errors of all calls so far, also of those that someone else waits for.
+    /// Awaits the errors of all previous calls, including those that other callers await.
     ///
     /// # Errors
     /// The first of them.
@@ -323,12 +325,12 @@ impl Context {
         self.unsettled
             .borrow_mut()
             .retain(|calls| !calls.is_known());
-        // What ended the device explains whatever else failed.
+        // The fault that ended the device explains any other failure.
         self.check_alive()?;
         first.map_or(Ok(()), Err)
     }
 
-    /// Blocks until the device has done all that was submitted; browsers do this by themselves.
+    /// Blocks until the device has finished all submitted work. Browsers need no polling.
     pub(crate) fn drive(&self) -> Result<()> {
         match self.device.poll(wgpu::PollType::wait_indefinitely()) {
             Ok(_) => Ok(()),
@@ -359,7 +361,7 @@ fn poll_once(future: &mut ErrorFuture) -> Poll<Option<wgpu::Error>> {
         .poll(&mut std::task::Context::from_waker(Waker::noop()))
 }
 
-/// Browsers may keep an adapter's name to themselves.
+/// Browsers may hide an adapter's name.
 fn called(name: &str) -> String {
     match name {
         "" => String::new(),
@@ -451,7 +453,7 @@ mod tests {
         assert_eq!(pollster::block_on(context.settle()), Ok(()));
     }
 
-    /// Calls whose error arrives later, when the test sends it.
+    /// A call whose error arrives later, when the test sends it.
     fn reported_later(context: &Context) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         let error: ErrorFuture = Box::pin(async { receiver.await.unwrap() });
@@ -523,7 +525,7 @@ mod tests {
     #[test]
     fn a_lost_device_says_so() {
         let Some(context) = context() else { return };
-        // Not through the context, so that it learns of it as it would of a driver's reset.
+        // Bypasses the context, which then learns of it as it would of a driver reset.
         context.device().destroy();
         let _ = context.device().poll(wgpu::PollType::Poll);
         let error = context.checked("a call", || ()).unwrap_err();

@@ -1,10 +1,11 @@
-//! The engine's kernels on the GPU: WGSL over wgpu, natively (Vulkan, Metal, Direct3D 12) and on the browser's WebGPU.
+//! The engine's GPU kernels: WGSL on wgpu, natively (Vulkan, Metal, Direct3D 12) and on the browser's WebGPU.
 //!
-//! A [`Context`] is a device and how its faults become errors; a [`Stream`] records ops, submits them together and
-//! reads results back; each op is one file in `kernels/`, beside its `.wgsl`. Tensors are float32, row-major and
-//! contiguous, and stay on the device until [`Stream::read`]; what one linear layer alone reads may be [`GpuHalves`]; the weights of linear layers ([`GpuLinear`]) may be half
-//! that width, or bytes. Sizes are checked at the door of each op, and every
-//! kernel runs within WebGPU's default limits: 16 KiB of workgroup memory, 256 invocations, 8 storage buffers.
+//! A [`Context`] is a device whose faults it turns into errors. A [`Stream`] records ops, submits them together and
+//! reads results back. Each op is one file in `kernels/`, next to its `.wgsl`. Tensors are float32, row-major and
+//! contiguous, and stay on the device until [`Stream::read`]. A result that only one linear layer reads may be
+//! [`GpuHalves`]. The weights of linear layers ([`GpuLinear`]) may be half that width, or bytes. Each op checks sizes
+//! on entry, and every kernel runs within WebGPU's default limits: 16 KiB of workgroup memory, 256 invocations, 8
+//! storage buffers.
 
 mod backend;
 mod buffers;

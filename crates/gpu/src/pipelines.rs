@@ -1,4 +1,4 @@
-//! Compiled kernels, by kernel and constants.
+//! Compiled kernels, cached by kernel and constants.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -7,36 +7,36 @@ use vit_msn_tensor::Result;
 
 use crate::context::Context;
 
-/// A WGSL module and the entry point in it. Binding 0 holds the uniforms; the bindings after it hold the buffers
-/// that are read, then those that are written.
+/// A WGSL module and its entry point. Binding 0 is the uniforms, followed by the buffers that are read, then those
+/// that are written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     /// The op's name, for errors and GPU debuggers.
     pub name: &'static str,
-    /// The module's text in parts: what kernels share, then the kernel.
+    /// The module's source in parts: shared code, then the kernel.
     pub sources: &'static [&'static str],
     pub entry_point: &'static str,
 }
 
-/// Constants that the module refers to and doesn't define. They are written in front of it, and not pipeline
-/// overrides, since they size arrays in functions.
+/// Constants      that the module uses but doesn't define. They are prepended to the source rather than set as
+///                pipeline overrides, because they size arrays in functions.
 pub(crate) type Constants = &'static [&'static str];
 
-/// A part that lets a module use subgroups. naga has them without it, and doesn't know the directive yet.
+/// A source part that enables subgroups. naga supports them without the directive, which it doesn't know yet.
 pub(crate) const ENABLE_SUBGROUPS: &str = if cfg!(target_arch = "wasm32") {
     "enable subgroups;\n"
 } else {
     ""
 };
 
-/// How many buffers a kernel reads and writes.
+/// The number of buffers that a kernel reads and writes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Arity {
     pub reads: usize,
     pub writes: usize,
 }
 
-/// Every pipeline and layout that was asked for so far.
+/// All pipelines and layouts created so far.
 #[derive(Default)]
 pub(crate) struct PipelineCache {
     layouts: HashMap<Arity, wgpu::BindGroupLayout>,
@@ -44,17 +44,17 @@ pub(crate) struct PipelineCache {
 }
 
 impl PipelineCache {
-    /// The layout of the bindings of a kernel: uniforms with a dynamic offset, then storage buffers.
+    /// The bind group layout of a kernel: uniforms with a dynamic offset, then storage buffers.
     pub fn layout(&mut self, context: &Context, arity: Arity) -> &wgpu::BindGroupLayout {
         self.layouts
             .entry(arity)
             .or_insert_with(|| layout_of(context, arity))
     }
 
-    /// The pipeline of `kernel` with `values` for the constants called `names`, compiled on its first use.
+    /// The pipeline of `kernel` with `values` for the constants called `names`, compiled on first use.
     ///
     /// # Errors
-    /// UNSUPPORTED naming the op when the device refuses it, ENGINE_DEAD when it is lost.
+    /// UNSUPPORTED, naming the op, if the device refuses it; ENGINE_DEAD if the device is lost.
     pub fn get(
         &mut self,
         context: &Context,
@@ -74,7 +74,7 @@ impl PipelineCache {
         Ok(pipeline)
     }
 
-    /// How many were compiled.
+    /// The number of compiled pipelines.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.pipelines.len()
@@ -109,7 +109,7 @@ fn layout_of(context: &Context, arity: Arity) -> wgpu::BindGroupLayout {
 
 fn with_constants(sources: &[&str], names: Constants, values: &[u32]) -> String {
     let is_directive = |part: &&&str| part.starts_with("enable ");
-    // The language wants directives before all else.
+    // WGSL requires directives to come first.
     let mut text: String = sources.iter().filter(is_directive).copied().collect();
     for (name, value) in names.iter().zip(values) {
         // Writing to a string can't fail.
@@ -142,7 +142,7 @@ fn compile(
             module: &module,
             entry_point: Some(kernel.entry_point),
             compilation_options: wgpu::PipelineCompilationOptions {
-                // Every kernel writes its workgroup memory before it reads it.
+                // Every kernel writes its workgroup memory before reading it.
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },

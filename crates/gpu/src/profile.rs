@@ -1,4 +1,4 @@
-//! What each op of a stream took, by timestamp queries, beside the work that it did.
+//! The time of each op of a stream, from timestamp queries, along with its work.
 
 use vit_msn_tensor::{Result, try_vec};
 
@@ -10,7 +10,7 @@ use crate::context::Context;
 pub(crate) struct Cost {
     /// Floating-point operations; a multiply-add is two.
     pub flop: u64,
-    /// Bytes that its workgroups read from device memory and write to it, caches aside.
+    /// Bytes that its workgroups read from and write to device memory, ignoring caches.
     pub bytes: u64,
 }
 
@@ -19,19 +19,19 @@ pub(crate) struct Cost {
 pub struct OpProfile {
     /// The op.
     pub name: &'static str,
-    /// Time on the device; None where the device has no timestamp queries.
+    /// Time on the device, or None if the device has no timestamp queries.
     pub nanoseconds: Option<f64>,
     /// Floating-point operations; a multiply-add is two.
     pub flop: u64,
-    /// Bytes that its workgroups read and write, caches aside.
+    /// Bytes that its workgroups read and write, ignoring caches.
     pub bytes: u64,
-    /// Bytes of its tensors, each once: what no kernel can do without.
+    /// Bytes of its tensors, each counted once: the minimum for any kernel.
     pub min_bytes: u64,
     /// Workgroups.
     pub workgroups: u64,
 }
 
-/// A batch that was submitted: its ops, and where their timestamps come to lie.
+/// A submitted batch: its ops, and the buffer for their timestamps.
 pub(crate) struct ProfiledBatch {
     pub ops: Vec<OpProfile>,
     pub timestamps: Option<wgpu::Buffer>,
@@ -44,7 +44,7 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// For `count` dispatches; None where the device has no timestamp queries.
+    /// For `count` dispatches, or None if the device has no timestamp queries.
     pub fn new(context: &Context, count: usize) -> Option<Self> {
         if !context.has(wgpu::Features::TIMESTAMP_QUERY) {
             return None;
@@ -64,7 +64,7 @@ impl Timer {
         Some(Self { queries, buffer })
     }
 
-    /// What a pass around dispatch `index` writes.
+    /// The timestamp writes for the pass around dispatch `index`.
     pub fn around(&self, index: usize) -> wgpu::ComputePassTimestampWrites<'_> {
         wgpu::ComputePassTimestampWrites {
             query_set: &self.queries,
@@ -73,7 +73,7 @@ impl Timer {
         }
     }
 
-    /// Ends the batch: its timestamps are in the buffer when it has run.
+    /// Ends the batch. The returned buffer holds its timestamps once it has run.
     pub fn resolve(self, encoder: &mut wgpu::CommandEncoder) -> wgpu::Buffer {
         let count = self.buffer.size() as u32 / 8;
         encoder.resolve_query_set(&self.queries, 0..count, &self.buffer, 0);
@@ -81,7 +81,7 @@ impl Timer {
     }
 }
 
-/// Bytes of the buffers, each once.
+/// The total size of the buffers, each counted once.
 pub(crate) fn min_bytes(buffers: &[Binding]) -> u64 {
     let distinct = buffers
         .iter()
@@ -90,14 +90,14 @@ pub(crate) fn min_bytes(buffers: &[Binding]) -> u64 {
     distinct.map(|(_, binding)| binding.bytes).sum()
 }
 
-/// Fills in the times from the timestamps of all ops, begin and end, in ticks of `period` nanoseconds.
+/// Sets the times from the begin and end timestamps of all ops, in ticks of `period` nanoseconds.
 pub(crate) fn set_times(ops: &mut [OpProfile], timestamps: &[u8], period: f32) -> Result<()> {
     let mut ticks: Vec<u64> = try_vec(timestamps.len() / 8)?;
     for (tick, bytes) in ticks.iter_mut().zip(timestamps.as_chunks::<8>().0) {
         *tick = u64::from_le_bytes(*bytes);
     }
     for (op, pair) in ops.iter_mut().zip(ticks.as_chunks::<2>().0) {
-        // Some drivers let clocks run backwards between passes.
+        // With some drivers, clocks run backwards between passes.
         let ticks = pair[1].saturating_sub(pair[0]);
         op.nanoseconds = Some(ticks as f64 * f64::from(period));
     }
@@ -121,7 +121,7 @@ mod tests {
             let x = stream.upload(&[1.0; 64], &[4, 16]).unwrap();
             let one = stream.upload(&[1.0; 16], &[16]).unwrap();
             let norm = |stream: &mut Stream| layer_norm(stream, &x, &one, &one, 1e-6).unwrap();
-            // Recorded before: not in the profile.
+            // Recorded before the profile starts, so not part of it.
             let _before = norm(&mut stream);
             stream.start_profile().unwrap();
             let _kept = (norm(&mut stream), norm(&mut stream));

@@ -1,4 +1,4 @@
-//! A stream of ops: recorded one by one, submitted together, read back only on request.
+//! A stream of ops: recorded one by one, submitted together, and read back only on request.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,29 +19,29 @@ use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
 use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, min_bytes, set_times};
 use crate::tiles::ChosenTiles;
 
-/// Bytes of one dispatch's uniforms, and what their offsets are multiples of: the default
-/// min_uniform_buffer_offset_alignment, the largest there is.
+/// Bytes of one dispatch's uniforms, and the alignment of their offsets: the default of
+/// min_uniform_buffer_offset_alignment, which is its maximum.
 const UNIFORM_SLOT: usize = 256;
 
-/// Dispatches of one submission at most: more than a forward of ViT-MSN large takes (24 layers of 7, and 6).
+/// Maximum number of dispatches per submission, more than a forward of ViT-MSN large needs (24 layers of 7, and 6).
 const MAX_DISPATCHES: usize = 256;
 
-/// Maximum number of cached bind groups: those of a few forwards of different sizes.
+/// Maximum number of cached bind groups, enough for a few forwards of different sizes.
 const MAX_BIND_GROUPS: usize = 4096;
 
 /// Flush threshold for queued uploads, in bytes: until they are submitted, wgpu holds a second copy.
 const MAX_UNSUBMITTED: u64 = 32 << 20;
 
-/// One run of a kernel.
+/// One dispatch of a kernel.
 pub(crate) struct Op<'a, Uniforms> {
     pub kernel: Kernel,
     /// The names and values of the kernel's constants.
     pub constants: (Constants, &'a [u32]),
     /// Binding 0.
     pub uniforms: Uniforms,
-    /// The bindings after it.
+    /// The bindings after binding 0.
     pub reads: &'a [Binding],
-    /// The bindings after those; none of them may be among the former.
+    /// The bindings after `reads`, none of which may also be in `reads`.
     pub writes: &'a [Binding],
     pub workgroups: [usize; 3],
     pub cost: Cost,
@@ -96,7 +96,7 @@ impl Copy {
     }
 }
 
-/// What a batch is made of, in order.
+/// The commands of a batch, in order.
 enum Command {
     Dispatch(Dispatch),
     Copy(Copy),
@@ -117,12 +117,12 @@ pub struct Stream {
     pool: SharedPool,
     pipelines: PipelineCache,
     bind_groups: HashMap<(Arity, Vec<Binding>), wgpu::BindGroup>,
-    /// Of the batch that is being recorded: each dispatch's, one slot apiece.
+    /// The uniforms of the batch being recorded, one slot per dispatch.
     uniforms: Vec<u8>,
     uniform_buffer: wgpu::Buffer,
     recorded: Vec<Command>,
     dispatches: u64,
-    /// Whether ops are only recorded for their pipelines: see [`Stream::planning`].
+    /// Whether ops are recorded only to compile their pipelines: see [`Stream::planning`].
     plans: bool,
     /// Bytes written since the last submission.
     unsubmitted: u64,
@@ -135,7 +135,7 @@ impl Stream {
     /// A stream on the context's device.
     ///
     /// # Errors
-    /// OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
+    /// OUT_OF_MEMORY, ENGINE_DEAD if the device is lost.
     pub fn new(context: Rc<Context>) -> Result<Self> {
         let uniform_buffer = context.checked("the ops' uniforms", || {
             context.device().create_buffer(&wgpu::BufferDescriptor {
@@ -161,8 +161,8 @@ impl Stream {
         })
     }
 
-    /// A stream on which nothing runs: ops compile the pipelines that they will need, tensors hold nothing, and layers
-    /// count as filled.
+    /// A stream on which nothing runs: ops only compile the pipelines that they will need, tensors have no contents,
+    /// and layers count as complete.
     ///
     /// # Errors
     /// As [`Stream::new`].
@@ -183,18 +183,18 @@ impl Stream {
         &self.context
     }
 
-    /// Device memory of this stream's tensors and weights.
+    /// Device memory used by this stream's tensors and weights.
     pub fn memory(&self) -> Memory {
         self.pool.borrow().memory()
     }
 
-    /// Gives the memory of dropped tensors back to the device.
+    /// Returns the memory of dropped tensors to the device.
     pub fn trim(&mut self) {
         self.bind_groups.clear();
         self.pool.borrow_mut().trim();
     }
 
-    /// Kernels run since the stream was made, recorded ones included.
+    /// Number of dispatches since the stream was created, including recorded ones.
     pub fn dispatches(&self) -> u64 {
         self.dispatches
     }
@@ -210,11 +210,11 @@ impl Stream {
         Ok(tensor)
     }
 
-    /// Copies a checkpoint's raw little-endian values of type `from` to the device, rounded through `dtype` and widened
-    /// to float32.
+    /// Copies a checkpoint's raw little-endian values of type `from` to the device, rounded to `dtype` and widened to
+    /// float32.
     ///
     /// # Errors
-    /// As [`Stream::upload`], and INVALID_CHECKPOINT for a value that isn't finite or doesn't fit.
+    /// As [`Stream::upload`], and INVALID_CHECKPOINT for a value that isn't finite or exceeds the range of `dtype`.
     pub fn upload_parameter(
         &mut self,
         bytes: &[u8],
@@ -230,7 +230,7 @@ impl Stream {
         self.upload(&values, dims)
     }
 
-    /// Copies values of any plain type to the device, for an op's tables; `what` names them in an error.
+    /// Copies values of any plain type to the device, for an op's tables. `what` names them in errors.
     pub(crate) fn upload_table<T: NoUninit>(
         &mut self,
         data: &[T],
@@ -243,7 +243,7 @@ impl Stream {
         Ok(buffer)
     }
 
-    /// Writes a multiple of 4 bytes at a multiple of 4 into a buffer that no recorded op uses.
+    /// Writes a multiple of 4 bytes at an offset that is a multiple of 4, into a buffer that no recorded op uses.
     pub(crate) fn write(&mut self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
         if self.plans {
             return Ok(());
@@ -261,7 +261,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Copies a texture into a buffer that no recorded op uses, at once.
+    /// Copies a texture immediately into a buffer that no recorded op uses.
     pub(crate) fn copy_texture(
         &mut self,
         texture: &wgpu::Texture,
@@ -285,17 +285,17 @@ impl Stream {
         })
     }
 
-    /// A tensor for an op to fill.
+    /// An uninitialised tensor for an op to fill.
     pub(crate) fn uninit(&mut self, dims: &[usize]) -> Result<GpuTensor> {
         GpuTensor::uninit(&self.context, &self.pool, dims, FilledBy::Op)
     }
 
-    /// A tensor for an op to fill that goes by rows: in parts where one binding can't hold it.
+    /// An uninitialised tensor for an op that processes rows: in parts if one binding can't hold it.
     pub(crate) fn uninit_rows(&mut self, dims: &[usize]) -> Result<GpuTensor> {
         GpuTensor::uninit_rows(&self.context, &self.pool, dims)
     }
 
-    /// The same for a linear layer to read, in the form that suits it.
+    /// The same for a result that a linear layer reads, in the format that suits the layer.
     pub(crate) fn uninit_for(&mut self, dims: &[usize], halves: bool) -> Result<Stored> {
         if halves {
             return GpuHalves::uninit_rows(&self.context, &self.pool, dims).map(Stored::Halves);
@@ -303,7 +303,7 @@ impl Stream {
         self.uninit_rows(dims).map(Stored::Wide)
     }
 
-    /// A tensor of `units` blocks for an op to fill part by part, each of at most `most` blocks.
+    /// A tensor of `units` blocks for an op to fill part by part, each of up to `most` blocks.
     pub(crate) fn uninit_parts(
         &mut self,
         dims: &[usize],
@@ -313,7 +313,7 @@ impl Stream {
         GpuTensor::uninit_parts(&self.context, &self.pool, dims, units, most)
     }
 
-    /// A buffer for [`Stream::write`] to fill; `what` names it in an error.
+    /// A buffer for [`Stream::write`] to fill. `what` names it in errors.
     pub(crate) fn buffer(
         &self,
         bytes: u64,
@@ -327,7 +327,7 @@ impl Stream {
     /// Adds an op to the batch.
     ///
     /// # Errors
-    /// UNSUPPORTED naming the op when it has too many workgroups or the device refuses it, ENGINE_DEAD.
+    /// UNSUPPORTED, naming the op, if it has too many workgroups or the device refuses it; ENGINE_DEAD.
     pub(crate) fn record<Uniforms: NoUninit>(&mut self, op: Op<'_, Uniforms>) -> Result<()> {
         const { assert!(size_of::<Uniforms>() <= UNIFORM_SLOT) };
         let workgroups = self.check_workgroups(op.kernel.name, op.workgroups)?;
@@ -381,8 +381,8 @@ impl Stream {
         Ok(workgroups.map(|count| count as u32))
     }
 
-    /// The bind group of these buffers. A forward takes the same buffers from the pool as the one before it, so it
-    /// mostly exists.
+    /// The bind group of these buffers. It usually exists, because a forward takes the same buffers from the pool as
+    /// the previous one.
     fn bind(&mut self, name: &str, arity: Arity, buffers: Vec<Binding>) -> Result<wgpu::BindGroup> {
         let key = (arity, buffers);
         if let Some(bind_group) = self.bind_groups.get(&key) {
@@ -422,16 +422,16 @@ impl Stream {
         Ok(bind_group)
     }
 
-    /// Hands the recorded ops to the device as one command buffer, without waiting for them.
+    /// Submits the recorded ops to the device as one command buffer, without waiting for them.
     ///
     /// # Errors
-    /// As recorded ops have; in browsers they come with the next [`Stream::read`].
+    /// The errors of the recorded ops; in browsers the next [`Stream::read`] returns them.
     pub fn submit(&mut self) -> Result<()> {
         if self.recorded.is_empty() {
             return Ok(());
         }
         let batch = mem::take(&mut self.recorded);
-        // Only reads: there is nothing to time.
+        // Without dispatches, only with reads, there is nothing to time.
         let has_ops = batch.iter().any(|command| command.dispatch().is_some());
         let uniforms = mem::take(&mut self.uniforms);
         self.pool.borrow_mut().next_batch();
@@ -458,7 +458,7 @@ impl Stream {
         })
     }
 
-    /// From here on each dispatch is timed, until [`Stream::finish_profile`]. Dispatches then don't overlap, which
+    /// Starts timing each dispatch, until [`Stream::finish_profile`]. Dispatches don't overlap in the meantime, which
     /// costs a little.
     ///
     /// # Errors
@@ -469,7 +469,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Submits what was recorded and gives each dispatch since [`Stream::start_profile`], in order.
+    /// Submits the recorded ops and returns the profile of each dispatch since [`Stream::start_profile`], in order.
     ///
     /// # Errors
     /// As [`Stream::read`].
@@ -491,12 +491,12 @@ impl Stream {
         })
     }
 
-    /// Submits what was recorded and copies the tensor out, in one command buffer. The copy is under way when this
+    /// Submits the recorded ops and copies the tensor out, in one command buffer. The copy is in flight when this
     /// returns: the tensor may be dropped and further ops recorded before the result is awaited. Natively, awaiting
     /// blocks.
     ///
     /// # Errors
-    /// Those of the ops before it, OUT_OF_MEMORY, ENGINE_DEAD when the device is lost.
+    /// Those of the preceding ops, OUT_OF_MEMORY, ENGINE_DEAD if the device is lost.
     pub fn read(
         &mut self,
         tensor: &GpuTensor,
@@ -506,7 +506,7 @@ impl Stream {
         Ok(pending)
     }
 
-    /// [`Stream::read`] that leaves it to the caller to submit, before the result is first polled.
+    /// [`Stream::read`] without submitting. The caller must submit before first polling the result.
     pub fn record_read(
         &mut self,
         tensor: &GpuTensor,
@@ -519,8 +519,8 @@ impl Stream {
         })
     }
 
-    /// [`Stream::read`] of pieces of buffers, each an offset and a size that are multiples of 4, one after the other;
-    /// `convert` makes the result of their bytes.
+    /// [`Stream::read`] of a sequence of buffer pieces, each with an offset and a size that are multiples of 4.
+    /// `convert` turns their bytes into the result.
     pub(crate) fn read_pieces<T, F: FnOnce(&[u8]) -> Result<T>>(
         &mut self,
         pieces: &[(&wgpu::Buffer, u64, u64)],
@@ -541,7 +541,7 @@ impl Stream {
         let staging = context.checked("a readback", || {
             context.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("readback"),
-                // Nothing can't be mapped.
+                // An empty buffer can't be mapped.
                 size: total.max(4),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
@@ -563,7 +563,7 @@ impl Stream {
             let (sender, mapped) = oneshot::channel();
             context.checked("a readback", || {
                 staging.map_async(wgpu::MapMode::Read, .., move |result| {
-                    // Nobody listens once the caller has dropped the future.
+                    // The receiver is gone if the caller dropped the future.
                     let _ = sender.send(result);
                 });
             })?;
@@ -584,7 +584,7 @@ impl Stream {
         })
     }
 
-    /// Waits for the errors of all calls so far, in browsers; natively they were returned at once.
+    /// In browsers, awaits the errors of all previous calls. Natively they were returned immediately.
     ///
     /// # Errors
     /// The first of them.
@@ -600,7 +600,7 @@ impl Drop for Stream {
     }
 }
 
-/// Encodes a batch, dispatches that follow each other in one pass.
+/// Encodes a batch; consecutive dispatches share a pass.
 fn encode(batch: &[Command], encoder: &mut wgpu::CommandEncoder) {
     let mut slot = 0;
     for group in batch.chunk_by(|a, b| a.dispatch().is_some() && b.dispatch().is_some()) {
@@ -616,7 +616,7 @@ fn encode(batch: &[Command], encoder: &mut wgpu::CommandEncoder) {
     }
 }
 
-/// Encodes each dispatch in a pass of its own, between two timestamps.
+/// Encodes each dispatch in its own pass, between two timestamps.
 fn encode_timed(batch: &[Command], encoder: &mut wgpu::CommandEncoder, timer: Option<&Timer>) {
     let mut slot = 0;
     for command in batch {
@@ -640,7 +640,7 @@ fn unreadable(reason: &str) -> Error {
     Error::Unsupported(format!("The GPU doesn't give a tensor back: {reason}."))
 }
 
-/// The ops of a batch by name, each once.
+/// The names of a batch's ops, without duplicates.
 fn describe(batch: &[Command]) -> String {
     let name = |command: &Command| command.dispatch().map_or("a readback", |op| op.name);
     let mut names: Vec<_> = batch.iter().map(name).collect();
@@ -694,7 +694,7 @@ mod tests {
         // v -> (2v + 1)/2 + 1 = v + 1.5, 150 times.
         assert_eq!(read(&mut stream, &x), [226.0, 227.0, 228.0]);
         assert_eq!(stream.dispatches(), 300);
-        // Two buffers in turn and none for the rest.
+        // Two alternating buffers, and none for the rest.
         assert_eq!(stream.memory().reserved, 2 * 256);
         assert_eq!(stream.pipelines.len(), 1);
     }
@@ -722,7 +722,7 @@ mod tests {
         let z = stream.upload(&[9.0], &[1]).unwrap();
         assert_eq!(read(&mut stream, &y), [2.0]);
         assert_eq!(read(&mut stream, &z), [9.0]);
-        // What was submitted is done with it.
+        // The submitted batch no longer needs its buffer.
         assert_eq!(stream.upload(&[9.0], &[1]).unwrap().buffer(), &first);
     }
 
@@ -746,7 +746,7 @@ mod tests {
     fn a_plan_compiles_and_runs_nothing() {
         let Some(context) = context() else { return };
         let mut plan = Stream::planning(Rc::new(context)).unwrap();
-        // Far more than a device holds in one buffer is no more than a shape here.
+        // Sizes far beyond a device's largest buffer are only shapes here.
         let x = plan.upload(&[1.0; 4096], &[4096]).unwrap();
         let y = double(&mut plan, &x, 2.0, 3);
         let _z = double(&mut plan, &y, 2.0, 4);
@@ -764,7 +764,7 @@ mod tests {
         let y = double(&mut stream, &x, 2.0, 0);
         let first = stream.record_read(&y).unwrap();
         drop(y);
-        // Takes y's buffer, after y was copied out of it.
+        // Reuses y's buffer after y was copied out.
         let z = double(&mut stream, &x, 3.0, 1);
         let second = stream.record_read(&z).unwrap();
         assert_eq!(stream.recorded.len(), 4);
@@ -815,7 +815,7 @@ mod tests {
             workgroups,
             cost: Cost::default(),
         };
-        // One tensor where the kernel has two.
+        // One binding, although the kernel has two.
         let one = Op {
             writes: &[],
             ..op(DOUBLE, [1, 1, 1])

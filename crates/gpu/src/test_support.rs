@@ -1,5 +1,5 @@
-//! What the kernels' tests share. Without a GPU adapter they print that they are skipped; with VIT_MSN_REQUIRE_GPU=1
-//! they fail.
+//! Code shared by the kernels' tests. Without a GPU adapter they report that they are skipped; with
+//! VIT_MSN_REQUIRE_GPU=1 they fail.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use vit_msn_tensor::{Dtype, Result};
 
 use crate::{Context, ContextOptions, GpuLinear, GpuTensor, RequestedLimits, Stream};
 
-/// A device of this test's own, software allowed.
+/// A separate device for this test; software adapters are allowed.
 pub fn context() -> Option<Context> {
     context_with(RequestedLimits::WebGpu)
 }
@@ -33,7 +33,7 @@ pub fn context_with(limits: RequestedLimits) -> Option<Context> {
     }
 }
 
-/// A device on which larger bindings than of `most` bytes are refused.
+/// A device that refuses bindings of more than `most` bytes.
 pub fn context_binding(most: u64) -> Option<Context> {
     let mut context = context()?;
     context.lower_binding_size(most);
@@ -44,7 +44,7 @@ pub fn stream() -> Option<Stream> {
     Some(stream_on(context()?))
 }
 
-/// On a device with all that the adapter has, with the kernels that GPUs get.
+/// A stream on a device with everything the adapter supports, with the GPU kernels.
 pub fn full_stream() -> Option<Stream> {
     let context = context_with(RequestedLimits::Adapter)?;
     Some(stream_on(context.as_a_gpu()))
@@ -80,8 +80,8 @@ pub fn layer_of(stream: &mut Stream, weight: &[f32], bias: &[f32], dtype: Dtype)
     layer
 }
 
-/// Runs `test` on a few shapes, since software adapters are slow: on a device with WebGPU's default limits and no feature,
-/// and on one with all that there is and with the kernels that GPUs get.
+/// Runs `test` on a few shapes, since software adapters are slow: on a device with WebGPU's default limits and no
+/// features, and on one with everything the adapter supports and the GPU kernels.
 pub fn on_shapes<S: Strategy>(shapes: S, test: impl Fn(&mut Stream, S::Value)) {
     for stream in [stream(), full_stream()].into_iter().flatten() {
         let stream = std::cell::RefCell::new(stream);
@@ -98,14 +98,14 @@ pub fn on_shapes<S: Strategy>(shapes: S, test: impl Fn(&mut Stream, S::Value)) {
     }
 }
 
-/// [`values`] of this shape, here and on the device.
+/// [`values`] of this shape, on the host and on the device.
 pub fn random(stream: &mut Stream, dims: &[usize], seed: u64) -> (Vec<f32>, GpuTensor) {
     let data = values(dims.iter().product(), seed);
     let tensor = stream.upload(&data, dims).unwrap();
     (data, tensor)
 }
 
-/// The code of an op that must fail.
+/// The error code of an op that must fail.
 pub fn code<T>(result: Result<T>) -> &'static str {
     result.err().expect("an error").code()
 }

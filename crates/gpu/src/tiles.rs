@@ -1,13 +1,13 @@
-//! The tiles that were chosen for linear layers.
+//! The tiles chosen for linear layers.
 
 use std::collections::HashMap;
 
 use vit_msn_tensor::Dtype;
 
-/// Rows and columns of the largest tile of any linear layer; the sides of the others divide it.
+/// Rows and columns of the largest tile of any linear layer. The sides of the others divide it.
 pub(crate) const MAX_SIDE: usize = 128;
 
-/// What decides how fast a tile computes a layer.
+/// The properties of a layer that determine how fast a tile computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerShape {
     /// Rows of x.
@@ -20,12 +20,12 @@ pub struct LayerShape {
     pub dtype: Dtype,
 }
 
-/// The tiles that were found to be the fastest, by their sides.
+/// The tiles that were measured to be the fastest, by side.
 #[derive(Default)]
 pub(crate) struct ChosenTiles(HashMap<LayerShape, usize>);
 
 impl ChosenTiles {
-    /// The side of the tile that was chosen for layers of this shape.
+    /// The side of the tile chosen for layers of this shape.
     pub fn side(&self, shape: LayerShape) -> Option<usize> {
         self.0.get(&shape).copied()
     }

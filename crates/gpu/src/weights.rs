@@ -8,10 +8,10 @@ use crate::buffers::{DeviceBuffer, exact_size};
 use crate::stream::Stream;
 use crate::tiles::{LayerShape, MAX_SIDE};
 
-/// What a part of a weight is cut to multiples of, so that every tile divides it.
+/// The number of rows in a part is a multiple of this, so that every tile divides it.
 const PART_ROWS: usize = MAX_SIDE;
 
-/// Some whole rows of the weight, as many as one binding holds.
+/// A block of whole rows of the weight, up to the size of a binding.
 pub(crate) struct Part {
     pub buffer: DeviceBuffer,
     /// The first row.
@@ -21,16 +21,16 @@ pub(crate) struct Part {
 
 /// The weight `[out_features, in_features]` and bias `[out_features]` of a linear layer.
 ///
-/// Row-major in the storage type, each row padded with zeros to a multiple of four values, which the kernel loads
-/// together. Half-width weights and bytes stay so on the device and are widened in registers. Rows may arrive in any
-/// order and in pieces; a weight that misses rows is refused when used.
+/// Row-major in the storage type, each row zero-padded to a multiple of four values, which the kernel loads together.
+/// Half-width weights and bytes stay that way on the device and are widened in registers. Rows may be set in any
+/// order and in pieces; using a weight with missing rows is an error.
 pub struct GpuLinear {
     parameters: LinearParameters,
     dtype: Dtype,
     parts: Vec<Part>,
-    /// Rounded to the storage type, but stored as float32; zeros where there is none.
+    /// Rounded to the storage type, but stored as float32; zeros if the layer has no bias.
     bias: DeviceBuffer,
-    /// Of int8 rows.
+    /// The scales of int8 rows.
     scales: Option<DeviceBuffer>,
 }
 
@@ -38,7 +38,7 @@ impl GpuLinear {
     /// An empty weight of shape `[out_features, in_features]`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a zero size, UNSUPPORTED for a row larger than one binding, OUT_OF_MEMORY, ENGINE_DEAD.
+    /// INVALID_ARGUMENT for a zero size, UNSUPPORTED for a row that exceeds a binding, OUT_OF_MEMORY, ENGINE_DEAD.
     pub fn new(
         stream: &mut Stream,
         out_features: usize,
@@ -100,7 +100,7 @@ impl GpuLinear {
         self.dtype
     }
 
-    /// What decides how fast a tile computes this layer for a number of rows.
+    /// The shape of this layer for a number of rows, for choosing a tile.
     pub(crate) fn layer_shape(&self, rows: usize) -> LayerShape {
         LayerShape {
             rows,
@@ -115,18 +115,18 @@ impl GpuLinear {
         self.parameters.has_bias()
     }
 
-    /// The bytes that weight, scales and bias take on the device.
+    /// The size in bytes of weight, scales and bias on the device.
     pub fn byte_size(&self) -> usize {
         let rows_of_floats = 1 + usize::from(self.scales.is_some());
         self.out_features() * (self.row_bytes() + 4 * rows_of_floats)
     }
 
-    /// Sets whole rows from `row0` on from `bytes`, the little-endian row-major values of the floating type `source`;
-    /// int8 storage quantises them.
+    /// Sets whole rows, starting at `row0`, from `bytes`, the little-endian row-major values of the floating-point
+    /// type `source`. int8 storage quantises them.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the bytes are not a whole number of rows or there are too many, INVALID_CHECKPOINT naming the first
-    /// value that isn't finite or doesn't fit the storage type, ENGINE_DEAD.
+    /// INVALID_ARGUMENT if the bytes aren't a whole number of rows or exceed the weight, INVALID_CHECKPOINT, naming
+    /// the first value that isn't finite or exceeds the storage type's range, ENGINE_DEAD.
     pub fn set_rows(
         &mut self,
         stream: &mut Stream,
@@ -147,8 +147,8 @@ impl GpuLinear {
         Ok(())
     }
 
-    /// Sets rows from `row0` on that are quantised already: signed bytes, and the little-endian float32 scale of each
-    /// row. int8 storage takes them as they are, other types store their products.
+    /// Sets already quantised rows, starting at `row0`: signed bytes, and the little-endian float32 scale of each
+    /// row. int8 storage takes them unchanged; other types store their products.
     ///
     /// # Errors
     /// As [`GpuLinear::set_rows`], and INVALID_CHECKPOINT for a scale that isn't finite and positive.
@@ -177,10 +177,10 @@ impl GpuLinear {
         Ok(())
     }
 
-    /// Sets the bias from element `offset` on.
+    /// Sets the bias, starting at element `offset`.
     ///
     /// # Errors
-    /// As [`GpuLinear::set_rows`], and INVALID_ARGUMENT where the layer has no bias.
+    /// As [`GpuLinear::set_rows`], and INVALID_ARGUMENT if the layer has no bias.
     pub fn set_bias(
         &mut self,
         stream: &mut Stream,
@@ -203,7 +203,7 @@ impl GpuLinear {
         Ok(())
     }
 
-    /// `rows` rows from `row0` on as little-endian row-major bytes of the storage type.
+    /// Reads `rows` rows, starting at `row0`, as little-endian row-major bytes of the storage type.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for rows that don't exist, and those of [`Stream::read`].
@@ -243,7 +243,7 @@ impl GpuLinear {
         })
     }
 
-    /// The scales of `rows` int8 rows from `row0` on as little-endian float32.
+    /// Reads the scales of `rows` int8 rows, starting at `row0`, as little-endian float32.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for rows that don't exist or another storage type, and those of [`Stream::read`].
@@ -261,7 +261,7 @@ impl GpuLinear {
         stream.read_pieces(&[piece], |bytes| Ok(bytes.to_vec()))
     }
 
-    /// `count` bias elements from `offset` on as little-endian bytes of [`GpuLinear::bias_dtype`].
+    /// Reads `count` bias elements, starting at `offset`, as little-endian bytes of [`GpuLinear::bias_dtype`].
     ///
     /// # Errors
     /// INVALID_ARGUMENT for elements that don't exist, and those of [`Stream::read`].
@@ -299,7 +299,7 @@ impl GpuLinear {
         self.parameters.check_complete()
     }
 
-    /// An op fills the whole weight and, if so, the bias.
+    /// Marks the whole weight and, with `with_bias`, the bias as set; an op fills them.
     pub(crate) fn mark_set(&mut self, with_bias: bool) {
         let outputs = self.out_features();
         self.parameters.finish_rows(0..outputs);
@@ -320,7 +320,7 @@ impl GpuLinear {
         self.scales.as_ref()
     }
 
-    /// Bytes of a row with its padding.
+    /// Bytes per row, including its padding.
     fn row_bytes(&self) -> usize {
         self.in_features().next_multiple_of(4) * self.dtype.size()
     }
@@ -348,7 +348,7 @@ impl GpuLinear {
         stream.write(target.buffer(), 4 * row0 as u64, scales)
     }
 
-    /// Writes whole rows of the storage type, without padding, from `row0` on.
+    /// Writes whole rows of the storage type, without padding, starting at `row0`.
     fn write_rows(&self, stream: &mut Stream, row0: usize, bytes: &[u8]) -> Result<()> {
         let (taken, row_bytes) = (self.in_features() * self.dtype.size(), self.row_bytes());
         let mut padded;
@@ -364,7 +364,7 @@ impl GpuLinear {
             }
             padded.as_slice()
         };
-        // Recorded ops still read what is there.
+        // Recorded ops still read the old contents.
         stream.submit()?;
         let end = row0 + bytes.len() / row_bytes;
         for part in &self.parts {
@@ -379,12 +379,13 @@ impl GpuLinear {
     }
 }
 
-/// A row's values with padding.
+/// The number of values in a row, including padding.
 fn padded(in_features: usize) -> Option<usize> {
     in_features.checked_next_multiple_of(4)
 }
 
-/// Cuts `rows` rows into parts of at most `most`, (first row, number of rows): whole tiles where that many fit.
+/// Splits `rows` rows into parts of at most `most`, as (first row, number of rows). Parts are whole tiles if a tile
+/// fits.
 fn cut(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let step = match most / PART_ROWS * PART_ROWS {
         0 => most.max(1),
@@ -395,7 +396,7 @@ fn cut(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
         .map(move |start| (start, step.min(rows - start)))
 }
 
-/// Rows of quantised weights times their scales, as little-endian float32.
+/// Dequantises rows: their values times their scales, as little-endian float32.
 fn multiply_out(bytes: &[u8], in_features: usize, scales: &[f32]) -> Result<Vec<u8>> {
     let mut wide: Vec<f32> = try_vec(bytes.len())?;
     for (index, (value, &byte)) in wide.iter_mut().zip(bytes).enumerate() {
