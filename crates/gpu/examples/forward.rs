@@ -1,7 +1,10 @@
-//! Where a forward of ViT-MSN goes on this machine's GPU: each kind of op with its time, work and memory traffic.
+//! Shows where the time of a ViT-MSN forward goes on this machine's GPU: each kind of op with its time, work and
+//! memory traffic.
 //!
-//! `cargo run --release -p vit-msn-gpu --example forward -- [small|base] [batch] [float32|float16|bfloat16|int8] [image]`
-//! Weights are random. Software adapters will do: their times say little, the counts are the same everywhere.
+//! `cargo run --release -p vit-msn-gpu --example forward -- [small|base] [batch] [float32|float16|bfloat16|int8]
+//! [image]`
+//! Weights are random. Software adapters are accepted: their times say little, but the counts are the same
+//! everywhere.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -57,7 +60,7 @@ fn layer(stream: &mut Stream, outputs: usize, inputs: usize, dtype: Dtype) -> Re
     Ok(layer)
 }
 
-/// A layer's result, for every op to read.
+/// A layer's result in the format that every op reads.
 fn linear_of(
     stream: &mut Stream,
     x: &Stored,
@@ -140,7 +143,7 @@ impl Model {
     }
 }
 
-/// The sums over ops of one kind.
+/// Totals over ops of one kind.
 #[derive(Default)]
 struct Row {
     calls: u64,

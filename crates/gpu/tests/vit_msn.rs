@@ -1,5 +1,5 @@
-//! Whole ViT-MSNs from the ops of both backends, against the reference's outputs. Without a GPU adapter the tests of the GPU
-//! print that they are skipped; with VIT_MSN_REQUIRE_GPU=1 they fail.
+//! Whole ViT-MSN models built from the ops of both backends, compared with the reference's outputs. Without a GPU
+//! adapter the GPU tests report that they are skipped; with VIT_MSN_REQUIRE_GPU=1 they fail.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,11 +32,11 @@ const FIXTURES: [(&str, Activation, usize, (usize, usize)); 13] = [
     ("tiny_silu", Activation::Silu, 4, (4, 4)),
 ];
 
-/// A backend whose results can be read at once.
+/// A backend whose results can be read synchronously.
 trait Subject: Backend {
     fn dims(x: &Self::Tensor) -> &[usize];
     fn input(x: &Self::Tensor) -> Self::Input<'_>;
-    /// What an op without a reader returned.
+    /// Converts the result of an op without a reader.
     fn plain(output: Self::Output) -> Self::Tensor;
     fn read(&mut self, x: &Self::Tensor) -> Vec<f32>;
 }
@@ -101,7 +101,7 @@ fn context(limits: RequestedLimits) -> Option<Context> {
     }
 }
 
-/// A file's tensors by name, without "vit." in front: type, shape, bytes.
+/// The tensors of a file by name, without the prefix "vit.": type, shape, bytes.
 struct Tensors(HashMap<String, (FileDtype, Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
@@ -152,7 +152,7 @@ struct Model<B: Backend> {
 }
 
 impl<B: Subject> Model<B> {
-    /// Loads a fixture's checkpoint with the encoder's weights stored as `dtype`; int8 is for them alone.
+    /// Loads a fixture's checkpoint, storing the encoder's weights as `dtype`. Only these weights may be int8.
     fn new(
         backend: &mut B,
         (folder, activation, heads, grid): (&str, Activation, usize, (usize, usize)),
@@ -262,7 +262,7 @@ impl<B: Subject> Model<B> {
             .unwrap()
     }
 
-    /// The layer's output, and its probabilities where attention is eager.
+    /// The layer's output, and its probabilities if attention is eager.
     fn layer(
         &self,
         backend: &mut B,
@@ -289,7 +289,7 @@ impl<B: Subject> Model<B> {
         (x, probs)
     }
 
-    /// Runs the fixture; all that it expects must come out within `tolerance`.
+    /// Runs the fixture and compares all of its expected outputs, within `tolerance`.
     fn check(&self, backend: &mut B, expected: &Tensors, tolerance: f32) {
         let mut x = self.embed(backend, expected);
         let compare = |backend: &mut B, actual: &B::Tensor, name: &str| {
@@ -333,7 +333,7 @@ fn loss<B: Subject>(backend: &mut B, logits: &B::Tensor, expected: &Tensors) -> 
     }
 }
 
-/// Layers with the same inputs as one, output after output.
+/// Merges layers with the same inputs into one, concatenating their outputs.
 fn fuse<B: Subject>(
     backend: &mut B,
     checkpoint: &Tensors,
@@ -396,7 +396,7 @@ fn check<B: Subject>(
     }
 }
 
-/// Its int8 layers multiply bytes, as GPUs with packed dot products do.
+/// The CPU's int8 layers multiply bytes, like GPUs with packed dot products.
 #[test]
 fn the_cpu_matches_the_reference() {
     check(&mut Cpu, &FIXTURES, Dtype::F32, 1e-4);
@@ -421,7 +421,7 @@ fn all_of_the_adapters_limits_give_the_same() {
     check(&mut stream, &FIXTURES, Dtype::F32, 1e-4);
 }
 
-/// With subgroups, and without.
+/// With and without subgroups.
 #[test]
 fn the_kernels_of_gpus_give_the_same() {
     for limits in [RequestedLimits::Adapter, RequestedLimits::WebGpu] {
@@ -433,7 +433,8 @@ fn the_kernels_of_gpus_give_the_same() {
     }
 }
 
-/// Software computes in float32, so that only weights are rounded; GPUs in float16 and bytes, where they can.
+/// Software adapters compute in float32, so that only weights are rounded. GPUs compute in float16 and bytes where
+/// supported.
 #[test]
 fn narrow_weights_match_within_their_rounding() {
     for as_a_gpu in [false, true] {
