@@ -2,7 +2,7 @@
 //
 // Layout         patches [batch, patches, width], cls and mask_token [width], positions [1 + patches, width], mask
 //                [batch, patches], y [batch, 1 + patches, width]; row-major float32.
-// Constants      MASKED  1 substitutes mask_token where mask isn't 0; otherwise any tensor may be bound to both
+// Constants      MASKED  1 substitutes mask_token where mask isn't 0; otherwise both bindings accept any tensor
 // Preconditions  Workgroups: x over width, y over tokens, z over the batch; embed_tokens.rs checks the shapes and
 //                launches them.
 // Tile           None: every value is copied once. 64 invocations handle adjacent values.

@@ -3,7 +3,7 @@
 // Layout         x [rows, width] (logits or predictions), target [rows, width] or, for classes, labels [rows] as i32;
 //                y [1], a gradient [rows, width]. Row-major float32.
 // Preconditions  One workgroup, or one per row for the gradient; loss.rs checks the shapes and that labels are
-//                classes or −100, and counts the classes.
+//                classes or −100, and counts those that are classes.
 // Tile           LANES invocations walk a row, or all elements, together, reading adjacent values. Losses are small
 //                compared with the model.
 

@@ -1,8 +1,8 @@
 // msn: the targets and the loss of Masked Siamese Networks, and the loss's gradient
 //
-// Layout         logits and probs [rows, width]; targets [images, width], repeated for each view of the rows;
-//                column_sums [width]: sums of probabilities; row_terms [rows, 3]: cross-entropy, entropy and ln Σ
-//                e^logit of a row; terms [4]: loss, cross-entropy, mean-entropy, entropy; row-major float32.
+// Layout         logits and probs [rows, width]; targets [images, width], which all views of an image share (row %
+//                images); column_sums [width]: sums of probabilities; row_terms [rows, 3]: cross-entropy, entropy and
+//                ln Σ e^logit of a row; terms [4]: loss, cross-entropy, mean-entropy, entropy; row-major float32.
 // Preconditions  One workgroup per row, folded into two dimensions; one in total for the loss. msn.rs checks the
 //                shapes and sums columns.
 // Tile           LANES invocations walk a row together, reading adjacent values.

@@ -6,7 +6,7 @@
 //                starting at output `first`, each row zero-padded to a multiple of four: parts/x_*.wgsl and
 //                parts/weight_*.wgsl load four values of a row, parts/operand_*.wgsl multiplies them.
 // Constants      ACTIVATION  as in parts/activation.wgsl
-//                RESIDUAL    1 adds the residual; otherwise any tensor may be bound to it
+//                RESIDUAL    1 adds the residual; otherwise its binding accepts any tensor
 // Preconditions  parts/x_vec4.wgsl requires inputs to be a multiple of 4. forward.rs checks the shapes, and covers
 //                the part's columns of y with workgroups: x over outputs, y over rows.
 
