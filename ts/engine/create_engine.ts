@@ -9,7 +9,7 @@ import { choose_level, obstacle_to_threads } from "./wasm/simd_level.ts";
 import { create_wasm_engine, has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
 import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
-/** The most that the engine makes use of. */
+/** The engine has no use for more. */
 const MAX_THREADS = 64;
 
 /**
@@ -33,7 +33,7 @@ export async function create_engine(options: EngineOptions): Promise<StartedEngi
   return typeof started === "string" ? start_on_cpu(module, num_threads, [started]) : started;
 }
 
-/** Starts on WebGPU, whose code is loaded only where there is WebGPU. */
+/** Starts on WebGPU, whose code is loaded only if the runtime has WebGPU. */
 async function start_webgpu(
   device: "webgpu" | "auto" | GPUDevice,
   given: WasmInput | undefined,
@@ -46,7 +46,7 @@ async function start_webgpu(
   return start_webgpu(device, given, cache_dir);
 }
 
-/** An engine on WebGPU where "auto" should choose it, else a sentence with the reason. */
+/** An engine on WebGPU if "auto" should choose it, else a sentence with the reason. */
 async function try_webgpu(
   given: WebAssembly.Module | undefined,
   cache_dir: string | undefined,
@@ -93,7 +93,7 @@ function not_for_cpu(): VitMsnError {
   );
 }
 
-/** Why an engine from the caller's WebAssembly is no faster. */
+/** Why an engine from the caller's WebAssembly isn't faster. */
 function reasons_of_given(module: WebAssembly.Module, num_threads: number): string[] {
   const obstacle = obstacle_to_threads(num_threads);
   const passed = "The engine's WebAssembly was passed (env.wasm)";
@@ -102,7 +102,7 @@ function reasons_of_given(module: WebAssembly.Module, num_threads: number): stri
   return [`${passed} and has no threads: pass vit_msn_relaxed_threads.wasm.`];
 }
 
-/** Starts the threads and returns their number: 1 where workers can't start. */
+/** Starts the threads and returns their number: 1 if workers can't start. */
 async function start_threads(engine: WasmEngine, num_threads: number, reasons: string[]): Promise<number> {
   try {
     await engine.start_workers(num_threads - 1);

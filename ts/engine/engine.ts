@@ -1,16 +1,16 @@
 /**
- * The engine: what the model's code calls. One interface, one implementation for each kind of device; the model
- * doesn't know which it has. It is no array library: ops are as coarse as fusion pays for, shapes are fixed by each op,
- * and nothing is broadcast.
+ * The engine that the model's code calls: one interface, with an implementation for each kind of device; the model
+ * doesn't know which it uses. It isn't an array library: ops are as coarse as is worth fusing, each op fixes its
+ * shapes, and nothing is broadcast.
  *
- * Ops enqueue work and return a handle at once; only what copies values out waits. Every handle must be freed: use
+ * Ops enqueue work and return a handle at once; only methods that copy values out wait. Every handle must be freed: use
  * `Scope`.
  */
 
 import type { FloatDtype, WeightDtype } from "../dtypes.ts";
 import type { ForwardQueue } from "./forward_queue.ts";
 
-/** The activation functions of the reference's ACT2FN that have no parameters; "identity" is no activation. */
+/** The activation functions of the reference's ACT2FN that have no parameters; "identity" returns its input. */
 export const ACTIVATIONS = [
   "identity",
   "gelu",
@@ -60,7 +60,7 @@ export interface Engine {
   ): LinearHandle;
   /** Packs whole rows of the weight, starting at row `row`; `bytes` are raw little-endian values of type `from`. */
   set_rows(weights: LinearHandle, row: number, bytes: Uint8Array, from: FloatDtype): void;
-  /** Packs rows that are quantised already: signed bytes, and each row's scale as little-endian float32. */
+  /** Packs rows that are already quantised, from signed bytes and one little-endian float32 scale per row. */
   set_quantised_rows(weights: LinearHandle, row: number, bytes: Uint8Array, scales: Uint8Array): void;
   /** Sets bias elements starting at `offset`. */
   set_bias(weights: LinearHandle, offset: number, bytes: Uint8Array, from: FloatDtype): void;
@@ -74,8 +74,9 @@ export interface Engine {
   /**
    * activation(x · weightᵀ + bias) + residual; x [..., in_features] -> [..., out_features].
    *
-   * Here and below, `reader` is the linear layer that alone will read the result, if there is one. An engine may hold the result
-   * in the form that this layer multiplies, since nothing else reads it. The layer's result is the same, bit for bit.
+   * Here and below, `reader` is the linear layer that alone will read the result, if there is one. An engine may store
+   * the result in the form that this layer multiplies, since nothing else reads it. The layer's result is the same, bit
+   * for bit.
    */
   linear(
     x: TensorHandle,
@@ -84,7 +85,7 @@ export interface Engine {
     residual?: TensorHandle,
     reader?: LinearHandle,
   ): TensorHandle;
-  /** Normalises the last dimension, then scales and shifts it. */
+  /** Normalises over the last dimension, then scales and shifts. */
   layer_norm(
     x: TensorHandle,
     weight: TensorHandle,
@@ -94,13 +95,13 @@ export interface Engine {
   ): TensorHandle;
   /** Fused attention that never materialises the N×N scores; qkv [B, N, 3·D] (query | key | value) -> [B, N, D]. */
   scaled_dot_product_attention(qkv: TensorHandle, num_heads: number, reader?: LinearHandle): TensorHandle;
-  /** Attention by its definition; also returns the probabilities [B, heads, N, N]. */
+  /** Unfused attention; also returns the probabilities [B, heads, N, N]. */
   eager_attention(qkv: TensorHandle, num_heads: number): { context: TensorHandle; probs: TensorHandle };
   /** The patch projection: pixels [B, C, H, W] -> [B, num_patches, D]; the weight is the convolution's, flattened. */
   patch_embed(pixel_values: TensorHandle, projection: LinearHandle, patch: Grid): TensorHandle;
   /**
-   * [cls + positions[0]; patches + positions[1..]] -> [B, 1 + num_patches, D]. Where `mask` ([B · num_patches], 0 or 1) is 1,
-   * mask_token [D] takes the patch's place before positions are added.
+   * [cls + positions[0]; patches + positions[1..]] -> [B, 1 + num_patches, D]. Where `mask` ([B · num_patches], 0 or 1)
+   * is 1, mask_token [D] replaces the patch before positions are added.
    */
   embed_tokens(
     patches: TensorHandle,
@@ -108,9 +109,12 @@ export interface Engine {
     positions: TensorHandle,
     masked?: { mask: Uint8Array; mask_token: TensorHandle },
   ): TensorHandle;
-  /** CLS and `num_visible` chosen patches of each image, in the order of `patches` [B · num_visible]: [B, N, D] -> [B, 1 + num_visible, D]. */
+  /**
+   * CLS and `num_visible` chosen patches of each image, in the order of `patches` [B · num_visible]:
+   * [B, N, D] -> [B, 1 + num_visible, D].
+   */
   take_tokens(x: TensorHandle, patches: Uint32Array, num_visible: number): TensorHandle;
-  /** Position encodings [1 + from.height·from.width, D] for another grid, bicubically (a = -0.75, align_corners = false). */
+  /** Interpolates position encodings [1 + from.height·from.width, D] bicubically (a = -0.75, align_corners = false). */
   interpolate_positions(positions: TensorHandle, from: Grid, to: Grid): TensorHandle;
   /** [B, N, D] -> [B, D]: the CLS token, or the mean of the patch tokens. */
   pool(x: TensorHandle, kind: "cls" | "mean"): TensorHandle;
@@ -122,32 +126,32 @@ export interface Engine {
   bce_with_logits(logits: TensorHandle, target: TensorHandle): TensorHandle;
 
   dims(x: TensorHandle): number[];
-  /** Resolves when all work for this value is done; rejects with the error of that work. */
+  /** Resolves when all work for this value is done; rejects with its error. */
   ready(handle: Handle): Promise<void>;
   /** Waits for the tensor and copies it out. */
   read(x: TensorHandle): Promise<Float32Array>;
   free(handle: Handle): void;
-  /** What is allocated, for leak tests and reports. */
+  /** The allocations, for leak tests and reports. */
   memory(): EngineMemory;
   /**
-   * Compiles what a forward takes, all at once, where that takes a device long. `forward` runs on this engine, on handles
-   * made in it, and computes nothing: what it reads is zeros. Nothing else may be asked for until this resolves, which it
-   * does once `forward` has ended; `compiled` resolves when the compiler has.
+   * Compiles all kernels of a forward at the same time, on devices where compiling is slow. `forward` runs on this
+   * engine, on handles created inside it, and computes nothing: it reads zeros. Don't call anything else until this
+   * resolves, which happens when `forward` has ended; `compiled` resolves when the kernels are compiled.
    */
   compile_ahead?(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }>;
-  /** Where forwards wait for each other. */
+  /** The queue of forwards, if they must wait for each other. */
   readonly forward_queue?: ForwardQueue;
   /** Max bytes of a tensor, if there is a limit; some ops split results that exceed it. */
   readonly max_tensor_bytes?: number;
-  /** Where images can be prepared on the device. */
+  /** The image processor, if images can be prepared on the device. */
   readonly images?: ImageEngine;
-  /** Where ops aren't done when they return: how to measure their times. */
+  /** How to time ops, if they aren't done when they return. */
   readonly timing?: Timing;
-  /** Where linear layers can be computed by several tiles: how to choose among them. */
+  /** How to choose tiles, if several can compute a linear layer. */
   readonly tiled?: TiledEngine;
-  /** Whether its device was lost, with all its memory: a new engine may replace it. */
+  /** Whether the device was lost, with all its memory; a new engine may replace this one. */
   readonly is_lost?: boolean;
-  /** Releases everything and refuses every later call; resolves when the device has released its memory. */
+  /** Releases everything; later calls throw. Resolves when the device has released its memory. */
   dispose(): Promise<void>;
 }
 
@@ -159,14 +163,16 @@ export interface ImageBytes {
   channels: number;
 }
 
-/** Something that a page shows. */
+/** An image that a page can draw. */
 export interface DrawnImage {
   source: GPUCopyExternalImageSource;
   width: number;
   height: number;
 }
 
-/** How one axis is resampled: for each result the first pixel, the number of pixels, and `stride` - 2 weights of 22 bits. */
+/**
+ * How to resample one axis: for each result the first pixel, the number of pixels, and `stride` - 2 weights of 22 bits.
+ */
 export interface ResampledAxis {
   table: Int32Array;
   stride: number;
@@ -176,24 +182,24 @@ export interface ResampledAxis {
 export interface ImagePlan {
   columns: ResampledAxis;
   rows: ResampledAxis;
-  /** Whether rows are resampled before columns: each is rounded to 8 bits. */
+  /** Whether rows are resampled before columns. The order matters, since each pass rounds to 8 bits. */
   rows_first: boolean;
-  /** Where in the resampled image the result begins; it may reach beyond, where the image is black. */
+  /** Where the result begins in the resampled image. It may reach beyond the image, which counts as black there. */
   left: number;
   top: number;
-  /** What each of 256 bytes becomes, for each of three channels. */
+  /** The pixel value of each of the 256 bytes, for each of three channels. */
   values: Float32Array;
 }
 
 /** An image processor on the device. */
 export interface ImageEngine {
-  /** The largest side of what is drawn. */
+  /** The max side of a drawn image. */
   readonly max_side: number;
-  /** Bytes of an image at most, four for each pixel of what is drawn. */
+  /** The max bytes of an image; a drawn image has four per pixel. */
   readonly max_bytes: number;
   /** Room for pixel values [batch, 3, height, width]. */
   pixels(dims: readonly number[]): TensorHandle;
-  /** Puts an image into its place among pixel values: alpha is dropped, grey repeated. */
+  /** Writes the pixel values of image `index`: alpha is dropped, grey repeated. */
   put(image: ImageBytes | DrawnImage, plan: ImagePlan, pixels: TensorHandle, index: number): void;
 }
 
@@ -202,11 +208,11 @@ export interface EngineMemory {
   handles: number;
   /** Bytes of their data. */
   bytes: number;
-  /** Bytes the device has reserved in all (for WebAssembly, the size of its memory). */
+  /** The total bytes that the device has reserved (for WebAssembly, the size of its memory). */
   reserved: number;
 }
 
-/** Frees the handles made inside it when it closes, except those that were released. */
+/** Frees its handles when it closes, except those that were released. */
 export class Scope {
   readonly #engine: Engine;
   readonly #handles = new Set<Handle>();
@@ -221,12 +227,12 @@ export class Scope {
     return handle;
   }
 
-  /** Frees one handle before the scope ends, so that its memory can serve the next op. */
+  /** Frees one handle before the scope ends, so that the next op can reuse its memory. */
   free(handle: Handle): void {
     if (this.#handles.delete(handle)) this.#engine.free(handle);
   }
 
-  /** Unties one handle, which is the caller's to free from then on. */
+  /** Unties one handle, which the caller then has to free. */
   release<H extends Handle>(handle: H): H {
     this.#handles.delete(handle);
     return handle;
@@ -238,18 +244,18 @@ export class Scope {
   }
 }
 
-/** Measures the times of ops on an engine where they aren't done when they return. */
+/** Times the ops of an engine whose ops aren't done when they return. */
 export interface Timing {
-  /** Kernels recorded so far. */
+  /** The number of kernels recorded so far. */
   dispatches(): number;
   /** The bytes of a tensor in memory. */
   bytes(x: TensorHandle): number;
   start(): void;
-  /** Nanoseconds of each kernel since `start`, in order; NaN where the device has no clock. */
+  /** The nanoseconds of each kernel since `start`, in order; NaN if the device has no clock. */
   stop(): Promise<Float64Array>;
 }
 
-/** What decides how fast a tile computes a linear layer. */
+/** The sizes and dtype that determine which tile computes a linear layer fastest. */
 export interface LayerShape {
   readonly rows: number;
   readonly inputs: number;
@@ -257,13 +263,13 @@ export interface LayerShape {
   readonly dtype: WeightDtype;
 }
 
-/** The tile that was chosen for layers of a shape. */
+/** The tile chosen for layers of a shape. */
 export interface TileChoice extends LayerShape {
   /** Rows and columns of the results that a workgroup computes. */
   readonly tile: number;
-  /** The tile that is taken without a measurement. */
+  /** The tile that is used without a measurement. */
   readonly default_tile: number;
-  /** What each tile took for one layer, in milliseconds, by its side. */
+  /** The milliseconds of each tile for one layer, by the tile's side. */
   readonly ms: Readonly<Record<number, number>>;
 }
 
@@ -273,12 +279,12 @@ export interface TiledEngine {
   /** The sides of the tiles that can compute such a layer, the default one first. */
   tiles(shape: LayerShape): number[];
   choose_tile(shape: LayerShape, side: number): void;
-  /** Whether a choice is among the tiles that this device can run, all of them measured. */
+  /** Whether a choice still applies: this device can run its tile, and all tiles were measured. */
   still_holds(choice: TileChoice): boolean;
   /** The choice made on this adapter, by this program or an earlier one. */
   chosen(shape: LayerShape): TileChoice | undefined;
-  /** Stores choices for later models and other programs. */
+  /** Caches choices for later models and other programs. */
   remember(choices: readonly TileChoice[]): Promise<void>;
-  /** Milliseconds that the device takes for a layer, `times` times one after the other. */
+  /** The milliseconds that the device takes to compute a layer `times` times. */
   time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;
 }

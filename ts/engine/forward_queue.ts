@@ -1,19 +1,19 @@
 import { until_aborted } from "../errors.ts";
 
-/** Max forwards of one model without results: one runs, the next waits for it on the device. */
+/** Max forwards of one model under way: while one runs, the next waits on the device. */
 const MAX_UNDER_WAY = 2;
 
 /** A forward's place in the queue. Calling either method again has no effect. */
 export interface Turn {
-  /** All its ops are recorded: the next forward may start. */
+  /** Call when all its ops are recorded: the next forward may start. */
   recorded(): void;
-  /** Its results have arrived, or it failed. */
+  /** Call when its results have arrived or it has failed. */
   end(): void;
 }
 
 /**
- * The order of forwards on a device that works asynchronously. They are recorded one at a time, whole, in the order of the
- * calls, and only a few are under way: so each is one submission, and they share the memory of one forward.
+ * The queue of forwards on an asynchronous device. Each is recorded as a whole before the next, in the order of the
+ * calls, and only a few are under way. So each is one submission, and they share the memory of one forward.
  */
 export class ForwardQueue {
   readonly #waiting: ((turn: Turn) => void)[] = [];

@@ -5,7 +5,7 @@ import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { load_wasm_module } from "./wasm/load_wasm.ts";
 import { must_not_block } from "./wasm/simd_level.ts";
 
-/** One Deno 2.9 process in ten ended in a fault here (software Vulkan) after a Worker that asked for an adapter. */
+/** With software Vulkan, one Deno 2.9 process in ten crashed here after a Worker had requested an adapter. */
 const NOT_IN_DENO =
   'Not on WebGPU: Deno may crash when a Worker ends that looked for a GPU; device "webgpu" by name takes one there.';
 
@@ -29,7 +29,7 @@ export async function open_engine(options: EngineOptions): Promise<StartedEngine
       device: stays_on_cpu ? "wasm" : device,
       num_threads,
       cache_dir,
-      // A module is all that every Worker can be handed.
+      // Of the allowed types, only a module can be posted to every Worker.
       wasm: wasm && (await load_wasm_module(wasm)),
     });
     return stays_on_cpu ? with_reason(started, NOT_IN_DENO) : started;

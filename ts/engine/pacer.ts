@@ -2,10 +2,12 @@ import { throw_if_aborted, until_aborted } from "../errors.ts";
 
 /** Max time in ms for which the CPU engine blocks this thread's event loop (timers, input, aborts). */
 const SLICE_MS = 30;
-/** Max steps that an engine elsewhere may be behind: it never idles, and stops soon after an abort. */
+/**
+ * Max steps that an engine on another thread or device may lag behind: it never idles, but stops soon after an abort.
+ */
 const AHEAD = 2;
 
-/** Pauses between the steps of a long computation: for aborts, the page's events, and an engine elsewhere to catch up. */
+/** Pauses between the steps of a long computation, for aborts, the page's events, and engines that lag behind. */
 export class Pacer {
   readonly #signal: AbortSignal | undefined;
   readonly #what: string;
@@ -20,8 +22,8 @@ export class Pacer {
 
   /**
    * Call between steps.
-   * @param ready when the step before is done, as Engine.ready says; none for a step that is done on this thread.
-   * @throws VitMsnError ABORTED once the signal has fired, and what `ready` of an earlier step rejected with.
+   * @param ready resolves when the previous step is done, like Engine.ready; omit it for steps done on this thread.
+   * @throws VitMsnError ABORTED once the signal has fired; otherwise the error of an earlier step's `ready`.
    */
   async step(ready?: Promise<void>): Promise<void> {
     if (ready !== undefined) {
@@ -48,7 +50,7 @@ export class Pacer {
   }
 }
 
-/** Resolves in a new task (not a microtask), without the 4 ms that nested timers are held back in browsers. */
+/** Resolves in a new task (not a microtask), without the 4 ms by which browsers delay nested timers. */
 export function next_task(): Promise<void> {
   if (typeof setImmediate === "function") return new Promise((resolve) => setImmediate(resolve));
   return new Promise((resolve) => {

@@ -1,41 +1,41 @@
 import { numel } from "../dims.ts";
 import type { Engine, LinearHandle, TensorHandle } from "./engine.ts";
 
-/** What the machine can do at best, to compare with. */
+/** The machine's peak performance, for comparison. */
 export interface Peak {
   /** 10⁹ floating-point operations a second. */
   gflops: number;
-  /** 10⁹ bytes a second from and to memory. */
+  /** 10⁹ bytes a second to and from memory. */
   gigabytes_per_second: number;
 }
 
 /** One op of a forward. */
 export interface ProfiledOp {
-  /** What it is, and for linear layers their sizes: "linear 384 → 1536 + gelu". */
+  /** Its name, with the sizes of linear layers: "linear 384 → 1536 + gelu". */
   readonly name: string;
   /** Milliseconds from the forward's start to its start. */
   readonly start_ms: number;
   /** How long it took; undefined on a GPU without the feature timestamp-query. */
   readonly ms: number | undefined;
-  /** Operations of its matrix products, a multiply-add being two; what is elementwise isn't counted. */
+  /** Operations of its matrix products, two for a multiply-add; elementwise operations aren't counted. */
   readonly flop: number;
-  /** Bytes of what it reads and writes, each counted once: less can't be moved. */
+  /** Bytes of its inputs and outputs, each counted once: the least that it must move. */
   readonly bytes: number;
   /** Kernels that a GPU ran for it. */
   readonly dispatches: number;
 }
 
-/** All calls of one op. */
+/** The sum over all calls of one op. */
 export interface ProfiledTotal extends Omit<ProfiledOp, "start_ms"> {
   readonly calls: number;
 }
 
 /** A forward, op by op. */
 export class Profile {
-  /** What ran it: the engine's level, or the adapter's name. */
+  /** The device that ran it: the engine's level, or the adapter's name. */
   readonly device: string;
   readonly ops: readonly ProfiledOp[];
-  /** From the forward's start to its outputs in JavaScript, in milliseconds. */
+  /** Milliseconds from the forward's start until its outputs are in JavaScript. */
   readonly wall_ms: number;
   readonly peak: Peak | undefined;
 
@@ -46,7 +46,7 @@ export class Profile {
     this.peak = peak;
   }
 
-  /** The ops by name, the longest first, as a Markdown table. Shares of the roofline only where a peak was given. */
+  /** The ops by name, the longest first, as a Markdown table; with shares of the roofline if a peak was given. */
   table(): string {
     const rows = this.by_name().map(({ name, calls, ms, flop, bytes, dispatches }) => [
       name,
@@ -71,7 +71,7 @@ export class Profile {
     return `${summary}\n\n${markdown(head, rows)}`;
   }
 
-  /** The ops as a Chrome trace (JSON), for chrome://tracing or https://ui.perfetto.dev; only those whose time is known. */
+  /** The ops with known times as a Chrome trace (JSON), for chrome://tracing or https://ui.perfetto.dev. */
   chrome_trace(): string {
     const timed = this.ops.filter((op) => op.ms !== undefined);
     const traceEvents = timed.map(({ name, start_ms, ms = 0, flop, bytes, dispatches }) => ({
@@ -98,7 +98,7 @@ export class Profile {
     return [...totals.values()].sort((a, b) => (b.ms ?? b.flop) - (a.ms ?? a.flop));
   }
 
-  /** The time that the peak allows over the time it took: the longer of computing and moving is the least there can be. */
+  /** The share of the roofline: the least possible time (the longer of computing and moving) over the actual one. */
   #roofline(ms: number | undefined, flop: number, bytes: number): string {
     if (this.peak === undefined || !ms) return "";
     const { gflops, gigabytes_per_second } = this.peak;
@@ -161,7 +161,7 @@ export class Profiler {
   }
 }
 
-/** Gives each op the time of its kernels, which run one after the other. */
+/** Gives each op the time of its kernels, which run one after another. */
 function with_times(ops: readonly ProfiledOp[], nanoseconds: Float64Array): ProfiledOp[] {
   let [next, start_ms] = [0, 0];
   return ops.map((op) => {
@@ -174,7 +174,7 @@ function with_times(ops: readonly ProfiledOp[], nanoseconds: Float64Array): Prof
   });
 }
 
-/** What an op reads and writes, and its matrix products. */
+/** An op's inputs and outputs, and its matrix products. */
 interface Description {
   name: string;
   flop?: number;
@@ -188,7 +188,7 @@ type Describe<Op extends ProfiledName> = (
   result: ReturnType<Engine[Op]>,
 ) => Description;
 
-/** What a proxy knows of an op. */
+/** How a proxy describes an op. */
 type AnyDescribe = (engine: Engine, args: unknown[], result: unknown) => Description;
 
 type ProfiledName =
@@ -228,7 +228,7 @@ const DESCRIPTIONS: { readonly [Op in ProfiledName]: Describe<Op> } = {
     return {
       name: "eager_attention",
       flop: attention_flop(engine, qkv),
-      // Probabilities are written, and read again for the context.
+      // Probabilities are written, then read again for the context.
       tensors: [qkv, context, probs, probs],
     };
   },
@@ -240,7 +240,7 @@ const DESCRIPTIONS: { readonly [Op in ProfiledName]: Describe<Op> } = {
     name: "embed_tokens",
     tensors: [patches, positions, y],
   }),
-  // Of the input only what is taken is read.
+  // Only the taken tokens of the input are read.
   take_tokens: (_, _args, y) => ({ name: "take_tokens", tensors: [y, y] }),
   interpolate_positions: (_, [positions], y) => ({
     name: "interpolate_positions",

@@ -1,4 +1,4 @@
-/** What an edge worker's bundler makes of a WebAssembly file. */
+/** How an edge worker's bundler imports a WebAssembly file. */
 declare module "*.wasm" {
   const module: WebAssembly.Module;
   export default module;

@@ -1,6 +1,6 @@
 import type { Lost, StartedWorker, WorkerProgram } from "./workers_types.ts";
 
-/** In full, since bundlers look for exactly this expression. The names differ: webpack merges chunks that share one. */
+/** In full, since bundlers look for exactly this expression. Names differ, since webpack merges chunks of one name. */
 const PROGRAMS: Readonly<Record<WorkerProgram, () => Worker>> = {
   thread: () =>
     new Worker(new URL("./thread.web.js", import.meta.url), { type: "module", name: "vit-msn-thread" }),
@@ -11,7 +11,7 @@ const PROGRAMS: Readonly<Record<WorkerProgram, () => Worker>> = {
     }),
 };
 
-/** Starts a program in a Worker; `listener` gets its messages, and why it was lost where it ends by itself. */
+/** Starts a program in a Worker; `listener` gets its messages, and the reason if it ends by itself. */
 export function start_worker<Request, Reply>(
   program: WorkerProgram,
   listener: (message: Reply | Lost) => void,
@@ -23,7 +23,7 @@ export function start_worker<Request, Reply>(
   return {
     post: (request, transfer = []) => worker.postMessage(request, transfer),
     ref: () => {},
-    unref: () => {}, // pages and workers end without asking
+    unref: () => {}, // Workers keep no page alive
     terminate: async () => worker.terminate(),
   };
 }

@@ -7,13 +7,13 @@ export interface Lost {
   reason: string;
 }
 
-/** A Worker, seen from the one that started it. */
+/** A Worker, as seen by the code that started it. */
 export interface StartedWorker<Request> {
   post(request: Request, transfer?: ArrayBuffer[]): void;
   /** Keeps the process alive as long as the worker runs; the initial state. */
   ref(): void;
   /** Lets the process end while the worker runs. */
   unref(): void;
-  /** Ends the worker, wherever it is. */
+  /** Ends the worker, whatever it is doing. */
   terminate(): Promise<void>;
 }

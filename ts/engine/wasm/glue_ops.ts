@@ -1,12 +1,12 @@
 import type create_glue from "../generated/glue.js";
 import type { TrainingEngine } from "../training_engine.ts";
 
-/** What a binary exports. The WebGPU engine's returns promises of values that it copies out. */
+/** The exports of a binary. Those of the WebGPU engine that copy values out return promises. */
 export type Glue = ReturnType<typeof create_glue>;
 
 const GRID = ["height", "width"];
 
-/** The ops that take a record where the binary takes its fields, in this order. */
+/** Ops that take a record, and the order in which the binary takes its fields. */
 const ARGUMENT_FIELDS = {
   patch_embed: GRID,
   patch_embed_backward: GRID,
@@ -23,7 +23,7 @@ const CONTEXT_AND_PROBS = ["context", "probs"];
 const WEIGHT_AND_BIAS = ["weight", "bias"];
 const X_AND_PARAMETERS = ["x", ...WEIGHT_AND_BIAS];
 
-/** The ops that return a record where the binary returns its fields' handles, in this order. */
+/** Ops that return a record, and the order in which the binary returns the handles of its fields. */
 const RESULT_FIELDS = {
   eager_attention: CONTEXT_AND_PROBS,
   eager_attention_dropout: CONTEXT_AND_PROBS,
@@ -40,7 +40,7 @@ const RESULT_FIELDS = {
 type Fields = { readonly [K in keyof TrainingEngine]?: readonly string[] };
 type Exported = keyof TrainingEngine & keyof Glue;
 
-/** The ops that the binary takes as the engine does, but for the records above. An op that it takes otherwise is absent. */
+/** The ops whose signature is the same in the binary, except for the records above. */
 export type GlueOps = Pick<
   TrainingEngine,
   {

@@ -7,12 +7,12 @@ export type WasmInput = WebAssembly.Module | BufferSource | URL | Response;
 
 /** The package's modules, each compiled once for all models. */
 const compiled = new Map<Level | "webgpu", Promise<WebAssembly.Module>>();
-/** Modules that came as a Response, which can be read once, for models that are loaded later. */
+/** Modules from a Response, which can be read only once: for models that are loaded later. */
 const received = new WeakMap<Response, Promise<WebAssembly.Module>>();
 
 /**
  * The engine's WebAssembly module: the caller's, or the level's file next to the package's JavaScript.
- * @throws VitMsnError IO where it can't be read, UNSUPPORTED where this runtime can't compile it.
+ * @throws VitMsnError IO if it can't be read, UNSUPPORTED if this runtime can't compile it.
  */
 export async function load_wasm_module(
   given: WasmInput | undefined,
@@ -30,12 +30,12 @@ export async function load_wasm_module(
   }
 }
 
-/** Whether a binary is the WebGPU engine's: it alone has a device to open. */
+/** Whether a binary is the WebGPU engine: only that exports a function to open a device. */
 export function is_for_webgpu(module: WebAssembly.Module): boolean {
   return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
 }
 
-/** By its name: Node makes its fetch, which reserves 10 GiB of address space, when `Response` is first mentioned. */
+/** Checked by name: the first use of `Response` makes Node load its fetch, which reserves 10 GiB of address space. */
 function is_response(input: unknown): input is Response {
   return Object.prototype.toString.call(input) === "[object Response]";
 }
@@ -48,7 +48,7 @@ function compile_received(response: Response): Promise<WebAssembly.Module> {
 
 async function compile(input: WasmInput): Promise<WebAssembly.Module> {
   if (input instanceof WebAssembly.Module) return input;
-  // TypeScript takes Module for an empty interface, which everything fits, so it can't rule it out by itself.
+  // TypeScript can't rule out Module by itself: it is an empty interface, which everything fits.
   const bytes = await read(input as BufferSource | URL | Response);
   try {
     return await WebAssembly.compile(bytes);

@@ -1,7 +1,7 @@
 import type { Level } from "../engine_info.ts";
 
 /**
- * A module that only runtimes with relaxed SIMD compile. `rest` shows whether its multiply-add is fused:
+ * A module that compiles only with relaxed SIMD. `rest` shows whether the multiply-add is fused:
  *
  *     (module (func (export "rest") (param f32) (result f32)
  *       (f32x4.extract_lane 0
@@ -23,7 +23,7 @@ const NO_RELAXED_SIMD =
 const NOT_FUSED =
   "Relaxed SIMD's multiply-add isn't fused in this runtime (as in Bun on x86), which makes plain SIMD faster.";
 
-/** The best level that runs here for this number of threads, and why no better one does. */
+/** The best level that runs here with this number of threads, and the reasons why not a better one. */
 export function choose_level(num_threads: number): { level: Level; reasons: string[] } {
   const flaw = flaw_of_relaxed_simd();
   const obstacle = obstacle_to_threads(num_threads);
@@ -33,19 +33,19 @@ export function choose_level(num_threads: number): { level: Level; reasons: stri
   };
 }
 
-/** Why the kernels of relaxed SIMD, which count on a fused multiply-add, are not the ones to run here. */
+/** Why the kernels of relaxed SIMD, which assume a fused multiply-add, shouldn't run here; undefined if they should. */
 function flaw_of_relaxed_simd(): string | undefined {
   if (!WebAssembly.validate(RELAXED_SIMD)) return NO_RELAXED_SIMD;
   try {
     const { exports } = new WebAssembly.Instance(new WebAssembly.Module(RELAXED_SIMD));
-    // (1 + 2⁻¹²)² - round((1 + 2⁻¹²)²) is 2⁻²⁴, and 0 where the product is rounded before the sum.
+    // (1 + 2⁻¹²)² - round((1 + 2⁻¹²)²) is 2⁻²⁴, but 0 if the product is rounded before the sum.
     return (exports.rest as (x: number) => number)(1 + 2 ** -12) === 0 ? NOT_FUSED : undefined;
   } catch {
-    return undefined; // no code may be made at run time here, so the engine's module is handed in anyway
+    return undefined; // code can't be compiled at run time here, so the caller passes the engine's module anyway
   }
 }
 
-/** Why there can be no more threads than one here; undefined where there can. */
+/** Why there can't be more than one thread here; undefined if there can. */
 export function obstacle_to_threads(num_threads: number): string | undefined {
   if (num_threads === 1) return "One thread, as num_threads is 1.";
   if (!has_shared_memory()) {
@@ -58,7 +58,7 @@ export function obstacle_to_threads(num_threads: number): string | undefined {
   return undefined;
 }
 
-/** Whether this thread could use these threads if it were allowed to block. */
+/** Whether the only obstacle to these threads is that this thread may not block. */
 export function must_not_block(num_threads: number): boolean {
   return num_threads > 1 && has_shared_memory() && !may_block();
 }
@@ -67,7 +67,7 @@ function has_shared_memory(): boolean {
   return typeof SharedArrayBuffer !== "undefined" && globalThis.crossOriginIsolated !== false;
 }
 
-/** Whether this thread may sleep until another wakes it: everywhere but on a browser's main thread. */
+/** Whether this thread may sleep until another wakes it, as everywhere except on a browser's main thread. */
 function may_block(): boolean {
   try {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 1); // 0 isn't 1: returns at once

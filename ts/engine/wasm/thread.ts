@@ -1,16 +1,16 @@
 import create_glue from "../generated/glue.js";
 import type { Lost } from "../workers_types.ts";
 
-/** What a thread of the engine is started with: the engine's module and its shared memory. */
+/** The data that starts a thread of the engine: the engine's module and its shared memory. */
 export interface ThreadStart {
   module: WebAssembly.Module;
   memory: WebAssembly.Memory;
 }
 
-/** Its messages: that it starts to work, or why it can't. */
+/** A thread's messages: that it starts to work, or why it can't. */
 export type ThreadMessage = { status: "ready" } | Lost;
 
-/** Bytes of a thread's stack, in whole pages: kernels keep their buffers elsewhere. */
+/** Bytes of a thread's stack, a multiple of the page size; kernels allocate their buffers elsewhere. */
 const STACK_SIZE = 4 << 16;
 
 /** Runs a worker: it joins the engine and blocks inside until it is dismissed or terminated. */

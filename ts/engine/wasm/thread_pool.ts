@@ -1,7 +1,7 @@
 import { start_worker } from "#workers";
 import type { ThreadMessage, ThreadStart } from "./thread.ts";
 
-/** The workers that help an engine: each has an instance on the engine's memory and waits there for tasks. */
+/** An engine's worker threads: each has an instance on the engine's memory, and waits for tasks there. */
 export class ThreadPool {
   readonly #members: Member[];
   readonly #dismiss: () => void;
@@ -14,8 +14,8 @@ export class ThreadPool {
   /**
    * Starts `count` workers; all or none.
    * @param dismiss makes all workers stop.
-   * @param on_lost is called with the reason when a worker ends that wasn't terminated here.
-   * @throws Error with the reason why one didn't start.
+   * @param on_lost is called with the reason when a worker ends without having been terminated here.
+   * @throws Error with the reason if one doesn't start.
    */
   static async start(
     count: number,
@@ -28,7 +28,7 @@ export class ThreadPool {
       dismiss,
     );
     try {
-      // One after the other: wasm-bindgen's set-up of a thread traps where several run at the same time.
+      // One after another: wasm-bindgen's set-up of a thread traps if several run at the same time.
       for (const member of pool.#members) await member.join(start);
     } catch (error) {
       await pool.dispose();
@@ -55,7 +55,7 @@ class Member {
   #lost: string | undefined;
   #listener: ((message: ThreadMessage) => void) | undefined;
 
-  /** Resolves when it works; rejects with the reason why it can't. */
+  /** Resolves when the worker has started to work; rejects with the reason if it can't. */
   join(start: ThreadStart): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#listener = (message) => {
@@ -67,7 +67,7 @@ class Member {
     });
   }
 
-  /** From now on it doesn't keep the process alive, and its loss is reported. */
+  /** Stops the worker from keeping the process alive, and reports its loss from now on. */
   listen(on_lost: (reason: string) => void): void {
     this.#worker.unref();
     this.#listener = (message) => {
@@ -76,7 +76,7 @@ class Member {
     if (this.#lost !== undefined) on_lost(this.#lost);
   }
 
-  /** From now on its end is expected. */
+  /** Makes the worker's end an expected one. */
   leave(): void {
     this.#listener = undefined;
   }

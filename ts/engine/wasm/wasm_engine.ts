@@ -9,18 +9,18 @@ import type { Dropout, TrainingEngine } from "../training_engine.ts";
 import { type Glue, type GlueOps, run_op } from "./glue_ops.ts";
 import type { ThreadPool } from "./thread_pool.ts";
 
-/** What ended an engine, whose memory can't be trusted any more. */
+/** What ended an engine, whose memory can no longer be trusted. */
 interface Fate {
-  /** A trap, or a thread that was lost. */
+  /** A trap, or the loss of a thread. */
   fault: string | undefined;
-  /** A sentence that says how its device was lost. */
+  /** A sentence that describes how its device was lost. */
   lost: string | undefined;
 }
 
 /** Ends the threads of an engine that was garbage-collected. */
 const forgotten = new FinalizationRegistry<ThreadPool>((pool) => void pool.dispose());
 
-/** Whether a module was built for threads: those take their memory from outside. */
+/** Whether a module was built for threads: such modules import their memory. */
 export function has_threads(module: WebAssembly.Module): boolean {
   return WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
 }
@@ -36,8 +36,8 @@ export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
   const glue = create_glue();
   let memory: WebAssembly.Memory;
   try {
-    // The glue makes the shared memory of a module with threads. Other modules have their own memory and ignore this
-    // stand-in: a real memory would reserve 10 GiB of address space in Node.
+    // The glue creates the shared memory of a module with threads. Other modules have their own memory and ignore this
+    // stand-in, because a real memory would reserve 10 GiB of address space in Node.
     const unused = has_threads(module) ? undefined : ({} as WebAssembly.Memory);
     memory = glue.initSync({ module, memory: unused }).memory;
   } catch (cause) {
@@ -50,8 +50,8 @@ export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
 export interface WasmEngine extends GlueOps {}
 
 /**
- * The CPU engine, and what the WebGPU engine shares with it: every call goes straight into WebAssembly, and every failure
- * becomes a VitMsnError. What the binary exports under an op's name becomes a method, unless it is written out here.
+ * The CPU engine, and what the WebGPU engine shares with it: every call goes straight to WebAssembly, and every failure
+ * becomes a VitMsnError. Every export with an op's name becomes a method, unless the class defines it.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor adds the methods of GlueOps.
 export class WasmEngine implements TrainingEngine {
@@ -60,7 +60,9 @@ export class WasmEngine implements TrainingEngine {
   #glue: Glue | undefined;
   #memory: WebAssembly.Memory | undefined;
   #pool: ThreadPool | undefined;
-  /** Shared with threads and devices, so that they don't reference the engine itself, which can be garbage-collected. */
+  /**
+   * Shared with threads and devices, so that they don't reference the engine itself, which can be garbage-collected.
+   */
   protected readonly fate: Fate = { fault: undefined, lost: undefined };
 
   constructor(
@@ -80,8 +82,8 @@ export class WasmEngine implements TrainingEngine {
   }
 
   /**
-   * Starts workers that share this engine's work from then on. The module must have threads.
-   * @throws Error with the reason where they can't start; the engine then works without them.
+   * Starts workers, which share this engine's work from then on. The module must be built for threads.
+   * @throws Error with the reason if they can't start; the engine then works without them.
    */
   async start_workers(count: number): Promise<void> {
     const { ThreadPool } = await import("./thread_pool.ts");
@@ -161,7 +163,7 @@ export class WasmEngine implements TrainingEngine {
     return this.copy((glue) => glue.read(x));
   }
 
-  /** Freeing a handle of a disposed or dead engine is no error: cleaning up may come after either. */
+  /** Freeing a handle of a disposed or dead engine is not an error, because clean-up may run after either. */
   free(handle: Handle): void {
     if (this.#glue === undefined || this.death() !== undefined) return;
     this.call((glue) => glue.free(handle));
@@ -172,12 +174,12 @@ export class WasmEngine implements TrainingEngine {
     return { handles, bytes, reserved: this.reserved() };
   }
 
-  /** Bytes that are reserved in all. */
+  /** The total of reserved bytes. */
   protected reserved(): number {
     return this.#memory?.buffer.byteLength ?? 0;
   }
 
-  /** Dropping the instance is what returns its memory: WebAssembly memory never shrinks. */
+  /** Drops the instance, which is the only way to return its memory: WebAssembly memory never shrinks. */
   async dispose(): Promise<void> {
     this.#glue = undefined;
     this.#memory = undefined;
@@ -186,7 +188,7 @@ export class WasmEngine implements TrainingEngine {
     await this.#pool.dispose();
   }
 
-  /** Runs ops of the instance, and turns what they raise into VitMsnErrors. */
+  /** Runs ops of the instance, and turns their errors into VitMsnErrors. */
   protected call<T>(op: (glue: Glue) => T): T {
     if (this.#glue === undefined) throw engine_disposed();
     const death = this.death();
@@ -198,7 +200,7 @@ export class WasmEngine implements TrainingEngine {
     }
   }
 
-  /** Calls an export that copies values out: a GPU's arrive later, and so do the errors of the ops before. */
+  /** Calls an export that copies values out. A GPU's values arrive later, and so do the errors of the ops before. */
   protected async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
     const glue = this.#glue;
     try {
@@ -209,7 +211,7 @@ export class WasmEngine implements TrainingEngine {
     }
   }
 
-  /** Errors that the kernels raise carry a code; anything else is a trap, after which this engine isn't used again. */
+  /** Errors of the kernels have a code; anything else is a trap, after which this engine isn't used again. */
   #translate(error: unknown, glue: Glue): VitMsnError {
     const code = (error as { code?: ErrorCode } | null)?.code;
     const has_code = error instanceof Error && typeof code === "string";
@@ -219,7 +221,7 @@ export class WasmEngine implements TrainingEngine {
     return this.death(error) as VitMsnError;
   }
 
-  /** What every call throws once the engine has ended. */
+  /** The error of every call once the engine has ended. */
   protected death(cause?: unknown): VitMsnError | undefined {
     const { lost, fault } = this.fate;
     if (lost !== undefined) return new VitMsnError("ENGINE_DEAD", lost, { cause });
@@ -227,7 +229,7 @@ export class WasmEngine implements TrainingEngine {
   }
 }
 
-/** The message that the panic hook stored, where the instance can still return it after the trap. */
+/** The message that the panic hook stored, if the instance can still return it after the trap. */
 function panic_message(glue: Glue): string | undefined {
   try {
     return glue.last_panic();

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { VitMsnError } from "../../errors.ts";
 import type { Level } from "../engine_info.ts";
 
-/** The engine's WebAssembly of a level, next to this file. */
+/** The engine's WebAssembly for a level, from next to this file. */
 export async function default_wasm(level: Level | "webgpu"): Promise<BufferSource> {
   const url = new URL(`./vit_msn_${level.replace("+", "_")}.wasm`, import.meta.url);
   try {

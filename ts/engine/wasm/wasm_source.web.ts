@@ -1,6 +1,6 @@
 import type { Level } from "../engine_info.ts";
 
-/** The URL of the engine's WebAssembly of a level: next to this file, in the form that bundlers recognise. */
+/** The URL of the engine's WebAssembly for a level: next to this file, in the form that bundlers recognise. */
 export async function default_wasm(level: Level | "webgpu"): Promise<URL> {
   switch (level) {
     case "simd128":

@@ -13,7 +13,7 @@ export interface StartedWebGpu {
 
 /**
  * Starts an engine on the caller's device, or on a new one.
- * @param cache_dir where earlier programs' choices of tiles are cached; default env.cache_dir.
+ * @param cache_dir the folder that caches earlier choices of tiles; default env.cache_dir.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT, OUT_OF_MEMORY or IO.
  */
 export async function start_webgpu(

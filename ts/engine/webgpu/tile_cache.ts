@@ -4,17 +4,17 @@ import { env } from "../../env.ts";
 import type { LayerShape, TileChoice } from "../engine.ts";
 import type { AdapterInfo } from "../engine_info.ts";
 
-/** By what a choice was measured with, then by shape. */
+/** By origin (adapter and binary), then by shape. */
 const chosen = new Map<string, Map<string, TileChoice>>();
 
-/** The tiles chosen on one adapter for one binary's kernels: in memory, and in the download cache. */
+/** The tiles chosen on one adapter for one binary's kernels, in memory and in the download cache. */
 export class TileCache {
-  /** By shape. Every engine on the adapter has the same. */
+  /** By shape, shared by all engines on the adapter. */
   readonly choices: Map<string, TileChoice>;
   readonly #origin: string;
   readonly #cache_dir: string | undefined;
 
-  /** @param binary names the engine's WebAssembly: another one's kernels take other times. */
+  /** @param binary names the engine's WebAssembly: the kernels of another one take different times. */
   constructor(adapter: AdapterInfo, binary: string, cache_dir: string | undefined) {
     this.#origin = JSON.stringify({ binary, adapter });
     this.#cache_dir = cache_dir;
@@ -43,7 +43,7 @@ export class TileCache {
     }
   }
 
-  /** A short name suffices: the entry states its origin. */
+  /** A short name suffices, since the entry states its origin. */
   #name(): string {
     let hash = 0x811c9dc5; // FNV-1a
     for (let i = 0; i < this.#origin.length; i++)
@@ -57,7 +57,7 @@ export function shape_key({ rows, inputs, outputs, dtype }: LayerShape): string 
   return [rows, inputs, outputs, dtype].join();
 }
 
-/** An entry's choices; none where it is damaged or of another origin. */
+/** An entry's choices; none if it is damaged or of another origin. */
 function parse(text: string, origin: string): TileChoice[] {
   try {
     const entry = JSON.parse(text) as { origin?: unknown; choices?: unknown } | null;

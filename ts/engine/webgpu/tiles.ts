@@ -1,8 +1,8 @@
 import type { Engine, LayerShape, LinearHandle, TensorHandle, TileChoice, TiledEngine } from "../engine.ts";
 
-/** How long a tile is timed at least: clocks in browsers are coarse. */
+/** Min time in ms for which a tile is timed, because clocks in browsers are coarse. */
 const MIN_MS = 4;
-/** What one submission takes: a time starts with it. */
+/** Max runs of a layer for one time: all are one submission. */
 const MAX_TIMES = 256;
 
 /** Notes the shapes of a forward's linear layers. */
@@ -34,7 +34,7 @@ export class LayerNotes {
   }
 }
 
-/** Times every tile of each shape that nobody has timed here, or with `again` of all, and has the engine take the fastest. */
+/** Times the tiles for each shape without a choice, or for all with `again`; the engine then uses the fastest. */
 export async function choose_tiles(
   engine: TiledEngine,
   layers: Iterable<{ weights: LinearHandle; rows: number }>,
@@ -76,7 +76,7 @@ async function fastest_of(
   return Object.freeze({ ...shape, tile, default_tile, ms: Object.freeze(ms) });
 }
 
-/** The best of three, each long enough for a coarse clock, after one that compiles. */
+/** The best of three times, each long enough for a coarse clock, after a run that compiles. */
 async function time_of(engine: TiledEngine, weights: LinearHandle, rows: number): Promise<number> {
   await engine.time_layer(weights, rows, 1);
   let times = 1;

@@ -10,11 +10,11 @@ export interface OpenedDevice {
   wgsl_features: ReadonlySet<string>;
   /** Whether kernels can use subgroups. */
   subgroups: boolean;
-  /** Whether it was opened here, for one model, and ends with it. */
+  /** Whether it was opened here for one model, with which it ends. */
   is_own: boolean;
 }
 
-/** Optional features that some kernel makes use of. */
+/** Optional features that kernels use. */
 const FEATURES = ["shader-f16", "subgroups", "timestamp-query"] as const;
 
 /** Limits that decide how large tensors and tiles may be; the adapter's maximum is requested. */
@@ -28,13 +28,13 @@ const LIMITS = [
   "maxStorageBuffersPerShaderStage",
 ] as const;
 
-/** Where "auto" found no adapter that will do, and why: asking again costs every model a quarter of a second. */
+/** GPUs without a suitable adapter for "auto", and why: a new request would cost each model a quarter of a second. */
 const refused = new WeakMap<GPU, string>();
 
 /**
- * Opens a device of the best adapter. There must be WebGPU.
- * @param by_name whether WebGPU was asked for by its name: then software adapters will do.
- * @throws VitMsnError UNSUPPORTED, saying what is missing and what to do about it.
+ * Opens a device of the best adapter. The runtime must have WebGPU.
+ * @param by_name whether WebGPU was requested by name: then software adapters are accepted.
+ * @throws VitMsnError UNSUPPORTED, with what is missing and what to do about it.
  */
 export async function open_device(by_name: boolean): Promise<OpenedDevice> {
   const gpu = (env.webgpu.gpu ?? (await find_gpu(!by_name))) as GPU;
@@ -48,12 +48,12 @@ export async function open_device(by_name: boolean): Promise<OpenedDevice> {
   }
 }
 
-/** What is known of a device that the host opened. */
+/** Describes a device that the host opened. */
 export async function describe_device(device: GPUDevice): Promise<OpenedDevice> {
   const gpu = env.webgpu.gpu ?? (await find_gpu(false));
   return {
     device,
-    // Runtimes without adapterInfo say nothing of the adapter that a device came from.
+    // Runtimes without adapterInfo don't report which adapter a device came from.
     adapter: describe_adapter(device.adapterInfo as GPUAdapterInfo | undefined, device.features),
     wgsl_features: gpu?.wgslLanguageFeatures ?? new Set<string>(),
     subgroups: await takes_subgroups(device),
@@ -76,8 +76,8 @@ async function open(gpu: GPU, by_name: boolean): Promise<OpenedDevice> {
 }
 
 /**
- * Whether kernels can use subgroups, by a module that does: wgpu, on which the kernels run, can't tell in browsers, and
- * Deno has the feature but not the directive that the standard wants.
+ * Whether kernels can use subgroups, tested with a module that does: wgpu, on which the kernels run, can't detect it in
+ * browsers, and Deno has the feature but not the directive that the standard requires.
  */
 async function takes_subgroups(device: GPUDevice): Promise<boolean> {
   if (!device.features.has("subgroups")) return false;
@@ -92,7 +92,7 @@ async function request_adapter(gpu: GPU): Promise<GPUAdapter> {
     const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
     if (adapter) return adapter;
   } catch (error) {
-    cause = error; // as where a policy of the page blocks WebGPU
+    cause = error; // for example if a policy of the page blocks WebGPU
   }
   throw unsupported(
     `WebGPU has no adapter here${cause === undefined ? "" : ` (${String(cause)})`}: the browser or a policy blocks the GPU, ` +

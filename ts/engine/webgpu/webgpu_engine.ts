@@ -23,7 +23,7 @@ type GpuGlue = ReturnType<typeof import("../generated/webgpu/glue.js").default>;
 
 /**
  * Starts a new WebAssembly instance on a device.
- * @param cache_dir where earlier programs' choices of tiles are cached; default env.cache_dir.
+ * @param cache_dir the folder that caches earlier choices of tiles; default env.cache_dir.
  * @throws VitMsnError UNSUPPORTED, OUT_OF_MEMORY or IO.
  */
 export async function create_webgpu_engine(
@@ -49,13 +49,13 @@ export async function create_webgpu_engine(
   return engine;
 }
 
-/** The WebGPU engine: ops are recorded in WebAssembly, and computed once something is read. */
+/** The WebGPU engine: ops are recorded in WebAssembly, and run once something is read. */
 export class WebGpuEngine extends WasmEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
   readonly #ahead: CompiledAhead;
   readonly #tile_cache: TileCache;
-  /** Whether nothing runs that is asked for: see compile_ahead. */
+  /** Whether ops only request their pipelines: see compile_ahead. */
   #plans = false;
   readonly forward_queue = new ForwardQueue();
 
@@ -67,7 +67,7 @@ export class WebGpuEngine extends WasmEngine {
     ahead: CompiledAhead,
     tile_cache: TileCache,
   ) {
-    // Exports that only the CPU's binary has are called only on the CPU.
+    // Exports that only the CPU's binary has are called on the CPU only.
     super(glue as unknown as Glue, module, memory, "webgpu");
     this.#glue = glue;
     this.#opened = opened;
@@ -79,7 +79,7 @@ export class WebGpuEngine extends WasmEngine {
     });
   }
 
-  /** Whether its device is gone, and with it all that it held. */
+  /** Whether its device was lost, with everything on it. */
   get is_lost(): boolean {
     return this.fate.lost !== undefined;
   }
@@ -88,7 +88,7 @@ export class WebGpuEngine extends WasmEngine {
     return this.#opened.device.limits.maxStorageBufferBindingSize;
   }
 
-  /** The ops of a forward ask for their pipelines one after the other; here all of them compile at the same time. */
+  /** A running forward requests its pipelines one after another; here all of them compile at the same time. */
   async compile_ahead(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }> {
     this.call(() => this.#glue?.begin_plan());
     this.#plans = true;
@@ -96,7 +96,7 @@ export class WebGpuEngine extends WasmEngine {
     try {
       await forward();
     } catch {
-      // A forward that can't be says so when it is asked for.
+      // A forward that fails here reports its error when it is really called.
     }
     const compiled = this.#ahead.end();
     this.#plans = false;
@@ -149,12 +149,12 @@ export class WebGpuEngine extends WasmEngine {
     }
   }
 
-  /** An image's memory serves the next one once its kernels are submitted; small ones wait for the forward. */
+  /** An image's memory can be reused once its kernels are submitted. Small images wait for the forward's submission. */
   #submit_large(bytes: number): void {
     if (bytes > LARGE_IMAGE) this.call(() => this.#glue?.submit());
   }
 
-  /** The kernels' clock on the device. */
+  /** Times kernels by the device's clock. */
   readonly timing: Timing = {
     dispatches: () => this.call(() => this.#glue?.dispatches() ?? 0),
     bytes: (x) => this.#ask((glue) => glue.tensor_bytes(x)),
@@ -202,7 +202,7 @@ export class WebGpuEngine extends WasmEngine {
     return this.call(() => question(this.#glue as GpuGlue));
   }
 
-  /** Takes the device, and the tiles that were chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
+  /** Opens the device and applies the tiles chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
   async open(): Promise<void> {
     try {
       await Promise.all([this.copy(() => this.#glue?.open(this.#opened.subgroups)), this.#tile_cache.read()]);
@@ -216,8 +216,8 @@ export class WebGpuEngine extends WasmEngine {
   }
 
   /**
-   * On a GPU a forward is one submission, and nothing is waited for but the device's word on new buffers and kernels.
-   * Software is slow: there each step is submitted, so that a forward can be aborted between them.
+   * On a GPU a forward is one submission, so this only waits until the device has accepted new buffers and kernels.
+   * Software adapters are slow: there each step is submitted, so that a forward can be aborted between steps.
    */
   override async ready(): Promise<void> {
     if (this.#plans) return;
@@ -227,7 +227,7 @@ export class WebGpuEngine extends WasmEngine {
     if (adapter.is_software) await device.queue.onSubmittedWorkDone();
   }
 
-  /** Frees every buffer, and the device unless the host handed it in. */
+  /** Frees every buffer, and destroys the device unless the host passed it. */
   override async dispose(): Promise<void> {
     const glue = this.#glue;
     this.#glue = undefined;
@@ -236,14 +236,14 @@ export class WebGpuEngine extends WasmEngine {
     try {
       glue.close();
     } catch {
-      // It trapped before: what it held goes with the device.
+      // It trapped before: its buffers end with the device.
     }
     if (!this.#opened.is_own) return;
     this.#opened.device.destroy();
     await this.#opened.device.lost;
   }
 
-  /** Where the device was lost, that is what went wrong, whatever came first. */
+  /** If the device was lost, reports that rather than the errors that follow from it. */
   protected override async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
     try {
       return await super.copy(op);
@@ -260,10 +260,10 @@ export class WebGpuEngine extends WasmEngine {
 
 const LARGE_IMAGE = 1 << 20;
 
-/** GPUTextureUsage's COPY_SRC, COPY_DST and RENDER_ATTACHMENT, which drawing takes; Node has no such global. */
+/** GPUTextureUsage's COPY_SRC, COPY_DST and RENDER_ATTACHMENT, which drawing needs; Node has no such global. */
 const DRAWN = 1 | 2 | 16;
 
-/** As the binary takes it. */
+/** A plan in the form that the binary takes. */
 function pack_plan({ columns, rows, rows_first, left, top }: ImagePlan): Int32Array {
   const head = [columns.stride, rows.stride, columns.table.length, Number(rows_first), left, top];
   const packed = new Int32Array(head.length + columns.table.length + rows.table.length);

@@ -1,6 +1,6 @@
 import type { OpenedDevice } from "./webgpu_device.ts";
 
-/** What the glue of the WebGPU engine takes for the globals of its page. */
+/** What the WebGPU engine's glue uses in place of a page's globals. */
 export interface GlueScope {
   /** Where js-sys looks for the global object first. */
   self: object;
@@ -9,8 +9,8 @@ export interface GlueScope {
 }
 
 /**
- * The globals of a page whose `navigator.gpu` gives nothing but the device that was chosen. wgpu takes its device from
- * there and from nowhere else; it looks for `Window` first, which Node and Deno don't have. Nothing global is touched.
+ * The globals of a page whose `navigator.gpu` returns only the chosen device. wgpu gets its device from there and
+ * nowhere else, and looks for `Window` first, which Node and Deno don't have. No real global is changed.
  */
 export function scope_of(opened: OpenedDevice, ahead: CompiledAhead): GlueScope {
   const { device, adapter, wgsl_features, is_own } = opened;
@@ -23,7 +23,7 @@ export function scope_of(opened: OpenedDevice, ahead: CompiledAhead): GlueScope 
   const is_out_of_memory = (error: unknown) => error?.constructor?.name === "GPUOutOfMemoryError";
   return {
     self: { Window: true, navigator: { gpu }, queueMicrotask },
-    // Some runtimes don't expose the error classes. wgpu knows two: internal errors count as validation errors.
+    // Some runtimes don't expose the error classes. wgpu knows two; internal errors count as validation errors.
     GPUOutOfMemoryError: { [Symbol.hasInstance]: is_out_of_memory },
     GPUValidationError: { [Symbol.hasInstance]: (error: unknown) => !is_out_of_memory(error) },
   };
@@ -33,26 +33,26 @@ export function scope_of(opened: OpenedDevice, ahead: CompiledAhead): GlueScope 
 export class CompiledAhead {
   #started: Promise<void>[] | undefined;
 
-  /** From here on pipelines that are asked for are compiled all at once, and what is given out isn't one. */
+  /** From now on, requested pipelines compile at the same time, and callers get a stand-in. */
   begin(): void {
     this.#started = [];
   }
 
-  /** Pipelines are for use again; resolves when those from between are compiled. */
+  /** Callers get real pipelines again; resolves when those requested since `begin` are compiled. */
   async end(): Promise<void> {
     const started = this.#started;
     this.#started = undefined;
     await Promise.all(started ?? []);
   }
 
-  /** The pipeline; a stand-in while they are compiled ahead. */
+  /** The pipeline, or a stand-in while pipelines are compiled ahead. */
   get(device: GPUDevice, made: Lazily<string, GPUComputePipeline>, descriptor: GPUComputePipelineDescriptor) {
     const entry_point = String(descriptor.compute.entryPoint);
     if (this.#started === undefined)
       return made.get(entry_point, () => device.createComputePipeline(descriptor));
     if (!made.has(entry_point)) {
       const compiled = device.createComputePipelineAsync(descriptor);
-      // What is refused is refused again where it is used, which names the op.
+      // A refused pipeline is refused again on use, where the error names the op.
       const nothing = () => {};
       this.#started.push(compiled.then((pipeline) => void made.get(entry_point, () => pipeline), nothing));
     }
@@ -61,8 +61,9 @@ export class CompiledAhead {
 }
 
 /**
- * The device for one engine. A host's device outlives its models: it doesn't hear of listeners that would keep an
- * engine, its own for errors stays, and what one model compiled serves the next. Loss is the facade's to tell.
+ * The device as one engine sees it. A host's device outlives its models: handlers that wgpu sets, which would keep the
+ * engine alive and replace the host's own error handler, are ignored. All engines on the device share what was
+ * compiled. `lost` never resolves here, since TypeScript reports the loss.
  */
 function view_of(device: GPUDevice, is_own: boolean, ahead: CompiledAhead): GPUDevice {
   const { modules, pipelines } = compiled_on(device);
@@ -87,7 +88,7 @@ function view_of(device: GPUDevice, is_own: boolean, ahead: CompiledAhead): GPUD
   });
 }
 
-/** A device's kernels by their source, and their pipelines by entry point: source and entry point fix all else. */
+/** A device's shader modules by source, and their pipelines by entry point: these two determine everything else. */
 interface Compiled {
   modules: Lazily<string, GPUShaderModule>;
   pipelines: Lazily<GPUShaderModule, Lazily<string, GPUComputePipeline>>;
@@ -101,7 +102,7 @@ function compiled_on(device: GPUDevice): Compiled {
   return found;
 }
 
-/** A map that makes what it lacks. */
+/** A map that creates missing values. */
 class Lazily<K, V> {
   readonly #made = new Map<K, V>();
 

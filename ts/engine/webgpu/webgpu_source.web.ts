@@ -1,2 +1,2 @@
-/** What an engine on WebGPU takes. */
+/** Loads the code for WebGPU. */
 export const load_webgpu = () => import("./start_webgpu.ts");

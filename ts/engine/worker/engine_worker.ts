@@ -17,7 +17,7 @@ import { pack, unpack } from "./remote_values.ts";
 type Post = (reply: EngineReply, transfer: ArrayBuffer[]) => void;
 type Callable = Record<string, (...args: unknown[]) => unknown>;
 
-/** Answers requests, by `post`. */
+/** Answers requests through `post`. */
 export function serve_engine(post: Post): (request: EngineRequest) => void {
   let host: EngineHost | undefined;
   env.warn = (warning) => post({ warning }, []);
@@ -41,7 +41,7 @@ export function serve_engine(post: Post): (request: EngineRequest) => void {
   };
 }
 
-/** Ends the engine's threads: not every runtime ends them with this Worker. */
+/** Ends the engine's threads, because not every runtime ends them with this Worker. */
 async function end(host: EngineHost | undefined, post: Post): Promise<void> {
   await host?.dispose();
   post("ended", []);
@@ -121,7 +121,7 @@ class EngineHost {
     return (this.#engine as unknown as Callable)[op]?.(...args);
   }
 
-  /** The engine's handle for the asker's number. */
+  /** The engine's handle for the caller's number. */
   #of(number: number): Handle {
     const failure = this.#failures.get(number);
     if (failure !== undefined) throw new Failed(failure);
@@ -143,7 +143,7 @@ function entries(results: number | Numbers | undefined): [string, number][] {
   return all.filter((entry): entry is [string, number] => entry[1] !== undefined);
 }
 
-/** An op that this one depends on failed, for this reason. */
+/** An op on which this one depends has failed, for this reason. */
 class Failed extends Error {
   readonly failure: RemoteError;
 
@@ -153,7 +153,7 @@ class Failed extends Error {
   }
 }
 
-/** An error as a message can carry it, with the op that it came from. */
+/** The form of an error in a message, with the op that raised it. */
 function describe(error: unknown, op?: string): RemoteError {
   const where = op === undefined ? "" : ` (in ${op})`;
   if (error instanceof VitMsnError) return { code: error.code, message: error.message + where };

@@ -15,7 +15,7 @@ export type EngineCall =
   | { question: number; op: Question; args: unknown[] }
   | { op: "free"; handle: number };
 
-/** What of `env` holds in the Worker as well. */
+/** The settings of `env` that apply in the Worker, too. */
 export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key"> {
   allow_software: boolean | undefined;
 }
@@ -41,6 +41,6 @@ export type EngineReply =
 export interface StartReport {
   device: Device;
   engine_info: EngineInfo;
-  /** The ops that this engine has: not every one can learn. */
+  /** The ops that this engine has: not every engine can train. */
   ops: OpName[];
 }

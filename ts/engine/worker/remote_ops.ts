@@ -1,17 +1,18 @@
 /**
- * The engine's ops as data, for an engine that is spoken to by messages: where an op's arguments are handles, and the
- * dims of what it returns, which the caller knows before the op has run. Adding an op to an engine is a line here.
+ * The engine's ops as data, for an engine that is called by messages: which of an op's arguments are handles, and the
+ * dims of its results, which the caller needs before the op has run. A new op needs a line here;
+ * docs/design/adding-an-op.md lists the other files.
  */
 import type { Handle } from "../engine.ts";
 import type { TrainingEngine } from "../training_engine.ts";
 
 export type Dims = readonly number[];
-/** Where a handle stands: an argument, or a field of one. */
+/** The place of a handle: an argument, or a field of one. */
 type Place = number | readonly [argument: number, field: string];
 
-/** What waits for an answer; the first argument is a handle. */
+/** Methods that wait for an answer; their first argument is a handle. */
 export const QUESTIONS = ["ready", "read", "parameter_bytes", "get_rows", "get_scales", "get_bias"] as const;
-/** What an engine has only for callers on its own thread. */
+/** Members that an engine has only for callers on its own thread. */
 type Local =
   | "timing"
   | "tiled"
@@ -21,17 +22,17 @@ type Local =
   | "max_tensor_bytes"
   | "images";
 export type Question = (typeof QUESTIONS)[number];
-/** What enqueues work and returns handles, or changes its first argument and returns nothing. */
+/** Methods that enqueue work and return handles, or change their first argument and return nothing. */
 export type OpName = Exclude<keyof TrainingEngine, Question | "dims" | "free" | "memory" | "dispose" | Local>;
 
-/** Dims where there were handles. */
+/** Handles replaced by their dims. */
 type Shape<T> = T extends Handle ? Dims : T;
 type Shapes<A extends unknown[]> = { [I in keyof A]: Shape<A[I]> };
 type Results<R> = R extends Handle ? Dims : R extends object ? { [K in keyof R]: Shape<R[K]> } : R;
 
 interface Op<F extends (...args: never[]) => unknown> {
   handles: readonly Place[];
-  /** The dims of the results; no more than arithmetic, since the op itself refuses shapes that don't fit. */
+  /** The dims of the results. Nothing is checked, since the op itself refuses shapes that don't fit. */
   dims: (...args: Shapes<Parameters<F>>) => Results<ReturnType<F>>;
 }
 
@@ -40,7 +41,7 @@ const scalar = () => [1];
 /** The dims of the first argument. */
 const same = (x: Dims) => x;
 
-/** Weights count as [out_features, in_features]. */
+/** The dims of linear weights are [out_features, in_features]. */
 export const OPS: { readonly [K in OpName]: Op<TrainingEngine[K]> } = {
   tensor: { handles: [], dims: (_data, dims) => dims },
   parameter: { handles: [], dims: (_bytes, _from, _dtype, dims) => dims },
@@ -157,7 +158,7 @@ function third([batch = 0, tokens = 0, width = 0]: Dims): number[] {
   return [batch, tokens, width / 3];
 }
 
-/** What eager attention of qkv [B, N, 3·D] returns. */
+/** The results of eager attention of qkv [B, N, 3·D]. */
 function context_and_probs(qkv: Dims, heads: number) {
   const [batch = 0, tokens = 0] = qkv;
   return { context: third(qkv), probs: [batch, heads, tokens, tokens] };

@@ -1,8 +1,9 @@
 import { bytes_of } from "../../options.ts";
 
 /**
- * Values in messages. Arrays of numbers are sent as their buffers, which are transferred and not copied; their type
- * is a separate field: Deno's node:worker_threads takes half a second to post a view of 4 MB, and no time for its buffer.
+ * Values in messages. Typed arrays are sent as their buffers, which are transferred rather than copied, and their type
+ * as a separate field: Deno's node:worker_threads takes half a second to post a view of 4 MB, but no time for its
+ * buffer.
  */
 
 const VIEWS = { Float32Array, Int32Array, Uint32Array, Uint8Array };
@@ -14,9 +15,9 @@ interface Packed {
 }
 
 /**
- * A value as a message carries it.
- * @param buffers gets the buffers that are to be handed over.
- * @param is_ours whether views may be emptied; else they are copied first.
+ * The form of a value in a message.
+ * @param buffers receives the buffers to transfer.
+ * @param is_ours whether views may be detached; otherwise they are copied first.
  */
 export function pack(value: unknown, buffers: ArrayBuffer[], is_ours: boolean): unknown {
   if (ArrayBuffer.isView(value)) {
@@ -28,7 +29,7 @@ export function pack(value: unknown, buffers: ArrayBuffer[], is_ours: boolean): 
   return is_record(value) ? map_values(value, (field) => pack(field, buffers, is_ours)) : value;
 }
 
-/** What was packed. */
+/** The inverse of pack. */
 export function unpack(value: unknown): unknown {
   if (!is_record(value)) return value;
   const { view, buffer } = value as Partial<Packed>;

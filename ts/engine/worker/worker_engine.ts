@@ -15,7 +15,7 @@ const forgotten = new FinalizationRegistry<WorkerLink>((link) => void link.close
 
 /**
  * Starts an engine in a new Worker.
- * @throws VitMsnError as create_engine does; another error with the reason where a Worker can't start.
+ * @throws VitMsnError like create_engine; if a Worker can't start, another error with the reason.
  */
 export async function start_worker_engine(options: EngineOptions): Promise<StartedEngine> {
   const link = new WorkerLink();
@@ -54,7 +54,7 @@ function worker_engine(link: WorkerLink, ops: readonly OpName[]): Engine {
       return [...handles.dims(x)];
     },
     free(handle: Handle): void {
-      if (link.ended) return; // cleaning up may come after the end
+      if (link.ended) return; // clean-up may run after the end
       handles.remove(handle);
       link.post({ op: "free", handle });
     },
@@ -69,7 +69,7 @@ function worker_engine(link: WorkerLink, ops: readonly OpName[]): Engine {
   };
 }
 
-/** Numbers for what is alive in the Worker, and its dims. */
+/** Numbers for the live objects in the Worker, and their dims. */
 class Handles {
   readonly #dims = new Map<number, Dims>();
   #last = 0;
@@ -78,7 +78,7 @@ class Handles {
     return this.#dims.size;
   }
 
-  /** A number for a result, or a record of them for a record; none for what isn't there. */
+  /** A number for a result, or a record of numbers for a record; none for an absent result. */
   add(dims: Shapes): number | Numbers {
     if (!is_dims(dims)) return map_values(dims, (each) => each && (this.add(each) as number));
     this.#last += 1;
@@ -127,10 +127,10 @@ class WorkerLink {
   #calls: EngineCall[] = [];
   #buffers: ArrayBuffer[] = [];
   #asked = 0;
-  /** Why no call is answered any more. */
+  /** Why calls are no longer answered. */
   #end: VitMsnError | undefined;
   #left: (() => void) | undefined;
-  /** Resolves when the Worker ended by itself, was lost, or its grace period is over. */
+  /** Resolves when the Worker has ended by itself, was lost, or has exceeded its grace period. */
   readonly #gone = new Promise<void>((resolve) => {
     this.#left = resolve;
   });
@@ -157,7 +157,7 @@ class WorkerLink {
     if (this.#end !== undefined) throw again(this.#end);
   }
 
-  /** Calls of one microtask go as one message; arrays with the values that they have now. */
+  /** Calls of one microtask are sent as one message; arrays are sent with their current values. */
   post(call: EngineCall): void {
     if (this.#calls.length === 0) queueMicrotask(() => this.#flush());
     const args = "args" in call && call.args.map((value) => pack(value, this.#buffers, false));
@@ -229,7 +229,7 @@ interface Answer {
   reject(error: Error): void;
 }
 
-/** The same error, thrown from here. */
+/** The same error, with a new stack. */
 function again({ code, message, cause }: VitMsnError): VitMsnError {
   return new VitMsnError(code, message, { cause });
 }
