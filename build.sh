@@ -107,7 +107,7 @@ run_checks() {
   check "Spelling (typos)" typos
   check "Words and environment variables" node scripts/check_text.mjs
   check "Markdown: width and links" npm_bin markdownlint-cli2
-  check "Rust documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+  check "Rust documentation" env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
   check "Documentation site" build_docs
   check "Package manifest (publint)" npm_bin publint --strict
   check "Package types (attw)" npm_bin attw --pack . --profile esm-only --no-color

@@ -429,7 +429,7 @@ impl Exp {
     }
 }
 
-/// Σ coefficients[i] · tⁱ, evaluated in pairs (Estrin).
+/// Σ `coefficients[i]` · tⁱ, evaluated in pairs (Estrin).
 #[inline(always)]
 pub fn polynomial8(t: F32x4, coefficients: [F32x4; 8]) -> F32x4 {
     let [c0, c1, c2, c3, c4, c5, c6, c7] = coefficients;
