@@ -10,7 +10,7 @@ const NOT_IN_DENO =
   'Not on WebGPU: Deno may crash when a Worker ends that looked for a GPU; device "webgpu" by name takes one there.';
 
 /**
- * Starts an engine for one model, in a Worker where that is requested or needed.
+ * Starts an engine for one model, in a Worker if that is requested or needed.
  * @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT or IO.
  */
 export async function open_engine(options: EngineOptions): Promise<StartedEngine> {
