@@ -4,14 +4,14 @@ import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 /** The initial values of a parameter that the checkpoint lacks, as in the reference's _init_weights. */
 export type Init = "zeros" | "ones" | "normal";
 
-/** A parameter as checkpoints name it (hub layout, without the "vit." prefix). */
+/** A parameter by its name in checkpoints (hub layout, without the "vit." prefix). */
 export interface ParameterSpec {
   key: string;
   dims: readonly number[];
   init: Init;
 }
 
-/** A parameter that is a tensor by itself. */
+/** A parameter that isn't part of a linear layer. */
 export interface TensorSpec extends ParameterSpec {
   kind: "tensor";
 }
@@ -32,8 +32,8 @@ export interface LinearSpec {
   in_features: number;
   parts: LinearPart[];
   /**
-   * Whether an int8 model quantises it. The layers of the encoder are nearly all of a model; the patch projection and the
-   * classifier, where images come in and logits go out, are 3 % of it or less and stay float32.
+   * Whether an int8 model quantises it. The encoder's layers are nearly all of a model; the patch projection and the
+   * classifier, the model's first and last layers, are 3 % of it or less and stay float32.
    */
   quantisable: boolean;
 }
@@ -46,7 +46,7 @@ export function parameters_of(module: ModuleSpec): ParameterSpec[] {
   return module.parts.flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight]));
 }
 
-/** The backbone's modules: what ViTMSNModel holds (transformers' modeling_vit_msn.py, v4 names). */
+/** The backbone's modules, those of ViTMSNModel (transformers' modeling_vit_msn.py, v4 names). */
 export function backbone_modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[] {
   const { hidden_size: d, patches } = config;
   const tokens = patches.height * patches.width + 1;
@@ -79,7 +79,7 @@ function layer_modules(config: ViTMSNConfig, index: number): ModuleSpec[] {
   const layer = `encoder.layer.${index}`;
   return [
     ...layer_norm(`${layer}.layernorm_before`, d),
-    // One GEMM for query, key and value: hidden states are read once.
+    // One GEMM for query, key and value reads hidden states only once.
     stacked(`${layer}.attention.qkv`, d, config.qkv_bias, [
       `${layer}.attention.attention.query`,
       `${layer}.attention.attention.key`,

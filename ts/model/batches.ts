@@ -1,6 +1,6 @@
 /**
- * Batches whose activations a device can't bind as one tensor: they are computed a few images at a time, and the outputs
- * are joined.
+ * Batches whose activations are too large for a device to bind as one tensor: they are computed a few images at a time,
+ * and the outputs are joined.
  */
 import { DeviceTensor } from "../device_tensor.ts";
 import { concatenate, Tensor } from "../tensor.ts";
@@ -11,8 +11,8 @@ import type { PreTrainedModel } from "./pretrained.ts";
 const FLOAT_BYTES = 4;
 
 /**
- * Splits inputs that don't fit as one batch; undefined where they fit.
- * @throws VitMsnError INVALID_ARGUMENT for inputs that don't fit each other or the model.
+ * Splits inputs that don't fit as one batch; undefined if they fit.
+ * @throws VitMsnError INVALID_ARGUMENT if the inputs don't fit each other or the model.
  */
 export async function by_batches<I extends ForwardInputs>(
   { engine, config }: PreTrainedModel<never, unknown>,
@@ -20,7 +20,7 @@ export async function by_batches<I extends ForwardInputs>(
 ): Promise<Batches<I> | undefined> {
   const most = engine.max_tensor_bytes;
   const { pixel_values, bool_masked_pos, visible_patches } = inputs;
-  // The forward refuses what isn't a batch of images.
+  // The forward itself refuses anything that isn't a batch of images.
   if (most === undefined || !(pixel_values instanceof Tensor) || pixel_values.dims.length !== 4)
     return undefined;
   const [batch, channels, height, width] = pixel_values.dims as [number, number, number, number];
@@ -76,7 +76,7 @@ class Batches<I> {
     return concatenate(await this.#all(forward));
   }
 
-  /** Waits for all, also when one fails. */
+  /** Waits for all, even if one fails. */
   async #all<T>(forward: (inputs: I) => Promise<T>): Promise<T[]> {
     const settled = await Promise.allSettled(this.#inputs.map(forward));
     return settled.map((each) => {

@@ -5,7 +5,8 @@
  * - v4 classifiers: the same under `vit.`
  * - transformers v5 in memory: `vit.layers.0.attention.q_proj.weight`, `vit.layers.0.mlp.fc1.weight`
  * - v5's default save of a classifier: `vit.embeddings.*` next to bare `encoder.layer.*`
- * - any of these as DataParallel, Lightning, torch.compile, FSDP or DeepSpeed wrap them: `module._orig_mod.vit.…`, `model.vit.…`
+ * - any of these wrapped by DataParallel, Lightning, torch.compile, FSDP or DeepSpeed: `module._orig_mod.vit.…`,
+ * `model.vit.…`
  * - MSN's original checkpoints: `module.blocks.0.attn.qkv.weight`, and the projection head under `module.fc.`
  *
  * Source: transformers' conversion_mapping.py, entry "ViTModel", and convert_msn_to_pytorch.py.
@@ -13,7 +14,7 @@
 const PREFIXES = /^(?:vit\.|vit_msn\.)?/;
 /** The outermost prefixes of training frameworks: DataParallel, Lightning. */
 const WRAPPERS = /^(?:(?:module|model)\.)+/;
-/** Their prefixes inside keys: torch.compile, FSDP, DeepSpeed. */
+/** Prefixes inside keys: torch.compile, FSDP, DeepSpeed. */
 const INNER_WRAPPERS = /(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\./g;
 const V5_LAYER = /^layers\.(\d+)\.(.+)$/;
 const V5_NAMES: readonly [RegExp, string][] = [
@@ -40,7 +41,7 @@ const ORIGINAL_ROOTS: readonly [RegExp, string][] = [
   [/^norm\./, "layernorm."],
   [/^fc\./, "head."],
 ];
-/** MSN's original checkpoints have query, key and value as one tensor. */
+/** MSN's original checkpoints store query, key and value as one tensor. */
 const FUSED = /^(blocks\.\d+\.)attn\.qkv\.(weight|bias)$/;
 
 /** A checkpoint key without the prefixes of training frameworks. */
@@ -48,7 +49,7 @@ export function unwrapped_key(key: string): string {
   return key.replace(INNER_WRAPPERS, "").replace(WRAPPERS, "");
 }
 
-/** The keys of query, key and value, which a fused tensor of MSN's original checkpoints stacks; undefined for any other. */
+/** The keys of query, key and value if `key` is a fused tensor of MSN's original checkpoints; else undefined. */
 export function fused_parts(key: string): string[] | undefined {
   const [, block, what] = FUSED.exec(unwrapped_key(key)) ?? [];
   if (block === undefined) return undefined;
@@ -56,7 +57,7 @@ export function fused_parts(key: string): string[] | undefined {
   return ["query", "key", "value"].map((part) => `${layer}attention.attention.${part}.${what}`);
 }
 
-/** The canonical name of a checkpoint key; keys of an unknown layout are returned without their prefix. */
+/** The canonical name of a checkpoint key. Keys of unknown layouts only lose their prefix. */
 export function canonical_key(key: string): string {
   const bare = unwrapped_key(key).replace(PREFIXES, "");
   const block = ORIGINAL_BLOCK.exec(bare);
@@ -73,7 +74,7 @@ function renamed(name: string, rules: readonly [RegExp, string][]): string {
   return rules.reduce((name, [pattern, to]) => name.replace(pattern, to), name);
 }
 
-/** The key that a classifier's checkpoint gives a parameter (transformers v4): backbone parameters are under "vit.". */
+/** A parameter's key in a classifier's checkpoint (transformers v4): backbone parameters are under "vit.". */
 export function classifier_checkpoint_key(key: string): string {
   return key.startsWith("classifier.") ? key : `vit.${key}`;
 }

@@ -9,7 +9,7 @@ import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 export const MASK_TOKEN = "embeddings.mask_token";
 
-/** A model's parameters, and where a checkpoint has them. */
+/** A model's parameters, and their places in a checkpoint. */
 export interface Matched {
   modules: readonly ModuleSpec[];
   found: CheckpointMatch["found"];
@@ -22,7 +22,7 @@ interface MatchingClass {
   modules(config: ViTMSNConfig, use_mask_token: boolean): ModuleSpec[];
 }
 
-/** Finds a model's parameters in a checkpoint; throws or warns where they don't all fit. */
+/** Finds a model's parameters in a checkpoint; throws or warns if some don't fit. */
 export async function match_model(
   model_class: MatchingClass,
   config: ViTMSNConfig,
@@ -40,7 +40,7 @@ export async function match_model(
   return { modules, found: matched.found };
 }
 
-/** The tensors of a checkpoint that fit a model, by canonical key, and what doesn't fit, by the checkpoint's keys. */
+/** The tensors of a checkpoint that fit a model, by canonical key, and those that don't, by the checkpoint's keys. */
 export interface CheckpointMatch {
   found: ReadonlyMap<string, FoundTensor>;
   missing: string[];
@@ -108,7 +108,7 @@ function is_wrapped({ key }: CheckpointTensor): boolean {
   return unwrapped_key(key) !== key;
 }
 
-/** The tensors with every fused one as its parts. */
+/** The tensors, with every fused one split into its parts. */
 export function* unfused(tensors: Iterable<CheckpointTensor>): Generator<CheckpointTensor> {
   for (const tensor of tensors) {
     const parts = fused_parts(tensor.key);

@@ -13,7 +13,7 @@ interface ModelToCompile {
   forward(config: ViTMSNConfig, weights: Weights, inputs: ForwardInputs): Promise<unknown>;
 }
 
-/** Has the engine compile the ops of a forward of one image: those of two layers, since all but the last have the same. */
+/** Compiles the ops of a forward of one image. Two layers suffice, since all layers but the last have the same ops. */
 export async function compile_ahead(
   engine: Engine,
   config: ViTMSNConfig,

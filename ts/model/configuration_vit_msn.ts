@@ -13,7 +13,7 @@ import { preset_fields, VIT_MSN_PRESETS, type ViTMSNPreset } from "./presets.ts"
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 export type AttnImplementation = "sdpa" | "eager";
 
-/** transformers' other names of activations, with the engine's activation for each. */
+/** transformers' aliases of activations, with the engine's activation for each. */
 const ACTIVATION_ALIASES = {
   linear: "identity",
   swish: "silu",
@@ -40,11 +40,11 @@ export interface ViTMSNConfigFields {
   hidden_size: number;
   /** Default 12. */
   num_hidden_layers: number;
-  /** Divides hidden_size; default 12. */
+  /** Must divide hidden_size; default 12. */
   num_attention_heads: number;
   /** Width of the MLP's hidden layer; default 3072. */
   intermediate_size: number;
-  /** Activation of the MLP; default "gelu", the exact one (erf). */
+  /** Activation of the MLP; default "gelu", with the exact erf. */
   hidden_act: HiddenAct;
   /** Dropout of embeddings and hidden states in training; default 0. */
   hidden_dropout_prob: number;
@@ -62,23 +62,23 @@ export interface ViTMSNConfigFields {
   num_channels: number;
   /** Whether query, key and value have biases; default true. */
   qkv_bias: boolean;
-  /** Number of classes; default the size of id2label, else 2. 0 is a backbone without a classifier. */
+  /** Number of classes; default the size of id2label, else 2. 0 means a backbone without a classifier. */
   num_labels: number;
   /** Class names by index; default LABEL_0, LABEL_1, … */
   id2label: Record<number, string>;
   label2id: Record<string, number>;
   /** The loss for labels; if unset, it is chosen from num_labels and the labels' type, as in the reference. */
   problem_type: ProblemType | null;
-  /** Whether forward returns attentions when the call doesn't say; default false. */
+  /** Whether forward returns attentions unless the call overrides it; default false. */
   output_attentions: boolean;
-  /** Whether forward returns hidden states when the call doesn't say; default false. */
+  /** Whether forward returns hidden states unless the call overrides it; default false. */
   output_hidden_states: boolean;
 }
 
-/** The constructor's fields, all optional. With model_type it is config.json's content, whose other fields are preserved. */
+/** The constructor's fields, all optional. With model_type they are a config.json, whose other fields are preserved. */
 export type ViTMSNConfigInit = Partial<ViTMSNConfigFields> & { model_type?: string };
 
-// No ViT that fits into a 4 GiB engine exceeds these sizes; they bound allocations and loops for a hostile config.
+// No ViT that fits into a 4 GiB engine exceeds these sizes, which bound allocations and loops for a hostile config.
 const MAX_SIZE = 1 << 16;
 const MAX_LAYERS = 1024;
 const MAX_LABELS = 1 << 17;
@@ -95,7 +95,7 @@ const PROBLEM_TYPES: readonly string[] = [
  * The configuration of a ViT-MSN model: config.json's own fields with the reference's defaults
  * (transformers' configuration_vit_msn.py).
  *
- * @throws VitMsnError INVALID_CONFIG naming the first field that is impossible.
+ * @throws VitMsnError INVALID_CONFIG, naming the first invalid field.
  */
 export class ViTMSNConfig implements ViTMSNConfigFields {
   /** A literal, since minifiers rename classes. */
@@ -119,13 +119,13 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
   problem_type: ProblemType | null = null;
   output_attentions = false;
   output_hidden_states = false;
-  /** Fields of config.json that this class doesn't know, as they were. */
+  /** Fields of config.json that this class doesn't know, unchanged. */
   readonly extra: Readonly<Record<string, unknown>>;
 
   /**
-   * @param init fields that differ from the defaults. A field that doesn't exist is an error, unless `init` has a
-   *   model_type, as all of config.json has.
-   * @param source the file's name, for messages; other fields of a file are preserved, too.
+   * @param init fields that differ from the defaults. An unknown field is an error, unless `init` has a model_type, as
+   *   a whole config.json does.
+   * @param source the file's name, for messages; unknown fields of a file are preserved, too.
    */
   constructor(init: ViTMSNConfigInit = {}, source?: string) {
     const check = new FieldChecker(init, source ?? "ViTMSNConfig");
@@ -153,7 +153,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     this.qkv_bias = check.boolean("qkv_bias", this.qkv_bias);
     this.output_attentions = check.boolean("output_attentions", this.output_attentions);
     this.output_hidden_states = check.boolean("output_hidden_states", this.output_hidden_states);
-    // Some tools write an unset one as "" or false.
+    // Some tools write "" or false if it is unset.
     this.problem_type = init.problem_type ? check.one_of("problem_type", "regression", PROBLEM_TYPES) : null;
     this.id2label = check.labels();
     this.label2id = check.label_ids(this.id2label);
@@ -162,12 +162,12 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
   }
 
   /**
-   * The architecture of a released model, for `from_config` and for pre-training from scratch: no weights, and nothing is
-   * fetched. README says what each takes.
-   * @param name "vit-msn-small", "vit-msn-base", "vit-msn-large", "vit-msn-base-4" (patches of 4 pixels, 3,137 tokens) or
-   *   "vit-msn-large-7" (patches of 7, 1,025 tokens); the hub's id, with "facebook/" before it, is the same.
-   * @param overrides fields that are to differ, as `{ num_labels: 10 }` or `{ image_size: 96 }`.
-   * @throws VitMsnError INVALID_ARGUMENT for another name, listing these; INVALID_CONFIG for an impossible override.
+   * The architecture of a released model, for `from_config` and for pre-training from scratch: no weights, and nothing
+   * is fetched. docs/guides/dtypes.md lists the memory and time of each.
+   * @param name "vit-msn-small", "vit-msn-base", "vit-msn-large", "vit-msn-base-4" (patches of 4 pixels, 3,137 tokens)
+   *   or "vit-msn-large-7" (patches of 7, 1,025 tokens); or the hub's id, with "facebook/" before it.
+   * @param overrides fields to change, such as `{ num_labels: 10 }` or `{ image_size: 96 }`.
+   * @throws VitMsnError INVALID_ARGUMENT for another name, listing these; INVALID_CONFIG for an invalid override.
    */
   static preset(
     name: ViTMSNPreset | `facebook/${ViTMSNPreset}`,
@@ -209,7 +209,7 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     return Object.keys(this.id2label).length;
   }
 
-  /** What the engine computes for hidden_act. */
+  /** The engine's activation for hidden_act. */
   get activation(): Activation {
     return is_alias(this.hidden_act) ? ACTIVATION_ALIASES[this.hidden_act] : this.hidden_act;
   }
@@ -224,13 +224,13 @@ export class ViTMSNConfig implements ViTMSNConfigFields {
     return to_grid(this.patch_size);
   }
 
-  /** Patches in an image of image_size, by rows and columns. */
+  /** The grid of patches in an image of image_size. */
   get patches(): Grid {
     const { image_grid: image, patch_grid: patch } = this;
     return { height: Math.floor(image.height / patch.height), width: Math.floor(image.width / patch.width) };
   }
 
-  /** config.json's content: every field, known and unknown. num_labels is left to id2label, as in the reference. */
+  /** config.json's content: all fields, known and unknown, but not num_labels, which id2label implies (as there). */
   to_dict(): Record<string, unknown> {
     const { extra, ...fields } = this;
     return { ...extra, ...fields };
@@ -276,7 +276,7 @@ export async function read_config(
   return new ViTMSNConfig(merge_config(fields, overrides), `${files.name}: ${CONFIG_FILE}`);
 }
 
-/** Overrides win; new class names or another number of classes replace the file's whole set of labels. */
+/** Overrides take precedence. New class names or another number of classes replace all of the file's labels. */
 function merge_config(fields: ViTMSNConfigInit, overrides: ViTMSNConfigInit): ViTMSNConfigInit {
   if (overrides.num_labels === undefined && overrides.id2label === undefined)
     return { ...fields, ...overrides };
@@ -296,7 +296,7 @@ function unknown_fields(init: ViTMSNConfigInit, known: object): Record<string, u
   );
 }
 
-/** Refuses fields that don't exist in what a program wrote by hand, which has no model_type. */
+/** Refuses unknown fields in an object written by hand, which has no model_type. */
 function check_fields(init: ViTMSNConfigInit, known: ViTMSNConfig): void {
   const [unknown] = init.model_type === undefined ? Object.keys(unknown_fields(init, known)) : [];
   if (unknown !== undefined)
@@ -309,7 +309,9 @@ function check_overrides(overrides: ViTMSNConfigInit): void {
   check_fields(overrides, new ViTMSNConfig());
 }
 
-/** Reads fields of an untrusted object; every failure names the file, the field, what was expected and what was found. */
+/**
+ * Reads fields of an untrusted object; every failure names the file, the field, what was expected and what was found.
+ */
 class FieldChecker {
   readonly #init: ViTMSNConfigInit;
   readonly #source: string;
@@ -382,7 +384,7 @@ class FieldChecker {
     return Object.fromEntries(entries);
   }
 
-  /** The index of each class name. label2id may add names; where it contradicts id2label, id2label is used. */
+  /** The index of each class name. label2id may add names; if it contradicts id2label, id2label is used. */
   label_ids(id2label: Readonly<Record<number, string>>): Record<string, number> {
     const ids = new Map(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
     const wrong: string[] = [];
@@ -400,7 +402,7 @@ class FieldChecker {
   }
 }
 
-/** Whether these are class names by 0, 1, … */
+/** Whether these are class names with the keys 0, 1, … */
 function are_names(labels: unknown): labels is Record<string, string> {
   if (typeof labels !== "object" || labels === null) return false;
   return Object.entries(labels).every(([id, label], i) => id === `${i}` && typeof label === "string");

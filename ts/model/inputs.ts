@@ -7,14 +7,14 @@ import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
 
 /** The arguments of every forward. */
 export interface ForwardInputs {
-  /** float32 [batch, num_channels, height, width], as the image processor makes them, here or on the model's GPU. */
+  /** float32 [batch, num_channels, height, width] from the image processor, in memory or on the model's GPU. */
   pixel_values: Tensor;
-  /** [batch, num_patches] of 0 and 1 (or booleans): patches that the mask token replaces. */
+  /** [batch, num_patches] of 0 and 1 (or booleans): the mask token replaces patches with 1. */
   bool_masked_pos?: Tensor | readonly (readonly (boolean | number)[])[];
   /**
-   * Which patches the encoder sees, by index in reading order: [batch, num_visible], or one list for all images. The others
-   * are dropped after positions are added, as MSN does in pre-training, and cost no time. Outputs have 1 + num_visible tokens,
-   * in this order. Default: all.
+   * Which patches the encoder sees, by index in row-major order: [batch, num_visible], or one list for all images. The
+   * others are dropped after positions are added, as in MSN's pre-training, and cost no time. Outputs have 1 +
+   * num_visible tokens, in this order. Default: all.
    */
   visible_patches?: Tensor | readonly number[] | readonly (readonly number[])[];
   /** Accept images of another size than config.image_size; default false. */
@@ -29,7 +29,7 @@ export interface ForwardInputs {
 
 const numbers: Rule = ["a Tensor or an array", (value) => value instanceof Tensor || Array.isArray(value)];
 
-/** The rules of ForwardInputs, and of what else an image processor returns with pixel_values. */
+/** The rules for ForwardInputs, and for the other values that an image processor returns with pixel_values. */
 export const INPUT_RULES: Rules = {
   pixel_values: any,
   bool_masked_pos: numbers,
@@ -44,7 +44,7 @@ export const INPUT_RULES: Rules = {
 
 export const LABEL_RULES: Rules = { labels: numbers };
 
-/** pixel_values and the grid of patches that they make. */
+/** pixel_values and their grid of patches. */
 export interface CheckedPixels {
   values: Float32Array | DeviceTensor;
   dims: readonly [number, number, number, number];
@@ -52,7 +52,7 @@ export interface CheckedPixels {
 }
 
 /**
- * Checks pixel_values against the config, as the reference's ViTMSNPatchEmbeddings does.
+ * Checks pixel_values against the config, like the reference's ViTMSNPatchEmbeddings.
  * @throws VitMsnError INVALID_ARGUMENT on a wrong type, rank, channel count or size, and on values that aren't finite.
  */
 export function check_pixel_values(
@@ -109,7 +109,7 @@ export async function inputs_for<I extends ForwardInputs>(engine: Engine, inputs
   return { ...inputs, pixel_values: new Tensor("float32", data, pixel_values.dims) };
 }
 
-/** @throws VitMsnError INVALID_ARGUMENT where a model can't take pixels of this size. */
+/** @throws VitMsnError INVALID_ARGUMENT if a model can't take pixels of this size. */
 export function check_size(height: number, width: number, config: ViTMSNConfig, interpolate: boolean): void {
   const { image_grid: image, patch_grid: patch } = config;
   if (!interpolate && (height !== image.height || width !== image.width)) {
@@ -128,7 +128,7 @@ export function check_size(height: number, width: number, config: ViTMSNConfig, 
 }
 
 function check_finite(data: Float32Array, name: string): void {
-  // 0 · x is 0 for finite x, else NaN: one sum takes a tenth of the time of testing each value.
+  // 0 · x is 0 for finite x, else NaN: one sum takes a tenth of the time of testing every value.
   let zero = 0;
   for (let index = 0; index < data.length; index++) zero += 0 * (data[index] as number);
   if (zero === 0) return;

@@ -9,7 +9,7 @@ interface JudgedClass {
   readonly head_keys: readonly string[];
 }
 
-/** Throws where a model would be wrong; warns of a newly initialised head and of unused keys. */
+/** Throws if the model would be wrong; warns about a newly initialised head and unused keys. */
 export function judge_match(
   match: CheckpointMatch,
   name: string,
@@ -39,12 +39,12 @@ export function judge_match(
   }
 }
 
-/** Heads that a model skips on purpose: a classifier's in a backbone, and pre-training's projection. */
+/** Heads that a model ignores on purpose: a classifier's in a backbone, and pre-training's projection. */
 function is_skipped(key: string, { head_keys }: JudgedClass): boolean {
   return key.startsWith("head.") || (head_keys.length === 0 && key.startsWith("classifier."));
 }
 
-/** A head may be missing as a whole, as in a backbone's checkpoint; a missing bias is a bias of zeros. */
+/** A head may be missing as a whole, as in a backbone's checkpoint; a missing bias counts as zeros. */
 function may_be_fresh(
   key: string,
   { missing, unreadable }: CheckpointMatch,
@@ -84,7 +84,7 @@ function mismatch_error(
   );
 }
 
-/** What the keys reveal about how the checkpoint was made; "" where nothing. */
+/** What the keys reveal about the checkpoint's origin; "" if nothing. */
 function hint(missing: readonly string[], unexpected: readonly string[]): string {
   if (unexpected.some((key) => /\.(?:lora_[AB]|base_layer)\./.test(key))) {
     return "It holds a LoRA adapter next to the weights: merge it in Python (merge_and_unload()) and save the model again";
@@ -99,7 +99,7 @@ function hint(missing: readonly string[], unexpected: readonly string[]): string
   return "";
 }
 
-/** The first names, for a sentence; `details` has all of them. */
+/** The first names, for a message; `details` has all of them. */
 function list(names: readonly string[], separator = ", "): string {
   const shown = names.slice(0, 20).join(separator);
   return names.length > 20 ? `${shown} and ${names.length - 20} more` : shown;

@@ -16,11 +16,11 @@ export interface Running {
 export class LoadedEngine {
   #running: Running;
   #load_again: (() => Promise<Running>) | undefined;
-  /** While a lost device is opened again. */
+  /** Set while a lost device is opened again. */
   #reopening: Promise<void> | undefined;
   #disposed = false;
 
-  /** @param load_again loads the same files again after the device was lost; undefined where they are gone. */
+  /** @param load_again loads the same files again after the device was lost; undefined if they are gone. */
   constructor(running: Running, load_again: (() => Promise<Running>) | undefined) {
     this.#running = running;
     this.#load_again = load_again;
@@ -30,7 +30,7 @@ export class LoadedEngine {
     return this.#running;
   }
 
-  /** Where the device was lost, waits until it is open again. */
+  /** If the device was lost, waits until it is open again. */
   async ready(): Promise<void> {
     if (!this.#running.engine.is_lost) return;
     this.#reopening ??= this.#open_again().finally(() => {
@@ -39,7 +39,7 @@ export class LoadedEngine {
     await this.#reopening;
   }
 
-  /** The weights are no longer those of the files, which then can't restore them after a loss. */
+  /** Call when the weights no longer equal the files, which then can't restore them after a device loss. */
   weights_changed(): void {
     this.#load_again = undefined;
   }

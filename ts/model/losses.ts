@@ -6,14 +6,14 @@ import type { ProblemType, ViTMSNConfig } from "./configuration_vit_msn.ts";
 /** Class indices [batch], or float targets [batch] or [batch, num_labels]; plain arrays of integers are indices. */
 export type Labels = Tensor | readonly number[] | readonly (readonly number[])[];
 
-/** The index that cross-entropy ignores, as PyTorch's ignore_index. */
+/** The index that cross-entropy ignores, like PyTorch's ignore_index. */
 const IGNORE_INDEX = -100;
 
 /**
- * The loss of logits [batch, num_labels], as the reference's ForSequenceClassificationLoss: mean squared error for
- * regression, cross-entropy for one label an image, binary cross-entropy with logits for several. An unset
- * config.problem_type is chosen from num_labels and the labels' type, and written to the config, as there.
- * @throws VitMsnError INVALID_ARGUMENT where labels don't fit the problem.
+ * The loss of logits [batch, num_labels], like the reference's ForSequenceClassificationLoss: mean squared error for
+ * regression, cross-entropy for one label per image, binary cross-entropy with logits for several. As in the reference,
+ * an unset config.problem_type is chosen from num_labels and the labels' type, and written to the config.
+ * @throws VitMsnError INVALID_ARGUMENT if labels don't fit the problem.
  */
 export function compute_loss(
   engine: Engine,
@@ -34,7 +34,7 @@ export function compute_loss(
   }
 }
 
-/** The kind of problem, from the config or else from the labels; the config then records it. */
+/** The problem type, from the config or else from the labels; the config then records it. */
 export function problem_type_of(labels: Labels, config: ViTMSNConfig): ProblemType {
   config.problem_type ??= infer_problem_type(config.num_labels, as_tensor(labels));
   return config.problem_type;
@@ -57,7 +57,7 @@ function as_tensor(labels: Labels): Tensor {
   return new Tensor("float32", rows.flat(), [rows.length, rows[0]?.length ?? 0]);
 }
 
-/** The classes of a batch, checked. @throws VitMsnError INVALID_ARGUMENT. */
+/** Checks the classes of a batch. @throws VitMsnError INVALID_ARGUMENT. */
 export function class_indices(given: Labels, batch: number, num_labels: number): Int32Array {
   const labels = as_tensor(given);
   if (labels.size !== batch) {
@@ -86,7 +86,7 @@ function float_target(
   config: ViTMSNConfig,
 ): TensorHandle {
   const dims = [batch, config.num_labels];
-  // With one label, [batch] is accepted, as the reference's squeeze() does.
+  // With one label, [batch] is accepted, as with the reference's squeeze().
   const fits = config.num_labels === 1 ? labels.size === batch : labels.dims.join() === dims.join();
   if (!fits) {
     throw invalid(

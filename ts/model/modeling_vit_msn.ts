@@ -29,7 +29,7 @@ interface Collected {
   attentions: TensorHandle[] | undefined;
 }
 
-/** What differentiation needs besides the engine that the forward's ops run on. */
+/** What differentiation needs besides the engine that runs the forward's ops. */
 export interface Recorder extends Engine {
   /** The number of layers whose activations are recomputed together for the gradient; 0: all activations are stored. */
   readonly layers_per_checkpoint: number;
@@ -40,7 +40,7 @@ export interface Recorder extends Engine {
   ): Promise<TensorHandle>;
 }
 
-/** One forward pass of the backbone; mirrors transformers' modeling_vit_msn.py, class for function. */
+/** One forward pass of the backbone. Each method mirrors a class of transformers' modeling_vit_msn.py. */
 class Forward {
   readonly #engine: Engine;
   /** Records layers that run again for the gradient. */
@@ -88,8 +88,8 @@ class Forward {
   }
 
   /**
-   * The CLS token after the final layernorm, [B, D]. Once the last block's attention has read the other tokens, nothing more is
-   * computed of them.
+   * The CLS token after the final layernorm, [B, D]. After the last block's attention, which reads all tokens, only the
+   * CLS token is computed.
    */
   async cls(inputs: ForwardInputs): Promise<TensorHandle> {
     const last = this.#config.num_hidden_layers - 1;
@@ -178,7 +178,7 @@ class Forward {
     return { mask, mask_token: this.#weights.tensor("embeddings.mask_token") };
   }
 
-  /** Layers [first, last) one after the other. */
+  /** Layers [first, last) one after another. */
   async #layers(hidden: TensorHandle, first: number, last: number, pacer: Pacer, scope = this.#scope) {
     const own = this.#scope;
     this.#scope = scope;
@@ -193,7 +193,7 @@ class Forward {
     }
   }
 
-  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual; of the CLS token alone where only that is needed. */
+  /** ViTMSNLayer: pre-norm attention and MLP, each with its residual; with `only_cls`, for the CLS token alone. */
   #layer(hidden: TensorHandle, name: string, only_cls = false): TensorHandle {
     const attended = this.#attention(hidden, name, only_cls);
     this.#retire(hidden);
@@ -268,12 +268,12 @@ class Forward {
     if (!this.collected.hidden_states?.includes(hidden)) this.scope.free(hidden);
   }
 
-  /** Resolves when no step is under way; rejects with the error of a step that wasn't awaited. */
+  /** Resolves when all steps are done; rejects with the error of a step that wasn't awaited. */
   async finish(): Promise<void> {
     await this.#pacer?.finish();
   }
 
-  /** Copies a tensor out of the engine. Request all outputs at once: then the next forward may start. */
+  /** Copies a tensor out of the engine. Request all outputs at once, so that the next forward may start. */
   async read(handle: TensorHandle): Promise<Tensor<"float32">> {
     const dims = this.#engine.dims(handle);
     const reading = this.#engine.read(handle);
@@ -292,14 +292,14 @@ class Forward {
   }
 }
 
-/** Splits the inputs where the device can't hold the activations of all at once. */
+/** Splits the inputs if the device can't hold the activations of all at once. */
 async function batches_of<I extends ForwardInputs>(model: PreTrainedModel<never, unknown>, inputs: I) {
   if (model.engine.max_tensor_bytes === undefined) return undefined;
   const { by_batches } = await on_demand("batches for WebGPU", () => import("./batches.ts"));
   return by_batches(model, inputs);
 }
 
-/** Runs `body` in a forward whose tensors are freed however it ends. Where the engine has a queue of forwards, it waits for its place. */
+/** Runs `body` in a forward whose tensors are freed however it ends; first waits if the engine queues forwards. */
 async function run<T>(
   model: PreTrainedModel<never, unknown>,
   inputs: ForwardInputs,
@@ -340,7 +340,8 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 
   /**
-   * @returns last_hidden_state [batch, 1 + num_patches, hidden_size] after the final layernorm, and the requested outputs.
+   * @returns last_hidden_state [batch, 1 + num_patches, hidden_size] after the final layernorm, and the requested
+   *   outputs.
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ForwardInputs): Promise<BaseModelOutput> {
@@ -360,8 +361,8 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   /**
    * One embedding per image, [batch, hidden_size].
    * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
-   * @param options `before_norm`: take the last block's output without the final layernorm, which is what MSN's
-   *   low-shot evaluation reads; default false.
+   * @param options `before_norm`: use the last block's output without the final layernorm, as in MSN's low-shot
+   *   evaluation; default false.
    */
   async get_image_features(
     inputs: ForwardInputs,
@@ -381,15 +382,15 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
     });
   }
 
-  /** @internal The same model with other weights on the same engine, which is disposed with this model. */
+  /** @internal The same model with other weights on the same engine; it is disposed with this model. */
   with_weights(weights: Weights): ViTMSNModel {
     const { config, engine, device, engine_info, dtype, attn_implementation } = this;
     return new ViTMSNModel(config, engine, weights, { device, engine_info, dtype, attn_implementation });
   }
 
   /**
-   * @internal Computes the CLS token after the final layernorm, [batch, hidden_size], and gives it to `body` before anything
-   * is freed, so that a head can use it and, on a recorder, be differentiated with it.
+   * @internal Computes the CLS token after the final layernorm, [batch, hidden_size], and passes it to `body` before
+   * anything is freed, so that a head can use it and, on a recorder, be differentiated with it.
    */
   async with_cls<T>(
     inputs: ForwardInputs,
@@ -403,7 +404,7 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
   }
 }
 
-/** As compute_loss, which is loaded only for labels. */
+/** Like compute_loss, whose code is loaded only if there are labels. */
 async function loss_of(
   ...args: Parameters<typeof import("./losses.ts").compute_loss>
 ): Promise<TensorHandle> {
@@ -413,7 +414,7 @@ async function loss_of(
 
 /** The arguments of ViTMSNForImageClassification's forward. */
 export interface ClassificationInputs extends ForwardInputs {
-  /** Class indices or targets: the loss is computed where they are given. */
+  /** Class indices or targets; if given, the loss is computed. */
   labels?: Labels;
 }
 
@@ -442,8 +443,8 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   }
 
   /**
-   * The backbone, as the reference's attribute of that name. It has no separate memory: it runs on this model's engine
-   * and weights, and dispose() of either frees both.
+   * The backbone, like the reference's attribute of that name. It has no memory of its own: it runs on this model's
+   * engine and weights, and dispose() of either frees both.
    */
   get vit(): ViTMSNModel {
     this.#vit ??= this.make_part(ViTMSNModel);
@@ -451,7 +452,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   }
 
   /**
-   * @returns logits [batch, num_labels], the loss where labels were given, and the requested outputs.
+   * @returns logits [batch, num_labels], the loss if labels were given, and the requested outputs.
    * @throws VitMsnError INVALID_ARGUMENT, DISPOSED, ABORTED, OUT_OF_MEMORY or ENGINE_DEAD.
    */
   override async forward(inputs: ClassificationInputs): Promise<ImageClassifierOutput> {
@@ -476,7 +477,8 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
   }
 
   /**
-   * @internal Computes the logits and gives them to `body` before anything is freed, so that a loss can be computed from
+   * @internal Computes the logits and passes them to `body` before anything is freed, so that a loss can be computed
+   *   from
    * them and, on a recorder, differentiated.
    */
   async with_logits<T>(

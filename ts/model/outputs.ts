@@ -19,7 +19,7 @@ export interface BaseModelOutput extends ModelOutput {
 
 /** ViTMSNForImageClassification's output. */
 export interface ImageClassifierOutput extends ModelOutput {
-  /** `[1]`: the mean loss, where labels were given. */
+  /** `[1]`: the mean loss, if labels were given. */
   loss?: Tensor<"float32">;
   /** [batch, num_labels], before softmax or sigmoid. */
   logits: Tensor<"float32">;

@@ -10,7 +10,7 @@ const LARGE = {
   hidden_dropout_prob: 0.1,
 };
 
-/** What the released models' configs change in the defaults, which are vit-msn-base's. */
+/** How the released models' configs differ from the defaults, which are vit-msn-base's. */
 const PRESETS = {
   "vit-msn-small": SMALL,
   "vit-msn-base": {},
@@ -25,7 +25,7 @@ export type ViTMSNPreset = keyof typeof PRESETS;
 /** Their names, the smallest first. */
 export const VIT_MSN_PRESETS = Object.freeze(Object.keys(PRESETS)) as readonly ViTMSNPreset[];
 
-/** A preset's fields by its name, with "facebook/" before it or not; undefined for no preset. */
+/** A preset's fields by its name, with or without "facebook/"; undefined for other names. */
 export function preset_fields(name: string): ViTMSNConfigInit | undefined {
   const plain = String(name).replace(/^facebook\//, "");
   return Object.hasOwn(PRESETS, plain) ? PRESETS[plain as ViTMSNPreset] : undefined;

@@ -28,13 +28,13 @@ import { create_weights, type Weights } from "./weights.ts";
 /** How a model runs. */
 export interface ModelOptions extends DeviceOptions {
   /**
-   * The dtype of weights in memory. Half precision takes half the memory; arithmetic stays float32, but float16 models multiply
-   * in float16 on GPUs that can, and store linear layers' inputs so. "int8" takes about a quarter and is faster: the
-   * encoder's linear layers multiply integers, each weight row and each row of input scaled by its largest value; all else
-   * stays float32. Default "float32".
+   * The dtype of weights in memory. Half precision takes half the memory. Arithmetic stays float32, except that float16
+   * models multiply in float16 on GPUs that can, and store the inputs of linear layers in float16. "int8" takes about a
+   * quarter and is faster: the encoder's linear layers multiply integers, with each weight row and each input row
+   * scaled by its largest value; everything else stays float32. Default "float32".
    */
   dtype?: DtypeName;
-  /** "sdpa" (default) streams over keys and never holds the N×N scores; "eager" is attention by its definition. */
+  /** "sdpa" (default) streams over keys and never materialises the N×N scores; "eager" is unfused attention. */
   attn_implementation?: AttnImplementation;
   /** Seed of parameters that the checkpoint lacks, such as a new classifier's; default 0. */
   seed?: number;
@@ -44,13 +44,13 @@ export interface ModelOptions extends DeviceOptions {
 export interface PretrainedOptions extends ModelOptions, LoadOptions {
   /** Overrides of config.json, such as { num_labels: 3, id2label }, or a whole ViTMSNConfig. */
   config?: ViTMSNConfig | ViTMSNConfigInit;
-  /** Initialise parameters whose shape differs from the checkpoint's, instead of an error; default false. */
+  /** Initialise parameters whose shape differs from the checkpoint's instead of throwing; default false. */
   ignore_mismatched_sizes?: boolean;
 }
 
 /** The options of from_config. */
 export interface FromConfigOptions extends ModelOptions {
-  /** Whether to make a mask token, for bool_masked_pos; default false. */
+  /** Whether to create a mask token, for bool_masked_pos; default false. */
   use_mask_token?: boolean;
 }
 
@@ -70,15 +70,15 @@ interface ModelClass<M> {
 interface ResolvedOptions {
   device: Device;
   engine_info: EngineInfo;
-  /** Loads the same files again after the device was lost; undefined where they are gone. */
+  /** Loads the same files again after the device was lost; undefined if they are gone. */
   load_again?: () => Promise<Running>;
-  /** The part of another model that this one is, on its engine and weights. */
+  /** For a part of another model: that model's engine and weights, and the part's modules. */
   part?: { of: LoadedEngine; modules: readonly ModuleSpec[] };
   dtype: WeightDtype;
   attn_implementation: AttnImplementation;
 }
 
-/** The options that are known before an engine runs. */
+/** The options that apply before an engine runs. */
 type RequestedOptions = Pick<ResolvedOptions, "dtype" | "attn_implementation">;
 
 /** What ViTMSNModel and ViTMSNForImageClassification share: loading, saving and disposal. */
@@ -92,7 +92,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   readonly dtype: WeightDtype;
   readonly attn_implementation: AttnImplementation;
   readonly #loaded: LoadedEngine;
-  /** Its modules, where it shares another model's weights. */
+  /** Its modules, if it shares another model's weights. */
   readonly #modules: readonly ModuleSpec[] | undefined;
 
   static readonly architecture: string = "PreTrainedModel";
@@ -110,7 +110,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   /** @internal Use from_pretrained or from_config. */
   constructor(config: ViTMSNConfig, engine: Engine, weights: Weights, options: ResolvedOptions) {
     super();
-    // In Python a model is made of a config alone.
+    // In Python a config alone makes a model.
     if (options === undefined) {
       const { name } = new.target;
       throw invalid_argument(
@@ -130,7 +130,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return this.#loaded.running.device;
   }
 
-  /** Which engine runs it, on how many threads, and why no better one. */
+  /** Which engine runs it, on how many threads, and why not a faster one. */
   get engine_info(): EngineInfo {
     return this.#loaded.running.engine_info;
   }
@@ -170,7 +170,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     const files = await open_source(source, options);
     const config =
       options.config instanceof ViTMSNConfig ? options.config : await read_config(files, options.config);
-    // A config that has no such model is refused before its weights are fetched.
+    // A config that doesn't fit this class is refused before weights are fetched.
     this.modules(config, false);
     const checkpoint = await open_checkpoint(files, { signal: options.signal });
     try {
@@ -194,7 +194,9 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     }
   }
 
-  /** Makes a model with random weights, initialised as in the reference (linear layers by N(0, initializer_range)). */
+  /**
+   * Creates a model with random weights, initialised as in the reference (linear layers from N(0, initializer_range²)).
+   */
   static async from_config<M>(
     this: ModelClass<M>,
     config: ViTMSNConfig | ViTMSNConfigInit,
@@ -229,10 +231,11 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /**
-   * Runs a forward and reports each op's time, operations and bytes: `table()` prints them, `chrome_trace()` exports them. A
-   * forward before it warms up. On WebGPU the device measures times, where it has the feature timestamp-query.
+   * Runs a forward and reports each op's time, operations and bytes: `table()` formats them, `chrome_trace()` exports
+   * them. Another forward runs first as a warm-up. On WebGPU the device measures times, if it has the feature
+   * timestamp-query.
    * @param options.peak the machine's peak performance, for shares of the roofline.
-   * @throws VitMsnError as forward does.
+   * @throws VitMsnError like forward.
    */
   async profile(inputs: Inputs, options: { peak?: Peak } = {}): Promise<Profile> {
     check_options("profile", options, { peak: record });
@@ -251,14 +254,14 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /**
-   * Measures which tile computes each of the model's linear layers fastest on this GPU, for inputs of these shapes, and
-   * uses it from then on, as do models loaded later on the same adapter. Choices are cached with downloads
-   * (env.use_cache, env.cache_dir, env.cache_key), for this version of the engine on this adapter: other programs take them,
-   * too, and a shape is measured once. Results don't depend on the tile. It takes a second or so on a GPU; without it a tile
-   * is chosen by its size.
-   * @param options.again measures shapes again that were measured before, for example on a busy GPU.
+   * Measures which tile computes each of the model's linear layers fastest on this GPU, for inputs of these shapes.
+   * This model and models loaded later on the same adapter then use it. Choices are cached with downloads
+   * (env.use_cache, env.cache_dir, env.cache_key) for this version of the engine on this adapter. Other programs use
+   * them, too, so that each shape is measured once. Results don't depend on the tile. Measuring takes a second or so on
+   * a GPU; without it, tiles are chosen by size.
+   * @param options.again measures shapes again, for example if the GPU was busy the first time.
    * @returns the choice for each shape, with the times in milliseconds.
-   * @throws VitMsnError UNSUPPORTED where there are no tiles to choose from: on the CPU; and as forward does.
+   * @throws VitMsnError UNSUPPORTED on the CPU, which has no tiles to choose from; otherwise like forward.
    */
   async tune(inputs: Inputs, options: { again?: boolean } = {}): Promise<readonly TileChoice[]> {
     check_options("tune", options, { again: flag });
@@ -287,7 +290,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return new model_class(this.config, engine, this.weights, resolved);
   }
 
-  /** What the model's engine holds. */
+  /** The memory of the model's engine. */
   memory(): EngineMemory {
     this.#loaded.check_alive();
     return this.engine.memory();
@@ -298,7 +301,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     await this.#loaded.dispose();
   }
 
-  /** @internal Checks that a forward can start; where the device was lost, waits until it is open again. */
+  /** @internal Checks that a forward can start; if the device was lost, waits until it is open again. */
   protected async ready(inputs?: ForwardInputs, more: Rules = {}): Promise<this> {
     this.#loaded.check_alive();
     if (inputs !== undefined) check_options("forward", inputs, INPUT_RULES, more);
@@ -306,12 +309,12 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     return this;
   }
 
-  /** @internal Its weights are no longer those of its files, which then can't restore them after a loss. */
+  /** @internal Call when the weights no longer equal the files, which then can't restore them after a device loss. */
   weights_changed(): void {
     this.#loaded.weights_changed();
   }
 
-  /** @internal A model that is a part of this one and shares its engine and weights until the end. */
+  /** @internal A model that is a part of this one and shares its engine and weights; disposing either frees both. */
   protected make_part<M>(model_class: Pick<ModelClass<M>, "modules"> & { new (...args: ModelArgs): M }): M {
     const { config, dtype, attn_implementation } = this;
     const { engine, weights, ...where } = this.#loaded.running;
@@ -336,7 +339,7 @@ function may_reload(source: PretrainedSource): boolean {
   return files.every((file) => file instanceof Blob || file instanceof URL);
 }
 
-/** Loads a model onto a new engine after a loss; its warnings were given before. */
+/** Loads a model onto a new engine after a device loss, without repeating warnings. */
 async function reload(
   model_class: ModelClass<unknown>,
   modules: readonly ModuleSpec[],
@@ -381,7 +384,7 @@ async function start(
   }
 }
 
-/** Where the engine has a compiler, runs it while the weights load. */
+/** If the engine can compile ahead, does so while the weights load. */
 async function start_compiler(
   model_class: AnyModelClass,
   engine: Engine,

@@ -1,7 +1,7 @@
 import { type Dialect, read_json } from "../loading/json.ts";
 import type { ModelSource } from "../loading/types.ts";
 
-/** Ids are what int() makes of keys, and labels what str() makes of numbers. */
+/** Keys become ids as by int(), and numbers become labels as by str(). */
 const LABELS: Dialect = {
   name: "id2label",
   key: (text) => `${python_int(text) ?? text}`,
@@ -9,8 +9,8 @@ const LABELS: Dialect = {
 };
 
 /**
- * A config whose labels aren't all strings by 0, 1, …: transformers takes keys and values of many kinds, and prints what
- * Python's str() makes of them.
+ * A config whose labels aren't all strings with the keys 0, 1, …: transformers accepts keys and values of many kinds,
+ * and prints them as Python's str() does.
  */
 export async function read_python_labels(files: ModelSource, file: string) {
   const { id2label, label2id, ...fields } = (await read_json(files, file, LABELS)) ?? {};
@@ -22,12 +22,12 @@ function mapped(labels: unknown, change: (value: unknown) => unknown): unknown {
   return Object.fromEntries(Object.entries(labels).map(([key, value]) => [key, change(value)]));
 }
 
-/** A class's index: an integer in any form, else as it is. */
+/** A class's index: an integer in any notation; other keys are returned unchanged. */
 function python_id(value: unknown): unknown {
   return python_int(python_text(value)) ?? value;
 }
 
-/** What Python's int() makes of a text: spaces around, a sign, zeros in front, single underscores, any script's digits. */
+/** Python's int() of a text: spaces around, a sign, leading zeros, single underscores, any script's digits. */
 function python_int(text: string): number | undefined {
   const [, sign, digits] = /^\s*([+-]?)(\p{Nd}+(?:_\p{Nd}+)*)\s*$/u.exec(text) ?? [];
   if (digits === undefined) return undefined;
@@ -35,7 +35,7 @@ function python_int(text: string): number | undefined {
   return sign === "-" && value !== 0 ? -value : value;
 }
 
-/** Unicode has the ten digits of a script in a row, and rows of digits one after the other. */
+/** In Unicode the ten digits of a script are consecutive, and so may be the digits of several scripts. */
 function digit_value(digit: string): number {
   const code = digit.codePointAt(0) as number;
   let first = code;
@@ -43,7 +43,7 @@ function digit_value(digit: string): number {
   return (code - first) % 10;
 }
 
-/** What Python's str() makes of the number that JSON's text stands for: 1 is an int, 1.0 and 1e0 are floats. */
+/** Python's str() of a number, from its text in JSON: 1 is an int, 1.0 and 1e0 are floats. */
 function python_number(text: string): string {
   return /^-?\d+$/.test(text) ? text.replace(/^-0$/, "0") : python_float(Number(text));
 }
@@ -57,14 +57,14 @@ function python_float(value: number): string {
   return Number.isInteger(value) ? `${text}.0` : text;
 }
 
-/** What Python's str() makes of a JSON value, and print() shows: None, True, 1.5, ['a', 'b']. */
+/** A JSON value as Python's str() and print() write it: None, True, 1.5, ['a', 'b']. */
 function python_text(value: unknown): string {
   if (typeof value === "string") return value;
   if (typeof value === "number") return Number.isInteger(value) ? String(value) : python_float(value);
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value !== "object" || value === null) return "None";
   if (Array.isArray(value)) return `[${value.map(python_repr).join(", ")}]`;
-  // How transformers writes a float that JSON lacks.
+  // transformers' notation for a float that JSON lacks.
   if ("__float__" in value) return python_float(Number(value.__float__));
   const members = Object.entries(value).map(([key, member]) => `${python_repr(key)}: ${python_repr(member)}`);
   return `{${members.join(", ")}}`;

@@ -1,6 +1,6 @@
 /**
- * Seeded random numbers that depend only on (seed, name, index), so that a model's fresh parameters are the same
- * in whatever order or pieces they are made.
+ * Seeded random numbers that depend only on (seed, name, index), so that a model's newly initialised parameters don't
+ * depend on the order and pieces in which they are computed.
  */
 
 /** FNV-1a: hashes a parameter's name to 32 bits. */
@@ -17,7 +17,7 @@ export function mix(x: number): number {
   return (x ^ (x >>> 16)) >>> 0;
 }
 
-/** Elements [start, start + length) of a stream of N(0, std²), by Box and Muller's transform of counter-based uniforms. */
+/** Elements [start, start + length) of a stream of N(0, std²): the Box-Muller transform of counter-based uniforms. */
 export function normal_values(
   seed: number,
   name: string,

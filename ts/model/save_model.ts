@@ -39,7 +39,7 @@ export function checkpoint_files(
   };
 }
 
-/** config.json's fields for the dtype: `quantization_config` marks a file that other readers must not take for floats. */
+/** config.json's fields for the dtype: `quantization_config` stops other readers from reading int8 values as floats. */
 function describe_dtype<C extends object>(config: C, dtype: WeightDtype): C & { dtype: WeightDtype } {
   const { quantization_config: loaded, ...fields } = config as C & { quantization_config?: unknown };
   if (dtype === "int8") {

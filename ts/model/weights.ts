@@ -10,7 +10,7 @@ import type { FoundIntegers, FoundTensor } from "./checkpoint_match.ts";
 
 /** Bytes moved at a time between a file and the engine: few calls, and no second copy of a large weight. */
 const CHUNK_BYTES = 4 << 20;
-/** Random values are slow: these bytes block a page for about 10 ms. */
+/** Random values are slow: this many bytes block a page for about 10 ms. */
 const FRESH_CHUNK_BYTES = 512 << 10;
 const LOADING = "Loading the model";
 
@@ -33,7 +33,7 @@ export class Weights {
     this.#handles = handles;
   }
 
-  /** A parameter that is a tensor by itself. */
+  /** A parameter that isn't part of a linear layer. */
   tensor(key: string): TensorHandle {
     return this.#handles.get(key) as TensorHandle;
   }
@@ -58,7 +58,10 @@ export class Weights {
     this.#handles.set(name, handle);
   }
 
-  /** A union with other modules of the same engine. The sets stay independent: replacing a module in one doesn't affect the others. */
+  /**
+   * A union with other modules of the same engine. The sets stay independent: replacing a module in one doesn't affect
+   * the others.
+   */
   with(other: Weights): Weights {
     const handles = new Map([...this.#handles, ...other.#handles]);
     return new Weights(this.engine, [...this.modules, ...other.modules], this.dtype, handles);
@@ -89,12 +92,12 @@ export class Weights {
   }
 }
 
-/** The dtype of what an int8 model has besides int8 weights is float32. */
+/** The dtype of everything but the int8 weights of an int8 model is float32. */
 export function float_dtype(dtype: WeightDtype): FloatDtype {
   return dtype === "int8" ? "float32" : dtype;
 }
 
-/** The dtype that a model of `dtype` has for a layer's weight. */
+/** The dtype of a layer's weight in a model of `dtype`. */
 export function linear_dtype(module: LinearSpec, dtype: WeightDtype): WeightDtype {
   return module.quantisable ? dtype : float_dtype(dtype);
 }
@@ -105,7 +108,7 @@ export interface FillOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** Allocates every module on the engine and fills it: from the checkpoint where it has the key, else newly initialised. */
+/** Allocates every module on the engine and fills it: from the checkpoint if it has the key, else newly initialised. */
 export async function create_weights(
   engine: Engine,
   modules: readonly ModuleSpec[],
@@ -203,7 +206,7 @@ class Filler {
     await this.#located(weight, () => this.#engine.set_quantised_rows(handle, row + done, bytes, scales));
   }
 
-  /** Elements [start, start + length) of a parameter as raw bytes of some floating type. */
+  /** Elements [start, start + length) of a parameter as raw bytes of some floating-point type. */
   async #values(
     spec: ParameterSpec,
     start: number,
@@ -218,7 +221,7 @@ class Filler {
     return { bytes, dtype: source.dtype };
   }
 
-  /** Call after each piece: waits while too many are on their way to the engine. */
+  /** Call after each piece: waits while too many bytes are on their way to the engine. */
   #done(spec: ParameterSpec, handle: Handle): Promise<void> {
     return this.#pacer.step(this.#located(spec, () => this.#engine.ready(handle)));
   }
@@ -259,7 +262,7 @@ async function located<T>(source: CheckpointTensor | undefined, action: () => T 
   }
 }
 
-/** The rows of a weight to move at a time. */
+/** The number of a weight's rows to move at a time. */
 export function rows_per_chunk(in_features: number, dtype: WeightDtype, chunk_bytes = CHUNK_BYTES): number {
   return Math.max(1, Math.floor(chunk_bytes / (in_features * BYTES_PER_ELEMENT[dtype])));
 }
