@@ -29,7 +29,7 @@ export function memory_file(name: string, bytes: Uint8Array): RandomAccessFile {
   };
 }
 
-/** A file over a Blob (a picked File, a cached download), which the platform may keep on disk. */
+/** A file over a Blob (a picked File, a cached download), which the platform may store on disk. */
 export function blob_file(name: string, blob: Blob): RandomAccessFile {
   return {
     name,
@@ -59,10 +59,10 @@ async function blob_bytes(name: string, blob: Blob): Promise<Uint8Array> {
   }
 }
 
-/** Decodes UTF-8 strictly; undefined when the bytes aren't UTF-8. */
+/** Decodes UTF-8 strictly; undefined if the bytes aren't UTF-8. */
 export function decode_utf8(bytes: Uint8Array): string | undefined {
   try {
-    // Node and browsers refuse to decode from shared memory, so a view of it is copied first.
+    // Node and browsers refuse to decode from shared memory, so views of it are copied first.
     const own = typeof SharedArrayBuffer !== "undefined" && bytes.buffer instanceof SharedArrayBuffer;
     return new TextDecoder("utf-8", { fatal: true }).decode(
       own ? bytes.slice() : (bytes as Uint8Array<ArrayBuffer>),
@@ -79,13 +79,13 @@ export function view_of(bytes: Uint8Array): DataView {
 
 const LOOKALIKE_BYTES = 256;
 
-/** True for the beginning of an HTML or XML page. */
+/** Whether these are the first bytes of an HTML or XML page. */
 export function looks_like_page(head: Uint8Array): boolean {
   const text = String.fromCharCode(...head.subarray(0, LOOKALIKE_BYTES));
   return /^(?:\u00ef\u00bb\u00bf)?\s*<(?:!doctype|!--|html|head|body|\?xml|error)/i.test(text);
 }
 
-/** Refuses what people often have in place of weights: a web page, or the pointer that Git leaves without Git LFS. */
+/** Refuses what is often found in place of weights: a web page, or the pointer file that Git leaves without Git LFS. */
 export async function refuse_lookalikes(file: RandomAccessFile): Promise<void> {
   const head = await file.read(0, Math.min(LOOKALIKE_BYTES, file.size));
   if (looks_like_page(head)) {

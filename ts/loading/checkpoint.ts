@@ -17,13 +17,13 @@ export type ReadFile = (file: RandomAccessFile) => Promise<FileTensors>;
 const DTYPES: ReadonlyMap<string, WeightDtype> = new Map(
   WEIGHT_DTYPES.map((dtype) => [SAFETENSORS_NAMES[dtype], dtype]),
 );
-/** What is looked for, in this order, as transformers does. */
+/** The files to try, in this order, as in transformers. */
 const CANDIDATES: readonly { file: string; index: string; read: ReadFile }[] = [
   { file: "model.safetensors", index: "model.safetensors.index.json", read: read_safetensors },
   { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: read_pytorch_bin },
 ];
 
-/** Reading torch's files takes an unpickler and a zip reader, which other models don't need. */
+/** Reading torch's files needs an unpickler and a zip reader, which other models don't load. */
 async function read_pytorch_bin(file: RandomAccessFile): Promise<FileTensors> {
   const { read_pytorch_bin } = await on_demand(
     "reader of pytorch_model.bin",
@@ -34,13 +34,13 @@ async function read_pytorch_bin(file: RandomAccessFile): Promise<FileTensors> {
 
 /**
  * Opens a model's weights without reading them: model.safetensors, else its shards, else pytorch_model.bin, else its
- * shards. Throws NOT_FOUND when there is none, INVALID_CHECKPOINT when a file is broken or lies about itself.
+ * shards. Throws NOT_FOUND if there is none, INVALID_CHECKPOINT if a file is damaged or inconsistent.
  */
 export async function open_checkpoint(
   source: ModelSource,
   options: { signal?: AbortSignal } = {},
 ): Promise<Checkpoint> {
-  // A server that answers with a page instead of "not found" mustn't hide a file of another name.
+  // If a server answers with a page instead of "not found", other names are still tried.
   let refusal: unknown;
   const probe = async <T>(look: () => Promise<T | undefined>): Promise<T | undefined> => {
     throw_if_aborted(options.signal, `Loading ${source.name}`);
@@ -83,7 +83,7 @@ async function open_single(file: RandomAccessFile, read: ReadFile): Promise<Chec
   }
 }
 
-/** The tensors of a safetensors file, none of them read yet. */
+/** The tensors of a safetensors file, which aren't read yet. */
 export async function read_safetensors(file: RandomAccessFile): Promise<FileTensors> {
   const result: FileTensors = { tensors: [], unreadable: new Map() };
   for (const { key, dtype: name, dims, start: base, end } of await read_safetensors_header(file)) {
@@ -101,7 +101,7 @@ export async function read_safetensors(file: RandomAccessFile): Promise<FileTens
   return result;
 }
 
-/** Few files need it. */
+/** Loaded on demand, since few files need it. */
 function other_floats() {
   return on_demand("reader of float64 and float8", () => import("./formats/other_floats.ts"));
 }

@@ -7,7 +7,7 @@ export interface FileVersion {
   last_modified?: string;
 }
 
-/** What is known of a cached copy. */
+/** The record of a cached copy. */
 export interface StoredCopy extends FileVersion {
   size: number;
   /** The server reported that the file doesn't exist; used while the server can't be reached. */
@@ -18,35 +18,37 @@ export interface StoredCopy extends FileVersion {
 export interface Store {
   /** For messages: a path, or the cache's name. */
   readonly place: string;
-  /** The complete copy, or the mark that the file doesn't exist; undefined when neither is cached. */
+  /** The complete copy, or the mark that the file doesn't exist; undefined if neither is cached. */
   find(): Promise<StoredCopy | undefined>;
   open(): Promise<RandomAccessFile>;
   mark_missing(): Promise<void>;
-  /** Starts a download, or resumes one that broke off. Close the writer in any case. */
+  /** Starts a download, or resumes an interrupted one. Always close the writer. */
   write(): Promise<StoreWriter>;
 }
 
 export type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** A download on its way. */
+/** A download in progress. */
 export interface StoreWriter {
-  /** Bytes held so far, those of an earlier try included. */
+  /** Bytes held so far, including those of an earlier attempt. */
   readonly size: number;
   /** The strong ETag of the bytes held so far; without it the download can't be resumed. */
   readonly etag: string | undefined;
-  /** Restarts from nothing with this version. `resumable`: store partial downloads if this one breaks off. */
+  /** Restarts from nothing with this version. `resumable`: store the partial download if it is interrupted. */
   restart(version: FileVersion, resumable: boolean): Promise<void>;
   append(bytes: Uint8Array): Promise<void>;
-  /** Announces the size of the whole file, if known. Throws IO where there is no room; absent where the runtime can't check. */
+  /**
+   * Announces the size of the whole file, if known. Throws IO if there is no room; absent if the runtime can't check.
+   */
   expect?(size: number | undefined): Promise<void>;
-  /** The bytes held so far, to be hashed; absent where the runtime has no hash that takes them in pieces. */
+  /** The bytes held so far, for hashing; absent if the runtime has no incremental hash. */
   chunks?(): Chunks;
-  /** The file is complete: stores and opens it. */
+  /** Call when the file is complete: stores and opens it. */
   commit(): Promise<RandomAccessFile>;
   close(): Promise<void>;
 }
 
-/** Holds a download only as long as it is used: for runtimes without a cache and for `env.use_cache = false`. */
+/** Holds a download only while it is used: for runtimes without a cache and for `env.use_cache = false`. */
 export function memory_store(url: string): Store {
   return {
     place: "memory",
@@ -89,7 +91,7 @@ export class MemoryWriter implements StoreWriter {
     return blob_file(this.#name, this.take());
   }
 
-  /** What was collected so far, which is then forgotten. */
+  /** Returns the bytes collected so far and forgets them. */
   take(): Blob {
     const blob = new Blob(this.#chunks);
     this.#chunks = [];

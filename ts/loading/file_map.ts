@@ -7,10 +7,10 @@ import { blob_file, memory_file } from "./bytes.ts";
 import { open_remote, type RemoteOptions } from "./hub.ts";
 import type { FileMap, LoadOptions, ModelSource, RandomAccessFile } from "./types.ts";
 
-/** open_source, which imports this file. */
+/** The type of open_source, which imports this file. */
 type OpenSource = (folder: string, options: LoadOptions) => Promise<ModelSource>;
 
-/** Opens a file of a map; undefined where the map has none of that name. */
+/** Opens a file of a map; undefined if the map has none of that name. */
 export async function open_mapped_file(
   files: FileMap,
   file: string,
@@ -25,7 +25,7 @@ export async function open_mapped_file(
 
 /**
  * Opens one file by its path or URL.
- * @throws VitMsnError NOT_FOUND, and what open_source throws.
+ * @throws VitMsnError NOT_FOUND, and the errors of open_source.
  */
 export async function open_address(
   source: string | URL,
@@ -43,7 +43,7 @@ export async function open_address(
   });
 }
 
-/** The file of that name, else the one file of that name inside a folder, as names of a picked folder are given. */
+/** The file of that name, else the only one of that name inside a folder, since a picked folder's names include it. */
 function find_in_map(files: FileMap, file: string): { name: string; content: unknown } | undefined {
   const entries = files instanceof Map ? [...files] : Object.entries(files);
   const exact = entries.find(([name]) => name === file);
@@ -62,7 +62,7 @@ function find_in_map(files: FileMap, file: string): { name: string; content: unk
   return name === undefined ? undefined : { name, content };
 }
 
-/** A file of a map by its URL; bundlers write small ones into the URL itself. */
+/** A file of a map by its URL; bundlers inline small files as data: URLs. */
 async function open_url(
   address: URL,
   remote: RemoteOptions,

@@ -17,23 +17,23 @@ import { type Answer, network_error, request, TransientError } from "./request.t
 import type { LoadOptions, RandomAccessFile } from "./types.ts";
 
 export interface RemoteOptions {
-  /** The URL names a commit: what was downloaded once never changes. */
+  /** Whether the URL names a commit, so that a downloaded file never changes. */
   immutable: boolean;
   progress: Progress;
   options: LoadOptions;
-  /** The most bytes that the file may have; default MAX_FILE_BYTES. */
+  /** Max bytes of the file; default MAX_FILE_BYTES. */
   max_bytes?: number;
   /** The Authorization header of a base URL's own user and password. */
   authorization?: string;
 }
 
 const MAX_TRIES = 4;
-/** A file with a wrong hash is downloaded once more: the part that was resumed may have been damaged. */
+/** A file with a wrong hash is downloaded once more, because the resumed part may have been damaged. */
 const MAX_DAMAGED = 2;
 const FIRST_WAIT_MS = 250;
-/** A server that asks for a longer wait isn't tried again. */
+/** If a server asks for a longer wait, there is no retry. */
 const MAX_WAIT_MS = 60_000;
-/** An attempt that made at least this much progress doesn't count, so that large files arrive over weak connections. */
+/** An attempt with at least this much progress doesn't count, so that large files arrive over weak connections. */
 const GOOD_TRY_BYTES = 1024 * 1024;
 const HEAD_BYTES = 256;
 /** No model that fits into memory has a larger file. */
@@ -42,8 +42,8 @@ const MAX_FILE_BYTES = 16 * 2 ** 30;
 const CHECK_MS = 10_000;
 
 /**
- * Opens a file of a server: the cached copy where it is current or the server can't be reached, else a new download.
- * undefined where the server reports that the file doesn't exist.
+ * Opens a file of a server: the cached copy if it is current or the server can't be reached, else a new download.
+ * undefined if the server reports that the file doesn't exist.
  */
 export async function open_remote(url: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
   const store = env.use_cache ? download_store(url, remote.options.cache_dir) : memory_store(show_url(url));
@@ -52,7 +52,7 @@ export async function open_remote(url: URL, remote: RemoteOptions): Promise<Rand
   return download(url, store, remote);
 }
 
-/** false when the cached copy serves. Throws OFFLINE when nothing is cached and the network mustn't be used. */
+/** false if the cached copy suffices. Throws OFFLINE if nothing is cached and the network may not be used. */
 async function must_download(
   url: URL,
   store: Store,
@@ -75,7 +75,9 @@ async function must_download(
   return !remote.immutable && !(await is_current(url, copy, remote));
 }
 
-/** Requests one byte for the version in its headers: unlike HEAD and If-None-Match, every host and browser allows it. */
+/**
+ * Requests one byte for the version in its headers: unlike HEAD and If-None-Match, every host and browser allows it.
+ */
 async function is_current(url: URL, copy: StoredCopy, remote: RemoteOptions): Promise<boolean> {
   const { options, authorization } = remote;
   try {
@@ -85,7 +87,7 @@ async function is_current(url: URL, copy: StoredCopy, remote: RemoteOptions): Pr
     if (answer.status === 404 || answer.status === 410) return copy.missing;
     return !copy.missing && same_version(copy, version_of(answer)) && same_size(copy, answer);
   } catch (error) {
-    // While the server can't be reached, the copy is the best there is.
+    // While the server can't be reached, the copy is the best available.
     if (error instanceof TransientError) return true;
     throw error;
   }
@@ -113,7 +115,7 @@ function version_of(answer: Answer): FileVersion {
   };
 }
 
-/** Downloads into the store, with retries that resume where the server allows it. */
+/** Downloads into the store, with retries that resume if the server allows it. */
 async function download(
   url: URL,
   store: Store,
@@ -142,7 +144,7 @@ async function download_sound(url: URL, writer: StoreWriter, remote: RemoteOptio
   }
 }
 
-/** The hash of what arrived; the promised one where nothing is promised or can be compared. */
+/** The hash of the bytes that arrived. If there is none to compare with or it can't be computed, the announced one. */
 async function held_sha256(
   url: URL,
   { sha256 }: Answer,
@@ -164,7 +166,7 @@ function damaged(url: URL, actual: string | undefined, expected: string | undefi
   );
 }
 
-/** The last answer, which was read to its end; undefined: the file isn't there. */
+/** The last answer, which was read to its end; undefined if the file doesn't exist. */
 async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<Answer | undefined> {
   for (let tries = 1; ; tries++) {
     const before = writer.size;
@@ -182,7 +184,7 @@ async function try_often(url: URL, writer: StoreWriter, remote: RemoteOptions): 
   }
 }
 
-/** One request for what is still missing. undefined: the file isn't there. */
+/** One request for the missing bytes; undefined if the file doesn't exist. */
 async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): Promise<Answer | undefined> {
   const resumes = writer.size > 0 && writer.etag !== undefined;
   const { options, authorization } = remote;
@@ -194,7 +196,7 @@ async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): P
     if (!goes_on && answer.status !== 200) {
       if (!resumes)
         throw network_error(url, `answers with status ${answer.status} to a plain request`, answer.status);
-      // The stored part is of another version, or the server can't resume: request the whole file.
+      // The stored part belongs to another version, or the server can't resume: request the whole file.
       await writer.restart({}, false);
       return await transfer(url, writer, remote);
     }
@@ -206,7 +208,7 @@ async function transfer(url: URL, writer: StoreWriter, remote: RemoteOptions): P
   }
 }
 
-/** A browser needs the host's permission to send If-Range; there the answer's ETag decides alone. */
+/** A browser needs the host's permission to send If-Range, so there only the answer's ETag decides. */
 function resume_headers(writer: StoreWriter): Record<string, string> {
   const range = { range: `bytes=${writer.size}-` };
   return fetch_is_unrestricted ? { ...range, "if-range": writer.etag as string } : range;
@@ -217,7 +219,7 @@ function continues(answer: Answer, writer: StoreWriter): boolean {
   return starts_there && version_of(answer).etag === writer.etag && !is_encoded(answer);
 }
 
-/** Only a strong ETag promises the same bytes. */
+/** Only a strong ETag guarantees the same bytes. */
 function is_resumable(answer: Answer): boolean {
   const { etag } = version_of(answer);
   return etag !== undefined && !etag.startsWith("W/") && !is_encoded(answer);
@@ -243,13 +245,13 @@ async function receive(url: URL, answer: Answer, writer: StoreWriter, remote: Re
         head = new Uint8Array([...head, ...chunk.subarray(0, HEAD_BYTES)]);
         refuse_page(url, head, answer);
       }
-      // Headers may lie, and what is decoded may be far longer than what was sent.
+      // Headers may be wrong, and decoded data may be far longer than what was sent.
       check_size(url, writer.size + chunk.byteLength, max_bytes, code);
       await writer.append(chunk);
       remote.progress.update(writer.size, total ?? 0);
     }
   } catch (error) {
-    // Nothing of a refused file is stored.
+    // No part of a refused file is stored.
     if (error instanceof VitMsnError && error.code !== "ABORTED") await writer.restart({}, false);
     throw error;
   }
@@ -276,7 +278,7 @@ function refuse_page(url: URL, head: Uint8Array, answer: Answer): void {
   );
 }
 
-/** Size of the whole file when this answer is read to its end. */
+/** Size of the whole file once this answer is read to its end. */
 function total_size(answer: Answer, before: number): number | undefined {
   const length = answer.headers.get("content-length");
   return content_range(answer)?.total ?? (length === null ? undefined : before + Number(length));

@@ -33,7 +33,7 @@ const CONSTANTS: ReadonlyMap<string, unknown> = new Map<string, unknown>([
   ["null", null],
 ]);
 
-/** How one object of the file's top level is read: its keys and its numbers. */
+/** How to read the keys and numbers of one top-level object. */
 export interface Dialect {
   /** The object's name. */
   name: string;
@@ -42,14 +42,14 @@ export interface Dialect {
 }
 
 /**
- * Parses untrusted JSON. JSON.parse doesn't bound depth and count, doesn't detect duplicate keys, doesn't accept Python's
- * NaN, doesn't distinguish 1 from 1.0, and reports errors differently in every engine.
+ * Parses untrusted JSON. JSON.parse doesn't bound depth and count, doesn't detect duplicate keys, doesn't accept
+ * Python's NaN, doesn't distinguish 1 from 1.0, and reports errors differently in every engine.
  */
 export function parse_json(text: string, name: string, limits: JsonLimits, dialect?: Dialect): unknown {
   return new JsonParser(text, name, limits, dialect).parse();
 }
 
-/** A JSON file's text. Numbers that JSON lacks are written as transformers does, which every JSON parser accepts. */
+/** A JSON file's text. Numbers that JSON lacks are written as in transformers, which every JSON parser accepts. */
 export function to_json_text(value: unknown): string {
   const text = JSON.stringify(
     value,
@@ -78,7 +78,7 @@ class JsonParser {
     this.#dialect = dialect;
   }
 
-  /** Nesting takes no stack. */
+  /** Nesting uses no call stack. */
   parse(): unknown {
     for (;;) {
       let value = this.#value();
@@ -104,7 +104,7 @@ class JsonParser {
     }
   }
 
-  /** A scalar, or OPENED where a container begins. */
+  /** A scalar, or OPENED if a container begins. */
   #value(): unknown {
     if (++this.#values > this.#limits.max_values)
       this.#fail(`it has more than ${this.#limits.max_values} values`);
@@ -128,7 +128,7 @@ class JsonParser {
     this.#position++;
   }
 
-  /** The dialect, directly inside its object. */
+  /** The dialect, if the parser is directly inside its object. */
   #spoken(): Dialect | undefined {
     const [top] = this.#open;
     const inside = this.#open.length === 2 && top && "key" in top && top.key === this.#dialect?.name;
@@ -218,8 +218,8 @@ function add(container: Container, value: unknown): void {
 }
 
 /**
- * Reads a JSON object of a model's folder, such as config.json; undefined where the source lacks the file.
- * A `__proto__` key is dropped, so that no later copy of the object can be given another prototype.
+ * Reads a JSON object of a model's folder, such as config.json; undefined if the source lacks the file.
+ * A `__proto__` key is dropped, so that no later copy of the object can get another prototype.
  */
 export async function read_json(
   source: ModelSource,

@@ -1,10 +1,10 @@
 import { VitMsnError } from "../errors.ts";
 import type { ModelSource } from "./types.ts";
 
-/** The config of a LoRA or another adapter of PEFT. */
+/** The config of a LoRA or another PEFT adapter. */
 const ADAPTER_FILE = "adapter_config.json";
 
-/** The error for a source without config.json, which is no model; `also` names another file that it lacks. */
+/** The error for a source without config.json, which isn't a model; `also` names another missing file. */
 export async function no_config(source: ModelSource, also?: string): Promise<VitMsnError> {
   const hint = (await adapter_hint(source)) || " Is it a ViT-MSN model, and is the path right?";
   const lacks = also ? `config.json and no ${also}` : "config.json";
@@ -13,7 +13,7 @@ export async function no_config(source: ModelSource, also?: string): Promise<Vit
   });
 }
 
-/** The error for a source without weights; `files` are the names that were looked for. */
+/** The error for a source without weights; `files` are the names that were tried. */
 export async function no_weights(source: ModelSource, files: readonly string[]): Promise<VitMsnError> {
   const hint = await adapter_hint(source);
   return new VitMsnError(
@@ -23,7 +23,7 @@ export async function no_weights(source: ModelSource, files: readonly string[]):
   );
 }
 
-/** The error for a source without `file`, which says how images are prepared. A source without config.json is no model. */
+/** The error for a source without `file`, which describes how to prepare images, or without config.json. */
 export async function no_processor(source: ModelSource, file: string): Promise<VitMsnError> {
   if (!(await has_file(source, "config.json"))) return no_config(source, file);
   return new VitMsnError(
@@ -33,7 +33,7 @@ export async function no_processor(source: ModelSource, file: string): Promise<V
   );
 }
 
-/** A sentence on what an adapter's folder lacks; "" for any other. */
+/** A sentence on what an adapter's folder lacks; "" for other folders. */
 async function adapter_hint(source: ModelSource): Promise<string> {
   if (!(await has_file(source, ADAPTER_FILE))) return "";
   return (

@@ -19,10 +19,10 @@ import type { LoadOptions } from "./types.ts";
 /** A rule for each option. */
 type Of<Options> = Readonly<Record<keyof Options, Rule>>;
 
-/** The options of everything that writes files. */
+/** The options of all functions that write files. */
 export const SAVE_RULES: Of<SaveOptions> = { signal: abort_signal, progress_callback: callable };
 
-/** LoadOptions, besides those of SAVE_RULES. */
+/** LoadOptions, in addition to SAVE_RULES. */
 export const LOAD_RULES: Of<Omit<LoadOptions, keyof SaveOptions>> = {
   revision: text,
   subfolder: text,
@@ -42,15 +42,15 @@ export const MODEL_RULES: Of<ModelOptions> = {
   seed: ["a finite number", Number.isFinite],
 };
 
-/** PretrainedOptions, besides those. */
+/** PretrainedOptions, in addition to those. */
 export const PRETRAINED_RULES: Of<Omit<PretrainedOptions, keyof ModelOptions | keyof LoadOptions>> = {
   config: any,
   ignore_mismatched_sizes: flag,
 };
 
 /**
- * Checks the options of a from_pretrained. Every one takes all of them, so that one object serves a model, its config and its
- * processor.
+ * Checks the options of a from_pretrained. Every from_pretrained accepts all of them, so that one object can be passed
+ * for a model, its config and its processor.
  * @throws VitMsnError INVALID_ARGUMENT.
  */
 export function check_pretrained(

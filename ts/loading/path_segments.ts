@@ -6,8 +6,8 @@ const FORBIDDEN = /[\\:\u0000-\u001f\u007f]/;
 const MAX_NAME_LENGTH = 1024;
 
 /**
- * Returns a relative path's segments, after making sure that it can't leave the folder it is relative to.
- * Names come from outside: from options and from a checkpoint's index.
+ * Returns a relative path's segments, after checking that it can't leave the folder to which it is relative. Names are
+ * untrusted: they come from options and from a checkpoint's index.
  */
 export function path_segments(path: string, what: string, code: ErrorCode): string[] {
   const segments = path.split("/");
@@ -25,7 +25,7 @@ export function path_segments(path: string, what: string, code: ErrorCode): stri
   return segments;
 }
 
-/** The segments of an optional folder; "" is none. */
+/** The segments of an optional folder; none for "". */
 export function folder_segments(folder: string | undefined): string[] {
   const trimmed = (folder ?? "").replace(/^(?:\.\/)+|\/+$/g, "");
   return trimmed === "" || trimmed === "." ? [] : path_segments(trimmed, "subfolder", "INVALID_ARGUMENT");

@@ -2,7 +2,7 @@ import type { LoadOptions } from "./types.ts";
 
 const INTERVAL_MS = 100;
 
-/** Reports one file's progress to a callback, no more often than a person can see. */
+/** Reports one file's progress to a callback, no more often than a person can perceive. */
 export class Progress {
   #last = 0;
   readonly #callback: LoadOptions["progress_callback"];
@@ -19,7 +19,7 @@ export class Progress {
     this.#callback?.({ status: "initiate", name: this.#name, file: this.#file });
   }
 
-  /** `total` is 0 where it isn't known. */
+  /** `total` is 0 if it isn't known. */
   update(loaded: number, total: number): void {
     const now = performance.now();
     if (now - this.#last < INTERVAL_MS) return;

@@ -5,7 +5,7 @@ import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { failure_reason, fetch_url } from "../network/fetch_url.ts";
 import { show_url } from "../network/show_url.ts";
 
-/** A failure that trying again may mend. */
+/** A failure that a retry may fix. */
 export class TransientError extends Error {
   /** The wait that the server asks for. */
   readonly retry_after_ms: number | undefined;
@@ -31,18 +31,18 @@ export interface RequestOptions {
 
 const MAX_REDIRECTS = 10;
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
-/** A server that sends nothing for so long is taken to be gone. */
+/** A server that is silent for this long counts as gone. */
 const SILENCE_MS = 60_000;
 
-/** An answer whose body is read under the same watch as its headers. */
+/** An answer whose body has the same timeout and abort signal as its headers. */
 export interface Answer {
   readonly status: number;
   readonly headers: Headers;
-  /** false where the browser hides headers of another origin, Content-Encoding among them. */
+  /** false if the browser hides headers of another origin, including Content-Encoding. */
   readonly headers_visible: boolean;
-  /** SHA-256 of the whole file in hex, where the server announced it. */
+  /** SHA-256 of the whole file in hex, if the server announced it. */
   readonly sha256: string | undefined;
-  /** Bytes of the whole file, where the hub announced them. */
+  /** Bytes of the whole file, if the hub announced them. */
   readonly size: number | undefined;
   chunks(): AsyncGenerator<Uint8Array, void, undefined>;
   /** Ends the request, whatever is left of its body. */
@@ -50,8 +50,8 @@ export interface Answer {
 }
 
 /**
- * Asks for `url`. The answer has status 200, 206, 404, 410 or 416; every other one is thrown, as a TransientError where
- * trying again may help. The token goes to env.remote_host's origin only and never along a redirect to another origin.
+ * Requests `url`. The answer has status 200, 206, 404, 410 or 416; any other status throws, with a TransientError if a
+ * retry may help. The token is sent only to env.remote_host's origin, and never along a redirect to another origin.
  */
 export async function request(url: URL, options: RequestOptions): Promise<Answer> {
   throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
@@ -92,7 +92,7 @@ async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<
     });
     throw_if_aborted(options.signal, `The download of ${show_url(url)}`);
     watch.touch();
-    // The first one counts: it is said by the host that the caller named, not by one it points to.
+    // The first one counts, since it comes from the host that the caller named, not from one that it redirects to.
     sha256 ??= linked_sha256(response.headers);
     size ??= Number(response.headers.get("x-linked-size")) || undefined;
     const target = REDIRECTS.has(response.status) ? response.headers.get("location") : null;
@@ -104,8 +104,8 @@ async function follow(url: URL, options: RequestOptions, watch: Watch): Promise<
 }
 
 /**
- * The SHA-256 that Hugging Face's hub announces when it redirects to a large file. A plain ETag is none: it is a git hash of
- * small files, and another hash of the same length on the servers that hold large ones.
+ * The SHA-256 that Hugging Face's hub announces when it redirects to a large file. A plain ETag isn't one: it is a git
+ * hash for small files, and another hash of the same length on the servers that store large files.
  */
 function linked_sha256(headers: Headers): string | undefined {
   return /^"([0-9a-f]{64})"$/i.exec(headers.get("x-linked-etag") ?? "")?.[1]?.toLowerCase();
@@ -126,7 +126,7 @@ function make_headers(
   first: URL,
   { headers, authorization, token }: RequestOptions,
 ): Record<string, string> {
-  // Weights gain nothing from compression, and a compressed answer can neither be measured nor resumed.
+  // Weights don't compress, and a compressed answer has no known size and can't be resumed.
   const encoding: Record<string, string> = fetch_is_unrestricted ? { "accept-encoding": "identity" } : {};
   const bearer = is_hub(at) ? bearer_of(at, token ?? default_token()) : undefined;
   const allowed = bearer ?? (at.origin === first.origin ? authorization : undefined);
@@ -178,7 +178,7 @@ async function* read_body(
     while (reader) {
       const { done, value } = await reader.read();
       if (done) return;
-      // A fetch that the caller provides may ignore the signal.
+      // The caller's own fetch may ignore the signal.
       throw_if_aborted(signal, `The download of ${show_url(url)}`);
       watch.touch();
       yield value;
@@ -221,7 +221,7 @@ class Watch {
   }
 }
 
-/** What fetch and its body throw, as ours: the caller's abort, or a connection that failed. */
+/** Converts errors of fetch and its body: to the caller's abort, or to a connection failure. */
 function translate(error: unknown, url: URL, signal: AbortSignal | undefined): unknown {
   if (signal?.aborted) {
     return new VitMsnError("ABORTED", `The download of ${show_url(url)} was aborted by its AbortSignal.`, {

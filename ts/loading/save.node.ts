@@ -9,8 +9,8 @@ import { file_url_path } from "./storage.node.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
 
 /**
- * Writes files into a folder, which is created if needed. Everything is written under temporary names and renamed once it is on the disk,
- * so that a failure leaves the files that were there before.
+ * Writes files into a folder, which is created if needed. Files are written under temporary names and renamed once they
+ * are on the disk, so that a failure leaves the previous files.
  */
 export async function save_files(
   directory: SaveDirectory,

@@ -75,7 +75,7 @@ async function read_shards(
   }
 }
 
-/** Takes every key from the shard that the index gives it. */
+/** Takes every key from the shard that the index names for it. */
 function pick(
   contents: ReadonlyMap<RandomAccessFile, FileTensors>,
   { index, shard_of, file_of }: Sharding,

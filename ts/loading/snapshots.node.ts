@@ -10,14 +10,14 @@ import type { Snapshot } from "./storage_types.ts";
 
 const COMMIT = /^[0-9a-f]{7,64}$/;
 
-/** A hub repository's revision in the cache of Python's huggingface_hub; undefined where it has none. */
+/** A hub repository's revision in the cache of Python's huggingface_hub; undefined if it has none. */
 export async function find_snapshot(
   repo: string,
   revision: string,
   subfolder: readonly string[],
   cache_dir: string | undefined,
 ): Promise<Snapshot | undefined> {
-  // A repository of the same name on another host is another one.
+  // The cache is for one host: on another, the same name is another repository.
   if (env.remote_host !== default_host || !env.use_cache) return undefined;
   const root = join(hub_cache(cache_dir), `models--${repo.replaceAll("/", "--")}`);
   const commit = await commit_of(root, revision);
@@ -32,7 +32,7 @@ export async function find_snapshot(
   };
 }
 
-/** By the variables that huggingface_hub reads. */
+/** The cache's folder, from the variables that huggingface_hub reads. */
 function hub_cache(cache_dir: string | undefined): string {
   const own =
     cache_dir ?? env.cache_dir ?? read_variable("HF_HUB_CACHE") ?? read_variable("HUGGINGFACE_HUB_CACHE");
@@ -55,8 +55,8 @@ const is_there = (path: string): Promise<boolean> =>
   );
 
 /**
- * The folder with the files: for a "models--org--name" of huggingface_hub's cache its snapshot, else the folder itself.
- * @throws VitMsnError NOT_FOUND where the cache lacks the revision.
+ * The folder with the files: the snapshot for a "models--org--name" of huggingface_hub's cache, else the folder itself.
+ * @throws VitMsnError NOT_FOUND if the cache lacks the revision.
  */
 export async function resolve_folder(folder: string, revision = "main"): Promise<string> {
   const snapshots = join(folder, "snapshots");

@@ -1,6 +1,6 @@
 import type { Snapshot } from "./storage_types.ts";
 
-/** There are no other programs' downloads here. */
+/** Browsers have no access to other programs' downloads. */
 export async function find_snapshot(
   _repo: string,
   _revision: string,

@@ -61,7 +61,7 @@ async function hub_source(repo: string, options: LoadOptions, subfolder: string[
   hub_url(repo, revision);
   const snapshot = await find_snapshot(repo, revision ?? "main", subfolder, cache_dir);
   const { url: base, authorization } = hub_url(repo, snapshot?.commit ?? revision);
-  // A commit never changes, so a copy of it is current without asking the hub.
+  // A commit never changes, so its copy is current without asking the hub.
   const immutable = COMMIT_HASH.test(snapshot?.commit ?? revision ?? "");
   return make_source(repo, options, subfolder, async (segments, progress, max_bytes) => {
     const found = await snapshot?.open(segments);
@@ -79,7 +79,7 @@ async function hub_source(repo: string, options: LoadOptions, subfolder: string[
 
 const UNREACHED: ReadonlySet<ErrorCode> = new Set(["NOT_FOUND", "ACCESS_DENIED", "NETWORK", "OFFLINE"]);
 
-/** A folder's path without "./" is read as a repository's name; where that fails, the user may have meant the folder. */
+/** A folder's path without "./" is read as a repository's name. If that fails, the user may have meant the folder. */
 function with_folder_hint(error: unknown, repo: string): unknown {
   if (!(error instanceof VitMsnError) || !UNREACHED.has(error.code)) return error;
   const { code, message, cause, details } = error;
@@ -122,12 +122,12 @@ function hub_url(repo: string, revision = "main"): SplitUrl {
   return parse_base(`${hub_host()}/${path}`);
 }
 
-/** Without a slash at its end. */
+/** Removes slashes at the end. */
 function hub_host(): string {
   const host = env.remote_host;
   const url = URL.canParse(host) ? new URL(host) : undefined;
   if (url && /^https?:$/.test(url.protocol) && !/[?#]/.test(host)) return host.replace(/\/+$/, "");
-  // Not shown: it may hold a password.
+  // Not shown, because it may contain a password.
   throw new VitMsnError(
     "INVALID_ARGUMENT",
     "env.remote_host (HF_ENDPOINT) isn't the URL of a hub; write it as https://host or https://host/path.",

@@ -8,10 +8,10 @@ import type { RandomAccessFile } from "./types.ts";
 
 export { folder_hint, may_send_token, open_local_file, sha256_of } from "./storage.web.ts";
 
-/** fetch shows redirects and sends any header. */
+/** fetch exposes redirects and sends any header. */
 export const fetch_is_unrestricted = true;
 
-/** The URL of an address; undefined where it may be a hub repo id. */
+/** The URL of an address; undefined if it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
   const address = String(source);
   if (!/^([./]|file:)/i.test(address)) return find_web_place(source);
@@ -22,7 +22,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   );
 }
 
-/** Memory is scarce, and a Blob would copy the download when it is made and each time it is read. */
+/** Memory is scarce, and a Blob would copy the download on creation and on each read. */
 const PIECE_BYTES = 4 * 1024 * 1024;
 
 /** Downloads aren't cached here: the platform's fetch has its own cache. */

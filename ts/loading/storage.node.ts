@@ -35,21 +35,21 @@ import {
 import type { Place } from "./storage_types.ts";
 import type { RandomAccessFile } from "./types.ts";
 
-/** Node's fetch shows redirects and sends any header; a browser's doesn't. */
+/** Node's fetch exposes redirects and sends any header; a browser's doesn't. */
 export const fetch_is_unrestricted = true;
 
 /** Node reads less than 2 GiB at once. */
 const MAX_READ_BYTES = 1 << 30;
 /** A download without a new byte for this long is abandoned, whichever machine it ran on. */
 const ABANDONED_MS = 600_000;
-/** A finished download is read in pieces of this size to be hashed. */
+/** A finished download is hashed in pieces of this size. */
 const HASHED_BYTES = 1024 * 1024;
 const FREE = "free";
 /** How often free disk space is checked during a download of unknown size, and how much there must be. */
 const ROOM_STEP_BYTES = 64 * 1024 * 1024;
 const ROOM_BYTES = 256 * 1024 * 1024;
 
-/** The folder or URL of an address; undefined where it may be a hub repo id. */
+/** The folder or URL of an address; undefined if it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
   const address = String(source);
   if (/^https?:/i.test(address)) return { url: address };
@@ -84,7 +84,7 @@ export function file_url_path(address: string): string {
   }
 }
 
-/** A file of a local folder; undefined where it doesn't exist. */
+/** A file of a local folder; undefined if it doesn't exist. */
 export async function open_local_file(
   folder: string,
   segments: string[],
@@ -111,7 +111,7 @@ async function disk_file(path: string, handle: FileHandle): Promise<RandomAccess
       const bytes = new Uint8Array(length);
       for (let done = 0; done < length; ) {
         const { bytesRead } = await read_some(path, handle, bytes, done, offset + done);
-        // The file was cut after it was opened.
+        // The file was truncated after it was opened.
         if (bytesRead === 0) check_range(path, offset + done, offset, length);
         done += bytesRead;
       }
@@ -132,7 +132,7 @@ async function read_some(path: string, handle: FileHandle, bytes: Uint8Array, at
 const LOOPBACK = /^(?:(?:.+\.)?localhost|127(?:\.\d+){3}|\[::1\])$/;
 const warned = new Set<string>();
 
-/** false, with a warning, where a token would be sent unencrypted: over http to another machine. */
+/** false, with a warning, if a token would be sent unencrypted: over http to another machine. */
 export function may_send_token({ protocol, hostname, origin }: URL): boolean {
   if (protocol === "https:" || LOOPBACK.test(hostname) || env.allow_token_over_http) return true;
   if (!warned.has(origin)) {
@@ -144,12 +144,12 @@ export function may_send_token({ protocol, hostname, origin }: URL): boolean {
   return false;
 }
 
-/** SHA-256 in hex. `check` is called between chunks and ends it by throwing. */
+/** SHA-256 in hex. `check` is called between chunks and can stop the hashing by throwing. */
 export async function sha256_of(chunks: Chunks, check: () => void): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of chunks) {
     hash.update(chunk);
-    // Chunks in memory come without a pause in which an abort could arrive.
+    // Chunks in memory leave no pause in which an abort could arrive.
     await setImmediate();
     check();
   }
@@ -188,12 +188,12 @@ function cache_path(url: URL): string[] {
   return [...safe, ...(url.search === "" ? [] : [query_hash(url)]), file];
 }
 
-/** A query may hold a secret, so its hash stands for it. */
+/** A query may contain a secret, so its hash replaces it. */
 function query_hash(url: URL): string {
   return createHash("sha256").update(url.search).digest("hex").slice(0, 16);
 }
 
-/** A download's URL as its record has it. */
+/** A download's URL in the form of its record. */
 function url_for_meta(url: URL): string {
   return url.search === "" ? url.href : `${show_url(url)}?${query_hash(url)}`;
 }
@@ -210,7 +210,7 @@ async function find_copy(path: string, url: URL): Promise<StoredCopy | undefined
   return info?.isFile() && info.size === meta.size ? meta : undefined;
 }
 
-/** The record of a download; undefined where it is absent or damaged. */
+/** The record of a download; undefined if it is absent or damaged. */
 async function read_meta(path: string): Promise<StoredMeta | undefined> {
   try {
     const meta: unknown = JSON.parse(await readFile(path, "utf8"));
@@ -236,7 +236,7 @@ export async function replace_file(path: string, text: string): Promise<void> {
   }
 }
 
-/** A cache that can't be written is no reason to fail: the mark only matters offline. */
+/** Doesn't fail if the cache can't be written, because the mark only matters offline. */
 async function mark_missing(path: string, url: URL): Promise<void> {
   try {
     await mkdir(dirname(path), { recursive: true });
@@ -266,8 +266,8 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
 }
 
 /**
- * Writes a download into a separate file in the same folder and renames it once it is complete: of several processes that
- * download one file, the last rename wins. A download that breaks off is left under the owner "free", or under a process
+ * Writes a download into a separate file in the same folder and renames it once it is complete. If several processes
+ * download one file, the last rename wins. An interrupted download remains under the owner "free", or under a process
  * that has died; exactly one process takes it over, by renaming it.
  */
 class DiskWriter implements StoreWriter {
@@ -373,7 +373,7 @@ class DiskWriter implements StoreWriter {
   async close(): Promise<void> {
     await this.#handle?.close();
     this.#handle = undefined;
-    // If a part can't be stored, the next download only starts from less.
+    // If a part can't be stored, the next download merely resumes from less.
     if (this.size > 0 && this.etag !== undefined) await this.#set_free().catch(() => {});
     await remove_partial(this.#partial);
   }
@@ -405,7 +405,7 @@ class DiskWriter implements StoreWriter {
   }
 }
 
-/** Free bytes for this user on a folder's disk; Infinity where the system doesn't report them. */
+/** Free bytes for this user on a folder's disk; Infinity if the system doesn't report them. */
 async function free_bytes(folder: string): Promise<number> {
   try {
     const { blocks, bavail, bsize } = await statfs(folder);
@@ -420,7 +420,7 @@ function partial_path(path: string, owner: string): string {
   return `${path}.${owner}.${randomUUID()}.incomplete`;
 }
 
-/** Partial downloads of `path` that no process works on. */
+/** Partial downloads of `path` that no process is working on. */
 async function abandoned_partials(path: string): Promise<string[]> {
   const names = await readdir(dirname(path)).catch(() => []);
   const paths = names
@@ -440,11 +440,11 @@ async function is_abandoned(partial: string, suffix: string): Promise<boolean> {
   return info !== undefined && Date.now() - info.mtimeMs > ABANDONED_MS;
 }
 
-/** false: another process was faster. */
+/** false if another process was faster. */
 async function take_over(left: string, partial: string): Promise<boolean> {
   const now = new Date();
   try {
-    // Its time is renewed first, so that no other process takes it for abandoned.
+    // Its time is renewed first, so that no other process considers it abandoned.
     await utimes(left, now, now);
     await rename(left, partial);
     return true;
@@ -453,7 +453,7 @@ async function take_over(left: string, partial: string): Promise<boolean> {
   }
 }
 
-/** This machine's name as a part of a partial file's name. */
+/** This machine's name, as it appears in the name of a partial file. */
 function file_host(): string {
   return host_name().replace(/\W/g, "_").slice(0, 40);
 }

@@ -14,17 +14,17 @@ import {
 import type { Place } from "./storage_types.ts";
 import type { RandomAccessFile } from "./types.ts";
 
-/** A browser's fetch hides redirects, and needs a host's permission for some headers. */
+/** A browser's fetch hides redirects, and needs the host's permission for some headers. */
 export const fetch_is_unrestricted = false;
 
 /** The hub announces a file's SHA-256 in a redirect, which a browser hides, and Web Crypto can't hash in pieces. */
 export const sha256_of: ((chunks: Chunks, check: () => void) => Promise<string>) | undefined = undefined;
 
-/** A download is stored in pieces of this size, so that it can be resumed. */
+/** Downloads are stored in pieces of this size, so that they can be resumed. */
 const PART_BYTES = 16 * 1024 * 1024;
 const KEY_PARAMETER = "vit-msn";
 
-/** The URL of an address in a page; undefined where it may be a hub repo id. */
+/** The URL of an address in a page; undefined if it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
   const address = String(source);
   if (/^https?:/i.test(address)) return { url: address };
@@ -45,7 +45,7 @@ function page_url(): string {
   return typeof document === "undefined" ? globalThis.location?.href : document.baseURI;
 }
 
-/** Browsers don't let pages mix https with http. */
+/** Browsers don't let https pages load over http. */
 export const may_send_token = (_url: URL): boolean => true;
 
 export async function open_local_file(
@@ -55,7 +55,7 @@ export async function open_local_file(
   throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: there are no local folders here.`);
 }
 
-/** The cache of `url`'s download: the Cache API, or memory where there is none (an insecure page). */
+/** The cache of `url`'s download: the Cache API, or memory if there is none (an insecure page). */
 export function download_store(url: URL, _cache_dir: string | undefined): Store {
   if (typeof caches === "undefined") return memory_store(show_url(url));
   return new CacheStore(url);
@@ -114,7 +114,7 @@ class CacheStore implements Store {
     }
   }
 
-  /** false when the browser refuses, usually for lack of room. */
+  /** false if the browser refuses, usually for lack of space. */
   async put_meta(kind: "whole" | "partial", meta: StoredMeta): Promise<boolean> {
     return this.#put(this.#key(kind), new Blob([JSON.stringify(meta)]));
   }
@@ -181,7 +181,7 @@ class CacheStore implements Store {
   }
 }
 
-/** Caches a download in parts. Where the cache refuses one, the rest stays in memory. */
+/** Caches a download in parts. If the cache refuses one, the rest stays in memory. */
 class CacheWriter implements StoreWriter {
   etag: string | undefined;
   #id = "";
@@ -266,7 +266,7 @@ class CacheWriter implements StoreWriter {
     if (this.etag) await this.#store_parts();
   }
 
-  /** Moves parts to the cache and reads them back from there, where they need no memory. */
+  /** Moves parts to the cache and reads them back from there, so that they need no memory. */
   async #store_parts(): Promise<void> {
     for (; this.#is_cached && this.#stored < this.#parts.length; this.#stored++) {
       const part = this.#parts[this.#stored] as Blob;

@@ -1,9 +1,9 @@
 import type { ProgressCallback, RandomAccessFile } from "./types.ts";
 
-/** What an address refers to. */
+/** The target of an address. */
 export type Place = { folder: string; url?: undefined } | { url: string; folder?: undefined };
 
-/** A hub repository's files at a commit, as another program downloaded them; some may be missing here. */
+/** A hub repository's files at a commit, downloaded by another program; some may be missing. */
 export interface Snapshot {
   readonly commit: string;
   open(segments: string[]): Promise<RandomAccessFile | undefined>;
@@ -14,7 +14,7 @@ export interface Snapshot {
 /** Where save_pretrained writes: in Node a folder's path or file: URL, in browsers a directory handle. */
 export type SaveDirectory = string | URL | FileSystemDirectoryHandle;
 
-/** The files of a save_pretrained, by name. */
+/** The files that save_pretrained writes, by name. */
 export type FilesToSave = Readonly<Record<string, string | AsyncIterable<Uint8Array>>>;
 
 export interface SaveOptions {

@@ -1,5 +1,5 @@
 import type { WeightDtype } from "../dtypes.ts";
-/** The argument of a progress callback, by its status; the fields are those of transformers.js. */
+/** The argument of a progress callback, by status; the fields are those of transformers.js. */
 export type ProgressInfo = FileInitiated | FileProgress | ModelReady;
 
 interface ProgressBase {
@@ -24,9 +24,9 @@ export interface FileProgress extends ProgressBase {
   file: string;
   /** Bytes so far. */
   loaded: number;
-  /** Total bytes; 0 where the server doesn't report them. */
+  /** Total bytes; 0 if the server doesn't report them. */
   total: number;
-  /** Per cent, 0 to 100. */
+  /** Percentage, 0 to 100. */
   progress: number;
 }
 
@@ -45,36 +45,44 @@ export type ProgressCallback = (info: ProgressInfo) => void;
 type MappedFile = Blob | ArrayBuffer | Uint8Array | URL;
 
 /**
- * Files by name, for models that are in the page already (a folder picked or dropped, or bytes from anywhere), or whose files have
- * separate URLs, such as a bundler's assets.
+ * Files by name, for models that are already in the page (a picked or dropped folder, or bytes from anywhere), or whose
+ * files have separate URLs, such as a bundler's assets.
  */
 export type FileMap = Record<string, MappedFile> | Map<string, MappedFile>;
 
 /** The source of a model: a local folder (path or file: URL), a hub repo id, a base URL, or its files themselves. */
 export type PretrainedSource = string | URL | FileMap;
 
-/** The options of every from_pretrained that say where files come from. */
+/** The options of every from_pretrained that determine where files come from. */
 export interface LoadOptions {
   /** Branch, tag or commit of a hub repository; default "main". */
   revision?: string;
   /** Folder inside the repository or folder; default "". */
   subfolder?: string;
-  /** Node, Deno, Bun: the folder that caches downloads and the tiles that model.tune() chooses; default env.cache_dir. */
+  /**
+   * Node, Deno, Bun: the folder that caches downloads and the tiles that model.tune() chooses; default env.cache_dir.
+   */
   cache_dir?: string;
   /** Never touch the network; default false. */
   local_files_only?: boolean;
-  /** Hub access token for gated and private repositories; default the HF_TOKEN environment variable. Only sent to env.remote_host. */
+  /**
+   * Hub access token for gated and private repositories; default the HF_TOKEN environment variable. Only sent to
+   * env.remote_host.
+   */
   token?: string;
   progress_callback?: ProgressCallback;
   signal?: AbortSignal;
 }
 
-/** A file that is read in pieces, so that a checkpoint is never held in memory together with the weights made from it. */
+/** A file that is read in pieces, so that a checkpoint is never in memory together with the weights made from it. */
 export interface RandomAccessFile {
   /** For messages: the path or URL. */
   readonly name: string;
   readonly size: number;
-  /** Exactly `length` bytes from `offset`; throws INVALID_CHECKPOINT past the end. The caller may hold or change them unless the source was a caller's buffer. */
+  /**
+   * Exactly `length` bytes from `offset`; throws INVALID_CHECKPOINT past the end. The caller may hold or change them
+   * unless the source was a caller's buffer.
+   */
   read(offset: number, length: number): Promise<Uint8Array>;
   close(): Promise<void>;
 }
@@ -84,28 +92,28 @@ export interface ModelSource {
   /** For messages: the folder, repo id or URL. */
   readonly name: string;
   /**
-   * The file, or undefined where the source certainly lacks it (404, no such path). Other failures throw.
-   * @param max_bytes a download that is longer is refused.
+   * The file, or undefined if the source certainly lacks it (404, no such path). Other failures throw.
+   * @param max_bytes longer downloads are refused.
    */
   open(file: string, max_bytes?: number): Promise<RandomAccessFile | undefined>;
 }
 
 /** int8 values need their scales: `<key>_scale`, see ARCHITECTURE.md. */
 
-/** One tensor of a checkpoint, not read yet. */
+/** One tensor of a checkpoint, which isn't read yet. */
 export interface CheckpointTensor {
   /** The key as stored in the file. */
   readonly key: string;
-  /** The file that holds it, for messages. */
+  /** The file that contains it, for messages. */
   readonly file: string;
-  /** The dtype that is read: float64 and float8 of a file are float32 here. */
+  /** The dtype as read: a file's float64 and float8 become float32. */
   readonly dtype: WeightDtype;
   readonly dims: readonly number[];
   /** Bytes [start, start+length) of the tensor's row-major little-endian data. */
   read(start: number, length: number): Promise<Uint8Array>;
 }
 
-/** All tensors of a checkpoint, whatever its file format or number of shards. */
+/** All tensors of a checkpoint of any file format and number of shards. */
 export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
   /** Keys of tensors whose dtype can't be read, with that dtype (an int64 position_ids buffer, for example). */

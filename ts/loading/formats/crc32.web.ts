@@ -10,7 +10,7 @@ for (let index = 256; index < TABLES.length; index++) {
   TABLES[index] = (TABLES[before & 255] as number) ^ (before >>> 8);
 }
 
-/** Continues a CRC-32 as in zip archives; start with 0. */
+/** Continues a CRC-32 as used in zip archives; start with 0. */
 export function crc32(bytes: Uint8Array, before = 0): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const whole = bytes.byteLength - (bytes.byteLength % 8);

@@ -3,7 +3,7 @@ import { view_of } from "../bytes.ts";
 /** Reads bytes [start, start+length). */
 type Read = (start: number, length: number) => Promise<Uint8Array>;
 
-/** A floating dtype that no engine holds. */
+/** A floating-point dtype that no engine supports. */
 interface OtherFloat {
   item_bytes: number;
   /** The `index`-th value. */
@@ -19,7 +19,7 @@ const OTHER_FLOATS: Readonly<Record<string, OtherFloat>> = {
   F8_E5M2FNUZ: float8(2, 16, (bits) => bits === 0x80),
 };
 
-/** Eight bits: a sign, an exponent and a fraction; IEEE's infinity only where a pattern stands for it. */
+/** Eight bits: a sign, an exponent and a fraction; with infinity only if the format has a pattern for it. */
 function float8(
   fraction_bits: number,
   bias: number,

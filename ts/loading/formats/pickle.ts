@@ -1,7 +1,7 @@
 import { VitMsnError } from "../../errors.ts";
 import { decode_utf8, view_of } from "../bytes.ts";
 
-/** A class or function that a pickle names. It is only a name: nothing is ever imported or called. */
+/** The name of a class or function in a pickle. Nothing is ever imported or called. */
 export class PickleGlobal {
   readonly name: string;
   constructor(name: string) {
@@ -20,13 +20,13 @@ export class PickleTuple {
 /** A Python dict or OrderedDict. */
 export class PickleDict extends Map<unknown, unknown> {}
 
-/** What a pickle may name, call and refer to; anything else is refused. */
+/** What a pickle may name, call and refer to; everything else is refused. */
 export interface PickleRules {
   /** The names that GLOBAL may request, such as "torch._utils._rebuild_tensor_v2". */
   globals: ReadonlySet<string>;
   /** Resolves a persistent id. */
   persistent_load(id: unknown): unknown;
-  /** Computes a call of an allowed global. */
+  /** Computes the result of calling an allowed global. */
   reduce(callee: PickleGlobal, args: readonly unknown[]): unknown;
 }
 
@@ -36,8 +36,8 @@ const MAX_NAME_BYTES = 256;
 const MARK = Symbol("mark");
 
 /**
- * Runs a pickle's instructions over plain data. Only the instructions that torch.save writes for a state dict are
- * known (protocols 2 to 5); every count and length is bounded, and nothing the pickle names is executed.
+ * Runs a pickle's instructions on plain data. Only the instructions that torch.save writes for a state dict are known
+ * (protocols 2 to 5). Every count and length is bounded, and nothing that the pickle names is executed.
  * Instructions: CPython's Lib/pickletools.py.
  */
 export function unpickle(bytes: Uint8Array, file: string, rules: PickleRules): unknown {
@@ -237,7 +237,7 @@ class Unpickler {
     return this.#rules.reduce(callee, args.items);
   }
 
-  /** A state dict carries `_metadata` as an attribute, which no tensor needs: it is dropped. */
+  /** A state dict has the attribute `_metadata`, which is dropped because no tensor needs it. */
   #build(_state: unknown): void {
     if (!(this.#top() instanceof PickleDict))
       throw refuse_pickle(this.#file, "attributes to be set on something else than a dict");
@@ -291,7 +291,7 @@ class Unpickler {
     return values;
   }
 
-  /** A little-endian two's complement integer: a number where it is safe, else a bigint. */
+  /** A little-endian two's complement integer: a number if it is safe, else a bigint. */
   #long(length: number): number | bigint {
     if (length > 8) throw this.#broken(`holds an integer of ${length} bytes`);
     const start = this.#take(length);
@@ -308,7 +308,7 @@ class Unpickler {
     return text;
   }
 
-  /** A name up to the line's end. */
+  /** A name up to the end of the line. */
   #line(): string {
     const end = this.#bytes.subarray(this.#at, this.#at + MAX_NAME_BYTES + 1).indexOf(0x0a);
     if (end < 0) throw this.#broken("holds a name without an end");
@@ -345,7 +345,7 @@ class Unpickler {
   }
 }
 
-/** A name as Python writes it, shortened and without control characters. */
+/** A name in Python's notation, shortened and without control characters. */
 function show_name(module: string, name: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is removed here
   return `${module}.${name}`.slice(0, MAX_NAME_BYTES).replace(/[\u0000-\u001f\u007f]/g, "?");

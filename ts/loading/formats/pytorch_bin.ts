@@ -13,7 +13,7 @@ interface Dtype {
   /** torch's name for it. */
   name: string;
   item_bytes: number;
-  /** The dtype that it is read as; undefined for dtypes that weights can't have. */
+  /** The dtype as which it is read; undefined for dtypes that weights can't have. */
   read_as?: WeightDtype;
   /** safetensors' name for it, if it must be converted. */
   converted?: string;
@@ -33,9 +33,9 @@ const STORAGE_TYPES: ReadonlyMap<string, Dtype> = new Map([
   ["torch.ComplexFloatStorage", { name: "complex64", item_bytes: 8 }],
   ["torch.ComplexDoubleStorage", { name: "complex128", item_bytes: 16 }],
 ] satisfies [string, Dtype][]);
-/** Bytes of no type; the tensors on them name their dtype. */
+/** Untyped bytes; the tensors on them name their dtype. */
 const UNTYPED_STORAGE = "torch.storage.UntypedStorage";
-/** The dtypes of such tensors: those that torch added in 2.1. */
+/** The dtypes of such tensors, which torch added in 2.1. */
 const NEW_DTYPES: ReadonlyMap<string, Dtype> = new Map(
   [
     new_float("float8_e4m3fn", "F8_E4M3"),
@@ -66,9 +66,9 @@ const GLOBALS: ReadonlySet<string> = new Set([
 /** Keys under which training scripts store the state dict. */
 const NESTED_KEYS = ["state_dict", "model", "target_encoder"];
 const MAX_PICKLE_BYTES = 64 * 1024 * 1024;
-/** A view that isn't contiguous is gathered from its whole span in memory. */
+/** A non-contiguous view is gathered from its whole span in memory. */
 const MAX_SPAN_BYTES = 1024 * 1024 * 1024;
-/** Max bytes of all such spans of a file, in multiples of its size: enough for a slice of one tensor for each layer. */
+/** Max bytes of all such spans of a file, in multiples of its size: enough for one slice of a tensor per layer. */
 const MAX_SPANS = 32;
 const MAX_RANK = 64;
 const LOCATE_AT_ONCE = 32;
@@ -81,7 +81,7 @@ function new_float(name: string, converted: string): Dtype {
 
 /** The bytes behind one or more tensors: one member of the zip file. */
 class Storage {
-  /** undefined where each tensor names its dtype. */
+  /** undefined if each tensor names its dtype. */
   readonly dtype: Dtype | undefined;
   readonly entry: ZipEntry;
   /** Where the data starts in the file; known once the entry's local header was read. */
@@ -94,7 +94,7 @@ class Storage {
     this.entry = entry;
   }
 
-  /** Reads a part. Where all of it is read in order, its CRC-32 is verified along the way. */
+  /** Reads a part. If all parts are read in order, the CRC-32 is verified along the way. */
   async read(file: RandomAccessFile, offset: number, length: number): Promise<Uint8Array> {
     const bytes = await file.read(this.start + offset, length);
     if (offset === 0) this.#crc32 = this.#checked = 0;
@@ -124,24 +124,24 @@ interface TensorView {
   readonly strides: readonly number[];
 }
 
-/** The tensors of a torch.save file, and the keys of those that can't be read, with their dtypes. */
+/** The tensors of a torch.save file, and the keys and dtypes of those that can't be read. */
 export interface PytorchTensors {
   tensors: CheckpointTensor[];
   unreadable: Map<string, string>;
 }
 
 /**
- * Reads what torch.save writes (since PyTorch 1.6): a zip file of a pickle and one member per storage. The pickle
- * may build tensors and dicts and nothing else.
+ * Reads a file of torch.save (since PyTorch 1.6): a zip file with a pickle and one member per storage. The pickle may
+ * build tensors and dicts and nothing else.
  */
 export async function read_pytorch_bin(file: RandomAccessFile): Promise<PytorchTensors> {
   const { root, tensors_of } = await open_torch_archive(file);
   return tensors_of(find_state_dict(root, file.name));
 }
 
-/** A file of torch.save of which only the pickle was read. */
+/** A torch.save file of which only the pickle was read. */
 export interface TorchArchive {
-  /** Dicts as PickleDict, tuples as PickleTuple, lists, strings, numbers; tensors are opaque. It may contain itself. */
+  /** Dicts (PickleDict), tuples (PickleTuple), lists, strings, numbers; tensors are opaque. It may contain itself. */
   root: unknown;
   /** The tensors among a dict's values, by their keys. */
   tensors_of(dict: ReadonlyMap<unknown, unknown>): PytorchTensors;
@@ -302,7 +302,7 @@ function is_view(value: unknown): value is TensorView {
   );
 }
 
-/** A view must lie inside its storage and, so that it can't stand for more memory than the file has, not repeat it. */
+/** A view must lie inside its storage and not repeat it: otherwise it could claim more memory than the file has. */
 function check_view({ storage, dtype, offset, dims, strides }: TensorView, file: string): void {
   const held = Math.floor(storage.entry.size / dtype.item_bytes);
   const count = element_count(dims);
@@ -316,7 +316,7 @@ function check_view({ storage, dtype, offset, dims, strides }: TensorView, file:
   }
 }
 
-/** The dict of tensors: the pickle itself, or its value under "state_dict" or "model", or under "target_encoder" as MSN's training writes it. */
+/** The dict of tensors: the pickle, or its value under "state_dict", "model" or "target_encoder" (MSN's training). */
 function find_state_dict(root: unknown, file: string): PickleDict {
   const nested = NESTED_KEYS.map((key) => (root instanceof PickleDict ? root.get(key) : undefined));
   const dict = nested.find((value) => value instanceof PickleDict) ?? root;
@@ -360,14 +360,14 @@ function make_tensors(reader: ViewReader, views: ReadonlyMap<string, TensorView>
 }
 
 /**
- * Reads the views of a file's storages. Views may share bytes, so a small file could hold any number of tensors, and a
- * tensor of a few bytes could span the file: both are bounded by the file's size.
+ * Reads the views of a file's storages. Views may share bytes, so a small file could contain any number of tensors, and
+ * a tensor of a few bytes could span the file. The file's size bounds both.
  */
 class ViewReader {
   readonly file: RandomAccessFile;
   #bytes = 0;
   #span_bytes = 0;
-  /** The last span that was gathered from, which is often needed again: large tensors are read in pieces, and slices of one storage are adjacent. */
+  /** The last span, often needed again: large tensors are read in pieces, and slices of a storage are adjacent. */
   #span: { storage: Storage; start: number; bytes: Uint8Array } | undefined;
 
   constructor(file: RandomAccessFile) {
@@ -410,7 +410,7 @@ class ViewReader {
     return gather(await this.#read_span(key, view), view, start, length);
   }
 
-  /** The bytes that hold all of a transposed or sliced view. */
+  /** The bytes that contain all of a transposed or sliced view. */
   async #read_span(key: string, view: TensorView): Promise<Uint8Array> {
     const { storage, offset, dtype } = view;
     const first = offset * dtype.item_bytes;
@@ -430,7 +430,7 @@ class ViewReader {
     return span.bytes.subarray(first - span.start, end - span.start);
   }
 
-  /** Reads a span, or the whole storage where that is little more, since other slices of it probably follow. */
+  /** Reads a span, or the whole storage if that is little more, since other slices of it probably follow. */
   async #next_span(storage: Storage, first: number, end: number) {
     const { file } = this;
     const { size } = storage.entry;

@@ -38,7 +38,7 @@ const HEADER_LIMITS: JsonLimits = {
   max_values: 1_000_000,
   unique_keys: true,
   numbers: /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/,
-  // Sizes are written as 4: 4.0 and 4e0 stay strings, which aren't sizes.
+  // Sizes are written as 4; 4.0 and 4e0 stay strings, which are refused as sizes.
   number: (text) => (/[.eE]/.test(text) && Number.isInteger(Number(text)) ? text : Number(text)),
 };
 
@@ -53,7 +53,7 @@ export const SAFETENSORS_NAMES: Readonly<Record<WeightDtype, string>> = {
 /** One tensor of a safetensors file; `start` and `end` are bytes from the file's beginning. */
 export interface SafetensorsEntry {
   key: string;
-  /** As the header spells it: "F32". */
+  /** The header's notation: "F32". */
   dtype: string;
   dims: number[];
   start: number;
@@ -140,7 +140,7 @@ function parse_entry(
   return { key, dtype: dtype as string, dims: shape, start: data_start + start, end: data_start + end };
 }
 
-/** The tensors must cover the data exactly: no overlap, no hole, nothing beyond the file's end. */
+/** The tensors must cover the data exactly: no overlap, no gap, nothing beyond the file's end. */
 function check_layout(entries: SafetensorsEntry[], data_start: number, file: RandomAccessFile): void {
   let end = data_start;
   for (const entry of entries.toSorted((a, b) => a.start - b.start || a.end - b.end)) {
@@ -163,7 +163,7 @@ function check_layout(entries: SafetensorsEntry[], data_start: number, file: Ran
   }
 }
 
-/** The product of `dims`, or NaN where it isn't a safe integer. */
+/** The product of `dims`, or NaN if it isn't a safe integer. */
 export function element_count(dims: readonly number[]): number {
   if (dims.includes(0)) return 0;
   let count = 1;

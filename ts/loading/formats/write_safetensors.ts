@@ -3,7 +3,9 @@ import { VitMsnError } from "../../errors.ts";
 import { view_of } from "../bytes.ts";
 import { element_count, SAFETENSORS_NAMES } from "./safetensors.ts";
 
-/** One tensor to write. `bytes` holds `byte_length` bytes in all, row-major and little-endian, in pieces of any size. */
+/**
+ * One tensor to write. `bytes` yields `byte_length` bytes in total, row-major and little-endian, in pieces of any size.
+ */
 export interface TensorToWrite {
   key: string;
   dtype: WeightDtype;
@@ -21,8 +23,8 @@ export function float32_tensor(key: string, dims: readonly number[], values: Flo
 }
 
 /**
- * Writes a safetensors file as a stream, so that saving needs no second copy of the weights. Tensors are ordered
- * as the safetensors library orders them: widest dtype first, then by key.
+ * Writes a safetensors file as a stream, so that saving needs no second copy of the weights. Tensors are ordered as by
+ * the safetensors library: widest dtype first, then by key.
  */
 export async function* write_safetensors(
   tensors: Iterable<TensorToWrite> | AsyncIterable<TensorToWrite>,

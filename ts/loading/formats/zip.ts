@@ -6,7 +6,7 @@ import type { RandomAccessFile } from "../types.ts";
 export interface ZipEntry {
   name: string;
   size: number;
-  /** Its CRC-32; 0 where the archive has none. */
+  /** Its CRC-32; 0 if the archive has none. */
   crc32: number;
   /** Where its local header starts. */
   header_offset: number;
@@ -38,8 +38,8 @@ const MASK32 = 0xffffffff;
 const MASK16 = 0xffff;
 
 /**
- * Lists the members of a zip file as torch.save writes it: one disk, nothing compressed, nothing encrypted.
- * Everything else is refused, so that no member can be larger than the file that holds it.
+ * Lists the members of a zip file by torch.save: one disk, nothing compressed, nothing encrypted.
+ * Everything else is refused, so that no member can be larger than its file.
  * Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
  */
 export async function read_zip(file: RandomAccessFile): Promise<Map<string, ZipEntry>> {
@@ -174,7 +174,7 @@ function check_storage(view: DataView, name: string, file_name: string): void {
   }
 }
 
-/** Sizes and offset of an entry; those that are all ones stand in its zip64 field, in this order. */
+/** The sizes and offset of an entry; those with all bits set are in its zip64 field, in this order. */
 function read_sizes(view: DataView, extra_start: number, extra_end: number, file_name: string) {
   const wide = zip64_field(view, extra_start, extra_end);
   const take = (at: number): number => {
