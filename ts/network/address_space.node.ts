@@ -2,7 +2,9 @@ import { readFileSync } from "node:fs";
 import { read_variable } from "./proxy_settings.node.ts";
 
 const FLAG = "--disable-wasm-trap-handler";
-/** Address space that Node reserves for one WebAssembly memory, so that it needn't check bounds: 10 GiB, and a reserve for Node. */
+/**
+ * Address space that Node reserves for a WebAssembly memory to avoid bounds checks: 10 GiB, plus a reserve for Node.
+ */
 const RESERVED_BYTES = 10.25 * 2 ** 30;
 
 /**

@@ -23,7 +23,7 @@ export function split_credentials(address: string | URL): SplitUrl {
   return { url, authorization };
 }
 
-/** The value of an Authorization header for a URL's user and password; undefined where it has none. */
+/** The value of an Authorization header for a URL's user and password; undefined if it has none. */
 export function basic_authorization({ username, password }: URL): string | undefined {
   if (username === "" && password === "") return undefined;
   const bytes = new TextEncoder().encode(`${decode(username)}:${decode(password)}`);
@@ -34,6 +34,6 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // a percent sign that stands for itself
+    return text; // a literal percent sign
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The bytes of a data: URL. Decoded here, since a page's content security policy may forbid to fetch it.
- * @throws Error where it isn't well formed.
+ * The bytes of a data: URL. It is decoded here, since a page's content security policy may forbid fetching it.
+ * @throws Error if it isn't well formed.
  */
 export function data_url_bytes(url: string): Uint8Array<ArrayBuffer> {
   const comma = url.indexOf(",");

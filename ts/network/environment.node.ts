@@ -5,20 +5,20 @@ import { find_proxy, is_plain_node, read_variable } from "./proxy_settings.node.
 
 export { address_space_hint };
 
-/** The hub's address: a mirror's where HF_ENDPOINT names one. */
+/** The hub's address, or a mirror's if HF_ENDPOINT names one. */
 export const default_host = read_variable("HF_ENDPOINT")?.replace(/\/+$/, "") ?? "https://huggingface.co";
 
-/** The environment variable that forbids the network; undefined where none does. */
+/** The environment variable that forbids the network; undefined if none does. */
 export const offline_variable = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].find((name) =>
   /^(?:1|on|yes|true)$/i.test(read_variable(name) ?? ""),
 );
 
-/** The hub token of the environment. */
+/** The hub token from the environment. */
 export function default_token(): string | undefined {
   return read_variable("HF_TOKEN") ?? read_variable("HUGGING_FACE_HUB_TOKEN");
 }
 
-/** The runtime's fetch, with this package's name; through a proxy where the environment variables name one. */
+/** The runtime's fetch, with this package's User-Agent; through a proxy if the environment variables name one. */
 export const default_fetch: typeof fetch = async (input, init = {}) => {
   const hint = address_space_hint();
   if (hint !== undefined) throw new VitMsnError("OUT_OF_MEMORY", `Node's fetch can't start: ${hint}`);
@@ -32,7 +32,7 @@ export const default_fetch: typeof fetch = async (input, init = {}) => {
   return fetch_through_proxies(new URL(address), { ...init, headers });
 };
 
-/** @throws VitMsnError INVALID_ARGUMENT for a header that can't be sent, without its value: fetch's error would repeat it. */
+/** @throws VitMsnError INVALID_ARGUMENT for an invalid header. Unlike fetch's error, it doesn't repeat the value. */
 export function check_header(name: string, value: string): void {
   if (/^[\w!#$%&'*+.^`|~-]+$/.test(name) && /^[\t -~\u0080-\u00ff]*$/.test(value)) return;
   throw new VitMsnError(

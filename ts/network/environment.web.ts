@@ -1,10 +1,10 @@
 /** The hub's address. */
 export const default_host = "https://huggingface.co";
 
-/** The environment variable that forbids the network; undefined where none does. */
+/** The environment variable that forbids the network; undefined if none does. */
 export const offline_variable: string | undefined = undefined;
 
-/** The hub token of the environment. */
+/** The hub token from the environment. */
 export function default_token(): string | undefined {
   return undefined;
 }
@@ -17,7 +17,7 @@ export function failure_hint(_address: string | URL, _error: unknown): string {
   return "";
 }
 
-/** Why the process can't have another WebAssembly memory, where that is known. */
+/** Why the process can't have another WebAssembly memory, if known. */
 export function address_space_hint(): string | undefined {
   return undefined;
 }

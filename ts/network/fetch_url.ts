@@ -12,8 +12,9 @@ export interface FetchUrlInit {
 }
 
 /**
- * env.fetch for an address that may hold a user and a password: they are sent in an Authorization header.
- * @throws VitMsnError INVALID_ARGUMENT for text that isn't a URL and for headers that can't be sent; what env.fetch throws.
+ * env.fetch for an address that may contain a user and a password, which are sent in an Authorization header.
+ * @throws VitMsnError INVALID_ARGUMENT for text that isn't a URL and for headers that can't be sent; errors of
+ *   env.fetch.
  */
 export async function fetch_url(address: string | URL, init: FetchUrlInit = {}): Promise<Response> {
   const { url, authorization } = split_credentials(address);

@@ -18,8 +18,8 @@ const HTTPS_PORT = "443";
 type GetInit = Pick<RequestInit, "redirect" | "signal"> & { headers: Headers };
 
 /**
- * GETs a URL as fetch does, through the proxies of the environment variables, which Node's fetch doesn't read by default.
- * @throws VitMsnError NETWORK where a proxy refuses, other errors where something can't be reached.
+ * GETs a URL like fetch, through the proxies of the environment variables, which Node's fetch doesn't read by default.
+ * @throws VitMsnError NETWORK if a proxy refuses; other errors if a host can't be reached.
  */
 export async function fetch_through_proxies(
   url: URL,
@@ -83,7 +83,7 @@ function authorization_for({ url }: ProxySetting): Record<string, string> {
   return authorization === undefined ? {} : { "proxy-authorization": authorization };
 }
 
-/** A connection to a host through a proxy, which sees no more of it than the host's name. */
+/** A tunnel to a host through a proxy, which only learns the host's name. */
 function open_tunnel(proxy: ProxySetting, url: URL, signal: AbortSignal | undefined): Promise<Duplex> {
   const target = `${url.hostname}:${url.port || HTTPS_PORT}`;
   const headers = { host: target, ...authorization_for(proxy) };

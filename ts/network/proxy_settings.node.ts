@@ -1,7 +1,7 @@
 import { BlockList, isIP } from "node:net";
 import { VitMsnError } from "../errors.ts";
 
-/** Whether this is Node itself; Deno and Bun have its modules, too. */
+/** Whether this is Node itself: Deno and Bun have its modules, too. */
 export const is_plain_node = !("Deno" in globalThis) && process.versions.bun === undefined;
 
 export interface ProxySetting {
@@ -12,7 +12,7 @@ export interface ProxySetting {
 
 const DEFAULT_PORTS: Readonly<Record<string, string>> = { "http:": "80", "https:": "443" };
 
-/** An environment variable's value; undefined where it is empty, or may not be read (Deno without --allow-env). */
+/** An environment variable's value; undefined if it is empty, or may not be read (Deno without --allow-env). */
 export function read_variable(name: string): string | undefined {
   try {
     return process.env[name]?.trim() || undefined;
@@ -22,7 +22,7 @@ export function read_variable(name: string): string | undefined {
 }
 
 /**
- * The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY (in lower case, too, which counts first) give a URL.
+ * The proxy for a URL, from HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, whose lower-case names take precedence.
  * @throws VitMsnError INVALID_ARGUMENT or UNSUPPORTED for a proxy that can't be used.
  */
 export function find_proxy(url: URL): ProxySetting | undefined {
@@ -33,14 +33,14 @@ export function find_proxy(url: URL): ProxySetting | undefined {
   return variable === undefined ? undefined : parse_proxy(variable, read_variable(variable) as string);
 }
 
-/** In a CGI program HTTP_PROXY comes from a request's "Proxy" header. */
+/** In a CGI program, HTTP_PROXY comes from the request's "Proxy" header. */
 function may_be_trusted(name: string): boolean {
   return name !== "HTTP_PROXY" || read_variable("REQUEST_METHOD") === undefined;
 }
 
 function parse_proxy(variable: string, value: string): ProxySetting {
   const address = /^[a-z][a-z0-9+.-]*:\/\//i.test(value) ? value : `http://${value}`;
-  // The value may hold a password, so messages don't repeat it.
+  // Messages don't repeat the value, because it may contain a password.
   if (!URL.canParse(address)) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
@@ -58,7 +58,7 @@ function parse_proxy(variable: string, value: string): ProxySetting {
   );
 }
 
-/** By NO_PROXY: names with their subdomains, "*", addresses, ranges of addresses ("10.0.0.0/8"), each with a port or without. */
+/** NO_PROXY lists names with their subdomains, "*", addresses and ranges ("10.0.0.0/8"), each with an optional port. */
 function is_exempt(url: URL): boolean {
   const list = read_variable("no_proxy") ?? read_variable("NO_PROXY") ?? "";
   const host = url.hostname.replace(/^\[|\]$/g, "").toLowerCase();
