@@ -48,13 +48,13 @@ export interface LockOptions {
 const scope = new AsyncLocalStorage<ReadonlyMap<string, Lock>>();
 
 /**
- * Holds a lock while `action` runs. Among all processes that see the file `path`, on any machine, one holds it at a time.
- * `action` may take the same lock again.
+ * Holds a lock while `action` runs. Among all processes that see the file `path`, on any machine, one holds it at a
+ * time. `action` may take the same lock again.
  *
- * The lock is a file that names its owner, created by a hard link, which succeeds for one process only. A process that finds
- * the owner gone creates a file named after that owner's claim. The owner of the last file in such a chain holds the lock, and
- * replaces the first file by its own claim. Ids of claims are unique, so a process that comes too late creates a file that no
- * chain leads to.
+ * The lock is a file that names its owner, created by a hard link, which succeeds for one process only. A process that
+ * finds the owner gone creates a file named after that owner's claim. The owner of the last file in such a chain holds
+ * the lock, and replaces the first file by its own claim. Ids of claims are unique, so a process that comes too late
+ * creates a file that no chain leads to.
  *
  * @throws VitMsnError IO if another process holds it.
  */
@@ -101,7 +101,7 @@ class HeldLock implements Lock {
     this.#what = what;
     this.#claim = claim;
     this.#file = file;
-    // Through its handle: a lock that was taken over must not be kept alive by its previous owner.
+    // Through its handle, so that the previous owner doesn't keep a lock alive that was taken over.
     this.#timer = setInterval(() => beat(file), BEAT_MS);
     this.#timer.unref();
   }
@@ -271,7 +271,8 @@ async function create_exclusively(path: string, own: string, claim: Claim): Prom
 }
 
 /**
- * Whether the owner is gone. If that can't be determined, waits until the owner updates its file or was silent for too long.
+ * Whether the owner is gone. If that can't be determined, waits until the owner updates its file or was silent for too
+ * long.
  * @throws VitMsnError IO if it is alive.
  */
 async function is_gone(
@@ -318,8 +319,8 @@ async function last_beat(path: string): Promise<number | undefined> {
 }
 
 /**
- * Removes files of processes that were killed while they took the lock. A claim that can't be parsed is still being written:
- * its process can do without the file, and will find this process.
+ * Removes files of processes that were killed while they took the lock. A claim that can't be parsed is still being
+ * written: its process can do without the file, and will find this process.
  */
 async function remove_leftovers(path: string, own: Claim): Promise<void> {
   const prefix = `${basename(path)}.`;

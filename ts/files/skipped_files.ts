@@ -42,7 +42,7 @@ export class SkippedFiles {
     this.#named.set(kind, paths);
   }
 
-  /** "skipped 12 files that are not images: .heic 10, .txt 2"; undefined where nothing was skipped. */
+  /** "skipped 12 files that are not images: .heic 10, .txt 2"; undefined if nothing was skipped. */
   summary(): string | undefined {
     const named = [...this.#named].map(([what, paths]) => summary_of(what, paths));
     const counted = [...this.#counted].map(([what, count]) => `skipped ${what} (${count})`);
