@@ -1,13 +1,13 @@
-/** An instance of a class on Callable: an object of its class that is called like a function. */
+/** An instance of a class that extends Callable: an object that can be called like a function. */
 export interface CallableInstance<Args extends unknown[], Result> {
   (...args: Args): Result;
-  /** What calling the instance does. */
+  /** The function that a call of the instance runs. */
   _call(...args: Args): Result;
 }
 
 /**
  * Base of classes whose instances are called like functions, as in Python's `__call__` and in transformers.js:
- * the constructor gives back a function that has the class's prototype and forwards to `_call`.
+ * the constructor returns a function that has the class's prototype and forwards to `_call`.
  */
 export const Callable = class {
   constructor() {

@@ -33,11 +33,11 @@ const RULES: Readonly<Record<keyof Env, Rule>> = {
   webgpu: record,
 };
 
-/** Settings that check assigned values. Those without a default may be set to undefined. */
+/** Settings that check assigned values. Settings without a default may be set to undefined. */
 function checked<T extends object>(where: string, defaults: T, rules: Readonly<Record<keyof T, Rule>>): T {
   const initial = { ...defaults } as Record<PropertyKey, unknown>;
   return new Proxy(defaults, {
-    // Assignment comes here, too.
+    // Plain assignment calls this, too.
     defineProperty(target, name, descriptor) {
       const { value } = descriptor;
       if (

@@ -1,8 +1,8 @@
 import { VitMsnError } from "./errors.ts";
 
 /**
- * The model bundled with the package, next to its JavaScript: a classifier of ten kinds of clothes (28×28 images). Each file is
- * named in the form that bundlers recognise, so that they copy it into the app.
+ * The model bundled with the package, next to its JavaScript: a classifier of ten kinds of clothes (28×28 images). Each
+ * file is named in a form that bundlers recognise, so that they copy it into the app.
  */
 export function default_model(): Record<string, URL> {
   return {
@@ -12,7 +12,7 @@ export function default_model(): Record<string, URL> {
   };
 }
 
-/** An error of loading it, with what to do about it. */
+/** A loading error, with what to do about it. */
 export function explain_missing(error: unknown): unknown {
   if (!(error instanceof VitMsnError) || error.code !== "NOT_FOUND") return error;
   return new VitMsnError(

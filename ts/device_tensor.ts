@@ -13,8 +13,8 @@ interface Place {
 const forgotten = new FinalizationRegistry<Place>(({ engine, handle }) => engine.free(handle));
 
 /**
- * A float32 tensor on a model's GPU, as ViTImageProcessor makes it with `{ device: model }`. That model's forward takes it
- * from there; any other gets a copy. It ends with its model, or by dispose().
+ * A float32 tensor on a model's GPU, as returned by ViTImageProcessor with `{ device: model }`. That model's forward
+ * uses it there; other models get a copy. It lives until dispose() or until its model is disposed.
  */
 export class DeviceTensor extends Tensor<"float32"> {
   #place: Place | undefined;
@@ -39,7 +39,7 @@ export class DeviceTensor extends Tensor<"float32"> {
     return numel(this.dims);
   }
 
-  /** @internal The handle, where the tensor is this engine's. @throws VitMsnError DISPOSED. */
+  /** @internal The handle, if the tensor is this engine's. @throws VitMsnError DISPOSED. */
   on(engine: Engine): TensorHandle | undefined {
     const place = this.#checked();
     return place.engine === engine ? place.handle : undefined;
@@ -51,7 +51,7 @@ export class DeviceTensor extends Tensor<"float32"> {
     return engine.read(handle);
   }
 
-  /** Frees its memory; a forward that was asked for is done with it. May be called twice. */
+  /** Frees its memory. Forwards that were already called aren't affected. May be called twice. */
   override dispose(): void {
     if (this.#place === undefined) return;
     this.#place.engine.free(this.#place.handle);

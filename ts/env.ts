@@ -6,20 +6,22 @@ export interface WebGpuEnv {
   /** The source of adapters; default the runtime's `navigator.gpu`, or the package webgpu in Node without it. */
   gpu: GPU | undefined;
   /**
-   * Whether an adapter that is software on the CPU will do. Default: where device "webgpu" is asked for by name, yes;
-   * "auto" takes the CPU engine, which is faster.
+   * Whether to accept an adapter that is software on the CPU. Default: yes for device "webgpu"; "auto" uses the CPU
+   * engine instead, which is faster.
    */
   allow_software: boolean | undefined;
 }
 
-/** Pixels of an image, row by row from the top, 1 to 4 bytes each: grey, grey with alpha, RGB or RGBA. ImageData is one. */
+/**
+ * Pixels of an image, row by row from the top, 1 to 4 bytes each: grey, grey with alpha, RGB or RGBA. ImageData fits.
+ */
 export interface DecodedImage {
   readonly data: Uint8Array | Uint8ClampedArray;
   readonly width: number;
   readonly height: number;
 }
 
-/** What is known of an image file before it is decoded. */
+/** What is known about an image file before it is decoded. */
 export interface ImageToDecode {
   readonly format: ImageFormat;
   readonly mime: string;
@@ -29,8 +31,8 @@ export interface ImageToDecode {
 }
 
 /**
- * Settings of the whole package, as transformers.js' `env`. Change them before the first from_pretrained. Setting one that
- * doesn't exist, or to a value of a wrong type, throws INVALID_ARGUMENT.
+ * Settings of the whole package, like transformers.js' `env`. Change them before the first from_pretrained. Setting an
+ * unknown one, or a value of a wrong type, throws INVALID_ARGUMENT.
  */
 export interface Env {
   /** The hub, without a trailing slash; default the environment variable HF_ENDPOINT, else "https://huggingface.co". */
@@ -38,27 +40,30 @@ export interface Env {
   /** Path of a file below remote_host; default "{model}/resolve/{revision}/". */
   remote_path_template: string;
   /**
-   * false: never touch the network for a model, as local_files_only on every call; default true, unless HF_HUB_OFFLINE or
-   * TRANSFORMERS_OFFLINE is set to 1.
+   * false: never use the network for a model, like local_files_only on every call; default true, unless HF_HUB_OFFLINE
+   * or TRANSFORMERS_OFFLINE is set to 1.
    */
   allow_remote_models: boolean;
-  /** Cache downloads and the tiles that model.tune() chose (on disk in Node, by the Cache API in browsers); default true. */
+  /** Cache downloads and model.tune()'s choices (on disk in Node, in the Cache API in browsers); default true. */
   use_cache: boolean;
-  /** Node, Deno, Bun: the cache folder; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`. undefined in browsers. */
+  /** The cache folder; default `$XDG_CACHE_HOME/vit-msn`, else `~/.cache/vit-msn`; undefined in browsers. */
   cache_dir: string | undefined;
   /** The Cache API's key in browsers; default "vit-msn". */
   cache_key: string;
-  /** Replaces fetch; default the runtime's, in Node through the proxies that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name. */
+  /**
+   * Replaces fetch; default the runtime's, in Node through the proxies that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name.
+   */
   fetch: typeof fetch;
   /** Whether the hub token may be sent unencrypted (http) to another machine; default false. */
   allow_token_over_http: boolean;
   /** Where warnings go; default console.warn. */
   warn: (message: string) => void;
-  /** The engine's WebAssembly: a Module, its bytes, a URL or a Response; default: the file next to this package's JavaScript. */
+  /** The engine's WebAssembly: a Module, its bytes, a URL or a Response; default the file next to the JavaScript. */
   wasm: WebAssembly.Module | BufferSource | URL | Response | undefined;
   /**
-   * Decodes image files instead of the runtime's decoder, for runtimes without one such as edge workers. It returns pixels as
-   * the file has them; orientation by EXIF or XMP is applied afterwards (JPEG, PNG, WebP). Default undefined.
+   * Decodes image files instead of the runtime's decoder, for runtimes without one, such as edge workers. It returns
+   * pixels in the file's orientation; EXIF or XMP orientation is applied afterwards (JPEG, PNG, WebP). Default
+   * undefined.
    */
   decode: ((bytes: Uint8Array, image: ImageToDecode) => DecodedImage | Promise<DecodedImage>) | undefined;
   /** How WebGPU is found. */

@@ -1,26 +1,26 @@
 /**
- * The kind of error, as a stable word that a program can switch on. The message is a sentence for a person:
- * it names the file, the key or the argument, what was expected and what to do.
+ * The kind of error: a stable code that a program can switch on. The message is for people: it names the file, key or
+ * argument, what was expected and what to do.
  */
 export type ErrorCode =
   | "INVALID_ARGUMENT" // an option or input of a call is wrong: shape, type, range, NaN
-  | "INVALID_CONFIG" // config.json or preprocessor_config.json holds something impossible
-  | "INVALID_CHECKPOINT" // a weights file is truncated, lies about itself or asks for something forbidden
-  | "CHECKPOINT_MISMATCH" // a sound weights file that doesn't fit the config: missing or misshapen keys
-  | "INVALID_IMAGE" // bytes that are no image, or an image too large to decode
-  | "NOT_FOUND" // a file, a repository or a revision that isn't there
+  | "INVALID_CONFIG" // config.json or preprocessor_config.json has an invalid value
+  | "INVALID_CHECKPOINT" // a weights file is truncated, inconsistent or requests something forbidden
+  | "CHECKPOINT_MISMATCH" // a valid weights file that doesn't fit the config: missing or misshapen keys
+  | "INVALID_IMAGE" // bytes that aren't an image, or an image too large to decode
+  | "NOT_FOUND" // a file, a repository or a revision that doesn't exist
   | "ACCESS_DENIED" // a gated or private repository
-  | "NETWORK" // the host can't be reached, answers with an error, breaks off or sends a damaged file
+  | "NETWORK" // the host can't be reached, answers with an error, disconnects or sends a damaged file
   | "OFFLINE" // only local files are allowed, and the file isn't among them
-  | "IO" // the disk or the cache refuses
-  | "UNSUPPORTED" // a sound request that this build or this runtime can't do
+  | "IO" // the disk or the cache failed
+  | "UNSUPPORTED" // a valid request that this build or this runtime can't serve
   | "OUT_OF_MEMORY" // the engine's memory is full
   | "DISPOSED" // the model, tensor or pipeline was disposed
   | "DIVERGED" // training's loss or gradients are no longer finite
   | "ABORTED" // the caller's AbortSignal fired
-  | "ENGINE_DEAD"; // the engine hit an internal fault; load the model again
+  | "ENGINE_DEAD"; // the engine crashed; load the model again
 
-/** Every error that this package throws on purpose. `details` holds the same facts as the message, for programs. */
+/** Every error that this package throws deliberately. `details` has the same facts as the message, for programs. */
 export class VitMsnError extends Error {
   /** A literal, since minifiers rename classes. */
   static override readonly name: string = "VitMsnError";
@@ -64,7 +64,7 @@ function is_numbers(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((item) => typeof item === "number");
 }
 
-/** As `work`, but rejects with ABORTED as soon as `signal` fires; the result of `work` is then ignored. */
+/** Like `work`, but rejects with ABORTED as soon as `signal` fires; the result of `work` is then ignored. */
 export async function until_aborted<T>(
   work: Promise<T>,
   signal: AbortSignal | undefined,

@@ -1,5 +1,6 @@
 /**
- * vit-msn/few-shot: the class behind pipeline("few-shot-image-classification"), for a model and a processor of one's own.
+ * vit-msn/few-shot: the class behind pipeline("few-shot-image-classification"), for use with your own model and
+ * processor.
  *
  * @module
  */

@@ -3,7 +3,7 @@ export type { AdapterInfo, EngineInfo, Level } from "./engine/engine_info.ts";
 export type { Device, DeviceOptions } from "./engine/engine_options.ts";
 
 /**
- * vit-msn: ViT-MSN in JavaScript. Names are those of Hugging Face's ViTMSN page and of transformers.js.
+ * vit-msn: ViT-MSN in JavaScript, with the names of Hugging Face's ViTMSN page and of transformers.js.
  *
  * @module
  */

@@ -3,7 +3,7 @@ import { VitMsnError } from "./errors.ts";
 /**
  * Imports a part of this package that few programs need, so that the others don't download it.
  * @param what the part, for the message.
- * @throws VitMsnError IO where it can't be had, and what to do about it.
+ * @throws VitMsnError IO if it can't be loaded, with what to do about it.
  */
 export async function on_demand<T>(what: string, part: () => Promise<T>): Promise<T> {
   try {

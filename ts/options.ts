@@ -1,6 +1,6 @@
 import { invalid_argument, show } from "./errors.ts";
 
-/** What a value must be, with its test; or all allowed values. Tables of rules are plain data, so that bundlers drop unused ones. */
+/** Valid values: a description with a test, or a list. Rules are plain data, so that bundlers drop unused tables. */
 export type Rule = readonly [expected: string, is_met: Test] | readonly (string | boolean)[];
 type Test = (value: unknown) => boolean;
 export type Rules = Readonly<Record<string, Rule>>;
@@ -29,7 +29,7 @@ export const wasm_input: Rule = [
   (value) => /(Module|URL|Response|Buffer|\dArray|View)]$/.test(Object.prototype.toString.call(value)),
 ];
 
-/** Names of transformers and transformers.js with their counterparts here. */
+/** Names in transformers and transformers.js, with their counterparts here. */
 const ELSEWHERE: readonly (readonly [RegExp, string])[] = [
   [/^quantized$/, 'dtype: "int8"'],
   [/^top_?k$/i, "top_k in the pipeline's call"],
@@ -39,9 +39,10 @@ const ELSEWHERE: readonly (readonly [RegExp, string])[] = [
 ];
 
 /**
- * Checks an object of options; an option that is undefined counts as left out.
- * @param where what takes the options, for messages.
- * @throws VitMsnError INVALID_ARGUMENT that names an unknown option with the nearest known one, or a value of a wrong type.
+ * Checks an object of options; undefined options count as omitted.
+ * @param where the function or class that takes the options, for messages.
+ * @throws VitMsnError INVALID_ARGUMENT for an unknown option, naming the most similar known one, or a value of a wrong
+ *   type.
  */
 export function check_options(where: string, options: unknown, ...tables: readonly Rules[]): void {
   const rules = Object.assign({}, ...tables);
@@ -52,7 +53,7 @@ export function check_options(where: string, options: unknown, ...tables: readon
   }
 }
 
-/** As check_options, for one option. */
+/** Like check_options, for one option. */
 export function check_option(where: string, name: string, value: unknown, rules: Rules): void {
   if (!Object.hasOwn(rules, name)) throw unknown_option(where, name, Object.keys(rules));
   const rule = rules[name] as Rule;
@@ -89,7 +90,7 @@ function nearest(name: string, known: readonly string[], least: number): string 
   return found;
 }
 
-/** camelCase and snake_case alike. */
+/** Makes camelCase and snake_case equal. */
 function pairs(name: string): string[] {
   const plain = name.slice(0, 60).toLowerCase().replaceAll("_", "");
   return Array.from(plain, (_, i) => plain.slice(i, i + 2));
@@ -101,7 +102,7 @@ export function is_record(value: unknown): value is Record<string, unknown> {
 
 /**
  * The bytes of a buffer or a view.
- * @throws VitMsnError INVALID_ARGUMENT where they were transferred or shrunk since it was made: copying would throw half-way.
+ * @throws VitMsnError INVALID_ARGUMENT if the bytes were transferred or shrunk meanwhile: copying would throw half-way.
  */
 export function bytes_of(data: ArrayBufferLike | ArrayBufferView, what: string): Uint8Array {
   try {

@@ -1,7 +1,7 @@
 /**
- * What the declarations need of types that not every TypeScript knows: those of WebGPU, of pages and of WebAssembly, which
- * Node's types and older versions lack. scripts/declarations.mjs lets the declarations use these in place of the globals;
- * the real ones fit them.
+ * Stand-ins for the types of WebGPU, pages and WebAssembly, which Node's types and older TypeScript versions lack.
+ * scripts/declarations.mjs makes the declarations use these in place of the globals; the real types are assignable to
+ * them.
  */
 export interface GPU {
   requestAdapter(options?: never): Promise<unknown>;

@@ -1,5 +1,5 @@
 /**
- * vit-msn/static: all of vit-msn but training in one file that imports nothing later, for service workers.
+ * vit-msn/static: all of vit-msn except training in one file without dynamic imports, for service workers.
  *
  * @module
  */

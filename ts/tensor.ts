@@ -19,7 +19,7 @@ const ARRAYS = {
   bool: Uint8Array,
 } as const;
 
-/** Which numbers of a plain array an element type holds as they are. */
+/** Which numbers of a plain array an element type represents exactly. */
 const FITS: Readonly<Record<TensorType, (x: unknown) => boolean>> = {
   float32: (x) => typeof x === "number",
   int32: (x) => typeof x === "number" && (x | 0) === x,
@@ -31,8 +31,8 @@ const FITS: Readonly<Record<TensorType, (x: unknown) => boolean>> = {
 /**
  * A row-major array of numbers with a shape: a model's inputs and outputs.
  *
- * The data lives in JavaScript memory, so a tensor outlives the model that made it and needs no dispose(), which does
- * nothing; a DeviceTensor is the exception. `data` is read at once; `getData()` is the form that also fits those.
+ * The data is in JavaScript memory, so a tensor outlives its model and needs no dispose(), which does nothing; a
+ * DeviceTensor is the exception. `data` is available at once; `getData()` also works for a DeviceTensor.
  */
 export class Tensor<T extends TensorType = TensorType> {
   /** A literal, since minifiers rename classes. */
@@ -43,9 +43,9 @@ export class Tensor<T extends TensorType = TensorType> {
 
   /**
    * @param type element type.
-   * @param data the elements: the type's array (used, not copied), or an array of numbers (copied).
+   * @param data the elements: the type's array (not copied), or an array of numbers (copied).
    * @param dims the shape; its product must be data.length.
-   * @throws VitMsnError INVALID_ARGUMENT where type, data and dims don't fit each other.
+   * @throws VitMsnError INVALID_ARGUMENT if type, data and dims don't fit each other.
    */
   constructor(type: T, data: TensorData[T] | readonly number[], dims: readonly number[]) {
     if (!Object.hasOwn(ARRAYS, type)) {
@@ -120,7 +120,7 @@ export function numbers_of(tensor: Tensor): number[] {
 }
 
 /**
- * Refuses a tensor whose memory was transferred, as by postMessage, or resized since it was made.
+ * Refuses a tensor whose memory was transferred, for example by postMessage, or resized since it was created.
  * @throws VitMsnError INVALID_ARGUMENT.
  */
 export function check_elements(tensor: Tensor, what: string): void {
