@@ -86,7 +86,7 @@ describe("a URL that can't be read", () => {
     answer_with(() => new Response("no", { status }));
     await expect(RawImage.read(url)).rejects.toMatchObject({
       code,
-      message: expect.stringMatching(new RegExp(`${url} answered ${status}`)),
+      message: expect.stringMatching(new RegExp(`${url} can't be fetched: the server answered ${status}`)),
     });
   });
 

@@ -282,7 +282,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     await opened[0]?.lost;
     const error = await error_of(model.forward({ pixel_values: PIXELS }));
     expect(error.code).toBe("ENGINE_DEAD");
-    expect(error.message).toContain("was trained");
+    expect(error.message).toContain("trained the model");
     expect(opened).toHaveLength(1);
     await model.dispose();
   });
