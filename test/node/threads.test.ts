@@ -126,6 +126,17 @@ describe("an engine with threads", () => {
     expect(warnings[0]).toContain("worker is true");
   });
 
+  test("gives training the same bits with every number of threads", async () => {
+    const [alone, ...others] =
+      await scenario<{ threads: number; losses: number[]; logits: number[] }[]>("trained");
+    expect(alone?.losses).toContainEqual(expect.any(Number));
+    expect(others.map(({ threads }) => threads)).toEqual([2, 3]);
+    for (const { losses, logits } of others) {
+      expect(losses).toEqual(alone?.losses);
+      expect(logits).toEqual(alone?.logits);
+    }
+  });
+
   test("doesn't collapse with many more threads than cores", async () => {
     const { 1: alone = 0, 24: many = 0 } = await scenario<Record<number, number>>("oversubscribed");
     expect(many).toBeLessThan(4 * alone);

@@ -84,8 +84,8 @@ export interface PredictionOutput {
 /**
  * Trains a classifier, evaluates it, and predicts with it; transformers' Trainer.
  *
- * With the same options, data and number of threads, two runs produce bit-identical results; so does a run
- * that was killed at any point and resumed from its newest checkpoint.
+ * With the same options and data, two runs produce bit-identical results, with any number of threads; so does a run that
+ * was killed at any point and resumed from its newest checkpoint.
  */
 export class Trainer {
   /** Set explicitly, since minifiers rename classes. */

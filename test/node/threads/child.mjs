@@ -120,6 +120,36 @@ const scenarios = {
   no_workers: () => load_without(false),
   no_engine_worker: () => load_without(true),
 
+  /** Training's losses and weights, with one thread and with several. */
+  async trained() {
+    const { ViTMSNForImageClassification } = await import("vit-msn");
+    const { Trainer } = await import("vit-msn/training");
+    const sizes = { image_size: 32, patch_size: 8, num_labels: 3, attention_probs_dropout_prob: 0.1 };
+    const images = Float32Array.from({ length: 6 * 3 * 32 * 32 }, (_, i) => Math.sin(i));
+    const train_dataset = {
+      pixel_values: new Tensor("float32", images, [6, 3, 32, 32]),
+      labels: [0, 1, 2, 0, 1, 2],
+    };
+    const runs = [];
+    for (const num_threads of [1, 2, 3]) {
+      const options = { num_threads, seed: 1 };
+      const model = await ViTMSNForImageClassification.from_config({ ...config, ...sizes }, options);
+      const args = {
+        max_steps: 3,
+        per_device_train_batch_size: 4,
+        save_strategy: /** @type {const} */ ("no"),
+        logging_steps: 1,
+      };
+      const trainer = new Trainer({ model, train_dataset, args });
+      await trainer.train();
+      const { logits } = await model.forward({ pixel_values: train_dataset.pixel_values });
+      const losses = trainer.state.log_history.map(({ loss }) => loss);
+      runs.push({ threads: model.engine_info.threads, losses, logits: [...logits.data] });
+      await model.dispose();
+    }
+    return runs;
+  },
+
   /** Many more threads than cores: the processor's time, which other programs leave alone. */
   async oversubscribed() {
     /** @type {Record<number, number>} */

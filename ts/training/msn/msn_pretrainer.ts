@@ -90,8 +90,8 @@ const IMAGENET = { image_mean: [0.485, 0.456, 0.406], image_std: [0.229, 0.224, 
  * a view of an image with dropped patches to the same prototypes as the target branch, a moving average of
  * the encoder, assigns another, whole view.
  *
- * With the same options, data and number of threads, two runs produce bit-identical results; so does a run
- * that was killed at any point and resumed from its newest checkpoint.
+ * With the same options and data, two runs produce bit-identical results, with any number of threads; so does a run that
+ * was killed at any point and resumed from its newest checkpoint.
  */
 export class MSNPretrainer {
   readonly model: ViTMSNModel;
