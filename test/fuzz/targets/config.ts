@@ -1,3 +1,4 @@
+import { env } from "../../../ts/env.ts";
 import { ViTImageProcessor } from "../../../ts/image/image_processing_vit.ts";
 import { ViTMSNConfig } from "../../../ts/model/configuration_vit_msn.ts";
 
@@ -21,6 +22,8 @@ export const dictionary = [
   "constructor",
   "null",
 ];
+
+env.warn = () => {};
 
 /** Both files of a model's settings; who can write one can write the other. */
 export async function fuzz(bytes: Uint8Array): Promise<void> {
