@@ -1,3 +1,5 @@
+import { MAX_INPUT_BYTES } from "./limits.mjs";
+
 /** The random numbers of mutations: a small generator with a seed, so that every run can be replayed. */
 export class Random {
   #state: number;
@@ -19,8 +21,6 @@ export class Random {
     return list[this.below(list.length)] as T;
   }
 }
-
-export const MAX_INPUT_BYTES = 1 << 16;
 
 /** Values at which lengths, counts and offsets are mishandled. */
 const BOUNDARIES = [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff];

@@ -14,11 +14,11 @@ import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
 import { build } from "esbuild";
 import { createInstrumenter } from "istanbul-lib-instrument";
+import { MAX_INPUT_BYTES } from "./limits.mjs";
 
 /** Far above what any input needs on a slow and busy machine. */
 const HANG_SECONDS = 60;
 const MAX_MEMORY_MB = 3000;
-const MAX_INPUT_BYTES = 1 << 16;
 const out = ".out/fuzz";
 
 const { values, positionals } = parseArgs({

@@ -4,7 +4,8 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import { Coverage } from "./coverage.ts";
-import { MAX_INPUT_BYTES, mutate, Random } from "./mutate.ts";
+import { MAX_INPUT_BYTES } from "./limits.mjs";
+import { mutate, Random } from "./mutate.ts";
 import type { LoadedTarget } from "./target.ts";
 
 export interface FuzzJob {

@@ -327,7 +327,7 @@ describe("the lock of an output", () => {
         gone.add(next.pid);
         inside.delete(next.pid);
         ends.set(next.pid, "killed");
-        // It never goes on.
+        // It never continues.
         for (let i = waiting.length - 1; i >= 0; i--) if (waiting[i]?.pid === next.pid) waiting.splice(i, 1);
       } else next.go();
     }
