@@ -149,7 +149,7 @@ async function measure_speed(): Promise<Row[]> {
     }
     const { report } = await fit_head(examples, plan_fit({ penalty }), {});
     rows.push({
-      pictures: count,
+      images: count,
       classes: CLASSES,
       features: size,
       penalty,

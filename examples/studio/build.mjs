@@ -9,7 +9,7 @@ import sharp from "sharp";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const source = join(root, "examples/studio");
-/** Sample pictures of each kind, in addition to the one that comes as a file. */
+/** Sample images of each kind, in addition to the one that comes as a file. */
 const SHEET_EACH = 15;
 const SHEET_COLUMNS = 15;
 
@@ -75,7 +75,7 @@ async function copy_package(folder) {
         basename(path),
       ),
   });
-  // Not the package's own model, which sees pictures as 4×4 patches: with 7×7 there is more to see of where one looks.
+  // Not the package's own model, which sees images as 4×4 patches: with 7×7 there is more to see of where one looks.
   for (const file of ["config.json", "model.safetensors", "preprocessor_config.json"])
     await cp(join(root, "models/fashion", file), join(folder, "vit-msn/models/fashion", file));
 }
@@ -89,7 +89,7 @@ async function copy_page(folder) {
   await writeFile(join(folder, "licences.txt"), `Geist, the typeface\n\n${licence}\n\nfflate\n\n${fflate}`);
 }
 
-/** One picture of each kind, and a sheet of more; from the bundled model's folder. @param {string} folder */
+/** One image of each kind, and a sheet of more; from the bundled model's folder. @param {string} folder */
 async function write_samples(folder) {
   const model = join(root, "models/fashion");
   const { id2label } = JSON.parse(await readFile(join(model, "config.json"), "utf8"));
@@ -98,13 +98,13 @@ async function write_samples(folder) {
   );
   for (const file of files) await cp(join(model, "pictures", file), join(folder, "samples", file));
   const singles = files.map((file) => ({ name: id2label[Number.parseInt(file, 10)], file }));
-  const { pixels, labels, side } = await sheet_pictures(join(model, "test1000.safetensors"));
+  const { pixels, labels, side } = await sheet_images(join(model, "test1000.safetensors"));
   const rows = Math.ceil(labels.length / SHEET_COLUMNS);
   const sheet = Buffer.alloc(rows * side * SHEET_COLUMNS * side);
-  for (const [i, picture] of pixels.entries()) {
+  for (const [i, image] of pixels.entries()) {
     const [left, top] = [(i % SHEET_COLUMNS) * side, Math.floor(i / SHEET_COLUMNS) * side];
     for (let y = 0; y < side; y++) {
-      sheet.set(picture.subarray(y * side, (y + 1) * side), (top + y) * SHEET_COLUMNS * side + left);
+      sheet.set(image.subarray(y * side, (y + 1) * side), (top + y) * SHEET_COLUMNS * side + left);
     }
   }
   const raw = { width: SHEET_COLUMNS * side, height: rows * side, channels: /** @type {const} */ (1) };
@@ -114,8 +114,8 @@ async function write_samples(folder) {
   await writeFile(join(folder, "samples/samples.json"), JSON.stringify(list));
 }
 
-/** The first pictures of each kind, kind by kind. @param {string} path */
-async function sheet_pictures(path) {
+/** The first images of each kind, kind by kind. @param {string} path */
+async function sheet_images(path) {
   const bytes = await readFile(path);
   const start = 8 + Number(bytes.readBigUInt64LE());
   const header = JSON.parse(bytes.subarray(8, start).toString());

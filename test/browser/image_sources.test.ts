@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
 
-const FOLDER = "test/fixtures/pictures";
+const FOLDER = "test/fixtures/image_files";
 let png: Uint8Array;
 let pixels: RawImage;
 

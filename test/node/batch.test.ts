@@ -954,7 +954,7 @@ describe("many machines, any length", () => {
   function command_of_yaml(text: string, data: string, results: string): string {
     const block = /- \|\n((?: {14}.*\n)+)/.exec(text)?.[1] ?? "";
     return block
-      .replaceAll("/data/pictures", data)
+      .replaceAll("/data/images", data)
       .replaceAll("/results", results)
       .replace("facebook/vit-msn-small", "test/fixtures/tiny");
   }

@@ -2,7 +2,7 @@ import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { env, RawImage } from "vit-msn";
-import { ImageFolder, PictureFolder } from "vit-msn/training";
+import { ImageFolder, UnlabelledImageFolder } from "vit-msn/training";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { time_left } from "../../ts/cli/progress_bars.ts";
 import { visible } from "../../ts/cli/terminal.ts";
@@ -187,13 +187,15 @@ describe("splits, as Hugging Face datasets finds them", () => {
 
   test("without labels the train split is read, too", async () => {
     await fill("train/1.png", "test/2.png", "train/notes.txt");
-    expect((await PictureFolder.open(folder)).examples).toEqual([{ image: join(folder, "train/1.png") }]);
+    expect((await UnlabelledImageFolder.open(folder)).examples).toEqual([
+      { image: join(folder, "train/1.png") },
+    ]);
     expect(warnings).toEqual([
       "ROOT holds the splits test, train; train is read.",
       "ROOT/train: skipped 1 file that is not an image: .txt 1.",
     ]);
     await fill("other/3.png");
-    expect((await PictureFolder.open(folder)).length).toBe(3);
+    expect((await UnlabelledImageFolder.open(folder)).length).toBe(3);
   });
 });
 

@@ -14,7 +14,7 @@ import { type RunningWorkerd, start_workerd } from "../support/workerd.ts";
 /** What Cloudflare's platform gives an isolate. */
 const LIMIT = 128e6;
 const IMAGES = ["photo.jpg", "orientation_6.jpg", "profile.jpg"].map((name) =>
-  join("test/fixtures/pictures", name),
+  join("test/fixtures/image_files", name),
 );
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
 

@@ -67,7 +67,7 @@ test("teaches from a folder, evaluates twice, and classifies", async () => {
 test("saves a head, extends it, and exports a model that classify opens", async () => {
   const first = await few_shot("--teach", "clothes", "--save", "head", "--json");
   expect(first.code).toBe(0);
-  expect(JSON.parse(first.stdout).fit).toMatchObject({ pictures: 12, labels: ["bag", "boot", "trouser"] });
+  expect(JSON.parse(first.stdout).fit).toMatchObject({ images: 12, labels: ["bag", "boot", "trouser"] });
   expect((await readdir(join(folder, "head"))).sort()).toEqual(["few_shot.json", "few_shot.safetensors"]);
 
   const used = await few_shot("--head", "head", BOOT, "--json", "--top-k", "1");
@@ -77,7 +77,7 @@ test("saves a head, extends it, and exports a model that classify opens", async 
     ...["--head", "head", "--teach", "others", "--method", "nearest_centroid", "--export", "model", "--json"],
   );
   expect(more.code).toBe(0);
-  expect(JSON.parse(more.stdout).fit).toMatchObject({ pictures: 36, method: "nearest_centroid" });
+  expect(JSON.parse(more.stdout).fit).toMatchObject({ images: 36, method: "nearest_centroid" });
   expect((await readdir(join(folder, "model"))).sort()).toEqual([
     "config.json",
     "model.safetensors",
@@ -128,7 +128,7 @@ test("reports an image that can't be read and a class without images, learns fro
   expect(code).toBe(1);
   expect(stderr).toMatch(/no image of the class hat; skipped/);
   expect(stderr).toMatch(/broken\.png.*\[INVALID_IMAGE\]/);
-  expect(JSON.parse(stdout.split("\n")[0] as string).fit.pictures).toBe(12);
+  expect(JSON.parse(stdout.split("\n")[0] as string).fit.images).toBe(12);
 });
 
 test.each([

@@ -13,7 +13,7 @@ import { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { start } from "../support/cli.ts";
 
-const folder = fileURLToPath(new URL("../fixtures/pictures/", import.meta.url));
+const folder = fileURLToPath(new URL("../fixtures/image_files/", import.meta.url));
 const path = join(folder, "rgb.png");
 let directory: string;
 

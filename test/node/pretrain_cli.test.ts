@@ -20,7 +20,7 @@ let images: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-pretrain-"));
-  images = join(folder, "pictures");
+  images = join(folder, "images");
   await write_image_folders(images, 0, 8);
 });
 afterAll(() => rm(folder, { recursive: true }));

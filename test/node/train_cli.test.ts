@@ -26,7 +26,7 @@ let model: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "vit-msn-train-"));
-  [images, held_out, model] = [join(folder, "pictures"), join(folder, "held_out"), join(folder, "model")];
+  [images, held_out, model] = [join(folder, "images"), join(folder, "held_out"), join(folder, "model")];
   await write_image_folders(images, 0, 8);
   await write_image_folders(held_out, 90, 4);
   const small = await ViTMSNForImageClassification.from_config({
@@ -367,10 +367,10 @@ describe("wrong inputs", () => {
     const broken = await run([...skip_empty, "--output_dir", output_folder()]);
     expect(broken).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/bag\/broken\.png.*unreadable_pictures/),
+      stderr: expect.stringMatching(/bag\/broken\.png.*unreadable_images/),
     });
     const output_dir = output_folder();
-    const both = await run([...skip_empty, "--unreadable_pictures", "skip", "--output_dir", output_dir]);
+    const both = await run([...skip_empty, "--unreadable_images", "skip", "--output_dir", output_dir]);
     expect(both.code).toBe(0);
     expect(both.stderr).toMatch(/umbrella \(skipped 1 file that is not an image: \.txt 1\); skipped/);
     expect(both.stderr).toMatch(/Skipped \S*broken\.png/);

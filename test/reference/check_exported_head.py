@@ -68,7 +68,7 @@ def main() -> None:
                         shutil.copy(path, folder / "teach" / label)
             recorded[name] = check(options, folder)
     target = ROOT / "test/fixtures/few_shot/exported_logits.json"
-    target.write_text(json.dumps({"pictures": [path.name for path in IMAGES], "logits": recorded}) + "\n")
+    target.write_text(json.dumps({"images": [path.name for path in IMAGES], "logits": recorded}) + "\n")
 
 
 if __name__ == "__main__":

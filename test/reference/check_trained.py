@@ -30,12 +30,12 @@ CASES = {"float32": [], "float16": ["--dtype", "float16"]}
 
 def train(folder: Path, name: str) -> Path:
     for label, numbers in LABELS.items():
-        (folder / "pictures" / label).mkdir(parents=True, exist_ok=True)
+        (folder / "images" / label).mkdir(parents=True, exist_ok=True)
         for image in IMAGES:
             if image.name[0] in numbers:
-                shutil.copy(image, folder / "pictures" / label)
+                shutil.copy(image, folder / "images" / label)
     out = folder / name
-    where = ["--train-dir", str(folder / "pictures"), "--output-dir", str(out)]
+    where = ["--train-dir", str(folder / "images"), "--output-dir", str(out)]
     subprocess.run(["node", "dist/cli.js", "train", *where, *ARGS, *CASES[name]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return out
 

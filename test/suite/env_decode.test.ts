@@ -9,7 +9,7 @@ afterEach(() => {
   env.decode = undefined;
 });
 
-const image = (name: string) => read_file(`test/fixtures/pictures/${name}`);
+const image = (name: string) => read_file(`test/fixtures/image_files/${name}`);
 
 /** A decoder that gives the image as it is stored, as those of libraries do: for that, the runtime reads it unturned. */
 async function decode_unturned(bytes: Uint8Array): Promise<DecodedImage> {

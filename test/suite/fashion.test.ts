@@ -107,8 +107,8 @@ test(`int8 changes the top-1 of at most ${MAX_CHANGES} of 1,000 images`, async (
 });
 
 const in_node = typeof document === "undefined";
-/** Software WebGPU is slow: all of them only where VIT_MSN_ALL_PICTURES=1 asks for it. */
-const GPU_IMAGES = in_node && process.env.VIT_MSN_ALL_PICTURES === "1" ? IMAGES : 50;
+/** Software WebGPU is slow: all of them only where VIT_MSN_ALL_IMAGES=1 asks for it. */
+const GPU_IMAGES = in_node && process.env.VIT_MSN_ALL_IMAGES === "1" ? IMAGES : 50;
 
 test.skipIf(skipped(!in_node || no_webgpu !== undefined, "many images on WebGPU need Node and a GPU"))(
   `it classifies ${GPU_IMAGES} images on WebGPU as the reference does`,

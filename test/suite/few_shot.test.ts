@@ -70,7 +70,7 @@ describe("teaching", () => {
     expect(report).toMatchObject({
       method: "logistic_regression",
       labels: ["trouser", "bag", "boot"],
-      pictures: 12,
+      images: 12,
       train_accuracy: 1,
       penalty: MSN_PENALTIES.few,
       intercept: false,
@@ -118,7 +118,7 @@ describe("teaching", () => {
 
   test.each(["nearest_centroid", "knn"] as const)("%s", async (method) => {
     const report = await teach.fit({ method });
-    expect(report).toMatchObject({ method, pictures: 12 });
+    expect(report).toMatchObject({ method, images: 12 });
     const { accuracy } = await teach.evaluate(held_out());
     expect(accuracy).toBeGreaterThan(0.9);
     expect((await teach.leave_one_out()).accuracy).toBeGreaterThan(0.7);
@@ -475,7 +475,7 @@ describe("export_model", () => {
         new TextDecoder().decode(await read_file("test/fixtures/few_shot/exported_logits.json")),
       );
       const own = await Promise.all(
-        recorded.pictures.map((file: string) => read_file(`models/fashion/pictures/${file}`)),
+        recorded.images.map((file: string) => read_file(`models/fashion/pictures/${file}`)),
       );
       const teach = await make(features);
       for (const [label, kinds] of Object.entries({ bag: [8], shoe: [5, 7, 9], top: [0, 2, 4, 6] }))

@@ -4,7 +4,7 @@ import { read_file } from "../support/files.ts";
 import { difference } from "../support/images.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
-const FOLDER = "test/fixtures/pictures";
+const FOLDER = "test/fixtures/image_files";
 let expected: Map<string, FixtureTensor>;
 
 beforeAll(async () => {

@@ -5,7 +5,7 @@ import { RawImage } from "../../ts/image/raw_image.ts";
 import { RESAMPLE, type ResampleName } from "../../ts/image/resize.ts";
 import { read_file } from "../support/files.ts";
 
-const FOLDER = "test/fixtures/pictures";
+const FOLDER = "test/fixtures/image_files";
 const runs = Number(globalThis.process?.env?.FUZZ_RUNS ?? 60);
 const SOURCES = [
   "rgb.png",

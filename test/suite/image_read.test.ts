@@ -3,7 +3,7 @@ import { env } from "../../ts/env.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
 
-const FOLDER = "test/fixtures/pictures";
+const FOLDER = "test/fixtures/image_files";
 const png = await read_file(`${FOLDER}/rgb.png`);
 const pixels = await RawImage.read(png);
 
@@ -60,11 +60,11 @@ describe("RawImage.read takes", () => {
 
   test("an http(s) URL, through env.fetch", async () => {
     const fetch = answer_with(() => new Response(png as BodyInit));
-    expect(await RawImage.read("https://pictures.example/cat.png")).toEqual(pixels);
-    expect(await RawImage.fromURL(new URL("http://pictures.example/cat.png"))).toEqual(pixels);
+    expect(await RawImage.read("https://images.example/cat.png")).toEqual(pixels);
+    expect(await RawImage.fromURL(new URL("http://images.example/cat.png"))).toEqual(pixels);
     expect(fetch.mock.calls.map(([url]) => String(url))).toEqual([
-      "https://pictures.example/cat.png",
-      "http://pictures.example/cat.png",
+      "https://images.example/cat.png",
+      "http://images.example/cat.png",
     ]);
   });
 
@@ -76,7 +76,7 @@ describe("RawImage.read takes", () => {
 });
 
 describe("a URL that can't be read", () => {
-  const url = "https://pictures.example/cat.png";
+  const url = "https://images.example/cat.png";
 
   test.each([
     [404, "NOT_FOUND"],

@@ -5,7 +5,7 @@ import { read_file } from "../support/files.ts";
 import { difference } from "../support/images.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
-const FOLDER = "test/fixtures/pictures";
+const FOLDER = "test/fixtures/image_files";
 const SOURCES = ["rgb.png", "grey.png", "grey_alpha.png", "rgba.png", "wide.png", "one_pixel.png"];
 let expected: Map<string, FixtureTensor>;
 

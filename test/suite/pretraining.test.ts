@@ -10,8 +10,8 @@ import {
   msn_encoder,
   msn_view_collator,
   OriginalMSNCheckpoint,
-  PictureFolder,
   Random,
+  UnlabelledImageFolder,
 } from "vit-msn/training";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
@@ -238,7 +238,7 @@ describe("views", () => {
     expect((await error_of(strict.train())).message).toMatch(/image 0 can't be used/);
     const lax = await new_pretrainer({
       args: { ...args, max_steps: 2 },
-      options: { train_dataset: data, unreadable_pictures: "skip", model: strict.model },
+      options: { train_dataset: data, unreadable_images: "skip", model: strict.model },
     });
     await lax.train();
     expect(lax.state.global_step).toBe(2);
@@ -246,7 +246,7 @@ describe("views", () => {
     const useless = await new_pretrainer({
       options: {
         train_dataset: Array.from({ length: 12 }, () => ({ image: broken })),
-        unreadable_pictures: "skip",
+        unreadable_images: "skip",
         model: strict.model,
       },
     });
@@ -594,12 +594,12 @@ describe("checkpoints of the original MSN code", () => {
 
 test("a folder gives all its images, at any depth", async () => {
   const directory = await temporary_directory();
-  const png = await read_file("models/fashion/pictures/0_T-shirt_top.png").catch(
+  const png = await read_file("models/fashion/pictures/0-t-shirt-top.png").catch(
     () => new Uint8Array([137, 80]),
   );
   for (const path of ["a.png", "b/c.png", "b/d/e.jpg", "b/notes.txt", ".hidden/f.png"])
     await directory.write(path, png);
-  const folder = await PictureFolder.open(directory.target);
+  const folder = await UnlabelledImageFolder.open(directory.target);
   expect(folder.length).toBe(3);
   expect(folder.take(2).length).toBe(2);
   expect(folder.get(0).label).toBeUndefined();

@@ -447,8 +447,8 @@ describe("data", () => {
     const options = { model, image_processor, train_dataset, args: { ...ARGS, max_steps: 4 } };
     const error = await error_of(new Trainer(options).train());
     expect(error.code).toBe("INVALID_IMAGE");
-    expect(error.message).toMatch(/broken\.png.*unreadable_pictures/);
-    const trainer = new Trainer({ ...options, unreadable_pictures: "skip" });
+    expect(error.message).toMatch(/broken\.png.*unreadable_images/);
+    const trainer = new Trainer({ ...options, unreadable_images: "skip" });
     await trainer.train();
     expect(losses(trainer)).toHaveLength(4);
     expect(env.warn).toHaveBeenCalledTimes(1);

@@ -314,7 +314,7 @@ function describe_fit(report: FitReport): string {
   const { method, labels, penalty, train_accuracy } = report;
   const lambda = penalty === undefined ? "" : `, penalty ${penalty}`;
   return (
-    `${method} on ${report.pictures} images with ${labels.length} labels${lambda}; ` +
+    `${method} on ${report.images} images with ${labels.length} labels${lambda}; ` +
     `training accuracy ${percent(train_accuracy)}.`
   );
 }

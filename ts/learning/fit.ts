@@ -27,7 +27,7 @@ export interface FitReport {
   /** In the order of the scores. */
   labels: readonly string[];
   /** The number of training images. */
-  pictures: number;
+  images: number;
   /** The share of them that the head classifies correctly. */
   train_accuracy: number;
   /** Logistic regression: λ, given or chosen. */
@@ -87,7 +87,7 @@ export async function fit_head(
   const report: FitReport = {
     method: plan.method,
     labels: problem.labels,
-    pictures: examples.length,
+    images: examples.length,
     train_accuracy: right.length / examples.length,
     ...details,
   };

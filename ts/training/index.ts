@@ -33,7 +33,6 @@ export type {
 } from "./data/dataset.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
-export { PictureFolder, type PictureFolderOptions } from "./data/picture_folder.ts";
 export type { Split } from "./data/splits.ts";
 export {
   compose,
@@ -46,6 +45,7 @@ export {
   reference_transforms,
   type Size,
 } from "./data/transforms.ts";
+export { UnlabelledImageFolder, type UnlabelledImageFolderOptions } from "./data/unlabelled_image_folder.ts";
 export { compute_gradients, type GradientOptions, type LossAndGradients } from "./gradients.ts";
 export { argmax_rows, type ComputeMetrics, confusion_matrix, type EvalPrediction } from "./metrics.ts";
 export {

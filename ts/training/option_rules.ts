@@ -15,8 +15,8 @@ import {
 import type { ImageCollatorOptions } from "./data/collate.ts";
 import type { ColorJitterOptions } from "./data/color_transforms.ts";
 import type { ImageFolderOptions } from "./data/image_folder.ts";
-import type { PictureFolderOptions } from "./data/picture_folder.ts";
 import type { RandomResizedCropOptions } from "./data/transforms.ts";
+import type { UnlabelledImageFolderOptions } from "./data/unlabelled_image_folder.ts";
 import type { MSNPretrainerOptions, MSNSaveOptions } from "./msn/msn_pretrainer.ts";
 import type { EvaluateOptions, TrainerOptions } from "./trainer.ts";
 import type { TrainCallOptions } from "./training_loop.ts";
@@ -39,7 +39,7 @@ export const COLLATOR_RULES: Of<ImageCollatorOptions> = {
   processor: image_processor,
   train_transform: callable,
   eval_transform: callable,
-  unreadable_pictures: error_or_skip,
+  unreadable_images: error_or_skip,
 };
 
 /** TrainerOptions. */
@@ -51,7 +51,7 @@ export const TRAINER_RULES: Of<TrainerOptions> = {
   image_processor,
   train_transform: callable,
   eval_transform: callable,
-  unreadable_pictures: error_or_skip,
+  unreadable_images: error_or_skip,
   data_collator: callable,
   compute_metrics: callable,
   callbacks: list,
@@ -65,7 +65,7 @@ export const PRETRAINER_RULES: Of<MSNPretrainerOptions> = {
   continue_schedule: flag,
   train_dataset: any,
   image_processor,
-  unreadable_pictures: error_or_skip,
+  unreadable_images: error_or_skip,
   view_collator: callable,
   callbacks: list,
 };
@@ -77,7 +77,7 @@ export const TRAIN_RULES: Of<TrainCallOptions> = {
   signal: abort_signal,
 };
 export const EVALUATE_RULES: Of<EvaluateOptions> = { metric_key_prefix: text, signal: abort_signal };
-export const SPLIT_RULES: Of<PictureFolderOptions> = { split: ["train", "validation", "test"] };
+export const SPLIT_RULES: Of<UnlabelledImageFolderOptions> = { split: ["train", "validation", "test"] };
 export const FOLDER_RULES: Of<ImageFolderOptions> = {
   ...SPLIT_RULES,
   empty_classes: error_or_skip,

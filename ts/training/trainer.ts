@@ -54,7 +54,7 @@ export interface TrainerOptions {
   /** The same in evaluation. Default: none. */
   eval_transform?: ImageTransform;
   /** What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning. */
-  unreadable_pictures?: "error" | "skip";
+  unreadable_images?: "error" | "skip";
   /** Makes the batches instead; the options above are then unused. */
   data_collator?: DataCollator;
   /**
@@ -125,7 +125,7 @@ export class Trainer {
         processor: image_processor,
         train_transform: options.train_transform,
         eval_transform: options.eval_transform,
-        unreadable_pictures: options.unreadable_pictures,
+        unreadable_images: options.unreadable_images,
       });
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
     this.#event = { args: this.args, state: this.state, control: this.control };

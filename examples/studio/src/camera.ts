@@ -9,7 +9,7 @@ const REASONS: Record<string, string> = {
   NotReadableError: "The camera is in use by another program. Close that, and try again.",
 };
 
-/** Shows the camera until a picture is taken or the dialog is closed. */
+/** Shows the camera until an image is taken or the dialog is closed. */
 export async function open_camera(): Promise<File | undefined> {
   const video = h("video", {
     autoplay: true,

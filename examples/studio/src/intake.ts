@@ -1,17 +1,17 @@
 import { is_image_name } from "vit-msn";
 import { open_camera } from "./camera.ts";
-import { add_pictures, current, type Picture } from "./state.ts";
+import { add_images, current, type StudioImage } from "./state.ts";
 import { announce, h } from "./ui/dom.ts";
 import { count_of } from "./ui/format.ts";
 import { icon } from "./ui/icons.ts";
 
-/** Adds files to the page: those that are pictures by their type. The first of them is shown on the stage. */
-export function take_files(files: Iterable<File>): Picture[] {
+/** Adds files to the page: those that are images by their type. The first of them is shown on the stage. */
+export function take_files(files: Iterable<File>): StudioImage[] {
   const all = [...files];
   const images = all.filter(({ type, name }) => type.startsWith("image/") || is_image_name(name));
-  // Where there is no picture at all, reading the other files shows an error, which helps more than silence.
+  // Where there is no image at all, reading the other files shows an error, which helps more than silence.
   const taken = images.length > 0 ? images : all.slice(0, 1);
-  const added = add_pictures(taken.map((file) => ({ name: file.name || "Pasted picture", blob: file })));
+  const added = add_images(taken.map((file) => ({ name: file.name || "Pasted picture", blob: file })));
   if (added[0] !== undefined) current.value = added[0];
   const skipped = all.length - taken.length;
   const others = skipped > 0 ? `; ${count_of(skipped, "other file")} skipped` : "";
@@ -19,7 +19,7 @@ export function take_files(files: Iterable<File>): Picture[] {
   return added;
 }
 
-/** Buttons to choose, paste or take a picture. */
+/** Buttons to choose, paste or take an image. */
 export function intake_buttons(fail: (error: unknown) => void): HTMLElement {
   const input = h("input", {
     type: "file",
@@ -48,7 +48,7 @@ export function intake_buttons(fail: (error: unknown) => void): HTMLElement {
   );
   const paste = h(
     "button",
-    { type: "button", onclick: () => void paste_picture().catch(fail) },
+    { type: "button", onclick: () => void paste_image().catch(fail) },
     icon("paste"),
     h("span", {}, "Paste"),
   );
@@ -56,7 +56,7 @@ export function intake_buttons(fail: (error: unknown) => void): HTMLElement {
 }
 
 /** From the clipboard, where the browser lets a page read it. */
-async function paste_picture(): Promise<void> {
+async function paste_image(): Promise<void> {
   if (navigator.clipboard?.read === undefined)
     throw new Error(
       "This browser reads the clipboard only by Ctrl+V (⌘V on a Mac): press it anywhere on the page.",
@@ -78,7 +78,7 @@ async function paste_picture(): Promise<void> {
   throw new Error("There is no picture in the clipboard. Copy one, and paste again.");
 }
 
-/** Pictures that are dropped or pasted anywhere on the page. */
+/** Images that are dropped or pasted anywhere on the page. */
 export function accept_drops_and_pastes(): void {
   const veil = h("div", { class: "drop-veil", hidden: true }, h("p", {}, "Drop pictures anywhere"));
   document.body.append(veil);

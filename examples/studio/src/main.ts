@@ -21,7 +21,7 @@ import { theme_button } from "./ui/theme.ts";
 import { Client } from "./worker/client.ts";
 
 const SAMPLES_EACH = 5;
-const FIRST_PICTURE = 9;
+const FIRST_IMAGE = 9;
 
 const new_client = () => new Client(new URL("./worker.js", import.meta.url));
 const client = new_client();
@@ -81,7 +81,7 @@ accept_drops_and_pastes();
 tabs.open(panels.find(({ id }) => `#${id}` === location.hash)?.id ?? "recognise");
 void task.run("Opening the sample pictures …", async () => {
   const samples = await add_samples();
-  current.value ??= samples[FIRST_PICTURE] ?? samples[0];
+  current.value ??= samples[FIRST_IMAGE] ?? samples[0];
 });
 void start();
 

@@ -1,7 +1,7 @@
-import { add_pictures, type Picture, pictures } from "./state.ts";
+import { add_images, images, type StudioImage } from "./state.ts";
 import { h } from "./ui/dom.ts";
 
-/** Pictures that come with the page: one of each kind as files, and a sheet of more. */
+/** Images that come with the page: one of each kind as files, and a sheet of more. */
 interface SampleList {
   singles: { name: string; file: string }[];
   sheet: { file: string; side: number; columns: number; labels: string[] };
@@ -22,22 +22,22 @@ const list = () => {
   return listed;
 };
 
-/** One picture of each kind, into the strip. */
-export async function add_samples(): Promise<Picture[]> {
+/** One image of each kind, into the strip. */
+export async function add_samples(): Promise<StudioImage[]> {
   const { singles } = await list();
   const blobs = await Promise.all(
     singles.map(async ({ name, file }) => ({ name, blob: await (await get(file)).blob() })),
   );
-  return add_pictures(blobs);
+  return add_images(blobs);
 }
 
 const used = new Set<number>();
 
-/** Pictures from the sheet that weren't used yet, by label. */
+/** Images from the sheet that weren't used yet, by label. */
 export async function add_sample_classes(
   labels: readonly string[],
   each: number,
-): Promise<{ label: string; pictures: Picture[] }[]> {
+): Promise<{ label: string; images: StudioImage[] }[]> {
   const { sheet } = await list();
   const image = await createImageBitmap(await (await get(sheet.file)).blob());
   return Promise.all(
@@ -49,17 +49,17 @@ export async function add_sample_classes(
       const blobs = await Promise.all(
         places.map(async (place, i) => ({ name: `${label} ${i + 1}`, blob: await cut(image, place, sheet) })),
       );
-      return { label, pictures: add_pictures(blobs) };
+      return { label, images: add_images(blobs) };
     }),
   );
 }
 
 /** Adds more of every kind to the strip; returns how many were added. */
 export async function add_more_samples(each: number): Promise<number> {
-  const before = pictures.value.length;
+  const before = images.value.length;
   const { sheet } = await list();
   await add_sample_classes([...new Set(sheet.labels)], each);
-  return pictures.value.length - before;
+  return images.value.length - before;
 }
 
 function cut(image: ImageBitmap, place: number, { side, columns }: SampleList["sheet"]): Promise<Blob> {

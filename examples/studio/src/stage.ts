@@ -1,8 +1,8 @@
-import { current, type Picture } from "./state.ts";
+import { current, type StudioImage } from "./state.ts";
 import { h } from "./ui/dom.ts";
 import type { PatchLayout } from "./worker/types.ts";
 
-/** Pictures below this side are shown with their pixels visible. */
+/** Images below this side are shown with their pixels visible. */
 const SMALL_SIDE = 160;
 
 export interface Overlay {
@@ -17,7 +17,7 @@ export interface Overlay {
   smooth?: boolean;
 }
 
-/** The picture, large, and what a panel lays over it. */
+/** The image, large, and what a panel lays over it. */
 export class Stage {
   readonly element: HTMLElement;
   readonly #frame: HTMLElement;
@@ -43,13 +43,13 @@ export class Stage {
       this.#frame.hidden = true;
       this.detail = "can't be shown as an image";
     };
-    current.watch((picture) => {
-      this.#show(picture);
-      when_empty.hidden = picture !== undefined;
+    current.watch((image) => {
+      this.#show(image);
+      when_empty.hidden = image !== undefined;
     });
   }
 
-  /** A few words next to the picture's name. */
+  /** A few words next to the image's name. */
   set detail(text: string) {
     this.#detail.textContent = text;
   }
@@ -75,14 +75,14 @@ export class Stage {
     this.#canvas.hidden = true;
   }
 
-  #show(picture: Picture | undefined): void {
+  #show(image: StudioImage | undefined): void {
     this.clear_overlay();
     this.detail = "";
-    this.#frame.hidden = picture === undefined;
-    this.#name.textContent = picture?.name ?? "";
-    if (picture === undefined) return;
-    this.#image.src = picture.url;
-    this.#image.alt = picture.name;
+    this.#frame.hidden = image === undefined;
+    this.#name.textContent = image?.name ?? "";
+    if (image === undefined) return;
+    this.#image.src = image.url;
+    this.#image.alt = image.name;
   }
 
   #fit(): void {

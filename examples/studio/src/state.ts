@@ -1,7 +1,7 @@
 import type { ModelInfo } from "./worker/types.ts";
 
-/** A picture in the strip. */
-export interface Picture {
+/** An image in the strip. */
+export interface StudioImage {
   id: number;
   name: string;
   blob: Blob;
@@ -41,30 +41,30 @@ export class State<T> {
 }
 
 /** What the parts of the page share. */
-export const pictures = new State<readonly Picture[]>([]);
-/** The picture on the stage. */
-export const current = new State<Picture | undefined>(undefined);
+export const images = new State<readonly StudioImage[]>([]);
+/** The image on the stage. */
+export const current = new State<StudioImage | undefined>(undefined);
 /** The loaded model; undefined before the first one. */
 export const model = new State<ModelInfo | undefined>(undefined);
 
 let next_id = 0;
 
-/** Puts pictures into the strip. */
-export function add_pictures(blobs: readonly { name: string; blob: Blob }[]): Picture[] {
+/** Puts images into the strip. */
+export function add_images(blobs: readonly { name: string; blob: Blob }[]): StudioImage[] {
   const added = blobs.map(({ name, blob }) => ({
     id: next_id++,
     name,
     blob,
     url: URL.createObjectURL(blob),
   }));
-  pictures.value = [...pictures.value, ...added];
+  images.value = [...images.value, ...added];
   return added;
 }
 
-export function remove_picture(picture: Picture): void {
-  const index = pictures.value.indexOf(picture);
-  pictures.value = pictures.value.filter((other) => other !== picture);
-  if (current.value === picture) current.value = pictures.value[Math.min(index, pictures.value.length - 1)];
+export function remove_image(image: StudioImage): void {
+  const index = images.value.indexOf(image);
+  images.value = images.value.filter((other) => other !== image);
+  if (current.value === image) current.value = images.value[Math.min(index, images.value.length - 1)];
   // Not at once: the strip or a class may still show it.
-  setTimeout(() => URL.revokeObjectURL(picture.url), 60_000);
+  setTimeout(() => URL.revokeObjectURL(image.url), 60_000);
 }

@@ -12,7 +12,7 @@ import {
   type MSNPretrainingOptions,
   msn_encoder,
   OriginalMSNCheckpoint,
-  PictureFolder,
+  UnlabelledImageFolder,
 } from "../../training/index.ts";
 import { DownloadBars } from "../progress_bars.ts";
 import { write_pretraining_report } from "../report/pretraining_report.ts";
@@ -68,7 +68,7 @@ export async function pretrain(
   signal: AbortSignal,
 ): Promise<number> {
   const output_dir = required(options.output_dir as string | undefined, "output_dir", "pretrain");
-  const folder = await PictureFolder.open(required(flags.train_dir, "train_dir", "pretrain"));
+  const folder = await UnlabelledImageFolder.open(required(flags.train_dir, "train_dir", "pretrain"));
   const { max_train_samples } = flags;
   const train_dataset =
     max_train_samples === undefined ? folder : folder.take(max_train_samples, options.seed);
@@ -82,7 +82,7 @@ interface PretrainRun {
   flags: PretrainFlags;
   encoder: EncoderFlags;
   options: MSNPretrainingOptions;
-  train_dataset: PictureFolder;
+  train_dataset: UnlabelledImageFolder;
 }
 
 /** Runs while the output folder is locked. */
@@ -103,7 +103,7 @@ async function pretrain_into(
       ...(image_processor && { image_processor }),
       ...(original && { initial_checkpoint: original }),
       ...(flags.continue_schedule !== undefined && { continue_schedule: flags.continue_schedule }),
-      ...(flags.unreadable_pictures && { unreadable_pictures: flags.unreadable_pictures }),
+      ...(flags.unreadable_images && { unreadable_images: flags.unreadable_images }),
       callbacks: [bars, stop.callback],
     });
     const { metrics } = await pretrainer.train(resume);

@@ -87,7 +87,7 @@ async function train_into(output_dir: string, run: TrainRun, signal: AbortSignal
       image_processor: processor,
       train_transform: transforms.train,
       eval_transform: transforms.eval,
-      unreadable_pictures: flags.unreadable_pictures,
+      unreadable_images: flags.unreadable_images,
       callbacks: [...early_stopping(flags), bars, stop.callback],
     });
     if (resume !== undefined) {

@@ -15,7 +15,7 @@ export const choice = (...choices: readonly string[]): OptionRule => ({ kind: "c
 /** The options that both `train` and `pretrain` add to those of the library. */
 export interface SharedFlags {
   max_train_samples?: number;
-  unreadable_pictures?: "error" | "skip";
+  unreadable_images?: "error" | "skip";
   resume_from_checkpoint?: string;
   overwrite_output_dir?: boolean;
   model_revision?: string;
@@ -29,7 +29,7 @@ export interface SharedFlags {
 
 export const SHARED_FLAGS: Readonly<Record<keyof SharedFlags, DescribedOption>> = {
   max_train_samples: { rule: positive_integer, ...data("train on up to n images; default: all") },
-  unreadable_pictures: {
+  unreadable_images: {
     rule: choice("error", "skip"),
     ...data("stop at an image that can't be read, or skip it; default: error", "action"),
   },

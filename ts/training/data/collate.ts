@@ -54,7 +54,7 @@ export interface ImageCollatorOptions {
    * What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning that
    * names it.
    */
-  unreadable_pictures?: "error" | "skip";
+  unreadable_images?: "error" | "skip";
 }
 
 /**
@@ -111,15 +111,15 @@ const UNREADABLE = ["INVALID_IMAGE", "NOT_FOUND", "ACCESS_DENIED", "IO", "NETWOR
 export function skip_or_throw(
   error: unknown,
   name: string,
-  { unreadable_pictures = "error" }: Pick<ImageCollatorOptions, "unreadable_pictures">,
+  { unreadable_images = "error" }: Pick<ImageCollatorOptions, "unreadable_images">,
   warned: Set<string>,
 ): void {
   if (!(error instanceof VitMsnError) || !UNREADABLE.includes(error.code)) throw error;
-  if (unreadable_pictures === "error") {
+  if (unreadable_images === "error") {
     throw new VitMsnError(
       error.code,
-      `${name} can't be used for training: ${error.message} Remove it, or set unreadable_pictures to "skip".`,
-      { cause: error, details: { ...error.details, picture: name } },
+      `${name} can't be used for training: ${error.message} Remove it, or set unreadable_images to "skip".`,
+      { cause: error, details: { ...error.details, image: name } },
     );
   }
   if (!warned.has(name)) env.warn(`Skipped ${name}: ${error.message}`);

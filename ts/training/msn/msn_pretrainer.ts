@@ -60,7 +60,7 @@ export interface MSNPretrainerOptions {
    */
   image_processor?: ViTImageProcessor;
   /** What to do with an image that can't be read: throw an "error" (default), or "skip" it with a warning. */
-  unreadable_pictures?: "error" | "skip";
+  unreadable_images?: "error" | "skip";
   /** Makes the views instead; the options above are then unused. */
   view_collator?: ViewCollator;
   callbacks?: readonly MSNPretrainerCallback[];
@@ -325,12 +325,12 @@ export class MSNPretrainer {
   #view_collator(): ViewCollator {
     const { config } = this.model;
     const { image_processor: processor, args } = this;
-    const { unreadable_pictures } = this.#options;
+    const { unreadable_images } = this.#options;
     return msn_view_collator({
       args,
       config,
       processor,
-      ...(unreadable_pictures && { unreadable_pictures }),
+      ...(unreadable_images && { unreadable_images }),
     });
   }
 }

@@ -47,7 +47,7 @@ export interface MSNViews {
 /** Makes the views of a step's images; undefined if none can be used. */
 export type ViewCollator = Collator<MSNViews>;
 
-export interface MSNViewOptions extends Pick<ImageCollatorOptions, "unreadable_pictures"> {
+export interface MSNViewOptions extends Pick<ImageCollatorOptions, "unreadable_images"> {
   args: MSNPretrainingArguments;
   config: ViTMSNConfig;
   /** Only its normalisation is used. */

@@ -1,4 +1,4 @@
-import { current, type Picture } from "../state.ts";
+import { current, type StudioImage } from "../state.ts";
 import { heat_image } from "../ui/colour.ts";
 import { Choice, Slider, toggle } from "../ui/controls.ts";
 import { announce, h } from "../ui/dom.ts";
@@ -13,7 +13,7 @@ export class AttentionPanel extends Panel {
   readonly id = "attention";
   readonly title = "Attention";
   readonly icon = "attention";
-  #maps: { picture: Picture; maps: AttentionMaps } | undefined;
+  #maps: { image: StudioImage; maps: AttentionMaps } | undefined;
   readonly #mode: Choice<Mode>;
   readonly #layer: Slider;
   readonly #head: Slider;
@@ -88,15 +88,15 @@ export class AttentionPanel extends Panel {
   }
 
   protected override refresh(): void {
-    const { picture } = this;
-    if (picture === undefined) {
+    const { image } = this;
+    if (image === undefined) {
       this.#body.hidden = true;
       return;
     }
     void this.task.run("Reading attention …", async (signal) => {
-      const maps = await this.context.client.call("attention", [ref(picture)], { signal });
+      const maps = await this.context.client.call("attention", [ref(image)], { signal });
       const is_first = this.#maps === undefined;
-      this.#maps = { picture, maps };
+      this.#maps = { image, maps };
       this.#layer.max = maps.layers;
       this.#head.max = maps.heads;
       if (is_first) this.#layer.value = maps.layers;
@@ -108,7 +108,7 @@ export class AttentionPanel extends Panel {
   }
 
   #draw(): void {
-    if (this.#maps === undefined || this.#maps.picture !== current.value) return;
+    if (this.#maps === undefined || this.#maps.image !== current.value) return;
     const { maps } = this.#maps;
     const { columns, rows } = maps.layout;
     const [values, words] = this.#chosen(maps);

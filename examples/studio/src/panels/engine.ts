@@ -241,15 +241,15 @@ export class EnginePanel extends Panel {
   }
 
   #time(): void {
-    const { picture } = this;
-    if (picture === undefined) {
-      this.#no_picture();
+    const { image } = this;
+    if (image === undefined) {
+      this.#no_image();
       return;
     }
     void this.#profile_task.run("Timing …", async (signal) => {
       const times: number[] = [];
       for (let i = 0; i < TIMED; i++) {
-        times.push((await this.context.client.call("classify", [ref(picture)], { signal })).ms);
+        times.push((await this.context.client.call("classify", [ref(image)], { signal })).ms);
         this.#profile_task.on_progress({ done: i + 1, total: TIMED });
       }
       times.sort((a, b) => a - b);
@@ -262,19 +262,19 @@ export class EnginePanel extends Panel {
   }
 
   #take_profile(): void {
-    const { picture } = this;
-    if (picture === undefined) {
-      this.#no_picture();
+    const { image } = this;
+    if (image === undefined) {
+      this.#no_image();
       return;
     }
     void this.#profile_task.run("Profiling …", async (signal) => {
-      const found = await this.context.client.call("profile", [ref(picture)], { signal });
+      const found = await this.context.client.call("profile", [ref(image)], { signal });
       this.#last = found;
       this.#show_profile(found);
     });
   }
 
-  #no_picture(): void {
+  #no_image(): void {
     this.#profile_task.fail(new Error(current.value ? "Load a model first." : "Choose a picture first."));
   }
 

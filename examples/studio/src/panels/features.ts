@@ -1,4 +1,4 @@
-import { current, model, type Picture, pictures } from "../state.ts";
+import { current, images, model, type StudioImage } from "../state.ts";
 import { colour_image } from "../ui/colour.ts";
 import { Choice, Slider } from "../ui/controls.ts";
 import { h } from "../ui/dom.ts";
@@ -7,16 +7,16 @@ import { Task } from "../ui/task.ts";
 import type { Neighbour, PcaResult } from "../worker/types.ts";
 import { type Context, heading, Panel, ref } from "./panel.ts";
 
-/** How many near pictures are shown, and how many share a PCA. */
+/** How many near images are shown, and how many share a PCA. */
 const NEIGHBOURS = 8;
 const TOGETHER = 32;
 
-/** What the model's features say: the patches' main directions as colours, and the pictures that are alike. */
+/** What the model's features say: the patches' main directions as colours, and the images that are alike. */
 export class FeaturesPanel extends Panel {
   readonly id = "features";
   readonly title = "Features";
   readonly icon = "features";
-  #pca: { picture: Picture; result: PcaResult } | undefined;
+  #pca: { image: StudioImage; result: PcaResult } | undefined;
   readonly #over: Choice<"one" | "all">;
   readonly #opacity: Slider;
   readonly #explained = h("ul", { class: "explained", "aria-label": "Variance that each colour explains" });
@@ -56,7 +56,7 @@ export class FeaturesPanel extends Panel {
         this.#alone,
       ),
     );
-    pictures.on_change(() => this.refresh_if_shown());
+    images.on_change(() => this.refresh_if_shown());
   }
 
   override hide(): void {
@@ -65,18 +65,18 @@ export class FeaturesPanel extends Panel {
   }
 
   protected override refresh(): void {
-    const { picture } = this;
-    if (picture === undefined) return;
-    void this.task.run("Finding directions …", (signal) => this.#find_directions(picture, signal));
-    void this.#near_task.run("Comparing pictures …", (signal) => this.#find_near(picture, signal));
+    const { image } = this;
+    if (image === undefined) return;
+    void this.task.run("Finding directions …", (signal) => this.#find_directions(image, signal));
+    void this.#near_task.run("Comparing pictures …", (signal) => this.#find_near(image, signal));
   }
 
-  async #find_directions(picture: Picture, signal: AbortSignal): Promise<void> {
-    const others = pictures.value.filter((other) => other !== picture);
-    const together = this.#over.value === "all" ? [picture, ...others.slice(0, TOGETHER - 1)] : [picture];
+  async #find_directions(image: StudioImage, signal: AbortSignal): Promise<void> {
+    const others = images.value.filter((other) => other !== image);
+    const together = this.#over.value === "all" ? [image, ...others.slice(0, TOGETHER - 1)] : [image];
     const { on_progress } = this.task;
     const result = await this.context.client.call("pca", [together.map(ref)], { signal, on_progress });
-    this.#pca = { picture, result };
+    this.#pca = { image, result };
     this.#draw();
     const colours = ["Red", "Green", "Blue"];
     this.#explained.replaceChildren(
@@ -94,8 +94,8 @@ export class FeaturesPanel extends Panel {
   }
 
   #draw(): void {
-    if (this.#pca === undefined || this.#pca.picture !== current.value) return;
-    const [own] = this.#pca.result.pictures;
+    if (this.#pca === undefined || this.#pca.image !== current.value) return;
+    const [own] = this.#pca.result.images;
     if (own === undefined) return;
     const { rows, columns } = own.layout;
     this.context.stage.lay_over({
@@ -106,11 +106,11 @@ export class FeaturesPanel extends Panel {
     });
   }
 
-  async #find_near(picture: Picture, signal: AbortSignal): Promise<void> {
-    const others = pictures.value.filter((other) => other !== picture);
+  async #find_near(image: StudioImage, signal: AbortSignal): Promise<void> {
+    const others = images.value.filter((other) => other !== image);
     this.#alone.hidden = others.length > 0;
     const { on_progress } = this.#near_task;
-    const near = await this.context.client.call("nearest", [ref(picture), others.map(ref)], {
+    const near = await this.context.client.call("nearest", [ref(image), others.map(ref)], {
       signal,
       on_progress,
     });
@@ -118,14 +118,14 @@ export class FeaturesPanel extends Panel {
     this.#near.replaceChildren(
       ...near
         .slice(0, NEIGHBOURS)
-        .map((neighbour) => near_row(by_id.get(neighbour.id) as Picture, neighbour)),
+        .map((neighbour) => near_row(by_id.get(neighbour.id) as StudioImage, neighbour)),
     );
   }
 }
 
-function near_row(picture: Picture, { similarity }: Neighbour): HTMLElement {
+function near_row(image: StudioImage, { similarity }: Neighbour): HTMLElement {
   const show = () => {
-    current.value = picture;
+    current.value = image;
   };
   const small = (model.value?.image_size[0] ?? 0) < 64 ? "pixelated" : "";
   return h(
@@ -133,8 +133,8 @@ function near_row(picture: Picture, { similarity }: Neighbour): HTMLElement {
     {},
     h(
       "button",
-      { type: "button", onclick: show, "aria-label": `${picture.name}, similarity ${similarity.toFixed(2)}` },
-      h("img", { src: picture.url, alt: "", class: small }),
+      { type: "button", onclick: show, "aria-label": `${image.name}, similarity ${similarity.toFixed(2)}` },
+      h("img", { src: image.url, alt: "", class: small }),
       h("span", { class: "similarity" }, similarity.toFixed(2)),
     ),
   );

@@ -1,4 +1,4 @@
-import { current, model, type Picture } from "../state.ts";
+import { current, model, type StudioImage } from "../state.ts";
 import { Bars } from "../ui/bars.ts";
 import { line_chart } from "../ui/chart.ts";
 import { mask_image } from "../ui/colour.ts";
@@ -16,7 +16,7 @@ type Order = "random" | "most" | "least";
 const CURVE = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1];
 
 interface Known {
-  picture: Picture;
+  image: StudioImage;
   full: Classified;
   /** All patches, those that stay longest first. */
   order: number[];
@@ -103,21 +103,21 @@ export class MaskingPanel extends Panel {
   }
 
   protected override refresh(): void {
-    const { picture } = this;
+    const { image } = this;
     const has_classes = (model.value?.labels.length ?? 0) > 0;
     this.#backbone.hidden = has_classes || model.value === undefined;
-    this.#body.hidden = picture === undefined || !has_classes;
+    this.#body.hidden = image === undefined || !has_classes;
     this.#curve_task.stop();
-    if (picture === undefined || !has_classes) return;
+    if (image === undefined || !has_classes) return;
     void this.task.run("Looking …", async (signal) => {
       const { client } = this.context;
-      const full = await client.call("classify", [ref(picture)], { signal });
+      const full = await client.call("classify", [ref(image)], { signal });
       const { rows, columns } = full.layout;
       const order =
         this.#order.value === "random"
           ? shuffled(rows * columns, this.#seed)
-          : by_attention(await client.call("attention", [ref(picture)], { signal }), this.#order.value);
-      this.#known = { picture, full, order };
+          : by_attention(await client.call("attention", [ref(image)], { signal }), this.#order.value);
+      this.#known = { image, full, order };
       this.#draw();
       await this.#look(this.#known, signal);
       this.#draw_curve([]);
@@ -131,7 +131,7 @@ export class MaskingPanel extends Panel {
 
   #draw(): void {
     const known = this.#known;
-    if (known === undefined || known.picture !== current.value) return;
+    if (known === undefined || known.image !== current.value) return;
     const { rows, columns } = known.full.layout;
     const visible = this.#visible(known, this.#share.value / 100);
     this.context.stage.lay_over({
@@ -144,13 +144,13 @@ export class MaskingPanel extends Panel {
 
   #classify(): void {
     const known = this.#known;
-    if (known === undefined || known.picture !== current.value) return;
+    if (known === undefined || known.image !== current.value) return;
     void this.task.run("Looking …", (signal) => this.#look(known, signal));
   }
 
   async #look(known: Known, signal: AbortSignal): Promise<void> {
     const visible = this.#visible(known, this.#share.value / 100);
-    const found = await this.context.client.call("classify", [ref(known.picture), visible], { signal });
+    const found = await this.context.client.call("classify", [ref(known.image), visible], { signal });
     const [whole, now] = [known.full.scores[0], found.scores[0]];
     if (whole === undefined || now === undefined) return;
     this.#bars.update(found.scores, whole.label);
@@ -173,7 +173,7 @@ export class MaskingPanel extends Panel {
       for (const [i, share] of CURVE.entries()) {
         const { scores } = await this.context.client.call(
           "classify",
-          [ref(known.picture), this.#visible(known, share)],
+          [ref(known.image), this.#visible(known, share)],
           { signal },
         );
         this.#points.push([100 * share, scores.find((score) => score.label === label)?.score ?? 0]);

@@ -1,10 +1,10 @@
 import type { Stage } from "../stage.ts";
-import { current, model, type Picture } from "../state.ts";
+import { current, model, type StudioImage } from "../state.ts";
 import { h } from "../ui/dom.ts";
 import type { IconName } from "../ui/icons.ts";
 import { Task } from "../ui/task.ts";
 import type { Client } from "../worker/client.ts";
-import type { PictureRef } from "../worker/types.ts";
+import type { ImageRef } from "../worker/types.ts";
 
 /** What every panel works with. */
 export interface Context {
@@ -14,7 +14,7 @@ export interface Context {
   open: (id: string) => void;
 }
 
-/** One way of looking at the picture, behind a tab. It works only while it is shown. */
+/** One way of looking at the image, behind a tab. It works only while it is shown. */
 export abstract class Panel {
   abstract readonly id: string;
   abstract readonly title: string;
@@ -47,17 +47,17 @@ export abstract class Panel {
     if (this.#is_shown) this.refresh();
   }
 
-  /** The picture or the model changed, or the panel came to the front. */
+  /** The image or the model changed, or the panel came to the front. */
   protected abstract refresh(): void;
 
-  /** The picture to work on; undefined where there is none, or no model. */
-  protected get picture(): Picture | undefined {
+  /** The image to work on; undefined where there is none, or no model. */
+  protected get image(): StudioImage | undefined {
     return model.value === undefined ? undefined : current.value;
   }
 }
 
-/** What the Worker gets of a picture. */
-export const ref = ({ id, blob }: Picture): PictureRef => ({ id, blob });
+/** What the Worker gets of an image. */
+export const ref = ({ id, blob }: StudioImage): ImageRef => ({ id, blob });
 
 /** A panel's title and what it is good for, in one sentence. */
 export function heading(title: string, lead: string): HTMLElement {

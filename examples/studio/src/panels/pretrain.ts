@@ -1,5 +1,5 @@
 import { is_image_name } from "vit-msn";
-import { model, pictures } from "../state.ts";
+import { images, model } from "../state.ts";
 import { line_chart } from "../ui/chart.ts";
 import { Choice, select } from "../ui/controls.ts";
 import { announce, download, h, unique_id } from "../ui/dom.ts";
@@ -17,13 +17,13 @@ const POINTS = 240;
 const REDRAW_MS = 250;
 /** Steps that the curves' axis has at least. */
 const FEWEST_SHOWN = 10;
-const FEWEST_PICTURES = 8;
+const MIN_IMAGES = 8;
 
 type Numbers = Pick<
   PretrainingSettings,
   "epochs" | "batch_size" | "learning_rate" | "num_proto" | "focal_views" | "patch_drop"
 >;
-/** For a few hundred pictures. */
+/** For a few hundred images. */
 const DEFAULTS: Numbers = {
   epochs: 20,
   batch_size: 32,
@@ -47,7 +47,7 @@ const FIELDS: readonly {
   { name: "patch_drop", label: "Share of patches dropped", min: 0, max: 0.95, step: 0.05 },
 ];
 
-/** Self-supervised learning by MSN on the user's own pictures, without labels, in a separate Worker. */
+/** Self-supervised learning by MSN on the user's own images, without labels, in a separate Worker. */
 export class PretrainPanel extends Panel {
   readonly id = "pretrain";
   readonly title = "Pre-train";
@@ -188,7 +188,7 @@ export class PretrainPanel extends Panel {
       this.#run,
       this.#made,
     );
-    pictures.watch(() => this.#tell_data());
+    images.watch(() => this.#tell_data());
   }
 
   /** The run continues while other panels are shown. */
@@ -218,17 +218,17 @@ export class PretrainPanel extends Panel {
     });
   }
 
-  #pictures(): readonly Blob[] {
-    return this.#from.value === "folder" ? this.#folder : pictures.value.map(({ blob }) => blob);
+  #images(): readonly Blob[] {
+    return this.#from.value === "folder" ? this.#folder : images.value.map(({ blob }) => blob);
   }
 
   #tell_data(): void {
-    const { length } = this.#pictures();
-    const more = length < FEWEST_PICTURES ? ` Give it ${FEWEST_PICTURES} at least; hundreds are better.` : "";
+    const { length } = this.#images();
+    const more = length < MIN_IMAGES ? ` Give it ${MIN_IMAGES} at least; hundreds are better.` : "";
     const name = this.#folder[0]?.webkitRelativePath.split("/")[0];
     const where = this.#from.value === "folder" ? (name ? ` in ${name}` : " chosen") : "";
     this.#summary.textContent = `${count_of(length, "picture")}${where}.${more}`;
-    this.#go.disabled = this.task.is_running || length < FEWEST_PICTURES;
+    this.#go.disabled = this.task.is_running || length < MIN_IMAGES;
     this.#go_on.disabled = this.#go.disabled;
   }
 
@@ -285,7 +285,7 @@ export class PretrainPanel extends Panel {
 
   async #train(resume: boolean): Promise<void> {
     if (!this.#form.reportValidity()) return;
-    const [data, settings] = [this.#pictures(), this.#settings()];
+    const [data, settings] = [this.#images(), this.#settings()];
     if (!resume) this.#steps = [];
     this.#run.hidden = false;
     this.#made.hidden = this.#warning.hidden = true;
@@ -329,13 +329,13 @@ export class PretrainPanel extends Panel {
   #draw(): void {
     const last = this.#steps.at(-1);
     if (last === undefined) return;
-    const { step, max_steps, epoch, loss, prototypes_used, pictures_per_second, eta_seconds } = last;
+    const { step, max_steps, epoch, loss, prototypes_used, images_per_second, eta_seconds } = last;
     const facts: [string, string][] = [
       ["Step", `${step} of ${max_steps}`],
       ["Pass", epoch.toFixed(1)],
       ["Loss", loss.toFixed(3)],
       ["Prototypes", `${prototypes_used} of ${this.#inputs.get("num_proto")?.value}`],
-      ["Pictures a second", pictures_per_second.toFixed(1)],
+      ["Pictures a second", images_per_second.toFixed(1)],
       ["To go", step < max_steps ? seconds(eta_seconds) : "done"],
     ];
     this.#numbers.replaceChildren(

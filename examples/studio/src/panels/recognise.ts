@@ -1,11 +1,11 @@
-import { current, model, type Picture } from "../state.ts";
+import { current, model, type StudioImage } from "../state.ts";
 import { Bars } from "../ui/bars.ts";
 import { announce, h } from "../ui/dom.ts";
 import { milliseconds, percent } from "../ui/format.ts";
 import type { Classified } from "../worker/types.ts";
 import { type Context, heading, Panel, ref } from "./panel.ts";
 
-/** What is in the picture, by the model's own classes and by those that were taught. */
+/** What is in the image, by the model's own classes and by those that were taught. */
 export class RecognisePanel extends Panel {
   readonly id = "recognise";
   readonly title = "Recognise";
@@ -54,30 +54,30 @@ export class RecognisePanel extends Panel {
   protected override refresh(): void {
     const has_classes = (model.value?.labels.length ?? 0) > 0;
     this.#backbone.hidden = model.value === undefined || has_classes;
-    const { picture } = this;
-    this.#own.hidden = picture === undefined || !has_classes;
-    if (picture !== undefined) void this.task.run("Looking …", (signal) => this.#classify(picture, signal));
+    const { image } = this;
+    this.#own.hidden = image === undefined || !has_classes;
+    if (image !== undefined) void this.task.run("Looking …", (signal) => this.#classify(image, signal));
   }
 
-  async #classify(picture: Picture, signal: AbortSignal): Promise<void> {
+  async #classify(image: StudioImage, signal: AbortSignal): Promise<void> {
     const { client, stage } = this.context;
     this.element.setAttribute("aria-busy", "true");
     try {
-      const found = await client.call("classify", [ref(picture)], { signal });
-      this.#show(found, picture);
-      const taught = await client.call("teach_classify", [ref(picture)], { signal });
+      const found = await client.call("classify", [ref(image)], { signal });
+      this.#show(found, image);
+      const taught = await client.call("teach_classify", [ref(image)], { signal });
       this.#taught.hidden = taught === undefined;
       if (taught !== undefined) this.#taught_bars.update(taught);
-      if (current.value === picture) stage.detail = milliseconds(found.ms);
+      if (current.value === image) stage.detail = milliseconds(found.ms);
     } catch (error) {
-      if (current.value === picture) this.#own.hidden = true;
+      if (current.value === image) this.#own.hidden = true;
       throw error;
     } finally {
       this.element.setAttribute("aria-busy", "false");
     }
   }
 
-  #show({ scores, ms, prepare_ms }: Classified, { name }: Picture): void {
+  #show({ scores, ms, prepare_ms }: Classified, { name }: StudioImage): void {
     const [best] = scores;
     if (best === undefined) return;
     this.#best.replaceChildren(

@@ -1,6 +1,6 @@
 import type { Evaluation } from "vit-msn";
 import { add_sample_classes } from "../samples.ts";
-import { add_pictures, current, model, type Picture } from "../state.ts";
+import { add_images, current, model, type StudioImage } from "../state.ts";
 import { Bars } from "../ui/bars.ts";
 import { announce, download, h, unique_id } from "../ui/dom.ts";
 import { count_of, percent } from "../ui/format.ts";
@@ -12,18 +12,18 @@ import { type Context, heading, Panel, ref } from "./panel.ts";
 /** A class of the user's own. */
 interface TaughtClass {
   label: string;
-  examples: { picture: Picture; id: number }[];
-  /** Examples that came with a file: features without pictures. */
+  examples: { image: StudioImage; id: number }[];
+  /** Examples that came with a file: features without images. */
   imported: number;
 }
 
-/** Kinds of the sample pictures, and how many of each the example teaches. */
+/** Kinds of the sample images, and how many of each the example teaches. */
 const EXAMPLE = ["Bag", "Ankle boot", "Dress"];
 const EXAMPLE_EACH = 5;
 
 const size_of = ({ examples, imported }: TaughtClass): number => examples.length + imported;
 
-/** Classes from a few pictures each, on the frozen backbone; leaving out each picture in turn shows how good they are. */
+/** Classes from a few images each, on the frozen backbone; leaving out each image in turn shows how good they are. */
 export class TeachPanel extends Panel {
   readonly id = "teach";
   readonly title = "Teach";
@@ -129,10 +129,10 @@ export class TeachPanel extends Panel {
   }
 
   protected override refresh(): void {
-    const { picture } = this;
-    if (picture === undefined) return;
+    const { image } = this;
+    if (image === undefined) return;
     void this.#now_task.run("Looking …", async (signal) => {
-      const scores = await this.context.client.call("teach_classify", [ref(picture)], { signal });
+      const scores = await this.context.client.call("teach_classify", [ref(image)], { signal });
       this.#now.hidden = scores === undefined;
       if (scores !== undefined) this.#bars.update(scores);
     });
@@ -151,28 +151,28 @@ export class TeachPanel extends Panel {
     this.#list.querySelector<HTMLElement>("li:last-child button.add-current")?.focus();
   }
 
-  /** Two classes from the sample pictures. */
+  /** Two classes from the sample images. */
   async #teach_example(): Promise<void> {
     await this.#change("Teaching the example …", async (signal) => {
-      for (const { label, pictures } of await add_sample_classes(EXAMPLE, EXAMPLE_EACH)) {
+      for (const { label, images } of await add_sample_classes(EXAMPLE, EXAMPLE_EACH)) {
         const taught: TaughtClass = { label, examples: [], imported: 0 };
         this.#classes.push(taught);
-        await this.#add(taught, pictures, signal);
+        await this.#add(taught, images, signal);
       }
     });
   }
 
-  #add_pictures(taught: TaughtClass, pictures: readonly Picture[]): Promise<void> {
-    return this.#change(`Learning ${taught.label} …`, (signal) => this.#add(taught, pictures, signal));
+  #add_images(taught: TaughtClass, images: readonly StudioImage[]): Promise<void> {
+    return this.#change(`Learning ${taught.label} …`, (signal) => this.#add(taught, images, signal));
   }
 
-  async #add(taught: TaughtClass, pictures: readonly Picture[], signal: AbortSignal): Promise<void> {
+  async #add(taught: TaughtClass, images: readonly StudioImage[], signal: AbortSignal): Promise<void> {
     const { on_progress } = this.task;
-    const ids = await this.context.client.call("teach_add", [taught.label, pictures.map(ref)], {
+    const ids = await this.context.client.call("teach_add", [taught.label, images.map(ref)], {
       signal,
       on_progress,
     });
-    taught.examples.push(...pictures.map((picture, i) => ({ picture, id: ids[i] as number })));
+    taught.examples.push(...images.map((image, i) => ({ image, id: ids[i] as number })));
   }
 
   /** Changes what is taught, then learns it. */
@@ -230,7 +230,7 @@ export class TeachPanel extends Panel {
     });
   }
 
-  /** Gives a new model the pictures of the classes. */
+  /** Gives a new model the images of the classes. */
   async #teach_again(): Promise<void> {
     if (model.value === this.#taught_to) return;
     this.#taught_to = model.value;
@@ -245,7 +245,7 @@ export class TeachPanel extends Panel {
         this.#classes.push(taught);
         await this.#add(
           taught,
-          examples.map(({ picture }) => picture),
+          examples.map(({ image }) => image),
           signal,
         );
       }
@@ -282,7 +282,7 @@ export class TeachPanel extends Panel {
       class: "visually-hidden",
       tabindex: "-1",
       "aria-label": `Choose pictures of ${label}`,
-      onchange: () => void this.#add_pictures(taught, as_pictures(input.files ?? [])),
+      onchange: () => void this.#add_images(taught, as_images(input.files ?? [])),
     });
     const add_current = h(
       "button",
@@ -291,7 +291,7 @@ export class TeachPanel extends Panel {
         class: "add-current",
         "aria-label": `This picture is ${label}: add it`,
         onclick: () => {
-          if (current.value !== undefined) void this.#add_pictures(taught, [current.value]);
+          if (current.value !== undefined) void this.#add_images(taught, [current.value]);
         },
       },
       icon("add"),
@@ -321,7 +321,7 @@ export class TeachPanel extends Panel {
       h(
         "ul",
         { class: "examples", "aria-label": `Pictures of ${label}` },
-        examples.map(({ picture, id }) =>
+        examples.map(({ image, id }) =>
           h(
             "li",
             {},
@@ -329,10 +329,10 @@ export class TeachPanel extends Panel {
               "button",
               {
                 type: "button",
-                "aria-label": `Remove ${picture.name} from ${label}`,
+                "aria-label": `Remove ${image.name} from ${label}`,
                 onclick: () => void this.#remove_example(taught, id),
               },
-              h("img", { src: picture.url, alt: "" }),
+              h("img", { src: image.url, alt: "" }),
               icon("close"),
             ),
           ),
@@ -345,12 +345,12 @@ export class TeachPanel extends Panel {
       const files = [...(event.dataTransfer?.files ?? [])];
       if (files.length === 0) return;
       event.preventDefault(); // the page leaves it alone
-      void this.#add_pictures(taught, as_pictures(files));
+      void this.#add_images(taught, as_images(files));
     });
     return card;
   }
 }
 
-function as_pictures(files: Iterable<File>): Picture[] {
-  return add_pictures([...files].map((file) => ({ name: file.name, blob: file })));
+function as_images(files: Iterable<File>): StudioImage[] {
+  return add_images([...files].map((file) => ({ name: file.name, blob: file })));
 }

@@ -29,7 +29,7 @@ export function stretched(values: Float32Array): Float32Array {
   return values.map((value) => (value - low) * scale);
 }
 
-/** A picture with a pixel for each patch. */
+/** An image with a pixel for each patch. */
 export function heat_image(values: Float32Array, columns: number, rows: number): ImageData {
   const image = new ImageData(columns, rows);
   stretched(values).forEach((value, i) => {

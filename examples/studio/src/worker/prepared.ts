@@ -6,22 +6,22 @@ import {
   type ViTMSNConfig,
 } from "vit-msn";
 import type { Call } from "./calls.ts";
-import type { PatchLayout, PictureRef } from "./types.ts";
+import type { ImageRef, PatchLayout } from "./types.ts";
 
-/** Bytes of pixel values that are cached for pictures seen before. */
+/** Bytes of pixel values that are cached for images seen before. */
 const KEPT_BYTES = 64 << 20;
 
-/** A picture as the model takes it. */
-export interface PreparedPicture {
+/** An image as the model takes it. */
+export interface PreparedImage {
   inputs: ForwardInputs & { pixel_values: Tensor<"float32"> };
   layout: PatchLayout;
 }
 
-/** Decodes and preprocesses pictures for one model, and remembers the last ones. */
+/** Decodes and preprocesses images for one model, and remembers the last ones. */
 export class Preparer {
   readonly #processor: ViTImageProcessor;
   readonly #config: ViTMSNConfig;
-  readonly #cache = new Map<number, PreparedPicture>();
+  readonly #cache = new Map<number, PreparedImage>();
   #bytes = 0;
 
   constructor(processor: ViTImageProcessor, config: ViTMSNConfig) {
@@ -29,7 +29,7 @@ export class Preparer {
     this.#config = config;
   }
 
-  async prepare({ id, blob }: PictureRef, { signal }: Pick<Call, "signal">): Promise<PreparedPicture> {
+  async prepare({ id, blob }: ImageRef, { signal }: Pick<Call, "signal">): Promise<PreparedImage> {
     const known = this.#cache.get(id);
     if (known !== undefined) return known;
     const image = await RawImage.read(blob, { signal });
@@ -51,18 +51,18 @@ export class Preparer {
     return prepared;
   }
 
-  #keep(id: number, prepared: PreparedPicture): void {
-    const bytes = (p: PreparedPicture) => p.inputs.pixel_values.data.byteLength;
+  #keep(id: number, prepared: PreparedImage): void {
+    const bytes = (p: PreparedImage) => p.inputs.pixel_values.data.byteLength;
     this.#cache.set(id, prepared);
     this.#bytes += bytes(prepared);
-    for (const [oldest, picture] of this.#cache) {
+    for (const [oldest, image] of this.#cache) {
       if (this.#bytes <= KEPT_BYTES || oldest === id) break;
       this.#cache.delete(oldest);
-      this.#bytes -= bytes(picture);
+      this.#bytes -= bytes(image);
     }
   }
 
-  /** What a centre crop leaves of a picture. */
+  /** What a centre crop leaves of an image. */
   #region(width: number, height: number): PatchLayout["region"] {
     const { do_center_crop, crop_size } = this.#processor;
     if (!do_center_crop) return { x: 0, y: 0, width: 1, height: 1 };

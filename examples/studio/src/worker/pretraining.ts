@@ -23,23 +23,23 @@ export class Pretraining {
 
   /** Trains until the run's end, stop() or an abort; with `resume` it starts from the stored checkpoint. */
   async train(
-    pictures: readonly Blob[],
+    images: readonly Blob[],
     settings: PretrainingSettings,
     resume: boolean,
     { signal, progress }: Call,
   ): Promise<PretrainingResult> {
     const { MSNPretrainer } = await import("vit-msn/training");
-    // A collapse, skipped pictures, unavailable threads.
+    // A collapse, skipped images, unavailable threads.
     env.warn = (message) => progress({ kind: "warning", message } satisfies PretrainingProgress);
     if (!resume) await this.discard();
     await this.#forget();
     const { model, image_processor } = await start_model(settings, signal);
-    const batch = Math.min(settings.batch_size, pictures.length);
+    const batch = Math.min(settings.batch_size, images.length);
     const pretrainer = new MSNPretrainer({
       model,
       ...(image_processor && { image_processor }),
-      train_dataset: pictures.map((image) => ({ image })),
-      unreadable_pictures: "skip",
+      train_dataset: images.map((image) => ({ image })),
+      unreadable_images: "skip",
       args: {
         output_dir: await checkpoints(),
         save_strategy: "steps",
@@ -145,7 +145,7 @@ function step_of(event: MSNStepEvent) {
   const { state, loss, prototypes_used, mean_entropy, learning_rate, eta_seconds, step_seconds, args } =
     event;
   const { global_step: step, max_steps, epoch } = state;
-  const pictures_per_second = args.per_device_train_batch_size / step_seconds;
+  const images_per_second = args.per_device_train_batch_size / step_seconds;
   return {
     step,
     max_steps,
@@ -155,6 +155,6 @@ function step_of(event: MSNStepEvent) {
     mean_entropy,
     learning_rate,
     eta_seconds,
-    pictures_per_second,
+    images_per_second,
   };
 }

@@ -10,18 +10,18 @@ import { attention_rollout, cls_attention } from "./attention_maps.ts";
 import type { Call } from "./calls.ts";
 import { type LoadedModel, load_model } from "./loading.ts";
 import { as_colours, principal_components } from "./pca.ts";
-import { type PreparedPicture, Preparer } from "./prepared.ts";
+import { type PreparedImage, Preparer } from "./prepared.ts";
 import { Pretraining } from "./pretraining.ts";
 import { Taught } from "./taught.ts";
 import type {
   AttentionMaps,
   Classified,
   Done,
+  ImageRef,
   ModelInfo,
   Neighbour,
-  PcaPicture,
+  PcaImage,
   PcaResult,
-  PictureRef,
   PretrainingResult,
   PretrainingSettings,
   ProfileResult,
@@ -37,7 +37,7 @@ const MAX_ATTENTION_BYTES = 1 << 30;
 interface Session extends LoadedModel {
   preparer: Preparer;
   taught: Taught;
-  /** CLS embeddings of pictures by id, of length 1. */
+  /** CLS embeddings of images by id, of length 1. */
   embeddings: Map<number, Float32Array>;
 }
 
@@ -66,8 +66,8 @@ export class Service {
   }
 
   /** @param visible the patches that the model may see, by index; default all. */
-  classify(call: Call, picture: PictureRef, visible?: readonly number[]): Promise<Classified> {
-    return this.#on_picture(call, picture, async ({ model }, { inputs, layout }, prepare_ms) => {
+  classify(call: Call, image: ImageRef, visible?: readonly number[]): Promise<Classified> {
+    return this.#on_image(call, image, async ({ model }, { inputs, layout }, prepare_ms) => {
       const started = performance.now();
       const { logits } = await model.forward({
         ...inputs,
@@ -79,8 +79,8 @@ export class Service {
     });
   }
 
-  attention(call: Call, picture: PictureRef): Promise<AttentionMaps> {
-    return this.#on_picture(call, picture, async ({ model, info }, { inputs, layout }) => {
+  attention(call: Call, image: ImageRef): Promise<AttentionMaps> {
+    return this.#on_image(call, image, async ({ model, info }, { inputs, layout }) => {
       const { layers, heads } = info;
       const tokens = 1 + layout.rows * layout.columns;
       check_attention_size(layers, heads, tokens);
@@ -97,37 +97,37 @@ export class Service {
     });
   }
 
-  /** Principal components of the patch features of pictures, taken together, as colours. */
-  pca(call: Call, pictures: readonly PictureRef[]): Promise<PcaResult> {
+  /** Principal components of the patch features of images, taken together, as colours. */
+  pca(call: Call, images: readonly ImageRef[]): Promise<PcaResult> {
     return this.#in_turn(call, async () => {
       const started = performance.now();
       const { model, preparer, info } = this.#ready();
       const parts: Float32Array[] = [];
-      const layouts: PcaPicture["layout"][] = [];
-      for (const picture of pictures) {
-        const { inputs, layout } = await preparer.prepare(picture, call);
+      const layouts: PcaImage["layout"][] = [];
+      for (const image of images) {
+        const { inputs, layout } = await preparer.prepare(image, call);
         const { last_hidden_state } = await model.vit.forward({ ...inputs, signal: call.signal });
         parts.push(last_hidden_state.data.subarray(info.hidden_size)); // without CLS
         layouts.push(layout);
-        call.progress({ done: parts.length, total: pictures.length } satisfies Done);
+        call.progress({ done: parts.length, total: images.length } satisfies Done);
       }
       const { scores, explained } = principal_components(joined(parts), info.hidden_size);
       const colours = as_colours(scores);
       let offset = 0;
-      const found = pictures.map(({ id }, i) => {
-        const layout = layouts[i] as PcaPicture["layout"];
+      const found = images.map(({ id }, i) => {
+        const layout = layouts[i] as PcaImage["layout"];
         const length = 3 * layout.rows * layout.columns;
         offset += length;
         return { id, layout, colours: colours.slice(offset - length, offset) };
       });
-      return { pictures: found, explained, ms: performance.now() - started };
+      return { images: found, explained, ms: performance.now() - started };
     });
   }
 
-  /** Other pictures by the cosine of their CLS embeddings to this one's, nearest first. */
-  nearest(call: Call, picture: PictureRef, others: readonly PictureRef[]): Promise<Neighbour[]> {
+  /** Other images by the cosine of their CLS embeddings to this one's, nearest first. */
+  nearest(call: Call, image: ImageRef, others: readonly ImageRef[]): Promise<Neighbour[]> {
     return this.#in_turn(call, async () => {
-      const own = await this.#embedding(picture, call);
+      const own = await this.#embedding(image, call);
       const found: Neighbour[] = [];
       for (const [i, other] of others.entries()) {
         const embedding = await this.#embedding(other, call);
@@ -141,8 +141,8 @@ export class Service {
     });
   }
 
-  profile(call: Call, picture: PictureRef): Promise<ProfileResult> {
-    return this.#on_picture(call, picture, async ({ model }, { inputs }) => {
+  profile(call: Call, image: ImageRef): Promise<ProfileResult> {
+    return this.#on_image(call, image, async ({ model }, { inputs }) => {
       const profile = await model.profile(inputs);
       return {
         device: profile.device,
@@ -154,8 +154,8 @@ export class Service {
     });
   }
 
-  teach_add(call: Call, label: string, pictures: readonly PictureRef[]): Promise<number[]> {
-    return this.#in_turn(call, () => this.#ready().taught.add(label, pictures, call));
+  teach_add(call: Call, label: string, images: readonly ImageRef[]): Promise<number[]> {
+    return this.#in_turn(call, () => this.#ready().taught.add(label, images, call));
   }
 
   teach_remove(call: Call, what: number | string): Promise<number> {
@@ -170,8 +170,8 @@ export class Service {
     return this.#in_turn(call, () => this.#ready().taught.leave_one_out(call));
   }
 
-  teach_classify(call: Call, picture: PictureRef): Promise<ClassificationResult[] | undefined> {
-    return this.#in_turn(call, () => this.#ready().taught.classify(picture, call));
+  teach_classify(call: Call, image: ImageRef): Promise<ClassificationResult[] | undefined> {
+    return this.#in_turn(call, () => this.#ready().taught.classify(image, call));
   }
 
   teach_save(call: Call): Promise<Blob> {
@@ -192,11 +192,11 @@ export class Service {
 
   pretrain(
     call: Call,
-    pictures: readonly Blob[],
+    images: readonly Blob[],
     settings: PretrainingSettings,
     resume: boolean,
   ): Promise<PretrainingResult> {
-    return this.#in_turn(call, () => this.#pretraining.train(pictures, settings, resume, call));
+    return this.#in_turn(call, () => this.#pretraining.train(images, settings, resume, call));
   }
 
   /** Not in turn: the run is under way. */
@@ -221,27 +221,27 @@ export class Service {
     return this.#in_turn(call, () => this.#pretraining.stored_step());
   }
 
-  async #embedding(picture: PictureRef, call: Call): Promise<Float32Array> {
+  async #embedding(image: ImageRef, call: Call): Promise<Float32Array> {
     const { model, preparer, embeddings } = this.#ready();
-    const known = embeddings.get(picture.id);
+    const known = embeddings.get(image.id);
     if (known !== undefined) return known;
-    const { inputs } = await preparer.prepare(picture, call);
+    const { inputs } = await preparer.prepare(image, call);
     const { data } = await model.vit.get_image_features({ ...inputs, signal: call.signal });
     const length = Math.hypot(...data);
     const embedding = data.map((x) => x / (length || 1));
-    embeddings.set(picture.id, embedding);
+    embeddings.set(image.id, embedding);
     return embedding;
   }
 
-  #on_picture<T>(
+  #on_image<T>(
     call: Call,
-    picture: PictureRef,
-    work: (session: Session, prepared: PreparedPicture, prepare_ms: number) => Promise<T>,
+    image: ImageRef,
+    work: (session: Session, prepared: PreparedImage, prepare_ms: number) => Promise<T>,
   ): Promise<T> {
     return this.#in_turn(call, async () => {
       const session = this.#ready();
       const started = performance.now();
-      const prepared = await session.preparer.prepare(picture, call);
+      const prepared = await session.preparer.prepare(image, call);
       return work(session, prepared, performance.now() - started);
     });
   }

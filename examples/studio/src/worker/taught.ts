@@ -9,7 +9,7 @@ import {
 } from "vit-msn";
 import type { Call } from "./calls.ts";
 import { memory_directory, type WrittenFiles } from "./memory_directory.ts";
-import type { Done, PictureRef, TaughtState } from "./types.ts";
+import type { Done, ImageRef, TaughtState } from "./types.ts";
 import { pack, unpack } from "./zip.ts";
 
 /** Classes of the user's own on the model's backbone. */
@@ -33,8 +33,8 @@ export class Taught {
     return { classes, is_fitted, needs_fit };
   }
 
-  add(label: string, pictures: readonly PictureRef[], { signal, progress }: Call): Promise<number[]> {
-    const blobs = pictures.map(({ blob }) => blob);
+  add(label: string, images: readonly ImageRef[], { signal, progress }: Call): Promise<number[]> {
+    const blobs = images.map(({ blob }) => blob);
     return this.#teach.add(label, blobs, { signal, progress_callback: progress });
   }
 
@@ -52,9 +52,9 @@ export class Taught {
   }
 
   /** undefined while there is nothing to classify with. */
-  async classify(picture: PictureRef, { signal }: Call): Promise<ClassificationResult[] | undefined> {
+  async classify(image: ImageRef, { signal }: Call): Promise<ClassificationResult[] | undefined> {
     if (!this.#teach.is_fitted) return undefined;
-    return this.#teach(picture.blob, { signal, top_k: Number.MAX_SAFE_INTEGER });
+    return this.#teach(image.blob, { signal, top_k: Number.MAX_SAFE_INTEGER });
   }
 
   async save({ signal }: Call): Promise<Blob> {

@@ -1,7 +1,7 @@
 import type { ClassificationResult, DtypeName, EngineInfo, EngineMemory } from "vit-msn";
 
-/** A picture as the page names it; its bytes are a Blob, which costs nothing to send. */
-export interface PictureRef {
+/** An image as the page names it; its bytes are a Blob, which costs nothing to send. */
+export interface ImageRef {
   id: number;
   blob: Blob;
 }
@@ -46,11 +46,11 @@ export interface ModelInfo {
   warnings: string[];
 }
 
-/** How the model's patches lie on a picture. */
+/** How the model's patches lie on an image. */
 export interface PatchLayout {
   rows: number;
   columns: number;
-  /** The part of the picture that the model sees, as shares of its width and height. */
+  /** The part of the image that the model sees, as shares of its width and height. */
   region: { x: number; y: number; width: number; height: number };
 }
 
@@ -75,7 +75,7 @@ export interface AttentionMaps {
   ms: number;
 }
 
-export interface PcaPicture {
+export interface PcaImage {
   id: number;
   layout: PatchLayout;
   /** [patches, 3], 0 to 1: the first three components as red, green and blue. */
@@ -83,7 +83,7 @@ export interface PcaPicture {
 }
 
 export interface PcaResult {
-  pictures: PcaPicture[];
+  images: PcaImage[];
   /** Shares of the variance that the three components explain. */
   explained: [number, number, number];
   ms: number;
@@ -151,7 +151,7 @@ export interface PretrainingStep {
   mean_entropy: number;
   learning_rate: number;
   eta_seconds: number;
-  pictures_per_second: number;
+  images_per_second: number;
 }
 
 export type PretrainingProgress = ({ kind: "step" } & PretrainingStep) | { kind: "warning"; message: string };

@@ -2,7 +2,7 @@ import { strFromU8, unzipSync, zipSync } from "fflate";
 import { VitMsnError } from "vit-msn";
 import type { WrittenFiles } from "./memory_directory.ts";
 
-/** The most bytes that a file of an archive may unpack to; a head with the features of 20,000 pictures has less. */
+/** The most bytes that a file of an archive may unpack to; a head with the features of 20,000 images has less. */
 const MAX_UNPACKED = 256 << 20;
 
 /** One file to download; weights don't get smaller by packing. */

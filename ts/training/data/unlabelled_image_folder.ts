@@ -10,13 +10,13 @@ import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
 import { enter_split, name_of_folder, type Split } from "./splits.ts";
 
-export interface PictureFolderOptions {
+export interface UnlabelledImageFolderOptions {
   /** Which split to read if the folder holds splits (train, test); default "train". */
   split?: Split;
 }
 
 /** All images below a folder, at any depth, without labels. */
-export class PictureFolder implements Dataset {
+export class UnlabelledImageFolder implements Dataset {
   readonly examples: readonly Example[];
 
   constructor(examples: readonly Example[]) {
@@ -29,8 +29,11 @@ export class PictureFolder implements Dataset {
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
    * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there is no image.
    */
-  static async open(directory: SaveDirectory, options: PictureFolderOptions = {}): Promise<PictureFolder> {
-    check_options("PictureFolder.open", options, SPLIT_RULES);
+  static async open(
+    directory: SaveDirectory,
+    options: UnlabelledImageFolderOptions = {},
+  ): Promise<UnlabelledImageFolder> {
+    check_options("UnlabelledImageFolder.open", options, SPLIT_RULES);
     const root = await enter_split(directory, options.split ?? "train", false);
     const where = name_of_folder(root);
     const skipped = new SkippedFiles();
@@ -41,7 +44,7 @@ export class PictureFolder implements Dataset {
     }
     const summary = skipped.summary();
     if (summary !== undefined) env.warn(`${where}: ${summary}.`);
-    if (examples.length > 0) return new PictureFolder(examples);
+    if (examples.length > 0) return new UnlabelledImageFolder(examples);
     throw new VitMsnError(
       "INVALID_ARGUMENT",
       `${where} holds no image: no file whose name ends in .${IMAGE_EXTENSIONS.join(", .")}.`,
@@ -58,8 +61,8 @@ export class PictureFolder implements Dataset {
   }
 
   /** Up to `count` images, chosen at random. */
-  take(count: number, seed = 42): PictureFolder {
+  take(count: number, seed = 42): UnlabelledImageFolder {
     const chosen = permutation(this.length, new Random(seed)).subarray(0, count);
-    return new PictureFolder(Array.from(chosen, (i) => this.get(i)));
+    return new UnlabelledImageFolder(Array.from(chosen, (i) => this.get(i)));
   }
 }
