@@ -27,6 +27,17 @@ test.each(["test/fixtures/tiny", "models/fashion"])(
   },
 );
 
+test("a disposed model with threads frees its memory, even while it is referenced", async () => {
+  const script = join(root, "test/real_size/disposed_memory.mjs");
+  const { stdout } = await run(process.execPath, [
+    "--expose-gc",
+    script,
+    join(root, "test/fixtures/tiny"),
+    "2",
+  ]);
+  expect(JSON.parse(stdout)).toEqual({ started: 2, created: 1, left: 0, config: true });
+});
+
 function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[values.length >> 1] as number;
 }

@@ -181,11 +181,13 @@ export class WasmEngine implements TrainingEngine {
 
   /** Drops the instance, which is the only way to return its memory: WebAssembly memory never shrinks. */
   async dispose(): Promise<void> {
+    const pool = this.#pool;
     this.#glue = undefined;
     this.#memory = undefined;
-    if (this.#pool === undefined) return;
-    forgotten.unregister(this.#pool);
-    await this.#pool.dispose();
+    this.#pool = undefined; // it references the instance, too
+    if (pool === undefined) return;
+    forgotten.unregister(pool);
+    await pool.dispose();
   }
 
   /** Runs ops of the instance, and turns their errors into VitMsnErrors. */
