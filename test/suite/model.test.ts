@@ -102,6 +102,46 @@ describe("forward", () => {
     await model.dispose();
   });
 
+  test.each([{ worker: false }, { worker: true }])(
+    "runs several calls at once in their order, one after another: %o",
+    async (options) => {
+      const model = await ViTMSNForImageClassification.from_config(TINY, options);
+      const { engine } = model;
+      const events: string[] = [];
+      for (const op of ["patch_embed", "read"] as const) {
+        const run = engine[op].bind(engine) as (...args: unknown[]) => never;
+        Object.assign(engine, {
+          [op]: (...args: unknown[]) => {
+            events.push(op);
+            return run(...args);
+          },
+        });
+      }
+      const answered: number[] = [];
+      const inputs = { pixel_values: pixels([1, 3, 8, 8]) };
+      await Promise.all([0, 1, 2, 3].map((k) => model.forward(inputs).then(() => answered.push(k))));
+      expect(answered).toEqual([0, 1, 2, 3]);
+      expect(events).toEqual([0, 1, 2, 3].flatMap(() => ["patch_embed", "read"]));
+      await model.dispose();
+    },
+  );
+
+  test("a call that waits for others is aborted at once, and later ones still run", async () => {
+    const model = await ViTMSNForImageClassification.from_config(TINY);
+    const inputs = { pixel_values: pixels([1, 3, 8, 8]) };
+    const controller = new AbortController();
+    const answered: string[] = [];
+    const first = model.forward(inputs).then(() => answered.push("first"));
+    const second = error_of(model.forward({ ...inputs, signal: controller.signal })).then(({ code }) =>
+      answered.push(code),
+    );
+    const third = model.forward(inputs).then(() => answered.push("third"));
+    controller.abort();
+    await Promise.all([first, second, third]);
+    expect(answered.toSorted()).toEqual(["ABORTED", "first", "third"]);
+    await model.dispose();
+  });
+
   test("frees every activation, after success and after failure", async () => {
     const model = await ViTMSNForImageClassification.from_config(TINY);
     const { handles } = model.memory();

@@ -139,7 +139,7 @@ export interface Engine {
    * resolves, which happens when `forward` has ended; `compiled` resolves when the kernels are compiled.
    */
   compile_ahead?(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }>;
-  /** The queue of forwards, if they must wait for each other. */
+  /** The queue of forwards; none where a caller runs them one by one. */
   readonly forward_queue?: ForwardQueue;
   /** Max bytes of a tensor, if there is a limit; some ops split results that exceed it. */
   readonly max_tensor_bytes?: number;

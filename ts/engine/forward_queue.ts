@@ -1,8 +1,5 @@
 import { until_aborted } from "../errors.ts";
 
-/** Max forwards of one model under way: while one runs, the next waits on the device. */
-const MAX_UNDER_WAY = 2;
-
 /** A forward's place in the queue. Calling either method again has no effect. */
 export interface Turn {
   /** Call when all its ops are recorded: the next forward may start. */
@@ -12,54 +9,37 @@ export interface Turn {
 }
 
 /**
- * The queue of forwards on an asynchronous device. Each is recorded as a whole before the next, in the order of the
- * calls, and only a few are under way. So each is one submission, and they share the memory of one forward.
+ * The queue of an engine's forwards. Each is recorded as a whole before the next, in the order of the calls, and only two
+ * are under way: while one runs, the next waits on its device or in its Worker. So the first answer arrives after one
+ * forward, not after all, they share the memory of one forward, and on a GPU each is one submission.
  */
 export class ForwardQueue {
-  readonly #waiting: ((turn: Turn) => void)[] = [];
-  #recording = false;
-  #under_way = 0;
+  /** Whether the last forward is recorded, and whether the last two have ended. */
+  #recorded: Promise<void> | undefined;
+  #ended: Promise<void> | undefined;
+  #ended_before: Promise<void> | undefined;
 
   /** Resolves when it is this caller's turn. @throws VitMsnError ABORTED once the signal has fired. */
   async take(signal: AbortSignal | undefined): Promise<Turn> {
-    const turn = new Promise<Turn>((resolve) => this.#waiting.push(resolve));
-    this.#start_next();
+    const turn = Promise.all([this.#recorded, this.#ended_before]);
+    let [recorded, ended] = [() => {}, () => {}];
+    this.#ended_before = this.#ended;
+    this.#recorded = new Promise<void>((resolve) => {
+      recorded = resolve;
+    });
+    this.#ended = new Promise<void>((resolve) => {
+      ended = resolve;
+    });
+    const end = () => {
+      recorded();
+      ended();
+    };
     try {
-      return await until_aborted(turn, signal, "forward");
+      await until_aborted(turn, signal, "forward");
+      return { recorded, end };
     } catch (error) {
-      void turn.then((late) => late.end());
+      void turn.then(end);
       throw error;
     }
   }
-
-  #start_next(): void {
-    if (this.#recording || this.#under_way === MAX_UNDER_WAY) return;
-    const start = this.#waiting.shift();
-    if (start === undefined) return;
-    this.#recording = true;
-    this.#under_way += 1;
-    start(this.#turn());
-  }
-
-  #turn(): Turn {
-    const recorded = once(() => {
-      this.#recording = false;
-      this.#start_next();
-    });
-    const end = once(() => {
-      this.#under_way -= 1;
-      recorded();
-      this.#start_next();
-    });
-    return { recorded, end };
-  }
-}
-
-function once(action: () => void): () => void {
-  let is_done = false;
-  return () => {
-    if (is_done) return;
-    is_done = true;
-    action();
-  };
 }

@@ -29,7 +29,7 @@ export interface ImageHeader {
  *   UNSUPPORTED for formats that aren't decoded.
  */
 export async function read_header(bytes: Uint8Array, name: string, max_pixels: number): Promise<ImageHeader> {
-  const header = parse(bytes, name);
+  const header = await parse(bytes, name);
   if (header === undefined) {
     const { not_an_image } = await on_demand("list of other formats", () => import("./other_formats.ts"));
     throw not_an_image(bytes, name);
@@ -41,12 +41,12 @@ export async function read_header(bytes: Uint8Array, name: string, max_pixels: n
 }
 
 /** undefined where none of FORMATS matches. */
-function parse(bytes: Uint8Array, name: string): ImageHeader | undefined {
+async function parse(bytes: Uint8Array, name: string): Promise<ImageHeader | undefined> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (const { starts, read } of FORMATS) {
     if (!starts(bytes)) continue;
     try {
-      return read(view, name, bytes);
+      return await read(view, name, bytes);
     } catch (error) {
       // A DataView refuses to read past the end: the file ends within its own header.
       if (error instanceof RangeError) throw truncated(name, "image");
@@ -58,7 +58,7 @@ function parse(bytes: Uint8Array, name: string): ImageHeader | undefined {
 
 interface Format {
   starts(bytes: Uint8Array): boolean;
-  read(view: DataView, name: string, bytes: Uint8Array): ImageHeader;
+  read(view: DataView, name: string, bytes: Uint8Array): ImageHeader | Promise<ImageHeader>;
 }
 
 const FORMATS: readonly Format[] = [
@@ -66,7 +66,7 @@ const FORMATS: readonly Format[] = [
   { starts: (b) => b[0] === 0xff && b[1] === 0xd8 && b[2] === 0xff, read: read_jpeg },
   { starts: (b) => has(b, 0, "RIFF") && has(b, 8, "WEBP"), read: read_webp },
   { starts: (b) => has(b, 0, "GIF87a") || has(b, 0, "GIF89a"), read: plain("GIF", "image/gif") },
-  { starts: (b) => brands(b).some((brand) => /^avi[fs]$/.test(brand)), read: read_avif },
+  { starts: (b) => brands(b).some((brand) => /^avi[fs]$/.test(brand)), read: avif },
   // The last byte but one of each is 43 in a BigTIFF.
   { starts: (b) => /^(II[*+]\0|MM\0[*+])$/.test(latin1(b, 0, 4)), read: plain("TIFF", "image/tiff") },
   {
@@ -79,6 +79,12 @@ const FORMATS: readonly Format[] = [
 /** For formats whose header their decoder reads. */
 function plain(format: ImageFormat, mime: string): () => ImageHeader {
   return () => ({ format, mime });
+}
+
+/** Loaded when it is used: most images are of other formats. */
+async function avif(view: DataView): Promise<ImageHeader> {
+  const { read_avif_header } = await on_demand("reader of AVIF headers", () => import("./avif_header.ts"));
+  return read_avif_header(view);
 }
 
 function read_png(view: DataView, name: string, bytes: Uint8Array): ImageHeader {
@@ -149,21 +155,4 @@ function read_webp(view: DataView, name: string, bytes: Uint8Array): ImageHeader
     return { ...image, width: side(26), height: side(28), channels: 3 };
   }
   throw invalid_image(`${name} is a damaged WebP file: it begins with an unknown chunk.`, name);
-}
-
-/** An AVIF file lists the sizes of all its items ("ispe" properties); the largest is the image or its canvas. */
-function read_avif(view: DataView): ImageHeader {
-  const header: ImageHeader = { format: "AVIF", mime: "image/avif" };
-  const end = Math.min(view.byteLength - 16, 65_536);
-  for (let at = 8; at < end; at++) {
-    const word = view.getUint32(at);
-    // A reference of an item, of 14 bytes.
-    if (word === 0x7072656d /* prem */ && view.getUint32(at - 4) === 14) header.premultiplied_at = at;
-    if (word !== 0x69737065 /* ispe */) continue;
-    const width = view.getUint32(at + 8);
-    const height = view.getUint32(at + 12);
-    if (width * height >= (header.width ?? 0) * (header.height ?? 0))
-      Object.assign(header, { width, height });
-  }
-  return header;
 }

@@ -299,7 +299,7 @@ async function batches_of<I extends ForwardInputs>(model: PreTrainedModel<never,
   return by_batches(model, inputs);
 }
 
-/** Runs `body` in a forward whose tensors are freed however it ends; first waits if the engine queues forwards. */
+/** Runs `body` in a forward whose tensors are freed however it ends, when earlier forwards are done. */
 async function run<T>(
   model: PreTrainedModel<never, unknown>,
   inputs: ForwardInputs,

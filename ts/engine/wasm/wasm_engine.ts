@@ -4,6 +4,7 @@ import { bytes_of } from "../../options.ts";
 import type { EngineMemory, Handle, LinearHandle, TensorHandle } from "../engine.ts";
 import { engine_dead, engine_disposed, engine_not_started } from "../engine_errors.ts";
 import type { Level } from "../engine_info.ts";
+import { ForwardQueue } from "../forward_queue.ts";
 import create_glue from "../generated/glue.js";
 import type { Dropout, TrainingEngine } from "../training_engine.ts";
 import { type Glue, type GlueOps, run_op } from "./glue_ops.ts";
@@ -56,6 +57,7 @@ export interface WasmEngine extends GlueOps {}
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor adds the methods of GlueOps.
 export class WasmEngine implements TrainingEngine {
   readonly level: Level | "webgpu";
+  readonly forward_queue = new ForwardQueue();
   readonly #module: WebAssembly.Module;
   #glue: Glue | undefined;
   #memory: WebAssembly.Memory | undefined;

@@ -11,7 +11,6 @@ import type {
   Timing,
 } from "../engine.ts";
 import { engine_not_started } from "../engine_errors.ts";
-import { ForwardQueue } from "../forward_queue.ts";
 import { next_task } from "../pacer.ts";
 import type { Glue } from "../wasm/glue_ops.ts";
 import { WasmEngine } from "../wasm/wasm_engine.ts";
@@ -57,7 +56,6 @@ export class WebGpuEngine extends WasmEngine {
   readonly #tile_cache: TileCache;
   /** Whether ops only request their pipelines: see compile_ahead. */
   #plans = false;
-  readonly forward_queue = new ForwardQueue();
 
   constructor(
     glue: GpuGlue,

@@ -4,6 +4,7 @@ import { VitMsnError } from "../../errors.ts";
 import type { Engine, EngineMemory, Handle, TensorHandle } from "../engine.ts";
 import { engine_dead, engine_disposed } from "../engine_errors.ts";
 import type { EngineOptions, StartedEngine } from "../engine_options.ts";
+import { ForwardQueue } from "../forward_queue.ts";
 import type { TrainingEngine } from "../training_engine.ts";
 import type { Lost } from "../workers_types.ts";
 import type { EngineCall, EngineReply, EngineRequest, Numbers, StartReport } from "./protocol.ts";
@@ -47,6 +48,7 @@ function worker_engine(link: WorkerLink, ops: readonly OpName[]): Engine {
     return link.ask(op, args);
   };
   return {
+    forward_queue: new ForwardQueue(),
     ...(methods(ops, run) as Pick<TrainingEngine, OpName>),
     ...(methods(QUESTIONS, ask) as Pick<Engine, Question>),
     dims(x: TensorHandle): number[] {
