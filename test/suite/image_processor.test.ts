@@ -1,9 +1,11 @@
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
+import { next_task } from "../../ts/engine/pacer.ts";
 import { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import { output_size } from "../../ts/image/output_size.ts";
 import { RawImage } from "../../ts/image/raw_image.ts";
 import { read_file } from "../support/files.ts";
 import { difference } from "../support/images.ts";
+import { abort_at_look } from "../support/signals.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
 
 const FOLDER = "test/fixtures/images";
@@ -93,6 +95,34 @@ describe("the processor", () => {
     ]);
     const second = await processor(ramp(20, 2));
     expect(pixel_values.data.slice(45)).toEqual(second.pixel_values.data);
+  });
+
+  test.each([
+    ["3 channels", 3, {}],
+    ["4 channels", 4, { do_convert_rgb: false, image_mean: 0, image_std: 1 }],
+    ["rows first", 3, { size: { height: 50, width: 2000 } }],
+  ] as const)("lets other tasks run while it resizes one large image: %s", async (_, channels, options) => {
+    const image = new RawImage(new Uint8Array(2000 * 3000 * channels), 2000, 3000, channels);
+    const processor = new ViTImageProcessor();
+    // A clock by which every step takes long.
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => (now += 1000));
+    let is_done = false;
+    const processed = processor(image, options).finally(() => {
+      is_done = true;
+    });
+    let tasks = 0;
+    for (; !is_done; tasks++) await next_task();
+    vi.restoreAllMocks();
+    await processed;
+    expect(tasks).toBeGreaterThan(10);
+  });
+
+  test("an abort ends the resizing of one large image", async () => {
+    const image = new RawImage(new Uint8Array(2000 * 3000 * 3), 2000, 3000, 3);
+    const { signal, looks } = abort_at_look(8);
+    await expect(new ViTImageProcessor()(image, { signal })).rejects.toMatchObject({ code: "ABORTED" });
+    expect(looks()).toBeLessThan(12);
   });
 
   test("names the image of a batch that ends up otherwise", async () => {

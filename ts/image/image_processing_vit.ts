@@ -1,6 +1,7 @@
 import { Callable } from "../callable.ts";
 import type { Engine } from "../engine/engine.ts";
-import { invalid_argument as invalid, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { Pacer } from "../engine/pacer.ts";
+import { invalid_argument as invalid, VitMsnError } from "../errors.ts";
 import { read_json, to_json_text } from "../loading/json.ts";
 import { check_pretrained } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
@@ -18,7 +19,8 @@ import {
 } from "./image_processor_config.ts";
 import type { ProcessorSize } from "./output_size.ts";
 import { check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
-import { type ImageInput, RawImage, READ_RULES, type ReadOptions } from "./raw_image.ts";
+import { from_pixels, type ImageInput, RawImage, READ_RULES, type ReadOptions } from "./raw_image.ts";
+import { resize_steps } from "./resize.ts";
 
 export type { ImageProcessorOptions, ImageProcessorSettings, ProcessorSize };
 
@@ -144,9 +146,11 @@ export class ViTImageProcessor extends Callable<
       if (output) return output;
     }
     const batch = new Batch(settings, list.length);
+    const pacer = new Pacer(signal, "Preprocessing");
     for (const [index, input] of list.entries()) {
-      throw_if_aborted(signal, "Preprocessing");
-      batch.add(await RawImage.read(input, reading), index);
+      await pacer.step();
+      const image = await RawImage.read(input, reading);
+      batch.add(image, await transform(image, settings, index, pacer), index);
     }
     return batch.finish();
   }
@@ -238,8 +242,7 @@ class Batch {
     this.#count = count;
   }
 
-  add(image: RawImage, index: number): void {
-    const processed = transform(image, this.#settings, index);
+  add(image: RawImage, processed: RawImage, index: number): void {
     const shape: [number, number, number] = [processed.channels, processed.height, processed.width];
     if (this.#shape === undefined) this.#begin(shape);
     else check_same_shape(this.#shape, shape, index);
@@ -279,12 +282,20 @@ class Batch {
   }
 }
 
-/** Channels, resize and crop of one image: every step on 8-bit values. */
-function transform(image: RawImage, settings: ImageProcessorSettings, index: number): RawImage {
+/** Channels, resize and crop of one image: every step on 8-bit values. Pauses by the pacer, also within a large image. */
+export async function transform(
+  image: RawImage,
+  settings: ImageProcessorSettings,
+  index: number,
+  pacer: Pacer,
+): Promise<RawImage> {
   let result = settings.do_convert_rgb ? image.rgb() : image;
   if (settings.do_resize) {
     const { width, height } = processed_size(result, settings, index);
-    result = result.resize(width, height, { resample: settings.resample });
+    const steps = resize_steps(result, width, height, settings.resample);
+    let step = steps.next();
+    for (; !step.done; step = steps.next()) await pacer.step();
+    result = from_pixels(step.value);
   }
   if (settings.do_center_crop) {
     result = result.center_crop(settings.crop_size.width, settings.crop_size.height);

@@ -5,7 +5,8 @@ import { type Drawable, drawn_size, is_drawable } from "./drawable.ts";
 import type { ImageProcessorSettings } from "./image_processor_config.ts";
 import { type Area, check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
 import { type ImageInput, RawImage, type ReadOptions } from "./raw_image.ts";
-import { resamples_rows_first, resampling } from "./resize.ts";
+import { resampling } from "./resampling.ts";
+import { resamples_rows_first } from "./resize.ts";
 
 /** RGB; images of other channels are prepared on the CPU. */
 const CHANNELS = 3;

@@ -232,7 +232,7 @@ async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Pr
   return from_pixels(await decode_by_env(own_bytes, { name, ...options }));
 }
 
-function from_pixels({ data, width, height, channels }: Pixels): RawImage {
+export function from_pixels({ data, width, height, channels }: Pixels): RawImage {
   return new RawImage(data, width, height, channels);
 }
 

@@ -31,7 +31,7 @@ function cubic(x: number): number {
   return 0;
 }
 
-const FILTERS: Record<Exclude<ResampleCode, 0>, Filter> = {
+export const FILTERS: Record<Exclude<ResampleCode, 0>, Filter> = {
   1: { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) },
   2: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
   3: { support: 2, weight: cubic },
@@ -50,13 +50,32 @@ const FILTERS: Record<Exclude<ResampleCode, 0>, Filter> = {
  * @param width,height the new size in pixels, positive integers.
  */
 export function resize_pixels(source: Pixels, width: number, height: number, resample: ResampleCode): Pixels {
+  const steps = resize_steps(source, width, height, resample);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** resize_pixels with a pause after every few rows, so that a large image needn't block its thread. */
+export function* resize_steps(
+  source: Pixels,
+  width: number,
+  height: number,
+  resample: ResampleCode,
+): Steps<Pixels> {
   if (source.width === width && source.height === height) return source;
   if (resample === RESAMPLE.nearest) return resize_nearest(source, width, height);
   const filter = FILTERS[resample];
   const has_alpha = source.channels === 2 || source.channels === 4;
-  const resized = resample_both_ways(has_alpha ? premultiply(source) : source, width, height, filter);
+  const resized = yield* resample_both_ways(has_alpha ? premultiply(source) : source, width, height, filter);
   return has_alpha ? unpremultiply(resized) : resized;
 }
+
+type Steps<T> = Generator<undefined, T, undefined>;
+
+/** Bytes of the source between pauses: about 2 ms. */
+const BYTES_PER_STEP = 1 << 20;
 
 /**
  * Whether the number of rows changes before their width. Since each pass rounds, their order is visible: Pillow 13 takes
@@ -72,40 +91,11 @@ export function resamples_rows_first(
   return removed_rows > 0 && 2 * removed_columns < removed_rows;
 }
 
-/**
- * One axis of resize_pixels as a table for kernels: for each result the first source pixel, how many there are, and their
- * weights in fixed point with 22 fractional bits, `stride` numbers in all.
- */
-export function resampling(
-  source_size: number,
-  size: number,
-  resample: ResampleCode,
-): { table: Int32Array; stride: number } {
-  if (source_size === size) return picked(Int32Array.from({ length: size }, (_, i) => i));
-  if (resample === RESAMPLE.nearest) return picked(nearest_positions(source_size, size));
-  const plan = coefficients(source_size, size, FILTERS[resample]);
-  const stride = plan.stride + 2;
-  const table = allocate_int32(size * stride);
-  for (let i = 0; i < size; i++) {
-    table[i * stride] = plan.first[i] as number;
-    table[i * stride + 1] = plan.count[i] as number;
-    table.set(plan.weights.subarray(i * plan.stride, (i + 1) * plan.stride), i * stride + 2);
-  }
-  return { table, stride };
-}
-
-/** Each result is one source pixel. */
-function picked(positions: Int32Array): { table: Int32Array; stride: number } {
-  const table = new Int32Array(3 * positions.length);
-  for (const [i, position] of positions.entries()) table.set([position, 1, 1 << PRECISION_BITS], 3 * i);
-  return { table, stride: 3 };
-}
-
-function resample_both_ways(source: Pixels, width: number, height: number, filter: Filter): Pixels {
+function* resample_both_ways(source: Pixels, width: number, height: number, filter: Filter): Steps<Pixels> {
   if (resamples_rows_first(source, width, height)) {
-    return resample_rows(resample_columns(source, height, filter), width, filter);
+    return yield* resample_rows(yield* resample_columns(source, height, filter), width, filter);
   }
-  return resample_columns(resample_rows(source, width, filter), height, filter);
+  return yield* resample_columns(yield* resample_rows(source, width, filter), height, filter);
 }
 
 function resize_nearest(source: Pixels, width: number, height: number): Pixels {
@@ -124,7 +114,7 @@ function resize_nearest(source: Pixels, width: number, height: number): Pixels {
 }
 
 /** The source pixel under each target pixel's centre. The position is summed up, since Pillow's rounding of the sum is visible. */
-function nearest_positions(source_size: number, size: number): Int32Array {
+export function nearest_positions(source_size: number, size: number): Int32Array {
   const step = source_size / size;
   const positions = allocate_int32(size);
   let position = step * 0.5;
@@ -134,7 +124,7 @@ function nearest_positions(source_size: number, size: number): Int32Array {
   return positions;
 }
 
-const PRECISION_BITS = 32 - 8 - 2;
+export const PRECISION_BITS = 32 - 8 - 2;
 const HALF = 1 << (PRECISION_BITS - 1);
 
 /** Which source pixels make each target pixel, and with what weights in fixed point. */
@@ -146,7 +136,7 @@ interface Coefficients {
   weights: Int32Array;
 }
 
-function coefficients(source_size: number, size: number, filter: Filter): Coefficients {
+export function coefficients(source_size: number, size: number, filter: Filter): Coefficients {
   const scale = source_size / size;
   const filter_scale = Math.max(scale, 1);
   const support = filter.support * filter_scale;
@@ -182,15 +172,21 @@ function clip_8(sum: number): number {
   return Math.min(Math.max(sum >> PRECISION_BITS, 0), 255);
 }
 
-function resample_rows(source: Pixels, width: number, filter: Filter): Pixels {
+function* resample_rows(source: Pixels, width: number, filter: Filter): Steps<Pixels> {
   if (source.width === width) return source;
   const { channels, height } = source;
   const plan = coefficients(source.width, width, filter);
   const data = allocate(width, height, channels);
   const resample_row = channels === 3 ? resample_rgb_row : resample_any_row;
-  for (let y = 0; y < height; y++) {
-    const row = source.data.subarray(y * source.width * channels, (y + 1) * source.width * channels);
+  const row_length = source.width * channels;
+  for (let y = 0, read = 0; y < height; y++) {
+    const row = source.data.subarray(y * row_length, (y + 1) * row_length);
     resample_row(row, data.subarray(y * width * channels, (y + 1) * width * channels), channels, plan);
+    read += row_length;
+    if (read > BYTES_PER_STEP) {
+      read = 0;
+      yield;
+    }
   }
   return { data, width, height, channels };
 }
@@ -231,26 +227,35 @@ function resample_any_row(input: Bytes, output: Bytes, channels: Channels, plan:
   }
 }
 
-function resample_columns(source: Pixels, height: number, filter: Filter): Pixels {
+function* resample_columns(source: Pixels, height: number, filter: Filter): Steps<Pixels> {
   if (source.height === height) return source;
   const { channels, width, data: input } = source;
   const { stride, first, count, weights } = coefficients(source.height, height, filter);
   const row_length = width * channels;
   const data = allocate(width, height, channels);
   const sums = new Int32Array(row_length);
-  for (let y = 0; y < height; y++) {
+  for (let y = 0, read = 0; y < height; y++) {
     sums.fill(HALF);
     for (let k = 0; k < (count[y] as number); k++) {
       const weight = weights[y * stride + k] as number;
-      const row = ((first[y] as number) + k) * row_length;
-      for (let i = 0; i < row_length; i++) {
-        sums[i] = (sums[i] as number) + Math.imul(input[row + i] as number, weight);
+      add_row(sums, input, ((first[y] as number) + k) * row_length, weight);
+      read += row_length;
+      if (read > BYTES_PER_STEP) {
+        read = 0;
+        yield;
       }
     }
     const to = y * row_length;
     for (let i = 0; i < row_length; i++) data[to + i] = clip_8(sums[i] as number);
   }
   return { data, width, height, channels };
+}
+
+/** In a function of its own, since loops of generators are slow. */
+function add_row(sums: Int32Array, input: Bytes, row: number, weight: number): void {
+  for (let i = 0; i < sums.length; i++) {
+    sums[i] = (sums[i] as number) + Math.imul(input[row + i] as number, weight);
+  }
 }
 
 function premultiply(source: Pixels): Pixels {
@@ -289,7 +294,7 @@ export function allocate(width: number, height: number, channels: Channels): Uin
   }
 }
 
-function allocate_int32(length: number): Int32Array {
+export function allocate_int32(length: number): Int32Array {
   try {
     return new Int32Array(length);
   } catch (cause) {
