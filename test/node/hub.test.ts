@@ -223,6 +223,29 @@ describe("a base URL", () => {
   });
 });
 
+describe("copies of several URLs", () => {
+  const offline = { local_files_only: true };
+
+  test("that differ in their query are cached side by side", async () => {
+    hub.handler = (request, response) => void response.writeHead(200).end(request.url);
+    const signed = (key: string) => new URL(`${hub.origin}/models/fashion?key=${key}`);
+    await load("weights.bin", {}, signed("one"));
+    await load("weights.bin", {}, signed("two"));
+    for (const key of ["one", "two"]) {
+      const bytes = await load("weights.bin", offline, signed(key));
+      expect(bytes?.toString()).toBe(`/models/fashion/weights.bin?key=${key}`);
+    }
+  });
+
+  test("are never taken for one another, where their names on disk are the same", async () => {
+    hub.handler = (request, response) => void response.writeHead(200).end(request.url);
+    const base = new URL(`${hub.origin}/models/`);
+    await load("a,b.bin", {}, base);
+    await expect_error(load("a!b.bin", offline, base), "OFFLINE", /isn't in the download cache/);
+    expect((await load("a!b.bin", {}, base))?.toString()).toBe("/models/a!b.bin");
+  });
+});
+
 describe("a download that breaks off", () => {
   test("resumes from where it was", async () => {
     hub.handler = (request, response, count) => {
@@ -270,6 +293,19 @@ describe("a download that breaks off", () => {
       return serve(changed, '"v2"')(request, response, count);
     };
     expect((await load())?.equals(changed)).toBe(true);
+  });
+
+  test("starts over when the server sends another part than was requested", async () => {
+    hub.handler = (request, response, count) => {
+      if (count === 1) return void break_off(response, 1_500_000, { etag: '"v1"' });
+      const from = Number(/\d+/.exec(request.headers.range ?? "")?.[0] ?? 0);
+      if (from === 0) return serve(CONTENT)(request, response, count);
+      const end = CONTENT.byteLength - 1;
+      return void response
+        .writeHead(206, { etag: '"v1"', "content-range": `bytes ${from - 1}-${end}/${end + 1}` })
+        .end(CONTENT.subarray(from - 1));
+    };
+    expect((await load())?.equals(CONTENT)).toBe(true);
   });
 
   test("starts over without a strong ETag", async () => {
@@ -560,6 +596,16 @@ describe("a server's refusal", () => {
   test("redirects without end", async () => {
     hub.handler = (_, response) => void response.writeHead(302, { location: "/again" }).end();
     await expect_error(load(), "NETWORK", /redirects more than 10 times/);
+  });
+
+  test("a redirect from https to http", async () => {
+    env.fetch = async () =>
+      new Response(null, { status: 302, headers: { location: "http://plain.test/weights.bin" } });
+    await expect_error(
+      load("weights.bin", {}, new URL("https://models.test/")),
+      "NETWORK",
+      /models\.test.* redirects to an address that isn't safe to follow/,
+    );
   });
 
   test.each(["file:///etc/passwd", "http://[", "javascript:1"])("a redirect to %s", async (location) => {

@@ -88,6 +88,8 @@ describe("a local folder", () => {
   test("whose file shrinks while it is read is an error, not zeros", async () => {
     await writeFile(join(folder, "weights.bin"), Buffer.alloc(1000));
     const file = await (await open_source(folder)).open("weights.bin");
+    expect((await file?.read(999, 1))?.byteLength).toBe(1);
+    await expect_error(async () => file?.read(999, 2), "INVALID_CHECKPOINT", /ends early/);
     await truncate(join(folder, "weights.bin"), 10);
     await expect_error(async () => file?.read(0, 1000), "INVALID_CHECKPOINT", /ends early/);
     await file?.close();

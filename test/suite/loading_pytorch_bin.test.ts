@@ -7,6 +7,7 @@ import { open_source } from "../../ts/loading/source.ts";
 import type { CheckpointTensor } from "../../ts/loading/types.ts";
 import { expect_error } from "../support/errors.ts";
 import { read_file } from "../support/files.ts";
+import { sparse_file } from "../support/sparse_file.ts";
 import {
   ascii,
   bytes,
@@ -513,6 +514,18 @@ describe("an archive that is broken or a bomb is refused", () => {
       {},
       /overlaps/,
     ],
+    [
+      "an entry of two sizes",
+      [pickle_member, { ...storage, claimed_packed_size: SIX.byteLength - 4 }],
+      {},
+      /"a\/data\/0" of two sizes/,
+    ],
+    [
+      "an overlapping entry that nothing reads",
+      [pickle_member, storage, { name: "a/x", data: SIX, claimed_offset: 40 }],
+      {},
+      /overlaps another or reaches past the file/,
+    ],
     ["an encrypted entry", [pickle_member, { ...storage, flags: 1 }], {}, /encrypted entry/],
     [
       "an entry without its 64-bit size",
@@ -554,6 +567,51 @@ describe("an archive that is broken or a bomb is refused", () => {
     ["several disks", both, { disk: 1 }, /several disks/],
   ])("%s", async (_, members, options, message) => {
     await expect_error(open(zip(members, options)), "INVALID_CHECKPOINT", message);
+  });
+
+  test("an entry whose local header moves its data over the next one", async () => {
+    const file = zip(both);
+    // The length of the local header's extra field, which the directory doesn't repeat.
+    new DataView(file.buffer).setUint16(28, 4, true);
+    await expect_error(open(file), "INVALID_CHECKPOINT", /an entry "a\/data\.pkl" that overlaps the next/);
+  });
+
+  test("a directory of more than 16 MiB, before it is read", async () => {
+    const listing_bytes = 16 * 1024 * 1024 + 1;
+    const end = zip([]);
+    new DataView(end.buffer).setUint32(12, listing_bytes, true);
+    const file = sparse_file(
+      "pytorch_model.bin",
+      listing_bytes + end.byteLength,
+      [0, ascii("PK\x03\x04")],
+      [listing_bytes, end],
+    );
+    await expect_error(
+      read_pytorch_bin(file),
+      "INVALID_CHECKPOINT",
+      /zip directory of 16777217 bytes, more than 16777216/,
+    );
+  });
+
+  test("a data.pkl of more than 64 MiB, before it is read", async () => {
+    const size = 64 * 1024 * 1024 + 1;
+    const archive = zip([{ ...pickle_member, data: new Uint8Array(0), claimed_size: size }]);
+    const local_bytes = 30 + pickle_member.name.length;
+    const listing = archive.slice(local_bytes);
+    // The directory begins behind the data that the entry claims.
+    const end = new DataView(listing.buffer, listing.byteLength - 22);
+    end.setUint32(16, local_bytes + size, true);
+    const file = sparse_file(
+      "pytorch_model.bin",
+      local_bytes + size + listing.byteLength,
+      [0, archive.subarray(0, local_bytes)],
+      [local_bytes + size, listing],
+    );
+    await expect_error(
+      read_pytorch_bin(file),
+      "INVALID_CHECKPOINT",
+      /data\.pkl of 67108865 bytes, more than 67108864/,
+    );
   });
 
   test("another byte order", async () => {

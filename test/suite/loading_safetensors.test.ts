@@ -6,6 +6,7 @@ import { type TensorToWrite, write_safetensors } from "../../ts/loading/formats/
 import { open_source } from "../../ts/loading/source.ts";
 import { expect_error } from "../support/errors.ts";
 import { read_file } from "../support/files.ts";
+import { sparse_file } from "../support/sparse_file.ts";
 import { ascii, concat, floats, uint64 } from "../support/torch_archive.ts";
 
 const A = { dtype: "F32", shape: [2], data_offsets: [0, 8] };
@@ -73,6 +74,24 @@ test("metadata may be null, and an entry may have fields of its own", async () =
   expect(await read(file_of(`${sound} \n`))).toHaveLength(2);
 });
 
+test("64 axes are read", async () => {
+  const shape = [...Array(63).fill(1), 2];
+  expect((await read(file_of({ a: { ...A, shape }, b: B })))[0]?.dims).toEqual(shape);
+});
+
+describe("the length of a header is limited before it is read", () => {
+  const of_length = (length: number) =>
+    read_safetensors_header(sparse_file("model.safetensors", 300_000_000, [0, uint64(length)]));
+
+  test("one byte too long", async () => {
+    await expect_error(of_length(100_000_001), "INVALID_CHECKPOINT", /100000001 bytes, more than 100000000/);
+  });
+
+  test("the longest", async () => {
+    await expect_error(of_length(100_000_000), "INVALID_CHECKPOINT", /^The header of .* isn't valid JSON/);
+  });
+});
+
 describe("a header that lies is refused", () => {
   const cases: [string, Uint8Array, RegExp][] = [
     ["nothing at all", new Uint8Array(0), /0 bytes, too few/],
@@ -105,6 +124,12 @@ describe("a header that lies is refused", () => {
       /doesn't fill/,
     ],
     ["offsets the wrong way round", file_of({ a: { ...A, data_offsets: [8, 0] } }), /doesn't fill/],
+    [
+      "a range longer than its tensor",
+      file_of({ a: { ...A, shape: [1] }, b: B }),
+      /"a" of dtype F32 and shape \[1\] doesn't fill bytes 0 to 8/,
+    ],
+    ["65 axes", file_of({ a: { ...A, shape: [...Array(64).fill(1), 2] }, b: B }), /"a" has the shape/],
     ["three offsets", file_of({ a: { ...A, data_offsets: [0, 8, 8] } }), /data_offsets/],
     ["negative offsets", file_of({ a: { ...A, data_offsets: [-8, 0] } }), /data_offsets/],
     ["offsets past the end", file_of({ a: A, b: { ...B, data_offsets: [8, 12] } }, floats(1)), /cut off/],

@@ -96,6 +96,8 @@ export interface Member {
   crc32?: number;
   /** Size that both headers claim; default the data's. */
   claimed_size?: number;
+  /** Compressed size that both headers claim; default the size. */
+  claimed_packed_size?: number;
   /** Place that the directory claims; default the member's own. */
   claimed_offset?: number;
   local_name?: string;
@@ -123,12 +125,14 @@ export function zip(
     flags = 0,
     crc32 = 0,
     claimed_size,
+    claimed_packed_size,
     claimed_offset,
     local_name = name,
     extra,
   } of members) {
     const size = uint32(claimed_size ?? data.byteLength);
-    const head = concat(uint16(20), uint16(flags), uint16(method), uint32(0), uint32(crc32), size, size);
+    const packed = claimed_packed_size === undefined ? size : uint32(claimed_packed_size);
+    const head = concat(uint16(20), uint16(flags), uint16(method), uint32(0), uint32(crc32), packed, size);
     const extra_bytes = extra ?? bytes();
     const local = concat(
       ascii("PK\x03\x04"),
