@@ -272,6 +272,46 @@ describe("learning", () => {
     for (const [i, loss] of large.entries()) expect(small[i]).toBeCloseTo(loss, 5);
   });
 
+  test("accumulated batches of unequal numbers of labels are one large batch", async () => {
+    // -100 leaves an image out of the loss: the batches count two, one, none and two of their images.
+    const labels = [0, 1, -100, 2, -100, -100, 1, 0];
+    const train_dataset = images(8).map((image, i) => ({ ...image, label: labels[i] as number }));
+    const run = async (args: TrainingOptions) => {
+      const model = await new_model();
+      const trainer = new Trainer({ model, train_dataset, args: { ...ARGS, max_steps: 4, ...args } });
+      await trainer.train();
+      const weights = parse_tensors(await weights_of(model));
+      await model.dispose();
+      return { losses: losses(trainer), weights };
+    };
+    const sgd = { optim: "sgd", learning_rate: 0.1 } as const;
+    const large = await run({ ...sgd, per_device_train_batch_size: 8 });
+    const small = await run({ ...sgd, per_device_train_batch_size: 2, gradient_accumulation_steps: 4 });
+    for (const [i, loss] of large.losses.entries()) expect(small.losses[i]).toBeCloseTo(loss, 5);
+    for (const [key, { data }] of large.weights) {
+      const found = small.weights.get(key)?.data as Float32Array;
+      expect(max_difference(found, data as Float32Array), key).toBeLessThan(1e-5);
+    }
+  });
+
+  test("every step drops other values, and so does every batch of a step", async () => {
+    const model = await new_model({ hidden_dropout_prob: 0.3 });
+    const [one] = images(1) as [Example];
+    const still = { ...ARGS, learning_rate: 0, max_steps: 4, per_device_train_batch_size: 1 };
+    const trainer = new Trainer({ model, train_dataset: [one], args: still });
+    await trainer.train();
+    expect(new Set(losses(trainer)).size).toBe(4);
+    // The mean over two batches with one mask would be the first step's loss.
+    const accumulating = new Trainer({
+      model,
+      train_dataset: [one, one],
+      args: { ...still, max_steps: 1, gradient_accumulation_steps: 2 },
+    });
+    await accumulating.train();
+    expect(losses(accumulating)[0]).not.toBeCloseTo(losses(trainer)[0] as number, 6);
+    await model.dispose();
+  });
+
   test.each(["float16", "bfloat16"] as const)("a %s model learns, and is what it saves", async (dtype) => {
     const model = await new_model({}, { dtype });
     const train_dataset = images(24);
@@ -435,6 +475,39 @@ describe("data", () => {
     await model.dispose();
   });
 
+  test("each image gets other random numbers in each epoch, the same ones when resumed", async () => {
+    const image_processor = new ViTImageProcessor({ size: { height: 8, width: 8 } });
+    const train_dataset = [0, 1].map((label) => ({
+      image: new RawImage(new Uint8Array(3 * 8 * 8).fill(100 + label), 8, 8, 3),
+      label,
+    }));
+    const directory = await temporary_directory();
+    const drawn = async (num_train_epochs: number, resume_from_checkpoint: boolean) => {
+      const model = await new_model();
+      const numbers: string[] = [];
+      const trainer = new Trainer({
+        model,
+        image_processor,
+        train_dataset,
+        train_transform: (image, random) => {
+          numbers.push(`image ${image.data[0]}: ${random.bits()}`);
+          return image;
+        },
+        args: { ...ARGS, num_train_epochs, output_dir: directory.target, save_strategy: "epoch" },
+      });
+      await trainer.train({ resume_from_checkpoint });
+      await model.dispose();
+      return numbers;
+    };
+    const whole = await drawn(3, false);
+    expect(new Set(whole).size).toBe(6);
+    await directory.remove();
+    const first = await drawn(2, false);
+    expect(first).toEqual(whole.slice(0, 4));
+    expect(await drawn(3, true)).toEqual(whole.slice(4));
+    await directory.remove();
+  });
+
   test("an image that can't be read stops it by name, or is skipped with a warning", async () => {
     const model = await new_model();
     const image_processor = new ViTImageProcessor({ size: 8 });
@@ -547,6 +620,40 @@ describe("evaluation and callbacks", () => {
     expect(await weights_of(model)).toEqual(best);
     expect((await directory.list()).sort()).toEqual(["checkpoint-4", "checkpoint-8"]);
     await Promise.all([model.dispose(), directory.remove()]);
+  });
+
+  test("of equal metrics, the first is the best", async () => {
+    const model = await new_model();
+    const trainer = new Trainer({
+      model,
+      train_dataset: images(8),
+      eval_dataset: images(3),
+      args: { ...ARGS, num_train_epochs: 3, eval_strategy: "epoch", metric_for_best_model: "joy" },
+      compute_metrics: () => ({ joy: 1 }),
+    });
+    await trainer.train();
+    expect(trainer.state).toMatchObject({ best_metric: 1, best_global_step: 2 });
+    await model.dispose();
+  });
+
+  test("the loss is the mean over images, whatever the batches", async () => {
+    const model = await new_model();
+    const data = images(5);
+    const loss_of = async (per_device_eval_batch_size: number) => {
+      const trainer = new Trainer({ model, args: { per_device_eval_batch_size } });
+      return (await trainer.evaluate(data)).eval_loss as number;
+    };
+    const each = await Promise.all(
+      data.map(async ({ pixel_values, label }) => {
+        const pixels = new Tensor("float32", pixel_values.data, [1, 3, 8, 8]);
+        const { logits } = await model.forward({ pixel_values: pixels });
+        const exps = [...(logits.data as Float32Array)].map(Math.exp);
+        return Math.log(exps.reduce((a, b) => a + b, 0)) - Math.log(exps[label] as number);
+      }),
+    );
+    const expected = each.reduce((a, b) => a + b, 0) / each.length;
+    for (const batch_size of [1, 2, 3, 5]) expect(await loss_of(batch_size)).toBeCloseTo(expected, 5);
+    await model.dispose();
   });
 
   test("an abort ends it", async () => {
