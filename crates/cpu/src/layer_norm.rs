@@ -188,6 +188,13 @@ mod tests {
     }
 
     #[test]
+    fn a_first_mean_that_is_far_off_is_corrected() {
+        // Floats are 1/16 apart here, and a sum of 1,023 of them is off by more than the values' spread.
+        check(3, 1023, 1e6, 1e-3);
+        check(3, 1023, -1e6, 1e-3);
+    }
+
+    #[test]
     fn a_constant_row_gives_the_bias() {
         let mut out = [0.0; 5];
         layer_norm(

@@ -256,6 +256,26 @@ mod tests {
     }
 
     #[test]
+    fn ties_round_to_even() {
+        // One unit in the last place at 1 is 2^-10 in float16 and 2^-7 in bfloat16.
+        for (dtype, unit) in [(Dtype::F16, 1.0 / 1024.0), (Dtype::BF16, 1.0 / 128.0)] {
+            for (units, rounded) in [
+                (0.5, 0.0),
+                (1.5, 2.0),
+                (2.5, 2.0),
+                (0.501, 1.0),
+                (0.499, 0.0),
+            ] {
+                assert_eq!(dtype.round(1.0 + units * unit), 1.0 + rounded * unit);
+                let bytes = dtype.encode(&[-1.0 - units * unit]).unwrap();
+                let mut back = [0.0];
+                dtype.decode(&bytes, &mut back).unwrap();
+                assert_eq!(back, [-1.0 - rounded * unit]);
+            }
+        }
+    }
+
+    #[test]
     fn wrong_lengths_and_int8_are_errors() {
         assert_eq!(
             Dtype::F32

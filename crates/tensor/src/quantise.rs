@@ -44,6 +44,13 @@ mod tests {
     }
 
     #[test]
+    fn ties_round_to_even() {
+        let (scale, steps) = quantise_row(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]);
+        assert_eq!(scale, 1.0);
+        assert_eq!(steps.collect::<Vec<_>>(), [127, 0, 2, 2, 0, -2]);
+    }
+
+    #[test]
     fn rows_of_zeros_and_subnormals_have_a_scale() {
         for row in [[0.0], [1e-45]] {
             let (scale, mut steps) = quantise_row(&row);

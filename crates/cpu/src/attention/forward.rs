@@ -421,6 +421,9 @@ mod tests {
         for (tokens, head_dim) in [
             (KEY_BLOCK, 12),
             (KEY_BLOCK + 1, 7),
+            // Several panels of values, the last of them whole and not.
+            (KEY_BLOCK + 1, 24),
+            (KEY_BLOCK + 1, 35),
             (2 * KEY_BLOCK + 37, 64),
             (QUERY_BLOCK, 1),
         ] {

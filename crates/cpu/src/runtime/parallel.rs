@@ -74,7 +74,7 @@ pub(crate) fn for_each_task_in_turn(
         if task.index < first.0 {
             first.1(task);
             if done.fetch_add(1, SeqCst) + 1 == first.0 {
-                POOL.wake_waiting();
+                POOL.wake(&POOL.left);
             }
         } else {
             // This can't deadlock: tasks are taken in order, so every task of the first has been taken by a
@@ -103,8 +103,7 @@ pub fn set_thread_per_core(enabled: bool) {
 pub fn dismiss() {
     POOL.dismissals.fetch_add(1, SeqCst);
     POOL.epoch.fetch_add(1, SeqCst);
-    drop(POOL.lock());
-    POOL.came.notify_all();
+    POOL.wake(&POOL.came);
 }
 
 /// Reports that a worker was lost inside a task: the thread that waits for it panics instead of waiting
@@ -182,9 +181,7 @@ impl Pool {
         let closing = Closing(self);
         self.epoch.fetch_add(1, SeqCst);
         if self.sleepers.load(SeqCst) > 0 {
-            // Acquiring the lock ensures that no worker is between its last check and its sleep.
-            drop(self.lock());
-            self.came.notify_all();
+            self.wake(&self.came);
         }
         self.take_tasks(job, 0);
         drop(closing);
@@ -275,10 +272,11 @@ impl Pool {
         panic!("A thread of the engine was lost in the middle of its work.");
     }
 
-    /// Wakes the waiting threads. Acquiring the lock ensures that none is between its last check and its sleep.
-    fn wake_waiting(&self) {
+    /// Wakes the threads that wait. Acquiring the lock ensures that none is between its last check and its sleep,
+    /// where it would miss the notification.
+    fn wake(&self, condition: &Condvar) {
         drop(self.lock());
-        self.left.notify_all();
+        condition.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
@@ -303,7 +301,7 @@ struct Leaving<'a>(&'a Pool);
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         if self.0.state.fetch_sub(1, SeqCst) == 1 {
-            self.0.wake_waiting();
+            self.0.wake(&self.0.left);
         }
     }
 }
@@ -527,6 +525,119 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// Calls `wake` in another thread while this one holds the lock, as a thread does that is about to sleep, and
+    /// then sleeps: the notification must come after that.
+    fn wakes_a_thread_about_to_sleep(condition: &Condvar, wake: fn()) {
+        let guard = POOL.lock();
+        let started = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                started.store(true, SeqCst);
+                wake();
+            });
+            while !started.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            // Time in which a notification without the lock would be sent, and lost.
+            std::thread::sleep(Duration::from_millis(50));
+            let (_guard, waited) = condition
+                .wait_timeout(guard, Duration::from_secs(60))
+                .unwrap_or_else(PoisonError::into_inner);
+            assert!(!waited.timed_out(), "the notification was lost");
+        });
+    }
+
+    #[test]
+    fn a_thread_about_to_sleep_is_woken() {
+        wakes_a_thread_about_to_sleep(&POOL.left, || POOL.wake(&POOL.left));
+        wakes_a_thread_about_to_sleep(&POOL.came, dismiss);
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_the_last_worker_is_woken() {
+        start_workers(1);
+        // Without a notification, the wait ends at its timeout of a second. One of the rounds is faster even on a
+        // machine that has more to do than it can.
+        let is_woken = (0..20).any(|_| {
+            let start = Instant::now();
+            for_each_task(2, 2, &|task| {
+                if task.thread == 0 {
+                    // Wait until the worker has the other task; otherwise this thread would run it.
+                    while POOL.next.load(SeqCst) < 2 {
+                        std::thread::yield_now();
+                    }
+                } else {
+                    // The other thread stops spinning meanwhile, and sleeps.
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            start.elapsed() < Duration::from_millis(900)
+        });
+        assert!(is_woken, "only the timeout ends the wait");
+    }
+
+    /// Passes the parts of ten elements to `take`, which must not take any beyond them.
+    fn with_ten(take: impl FnOnce(&DisjointSliceMut<'_, u8>)) {
+        take(&DisjointSliceMut::new(&mut [0; 10]));
+    }
+
+    #[test]
+    #[should_panic(expected = "first <= self.len")]
+    fn elements_beyond_the_end_are_not_written() {
+        // SAFETY: nothing else refers to the elements.
+        with_ten(|ten| assert!(unsafe { ten.get(1, 10) }.is_empty()));
+    }
+
+    #[test]
+    #[should_panic(expected = "first <= self.len")]
+    fn elements_from_beyond_the_end_are_not_written() {
+        // SAFETY: nothing else refers to the elements.
+        with_ten(|ten| assert!(unsafe { ten.get(11, 0) }.is_empty()));
+    }
+
+    #[test]
+    #[should_panic(expected = "first <= self.len")]
+    fn elements_beyond_the_end_are_not_read() {
+        // SAFETY: nothing writes the elements.
+        with_ten(|ten| assert!(unsafe { ten.read(10, 1) }.is_empty()));
+    }
+
+    #[test]
+    #[should_panic(expected = "first <= self.len")]
+    fn rows_start_inside() {
+        // SAFETY: nothing else refers to the elements.
+        with_ten(|ten| assert!(unsafe { ten.rows(11, 2) }.len == 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "columns <= self.len")]
+    fn a_row_ends_inside() {
+        Rows::new(&mut [0; 10], 4).row(2, 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "columns <= len")]
+    fn each_row_ends_inside() {
+        Rows::new(&mut [0; 10], 4).each(3, 3).for_each(drop);
+    }
+
+    #[test]
+    #[should_panic(expected = "first <= self.len")]
+    fn rows_are_shifted_inside() {
+        Rows::new(&mut [0; 10], 4).shift(11);
+    }
+
+    #[test]
+    fn whole_slices_and_rows_are_inside() {
+        // SAFETY: one slice at a time.
+        with_ten(|ten| unsafe {
+            assert_eq!(ten.get(0, 10).len(), 10);
+            assert_eq!(ten.get(10, 0).len(), 0);
+            assert_eq!(ten.read(3, 7).len(), 7);
+            assert_eq!(ten.rows(2, 4).each(2, 4).count(), 2);
+        });
     }
 
     #[test]
