@@ -9,6 +9,7 @@ import {
   type LogisticPlan,
   plan_fit,
 } from "../../ts/learning/fit_options.ts";
+import { argmax } from "../../ts/learning/heads.ts";
 import { fit_logistic_regression, type Rows } from "../../ts/learning/logistic_regression.ts";
 
 const SIZE = 6;
@@ -146,6 +147,12 @@ describe("nearest centroid", () => {
     const { head } = await fit_examples(zeros, { method: "nearest_centroid" });
     expect([...head.scores(new Float32Array(SIZE))]).toEqual([0.5, 0.5]);
   });
+});
+
+test("the first of equal scores is the best", () => {
+  expect(argmax([1, 3, 2, 3])).toBe(1);
+  expect(argmax([0, 0])).toBe(0);
+  expect(argmax([-2, -1])).toBe(1);
 });
 
 describe("k-NN", () => {

@@ -94,6 +94,17 @@ describe("images are turned upright", () => {
     expect_like_pillow(await read(name), name);
   });
 
+  test("WebP whose EXIF follows a chunk of odd length", async () => {
+    const bytes = await read_file(`${FOLDER}/orientation_6.webp`);
+    const text = new TextDecoder("latin1").decode(bytes);
+    const at = text.indexOf("EXIF");
+    // A chunk that decoders skip: three bytes, and one of padding that its length doesn't count.
+    const odd = Uint8Array.of(...new TextEncoder().encode("odd "), 3, 0, 0, 0, 1, 2, 3, 0);
+    const changed = Uint8Array.from([...bytes.subarray(0, at), ...odd, ...bytes.subarray(at)]);
+    new DataView(changed.buffer).setUint32(4, changed.length - 8, true);
+    expect_like_pillow(await RawImage.read(changed), "orientation_6.webp");
+  });
+
   test.each([
     ["whose header's flags don't announce it", (bytes: Uint8Array) => bytes.with(20, 0)],
     ["without that header", without_webp_header],

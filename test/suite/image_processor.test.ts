@@ -49,6 +49,50 @@ describe("images become what the reference makes of them", () => {
   });
 });
 
+/**
+ * SHA-256 of the float32 values that NumPy gives for 0 to 255 in each channel, with transformers' steps:
+ * ((x.astype(float64) * (1 / 255)).astype(float32) - float32(mean)) / float32(std).
+ */
+test.each([
+  [
+    "ImageNet's",
+    [0.485, 0.456, 0.406],
+    [0.229, 0.224, 0.225],
+    "1d8b9af12b7b391827f7c801265239e21435c7e29b4d78c6189a35e437633897",
+  ],
+  [
+    "ViT's",
+    [0.5, 0.5, 0.5],
+    [0.5, 0.5, 0.5],
+    "59e92db758d185f3e78b2d7a346580fc50ce7b0317d28f68f40ad10293501ab3",
+  ],
+  [
+    "CLIP's",
+    [0.48145466, 0.4578275, 0.40821073],
+    [0.26862954, 0.26130258, 0.27577711],
+    "5d23c0b115c373c73875b37dce36aa6a54af484dd4332d5f9d07d6ebecb20900",
+  ],
+])(
+  "every pixel value has the reference's bits with %s mean and std",
+  async (_, image_mean, image_std, expected) => {
+    const processor = new ViTImageProcessor({ do_resize: false, image_mean, image_std });
+    const image = new RawImage(
+      Uint8Array.from({ length: 3 * 256 }, (_, i) => Math.floor(i / 3)),
+      256,
+      1,
+      3,
+    );
+    const { pixel_values } = await processor(image);
+    const digest = await crypto.subtle.digest(
+      "SHA-256",
+      Float32Array.from(pixel_values.data as Float32Array),
+    );
+    expect([...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("")).toBe(
+      expected,
+    );
+  },
+);
+
 /** An image whose pixel i has the value i. */
 function ramp(width: number, height: number, channels: 1 | 3 = 3): RawImage {
   const data = Uint8Array.from({ length: width * height * channels }, (_, i) => i % 256);

@@ -83,6 +83,10 @@ describe("RawImage", () => {
     expect([...image.center_crop(1, 2).data]).toEqual([2, 5]);
     expect([...image.center_crop(2, 4).data]).toEqual([0, 0, 1, 2, 4, 5, 0, 0]);
     expect([...image.center_crop(5, 1).data]).toEqual([0, 1, 2, 3, 0]);
+    // An odd row or column of zeros comes first, as in transformers' center_crop.
+    expect([...image.center_crop(3, 3).data]).toEqual([0, 0, 0, 1, 2, 3, 4, 5, 6]);
+    expect([...image.center_crop(4, 2).data]).toEqual([0, 1, 2, 3, 0, 4, 5, 6]);
+    expect([...image.center_crop(2, 1).data]).toEqual([1, 2]);
   });
 
   test("refuses sizes that fit in no memory", () => {

@@ -236,6 +236,9 @@ describe("losses", () => {
     for (const [num_labels, labels, expected] of [
       [1, [0.5], "regression"],
       [3, [2], "single_label_classification"],
+      [3, new Tensor("int64", BigInt64Array.of(2n), [1]), "single_label_classification"],
+      [3, new Tensor("int32", Int32Array.of(2), [1]), "single_label_classification"],
+      [3, new Tensor("float32", Float32Array.of(1, 0, 1), [1, 3]), "multi_label_classification"],
       [3, [[1, 0, 1]], "multi_label_classification"],
     ] as const) {
       const model = await ViTMSNForImageClassification.from_config({ ...TINY, num_labels });
