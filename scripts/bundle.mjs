@@ -44,6 +44,7 @@ const cli_imports = {
   "../index.ts": "./index.node.js",
   "../training/index.ts": "./training.node.js",
   "../files/index.ts": "./files.node.js",
+  "../image/index.ts": "./images.node.js",
 };
 
 /** The glue of the WebGPU engine is a file of its own, which only its users download. @type {import("rolldown").Plugin} */
@@ -144,8 +145,12 @@ async function build_entries(runtime, options) {
     [`index.${runtime}`]: "ts/index.ts",
     [`few_shot.${runtime}`]: "ts/few_shot.ts",
     [`training.${runtime}`]: "ts/training/index.ts",
-    // Where imports come later, "static" is only another name; the command line writes files as the package does.
-    ...(runtime === "node" && { "static.node": "ts/static.ts", "files.node": "ts/files/index.ts" }),
+    // Where imports come later, "static" is only another name; the command line reads images and writes files as the package does.
+    ...(runtime === "node" && {
+      "static.node": "ts/static.ts",
+      "files.node": "ts/files/index.ts",
+      "images.node": "ts/image/index.ts",
+    }),
   };
   const core = await static_imports(await rolldown({ ...options, input: "ts/index.ts" }));
   const bundle = await rolldown({ ...options, input });

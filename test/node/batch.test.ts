@@ -25,9 +25,12 @@ import { parse as parse_npy } from "npyjs";
 import { pack } from "tar-stream";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { prefetch } from "../../ts/cli/batch/prefetch.ts";
+import { type Computation, run_batches, type Sink } from "../../ts/cli/batch/run_batches.ts";
+import type { Selected } from "../../ts/cli/batch/selection.ts";
 import { walk, walk_glob } from "../../ts/cli/batch/walk.ts";
 import { SkippedFiles } from "../../ts/files/skipped_files.ts";
 import { sorted_entries } from "../../ts/files/walk.ts";
+import { RawImage } from "../../ts/index.ts";
 import { type Finished, root, start, vit_msn } from "../support/cli.ts";
 
 // `embed` and `classify` over many images: sources, outputs, shards, and resuming after a kill.
@@ -260,6 +263,89 @@ describe("sources", () => {
   });
 });
 
+describe("the memory of a run", () => {
+  const MEGABYTE = 1_000_000;
+
+  /** Runs over images of a size; gives the most bytes that were decoded and not prepared, and the most files in memory. */
+  async function run(count: number, batch_size: number, width: number, height: number) {
+    let [files, max_files, decoded, max_decoded, largest_batch] = [0, 0, 0, 0, 0];
+    const selected = async function* (): AsyncGenerator<Selected> {
+      for (let i = 0; i < count; i++)
+        yield {
+          name: `${i}`,
+          reached: { position: i + 1, names_sha256: "" },
+          read: async ({ admit }) => {
+            max_files = Math.max(max_files, ++files);
+            await new Promise(setImmediate);
+            await admit?.({ format: "JPEG", mime: "", width, height });
+            decoded += width * height * 3;
+            max_decoded = Math.max(max_decoded, decoded);
+            await new Promise(setImmediate);
+            return new RawImage(new Uint8Array(3), 1, 1, 3);
+          },
+        };
+    };
+    const computation: Computation = {
+      prepare: async (image) => {
+        for (let i = 0; i < 3; i++) await new Promise(setImmediate);
+        decoded -= width * height * 3;
+        files--;
+        return image;
+      },
+      compute: async (images) => {
+        largest_batch = Math.max(largest_batch, images.length);
+        await new Promise(setImmediate);
+        return images.map(() => ({ values: [1] }));
+      },
+    };
+    let written = 0;
+    const sink: Sink = {
+      write: async (outcomes) => {
+        written += outcomes.length;
+      },
+    };
+    const { signal } = new AbortController();
+    await run_batches(selected(), computation, sink, { batch_size, stop_on_error: false, signal });
+    return { written, max_files, max_decoded, largest_batch };
+  }
+
+  test.each([1, 8, 64])("doesn't grow with the batch: %i images of 12 megapixels", async (batch_size) => {
+    const { written, max_files, max_decoded, largest_batch } = await run(100, batch_size, 4000, 3000);
+    expect([written, largest_batch]).toEqual([100, batch_size]);
+    expect(max_files).toBeLessThanOrEqual(8);
+    expect(max_decoded).toBeLessThan(150 * MEGABYTE);
+  });
+
+  test("doesn't grow with the images' size, and one that exceeds the budget is decoded alone", async () => {
+    expect((await run(20, 8, 8000, 6000)).max_decoded).toBe(144 * MEGABYTE);
+    expect((await run(5, 8, 13_000, 13_000)).max_decoded).toBe(507 * MEGABYTE);
+  });
+
+  test("batches of images that stay large are smaller", async () => {
+    const images = 12;
+    const batches: number[] = [];
+    const selected = async function* (): AsyncGenerator<Selected> {
+      for (let i = 0; i < images; i++)
+        yield {
+          name: `${i}`,
+          reached: { position: i + 1, names_sha256: "" },
+          read: async () => new RawImage(new Uint8Array(30 * MEGABYTE), 10_000, 1000, 3),
+        };
+    };
+    const computation: Computation = {
+      prepare: async (image) => image,
+      compute: async (batch) => {
+        batches.push(batch.length);
+        return batch.map(() => ({ values: [1] }));
+      },
+    };
+    const { signal } = new AbortController();
+    const options = { batch_size: images, stop_on_error: false, signal };
+    await run_batches(selected(), computation, { write: async () => {} }, options);
+    expect(batches).toEqual([3, 3, 3, 3]);
+  });
+});
+
 describe("prefetch", () => {
   const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
   const numbers = async function* (count: number) {
@@ -277,14 +363,19 @@ describe("prefetch", () => {
       return i;
     };
     const results: number[] = [];
-    for await (const i of prefetch(numbers(40), work, { limit: 6, max_weight: 30, weight: () => 10 })) {
+    for await (const i of prefetch(numbers(40), work, {
+      limit: 6,
+      max_running: 4,
+      max_weight: 30,
+      weight: () => 10,
+    })) {
       weight -= 10;
       results.push(i);
       await wait(1);
     }
     expect(results).toEqual(Array.from({ length: 40 }, (_, i) => i));
     expect(max_running).toBeGreaterThan(1);
-    expect(max_running).toBeLessThanOrEqual(6);
+    expect(max_running).toBeLessThanOrEqual(4);
     // What was already under way when the weight was reached may come on top.
     expect(max_weight_seen).toBeLessThanOrEqual(30 + 60);
   });
@@ -304,7 +395,12 @@ describe("prefetch", () => {
     };
     const seen: number[] = [];
     const run = async () => {
-      for await (const i of prefetch(source(), work, { limit: 4, max_weight: 1, weight: () => 0 }))
+      for await (const i of prefetch(source(), work, {
+        limit: 4,
+        max_running: 4,
+        max_weight: 1,
+        weight: () => 0,
+      }))
         seen.push(i);
     };
     await expect(run()).rejects.toThrow("three");

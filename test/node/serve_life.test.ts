@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { LastingTask, type ServedTask } from "../../ts/cli/serve/lasting_task.ts";
-import { env, VitMsnError } from "../../ts/index.ts";
+import { env, type RawImage, VitMsnError } from "../../ts/index.ts";
 import { BAG, classes, exchange, RawClient, request_of, sizes, start_app } from "../support/http_app.ts";
 
 // Lifetimes in `vit-msn serve`: clients that leave, requests that never end, engines that die, shutdown.
@@ -171,6 +171,7 @@ describe("engines that die", () => {
       alive.push(engine);
       return {
         is_alive: () => engine.is_alive,
+        prepare: async (image: RawImage) => image,
         compute: async () => {
           if (!engine.is_alive) throw new VitMsnError("ENGINE_DEAD", "It died.");
           return [{ values: [alive.length] }];
@@ -222,6 +223,7 @@ describe("engines that die", () => {
 test("a fault of the server is logged once, on one line, and its details don't reach the client", async () => {
   const failing: ServedTask = {
     state: "ok",
+    prepare: async (image) => image,
     compute: async () => {
       throw new TypeError("secret\n\u001b[31mof two lines");
     },

@@ -15,12 +15,14 @@ export const BAG = await readFile(join(root, "models/fashion/pictures/8-bag.png"
 /** Answers each image with its size. */
 export const sizes: ServedTask = {
   state: "ok",
+  prepare: async (image) => image,
   compute: async (images) => images.map(({ width, height }) => ({ values: [width, height] })),
 };
 
 /** Answers each image with three classes. */
 export const classes: ServedTask = {
   state: "ok",
+  prepare: async (image) => image,
   compute: async (images) =>
     images.map(() => ({ labels: ["Bag", "Boot", "Dress"], values: [0.5, 0.25, 0.25] })),
 };

@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import { type FunctionToApply, pipeline } from "../index.ts";
+import { type FunctionToApply, ImageClassificationPipeline, pipeline } from "../index.ts";
 import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
 import {
   type BatchFlags,
@@ -8,6 +8,7 @@ import {
   positive_integer,
   with_batch_options,
 } from "./batch/options.ts";
+import { preparation } from "./batch/prepare.ts";
 import { source_name } from "./batch/remote.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { PrintSink, print } from "./batch/stdout.ts";
@@ -82,10 +83,13 @@ export async function load_classifier(
   const classifier = await load(model, signal, (options) =>
     pipeline("image-classification", model.model, options),
   );
+  const { prepare, processor } = preparation(classifier.processor, classifier.model.device);
+  const classify = new ImageClassificationPipeline(classifier.model, processor);
   return {
+    prepare,
     shape: { width: Math.min(top_k, classifier.model.config.num_labels), has_labels: true },
     async compute(images, signal) {
-      const all = await classifier(images, { top_k, function_to_apply, batch_size, signal });
+      const all = await classify(images, { top_k, function_to_apply, batch_size, signal });
       return all.map((results) => ({
         labels: results.map(({ label }) => label),
         values: results.map(({ score }) => score),

@@ -1,7 +1,8 @@
 import { type Command, Option } from "commander";
-import { type Pool, pipeline } from "../index.ts";
+import { ImageFeatureExtractionPipeline, type Pool, pipeline } from "../index.ts";
 import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
 import { type BatchFlags, job_options, output_options, with_batch_options } from "./batch/options.ts";
+import { preparation } from "./batch/prepare.ts";
 import { json_line } from "./batch/rows.ts";
 import { PrintSink } from "./batch/stdout.ts";
 import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
@@ -62,10 +63,13 @@ export async function load_extractor(
     pipeline("image-feature-extraction", model.model, options),
   );
   const width = extractor.model.config.hidden_size;
+  const { prepare, processor } = preparation(extractor.processor, extractor.model.device);
+  const extract = new ImageFeatureExtractionPipeline(extractor.model, processor, false);
   return {
+    prepare,
     shape: { width, has_labels: false },
     async compute(images, signal) {
-      const { data } = await extractor(images, { pool, batch_size, signal });
+      const { data } = await extract(images, { pool, batch_size, signal });
       return images.map((_, i) => ({ values: data.subarray(i * width, (i + 1) * width) }));
     },
     is_alive: () => is_alive(extractor.model),

@@ -292,7 +292,7 @@ async function for_each_image(
 
 async function read_image(name: string, signal: AbortSignal): Promise<RawImage> {
   if (name !== "-") return RawImage.read(name, { signal });
-  return from_stream("-", () => process.stdin, signal).read(signal);
+  return from_stream("-", () => process.stdin).read({ signal });
 }
 
 const STAGES: Record<LearningProgress["status"], string> = {

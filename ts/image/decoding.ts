@@ -5,6 +5,7 @@ import { type ImageHeader, read_header } from "./header.ts";
 import { check_size, MAX_PIXELS } from "./limits.ts";
 import { take_orientation, type UnturnedFile } from "./orientation.ts";
 import { type Channels, convert_channels, divide_by_alpha, is_opaque, type Pixels } from "./pixels.ts";
+import type { ReadOptions } from "./raw_image.ts";
 
 export interface DecodeOptions {
   /** For messages: the path or URL. */
@@ -12,6 +13,7 @@ export interface DecodeOptions {
   /** The most pixels to decode; default MAX_PIXELS. */
   max_pixels?: number;
   signal?: AbortSignal;
+  admit?: ReadOptions["admit"];
 }
 
 /**
@@ -31,6 +33,7 @@ export async function decode_file(
   throw_if_aborted(signal, `Decoding ${name}`);
   const header = await read_header(bytes, name, max_pixels);
   const { format } = header;
+  await options.admit?.(header);
   if (own.includes(format)) return finish_decoding(await read_own(bytes, format, options), header);
   const file = await prepare(bytes, header, name);
   const decoded = await until_aborted(decode(file, header), signal, `Decoding ${name}`);

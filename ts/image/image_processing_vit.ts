@@ -136,8 +136,8 @@ export class ViTImageProcessor extends Callable<
    */
   async preprocess(images: ImageInputs, options: PreprocessOptions = {}): Promise<ImageProcessorOutput> {
     check_options("The image processor's call", options, READ_RULES, DEVICE_RULES, SETTINGS);
-    const { signal, max_pixels, headers, device, ...overrides } = options;
-    const reading = { signal, max_pixels, headers };
+    const { signal, max_pixels, headers, admit, device, ...overrides } = options;
+    const reading = { signal, max_pixels, headers, admit };
     const settings = this.#override(overrides);
     const list: readonly ImageInput[] = Array.isArray(images) ? images : [images];
     if (list.length === 0) throw invalid("The list of images is empty; pass at least one.");

@@ -6,6 +6,7 @@ import { on_demand } from "../on_demand.ts";
 import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
 import { type Drawable, is_drawable, read_drawable } from "./drawable.ts";
 import { fetch_image, is_base64, name_of } from "./fetch_image.ts";
+import type { ImageHeader } from "./header.ts";
 import { check_byte_count } from "./limits.ts";
 import { type Channels, convert_channels, type Pixels } from "./pixels.ts";
 import {
@@ -36,10 +37,12 @@ export interface ReadOptions {
   /** Headers to send with the request for a http(s) URL, by name. */
   headers?: HeaderRecord;
   signal?: AbortSignal;
+  /** @internal Called with a file's header; decoding waits for it. */
+  admit?: (header: ImageHeader) => Promise<void>;
 }
 
 /** How ReadOptions are checked. */
-export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count, headers: record };
+export const READ_RULES: Rules = { signal: abort_signal, max_pixels: count, headers: record, admit: any };
 
 /**
  * A decoded image: 8-bit pixels, row by row from the top left, channels interleaved.

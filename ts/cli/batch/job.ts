@@ -312,6 +312,6 @@ const SMALLEST_PNG =
 /** The model's output for a fixed image, by which another run recognises the model. */
 async function probe(task: Task, signal: AbortSignal): Promise<number[]> {
   await RawImage.read(SMALLEST_PNG, { signal });
-  const [row] = await task.compute([probe_image()], signal);
+  const [row] = await task.compute([await task.prepare(probe_image(), signal)], signal);
   return Array.from(row?.values ?? []).slice(0, PROBE_LENGTH);
 }

@@ -1,6 +1,8 @@
 export interface PrefetchOptions<R> {
   /** The largest number of results that are in progress or waiting. */
   limit: number;
+  /** The largest number of items that are worked on at a time. */
+  max_running: number;
   /** The memory that a result takes; no new work starts while waiting results take `max_weight`. */
   weight(result: R): number;
   max_weight: number;
@@ -31,6 +33,7 @@ class Ahead<T, R> {
   readonly #options: PrefetchOptions<R>;
   readonly #results: Promise<R>[] = [];
   #weight = 0;
+  #running = 0;
   #ended = false;
   #closed = false;
   #wake_reader = () => {};
@@ -80,10 +83,12 @@ class Ahead<T, R> {
   }
 
   async #has_room(): Promise<boolean> {
-    const { limit, max_weight } = this.#options;
+    const { limit, max_running, max_weight } = this.#options;
     while (
       !this.#closed &&
-      (this.#results.length >= limit || (this.#weight >= max_weight && this.#results.length > 0))
+      (this.#results.length >= limit ||
+        this.#running >= max_running ||
+        (this.#weight >= max_weight && this.#results.length > 0))
     ) {
       await new Promise<void>((resolve) => {
         this.#wake_pump = resolve;
@@ -93,9 +98,15 @@ class Ahead<T, R> {
   }
 
   async #start(item: T): Promise<R> {
-    const result = await this.#work(item);
-    this.#weight += this.#options.weight(result);
-    return result;
+    this.#running++;
+    try {
+      const result = await this.#work(item);
+      this.#weight += this.#options.weight(result);
+      return result;
+    } finally {
+      this.#running--;
+      this.#wake_pump();
+    }
   }
 
   #push(result: Promise<R>): void {

@@ -1,5 +1,6 @@
 import { type HeaderRecord, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { aborted, sleep } from "./errors.ts";
+import type { ReadingOptions } from "./listed_image.ts";
 
 /** Settings for downloading images and shards. */
 export interface DownloadSettings {
@@ -15,18 +16,22 @@ const FIRST_WAIT_MS = 500;
 const MAX_WAIT_MS = 60_000;
 
 /** Reads an image from a URL; transient errors are retried, each time after twice the delay. */
-export function read_remote(url: string, download: DownloadSettings, signal: AbortSignal): Promise<RawImage> {
-  return with_retries(download, signal, () => read_once(url, download, signal));
+export function read_remote(
+  url: string,
+  download: DownloadSettings,
+  options: ReadingOptions,
+): Promise<RawImage> {
+  return with_retries(download, options.signal, () => read_once(url, download, options));
 }
 
 async function read_once(
   url: string,
   { timeout_ms, headers }: DownloadSettings,
-  signal: AbortSignal,
+  { signal, admit }: ReadingOptions,
 ): Promise<RawImage> {
   const timeout = AbortSignal.timeout(timeout_ms);
   try {
-    return await RawImage.read(url, { headers, signal: AbortSignal.any([signal, timeout]) });
+    return await RawImage.read(url, { headers, admit, signal: AbortSignal.any([signal, timeout]) });
   } catch (cause) {
     if (signal.aborted || !timeout.aborted) throw cause;
     throw network_error(show_url(url), `nothing arrived within ${timeout_ms / 1000} s`, cause);

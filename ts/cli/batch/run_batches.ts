@@ -1,4 +1,5 @@
 import type { RawImage, VitMsnError } from "../../index.ts";
+import { decoding_bytes, MemoryBudget } from "../memory_budget.ts";
 import { is_image_error } from "./errors.ts";
 import type { Reached } from "./journal.ts";
 import { prefetch } from "./prefetch.ts";
@@ -7,7 +8,9 @@ import type { Selected } from "./selection.ts";
 
 /** What is computed for images. */
 export interface Computation {
-  /** One row for each image, without its name. */
+  /** Makes an image small, as soon as it is decoded. */
+  prepare(image: RawImage, signal: AbortSignal): Promise<RawImage>;
+  /** One row for each prepared image, without its name. */
   compute(images: RawImage[], signal: AbortSignal): Promise<Omit<Row, "image">[]>;
 }
 
@@ -27,13 +30,16 @@ export interface BatchOptions {
   signal: AbortSignal;
 }
 
-/** The most memory for decoded images that wait. */
-const MAX_WAITING_BYTES = 256 * 1024 * 1024;
-const MIN_PREFETCH = 8;
+/** The most memory for images that are being decoded and prepared. */
+const MAX_DECODING_BYTES = 256 * 1024 * 1024;
+/** The most memory for prepared images that wait, and for those of a batch. */
+const MAX_PREPARED_BYTES = 64 * 1024 * 1024;
+/** Images whose files are in memory at a time, to be decoded. */
+const MAX_RUNNING = 8;
 
-type Decoded = Selected & ({ image: RawImage } | { error: VitMsnError } | { stored: Uint8Array });
+type Prepared = Selected & ({ image: RawImage } | { error: VitMsnError } | { stored: Uint8Array });
 
-/** Decodes images while earlier ones are computed, batch by batch. */
+/** Decodes and prepares images while earlier ones are computed, batch by batch. */
 export async function run_batches(
   selected: AsyncIterable<Selected>,
   computation: Computation,
@@ -41,12 +47,14 @@ export async function run_batches(
   options: BatchOptions,
 ): Promise<void> {
   const { batch_size, signal } = options;
-  const decoded = prefetch(selected, (item) => decode(item, signal), {
-    limit: Math.max(MIN_PREFETCH, 2 * batch_size),
-    weight: (item) => ("image" in item ? item.image.data.byteLength : 0),
-    max_weight: MAX_WAITING_BYTES,
+  const budget = new MemoryBudget(MAX_DECODING_BYTES);
+  const prepared = prefetch(selected, (item) => prepare(item, computation, budget, signal), {
+    limit: Math.max(MAX_RUNNING, 2 * batch_size),
+    max_running: MAX_RUNNING,
+    weight: bytes_of,
+    max_weight: MAX_PREPARED_BYTES,
   });
-  for await (const batch of in_batches(decoded, batch_size)) {
+  for await (const batch of in_batches(prepared, batch_size)) {
     const outcomes = await compute_batch(batch, computation, signal);
     const failed = options.stop_on_error ? outcomes.findIndex((outcome) => "error" in outcome) : -1;
     const written = failed < 0 ? outcomes : outcomes.slice(0, failed);
@@ -57,30 +65,53 @@ export async function run_batches(
   }
 }
 
-async function decode(item: Selected, signal: AbortSignal): Promise<Decoded> {
+function bytes_of(item: Prepared): number {
+  return "image" in item ? item.image.data.byteLength : 0;
+}
+
+async function prepare(
+  item: Selected,
+  computation: Computation,
+  budget: MemoryBudget,
+  signal: AbortSignal,
+): Promise<Prepared> {
   const { stored } = item;
   if (stored !== undefined) return { ...item, stored };
+  let release: (() => void) | undefined;
   try {
-    return { ...item, image: await item.read(signal) };
+    const image = await item.read({
+      signal,
+      admit: async (header) => {
+        release?.(); // of an attempt that failed
+        release = await budget.take(decoding_bytes(header), signal);
+      },
+    });
+    return { ...item, image: await computation.prepare(image, signal) };
   } catch (error) {
     if (is_image_error(error)) return { ...item, error };
     throw error;
+  } finally {
+    release?.();
   }
 }
 
-async function* in_batches<T>(items: AsyncIterable<T>, size: number): AsyncGenerator<T[]> {
-  let batch: T[] = [];
+/** Batches of up to `size` items, fewer where images are large. */
+async function* in_batches(items: AsyncIterable<Prepared>, size: number): AsyncGenerator<Prepared[]> {
+  let batch: Prepared[] = [];
+  let bytes = 0;
   for await (const item of items) {
     batch.push(item);
-    if (batch.length < size) continue;
+    bytes += bytes_of(item);
+    if (batch.length < size && bytes < MAX_PREPARED_BYTES) continue;
     yield batch;
     batch = [];
+    bytes = 0;
   }
   if (batch.length > 0) yield batch;
 }
 
 async function compute_batch(
-  batch: readonly Decoded[],
+  batch: readonly Prepared[],
   computation: Computation,
   signal: AbortSignal,
 ): Promise<Outcome[]> {

@@ -50,7 +50,7 @@ export function can_be_counted({ paths, lists }: Sources): boolean {
 }
 
 async function* expand(source: string, reading: Reading): AsyncGenerator<ListedImage> {
-  if (source === "-" && reading.is_argument) yield from_stream("-", () => process.stdin, reading.signal);
+  if (source === "-" && reading.is_argument) yield from_stream("-", () => process.stdin);
   else if (is_remote(source)) yield* remote(source, reading);
   else yield* local(source, reading);
 }
@@ -61,7 +61,7 @@ async function* remote(url: string, { download, signal, skipped }: Reading): Asy
   if (archive !== undefined) yield unreadable(name, archive);
   else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, signal, skipped);
   else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, download, signal, skipped));
-  else yield { name, read: () => read_remote(url, download, signal) };
+  else yield { name, read: (options) => read_remote(url, download, options) };
 }
 
 async function* shard_of_file_url(
@@ -79,10 +79,10 @@ async function* shard_of_file_url(
 }
 
 async function* local(path: string, reading: Reading): AsyncGenerator<ListedImage> {
-  const { signal, skipped, is_argument } = reading;
+  const { skipped, is_argument } = reading;
   const found = await stat(encode_name(path)).catch(() => undefined);
   if (found?.isDirectory()) yield* each(path, walk(path, skipped), reading);
-  else if (found?.isFIFO() && is_argument) yield from_stream(path, () => createReadStream(path), signal);
+  else if (found?.isFIFO() && is_argument) yield from_stream(path, () => createReadStream(path));
   else if (found === undefined && has_scheme(path)) yield* file(path, reading);
   else if (found === undefined && is_argument && is_glob(path))
     yield* each(path, walk_glob(path, skipped), reading);
@@ -112,7 +112,7 @@ async function* file(path: string, { signal, skipped }: Reading): AsyncGenerator
   if (archive !== undefined) yield unreadable(name, archive);
   else if (is_tar_name(path) && !has_scheme(path))
     yield* until_damaged(path, tar_images(path, signal, skipped));
-  else yield { name, read: () => RawImage.read(path, { signal }) };
+  else yield { name, read: (options) => RawImage.read(path, options) };
 }
 
 /** A damaged shard counts as an image that fails, after the images before the damage. A lost connection ends the run. */

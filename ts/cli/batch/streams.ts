@@ -1,14 +1,14 @@
 import type { Readable } from "node:stream";
 import { RawImage, VitMsnError } from "../../index.ts";
 import { aborted, file_error } from "./errors.ts";
-import type { ListedImage } from "./listed_image.ts";
+import type { ListedImage, ReadingOptions } from "./listed_image.ts";
 
 /** One image from standard input or a pipe, which is opened only when it is read: images may just be counted. */
-export function from_stream(name: string, open: () => Readable, signal: AbortSignal): ListedImage {
-  const read = async () => {
+export function from_stream(name: string, open: () => Readable): ListedImage {
+  const read = async (options: ReadingOptions) => {
     const chunks: Uint8Array[] = [];
-    for await (const chunk of interruptible(open(), name, signal)) chunks.push(chunk);
-    return RawImage.read(Buffer.concat(chunks), { signal });
+    for await (const chunk of interruptible(open(), name, options.signal)) chunks.push(chunk);
+    return RawImage.read(Buffer.concat(chunks), options);
   };
   return { name, read };
 }

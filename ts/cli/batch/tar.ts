@@ -250,7 +250,7 @@ async function read_member(name: string, member: TarMember): Promise<ListedImage
   if (member.name.length > MAX_NAME)
     return fail(`has a name of ${member.name.length} characters, more than the limit of ${MAX_NAME}`);
   const bytes = (await member.read()) as Uint8Array<ArrayBuffer>;
-  return { name, read: (signal) => RawImage.read(new File([bytes], name), { signal }) };
+  return { name, read: (options) => RawImage.read(new File([bytes], name), options) };
 }
 
 /** Whether the bytes aren't a valid archive, as opposed to a stream that ends too early. */

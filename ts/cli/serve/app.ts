@@ -153,7 +153,7 @@ export class App {
           if (in_query !== undefined) this.#top_k(in_query);
           const { file, top_k } = await this.#read_request(exchange);
           const count = this.#top_k(in_query ?? top_k);
-          return json(200, to_json(await this.#compute(file, batcher, exchange.signal), count));
+          return json(200, to_json(await this.#compute(file, task, batcher, exchange.signal), count));
         }),
     });
   }
@@ -205,11 +205,12 @@ export class App {
   }
 
   /** A slot is held until its image is decoded, even if its client has gone. */
-  #compute(file: File, batcher: Batcher, signal: AbortSignal): Promise<Computed> {
+  #compute(file: File, task: ServedTask, batcher: Batcher, signal: AbortSignal): Promise<Computed> {
     const { max_pixels } = this.#options;
-    return this.#decoded.use(signal, async () =>
-      batcher.submit(await RawImage.read(file, { max_pixels, signal }), signal),
-    );
+    return this.#decoded.use(signal, async () => {
+      const image = await RawImage.read(file, { max_pixels, signal });
+      return batcher.submit(await task.prepare(image, signal), signal);
+    });
   }
 
   /** A request's image: its body, a part of its form, a string in its JSON, or what its URL leads to. */

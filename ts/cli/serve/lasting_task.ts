@@ -3,7 +3,7 @@ import type { Task } from "../batch/job.ts";
 import type { Row } from "../batch/rows.ts";
 import type { Computation } from "../batch/run_batches.ts";
 
-type LoadedTask = Pick<Task, "compute" | "is_alive" | "dispose">;
+type LoadedTask = Pick<Task, "prepare" | "compute" | "is_alive" | "dispose">;
 
 export interface ServedTask extends Computation {
   readonly state: "ok" | "loading" | "dead";
@@ -36,6 +36,10 @@ export class LastingTask implements ServedTask {
   get state(): ServedTask["state"] {
     this.#revive();
     return this.#is_dead ? "dead" : this.#loading !== undefined ? "loading" : "ok";
+  }
+
+  prepare(image: RawImage, signal: AbortSignal): Promise<RawImage> {
+    return this.#task.prepare(image, signal);
   }
 
   async compute(images: RawImage[], signal: AbortSignal): Promise<Omit<Row, "image">[]> {
