@@ -2,10 +2,10 @@
 """The first steps of training the bundled model's architecture from scratch, by PyTorch: models/fashion/README.md's recipe.
 
 Parameters start as `from_config` starts them with seed 0 (ts/model/random.ts), positions and CLS likewise; step i takes images
-(16 i + j) * 383 mod 1000 of models/fashion/test1000.safetensors, mirrored in every third step. AdamW with weight decay on the
-weights of linear layers and the patch projection, one-cycle without momentum's, clipping.
+(16 i + j) * 383 mod 1000 of models/fashion/test1000.safetensors, mirrored in every third step. AdamW with weight decay
+on what the Trainer decays, one-cycle without momentum's, clipping.
 
-Usage: python test/reference/make_fashion_training.py   (torch, transformers, safetensors, numpy)
+Usage: python test/reference/make_fashion_training.py   (torch, transformers, accelerate, safetensors, numpy)
 Writes test/fixtures/training/fashion.json.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from make_fixtures import v4
 from safetensors.torch import load_file
-from transformers import ViTMSNConfig, ViTMSNForImageClassification
+from transformers import Trainer, ViTMSNConfig, ViTMSNForImageClassification
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, BATCH, STRIDE = 30, 16, 383
@@ -58,9 +58,9 @@ def main() -> None:
     tensors = load_file(ROOT / "models/fashion/test1000.safetensors")
     images = (tensors["pictures"].float() / 255 - 0.5) / 0.5
     labels = tensors["labels"].long()
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))}
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
     groups = [
-        dict(params=[p for p in model.parameters() if (id(p) in decayed) == is_decayed], weight_decay=decay)
+        dict(params=[p for name, p in model.named_parameters() if (name in decayed) == is_decayed], weight_decay=decay)
         for is_decayed, decay in ((True, WEIGHT_DECAY), (False, 0.0))
     ]
     optimizer = torch.optim.AdamW(groups, lr=RATE)

@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""A reference training run: a tiny ViTMSN trained by PyTorch on fixed batches, step by step.
+"""A reference training run: a tiny ViTMSN trained by transformers' Trainer on fixed batches, step by step.
 
   python make_training.py OUT [--seed N]
 
-Needs: pip install torch transformers safetensors pillow torchvision numpy
-OUT becomes a folder that `from_pretrained` can open: the model as it starts. Beside it expected.safetensors: the data
+Needs: pip install torch transformers accelerate safetensors pillow torchvision numpy
+OUT becomes a folder that `from_pretrained` can open: the model as it starts. Next to it expected.safetensors: the data
 (in.pixel_values, in.labels; step i takes the next BATCH of them, round and round), and of each optimiser step the loss, the
 gradients' norm before clipping and the learning rate (out.*), and the parameters in the end (final.*, the hub's keys).
-AdamW with weight decay on the weights of linear layers and the patch projection alone, linear warm-up and cosine, clipping.
+AdamW with the Trainer's choice of decayed parameters, linear warm-up and cosine, clipping.
 """
-import argparse, pathlib
+import argparse, pathlib, tempfile
 import torch
 from safetensors.torch import save_file
-from transformers import ViTMSNConfig, ViTMSNForImageClassification, get_cosine_schedule_with_warmup
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments, ViTMSNConfig, ViTMSNForImageClassification
 from make_fixtures import randomise, save_case, v4
 
 CONFIG = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=4, num_labels=5)
 IMAGES, BATCH, STEPS, WARMUP = 40, 8, 60, 6
-ADAMW = dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8)
-WEIGHT_DECAY, MAX_NORM = 0.05, 1.0
+ARGS = dict(learning_rate=2e-3, weight_decay=0.05, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=WARMUP,
+            max_steps=STEPS, per_device_train_batch_size=BATCH, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True)
 
 def data(seed):
     """Images of five kinds: waves of different direction and length, in noise."""
@@ -29,10 +30,17 @@ def data(seed):
     noise = torch.randn(IMAGES, 3, 16, 16, generator=g)
     return waves[labels][:, None] + 0.7 * noise, labels
 
-def groups(model):
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))}
-    return [dict(params=[p for p in model.parameters() if (id(p) in decayed) == is_decayed], weight_decay=wd)
-            for is_decayed, wd in ((True, WEIGHT_DECAY), (False, 0.0))]
+class InOrder(Trainer):
+    """Takes the images in order, and records each step's loss, which the log may round."""
+    losses: list
+
+    def _get_train_sampler(self, dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        self.losses.append((result[0] if isinstance(result, tuple) else result).item())
+        return result
 
 def run(out, seed):
     torch.manual_seed(seed)
@@ -41,17 +49,13 @@ def run(out, seed):
     randomise(model, seed)
     save_case(out, model, config)
     pixel_values, labels = data(seed + 1)
-    optimizer = torch.optim.AdamW(groups(model), **ADAMW)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, WARMUP, STEPS)
-    losses, norms, rates = [], [], []
-    for step in range(STEPS):
-        at = torch.arange(step * BATCH, (step + 1) * BATCH) % IMAGES
-        loss = model(pixel_values=pixel_values[at], labels=labels[at]).loss
-        loss.backward()
-        losses.append(loss.item())
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM).item())
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step(); scheduler.step(); optimizer.zero_grad()
+    examples = [dict(pixel_values=x, labels=y) for x, y in zip(pixel_values, labels)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = InOrder(model=model, args=TrainingArguments(output_dir=folder, **ARGS), train_dataset=examples)
+        trainer.losses = losses = []
+        trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    norms, rates = ([entry[name] for entry in steps] for name in ("grad_norm", "learning_rate"))
     tensors = {"in.pixel_values": pixel_values, "in.labels": labels, "out.loss": torch.tensor(losses), "out.grad_norm": torch.tensor(norms),
                "out.learning_rate": torch.tensor(rates), **{"final." + v4(k): v.detach() for k, v in model.state_dict().items()}}
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, out / "expected.safetensors")

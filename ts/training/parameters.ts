@@ -19,7 +19,10 @@ export interface Parameter {
   readonly size: number;
   /** 0 for the embeddings, each layer's number counted from 1, and one more for what follows. */
   readonly depth: number;
-  /** Whether weight decay applies. */
+  /**
+   * Whether weight decay applies: to every parameter but biases and norms, so also to positions, CLS and mask
+   * token, as in transformers' Trainer and in MSN's pre-training.
+   */
   readonly is_decayed: boolean;
   readonly is_trained: boolean;
   /** The accumulated gradient. */
@@ -56,12 +59,6 @@ export interface Learnable {
   weights_changed(): void;
 }
 
-/**
- * What weight decay applies to: the weights of linear layers, as in the Trainer, or every parameter with two
- * or more dimensions, including positions, CLS and mask token, as in MSN's pre-training.
- */
-export type Decaying = "linear_weights" | "matrices";
-
 /** The parameters of a model that is being trained, and their gradients. */
 export class Parameters implements GradientSink {
   readonly all: readonly Parameter[];
@@ -72,7 +69,7 @@ export class Parameters implements GradientSink {
   readonly #tensors = new Map<TensorHandle, Parameter>();
 
   /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't train; INVALID_ARGUMENT. */
-  constructor(model: Learnable, freezing: Freezing = {}, decaying: Decaying = "linear_weights") {
+  constructor(model: Learnable, freezing: Freezing = {}) {
     this.#model = model;
     this.#engine = training_engine(model);
     this.#weights = model.weights;
@@ -85,7 +82,7 @@ export class Parameters implements GradientSink {
       else {
         const value = model.weights.tensor(module.key);
         const is_trained = !is_frozen(module.key);
-        const is_decayed = decaying === "matrices" && module.dims.length > 1;
+        const is_decayed = module.dims.length > 1;
         const parameter = this.#parameter(
           module.key,
           [module],

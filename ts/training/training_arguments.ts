@@ -39,7 +39,7 @@ export interface TrainingOptions {
   warmup_ratio?: number;
   /** "adamw_torch" (default), "sgd" or "lars". */
   optim?: OptimizerName;
-  /** Of linear layers' weights; none for biases, norms, positions, CLS and mask token. Default 0. */
+  /** Of every parameter but biases and norms; default 0. */
   weight_decay?: number;
   /** Default 0.9. */
   adam_beta1?: number;

@@ -86,7 +86,7 @@ const TRAINING_HELP: Readonly<Record<keyof TrainingOptions, OptionHelp>> = {
   lr_scheduler_type: optimiser("learning rate schedule; default: linear"),
   warmup_steps: optimiser("steps of linear warmup, or below 1 their share of all steps; default: 0"),
   warmup_ratio: optimiser("share of all steps for linear warmup, if warmup_steps is 0; default: 0"),
-  weight_decay: optimiser("weight decay of linear layers; default: 0"),
+  weight_decay: optimiser("weight decay of all parameters but biases and norms; default: 0"),
   momentum: optimiser("momentum of sgd and lars; default: 0.9"),
   nesterov: optimiser("use Nesterov momentum with sgd; default: false"),
   lars_trust_coefficient: optimiser("trust coefficient of lars; default: 0.001"),
