@@ -7,6 +7,7 @@ import {
   MSNPretrainingArguments,
   type MSNPretrainingOptions,
   type MSNStepEvent,
+  type MSNViews,
   msn_encoder,
   msn_view_collator,
   OriginalMSNCheckpoint,
@@ -91,10 +92,7 @@ async function weights_of(pretrainer: MSNPretrainer, branch: "target" | "online"
 describe("options", () => {
   test.each([
     [{ num_protos: 5 }, /no option "num_protos".*num_proto/],
-    [
-      { gradient_accumulation_steps: 2 },
-      /no gradient_accumulation_steps: batch norm.*gradient_checkpointing/,
-    ],
+    [{ gradient_accumulation_steps: 2 }, /no gradient_accumulation_steps: batch norm.*encoder_batch_size/],
     [{ patch_drop: 1 }, /patch_drop must be below 1/],
     [{ patch_drop: -0.1 }, /patch_drop must be a number from 0 to 1/],
     [{ per_device_train_batch_size: 1 }, /per_device_train_batch_size must be an integer of 2 or more/],
@@ -298,6 +296,88 @@ describe("a run", () => {
     await pretrainer.dispose();
     expect(model.memory().handles).toBe(before);
     await model.dispose();
+  });
+
+  test.each([
+    [{ encoder_batch_size: 4 }, {}],
+    [{ encoder_batch_size: 1, gradient_checkpointing: true }, {}],
+    [{ encoder_batch_size: 5, rand_views: 0 }, {}],
+    [{ encoder_batch_size: 4, focal_size: 16 }, { seed: 9 }],
+  ])("views that pass the encoder in parts, %o, learn as the whole batch does", async (parts, more) => {
+    const run = async (args: MSNPretrainingOptions) => {
+      const pretrainer = await new_pretrainer({ args: { ...parts, ...more, ...args, max_steps: 2 } });
+      const handles = pretrainer.model.memory().handles;
+      await pretrainer.train();
+      const weights = parse_tensors(await weights_of(pretrainer, "online"));
+      await pretrainer.dispose();
+      expect(pretrainer.model.memory().handles).toBe(handles);
+      await pretrainer.model.dispose();
+      const [entry] = pretrainer.state.log_history;
+      return { first: [entry?.loss as number, entry?.grad_norm as number], weights };
+    };
+    const whole = await run({ encoder_batch_size: 1000 });
+    const divided = await run({});
+    expect(max_difference(divided.first, whole.first)).toBeLessThan(1e-5);
+    for (const [key, { data }] of whole.weights) {
+      // Their gradients are rounding alone, which Adam scales up (test/fixtures/pretraining/README.md).
+      if (/attention\.key\.bias$|^layernorm\.bias$/.test(key)) continue;
+      const other = divided.weights.get(key)?.data as Float32Array;
+      expect(max_difference(other, data as Float32Array), key).toBeLessThan(1e-5);
+    }
+  });
+
+  test("focal views of the random ones' size lose the same patches and share their batch norm", async () => {
+    const run = async (rename: (views: MSNViews) => MSNViews, args: MSNPretrainingOptions) => {
+      const pretrainer = await new_pretrainer();
+      const collate = msn_view_collator({
+        args: new MSNPretrainingArguments({ ...ARGS, focal_size: 16, ...args }),
+        config: pretrainer.model.config,
+        processor: pretrainer.image_processor,
+      });
+      const renamed = new MSNPretrainer({
+        model: pretrainer.model,
+        train_dataset: { pixel_values: pixels(20) },
+        args: { ...ARGS, ...args },
+        view_collator: async (...drawn) => {
+          const views = await collate(...drawn);
+          return views && rename(views);
+        },
+      });
+      await renamed.train();
+      await pretrainer.model.dispose();
+      return losses(renamed);
+    };
+    const join = (a: Tensor, b: Tensor) =>
+      new Tensor("float32", [...a.data, ...b.data].map(Number), [
+        (a.dims[0] as number) + (b.dims[0] as number),
+        ...a.dims.slice(1),
+      ]);
+    const as_is = (views: MSNViews) => views;
+    const joined = ({ target, random, focal }: MSNViews) => ({
+      target,
+      random: join(random as Tensor, focal as Tensor),
+    });
+    expect(await run(as_is, {})).toEqual(await run(joined, {}));
+    // Without random views, the focal ones lose patches.
+    const alone = ({ target, focal }: MSNViews) => ({ target, random: focal });
+    expect(await run(as_is, { rand_views: 0 })).toEqual(await run(alone, { rand_views: 0 }));
+  });
+
+  test("a run that can't fit is refused before it starts, with what would help", async () => {
+    const train_dataset = vi.fn();
+    const pretrainer = await new_pretrainer({
+      args: { per_device_train_batch_size: 100_000, hidden_dim: 2048 },
+      options: { train_dataset },
+    });
+    const error = await error_of(pretrainer.train());
+    expect([error.code, error.message]).toEqual([
+      "OUT_OF_MEMORY",
+      expect.stringMatching(
+        /needs about 14\.9 GB for parameters.*gradient_checkpointing.*per_device_train_batch_size/,
+      ),
+    ]);
+    expect(train_dataset).not.toHaveBeenCalled();
+    await pretrainer.model.dispose();
   });
 
   test("both branches can be exported; the target follows slowly", async () => {

@@ -29,16 +29,17 @@ const RUNS = {
 const GPU_STEPS = 3;
 
 const PLACES = [
-  { device: "wasm", worker: false, gradient_checkpointing: false },
-  { device: "wasm", worker: true, gradient_checkpointing: true },
+  { device: "wasm", worker: false, memory: {} },
+  { device: "wasm", worker: true, memory: { gradient_checkpointing: true } },
+  { device: "wasm", worker: false, memory: { encoder_batch_size: 3 } },
   ...(no_webgpu === undefined
-    ? ([{ device: "webgpu", worker: false, gradient_checkpointing: false }] as const)
+    ? ([{ device: "webgpu", worker: false, memory: { encoder_batch_size: 5 } }] as const)
     : []),
 ] as const;
 
 describe.each(PLACES)(
-  "compared with PyTorch: $device, worker: $worker",
-  ({ device, worker, gradient_checkpointing }) => {
+  "compared with PyTorch: $device, worker: $worker, $memory",
+  ({ device, worker, memory }) => {
     test.each(["sinkhorn", "plain"] as const)("%s", async (name) => {
       const { args } = RUNS[name];
       // Software adapters take seconds for a step.
@@ -57,7 +58,7 @@ describe.each(PLACES)(
         args: {
           ...REFERENCE_ARGS,
           ...args,
-          gradient_checkpointing,
+          ...memory,
         },
         callbacks: [
           {

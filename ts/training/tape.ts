@@ -113,6 +113,19 @@ export class Tape implements Recorder, PretrainingOps {
     await this.#go_back();
   }
 
+  /**
+   * Passes the gradient of a loss that isn't on this tape to the sink.
+   * @param output any tensor that was computed on this tape.
+   * @param gradient of the loss with respect to `output`, of its shape; the caller still owns it.
+   */
+  async backward_from(output: TensorHandle, gradient: TensorHandle): Promise<void> {
+    const value = this.#values.get(output);
+    // Nothing that is trained influences it.
+    if (!value?.wants_gradient) return;
+    value.gradient = this.#copy(gradient, 1);
+    await this.#go_back();
+  }
+
   /** Frees everything that is held. */
   close(): void {
     this.#drop_steps();

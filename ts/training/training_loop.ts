@@ -108,6 +108,8 @@ export interface LoopOptions<Learner, Batch, Checkpoint, Result, Event> {
   owner: string;
   /** What it does, for messages. */
   activity: string;
+  /** The options that save memory, for messages. */
+  saves_memory: string;
   /** Whether batches without a readable image count as a step, or are only used up. */
   counts_empty_steps: boolean;
   event: Event;
@@ -162,6 +164,8 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
     this.#is_training = true;
     try {
       return await this.#hold_folder(options, () => this.#train(options));
+    } catch (error) {
+      throw this.#with_memory_advice(error);
     } finally {
       this.#is_training = false;
     }
@@ -187,6 +191,18 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
   async #save_json(name: string, value: unknown): Promise<void> {
     const { owner, event } = this.#options;
     await save_files(output_dir_of(event.args.output_dir, owner), { [name]: json(value) });
+  }
+
+  /** The engine's own advice is for inference. */
+  #with_memory_advice(error: unknown): unknown {
+    if (!(error instanceof VitMsnError) || error.code !== "OUT_OF_MEMORY" || error.details.max_bytes)
+      return error;
+    const { activity, saves_memory } = this.#options;
+    return new VitMsnError(
+      "OUT_OF_MEMORY",
+      `${activity} needs more memory than the engine can allocate. To save memory, use ${saves_memory}.`,
+      { cause: error, details: error.details },
+    );
   }
 
   /** Locks output_dir against other runs, if this one reads or writes checkpoints there. */

@@ -83,6 +83,7 @@ const PRETRAINING_HELP: Readonly<Record<keyof MSNPretrainingOptions, OptionHelp>
   usage_window: output("count the prototypes used in the last n steps; default: 50"),
   num_train_epochs: training("passes over the data; default: 100"),
   per_device_train_batch_size: training("images per step; default: 64"),
+  encoder_batch_size: training("views that pass the encoder together; default: as many as memory holds"),
   dataloader_drop_last: training("skip an epoch's last batch if it is smaller; default: true"),
   data_seed: training("seed of the images' order and views; default: seed"),
   rand_views: views("random views per image, in addition to the target's; default: 1"),

@@ -33,6 +33,11 @@ export interface MSNPretrainingOptions {
    * Images per step; default 64. Batch norm, Sinkhorn and the mean entropy are computed over the whole batch.
    */
   per_device_train_batch_size?: number;
+  /**
+   * Views that pass the encoder together. If a step has more, activations are recomputed batch by batch: the loss and
+   * gradients of the whole batch for a third more time. Default: as many as the engine's memory holds, by an estimate.
+   */
+  encoder_batch_size?: number;
   /** Skip an epoch's last batch if it is smaller; default true. */
   dataloader_drop_last?: boolean;
 
@@ -78,7 +83,8 @@ export interface MSNPretrainingOptions {
   blur_radius?: readonly [number, number];
 
   /**
-   * Share of the patches that random anchors drop; default 0.15 (the paper: 0.3 for B/16 and B/8, 0.7 for B/4
+   * Share of the patches that anchors drop, the random ones or, if there are none, the focal ones; focal anchors of the
+   * same size as random ones drop them, too, as in the original. Default 0.15 (the paper: 0.3 for B/16 and B/8, 0.7 for B/4
    * and L/7).
    */
   patch_drop?: number;
@@ -167,6 +173,7 @@ export const MSN_PRETRAINING_OPTIONS: Readonly<Record<keyof MSNPretrainingOption
   num_train_epochs: { kind: "number", min: 0, max: 1e6 },
   max_steps: { kind: "integer", min: 1, max: Number.MAX_SAFE_INTEGER, or: -1 },
   per_device_train_batch_size: count(2),
+  encoder_batch_size: count(1),
   dataloader_drop_last: flag,
   rand_views: count(),
   focal_views: count(),
@@ -221,7 +228,13 @@ export const MSN_PRETRAINING_OPTIONS: Readonly<Record<keyof MSNPretrainingOption
 };
 
 /** Options whose default depends on the model or the data. */
-type Optional = "output_dir" | "save_total_limit" | "rand_size" | "focal_size" | "warmup_epochs";
+type Optional =
+  | "output_dir"
+  | "encoder_batch_size"
+  | "save_total_limit"
+  | "rand_size"
+  | "focal_size"
+  | "warmup_epochs";
 type Filled = Required<Omit<MSNPretrainingOptions, Optional>> & Pick<MSNPretrainingOptions, Optional>;
 
 const DEFAULTS = {
@@ -358,7 +371,8 @@ export class MSNPretrainingArguments {
 function no_accumulation(): VitMsnError {
   return invalid_option(
     "Pre-training has no gradient_accumulation_steps: batch norm, Sinkhorn and the mean entropy are computed over a whole batch, so " +
-      "accumulating smaller ones would change the loss. To save memory, set gradient_checkpointing or a smaller per_device_train_batch_size.",
+      "accumulating smaller ones would change the loss. Large batches need no more memory than small ones: encoder_batch_size splits them " +
+      "without changing the loss.",
     "gradient_accumulation_steps",
   );
 }

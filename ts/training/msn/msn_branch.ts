@@ -5,7 +5,13 @@ import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { create_weights, type Weights } from "../../model/weights.ts";
 import { type Learnable, Parameters } from "../parameters.ts";
 import type { Tape } from "../tape.ts";
-import { type HeadSizes, head_modules, project, RunningStatistics } from "./msn_head.ts";
+import {
+  type HeadSizes,
+  head_modules,
+  type PretrainingForwardEngine,
+  project,
+  RunningStatistics,
+} from "./msn_head.ts";
 
 /** An encoder with its projection head: the online branch, or the target that follows it. */
 export class MSNBranch {
@@ -31,7 +37,7 @@ export class MSNBranch {
       dtype: encoder.dtype,
       weights_changed: () => encoder.weights_changed(),
     };
-    this.parameters = new Parameters(learnable, {}, "matrices");
+    this.parameters = new Parameters(learnable);
   }
 
   /** An encoder with a fresh head. */
@@ -59,14 +65,14 @@ export class MSNBranch {
     return branch;
   }
 
-  /** The projections [B, output_dir] of images, on the engine or a tape around it; the caller frees them. */
-  async project(inputs: ForwardInputs, tape?: Tape): Promise<TensorHandle> {
-    const engine = tape ?? this.#engine;
-    return this.encoder.with_cls(
-      inputs,
-      async (cls) => project(engine, this.#weights, this.running, cls),
-      tape,
-    );
+  /** The projections [B, output_dim] of images, on a tape; the caller frees them. */
+  async project(inputs: ForwardInputs, tape: Tape): Promise<TensorHandle> {
+    return this.encoder.with_cls(inputs, async (cls) => this.project_cls(cls, tape), tape);
+  }
+
+  /** The projections [B, output_dim] of CLS tokens [B, D], on the engine or a tape around it; the caller frees them. */
+  project_cls(cls: TensorHandle, engine: PretrainingForwardEngine = this.#engine): TensorHandle {
+    return project(engine, this.#weights, this.running, cls);
   }
 
   /**

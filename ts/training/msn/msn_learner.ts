@@ -4,18 +4,20 @@ import { VitMsnError } from "../../errors.ts";
 import type { ForwardInputs } from "../../model/inputs.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { mix } from "../../model/random.ts";
-import type { Tensor } from "../../tensor.ts";
+import { concatenate, type Tensor } from "../../tensor.ts";
 import { layers_per_checkpoint } from "../checkpointing.ts";
 import { clip_scale, diverged } from "../learner.ts";
 import { Optimizer, type OptimizerOptions } from "../optimizers.ts";
 import { add_gradient, type Parameter, training_engine } from "../parameters.ts";
 import { permutation, Random } from "../random.ts";
-import { type GradientSink, Tape } from "../tape.ts";
+import { type GradientSink, Tape, type TapeOptions } from "../tape.ts";
 import type { MSNPretrainingArguments } from "./msn_arguments.ts";
 import { MSNBranch } from "./msn_branch.ts";
 import type { HeadSizes } from "./msn_head.ts";
+import { type EncoderBatches, plan_encoder_batches } from "./msn_memory.ts";
 import { type MSNScheduleSteps, type MSNStepRates, msn_rates } from "./msn_schedules.ts";
 import type { MSNViews } from "./msn_views.ts";
+import { cls_in_batches, RecomputedCLS } from "./recomputed_cls.ts";
 
 /** Milliseconds that each part of a step took; with a remote engine, until its calls were sent. */
 export interface MSNStepTimes {
@@ -105,9 +107,18 @@ export class MSNLearner {
     const clock = new Clock();
     const scope = new Scope(this.engine);
     try {
-      const targets = await this.#targets(views, rates.sharpen, scope, signal);
+      const groups = this.#groups(views, step, signal);
+      const batches = plan_encoder_batches(
+        this.online.encoder,
+        this.#args,
+        groups.map((group) => ({
+          rows: group.pixel_values.dims[0] as number,
+          tokens: this.#tokens_of(group),
+        })),
+      );
+      const targets = await this.#targets(views, batches, rates.sharpen, scope, signal);
       clock.note("target");
-      const terms = await this.#learn_from(views, targets.targets, step, clock, signal);
+      const terms = await this.#learn_from(groups, batches, targets.targets, step, clock, signal);
       if (!Number.isFinite(terms.loss)) throw diverged("The loss", terms.loss, step, rates.learning_rate);
       const grad_norm = await this.online.parameters.gradient_norm();
       if (!Number.isFinite(grad_norm))
@@ -135,10 +146,19 @@ export class MSNLearner {
     this.target.encoder.weights.free();
   }
 
-  async #targets(views: MSNViews, sharpen: number, scope: Scope, signal: AbortSignal | undefined) {
+  async #targets(
+    views: MSNViews,
+    batches: EncoderBatches,
+    sharpen: number,
+    scope: Scope,
+    signal: AbortSignal | undefined,
+  ) {
     const { temperature, use_sinkhorn, sinkhorn_iterations } = this.#args;
     const { engine } = this;
-    const projections = scope.use(await this.target.project(inputs_of(views.target, signal)));
+    const { target } = this;
+    const size = batches.size(this.#tokens(views.target));
+    const cls = await cls_in_batches(target.encoder, inputs_of(views.target, signal), size);
+    const projections = scope.use(target.project_cls(scope.use(cls)));
     const logits = scope.use(engine.prototype_logits(projections, this.prototypes.value, temperature));
     const iterations = use_sinkhorn ? sinkhorn_iterations : 0;
     const targets = scope.use(engine.msn_targets(logits, sharpen, iterations));
@@ -147,76 +167,112 @@ export class MSNLearner {
   }
 
   async #learn_from(
-    views: MSNViews,
+    groups: readonly ForwardInputs[],
+    batches: EncoderBatches,
     targets: TensorHandle,
     step: number,
     clock: Clock,
     signal: AbortSignal | undefined,
   ) {
-    const { temperature, memax_weight, ent_weight, gradient_checkpointing, seed } = this.#args;
-    const { config } = this.online.encoder;
-    const tape = new Tape(this.engine, this.#sink, {
-      layers_per_checkpoint: gradient_checkpointing ? layers_per_checkpoint(config.num_hidden_layers) : 0,
-      hidden_dropout_prob: config.hidden_dropout_prob,
-      attention_probs_dropout_prob: config.attention_probs_dropout_prob,
-      seed: mix(seed ^ mix(step)),
-      signal,
-    });
+    const { temperature, memax_weight, ent_weight } = this.#args;
+    const options = this.#tape_options(step, signal);
+    const recomputed = batches.is_whole
+      ? undefined
+      : new RecomputedCLS(this.online.encoder, this.#sink, options);
+    const tape = new Tape(this.engine, recomputed?.reader_sink ?? this.#sink, options);
     const scope = new Scope(tape);
     try {
-      const anchors = await this.#anchors(views, step, tape, scope, signal);
+      const anchors = await this.#anchors(groups, tape, scope, async (group) => {
+        if (recomputed === undefined) return this.online.project(group, tape);
+        const cls = await recomputed.forward(group, batches.size(this.#tokens_of(group)));
+        return this.online.project_cls(cls, tape);
+      });
       clock.note("anchors");
       const logits = scope.use(tape.prototype_logits(anchors, this.prototypes.value, temperature));
       const loss = scope.use(tape.msn_loss(logits, targets, memax_weight, ent_weight));
       const terms = await tape.read(loss);
       clock.note("loss");
-      if (Number.isFinite(terms[0])) await tape.backward(loss);
+      if (Number.isFinite(terms[0])) {
+        await tape.backward(loss);
+        await recomputed?.backward();
+      }
       clock.note("backward");
       const [value, cross_entropy, me_max, entropy] = terms as unknown as [number, number, number, number];
       return { loss: value, cross_entropy, me_max, entropy };
     } finally {
       scope.close();
       tape.close();
+      recomputed?.close();
     }
   }
 
-  /** The anchors' projections, the random ones' first; each size passes the batch norms separately. */
+  #tape_options(step: number, signal: AbortSignal | undefined): TapeOptions {
+    const { gradient_checkpointing, seed } = this.#args;
+    const { config } = this.online.encoder;
+    return {
+      layers_per_checkpoint: gradient_checkpointing ? layers_per_checkpoint(config.num_hidden_layers) : 0,
+      hidden_dropout_prob: config.hidden_dropout_prob,
+      attention_probs_dropout_prob: config.attention_probs_dropout_prob,
+      seed: mix(seed ^ mix(step)),
+      signal,
+    };
+  }
+
+  /** The projections of all groups; each passes the batch norms separately. */
   async #anchors(
-    views: MSNViews,
-    step: number,
+    groups: readonly ForwardInputs[],
     tape: Tape,
     scope: Scope,
-    signal: AbortSignal | undefined,
+    project: (group: ForwardInputs) => Promise<TensorHandle>,
   ): Promise<TensorHandle> {
-    const groups: TensorHandle[] = [];
-    const { random, focal } = views;
-    if (random !== undefined) {
-      const visible_patches = views.visible_patches ?? this.#visible_patches(random, step);
-      groups.push(
-        scope.use(await this.online.project({ ...inputs_of(random, signal), visible_patches }, tape)),
-      );
+    let anchors: TensorHandle | undefined;
+    for (const group of groups) {
+      const projections = scope.use(await project(group));
+      anchors = anchors === undefined ? projections : scope.use(tape.concat_rows(anchors, projections));
     }
-    if (focal !== undefined) {
-      groups.push(scope.use(await this.online.project(inputs_of(focal, signal), tape)));
-    }
-    const [first, second] = groups as [TensorHandle, TensorHandle?];
-    return second === undefined ? first : scope.use(tape.concat_rows(first, second));
+    return anchors as TensorHandle;
   }
 
   /**
-   * The patches that are visible in a step's random anchors, the same for all as in the original; undefined
-   * for every patch.
+   * The anchors by size, the random ones first. Only the first group loses patches, as in the original: random anchors,
+   * with focal ones if those have the same size; focal anchors if there are no random ones.
    */
-  #visible_patches({ dims }: Tensor, step: number): number[] | undefined {
+  #groups(views: MSNViews, step: number, signal: AbortSignal | undefined): ForwardInputs[] {
+    const [first, ...rest] = join_sizes([views.random, views.focal]) as [Tensor, ...Tensor[]];
+    const visible_patches = views.visible_patches ?? this.#visible_patches(first, step);
+    return [
+      { ...inputs_of(first, signal), ...(visible_patches && { visible_patches }) },
+      ...rest.map((view) => inputs_of(view, signal)),
+    ];
+  }
+
+  /**
+   * The patches that are visible in a step's first group, the same for all as in the original; undefined for every
+   * patch.
+   */
+  #visible_patches(view: Tensor, step: number): number[] | undefined {
     const { patch_drop, seed } = this.#args;
     if (patch_drop === 0) return undefined;
-    const { height, width } = this.online.encoder.config.patch_grid;
-    const [rows, columns] = [
-      Math.floor((dims[2] as number) / height),
-      Math.floor((dims[3] as number) / width),
+    const patches = this.#tokens(view) - 1;
+    return [
+      ...permutation(patches, new Random(seed, PATCHES, step)).subarray(
+        0,
+        visible_count(patches, patch_drop),
+      ),
     ];
-    const visible = Math.max(1, Math.floor((1 - patch_drop) * rows * columns));
-    return [...permutation(rows * columns, new Random(seed, PATCHES, step)).subarray(0, visible)];
+  }
+
+  /** CLS and the patches of a view. */
+  #tokens({ dims }: Tensor): number {
+    const { height, width } = this.online.encoder.config.patch_grid;
+    return 1 + Math.floor((dims[2] as number) / height) * Math.floor((dims[3] as number) / width);
+  }
+
+  /** The tokens of a group's views that pass the encoder. */
+  #tokens_of({ pixel_values, visible_patches }: ForwardInputs): number {
+    return visible_patches === undefined
+      ? this.#tokens(pixel_values)
+      : 1 + (visible_patches as readonly number[]).length;
   }
 
   #update({ learning_rate, weight_decay, ema_momentum }: MSNStepRates, grad_norm: number): void {
@@ -278,6 +334,20 @@ export function msn_engine(model: ViTMSNModel): TrainingEngine {
     );
   }
   return engine;
+}
+
+/** How many of a view's patches remain. */
+export function visible_count(patches: number, patch_drop: number): number {
+  return Math.max(1, Math.floor((1 - patch_drop) * patches));
+}
+
+/** The views, those of one size in one tensor. */
+function join_sizes(views: readonly (Tensor | undefined)[]): Tensor[] {
+  const [first, second] = views.filter((view) => view !== undefined);
+  if (second === undefined) return [first as Tensor];
+  const size = ({ dims }: Tensor) => dims.slice(1).join();
+  if (size(first as Tensor) !== size(second)) return [first as Tensor, second];
+  return [concatenate([first, second] as Tensor<"float32">[])];
 }
 
 function inputs_of(pixel_values: Tensor, signal: AbortSignal | undefined): ForwardInputs {

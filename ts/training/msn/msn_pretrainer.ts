@@ -27,6 +27,7 @@ import {
   write_msn_checkpoint,
 } from "./msn_checkpoint.ts";
 import { MSNLearner, type MSNStepResult, msn_engine } from "./msn_learner.ts";
+import { plan_encoder_batches } from "./msn_memory.ts";
 import type { MSNScheduleSteps } from "./msn_schedules.ts";
 import {
   fresh_msn_state,
@@ -192,6 +193,7 @@ export class MSNPretrainer {
     return new TrainingLoop({
       owner: "MSNPretrainer",
       activity: "Pre-training",
+      saves_memory: "a smaller encoder_batch_size, gradient_checkpointing, or a smaller model",
       counts_empty_steps: false,
       event: this.#event,
       callbacks: this.#callbacks,
@@ -216,12 +218,31 @@ export class MSNPretrainer {
     const warmup = args.get_warmup_steps(plan.steps_per_epoch ?? plan.max_steps, plan.max_steps);
     this.#schedule = { total: plan.max_steps, warmup };
     await this.dispose();
+    if (this.#options.view_collator === undefined) this.#check_memory();
     const learner = await MSNLearner.create(model, args);
     this.#learner = learner;
     if (found) await restore_msn_learner(learner, found);
     else await this.#options.initial_checkpoint?.restore(learner);
     const state = { ...fresh_msn_state(args.num_proto), ...(found?.state ?? this.#epochs_seen(plan)) };
     return { learner, state };
+  }
+
+  /** @throws VitMsnError OUT_OF_MEMORY if the run can't fit, before anything is computed. */
+  #check_memory(): void {
+    const { model, args } = this;
+    const { rand_size, focal_size } = args.get_sizes(model.config);
+    const { height, width } = model.config.patch_grid;
+    const batch = args.per_device_train_batch_size;
+    const group = (views: number, size: number) => {
+      const patches = (size / height) * (size / width);
+      return { rows: views * batch, tokens: 1 + patches };
+    };
+    const groups = [group(args.rand_views, rand_size), group(args.focal_views, focal_size)];
+    plan_encoder_batches(
+      model,
+      args,
+      groups.filter(({ rows }) => rows > 0),
+    );
   }
 
   async #step(learner: MSNLearner, views: MSNViews, signal: AbortSignal | undefined): Promise<MSNStep> {

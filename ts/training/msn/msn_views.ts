@@ -28,18 +28,16 @@ export interface MSNViews {
   /** float32 [B, channels, height, width]: the input of the target branch, with all patches. */
   target: Tensor;
   /**
-   * float32 [rand_views · B, channels, height, width]: random anchors, with dropped patches. Undefined if
-   * there are none.
+   * float32 [rand_views · B, channels, height, width]: random anchors. Undefined if there are none.
    */
   random?: Tensor | undefined;
   /**
-   * float32 [focal_views · B, channels, height, width]: focal anchors, with all patches. Undefined if there
-   * are none.
+   * float32 [focal_views · B, channels, height, width]: focal anchors. Undefined if there are none.
    */
   focal?: Tensor | undefined;
   /**
-   * The visible patches of random anchors, the same for all, by index in row-major order. Default: drawn by
-   * patch_drop and seed.
+   * The visible patches of the anchors that lose some (random ones, and focal ones of the same size; focal ones if there
+   * are no random ones), the same for all, by index in row-major order. Default: drawn by patch_drop and seed.
    */
   visible_patches?: readonly number[];
 }
