@@ -314,6 +314,46 @@ describe("loading", () => {
     expect(second.details).toHaveProperty("mismatched_keys");
   });
 
+  test.each(["overrides", "a whole config"] as const)(
+    "with another image_size in %s, positions are interpolated as PyTorch does",
+    async (kind) => {
+      const files = await fixture_files("interpolate");
+      const expected = await read_tensors("test/fixtures/interpolate/expected.safetensors");
+      const { data, dims } = expected.get("in.pixel_values") as { data: Float32Array; dims: number[] };
+      const image_size = dims.slice(2) as [number, number];
+      const fields = JSON.parse(new TextDecoder().decode(files["config.json"]));
+      const config = kind === "overrides" ? { image_size } : new ViTMSNConfig({ ...fields, image_size });
+      for (const dtype of ["float32", "float16", "int8"] as const) {
+        const model = await ViTMSNForImageClassification.from_pretrained(files, { config, dtype });
+        const stored = await ViTMSNForImageClassification.from_pretrained(files, { dtype });
+        const pixel_values = new Tensor("float32", data, dims);
+        const { logits } = await model.forward({ pixel_values });
+        const other = await stored.forward({ pixel_values, interpolate_pos_encoding: true });
+        expect(max_difference(logits.data, other.logits.data)).toBeLessThan(1e-6);
+        if (dtype === "float32")
+          expect(max_difference(logits.data, expected.get("out.logits")?.data as Float32Array)).toBeLessThan(
+            1e-4,
+          );
+        await Promise.all([model.dispose(), stored.dispose()]);
+      }
+    },
+  );
+
+  test("positions that contradict their own config.json don't fit", async () => {
+    const files = await fixture_files("tiny");
+    const fields = JSON.parse(new TextDecoder().decode(files["config.json"]));
+    const encode = (config: object) => new TextEncoder().encode(JSON.stringify(config));
+    const wrong = { ...files, "config.json": encode({ ...fields, image_size: 64 }) };
+    const message = /position_embeddings is \[1, 17, 48\], expected \[1, 65, 48\]/;
+    expect((await error_of(ViTMSNForImageClassification.from_pretrained(wrong))).message).toMatch(message);
+    // Nor does a grid of another shape with the same number of patches.
+    const config = { image_size: 64 };
+    const rect = { ...files, "config.json": encode({ ...fields, image_size: [16, 80] }) };
+    expect((await error_of(ViTMSNForImageClassification.from_pretrained(rect, { config }))).message).toMatch(
+      message,
+    );
+  });
+
   test("ignore_mismatched_sizes initialises a head of another size", async () => {
     env.warn = vi.fn();
     const files = await fixture_files("tiny");

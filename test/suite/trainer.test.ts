@@ -1,4 +1,4 @@
-import { env, RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
+import { env, RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification, VitMsnError } from "vit-msn";
 import {
   compute_gradients,
   EarlyStoppingCallback,
@@ -186,7 +186,7 @@ describe("learning", () => {
           m: new Float64Array(data.length),
           v: new Float64Array(data.length),
         };
-        const is_decayed = /weight$/.test(key) && !key.includes("layernorm");
+        const is_decayed = !/bias$|layernorm/.test(key);
         const decay = is_decayed ? weight_decay : 0;
         for (const [i, gradient] of data.entries()) {
           const before = value[i] as number;
@@ -528,6 +528,82 @@ describe("data", () => {
     expect(env.warn).toHaveBeenCalledWith(expect.stringMatching(/Skipped .*broken\.png/));
     await model.dispose();
   });
+});
+
+describe("other resolutions", () => {
+  const large = (count: number) =>
+    new Tensor(
+      "float32",
+      Float32Array.from({ length: count * 3 * 144 }, (_, i) => Math.sin(i)),
+      [count, 3, 12, 12],
+    );
+
+  test("interpolate_pos_encoding passes from batches to the forward, in training and evaluation", async () => {
+    const model = await new_model();
+    const trainer = new Trainer({
+      model,
+      train_dataset: images(8),
+      eval_dataset: images(4),
+      data_collator: async (drawn) => ({
+        pixel_values: large(drawn.length),
+        labels: new Tensor(
+          "int32",
+          drawn.map(() => 1),
+          [drawn.length],
+        ),
+        interpolate_pos_encoding: true,
+      }),
+      args: { ...ARGS, max_steps: 2 },
+    });
+    await trainer.train();
+    expect(losses(trainer)).toHaveLength(2);
+    const { logits } = await model.forward({ pixel_values: large(4), interpolate_pos_encoding: true });
+    const { predictions } = await trainer.predict(images(4));
+    expect(max_difference(predictions.data, logits.data)).toBeLessThan(1e-6);
+    await model.dispose();
+  });
+
+  test("a checkpoint is fine-tuned and saved at the image_size of the config", async () => {
+    const small = await new_model();
+    const directory = await temporary_directory();
+    await small.save_pretrained(directory.target);
+    await small.dispose();
+    const files = await directory.read_files();
+    const model = await ViTMSNForImageClassification.from_pretrained(files, { config: { image_size: 12 } });
+    const data = Array.from({ length: 8 }, (_, i) => ({
+      pixel_values: new Tensor("float32", large(8).data.subarray(i * 432, (i + 1) * 432), [3, 12, 12]),
+      label: i % 3,
+    }));
+    const trainer = new Trainer({ model, train_dataset: data, args: { ...ARGS, max_steps: 2 } });
+    await trainer.train();
+    await model.save_pretrained(directory.target);
+    const again = await ViTMSNForImageClassification.from_pretrained(await directory.read_files());
+    expect(again.config.image_size).toBe(12);
+    const inputs = { pixel_values: large(2) };
+    const [before, after] = [await model.forward(inputs), await again.forward(inputs)];
+    expect(max_difference(before.logits.data, after.logits.data)).toBeLessThan(1e-6);
+    await Promise.all([model.dispose(), again.dispose()]);
+    await directory.remove();
+  });
+});
+
+test("out of memory: the error names what saves memory in training", async () => {
+  const model = await new_model();
+  const trainer = new Trainer({
+    model,
+    train_dataset: images(4),
+    args: { ...ARGS, max_steps: 1 },
+    data_collator: async () => {
+      throw new VitMsnError("OUT_OF_MEMORY", "The engine can't allocate 5 bytes: use a half-width dtype.");
+    },
+  });
+  const error = await error_of(trainer.train());
+  expect([error.code, error.message]).toEqual([
+    "OUT_OF_MEMORY",
+    expect.stringMatching(/gradient_checkpointing, or a smaller per_device_train_batch_size/),
+  ]);
+  expect(error.message).not.toMatch(/half-width/);
+  await model.dispose();
 });
 
 describe("evaluation and callbacks", () => {

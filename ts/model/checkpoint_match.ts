@@ -1,7 +1,8 @@
 import { numel } from "../dims.ts";
 import { BYTES_PER_ELEMENT, type FloatDtype } from "../dtypes.ts";
+import type { Engine, TensorHandle } from "../engine/engine.ts";
 import { VitMsnError } from "../errors.ts";
-import type { Checkpoint, CheckpointTensor } from "../loading/types.ts";
+import type { Checkpoint, CheckpointTensor, ModelSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
 import { type ModuleSpec, parameters_of } from "./architecture.ts";
 import { canonical_key, fused_parts, unwrapped_key } from "./checkpoint_keys.ts";
@@ -27,17 +28,33 @@ export async function match_model(
   model_class: MatchingClass,
   config: ViTMSNConfig,
   checkpoint: Checkpoint,
-  name: string,
+  files: ModelSource,
   ignore_mismatched_sizes: boolean,
 ): Promise<Matched> {
   const keys = [...checkpoint.tensors.keys(), ...checkpoint.unreadable.keys()].map(canonical_key);
   const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
-  const matched = await match_checkpoint(checkpoint, modules);
+  const matched = await match_files(checkpoint, modules, config, files);
   if (matched.missing.length + matched.mismatched.length + matched.unexpected.length > 0) {
     const { judge_match } = await on_demand("judge of checkpoints", () => import("./judge_match.ts"));
-    judge_match(matched, name, model_class, ignore_mismatched_sizes);
+    judge_match(matched, files.name, model_class, ignore_mismatched_sizes);
   }
   return { modules, found: matched.found };
+}
+
+/** Like match_checkpoint; position embeddings of another image_size fit, too. */
+export async function match_files(
+  checkpoint: Checkpoint,
+  modules: readonly ModuleSpec[],
+  config: ViTMSNConfig,
+  files: ModelSource,
+): Promise<CheckpointMatch> {
+  const match = await match_checkpoint(checkpoint, modules);
+  if (match.mismatched.length === 0) return match;
+  const { accept_resized_positions } = await on_demand(
+    "judge of checkpoints",
+    () => import("./resized_positions.ts"),
+  );
+  return accept_resized_positions(match, checkpoint, config, files);
 }
 
 /** The tensors of a checkpoint that fit a model, by canonical key, and those that don't, by the checkpoint's keys. */
@@ -56,11 +73,14 @@ export type FoundTensor = FoundFloats | FoundIntegers;
 interface FoundFloats {
   tensor: CheckpointTensor;
   dtype: FloatDtype;
+  /** Makes the parameter from the tensor, which it frees, if their shapes differ. */
+  resize?(engine: Engine, tensor: TensorHandle): TensorHandle;
 }
 
 export interface FoundIntegers {
   tensor: CheckpointTensor;
   dtype: "int8";
+  resize?: undefined;
   scale: CheckpointTensor;
 }
 

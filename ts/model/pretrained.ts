@@ -14,7 +14,7 @@ import type { LoadOptions, PretrainedSource } from "../loading/types.ts";
 import { on_demand } from "../on_demand.ts";
 import { check_options, flag, type Rules, record } from "../options.ts";
 import type { ModuleSpec } from "./architecture.ts";
-import { MASK_TOKEN, type Matched, match_checkpoint, match_model } from "./checkpoint_match.ts";
+import { MASK_TOKEN, type Matched, match_files, match_model } from "./checkpoint_match.ts";
 import {
   type AttnImplementation,
   read_config,
@@ -42,7 +42,10 @@ export interface ModelOptions extends DeviceOptions {
 
 /** The options of from_pretrained. */
 export interface PretrainedOptions extends ModelOptions, LoadOptions {
-  /** Overrides of config.json, such as { num_labels: 3, id2label }, or a whole ViTMSNConfig. */
+  /**
+   * Overrides of config.json, such as { num_labels: 3, id2label }, or a whole ViTMSNConfig. With another image_size, the
+   * position embeddings are interpolated to it.
+   */
   config?: ViTMSNConfig | ViTMSNConfigInit;
   /** Initialise parameters whose shape differs from the checkpoint's instead of throwing; default false. */
   ignore_mismatched_sizes?: boolean;
@@ -178,7 +181,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
         this,
         config,
         checkpoint,
-        files.name,
+        files,
         options.ignore_mismatched_sizes ?? false,
       );
       const { engine, weights, ...where } = await start(this, matched, config, resolved, options);
@@ -349,9 +352,10 @@ async function reload(
   options: PretrainedOptions,
 ): Promise<Running> {
   const again = { ...options, signal: undefined, progress_callback: undefined };
-  const checkpoint = await open_checkpoint(await open_source(source, again), {});
+  const files = await open_source(source, again);
+  const checkpoint = await open_checkpoint(files, {});
   try {
-    const { found } = await match_checkpoint(checkpoint, modules);
+    const { found } = await match_files(checkpoint, modules, config, files);
     return await start(model_class, { modules, found }, config, resolved, again);
   } finally {
     await checkpoint.close();

@@ -147,12 +147,14 @@ class Filler {
   }
 
   async tensor(spec: ParameterSpec): Promise<TensorHandle> {
-    const { bytes, dtype } = await this.#values(spec, 0, numel(spec.dims));
+    const found = this.#found.get(spec.key);
+    const { dims } = found?.tensor ?? spec;
+    const { bytes, dtype } = await this.#values(spec, 0, numel(dims));
     const handle = await this.#located(spec, () =>
-      this.#engine.parameter(bytes, dtype, float_dtype(this.#dtype), spec.dims),
+      this.#engine.parameter(bytes, dtype, float_dtype(this.#dtype), dims),
     );
     await this.#done(spec, handle);
-    return handle;
+    return found?.resize?.(this.#engine, handle) ?? handle;
   }
 
   /** Resolves when the engine has received everything. */

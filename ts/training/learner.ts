@@ -1,5 +1,6 @@
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
+import type { ForwardInputs } from "../model/inputs.ts";
 import { problem_type_of } from "../model/losses.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
 import { mix } from "../model/random.ts";
@@ -115,12 +116,7 @@ export class Learner {
       signal,
     });
     const labels = batch.labels as Tensor;
-    const inputs = {
-      pixel_values: batch.pixel_values,
-      signal,
-      output_attentions: false,
-      output_hidden_states: false,
-    };
+    const inputs = inputs_of(batch, signal);
     try {
       return await this.#model.with_logits(
         inputs,
@@ -159,6 +155,20 @@ export class Learner {
       Array.from(labels.data as ArrayLike<number | bigint>, Number).filter((x) => x === IGNORED).length
     );
   }
+}
+
+/** A batch as the model's forward takes it. */
+export function inputs_of(
+  { pixel_values, interpolate_pos_encoding = false }: Batch,
+  signal: AbortSignal | undefined,
+): ForwardInputs {
+  return {
+    pixel_values,
+    interpolate_pos_encoding,
+    output_attentions: false,
+    output_hidden_states: false,
+    ...(signal && { signal }),
+  };
 }
 
 /** The factor that clips gradients of this norm; a `max_grad_norm` of 0 disables clipping. */

@@ -22,7 +22,7 @@ import type { TrainingData } from "./data/dataset.ts";
 import type { ImageTransform } from "./data/transforms.ts";
 import type { OutputFolder } from "./folders/folder_types.ts";
 import { training_loss } from "./gradients.ts";
-import { Learner, type StepResult } from "./learner.ts";
+import { inputs_of, Learner, type StepResult } from "./learner.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
 import { check_trainer, EVALUATE_RULES, TRAINER_RULES } from "./option_rules.ts";
 import { training_engine } from "./parameters.ts";
@@ -196,6 +196,8 @@ export class Trainer {
     return new TrainingLoop({
       owner: "Trainer",
       activity: "Training",
+      saves_memory:
+        "gradient_checkpointing, or a smaller per_device_train_batch_size with more gradient_accumulation_steps",
       counts_empty_steps: true,
       event: this.#event,
       callbacks: this.#callbacks,
@@ -364,11 +366,11 @@ export class Trainer {
     return { predictions, label_ids, metrics };
   }
 
-  #forward({ pixel_values, labels }: Batch, signal: AbortSignal | undefined) {
+  #forward(batch: Batch, signal: AbortSignal | undefined) {
     const { model, args } = this;
+    const { labels } = batch;
     const engine = training_engine(model);
-    const inputs = { pixel_values, signal, output_attentions: false, output_hidden_states: false };
-    return model.with_logits(inputs, async (logits, scope: Scope) => {
+    return model.with_logits(inputs_of(batch, signal), async (logits, scope: Scope) => {
       const smoothing = args.label_smoothing_factor;
       const loss =
         labels === undefined

@@ -14,6 +14,8 @@ import type { ImageTransform } from "./transforms.ts";
 export interface Batch {
   /** float32 [batch, channels, height, width]. */
   pixel_values: Tensor;
+  /** As in the model's forward: accept images of another size than config.image_size; default false. */
+  interpolate_pos_encoding?: boolean;
   /** Class indices [batch], or targets; undefined if the examples have none. */
   labels?: Tensor;
 }
