@@ -33,7 +33,7 @@ const budgets = [
     what: "all of it but training in one file, for service workers",
     budget: 279_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 227_500 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 228_500 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 97_000 },
 ];
 /** How far a document's figure may deviate from the measured size. */

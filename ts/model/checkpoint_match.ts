@@ -35,8 +35,7 @@ export async function match_model(
   const modules = model_class.modules(config, keys.includes(MASK_TOKEN));
   const matched = await match_files(checkpoint, modules, config, files);
   if (matched.missing.length + matched.mismatched.length + matched.unexpected.length > 0) {
-    const { judge_match } = await on_demand("judge of checkpoints", () => import("./judge_match.ts"));
-    judge_match(matched, files.name, model_class, ignore_mismatched_sizes);
+    (await judge()).judge_match(matched, files.name, model_class, ignore_mismatched_sizes);
   }
   return { modules, found: matched.found };
 }
@@ -50,11 +49,11 @@ export async function match_files(
 ): Promise<CheckpointMatch> {
   const match = await match_checkpoint(checkpoint, modules);
   if (match.mismatched.length === 0) return match;
-  const { accept_resized_positions } = await on_demand(
-    "judge of checkpoints",
-    () => import("./resized_positions.ts"),
-  );
-  return accept_resized_positions(match, checkpoint, config, files);
+  return (await judge()).accept_resized_positions(match, checkpoint, config, files);
+}
+
+function judge() {
+  return on_demand("judge of checkpoints", () => import("./judge_match.ts"));
 }
 
 /** The tensors of a checkpoint that fit a model, by canonical key, and those that don't, by the checkpoint's keys. */

@@ -3,6 +3,8 @@ import { VitMsnError } from "../errors.ts";
 import { canonical_key } from "./checkpoint_keys.ts";
 import type { CheckpointMatch } from "./checkpoint_match.ts";
 
+export { accept_resized_positions } from "./resized_positions.ts";
+
 /** What judging needs to know of a model class. */
 interface JudgedClass {
   readonly architecture: string;

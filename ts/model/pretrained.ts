@@ -268,21 +268,9 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
    */
   async tune(inputs: Inputs, options: { again?: boolean } = {}): Promise<readonly TileChoice[]> {
     check_options("tune", options, { again: flag });
-    await this.ready();
-    const { engine } = this;
-    if (engine.tiled === undefined) {
-      throw new VitMsnError(
-        "UNSUPPORTED",
-        'tune() is for models on WebGPU: load the model with device: "webgpu".',
-      );
-    }
-    const { choose_tiles, LayerNotes } = await on_demand(
-      "choice of tiles",
-      () => import("../engine/webgpu/tiles.ts"),
-    );
-    const notes = new LayerNotes(engine);
-    await this.#on(notes.engine).forward(inputs);
-    return choose_tiles(engine.tiled, notes.layers.values(), options.again ?? false);
+    const { engine } = await this.ready();
+    const { tune } = await on_demand("choice of tiles", () => import("../engine/webgpu/tiles.ts"));
+    return tune(engine, options, (noting) => this.#on(noting).forward(inputs));
   }
 
   /** This model on an engine that decorates its own. */

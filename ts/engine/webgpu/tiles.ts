@@ -1,3 +1,4 @@
+import { VitMsnError } from "../../errors.ts";
 import type { Engine, LayerShape, LinearHandle, TensorHandle, TileChoice, TiledEngine } from "../engine.ts";
 
 /** Min time in ms for which a tile is timed, because clocks in browsers are coarse. */
@@ -5,8 +6,28 @@ const MIN_MS = 4;
 /** Max runs of a layer for one time: all are one submission. */
 const MAX_TIMES = 256;
 
+/**
+ * Chooses the tiles of the linear layers that a forward runs.
+ * @throws VitMsnError UNSUPPORTED for an engine without tiles.
+ */
+export async function tune(
+  engine: Engine,
+  { again = false }: { again?: boolean },
+  forward: (noting: Engine) => Promise<unknown>,
+): Promise<readonly TileChoice[]> {
+  if (engine.tiled === undefined) {
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      'tune() is for models on WebGPU: load the model with device: "webgpu".',
+    );
+  }
+  const notes = new LayerNotes(engine);
+  await forward(notes.engine);
+  return choose_tiles(engine.tiled, notes.layers.values(), again);
+}
+
 /** Notes the shapes of a forward's linear layers. */
-export class LayerNotes {
+class LayerNotes {
   /** The engine to run the forward on. */
   readonly engine: Engine;
   readonly layers = new Map<string, { weights: LinearHandle; rows: number }>();
@@ -35,7 +56,7 @@ export class LayerNotes {
 }
 
 /** Times the tiles for each shape without a choice, or for all with `again`; the engine then uses the fastest. */
-export async function choose_tiles(
+async function choose_tiles(
   engine: TiledEngine,
   layers: Iterable<{ weights: LinearHandle; rows: number }>,
   again: boolean,
