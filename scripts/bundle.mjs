@@ -27,7 +27,7 @@ const common = {
  * @type {readonly [string, RegExp][]}
  */
 const PARTS = [
-  ["base", /\/ts\/(errors|is_a|on_demand|callable|dims|tensor|engine\/engine)\.ts$/],
+  ["base", /\/ts\/(errors|on_demand|callable|dims|tensor|engine\/engine)\.ts$/],
   [
     "settings",
     /\/ts\/(env|checked_env|options|network\/(environment|address_space|proxy_settings)\.\w+)\.ts$/,
@@ -114,7 +114,7 @@ await build({
 const { metafile } = await build({
   ...common,
   metafile: true,
-  entryPoints: { cli: "ts/cli/main.ts", prepare_worker: "ts/cli/serve/prepare_worker.ts" },
+  entryPoints: { cli: "ts/cli/main.ts" },
   platform: "node",
   plugins: [package_is_external],
   // commander and cli-progress are CommonJS: they ask for Node's modules by require.

@@ -14,10 +14,10 @@ const budgets = [
     what: "the same, relaxed SIMD and threads",
     budget: 310_000,
   },
-  { name: "webgpu", files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 600_000 },
-  { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 37_000 },
+  { name: "webgpu", files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 640_000 },
+  { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 38_500 },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 13_500 },
-  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 43_000 },
+  { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 46_000 },
   {
     name: "facade",
     files: ["index", "base", "settings", "network", "loading", "image", "config", "core"].map(
@@ -31,7 +31,7 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 279_000,
+    budget: 283_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 228_500 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 97_000 },

@@ -1,6 +1,5 @@
 import { numel } from "./dims.ts";
 import { invalid_argument as invalid, show } from "./errors.ts";
-import { type_name } from "./is_a.ts";
 
 /** Element types of a Tensor and the array that holds each. */
 export interface TensorData {
@@ -55,7 +54,7 @@ export class Tensor<T extends TensorType = TensorType> {
     const ArrayOfType = ARRAYS[type];
     const size = checked_size(dims);
     const array = Array.isArray(data) ? from_numbers(type, data) : (data as TensorData[T]);
-    if (type_name(array) !== ArrayOfType.name) {
+    if (!(array instanceof ArrayOfType)) {
       throw invalid(
         `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${ArrayBuffer.isView(data) ? data.constructor.name : show(data)}.`,
       );

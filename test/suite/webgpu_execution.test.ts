@@ -1,6 +1,6 @@
 import { Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
-import { beforeAll, describe, expect, test } from "vitest";
-import { open_device, watched } from "../support/gpu_devices.ts";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { open_device, type Pretence, type Seen, watched } from "../support/gpu_devices.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference } from "../support/tensors.ts";
 import { no_webgpu } from "../support/webgpu.ts";
@@ -71,6 +71,46 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     view.destroy();
   });
 
+  test("ask the device for nothing new from the second on, and whether it accepted everything once", async () => {
+    const { seen, view } = watched(await open_device(), { is_hardware: true });
+    const model = await load(view);
+    await model.forward({ pixel_values: images(1) });
+    for (let i = 0; i < 3; i++) {
+      Object.assign(seen, { bind_groups: 0, scopes: 0 });
+      await model.forward({ pixel_values: images(1) });
+      // One scope for each of the three kinds of errors.
+      expect(seen).toMatchObject({ bind_groups: 0, scopes: 3 });
+    }
+    await model.dispose();
+    view.destroy();
+  });
+
+  test("are submitted before the device has reported whether it accepted their calls", async () => {
+    const pretence: Pretence = { is_hardware: true };
+    const { seen, view } = watched(await open_device(), pretence);
+    const model = await load(view);
+    const logits: Float32Array[] = [];
+    for (let i = 0; i < 2; i++) {
+      // A forward that waited for the reports before it submits would never end.
+      pretence.reports_after = seen.command_buffers + 1;
+      logits.push((await model.forward({ pixel_values: images(2) })).logits.data);
+    }
+    expect(logits[1]).toEqual(logits[0]);
+    await model.dispose();
+    view.destroy();
+  });
+
+  test("end on devices that notice finished work only when something is submitted", async () => {
+    const device = await open_device();
+    const { view } = watched(device, { polls_on_submission: true });
+    const [model, other] = [await load(device), await load(view)];
+    const expected = await model.forward({ pixel_values: images(1) });
+    const found = await other.forward({ pixel_values: images(1) });
+    expect(found.logits.data).toEqual(expected.logits.data);
+    await Promise.all([model.dispose(), other.dispose()]);
+    device.destroy();
+  });
+
   test("answer in the order in which they were asked for, in one forward's memory", async () => {
     const model = await load();
     await model.forward({ pixel_values: images(2) });
@@ -114,6 +154,89 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     const forwards = [1, 2, 3, 4].map(() => error_of(model.forward({ pixel_values: images(1) })));
     await model.dispose();
     for (const error of await Promise.all(forwards)) expect(error.code).toBe("DISPOSED");
+  });
+
+  describe("on a device that takes a second for each submission", () => {
+    /** A clock that only this device advances. */
+    let now = 0;
+    const advance = (ms: number) => {
+      now += ms;
+    };
+    const slow: Pretence = { is_hardware: true, name: "slow", finished: () => advance(1000) };
+    const pretence = { ...slow };
+    const inputs = { pixel_values: images(8) };
+    let seen: Seen;
+    let view: GPUDevice;
+    let model: ViTMSNForImageClassification;
+    let whole: Float32Array;
+
+    const load_deep = (device: GPUDevice) =>
+      ViTMSNForImageClassification.from_config({ ...CONFIG, num_hidden_layers: 8 }, { device });
+    /** A few forwards, by which the device's speed is measured. */
+    const measure = async () => {
+      for (let i = 0; i < 5; i++) await model.forward(inputs);
+    };
+    /** The command buffers of one forward. */
+    const submissions = async () => {
+      seen.command_buffers = 0;
+      await model.forward(inputs);
+      return seen.command_buffers;
+    };
+
+    beforeAll(async () => {
+      vi.spyOn(performance, "now").mockImplementation(() => now);
+      ({ seen, view } = watched(await open_device(), pretence));
+      model = await load_deep(view);
+      seen.command_buffers = 0;
+      whole = (await model.forward(inputs)).logits.data;
+      expect(seen.command_buffers).toBe(1);
+      await measure();
+    });
+    afterAll(() => {
+      vi.restoreAllMocks();
+    });
+
+    test("are submitted in pieces, with the same results", async () => {
+      expect(await submissions()).toBeGreaterThan(3);
+      const { logits } = await model.forward({ ...inputs, output_hidden_states: true });
+      expect(logits.data).toEqual(whole);
+    });
+
+    test("stop between submissions when they are aborted", async () => {
+      const all = await submissions();
+      const controller = new AbortController();
+      pretence.finished = () => controller.abort();
+      seen.command_buffers = 0;
+      const error = await error_of(model.forward({ ...inputs, signal: controller.signal }));
+      Object.assign(pretence, slow);
+      expect(error.code).toBe("ABORTED");
+      expect(seen.command_buffers).toBeGreaterThan(0);
+      expect(seen.command_buffers).toBeLessThan(all);
+    });
+
+    test("take fewer images at a time where one op on all of them would take too long", async () => {
+      const many = Math.ceil((model.engine.work_limit ?? 0) / (2 * 65 * 24 * 130)) + 1;
+      const together = (await model.forward({ pixel_values: images(many) })).logits;
+      const [first] = (await model.forward({ pixel_values: images(1) })).logits.tolist() as number[][];
+      expect(together.dims).toEqual([many, 3]);
+      expect((together.tolist() as number[][])[0]).toEqual(first);
+    });
+
+    test("are one submission again once the device is fast", async () => {
+      pretence.finished = () => advance(0.1);
+      await measure();
+      expect(await submissions()).toBe(1);
+      Object.assign(pretence, slow);
+    });
+
+    test("hold half the work after the device was lost", async () => {
+      const before = model.engine.work_limit ?? 0;
+      view.destroy();
+      await view.lost;
+      const other = await load_deep(watched(await open_device(), slow).view);
+      expect(other.engine.work_limit).toBe(before / 2);
+      await Promise.all([model.dispose(), other.dispose()]);
+    });
   });
 
   describe("of more than the device binds", () => {

@@ -57,6 +57,8 @@ function all_limits(limits: GPUSupportedLimits): Record<string, number> {
 export interface Seen {
   pipelines: { synchronous: number; asynchronous: number };
   command_buffers: number;
+  scopes: number;
+  bind_groups: number;
 }
 
 export interface Pretence {
@@ -64,21 +66,75 @@ export interface Pretence {
   binds?: number;
   /** An adapter that doesn't claim to be software. */
   is_hardware?: boolean;
+  /** The adapter's name, of a GPU. */
+  name?: string;
   /** Pipelines can't be compiled ahead. */
   refuses_ahead?: boolean;
+  /** Errors of calls are reported only once this number of command buffers were submitted. */
+  reports_after?: number;
+  /** Finished work is noticed only when something is submitted, even if it is empty. */
+  polls_on_submission?: boolean;
+  /** Called when the device has finished the submitted work, before it is reported. */
+  finished?: () => void | Promise<void>;
 }
 
-/** A view of a device that counts calls and may report other properties than the device has. */
+/** Something that happens repeatedly, and may be awaited. */
+class Occasion {
+  #waiting: (() => void)[] = [];
+
+  readonly next = (): Promise<void> => new Promise((resolve) => this.#waiting.push(resolve));
+
+  happen(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+}
+
+/**
+ * A view of a device that counts calls and may report other properties than the device has. `reports_after` and
+ * `finished` may be changed later.
+ */
 export function watched(device: GPUDevice, pretence: Pretence = {}): { seen: Seen; view: GPUDevice } {
-  const seen: Seen = { pipelines: { synchronous: 0, asynchronous: 0 }, command_buffers: 0 };
-  const { binds, is_hardware, refuses_ahead } = pretence;
+  const seen: Seen = {
+    pipelines: { synchronous: 0, asynchronous: 0 },
+    command_buffers: 0,
+    scopes: 0,
+    bind_groups: 0,
+  };
+  const { binds, is_hardware, name, refuses_ahead, polls_on_submission } = pretence;
+  const submitted = new Occasion();
+  const noticed = async (done: Promise<unknown>) => {
+    await done;
+    if (polls_on_submission) await submitted.next();
+    await pretence.finished?.();
+  };
   const own: Record<string, unknown> = {
     queue: view_of(device.queue, {
       submit: (buffers: GPUCommandBuffer[]) => {
         seen.command_buffers += buffers.length;
         device.queue.submit(buffers);
+        submitted.happen();
       },
+      onSubmittedWorkDone: () => noticed(device.queue.onSubmittedWorkDone()),
     }),
+    popErrorScope: async () => {
+      seen.scopes += 1;
+      const error = device.popErrorScope();
+      while (seen.command_buffers < (pretence.reports_after ?? 0)) await submitted.next();
+      return error;
+    },
+    createBindGroup: (descriptor: GPUBindGroupDescriptor) => {
+      seen.bind_groups += 1;
+      return device.createBindGroup(descriptor);
+    },
+    createBuffer: (descriptor: GPUBufferDescriptor) => {
+      const buffer = device.createBuffer(descriptor);
+      const map = buffer.mapAsync.bind(buffer);
+      buffer.mapAsync = async (...range) => {
+        await noticed(map(...range));
+        return undefined;
+      };
+      return buffer;
+    },
     createComputePipeline: (descriptor: GPUComputePipelineDescriptor) => {
       seen.pipelines.synchronous += 1;
       return device.createComputePipeline(descriptor);
@@ -91,7 +147,7 @@ export function watched(device: GPUDevice, pretence: Pretence = {}): { seen: See
   };
   if (binds) own.limits = view_of(device.limits, { maxStorageBufferBindingSize: binds });
   // Kernels still know the software by its name.
-  if (is_hardware) own.adapterInfo = { description: "SwiftShader", isFallbackAdapter: false };
+  if (is_hardware) own.adapterInfo = { description: `SwiftShader ${name ?? ""}`, isFallbackAdapter: false };
   return { seen, view: view_of(device, own) };
 }
 

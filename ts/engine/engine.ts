@@ -128,6 +128,11 @@ export interface Engine {
   dims(x: TensorHandle): number[];
   /** Resolves when all work for this value is done; rejects with its error. */
   ready(handle: Handle): Promise<void>;
+  /**
+   * Resolves when the device lags only a little behind what was recorded up to this value. It doesn't report errors:
+   * reading does.
+   */
+  caught_up(x: TensorHandle): Promise<void>;
   /** Waits for the tensor and copies it out. */
   read(x: TensorHandle): Promise<Float32Array>;
   free(handle: Handle): void;
@@ -143,6 +148,8 @@ export interface Engine {
   readonly forward_queue?: ForwardQueue;
   /** Max bytes of a tensor, if there is a limit; some ops split results that exceed it. */
   readonly max_tensor_bytes?: number;
+  /** Floating-point operations that take the device a tenth of a second, if longer ops would block it. */
+  readonly work_limit?: number;
   /** The image processor, if images can be prepared on the device. */
   readonly images?: ImageEngine;
   /** How to time ops, if they aren't done when they return. */

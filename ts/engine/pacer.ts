@@ -22,7 +22,7 @@ export class Pacer {
 
   /**
    * Call between steps.
-   * @param ready resolves when the previous step is done, like Engine.ready; omit it for steps done on this thread.
+   * @param ready resolves when the previous step is done, like Engine.caught_up; omit it for steps done on this thread.
    * @throws VitMsnError ABORTED once the signal has fired; otherwise the error of an earlier step's `ready`.
    */
   async step(ready?: Promise<void>): Promise<void> {

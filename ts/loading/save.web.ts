@@ -1,5 +1,4 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
-import { is_a } from "../is_a.ts";
 import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
@@ -15,7 +14,7 @@ export async function save_files(
 ): Promise<void> {
   if (
     typeof directory === "string" ||
-    is_a(directory, "URL") ||
+    directory instanceof URL ||
     typeof directory?.getFileHandle !== "function"
   ) {
     throw new VitMsnError(

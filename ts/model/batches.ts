@@ -1,6 +1,6 @@
 /**
- * Batches whose activations are too large for a device to bind as one tensor: they are computed a few images at a time,
- * and the outputs are joined.
+ * Batches that are too large for a device: it can't bind their activations as one tensor, or one op would block it for
+ * too long. They are computed a few images at a time, and the outputs are joined.
  */
 import { DeviceTensor } from "../device_tensor.ts";
 import { concatenate, Tensor } from "../tensor.ts";
@@ -26,9 +26,12 @@ export async function by_batches<I extends ForwardInputs>(
   const [batch, channels, height, width] = pixel_values.dims as [number, number, number, number];
   const { patch_grid, hidden_size, intermediate_size } = config;
   const num_patches = Math.floor(height / patch_grid.height) * Math.floor(width / patch_grid.width);
-  const plane = channels * height * width;
-  const widest = Math.max(plane, (1 + num_patches) * Math.max(3 * hidden_size, intermediate_size));
-  const step = Math.max(1, Math.floor(most / (FLOAT_BYTES * widest)));
+  const [plane, tokens] = [channels * height * width, 1 + num_patches];
+  const widest = Math.max(plane, tokens * Math.max(3 * hidden_size, intermediate_size));
+  // The MLP's layers or attention. A device runs several short ops one after another, but not parts of a long one.
+  const longest = 2 * tokens * hidden_size * Math.max(intermediate_size, 2 * tokens);
+  const fit = Math.min(most / (FLOAT_BYTES * widest), (engine.work_limit ?? Infinity) / longest);
+  const step = Math.max(1, Math.floor(fit));
   if (step >= batch) return undefined;
   const pixels = check_pixel_values(pixel_values, config, inputs.interpolate_pos_encoding ?? false);
   const visible = visible_patches && check_visible_patches(visible_patches, batch, num_patches);

@@ -116,7 +116,7 @@ class Forward {
       const layers = (hidden: TensorHandle, scope?: Scope) => this.#layers(hidden, first, last, pacer, scope);
       hidden = await (this.#checkpoints?.checkpoint(hidden, layers) ?? layers(hidden));
     }
-    await pacer.step(this.#engine.ready(hidden));
+    await pacer.step(this.#engine.caught_up(hidden));
     return hidden;
   }
 
@@ -184,7 +184,7 @@ class Forward {
     this.#scope = scope;
     try {
       for (let i = first; i < last; i++) {
-        await pacer.step(this.#engine.ready(hidden));
+        await pacer.step(this.#engine.caught_up(hidden));
         hidden = this.#layer(hidden, `encoder.layer.${i}`);
       }
       return hidden;

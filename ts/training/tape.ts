@@ -441,6 +441,10 @@ export class Tape implements Recorder, PretrainingOps {
     return this.#engine.ready(x);
   }
 
+  caught_up(x: TensorHandle): Promise<void> {
+    return this.#engine.caught_up(x);
+  }
+
   memory(): EngineMemory {
     return this.#engine.memory();
   }
@@ -560,7 +564,7 @@ export class Tape implements Recorder, PretrainingOps {
       output.gradient = undefined;
       try {
         if (gradient === undefined) continue;
-        await this.#pacer.step(this.#engine.ready(gradient));
+        await this.#pacer.step(this.#engine.caught_up(gradient));
         await backward(gradient);
       } finally {
         for (const handle of held) this.#let_go(handle);

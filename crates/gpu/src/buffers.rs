@@ -25,8 +25,10 @@ pub struct Memory {
 /// were recorded, so earlier uses are finished by then.
 #[derive(Default)]
 pub(crate) struct BufferPool {
-    /// Free buffers, each with the batch in which it was freed.
-    free: BTreeMap<u64, Vec<(wgpu::Buffer, u64)>>,
+    /// Free buffers by number, each with the batch in which it was freed.
+    free: BTreeMap<u64, BTreeMap<u64, (wgpu::Buffer, u64)>>,
+    /// The number of the next buffer.
+    next: u64,
     /// The batch being recorded, and whether it has any commands.
     batch: u64,
     recording: bool,
@@ -85,7 +87,7 @@ impl BufferPool {
         class: u64,
         by: FilledBy,
         what: impl Fn() -> String,
-    ) -> Result<wgpu::Buffer> {
+    ) -> Result<(wgpu::Buffer, u64)> {
         let class = if self.pretends { MIN_CLASS } else { class };
         if self.shortages != context.shortages() {
             self.shortages = context.shortages();
@@ -94,19 +96,23 @@ impl BufferPool {
         let (batch, idle) = (self.batch, !self.recording || by == FilledBy::Op);
         let usable = |freed: u64| idle || freed < batch;
         let free = self.free.entry(class).or_default();
-        let buffer = match free.iter().rposition(|&(_, freed)| usable(freed)) {
-            Some(index) => free.remove(index).0,
+        // The lowest number: so a second forward takes the same buffers as the first one, and finds its bind groups.
+        let first = free.iter().find(|&(_, &(_, freed))| usable(freed));
+        let first = first.map(|(&number, _)| number);
+        let taken = match first.and_then(|number| Some((free.remove(&number)?.0, number))) {
+            Some(taken) => taken,
             None => {
                 let buffer = new_buffer(context, class, &what())?;
                 self.reserved += class;
-                buffer
+                self.next += 1;
+                (buffer, self.next)
             }
         };
         self.live += class;
-        Ok(buffer)
+        Ok(taken)
     }
 
-    fn give_back(&mut self, buffer: wgpu::Buffer, shortages: u64) {
+    fn give_back(&mut self, buffer: wgpu::Buffer, number: u64, shortages: u64) {
         let class = buffer.size();
         self.live -= class;
         if shortages != self.shortages {
@@ -115,14 +121,15 @@ impl BufferPool {
             return;
         }
         let batch = self.batch;
-        self.free.entry(class).or_default().push((buffer, batch));
+        let free = self.free.entry(class).or_default();
+        free.insert(number, (buffer, batch));
     }
 }
 
 impl Drop for BufferPool {
     /// In browsers, a buffer that is only dropped holds its memory until it is garbage-collected.
     fn drop(&mut self) {
-        for (buffer, _) in self.free.values().flatten() {
+        for (buffer, _) in self.free.values().flat_map(BTreeMap::values) {
             buffer.destroy();
         }
     }
@@ -166,6 +173,8 @@ pub(crate) type SharedPool = Rc<RefCell<BufferPool>>;
 /// A buffer of the pool. Dropping it returns it to the pool.
 pub(crate) struct DeviceBuffer {
     buffer: wgpu::Buffer,
+    /// Its number in the pool.
+    number: u64,
     /// The pool's `shortages` when the buffer was taken.
     shortages: u64,
     /// The requested size; the buffer has the size of its class.
@@ -206,9 +215,10 @@ impl DeviceBuffer {
             )));
         }
         let class = sizing(bytes).min(limits.max_buffer_size);
-        let buffer = pool.borrow_mut().take(context, class, by, what)?;
+        let (buffer, number) = pool.borrow_mut().take(context, class, by, what)?;
         Ok(Self {
             buffer,
+            number,
             shortages: pool.borrow().shortages,
             bytes,
             pool: Rc::clone(pool),
@@ -237,7 +247,7 @@ impl DeviceBuffer {
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         let mut pool = self.pool.borrow_mut();
-        pool.give_back(self.buffer.clone(), self.shortages);
+        pool.give_back(self.buffer.clone(), self.number, self.shortages);
     }
 }
 

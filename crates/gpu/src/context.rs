@@ -36,6 +36,36 @@ pub struct ContextOptions {
 
 type ErrorFuture = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
+/// The error scopes around some calls, one for each kind of error.
+struct Scopes {
+    pending: Vec<ErrorFuture>,
+    error: Option<wgpu::Error>,
+}
+
+impl Scopes {
+    fn poll(&mut self, context: &mut std::task::Context<'_>) -> Poll<Option<wgpu::Error>> {
+        let error = &mut self.error;
+        self.pending
+            .retain_mut(|scope| match scope.as_mut().poll(context) {
+                Poll::Pending => true,
+                Poll::Ready(None) => false,
+                Poll::Ready(Some(reported)) => {
+                    // Calls with a buffer that memory was too short for are invalid, too.
+                    let explains = matches!(reported, wgpu::Error::OutOfMemory { .. });
+                    if explains || error.is_none() {
+                        *error = Some(reported);
+                    }
+                    false
+                }
+            });
+        if self.pending.is_empty() {
+            Poll::Ready(self.error.take())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
 /// Calls whose errors the device hasn't reported yet. Several callers may await the same one.
 struct Unsettled {
     what: String,
@@ -44,7 +74,7 @@ struct Unsettled {
 }
 
 enum Outcome {
-    Pending(ErrorFuture),
+    Pending(Scopes),
     Known(Option<Error>),
 }
 
@@ -54,7 +84,7 @@ impl Unsettled {
         let error = match &mut *outcome {
             Outcome::Known(error) => return Poll::Ready(error.clone()),
             // The device wakes the last task that polled, which wakes the others.
-            Outcome::Pending(error) => match error.as_mut().poll(context) {
+            Outcome::Pending(scopes) => match scopes.poll(context) {
                 Poll::Ready(error) => error.map(|error| refusal(&self.what, error)),
                 Poll::Pending => {
                     self.waiting.borrow_mut().push(context.waker().clone());
@@ -291,23 +321,26 @@ impl Context {
         self.check_alive()?;
         let scopes = [OutOfMemory, Internal, Validation].map(|f| self.device.push_error_scope(f));
         let value = calls();
-        let mut first = None;
-        // All scopes must be popped in reverse order, whatever the first one returns.
-        for scope in scopes.into_iter().rev() {
-            let mut error: ErrorFuture = Box::pin(scope.pop());
-            match poll_once(&mut error) {
-                Poll::Ready(None) => {}
-                Poll::Ready(Some(error)) => first = first.or(Some(refusal(what, error))),
-                Poll::Pending => self.unsettled.borrow_mut().push(Rc::new(Unsettled {
-                    what: what.to_string(),
-                    outcome: RefCell::new(Outcome::Pending(error)),
-                    waiting: RefCell::default(),
-                })),
+        // Popped in reverse order.
+        let pop = |scope: wgpu::ErrorScopeGuard| Box::pin(scope.pop()) as ErrorFuture;
+        let mut scopes = Scopes {
+            pending: scopes.into_iter().rev().map(pop).collect(),
+            error: None,
+        };
+        match scopes.poll(&mut std::task::Context::from_waker(Waker::noop())) {
+            Poll::Ready(None) => {}
+            Poll::Ready(Some(error)) => {
+                let error = refusal(what, error);
+                self.note(&error);
+                return Err(error);
             }
+            Poll::Pending => self.unsettled.borrow_mut().push(Rc::new(Unsettled {
+                what: what.to_string(),
+                outcome: RefCell::new(Outcome::Pending(scopes)),
+                waiting: RefCell::default(),
+            })),
         }
-        first
-            .map_or(Ok(value), Err)
-            .inspect_err(|error| self.note(error))
+        Ok(value)
     }
 
     /// Awaits the errors of all previous calls, including those that other callers await.
@@ -353,12 +386,6 @@ fn is_software(adapter: &wgpu::AdapterInfo) -> bool {
 fn record_first(fault: &Mutex<Option<Error>>, error: Error) {
     let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
     fault.get_or_insert(error);
-}
-
-fn poll_once(future: &mut ErrorFuture) -> Poll<Option<wgpu::Error>> {
-    future
-        .as_mut()
-        .poll(&mut std::task::Context::from_waker(Waker::noop()))
 }
 
 /// Browsers may hide an adapter's name.
@@ -457,9 +484,13 @@ mod tests {
     fn reported_later(context: &Context) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         let error: ErrorFuture = Box::pin(async { receiver.await.unwrap() });
+        let scopes = Scopes {
+            pending: vec![error],
+            error: None,
+        };
         context.unsettled.borrow_mut().push(Rc::new(Unsettled {
             what: "a tensor".to_string(),
-            outcome: RefCell::new(Outcome::Pending(error)),
+            outcome: RefCell::new(Outcome::Pending(scopes)),
             waiting: RefCell::default(),
         }));
         sender
@@ -497,6 +528,28 @@ mod tests {
         assert_eq!(code(first.as_mut().poll(&mut task)), "OUT_OF_MEMORY");
         assert!(context.shortages() > 0);
         assert_eq!(pollster::block_on(context.settle()), Ok(()));
+    }
+
+    #[test]
+    fn a_shortage_of_memory_explains_the_calls_that_failed_because_of_it() {
+        let source = || Box::<dyn std::error::Error + Send + Sync>::from("cause");
+        let invalid = || wgpu::Error::Validation {
+            source: source(),
+            description: "an invalid buffer".to_string(),
+        };
+        let short = || wgpu::Error::OutOfMemory { source: source() };
+        for (first, second) in [(invalid(), short()), (short(), invalid())] {
+            let ready = |error| Box::pin(async { Some(error) }) as ErrorFuture;
+            let mut scopes = Scopes {
+                pending: vec![ready(first), ready(second)],
+                error: None,
+            };
+            let found = scopes.poll(&mut std::task::Context::from_waker(Waker::noop()));
+            assert!(matches!(
+                found,
+                Poll::Ready(Some(wgpu::Error::OutOfMemory { .. }))
+            ));
+        }
     }
 
     #[derive(Default)]

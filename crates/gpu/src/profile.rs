@@ -14,6 +14,16 @@ pub(crate) struct Cost {
     pub bytes: u64,
 }
 
+/// Floating-point operations in the time in which a byte is moved: about what GPUs with shared memory do.
+const FLOP_PER_BYTE: u64 = 4;
+
+impl Cost {
+    /// A measure of the time on the device, in floating-point operations.
+    pub fn work(&self) -> u64 {
+        self.flop.max(FLOP_PER_BYTE.saturating_mul(self.bytes))
+    }
+}
+
 /// One dispatch of a profiled stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpProfile {

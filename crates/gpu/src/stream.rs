@@ -32,6 +32,10 @@ const MAX_BIND_GROUPS: usize = 4096;
 /// Flush threshold for queued uploads, in bytes: until they are submitted, wgpu holds a second copy.
 const MAX_UNSUBMITTED: u64 = 32 << 20;
 
+/// Maximum bytes of uploads that wait for the next submission, to be checked with it: more than the pixels of an
+/// image, and little memory.
+const MAX_DEFERRED: usize = 1 << 20;
+
 /// One dispatch of a kernel.
 pub(crate) struct Op<'a, Uniforms> {
     pub kernel: Kernel,
@@ -80,33 +84,90 @@ impl Dispatch {
     }
 }
 
-/// A copy of `size` bytes between buffers.
-struct Copy {
-    from: wgpu::Buffer,
-    from_offset: u64,
-    to: wgpu::Buffer,
-    to_offset: u64,
-    size: u64,
+/// A copy of buffers to the host.
+struct Readback {
+    pieces: Vec<(wgpu::Buffer, u64, u64)>,
+    total: u64,
+    /// Receives the buffer once its contents can be read, or the failure.
+    mapped: oneshot::Sender<std::result::Result<wgpu::Buffer, wgpu::BufferAsyncError>>,
 }
 
-impl Copy {
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        let (from, to) = ((&self.from, self.from_offset), (&self.to, self.to_offset));
-        encoder.copy_buffer_to_buffer(from.0, from.1, to.0, to.1, self.size);
+impl Readback {
+    /// Copies the pieces to a new buffer, which can be mapped.
+    fn encode(&self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> wgpu::Buffer {
+        let staging = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            // An empty buffer can't be mapped.
+            size: self.total.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut end = 0;
+        for (buffer, offset, size) in &self.pieces {
+            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, end, *size);
+            end += size;
+        }
+        staging
+    }
+
+    fn map(self, staging: wgpu::Buffer) {
+        let buffer = staging.clone();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone if the caller dropped the future.
+            let _ = self.mapped.send(result.map(|()| buffer));
+        });
     }
 }
 
 /// The commands of a batch, in order.
 enum Command {
     Dispatch(Dispatch),
-    Copy(Copy),
+    Read(Readback),
 }
 
 impl Command {
     fn dispatch(&self) -> Option<&Dispatch> {
         match self {
             Command::Dispatch(dispatch) => Some(dispatch),
-            Command::Copy(_) => None,
+            Command::Read(_) => None,
+        }
+    }
+
+    fn read(self) -> Option<Readback> {
+        match self {
+            Command::Dispatch(_) => None,
+            Command::Read(read) => Some(read),
+        }
+    }
+}
+
+/// An upload that waits for the next submission.
+struct Deferred {
+    buffer: wgpu::Buffer,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Deferred {
+    fn write(&self, queue: &wgpu::Queue) {
+        queue.write_buffer(&self.buffer, self.offset, &self.bytes);
+    }
+}
+
+/// The work of dispatches, as in [`Cost::work`].
+struct Work {
+    recorded: u64,
+    submitted: u64,
+    /// Maximum of one submission.
+    budget: u64,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            recorded: 0,
+            submitted: 0,
+            budget: u64::MAX,
         }
     }
 }
@@ -121,7 +182,9 @@ pub struct Stream {
     uniforms: Vec<u8>,
     uniform_buffer: wgpu::Buffer,
     recorded: Vec<Command>,
+    deferred: Vec<Deferred>,
     dispatches: u64,
+    work: Work,
     /// Whether ops are recorded only to compile their pipelines: see [`Stream::planning`].
     plans: bool,
     /// Bytes written since the last submission.
@@ -153,7 +216,9 @@ impl Stream {
             uniforms: Vec::new(),
             uniform_buffer,
             recorded: Vec::new(),
+            deferred: Vec::new(),
             dispatches: 0,
+            work: Work::default(),
             plans: false,
             unsubmitted: 0,
             profile: None,
@@ -192,6 +257,18 @@ impl Stream {
     pub fn trim(&mut self) {
         self.bind_groups.clear();
         self.pool.borrow_mut().trim();
+    }
+
+    /// Limits the work of one submission, so that the device isn't blocked for long: an operating system resets a GPU
+    /// that doesn't answer for seconds. A dispatch that exceeds the limit is a submission on its own. Without this call,
+    /// there is no limit.
+    pub fn limit_submissions(&mut self, flop: u64) {
+        self.work.budget = flop;
+    }
+
+    /// The work submitted since the stream was created, in floating-point operations.
+    pub fn submitted_work(&self) -> u64 {
+        self.work.submitted
     }
 
     /// Number of dispatches since the stream was created, including recorded ones.
@@ -248,8 +325,22 @@ impl Stream {
         if self.plans {
             return Ok(());
         }
+        let waiting: usize = self.deferred.iter().map(|write| write.bytes.len()).sum();
+        if waiting + bytes.len() <= MAX_DEFERRED {
+            let mut copy = try_vec(bytes.len())?;
+            copy.copy_from_slice(bytes);
+            self.deferred.push(Deferred {
+                buffer: buffer.clone(),
+                offset,
+                bytes: copy,
+            });
+            return Ok(());
+        }
+        let earlier = self.take_deferred();
+        let queue = self.context.queue();
         self.context.checked("an upload", || {
-            self.context.queue().write_buffer(buffer, offset, bytes);
+            earlier.iter().for_each(|write| write.write(queue));
+            queue.write_buffer(buffer, offset, bytes);
         })?;
         self.unsubmitted += bytes.len() as u64;
         if self.unsubmitted > MAX_UNSUBMITTED {
@@ -261,6 +352,14 @@ impl Stream {
         Ok(())
     }
 
+    /// The uploads that wait; the caller writes them.
+    fn take_deferred(&mut self) -> Vec<Deferred> {
+        let deferred = mem::take(&mut self.deferred);
+        let bytes = deferred.iter().map(|write| write.bytes.len() as u64);
+        self.unsubmitted += bytes.sum::<u64>();
+        deferred
+    }
+
     /// Copies a texture immediately into a buffer that no recorded op uses.
     pub(crate) fn copy_texture(
         &mut self,
@@ -268,8 +367,12 @@ impl Stream {
         buffer: &wgpu::Buffer,
         pitch: u32,
     ) -> Result<()> {
+        let earlier = self.take_deferred();
         let context = &self.context;
         context.checked("an image", || {
+            earlier
+                .iter()
+                .for_each(|write| write.write(context.queue()));
             let mut encoder = context.device().create_command_encoder(&Default::default());
             let layout = wgpu::TexelCopyBufferLayout {
                 offset: 0,
@@ -352,9 +455,12 @@ impl Stream {
         }
         let min_bytes = min_bytes(&buffers);
         let bind_group = self.bind(op.kernel.name, arity, buffers)?;
-        if self.uniforms.len() == MAX_DISPATCHES * UNIFORM_SLOT {
+        let work = self.work.recorded.saturating_add(op.cost.work());
+        let is_over = self.work.recorded > 0 && work > self.work.budget;
+        if is_over || self.uniforms.len() == MAX_DISPATCHES * UNIFORM_SLOT {
             self.submit()?;
         }
+        self.work.recorded += op.cost.work();
         let end = self.uniforms.len() + UNIFORM_SLOT;
         self.uniforms
             .extend_from_slice(bytemuck::bytes_of(&op.uniforms));
@@ -422,7 +528,8 @@ impl Stream {
         Ok(bind_group)
     }
 
-    /// Submits the recorded ops to the device as one command buffer, without waiting for them.
+    /// Submits the recorded ops to the device as one command buffer, without waiting for them. In browsers this is all
+    /// that a forward with known buffers asks of the device, so one set of error scopes covers it.
     ///
     /// # Errors
     /// The errors of the recorded ops; in browsers the next [`Stream::read`] returns them.
@@ -434,10 +541,13 @@ impl Stream {
         // Without dispatches, only with reads, there is nothing to time.
         let has_ops = batch.iter().any(|command| command.dispatch().is_some());
         let uniforms = mem::take(&mut self.uniforms);
+        let deferred = self.take_deferred();
         self.pool.borrow_mut().next_batch();
         self.unsubmitted = 0;
+        self.work.submitted += mem::take(&mut self.work.recorded);
         let (device, queue) = (self.context.device(), self.context.queue());
         self.context.checked(&describe(&batch), || {
+            deferred.iter().for_each(|write| write.write(queue));
             queue.write_buffer(&self.uniform_buffer, 0, &uniforms);
             let mut encoder = device.create_command_encoder(&Default::default());
             let profile = self.profile.as_mut().filter(|_| has_ops);
@@ -446,15 +556,20 @@ impl Stream {
                 let ops: Vec<_> = dispatches.map(Dispatch::profile).collect();
                 (Timer::new(&self.context, ops.len()), ops, profile)
             });
-            match timer {
-                None => encode(&batch, &mut encoder),
+            let staging = match timer {
+                None => encode(&batch, device, &mut encoder),
                 Some((timer, ops, profile)) => {
-                    encode_timed(&batch, &mut encoder, timer.as_ref());
+                    let staging = encode_timed(&batch, device, &mut encoder, timer.as_ref());
                     let timestamps = timer.map(|timer| timer.resolve(&mut encoder));
                     profile.push(ProfiledBatch { ops, timestamps });
+                    staging
                 }
-            }
+            };
             queue.submit([encoder.finish()]);
+            let reads = batch.into_iter().filter_map(Command::read);
+            reads
+                .zip(staging)
+                .for_each(|(read, staging)| read.map(staging));
         })
     }
 
@@ -538,42 +653,23 @@ impl Stream {
     ) -> Result<impl Future<Output = Result<T>> + use<T, F>> {
         let context = Rc::clone(&self.context);
         let total: u64 = pieces.iter().map(|piece| piece.2).sum();
-        let staging = context.checked("a readback", || {
-            context.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("readback"),
-                // An empty buffer can't be mapped.
-                size: total.max(4),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })?;
-        let mut end = 0;
-        for &(buffer, offset, size) in pieces {
-            self.recorded.push(Command::Copy(Copy {
-                from: buffer.clone(),
-                from_offset: offset,
-                to: staging.clone(),
-                to_offset: end,
-                size,
-            }));
-            end += size;
-        }
+        let (sender, mapped) = oneshot::channel();
+        let owned =
+            |&(buffer, offset, size): &(&wgpu::Buffer, u64, u64)| (buffer.clone(), offset, size);
+        self.recorded.push(Command::Read(Readback {
+            pieces: pieces.iter().map(owned).collect(),
+            total,
+            mapped: sender,
+        }));
         self.pool.borrow_mut().recorded();
         Ok(async move {
-            let (sender, mapped) = oneshot::channel();
-            context.checked("a readback", || {
-                staging.map_async(wgpu::MapMode::Read, .., move |result| {
-                    // The receiver is gone if the caller dropped the future.
-                    let _ = sender.send(result);
-                });
-            })?;
             context.settle().await?;
             context.drive()?;
             let outcome = mapped.await;
             context.check_alive()?;
-            if !matches!(outcome, Ok(Ok(()))) {
+            let Ok(Ok(staging)) = outcome else {
                 return Err(unreadable("its memory can't be mapped"));
-            }
+            };
             let view = staging
                 .get_mapped_range(..)
                 .map_err(|error| unreadable(&error.to_string()))?;
@@ -600,12 +696,17 @@ impl Drop for Stream {
     }
 }
 
-/// Encodes a batch; consecutive dispatches share a pass.
-fn encode(batch: &[Command], encoder: &mut wgpu::CommandEncoder) {
+/// Encodes a batch; consecutive dispatches share a pass. Returns the buffers of its readbacks.
+fn encode(
+    batch: &[Command],
+    device: &wgpu::Device,
+    encoder: &mut wgpu::CommandEncoder,
+) -> Vec<wgpu::Buffer> {
     let mut slot = 0;
+    let mut staging = Vec::new();
     for group in batch.chunk_by(|a, b| a.dispatch().is_some() && b.dispatch().is_some()) {
-        if let [Command::Copy(copy)] = group {
-            copy.encode(encoder);
+        if let [Command::Read(read)] = group {
+            staging.push(read.encode(device, encoder));
             continue;
         }
         let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -614,16 +715,23 @@ fn encode(batch: &[Command], encoder: &mut wgpu::CommandEncoder) {
             slot += 1;
         }
     }
+    staging
 }
 
-/// Encodes each dispatch in its own pass, between two timestamps.
-fn encode_timed(batch: &[Command], encoder: &mut wgpu::CommandEncoder, timer: Option<&Timer>) {
+/// [`encode`] with each dispatch in its own pass, between two timestamps.
+fn encode_timed(
+    batch: &[Command],
+    device: &wgpu::Device,
+    encoder: &mut wgpu::CommandEncoder,
+    timer: Option<&Timer>,
+) -> Vec<wgpu::Buffer> {
     let mut slot = 0;
+    let mut staging = Vec::new();
     for command in batch {
         let dispatch = match command {
             Command::Dispatch(dispatch) => dispatch,
-            Command::Copy(copy) => {
-                copy.encode(encoder);
+            Command::Read(read) => {
+                staging.push(read.encode(device, encoder));
                 continue;
             }
         };
@@ -634,6 +742,7 @@ fn encode_timed(batch: &[Command], encoder: &mut wgpu::CommandEncoder, timer: Op
         dispatch.encode(slot, &mut pass);
         slot += 1;
     }
+    staging
 }
 
 fn unreadable(reason: &str) -> Error {
@@ -740,6 +849,82 @@ mod tests {
         assert_eq!((first, forward(), forward()), (2, 2, 2));
         stream.trim();
         assert_eq!(stream.bind_groups.len(), 0);
+    }
+
+    #[test]
+    fn the_second_forward_makes_no_bind_groups_in_whatever_order_buffers_were_freed() {
+        let Some(mut stream) = stream() else { return };
+        let mut forward = |input: f32| {
+            let x = stream.upload(&[input], &[1]).unwrap();
+            let (a, b) = (
+                double(&mut stream, &x, 2.0, 0),
+                double(&mut stream, &x, 3.0, 0),
+            );
+            let c = double(&mut stream, &b, 2.0, 1);
+            drop(b);
+            let d = double(&mut stream, &c, 1.0, 0);
+            let e = double(&mut stream, &a, 1.0, 0);
+            let found = (read(&mut stream, &d), read(&mut stream, &e));
+            for freed in [d, a, x, e, c] {
+                drop(freed);
+            }
+            (found, stream.bind_groups.len())
+        };
+        let (first, second) = (forward(1.0), forward(2.0));
+        assert_eq!(first.0, (vec![7.0], vec![2.0]));
+        assert_eq!(second.0, (vec![13.0], vec![4.0]));
+        assert_eq!(first.1, second.1);
+    }
+
+    #[test]
+    fn a_submission_holds_no_more_work_than_its_limit() {
+        let Some(mut stream) = stream() else { return };
+        let x = stream.upload(&[1.0], &[1]).unwrap();
+        let y = stream.uninit(&[1]).unwrap();
+        stream.limit_submissions(25);
+        let mut submitted_after = |flop: u64| {
+            let op = Op {
+                kernel: DOUBLE,
+                constants: (&["SHIFT"], &[0]),
+                uniforms: 2.0f32,
+                reads: &[x.binding()],
+                writes: &[y.binding()],
+                workgroups: [1, 1, 1],
+                cost: Cost { flop, bytes: 0 },
+            };
+            stream.record(op).unwrap();
+            stream.submitted_work()
+        };
+        let after: Vec<_> = [10, 10, 10, 5, 90, 10, 25].map(&mut submitted_after).into();
+        // A dispatch beyond the limit is alone.
+        assert_eq!(after, [0, 0, 20, 20, 35, 125, 135]);
+        assert_eq!(read(&mut stream, &y), [2.0]);
+        assert_eq!(stream.submitted_work(), 160);
+    }
+
+    #[test]
+    fn moved_bytes_are_work_as_well() {
+        let cost = |flop, bytes| Cost { flop, bytes }.work();
+        assert_eq!((cost(100, 1), cost(1, 100)), (100, 400));
+    }
+
+    #[test]
+    fn uploads_arrive_in_order_whatever_their_sizes() {
+        let Some(mut stream) = stream() else { return };
+        // Small uploads wait for the next submission, large ones don't.
+        let large = vec![3.0; MAX_DEFERRED / 4 + 1];
+        let x = stream.upload(&[1.0, 2.0], &[2]).unwrap();
+        let buffer = x.buffer().clone();
+        stream
+            .write(&buffer, 0, bytemuck::bytes_of(&5.0f32))
+            .unwrap();
+        let big = stream.upload(&large, &[large.len()]).unwrap();
+        stream
+            .write(&buffer, 0, bytemuck::bytes_of(&7.0f32))
+            .unwrap();
+        let y = double(&mut stream, &x, 1.0, 0);
+        assert_eq!(read(&mut stream, &y), [7.0, 2.0]);
+        assert_eq!(read(&mut stream, &big), large);
     }
 
     #[test]

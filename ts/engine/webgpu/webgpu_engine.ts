@@ -14,6 +14,7 @@ import { engine_not_started } from "../engine_errors.ts";
 import { next_task } from "../pacer.ts";
 import type { Glue } from "../wasm/glue_ops.ts";
 import { WasmEngine } from "../wasm/wasm_engine.ts";
+import { Nudger, SubmissionClock, SubmissionLimit } from "./submissions.ts";
 import { shape_key, TileCache } from "./tile_cache.ts";
 import type { OpenedDevice } from "./webgpu_device.ts";
 import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
@@ -56,6 +57,11 @@ export class WebGpuEngine extends WasmEngine {
   readonly #tile_cache: TileCache;
   /** Whether ops only request their pipelines: see compile_ahead. */
   #plans = false;
+  readonly #limit: SubmissionLimit;
+  readonly #clock: SubmissionClock;
+  readonly #nudger: Nudger;
+  /** Shared with the device, so that it doesn't reference the engine. */
+  readonly #end = { is_disposed: false };
 
   constructor(
     glue: GpuGlue,
@@ -71,8 +77,14 @@ export class WebGpuEngine extends WasmEngine {
     this.#opened = opened;
     this.#ahead = ahead;
     this.#tile_cache = tile_cache;
+    const limit = SubmissionLimit.of(opened.adapter);
+    this.#limit = limit;
+    this.#clock = new SubmissionClock(limit);
+    this.#nudger = new Nudger(opened.device.queue);
     const { fate } = this;
+    const end = this.#end;
     void opened.device.lost.then(({ reason, message }) => {
+      if (!end.is_disposed) limit.device_lost();
       fate.lost ??= `The GPU device of this model was lost (${reason}: ${message.trim()}).`;
     });
   }
@@ -84,6 +96,10 @@ export class WebGpuEngine extends WasmEngine {
 
   get max_tensor_bytes(): number {
     return this.#opened.device.limits.maxStorageBufferBindingSize;
+  }
+
+  get work_limit(): number {
+    return this.#limit.work;
   }
 
   /** A running forward requests its pipelines one after another; here all of them compile at the same time. */
@@ -103,8 +119,23 @@ export class WebGpuEngine extends WasmEngine {
   }
 
   override async read(x: TensorHandle): Promise<Float32Array> {
-    if (!this.#plans) return super.read(x);
-    return new Float32Array(numel(this.dims(x)));
+    if (this.#plans) return new Float32Array(numel(this.dims(x)));
+    const reading = super.read(x);
+    // The read is submitted in a microtask, together with others.
+    queueMicrotask(() => this.#time(reading).catch(() => {}));
+    return reading;
+  }
+
+  /** Times what was submitted since the last call, and limits further submissions accordingly. */
+  async #time(finished: Promise<unknown>): Promise<void> {
+    const submitted = this.#glue?.submitted_work() ?? 0;
+    if (this.#clock.is_idle(submitted)) return;
+    await this.#clock.time(submitted, finished);
+    if (this.#glue !== undefined && this.death() === undefined) this.#limit_submissions();
+  }
+
+  #limit_submissions(): void {
+    this.call(() => this.#glue?.limit_submissions(this.#limit.work));
   }
 
   /** The image processor's kernels. */
@@ -207,28 +238,32 @@ export class WebGpuEngine extends WasmEngine {
       for (const choice of this.#tile_cache.choices.values()) {
         if (this.tiled.still_holds(choice)) this.tiled.choose_tile(choice, choice.tile);
       }
+      this.#limit_submissions();
     } catch (error) {
       await this.dispose();
       throw error;
     }
   }
 
-  /**
-   * On a GPU a forward is one submission, so this only waits until the device has accepted new buffers and kernels.
-   * Software adapters are slow: there each step is submitted, so that a forward can be aborted between steps.
-   */
+  /** Waits until the device has accepted all buffers and uploads. */
   override async ready(): Promise<void> {
-    if (this.#plans) return;
-    const { adapter, device } = this.#opened;
-    if (adapter.is_software) this.call(() => this.#glue?.submit());
-    await this.copy(() => this.#glue?.settle());
-    if (adapter.is_software) await device.queue.onSubmittedWorkDone();
+    if (!this.#plans) await this.copy(() => this.#glue?.settle());
+  }
+
+  /**
+   * Waits until the device has finished what was submitted. A forward with less work than the limit is one submission,
+   * made when its result is read. A longer one can be aborted between its submissions.
+   */
+  override async caught_up(): Promise<void> {
+    if (this.#plans || this.#clock.is_idle(this.#ask((glue) => glue.submitted_work()))) return;
+    await this.#time(this.#nudger.until(this.#opened.device.queue.onSubmittedWorkDone()));
   }
 
   /** Frees every buffer, and destroys the device unless the host passed it. */
   override async dispose(): Promise<void> {
     const glue = this.#glue;
     this.#glue = undefined;
+    this.#end.is_disposed = true;
     await super.dispose();
     if (glue === undefined) return;
     try {
@@ -244,7 +279,7 @@ export class WebGpuEngine extends WasmEngine {
   /** If the device was lost, reports that rather than the errors that follow from it. */
   protected override async copy<T>(op: (glue: Glue) => T | Promise<T>): Promise<T> {
     try {
-      return await super.copy(op);
+      return await this.#nudger.until(super.copy(op));
     } catch (error) {
       await Promise.race([this.#opened.device.lost, next_task()]);
       throw (this.#glue && this.death(error)) ?? error;

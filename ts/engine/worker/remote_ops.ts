@@ -11,7 +11,15 @@ export type Dims = readonly number[];
 type Place = number | readonly [argument: number, field: string];
 
 /** Methods that wait for an answer; their first argument is a handle. */
-export const QUESTIONS = ["ready", "read", "parameter_bytes", "get_rows", "get_scales", "get_bias"] as const;
+export const QUESTIONS = [
+  "ready",
+  "caught_up",
+  "read",
+  "parameter_bytes",
+  "get_rows",
+  "get_scales",
+  "get_bias",
+] as const;
 /** Members that an engine has only for callers on its own thread. */
 type Local =
   | "timing"
@@ -20,6 +28,7 @@ type Local =
   | "compile_ahead"
   | "forward_queue"
   | "max_tensor_bytes"
+  | "work_limit"
   | "images";
 export type Question = (typeof QUESTIONS)[number];
 /** Methods that enqueue work and return handles, or change their first argument and return nothing. */

@@ -1,7 +1,6 @@
 import { VitMsnError } from "../../errors.ts";
 import { by_code_points, is_ignored, is_special_folder, SPECIAL_FOLDER } from "../../files/file_names.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
-import { is_a } from "../../is_a.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
@@ -101,7 +100,7 @@ async function entries(folder: FileSystemDirectoryHandle): Promise<[string, File
 function handle_of(directory: SaveDirectory): FileSystemDirectoryHandle {
   if (
     typeof directory !== "string" &&
-    !is_a(directory, "URL") &&
+    !(directory instanceof URL) &&
     typeof directory?.getDirectoryHandle === "function"
   )
     return directory;

@@ -100,6 +100,16 @@ impl Engine {
         Ok(self.backend.settle())
     }
 
+    /// Limits the floating-point operations of one submission.
+    pub fn limit_submissions(&mut self, flop: f64) {
+        self.backend.limit_submissions(flop as u64);
+    }
+
+    /// The work submitted so far, in floating-point operations.
+    pub fn submitted_work(&self) -> u64 {
+        self.backend.submitted_work()
+    }
+
     /// The number of kernels recorded so far.
     pub fn dispatches(&self) -> u64 {
         self.backend.dispatches()

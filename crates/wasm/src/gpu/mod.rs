@@ -168,6 +168,24 @@ pub fn settle() -> JsResult<Promise> {
     promise("settle", Engine::settle, |()| Ok(JsValue::UNDEFINED))
 }
 
+/// From now on, what is recorded is submitted once it holds this many floating-point operations.
+#[wasm_bindgen]
+pub fn limit_submissions(flop: f64) -> JsResult<()> {
+    with_engine("limit_submissions", |engine| {
+        engine.limit_submissions(flop);
+        Ok(())
+    })
+}
+
+/// The work submitted so far, in floating-point operations.
+#[wasm_bindgen]
+pub fn submitted_work() -> JsResult<f64> {
+    with_engine(
+        "submitted_work",
+        |engine| Ok(engine.submitted_work() as f64),
+    )
+}
+
 /// The numbers of outputs and inputs of a linear layer.
 #[wasm_bindgen]
 pub fn linear_sizes(weights: u32) -> JsResult<Vec<u32>> {
