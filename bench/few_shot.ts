@@ -8,7 +8,8 @@ import { parseArgs } from "node:util";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import { center_and_normalize, type Example, type FeatureKind } from "../ts/learning/features.ts";
 import { fit_head } from "../ts/learning/fit.ts";
-import { default_penalty, type FitOptions, plan_fit } from "../ts/learning/fit_options.ts";
+import { type FitOptions, plan_fit } from "../ts/learning/fit_options.ts";
+import { MSN_PENALTIES } from "../ts/learning/penalties.ts";
 import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../ts/model/random.ts";
 import { fresh_backbone } from "./support/fashion.ts";
@@ -28,7 +29,7 @@ const HELP = `Usage: node bench/run.mjs few_shot [OPTIONS]
 
   --model DIR       backbone; default models/fashion, which has seen the images' labels
   --untrained       the same architecture with random weights
-  --features NAME   cls_before_norm (default), cls, mean, mean_before_norm
+  --features NAME   cls_before_norm (default), cls, mean, mean_before_norm, cls_mean
   --shots LIST      labelled images per class; default 1,5,20
   --draws N         default 20
   --python FILE     Python interpreter with numpy and scikit-learn to compare with
@@ -65,7 +66,7 @@ async function fresh(trained: ViTMSNModel): Promise<ViTMSNModel> {
 }
 
 const METHODS: readonly [name: string, options: FitOptions, least_shots: number][] = [
-  ["logistic regression", {}, 1],
+  ["logistic regression", { penalty: "few" }, 1],
   ['logistic regression, penalty "auto"', { penalty: "auto" }, 2],
   ["nearest centroid", { method: "nearest_centroid" }, 1],
   ["k-NN", { method: "knn" }, 1],
@@ -120,7 +121,7 @@ function scikit_learn(python: string, drawn: readonly Example[][], test: Float32
   write("test", test.flat());
   const size = test[0]?.[0]?.length as number;
   const shots = (drawn[0]?.length as number) / CLASSES;
-  const penalty = default_penalty(drawn[0]?.length as number, CLASSES);
+  const penalty = MSN_PENALTIES.few;
   const args = [
     "bench/few_shot_sklearn.py",
     folder,

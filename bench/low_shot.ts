@@ -8,7 +8,8 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import type { RawImage } from "../ts/image/raw_image.ts";
-import { center_and_normalize, FEATURE_KINDS, type FeatureKind } from "../ts/learning/features.ts";
+import { center_and_normalize } from "../ts/learning/features.ts";
+import type { FitOptions } from "../ts/learning/fit_options.ts";
 import { type ViTMSNForImageClassification, ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import { Trainer } from "../ts/training/trainer.ts";
 import {
@@ -34,7 +35,8 @@ import { machine, print, type Row, table } from "./support/report.ts";
 
 /** What is compared, in the table's order. */
 const METHODS = {
-  backbone: "this backbone + logistic regression",
+  backbone: "this backbone's CLS + logistic regression",
+  cls_mean: "this backbone's CLS and mean of patches + logistic regression",
   untrained: "untrained backbone + logistic regression",
   pixels: "raw pixels + logistic regression",
   scratch: "trained from scratch",
@@ -46,10 +48,11 @@ const NAMES = Object.keys(METHODS) as Method[];
 const HELP = `Usage: node bench/run.mjs low_shot --backbone DIR [OPTIONS]
 
   --backbone DIR      a folder that ViTMSNModel.from_pretrained opens; a classifier in it is not used
-  --features NAME     ${Object.keys(FEATURE_KINDS).join(", ")}; default cls_before_norm
-  --shots LIST        labelled images per class; default 1,2,5,20
+  --shots LIST        labelled images per class; default 1,2,5,20,65 (1 %)
   --draws N           default 20
-  --cross-validation  choose λ of logistic regressions by cross-validation instead of MSN's, where a class has two images or more
+  --penalty NAME      λ of logistic regressions: auto (by cross-validation, few for one image a class; default), paper
+                      (few up to 5 images a class, else percent), or a number
+  --split NAME        evaluate on the test images (default), or on validation images, to choose features and recipes by
   --methods LIST      of ${NAMES.join(", ")}; default all
   --training-draws N  draws for training from scratch and fine-tuning; default 3
   --steps N           optimiser steps of those; default 100
@@ -62,10 +65,10 @@ const HELP = `Usage: node bench/run.mjs low_shot --backbone DIR [OPTIONS]
 const { values: options } = parseArgs({
   options: {
     backbone: { type: "string" },
-    features: { type: "string", default: "cls_before_norm" },
-    shots: { type: "string", default: "1,2,5,20" },
+    shots: { type: "string", default: "1,2,5,20,65" },
     draws: { type: "string", default: "20" },
-    "cross-validation": { type: "boolean", default: false },
+    penalty: { type: "string", default: "auto" },
+    split: { type: "string", default: "test" },
     methods: { type: "string", default: NAMES.join() },
     "training-draws": { type: "string", default: "3" },
     steps: { type: "string", default: "100" },
@@ -105,17 +108,32 @@ async function by_head(method: Method, { shots, draws, test }: Task, embed: Embe
     const classes = await embed_draw(drawn, embed);
     for (const { shots, accuracies } of results) {
       const examples = classes.flatMap((list) => list.slice(0, shots));
-      const penalty = options["cross-validation"] && shots > 1 ? "auto" : undefined;
-      accuracies.push(await head_accuracy(examples, held_out, penalty ? { penalty } : {}));
+      accuracies.push(await head_accuracy(examples, held_out, fit_options(shots)));
     }
   }
   return results;
 }
 
+/** By --penalty. */
+function fit_options(shots: number): FitOptions {
+  switch (options.penalty) {
+    case "auto":
+      return {};
+    case "paper":
+      return { penalty: shots <= 5 ? "few" : "percent" };
+    default:
+      return { penalty: Number(options.penalty) };
+  }
+}
+
 async function by_backbone(method: Method, task: Task, model: ViTMSNModel): Promise<Result[]> {
   const processor = await ViTImageProcessor.from_pretrained(task.backbone);
   try {
-    return await by_head(method, task, embed_by(model, processor, options.features as FeatureKind));
+    return await by_head(
+      method,
+      task,
+      embed_by(model, processor, method === "cls_mean" ? "cls_mean" : "cls_before_norm"),
+    );
   } finally {
     await model.dispose();
   }
@@ -172,6 +190,7 @@ async function measure(method: Method, task: Task): Promise<Result[]> {
   const config = await class_config(task.backbone, task.test.length);
   switch (method) {
     case "backbone":
+    case "cls_mean":
       return by_backbone(method, task, await open());
     case "untrained":
       return by_backbone(method, task, await fresh_backbone(config, 0, device));
@@ -239,7 +258,7 @@ async function main(): Promise<void> {
   const unknown = methods.find((method) => !NAMES.includes(method));
   if (unknown !== undefined) throw new Error(`--methods has ${unknown}; known are ${NAMES.join(", ")}.`);
   const shots = options.shots.split(",").map(Number);
-  const { train, test } = read_fashion_images();
+  const { train, test } = read_fashion_images(options.split === "validation");
   const task: Task = {
     backbone,
     shots,

@@ -42,6 +42,7 @@ const PARTS = [
 /** What the command line imports of the package. @type {Readonly<Record<string, string>>} */
 const cli_imports = {
   "../index.ts": "./index.node.js",
+  "../few_shot.ts": "./few_shot.node.js",
   "../training/index.ts": "./training.node.js",
   "../files/index.ts": "./files.node.js",
   "../image/index.ts": "./images.node.js",
@@ -67,7 +68,7 @@ const browser = { platform: "browser", plugins: [webgpu_glue_stays_outside] };
 const package_is_external = {
   name: "package-is-external",
   setup({ onResolve }) {
-    onResolve({ filter: /\/index\.ts$/ }, ({ path, importer }) => {
+    onResolve({ filter: /\/(?:index|few_shot)\.ts$/ }, ({ path, importer }) => {
       const entry = /\bcli\b/.test(importer) ? cli_imports[path.replace(/^(\.\.\/)+/, "../")] : undefined;
       return entry === undefined ? undefined : { path: entry, external: true };
     });

@@ -31,7 +31,7 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 283_000,
+    budget: 284_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 228_500 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 97_000 },

@@ -2,10 +2,10 @@ import type { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import type { RawImage } from "../../ts/image/raw_image.ts";
 import { predict } from "../../ts/learning/evaluation.ts";
 import {
-  center_and_normalize,
   type Example,
   FEATURE_KINDS,
   type FeatureKind,
+  normalize_feature,
 } from "../../ts/learning/features.ts";
 import { fit_head } from "../../ts/learning/fit.ts";
 import { type FitOptions, plan_fit } from "../../ts/learning/fit_options.ts";
@@ -26,7 +26,7 @@ export function embed_by(model: ViTMSNModel, processor: ViTImageProcessor, featu
       const { data, dims } = await model.get_image_features({ pixel_values }, pool, { before_norm });
       const size = dims[1] as number;
       for (let row = 0; row < data.length; row += size)
-        found.push(center_and_normalize(data.slice(row, row + size)));
+        found.push(normalize_feature(data.slice(row, row + size), features));
     }
     return found;
   };

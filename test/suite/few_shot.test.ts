@@ -5,8 +5,10 @@ import {
   pipeline,
   RawImage,
   ViTImageProcessor,
+  ViTMSNConfig,
   ViTMSNForImageClassification,
 } from "vit-msn";
+import { msn_evaluation_processor } from "vit-msn/few-shot";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { temporary_directory } from "../support/directories.ts";
 import { read_file } from "../support/files.ts";
@@ -66,7 +68,10 @@ describe("teaching", () => {
 
   test("custom labels from four images each", async () => {
     const progress: number[] = [];
-    const report = await teach.fit({ progress_callback: ({ done }) => progress.push(done) });
+    const report = await teach.fit({
+      penalty: "few",
+      progress_callback: ({ done }) => progress.push(done),
+    });
     expect(report).toMatchObject({
       method: "logistic_regression",
       labels: ["trouser", "bag", "boot"],
@@ -87,6 +92,16 @@ describe("teaching", () => {
     });
     expect(lists.map(([best]) => best?.label)).toEqual(["bag", "bag", "trouser"]);
     expect(lists.every((list) => list.length === 1)).toBe(true);
+  });
+
+  test("without a penalty, cross-validates; with one image of a label, takes the paper's", async () => {
+    const report = await teach.fit();
+    expect(report.cross_validation?.length).toBeGreaterThan(3);
+    expect(await teach.fit({ penalty: "auto" })).toEqual(report);
+    const [id] = await teach.add("shoe", of_kind(KINDS.boot, 20, 21));
+    const few = await teach.fit();
+    expect([few.penalty, few.cross_validation]).toEqual([MSN_PENALTIES.few, undefined]);
+    teach.remove(id as number);
   });
 
   test("evaluates on other images, and each image by all others", async () => {
@@ -190,6 +205,41 @@ describe("adding and removing", () => {
     await Promise.all([teach.dispose(), directory.remove()]);
   });
 
+  test("cls_mean is both tokens' features, each normalised, and is saved and loaded", async () => {
+    const teach = await taught({ features: "cls_mean" });
+    const [image] = images as [RawImage];
+    const { pixel_values } = await teach.processor(image);
+    const features = (pool: "cls" | "mean" | "cls_mean") =>
+      teach.model.get_image_features({ pixel_values }, pool, { before_norm: true });
+    const both = await features("cls_mean");
+    expect(both.dims).toEqual([1, 2 * WIDTH]);
+    const parts = [...(await features("cls")).data, ...(await features("mean")).data];
+    expect([...both.data]).toEqual(parts);
+    await teach.fit();
+    const directory = await temporary_directory();
+    await teach.save(directory.target);
+    const again = await make();
+    await again.load(await directory.read_files());
+    expect(again.feature_options).toEqual({ features: "cls_mean", normalize: true });
+    expect(await again(image)).toEqual(await teach(image));
+    expect((await error_of(teach.export_model("nowhere"))).code).toBe("UNSUPPORTED");
+    await Promise.all([teach.dispose(), again.dispose(), directory.remove()]);
+  });
+
+  test("the paper's evaluation preprocessing resizes the shorter side and crops the centre", async () => {
+    const config = ViTMSNConfig.preset("vit-msn-small");
+    const processor = msn_evaluation_processor(config);
+    expect({ ...processor }).toMatchObject({
+      size: { shortest_edge: 256 },
+      crop_size: { height: 224, width: 224 },
+      do_center_crop: true,
+      resample: 2,
+      image_mean: [0.485, 0.456, 0.406],
+    });
+    const wide = new RawImage(new Uint8Array(600 * 300 * 3), 600, 300, 3);
+    expect((await processor(wide)).pixel_values.dims).toEqual([1, 3, 224, 224]);
+  });
+
   test("all images of a call are added, or none", async () => {
     const teach = await make();
     const bad = new Uint8Array([1, 2, 3]);
@@ -212,6 +262,8 @@ describe("adding and removing", () => {
     ["mean", true],
     ["mean_before_norm", true],
     ["cls_before_norm", false],
+    ["cls_mean", true],
+    ["cls_mean", false],
   ] as const)("features %s, normalised: %s", async (features, normalize) => {
     const teach = await taught({ features, normalize });
     expect(teach.feature_options).toEqual({ features, normalize });

@@ -103,10 +103,10 @@ function rows_of(examples: Example[]): Rows {
 const dot = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   Array.from(a, (x, i) => x * (b[i] as number)).reduce((sum, x) => sum + x, 0);
 
-test("the default penalty is the paper's for few images up to five per label, on average", () => {
-  expect(default_penalty(10, 2)).toBe(MSN_PENALTIES.few);
-  expect(default_penalty(11, 2)).toBe(MSN_PENALTIES.percent);
-  expect(default_penalty(2, 2)).toBe(MSN_PENALTIES.few);
+test("the default penalty is cross-validated where every label has two images, else the paper's", () => {
+  const labels = ["a", "b"];
+  expect(default_penalty(labels, Int32Array.of(0, 1, 1, 1, 1))).toBe(MSN_PENALTIES.few);
+  expect(default_penalty(labels, Int32Array.of(0, 0, 1, 1))).toBe("auto");
 });
 
 describe("nearest centroid", () => {

@@ -1,9 +1,9 @@
 import type { SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
+import { FewShotImageClassificationPipeline, msn_evaluation_processor } from "../few_shot.ts";
 import {
   type Evaluation,
   type FeatureKind,
-  type FewShotImageClassificationPipeline,
   type FewShotMethod,
   type FitOptions,
   type FitReport,
@@ -34,6 +34,7 @@ interface FewShotFlags extends ModelFlags {
   penalty?: FitOptions["penalty"];
   intercept?: boolean;
   features?: FeatureKind;
+  preprocessing: "model" | "paper";
   normalize: boolean;
   batchSize: number;
   topK: number;
@@ -41,7 +42,13 @@ interface FewShotFlags extends ModelFlags {
 }
 
 const METHODS = ["logistic_regression", "nearest_centroid", "knn"] as const satisfies FewShotMethod[];
-const FEATURES = ["cls_before_norm", "cls", "mean", "mean_before_norm"] as const satisfies FeatureKind[];
+const FEATURES = [
+  "cls_before_norm",
+  "cls",
+  "mean",
+  "mean_before_norm",
+  "cls_mean",
+] as const satisfies FeatureKind[];
 
 const EXAMPLES = `
 Examples:
@@ -90,7 +97,7 @@ function with_learning_options(command: Command): Command {
     .option(
       "--penalty <lambda>",
       'penalty of logistic regression: a number, one of MSN\'s ("few", "percent", "code"), or "auto" for ' +
-        "cross-validation; default: by the number of images",
+        "cross-validation; default: auto if every label has two images, else few",
       penalty,
     )
     .option("--intercept", "fit a bias for each label")
@@ -98,6 +105,14 @@ function with_learning_options(command: Command): Command {
       new Option("--features <name>", "take each image's features from here")
         .choices(FEATURES)
         .default("cls_before_norm"),
+    )
+    .addOption(
+      new Option(
+        "--preprocessing <name>",
+        "the model's image processor, or the MSN paper's: resize, centre crop",
+      )
+        .choices(["model", "paper"])
+        .default("model"),
     )
     .option("--no-normalize", "don't centre features and scale them to length 1")
     .option("-b, --batch-size <n>", "compute up to n images together", positive_integer, 8)
@@ -127,13 +142,19 @@ function check_flags(images: readonly string[], flags: FewShotFlags, command: Co
 }
 
 async function few_shot(images: string[], flags: FewShotFlags, signal: AbortSignal): Promise<number> {
-  const teach = await load(flags, signal, (options) =>
-    pipeline("few-shot-image-classification", flags.model, {
+  const { features, normalize, preprocessing } = flags;
+  const teach = await load(flags, signal, async (options) => {
+    const teach = await pipeline("few-shot-image-classification", flags.model, {
       ...options,
-      features: flags.features,
-      normalize: flags.normalize,
-    }),
-  );
+      features,
+      normalize,
+    });
+    if (preprocessing === "model") return teach;
+    return new FewShotImageClassificationPipeline(teach.model, msn_evaluation_processor(teach.model.config), {
+      features,
+      normalize,
+    });
+  });
   const session = new Session(teach, flags, signal);
   try {
     return await session.run(images);

@@ -1,7 +1,7 @@
 import { VitMsnError } from "../errors.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
 
-/** The features of an image, each [hidden_size]. */
+/** The features of an image: [hidden_size], or [2 · hidden_size] for cls_mean. */
 export const FEATURE_KINDS = {
   /** CLS of the last block, before the final layernorm: what the MSN paper evaluates. */
   cls_before_norm: { pool: "cls", before_norm: true },
@@ -11,6 +11,8 @@ export const FEATURE_KINDS = {
   mean: { pool: "mean", before_norm: false },
   /** The mean of the patch tokens of the last block, before the final layernorm. */
   mean_before_norm: { pool: "mean", before_norm: true },
+  /** cls_before_norm, then mean_before_norm: better than either where there are many labels. */
+  cls_mean: { pool: "cls_mean", before_norm: true },
 } as const satisfies Record<
   string,
   { pool: Parameters<ViTMSNModel["get_image_features"]>[1]; before_norm: boolean }
@@ -21,8 +23,21 @@ export type FeatureKind = keyof typeof FEATURE_KINDS;
 export interface Example {
   id: number;
   label: string;
-  /** [hidden_size]. */
   feature: Float32Array;
+}
+
+/** The number of parts of a feature, each [hidden_size]. */
+export function parts_of(kind: FeatureKind): number {
+  return FEATURE_KINDS[kind].pool === "cls_mean" ? 2 : 1;
+}
+
+/** A feature with each of its parts centred and normalised. */
+export function normalize_feature(feature: Float32Array, kind: FeatureKind): Float32Array {
+  const size = feature.length / parts_of(kind);
+  const normalized = new Float32Array(feature.length);
+  for (let start = 0; start < feature.length; start += size)
+    normalized.set(center_and_normalize(feature.subarray(start, start + size)), start);
+  return normalized;
 }
 
 /**

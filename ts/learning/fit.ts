@@ -41,7 +41,7 @@ export interface FitReport {
   gradient?: number;
   /** Whether `gradient` fell below the tolerance. */
   converged?: boolean;
-  /** `penalty: "auto"`: the results of each penalty on held-out images. */
+  /** Where cross-validation chose the penalty: the results of each penalty on held-out images. */
   cross_validation?: PenaltyScore[];
 }
 
@@ -133,13 +133,12 @@ async function fit_logistic(
   const { labels, classes, features } = problem;
   const pacer = new Pacer(signal, "Fitting");
   const design = make_design(features);
+  const wanted = plan.penalty ?? default_penalty(labels, classes);
   const cross_validation =
-    plan.penalty === "auto"
+    wanted === "auto"
       ? await cross_validate(design, classes, labels, plan, pacer, progress_callback)
       : undefined;
-  const penalty = cross_validation
-    ? best_penalty(cross_validation)
-    : ((plan.penalty as number | undefined) ?? default_penalty(features.count, labels.length));
+  const penalty = cross_validation ? best_penalty(cross_validation) : (wanted as number);
   const { intercept, max_iterations: total } = plan;
   const solution = await fit_logistic_regression(design.rows, classes, labels.length, {
     ...plan,

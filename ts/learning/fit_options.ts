@@ -15,9 +15,6 @@ import { MSN_PENALTIES, type MsnPenalty, PENALTY_GRID } from "./penalties.ts";
 export const FEW_SHOT_METHODS = ["logistic_regression", "nearest_centroid", "knn"] as const;
 export type FewShotMethod = (typeof FEW_SHOT_METHODS)[number];
 
-/** Up to this many images per class, on average, the penalty defaults to "few"; above it to "percent". */
-const FEW_IMAGES = 5;
-
 /** The progress of fitting. */
 export interface LearningProgress {
   /**
@@ -38,8 +35,7 @@ export interface FitOptions {
   method?: FewShotMethod;
   /**
    * Logistic regression: λ of (1/n) Σ cross-entropy + (λ/2n) ‖W‖², a name of MSN_PENALTIES, or "auto" (the
-   * best of `penalties` by cross-validation). Default "few" up to 5 images per class, on average, else
-   * "percent".
+   * best of `penalties` by cross-validation). Default "auto" if every label has two images or more, else "few".
    */
   penalty?: number | MsnPenalty | "auto";
   /** Logistic regression: whether each class has a bias, which isn't penalised; default false, as in MSN. */
@@ -76,7 +72,7 @@ export type FitPlan = LogisticPlan | CentroidPlan | NeighborPlan;
 
 export interface LogisticPlan {
   method: "logistic_regression";
-  /** undefined: chosen by the number of images per class. */
+  /** undefined: chosen by the number of images of each label. */
   penalty: number | "auto" | undefined;
   intercept: boolean;
   penalties: readonly number[];
@@ -162,7 +158,8 @@ function plan_logistic(options: FitOptions): LogisticPlan {
   };
 }
 
-/** The penalty if none was set. */
-export function default_penalty(images: number, classes: number): number {
-  return images / classes <= FEW_IMAGES ? MSN_PENALTIES.few : MSN_PENALTIES.percent;
+/** The penalty if none was set: cross-validation holds out an image of each label. */
+export function default_penalty(labels: readonly string[], classes: Int32Array): number | "auto" {
+  const counts = labels.map((_, label) => classes.filter((other) => other === label).length);
+  return Math.min(...counts) < 2 ? MSN_PENALTIES.few : "auto";
 }

@@ -98,3 +98,18 @@ function join(parts: Joinable[]): Joinable {
     concatenate(parts.map((part) => (part as Tensor<"float32">[])[i] as Tensor<"float32">)),
   );
 }
+
+/** [B, D] and [B, D] as [B, 2 · D]. */
+export function side_by_side([left, right]: readonly [
+  Tensor<"float32">,
+  Tensor<"float32">,
+]): Tensor<"float32"> {
+  const [rows, width] = left.dims as [number, number];
+  const data = new Float32Array(2 * left.size);
+  for (let row = 0; row < rows; row++) {
+    const [first, last] = [row * width, (row + 1) * width];
+    data.set(left.data.subarray(first, last), 2 * first);
+    data.set(right.data.subarray(first, last), 2 * first + width);
+  }
+  return new Tensor("float32", data, [rows, 2 * width]);
+}

@@ -295,8 +295,11 @@ class Forward {
 /** Splits the inputs if the device can't hold the activations of all at once. */
 async function batches_of<I extends ForwardInputs>(model: PreTrainedModel<never, unknown>, inputs: I) {
   if (model.engine.max_tensor_bytes === undefined) return undefined;
-  const { by_batches } = await on_demand("batches for WebGPU", () => import("./batches.ts"));
-  return by_batches(model, inputs);
+  return (await batching()).by_batches(model, inputs);
+}
+
+function batching() {
+  return on_demand("batches", () => import("./batches.ts"));
 }
 
 /** Runs `body` in a forward whose tensors are freed however it ends, when earlier forwards are done. */
@@ -360,25 +363,30 @@ export class ViTMSNModel extends PreTrainedModel<ForwardInputs, BaseModelOutput>
 
   /**
    * One embedding per image, [batch, hidden_size].
-   * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens.
+   * @param pool "cls" (default): the CLS token, which MSN trains; "mean": the mean of the patch tokens; "cls_mean": both,
+   *   one after the other, [batch, 2 · hidden_size].
    * @param options `before_norm`: use the last block's output without the final layernorm, as in MSN's low-shot
    *   evaluation; default false.
    */
   async get_image_features(
     inputs: ForwardInputs,
-    pool: "cls" | "mean" = "cls",
+    pool: "cls" | "mean" | "cls_mean" = "cls",
     options: { before_norm?: boolean } = {},
   ): Promise<Tensor<"float32">> {
     check_options("get_image_features", options, { before_norm: flag });
-    check_option("get_image_features", "pool", pool, { pool: ["cls", "mean"] });
+    check_option("get_image_features", "pool", pool, { pool: ["cls", "mean", "cls_mean"] });
     const { before_norm = false } = options;
     const { engine } = await this.ready(inputs ?? null);
     const batches = await batches_of(this, inputs);
     if (batches)
       return batches.join_tensors((batch) => this.get_image_features(batch, pool, { before_norm }));
     return run(this, inputs, async (forward, inputs) => {
-      const hidden = await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs));
-      return forward.read(forward.scope.use(engine.pool(forward.scope.use(hidden), pool)));
+      const { scope } = forward;
+      const hidden = scope.use(await (before_norm ? forward.encoder(inputs) : forward.backbone(inputs)));
+      const pooled = (kind: "cls" | "mean") => forward.read(scope.use(engine.pool(hidden, kind)));
+      if (pool !== "cls_mean") return pooled(pool);
+      const parts = await Promise.all([pooled("cls"), pooled("mean")]);
+      return (await batching()).side_by_side(parts);
     });
   }
 

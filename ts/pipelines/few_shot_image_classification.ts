@@ -11,6 +11,8 @@ import {
   FEATURE_KINDS,
   type FeatureKind,
   labels_of,
+  normalize_feature,
+  parts_of,
 } from "../learning/features.ts";
 import { check_labels, type FitReport, fit_head } from "../learning/fit.ts";
 import {
@@ -40,10 +42,11 @@ import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./imag
 export interface FewShotFeatureOptions {
   /**
    * "cls_before_norm" (default): CLS of the last block before the final layernorm, as in the MSN paper's
-   * evaluation; "cls": after it; "mean", "mean_before_norm": the mean of the patch tokens.
+   * evaluation; "cls": after it; "mean", "mean_before_norm": the mean of the patch tokens; "cls_mean":
+   * cls_before_norm and mean_before_norm together, which is best from about ten images per label.
    */
   features?: FeatureKind;
-  /** Subtract each feature's mean and scale it to length 1, as in the paper; default true. */
+  /** Subtract each feature's mean and scale it to length 1, as in the paper, each part of cls_mean separately; default true. */
   normalize?: boolean;
 }
 
@@ -306,15 +309,15 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     { probe, features, normalize }: SavedFewShot,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const { hidden_size } = this.model.config;
-    const feature = probe.length === hidden_size ? await this.#probe(signal, features, normalize) : undefined;
+    const size = parts_of(features) * this.model.config.hidden_size;
+    const feature = probe.length === size ? await this.#probe(signal, features, normalize) : undefined;
     if (feature !== undefined && cosine(feature, probe) >= SAME_BACKBONE) return;
     throw new VitMsnError(
       "CHECKPOINT_MISMATCH",
       "This head was fitted on another backbone or with another image processor: " +
         (feature
           ? "the feature of a fixed image differs."
-          : `its features have ${probe.length} values, this model's have ${hidden_size}.`),
+          : `its features have ${probe.length} values, this model's have ${size}.`),
     );
   }
 
@@ -357,7 +360,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
       const [batch, size] = dims as [number, number];
       for (let i = 0; i < batch; i++) {
         const feature = data.slice(i * size, (i + 1) * size);
-        yield normalize ? center_and_normalize(feature) : feature;
+        yield normalize ? normalize_feature(feature, kind) : feature;
       }
     }
   }

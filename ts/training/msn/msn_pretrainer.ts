@@ -1,6 +1,7 @@
 import { env } from "../../env.ts";
 import { invalid_argument, VitMsnError } from "../../errors.ts";
 import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
+import { msn_statistics } from "../../learning/msn_statistics.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { check_options } from "../../options.ts";
@@ -83,8 +84,6 @@ interface MSNStep {
   /** The number of images. */
   batch: number;
 }
-
-const IMAGENET = { image_mean: [0.485, 0.456, 0.406], image_std: [0.229, 0.224, 0.225] };
 
 /**
  * Self-supervised pre-training by Masked Siamese Networks (Assran et al., 2022): an encoder learns to assign
@@ -367,10 +366,5 @@ function means_of(
 
 function default_processor({ config }: ViTMSNModel): ViTImageProcessor {
   const { height, width } = config.image_grid;
-  const is_rgb = config.num_channels === 3;
-  return new ViTImageProcessor({
-    size: { height, width },
-    do_convert_rgb: is_rgb,
-    ...(is_rgb ? IMAGENET : { image_mean: 0.5, image_std: 0.5 }),
-  });
+  return new ViTImageProcessor({ size: { height, width }, ...msn_statistics(config.num_channels) });
 }
