@@ -1,6 +1,6 @@
 import { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import { msn_statistics } from "../image/msn_statistics.ts";
 import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
-import { msn_statistics } from "./msn_statistics.ts";
 
 /** The shorter side that the paper resizes to, for a crop of 224. */
 const RESIZED_SHARE = 256 / 224;

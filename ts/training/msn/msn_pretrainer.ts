@@ -1,7 +1,7 @@
 import { env } from "../../env.ts";
 import { invalid_argument, VitMsnError } from "../../errors.ts";
 import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
-import { msn_statistics } from "../../learning/msn_statistics.ts";
+import { msn_statistics } from "../../image/msn_statistics.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { check_options } from "../../options.ts";

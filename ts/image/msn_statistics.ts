@@ -1,4 +1,4 @@
-import type { ImageProcessorOptions } from "../image/image_processor_config.ts";
+import type { ImageProcessorOptions } from "./image_processor_config.ts";
 
 /** How MSN normalises images: ImageNet's mean and deviation for RGB; 0.5 for any other number of channels. */
 export function msn_statistics(
