@@ -1,5 +1,7 @@
 import { numel } from "../dims.ts";
+import { VitMsnError } from "../errors.ts";
 import type { Engine, LinearHandle, TensorHandle } from "./engine.ts";
+import type { EngineInfo } from "./engine_info.ts";
 
 /** The machine's peak performance, for comparison. */
 export interface Peak {
@@ -115,6 +117,15 @@ export class Profiler {
   readonly #weight_bytes: (weights: LinearHandle) => number;
   readonly #ops: ProfiledOp[] = [];
   readonly #start: number;
+
+  /** @throws VitMsnError UNSUPPORTED for an engine in a Worker, whose ops can't be timed from here. */
+  static check({ worker }: EngineInfo): void {
+    if (!worker) return;
+    throw new VitMsnError(
+      "UNSUPPORTED",
+      "profile() needs the engine in this thread: load the model with worker: false.",
+    );
+  }
 
   /** @param weight_bytes the bytes of a linear layer's weight and bias. */
   constructor(engine: Engine, weight_bytes: (weights: LinearHandle) => number) {

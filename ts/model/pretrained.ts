@@ -242,13 +242,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
    */
   async profile(inputs: Inputs, options: { peak?: Peak } = {}): Promise<Profile> {
     check_options("profile", options, { peak: record });
-    if (this.engine_info.worker) {
-      throw new VitMsnError(
-        "UNSUPPORTED",
-        "profile() needs the engine in this thread: load the model with worker: false.",
-      );
-    }
     const { Profiler } = await on_demand("profiler", () => import("../engine/profile.ts"));
+    Profiler.check(this.engine_info);
     await this.forward(inputs);
     const { engine, weights, engine_info } = this;
     const profiler = new Profiler(engine, (handle) => weights.linear_bytes(handle));
