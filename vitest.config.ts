@@ -9,6 +9,7 @@ const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url)
 /** The package's entries; the longer name first, since a name also stands for what begins with it. */
 const aliases = (runtime: "node" | "web") => ({
   "vit-msn/few-shot": from_root(`./dist/few_shot.${runtime}.js`),
+  "vit-msn/similar": from_root(`./dist/similar.${runtime}.js`),
   "vit-msn/training": from_root(`./dist/training.${runtime}.js`),
   "vit-msn": from_root(`./dist/index.${runtime}.js`),
 });

@@ -145,6 +145,7 @@ async function build_entries(runtime, options) {
   const input = {
     [`index.${runtime}`]: "ts/index.ts",
     [`few_shot.${runtime}`]: "ts/few_shot.ts",
+    [`similar.${runtime}`]: "ts/similar.ts",
     [`training.${runtime}`]: "ts/training/index.ts",
     // Where imports come later, "static" is only another name; the command line reads images and writes files as the package does.
     ...(runtime === "node" && {

@@ -87,4 +87,5 @@ export {
   type PipelineTask,
   pipeline,
 } from "./pipelines/pipeline.ts";
+export { cos_sim, dot, normalize, type Vector } from "./similarity/vectors.ts";
 export { Tensor, type TensorData, type TensorType } from "./tensor.ts";

@@ -5,3 +5,4 @@
  */
 export { FewShotImageClassificationPipeline } from "./few_shot.ts";
 export * from "./index.ts";
+export * from "./similarity/image_index.ts";
