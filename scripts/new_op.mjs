@@ -12,12 +12,11 @@ const KEYWORDS = new Set(
   ).split(" "),
 );
 
-const BACKEND = "crates/tensor/src/backend.rs";
+const OPS = "crates/tensor/src/tensor_ops.rs";
 const CPU = "crates/cpu/src/backend.rs";
 const CPU_MODULES = "crates/cpu/src/lib.rs";
-const GPU = "crates/gpu/src/backend.rs";
+const GPU_OPS = "crates/gpu/src/lib.rs";
 const GPU_MODULES = "crates/gpu/src/kernels/mod.rs";
-const EXPORTS = "crates/wasm/src/ops.rs";
 const ENGINE = "ts/engine/engine.ts";
 const REMOTE_OPS = "ts/engine/worker/remote_ops.ts";
 const TAPE = "ts/training/tape.ts";
@@ -46,7 +45,7 @@ function insert_into_block(path, text, head, lines) {
 }
 
 /**
- * Inserts a line among those that begin with `head`, in the order that rustfmt gives them.
+ * Inserts a line among the statements that begin with `head`, in the order that rustfmt gives them.
  * @param {string} path @param {string} text @param {string} head @param {string} name @param {string} line
  */
 function insert_sorted(path, text, head, name, line) {
@@ -57,7 +56,8 @@ function insert_sorted(path, text, head, name, line) {
   const last = names.findLastIndex(Boolean);
   if (last < 0) refuse(`${path} has no line that begins with "${head}": adapt scripts/new_op.mjs.`);
   const next = names.findIndex((other) => other && other > name);
-  let at = next < 0 ? last + 1 : next;
+  // The last one may go over several lines.
+  let at = next < 0 ? lines.findIndex((line, i) => i >= last && line.endsWith(";")) + 1 : next;
   // An attribute stays with its line.
   if (lines[at - 1]?.startsWith("#[")) at--;
   return lines.toSpliced(at, 0, line).join("\n");
@@ -75,15 +75,14 @@ function created_files(name) {
 /** @param {string} name @returns {Record<string, (text: string, path: string) => string>} */
 function edits(name) {
   return {
-    [BACKEND]: (text, path) =>
-      insert_into_block(
+    [OPS]: (text, path) =>
+      insert_before(
         path,
         text,
-        "pub trait Backend {",
-        `
-
-    /// 2 · x.
-    fn ${name}(&mut self, x: &Self::Tensor) -> Result<Self::Tensor>;`,
+        "        }\n    };\n}\n",
+        `            /// 2 · x.
+            ${name}(x);
+`,
       ),
     [CPU]: (text, path) =>
       insert_into_block(
@@ -104,34 +103,9 @@ function edits(name) {
       const with_module = insert_sorted(path, text, "mod ", name, `mod ${name};`);
       return insert_sorted(path, with_module, "pub use ", name, `pub use ${name}::${name};`);
     },
-    [GPU]: (text, path) =>
-      insert_into_block(
-        path,
-        text,
-        "impl Backend for Stream {",
-        `
-
-    fn ${name}(&mut self, x: &GpuTensor) -> Result<GpuTensor> {
-        gpu::kernels::${name}::${name}(self, x)
-    }`,
-      ),
+    [GPU_OPS]: (text, path) =>
+      insert_sorted(path, text, "pub use kernels::", name, `pub use kernels::${name}::${name};`),
     [GPU_MODULES]: (text, path) => insert_sorted(path, text, "pub mod ", name, `pub mod ${name};`),
-    [EXPORTS]: (text, path) =>
-      insert_before(
-        path,
-        text,
-        "/// A tensor's shape.\n",
-        `/// 2 · x.
-#[wasm_bindgen]
-pub fn ${name}(x: u32) -> JsResult<u32> {
-    with_engine("${name}", |Engine { backend, handles }| {
-        let y = backend.${name}(handles.tensor(x)?)?;
-        handles.add_tensor(y)
-    })
-}
-
-`,
-      ),
     [ENGINE]: (text, path) =>
       insert_before(
         path,
@@ -345,7 +319,7 @@ for (const { path, text } of [
   { path: training_engine, text: readFileSync(training_engine, "utf8") },
 ]) {
   const declares = new RegExp(
-    `(\\b(fn|mod) ${name}\\b)|(^ {4}${name}\\()|(^ {2}(readonly )?${name}\\??[(:])`,
+    `(\\b(fn|mod) ${name}\\b)|(^ {12}${name}\\()|(^ {2}(readonly )?${name}\\??[(:])`,
     "m",
   );
   if (declares.test(text)) refuse(`${path} already has "${name}": choose another name.`);

@@ -5,12 +5,11 @@ import { join, resolve } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, test } from "vitest";
 
 const EDITED = [
-  "crates/tensor/src/backend.rs",
+  "crates/tensor/src/tensor_ops.rs",
   "crates/cpu/src/backend.rs",
   "crates/cpu/src/lib.rs",
-  "crates/gpu/src/backend.rs",
+  "crates/gpu/src/lib.rs",
   "crates/gpu/src/kernels/mod.rs",
-  "crates/wasm/src/ops.rs",
   "ts/engine/engine.ts",
   "ts/engine/worker/remote_ops.ts",
   "ts/training/tape.ts",
@@ -58,15 +57,23 @@ describe("a new op", () => {
     const printed = generate("double_it");
     for (const file of [...EDITED, ...CREATED]) expect(printed).toContain(file);
     for (const file of EDITED) expect(added_lines(file).join("\n"), file).toContain("double_it");
-    expect(block("crates/tensor/src/backend.rs", "pub trait Backend")).toContain("    fn double_it(");
+    expect(block("crates/tensor/src/tensor_ops.rs", "macro_rules!")).toContain("            double_it(x);");
     expect(block("crates/cpu/src/backend.rs", "impl Backend for Cpu")).toContain("    fn double_it(");
-    expect(block("crates/gpu/src/backend.rs", "impl Backend for Stream")).toContain("    fn double_it(");
     expect(block("ts/engine/engine.ts", "export interface Engine ")).toContain(
       "\n  double_it(x: TensorHandle)",
     );
     expect(block("ts/engine/worker/remote_ops.ts", "export const OPS")).toContain("\n  double_it: {");
     expect(block("ts/training/tape.ts", "export class Tape")).toContain("\n  double_it(x: TensorHandle)");
-    expect(added_lines("crates/wasm/src/ops.rs").join("\n")).toContain("#[wasm_bindgen]\npub fn double_it(");
+  });
+
+  it("edits at most eight files", () => {
+    expect(EDITED.length).toBeLessThanOrEqual(8);
+    expect(
+      generate("double_it")
+        .split("edited")[1]
+        ?.match(/\S+\/\S+\.(rs|ts)/g)
+        ?.sort(),
+    ).toEqual([...EDITED].sort());
   });
 
   it("has kernels for both backends, each with a test", () => {
@@ -92,6 +99,9 @@ describe("a new op", () => {
         expect(modules).toEqual([...modules].sort());
       }
       expect(read("crates/cpu/src/lib.rs")).toContain("#[cfg(test)]\nmod test_support;");
+      const statements = read("crates/gpu/src/lib.rs").match(/^pub use [^;]*;$/gm) as string[];
+      expect(statements).toContain(`pub use kernels::${name}::${name};`);
+      expect(statements).toEqual([...statements].sort());
     },
   );
 

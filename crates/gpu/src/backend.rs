@@ -8,6 +8,15 @@ use vit_msn_tensor::{
 use crate as gpu;
 use crate::{Activations, GpuLinear, GpuTensor, Stored, Stream, TokenMask};
 
+/// Implements the ops of [`vit_msn_tensor::for_each_tensor_op`] by the functions of the same names.
+macro_rules! forward {
+    ($($(#[$doc:meta])* $op:ident($($tensor:ident),+ $(; $($value:ident: $type:ty),+)?);)+) => {$(
+        fn $op(&mut self, $($tensor: &GpuTensor,)+ $($($value: $type,)+)?) -> Result<GpuTensor> {
+            gpu::$op(self, $($tensor,)+ $($($value,)+)?)
+        }
+    )+};
+}
+
 impl Backend for Stream {
     type Tensor = GpuTensor;
     type Linear = GpuLinear;
@@ -142,10 +151,6 @@ impl Backend for Stream {
         gpu::embed_tokens(self, patches, cls, positions, mask)
     }
 
-    fn take_tokens(&mut self, x: &GpuTensor, patches: &[u32], visible: usize) -> Result<GpuTensor> {
-        gpu::take_tokens(self, x, patches, visible)
-    }
-
     fn interpolate_positions(
         &mut self,
         positions: &GpuTensor,
@@ -166,14 +171,6 @@ impl Backend for Stream {
         smoothing: f64,
     ) -> Result<GpuTensor> {
         gpu::cross_entropy_smoothed(self, logits, labels, smoothing)
-    }
-
-    fn mse_loss(&mut self, x: &GpuTensor, target: &GpuTensor) -> Result<GpuTensor> {
-        gpu::mse_loss(self, x, target)
-    }
-
-    fn bce_with_logits(&mut self, logits: &GpuTensor, target: &GpuTensor) -> Result<GpuTensor> {
-        gpu::bce_with_logits(self, logits, target)
     }
 
     fn set_linear(
@@ -233,16 +230,6 @@ impl Backend for Stream {
         Ok([by.x, by.weight, by.bias])
     }
 
-    fn scaled_dot_product_attention_backward(
-        &mut self,
-        grad: &GpuTensor,
-        qkv: &GpuTensor,
-        context: &GpuTensor,
-        heads: usize,
-    ) -> Result<GpuTensor> {
-        gpu::scaled_dot_product_attention_backward(self, grad, qkv, context, heads)
-    }
-
     fn eager_attention_backward(
         &mut self,
         grad: &GpuTensor,
@@ -285,16 +272,6 @@ impl Backend for Stream {
         Ok(all.into_iter().chain(by.mask_token).collect())
     }
 
-    fn take_tokens_backward(
-        &mut self,
-        grad: &GpuTensor,
-        patches: &[u32],
-        visible: usize,
-        tokens: usize,
-    ) -> Result<GpuTensor> {
-        gpu::take_tokens_backward(self, grad, patches, visible, tokens)
-    }
-
     fn interpolate_positions_backward(
         &mut self,
         grad: &GpuTensor,
@@ -313,41 +290,12 @@ impl Backend for Stream {
         gpu::pool_backward(self, grad, pooling, tokens)
     }
 
-    fn cross_entropy_backward(
-        &mut self,
-        logits: &GpuTensor,
-        labels: &[i32],
-        smoothing: f64,
-    ) -> Result<GpuTensor> {
-        gpu::cross_entropy_backward(self, logits, labels, smoothing)
-    }
-
-    fn mse_loss_backward(&mut self, x: &GpuTensor, target: &GpuTensor) -> Result<GpuTensor> {
-        gpu::mse_loss_backward(self, x, target)
-    }
-
-    fn bce_with_logits_backward(
-        &mut self,
-        logits: &GpuTensor,
-        target: &GpuTensor,
-    ) -> Result<GpuTensor> {
-        gpu::bce_with_logits_backward(self, logits, target)
-    }
-
-    fn add(&mut self, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
-        gpu::add(self, x, y)
-    }
-
     fn dropout(&mut self, x: &GpuTensor, dropout: Dropout) -> Result<GpuTensor> {
         gpu::dropout(self, x, dropout)
     }
 
     fn accumulate(&mut self, target: &mut GpuTensor, x: &GpuTensor, scale: f32) -> Result<()> {
         gpu::accumulate(self, target, x, scale)
-    }
-
-    fn sum_of_squares(&mut self, x: &GpuTensor) -> Result<GpuTensor> {
-        gpu::sum_of_squares(self, x)
     }
 
     fn adamw_step(
@@ -411,15 +359,6 @@ impl Backend for Stream {
         gpu::batch_norm_inference(self, x, given, eps)
     }
 
-    fn prototype_logits(
-        &mut self,
-        x: &GpuTensor,
-        prototypes: &GpuTensor,
-        temperature: f64,
-    ) -> Result<GpuTensor> {
-        gpu::prototype_logits(self, x, prototypes, temperature)
-    }
-
     fn prototype_logits_backward(
         &mut self,
         grad: &GpuTensor,
@@ -428,10 +367,6 @@ impl Backend for Stream {
         temperature: f64,
     ) -> Result<[GpuTensor; 2]> {
         gpu::prototype_logits_backward(self, grad, x, prototypes, temperature)
-    }
-
-    fn concat_rows(&mut self, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
-        gpu::concat_rows(self, x, y)
     }
 
     fn concat_rows_backward(&mut self, grad: &GpuTensor, rows: usize) -> Result<[GpuTensor; 2]> {
@@ -463,6 +398,8 @@ impl Backend for Stream {
     fn ema(&mut self, target: &mut GpuTensor, source: &GpuTensor, momentum: f64) -> Result<()> {
         gpu::ema(self, target, source, momentum)
     }
+
+    vit_msn_tensor::for_each_tensor_op!(forward);
 }
 
 fn floats(mask: &[u8]) -> Vec<f32> {

@@ -27,6 +27,18 @@ impl Pooling {
     }
 }
 
+/// Declares the ops of [`for_each_tensor_op`](crate::for_each_tensor_op).
+macro_rules! declare {
+    ($($(#[$doc:meta])* $op:ident($($tensor:ident),+ $(; $($value:ident: $type:ty),+)?);)+) => {$(
+        $(#[$doc])*
+        fn $op(
+            &mut self,
+            $($tensor: &Self::Tensor,)+
+            $($($value: $type,)+)?
+        ) -> Result<Self::Tensor>;
+    )+};
+}
+
 /// Rows and columns.
 pub type Grid = (usize, usize);
 
@@ -149,14 +161,6 @@ pub trait Backend {
         mask: Option<(&[u8], &Self::Tensor)>,
     ) -> Result<Self::Tensor>;
 
-    /// The CLS token and `visible` chosen patches of each image.
-    fn take_tokens(
-        &mut self,
-        x: &Self::Tensor,
-        patches: &[u32],
-        visible: usize,
-    ) -> Result<Self::Tensor>;
-
     /// Position encodings for another grid: `[1, 1 + rows · columns, D]`.
     fn interpolate_positions(
         &mut self,
@@ -174,16 +178,6 @@ pub trait Backend {
         logits: &Self::Tensor,
         labels: &[i32],
         smoothing: f64,
-    ) -> Result<Self::Tensor>;
-
-    /// Mean squared error.
-    fn mse_loss(&mut self, x: &Self::Tensor, target: &Self::Tensor) -> Result<Self::Tensor>;
-
-    /// Mean binary cross-entropy with logits.
-    fn bce_with_logits(
-        &mut self,
-        logits: &Self::Tensor,
-        target: &Self::Tensor,
     ) -> Result<Self::Tensor>;
 
     /// Sets all parameters of a floating-point linear layer, rounded to its storage type.
@@ -234,15 +228,6 @@ pub trait Backend {
         eps: f32,
     ) -> Result<[Self::Tensor; 3]>;
 
-    /// The gradient of fused attention with respect to qkv.
-    fn scaled_dot_product_attention_backward(
-        &mut self,
-        grad: &Self::Tensor,
-        qkv: &Self::Tensor,
-        context: &Self::Tensor,
-        heads: usize,
-    ) -> Result<Self::Tensor>;
-
     /// The gradient of eager attention with respect to qkv.
     fn eager_attention_backward(
         &mut self,
@@ -268,15 +253,6 @@ pub trait Backend {
         mask: Option<&[u8]>,
     ) -> Result<Vec<Self::Tensor>>;
 
-    /// Scatters `[B, 1 + visible, D]` back into `[B, tokens, D]`.
-    fn take_tokens_backward(
-        &mut self,
-        grad: &Self::Tensor,
-        patches: &[u32],
-        visible: usize,
-        tokens: usize,
-    ) -> Result<Self::Tensor>;
-
     /// The gradient with respect to the original positions: `[1, 1 + rows · columns, D]`.
     fn interpolate_positions_backward(
         &mut self,
@@ -293,40 +269,12 @@ pub trait Backend {
         tokens: usize,
     ) -> Result<Self::Tensor>;
 
-    /// The gradient of cross-entropy with respect to the logits.
-    fn cross_entropy_backward(
-        &mut self,
-        logits: &Self::Tensor,
-        labels: &[i32],
-        smoothing: f64,
-    ) -> Result<Self::Tensor>;
-
-    /// The gradient of the mean squared error.
-    fn mse_loss_backward(
-        &mut self,
-        x: &Self::Tensor,
-        target: &Self::Tensor,
-    ) -> Result<Self::Tensor>;
-
-    /// The gradient of the binary cross-entropy with logits.
-    fn bce_with_logits_backward(
-        &mut self,
-        logits: &Self::Tensor,
-        target: &Self::Tensor,
-    ) -> Result<Self::Tensor>;
-
-    /// x + y.
-    fn add(&mut self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
-
     /// Dropout. Its gradient is the same op, applied to the gradient.
     fn dropout(&mut self, x: &Self::Tensor, dropout: Dropout) -> Result<Self::Tensor>;
 
     /// target += scale · x.
     fn accumulate(&mut self, target: &mut Self::Tensor, x: &Self::Tensor, scale: f32)
     -> Result<()>;
-
-    /// The sum of squares: `[1]`.
-    fn sum_of_squares(&mut self, x: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// One step of AdamW; `moments` are the first and second moments.
     fn adamw_step(
@@ -381,14 +329,6 @@ pub trait Backend {
         eps: f32,
     ) -> Result<Self::Tensor>;
 
-    /// Cosine similarities with the prototypes, divided by the temperature.
-    fn prototype_logits(
-        &mut self,
-        x: &Self::Tensor,
-        prototypes: &Self::Tensor,
-        temperature: f64,
-    ) -> Result<Self::Tensor>;
-
     /// Their gradients with respect to x and prototypes.
     fn prototype_logits_backward(
         &mut self,
@@ -397,9 +337,6 @@ pub trait Backend {
         prototypes: &Self::Tensor,
         temperature: f64,
     ) -> Result<[Self::Tensor; 2]>;
-
-    /// The rows of x, then those of y.
-    fn concat_rows(&mut self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// Splits a gradient into its first `rows` rows and the rest.
     fn concat_rows_backward(
@@ -434,4 +371,6 @@ pub trait Backend {
         source: &Self::Tensor,
         momentum: f64,
     ) -> Result<()>;
+
+    crate::for_each_tensor_op!(declare);
 }

@@ -15,6 +15,7 @@ mod pretraining;
 mod quantise;
 mod shape;
 mod tensor;
+mod tensor_ops;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

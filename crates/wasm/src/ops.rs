@@ -12,6 +12,23 @@ fn to_usize(dims: &[u32]) -> Vec<usize> {
     dims.iter().map(|&dim| dim as usize).collect()
 }
 
+/// Exports the ops of [`vit_msn_tensor::for_each_tensor_op`].
+macro_rules! export {
+    ($($(#[$doc:meta])* $op:ident($($tensor:ident),+ $(; $($value:ident: $type:ty),+)?);)+) => {$(
+        $(#[$doc])*
+        #[wasm_bindgen]
+        pub fn $op($($tensor: u32,)+ $($($value: $type,)+)?) -> JsResult<u32> {
+            with_engine(stringify!($op), |Engine { backend, handles }| {
+                let [$($tensor),+] = handles.tensors([$($tensor),+])?;
+                let made = backend.$op($($tensor,)+ $($($value,)+)?)?;
+                handles.add_tensor(made)
+            })
+        }
+    )+};
+}
+
+vit_msn_tensor::for_each_tensor_op!(export);
+
 /// Uploads float32 values.
 #[wasm_bindgen]
 pub fn tensor(data: Vec<f32>, dims: &[u32]) -> JsResult<u32> {
@@ -170,15 +187,6 @@ pub fn embed_tokens(
     })
 }
 
-/// The CLS token and `visible` chosen patches of each image.
-#[wasm_bindgen]
-pub fn take_tokens(x: u32, patches: &[u32], visible: usize) -> JsResult<u32> {
-    with_engine("take_tokens", |Engine { backend, handles }| {
-        let y = backend.take_tokens(handles.tensor(x)?, patches, visible)?;
-        handles.add_tensor(y)
-    })
-}
-
 /// Position encodings for another grid.
 #[wasm_bindgen]
 pub fn interpolate_positions(
@@ -220,45 +228,6 @@ pub fn cross_entropy_smoothed(logits: u32, labels: &[i32], label_smoothing: f64)
         let y = backend.cross_entropy(handles.tensor(logits)?, labels, label_smoothing)?;
         handles.add_tensor(y)
     })
-}
-
-/// The gradient of cross-entropy with respect to the logits.
-#[wasm_bindgen]
-pub fn cross_entropy_backward(logits: u32, labels: &[i32], label_smoothing: f64) -> JsResult<u32> {
-    with_engine("cross_entropy_backward", |Engine { backend, handles }| {
-        let y = backend.cross_entropy_backward(handles.tensor(logits)?, labels, label_smoothing)?;
-        handles.add_tensor(y)
-    })
-}
-
-/// Exports ops that make one tensor from two.
-macro_rules! pairwise {
-    ($($(#[$doc:meta])* $name:ident($x:ident, $y:ident);)+) => {$(
-        $(#[$doc])*
-        #[wasm_bindgen]
-        pub fn $name($x: u32, $y: u32) -> JsResult<u32> {
-            with_engine(stringify!($name), |Engine { backend, handles }| {
-                let [$x, $y] = handles.tensors([$x, $y])?;
-                let made = backend.$name($x, $y)?;
-                handles.add_tensor(made)
-            })
-        }
-    )+};
-}
-
-pairwise! {
-    /// Mean squared error.
-    mse_loss(x, target);
-    /// The gradient of the mean squared error.
-    mse_loss_backward(x, target);
-    /// Mean binary cross-entropy with logits.
-    bce_with_logits(logits, target);
-    /// The gradient of the binary cross-entropy with logits.
-    bce_with_logits_backward(logits, target);
-    /// x + y.
-    add(x, y);
-    /// The rows of x, then those of y.
-    concat_rows(x, y);
 }
 
 /// Sets all parameters of a floating-point linear layer from tensors.
@@ -342,22 +311,6 @@ pub fn layer_norm_backward(grad: u32, x: u32, weight: u32, eps: f32) -> JsResult
     })
 }
 
-/// The gradient of fused attention with respect to qkv.
-#[wasm_bindgen]
-pub fn scaled_dot_product_attention_backward(
-    grad: u32,
-    qkv: u32,
-    context: u32,
-    num_heads: usize,
-) -> JsResult<u32> {
-    with_engine("scaled_dot_product_attention_backward", |engine| {
-        let Engine { backend, handles } = engine;
-        let [grad, qkv, context] = handles.tensors([grad, qkv, context])?;
-        let y = backend.scaled_dot_product_attention_backward(grad, qkv, context, num_heads)?;
-        handles.add_tensor(y)
-    })
-}
-
 /// The gradient of eager attention with respect to qkv; a probability of 0 means no dropout.
 #[wasm_bindgen]
 pub fn eager_attention_backward(
@@ -397,20 +350,6 @@ pub fn embed_tokens_backward(grad: u32, mask: Option<Vec<u8>>) -> JsResult<Vec<u
     with_engine("embed_tokens_backward", |Engine { backend, handles }| {
         let made = backend.embed_tokens_backward(handles.tensor(grad)?, mask.as_deref())?;
         handles.add_tensors(made)
-    })
-}
-
-/// Scatters [B, 1 + visible, D] back into [B, tokens, D].
-#[wasm_bindgen]
-pub fn take_tokens_backward(
-    grad: u32,
-    patches: &[u32],
-    visible: usize,
-    tokens: usize,
-) -> JsResult<u32> {
-    with_engine("take_tokens_backward", |Engine { backend, handles }| {
-        let y = backend.take_tokens_backward(handles.tensor(grad)?, patches, visible, tokens)?;
-        handles.add_tensor(y)
     })
 }
 
@@ -455,15 +394,6 @@ pub fn accumulate(target: u32, x: u32, scale: f32) -> JsResult<()> {
     with_engine("accumulate", |Engine { backend, handles }| {
         let [target, x] = handles.tensors_mut([target, x])?;
         backend.accumulate(target, x, scale)
-    })
-}
-
-/// The sum of squares.
-#[wasm_bindgen]
-pub fn sum_of_squares(x: u32) -> JsResult<u32> {
-    with_engine("sum_of_squares", |Engine { backend, handles }| {
-        let y = backend.sum_of_squares(handles.tensor(x)?)?;
-        handles.add_tensor(y)
     })
 }
 
@@ -600,16 +530,6 @@ pub fn batch_norm_inference(
     with_engine("batch_norm_inference", |Engine { backend, handles }| {
         let given = handles.tensors([weight, bias, mean, variance])?;
         let y = backend.batch_norm_inference(handles.tensor(x)?, given, eps)?;
-        handles.add_tensor(y)
-    })
-}
-
-/// Cosine similarities with the prototypes, divided by the temperature.
-#[wasm_bindgen]
-pub fn prototype_logits(x: u32, prototypes: u32, temperature: f64) -> JsResult<u32> {
-    with_engine("prototype_logits", |Engine { backend, handles }| {
-        let [x, prototypes] = handles.tensors([x, prototypes])?;
-        let y = backend.prototype_logits(x, prototypes, temperature)?;
         handles.add_tensor(y)
     })
 }

@@ -22,6 +22,6 @@ export function run_thread({ module, memory }: ThreadStart, post: (message: Thre
     glue.work();
   } catch (error) {
     post({ status: "lost", reason: glue.last_panic() ?? String(error) });
-    glue.lose_worker();
+    glue.mark_worker_lost();
   }
 }

@@ -96,7 +96,7 @@ export class WasmEngine implements TrainingEngine {
       fate.fault ??= `one of its threads was lost: ${reason}.`;
     });
     // Node 20 has no navigator.
-    glue.have_cores(count < (globalThis.navigator?.hardwareConcurrency ?? 0));
+    glue.set_thread_per_core(count < (globalThis.navigator?.hardwareConcurrency ?? 0));
     this.#pool = pool;
     forgotten.register(this, pool, pool);
   }

@@ -40,7 +40,7 @@ pub fn work() {
 }
 
 /// Sets whether each thread has its own core and may therefore spin longer before it sleeps.
-#[wasm_bindgen(js_name = have_cores)]
+#[wasm_bindgen]
 pub fn set_thread_per_core(enabled: bool) {
     vit_msn_cpu::set_thread_per_core(enabled);
 }
@@ -52,7 +52,7 @@ pub fn dismiss_workers() {
 }
 
 /// Marks a Worker as lost after a trap, so that no thread waits for it.
-#[wasm_bindgen(js_name = lose_worker)]
+#[wasm_bindgen]
 pub fn mark_worker_lost() {
     vit_msn_cpu::mark_worker_lost();
 }
