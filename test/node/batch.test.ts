@@ -225,7 +225,7 @@ describe("sources", () => {
     const away = await vit_msn(["embed", `${IMAGES}/8-bag.png`, `${server.url}/away.tar`, ...options]);
     server.close();
     expect(away.code).toBe(1);
-    expect(away.stderr).toMatch(/away\.tar answered 503.*\[NETWORK\]/);
+    expect(away.stderr).toMatch(/away\.tar can't be fetched: the server answered 503.*\[NETWORK\]/);
     expect(images_of(away.stdout)).toHaveLength(1);
   });
 
@@ -668,7 +668,7 @@ describe("resuming after an end of any kind", () => {
     run.kill(name);
     const { code, stderr } = await run.finished;
     expect(code).toBe(name === "SIGINT" ? 130 : 143);
-    expect(stderr).toMatch(/stopped after \d+ images?.*; the same command again resumes from there\.\n$/);
+    expect(stderr).toMatch(/stopped after \d+ images?.*; run the same command again to resume\.\n$/);
     held.release();
     expect((await vit_msn(command)).code).toBe(3);
     held.close();

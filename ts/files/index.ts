@@ -1,4 +1,6 @@
-// File functions that the command line shares with the package; the package doesn't export them.
+// Functions of files and waiting that the command line shares with the package; the package doesn't export them.
+
+export { sleep } from "../sleep.ts";
 export { lstat, open, readdir, readFile, readlink, rm, stat } from "./disk.ts";
 export {
   type Digest,

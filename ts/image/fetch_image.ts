@@ -1,8 +1,9 @@
 import { failure_hint } from "#environment";
-import { type ErrorCode, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { data_url_bytes } from "../network/data_url.ts";
 import { failure_reason, fetch_url, type HeaderRecord } from "../network/fetch_url.ts";
 import { show_url } from "../network/show_url.ts";
+import { status_error } from "../network/status_error.ts";
 import { check_byte_count, invalid_image } from "./limits.ts";
 
 /** The bytes behind an http(s):, blob: or data: URL, at most MAX_BYTES. */
@@ -54,25 +55,6 @@ const BASE64 =
 /** Whether a text is the base64 of an image file, which transformers' load_image accepts as well. */
 export function is_base64(text: string): boolean {
   return text.length >= 40 && BASE64.test(text);
-}
-
-const STATUS_CODES: Record<number, ErrorCode> = {
-  401: "ACCESS_DENIED",
-  403: "ACCESS_DENIED",
-  404: "NOT_FOUND",
-  410: "NOT_FOUND",
-};
-
-function status_error(name: string, response: Response): VitMsnError {
-  const { status, statusText } = response;
-  const answer = `${status} ${statusText}`.trim();
-  return new VitMsnError(
-    STATUS_CODES[status] ?? "NETWORK",
-    `${name} can't be fetched: the server answered ${answer}. Check the address.`,
-    {
-      details: { file: name, status, retry_after: response.headers.get("retry-after") ?? undefined },
-    },
-  );
 }
 
 async function read_body(response: Response, name: string): Promise<Uint8Array> {

@@ -1,4 +1,3 @@
-import { setTimeout } from "node:timers/promises";
 import { type ErrorCode, VitMsnError } from "../../index.ts";
 
 /** Errors of the run rather than of one image: continuing with the next image would only hide them. */
@@ -16,15 +15,6 @@ export function file_error(cause: unknown, path: string): VitMsnError {
   if (code === "ENOENT" || code === "ENOTDIR")
     return new VitMsnError("NOT_FOUND", `There is no file or folder ${path}; check the path.`, options);
   return new VitMsnError("IO", `${path} can't be read: ${message}.`, options);
-}
-
-/** Resolves after `ms`. @throws VitMsnError ABORTED once the signal fires. */
-export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await setTimeout(ms, undefined, { signal });
-  } catch {
-    throw aborted(signal);
-  }
 }
 
 export function aborted(signal: AbortSignal): VitMsnError {

@@ -1,5 +1,6 @@
+import { sleep } from "../../files/index.ts";
 import { type HeaderRecord, RawImage, show_url, VitMsnError } from "../../index.ts";
-import { aborted, sleep } from "./errors.ts";
+import { aborted } from "./errors.ts";
 import type { ReadingOptions } from "./listed_image.ts";
 
 /** Settings for downloading images and shards. */
@@ -50,6 +51,7 @@ export async function with_retries<T>(
       if (signal.aborted) throw aborted(signal);
       if (attempt >= retries || !is_transient(error)) throw error;
       await sleep(retry_delay(error, attempt), signal);
+      if (signal.aborted) throw aborted(signal);
     }
   }
 }
@@ -96,16 +98,4 @@ export function network_error(name: string, reason: string, cause: unknown): Vit
       details: { file: name },
     },
   );
-}
-
-export function status_error(name: string, { status, statusText, headers }: Response): VitMsnError {
-  const code =
-    status === 404 || status === 410
-      ? "NOT_FOUND"
-      : status === 401 || status === 403
-        ? "ACCESS_DENIED"
-        : "NETWORK";
-  return new VitMsnError(code, `${name} answered ${`${status} ${statusText}`.trim()}; check the address.`, {
-    details: { file: name, status, retry_after: headers.get("retry-after") ?? undefined },
-  });
 }

@@ -4,11 +4,12 @@ import { dirname, join, normalize } from "node:path/posix";
 import { Readable } from "node:stream";
 import type { ReadableStream } from "node:stream/web";
 import { encode_name, SkippedFiles } from "../../files/index.ts";
+import { status_error } from "../../image/index.ts";
 import { fetch_url, is_image_name, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
-import { type DownloadSettings, is_transient, network_error, status_error, with_retries } from "./remote.ts";
+import { type DownloadSettings, is_transient, network_error, with_retries } from "./remote.ts";
 import { DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
 /** The largest image in bytes, as for the library's files. Larger members are refused without reading them. */
