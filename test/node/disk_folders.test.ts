@@ -145,7 +145,7 @@ describe("splits, as Hugging Face datasets finds them", () => {
       ["cat", "dog"],
       [`${train}/cat/1.png`, `${train}/dog/1.png`],
     ]);
-    expect(warnings).toEqual([expect.stringMatching(`^ROOT holds the splits .*; ${train} is read\\.$`)]);
+    expect(warnings).toEqual([expect.stringMatching(`^ROOT holds the splits .*; using ${train}\\.$`)]);
   });
 
   test("another split is read by name", async () => {
@@ -171,7 +171,7 @@ describe("splits, as Hugging Face datasets finds them", () => {
     await fill("train/cat/1.png", "train/dog/1.png", "unlabelled/1.png");
     expect((await ImageFolder.open(folder)).classes).toEqual(["train", "unlabelled"]);
     expect(warnings).toEqual([
-      "ROOT: train is read as a class, since the folder holds other ones than splits; if it is a split, give train itself.",
+      "ROOT: train is read as a class, because the folder also contains folders that aren't splits; if it is a split, pass train itself.",
     ]);
   });
 
@@ -191,7 +191,7 @@ describe("splits, as Hugging Face datasets finds them", () => {
       { image: join(folder, "train/1.png") },
     ]);
     expect(warnings).toEqual([
-      "ROOT holds the splits test, train; train is read.",
+      "ROOT holds the splits test, train; using train.",
       "ROOT/train: skipped 1 file that is not an image: .txt 1.",
     ]);
     await fill("other/3.png");

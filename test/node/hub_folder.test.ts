@@ -57,7 +57,7 @@ describe("a local folder", () => {
     await expect_error(
       open_source(join(folder, "none")),
       "NOT_FOUND",
-      /doesn't exist; give an existing folder/,
+      /doesn't exist; pass an existing folder/,
     );
     await expect_error(open_source("./none"), "NOT_FOUND", /"\.\/none" doesn't exist/);
     await expect_error(open_source("../none"), "NOT_FOUND", /doesn't exist/);
@@ -66,7 +66,7 @@ describe("a local folder", () => {
     await expect_error(
       open_source(join(folder, "config.json")),
       "INVALID_ARGUMENT",
-      /is a file; give the folder/,
+      /is a file; pass the folder/,
     );
     await expect_error(open_source("file://host/share"), "INVALID_ARGUMENT", /names no local folder/);
   });

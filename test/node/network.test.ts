@@ -255,7 +255,7 @@ describe("through a proxy", () => {
     const error = await expect_error(
       RawImage.read("https://images.test/a.png"),
       "NETWORK",
-      /proxy .* \(HTTPS_PROXY\) answers with status 407 .*user and a password/,
+      /proxy .* \(HTTPS_PROXY\) answered with status 407 .*user and a password/,
     );
     expect(error.details.status).toBe(407);
     expect(said_by(error)).not.toMatch(/s3cr|me:/);
@@ -461,7 +461,7 @@ describe("how much a server may send", () => {
         response.on("drain", push);
         push();
       });
-      await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the 33554432 bytes/);
+      await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the limit of 33554432 bytes/);
       expect(sent).toBeLessThan(2 * LIMIT);
       expect(await cached_files()).toEqual([]);
     });
@@ -470,7 +470,7 @@ describe("how much a server may send", () => {
       const hub = await listen((_, response) => {
         response.writeHead(200, { etag: '"x"', "content-length": 1e12 }).write("{}");
       });
-      await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the 33554432 bytes/);
+      await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the limit of 33554432 bytes/);
       expect(await cached_files()).toEqual([]);
     });
 
@@ -479,7 +479,7 @@ describe("how much a server may send", () => {
       const hub = await listen((_, response) => {
         response.writeHead(200, { "content-encoding": "gzip", "content-length": bomb.length }).end(bomb);
       });
-      await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the 33554432 bytes/);
+      await expect_error(load(hub, use_cache), "INVALID_CONFIG", /more than the limit of 33554432 bytes/);
       expect(await cached_files()).toEqual([]);
     });
   });
@@ -490,7 +490,11 @@ describe("how much a server may send", () => {
     });
     env.remote_host = hub.origin;
     const source = await open_source("org/name", { cache_dir: folder });
-    await expect_error(source.open("model.safetensors"), "INVALID_CHECKPOINT", /more than the 10 bytes/);
+    await expect_error(
+      source.open("model.safetensors"),
+      "INVALID_CHECKPOINT",
+      /more than the limit of 10 bytes/,
+    );
     expect(await cached_files()).toEqual([]);
   });
 

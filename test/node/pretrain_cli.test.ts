@@ -163,7 +163,7 @@ describe("vit-msn pretrain", () => {
     const args = common(output, { max_steps: 16, logging_steps: 1 });
     const { code, stderr } = await run(args, { node: signal_itself("SIGINT", "step 3/") });
     expect(code).toBe(130);
-    expect(stderr).toMatch(/stopped after step \d+; the same command resumes from there/);
+    expect(stderr).toMatch(/stopped after step \d+; run the same command again to resume/);
     expect(await checkpoints(output)).toHaveLength(1);
     expect((await run(args)).code).toBe(0);
   });

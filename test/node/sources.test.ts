@@ -423,8 +423,8 @@ test("a run with --restart prints how to resume it", async () => {
   await copyFile(BOOT, join(data, "a.png"));
   await writeFile(join(data, "b.png"), "<html>");
   const args = [data, "--output", join(folder, "restart.jsonl"), "--on-error", "stop"];
-  expect((await embed(args)).stderr).toContain("the same command again resumes from there");
+  expect((await embed(args)).stderr).toContain("run the same command again to resume");
   expect((await embed([...args, "--restart"])).stderr).toContain(
-    "the same command again without --restart resumes from there",
+    "run the same command again without --restart to resume",
   );
 });

@@ -186,7 +186,7 @@ describe("vit-msn train", () => {
     const args = [...common(output_dir), "--max_steps", "60", "--logging_steps", "1"];
     const { code, stderr } = await run(args, { node: signal_itself("SIGINT", "step 3/") });
     expect(code).toBe(130);
-    expect(stderr).toMatch(/stopped after step \d+; the same command resumes from there/);
+    expect(stderr).toMatch(/stopped after step \d+; run the same command again to resume/);
     expect(await checkpoints(output_dir)).toHaveLength(1);
     expect((await run(args)).code).toBe(0);
   });
@@ -264,7 +264,7 @@ describe("vit-msn train", () => {
       expect([code, stderr]).toEqual([
         1,
         expect.stringContaining(
-          `There is no checkpoint ${name}; give its folder, or its name in ${output_dir}.`,
+          `There is no checkpoint ${name}; pass its folder, or its name in ${output_dir}.`,
         ),
       ]);
     },
@@ -395,13 +395,13 @@ describe("wrong inputs", () => {
     const without = await run(["--train_dir", splits, "--output_dir", output_folder(), ...options]);
     expect(without).toMatchObject({
       code: 0,
-      stderr: expect.stringMatching(/splits test, train; train is read/),
+      stderr: expect.stringMatching(/splits test, train; using train/),
     });
     expect(without.stderr).toMatch(/the test split isn't used.*--validation-dir/);
     await cp(held_out, join(splits, "val"), { recursive: true });
     const output_dir = output_folder();
     const { code, stderr } = await run(["--train_dir", splits, "--output_dir", output_dir, ...options]);
-    expect([code, stderr]).toEqual([0, expect.stringMatching(/val is read/)]);
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/using val/)]);
     expect(Object.values((await read_json(output_dir, "config.json")).id2label)).toEqual(
       Object.keys(CLOTHES).sort(),
     );

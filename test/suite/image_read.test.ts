@@ -174,7 +174,7 @@ test.each([
 describe("what isn't an image is refused by name", () => {
   test.each<[string, Uint8Array, RegExp]>([
     ["nothing", new Uint8Array(0), /empty \(0 bytes\)/],
-    ["noise", Uint8Array.of(1, 2, 3, 250), /data of unknown kind, not/],
+    ["noise", Uint8Array.of(1, 2, 3, 250), /data of an unknown kind, not/],
     ["HTML", text("\n<html><body>login</body></html>"), /an HTML page/],
     ["JSON", text('{"error": "gone"}'), /JSON or text/],
     ["text", text("hello"), /is text, not/],

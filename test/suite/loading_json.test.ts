@@ -75,6 +75,10 @@ describe("broken text is refused with its position", () => {
   });
 
   test("a file larger than any config", async () => {
-    await expect_error(read(new Uint8Array(33 * 1024 * 1024)), "INVALID_CONFIG", /more than the 33554432/);
+    await expect_error(
+      read(new Uint8Array(33 * 1024 * 1024)),
+      "INVALID_CONFIG",
+      /more than the limit of 33554432/,
+    );
   });
 });

@@ -133,12 +133,12 @@ describe("a header that lies is refused", () => {
     ["three offsets", file_of({ a: { ...A, data_offsets: [0, 8, 8] } }), /data_offsets/],
     ["negative offsets", file_of({ a: { ...A, data_offsets: [-8, 0] } }), /data_offsets/],
     ["offsets past the end", file_of({ a: A, b: { ...B, data_offsets: [8, 12] } }, floats(1)), /cut off/],
-    ["bytes that belong to nothing", file_of({ a: A }), /belongs to no tensor/],
+    ["bytes that belong to nothing", file_of({ a: A }), /belong to no tensor/],
     ["overlapping tensors", file_of({ a: A, b: { ...B, data_offsets: [4, 8] } }), /"b" overlaps/],
     [
       "a hole",
       file_of({ a: A, b: { ...B, data_offsets: [12, 16] } }, floats(1, 2, 3, 4)),
-      /"b" leaves a hole/,
+      /"b" leaves a gap/,
     ],
     [
       "a key given twice",
@@ -217,7 +217,7 @@ describe("sharded checkpoints", () => {
     ["a shard with NUL", { a: "a\0b" }, "INVALID_CHECKPOINT", /isn't a plain relative path/],
     ["a weight_map that isn't a map", [], "INVALID_CHECKPOINT", /without a weight_map/],
     ["a weight_map of numbers", { a: 1 }, "INVALID_CHECKPOINT", /doesn't map keys to file names/],
-    ["an empty weight_map", {}, "INVALID_CHECKPOINT", /names 0 files/],
+    ["an empty weight_map", {}, "INVALID_CHECKPOINT", /lists 0 files/],
   ])("%s is refused", async (_, weight_map, code, message) => {
     await expect_error(open({ ...shards, "model.safetensors.index.json": index(weight_map) }), code, message);
   });
@@ -246,8 +246,8 @@ describe("writing", () => {
 
   test.each<[string, Partial<TensorToWrite>, RegExp]>([
     ["a size that isn't the shape's", { byte_length: 9 }, /can't have 9 bytes/],
-    ["too few bytes", { bytes: floats(1) }, /gave other than its 8 bytes/],
-    ["too many bytes", { bytes: floats(1, 2, 3) }, /gave other than its 8 bytes/],
+    ["too few bytes", { bytes: floats(1) }, /didn't provide exactly its 8 bytes/],
+    ["too many bytes", { bytes: floats(1, 2, 3) }, /didn't provide exactly its 8 bytes/],
     ["a reserved key", { key: "__metadata__" }, /reserved/],
   ])("refuses %s", async (_, change, message) => {
     const tensor = { ...(tensors[1] as TensorToWrite), ...change };

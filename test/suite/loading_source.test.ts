@@ -50,7 +50,7 @@ test("content of another kind is an error", async () => {
   await expect_error(
     text_of({ a: "text" } as unknown as FileMap, "a"),
     "INVALID_ARGUMENT",
-    /a is none of them/,
+    /a isn't any of these/,
   );
 });
 

@@ -61,7 +61,7 @@ describe("where WebGPU isn't available", () => {
         limits: {},
         requestDevice: () => Promise.reject(new Error("limit exceeded")),
       }),
-      /The GPU Old GPU gives no device .*limit exceeded.*device "wasm"/s,
+      /The GPU Old GPU can't provide a device .*limit exceeded.*device "wasm"/s,
     ],
   ])("%s is named, and auto takes the CPU", async (_, requestAdapter, message) => {
     env.webgpu.gpu = gpu_with(requestAdapter);
@@ -82,11 +82,13 @@ describe("where WebGPU isn't available", () => {
       requestDevice: () => Promise.reject(new Error("asked")),
     };
     env.webgpu.gpu = gpu_with(async () => adapter);
-    expect((await device_of("auto")).engine_info.reasons[0]).toMatch(/Slow, is software on the CPU/);
+    expect((await device_of("auto")).engine_info.reasons[0]).toMatch(
+      /Slow, is a software renderer on the CPU/,
+    );
     // Asked for by name it is taken, unless that is forbidden.
     expect((await error_of(device_of("webgpu"))).message).toContain("asked");
     env.webgpu.allow_software = false;
-    expect((await error_of(device_of("webgpu"))).message).toMatch(/Slow, is software on the CPU/);
+    expect((await error_of(device_of("webgpu"))).message).toMatch(/Slow, is a software renderer on the CPU/);
   });
 
   test.each(["gpu", {}, null, 3])("device: %j is an error that names what there is", async (device) => {

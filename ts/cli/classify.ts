@@ -29,7 +29,7 @@ export function add_classify(program: Command, signal: AbortSignal): void {
     .optionsGroup("Classes:")
     .option("-k, --top-k <n>", "return the n likeliest classes", positive_integer, 5)
     .addOption(function_to_apply_option())
-    .option("--json", "print a JSON object a line instead of a table");
+    .option("--json", "print one JSON object per line instead of a table");
   with_model_options(with_batch_options(command)).action(async (images: string[], flags: ClassifyFlags) => {
     process.exitCode = await classify(images, flags, signal, command);
   });

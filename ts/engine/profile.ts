@@ -69,7 +69,7 @@ export class Profile {
     const bytes = this.ops.reduce((sum, op) => sum + op.bytes, 0);
     const summary =
       `${this.device}: ${this.wall_ms.toFixed(1)} ms, ${(flop / 1e9).toFixed(2)} GFLOP, ` +
-      `${(bytes / 1e6).toFixed(1)} MB to move at least`;
+      `${(bytes / 1e6).toFixed(1)} MB to move at minimum`;
     return `${summary}\n\n${markdown(head, rows)}`;
   }
 

@@ -42,7 +42,7 @@ function check_decoded(decoded: DecodedImage, name: string): Pixels {
 function not_pixels(name: string, got: string): VitMsnError {
   return new VitMsnError(
     "INVALID_ARGUMENT",
-    "env.decode must return { data, width, height }, with 1 to 4 bytes a pixel in a Uint8Array or Uint8ClampedArray; for " +
+    "env.decode must return { data, width, height }, with 1 to 4 bytes per pixel in a Uint8Array or Uint8ClampedArray; for " +
       `${name} it returned ${got}.`,
     { details: { file: name } },
   );

@@ -17,7 +17,7 @@ export function check_size(width: number, height: number, name: string, max_pixe
   }
   if (width > MAX_SIDE || height > MAX_SIDE || width * height > max_pixels) {
     throw invalid_image(
-      `${name} has ${width}×${height} pixels, more than the limit of ${max_pixels} pixels and ${MAX_SIDE} a side; scale it down first.`,
+      `${name} has ${width}×${height} pixels, more than the limit of ${max_pixels} pixels and ${MAX_SIDE} per side; scale it down first.`,
       name,
       { width, height, max_pixels },
     );

@@ -143,7 +143,7 @@ function unknown_kind(bytes: Uint8Array): { found: string; advice: string } {
   const text = text_start(bytes);
   if (bytes.length === 0) return { found: "empty (0 bytes)", advice };
   // Neither text nor bytes are quoted: a client that may name a file isn't always allowed to read it.
-  return { found: is_text(text) ? "text" : "data of unknown kind", advice };
+  return { found: is_text(text) ? "text" : "data of an unknown kind", advice };
 }
 
 /**

@@ -54,7 +54,7 @@ function find_in_map(files: FileMap, file: string): { name: string; content: unk
   if (!exact && nearest.length > 1) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `The map of files holds ${nearest.length} files ${file} (${nearest.map(([name]) => name).join(", ")}); give those of one model.`,
+      `The map of files holds ${nearest.length} files ${file} (${nearest.map(([name]) => name).join(", ")}); pass the files of one model.`,
       { details: { file, names: nearest.map(([name]) => name) } },
     );
   }
@@ -82,7 +82,7 @@ export function map_file(name: string, content: unknown, source: string): Random
   if (content instanceof Blob) return blob_file(name, content);
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `${source} must hold Blobs, ArrayBuffers, Uint8Arrays or URLs; ${name} is none of them.`,
+    `${source} must hold Blobs, ArrayBuffers, Uint8Arrays or URLs; ${name} isn't any of these.`,
     {
       details: { file: name },
     },

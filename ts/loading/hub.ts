@@ -161,7 +161,7 @@ function damaged(url: URL, actual: string | undefined, expected: string | undefi
   return new VitMsnError(
     "NETWORK",
     `${show_url(url)} arrived damaged: its SHA-256 is ${actual}, but the server announced ${expected}. Nothing was cached. Try again; ` +
-      "if it recurs, a proxy or a mirror on the way changes the file.",
+      "if it happens again, a proxy or mirror between here and the server is changing the file.",
     { details: { url: show_url(url), sha256: actual, expected_sha256: expected } },
   );
 }
@@ -262,7 +262,7 @@ async function receive(url: URL, answer: Answer, writer: StoreWriter, remote: Re
 
 function check_size(url: URL, size: number, max_bytes: number, code: ErrorCode): void {
   if (size <= max_bytes) return;
-  const message = `${show_url(url)} has more than the ${max_bytes} bytes that it may have.`;
+  const message = `${show_url(url)} has more than the limit of ${max_bytes} bytes.`;
   throw new VitMsnError(code, message, { details: { url: show_url(url), max_bytes } });
 }
 
@@ -272,7 +272,7 @@ function refuse_page(url: URL, head: Uint8Array, answer: Answer): void {
   if (!looks_like_page(head) && !(is_html && head[0] === 0x3c)) return;
   throw new VitMsnError(
     "NOT_FOUND",
-    `${show_url(url)} is a web page where a file of the model is expected: the server probably has no such file and answers ` +
+    `${show_url(url)} is a web page, not a file of the model: the server probably has no such file and answers ` +
       "with a page instead. Check the address and that the file is served there.",
     { details: { url: show_url(url), content_type: answer.headers.get("content-type") } },
   );

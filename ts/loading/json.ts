@@ -158,7 +158,7 @@ class JsonParser {
     const found = /^(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/.exec(
       this.#text.slice(this.#position, this.#position + 5),
     );
-    if (!found) this.#fail("an unknown escape stands in a string");
+    if (!found) this.#fail("a string contains an unknown escape");
     else this.#position += found[0].length;
   }
 
@@ -232,7 +232,7 @@ export async function read_json(
     if (opened.size > MAX_CONFIG_BYTES) {
       throw invalid(
         opened.name,
-        `has ${opened.size} bytes, more than the ${MAX_CONFIG_BYTES} that a JSON file may have`,
+        `has ${opened.size} bytes, more than the limit of ${MAX_CONFIG_BYTES} for a JSON file`,
       );
     }
     return parse_object(await opened.read(0, opened.size), opened.name, dialect);

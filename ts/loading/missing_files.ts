@@ -28,7 +28,7 @@ export async function no_processor(source: ModelSource, file: string): Promise<V
   if (!(await has_file(source, "config.json"))) return no_config(source, file);
   return new VitMsnError(
     "NOT_FOUND",
-    `${source.name} has no ${file}, so how to prepare images isn't known; add one, or make a ViTImageProcessor yourself.`,
+    `${source.name} has no ${file}, so it isn't known how to preprocess images; add that file, or create a ViTImageProcessor yourself.`,
     { details: { source: source.name, file } },
   );
 }
@@ -37,7 +37,7 @@ export async function no_processor(source: ModelSource, file: string): Promise<V
 async function adapter_hint(source: ModelSource): Promise<string> {
   if (!(await has_file(source, ADAPTER_FILE))) return "";
   return (
-    ` It holds ${ADAPTER_FILE}: a LoRA or other PEFT adapter, which isn't a model by itself. Merge it into its base model in ` +
+    ` It contains ${ADAPTER_FILE}: a LoRA or other PEFT adapter, which isn't a complete model. Merge it into its base model in ` +
     "Python (merge_and_unload()) and save that."
   );
 }

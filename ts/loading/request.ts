@@ -229,7 +229,7 @@ function translate(error: unknown, url: URL, signal: AbortSignal | undefined): u
     });
   }
   if (error instanceof VitMsnError || error instanceof TransientError) return error;
-  const what = `can't be reached or broke off (${failure_reason(error)})`;
+  const what = `can't be reached, or the connection broke (${failure_reason(error)})`;
   return new TransientError(network_error(url, what, undefined, error));
 }
 
@@ -254,7 +254,7 @@ function access_denied(url: URL, status: number): VitMsnError {
   const shown = show_url(url);
   const message = is_hub(url)
     ? `${shown} can't be read (status ${status}): the model is gated or private. Accept its terms on its page and ` +
-      "give a token that may read it, by the token option or the HF_TOKEN environment variable."
+      "pass a token that may read it with the token option or in the environment variable HF_TOKEN."
     : `${shown} can't be read: its server answers with status ${status}. Check the address.`;
   return new VitMsnError("ACCESS_DENIED", message, { details: { url: shown, status } });
 }

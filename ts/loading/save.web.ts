@@ -19,7 +19,7 @@ export async function save_files(
   ) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      "There are no local folders here: give a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
+      "Local folders aren't available here: pass a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
     );
   }
   for (const [file, content] of Object.entries(files)) {

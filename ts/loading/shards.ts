@@ -19,7 +19,7 @@ export async function open_shards(
     for (const name of names) {
       throw_if_aborted(signal, `Loading ${source.name}`);
       const file = await source.open(name);
-      if (!file) throw invalid(source.name, `lacks the shard ${name} that ${index} names`, "NOT_FOUND");
+      if (!file) throw invalid(source.name, `lacks the shard ${name}, which ${index} lists`, "NOT_FOUND");
       files.push(file);
     }
   } catch (error) {
@@ -45,7 +45,7 @@ function parse_weight_map(
   }
   const count = new Set(entries.map(([, file]) => file)).size;
   if (count === 0 || count > MAX_SHARDS)
-    throw invalid(name, `has a ${index} that names ${count} files, not 1 to ${MAX_SHARDS}`);
+    throw invalid(name, `has a ${index} that lists ${count} files; 1 to ${MAX_SHARDS} are allowed`);
   return new Map(entries);
 }
 
@@ -96,7 +96,7 @@ function pick(
     else
       throw invalid(
         index,
-        `says that ${JSON.stringify(key)} is in ${shard}, which lacks it; the shards are of different models`,
+        `says that ${JSON.stringify(key)} is in ${shard}, which lacks it; the shards belong to different models`,
       );
   }
   return picked;

@@ -67,7 +67,7 @@ export async function resolve_folder(folder: string, revision = "main"): Promise
   if (commits.length === 1 && revision === "main") return join(snapshots, commits[0] as string);
   throw new VitMsnError(
     "NOT_FOUND",
-    `${folder} is the cache of a hub repository without the revision ${JSON.stringify(revision)}; give one of its ` +
+    `${folder} is the cache of a hub repository without the revision ${JSON.stringify(revision)}; pass one of its ` +
       `folders below snapshots: ${commits.slice(0, 10).join(", ") || "there is none"}.`,
     { details: { source: folder, revision, snapshots: commits } },
   );

@@ -17,7 +17,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   if (!/^([./]|file:)/i.test(address)) return find_web_place(source);
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `${address.slice(0, 200)} can't be opened here: an edge worker has neither folders nor an address of its own. Give an http(s) ` +
+    `${address.slice(0, 200)} can't be opened here: an edge worker has neither folders nor a base URL. Pass an http(s) ` +
       "URL, a hub repository, or the files themselves.",
   );
 }

@@ -60,8 +60,8 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   if (info?.isDirectory()) return { folder: path };
   if (!info && !explicit) return undefined;
   const what = info
-    ? "is a file; give the folder that holds it"
-    : "doesn't exist; give an existing folder, or a hub repository";
+    ? "is a file; pass the folder that contains it"
+    : "doesn't exist; pass an existing folder, or a hub repository";
   throw new VitMsnError(
     info ? "INVALID_ARGUMENT" : "NOT_FOUND",
     `The model's folder ${JSON.stringify(path)} ${what}.`,
@@ -137,7 +137,7 @@ export function may_send_token({ protocol, hostname, origin }: URL): boolean {
   if (protocol === "https:" || LOOPBACK.test(hostname) || env.allow_token_over_http) return true;
   if (!warned.has(origin)) {
     env.warn(
-      `The hub token isn't sent to ${origin}, because http can be read on the way: use https, or set env.allow_token_over_http = true.`,
+      `The hub token isn't sent to ${origin}, because http isn't encrypted: use https, or set env.allow_token_over_http = true.`,
     );
   }
   warned.add(origin);
@@ -254,7 +254,7 @@ async function open_writer(path: string, url: URL): Promise<StoreWriter> {
     await mkdir(dirname(path), { recursive: true });
     await access(dirname(path), constants.W_OK);
   } catch (error) {
-    if (!is_code(error, ...READ_ONLY)) throw io_error(`${dirname(path)} can't be made`, error);
+    if (!is_code(error, ...READ_ONLY)) throw io_error(`${dirname(path)} can't be created`, error);
     env.warn(
       `Downloads aren't cached, because ${dirname(path)} can't be written; set env.cache_dir or cache_dir.`,
     );
@@ -322,7 +322,7 @@ class DiskWriter implements StoreWriter {
     if (bytes <= free) return;
     throw new VitMsnError(
       "IO",
-      `${dirname(this.#path)} has no room for the download: it takes ${bytes} more bytes, and ${free} are free. ` +
+      `${dirname(this.#path)} has no room for the download: it needs ${bytes} more bytes, but ${free} are free. ` +
         "Make room, or set cache_dir to a folder on another disk.",
       { details: { file: this.#path, needed: bytes, free } },
     );

@@ -32,7 +32,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
   if (!/^[a-z][a-z0-9+.-]*:/i.test(address)) return undefined;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    `${address.slice(0, 200)} can't be opened here: give an http(s) URL, a path on the page's server, a hub repository, or the files themselves.`,
+    `${address.slice(0, 200)} can't be opened here: pass an http(s) URL, a path on the page's server, a hub repository, or the files themselves.`,
   );
 }
 
@@ -52,7 +52,7 @@ export async function open_local_file(
   folder: string,
   _segments: string[],
 ): Promise<RandomAccessFile | undefined> {
-  throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: there are no local folders here.`);
+  throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: local folders aren't available here.`);
 }
 
 /** The cache of `url`'s download: the Cache API, or memory if there is none (an insecure page). */
@@ -89,7 +89,7 @@ class CacheStore implements Store {
     if (!parts)
       throw new VitMsnError(
         "IO",
-        `${show_url(this.#url)} was removed from the browser's cache meanwhile; load it again.`,
+        `${show_url(this.#url)} has been removed from the browser's cache; load it again.`,
       );
     return blob_file(show_url(this.#url), new Blob(parts));
   }

@@ -61,11 +61,11 @@ export function check_pixel_values(
   interpolate_pos_encoding: boolean,
 ): CheckedPixels {
   if (!(pixel_values instanceof Tensor)) {
-    throw invalid("pixel_values must be a Tensor; make it with ViTImageProcessor.", "pixel_values");
+    throw invalid("pixel_values must be a Tensor; create it with ViTImageProcessor.", "pixel_values");
   }
   if (pixel_values.type !== "float32") {
     throw invalid(
-      `pixel_values must be a float32 Tensor, got ${pixel_values.type}; ViTImageProcessor makes one.`,
+      `pixel_values must be a float32 Tensor, got ${pixel_values.type}; ViTImageProcessor creates one.`,
       "pixel_values",
     );
   }
@@ -194,7 +194,7 @@ export function check_visible_patches(
       );
     }
     if (new Set(row).size !== num_visible)
-      throw invalid("visible_patches names a patch twice.", "visible_patches");
+      throw invalid("visible_patches contains a patch twice.", "visible_patches");
   }
   return { patches: Uint32Array.from(each.flat()), num_visible };
 }

@@ -33,7 +33,7 @@ export function judge_match(
   } else if (fresh.length > 0) {
     env.warn(
       `${name}: not in the checkpoint and newly initialised: ${list(fresh)}. ` +
-        `Train ${architecture} on your own data before you trust what it predicts.`,
+        `Train ${architecture} on your own data before you trust its predictions.`,
     );
   }
   if (unexpected.length > 0) {
@@ -67,7 +67,7 @@ function mismatch_error(
   const dtypes = unreadable.map(({ key, dtype }) => `${key} is ${dtype}`);
   const parts = [
     missing.length > 0 && `missing keys: ${list(missing)}`,
-    shapes.length > 0 && `misshapen keys: ${list(shapes, "; ")}`,
+    shapes.length > 0 && `keys of the wrong shape: ${list(shapes, "; ")}`,
     dtypes.length > 0 && `unsupported dtypes (save these keys as float32): ${list(dtypes)}`,
     unexpected.length > 0 && `unexpected keys: ${list(unexpected)}`,
     hint(missing, unexpected),

@@ -117,7 +117,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     if (options === undefined) {
       const { name } = new.target;
       throw invalid_argument(
-        `new ${name}() isn't for callers: use ${name}.from_pretrained(source) or ${name}.from_config(config).`,
+        `new ${name}() can't be called directly: use ${name}.from_pretrained(source) or ${name}.from_config(config).`,
       );
     }
     this.config = config;

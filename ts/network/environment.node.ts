@@ -60,7 +60,7 @@ export function failure_hint(address: string | URL, error: unknown): string {
   if (proxy) hints.push(`The request went through the proxy ${proxy.url.origin} (${proxy.variable}).`);
   if (/CERT|SIGNATURE/.test(code)) {
     hints.push(
-      "If a proxy here re-signs https, name its certificate authority's file by NODE_EXTRA_CA_CERTS.",
+      "If a proxy here re-signs https, set NODE_EXTRA_CA_CERTS to the file of its certificate authority.",
     );
   } else if (!proxy && UNREACHABLE.has(code)) {
     hints.push(

@@ -100,13 +100,13 @@ function open_tunnel(proxy: ProxySetting, url: URL, signal: AbortSignal | undefi
 }
 
 function refused({ url, variable }: ProxySetting, target: string, status: number): Error {
-  const what = `The proxy ${show_url(url)} (${variable}) answers with status ${status} for ${target}`;
+  const what = `The proxy ${show_url(url)} (${variable}) answered with status ${status} for ${target}`;
   // Errors other than VitMsnError are retried.
   if (status >= 500) return new Error(what);
   const advice =
     status === 407
       ? `It requires a user and a password: set ${variable} to http://user:password@host:port.`
-      : `Check ${variable}, or list the host in NO_PROXY where it can be reached without.`;
+      : `Check ${variable}, or list the host in NO_PROXY if it can be reached without a proxy.`;
   return new VitMsnError("NETWORK", `${what}. ${advice}`, { details: { url: show_url(url), status } });
 }
 

@@ -44,7 +44,7 @@ function parse_proxy(variable: string, value: string): ProxySetting {
   if (!URL.canParse(address)) {
     throw new VitMsnError(
       "INVALID_ARGUMENT",
-      `The environment variable ${variable} isn't a proxy's URL; write it as http://host:port or http://user:password@host:port.`,
+      `The environment variable ${variable} isn't the URL of a proxy; write it as http://host:port or http://user:password@host:port.`,
       { details: { variable } },
     );
   }

@@ -28,7 +28,11 @@ pub fn activate(x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
 /// INVALID_ARGUMENT when the lengths differ.
 pub fn activate_backward(grad: &[f32], x: &[f32], act: Activation, out: &mut [f32]) -> Result<()> {
     check_len("The gradient of an activation", grad.len(), &[x.len()])?;
-    check_len("The gradient by its input", out.len(), &[x.len()])?;
+    check_len(
+        "The gradient with respect to the input",
+        out.len(),
+        &[x.len()],
+    )?;
     for_each_block(x, out, &|first, out| {
         differentiate(act, out);
         for (value, grad) in out.iter_mut().zip(&grad[first..]) {

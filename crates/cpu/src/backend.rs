@@ -400,7 +400,7 @@ impl Backend for Cpu {
         let [batch, tokens, width] = rank(grad.dims(), "The gradient of the tokens")?;
         let Some(patches) = tokens.checked_sub(1) else {
             return Err(Error::InvalidArgument(
-                "Tokens need at least the CLS token.".to_string(),
+                "The tokens must include at least the CLS token.".to_string(),
             ));
         };
         let shape = EmbeddingShape {
@@ -637,11 +637,11 @@ impl Backend for Cpu {
 
     #[inline]
     fn concat_rows(&mut self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let [rows, width] = rank(x.dims(), "Rows that are joined")?;
-        let [other_rows, other_width] = rank(y.dims(), "Rows that are joined")?;
+        let [rows, width] = rank(x.dims(), "The rows to join")?;
+        let [other_rows, other_width] = rank(y.dims(), "The rows to join")?;
         if width != other_width {
             return Err(Error::InvalidArgument(format!(
-                "Rows of {width} and of {other_width} values can't be joined."
+                "Rows of {width} values and rows of {other_width} values can't be joined: they must have the same width."
             )));
         }
         let mut out = Tensor::zeros(&[rows.saturating_add(other_rows), width])?;
@@ -653,7 +653,9 @@ impl Backend for Cpu {
     fn concat_rows_backward(&mut self, grad: &Tensor, rows: usize) -> Result<[Tensor; 2]> {
         let [all, width] = rank(grad.dims(), "The gradient of joined rows")?;
         let rest = all.checked_sub(rows).ok_or_else(|| {
-            Error::InvalidArgument(format!("The gradient of {all} joined rows has no {rows}."))
+            Error::InvalidArgument(format!(
+                "A gradient of {all} joined rows can't be split after {rows} rows."
+            ))
         })?;
         let mut by_x = Tensor::zeros(&[rows, width])?;
         let mut by_y = Tensor::zeros(&[rest, width])?;
@@ -728,7 +730,7 @@ fn attention_shape(dims: &[usize], heads: usize) -> Result<AttentionShape> {
         .filter(|&parts| parts > 0 && width.is_multiple_of(parts))
         .ok_or_else(|| {
             Error::InvalidArgument(format!(
-                "qkv of width {width} can't be cut into queries, keys and values of {heads} heads."
+                "qkv has width {width}, which isn't a multiple of 3 · {heads}, for the queries, keys and values of {heads} heads."
             ))
         })?;
     Ok(AttentionShape {
@@ -781,7 +783,7 @@ fn check_batch(x: &Tensor, weight: &Tensor) -> Result<()> {
 
 /// Returns ([rows, width], prototypes).
 fn prototype_shape(x: &Tensor, prototypes: &Tensor) -> Result<([usize; 2], usize)> {
-    let [rows, width] = rank(x.dims(), "What is compared with prototypes")?;
+    let [rows, width] = rank(x.dims(), "The features compared with the prototypes")?;
     let [count, _] = rank(prototypes.dims(), "The prototypes")?;
     check_len("The prototypes", prototypes.data().len(), &[count, width])?;
     Ok(([rows, width], count))
@@ -795,7 +797,7 @@ fn same_width(logits: &Tensor, targets: &Tensor) -> Result<usize> {
         return Ok(prototypes);
     }
     Err(Error::InvalidArgument(format!(
-        "The targets have {others} prototypes, and the logits {prototypes}."
+        "The targets have {others} prototypes, but the logits have {prototypes}."
     )))
 }
 

@@ -107,9 +107,21 @@ pub fn batch_norm_backward(
     let columns = weight.len();
     let moments = Moments::of(x, columns)?;
     check_len("The gradient of a batch norm", grad.len(), &[x.len()])?;
-    check_len("The gradient by its input", out.x.len(), &[x.len()])?;
-    check_len("The gradient by its weight", out.weight.len(), &[columns])?;
-    check_len("The gradient by its bias", out.bias.len(), &[columns])?;
+    check_len(
+        "The gradient with respect to the input",
+        out.x.len(),
+        &[x.len()],
+    )?;
+    check_len(
+        "The gradient with respect to the weight",
+        out.weight.len(),
+        &[columns],
+    )?;
+    check_len(
+        "The gradient with respect to the bias",
+        out.bias.len(),
+        &[columns],
+    )?;
     let Moments {
         rows,
         mean,

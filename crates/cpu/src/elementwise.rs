@@ -26,7 +26,7 @@ pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
 /// # Errors
 /// INVALID_ARGUMENT when the lengths differ.
 pub fn accumulate(target: &mut [f32], x: &[f32], scale: f32) -> Result<()> {
-    check_len("What is accumulated", x.len(), &[target.len()])?;
+    check_len("The tensor to accumulate", x.len(), &[target.len()])?;
     let scale = F32x4::splat(scale);
     update([target], [x], 1, &|[sum], [x]| [x.mul_add(scale, sum)]);
     Ok(())

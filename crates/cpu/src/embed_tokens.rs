@@ -13,6 +13,38 @@ pub struct EmbeddingShape {
     pub width: usize,
 }
 
+impl EmbeddingShape {
+    fn tokens(self) -> usize {
+        self.patches.saturating_add(1)
+    }
+
+    /// Checks the lengths of the patches, the CLS token and the positions, or of their gradients, and of the mask and
+    /// its token. `prefix` precedes their names in errors.
+    fn check(
+        self,
+        prefix: &str,
+        [patches, cls, positions]: [&[f32]; 3],
+        mask: Option<(&[u8], &[f32])>,
+    ) -> Result<()> {
+        let Self {
+            batch,
+            patches: count,
+            width,
+        } = self;
+        let check = |name: &str, values: &[f32], dims: &[usize]| {
+            check_len(&format!("{prefix} {name}"), values.len(), dims)
+        };
+        check("patch embeddings", patches, &[batch, count, width])?;
+        check("CLS token", cls, &[width])?;
+        check("position embeddings", positions, &[self.tokens(), width])?;
+        if let Some((masked, token)) = mask {
+            check_len("bool_masked_pos", masked.len(), &[batch, count])?;
+            check("mask token", token, &[width])?;
+        }
+        Ok(())
+    }
+}
+
 /// Which patches the mask token replaces.
 #[derive(Debug, Clone, Copy)]
 pub struct PatchMask<'a> {
@@ -40,19 +72,10 @@ pub fn embed_tokens(
         patches: count,
         width,
     } = shape;
-    let tokens = count.saturating_add(1);
-    check_len(
-        "The patch embeddings",
-        patches.len(),
-        &[batch, count, width],
-    )?;
-    check_len("The CLS token", cls.len(), &[width])?;
-    check_len("The position embeddings", positions.len(), &[tokens, width])?;
+    let tokens = shape.tokens();
+    let masked = mask.map(|mask| (mask.masked, mask.token));
+    shape.check("The", [patches, cls, positions], masked)?;
     check_len("The embeddings", out.len(), &[batch, tokens, width])?;
-    if let Some(mask) = mask {
-        check_len("bool_masked_pos", mask.masked.len(), &[batch, count])?;
-        check_len("The mask token", mask.token.len(), &[width])?;
-    }
     if width == 0 {
         return Ok(());
     }
@@ -102,34 +125,25 @@ pub fn embed_tokens_backward(
         patches: count,
         width,
     } = shape;
-    let tokens = count.saturating_add(1);
+    let tokens = shape.tokens();
     check_len(
         "The gradient of the embeddings",
         grad.len(),
         &[batch, tokens, width],
     )?;
-    check_len(
-        "The gradient by the patches",
-        out.patches.len(),
-        &[batch, count, width],
+    let mask = out.mask.as_ref().map(|(masked, token)| (*masked, &**token));
+    shape.check(
+        "The gradient with respect to the",
+        [out.patches, out.cls, out.positions],
+        mask,
     )?;
-    check_len("The gradient by the CLS token", out.cls.len(), &[width])?;
-    check_len(
-        "The gradient by the positions",
-        out.positions.len(),
-        &[tokens, width],
-    )?;
-    if let Some((masked, token)) = &out.mask {
-        check_len("bool_masked_pos", masked.len(), &[batch, count])?;
-        check_len("The gradient by the mask token", token.len(), &[width])?;
-    }
     if width == 0 {
         return Ok(());
     }
     out.positions.fill(0.0);
     // float64, since it sums over all masked patches of all images.
     let mut mask_sum = try_vec::<f64>(width)?;
-    let masked = out.mask.as_ref().map(|(masked, _)| *masked);
+    let masked = mask.map(|(masked, _)| masked);
     for (row, grad) in grad.chunks_exact(width).enumerate() {
         let (sample, token) = (row / tokens, row % tokens);
         let position = &mut out.positions[token * width..][..width];

@@ -42,9 +42,21 @@ pub fn layer_norm_backward(
         )));
     }
     check_len("The gradient of a layer norm", grad.len(), &[x.len()])?;
-    check_len("The gradient by its input", out.x.len(), &[x.len()])?;
-    check_len("The gradient by its weight", out.weight.len(), &[columns])?;
-    check_len("The gradient by its bias", out.bias.len(), &[columns])?;
+    check_len(
+        "The gradient with respect to the input",
+        out.x.len(),
+        &[x.len()],
+    )?;
+    check_len(
+        "The gradient with respect to the weight",
+        out.weight.len(),
+        &[columns],
+    )?;
+    check_len(
+        "The gradient with respect to the bias",
+        out.bias.len(),
+        &[columns],
+    )?;
     let blocks = (x.len() / columns).div_ceil(ROW_BLOCK);
     let mut sums = try_vec(numel(&[blocks, 2, columns])?)?;
     let (out_x, parts) = (

@@ -37,7 +37,7 @@ pub fn cross_entropy_smoothed<L: Copy + Into<i64>>(
             sum += smoothing / classes as f64 * others;
         }
     })?;
-    mean(sum, count, "labels that aren't ignored")
+    mean(sum, count, "label that isn't ignored")
 }
 
 /// Calls `visit` with the index, the logits and the class of each label that isn't ignored. Returns their
@@ -127,14 +127,14 @@ pub fn bce_with_logits(logits: &[f32], targets: &[f32]) -> Result<f64> {
     mean(
         logits.iter().zip(targets).map(term).sum(),
         targets.len(),
-        "targets",
+        "target",
     )
 }
 
 pub(crate) fn mean(sum: f64, count: usize, what: &str) -> Result<f64> {
     if count == 0 {
         return Err(Error::InvalidArgument(format!(
-            "A loss needs at least one of the {what}."
+            "A loss needs at least one {what}."
         )));
     }
     Ok(sum / count as f64)
@@ -175,7 +175,7 @@ mod tests {
             all
         );
         let error = cross_entropy(&logits, 2, &[IGNORE_INDEX; 3]).unwrap_err();
-        assert!(error.to_string().contains("aren't ignored"), "{error}");
+        assert!(error.to_string().contains("isn't ignored"), "{error}");
     }
 
     #[test]

@@ -17,9 +17,13 @@ pub fn cross_entropy_backward<L: Copy + Into<i64>>(
     out: &mut [f32],
 ) -> Result<()> {
     check_smoothing(smoothing)?;
-    check_len("The gradient by the logits", out.len(), &[logits.len()])?;
+    check_len(
+        "The gradient with respect to the logits",
+        out.len(),
+        &[logits.len()],
+    )?;
     let count = for_each_label(logits, classes, labels, |_, _, _| {})?;
-    let share = mean(1.0, count, "labels that aren't ignored")?;
+    let share = mean(1.0, count, "label that isn't ignored")?;
     out.fill(0.0);
     for_each_label(logits, classes, labels, |index, row, class| {
         let log_sum = LogSum::of(row);
@@ -59,7 +63,7 @@ fn for_each_pair(
     check_len("The gradient of a loss", out.len(), &[values.len()])?;
     if values.is_empty() {
         return Err(Error::InvalidArgument(
-            "A loss needs at least one of the targets.".to_string(),
+            "A loss needs at least one target.".to_string(),
         ));
     }
     let count = values.len() as f64;

@@ -121,7 +121,11 @@ pub fn msn_loss_backward(
     weights: MsnLoss,
     out: &mut [f32],
 ) -> Result<()> {
-    check_len("The gradient by the logits", out.len(), &[logits.len()])?;
+    check_len(
+        "The gradient with respect to the logits",
+        out.len(),
+        &[logits.len()],
+    )?;
     let anchors = Anchors::of(logits, targets, prototypes, weights, out)?;
     let share = 1.0 / anchors.rows as f64;
     let work = logits.len().saturating_mul(8);
@@ -232,7 +236,7 @@ fn whole_rows(values: &[f32], prototypes: usize) -> Result<usize> {
         return Ok(values.len() / prototypes);
     }
     Err(Error::InvalidArgument(format!(
-        "{} values are no whole rows of {prototypes} prototypes.",
+        "{} values aren't a whole number of rows of {prototypes} prototypes.",
         values.len()
     )))
 }

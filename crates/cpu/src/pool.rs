@@ -62,7 +62,7 @@ fn check(
 ) -> Result<()> {
     if tokens < needed || width == 0 {
         return Err(Error::InvalidArgument(format!(
-            "Pooling needs at least {needed} tokens of at least one channel, and got [{batch}, {tokens}, {width}]."
+            "Pooling needs at least {needed} tokens of at least one channel, but got [{batch}, {tokens}, {width}]."
         )));
     }
     numel(&[tokens, width])?;

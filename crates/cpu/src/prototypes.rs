@@ -49,10 +49,18 @@ pub fn prototype_logits_backward(
     [by_x, by_prototypes]: [&mut [f32]; 2],
 ) -> Result<()> {
     let [rows, count] = check(x, prototypes, width, temperature)?;
-    check_len("The gradient by the logits", grad.len(), &[rows, count])?;
-    check_len("The gradient by the input", by_x.len(), &[x.len()])?;
     check_len(
-        "The gradient by the prototypes",
+        "The gradient with respect to the logits",
+        grad.len(),
+        &[rows, count],
+    )?;
+    check_len(
+        "The gradient with respect to the input",
+        by_x.len(),
+        &[x.len()],
+    )?;
+    check_len(
+        "The gradient with respect to the prototypes",
         by_prototypes.len(),
         &[prototypes.len()],
     )?;
@@ -73,13 +81,13 @@ fn check(x: &[f32], prototypes: &[f32], width: usize, temperature: f64) -> Resul
     let rows = [x, prototypes].map(|values| values.len().checked_div(width).unwrap_or(0));
     if rows.contains(&0) {
         return Err(Error::InvalidArgument(format!(
-            "Similarities need a row and a prototype at least, of one width: got {} and {} values for rows of {width}.",
+            "Comparing with prototypes needs at least one row and one prototype, of the same width: got {} and {} values for rows of {width}.",
             x.len(),
             prototypes.len()
         )));
     }
     check_len(
-        "What is compared with prototypes",
+        "The features compared with the prototypes",
         x.len(),
         &[rows[0], width],
     )?;

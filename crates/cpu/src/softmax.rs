@@ -12,7 +12,7 @@ use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
 pub fn softmax(x: &mut [f32], columns: usize) -> Result<()> {
     if columns == 0 || !x.len().is_multiple_of(columns) {
         return Err(Error::InvalidArgument(format!(
-            "{} values are no whole rows of {columns}.",
+            "{} values aren't a whole number of rows of {columns}.",
             x.len()
         )));
     }

@@ -35,7 +35,7 @@ impl SelectionShape {
         check_len("The chosen tokens", out.len(), &[batch, 1 + visible, width])?;
         if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
             return Err(Error::InvalidArgument(format!(
-                "There is no patch {patch}: an image has {} here.",
+                "There is no patch {patch}: the number of patches is {}.",
                 tokens - 1
             )));
         }
@@ -133,7 +133,7 @@ mod tests {
         let error = take_tokens(&X, SHAPE, &[0, 3, 0, 1], &mut out).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "There is no patch 3: an image has 3 here."
+            "There is no patch 3: the number of patches is 3."
         );
         for (shape, patches) in [
             (SHAPE, &[0, 1, 2][..]),

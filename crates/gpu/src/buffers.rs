@@ -208,7 +208,7 @@ impl DeviceBuffer {
         let limits = context.limits();
         if bytes > limits.max_storage_buffer_binding_size {
             return Err(Error::Unsupported(format!(
-                "{}{} takes {bytes} bytes, and this GPU device binds {} at most: use a smaller batch or image.",
+                "{}{} takes {bytes} bytes, but this GPU device can bind at most {}: use a smaller batch or image.",
                 what(),
                 context.for_op(),
                 limits.max_storage_buffer_binding_size
@@ -562,7 +562,7 @@ fn lower_first(text: &str) -> String {
 fn byte_size(dims: &[usize], element: usize) -> Result<u64> {
     match (numel(dims)? as u64).saturating_mul(element as u64) {
         0 => Err(Error::InvalidArgument(format!(
-            "A tensor on the GPU needs at least one element, and {} has none.",
+            "A tensor on the GPU needs at least one element, but the shape {} has none.",
             format_dims(dims)
         ))),
         bytes => Ok(bytes),

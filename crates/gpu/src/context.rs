@@ -155,7 +155,7 @@ impl Context {
             .await
             .map_err(|error| {
                 Error::Unsupported(format!(
-                    "The GPU{} gives no device with the limits that were asked for: {error}.",
+                    "The GPU{} can't provide a device with the requested limits: {error}.",
                     called(&info.name)
                 ))
             })?;
@@ -370,7 +370,7 @@ impl Context {
             Err(error) => {
                 self.check_alive()?;
                 Err(Error::Unsupported(format!(
-                    "The GPU can't be waited for: {error}."
+                    "Waiting for the GPU failed: {error}."
                 )))
             }
         }
@@ -405,7 +405,7 @@ fn no_adapter(reason: &str) -> Error {
 fn refusal(what: &str, error: wgpu::Error) -> Error {
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(format!(
-            "The GPU's memory can't hold {what}: use a smaller batch or image, or dispose what is no longer used."
+            "The GPU's memory can't hold {what}: use a smaller batch or image, or dispose models that are no longer used."
         )),
         wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
             Error::Unsupported(format!("The GPU refused {what}: {description}"))

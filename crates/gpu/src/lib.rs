@@ -56,7 +56,7 @@ pub use kernels::softmax::softmax;
 pub use kernels::sums::sum_of_squares;
 pub use kernels::take_tokens::take_tokens;
 pub use kernels::tokens_backward::{
-    EmbedGradients, embed_tokens_backward, interpolate_positions_backward, pool_backward,
+    EmbeddingGradients, embed_tokens_backward, interpolate_positions_backward, pool_backward,
     take_tokens_backward,
 };
 pub use profile::OpProfile;

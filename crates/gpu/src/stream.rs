@@ -481,7 +481,7 @@ impl Stream {
         let most = self.context.limits().max_compute_workgroups_per_dimension;
         if workgroups.iter().any(|&count| count > most as usize) {
             return Err(Error::Unsupported(format!(
-                "{name} would need {workgroups:?} workgroups, and this GPU device runs {most} a dimension at most: use a smaller batch or image."
+                "{name} would need {workgroups:?} workgroups, but this GPU device runs at most {most} per dimension: use a smaller batch or image."
             )));
         }
         Ok(workgroups.map(|count| count as u32))
@@ -746,7 +746,9 @@ fn encode_timed(
 }
 
 fn unreadable(reason: &str) -> Error {
-    Error::Unsupported(format!("The GPU doesn't give a tensor back: {reason}."))
+    Error::Unsupported(format!(
+        "A tensor can't be read back from the GPU: {reason}."
+    ))
 }
 
 /// The names of a batch's ops, without duplicates.

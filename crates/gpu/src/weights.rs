@@ -255,7 +255,10 @@ impl GpuLinear {
     ) -> Result<impl Future<Output = Result<Vec<u8>>> + use<>> {
         self.parameters.check_rows(row0, rows)?;
         let scales = self.scales.as_ref().ok_or_else(|| {
-            Error::InvalidArgument(format!("A weight of {} has no scales.", self.dtype.name()))
+            Error::InvalidArgument(format!(
+                "Only int8 weights have scales; this weight is {}.",
+                self.dtype.name()
+            ))
         })?;
         let piece = (scales.buffer(), 4 * row0 as u64, 4 * rows as u64);
         stream.read_pieces(&[piece], |bytes| Ok(bytes.to_vec()))

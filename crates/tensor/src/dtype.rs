@@ -106,7 +106,7 @@ impl Dtype {
             )
         } else {
             format!(
-                "{place} is {}, which is no finite number: the checkpoint is damaged.",
+                "{place} is {}, which isn't finite: the checkpoint is damaged.",
                 format_number(value.into())
             )
         })

@@ -39,7 +39,7 @@ impl Error {
     pub fn out_of_memory(count: usize, size: usize) -> Self {
         let bytes = count as u128 * size as u128;
         Error::OutOfMemory(format!(
-            "The engine can't allocate {bytes} bytes: use a smaller batch or image, a half-width dtype, or dispose what is no longer used."
+            "The engine can't allocate {bytes} bytes: use a smaller batch or image, a half-width dtype, or dispose models that are no longer used."
         ))
     }
 }

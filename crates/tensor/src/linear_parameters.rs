@@ -57,7 +57,7 @@ impl LinearParameters {
         let rows = bytes / row_bytes;
         if !bytes.is_multiple_of(row_bytes) || !self.has_rows(row0, rows) {
             return Err(Error::InvalidArgument(format!(
-                "{bytes} bytes of {} from row {row0} on don't fit a weight of shape {}.",
+                "{bytes} bytes of {} at row {row0} don't fit a weight of shape {}.",
                 source.name(),
                 self.shape()
             )));
@@ -82,7 +82,7 @@ impl LinearParameters {
             || !self.has_rows(row0, rows)
         {
             return Err(Error::InvalidArgument(format!(
-                "{weights} int8 weights and {scales} bytes of scales from row {row0} on don't fit a weight of shape {}.",
+                "{weights} int8 weights and {scales} bytes of scales at row {row0} don't fit a weight of shape {}.",
                 self.shape()
             )));
         }
@@ -104,7 +104,7 @@ impl LinearParameters {
         if !self.has_bias() || !bytes.is_multiple_of(source.size()) || !self.has_rows(offset, count)
         {
             return Err(Error::InvalidArgument(format!(
-                "{bytes} bytes of {} from element {offset} on don't fit a bias of {} elements.",
+                "{bytes} bytes of {} at element {offset} don't fit a bias of {} elements.",
                 source.name(),
                 self.bias_set.len()
             )));
@@ -129,7 +129,7 @@ impl LinearParameters {
             return Ok(());
         }
         Err(Error::InvalidArgument(format!(
-            "Rows {row0} to {row0} + {rows} aren't all in a weight of shape {}.",
+            "A weight of shape {} doesn't have all of the rows {row0} to {row0} + {rows}.",
             self.shape()
         )))
     }

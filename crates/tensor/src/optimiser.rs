@@ -85,12 +85,12 @@ impl Sgd {
         check_scale(self.gradient_scale)?;
         if self.momentum == 0.0 && self.nesterov {
             return Err(Error::InvalidArgument(
-                "Nesterov's momentum needs a momentum above 0.".to_string(),
+                "Nesterov momentum needs a momentum above 0.".to_string(),
             ));
         }
         if self.momentum > 0.0 && !has_buffer {
             return Err(Error::InvalidArgument(format!(
-                "A momentum of {} needs a buffer.",
+                "SGD with a momentum of {} needs a momentum buffer.",
                 format_number(self.momentum)
             )));
         }
@@ -132,7 +132,7 @@ fn check_scale(value: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "An optimiser's gradient_scale must be finite, got {}: is the gradient's norm?",
+        "An optimiser's gradient_scale must be finite, got {}: check that the gradient's norm is finite.",
         format_number(value)
     )))
 }

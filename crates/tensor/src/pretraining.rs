@@ -82,7 +82,7 @@ pub fn batch_rows(len: usize, columns: usize) -> Result<usize> {
         return Ok(rows);
     }
     Err(Error::InvalidArgument(format!(
-        "A batch norm needs at least two rows to learn from, got {rows}: use larger batches."
+        "Batch normalisation needs at least two rows in training, got {rows}: use a larger batch."
     )))
 }
 
@@ -95,7 +95,7 @@ pub fn views_of(anchors: usize, targets: usize) -> Result<usize> {
         return Ok(anchors / targets);
     }
     Err(Error::InvalidArgument(format!(
-        "{anchors} rows of anchors are no whole number of views of {targets} targets."
+        "{anchors} rows of anchors aren't a whole number of views of {targets} targets."
     )))
 }
 

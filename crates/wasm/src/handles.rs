@@ -27,7 +27,7 @@ impl Object {
             Object::Tensor(_) => "a tensor",
             Object::Linear(_) => "linear weights",
             #[cfg(feature = "gpu")]
-            Object::Halves(_) => "stored for one linear layer alone",
+            Object::Halves(_) => "a tensor stored for one linear layer only",
         }
     }
 
@@ -246,7 +246,7 @@ impl Handles {
 
 fn stale(handle: u32) -> Error {
     Error::Disposed(format!(
-        "Handle {handle} was freed, or never was: don't use a tensor after its scope ends."
+        "Handle {handle} was freed or never existed: don't use a tensor after its scope has ended."
     ))
 }
 

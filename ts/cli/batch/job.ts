@@ -223,7 +223,7 @@ async function compute_to_file(
       const { rows, failures } = file.journal;
       if (!options.quiet && !(error instanceof SourcesChanged))
         progress.notify(
-          `stopped after ${summary({ rows, failures })}; the same command again ${restart ? "without --restart " : ""}resumes from there.`,
+          `stopped after ${summary({ rows, failures })}; run the same command again ${restart ? "without --restart " : ""}to resume.`,
         );
       throw error;
     } finally {

@@ -51,7 +51,7 @@ async function check_checkpoint(output_dir: string, checkpoint: string): Promise
     if ((await stat(path).catch(() => undefined))?.isDirectory()) return;
   throw new VitMsnError(
     "NOT_FOUND",
-    `There is no checkpoint ${checkpoint}; give its folder, or its name in ${output_dir}.`,
+    `There is no checkpoint ${checkpoint}; pass its folder, or its name in ${output_dir}.`,
     { details: { argument: "resume_from_checkpoint" } },
   );
 }
@@ -90,7 +90,7 @@ export function interrupted(
   const how =
     args.save_strategy === "no"
       ? "nothing was saved, since save_strategy is no."
-      : "the same command resumes from there.";
+      : "run the same command again to resume.";
   notify(`stopped after step ${global_step}; ${how}`);
   return INTERRUPTED[signal.reason as keyof typeof INTERRUPTED] ?? INTERRUPTED.SIGINT;
 }

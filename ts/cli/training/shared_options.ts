@@ -72,7 +72,7 @@ export function shared_pretrained_options(flags: SharedFlags, signal: AbortSigna
 /** Help for the library's options that fine-tuning and pre-training share. */
 export const SHARED_TRAINING_HELP = {
   max_steps: training("stop after n optimiser steps; overrides num_train_epochs"),
-  gradient_checkpointing: training("save memory and take a third more time; default: false"),
+  gradient_checkpointing: training("save memory at the cost of a third more time; default: false"),
   seed: training("seed of all randomness that data_seed doesn't cover; default: 42"),
   adam_beta1: optimiser("first decay rate of AdamW; default: 0.9"),
   adam_beta2: optimiser("second decay rate of AdamW; default: 0.999"),

@@ -42,12 +42,12 @@ function wrong_binary(): VitMsnError {
 }
 
 function describe({ adapter }: OpenedDevice, device: "webgpu" | "auto" | GPUDevice): EngineInfo {
-  const kind = adapter.is_software ? "software on the CPU" : "a GPU";
+  const kind = adapter.is_software ? "a software renderer on the CPU" : "a GPU";
   const why =
     typeof device === "object"
-      ? "on the caller's device"
+      ? "the device that was passed"
       : device === "auto"
-        ? "the best that there is here"
+        ? "the best one available"
         : 'as device "webgpu" asks for';
   const reasons = Object.freeze([`On WebGPU: ${adapter.name}, ${kind}, ${why}.`]);
   return Object.freeze({ level: "webgpu", threads: 1, worker: false, reasons, adapter });

@@ -66,8 +66,8 @@ async function open(gpu: GPU, by_name: boolean): Promise<OpenedDevice> {
   const described = describe_adapter(adapter.info, adapter.features);
   if (described.is_software && !(env.webgpu.allow_software ?? by_name)) {
     throw unsupported(
-      `The only adapter of WebGPU, ${described.name}, is software on the CPU` +
-        `${by_name ? "" : ", which the CPU's own engine outruns"}; env.webgpu.allow_software = true takes it.`,
+      `The only WebGPU adapter, ${described.name}, is a software renderer on the CPU` +
+        `${by_name ? "" : ", slower than the CPU engine"}; set env.webgpu.allow_software = true to use it.`,
     );
   }
   const device = await request_device(adapter, described);
@@ -112,7 +112,7 @@ async function request_device(adapter: GPUAdapter, { name, features }: AdapterIn
     });
   } catch (cause) {
     throw unsupported(
-      `The GPU ${name} gives no device (${String(cause)}): close other programs that use it and try again, ` +
+      `The GPU ${name} can't provide a device (${String(cause)}): close other programs that use it and try again, ` +
         'or run the model on the CPU with device "wasm".',
       cause,
     );
@@ -124,7 +124,7 @@ function describe_adapter(
   features: ReadonlySet<string> | GPUSupportedFeatures,
 ): AdapterInfo {
   const { vendor = "", architecture = "", description = "", device = "" } = info ?? {};
-  const name = description || [vendor, architecture || device].filter(Boolean).join(" ") || "of no name";
+  const name = description || [vendor, architecture || device].filter(Boolean).join(" ") || "without a name";
   return Object.freeze({
     name,
     vendor,

@@ -55,7 +55,7 @@ function read_bmp_header(bytes: Uint8Array, name: string): Bmp {
   if (![1, 2, 4, 8, 16, 24, 32].includes(bits) || !is_known) {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `${name} is a BMP image of ${bits} bits a pixel and compression ${compression}, which isn't supported; convert it to PNG.`,
+      `${name} is a BMP image with ${bits} bits per pixel and compression ${compression}, which isn't supported; convert it to PNG.`,
       { details: { file: name, bits, compression } },
     );
   }

@@ -207,13 +207,13 @@ class Unpickler {
 
   #check_protocol(protocol: number): void {
     if (protocol < 2 || protocol > 5)
-      throw this.#broken(`is written in pickle protocol ${protocol}; 2 to 5 are known`);
+      throw this.#broken(`is written in pickle protocol ${protocol}; 2 to 5 are supported`);
   }
 
   #check_frame(): void {
     const length = this.#uint64();
     if (length > this.#bytes.byteLength - this.#at)
-      throw this.#broken(`claims a frame of ${length} bytes past its end`);
+      throw this.#broken(`claims a frame of ${length} bytes that extends past its end`);
   }
 
   #global(module: string, name: string): PickleGlobal {
@@ -225,7 +225,7 @@ class Unpickler {
   #stack_global(): PickleGlobal {
     const [module, name] = this.#pop_many(2);
     if (typeof module !== "string" || typeof name !== "string")
-      throw this.#broken("names a global by something else than strings");
+      throw this.#broken("names a global by something other than strings");
     return this.#global(module, name);
   }
 
@@ -240,7 +240,7 @@ class Unpickler {
   /** A state dict has the attribute `_metadata`, which is dropped because no tensor needs it. */
   #build(_state: unknown): void {
     if (!(this.#top() instanceof PickleDict))
-      throw refuse_pickle(this.#file, "attributes to be set on something else than a dict");
+      throw refuse_pickle(this.#file, "attributes to be set on something other than a dict");
   }
 
   #append(items: unknown[]): void {

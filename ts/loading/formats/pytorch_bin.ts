@@ -166,20 +166,20 @@ async function refuse_other_formats(file: RandomAccessFile): Promise<void> {
   if (LEGACY_HEAD.every((byte, i) => head[i] === byte)) {
     throw new VitMsnError(
       "UNSUPPORTED",
-      `${file.name} is in the format of PyTorch before 1.6, which isn't read here. Convert it once in Python: ` +
+      `${file.name} is in the format of PyTorch before 1.6, which isn't supported. Convert it once in Python: ` +
         'safetensors.torch.save_file(torch.load("pytorch_model.bin", weights_only=True), "model.safetensors").',
       { details: { file: file.name } },
     );
   }
   if (head[0] !== 0x50 || head[1] !== 0x4b)
-    throw broken(file.name, "is no file of torch.save: it doesn't begin as a zip file");
+    throw broken(file.name, "wasn't written by torch.save: it doesn't begin like a zip file");
 }
 
 /** The archive's folder: "archive/", "pytorch_model/" or any other. */
 function find_prefix(entries: ReadonlyMap<string, ZipEntry>, name: string): string {
   const pickles = [...entries.keys()].filter((entry) => /^(?:[^/]*\/)?data\.pkl$/.test(entry));
   if (pickles.length !== 1)
-    throw broken(name, `holds ${pickles.length} files data.pkl where torch.save writes one`);
+    throw broken(name, `contains ${pickles.length} files named data.pkl, but torch.save writes one`);
   return (pickles[0] as string).slice(0, -"data.pkl".length);
 }
 
@@ -191,7 +191,7 @@ async function check_byte_order(file: RandomAccessFile, entry: ZipEntry | undefi
   if (order === "little") return;
   throw new VitMsnError(
     "UNSUPPORTED",
-    `${file.name} was saved in the byte order ${JSON.stringify(order)}; only "little" is read.`,
+    `${file.name} was saved in the byte order ${JSON.stringify(order)}; only "little" is supported.`,
     {
       details: { file: file.name, order },
     },
@@ -233,7 +233,10 @@ function load_storage(
   }
   const entry = find(key);
   if (!entry)
-    throw broken(file, `refers to the storage ${JSON.stringify(key.slice(0, 200))}, which it doesn't hold`);
+    throw broken(
+      file,
+      `refers to the storage ${JSON.stringify(key.slice(0, 200))}, which the file doesn't contain`,
+    );
   const item_bytes = dtype?.item_bytes ?? 1;
   if (count * item_bytes !== entry.size) {
     throw broken(
@@ -252,14 +255,14 @@ function load_storage(
 function reduce(callee: PickleGlobal, args: readonly unknown[], file: string): unknown {
   switch (callee.name) {
     case ORDERED_DICT:
-      if (args.length !== 0) throw broken(file, "makes an OrderedDict in an unknown form");
+      if (args.length !== 0) throw broken(file, "creates an OrderedDict in an unknown form");
       return new PickleDict();
     case REBUILD_TENSOR:
       return rebuild_tensor(args, storage_dtype(args[0]), file);
     case REBUILD_TENSOR_3:
       return rebuild_tensor(args, new_dtype(args[6]), file);
     case REBUILD_PARAMETER:
-      if (!is_view(args[0])) throw broken(file, "makes a parameter of something that isn't a tensor");
+      if (!is_view(args[0])) throw broken(file, "creates a parameter from something that isn't a tensor");
       return args[0];
     default:
       throw refuse_pickle(file, `a call of ${callee.name}`);
@@ -290,7 +293,7 @@ function rebuild_tensor(args: readonly unknown[], dtype: Dtype | undefined, file
     dims.length <= MAX_RANK &&
     dims.every(is_size) &&
     strides.every(is_size);
-  if (!sound) throw broken(file, "makes a tensor in an unknown form");
+  if (!sound) throw broken(file, "creates a tensor in an unknown form");
   const view = { storage, dtype, offset, dims, strides };
   check_view(view, file);
   return view;
@@ -321,8 +324,9 @@ function find_state_dict(root: unknown, file: string): PickleDict {
   const nested = NESTED_KEYS.map((key) => (root instanceof PickleDict ? root.get(key) : undefined));
   const dict = nested.find((value) => value instanceof PickleDict) ?? root;
   if (!(dict instanceof PickleDict))
-    throw broken(file, "holds no dict of tensors; save model.state_dict(), not the model");
-  if (views_of(dict).size === 0) throw broken(file, "holds no tensors in its dict; save model.state_dict()");
+    throw broken(file, "doesn't contain a dict of tensors; save model.state_dict(), not the model");
+  if (views_of(dict).size === 0)
+    throw broken(file, "contains a dict without tensors; save model.state_dict()");
   return dict;
 }
 
@@ -402,7 +406,7 @@ class ViewReader {
     if (!is_size(start) || !is_size(length) || start + length > size) {
       throw broken(
         file.name,
-        `was asked for bytes ${start} to ${start + length} of the tensor ${JSON.stringify(key)}, which has ${size}`,
+        `can't provide bytes ${start} to ${start + length} of the tensor ${JSON.stringify(key)}, which has ${size}`,
       );
     }
     if (length === 0) return new Uint8Array(0);

@@ -84,13 +84,13 @@ async function read_header_length(file: RandomAccessFile): Promise<number> {
   if (length > BigInt(MAX_HEADER_BYTES)) {
     throw invalid(
       file.name,
-      `claims a header of ${length} bytes, more than ${MAX_HEADER_BYTES}: it is no safetensors file`,
+      `claims a header of ${length} bytes, more than ${MAX_HEADER_BYTES}: it isn't a safetensors file`,
     );
   }
   if (length > BigInt(file.size - 8)) {
     throw invalid(
       file.name,
-      `claims a header of ${length} bytes but has ${file.size} bytes in all: it was cut off`,
+      `claims a header of ${length} bytes but has ${file.size} bytes in total: it was cut off`,
     );
   }
   return Number(length);
@@ -145,7 +145,7 @@ function check_layout(entries: SafetensorsEntry[], data_start: number, file: Ran
   let end = data_start;
   for (const entry of entries.toSorted((a, b) => a.start - b.start || a.end - b.end)) {
     if (entry.start !== end) {
-      const what = entry.start < end ? "overlaps another tensor" : "leaves a hole before it";
+      const what = entry.start < end ? "overlaps another tensor" : "leaves a gap before it";
       throw invalid_tensor(
         file,
         entry.key,
@@ -158,8 +158,8 @@ function check_layout(entries: SafetensorsEntry[], data_start: number, file: Ran
     const why =
       end > file.size
         ? "it was cut off while it was copied or downloaded; get it again"
-        : "the rest belongs to no tensor";
-    throw invalid(file.name, `has ${file.size} bytes where its header describes ${end}: ${why}`);
+        : "the remaining bytes belong to no tensor";
+    throw invalid(file.name, `has ${file.size} bytes, but its header describes ${end}: ${why}`);
   }
 }
 

@@ -75,7 +75,7 @@ async function* tensor_bytes(tensor: TensorToWrite): AsyncGenerator<Uint8Array, 
     yield piece;
   }
   if (written !== tensor.byte_length)
-    throw unwritable(tensor, `gave other than its ${tensor.byte_length} bytes`);
+    throw unwritable(tensor, `didn't provide exactly its ${tensor.byte_length} bytes`);
 }
 
 function element_bytes(tensor: TensorToWrite): number {

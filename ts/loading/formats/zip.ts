@@ -88,7 +88,7 @@ async function find_directory(file: RandomAccessFile): Promise<Directory> {
   }
   throw invalid(
     file.name,
-    "has no zip directory at its end: it was cut off while it was copied or downloaded, or is no zip file",
+    "has no zip directory at its end: it was cut off while it was copied or downloaded, or it isn't a zip file",
   );
 }
 
@@ -130,7 +130,7 @@ async function read_end64(file: RandomAccessFile, end_offset: number): Promise<D
 }
 
 function check_directory({ offset, size, count }: Directory, end_offset: number, name: string): void {
-  if (offset + size > end_offset) throw invalid(name, "has a zip directory that reaches past its place");
+  if (offset + size > end_offset) throw invalid(name, "has a zip directory that extends past its end");
   if (size > MAX_DIRECTORY_BYTES)
     throw invalid(name, `has a zip directory of ${size} bytes, more than ${MAX_DIRECTORY_BYTES}`);
   if (count * ENTRY_SIZE > size)
@@ -156,7 +156,7 @@ function parse_entry(bytes: Uint8Array, at: number, file_name: string): { entry:
   check_storage(view, name, file_name);
   const sizes = read_sizes(view, extra_start, extra_end, file_name);
   if (sizes.packed !== sizes.size)
-    throw invalid(file_name, `has an entry ${JSON.stringify(name)} of two sizes`);
+    throw invalid(file_name, `has an entry ${JSON.stringify(name)} with two different sizes`);
   const crc32 = view.getUint32(16, true);
   return {
     entry: { name, size: sizes.size, crc32, header_offset: sizes.offset, limit: 0 },

@@ -72,8 +72,8 @@ async function warn_of_classes_like_splits(directory: SaveDirectory): Promise<vo
   for (const name of (await list_folder(directory)).folders) {
     if (split_of(name) === undefined || !(await holds_classes(directory, name))) continue;
     env.warn(
-      `${name_of_folder(directory)}: ${name} is read as a class, since the folder holds other ones than splits; ` +
-        `if it is a split, give ${name} itself.`,
+      `${name_of_folder(directory)}: ${name} is read as a class, because the folder also contains folders that aren't splits; ` +
+        `if it is a split, pass ${name} itself.`,
     );
   }
 }
@@ -97,7 +97,7 @@ export async function enter_split(
       `${where} holds the splits ${all}, but none named ${split}; pass the folder of one split.`,
       directory,
     );
-  env.warn(`${where} holds the splits ${all}; ${name} is read.`);
+  env.warn(`${where} holds the splits ${all}; using ${name}.`);
   return child_folder(directory, name);
 }
 

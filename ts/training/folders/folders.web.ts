@@ -106,7 +106,7 @@ function handle_of(directory: SaveDirectory): FileSystemDirectoryHandle {
     return directory;
   throw new VitMsnError(
     "INVALID_ARGUMENT",
-    "There are no local folders here; pass a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
+    "Local folders aren't available here; pass a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
   );
 }
 

@@ -61,7 +61,7 @@ pub fn eager_attention_backward(
 
 fn check(grad: &[f32], qkv: &[f32], shape: AttentionShape, out: &[f32]) -> Result<()> {
     shape.check(qkv, grad)?;
-    check_len("The gradient by qkv", out.len(), &[qkv.len()])
+    check_len("The gradient with respect to qkv", out.len(), &[qkv.len()])
 }
 
 /// What the forward op saved.

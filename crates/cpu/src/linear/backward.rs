@@ -27,11 +27,15 @@ pub fn linear_backward_input(grad: &[f32], w: &PackedLinear, out: &mut [f32]) ->
     let (inputs, outputs) = (w.in_features(), w.out_features());
     let rows = grad.len() / outputs;
     check_len(
-        "The gradient of a linear layer",
+        "The gradient of a linear layer's output",
         grad.len(),
         &[rows, outputs],
     )?;
-    check_len("The gradient by its input", out.len(), &[rows, inputs])?;
+    check_len(
+        "The gradient with respect to the input",
+        out.len(),
+        &[rows, inputs],
+    )?;
     linear(grad, &transposed(w)?, Activation::Identity, None, out)
 }
 
@@ -58,13 +62,13 @@ pub fn linear_backward_weights(
         )));
     }
     check_len(
-        "The gradient of a linear layer",
+        "The gradient of a linear layer's output",
         grad.len(),
         &[rows, outputs],
     )?;
     check_len("The input of a linear layer", x.len(), &[rows, inputs])?;
     check_len(
-        "The gradient by the weight",
+        "The gradient with respect to the weight",
         weight.len(),
         &[outputs, inputs],
     )?;

@@ -191,7 +191,7 @@ impl PackedLinear {
         match &self.panels {
             Panels::Quantised(panels) => Dtype::F32.encode(panels.scales(row0, rows)),
             _ => Err(Error::InvalidArgument(format!(
-                "A weight of {} has no scales.",
+                "Only int8 weights have scales; this weight is {}.",
                 self.dtype.name()
             ))),
         }

@@ -269,7 +269,7 @@ impl Pool {
             guard = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(guard);
-        panic!("A thread of the engine was lost in the middle of its work.");
+        panic!("One of the engine's threads was lost while it was working.");
     }
 
     /// Wakes the threads that wait. Acquiring the lock ensures that none is between its last check and its sleep,

@@ -20,11 +20,11 @@ struct Params {
 /// # Errors
 /// INVALID_ARGUMENT if the widths differ, UNSUPPORTED, OUT_OF_MEMORY, ENGINE_DEAD.
 pub fn concat_rows(stream: &mut Stream, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
-    let [rows, width] = x.shape("Rows that are joined", ["rows", "width"])?;
-    let [more, other_width] = y.shape("Rows that are joined", ["rows", "width"])?;
+    let [rows, width] = x.shape("The rows to join", ["rows", "width"])?;
+    let [more, other_width] = y.shape("The rows to join", ["rows", "width"])?;
     if width != other_width {
         return Err(Error::InvalidArgument(format!(
-            "Rows of {width} and of {other_width} values can't be joined."
+            "Rows of {width} values and rows of {other_width} values can't be joined: they must have the same width."
         )));
     }
     let joined = stream.uninit(&[rows + more, width])?;
@@ -44,7 +44,9 @@ pub fn concat_rows_backward(
 ) -> Result<[GpuTensor; 2]> {
     let [all, width] = grad.shape("The gradient of joined rows", ["rows", "width"])?;
     let rest = all.checked_sub(rows).ok_or_else(|| {
-        Error::InvalidArgument(format!("The gradient of {all} joined rows has no {rows}."))
+        Error::InvalidArgument(format!(
+            "A gradient of {all} joined rows can't be split after {rows} rows."
+        ))
     })?;
     let mut cut = |first: usize, rows: usize| {
         let part = stream.uninit(&[rows, width])?;

@@ -84,7 +84,7 @@ pub fn accumulate(
     x: &GpuTensor,
     scale: f32,
 ) -> Result<()> {
-    x.expect("What is accumulated", &[target.len()])?;
+    x.expect("The tensor to accumulate", &[target.len()])?;
     let settings = Settings { scale, ..PLAIN };
     let (reads, writes) = ([x.binding()], [target.binding()]);
     record(stream, "accumulate", x.len(), &reads, &writes, settings)

@@ -57,7 +57,7 @@ impl GpuImage {
         let end = offset.checked_add(bytes.len());
         if !offset.is_multiple_of(4) || end.is_none_or(|end| end > self.pitch * self.height) {
             return Err(Error::InvalidArgument(format!(
-                "{} bytes from {offset} on are not of an image of {}×{} pixels.",
+                "{} bytes at offset {offset} don't fit an image of {}×{} pixels.",
                 bytes.len(),
                 self.width,
                 self.height
@@ -159,7 +159,7 @@ impl Axis<'_> {
             || !self.table.chunks(self.stride).all(is_inside)
         {
             return Err(Error::InvalidArgument(format!(
-                "The weights of a resampling don't fit {size} pixels."
+                "The resampling weights don't fit {size} pixels."
             )));
         }
         Ok(self.table.len() / self.stride)
@@ -233,10 +233,10 @@ pub fn preprocess(
     let [batch, channels, height, width] = pixels.shape("The pixels", names)?;
     if channels != 3 || index >= batch {
         return Err(Error::InvalidArgument(format!(
-            "There is no place for image {index} in pixels of {batch} images and {channels} channels."
+            "Image {index} doesn't fit into pixel values of {batch} images with {channels} channels."
         )));
     }
-    check_len("The values of bytes", plan.values.len(), &[3, 256])?;
+    check_len("The table of byte values", plan.values.len(), &[3, 256])?;
     let (new_width, new_height) = (
         plan.columns.check(image.width)?,
         plan.rows.check(image.height)?,
@@ -247,7 +247,7 @@ pub fn preprocess(
     } else {
         (plan.columns, plan.rows, [new_width, image.height])
     };
-    let values = stream.upload_table(plan.values, "The values of bytes")?;
+    let values = stream.upload_table(plan.values, "The table of byte values")?;
     let packed = stream.uninit(&[first_full[1], first_full[0]])?;
     let first = Pass {
         source: image.buffer.binding(),
@@ -309,7 +309,7 @@ impl Pass<'_> {
         results: Binding,
         last: bool,
     ) -> Result<()> {
-        let table = stream.upload_table(self.axis.table, "The weights of a resampling")?;
+        let table = stream.upload_table(self.axis.table, "The resampling weights")?;
         let [width, height] = [params.width, params.height].map(|size| size as usize);
         let taps = (self.axis.stride - 2) as u64;
         let results_count = (width * height) as u64;

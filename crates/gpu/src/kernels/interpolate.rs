@@ -58,7 +58,7 @@ pub fn interpolate_positions(
         .map(|row| taps(row, grid.0, new_grid.0))
         .chain((0..new_grid.1).map(|column| taps(column, grid.1, new_grid.1)))
         .collect();
-    let table = stream.upload_table(&taps, "The weights of an interpolation")?;
+    let table = stream.upload_table(&taps, "The interpolation weights")?;
     let [height, depth, _] = fold_rows(1 + new_cells);
     stream.record(Op {
         kernel: INTERPOLATE,

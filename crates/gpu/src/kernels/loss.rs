@@ -98,7 +98,7 @@ fn check_labels(labels: &[i32], classes: usize) -> Result<usize> {
     }
     if count == 0 {
         return Err(Error::InvalidArgument(
-            "A loss needs at least one of the labels that aren't ignored.".to_string(),
+            "A loss needs at least one label that isn't ignored.".to_string(),
         ));
     }
     Ok(count)
@@ -114,7 +114,7 @@ pub fn mse_loss(
     targets: &GpuTensor,
 ) -> Result<GpuTensor> {
     targets.expect("The targets", &[predictions.len()])?;
-    mean_over_pairs(stream, "mse", predictions, targets)
+    mean_over_pairs(stream, "mse_loss", predictions, targets)
 }
 
 /// The mean binary cross-entropy of logits and targets in 0..=1 over all elements, as `[1]`, computed without

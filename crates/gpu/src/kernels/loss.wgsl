@@ -71,7 +71,7 @@ fn cross_entropy_backward(
 }
 
 @compute @workgroup_size(LANES)
-fn mse(@builtin(local_invocation_index) lane: u32) {
+fn mse_loss(@builtin(local_invocation_index) lane: u32) {
     var total = 0.0;
     for (var i = lane; i < params.rows * params.width; i += LANES) {
         let difference = x[i] - target_values[i];

@@ -101,7 +101,7 @@ fn check(logits: &GpuTensor, targets: &GpuTensor, weights: MsnLoss) -> Result<Pa
     let [images, others] = targets.shape("The targets", ["batch", "prototypes"])?;
     if width != others {
         return Err(Error::InvalidArgument(format!(
-            "The targets have {others} prototypes, and the logits {width}."
+            "The targets have {others} prototypes, but the logits have {width}."
         )));
     }
     views_of(rows, images)?;

@@ -39,7 +39,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(3) var<storage, read> known_sums: array<f32>;
 @group(0) @binding(4) var<storage, read> known_terms: array<f32>;
-@group(0) @binding(5) var<storage, read_write> slopes: array<f32>;
+@group(0) @binding(5) var<storage, read_write> d_logits: array<f32>;
 
 // softmax(scale · x)
 @compute @workgroup_size(LANES)
@@ -168,6 +168,6 @@ fn backward(
         let log_prob = logits[first + i] - log_sum;
         let slope = whole + params.me_max_weight * (log_mean(known_sums[i]) - mean)
             - params.entropy_weight * (log_prob + entropy);
-        slopes[first + i] = (exp(log_prob) * slope - targets[first_target + i]) / f32(params.rows);
+        d_logits[first + i] = (exp(log_prob) * slope - targets[first_target + i]) / f32(params.rows);
     }
 }

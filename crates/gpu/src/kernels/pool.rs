@@ -31,7 +31,7 @@ pub fn pool(stream: &mut Stream, x: &GpuTensor, pooling: Pooling) -> Result<GpuT
     let [batch, tokens, width] = x.shape("The input of pooling", names)?;
     if pooling == Pooling::Mean && tokens < 2 {
         return Err(Error::InvalidArgument(format!(
-            "The mean of patches needs a patch beside the CLS token, and {} has none.",
+            "Mean pooling needs at least one patch in addition to the CLS token, but the shape {} has none.",
             format_dims(x.dims())
         )));
     }

@@ -47,7 +47,7 @@ pub fn prototype_logits_backward(
     temperature: f64,
 ) -> Result<[GpuTensor; 2]> {
     let [rows, width, count] = check(x, prototypes, temperature)?;
-    grad.expect("The gradient by the logits", &[rows, count])?;
+    grad.expect("The gradient with respect to the logits", &[rows, count])?;
     // In both products, one factor includes the temperature.
     let scale = 1.0 / temperature;
     let right = normalised(stream, prototypes, scale, false)?;
@@ -63,13 +63,16 @@ pub fn prototype_logits_backward(
 /// [rows, width, prototypes]
 fn check(x: &GpuTensor, prototypes: &GpuTensor, temperature: f64) -> Result<[usize; 3]> {
     check_temperature(temperature)?;
-    let [rows, width] = x.shape("What is compared with prototypes", ["rows", "width"])?;
+    let [rows, width] = x.shape(
+        "The features compared with the prototypes",
+        ["rows", "width"],
+    )?;
     let [count, other_width] = prototypes.shape("The prototypes", ["prototypes", "width"])?;
     if width == other_width && rows > 0 && count > 0 && width > 0 {
         return Ok([rows, width, count]);
     }
     Err(Error::InvalidArgument(format!(
-        "Similarities need a row and a prototype at least, of one width: got {rows} rows of {width} and {count} of {other_width}."
+        "Comparing with prototypes needs at least one row and one prototype, of the same width: got {rows} rows of {width} and {count} of {other_width}."
     )))
 }
 

@@ -41,7 +41,7 @@ pub fn take_tokens(
     check_len("The chosen patches", patches.len(), &[batch, visible])?;
     if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
         return Err(Error::InvalidArgument(format!(
-            "There is no patch {patch}: an image has {} here.",
+            "There is no patch {patch}: the number of patches is {}.",
             tokens - 1
         )));
     }
@@ -98,7 +98,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             error.to_string(),
-            "There is no patch 3: an image has 3 here."
+            "There is no patch 3: the number of patches is 3."
         );
         let mut run =
             |x, patches: &[u32], visible| code(take_tokens(&mut stream, x, patches, visible));

@@ -62,7 +62,7 @@ impl Table {
 }
 
 /// The gradients of [`crate::embed_tokens`].
-pub struct EmbedGradients {
+pub struct EmbeddingGradients {
     /// `[batch, patches, width]`, zero for masked patches.
     pub patches: GpuTensor,
     /// `[1, 1, width]`
@@ -82,7 +82,7 @@ pub fn embed_tokens_backward(
     stream: &mut Stream,
     grad: &GpuTensor,
     masked: Option<&GpuTensor>,
-) -> Result<EmbedGradients> {
+) -> Result<EmbeddingGradients> {
     let names = ["batch", "tokens", "width"];
     let [batch, tokens, width] = grad.shape("The gradient of the tokens", names)?;
     let count = tokens - 1;
@@ -101,7 +101,7 @@ pub fn embed_tokens_backward(
         })
         .transpose()?;
     let all = tokens * width;
-    Ok(EmbedGradients {
+    Ok(EmbeddingGradients {
         patches,
         cls: column_sums(stream, grad.binding(), [batch, all, width], &[1, 1, width])?,
         positions: column_sums(
@@ -151,7 +151,7 @@ pub fn take_tokens_backward(
     check_len("The chosen patches", patches.len(), &[batch, visible])?;
     if let Some(patch) = patches.iter().find(|&&patch| patch as usize >= tokens - 1) {
         return Err(Error::InvalidArgument(format!(
-            "There is no patch {patch}: an image has {} here.",
+            "There is no patch {patch}: the number of patches is {}.",
             tokens - 1
         )));
     }
@@ -193,7 +193,7 @@ pub fn pool_backward(
     let needed = 1 + usize::from(pooling == Pooling::Mean);
     if tokens < needed {
         return Err(Error::InvalidArgument(format!(
-            "Pooling needs at least {needed} tokens of at least one channel, and got [{batch}, {tokens}, {width}]."
+            "Pooling needs at least {needed} tokens of at least one channel, but got [{batch}, {tokens}, {width}]."
         )));
     }
     let y = stream.uninit(&[batch, tokens, width])?;
@@ -284,8 +284,8 @@ fn gather(
     y: &GpuTensor,
     workgroups: [usize; 3],
 ) -> Result<()> {
-    let spans = stream.upload_table(&table.spans, "The places of gradients")?;
-    let entries = stream.upload_table(&table.entries, "The shares of gradients")?;
+    let spans = stream.upload_table(&table.spans, "The table of gradient positions")?;
+    let entries = stream.upload_table(&table.entries, "The table of gradient weights")?;
     let reads = [grad.binding(), spans.binding(), entries.binding()];
     record(stream, entry_point, 0, params, &reads, y, workgroups)
 }

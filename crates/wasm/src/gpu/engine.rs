@@ -75,7 +75,9 @@ impl Engine {
 
     #[cfg(not(target_arch = "wasm32"))]
     pub fn copy_texture(&mut self, _: JsValue, _: [u32; 2]) -> Result<GpuImage> {
-        Err(Error::Unsupported("There is no page here.".to_string()))
+        Err(Error::Unsupported(
+            "Textures of a page exist in browsers only: pass bytes instead.".to_string(),
+        ))
     }
 
     /// Computes the pixel values of image `index` of the batch.

@@ -36,7 +36,7 @@ pub fn with_engine<T>(
 }
 
 fn not_open() -> Error {
-    Error::InvalidArgument("This engine has no device: open() comes first.".to_string())
+    Error::InvalidArgument("This engine has no device yet: call open() first.".to_string())
 }
 
 /// Opens the device that TypeScript chose and offers to this instance as its `navigator.gpu`. `subgroups` says whether
@@ -132,11 +132,11 @@ pub fn preprocess_texture(
 }
 
 fn no_size() -> Error {
-    Error::InvalidArgument("An image's size is its width, height and channels.".to_string())
+    Error::InvalidArgument("An image's size must be its width, height and channels.".to_string())
 }
 
 fn image_plan<'a>(plan: &'a [i32], values: &'a [f32]) -> Result<ImagePlan<'a>> {
-    let short = || Error::InvalidArgument("The plan of an image is too short.".to_string());
+    let short = || Error::InvalidArgument("The image plan is too short.".to_string());
     let (&[column_stride, row_stride, columns, rows_first, left, top], tables) =
         plan.split_first_chunk().ok_or_else(short)?;
     let (columns, rows) = tables

@@ -144,7 +144,7 @@ impl AttentionShape {
             name: if eager {
                 "eager_attention"
             } else {
-                "attention"
+                "scaled_dot_product_attention"
             },
             sources,
             entry_point: "main",
@@ -204,7 +204,7 @@ impl AttentionShape {
             ],
         };
         Kernel {
-            name: "attention",
+            name: "scaled_dot_product_attention",
             sources,
             entry_point: "main",
         }
