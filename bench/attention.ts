@@ -1,5 +1,5 @@
 /**
- * Attention by sdpa compared with eager: a whole forward, the op alone and the memory of both, over batches and image sizes.
+ * Attention by sdpa compared with eager: a whole forward pass, the op alone and the memory of both, over batches and image sizes.
  */
 import { parseArgs } from "node:util";
 import { create_engine } from "../ts/engine/create_engine.ts";
@@ -15,7 +15,7 @@ const HELP = `Usage: node bench/run.mjs attention [OPTIONS]
   --size small|base   one architecture; default both
   --batch N           one batch size at 224×224; default 1, 2, 4 and 8
   --image N           one image size, batch 1; above 224 positions are interpolated. Default 448 and 896 after the batches
-  --ms N              measure each forward for so long, in all; default 4000
+  --ms N              measure each forward pass for so long, in all; default 4000
   --json              print JSON`;
 
 const { values: options } = parseArgs({
@@ -50,7 +50,7 @@ async function compare(sdpa: () => unknown, eager: () => unknown): Promise<Timin
   return { sdpa: Math.min(...a), eager: Math.min(...b) };
 }
 
-/** A whole forward; new models, so that what they have reserved at the end is what this case takes. */
+/** A whole forward pass; new models, so that what they have reserved at the end is what this case takes. */
 async function forwards(size: Size, { batch, image }: Case) {
   const models = await Promise.all(
     IMPLEMENTATIONS.map((attn_implementation) =>

@@ -24,15 +24,15 @@ const HELP = `Usage: node bench/run.mjs gpu [OPTIONS]
   --runtime NAME          chromium (default), deno or node
   --size small|base|all   default small: on a software adapter base takes minutes
   --dtype NAME            float32 (default), float16, bfloat16 or int8; the peer has float32 alone
-  --batch N               images in a forward; default 1 and 4
-  --rounds N              measured forwards of each, after a first one; default 3
+  --batch N               images in a forward pass; default 1 and 4
+  --rounds N              measured forward passes of each, after a first one; default 3
   --software              the software adapter, even where there is a GPU: SwiftShader, in Deno Mesa's lavapipe
   --headed                Chromium with a window, where it finds no GPU without one
   --no-peer               skip onnxruntime-web, which runs only in Chromium
   --attention             compare sdpa with eager instead: batches 1, 2, 4, 8 at 224×224, then 448×448 and 896×896
   --image N               with --attention: one image size, batch 1
   --profile               also print each op's time
-  --tune                  also measure the tiles of linear layers, and print them and a forward's time before and after
+  --tune                  also measure the tiles of linear layers, and print them and a forward pass's time before and after
   --json                  print JSON`;
 
 const { values: options } = parseArgs({
@@ -70,7 +70,7 @@ const IMPORTS = {
 const PAGE = `<!doctype html><script type="importmap">${JSON.stringify({ imports: IMPORTS })}</script>`;
 
 interface Measured {
-  /** The first forward after the model was loaded. */
+  /** The first forward pass after the model was loaded. */
   first: number;
   times: number[];
   logits: number[];
@@ -187,7 +187,7 @@ interface Case {
 function job({ size, batch, image }: Case) {
   const { dtype, tune } = options;
   const rounds = Number(options.rounds);
-  // Counting dispatches takes two forwards more.
+  // Counting dispatches takes two forward passes more.
   const profile = options.profile || !options.attention;
   return { config: SIZES[size], size, dtype, batch, image, rounds, tune, profile };
 }

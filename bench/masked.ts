@@ -1,5 +1,5 @@
 /**
- * A forward over a share of the patches (`visible_patches`): how its time falls with the share.
+ * A forward pass over a share of the patches (`visible_patches`): how its time falls with the share.
  */
 import { parseArgs } from "node:util";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
@@ -11,7 +11,7 @@ import { chosen_sizes, images, SIZES, type Size } from "./support/vit_msn.ts";
 const HELP = `Usage: node bench/run.mjs masked [OPTIONS]
 
   --size small|base   one architecture; default both
-  --batch N           images in a forward; default 1
+  --batch N           images in a forward pass; default 1
   --rounds N          measured rounds, each over all shares; default 7
   --json              print JSON`;
 

@@ -20,7 +20,7 @@ const HELP = `Usage: node bench/run.mjs models [OPTIONS]
   --dtype NAME             float32, float16, bfloat16 or int8; default float32, float16 and int8
   --device wasm|webgpu     default wasm
   --threads N              default 2
-  --rounds N               measured forwards of one image each; default 3
+  --rounds N               measured forward passes of one image each; default 3
   --processor-time         measure processor time instead of elapsed time: for one thread on a busy machine
   --json                   print JSON`;
 

@@ -19,7 +19,7 @@ const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
   --peer NAME         onnxruntime-web (default), transformers.js or tfjs
   --peers-dir DIR     the folder whose node_modules has transformers.js or tfjs; default this repository
   --size small|base   one architecture; default both
-  --batch N           images in a forward; default 1
+  --batch N           images in a forward pass; default 1
   --threads N         threads of each runtime; default 1
   --dtype NAME        type of our weights, such as int8; default float32. The peer's are float32, or what --onnx has
   --rounds N          measured rounds; default 15

@@ -1,5 +1,5 @@
 /**
- * Where a forward's time goes: each engine op's share, measured by a decorator around the engine, and what the linear layers
+ * Where a forward pass's time goes: each engine op's share, measured by a decorator around the engine, and what the linear layers
  * reach. `node --cpu-prof bench/run.mjs profile` gives V8's view of the same.
  */
 import { parseArgs } from "node:util";
@@ -11,8 +11,8 @@ import { images, SIZES, type Size } from "./support/vit_msn.ts";
 const HELP = `Usage: node bench/run.mjs profile [OPTIONS]
 
   --size small|base   default base
-  --batch N           images in a forward; default 1
-  --rounds N          measured forwards; default 10
+  --batch N           images in a forward pass; default 1
+  --rounds N          measured forward passes; default 10
   --dtype NAME        type of the weights; default float32
   --attention NAME    sdpa (default) or eager
   --json              print JSON`;

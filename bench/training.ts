@@ -1,5 +1,5 @@
 /**
- * A step of fine-tuning, all parameters by AdamW, compared with a forward of the same batch; both in turn in one process. What
+ * A step of fine-tuning, all parameters by AdamW, compared with a forward pass of the same batch; both in turn in one process. What
  * memory that WebAssembly took for it is printed too.
  */
 import { parseArgs } from "node:util";

@@ -13,7 +13,7 @@ interface Place {
 const forgotten = new FinalizationRegistry<Place>(({ engine, handle }) => engine.free(handle));
 
 /**
- * A float32 tensor on a model's GPU, as returned by ViTImageProcessor with `{ device: model }`. That model's forward
+ * A float32 tensor on a model's GPU, as returned by ViTImageProcessor with `{ device: model }`. That model's forward pass
  * uses it there; other models get a copy. It lives until dispose() or until its model is disposed.
  */
 export class DeviceTensor extends Tensor<"float32"> {

@@ -46,7 +46,7 @@ interface TfAdam {
   dispose(): void;
 }
 
-/** TensorFlow.js' wasm backend (SIMD, in Node one thread), float32, the forward written with its ops. */
+/** TensorFlow.js' wasm backend (SIMD, in Node one thread), float32, the forward pass written with its ops. */
 export const open_tfjs: OpenPeer = async ({ model, folder }) => {
   const tf = await start(folder, "wasm");
   const network = new TfViTMSN(tf, model.config, await read_weights(model));

@@ -93,7 +93,7 @@ describe("an engine with threads", () => {
     },
   );
 
-  test("may be disposed in the middle of a forward", async () => {
+  test("may be disposed in the middle of a forward pass", async () => {
     const { forward, started, ended } = await scenario<Record<string, unknown>>("disposed");
     expect(forward).toMatch(/^DISPOSED: /);
     expect([started, ended]).toEqual([2, 2]);

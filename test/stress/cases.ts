@@ -2,10 +2,10 @@ import fc from "fast-check";
 import type { ViTMSNConfigInit } from "vit-msn";
 import { ACTIVATIONS } from "../../ts/engine/engine.ts";
 
-/** How a forward is disturbed, after a number of turns of the microtask queue. */
+/** How a forward pass is disturbed, after a number of turns of the microtask queue. */
 export type Disturbance = { kind: "none" } | { kind: "abort" | "dispose"; after: number };
 
-/** One forward of a case; whole numbers where a choice depends on sizes that are drawn with it. */
+/** One forward pass of a case; whole numbers where a choice depends on sizes that are drawn with it. */
 export interface ForwardCase {
   batch: number;
   /** Patches and left-over pixels of an image of another size; undefined: the model's own. */

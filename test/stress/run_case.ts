@@ -12,7 +12,7 @@ type Model = ViTMSNModel | ViTMSNForImageClassification;
 type Inputs = ForwardInputs & { pixel_values: Tensor<"float32">; labels?: Tensor };
 type Answer = Map<string, Tensor>;
 
-/** What happened to a forward: an answer, or the code of the error. */
+/** What happened to a forward pass: an answer, or the code of the error. */
 type Outcome = { answer: Answer } | { code: string };
 
 /**
@@ -69,7 +69,7 @@ async function final_memory(model: Model, bytes: number): Promise<{ handles: num
   return model.memory();
 }
 
-/** Starts a forward and aborts it or disposes the model after some turns of the microtask queue. */
+/** Starts a forward pass and aborts it or disposes the model after some turns of the microtask queue. */
 async function disturb(model: Model, forward: ForwardCase): Promise<Outcome> {
   const { disturbance } = forward;
   const controller = new AbortController();
@@ -131,7 +131,7 @@ async function check_forward(
   await check_one_image(plain, inputs, again.answer, forward.seed % forward.batch, tolerance);
 }
 
-/** The errors that a sound forward may end with. */
+/** The errors that a sound forward pass may end with. */
 function codes_of({ disturbance }: ForwardCase, disposed: boolean): string[] {
   return [disturbance.kind === "abort" ? ["ABORTED"] : [], disposed ? ["DISPOSED"] : []].flat();
 }

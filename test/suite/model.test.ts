@@ -445,7 +445,7 @@ describe("loading", () => {
 });
 
 describe("abort and dispose", () => {
-  test("a signal that has fired stops loading and forward", async () => {
+  test("a signal that has fired stops loading and a forward pass", async () => {
     const files = await fixture_files("tiny");
     const signal = AbortSignal.abort(new Error("enough"));
     const error = await error_of(ViTMSNModel.from_pretrained(files, { signal }));
@@ -458,7 +458,7 @@ describe("abort and dispose", () => {
     await model.dispose();
   });
 
-  test("a signal that fires during forward stops it between layers, and the model still works", async () => {
+  test("a signal that fires during a forward pass stops it between layers, and the model still works", async () => {
     const model = await ViTMSNModel.from_config(DEEP);
     const { handles } = model.memory();
     const pixel_values = pixels([2, 3, 96, 96]);
@@ -482,7 +482,7 @@ describe("abort and dispose", () => {
     expect(last_hidden_state.data.every(Number.isFinite)).toBe(true);
   });
 
-  test("disposing during a forward ends it with DISPOSED", async () => {
+  test("disposing during a forward pass ends it with DISPOSED", async () => {
     const model = await ViTMSNModel.from_config(DEEP);
     const { signal } = at_look(4, () => void model.dispose());
     const forward = model.forward({ pixel_values: pixels([2, 3, 96, 96]), signal });

@@ -265,7 +265,7 @@ describe.skipIf(no_webgpu !== undefined)("the image processor on WebGPU", () => 
     },
   );
 
-  test("isn't asked by a forward for tensors in JavaScript memory", async () => {
+  test("isn't asked by a forward pass for tensors in JavaScript memory", async () => {
     const pixel_values = new Tensor("float32", new Float32Array(3072), [1, 3, 32, 32]);
     expect(pixel_values.location).toBe("cpu");
     expect((await model.forward({ pixel_values })).logits.dims).toEqual([1, 3]);

@@ -538,7 +538,7 @@ describe("other resolutions", () => {
       [count, 3, 12, 12],
     );
 
-  test("interpolate_pos_encoding passes from batches to the forward, in training and evaluation", async () => {
+  test("interpolate_pos_encoding passes from batches to the forward pass, in training and evaluation", async () => {
     const model = await new_model();
     const trainer = new Trainer({
       model,

@@ -158,7 +158,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     device.destroy();
   });
 
-  test("holds no more after forwards than before them", async () => {
+  test("holds no more after forward passes than before them", async () => {
     const model = await on(shared);
     await logits_of(model);
     const before = model.memory();
@@ -168,7 +168,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     await model.dispose();
   });
 
-  test("answers several forwards at once, and each as if it were alone", async () => {
+  test("answers several forward passes at once, and each as if it were alone", async () => {
     const model = await on(shared);
     const inputs = [1, 2, 3, 4].map((seed) => PIXELS.data.map((v) => v * seed));
     const forward = (data: Float32Array) =>
@@ -246,7 +246,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     await model.dispose();
   });
 
-  test("that is disposed during a forward throws DISPOSED, and its device's other models still work", async () => {
+  test("that is disposed during a forward pass throws DISPOSED, and its device's other models still work", async () => {
     const [model, other] = [await on(shared), await on(shared)];
     const forward = model.forward({ pixel_values: PIXELS });
     await model.dispose();
@@ -312,7 +312,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     expect((await error_of(wrong)).message).toContain("vit_msn_webgpu.wasm");
   });
 
-  test("profiles a forward", async () => {
+  test("profiles a forward pass", async () => {
     const model = await on("webgpu");
     const profile = await model.profile({ pixel_values: PIXELS }, { peak: PEAK });
     const layers = model.config.num_hidden_layers;
@@ -329,7 +329,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on WebGPU", () => {
     if (has_clock) expect(profile.table()).toContain("% of roofline");
     const { traceEvents } = JSON.parse(profile.chrome_trace());
     expect(traceEvents).toHaveLength(has_clock ? profile.ops.length : 0);
-    // A forward after it isn't timed, and is as it was.
+    // A forward pass after it isn't timed, and is as it was.
     expect(max_difference(await logits_of(model), expected)).toBeLessThan(1e-5);
     await model.dispose();
   });

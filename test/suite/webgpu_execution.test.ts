@@ -91,7 +91,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     const model = await load(view);
     const logits: Float32Array[] = [];
     for (let i = 0; i < 2; i++) {
-      // A forward that waited for the reports before it submits would never end.
+      // A forward pass that waited for the reports before it submits would never end.
       pretence.reports_after = seen.command_buffers + 1;
       logits.push((await model.forward({ pixel_values: images(2) })).logits.data);
     }
@@ -111,7 +111,7 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     device.destroy();
   });
 
-  test("answer in the order in which they were asked for, in one forward's memory", async () => {
+  test("answer in the order in which they were asked for, in one forward pass's memory", async () => {
     const model = await load();
     await model.forward({ pixel_values: images(2) });
     const one = model.memory().reserved;
@@ -172,11 +172,11 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
 
     const load_deep = (device: GPUDevice) =>
       ViTMSNForImageClassification.from_config({ ...CONFIG, num_hidden_layers: 8 }, { device });
-    /** A few forwards, by which the device's speed is measured. */
+    /** A few forward passes, by which the device's speed is measured. */
     const measure = async () => {
       for (let i = 0; i < 5; i++) await model.forward(inputs);
     };
-    /** The command buffers of one forward. */
+    /** The command buffers of one forward pass. */
     const submissions = async () => {
       seen.command_buffers = 0;
       await model.forward(inputs);

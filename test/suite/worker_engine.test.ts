@@ -98,7 +98,7 @@ describe("a model whose engine is in a Worker", () => {
     expect(saved[1]).toEqual(saved[0]);
   });
 
-  test("runs several forwards at once, and holds nothing afterwards", async () => {
+  test("runs several forward passes at once, and holds nothing afterwards", async () => {
     const model = await ViTMSNModel.from_config(CONFIG, { worker: true });
     const before = model.memory();
     const alone = await model.forward({ pixel_values: pixel_values() });
@@ -112,7 +112,7 @@ describe("a model whose engine is in a Worker", () => {
     await model.dispose();
   });
 
-  test("an abort ends a forward at once, and the model still works", async () => {
+  test("an abort ends a forward pass at once, and the model still works", async () => {
     const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
     const { handles } = model.memory();
     const expected = await model.forward({ pixel_values: pixel_values() });
@@ -124,7 +124,7 @@ describe("a model whose engine is in a Worker", () => {
     await model.dispose();
   });
 
-  test("disposing ends a forward at once with DISPOSED", async () => {
+  test("disposing ends a forward pass at once with DISPOSED", async () => {
     const model = await ViTMSNModel.from_config({ ...CONFIG, num_hidden_layers: 12 }, { worker: true });
     const { signal } = at_look(4, () => void model.dispose());
     const forward = model.forward({ pixel_values: many_images(), signal });

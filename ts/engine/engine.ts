@@ -139,12 +139,12 @@ export interface Engine {
   /** The allocations, for leak tests and reports. */
   memory(): EngineMemory;
   /**
-   * Compiles all kernels of a forward at the same time, on devices where compiling is slow. `forward` runs on this
+   * Compiles all kernels of a forward pass at the same time, on devices where compiling is slow. `forward` runs on this
    * engine, on handles created inside it, and computes nothing: it reads zeros. Don't call anything else until this
    * resolves, which happens when `forward` has ended; `compiled` resolves when the kernels are compiled.
    */
   compile_ahead?(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }>;
-  /** The queue of forwards; none where a caller runs them one by one. */
+  /** The queue of forward passes; none where a caller runs them one by one. */
   readonly forward_queue?: ForwardQueue;
   /** Max bytes of a tensor, if there is a limit; some ops split results that exceed it. */
   readonly max_tensor_bytes?: number;

@@ -1,8 +1,8 @@
 import { until_aborted } from "../errors.ts";
 
-/** A forward's place in the queue. Calling either method again has no effect. */
+/** A forward pass's place in the queue. Calling either method again has no effect. */
 export interface Turn {
-  /** Call when all its ops are recorded: the next forward may start. */
+  /** Call when all its ops are recorded: the next forward pass may start. */
   recorded(): void;
   /** Call when its results have arrived or it has failed. */
   end(): void;
@@ -11,10 +11,10 @@ export interface Turn {
 /**
  * The queue of an engine's forwards. Each is recorded as a whole before the next, in the order of the calls, and only two
  * are under way: while one runs, the next waits on its device or in its Worker. So the first answer arrives after one
- * forward, not after all, they share the memory of one forward, and on a GPU each is one submission.
+ * forward, not after all, they share the memory of one forward pass, and on a GPU each is one submission.
  */
 export class ForwardQueue {
-  /** Whether the last forward is recorded, and whether the last two have ended. */
+  /** Whether the last forward pass is recorded, and whether the last two have ended. */
   #recorded: Promise<void> | undefined;
   #ended: Promise<void> | undefined;
   #ended_before: Promise<void> | undefined;

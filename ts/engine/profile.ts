@@ -11,11 +11,11 @@ export interface Peak {
   gigabytes_per_second: number;
 }
 
-/** One op of a forward. */
+/** One op of a forward pass. */
 export interface ProfiledOp {
   /** Its name, with the sizes of linear layers: "linear 384 → 1536 + gelu". */
   readonly name: string;
-  /** Milliseconds from the forward's start to its start. */
+  /** Milliseconds from the forward pass's start to its start. */
   readonly start_ms: number;
   /** How long it took; undefined on a GPU without the feature timestamp-query. */
   readonly ms: number | undefined;
@@ -32,12 +32,12 @@ export interface ProfiledTotal extends Omit<ProfiledOp, "start_ms"> {
   readonly calls: number;
 }
 
-/** A forward, op by op. */
+/** A forward pass, op by op. */
 export class Profile {
   /** The device that ran it: the engine's level, or the adapter's name. */
   readonly device: string;
   readonly ops: readonly ProfiledOp[];
-  /** Milliseconds from the forward's start until its outputs are in JavaScript. */
+  /** Milliseconds from the forward pass's start until its outputs are in JavaScript. */
   readonly wall_ms: number;
   readonly peak: Peak | undefined;
 
@@ -109,9 +109,9 @@ export class Profile {
   }
 }
 
-/** Watches a forward's ops on any engine. */
+/** Watches a forward pass's ops on any engine. */
 export class Profiler {
-  /** The engine to run the forward on: the one given, with a clock. */
+  /** The engine to run the forward pass on: the one given, with a clock. */
   readonly engine: Engine;
   readonly #target: Engine;
   readonly #weight_bytes: (weights: LinearHandle) => number;
@@ -136,7 +136,7 @@ export class Profiler {
     this.#start = performance.now();
   }
 
-  /** Call once the forward is done. */
+  /** Call once the forward pass is done. */
   async finish(device: string, peak: Peak | undefined): Promise<Profile> {
     const wall_ms = performance.now() - this.#start;
     const { timing } = this.#target;

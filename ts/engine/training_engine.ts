@@ -55,7 +55,7 @@ export interface LarsStep {
 }
 
 /**
- * The ops that a pre-training forward calls besides the model's. An engine computes them; on a `Tape` around it they
+ * The ops that a pre-training forward pass calls besides the model's. An engine computes them; on a `Tape` around it they
  * also have gradients, unless their comment says otherwise.
  */
 export interface PretrainingOps {

@@ -20,7 +20,7 @@ export async function by_batches<I extends ForwardInputs>(
 ): Promise<Batches<I> | undefined> {
   const most = engine.max_tensor_bytes;
   const { pixel_values, bool_masked_pos, visible_patches } = inputs;
-  // The forward itself refuses anything that isn't a batch of images.
+  // The forward pass itself refuses anything that isn't a batch of images.
   if (most === undefined || !(pixel_values instanceof Tensor) || pixel_values.dims.length !== 4)
     return undefined;
   const [batch, channels, height, width] = pixel_values.dims as [number, number, number, number];

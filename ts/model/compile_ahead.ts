@@ -7,13 +7,13 @@ import { ViTMSNConfig } from "./configuration_vit_msn.ts";
 import type { ForwardInputs } from "./inputs.ts";
 import { linear_dtype, Weights } from "./weights.ts";
 
-/** A model without a checkpoint: its parameters, and the forward on them. */
+/** A model without a checkpoint: its parameters, and the forward pass on them. */
 interface ModelToCompile {
   modules(config: ViTMSNConfig): ModuleSpec[];
   forward(config: ViTMSNConfig, weights: Weights, inputs: ForwardInputs): Promise<unknown>;
 }
 
-/** Compiles the ops of a forward of one image. Two layers suffice, since all layers but the last have the same ops. */
+/** Compiles the ops of a forward pass of one image. Two layers suffice, since all layers but the last have the same ops. */
 export async function compile_ahead(
   engine: Engine,
   config: ViTMSNConfig,

@@ -23,13 +23,13 @@ import type { BaseModelOutput, ImageClassifierOutput, ModelOutput } from "./outp
 import { PreTrainedModel } from "./pretrained.ts";
 import type { Weights } from "./weights.ts";
 
-/** Tensors that a forward collects for its output, still on the engine. */
+/** Tensors that a forward pass collects for its output, still on the engine. */
 interface Collected {
   hidden_states: TensorHandle[] | undefined;
   attentions: TensorHandle[] | undefined;
 }
 
-/** What differentiation needs besides the engine that runs the forward's ops. */
+/** What differentiation needs besides the engine that runs the forward pass's ops. */
 export interface Recorder extends Engine {
   /** The number of layers whose activations are recomputed together for the gradient; 0: all activations are stored. */
   readonly layers_per_checkpoint: number;
@@ -74,7 +74,7 @@ class Forward {
     this.#eager = model.attn_implementation === "eager";
   }
 
-  /** Frees the handle when this forward ends. */
+  /** Frees the handle when this forward pass ends. */
   get scope(): Scope {
     return this.#scope;
   }
@@ -273,7 +273,7 @@ class Forward {
     await this.#pacer?.finish();
   }
 
-  /** Copies a tensor out of the engine. Request all outputs at once, so that the next forward may start. */
+  /** Copies a tensor out of the engine. Request all outputs at once, so that the next forward pass may start. */
   async read(handle: TensorHandle): Promise<Tensor<"float32">> {
     const dims = this.#engine.dims(handle);
     const reading = this.#engine.read(handle);
@@ -302,7 +302,7 @@ function batching() {
   return on_demand("batches", () => import("./batches.ts"));
 }
 
-/** Runs `body` in a forward whose tensors are freed however it ends, when earlier forwards are done. */
+/** Runs `body` in a forward pass whose tensors are freed however it ends, when earlier forward passes are done. */
 async function run<T>(
   model: PreTrainedModel<never, unknown>,
   inputs: ForwardInputs,
@@ -497,7 +497,7 @@ export class ViTMSNForImageClassification extends PreTrainedModel<
     const { engine: own } = await this.ready(inputs, LABEL_RULES);
     const engine = recorder ?? own;
     const here = await inputs_for(engine, inputs);
-    // Not queued: the body may run other forwards.
+    // Not queued: the body may run other forward passes.
     return run_now(new Forward(this, here, { recorder }), async (forward) =>
       body(await this.#logits(forward, here, engine), forward.scope),
     );

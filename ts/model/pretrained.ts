@@ -234,8 +234,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /**
-   * Runs a forward and reports each op's time, operations and bytes: `table()` formats them, `chrome_trace()` exports
-   * them. Another forward runs first as a warm-up. On WebGPU the device measures times, if it has the feature
+   * Runs a forward pass and reports each op's time, operations and bytes: `table()` formats them, `chrome_trace()` exports
+   * them. Another forward pass runs first as a warm-up. On WebGPU the device measures times, if it has the feature
    * timestamp-query.
    * @param options.peak the machine's peak performance, for shares of the roofline.
    * @throws VitMsnError like forward.
@@ -287,7 +287,7 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
     await this.#loaded.dispose();
   }
 
-  /** @internal Checks that a forward can start; if the device was lost, waits until it is open again. */
+  /** @internal Checks that a forward pass can start; if the device was lost, waits until it is open again. */
   protected async ready(inputs?: ForwardInputs, more: Rules = {}): Promise<this> {
     this.#loaded.check_alive();
     if (inputs !== undefined) check_options("forward", inputs, INPUT_RULES, more);

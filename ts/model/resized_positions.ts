@@ -10,7 +10,7 @@ const POSITIONS = "embeddings.position_embeddings";
 
 /**
  * Accepts position embeddings of another image_size than config.json's, which a caller's config overrides: when they are
- * loaded, they are interpolated bicubically to the new grid, as the forward's interpolate_pos_encoding does, and DeiT and
+ * loaded, they are interpolated bicubically to the new grid, as the forward pass's interpolate_pos_encoding does, and DeiT and
  * timm on loading. A checkpoint that contradicts its own config.json still doesn't fit.
  */
 export async function accept_resized_positions(

@@ -38,7 +38,7 @@ export abstract class ImagePipeline<
   }
 
   /**
-   * The inputs of each forward for one image or a list, batch by batch, so that only one batch is decoded at
+   * The inputs of each forward pass for one image or a list, batch by batch, so that only one batch is decoded at
    * a time.
    */
   protected async *batches(

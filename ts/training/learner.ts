@@ -157,7 +157,7 @@ export class Learner {
   }
 }
 
-/** A batch as the model's forward takes it. */
+/** A batch as the model's forward pass takes it. */
 export function inputs_of(
   { pixel_values, interpolate_pos_encoding = false }: Batch,
   signal: AbortSignal | undefined,

@@ -41,7 +41,7 @@ export interface TapeOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** A tensor of the forward, for differentiation. */
+/** A tensor of the forward pass, for differentiation. */
 interface Value {
   readonly wants_gradient: boolean;
   /** Set if it is a parameter. */
@@ -61,11 +61,11 @@ const CONSTANT: Value = Object.freeze({ wants_gradient: false, gradient: undefin
 
 /**
  * Reverse-mode differentiation as a decorator: an Engine that records the ops that run on it and then
- * differentiates them in reverse. The model's forward runs on it unchanged.
+ * differentiates them in reverse. The model's forward pass runs on it unchanged.
  *
  * Lifetimes are explicit. A tensor that a gradient needs is held, and outlives its `free`, until the backward
- * of its step has run; `close()` frees everything, however the forward and the backward ended. Ops that no
- * wanted parameter influences aren't recorded. One tape serves one forward and one backward.
+ * of its step has run; `close()` frees everything, however the forward and backward passes ended. Ops that no
+ * wanted parameter influences aren't recorded. One tape serves one forward and one backward pass.
  */
 export class Tape implements Recorder, PretrainingOps {
   readonly layers_per_checkpoint: number;
@@ -79,7 +79,7 @@ export class Tape implements Recorder, PretrainingOps {
   readonly #made: Scope;
   readonly #values = new Map<TensorHandle, Value>();
   readonly #holds = new Map<TensorHandle, number>();
-  /** Freed by the forward while still held. */
+  /** Freed by the forward pass while still held. */
   readonly #released = new Set<TensorHandle>();
   #steps: Step[] = [];
   /** false while layers run whose activations will be recomputed. */
@@ -132,7 +132,7 @@ export class Tape implements Recorder, PretrainingOps {
     this.#made.close();
   }
 
-  // Ops of the model's forward.
+  // Ops of the model's forward pass.
 
   linear(
     x: TensorHandle,
@@ -453,7 +453,7 @@ export class Tape implements Recorder, PretrainingOps {
     return this.#engine.dispose();
   }
 
-  // The parts of the forward's fused ops.
+  // The parts of the forward pass's fused ops.
 
   #add(x: TensorHandle, y: TensorHandle): TensorHandle {
     const [a, b] = [this.#value(x), this.#value(y)];

@@ -96,7 +96,7 @@ impl BufferPool {
         let (batch, idle) = (self.batch, !self.recording || by == FilledBy::Op);
         let usable = |freed: u64| idle || freed < batch;
         let free = self.free.entry(class).or_default();
-        // The lowest number: so a second forward takes the same buffers as the first one, and finds its bind groups.
+        // The lowest number: so a second forward pass takes the same buffers as the first one, and finds its bind groups.
         let first = free.iter().find(|&(_, &(_, freed))| usable(freed));
         let first = first.map(|(&number, _)| number);
         let taken = match first.and_then(|number| Some((free.remove(&number)?.0, number))) {

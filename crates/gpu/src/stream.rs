@@ -23,10 +23,10 @@ use crate::tiles::ChosenTiles;
 /// min_uniform_buffer_offset_alignment, which is its maximum.
 const UNIFORM_SLOT: usize = 256;
 
-/// Maximum number of dispatches per submission, more than a forward of ViT-MSN large needs (24 layers of 7, and 6).
+/// Maximum number of dispatches per submission, more than a forward pass of ViT-MSN large needs (24 layers of 7, and 6).
 const MAX_DISPATCHES: usize = 256;
 
-/// Maximum number of cached bind groups, enough for a few forwards of different sizes.
+/// Maximum number of cached bind groups, enough for a few forward passes of different sizes.
 const MAX_BIND_GROUPS: usize = 4096;
 
 /// Flush threshold for queued uploads, in bytes: until they are submitted, wgpu holds a second copy.
@@ -487,7 +487,7 @@ impl Stream {
         Ok(workgroups.map(|count| count as u32))
     }
 
-    /// The bind group of these buffers. It usually exists, because a forward takes the same buffers from the pool as
+    /// The bind group of these buffers. It usually exists, because a forward pass takes the same buffers from the pool as
     /// the previous one.
     fn bind(&mut self, name: &str, arity: Arity, buffers: Vec<Binding>) -> Result<wgpu::BindGroup> {
         let key = (arity, buffers);
@@ -529,7 +529,7 @@ impl Stream {
     }
 
     /// Submits the recorded ops to the device as one command buffer, without waiting for them. In browsers this is all
-    /// that a forward with known buffers asks of the device, so one set of error scopes covers it.
+    /// that a forward pass with known buffers asks of the device, so one set of error scopes covers it.
     ///
     /// # Errors
     /// The errors of the recorded ops; in browsers the next [`Stream::read`] returns them.

@@ -90,14 +90,14 @@ const scenarios = {
     return { before, after: threads() };
   },
 
-  /** Disposing in the middle of a forward. */
+  /** Disposing in the middle of a forward pass. */
   async disposed() {
     const model = await load(3);
     /** @type {Promise<void> | undefined} */
     let disposed;
     let looks = 0;
     const signal = new AbortController().signal;
-    // A forward looks at its signal between layers.
+    // A forward pass looks at its signal between layers.
     Object.defineProperty(signal, "aborted", {
       get() {
         if (++looks === 3) disposed = model.dispose();

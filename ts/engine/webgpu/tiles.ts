@@ -7,7 +7,7 @@ const MIN_MS = 4;
 const MAX_TIMES = 256;
 
 /**
- * Chooses the tiles of the linear layers that a forward runs.
+ * Chooses the tiles of the linear layers that a forward pass runs.
  * @throws VitMsnError UNSUPPORTED for an engine without tiles.
  */
 export async function tune(
@@ -26,9 +26,9 @@ export async function tune(
   return choose_tiles(engine.tiled, notes.layers.values(), again);
 }
 
-/** Notes the shapes of a forward's linear layers. */
+/** Notes the shapes of a forward pass's linear layers. */
 class LayerNotes {
-  /** The engine to run the forward on. */
+  /** The engine to run the forward pass on. */
   readonly engine: Engine;
   readonly layers = new Map<string, { weights: LinearHandle; rows: number }>();
 

@@ -102,7 +102,7 @@ export class WebGpuEngine extends WasmEngine {
     return this.#limit.work;
   }
 
-  /** A running forward requests its pipelines one after another; here all of them compile at the same time. */
+  /** A running forward pass requests its pipelines one after another; here all of them compile at the same time. */
   async compile_ahead(forward: () => Promise<unknown>): Promise<{ compiled: Promise<void> }> {
     this.call(() => this.#glue?.begin_plan());
     this.#plans = true;
@@ -110,7 +110,7 @@ export class WebGpuEngine extends WasmEngine {
     try {
       await forward();
     } catch {
-      // A forward that fails here reports its error when it is really called.
+      // A forward pass that fails here reports its error when it is really called.
     }
     const compiled = this.#ahead.end();
     this.#plans = false;
@@ -178,7 +178,7 @@ export class WebGpuEngine extends WasmEngine {
     }
   }
 
-  /** An image's memory can be reused once its kernels are submitted. Small images wait for the forward's submission. */
+  /** An image's memory can be reused once its kernels are submitted. Small images wait for the forward pass's submission. */
   #submit_large(bytes: number): void {
     if (bytes > LARGE_IMAGE) this.call(() => this.#glue?.submit());
   }
@@ -251,7 +251,7 @@ export class WebGpuEngine extends WasmEngine {
   }
 
   /**
-   * Waits until the device has finished what was submitted. A forward with less work than the limit is one submission,
+   * Waits until the device has finished what was submitted. A forward pass with less work than the limit is one submission,
    * made when its result is read. A longer one can be aborted between its submissions.
    */
   override async caught_up(): Promise<void> {

@@ -10,11 +10,11 @@ import type { Random } from "../random.ts";
 import { type Example, type ExampleLabel, name_of } from "./dataset.ts";
 import type { ImageTransform } from "./transforms.ts";
 
-/** The inputs of one forward. */
+/** The inputs of one forward pass. */
 export interface Batch {
   /** float32 [batch, channels, height, width]. */
   pixel_values: Tensor;
-  /** As in the model's forward: accept images of another size than config.image_size; default false. */
+  /** As in the model's forward pass: accept images of another size than config.image_size; default false. */
   interpolate_pos_encoding?: boolean;
   /** Class indices [batch], or targets; undefined if the examples have none. */
   labels?: Tensor;

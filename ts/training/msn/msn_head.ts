@@ -16,7 +16,7 @@ export interface HeadSizes {
 /** The names of its batch norms, which have running statistics. */
 export const HEAD_NORMS = ["head.bn1", "head.bn2"] as const;
 
-/** An engine, or a tape around one, that a forward runs on. */
+/** An engine, or a tape around one, that a forward pass runs on. */
 export type PretrainingForwardEngine = Engine & PretrainingOps;
 
 /**

@@ -297,7 +297,7 @@ export class EnginePanel extends Panel {
       h(
         "p",
         { class: "times" },
-        `${device}: a forward of ${milliseconds(wall_ms)}, ${milliseconds(timed)} of it in kernels, ${(flop / 1e9).toFixed(2)} GFLOP.`,
+        `${device}: a forward pass of ${milliseconds(wall_ms)}, ${milliseconds(timed)} of it in kernels, ${(flop / 1e9).toFixed(2)} GFLOP.`,
       ),
       h(
         "div",

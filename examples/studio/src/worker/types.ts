@@ -58,7 +58,7 @@ export interface Classified {
   /** All labels, best first. */
   scores: ClassificationResult[];
   layout: PatchLayout;
-  /** Of the forward, without decoding. */
+  /** Of the forward pass, without decoding. */
   ms: number;
   /** Decoding, resizing and normalising; 0 where it was done before. */
   prepare_ms: number;
