@@ -27,7 +27,7 @@ const common = {
  * @type {readonly [string, RegExp][]}
  */
 const PARTS = [
-  ["base", /\/ts\/(errors|on_demand|callable|dims|tensor|engine\/engine)\.ts$/],
+  ["base", /\/ts\/(errors|is_a|on_demand|callable|dims|tensor|engine\/engine)\.ts$/],
   [
     "settings",
     /\/ts\/(env|checked_env|options|network\/(environment|address_space|proxy_settings)\.\w+)\.ts$/,

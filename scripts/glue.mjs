@@ -32,10 +32,13 @@ const { outputFiles } = await build({
 const exports = /\nexport (\{[^}]*\});\n$/;
 const code = outputFiles[0]?.text ?? "";
 if (!exports.test(code)) throw new Error(`${from}: the glue doesn't end with one list of exports.`);
-const factory = code.replace(
-  exports,
-  (_, list) => `\nreturn ${list.replaceAll(/(\w+) as (\w+)/g, "$2: $1")};\n`,
-);
+// The engine always passes a compiled module, which may come from another realm, where instanceof fails.
+const compiles =
+  /if \(!\(module instanceof WebAssembly\.Module\)\) \{\s*module = new WebAssembly\.Module\(module\);\s*\}/;
+if (!compiles.test(code)) throw new Error(`${from}: initSync doesn't compile bytes as it used to.`);
+const factory = code
+  .replace(compiles, "")
+  .replace(exports, (_, list) => `\nreturn ${list.replaceAll(/(\w+) as (\w+)/g, "$2: $1")};\n`);
 await writeFile(
   join(to, "glue.js"),
   `export default function create_glue(scope) {${names ? ` const { ${names} } = scope;` : ""}\n${factory}}\n` +

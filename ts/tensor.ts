@@ -1,5 +1,6 @@
 import { numel } from "./dims.ts";
 import { invalid_argument as invalid, show } from "./errors.ts";
+import { type_name } from "./is_a.ts";
 
 /** Element types of a Tensor and the array that holds each. */
 export interface TensorData {
@@ -54,7 +55,7 @@ export class Tensor<T extends TensorType = TensorType> {
     const ArrayOfType = ARRAYS[type];
     const size = checked_size(dims);
     const array = Array.isArray(data) ? from_numbers(type, data) : (data as TensorData[T]);
-    if (!(array instanceof ArrayOfType)) {
+    if (type_name(array) !== ArrayOfType.name) {
       throw invalid(
         `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${ArrayBuffer.isView(data) ? data.constructor.name : show(data)}.`,
       );

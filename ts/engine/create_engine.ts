@@ -2,6 +2,7 @@ import { find_gpu, HOW_TO_GET_WEBGPU } from "#gpu";
 import { load_webgpu } from "#webgpu";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import { is_error } from "../is_a.ts";
 import { on_demand } from "../on_demand.ts";
 import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { is_for_webgpu, load_wasm_module, type WasmInput } from "./wasm/load_wasm.ts";
@@ -108,7 +109,7 @@ async function start_threads(engine: WasmEngine, num_threads: number, reasons: s
     await engine.start_workers(num_threads - 1);
     return num_threads;
   } catch (error) {
-    reasons.push(`Workers can't start here: ${error instanceof Error ? error.message : String(error)}.`);
+    reasons.push(`Workers can't start here: ${is_error(error) ? error.message : String(error)}.`);
     return 1;
   }
 }

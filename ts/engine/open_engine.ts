@@ -1,5 +1,6 @@
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
+import { is_error } from "../is_a.ts";
 import { create_engine } from "./create_engine.ts";
 import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { load_wasm_module } from "./wasm/load_wasm.ts";
@@ -35,7 +36,7 @@ export async function open_engine(options: EngineOptions): Promise<StartedEngine
     return stays_on_cpu ? with_reason(started, NOT_IN_DENO) : started;
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = is_error(error) ? error.message : String(error);
     return without_worker(options, `The engine can't run in a Worker here: ${reason}.`);
   }
 }

@@ -1,10 +1,11 @@
 import { Worker } from "node:worker_threads";
 import type { Lost, StartedWorker, WorkerProgram } from "./workers_types.ts";
 
-/** Written in full, since bundlers look for exactly this expression. */
+/** In full, since bundlers look for exactly this expression. Names differ, since webpack merges chunks of one name. */
 const PROGRAMS: Readonly<Record<WorkerProgram, () => Worker>> = {
-  thread: () => new Worker(new URL("./thread.node.js", import.meta.url), { name: "vit-msn" }),
-  engine_worker: () => new Worker(new URL("./engine_worker.node.js", import.meta.url), { name: "vit-msn" }),
+  thread: () => new Worker(new URL("./thread.node.js", import.meta.url), { name: "vit-msn-thread" }),
+  engine_worker: () =>
+    new Worker(new URL("./engine_worker.node.js", import.meta.url), { name: "vit-msn-engine" }),
 };
 
 /** Starts a program in a Worker; `listener` gets its messages, and the reason if it ends by itself. */

@@ -1,6 +1,7 @@
 import { opendir } from "node:fs/promises";
 import { join } from "node:path";
 import { VitMsnError } from "../errors.ts";
+import { is_error } from "../is_a.ts";
 import { stat } from "./disk.ts";
 import { is_code } from "./errors.ts";
 import {
@@ -138,7 +139,7 @@ async function check_folder(path: string): Promise<void> {
 
 /** Turns system errors into VitMsnErrors. */
 function system_error(error: unknown, path: string): unknown {
-  if (error instanceof VitMsnError || !(error instanceof Error) || !("syscall" in error)) return error;
+  if (error instanceof VitMsnError || !is_error(error) || !("syscall" in error)) return error;
   const options = { cause: error, details: { folder: path, code: (error as NodeJS.ErrnoException).code } };
   if (!is_code(error, "ENOENT", "ENOTDIR"))
     return new VitMsnError("IO", `${path}: ${error.message}.`, options);

@@ -7,6 +7,7 @@ import { Pacer } from "../engine/pacer.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { encode_name } from "../files/file_names.ts";
 import { unsupported_scheme } from "../files/url_scheme.ts";
+import { is_error } from "../is_a.ts";
 import { planes_to_rgb, prepare_avif } from "./avif.ts";
 import { ConcurrencyLimit } from "./concurrency_limit.ts";
 import { type DecodeOptions, decode_file, read_own } from "./decoding.ts";
@@ -83,7 +84,7 @@ async function decode_by_sharp(
     if (cause instanceof VitMsnError) throw cause;
     // libpng refuses what Pillow reads: wrong checksums, and pixels that end early.
     if (format === "PNG") return read_own(whole, format, options);
-    const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
+    const reason = is_error(cause) ? cause.message.split("\n")[0] : String(cause);
     throw invalid_image(`${name} can't be decoded as ${format}: ${reason}.`, name, {}, cause);
   }
 }
@@ -102,9 +103,9 @@ async function load_sharp(name: string): Promise<typeof import("sharp").default>
 
 /** Where sharp is installed for another platform, its own message explains what to do. */
 function why_not_loaded(cause: unknown): string {
-  const message = cause instanceof Error ? cause.message : String(cause);
+  const message = is_error(cause) ? cause.message : String(cause);
   if (/find (package|module)?\s*['"]sharp['"]/i.test(message))
-    return "which isn't installed; run `npm install sharp`.";
+    return "which isn't installed; run `npm install sharp`. In a bundled server, keep sharp outside of the bundle.";
   return `which is installed but can't be loaded: ${message.replace(/\s+/g, " ").trim()}`;
 }
 

@@ -1,5 +1,6 @@
 import { type DecodedImage, env } from "../env.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { is_a, is_error } from "../is_a.ts";
 import { type DecodeOptions, decode_file } from "./decoding.ts";
 import { invalid_image } from "./limits.ts";
 import { turn_upright } from "./orientation.ts";
@@ -20,7 +21,7 @@ export async function decode_by_env(bytes: Uint8Array, options: DecodeOptions): 
     } catch (cause) {
       throw_if_aborted(signal, `Decoding ${name}`);
       if (cause instanceof VitMsnError) throw cause;
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = is_error(cause) ? cause.message : String(cause);
       const message = `${name} can't be decoded by env.decode as ${header.format}: ${reason}.`;
       throw invalid_image(message, name, {}, cause);
     }
@@ -30,7 +31,7 @@ export async function decode_by_env(bytes: Uint8Array, options: DecodeOptions): 
 
 function check_decoded(decoded: DecodedImage, name: string): Pixels {
   const { data, width, height } = (decoded ?? {}) as Partial<DecodedImage>;
-  if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) throw not_pixels(name, typeof data);
+  if (!is_a(data, "Uint8Array", "Uint8ClampedArray")) throw not_pixels(name, typeof data);
   const channels = data.length / (Number(width) * Number(height));
   if (![1, 2, 3, 4].includes(channels)) {
     throw not_pixels(name, `${data.length} bytes for ${width}×${height} pixels`);

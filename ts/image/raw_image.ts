@@ -1,6 +1,7 @@
 import { decode_image, read_image_file } from "#decode";
 import { env } from "../env.ts";
 import { invalid_argument as invalid, show } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import type { HeaderRecord } from "../network/fetch_url.ts";
 import { on_demand } from "../on_demand.ts";
 import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
@@ -66,7 +67,7 @@ export class RawImage implements Pixels {
    * @throws VitMsnError INVALID_ARGUMENT where the arguments don't match each other.
    */
   constructor(data: Uint8Array | Uint8ClampedArray, width: number, height: number, channels: Channels) {
-    if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) {
+    if (!is_a(data, "Uint8Array", "Uint8ClampedArray")) {
       throw invalid("RawImage takes its pixels as a Uint8Array or Uint8ClampedArray.");
     }
     check_sides("RawImage", width, height);
@@ -96,10 +97,10 @@ export class RawImage implements Pixels {
       check_whole(input);
       return input;
     }
-    if (typeof input === "string" || input instanceof URL) return RawImage.fromURL(input, options);
-    if (input instanceof Blob) return RawImage.fromBlob(input, options);
+    if (typeof input === "string" || is_a(input, "URL")) return RawImage.fromURL(input, options);
+    if (is_a(input, "Blob", "File")) return RawImage.fromBlob(input, options);
     if (is_drawable(input)) return RawImage.fromCanvas(input);
-    if (input instanceof ArrayBuffer || ArrayBuffer.isView(input)) {
+    if (is_a(input, "ArrayBuffer") || ArrayBuffer.isView(input)) {
       return decode(bytes_of(input, "The image"), "The image", options);
     }
     if (is_image_data(input)) return new RawImage(input.data, input.width, input.height, 4);
@@ -114,8 +115,7 @@ export class RawImage implements Pixels {
    * a user and password in a URL are sent in an Authorization header.
    */
   static async fromURL(url: string | URL, options: ReadOptions = {}): Promise<RawImage> {
-    if (typeof url !== "string" && !(url instanceof URL))
-      throw invalid(`fromURL takes a URL, got ${show(url)}.`);
+    if (typeof url !== "string" && !is_a(url, "URL")) throw invalid(`fromURL takes a URL, got ${show(url)}.`);
     check_options("RawImage.fromURL", options, READ_RULES);
     const address = is_base64(String(url)) ? `data:;base64,${url}` : String(url);
     const is_remote = /^(https?|blob|data):/i.test(address);
@@ -128,7 +128,7 @@ export class RawImage implements Pixels {
 
   /** From a Blob or File that contains an image file. */
   static async fromBlob(blob: Blob, options: ReadOptions = {}): Promise<RawImage> {
-    if (!(blob instanceof Blob)) throw invalid(`fromBlob takes a Blob, got ${show(blob)}.`);
+    if (!is_a(blob, "Blob", "File")) throw invalid(`fromBlob takes a Blob, got ${show(blob)}.`);
     check_options("RawImage.fromBlob", options, READ_RULES);
     const name = (blob as Partial<File>).name || "The Blob";
     check_byte_count(blob.size, name);
@@ -229,7 +229,7 @@ export class RawImage implements Pixels {
 async function decode(bytes: Uint8Array, name: string, options: ReadOptions): Promise<RawImage> {
   check_byte_count(bytes.length, name);
   // Decoders accept no shared memory, which another thread might change meanwhile.
-  const own_bytes = bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
+  const own_bytes = is_a(bytes.buffer, "ArrayBuffer") ? bytes : new Uint8Array(bytes);
   if (env.decode === undefined) return from_pixels(await decode_image(own_bytes, { name, ...options }));
   const { decode_by_env } = await on_demand("use of env.decode", () => import("./decode_given.ts"));
   return from_pixels(await decode_by_env(own_bytes, { name, ...options }));
@@ -241,7 +241,7 @@ export function from_pixels({ data, width, height, channels }: Pixels): RawImage
 
 function is_image_data(input: unknown): input is ImageData {
   const { data, width, height } = (input ?? {}) as Partial<ImageData>;
-  const is_bytes = (data as unknown) instanceof Uint8ClampedArray || (data as unknown) instanceof Uint8Array;
+  const is_bytes = is_a(data as unknown, "Uint8Array", "Uint8ClampedArray");
   return is_bytes && typeof width === "number" && typeof height === "number";
 }
 

@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import { bytes_of } from "../options.ts";
 import type { RandomAccessFile } from "./types.ts";
 
@@ -63,7 +64,7 @@ async function blob_bytes(name: string, blob: Blob): Promise<Uint8Array> {
 export function decode_utf8(bytes: Uint8Array): string | undefined {
   try {
     // Node and browsers refuse to decode from shared memory, so views of it are copied first.
-    const own = typeof SharedArrayBuffer !== "undefined" && bytes.buffer instanceof SharedArrayBuffer;
+    const own = !is_a(bytes.buffer, "ArrayBuffer");
     return new TextDecoder("utf-8", { fatal: true }).decode(
       own ? bytes.slice() : (bytes as Uint8Array<ArrayBuffer>),
     );

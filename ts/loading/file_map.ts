@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import { split_credentials } from "../network/credentials.ts";
 import { data_url_bytes } from "../network/data_url.ts";
 import { show_url } from "../network/show_url.ts";
@@ -18,8 +19,7 @@ export async function open_mapped_file(
   open_source: OpenSource,
 ): Promise<RandomAccessFile | undefined> {
   const found = find_in_map(files, file);
-  if (!(found?.content instanceof URL))
-    return found && map_file(found.name, found.content, "The map of files");
+  if (!is_a(found?.content, "URL")) return found && map_file(found.name, found.content, "The map of files");
   return open_url(found.content, remote, open_source);
 }
 
@@ -45,7 +45,7 @@ export async function open_address(
 
 /** The file of that name, else the only one of that name inside a folder, since a picked folder's names include it. */
 function find_in_map(files: FileMap, file: string): { name: string; content: unknown } | undefined {
-  const entries = files instanceof Map ? [...files] : Object.entries(files);
+  const entries = is_a(files, "Map") ? [...files] : Object.entries(files);
   const exact = entries.find(([name]) => name === file);
   const nested = entries.filter(([name]) => name.endsWith(`/${file}`));
   const depth = (name: string) => name.split("/").length;
@@ -76,10 +76,10 @@ async function open_url(
 
 /** A file over bytes or a Blob. */
 export function map_file(name: string, content: unknown, source: string): RandomAccessFile {
-  if (content instanceof Uint8Array || content instanceof ArrayBuffer) {
+  if (is_a(content, "Uint8Array") || is_a(content, "ArrayBuffer")) {
     return memory_file(name, bytes_of(content, name));
   }
-  if (content instanceof Blob) return blob_file(name, content);
+  if (is_a(content, "Blob", "File")) return blob_file(name, content);
   throw new VitMsnError(
     "INVALID_ARGUMENT",
     `${source} must hold Blobs, ArrayBuffers, Uint8Arrays or URLs; ${name} isn't any of these.`,

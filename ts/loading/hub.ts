@@ -46,7 +46,9 @@ const CHECK_MS = 10_000;
  * undefined if the server reports that the file doesn't exist.
  */
 export async function open_remote(url: URL, remote: RemoteOptions): Promise<RandomAccessFile | undefined> {
-  const store = env.use_cache ? download_store(url, remote.options.cache_dir) : memory_store(show_url(url));
+  const store = env.use_cache
+    ? await download_store(url, remote.options.cache_dir)
+    : memory_store(show_url(url));
   const copy = await store.find();
   if (!(await must_download(url, store, copy, remote))) return copy?.missing ? undefined : store.open();
   return download(url, store, remote);

@@ -3,6 +3,7 @@ import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { rename, rm } from "../files/disk.ts";
 import { make_folder, sync_folder, temporary_path, write_file } from "../files/durable.ts";
 import { io_error } from "../files/errors.ts";
+import { is_a } from "../is_a.ts";
 import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import { file_url_path } from "./storage.node.ts";
@@ -55,7 +56,7 @@ async function* followed(
 }
 
 function save_folder(directory: SaveDirectory): string {
-  if (directory instanceof URL) return file_url_path(directory.href);
+  if (is_a(directory, "URL")) return file_url_path(directory.href);
   if (typeof directory === "string" && directory !== "")
     return directory.startsWith("file:") ? file_url_path(directory) : directory;
   throw new VitMsnError("INVALID_ARGUMENT", "The folder to save into must be a path or a file: URL.");

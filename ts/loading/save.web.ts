@@ -1,4 +1,5 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
@@ -14,7 +15,7 @@ export async function save_files(
 ): Promise<void> {
   if (
     typeof directory === "string" ||
-    directory instanceof URL ||
+    is_a(directory, "URL") ||
     typeof directory?.getFileHandle !== "function"
   ) {
     throw new VitMsnError(

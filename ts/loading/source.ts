@@ -2,6 +2,7 @@ import { find_snapshot, resolve_folder } from "#snapshots";
 import { find_place, folder_hint, open_local_file } from "#storage";
 import { env } from "../env.ts";
 import { type ErrorCode, invalid_argument, show, throw_if_aborted, VitMsnError } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import { type SplitUrl, split_credentials } from "../network/credentials.ts";
 import { show_url } from "../network/show_url.ts";
 import { is_record } from "../options.ts";
@@ -26,8 +27,8 @@ const COMMIT_HASH = /^[0-9a-f]{40}$/;
  */
 export async function open_source(source: PretrainedSource, options: LoadOptions = {}): Promise<ModelSource> {
   const subfolder = folder_segments(options.subfolder);
-  if (typeof source !== "string" && !(source instanceof URL)) {
-    if (!is_record(source) || source instanceof Blob || ArrayBuffer.isView(source)) {
+  if (typeof source !== "string" && !is_a(source, "URL")) {
+    if (!is_record(source) || is_a(source, "Blob", "File") || ArrayBuffer.isView(source)) {
       throw invalid_argument(
         `A model must be a path, a hub repo id, a URL or a map of files, got ${show(source)}.`,
       );
@@ -137,12 +138,6 @@ function hub_host(): string {
 function parse_base(address: string): SplitUrl {
   const split = split_credentials(address);
   const { url } = split;
-  if (!/^https?:$/.test(url.protocol)) {
-    throw new VitMsnError(
-      "INVALID_ARGUMENT",
-      `${show_url(url)} isn't a usable base URL: it must begin with http:// or https://.`,
-    );
-  }
   if (!url.pathname.endsWith("/")) url.pathname += "/";
   return split;
 }

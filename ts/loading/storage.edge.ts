@@ -26,7 +26,7 @@ export async function find_place(source: string | URL): Promise<Place | undefine
 const PIECE_BYTES = 4 * 1024 * 1024;
 
 /** Downloads aren't cached here: the platform's fetch has its own cache. */
-export function download_store(url: URL, _cache_dir: string | undefined): Store {
+export async function download_store(url: URL, _cache_dir: string | undefined): Promise<Store> {
   return { ...memory_store(show_url(url)), write: async () => new PieceWriter(show_url(url)) };
 }
 

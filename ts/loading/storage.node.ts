@@ -157,7 +157,7 @@ export async function sha256_of(chunks: Chunks, check: () => void): Promise<stri
 }
 
 /** The cache of `url`'s download on disk: below the cache folder, by host and path. */
-export function download_store(url: URL, cache_dir: string | undefined): Store {
+export async function download_store(url: URL, cache_dir: string | undefined): Promise<Store> {
   const path = join(cache_root(cache_dir), ...cache_path(url));
   return {
     place: path,

@@ -27,7 +27,7 @@ const KEY_PARAMETER = "vit-msn";
 /** The URL of an address in a page; undefined if it may be a hub repo id. */
 export async function find_place(source: string | URL): Promise<Place | undefined> {
   const address = String(source);
-  if (/^https?:/i.test(address)) return { url: address };
+  if (/^https?:/i.test(address) || is_own_scheme(address)) return { url: address };
   if (/^[./]/.test(address)) return { url: new URL(address, page_url()).href };
   if (!/^[a-z][a-z0-9+.-]*:/i.test(address)) return undefined;
   throw new VitMsnError(
@@ -39,6 +39,12 @@ export async function find_place(source: string | URL): Promise<Place | undefine
 /** A hint for a repository that can't be loaded. */
 export function folder_hint(path: string): string {
   return `If ${JSON.stringify(path)} is a path on the page's server, begin it with "/" or "./".`;
+}
+
+/** Whether an address has the page's own scheme, such as an extension's (chrome-extension:) or a desktop app's (tauri:). */
+function is_own_scheme(address: string): boolean {
+  const scheme = globalThis.location?.protocol ?? "";
+  return /^[a-z][a-z0-9+.-]*:$/.test(scheme) && scheme !== "file:" && address.startsWith(`${scheme}//`);
 }
 
 function page_url(): string {
@@ -55,10 +61,17 @@ export async function open_local_file(
   throw new VitMsnError("UNSUPPORTED", `${folder} can't be opened: local folders aren't available here.`);
 }
 
-/** The cache of `url`'s download: the Cache API, or memory if there is none (an insecure page). */
-export function download_store(url: URL, _cache_dir: string | undefined): Store {
-  if (typeof caches === "undefined") return memory_store(show_url(url));
-  return new CacheStore(url);
+/**
+ * The cache of `url`'s download: the Cache API, or memory if there is none (an insecure page), if it is out of reach (a
+ * sandboxed frame, blocked cookies), or if it doesn't take the URL's scheme.
+ */
+export async function download_store(url: URL, _cache_dir: string | undefined): Promise<Store> {
+  try {
+    if (/^https?:$/.test(url.protocol)) return new CacheStore(url, await caches.open(env.cache_key));
+  } catch {
+    // Not even the name `caches` can be read in a sandboxed frame.
+  }
+  return memory_store(show_url(url));
 }
 
 interface StoredMeta extends StoredCopy {
@@ -70,9 +83,11 @@ interface StoredMeta extends StoredCopy {
 class CacheStore implements Store {
   readonly place: string;
   readonly #url: URL;
+  readonly #cache: Cache;
 
-  constructor(url: URL) {
+  constructor(url: URL, cache: Cache) {
     this.#url = url;
+    this.#cache = cache;
     this.place = `the cache "${env.cache_key}"`;
   }
 
@@ -107,7 +122,7 @@ class CacheStore implements Store {
 
   async read_meta(kind: "whole" | "partial"): Promise<StoredMeta | undefined> {
     try {
-      const response = await (await this.#cache()).match(this.#key(kind));
+      const response = await this.#cache.match(this.#key(kind));
       return response && ((await response.json()) as StoredMeta);
     } catch {
       return undefined;
@@ -124,22 +139,21 @@ class CacheStore implements Store {
   }
 
   async read_part(id: string, index: number): Promise<Blob | undefined> {
-    const response = await (await this.#cache()).match(this.#key(`${id}-${index}`));
+    const response = await this.#cache.match(this.#key(`${id}-${index}`));
     return response?.blob();
   }
 
   async delete_partial(): Promise<void> {
-    await (await this.#cache()).delete(this.#key("partial"));
+    await this.#cache.delete(this.#key("partial"));
   }
 
   /** Removes everything cached for this URL except the parts of version `keep_id`. */
   async remove(keep_id?: string): Promise<void> {
-    const cache = await this.#cache();
-    const keys = await cache.keys(this.#url.href, { ignoreSearch: true });
+    const keys = await this.#cache.keys(this.#url.href, { ignoreSearch: true });
     const stale = keys.filter(
       ({ url }) => this.#is_own(url) && !(keep_id && this.#part_of(url)?.startsWith(`${keep_id}-`)),
     );
-    await Promise.all(stale.map((key) => cache.delete(key)));
+    await Promise.all(stale.map((key) => this.#cache.delete(key)));
   }
 
   async #read_parts(meta: StoredMeta): Promise<Blob[] | undefined> {
@@ -153,15 +167,11 @@ class CacheStore implements Store {
 
   async #put(key: string, body: Blob): Promise<boolean> {
     try {
-      await (await this.#cache()).put(key, new Response(body));
+      await this.#cache.put(key, new Response(body));
       return true;
     } catch {
       return false;
     }
-  }
-
-  #cache(): Promise<Cache> {
-    return caches.open(env.cache_key);
   }
 
   #key(what: string): string {

@@ -1,6 +1,6 @@
 import type { ProgressCallback, RandomAccessFile } from "./types.ts";
 
-/** The target of an address. */
+/** The target of an address; `url` has a scheme that fetch can load. */
 export type Place = { folder: string; url?: undefined } | { url: string; folder?: undefined };
 
 /** A hub repository's files at a commit, downloaded by another program; some may be missing. */

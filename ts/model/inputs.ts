@@ -1,6 +1,7 @@
 import { DeviceTensor } from "../device_tensor.ts";
 import type { Engine, Grid, TensorHandle } from "../engine/engine.ts";
 import { invalid_argument as invalid, show } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import { abort_signal, any, flag, type Rule, type Rules } from "../options.ts";
 import { check_elements, numbers_of, Tensor } from "../tensor.ts";
 import type { ViTMSNConfig } from "./configuration_vit_msn.ts";
@@ -86,7 +87,7 @@ export function check_pixel_values(
   check_size(height, width, config, interpolate_pos_encoding);
   check_elements(pixel_values, "pixel_values");
   const values = pixel_values instanceof DeviceTensor ? pixel_values : (pixel_values.data as Float32Array);
-  if (values instanceof Float32Array) check_finite(values, "pixel_values");
+  if (is_a(values, "Float32Array")) check_finite(values, "pixel_values");
   const patch = config.patch_grid;
   const grid = { height: Math.floor(height / patch.height), width: Math.floor(width / patch.width) };
   return { values, dims: [batch, channels, height, width], grid };
@@ -97,7 +98,7 @@ export function pixels_on(
   engine: Engine,
   { values, dims }: CheckedPixels,
 ): { handle: TensorHandle; is_own: boolean } {
-  if (values instanceof Float32Array) return { handle: engine.tensor(values, dims), is_own: true };
+  if (is_a(values, "Float32Array")) return { handle: engine.tensor(values, dims), is_own: true };
   return { handle: values.on(engine) as TensorHandle, is_own: false };
 }
 

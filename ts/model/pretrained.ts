@@ -6,6 +6,7 @@ import type { Device, DeviceOptions } from "../engine/engine_options.ts";
 import { open_engine } from "../engine/open_engine.ts";
 import type { Peak, Profile } from "../engine/profile.ts";
 import { invalid_argument, until_aborted, VitMsnError } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { check_pretrained, MODEL_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
@@ -320,9 +321,9 @@ function resolve_options({
 
 /** Whether a source can be read again without holding its bytes in memory. */
 function may_reload(source: PretrainedSource): boolean {
-  if (typeof source === "string" || source instanceof URL) return true;
-  const files = source instanceof Map ? [...source.values()] : Object.values(source);
-  return files.every((file) => file instanceof Blob || file instanceof URL);
+  if (typeof source === "string" || is_a(source, "URL")) return true;
+  const files = is_a(source, "Map") ? [...source.values()] : Object.values(source);
+  return files.every((file) => is_a(file, "Blob", "File") || is_a(file, "URL"));
 }
 
 /** Loads a model onto a new engine after a device loss, without repeating warnings. */

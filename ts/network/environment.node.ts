@@ -1,5 +1,6 @@
 import { version } from "../../package.json";
 import { VitMsnError } from "../errors.ts";
+import { is_a, is_error } from "../is_a.ts";
 import { address_space_hint } from "./address_space.node.ts";
 import { find_proxy, is_plain_node, read_variable } from "./proxy_settings.node.ts";
 
@@ -24,7 +25,7 @@ export const default_fetch: typeof fetch = async (input, init = {}) => {
   if (hint !== undefined) throw new VitMsnError("OUT_OF_MEMORY", `Node's fetch can't start: ${hint}`);
   const headers = new Headers(init.headers);
   if (!headers.has("user-agent")) headers.set("user-agent", `vit-msn/${version}`);
-  const address = typeof input === "string" || input instanceof URL ? String(input) : undefined;
+  const address = typeof input === "string" || is_a(input, "URL") ? String(input) : undefined;
   // Deno and Bun read the same variables themselves.
   const proxy = address !== undefined && is_plain_node && find_proxy(new URL(address));
   if (!proxy) return globalThis.fetch(input, { ...init, headers });
@@ -72,7 +73,7 @@ export function failure_hint(address: string | URL, error: unknown): string {
 
 /** The system's code of an error or of what caused it. */
 function code_of(error: unknown): string {
-  for (let at = error; at instanceof Error; at = at.cause) {
+  for (let at = error; is_error(at); at = at.cause) {
     if ("code" in at && typeof at.code === "string") return at.code;
   }
   return "";

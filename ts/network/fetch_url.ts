@@ -1,5 +1,6 @@
 import { check_header } from "#environment";
 import { env } from "../env.ts";
+import { is_error } from "../is_a.ts";
 import { split_credentials } from "./credentials.ts";
 
 /** Headers by name. */
@@ -29,7 +30,7 @@ export async function fetch_url(address: string | URL, init: FetchUrlInit = {}):
 /** Why a fetch failed, from the error's causes: fetch's own message has no reason. */
 export function failure_reason(error: unknown): string {
   let reason = "";
-  for (let at = error; at instanceof Error; at = at.cause) {
+  for (let at = error; is_error(at); at = at.cause) {
     reason = at.message || ("code" in at ? String(at.code) : "") || reason;
   }
   return reason || String(error);

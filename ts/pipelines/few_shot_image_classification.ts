@@ -2,6 +2,7 @@ import { save_files } from "#save";
 import { invalid_argument as invalid, show, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { type ImageInput, RawImage } from "../image/raw_image.ts";
+import { is_a } from "../is_a.ts";
 import { type Evaluation, leave_one_out, predict, summarise } from "../learning/evaluation.ts";
 import { export_model } from "../learning/export_model.ts";
 import {
@@ -227,7 +228,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
   async evaluate(images: LabelledImages, options: FewShotImageOptions = {}): Promise<Evaluation> {
     const { head } = this.#ready();
     check_options("evaluate", options, IMAGE_RULES);
-    const entries = images instanceof Map ? [...images] : Object.entries(images ?? {});
+    const entries = is_a(images, "Map") ? [...images] : Object.entries(images ?? {});
     const lists = entries.map(
       ([label, given]) =>
         [label as string, (Array.isArray(given) ? given : [given]) as ImageInput[]] as const,

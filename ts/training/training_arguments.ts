@@ -1,4 +1,5 @@
 import { invalid_argument, show, type VitMsnError } from "../errors.ts";
+import { is_a } from "../is_a.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import { is_record, unknown_option } from "../options.ts";
 import { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
@@ -343,7 +344,7 @@ export function unmet_rule(rule: OptionRule, value: unknown): string | undefined
         ? undefined
         : "a list of strings";
     case "folder": {
-      const is_path = (typeof value === "string" && value !== "") || value instanceof URL;
+      const is_path = (typeof value === "string" && value !== "") || is_a(value, "URL");
       return is_path || (typeof value === "object" && value !== null) ? undefined : "a folder";
     }
   }

@@ -1,5 +1,6 @@
 import { default_wasm } from "#wasm";
 import { VitMsnError } from "../../errors.ts";
+import { is_a } from "../../is_a.ts";
 import { bytes_of } from "../../options.ts";
 import type { Level } from "../engine_info.ts";
 
@@ -18,7 +19,7 @@ export async function load_wasm_module(
   given: WasmInput | undefined,
   level: Level | "webgpu" = "simd128",
 ): Promise<WebAssembly.Module> {
-  if (is_response(given)) return compile_received(given);
+  if (is_a(given, "Response")) return compile_received(given);
   if (given !== undefined) return compile(given);
   const module = compiled.get(level) ?? (default_wasm(level) as Promise<WasmInput>).then(compile);
   compiled.set(level, module);
@@ -35,11 +36,6 @@ export function is_for_webgpu(module: WebAssembly.Module): boolean {
   return WebAssembly.Module.exports(module).some(({ name }) => name === "open");
 }
 
-/** Checked by name: the first use of `Response` makes Node load its fetch, which reserves 10 GiB of address space. */
-function is_response(input: unknown): input is Response {
-  return Object.prototype.toString.call(input) === "[object Response]";
-}
-
 function compile_received(response: Response): Promise<WebAssembly.Module> {
   const module = received.get(response) ?? compile(response);
   received.set(response, module);
@@ -47,7 +43,7 @@ function compile_received(response: Response): Promise<WebAssembly.Module> {
 }
 
 async function compile(input: WasmInput): Promise<WebAssembly.Module> {
-  if (input instanceof WebAssembly.Module) return input;
+  if (is_a(input, "WebAssembly.Module")) return input;
   // TypeScript can't rule out Module by itself: it is an empty interface, which everything fits.
   const bytes = await read(input as BufferSource | URL | Response);
   try {
@@ -58,8 +54,9 @@ async function compile(input: WasmInput): Promise<WebAssembly.Module> {
 }
 
 async function read(input: BufferSource | URL | Response): Promise<BufferSource> {
-  if (input instanceof URL) return read(await fetch_wasm(input));
-  if (!is_response(input)) return bytes_of(input as BufferSource, "The engine's WebAssembly") as BufferSource;
+  if (is_a(input, "URL")) return read(await fetch_wasm(input));
+  if (!is_a(input, "Response"))
+    return bytes_of(input as BufferSource, "The engine's WebAssembly") as BufferSource;
   if (!input.ok) {
     throw new VitMsnError(
       "IO",

@@ -1,5 +1,6 @@
 import type { FloatDtype } from "../../dtypes.ts";
 import { type ErrorCode, VitMsnError } from "../../errors.ts";
+import { is_error } from "../../is_a.ts";
 import { bytes_of } from "../../options.ts";
 import type { EngineMemory, Handle, LinearHandle, TensorHandle } from "../engine.ts";
 import { engine_dead, engine_disposed, engine_not_started } from "../engine_errors.ts";
@@ -220,7 +221,7 @@ export class WasmEngine implements TrainingEngine {
   /** Errors of the kernels have a code; anything else is a trap, after which this engine isn't used again. */
   #translate(error: unknown, glue: Glue): VitMsnError {
     const code = (error as { code?: ErrorCode } | null)?.code;
-    const has_code = error instanceof Error && typeof code === "string";
+    const has_code = is_error(error) && typeof code === "string";
     if (has_code && code !== "ENGINE_DEAD") return new VitMsnError(code, error.message);
     if (has_code) this.fate.lost ??= error.message;
     else this.fate.fault ??= panic_message(glue) ?? String(error);

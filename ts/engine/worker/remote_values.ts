@@ -1,3 +1,4 @@
+import { is_a } from "../../is_a.ts";
 import { bytes_of } from "../../options.ts";
 
 /**
@@ -23,7 +24,7 @@ export function pack(value: unknown, buffers: ArrayBuffer[], is_ours: boolean): 
   if (ArrayBuffer.isView(value)) {
     const buffer = is_ours && is_whole(value) ? value.buffer : copy_of(value);
     buffers.push(buffer);
-    const view = value instanceof Uint8Array ? "Uint8Array" : value.constructor.name; // Node's Buffer is one, too
+    const view = is_a(value, "Uint8Array") ? "Uint8Array" : value.constructor.name; // Node's Buffer is one, too
     return { view, buffer };
   }
   return is_record(value) ? map_values(value, (field) => pack(field, buffers, is_ours)) : value;
@@ -45,7 +46,7 @@ function is_record(value: unknown): value is Record<string, unknown> {
 }
 
 function is_whole(view: ArrayBufferView): view is View & { buffer: ArrayBuffer } {
-  return view.buffer instanceof ArrayBuffer && view.byteLength === view.buffer.byteLength;
+  return is_a(view.buffer, "ArrayBuffer") && view.byteLength === view.buffer.byteLength;
 }
 
 function copy_of(view: ArrayBufferView): ArrayBuffer {

@@ -1,3 +1,4 @@
+import { is_error } from "../../is_a.ts";
 /** Deflated data (RFC 1951) as they stand in a zlib stream (RFC 1950): without its two bytes of header and four of checksum. */
 export function zlib_data(stream: Uint8Array): Uint8Array {
   return stream.subarray(2, -4);
@@ -22,7 +23,7 @@ export async function* inflate(data: Uint8Array): AsyncGenerator<Uint8Array, boo
     }
   } catch (error) {
     // Bytes after the stream's end are an error too; the caller knows how much it expects.
-    if (!(error instanceof Error)) throw error;
+    if (!is_error(error)) throw error;
     return false;
   } finally {
     await reader.cancel().catch(() => undefined);

@@ -1,5 +1,6 @@
 import { BYTES_PER_ELEMENT, type WeightDtype } from "../../dtypes.ts";
 import { VitMsnError } from "../../errors.ts";
+import { is_a } from "../../is_a.ts";
 import { view_of } from "../bytes.ts";
 import { element_count, SAFETENSORS_NAMES } from "./safetensors.ts";
 
@@ -67,7 +68,7 @@ function make_header(
 }
 
 async function* tensor_bytes(tensor: TensorToWrite): AsyncGenerator<Uint8Array, void, undefined> {
-  const pieces = tensor.bytes instanceof Uint8Array ? [tensor.bytes] : tensor.bytes;
+  const pieces = is_a(tensor.bytes, "Uint8Array") ? [tensor.bytes] : tensor.bytes;
   let written = 0;
   for await (const piece of pieces) {
     written += piece.byteLength;

@@ -1,5 +1,6 @@
 import { VitMsnError } from "../../errors.ts";
 import { type ImageInput, RawImage } from "../../image/raw_image.ts";
+import { is_a } from "../../is_a.ts";
 import { Tensor } from "../../tensor.ts";
 
 /**
@@ -123,7 +124,7 @@ function label_reader(
 
 /** An image's name, for messages. */
 export function name_of({ image }: Example, index: number): string {
-  if (typeof image === "string" || image instanceof URL) return String(image).slice(0, 300);
+  if (typeof image === "string" || is_a(image, "URL")) return String(image).slice(0, 300);
   const name = (image as Partial<File> | undefined)?.name;
   return typeof name === "string" && name !== "" ? name : `image ${index}`;
 }

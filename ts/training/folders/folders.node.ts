@@ -8,6 +8,7 @@ import { is_code } from "../../files/errors.ts";
 import { with_locked_folder } from "../../files/lock.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
 import { read_folder, walk } from "../../files/walk.ts";
+import { is_a, is_error } from "../../is_a.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
@@ -102,7 +103,7 @@ export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): Asy
 }
 
 function folder_path(directory: SaveDirectory): string {
-  if (directory instanceof URL) return fileURLToPath(directory);
+  if (is_a(directory, "URL")) return fileURLToPath(directory);
   if (typeof directory === "string" && directory !== "")
     return directory.startsWith("file:") ? fileURLToPath(directory) : directory;
   throw new VitMsnError("INVALID_ARGUMENT", "A folder must be given as a path or a file: URL.");
@@ -113,7 +114,7 @@ async function guard<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (error) {
-    if (error instanceof VitMsnError || !(error instanceof Error) || !("syscall" in error)) throw error;
+    if (error instanceof VitMsnError || !is_error(error) || !("syscall" in error)) throw error;
     const { code } = error as NodeJS.ErrnoException;
     throw new VitMsnError(code === "ENOENT" ? "NOT_FOUND" : "IO", `${path}: ${error.message}.`, {
       cause: error,

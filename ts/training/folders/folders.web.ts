@@ -1,6 +1,7 @@
 import { VitMsnError } from "../../errors.ts";
 import { by_code_points, is_ignored, is_special_folder, SPECIAL_FOLDER } from "../../files/file_names.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
+import { is_a } from "../../is_a.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
@@ -100,7 +101,7 @@ async function entries(folder: FileSystemDirectoryHandle): Promise<[string, File
 function handle_of(directory: SaveDirectory): FileSystemDirectoryHandle {
   if (
     typeof directory !== "string" &&
-    !(directory instanceof URL) &&
+    !is_a(directory, "URL") &&
     typeof directory?.getDirectoryHandle === "function"
   )
     return directory;
