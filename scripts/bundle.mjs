@@ -115,7 +115,7 @@ await build({
 const { metafile } = await build({
   ...common,
   metafile: true,
-  entryPoints: { cli: "ts/cli/main.ts" },
+  entryPoints: { cli: "ts/cli/main.ts", prepare_worker: "ts/cli/serve/prepare_worker.ts" },
   platform: "node",
   plugins: [package_is_external],
   // commander and cli-progress are CommonJS: they ask for Node's modules by require.

@@ -65,6 +65,7 @@ beforeEach(() => {
 
 const task: Task = {
   shape: { width: 3, has_labels: false },
+  settings: {},
   prepare: async (image) => image,
   compute: async (images) =>
     images.map(({ data }) => ({

@@ -206,7 +206,7 @@ describe("forms", () => {
   });
 
   test.each<[string, Buffer, string?]>([
-    ["two files", form([`${CD}; filename="a"`, BAG], [`${CD}; filename="b"`, BAG])],
+    ["33 files", form(...Array<[string, Buffer]>(33).fill([`${CD}; filename="a"`, BAG]))],
     ["text alone", form([`${CD}; name="image"`, "hello"])],
     ["no part", form()],
     ["parts of another kind", form([`Content-Disposition: attachment; filename="a"`, BAG], ["X: 1", BAG])],
@@ -264,7 +264,11 @@ describe("JSON", () => {
     ["a file URL", { image: "file:///etc/passwd" }, 400, "INVALID_ARGUMENT"],
     ["text", { image: "hello there!" }, 400, "INVALID_ARGUMENT"],
     ["an empty string", { image: "" }, 400, "INVALID_ARGUMENT"],
-    ["a list", { inputs: [base64] }, 400, "INVALID_ARGUMENT"],
+    ["an empty list", { inputs: [] }, 400, "INVALID_ARGUMENT"],
+    ["33 images", { inputs: Array(33).fill(base64) }, 400, "INVALID_ARGUMENT"],
+    ["a list in a list", { inputs: [[base64]] }, 400, "INVALID_ARGUMENT"],
+    ["a list with null", { inputs: [base64, null] }, 400, "INVALID_ARGUMENT"],
+    ["a list with text that is no image", { inputs: [base64, "aGVsbG8="] }, 400, "INVALID_IMAGE"],
     ["two images", { image: base64, inputs: base64 }, 400, "INVALID_ARGUMENT"],
     ["an unknown key", { image: base64, topk: 1 }, 400, "INVALID_ARGUMENT"],
     [

@@ -1,9 +1,19 @@
 import { once } from "node:events";
 import { connect } from "node:net";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { LastingTask, type ServedTask } from "../../ts/cli/serve/lasting_task.ts";
-import { env, type RawImage, VitMsnError } from "../../ts/index.ts";
-import { BAG, classes, exchange, RawClient, request_of, sizes, start_app } from "../support/http_app.ts";
+import { LastingTask } from "../../ts/cli/serve/lasting_task.ts";
+import { EnginePool, type ServedTask } from "../../ts/cli/serve/served_task.ts";
+import { env, VitMsnError } from "../../ts/index.ts";
+import {
+  BAG,
+  classes,
+  exchange,
+  RawClient,
+  read_here,
+  request_of,
+  sizes,
+  start_app,
+} from "../support/http_app.ts";
 
 // Lifetimes in `vit-msn serve`: clients that leave, requests that never end, engines that die, shutdown.
 
@@ -171,7 +181,6 @@ describe("engines that die", () => {
       alive.push(engine);
       return {
         is_alive: () => engine.is_alive,
-        prepare: async (image: RawImage) => image,
         compute: async () => {
           if (!engine.is_alive) throw new VitMsnError("ENGINE_DEAD", "It died.");
           return [{ values: [alive.length] }];
@@ -182,7 +191,19 @@ describe("engines that die", () => {
     const kill = () => {
       for (const engine of alive) engine.is_alive = false;
     };
-    return { task: () => LastingTask.load(load, (line) => log.push(line)), kill, log };
+    const waits: number[] = [];
+    const released: (() => void)[] = [];
+    const wait = (ms: number) => {
+      waits.push(ms);
+      return new Promise<void>((resolve) => released.push(resolve));
+    };
+    const task = async () => {
+      const engine = new LastingTask(await load(), { load, log: (line) => log.push(line), wait });
+      return new EnginePool([engine], read_here);
+    };
+    /** Lets the next attempt begin. */
+    const release = () => released.shift()?.();
+    return { task, kill, log, waits, release };
   }
 
   test("are noticed by /health without another request, and replaced", async () => {
@@ -190,8 +211,9 @@ describe("engines that die", () => {
     const { server, url } = await start_app({}, { embed: await task() });
     expect(await (await fetch(`${url}/embed`, png)).json()).toEqual({ embedding: [1] });
     kill();
+    // A restart wouldn't be faster than the reload: the process is healthy, but not ready.
     const health = await fetch(`${url}/health`);
-    expect([health.status, await health.json()]).toEqual([503, { status: "loading" }]);
+    expect([health.status, await health.json()]).toEqual([200, { status: "loading" }]);
     await until(async () => (await fetch(`${url}/ready`)).status === 200);
     expect(await (await fetch(`${url}/embed`, png)).json()).toEqual({ embedding: [2] });
     kill();
@@ -203,19 +225,42 @@ describe("engines that die", () => {
   test.each([
     ["that die again before they answer", 9],
     ["that can't be loaded again", 1],
-  ])("%s stay dead, and requests get 503", async (_name, loads) => {
-    const { task, kill, log } = mortal(loads);
+  ])("%s are replaced after ever longer times, and meanwhile requests get 503", async (_name, loads) => {
+    const { task, kill, waits, release } = mortal(loads);
     const { server, url } = await start_app({}, { embed: await task() });
+    const status = async () => {
+      const answer = await fetch(`${url}/health`);
+      return `${answer.status} ${(await answer.json()).status}`;
+    };
     kill();
-    await until(async () => {
-      const { status } = await (await fetch(`${url}/health`)).json();
-      if (status === "ok") kill();
-      return status === "dead";
-    });
-    const refused = await fetch(`${url}/embed`, png);
-    expect(refused.headers.get("retry-after")).toBe("1");
-    expect(await code_of(refused)).toEqual([503, "ENGINE_DEAD"]);
-    expect(log).toHaveLength(2);
+    for (const count of [1, 2, 3]) {
+      await until(async () => {
+        if (waits.length < count && (await status()) === "200 ok") kill();
+        return waits.length === count && (await status()) === "503 dead";
+      });
+      const refused = await fetch(`${url}/embed`, png);
+      expect(refused.headers.get("retry-after")).toBe("1");
+      expect(await code_of(refused)).toEqual([503, "ENGINE_DEAD"]);
+      release();
+    }
+    expect(waits.slice(0, 3)).toEqual([1000, 2000, 4000]);
+    await server.close(0);
+  });
+
+  test("an answer ends the waiting: the next death is repaired at once", async () => {
+    const { task, kill, waits, release } = mortal(9);
+    const { server, url } = await start_app({}, { embed: await task() });
+    const is_ready = async () => (await fetch(`${url}/ready`)).status === 200;
+    kill();
+    await until(is_ready);
+    kill();
+    await until(async () => !(await is_ready()) && waits.length === 1);
+    release();
+    await until(is_ready);
+    await (await fetch(`${url}/embed`, png)).json();
+    kill();
+    expect((await fetch(`${url}/embed`, png)).status).toBe(200);
+    expect(waits).toEqual([1000]);
     await server.close(0);
   });
 });
@@ -223,7 +268,8 @@ describe("engines that die", () => {
 test("a fault of the server is logged once, on one line, and its details don't reach the client", async () => {
   const failing: ServedTask = {
     state: "ok",
-    prepare: async (image) => image,
+    engines: 1,
+    prepare: read_here,
     compute: async () => {
       throw new TypeError("secret\n\u001b[31mof two lines");
     },
@@ -248,9 +294,12 @@ describe("shutdown", () => {
     expect((await fetch(`${url}/ready`)).status).toBe(200);
     app.stop();
     server.end_connections();
-    for (const path of ["/ready", "/health"]) {
-      const response = await fetch(url + path);
-      expect([response.status, await response.json()]).toEqual([503, { status: "stopping" }]);
+    for (const [path, status] of [
+      ["/ready", 503],
+      ["/health", 200],
+    ]) {
+      const response = await fetch(`${url}${path}`);
+      expect([response.status, await response.json()]).toEqual([status, { status: "stopping" }]);
     }
     const [answer] = await new RawClient(port).write(request_of("/classify", BAG)).all();
     expect([answer?.status, answer?.headers.connection]).toEqual([200, "close"]);

@@ -4,7 +4,9 @@ import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { App, type AppOptions, type Tasks } from "../../ts/cli/serve/app.ts";
 import { HttpServer } from "../../ts/cli/serve/http_server.ts";
-import type { ServedTask } from "../../ts/cli/serve/lasting_task.ts";
+import type { ImageFile } from "../../ts/cli/serve/image_file.ts";
+import type { ServedTask } from "../../ts/cli/serve/served_task.ts";
+import { RawImage } from "../../ts/index.ts";
 import { root } from "./cli.ts";
 
 // `vit-msn serve` in this process, over tasks that need no model, and clients that write raw bytes.
@@ -12,17 +14,24 @@ import { root } from "./cli.ts";
 /** 28×28 pixels. */
 export const BAG = await readFile(join(root, "models/fashion/pictures/8-bag.png"));
 
+/** Decodes on this thread, and resizes nothing. */
+export function read_here({ name, bytes }: ImageFile, max_pixels: number): Promise<RawImage> {
+  return RawImage.read(new File([bytes as Uint8Array<ArrayBuffer>], name), { max_pixels });
+}
+
 /** Answers each image with its size. */
 export const sizes: ServedTask = {
   state: "ok",
-  prepare: async (image) => image,
+  engines: 1,
+  prepare: read_here,
   compute: async (images) => images.map(({ width, height }) => ({ values: [width, height] })),
 };
 
 /** Answers each image with three classes. */
 export const classes: ServedTask = {
   state: "ok",
-  prepare: async (image) => image,
+  engines: 1,
+  prepare: read_here,
   compute: async (images) =>
     images.map(() => ({ labels: ["Bag", "Boot", "Dress"], values: [0.5, 0.25, 0.25] })),
 };
@@ -36,7 +45,7 @@ export interface RunningApp {
 }
 
 export async function start_app(
-  options: Partial<AppOptions & { keep_alive_ms: number }> = {},
+  options: Partial<AppOptions & { keep_alive_ms: number; max_connections: number }> = {},
   tasks: Tasks = { classify: classes, embed: sizes },
 ): Promise<RunningApp> {
   const log: string[] = [];
@@ -52,12 +61,15 @@ export async function start_app(
     cors: [],
     url_hosts: [],
     top_k: 2,
+    max_memory: 100_000_000,
+    preparers: 2,
     about: {},
+    version: "1.2.3",
     log: (line) => log.push(line),
     ...options,
   });
-  const { timeout_ms = 60_000, keep_alive_ms = 60_000 } = options;
-  const server = new HttpServer(app.answer, { timeout_ms, keep_alive_ms });
+  const { timeout_ms = 60_000, keep_alive_ms = 60_000, max_connections = 1000 } = options;
+  const server = new HttpServer(app.answer, { timeout_ms, keep_alive_ms, max_connections });
   await server.listen(0, "127.0.0.1");
   return { app, server, port: server.port, url: server.url, log };
 }

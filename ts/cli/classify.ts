@@ -83,9 +83,10 @@ export async function load_classifier(
   const classifier = await load(model, signal, (options) =>
     pipeline("image-classification", model.model, options),
   );
-  const { prepare, processor } = preparation(classifier.processor, classifier.model.device);
+  const { prepare, processor } = preparation(classifier);
   const classify = new ImageClassificationPipeline(classifier.model, processor);
   return {
+    settings: classifier.processor.to_dict(),
     prepare,
     shape: { width: Math.min(top_k, classifier.model.config.num_labels), has_labels: true },
     async compute(images, signal) {

@@ -63,9 +63,10 @@ export async function load_extractor(
     pipeline("image-feature-extraction", model.model, options),
   );
   const width = extractor.model.config.hidden_size;
-  const { prepare, processor } = preparation(extractor.processor, extractor.model.device);
+  const { prepare, processor } = preparation(extractor);
   const extract = new ImageFeatureExtractionPipeline(extractor.model, processor, false);
   return {
+    settings: extractor.processor.to_dict(),
     prepare,
     shape: { width, has_labels: false },
     async compute(images, signal) {

@@ -59,9 +59,12 @@ export class MemoryBudget {
 /** Red, green, blue and alpha, decoded and once more in the decoder. */
 const BYTES_PER_PIXEL = 8;
 
-/** The most memory that decoding an image takes; infinite if its header doesn't give its size. */
-export function decoding_bytes({ width, height }: ImageHeader): number {
-  return width === undefined || height === undefined
-    ? Number.POSITIVE_INFINITY
-    : width * height * BYTES_PER_PIXEL;
+/** The most memory that decoding an image takes. @param max_pixels for files whose header doesn't give their size. */
+export function decoding_bytes({ width, height }: ImageHeader, max_pixels: number): number {
+  return image_memory(width === undefined || height === undefined ? max_pixels : width * height);
+}
+
+/** The most memory that decoding this many pixels takes. */
+export function image_memory(pixels: number): number {
+  return pixels * BYTES_PER_PIXEL;
 }

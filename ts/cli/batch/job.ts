@@ -31,6 +31,8 @@ export const DONE_BUT_FAILURES = 3;
 
 /** A loaded model and what it computes for images. */
 export interface Task extends Computation {
+  /** Those of the image processor. */
+  settings: Record<string, unknown>;
   shape: RowShape;
   /** Whether the engine still runs; its Worker may die while it is idle. */
   is_alive(): boolean;

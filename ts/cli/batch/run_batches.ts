@@ -32,6 +32,8 @@ export interface BatchOptions {
 
 /** The most memory for images that are being decoded and prepared. */
 const MAX_DECODING_BYTES = 256 * 1024 * 1024;
+/** For formats whose size only their decoder reads. */
+const ASSUMED_PIXELS = 8_000_000;
 /** The most memory for prepared images that wait, and for those of a batch. */
 const MAX_PREPARED_BYTES = 64 * 1024 * 1024;
 /** Images whose files are in memory at a time, to be decoded. */
@@ -83,7 +85,7 @@ async function prepare(
       signal,
       admit: async (header) => {
         release?.(); // of an attempt that failed
-        release = await budget.take(decoding_bytes(header), signal);
+        release = await budget.take(decoding_bytes(header, ASSUMED_PIXELS), signal);
       },
     });
     return { ...item, image: await computation.prepare(image, signal) };
@@ -131,7 +133,7 @@ type Computed = Omit<Row, "image"> | { error: VitMsnError };
 /** If a batch fails because of one of its images, each is computed alone, so that the others don't fail with it. */
 export async function compute_each(
   images: RawImage[],
-  computation: Computation,
+  computation: Pick<Computation, "compute">,
   signal: AbortSignal,
 ): Promise<Computed[]> {
   if (images.length === 0) return [];

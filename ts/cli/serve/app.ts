@@ -1,5 +1,7 @@
 import type { IncomingMessage } from "node:http";
-import { RawImage } from "../../index.ts";
+import { read_header } from "../../image/index.ts";
+import { decoding_bytes, MemoryBudget } from "../memory_budget.ts";
+import type { Access } from "./access_log.ts";
 import { AllowedUrls } from "./allowed_urls.ts";
 import { Batcher, type Computed } from "./batcher.ts";
 import { decoded_body } from "./body.ts";
@@ -8,11 +10,14 @@ import { FaultLog } from "./fault_log.ts";
 import { read_form } from "./form.ts";
 import { HttpError, invalid, to_http_error, unavailable } from "./http_error.ts";
 import { type Answer, error_body } from "./http_server.ts";
-import { quoted, read_json } from "./json_body.ts";
-import type { ServedTask } from "./lasting_task.ts";
+import type { ImageFile } from "./image_file.ts";
+import { type JsonImage, quoted, read_json } from "./json_body.ts";
+import { Lanes, lane_of } from "./lanes.ts";
+import type { EngineState } from "./lasting_task.ts";
 import { Metrics } from "./metrics.ts";
+import { openapi_document } from "./openapi.ts";
 import { AllowedHosts, Cors } from "./origins.ts";
-import { Slots } from "./slots.ts";
+import type { ServedTask } from "./served_task.ts";
 
 export interface Limits {
   max_batch: number;
@@ -24,6 +29,10 @@ export interface Limits {
   /** Limit for a decoded image. */
   max_pixels: number;
   timeout_ms: number;
+  /** Bytes of memory for requests: their bodies, and images while they are decoded and wait. */
+  max_memory: number;
+  /** The number of images that are decoded and resized at a time. */
+  preparers: number;
 }
 
 export interface AppOptions extends Limits {
@@ -39,7 +48,11 @@ export interface AppOptions extends Limits {
   top_k: number;
   /** Facts about the model for /health. */
   about: Readonly<Record<string, unknown>>;
+  /** The package's version. */
+  version: string;
   log(line: string): void;
+  /** Called for each answered request. */
+  on_access?(access: Access): void;
 }
 
 /** The tasks that the server computes; each is a route. */
@@ -48,9 +61,11 @@ export interface Tasks {
   embed?: ServedTask;
 }
 
-/** A request's image and options. */
+/** A request's images and options. */
 interface ImageRequest {
-  file: File;
+  files: ImageFile[];
+  /** Whether the answer is a list. */
+  is_list: boolean;
   top_k?: unknown;
 }
 
@@ -61,7 +76,13 @@ interface Route {
   answer(exchange: Exchange, query: URLSearchParams): Answer | Promise<Answer>;
 }
 
-const DECODED_BATCHES = 2;
+/** The share of the memory that is for bodies; the rest is for images. */
+const SHARE_OF_BODIES = 0.25;
+/** The share of bodies' memory that is for small ones, so that large ones can't hold them up. */
+const SHARE_OF_SMALL_BODIES = 0.25;
+const SMALL_BODY = 1_000_000;
+/** A body, and what is extracted from it. */
+const COPIES_OF_BODY = 2;
 /** Content types that say nothing about the body; the last is curl's default. */
 const BYTES: ReadonlySet<string> = new Set([
   "",
@@ -80,8 +101,9 @@ export class App {
   readonly #cors: Cors;
   readonly #urls: AllowedUrls;
   readonly #faults: FaultLog;
-  /** Decoded images are large: only those that are computed soon are decoded, the others wait as files. */
-  readonly #decoded: Slots;
+  readonly #lanes: Lanes;
+  readonly #small_bodies: MemoryBudget;
+  readonly #large_bodies: MemoryBudget;
   #in_progress = 0;
   #is_stopping = false;
   #is_closed = false;
@@ -93,15 +115,21 @@ export class App {
     this.#cors = new Cors(options.cors);
     this.#urls = new AllowedUrls(options.url_hosts, options.max_bytes);
     this.#faults = new FaultLog(options.log);
-    this.#decoded = new Slots(DECODED_BATCHES * options.max_batch);
+    const bodies = SHARE_OF_BODIES * options.max_memory;
+    this.#small_bodies = new MemoryBudget(SHARE_OF_SMALL_BODIES * bodies);
+    this.#large_bodies = new MemoryBudget((1 - SHARE_OF_SMALL_BODIES) * bodies);
+    this.#lanes = new Lanes({ workers: options.preparers, memory: options.max_memory - bodies });
     if (tasks.classify !== undefined) this.#add_task("classify", tasks.classify, ["top_k"], this.#classes);
     if (tasks.embed !== undefined) this.#add_task("embed", tasks.embed, [], embedding);
-    const health: Route = { method: "GET", answer: () => this.#health() };
-    this.#routes.set("/health", health).set("/ready", health);
+    this.#routes.set("/health", { method: "GET", answer: () => this.#health() });
+    this.#routes.set("/ready", { method: "GET", answer: () => this.#readiness() });
     this.#routes.set("/metrics", { method: "GET", answer: () => this.#metrics_text() });
+    const names = Object.keys(tasks) as (keyof Tasks)[];
+    const openapi = json(200, openapi_document({ ...options, tasks: names }));
+    this.#routes.set("/openapi.json", { method: "GET", answer: () => openapi });
   }
 
-  /** From now on /health and /ready return 503, so that balancers send no more requests; those that come are answered. */
+  /** From now on /ready returns 503, so that balancers send no more requests; those that come are answered. */
   stop(): void {
     this.#is_stopping = true;
   }
@@ -115,6 +143,7 @@ export class App {
   readonly answer = async (exchange: Exchange): Promise<Answer> => {
     const { request } = exchange;
     const end = this.#metrics.request_seconds.startTimer();
+    const started = performance.now();
     const { path, query } = target(request.url ?? "/");
     let answer: Answer;
     try {
@@ -128,6 +157,17 @@ export class App {
     const route = this.#routes.has(path) ? path : "other";
     end({ route });
     this.#metrics.requests.inc({ route, status: answer.status });
+    this.#options.on_access?.({
+      client: request.socket.remoteAddress,
+      method: request.method,
+      path,
+      status: answer.status,
+      ms: Math.round(1000 * (performance.now() - started)) / 1000,
+      bytes_in: exchange.bytes_read,
+      bytes_out: Buffer.byteLength(answer.body),
+      images: exchange.images,
+      error: answer.error,
+    });
     return { ...answer, headers: { ...answer.headers, ...this.#cors.headers(request) } };
   };
 
@@ -151,9 +191,13 @@ export class App {
         this.#admit(exchange, async () => {
           const in_query = query.get("top_k") ?? undefined;
           if (in_query !== undefined) this.#top_k(in_query);
-          const { file, top_k } = await this.#read_request(exchange);
-          const count = this.#top_k(in_query ?? top_k);
-          return json(200, to_json(await this.#compute(file, task, batcher, exchange.signal), count));
+          return this.#with_request(exchange, async ({ files, is_list, top_k }) => {
+            exchange.images = files.length;
+            const count = this.#top_k(in_query ?? top_k);
+            const rows = await all(files.map((file) => this.#compute(file, task, batcher, exchange.signal)));
+            const answers = rows.map((row) => to_json(row, count));
+            return json(200, is_list ? { images: answers } : (answers[0] as object));
+          });
         }),
     });
   }
@@ -204,36 +248,79 @@ export class App {
     }
   }
 
-  /** A slot is held until its image is decoded, even if its client has gone. */
-  #compute(file: File, task: ServedTask, batcher: Batcher, signal: AbortSignal): Promise<Computed> {
+  /** Its memory is held until the image is decoded, even if its client has gone. */
+  async #compute(
+    file: ImageFile,
+    task: ServedTask,
+    batcher: Batcher,
+    signal: AbortSignal,
+  ): Promise<Computed> {
     const { max_pixels } = this.#options;
-    return this.#decoded.use(signal, async () => {
-      const image = await RawImage.read(file, { max_pixels, signal });
-      return batcher.submit(await task.prepare(image, signal), signal);
-    });
+    const bytes = decoding_bytes(await read_header(file.bytes, file.name, max_pixels), max_pixels);
+    const place = await this.#lanes.enter(bytes, signal);
+    try {
+      const image = await task.prepare(file, max_pixels);
+      place.prepared(image.data.byteLength);
+      return await batcher.submit(image, lane_of(bytes), signal);
+    } finally {
+      place.leave();
+    }
   }
 
-  /** A request's image: its body, a part of its form, a string in its JSON, or what its URL leads to. */
-  async #read_request(exchange: Exchange): Promise<ImageRequest> {
+  /** Runs `body` with a request's images; holds the memory of the request's body meanwhile. */
+  async #with_request<T>(exchange: Exchange, body: (request: ImageRequest) => Promise<T>): Promise<T> {
+    const { headers } = exchange.request;
+    const length = headers["content-encoding"] === undefined ? headers["content-length"] : undefined;
+    const releases = [await this.#take_body(Number(length ?? Number.NaN), exchange.signal)];
+    try {
+      const { images, is_list, top_k } = await this.#read_request(exchange);
+      const files: ImageFile[] = [];
+      for (const [i, image] of images.entries()) {
+        const name = images.length === 1 ? "The image" : `Image ${i + 1}`;
+        if ("url" in image && i === 0) {
+          // The body was only this: no request may wait for memory while it holds some.
+          releases.pop()?.();
+          releases.push(await this.#take_body(images.length * this.#options.max_bytes, exchange.signal));
+        }
+        files.push(image_file(await this.#bytes_of(image, exchange.signal), name));
+      }
+      return await body({ files, is_list, top_k });
+    } finally {
+      for (const release of releases) release();
+    }
+  }
+
+  #take_body(length: number, signal: AbortSignal): Promise<() => void> {
+    const { max_bytes } = this.#options;
+    const bodies = length <= SMALL_BODY ? this.#small_bodies : this.#large_bodies;
+    return bodies.take(COPIES_OF_BODY * (Number.isFinite(length) ? length : max_bytes), signal);
+  }
+
+  async #bytes_of(image: JsonImage, signal: AbortSignal): Promise<Uint8Array> {
+    if ("bytes" in image) return image.bytes;
+    return new Uint8Array(await (await this.#urls.fetch(image.url, signal)).arrayBuffer());
+  }
+
+  /** A request's images: its body, the files of its form, or strings in its JSON. */
+  async #read_request(
+    exchange: Exchange,
+  ): Promise<{ images: readonly JsonImage[]; is_list: boolean; top_k?: unknown }> {
     const { max_bytes } = this.#options;
     const content_type = exchange.request.headers["content-type"] ?? "";
     const type = content_type.split(";", 1)[0]?.trim().toLowerCase() ?? "";
     const read = () => decoded_body(exchange, max_bytes);
-    if (BYTES.has(type) || type.startsWith("image/")) return { file: image_file(await read()) };
+    if (BYTES.has(type) || type.startsWith("image/"))
+      return { images: [{ bytes: await read() }], is_list: false };
     if (type === "multipart/form-data") {
-      const { image, fields } = await read_form(await read(), content_type, exchange.signal);
-      return { file: image_file(image), top_k: fields.get("top_k") };
+      const { images, fields } = await read_form(await read(), content_type, exchange.signal);
+      const is_list = images.length > 1;
+      return { images: images.map((bytes) => ({ bytes })), is_list, top_k: fields.get("top_k") };
     }
-    if (type === "application/json" || type.endsWith("+json")) {
-      const { image, top_k } = read_json(await read());
-      if ("bytes" in image) return { file: image_file(image.bytes), top_k };
-      const fetched = await this.#urls.fetch(image.url, exchange.signal);
-      return { file: new File([fetched], IMAGE), top_k };
-    }
+    if (type === "application/json" || type.endsWith("+json")) return read_json(await read());
     throw new HttpError(
       415,
       "UNSUPPORTED_MEDIA_TYPE",
-      "Send an image as the body (Content-Type image/… or application/octet-stream), as a file of a form " +
+      "Send an image as the body (Content-Type image/… or application/octet-stream), as files of a form " +
         '(multipart/form-data), or as JSON: {"image": "<base64>"}.',
     );
   }
@@ -250,11 +337,22 @@ export class App {
     results: labels.slice(0, top_k).map((label, i) => ({ label, score: values[i] })),
   });
 
+  /** Whether the process works: what restarting it wouldn't change is no reason to say no. */
   #health(): Answer {
-    const states = Object.values(this.#tasks).map(({ state }: ServedTask) => state);
-    const worst = states.find((state) => state === "dead") ?? states.find((state) => state !== "ok");
-    const status = this.#is_stopping ? "stopping" : (worst ?? "ok");
+    const status = this.#status();
+    return json(status === "dead" ? 503 : 200, { status, ...this.#options.about });
+  }
+
+  /** Whether it should get requests. */
+  #readiness(): Answer {
+    const status = this.#status();
     return json(status === "ok" ? 200 : 503, { status, ...this.#options.about });
+  }
+
+  #status(): EngineState | "stopping" {
+    const states = Object.values(this.#tasks).map(({ state }: ServedTask) => state);
+    const worst = (["dead", "loading"] as const).find((state) => states.includes(state));
+    return worst === "dead" || !this.#is_stopping ? (worst ?? "ok") : "stopping";
   }
 
   async #metrics_text(): Promise<Answer> {
@@ -270,13 +368,19 @@ export class App {
   }
 }
 
-const IMAGE = "The image";
-
-/** A file whose name is what error messages call it. */
-function image_file(bytes: Buffer): File {
+function image_file(bytes: Uint8Array, name: string): ImageFile {
   if (bytes.length === 0)
-    throw new HttpError(400, "INVALID_IMAGE", "The request has no image: its body or file is empty.");
-  return new File([bytes as Buffer<ArrayBuffer>], IMAGE);
+    throw new HttpError(400, "INVALID_IMAGE", `${name} is empty: the request's body or file has no bytes.`);
+  return { name, bytes };
+}
+
+/** The values of all, or the first error, once all have settled: none is left behind. */
+async function all<T>(promises: readonly Promise<T>[]): Promise<T[]> {
+  const settled = await Promise.allSettled(promises);
+  return settled.map((each) => {
+    if (each.status === "rejected") throw each.reason;
+    return each.value;
+  });
 }
 
 function embedding({ values }: Computed): object {
@@ -292,6 +396,7 @@ function refused({ status, code, message, headers }: HttpError): Answer {
     status,
     headers: { "content-type": "application/json", ...headers },
     body: error_body(code, message),
+    error: code,
   };
 }
 

@@ -1,6 +1,8 @@
 import type { RawImage } from "../../index.ts";
 import type { Row } from "../batch/rows.ts";
-import { type Computation, compute_each } from "../batch/run_batches.ts";
+import { compute_each } from "../batch/run_batches.ts";
+import type { LaneNumber } from "./lanes.ts";
+import type { ServedTask } from "./served_task.ts";
 
 export interface BatcherOptions {
   /** The largest number of images computed together. */
@@ -19,54 +21,82 @@ interface Waiting {
   reject(reason: unknown): void;
 }
 
-/** Computes images of several requests together: those that arrive during a batch, or within a short wait. */
+/**
+ * Computes images of several requests together: those that arrive while all engines are busy, or within a short wait. The
+ * two lanes get the same share of each batch, as long as both have images.
+ */
 export class Batcher {
-  readonly #computation: Computation;
+  readonly #task: ServedTask;
   readonly #options: BatcherOptions;
-  readonly #queue: Waiting[] = [];
+  readonly #lanes: readonly [Waiting[], Waiting[]] = [[], []];
+  /** The lane whose turn it is. */
+  #next: LaneNumber = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #is_computing = false;
+  /** Batches that are being computed, each by an engine. */
+  #computing = 0;
 
-  constructor(computation: Computation, options: BatcherOptions) {
-    this.#computation = computation;
+  constructor(task: ServedTask, options: BatcherOptions) {
+    this.#task = task;
     this.#options = options;
   }
 
   /** @param signal removes the image from the queue, unless it is already being computed. */
-  async submit(image: RawImage, signal: AbortSignal): Promise<Computed> {
+  async submit(image: RawImage, lane: LaneNumber, signal: AbortSignal): Promise<Computed> {
     signal.throwIfAborted();
     let leave = () => {};
     const computed = new Promise<Computed>((resolve, reject) => {
+      const queue = this.#lanes[lane];
       const waiting = { image, resolve, reject };
       leave = () => {
-        const place = this.#queue.indexOf(waiting);
-        if (place >= 0) this.#queue.splice(place, 1);
+        const place = queue.indexOf(waiting);
+        if (place >= 0) queue.splice(place, 1);
         reject(signal.reason);
       };
       signal.addEventListener("abort", leave);
-      this.#queue.push(waiting);
+      queue.push(waiting);
     });
     this.#begin_soon();
     // The signal outlives its request, and would retain the image.
     return computed.finally(() => signal.removeEventListener("abort", leave));
   }
 
+  get #waiting(): number {
+    return this.#lanes[0].length + this.#lanes[1].length;
+  }
+
+  get #idle_engines(): number {
+    return this.#task.engines - this.#computing;
+  }
+
   #begin_soon(): void {
-    if (this.#is_computing || this.#queue.length === 0) return;
-    if (this.#queue.length >= this.#options.max_batch) this.#begin();
+    if (this.#idle_engines === 0 || this.#waiting === 0) return;
+    if (this.#waiting >= this.#options.max_batch || this.#computing > 0) this.#begin();
     else this.#timer ??= setTimeout(() => this.#begin(), this.#options.max_wait_ms);
   }
 
   #begin(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (this.#is_computing || this.#queue.length === 0) return;
-    this.#is_computing = true;
-    void this.#compute(this.#queue.splice(0, this.#options.max_batch)).finally(() => {
-      this.#is_computing = false;
-      // Images that arrived meanwhile have waited long enough.
-      this.#begin();
-    });
+    while (this.#idle_engines > 0 && this.#waiting > 0) {
+      const batch = this.#take(Math.ceil(this.#waiting / this.#idle_engines));
+      this.#computing++;
+      void this.#compute(batch).finally(() => {
+        this.#computing--;
+        // Images that arrived meanwhile have waited long enough.
+        this.#begin();
+      });
+    }
+  }
+
+  /** The next images, from the lanes in turn. */
+  #take(count: number): Waiting[] {
+    const batch: Waiting[] = [];
+    while (batch.length < Math.min(count, this.#options.max_batch) && this.#waiting > 0) {
+      const next = this.#lanes[this.#next].shift();
+      if (next !== undefined) batch.push(next);
+      this.#next = this.#next === 0 ? 1 : 0;
+    }
+    return batch;
   }
 
   async #compute(batch: readonly Waiting[]): Promise<void> {
@@ -75,7 +105,7 @@ export class Batcher {
       // No request may stop a batch that it shares with others.
       const never = new AbortController().signal;
       const images = batch.map(({ image }) => image);
-      const rows = await compute_each(images, this.#computation, never);
+      const rows = await compute_each(images, this.#task, never);
       rows.forEach((row, i) => {
         if ("error" in row) batch[i]?.reject(row.error);
         else batch[i]?.resolve(row);

@@ -2,13 +2,18 @@ import { basename } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { version } from "../../../package.json";
-import { type FunctionToApply, ViTMSNConfig } from "../../index.ts";
+import { type FunctionToApply, ViTMSNConfig, VitMsnError } from "../../index.ts";
+import type { Task } from "../batch/job.ts";
 import { collect, positive_integer, seconds } from "../batch/options.ts";
 import { function_to_apply_option, load_classifier } from "../classify.ts";
 import { load_extractor, pool_option } from "../embed.ts";
+import { image_memory } from "../memory_budget.ts";
 import { load_options, type ModelFlags, model_identity, with_model_options } from "../model_options.ts";
-import { notify } from "../terminal.ts";
+import { access_line, LOG_FORMATS, type LogFormat, message_line } from "./access_log.ts";
+import type { Tasks } from "./app.ts";
 import { LastingTask } from "./lasting_task.ts";
+import { default_preparers, Preparers, start_prepare_worker } from "./preparers.ts";
+import { EnginePool } from "./served_task.ts";
 
 interface ServeFlags extends ModelFlags {
   host: string;
@@ -28,6 +33,10 @@ interface ServeFlags extends ModelFlags {
   cors?: string[];
   keepAlive: number;
   drain: number;
+  engines: number;
+  maxMemory?: number;
+  maxConnections: number;
+  log?: LogFormat;
 }
 
 const TASKS = ["classify", "embed"] as const;
@@ -50,13 +59,15 @@ function collect_origin(text: string, origins: string[] = []): string[] {
 export function add_serve(program: Command, signal: AbortSignal): void {
   const command = program
     .command("serve")
-    .description("serve a model over HTTP: POST /classify and /embed, GET /health, /ready and /metrics")
+    .description(
+      "serve a model over HTTP: POST /classify and /embed, GET /health, /ready, /metrics and /openapi.json",
+    )
     .addHelpText(
       "after",
       `
-A request holds an image as its body (image/… or application/octet-stream), as
-the only file of a form, or as base64 in JSON: {"image": "…"} or
-{"inputs": "…"}. Bodies may be compressed (Content-Encoding: gzip, deflate, br).
+A request holds an image as its body (image/… or application/octet-stream), or
+one or several images as the files of a form or as base64 in JSON:
+{"image": "…"}, {"inputs": "…"} or a list. Bodies may be compressed (Content-Encoding: gzip, deflate, br).
 Errors are JSON: {"error": {"code", "message"}}. SIGTERM drains, finishes
 accepted requests and exits with 0; Ctrl-C skips the drain.`,
     );
@@ -83,9 +94,21 @@ function with_server_options(command: Command): Command {
     )
     .option(
       "--drain <seconds>",
-      "after SIGTERM, accept requests this long while /ready and /health return 503",
+      "after SIGTERM, accept requests this long while /ready returns 503",
       seconds,
       3,
+    )
+    .addOption(
+      new Option(
+        "--log <format>",
+        "log each request to standard error as a line of text, or everything as JSON; default: no requests",
+      ).choices(LOG_FORMATS),
+    )
+    .option(
+      "--engines <n>",
+      "load the model n times, to compute n batches at a time; each takes its memory and --num-threads",
+      positive_integer,
+      1,
     )
     .optionsGroup("Tasks:")
     .addOption(
@@ -112,6 +135,18 @@ function with_limit_options(command: Command): Command {
       "let an image wait this long for others while nothing is being computed",
       seconds,
       0,
+    )
+    .option(
+      "--max-memory <mb>",
+      "keep the process under this many megabytes: requests whose images don't fit wait; default: what the loaded" +
+        ` model takes and ${DEFAULT_REQUEST_MB}`,
+      positive_integer,
+    )
+    .option(
+      "--max-connections <n>",
+      "keep up to n connections open; more are closed at once",
+      positive_integer,
+      1024,
     )
     .option("--max-queue <n>", "accept up to n requests at a time; more get 429", positive_integer, 64)
     .option(
@@ -159,17 +194,21 @@ function with_access_options(command: Command): Command {
 const MAX_FINISH_MS = 20_000;
 
 async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
-  const tasks = await load_tasks(flags, signal);
+  const log = (line: string) => process.stderr.write(`${message_line(line, flags.log)}\n`);
+  const { tasks, dispose } = await load_tasks(flags, log, signal);
   try {
     // Imported here, since these modules start Node's fetch, whose address space other commands don't need.
     const [{ App }, { HttpServer }] = await Promise.all([import("./app.ts"), import("./http_server.ts")]);
     const timeout_ms = Math.max(1, Math.round(flags.timeout * 1000));
+    const format = flags.log;
     const app = new App(tasks, {
       max_batch: flags.maxBatch,
       max_wait_ms: flags.maxWait * 1000,
       max_queue: flags.maxQueue,
       max_bytes: flags.maxBody * BYTES_IN_MB,
       max_pixels: flags.maxPixels,
+      max_memory: request_memory(flags),
+      preparers: default_preparers(),
       timeout_ms,
       host: flags.host,
       allowed_hosts: flags.allowHost ?? [],
@@ -181,11 +220,16 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
         ...model_identity({ ...flags, model: public_name(flags.model) }),
         tasks: Object.keys(tasks),
       },
+      version,
       log,
+      ...(format !== undefined && {
+        on_access: (access) => process.stderr.write(`${access_line(access, format)}\n`),
+      }),
     });
     const server = new HttpServer(app.answer, {
       timeout_ms,
       keep_alive_ms: Math.round(flags.keepAlive * 1000),
+      max_connections: flags.maxConnections,
     });
     await server.listen(flags.port, flags.host);
     if (!flags.quiet) log(`listening at ${server.url}: ${Object.keys(tasks).join(", ")}.`);
@@ -199,17 +243,34 @@ async function serve(flags: ServeFlags, signal: AbortSignal): Promise<number> {
     await server.close(Math.min(timeout_ms, MAX_FINISH_MS));
     return 0;
   } finally {
-    end_after_last_wait();
-    for (const task of Object.values(tasks)) await task.dispose();
+    end_after_last_wait(log);
+    await dispose();
   }
 }
 
-function log(line: string): void {
-  notify(line);
+/** Megabytes for requests if --max-memory doesn't say. */
+const DEFAULT_REQUEST_MB = 512;
+/** What a busy server needs besides images: garbage that isn't collected yet, and the engine's activations. */
+const SLACK_MB = 100;
+/** Less would let one image at a time wait for the other. */
+const MIN_REQUEST_MB = 64;
+
+/** Bytes for requests, of which the loaded model has left some. @throws VitMsnError INVALID_ARGUMENT if that is too little. */
+function request_memory({ maxMemory, maxPixels }: ServeFlags): number {
+  if (maxMemory === undefined) return DEFAULT_REQUEST_MB * BYTES_IN_MB;
+  const loaded = Math.ceil(process.memoryUsage.rss() / BYTES_IN_MB) + SLACK_MB;
+  const needed = Math.max(MIN_REQUEST_MB, Math.ceil(image_memory(maxPixels) / BYTES_IN_MB));
+  if (maxMemory >= loaded + needed) return (maxMemory - loaded) * BYTES_IN_MB;
+  throw new VitMsnError(
+    "INVALID_ARGUMENT",
+    `--max-memory ${maxMemory} is too little: the loaded model takes ${loaded} MB, and an image of --max-pixels ${maxPixels} up to ` +
+      `${needed} MB. Pass at least ${loaded + needed}, or less for --max-pixels.`,
+    { details: { argument: "--max-memory" } },
+  );
 }
 
 /** A decoder that never ends keeps the process alive, and process.exit would wait for it, too. */
-function end_after_last_wait(): void {
+function end_after_last_wait(log: (line: string) => void): void {
   const timer = setTimeout(() => {
     log("an image is still being decoded or computed; ending the process without waiting for it.");
     process.removeAllListeners("SIGTERM");
@@ -226,39 +287,79 @@ function public_name(model: string | undefined): string | undefined {
   return basename(model.replace(/[?#].*$/, ""));
 }
 
-type LastingTasks = Partial<Record<(typeof TASKS)[number], LastingTask>>;
+interface Loaded {
+  tasks: Tasks;
+  dispose(): Promise<void>;
+}
 
 /** A backbone's checkpoint has no classifier, so /classify isn't served by default: its results would be random. */
-async function load_tasks(flags: ServeFlags, signal: AbortSignal): Promise<LastingTasks> {
+async function load_tasks(
+  flags: ServeFlags,
+  log: (line: string) => void,
+  signal: AbortSignal,
+): Promise<Loaded> {
   const only = flags.only ?? (await default_task(flags, signal));
   // The engine runs in a separate thread, so that the server stays responsive.
   const model = { ...flags, worker: true };
-  const tasks: LastingTasks = {};
+  const loaders: Partial<Record<keyof Tasks, () => Promise<Task>>> = {};
+  if (only !== "embed") {
+    // Every class, best first: each request chooses how many it gets.
+    const options = {
+      topK: Number.MAX_SAFE_INTEGER,
+      functionToApply: flags.functionToApply,
+      batchSize: flags.maxBatch,
+    };
+    loaders.classify = () => load_classifier(model, options, signal);
+  }
+  if (only !== "classify") {
+    const options = { pool: flags.pool, batchSize: flags.maxBatch };
+    loaders.embed = () => load_extractor(model, options, signal);
+  }
+  const engines: LastingTask[] = [];
+  const settings: Record<string, unknown>[] = [];
+  const tasks: Tasks = {};
+  let preparers: Preparers | undefined;
+  const dispose = async () => {
+    await Promise.all([preparers?.dispose(), ...engines.map((engine) => engine.dispose())]);
+  };
   try {
-    if (only !== "embed") {
-      // Every class, best first: each request chooses how many it gets.
-      const options = {
-        topK: Number.MAX_SAFE_INTEGER,
-        functionToApply: flags.functionToApply,
-        batchSize: flags.maxBatch,
-      };
-      tasks.classify = await LastingTask.load(
-        () => load_classifier(model, options, signal),
-        (line) => log(`/classify: ${line}`),
+    for (const [name, load] of Object.entries(loaders)) {
+      const first = await load();
+      const processor = settings.push(first.settings) - 1;
+      const pool = await load_engines(
+        flags.engines,
+        first,
+        load,
+        (line) => log(`/${name}: ${line}`),
+        engines,
+      );
+      tasks[name as keyof Tasks] = new EnginePool(pool, (file, max_pixels) =>
+        (preparers as Preparers).prepare({ file, max_pixels, processor }),
       );
     }
-    if (only !== "classify") {
-      const options = { pool: flags.pool, batchSize: flags.maxBatch };
-      tasks.embed = await LastingTask.load(
-        () => load_extractor(model, options, signal),
-        (line) => log(`/embed: ${line}`),
-      );
-    }
-    return tasks;
+    preparers = new Preparers(default_preparers(), () => start_prepare_worker(settings));
+    return { tasks, dispose };
   } catch (error) {
-    await tasks.classify?.dispose();
+    await dispose();
     throw error;
   }
+}
+
+/** @param loaded gets each engine, to be disposed also if the next can't be loaded. */
+async function load_engines(
+  count: number,
+  first: Task,
+  load: () => Promise<Task>,
+  log: (line: string) => void,
+  loaded: LastingTask[],
+): Promise<LastingTask[]> {
+  const pool: LastingTask[] = [];
+  for (let i = 0; i < count; i++) {
+    const engine = new LastingTask(i === 0 ? first : await load(), { load, log });
+    loaded.push(engine);
+    pool.push(engine);
+  }
+  return pool;
 }
 
 async function default_task(flags: ServeFlags, signal: AbortSignal): Promise<"embed" | undefined> {

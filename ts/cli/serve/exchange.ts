@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { setImmediate } from "node:timers/promises";
 import { HttpError } from "./http_error.ts";
@@ -13,11 +14,16 @@ export class Exchange {
   #awaits_continue: boolean;
   readonly #ended = new AbortController();
   #on_gone: (() => void) | undefined;
+  /** Bytes of the body that were read. */
+  bytes_read = 0;
+  /** Images in the request, once they are known. */
+  images = 0;
 
   constructor(request: IncomingMessage, response: ServerResponse, awaits_continue: boolean) {
     this.request = request;
     this.#response = response;
     this.#awaits_continue = awaits_continue;
+    setMaxListeners(0, this.#ended.signal); // a request may have many images
     // A client that disconnects during the answer is not an error; the socket's close event handles it.
     response.on("error", () => {});
   }
@@ -49,6 +55,7 @@ export class Exchange {
       if (signal.aborted) give_up();
       signal.addEventListener("abort", give_up, { once: true });
       request.on("data", (chunk: Buffer) => {
+        this.bytes_read += chunk.length;
         if (body.length + chunk.length > max_bytes) reject(too_large());
         else body.append(chunk);
       });

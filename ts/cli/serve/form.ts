@@ -12,11 +12,14 @@ interface Part {
 }
 
 export interface Form {
-  image: Buffer;
+  /** One file or more. */
+  images: readonly Buffer[];
   /** Text parts by name; the first one wins. */
   fields: ReadonlyMap<string, string>;
 }
 
+/** The largest number of images in a request. */
+export const MAX_IMAGES = 32;
 const MAX_PARTS = 100;
 const MAX_HEADERS = 50;
 const MAX_HEADER_BYTES = 16 * 1024;
@@ -24,22 +27,19 @@ const MAX_HEADER_BYTES = 16 * 1024;
 const MAX_BOUNDARY = 70;
 const SLICE = 16 * 1024;
 
-/** A multipart/form-data body with one file, the image. */
+/** A multipart/form-data body whose files are the images. */
 export async function read_form(body: Buffer, content_type: string, signal: AbortSignal): Promise<Form> {
   const parts = await read_parts(body, content_type, signal);
   // Some clients name the type of each value (application/json); others give a text neither filename nor type.
   const is_text = ({ filename, type }: Part) => filename === undefined && /^text\/|json$/.test(type);
   // A browser sends a nameless empty file if none was chosen.
   const files = parts.filter((part) => !is_text(part) && !(part.filename === "" && part.bytes.length === 0));
-  const [file] = files;
-  if (file === undefined || files.length > 1)
-    throw invalid(
-      `A form must contain one file, the image; this one has ${files.length}. Send one request for each image.`,
-    );
+  if (files.length === 0 || files.length > MAX_IMAGES)
+    throw invalid(`A form must contain 1 to ${MAX_IMAGES} files, the images; this one has ${files.length}.`);
   const fields = new Map<string, string>();
   for (const { name = "", bytes } of parts.filter(is_text))
     if (!fields.has(name)) fields.set(name, bytes.toString());
-  return { image: file.bytes, fields };
+  return { images: files.map(({ bytes }) => bytes), fields };
 }
 
 async function read_parts(body: Buffer, content_type: string, signal: AbortSignal): Promise<Part[]> {

@@ -16,6 +16,8 @@ export interface ServerOptions {
   timeout_ms: number;
   /** How long a connection stays open between requests; 0 closes it after each answer. */
   keep_alive_ms: number;
+  /** Connections that are open at a time; more are closed at once. */
+  max_connections: number;
 }
 
 /** Computes the answer to an exchange; never rejects. */
@@ -25,6 +27,8 @@ export interface Answer {
   status: number;
   headers: Readonly<Record<string, string>>;
   body: string;
+  /** The code of an error. */
+  error?: string;
 }
 
 /** Requests of a connection that may wait for an earlier one's answer before reading is paused. */
@@ -43,7 +47,7 @@ export class HttpServer {
   /** Whether answers end their connections. */
   #is_closing = false;
 
-  constructor(answer: Answerer, { timeout_ms, keep_alive_ms }: ServerOptions) {
+  constructor(answer: Answerer, { timeout_ms, keep_alive_ms, max_connections }: ServerOptions) {
     this.#server = createServer({
       requestTimeout: timeout_ms,
       headersTimeout: timeout_ms,
@@ -51,6 +55,7 @@ export class HttpServer {
       connectionsCheckingInterval: 1000,
       requireHostHeader: false, // the app checks it
     });
+    this.#server.maxConnections = max_connections;
     // A client that doesn't read its answer would occupy it forever.
     this.#server.timeout = timeout_ms + STALL_GRACE_MS;
     // A client may close its side after the request and still wants the answer. The types lack this option.

@@ -1,20 +1,23 @@
 import { from_base64 } from "./body.ts";
+import { MAX_IMAGES } from "./form.ts";
 import { invalid } from "./http_error.ts";
 
 /** An image's bytes, or its URL. */
 export type JsonImage = { bytes: Buffer } | { url: string };
 
 export interface JsonRequest {
-  image: JsonImage;
+  images: readonly JsonImage[];
+  /** Whether the images are a list, so that the answer is one, too. */
+  is_list: boolean;
   top_k: unknown;
 }
 
 /** Keys of an image; `inputs` is Hugging Face's. */
 const IMAGE_KEYS = ["image", "inputs", "url"] as const;
 const KEYS: ReadonlySet<string> = new Set([...IMAGE_KEYS, "top_k", "parameters"]);
-const SHAPE = '{"image": "<base64>"}, {"inputs": "<base64>"} or {"url": "https://…"}';
+const SHAPE = '{"image": "<base64>"}, {"inputs": "<base64>"} or {"url": "https://…"}, or lists of these';
 
-/** Parses a JSON body: an image as base64 or URL, and `top_k`, which Hugging Face's clients put into `parameters`. */
+/** Parses a JSON body: an image as base64 or URL, or a list of such images, and `top_k`, which Hugging Face's clients put into `parameters`. */
 export function read_json(body: Buffer): JsonRequest {
   const request = parse(body);
   if (!is_object(request)) throw invalid(`The body must be a JSON object: ${SHAPE}.`);
@@ -24,8 +27,18 @@ export function read_json(body: Buffer): JsonRequest {
   refuse_unknown(parameters, new Set(["top_k"]), '"parameters"');
   const keys = IMAGE_KEYS.filter((key) => request[key] !== undefined);
   const [key] = keys;
-  if (key === undefined || keys.length > 1) throw invalid(`The body must contain one image: ${SHAPE}.`);
-  return { image: image_of(key, request[key]), top_k: request.top_k ?? parameters.top_k };
+  if (key === undefined || keys.length > 1)
+    throw invalid(`The body must have one of the keys of an image: ${SHAPE}.`);
+  const given = request[key];
+  const is_list = Array.isArray(given);
+  const list: unknown[] = is_list ? given : [given];
+  if (list.length === 0 || list.length > MAX_IMAGES)
+    throw invalid(`"${key}" must be a list of 1 to ${MAX_IMAGES} images; this one has ${list.length}.`);
+  return {
+    images: list.map((image) => image_of(key, image)),
+    is_list,
+    top_k: request.top_k ?? parameters.top_k,
+  };
 }
 
 function parse(body: Buffer): unknown {
@@ -49,8 +62,6 @@ function refuse_unknown(object: object, known: ReadonlySet<string>, what: string
 }
 
 function image_of(key: (typeof IMAGE_KEYS)[number], value: unknown): JsonImage {
-  if (Array.isArray(value))
-    throw invalid(`"${key}" must be one image, not a list; send one request for each image.`);
   if (typeof value !== "string") throw invalid(`"${key}" must be a string: ${SHAPE}.`);
   if (key === "url" || /^https?:/i.test(value)) return { url: value };
   const data = /^data:[^,]*;\s*base64\s*,/i.exec(value.slice(0, 1000))?.[0] ?? "";
