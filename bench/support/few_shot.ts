@@ -1,6 +1,5 @@
 import type { ViTImageProcessor } from "../../ts/image/image_processing_vit.ts";
 import type { RawImage } from "../../ts/image/raw_image.ts";
-import { predict } from "../../ts/learning/evaluation.ts";
 import {
   type Example,
   FEATURE_KINDS,
@@ -9,6 +8,7 @@ import {
 } from "../../ts/learning/features.ts";
 import { fit_head } from "../../ts/learning/fit.ts";
 import { type FitOptions, plan_fit } from "../../ts/learning/fit_options.ts";
+import { predict } from "../../ts/learning/heads.ts";
 import type { ViTMSNModel } from "../../ts/model/modeling_vit_msn.ts";
 import { permutation, Random } from "../../ts/training/random.ts";
 

@@ -1,6 +1,7 @@
 import { MSN_PENALTIES } from "vit-msn";
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { Pacer } from "../../ts/engine/pacer.ts";
+import { leave_one_out } from "../../ts/learning/evaluation.ts";
 import type { Example } from "../../ts/learning/features.ts";
 import { fit_head } from "../../ts/learning/fit.ts";
 import {
@@ -9,8 +10,9 @@ import {
   type LogisticPlan,
   plan_fit,
 } from "../../ts/learning/fit_options.ts";
-import { argmax } from "../../ts/learning/heads.ts";
+import { argmax, indices_of_largest, NeighborHead } from "../../ts/learning/heads.ts";
 import { fit_logistic_regression, type Rows } from "../../ts/learning/logistic_regression.ts";
+import { abort_at_look } from "../support/signals.ts";
 
 const SIZE = 6;
 const PENALTIES = [0.0001, 0.01, 1, 100];
@@ -176,5 +178,57 @@ describe("k-NN", () => {
     expect(soft.head.scores(query)[1]).toBeCloseTo(votes[1] / (votes[0] + votes[1]), 9);
     const uniform = await fit_examples(examples, { method: "knn", k: 3, weights: "uniform" });
     expect([...uniform.head.scores(query)]).toEqual([2 / 3, 1 / 3]);
+  });
+});
+
+describe("k-NN", () => {
+  afterEach(() => {
+    vi.restoreAllMocks();
+  });
+
+  test("a fit classifies a bounded number of examples, however many there are", async () => {
+    const scores = vi.spyOn(NeighborHead.prototype, "scores");
+    const { report } = await fit_examples(examples_of({ a: 40, b: 30 }, 5), { method: "knn" });
+    expect([scores.mock.calls.length, report.train_accuracy]).toEqual([70, 1]);
+    scores.mockClear();
+    const many = await fit_examples(examples_of({ a: 3000, b: 500 }, 5), { method: "knn" });
+    expect([scores.mock.calls.length, many.report.images]).toEqual([500, 3500]);
+  });
+
+  test("a fit is aborted between examples", async () => {
+    const { signal } = abort_at_look(20);
+    const scores = vi.spyOn(NeighborHead.prototype, "scores");
+    const plan = plan_fit({ method: "knn" });
+    const fit = fit_head(examples_of({ a: 300, b: 300 }), plan, { signal });
+    await expect(fit).rejects.toMatchObject({ code: "ABORTED" });
+    expect(scores.mock.calls.length).toBeLessThan(30);
+  });
+
+  test("leave-one-out fits once, and gives what fits to all others give", async () => {
+    const examples = examples_of({ a: 5, b: 7, c: 1 });
+    for (const k of [1, 3, 12, 20]) {
+      const options = { method: "knn", k, weights: "uniform" } as const;
+      const evaluation = await leave_one_out(examples, plan_fit(options), {});
+      let correct = 0;
+      for (const [i, { feature, label }] of examples.entries()) {
+        const { head } = await fit_examples(
+          examples.filter((_, other) => other !== i),
+          options,
+        );
+        if (head.labels[argmax(head.scores(feature))] === label) correct++;
+      }
+      expect([k, evaluation.correct]).toEqual([k, correct]);
+    }
+  });
+
+  test("neighbours are the largest values in their order; among equals, the first", () => {
+    for (const length of [1, 7, 200]) {
+      const values = Float64Array.from({ length }, (_, i) => Math.round(4 * noise(i)));
+      const sorted = [...values.keys()].sort((a, b) => (values[b] as number) - (values[a] as number));
+      for (const count of [0, 1, 2, 64, 65, length])
+        expect(indices_of_largest(values, Math.min(count, length))).toEqual(
+          sorted.slice(0, Math.min(count, length)),
+        );
+    }
   });
 });

@@ -1,9 +1,9 @@
 import { Pacer } from "../engine/pacer.ts";
 import { select } from "./cross_validation.ts";
 import type { Example } from "./features.ts";
-import { fit_head, linear_head, make_problem } from "./fit.ts";
+import { fit_plan, linear_head, make_problem } from "./fit.ts";
 import type { FitOptions, FitPlan, LogisticPlan } from "./fit_options.ts";
-import { argmax, type Head } from "./heads.ts";
+import { type Head, predict } from "./heads.ts";
 import { fit_logistic_regression, make_design } from "./logistic_regression.ts";
 
 /** How often a head is correct. */
@@ -38,10 +38,6 @@ export function summarise(
   };
 }
 
-export function predict(head: Head, feature: Float32Array): string {
-  return head.labels[argmax(head.scores(feature))] as string;
-}
-
 /**
  * Classifies each example by a head that is fitted to all others, with the method and penalty of `plan`. A
  * label's only example is always wrong.
@@ -56,12 +52,14 @@ export async function leave_one_out(
   const problem = make_problem(examples);
   const refit =
     plan.method === "logistic_regression" ? await logistic_refits(examples, plan, pacer) : undefined;
+  const neighbors = plan.method === "knn" ? (await fit_plan(problem, plan, { signal })).head : undefined;
   const of_label = problem.labels.map((_, c) => problem.classes.filter((other) => other === c).length);
   const pairs: { label: string; predicted: string }[] = [];
   for (const [i, { label, feature }] of examples.entries()) {
     const has_others = (of_label[problem.classes[i] as number] as number) > 1;
-    const head = refit && has_others ? await refit(i) : await fit_rest(examples, i, plan, signal);
-    pairs.push({ label, predicted: typeof head === "string" ? head : predict(head, feature) });
+    const head =
+      neighbors ?? (refit && has_others ? await refit(i) : await fit_rest(examples, i, plan, signal));
+    pairs.push({ label, predicted: typeof head === "string" ? head : predict(head, feature, i) });
     progress_callback?.({ status: "leave_one_out", done: i + 1, total: examples.length });
     await pacer.step();
   }
@@ -78,7 +76,7 @@ async function fit_rest(
   const rest = examples.filter((_, i) => i !== held_out);
   const [first] = rest;
   if (first !== undefined && rest.every(({ label }) => label === first.label)) return first.label;
-  return (await fit_head(rest, plan, { signal })).head;
+  return (await fit_plan(make_problem(rest), plan, { signal })).head;
 }
 
 /** Logistic regressions of all examples but one, each starting from the optimum for all. */

@@ -21,7 +21,7 @@ export class LinearHead {
   }
 
   /** The classes' probabilities, in the order of labels. */
-  scores(feature: Float32Array): Float64Array {
+  scores(feature: Float32Array, _held_out?: number): Float64Array {
     const { size } = this;
     const logits = Float64Array.from(this.labels, (_, c) => {
       let sum = this.bias[c] as number;
@@ -76,19 +76,17 @@ export class NeighborHead {
   scores(feature: Float32Array, held_out = -1): Float64Array {
     const { k, temperature, weights } = this.settings;
     const length = length_of(feature);
-    const neighbours: { cosine: number; class_index: number }[] = [];
-    for (let i = 0; i < this.classes.length; i++) {
-      if (i === held_out) continue;
-      const product = length * (this.#lengths[i] as number);
-      const cosine = product === 0 ? 0 : dot(feature, this.#row(i)) / product;
-      neighbours.push({ cosine, class_index: this.classes[i] as number });
-    }
-    // The sort is stable: among equals, the example that was added first.
-    const nearest = neighbours.sort((a, b) => b.cosine - a.cosine).slice(0, k);
-    const best = nearest[0]?.cosine ?? 0;
+    const cosines = Float64Array.from(this.#lengths, (other, i) => {
+      const product = length * other;
+      return product === 0 ? 0 : dot(feature, this.#row(i)) / product;
+    });
+    if (held_out >= 0) cosines[held_out] = Number.NEGATIVE_INFINITY;
+    const nearest = indices_of_largest(cosines, Math.min(k, cosines.length - (held_out < 0 ? 0 : 1)));
+    const best = cosines[nearest[0] ?? 0] ?? 0;
     const votes = new Float64Array(this.labels.length);
-    for (const { cosine, class_index } of nearest) {
-      const vote = weights === "uniform" ? 1 : Math.exp((cosine - best) / temperature);
+    for (const i of nearest) {
+      const vote = weights === "uniform" ? 1 : Math.exp(((cosines[i] as number) - best) / temperature);
+      const class_index = this.classes[i] as number;
       votes[class_index] = (votes[class_index] as number) + vote;
     }
     const total = votes.reduce((a, b) => a + b, 0);
@@ -96,11 +94,39 @@ export class NeighborHead {
   }
 }
 
+/** The indices of the `count` largest values, the largest first; among equals, the first. */
+export function indices_of_largest(values: Float64Array, count: number): number[] {
+  if (count > FEW) {
+    // The sort is stable.
+    const all = Array.from(values, (_, i) => i);
+    return all.sort((a, b) => (values[b] as number) - (values[a] as number)).slice(0, count);
+  }
+  const largest: number[] = [];
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] as number;
+    const is_full = largest.length === count;
+    if (is_full && !(value > (values[largest[count - 1] as number] as number))) continue;
+    let place = is_full ? count - 1 : largest.length;
+    for (; place > 0 && value > (values[largest[place - 1] as number] as number); place--)
+      largest[place] = largest[place - 1] as number;
+    largest[place] = i;
+  }
+  return largest;
+}
+
+/** Up to this many, inserting each in its place is faster than sorting all. */
+const FEW = 64;
+
 export function softmax(logits: Float64Array): Float64Array {
   const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const exps = logits.map((x) => Math.exp(x - max));
   const sum = exps.reduce((a, b) => a + b, 0);
   return exps.map((x) => x / sum);
+}
+
+/** The label with the highest score. @param held_out the neighbour that doesn't vote. */
+export function predict(head: Head, feature: Float32Array, held_out?: number): string {
+  return head.labels[argmax(head.scores(feature, held_out))] as string;
 }
 
 /** The first of the largest values. */

@@ -3,7 +3,7 @@ import { invalid_argument as invalid, show, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { type ImageInput, RawImage } from "../image/raw_image.ts";
 import { is_a } from "../is_a.ts";
-import { type Evaluation, leave_one_out, predict, summarise } from "../learning/evaluation.ts";
+import { type Evaluation, leave_one_out, summarise } from "../learning/evaluation.ts";
 import { export_model } from "../learning/export_model.ts";
 import {
   center_and_normalize,
@@ -29,7 +29,7 @@ import {
   TENSORS_FILE,
   write_few_shot,
 } from "../learning/head_file.ts";
-import type { Head } from "../learning/heads.ts";
+import { type Head, predict } from "../learning/heads.ts";
 import { LOAD_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
