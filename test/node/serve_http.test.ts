@@ -277,6 +277,13 @@ describe("JSON", () => {
       400,
       "INVALID_ARGUMENT",
     ],
+    ["a top_k of 0", { image: base64, top_k: 0 }, 400, "INVALID_ARGUMENT"],
+    [
+      "a parameter that another value overrides",
+      { image: base64, top_k: 1, parameters: { top_k: 1.5 } },
+      400,
+      "INVALID_ARGUMENT",
+    ],
     ["another kind of value", "[1]", 400, "INVALID_ARGUMENT"],
     ["null", "null", 400, "INVALID_ARGUMENT"],
     ["a prototype", '{"__proto__": {"image": "aGk="}}', 400, "INVALID_ARGUMENT"],

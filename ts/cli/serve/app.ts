@@ -11,7 +11,7 @@ import { read_form } from "./form.ts";
 import { HttpError, invalid, to_http_error, unavailable } from "./http_error.ts";
 import { type Answer, error_body } from "./http_server.ts";
 import type { ImageFile } from "./image_file.ts";
-import { type JsonImage, quoted, read_json } from "./json_body.ts";
+import { type JsonImage, parse_top_k, quoted, read_json } from "./json_body.ts";
 import { Lanes, lane_of } from "./lanes.ts";
 import type { EngineState } from "./lasting_task.ts";
 import { Metrics } from "./metrics.ts";
@@ -66,7 +66,7 @@ interface ImageRequest {
   files: ImageFile[];
   /** Whether the answer is a list. */
   is_list: boolean;
-  top_k?: unknown;
+  top_k: number | undefined;
 }
 
 interface Route {
@@ -189,11 +189,10 @@ export class App {
       parameters,
       answer: (exchange, query) =>
         this.#admit(exchange, async () => {
-          const in_query = query.get("top_k") ?? undefined;
-          if (in_query !== undefined) this.#top_k(in_query);
+          const in_query = parse_top_k(query.get("top_k"));
           return this.#with_request(exchange, async ({ files, is_list, top_k }) => {
             exchange.images = files.length;
-            const count = this.#top_k(in_query ?? top_k);
+            const count = in_query ?? top_k ?? this.#options.top_k;
             const rows = await all(files.map((file) => this.#compute(file, task, batcher, exchange.signal)));
             const answers = rows.map((row) => to_json(row, count));
             return json(200, is_list ? { images: answers } : (answers[0] as object));
@@ -304,7 +303,7 @@ export class App {
   /** A request's images: its body, the files of its form, or strings in its JSON. */
   async #read_request(
     exchange: Exchange,
-  ): Promise<{ images: readonly JsonImage[]; is_list: boolean; top_k?: unknown }> {
+  ): Promise<{ images: readonly JsonImage[]; is_list: boolean; top_k?: number | undefined }> {
     const { max_bytes } = this.#options;
     const content_type = exchange.request.headers["content-type"] ?? "";
     const type = content_type.split(";", 1)[0]?.trim().toLowerCase() ?? "";
@@ -314,7 +313,7 @@ export class App {
     if (type === "multipart/form-data") {
       const { images, fields } = await read_form(await read(), content_type, exchange.signal);
       const is_list = images.length > 1;
-      return { images: images.map((bytes) => ({ bytes })), is_list, top_k: fields.get("top_k") };
+      return { images: images.map((bytes) => ({ bytes })), is_list, top_k: parse_top_k(fields.get("top_k")) };
     }
     if (type === "application/json" || type.endsWith("+json")) return read_json(await read());
     throw new HttpError(
@@ -323,14 +322,6 @@ export class App {
       "Send an image as the body (Content-Type image/… or application/octet-stream), as files of a form " +
         '(multipart/form-data), or as JSON: {"image": "<base64>"}.',
     );
-  }
-
-  #top_k(given: unknown): number {
-    if (given === undefined || given === null) return this.#options.top_k;
-    const top_k = typeof given === "string" ? Number(given) : given;
-    if (!Number.isSafeInteger(top_k) || (top_k as number) < 1)
-      throw invalid(`top_k must be a positive integer, got ${quoted(String(given))}.`);
-    return top_k as number;
   }
 
   readonly #classes = ({ labels = [], values }: Computed, top_k: number): object => ({

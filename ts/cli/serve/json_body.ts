@@ -9,7 +9,7 @@ export interface JsonRequest {
   images: readonly JsonImage[];
   /** Whether the images are a list, so that the answer is one, too. */
   is_list: boolean;
-  top_k: unknown;
+  top_k: number | undefined;
 }
 
 /** Keys of an image; `inputs` is Hugging Face's. */
@@ -29,6 +29,8 @@ export function read_json(body: Buffer): JsonRequest {
   const [key] = keys;
   if (key === undefined || keys.length > 1)
     throw invalid(`The body must have one of the keys of an image: ${SHAPE}.`);
+  const in_parameters = parse_top_k(parameters.top_k);
+  const top_k = parse_top_k(request.top_k) ?? in_parameters;
   const given = request[key];
   const is_list = Array.isArray(given);
   const list: unknown[] = is_list ? given : [given];
@@ -37,8 +39,16 @@ export function read_json(body: Buffer): JsonRequest {
   return {
     images: list.map((image) => image_of(key, image)),
     is_list,
-    top_k: request.top_k ?? parameters.top_k,
+    top_k,
   };
+}
+
+/** A number of classes, as a number or text; undefined if it isn't given. @throws HttpError */
+export function parse_top_k(given: unknown): number | undefined {
+  if (given === undefined || given === null) return undefined;
+  const top_k = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
+  if (Number.isSafeInteger(top_k) && (top_k as number) >= 1) return top_k as number;
+  throw invalid(`top_k must be a positive integer, got ${quoted(String(given))}.`);
 }
 
 function parse(body: Buffer): unknown {

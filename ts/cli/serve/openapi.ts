@@ -10,6 +10,10 @@ export interface OpenApiOptions {
   top_k: number;
 }
 
+/** A PNG file of one pixel. */
+const ONE_PIXEL =
+  "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
+
 /** The statuses of refused requests, and why. */
 const REFUSALS = {
   400: "The request, its image or a parameter can't be used.",
@@ -103,6 +107,10 @@ function request_body(): Json {
       "application/octet-stream": { schema: file },
       "multipart/form-data": { schema: form },
       "application/json": {
+        examples: {
+          one: { value: { image: ONE_PIXEL } },
+          several: { value: { inputs: [ONE_PIXEL, ONE_PIXEL] } },
+        },
         schema: { oneOf: ["image", "inputs", "url"].map((key) => ref(`JsonOf_${key}`)) },
       },
     },
@@ -119,7 +127,7 @@ function refusals(statuses: readonly number[]): Json {
 }
 
 function schemas(top_k: number): Json {
-  const base64: Json = { type: "string", contentEncoding: "base64", minLength: 1 };
+  const base64: Json = { type: "string", contentEncoding: "base64", minLength: 1, examples: [ONE_PIXEL] };
   const url: Json = { type: "string", format: "uri" };
   const one_or_several = (item: Json) => ({
     oneOf: [item, { ...list_of(item), minItems: 1, maxItems: MAX_IMAGES }],
@@ -140,7 +148,14 @@ function schemas(top_k: number): Json {
     Embedding: object({ embedding: list_of({ type: "number" }) }),
     State: object({ status: { enum: ["ok", "loading", "dead", "stopping"] } }),
     Error: object({ error: object({ code: { type: "string" }, message: { type: "string" } }) }),
-    TopK: { type: "integer", minimum: 1, maximum: Number.MAX_SAFE_INTEGER, default: top_k },
+    TopK: {
+      default: top_k,
+      anyOf: [
+        { type: "integer", minimum: 1, maximum: Number.MAX_SAFE_INTEGER },
+        { type: "string", pattern: "^[1-9][0-9]{0,14}$" },
+        { type: "null" },
+      ],
+    },
     JsonOf_image: json_of("image", base64),
     JsonOf_inputs: json_of("inputs", base64),
     JsonOf_url: json_of("url", url),
