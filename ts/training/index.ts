@@ -33,6 +33,7 @@ export type {
 } from "./data/dataset.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
+export { type MixingOptions, mixing_collator } from "./data/mixing.ts";
 export type { Split } from "./data/splits.ts";
 export {
   compose,
@@ -47,6 +48,15 @@ export {
 } from "./data/transforms.ts";
 export { UnlabelledImageFolder, type UnlabelledImageFolderOptions } from "./data/unlabelled_image_folder.ts";
 export { compute_gradients, type GradientOptions, type LossAndGradients } from "./gradients.ts";
+export {
+  type ComputeLoss,
+  type CrossEntropyOptions,
+  cross_entropy_loss,
+  type DistillationOptions,
+  distillation_loss,
+  type LossInputs,
+  type LossOfLogits,
+} from "./losses.ts";
 export { argmax_rows, type ComputeMetrics, confusion_matrix, type EvalPrediction } from "./metrics.ts";
 export {
   MSN_PRETRAINING_OPTIONS,

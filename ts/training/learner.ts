@@ -1,14 +1,16 @@
+import type { Scope, TensorHandle } from "../engine/engine.ts";
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import { VitMsnError } from "../errors.ts";
 import type { ForwardInputs } from "../model/inputs.ts";
 import { problem_type_of } from "../model/losses.ts";
 import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts";
 import { mix } from "../model/random.ts";
-import type { Tensor } from "../tensor.ts";
+import { numbers_of, Tensor } from "../tensor.ts";
 import { layers_per_checkpoint } from "./checkpointing.ts";
 import type { Batch } from "./data/collate.ts";
 import { training_loss } from "./gradients.ts";
-import { count_correct } from "./metrics.ts";
+import { type ComputeLoss, call_loss, is_soft, loss_in_javascript, total_weight } from "./losses.ts";
+import { argmax_rows, count_correct } from "./metrics.ts";
 import { Optimizer } from "./optimizers.ts";
 import { type Parameter, Parameters, training_engine } from "./parameters.ts";
 import { learning_rate_factor, type ScheduleSteps } from "./schedules.ts";
@@ -38,14 +40,21 @@ export class Learner {
   readonly engine: TrainingEngine;
   readonly #model: ViTMSNForImageClassification;
   readonly #args: TrainingArguments;
+  readonly #compute_loss: ComputeLoss | undefined;
   readonly #schedule: ScheduleSteps;
 
   /** @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT. */
-  constructor(model: ViTMSNForImageClassification, args: TrainingArguments, max_steps: number) {
+  constructor(
+    model: ViTMSNForImageClassification,
+    args: TrainingArguments,
+    max_steps: number,
+    compute_loss?: ComputeLoss,
+  ) {
     const { num_hidden_layers } = model.config;
     this.engine = training_engine(model);
     this.#model = model;
     this.#args = args;
+    this.#compute_loss = compute_loss;
     this.#schedule = { total: max_steps, warmup: args.get_warmup_steps(max_steps) };
     this.parameters = new Parameters(model, args);
     if (this.parameters.trained.length === 0)
@@ -66,15 +75,17 @@ export class Learner {
     signal: AbortSignal | undefined,
   ): Promise<StepResult | undefined> {
     const counts = batches.map((batch) => this.#counted(batch));
-    const total = counts.reduce((a, b) => a + b, 0);
-    if (total === 0) return undefined;
+    const examples = counts.reduce((a, b) => a + b, 0);
+    if (examples === 0) return undefined;
+    const weights = batches.map((batch, i) => this.#weight(batch, counts[i] as number));
+    const total = weights.reduce((a, b) => a + b, 0);
     const learning_rate =
       this.#args.learning_rate * learning_rate_factor(this.#args.lr_scheduler_type, step, this.#schedule);
     try {
-      const result: StepResult = { loss: 0, examples: total, correct: 0, grad_norm: 0, learning_rate };
+      const result: StepResult = { loss: 0, examples, correct: 0, grad_norm: 0, learning_rate };
       for (const [i, batch] of batches.entries()) {
-        const share = (counts[i] as number) / total;
-        if (share === 0) continue;
+        if (counts[i] === 0) continue;
+        const share = (weights[i] as number) / total;
         const seed = mix(this.#args.seed ^ mix(step ^ mix(i)));
         const { loss, correct } = await this.#learn_from(batch, share, seed, signal);
         if (!Number.isFinite(loss)) throw diverged("The loss", loss, step, learning_rate);
@@ -115,17 +126,14 @@ export class Learner {
       seed,
       signal,
     });
-    const labels = batch.labels as Tensor;
+    const { labels } = batch;
     const inputs = inputs_of(batch, signal);
     try {
       return await this.#model.with_logits(
         inputs,
         async (logits, scope) => {
-          const smoothing = this.#args.label_smoothing_factor;
-          const handle = training_loss(tape, scope, logits, labels, config, smoothing);
-          const loss = (await tape.read(handle))[0] as number;
           const values = await tape.read(logits);
-          if (Number.isFinite(loss)) await tape.backward(handle, share);
+          const loss = await this.#differentiate(tape, scope, logits, values, batch, share, signal);
           return { loss, correct: this.#correct(values, labels) };
         },
         tape,
@@ -135,25 +143,75 @@ export class Learner {
     }
   }
 
-  #correct(logits: Float32Array, labels: Tensor): number | undefined {
+  /** The batch's loss, whose gradients, scaled by `share`, go to the parameters if it is finite. */
+  async #differentiate(
+    tape: Tape,
+    scope: Scope,
+    logits: TensorHandle,
+    values: Float32Array,
+    batch: Batch,
+    share: number,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
     const { config } = this.#model;
+    const { labels } = batch;
+    const own_loss = this.#own_loss(labels);
+    if (own_loss === undefined) {
+      const smoothing = this.#args.label_smoothing_factor;
+      const handle = training_loss(tape, scope, logits, labels as Tensor, config, smoothing);
+      const loss = (await tape.read(handle))[0] as number;
+      if (Number.isFinite(loss)) await tape.backward(handle, share);
+      return loss;
+    }
+    const inputs = { logits: new Tensor("float32", values, tape.dims(logits)), labels, batch, signal };
+    const { loss, gradient } = await call_loss(own_loss, inputs);
+    const scaled = gradient.data.map((x) => share * x);
+    if (Number.isFinite(loss))
+      await tape.backward_from(logits, scope.use(tape.tensor(scaled, gradient.dims)));
+    return loss;
+  }
+
+  #own_loss(labels: Tensor | undefined): ComputeLoss | undefined {
+    const { label_smoothing_factor: label_smoothing, class_weights } = this.#args;
+    const { config } = this.#model;
+    return loss_in_javascript(
+      { config, compute_loss: this.#compute_loss, label_smoothing, class_weights },
+      labels,
+    );
+  }
+
+  #correct(logits: Float32Array, labels: Tensor | undefined): number | undefined {
+    const { config } = this.#model;
+    if (labels === undefined) return undefined;
     if (problem_type_of(labels, config) !== "single_label_classification") return undefined;
+    if (is_soft(labels)) {
+      const wanted = argmax_rows(labels.data as Float32Array, config.num_labels);
+      return argmax_rows(logits, config.num_labels).filter((best, row) => best === wanted[row]).length;
+    }
     return count_correct(logits, labels, config.num_labels).correct;
   }
 
-  /** How many images of a batch the loss counts. */
+  /** How many images of a batch count. */
   #counted({ labels, pixel_values }: Batch): number {
+    const images = pixel_values.dims[0] as number;
     if (labels === undefined) {
+      if (this.#compute_loss !== undefined) return images;
       throw new VitMsnError("INVALID_ARGUMENT", "The training data has no labels.", {
         details: { argument: "train_dataset" },
       });
     }
-    if (problem_type_of(labels, this.#model.config) !== "single_label_classification")
-      return pixel_values.dims[0] as number;
-    return (
-      labels.size -
-      Array.from(labels.data as ArrayLike<number | bigint>, Number).filter((x) => x === IGNORED).length
-    );
+    const has_classes = problem_type_of(labels, this.#model.config) === "single_label_classification";
+    if (!has_classes || is_soft(labels)) return images;
+    return numbers_of(labels).filter((label) => label !== IGNORED).length;
+  }
+
+  /** A batch's weight in the mean over the batches of a step: its images, or their classes' weights. */
+  #weight(batch: Batch, counted: number): number {
+    const { class_weights } = this.#args;
+    const { labels } = batch;
+    if (class_weights === undefined || labels === undefined || is_soft(labels) || this.#compute_loss)
+      return counted;
+    return total_weight(labels, class_weights);
   }
 }
 

@@ -54,6 +54,7 @@ export const TRAINER_RULES: Of<TrainerOptions> = {
   unreadable_images: error_or_skip,
   data_collator: callable,
   compute_metrics: callable,
+  compute_loss: callable,
   callbacks: list,
 };
 
@@ -94,7 +95,7 @@ export const BRANCH_RULES: Of<MSNSaveOptions> = { branch: ["target", "online"] }
 
 /** Options of transformers' Trainer that have another name here. */
 const RENAMED_OPTIONS: Readonly<Record<string, string>> = {
-  compute_loss_func: "the config's problem_type and args.label_smoothing_factor, which determine the loss",
+  compute_loss_func: "compute_loss, which also returns the gradient",
   optimizers: "args.optim and args.lr_scheduler_type",
   optimizer_cls_and_kwargs: "args.optim",
   model_init: "model",

@@ -19,10 +19,12 @@ import {
 import { type Batch, type DataCollator, image_collator } from "./data/collate.ts";
 import { DataLoader } from "./data/data_loader.ts";
 import type { TrainingData } from "./data/dataset.ts";
+import { mixing_collator } from "./data/mixing.ts";
 import type { ImageTransform } from "./data/transforms.ts";
 import type { OutputFolder } from "./folders/folder_types.ts";
 import { training_loss } from "./gradients.ts";
 import { inputs_of, Learner, type StepResult } from "./learner.ts";
+import { type ComputeLoss, call_loss, loss_in_javascript } from "./losses.ts";
 import { type ComputeMetrics, default_metrics } from "./metrics.ts";
 import { check_trainer, EVALUATE_RULES, TRAINER_RULES } from "./option_rules.ts";
 import { training_engine } from "./parameters.ts";
@@ -61,6 +63,12 @@ export interface TrainerOptions {
    * Metrics from all logits and labels of an evaluation; default: the accuracy, if each image has one class.
    */
   compute_metrics?: ComputeMetrics;
+  /**
+   * The loss of a batch and its gradient with respect to the logits, in training and evaluation; for example
+   * distillation_loss(…). Default: by the config's problem_type, args.class_weights and args.label_smoothing_factor;
+   * labels of float32 [batch, num_labels] with problem_type "single_label_classification" are soft labels.
+   */
+  compute_loss?: ComputeLoss;
   callbacks?: readonly TrainerCallback[];
 }
 
@@ -118,7 +126,7 @@ export class Trainer {
     };
     this.#options = options;
     this.#callbacks = new CallbackList(callbacks);
-    this.#collate =
+    const collate =
       options.data_collator ??
       image_collator({
         config: model.config,
@@ -127,6 +135,9 @@ export class Trainer {
         eval_transform: options.eval_transform,
         unreadable_images: options.unreadable_images,
       });
+    const { mixup_alpha, cutmix_alpha } = this.args;
+    const is_mixed = mixup_alpha > 0 || cutmix_alpha > 0;
+    this.#collate = is_mixed ? mixing_collator(collate, model.config, this.args) : collate;
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
     this.#event = { args: this.args, state: this.state, control: this.control };
     this.#loop = this.#make_loop();
@@ -230,7 +241,7 @@ export class Trainer {
     found: LoadedCheckpoint | undefined,
   ): Promise<Begun<Learner, TrainerState>> {
     if (found) await load_weights(this.model, found.files);
-    const learner = new Learner(this.model, this.args, max_steps);
+    const learner = new Learner(this.model, this.args, max_steps, this.#options.compute_loss);
     try {
       if (found) restore_learner(learner, found);
     } catch (error) {
@@ -370,16 +381,26 @@ export class Trainer {
     const { model, args } = this;
     const { labels } = batch;
     const engine = training_engine(model);
-    return model.with_logits(inputs_of(batch, signal), async (logits, scope: Scope) => {
+    const own_loss = loss_in_javascript(
+      {
+        config: model.config,
+        compute_loss: this.#options.compute_loss,
+        label_smoothing: args.label_smoothing_factor,
+        class_weights: args.class_weights,
+      },
+      labels,
+    );
+    return model.with_logits(inputs_of(batch, signal), async (handle, scope: Scope) => {
+      const values = await engine.read(handle);
+      if (labels === undefined) return { logits: values, loss: 0 };
+      if (own_loss !== undefined) {
+        const logits = new Tensor("float32", values, engine.dims(handle));
+        const { loss } = await call_loss(own_loss, { logits, labels, batch, signal });
+        return { logits: values, loss };
+      }
       const smoothing = args.label_smoothing_factor;
-      const loss =
-        labels === undefined
-          ? undefined
-          : training_loss(engine, scope, logits, labels, model.config, smoothing);
-      return {
-        logits: await engine.read(logits),
-        loss: loss === undefined ? 0 : ((await engine.read(loss))[0] as number),
-      };
+      const loss = training_loss(engine, scope, handle, labels, model.config, smoothing);
+      return { logits: values, loss: (await engine.read(loss))[0] as number };
     });
   }
 }

@@ -61,6 +61,17 @@ export interface TrainingOptions {
   /** Of the cross-entropy; default 0. */
   label_smoothing_factor?: number;
 
+  /** The weight of each class in the cross-entropy, in the order of their ids; default 1 for all. */
+  class_weights?: readonly number[];
+  /** α of Mixup's Beta(α, α); 0: no Mixup. Default 0 (timm's --mixup). */
+  mixup_alpha?: number;
+  /** α of CutMix's Beta(α, α); 0: no CutMix. Default 0 (timm's --cutmix). */
+  cutmix_alpha?: number;
+  /** The probability that a training batch is mixed, if either is on; default 1. */
+  mixup_prob?: number;
+  /** The probability of CutMix instead of Mixup, if both are on; default 0.5. */
+  mixup_switch_prob?: number;
+
   /** Train only the classifier; default false. */
   freeze_backbone?: boolean;
   /** Freeze the embeddings and this many layers from the bottom; default 0: nothing. */
@@ -117,6 +128,8 @@ export type OptionRule =
   | { kind: "choice"; choices: readonly string[] }
   | { kind: "text" }
   | { kind: "texts" }
+  /** A list of numbers of 0 or more. */
+  | { kind: "numbers" }
   | { kind: "folder" };
 
 /** Rules that several options share. */
@@ -153,6 +166,11 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   max_grad_norm: positive,
   layer_decay: share,
   label_smoothing_factor: share,
+  class_weights: { kind: "numbers" },
+  mixup_alpha: positive,
+  cutmix_alpha: positive,
+  mixup_prob: share,
+  mixup_switch_prob: share,
   freeze_backbone: flag,
   freeze_layers: count(),
   freeze_keys: { kind: "texts" },
@@ -174,7 +192,7 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
 };
 
 /** Options without a default. */
-type Optional = "output_dir" | "save_total_limit";
+type Optional = "output_dir" | "save_total_limit" | "class_weights";
 type Filled = Required<Omit<TrainingOptions, Optional>> & Pick<TrainingOptions, Optional>;
 
 const DEFAULTS = {
@@ -199,6 +217,10 @@ const DEFAULTS = {
   max_grad_norm: 1,
   layer_decay: 1,
   label_smoothing_factor: 0,
+  mixup_alpha: 0,
+  cutmix_alpha: 0,
+  mixup_prob: 1,
+  mixup_switch_prob: 0.5,
   freeze_backbone: false,
   freeze_layers: 0,
   freeze_keys: [],
@@ -343,6 +365,10 @@ export function unmet_rule(rule: OptionRule, value: unknown): string | undefined
       return Array.isArray(value) && value.every((text) => typeof text === "string")
         ? undefined
         : "a list of strings";
+    case "numbers":
+      return Array.isArray(value) && value.length > 0 && value.every((x) => Number.isFinite(x) && x >= 0)
+        ? undefined
+        : "a list of numbers of 0 or more";
     case "folder": {
       const is_path = (typeof value === "string" && value !== "") || is_a(value, "URL");
       return is_path || (typeof value === "object" && value !== null) ? undefined : "a folder";

@@ -73,7 +73,8 @@ function make_option(name: string, { rule, text, value = VALUES[rule.kind] }: De
     case "number":
       return option.argParser((given) => parse_number(rule, given));
     case "range":
-      return option.argParser((given) => parse_range(rule, given));
+    case "numbers":
+      return option.argParser((given) => parse_numbers(rule, given));
     default:
       return option;
   }
@@ -86,6 +87,7 @@ const VALUES: Readonly<Record<OptionRule["kind"], string>> = {
   integer: "n",
   number: "x",
   range: "from,to",
+  numbers: "x,x...",
   texts: "text...",
   text: "text",
   folder: "dir",
@@ -104,11 +106,11 @@ function parse_number(rule: OptionRule, value: string): number {
   return number;
 }
 
-function parse_range(rule: OptionRule, value: string): number[] {
-  const range = value.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
-  const expected = unmet_rule(rule, range);
+function parse_numbers(rule: OptionRule, value: string): number[] {
+  const numbers = value.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
+  const expected = unmet_rule(rule, numbers);
   if (expected !== undefined) throw new InvalidArgumentError(`expected ${expected}, such as 0.3,1.`);
-  return range;
+  return numbers;
 }
 
 /** The options given on the command line, by names with underscores. */
