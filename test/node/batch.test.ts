@@ -20,7 +20,7 @@ import { basename, join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
-import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
+import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
 import { parse as parse_npy } from "npyjs";
 import { pack } from "tar-stream";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -409,8 +409,10 @@ describe("prefetch", () => {
 });
 
 describe("outputs", () => {
-  test("JSONL, Parquet and NumPy hold the same rows, in order; failures are listed", async () => {
-    const outputs = ["o.jsonl", "o.parquet", "o.npy", "o.npz"].map((name) => join(folder, "out", name));
+  test("JSONL, Parquet, CSV and NumPy hold the same rows, in order; failures are listed", async () => {
+    const outputs = ["o.jsonl", "o.parquet", "o.npy", "o.npz", "o.csv"].map((name) =>
+      join(folder, "out", name),
+    );
     for (const output of outputs) {
       const { code, stderr } = await vit_msn([
         "embed",
@@ -426,13 +428,35 @@ describe("outputs", () => {
         `vit-msn: wrote ${output}: 294 images, and 6 failed (listed in ${output}.errors.jsonl).`,
       ]);
     }
-    const [jsonl, parquet, npy, npz] = outputs as [string, string, string, string];
+    const [jsonl, parquet, npy, npz, csv] = outputs as [string, string, string, string, string];
     const rows = json_lines<Embedded>(await readFile(jsonl, "utf8"));
     expect(rows).toHaveLength(294);
     expect(rows[49]?.image).toBe(`${shard}/000050.png`);
 
     const file = await asyncBufferFromFile(parquet);
     expect(await parquetReadObjects({ file })).toEqual(rows);
+    const { key_value_metadata = [], created_by } = await parquetMetadataAsync(file);
+    const about = Object.fromEntries(
+      key_value_metadata.map(({ key, value }) => [key, JSON.parse(value ?? "")]),
+    );
+    expect(about).toEqual({
+      "vit_msn.command": "embed",
+      "vit_msn.model": TINY[1],
+      "vit_msn.revision": "main",
+      "vit_msn.dtype": "float32",
+      "vit_msn.attn": "sdpa",
+      "vit_msn.pool": "cls",
+    });
+    expect(created_by).toMatch(/^vit-msn \d/);
+
+    const [header, ...lines] = (await readFile(csv, "utf8")).trimEnd().split("\n");
+    expect(header?.split(",").slice(0, 3)).toEqual(["image", "embedding_0", "embedding_1"]);
+    expect(
+      lines.map((line) => {
+        const [image, ...values] = line.split(",");
+        return { image, embedding: values.map((value) => Math.fround(Number(value))) };
+      }),
+    ).toEqual(rows.map(({ image, embedding }) => ({ image, embedding: embedding.map(Math.fround) })));
 
     const array = parse_npy(new Uint8Array(await readFile(npy)).buffer);
     expect([array.shape, array.dtype, array.fortranOrder]).toEqual([[294, 48], "f4", false]);
@@ -448,6 +472,19 @@ describe("outputs", () => {
       [49, 99, 149, 199, 249, 299].map((i) => [`${String(i).padStart(6, "0")}.png`, "INVALID_IMAGE"]),
     );
     expect((await readdir(join(folder, "out"))).filter((name) => /part|tmp/.test(name))).toEqual([]);
+  });
+
+  test("names and labels are quoted in CSV where it needs that", async () => {
+    const data = join(folder, "quoting");
+    await mkdir(data);
+    await writeFile(join(data, 'a, "b".png'), sample(1));
+    const output = join(folder, "quoting.csv");
+    const { code } = await vit_msn(["classify", data, "--top_k", "2", "--output", output, "--quiet"]);
+    expect(code).toBe(0);
+    const [header, line] = (await readFile(output, "utf8")).split("\n");
+    expect(header).toBe("image,label_1,score_1,label_2,score_2");
+    expect(line?.startsWith(`"${join(data, 'a, ""b"".png')}",`)).toBe(true);
+    expect(line?.slice(line.lastIndexOf('",') + 2).split(",")).toHaveLength(4);
   });
 
   test("classes go to JSONL, Parquet and .npz, but not to .npy", async () => {
@@ -493,7 +530,7 @@ describe("outputs", () => {
   test.each([
     [[], /no images/],
     [["-", "--list", "-"], /only once/],
-    [["a.png", "--output", "rows.csv"], /can't tell a format/],
+    [["a.png", "--output", "rows.txt"], /can't tell a format/],
     [["a.png", "--format", "jsonl"], /require --output/],
     [["a.png", "--shard", "4/4"], /i from 0 to n - 1/],
     [["a.png", "--batch-size", "0"], /positive integer/],
@@ -969,7 +1006,7 @@ describe("long names", () => {
     };
     let passes = 0;
     const path = join(folder, "broken.npz");
-    await expect(write_npz(path, { rows, count: 2, width: 1, has_labels: false })).rejects.toThrow(
+    await expect(write_npz(path, { rows, count: 2, width: 1, has_labels: false, about: {} })).rejects.toThrow(
       "end here",
     );
   });

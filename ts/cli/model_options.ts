@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import { type PretrainedOptions, WEIGHT_DTYPES, type WeightDtype } from "../index.ts";
+import { type PretrainedOptions, show_url, WEIGHT_DTYPES, type WeightDtype } from "../index.ts";
 import { positive_integer } from "./batch/options.ts";
 import { DownloadBars } from "./progress_bars.ts";
 
@@ -92,5 +92,5 @@ export function is_alive(model: { memory(): unknown }): boolean {
 
 /** The options that determine a model's results. */
 export function model_identity({ model, revision, dtype, attn }: ModelFlags): Record<string, unknown> {
-  return { model: model ?? "the bundled one", revision, dtype, attn };
+  return { model: model === undefined ? "the bundled one" : show_url(model), revision, dtype, attn };
 }

@@ -1,4 +1,5 @@
 import { extname } from "node:path";
+import { write_csv } from "./csv.ts";
 import { MAX_TEXT, write_npy, write_npz } from "./numpy.ts";
 import { write_parquet } from "./parquet.ts";
 import { encode_row, type Format, json_line, split_lines, split_rows } from "./rows.ts";
@@ -8,6 +9,7 @@ const spooled = { encode: encode_row, split: split_rows };
 
 export const FORMATS = {
   jsonl: { encode: (row) => Buffer.from(json_line(row)), split: split_lines },
+  csv: { ...spooled, write: write_csv },
   parquet: { ...spooled, write: write_parquet },
   npy: { ...spooled, write: write_npy, has_no_names: true },
   npz: { ...spooled, write: write_npz, max_text: MAX_TEXT },

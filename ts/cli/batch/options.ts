@@ -157,6 +157,6 @@ export function output_options(
       `error: can't tell a format from the name ${output}; add --format ${FORMAT_NAMES.join("|")}`,
     );
   if (format === "npy" && identity.command === "classify")
-    command.error("error: .npy files can't hold labels; use .npz, .parquet or .jsonl");
+    command.error("error: .npy files can't hold labels; use .npz, .csv, .parquet or .jsonl");
   return { output, format, restart, save_every: saveEvery, identity };
 }

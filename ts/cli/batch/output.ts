@@ -316,8 +316,10 @@ export class Output {
     }
     await check_unchanged(part, digest);
     const rows = () => this.#decoded(part);
-    const { shape, rows: count } = this.#journal;
-    const written = await write_verified(this.#output, (path) => write(path, { ...shape, rows, count }));
+    const { shape, rows: count, identity: about } = this.#journal;
+    const written = await write_verified(this.#output, (path) =>
+      write(path, { ...shape, rows, count, about }),
+    );
     if (has_no_names) await write_verified(names, (path) => write_file(path, name_lines(rows())));
     return written;
   }
@@ -443,7 +445,7 @@ export function text_too_long(what: string, text: string, max_text: number): Vit
   return new VitMsnError(
     "UNSUPPORTED",
     `The ${what} ${JSON.stringify(text.slice(0, 60))}... has ${text.length} characters, more than this format's limit of ` +
-      `${max_text}; use .jsonl or .parquet.`,
+      `${max_text}; use .jsonl, .csv or .parquet.`,
   );
 }
 

@@ -7,17 +7,30 @@ import type { Row, RowFile } from "./rows.ts";
 const VALUES_IN_GROUP = 1 << 20;
 const MAX_ROWS_IN_GROUP = 10_000;
 
+/** The options in the file's metadata, besides the program's version. */
+const DESCRIBED = ["command", "model", "revision", "dtype", "attn", "pool", "top_k"];
+
 /**
  * Columns: `image`, and `embedding` (list of float), or `labels` (list of string) and `scores` (list of float).
+ * The file's metadata says what made it: a key `vit_msn.model` and so on, with JSON as values.
  * The size of row groups doesn't depend on when rows were computed, so the same rows give the same bytes.
  */
 export async function write_parquet(path: string, file: RowFile): Promise<Digest> {
   return write_file(path, parquet(file));
 }
 
-async function* parquet({ rows, width, has_labels }: RowFile): AsyncGenerator<Uint8Array> {
+async function* parquet({ rows, width, has_labels, about }: RowFile): AsyncGenerator<Uint8Array> {
   const buffer = new ByteWriter();
-  const writer = new ParquetWriter({ writer: buffer, schema: schema(has_labels), createdBy: "vit-msn" });
+  const kvMetadata = DESCRIBED.filter((name) => about[name] !== undefined).map((name) => ({
+    key: `vit_msn.${name}`,
+    value: JSON.stringify(about[name]),
+  }));
+  const writer = new ParquetWriter({
+    writer: buffer,
+    schema: schema(has_labels),
+    kvMetadata,
+    createdBy: `vit-msn ${about.version}`,
+  });
   const group_size = Math.max(
     1,
     Math.min(MAX_ROWS_IN_GROUP, Math.floor(VALUES_IN_GROUP / Math.max(1, width))),

@@ -23,6 +23,8 @@ export interface RowShape {
 export interface RowFile extends RowShape {
   rows(): AsyncIterable<Row>;
   count: number;
+  /** What determined the rows: the model, its dtype, the options. */
+  about: Readonly<Record<string, unknown>>;
 }
 
 /** A row as it is stored. */

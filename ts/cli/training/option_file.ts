@@ -50,15 +50,14 @@ export function add_training_command(program: Command, training: TrainingCommand
   });
 }
 
-/** The commands whose options may be written with underscores. */
-const TRAINING_COMMANDS = ["train", "pretrain"];
-
-/** For training commands, the arguments with --train_dir as --train-dir; for `train`, with transformers' options translated. */
+/** The arguments with --top_k as --top-k; for `train`, with transformers' options translated. */
 export function with_dashes(argv: readonly string[]): string[] {
-  const [, , command = ""] = argv;
-  if (!TRAINING_COMMANDS.includes(command)) return [...argv];
-  const words = command === "train" ? translate_arguments(argv) : argv;
-  return words.map((word) => word.replace(/^--[a-z0-9_]+/, (name) => name.replaceAll("_", "-")));
+  const words = argv[2] === "train" ? translate_arguments(argv) : argv;
+  const end = words.indexOf("--");
+  const options = end < 0 ? words.length : end;
+  return words.map((word, i) =>
+    i < options ? word.replace(/^--[a-z0-9_]+/, (name) => name.replaceAll("_", "-")) : word,
+  );
 }
 
 function make_option(name: string, { rule, text, value = VALUES[rule.kind] }: DescribedOption): Option {
