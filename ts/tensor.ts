@@ -49,7 +49,7 @@ export class Tensor<T extends TensorType = TensorType> {
    * @throws VitMsnError INVALID_ARGUMENT if type, data and dims don't fit each other.
    */
   constructor(type: T, data: TensorData[T] | readonly number[], dims: readonly number[]) {
-    if (!Object.hasOwn(ARRAYS, type)) {
+    if (typeof type !== "string" || !Object.hasOwn(ARRAYS, type)) {
       throw invalid(`Tensor type ${show(type)} is unknown; use one of ${Object.keys(ARRAYS).join(", ")}.`);
     }
     const ArrayOfType = ARRAYS[type];

@@ -8,6 +8,7 @@ import { run_to_file, type Task } from "../../ts/cli/batch/job.ts";
 import { with_lock } from "../../ts/files/lock.ts";
 import { env, VitMsnError } from "../../ts/index.ts";
 import { save_files } from "../../ts/loading/save.node.ts";
+import { OLD_WEIGHTS } from "../../ts/model/save_model.ts";
 import { open_output_folder } from "../../ts/training/folders/folders.node.ts";
 import { root } from "../support/cli.ts";
 import { type Fault, FaultyDisk, Killed, LOSSES, type Loss, mount } from "../support/faulty_disk.ts";
@@ -253,6 +254,42 @@ describe("checkpoints, broken off at every call of the file system", () => {
         }
       }
     }
+  });
+
+  test("a model saved over another is the old or the new one, config and shards included", async () => {
+    const [config, weights] = ["/out/model/config.json", "/out/model/model.safetensors"];
+    const shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    const old_weights = ["model.safetensors.index.json", ...shards].map((name) => `/out/model/${name}`);
+    const others = ["/out/model/model-card.txt", "/out/model/my-model-00001-of-00002.safetensors"];
+    const save = async (disk: FaultyDisk) => {
+      mount(disk);
+      const files = { "model.safetensors": "new weights", "config.json": "new config" };
+      await save_files("/out/model", files, {}, OLD_WEIGHTS);
+    };
+    const older = new FaultyDisk();
+    mount(older);
+    for (const path of [...old_weights, ...others, config])
+      await save_files("/out/model", { [path.split("/").at(-1) as string]: "old" });
+    older.calls = 0;
+    const whole = older.copy();
+    await save(whole);
+    expect([...whole.files().keys()].sort()).toEqual([config, weights, ...others].sort());
+    for (let at = 1; at <= whole.calls; at++)
+      for (const loss of ALL_LOSSES) {
+        const disk = older.copy();
+        disk.fault = { ...KILL, at };
+        await expect(save(disk)).rejects.toThrow(Killed);
+        disk.lose(loss);
+        const files = new Map(
+          [...disk.files()].map(([path, bytes]) => [path, Buffer.from(bytes).toString()]),
+        );
+        const where = `call ${at}, ${loss} lost`;
+        if (files.get(config) === "new config") expect(files.get(weights), where).toBe("new weights");
+        else expect(files.get(config), where).toBe("old");
+        if (files.get(config) === "old")
+          for (const path of old_weights) expect(files.get(path), where).toBe("old");
+        for (const path of others) expect(files.get(path), where).toBe("old");
+      }
   });
 
   test("a saved file has either its old or its new content", async () => {

@@ -83,6 +83,59 @@ describe("where sharp can't be loaded, the command line reports why and what to 
   });
 });
 
+describe("a TIFF's compression that sharp lacks is named", () => {
+  /** A directory of 8×8 grey pixels. */
+  const tiff = (compression: number, is_little_endian: boolean) => {
+    const tags = [
+      [256, 8],
+      [257, 8],
+      [258, 8],
+      [259, compression],
+      [262, 1],
+      [273, 8],
+      [278, 8],
+      [279, 64],
+    ] as const;
+    const view = new DataView(new ArrayBuffer(200));
+    const set = (at: number, value: number) => view.setUint16(at, value, is_little_endian);
+    set(0, is_little_endian ? 0x4949 : 0x4d4d);
+    set(2, 42);
+    view.setUint32(4, 72, is_little_endian);
+    set(72, tags.length);
+    for (const [i, [tag, value]] of tags.entries()) {
+      const at = 74 + 12 * i;
+      set(at, tag);
+      set(at + 2, 3);
+      view.setUint32(at + 4, 1, is_little_endian);
+      set(at + 8, value);
+    }
+    return new Uint8Array(view.buffer);
+  };
+
+  test.each([
+    [50000, "Zstandard"],
+    [34925, "LZMA"],
+    [34712, "JPEG 2000"],
+    [9999, "method 9999"],
+  ])("%i", async (compression, found) => {
+    for (const is_little_endian of [true, false])
+      await expect(RawImage.read(tiff(compression, is_little_endian))).rejects.toMatchObject({
+        code: "UNSUPPORTED",
+        message: expect.stringContaining(
+          `is a TIFF image compressed by ${found}, which isn't supported; save it with`,
+        ),
+      });
+  });
+
+  test("others are read", async () => {
+    expect((await RawImage.read(tiff(1, true))).width).toBe(8);
+    const sharp = (await import("sharp")).default;
+    const image = sharp({ create: { width: 9, height: 8, channels: 3, background: "red" } });
+    for (const compression of ["jpeg", "deflate", "packbits", "lzw", "webp"] as const)
+      expect((await RawImage.read(await image.clone().tiff({ compression }).toBuffer())).width).toBe(9);
+  });
+});
+
 describe("an SVG drawing never reaches libvips, which would read it", () => {
   const svg =
     '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30" fill="red"/></svg>';

@@ -19,6 +19,7 @@ import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { list_images } from "../../ts/cli/batch/sources.ts";
+import { json_for_stdout } from "../../ts/cli/terminal.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 import { skipped } from "../support/skips.ts";
 import { pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
@@ -258,6 +259,24 @@ describe("lists", () => {
   });
 });
 
+describe("a list that names no image is an error", () => {
+  test.each([
+    ["without bytes", ""],
+    ["of blank lines", "\n  \r\n\t\n"],
+    ["of a byte order mark", "\ufeff"],
+    ["of comments", "# my images\n#x\n"],
+  ])("%s", async (_, text) => {
+    const list = join(await new_folder(), "list.txt");
+    await writeFile(list, text);
+    const { code, images, stderr } = await embed(["--list", list]);
+    expect([code, images]).toEqual([1, []]);
+    expect(stderr).toContain(`${list} contains no paths or URLs. [NOT_FOUND]`);
+    const piped = await embed(["--list", "-"], text);
+    expect(piped.code).toBe(1);
+    expect(piped.stderr).toContain("The list on standard input contains no paths or URLs. [NOT_FOUND]");
+  });
+});
+
 describe("schemes and archives that can't be read are named", () => {
   test.each(["s3://bucket/a.png", "gs://bucket/*.png", "hf://datasets/a/b.tar", "ftp://host/a.png"])(
     "%s",
@@ -397,6 +416,24 @@ describe("control characters don't reach the terminal", () => {
       expect(text).toContain(escaped);
       // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
       expect(text).not.toMatch(/[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]/);
+    }
+  });
+
+  test("of JSON, which stays the same JSON", () => {
+    const text = `${JSON.stringify({ image: HOSTILE, label: "\ud800 ünïcode 🙂" })}\n`;
+    const stdout = process.stdout as { isTTY?: boolean };
+    const { isTTY } = stdout;
+    try {
+      stdout.isTTY = true;
+      const shown = json_for_stdout(text);
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+      expect(shown).not.toMatch(/[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]/);
+      expect(shown).toContain("\\u009b31m\\u202egnp.");
+      expect(JSON.parse(shown)).toEqual(JSON.parse(text));
+      stdout.isTTY = false;
+      expect(json_for_stdout(text)).toBe(text);
+    } finally {
+      stdout.isTTY = isTTY;
     }
   });
 

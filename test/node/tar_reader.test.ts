@@ -121,6 +121,25 @@ describe("the forms of archives", () => {
   });
 });
 
+describe("what follows the end marker", () => {
+  const first = tar_member("a", text("one"));
+  const second = tar_member("b", text("two"));
+  const marker = Buffer.alloc(1024);
+
+  test.each<[string, Buffer]>([
+    ["noise of whole blocks", Buffer.alloc(2048, 37)],
+    ["text of less than a block", text("appended by an uploader\n")],
+    ["zeros and noise", Buffer.concat([Buffer.alloc(700), Buffer.alloc(300, 37)])],
+  ])("%s is ignored, as by GNU tar", async (_, more) => {
+    expect((await files(Buffer.concat([first, marker, more]))).map(([name]) => name)).toEqual(["a"]);
+  });
+
+  test("another archive is read, too", async () => {
+    const all = await files(Buffer.concat([first, marker, second, marker, text("x")]));
+    expect(all.map(([name]) => name)).toEqual(["a", "b"]);
+  });
+});
+
 describe("sparse members", () => {
   // "ab", a hole of 3, "c", a hole of 2.
   const whole = "ab\0\0\0c\0\0";

@@ -58,6 +58,47 @@ test("keys are the hub's, whatever layout was loaded, and include the mask token
   await Promise.all([masked.dispose(), again.dispose(), directory.remove()]);
 });
 
+test("a model saved over a sharded one replaces it, and nothing else", async () => {
+  const directory = await temporary_directory();
+  const model = await ViTMSNModel.from_pretrained(await fixture_files("backbone"));
+  const old = new TextEncoder().encode("old");
+  const others = ["model-card.txt", "my-model-00001-of-00002.safetensors"];
+  for (const name of [
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    ...others,
+  ])
+    await directory.write(name, old);
+  await model.save_pretrained(directory.target);
+  expect((await directory.list()).sort()).toEqual(["config.json", "model.safetensors", ...others].sort());
+  await directory.remove();
+});
+
+test("a save that fails leaves all files of the model before it", async () => {
+  const directory = await temporary_directory();
+  const model = await ViTMSNModel.from_pretrained(await fixture_files("backbone"));
+  const old = new TextEncoder().encode("old");
+  const names = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors"];
+  for (const name of names) await directory.write(name, old);
+  const controller = new AbortController();
+  const saving = model.save_pretrained(directory.target, {
+    signal: controller.signal,
+    progress_callback: ({ file, status }) => {
+      if (file === "config.json" && status === "initiate") controller.abort();
+    },
+  });
+  await expect(saving).rejects.toMatchObject({ code: "ABORTED" });
+  expect(Object.values(await directory.read_files())).toEqual(names.map(() => old));
+  await directory.remove();
+});
+
+test.each(["a\0b", "\0"])("the folder %j is refused with a typed error", async (folder) => {
+  const model = await ViTMSNModel.from_pretrained(await fixture_files("backbone"));
+  await expect(model.save_pretrained(folder)).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
+  await model.dispose();
+});
+
 test("a processor comes back, beside its model", async () => {
   const directory = await temporary_directory();
   const processor = await ViTImageProcessor.from_pretrained(await fixture_files("tiny"));

@@ -41,6 +41,13 @@ describe("Tensor", () => {
     expect(make).toThrow(word);
   });
 
+  test.each([Object.create(null), Symbol("x"), ["float32"], { toString: null }])(
+    "a type that is no string is refused, case %#",
+    (type) => {
+      expect(() => new Tensor(type, [], [0])).toThrow(VitMsnError);
+    },
+  );
+
   test("on a device is checked without its elements", () => {
     const engine = { free: () => {} } as unknown as Engine;
     const tensor = new DeviceTensor(engine, {} as TensorHandle, [1, 3, 4, 4]);

@@ -107,15 +107,27 @@ describe("options", () => {
 });
 
 describe("schedules", () => {
+  /** A rate of 1e-6 makes the end of "polynomial", 1e-7, a tenth of it. */
+  const STEPS = { total: 10, warmup: 2, learning_rate: 1e-6 };
+
+  test("a polynomial schedule needs a rate above its end", () => {
+    expect(() => new TrainingArguments({ lr_scheduler_type: "polynomial", learning_rate: 1e-7 })).toThrow(
+      /learning_rate must be above 1e-7/,
+    );
+    new TrainingArguments({ lr_scheduler_type: "polynomial", learning_rate: 2e-7 });
+    new TrainingArguments({ learning_rate: 1e-8 });
+  });
+
   /** transformers' and torch's, for 10 steps with 2 of warm-up. */
   test.each([
     ["linear", [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]],
     ["cosine", [0, 0.5, 1, 0.96194, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.03806]],
     ["constant", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]],
     ["constant_with_warmup", [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1]],
+    ["polynomial", [0, 0.5, 1, 0.8875, 0.775, 0.6625, 0.55, 0.4375, 0.325, 0.2125, 0.1, 0.1]],
     ["one_cycle", [0.04, 1, 0.96194, 0.853554, 0.691343, 0.500002, 0.30866, 0.14645, 0.038064, 4e-6]],
   ] as const)("%s", (name, wanted) => {
-    const factors = wanted.map((_, step) => learning_rate_factor(name, step, { total: 10, warmup: 2 }));
+    const factors = wanted.map((_, step) => learning_rate_factor(name, step, STEPS));
     for (const [i, factor] of factors.entries())
       expect(factor, `step ${i}`).toBeCloseTo(wanted[i] as number, 5);
   });

@@ -13,7 +13,7 @@ import { source_name } from "./batch/remote.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { PrintSink, print } from "./batch/stdout.ts";
 import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
-import { visible } from "./terminal.ts";
+import { json_for_stdout, visible } from "./terminal.ts";
 
 interface ClassifyFlags extends ModelFlags, BatchFlags {
   topK: number;
@@ -61,7 +61,7 @@ async function classify(
   const task = await load_classifier(flags, flags, signal);
   try {
     if (!flags.json) await print(table_heading(images));
-    const sink = new PrintSink(flags.json ? json_line : table_rows(images));
+    const sink = new PrintSink(flags.json ? (row) => json_for_stdout(json_line(row)) : table_rows(images));
     await run_to_sink(task, sink, options);
     return sink.failures === 0 ? 0 : 1;
   } finally {

@@ -14,13 +14,13 @@ import {
 } from "../index.ts";
 import { ImageFolder, type Split } from "../training/index.ts";
 import { positive_integer } from "./batch/options.ts";
-import { json_line } from "./batch/rows.ts";
+import { json_line, type Row } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
 import { from_stream } from "./batch/streams.ts";
 import { table_heading, table_rows } from "./classify.ts";
 import { load, type ModelFlags, with_model_options } from "./model_options.ts";
 import { start_counting_bar } from "./progress_bars.ts";
-import { notify, visible } from "./terminal.ts";
+import { json_for_stdout, notify, visible } from "./terminal.ts";
 import { check_classes } from "./training/classes.ts";
 
 interface FewShotFlags extends ModelFlags {
@@ -271,7 +271,7 @@ class Session {
 
   #report(what: { fit?: FitReport; leave_one_out?: Evaluation; evaluation?: Evaluation }): void {
     this.stop();
-    if (this.#flags.json) process.stdout.write(`${JSON.stringify(what)}\n`);
+    if (this.#flags.json) process.stdout.write(json_for_stdout(`${JSON.stringify(what)}\n`));
     else if (what.fit) notify(describe_fit(what.fit));
     if (this.#flags.json) return;
     if (what.leave_one_out) process.stdout.write(describe("leave-one-out", what.leave_one_out));
@@ -282,7 +282,7 @@ class Session {
     if (images.length === 0) return 0;
     const { json, topK: top_k } = this.#flags;
     if (!json) await print(table_heading(images));
-    const format = json ? json_line : table_rows(images);
+    const format = json ? (row: Row) => json_for_stdout(json_line(row)) : table_rows(images);
     return for_each_image(images, this.#signal, async (name, image) => {
       const results = await this.#teach(image, { top_k, signal: this.#signal });
       const labels = results.map(({ label }) => label);

@@ -25,6 +25,14 @@ export function visible_lines(text: string): string {
   return text.split("\n").map(visible).join("\n");
 }
 
+/** JSON text as standard output gets it: on a terminal, invisible characters become JSON's escapes. */
+export function json_for_stdout(text: string): string {
+  if (!process.stdout.isTTY) return text;
+  return text.replace(INVISIBLE, (character) =>
+    character === "\n" ? character : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
 /** Prints a message on standard error. @param before escape codes that move the cursor first. */
 export function notify(message: string, before = ""): void {
   process.stderr.write(`${before}vit-msn: ${visible(message)}\n`);

@@ -10,6 +10,21 @@ const ORIENTATION = 274;
 const INK_SET = 332;
 const XMP = 700;
 const JPEG_COMPRESSION = 7;
+/**
+ * What sharp's libtiff decompresses: none, CCITT (2 to 4), LZW, JPEG (6, 7), deflate (8, 32946), PackBits (32773) and the
+ * early methods of NeXT, CCITT, ThunderScan and SGI, and WebP (50001).
+ */
+const COMPRESSIONS: readonly number[] = [
+  1, 2, 3, 4, 5, 6, 7, 8, 32766, 32771, 32773, 32809, 32946, 34676, 34677, 50001,
+];
+const OTHER_COMPRESSIONS: Readonly<Record<number, string>> = {
+  34661: "JBIG",
+  34712: "JPEG 2000",
+  34887: "LERC",
+  34925: "LZMA",
+  50000: "Zstandard",
+  50002: "JPEG XL",
+};
 const CMYK = 5;
 const YCBCR = 6;
 /** What a TIFF's pixels may be besides grey, RGB and palettes. */
@@ -59,8 +74,10 @@ export function read_tiff_header(bytes: Uint8Array, name: string, max_pixels: nu
   }
   const number = (tag: number) => tags.get(tag)?.number;
   check_size(number(WIDTH) ?? 0, number(HEIGHT) ?? 0, name, max_pixels);
+  const compression = number(COMPRESSION) ?? 1;
+  if (!COMPRESSIONS.includes(compression)) throw other_compression(name, compression);
   const photometric = number(PHOTOMETRIC);
-  if (photometric === YCBCR && number(COMPRESSION) !== JPEG_COMPRESSION) throw unsupported(name, "YCbCr");
+  if (photometric === YCBCR && compression !== JPEG_COMPRESSION) throw unsupported(name, "YCbCr");
   const other = OTHER_PIXELS[photometric ?? 0];
   if (other !== undefined) throw unsupported(name, other);
   const is_cmyk = photometric === CMYK;
@@ -75,6 +92,15 @@ function unsupported(name: string, colors: string): VitMsnError {
     "UNSUPPORTED",
     `${name} is a TIFF image of ${colors} pixels, which isn't supported; convert it to RGB.`,
     { details: { file: name, found: colors } },
+  );
+}
+
+function other_compression(name: string, compression: number): VitMsnError {
+  const found = OTHER_COMPRESSIONS[compression] ?? `method ${compression}`;
+  return new VitMsnError(
+    "UNSUPPORTED",
+    `${name} is a TIFF image compressed by ${found}, which isn't supported; save it with deflate or LZW.`,
+    { details: { file: name, found } },
   );
 }
 

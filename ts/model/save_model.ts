@@ -10,6 +10,9 @@ import type { PreTrainedModel } from "./pretrained.ts";
 /** The name of this package's quantisation in config.json. */
 const QUANT_METHOD = "vit_msn_int8";
 
+/** Weights of a sharded model that was saved in the same folder before: they no longer belong to config.json. */
+export const OLD_WEIGHTS = /^model(-\d{5}-of-\d{5}\.safetensors|\.safetensors\.index\.json)$/;
+
 /** Writes a model's files into a folder. */
 export async function save_model(
   { config, dtype, weights }: PreTrainedModel<never, unknown>,
@@ -22,10 +25,15 @@ export async function save_model(
     key: checkpoint_key(parameter.key),
     bytes: parameter.bytes(),
   }));
-  await save_files(directory, checkpoint_files(config, dtype, architecture, parameters), options);
+  await save_files(
+    directory,
+    checkpoint_files(config, dtype, architecture, parameters),
+    options,
+    OLD_WEIGHTS,
+  );
 }
 
-/** config.json and model.safetensors of a model. */
+/** model.safetensors and config.json of a model; the config comes last, so that it never describes other weights. */
 export function checkpoint_files(
   config: ViTMSNConfig,
   dtype: WeightDtype,
@@ -34,8 +42,8 @@ export function checkpoint_files(
 ) {
   const fields = { ...describe_dtype(config.to_dict(), dtype), architectures: [architecture] };
   return {
-    [CONFIG_FILE]: to_json_text(fields),
     "model.safetensors": write_safetensors(parameters, { format: "pt" }),
+    [CONFIG_FILE]: to_json_text(fields),
   };
 }
 

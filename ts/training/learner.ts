@@ -55,7 +55,8 @@ export class Learner {
     this.#model = model;
     this.#args = args;
     this.#compute_loss = compute_loss;
-    this.#schedule = { total: max_steps, warmup: args.get_warmup_steps(max_steps) };
+    const { learning_rate } = args;
+    this.#schedule = { total: max_steps, warmup: args.get_warmup_steps(max_steps), learning_rate };
     this.parameters = new Parameters(model, args);
     if (this.parameters.trained.length === 0)
       throw new VitMsnError("INVALID_ARGUMENT", "Every parameter is frozen, so there is nothing to train.");

@@ -3,7 +3,7 @@ import { is_a } from "../is_a.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import { is_record, unknown_option } from "../options.ts";
 import { OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
-import { SCHEDULES, type Schedule } from "./schedules.ts";
+import { POLYNOMIAL_END, SCHEDULES, type Schedule } from "./schedules.ts";
 
 /** When something is done: never, every N optimiser steps, or after each epoch. */
 export const STRATEGIES = ["no", "steps", "epoch"] as const;
@@ -278,6 +278,11 @@ export class TrainingArguments {
     check_output_dir(this);
     if (this.nesterov && this.momentum === 0)
       throw invalid_option("nesterov needs a momentum above 0.", "nesterov");
+    if (this.lr_scheduler_type === "polynomial" && this.learning_rate <= POLYNOMIAL_END)
+      throw invalid_option(
+        `learning_rate must be above ${POLYNOMIAL_END}, where lr_scheduler_type "polynomial" ends, got ${this.learning_rate}.`,
+        "learning_rate",
+      );
     if (!this.load_best_model_at_end) return;
     if (this.eval_strategy === "no" || this.eval_strategy !== this.save_strategy) {
       throw invalid_option(

@@ -141,15 +141,22 @@ function empty(name: string, what: string): ListedImage {
 async function* listed(list: string, reading: Reading): AsyncGenerator<ListedImage> {
   const { signal, skipped } = reading;
   const input = list === "-" ? process.stdin : createReadStream(list);
+  let is_empty = true;
   for await (const { text, error } of read_lines(interruptible(input, list, signal), list)) {
     if (error !== undefined) {
+      is_empty = false;
       yield unreadable(text, error);
       continue;
     }
     const source = await source_of(text);
-    if (source === undefined) skipped.count("comment lines of lists");
-    else yield* expand(source, reading);
+    if (source === undefined) {
+      skipped.count("comment lines of lists");
+      continue;
+    }
+    is_empty = false;
+    yield* expand(source, reading);
   }
+  if (is_empty) yield empty(list === "-" ? "The list on standard input" : list, "paths or URLs");
 }
 
 /**

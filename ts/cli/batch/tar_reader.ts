@@ -83,22 +83,27 @@ export async function* tar_members(source: AsyncIterable<Uint8Array>): AsyncGene
   }
 }
 
-/** The next block that isn't empty; undefined at the end. */
+/**
+ * The next header; undefined at the end. Two blocks of zeros mark the end: behind them another archive may follow, and
+ * anything else is ignored, as by GNU tar.
+ */
 async function next_header(bytes: ByteReader): Promise<Buffer | undefined> {
-  for (;;) {
+  for (let zeros = 0; ; zeros++) {
     const at = bytes.position;
     const block = await bytes.take_some(BLOCK);
     if (block.length === 0) return undefined;
-    if (block.length < BLOCK)
-      throw at === 0 ? no_header(at) : new DamagedArchive("it ends within a member's header", true);
-    if (block.every((byte) => byte === 0)) continue;
-    check_sum(block, at);
-    return block;
+    if (block.length === BLOCK && block.every((byte) => byte === 0)) continue;
+    const is_header = block.length === BLOCK && has_its_sum(block);
+    if (is_header) return block;
+    if (zeros >= 2) return undefined;
+    throw at === 0 || block.length === BLOCK
+      ? no_header(at)
+      : new DamagedArchive("it ends within a member's header", true);
   }
 }
 
-/** The sum of all bytes except those that hold it; old archives treat the bytes as signed. */
-function check_sum(block: Buffer, at: number): void {
+/** Whether a header holds the sum of its other bytes; old archives treat the bytes as signed. */
+function has_its_sum(block: Buffer): boolean {
   let [unsigned, signed] = [8 * 32, 8 * 32];
   for (let i = 0; i < BLOCK; i++) {
     if (i >= 148 && i < 156) continue;
@@ -106,7 +111,7 @@ function check_sum(block: Buffer, at: number): void {
     signed += block.readInt8(i);
   }
   const claimed = Number.parseInt(until_nul(block.subarray(148, 156)).toString("latin1").trim(), 8);
-  if (claimed !== unsigned && claimed !== signed) throw no_header(at);
+  return claimed === unsigned || claimed === signed;
 }
 
 function no_header(at: number): DamagedArchive {
