@@ -163,7 +163,7 @@ function damaged(url: URL, actual: string | undefined, expected: string | undefi
   return new VitMsnError(
     "NETWORK",
     `${show_url(url)} arrived damaged: its SHA-256 is ${actual}, but the server announced ${expected}. Nothing was cached. Try again; ` +
-      "if it happens again, a proxy or mirror between here and the server is changing the file.",
+      "if it happens again, a proxy or mirror is changing the file.",
     { details: { url: show_url(url), sha256: actual, expected_sha256: expected } },
   );
 }
@@ -274,8 +274,8 @@ function refuse_page(url: URL, head: Uint8Array, answer: Answer): void {
   if (!looks_like_page(head) && !(is_html && head[0] === 0x3c)) return;
   throw new VitMsnError(
     "NOT_FOUND",
-    `${show_url(url)} is a web page, not a file of the model: the server probably has no such file and answers ` +
-      "with a page instead. Check the address and that the file is served there.",
+    `${show_url(url)} is a web page, not a file of the model: the server probably lacks that file and answers ` +
+      "with a page. Check the address.",
     { details: { url: show_url(url), content_type: answer.headers.get("content-type") } },
   );
 }
