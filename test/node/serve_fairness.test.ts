@@ -188,6 +188,32 @@ describe("batches", () => {
   });
 });
 
+test("an image that is given up while it waits isn't computed; one in a batch doesn't stop the others", async () => {
+  const { task, batches, image, finish } = slow_task(1);
+  const sizes_of_batches: number[] = [];
+  const batcher = new Batcher(task, {
+    max_batch: 4,
+    max_wait_ms: 0,
+    on_batch: (size) => sizes_of_batches.push(size),
+  });
+  const early = new AbortController();
+  const late = new AbortController();
+  const computed = batcher.submit(image("computed"), SMALL_LANE, early.signal);
+  while (batches.length === 0) await turn();
+  const waiting = batcher.submit(image("waiting"), SMALL_LANE, late.signal);
+  const other = batcher.submit(image("other"), SMALL_LANE, never);
+  early.abort(new Error("too late"));
+  late.abort(new Error("in time"));
+  await expect(computed).rejects.toThrow("too late");
+  await expect(waiting).rejects.toThrow("in time");
+  await expect(batcher.submit(image("gone"), SMALL_LANE, late.signal)).rejects.toThrow("in time");
+  await finish();
+  await finish();
+  expect(await other).toEqual({ values: [0] });
+  expect(batches).toEqual([["computed"], ["other"]]);
+  expect(sizes_of_batches).toEqual([1, 1]);
+});
+
 describe("the threads that prepare images", () => {
   class FakeWorker extends EventEmitter {
     readonly requests: { file: { bytes: Uint8Array } }[] = [];
