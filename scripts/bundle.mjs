@@ -43,6 +43,7 @@ const PARTS = [
 const cli_imports = {
   "../index.ts": "./index.node.js",
   "../few_shot.ts": "./few_shot.node.js",
+  "../similar.ts": "./similar.node.js",
   "../training/index.ts": "./training.node.js",
   "../files/index.ts": "./files.node.js",
   "../image/index.ts": "./images.node.js",
@@ -68,7 +69,7 @@ const browser = { platform: "browser", plugins: [webgpu_glue_stays_outside] };
 const package_is_external = {
   name: "package-is-external",
   setup({ onResolve }) {
-    onResolve({ filter: /\/(?:index|few_shot)\.ts$/ }, ({ path, importer }) => {
+    onResolve({ filter: /\/(?:index|few_shot|similar)\.ts$/ }, ({ path, importer }) => {
       const entry = /\bcli\b/.test(importer) ? cli_imports[path.replace(/^(\.\.\/)+/, "../")] : undefined;
       return entry === undefined ? undefined : { path: entry, external: true };
     });

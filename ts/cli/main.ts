@@ -6,6 +6,7 @@ import { add_classify } from "./classify.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
 import { add_serve } from "./serve/command.ts";
+import { add_similar } from "./similar.ts";
 import { notify, visible_lines } from "./terminal.ts";
 import { with_dashes } from "./training/option_file.ts";
 import { add_pretrain } from "./training/pretrain.ts";
@@ -44,6 +45,7 @@ Results go to standard output, everything else to standard error. Exit codes:
   add_classify(program, signal);
   add_embed(program, signal);
   add_few_shot(program, signal);
+  add_similar(program, signal);
   add_train(program, signal);
   add_pretrain(program, signal);
   add_serve(program, signal);

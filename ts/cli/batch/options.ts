@@ -52,7 +52,8 @@ export function with_batch_options(command: Command): Command {
   return with_output_options(with_input_options(command));
 }
 
-function with_input_options(command: Command): Command {
+/** Adds the arguments and options of a command that reads many images. */
+export function with_input_options(command: Command): Command {
   return command
     .argument(
       "[images...]",
