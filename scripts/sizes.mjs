@@ -16,7 +16,7 @@ const budgets = [
   },
   { name: "webgpu", files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 640_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 38_500 },
-  { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 13_500 },
+  { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 15_000 },
   { files: ["dist/engine_worker.web.js"], what: "an engine's Worker, browsers", budget: 46_000 },
   {
     name: "facade",
@@ -32,9 +32,9 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 294_000,
+    budget: 302_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 239_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 240_000 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 108_000 },
 ];
 /** How far a document's figure may deviate from the measured size. */

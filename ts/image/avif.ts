@@ -43,6 +43,16 @@ export function prepare_avif(bytes: Uint8Array): PreparedAvif {
   return { orientation: take_turning(bytes, properties, associations), planes };
 }
 
+/**
+ * Removes from an AVIF file, in place, what some browsers apply and others don't: rotation and mirroring, and color profiles.
+ *
+ * @returns how to turn its pixels, as EXIF numbers it.
+ */
+export function take_avif_orientation(bytes: Uint8Array): number {
+  const { properties, associations } = read_properties(bytes);
+  return take_turning(bytes, properties, associations);
+}
+
 interface Box {
   type: string;
   /** Where its data lie. */
@@ -54,7 +64,7 @@ interface Box {
 const MAX_BOXES = 2 ** 15;
 
 /** The boxes in a part of the file. */
-function* boxes(bytes: Uint8Array, from: number, to: number): Generator<Box> {
+export function* boxes(bytes: Uint8Array, from: number, to: number): Generator<Box> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let [at, left] = [from, MAX_BOXES]; at + 8 <= to && left > 0; left--) {
     const size = view.getUint32(at);
@@ -110,14 +120,18 @@ const ORIENTATIONS = [
   [2, 7, 4, 5],
 ] as const;
 
-/** Removes rotation and mirroring from the items that have them: their references lead to the first property instead. */
+/** Removes rotation, mirroring and color profiles: their properties get a type that no decoder knows, and none has to. */
 function take_turning(bytes: Uint8Array, properties: readonly Box[], associations: readonly Box[]): number {
   let [turns, mirror] = [0, 0];
-  const is_taken = (index: number) => {
-    const { type, start } = properties[index - 1] ?? { type: "", start: 0 };
-    if (type === "irot") turns = (bytes[start] as number) & 3;
-    if (type === "imir") mirror = 1 + ((bytes[start] as number) & 1);
-    return type === "irot" || type === "imir";
+  const is_taken = ({ type, start }: Box) =>
+    type === "irot" || type === "imir" || (type === "colr" && !has(bytes, start, "nclx"));
+  const take = (index: number) => {
+    const property = properties[index - 1];
+    if (property === undefined || !is_taken(property)) return false;
+    const value = bytes[property.start] as number;
+    if (property.type === "irot") turns = value & 3;
+    if (property.type === "imir") mirror = 1 + (value & 1);
+    return true;
   };
   for (const { start, end } of associations) {
     const id_size = (bytes[start] as number) < 1 ? 2 : 4;
@@ -128,12 +142,13 @@ function take_turning(bytes: Uint8Array, properties: readonly Box[], association
       at = first + (bytes[at] as number) * index_size;
       for (let i = first; i + index_size <= Math.min(at, end); i += index_size) {
         const low = bytes[i + index_size - 1] as number;
-        if (is_taken(index_size === 1 ? low & 0x7f : (((bytes[i] as number) & 0x7f) << 8) | low)) {
-          bytes.set(index_size === 1 ? [1] : [0, 1], i);
-        }
+        // The highest bit: whether a decoder has to know the property.
+        if (take(index_size === 1 ? low & 0x7f : (((bytes[i] as number) & 0x7f) << 8) | low))
+          bytes[i] = (bytes[i] as number) & 0x7f;
       }
     }
   }
+  for (const { start } of properties.filter(is_taken)) bytes.fill(0x58, start - 4, start);
   return ORIENTATIONS[mirror as 0 | 1 | 2][turns as 0 | 1 | 2 | 3];
 }
 

@@ -66,7 +66,7 @@ export function draw(input: Drawable, width: number, height: number, name: strin
   try {
     context.drawImage(input, 0, 0, width, height);
     const { data } = context.getImageData(0, 0, width, height);
-    return { data, width, height, channels: 4 };
+    return { data: new Uint8Array(data.buffer), width, height, channels: 4 };
   } catch (cause) {
     throw draw_error(cause, width, height, name);
   }

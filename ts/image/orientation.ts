@@ -3,7 +3,9 @@ import { jpeg_segments, START_OF_SCAN } from "./jpeg.ts";
 import type { Pixels } from "./pixels.ts";
 
 const APP1 = 0xe1;
+const APP2 = 0xe2;
 const JPEG_EXIF = "Exif\0\0";
+const JPEG_PROFILE = "ICC_PROFILE\0";
 const JPEG_XMP = "http://ns.adobe.com/xap/1.0/\0";
 const ORIENTATION_TAG = 0x0112;
 /** How to read a value of the types BYTE, SHORT, LONG, SBYTE, SSHORT and SLONG; the standard requires SHORT, phones write others. */
@@ -17,7 +19,8 @@ export interface UnturnedFile {
 
 /**
  * The orientation of a JPEG or WebP file, by EXIF or, where EXIF has none, by XMP. The returned file has no EXIF:
- * browsers disagree on which values they apply, and lose the colour of transparent pixels when they do.
+ * browsers disagree on which values they apply, and lose the colour of transparent pixels when they do. It has no color
+ * profile either: WebKit applies one even if it is asked not to.
  */
 export function take_orientation(bytes: Uint8Array, format: ImageFormat): UnturnedFile {
   const metadata = format === "JPEG" ? jpeg_metadata : format === "WebP" ? webp_metadata : undefined;
@@ -45,16 +48,19 @@ export function take_orientation(bytes: Uint8Array, format: ImageFormat): Unturn
   return { bytes: unturned, orientation: orientation_of(exif, xmp) };
 }
 
-/** A part of a file's EXIF, which may have very many, or its XMP. */
+/** A part of a file's EXIF, which may have very many, its XMP, or what is removed without being read. */
 interface Metadata {
-  /** Where EXIF's name is; undefined for XMP. */
+  /** Where the name is of what is removed; undefined for XMP. */
   name?: number;
   data: Uint8Array;
 }
 
+const NOTHING = new Uint8Array(0);
+
 function* jpeg_metadata(bytes: Uint8Array): Generator<Metadata> {
   for (const { marker, start, end } of jpeg_segments(bytes)) {
     if (marker === START_OF_SCAN) return;
+    if (marker === APP2 && starts_with(bytes, start, JPEG_PROFILE)) yield { name: start, data: NOTHING };
     if (marker !== APP1) continue;
     if (starts_with(bytes, start, JPEG_EXIF)) {
       yield { name: start, data: bytes.subarray(start + JPEG_EXIF.length, end) };
@@ -74,9 +80,10 @@ function* webp_metadata(bytes: Uint8Array): Generator<Metadata> {
     const data = bytes.subarray(at + 8, at + 8 + length);
     if (flags & 8 && starts_with(bytes, at, "EXIF")) {
       // A second one is removed from the file as well, but not read.
-      yield { name: at, data: has_exif ? new Uint8Array(0) : data };
+      yield { name: at, data: has_exif ? NOTHING : data };
       has_exif = true;
     }
+    if (flags & 0x20 && starts_with(bytes, at, "ICCP")) yield { name: at, data: NOTHING };
     if (flags & 4 && starts_with(bytes, at, "XMP ")) yield { data };
     at += 8 + length + (length % 2);
   }
