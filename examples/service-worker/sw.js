@@ -31,7 +31,8 @@ async function prepare() {
 }
 
 addEventListener("install", (event) => event.waitUntil(prepare()));
-addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+// Not awaited: in Firefox claim() waits for the page's Workers, and every fetch waits for the end of this event.
+addEventListener("activate", () => void clients.claim());
 addEventListener("fetch", (event) => {
   const { request } = event;
   if (request.method === "POST" && request.url.endsWith("/classify")) event.respondWith(classify(request));

@@ -56,7 +56,7 @@ pub use optimiser::{adamw_step, lars_step, sgd_step};
 pub use patch_embed::{PatchShape, patch_embed, patch_embed_backward};
 pub use pool::{pool_cls, pool_cls_backward, pool_mean, pool_mean_backward};
 pub use prototypes::{prototype_logits, prototype_logits_backward};
-pub use runtime::parallel::{dismiss, mark_worker_lost, set_thread_per_core, work};
+pub use runtime::parallel::{Worker, dismiss, epoch, mark_worker_lost, set_thread_per_core, work};
 pub use softmax::softmax;
 pub use take_tokens::{SelectionShape, take_tokens, take_tokens_backward};
 pub use vit_msn_tensor::{AdamW, Lars, Sgd};

@@ -31,7 +31,8 @@ worker.addEventListener("install", (event) => {
 });
 
 worker.addEventListener("activate", (event) => {
-  event.waitUntil(forget_older().then(() => worker.clients.claim()));
+  // Not awaited: in Firefox claim() waits for each of the page's Workers, and every fetch waits for the end of this event.
+  event.waitUntil(forget_older().then(() => void worker.clients.claim()));
 });
 
 worker.addEventListener("fetch", (event) => {

@@ -4,15 +4,18 @@ import type { ThreadMessage, ThreadStart } from "./thread.ts";
 /** An engine's worker threads: each has an instance on the engine's memory, and waits for tasks there. */
 export class ThreadPool {
   readonly #members: Member[];
+  readonly #epoch: Int32Array;
   readonly #dismiss: () => void;
 
-  private constructor(members: Member[], dismiss: () => void) {
+  private constructor(members: Member[], epoch: Int32Array, dismiss: () => void) {
     this.#members = members;
+    this.#epoch = epoch;
     this.#dismiss = dismiss;
   }
 
   /**
    * Starts `count` workers; all or none.
+   * @param epoch_address where the memory has the value by whose changes workers wait in their event loop.
    * @param dismiss makes all workers stop.
    * @param on_lost is called with the reason when a worker ends without having been terminated here.
    * @throws Error with the reason if one doesn't start.
@@ -20,11 +23,13 @@ export class ThreadPool {
   static async start(
     count: number,
     start: ThreadStart,
+    epoch_address: number,
     dismiss: () => void,
     on_lost: (reason: string) => void,
   ): Promise<ThreadPool> {
     const pool = new ThreadPool(
       Array.from({ length: count }, () => new Member()),
+      new Int32Array(start.memory.buffer, epoch_address, 1),
       dismiss,
     );
     try {
@@ -36,6 +41,11 @@ export class ThreadPool {
     }
     for (const member of pool.#members) member.listen(on_lost);
     return pool;
+  }
+
+  /** Call before work: calls back workers that have been idle for so long that they wait in their event loop. */
+  wake(): void {
+    Atomics.notify(this.#epoch, 0);
   }
 
   async dispose(): Promise<void> {

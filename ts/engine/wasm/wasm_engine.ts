@@ -93,7 +93,7 @@ export class WasmEngine implements TrainingEngine {
     const start = { module: this.#module, memory: this.#memory as WebAssembly.Memory };
     const [fate, glue] = [this.fate, this.#glue as Glue];
     const dismiss = () => glue.dismiss_workers();
-    const pool = await ThreadPool.start(count, start, dismiss, (reason) => {
+    const pool = await ThreadPool.start(count, start, glue.epoch_address(), dismiss, (reason) => {
       fate.fault ??= `one of its threads was lost: ${reason}.`;
     });
     // Node 20 has no navigator.
@@ -200,6 +200,7 @@ export class WasmEngine implements TrainingEngine {
     if (this.#glue === undefined) throw engine_disposed();
     const death = this.death();
     if (death !== undefined) throw death;
+    this.#pool?.wake();
     try {
       return op(this.#glue);
     } catch (error) {

@@ -90,7 +90,52 @@ pub(crate) fn for_each_task_in_turn(
 
 /// Lends the calling thread to the pool until [`dismiss`].
 pub fn work() {
-    POOL.work();
+    Worker::join().work(None);
+}
+
+/// A thread's membership in the pool.
+pub struct Worker {
+    /// Its index among the threads of a job.
+    thread: usize,
+    /// The pool's dismissals when it joined.
+    dismissals: u32,
+    /// The last epoch that it saw.
+    seen: u32,
+}
+
+impl Worker {
+    /// Makes the calling thread a worker.
+    pub fn join() -> Self {
+        // The order matters: once `workers` counts this worker, it is guaranteed to see the next job and the
+        // next dismissal.
+        let dismissals = POOL.dismissals.load(SeqCst);
+        let seen = POOL.epoch.load(SeqCst);
+        let thread = 1 + POOL.workers.fetch_add(1, SeqCst);
+        Self {
+            thread,
+            dismissals,
+            seen,
+        }
+    }
+
+    /// Lends the calling thread to the pool until [`dismiss`], then returns `None`. If `patience` is given and
+    /// no job comes for that time, it returns the last value of [`epoch`] instead. The thread then may wait for
+    /// another value elsewhere, and must come back. Jobs don't wait for it.
+    pub fn work(&mut self, patience: Option<Duration>) -> Option<u32> {
+        while POOL.dismissals.load(SeqCst) == self.dismissals {
+            match POOL.wait_for_job(self.seen, patience) {
+                Some(epoch) => self.seen = epoch,
+                None => return Some(self.seen),
+            }
+            POOL.help(self.thread);
+        }
+        None
+    }
+}
+
+/// The value that changes with each job and each dismissal.
+pub fn epoch() -> &'static AtomicU32 {
+    &POOL.epoch
 }
 
 /// Sets whether each thread has its own core, so that it may spin longer before it sleeps.
@@ -199,36 +244,30 @@ impl Pool {
         }
     }
 
-    fn work(&self) {
-        // The order matters: once `workers` counts this worker, it is guaranteed to see the next job and the
-        // next dismissal.
-        let dismissals = self.dismissals.load(SeqCst);
-        let mut seen = self.epoch.load(SeqCst);
-        let thread = 1 + self.workers.fetch_add(1, SeqCst);
-        while self.dismissals.load(SeqCst) == dismissals {
-            seen = self.wait_for_job(seen);
-            self.help(thread);
-        }
-    }
-
-    fn wait_for_job(&self, seen: u32) -> u32 {
+    /// Waits for the epoch to change and returns it; `None` if it doesn't change within `patience`.
+    fn wait_for_job(&self, seen: u32, patience: Option<Duration>) -> Option<u32> {
         for _ in 0..self.spins.load(SeqCst) {
             let epoch = self.epoch.load(SeqCst);
             if epoch != seen {
-                return epoch;
+                return Some(epoch);
             }
             std::hint::spin_loop();
         }
         let mut guard = self.lock();
         self.sleepers.fetch_add(1, SeqCst);
         while self.epoch.load(SeqCst) == seen {
-            guard = self
-                .came
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
+            let Some(time) = patience else {
+                let waited = self.came.wait(guard);
+                guard = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            // Once only: wasm32 has no clock to count the time after a wake-up without a job.
+            drop(self.came.wait_timeout(guard, time));
+            break;
         }
         self.sleepers.fetch_sub(1, SeqCst);
-        self.epoch.load(SeqCst)
+        let epoch = self.epoch.load(SeqCst);
+        (epoch != seen).then_some(epoch)
     }
 
     fn help(&self, thread: usize) {
@@ -638,6 +677,38 @@ mod tests {
             assert_eq!(ten.read(3, 7).len(), 7);
             assert_eq!(ten.rows(2, 4).each(2, 4).count(), 2);
         });
+    }
+
+    #[test]
+    fn idle_workers_may_wait_elsewhere() {
+        let absences = std::sync::Arc::new(AtomicU32::new(0));
+        let count = absences.clone();
+        let worker = std::thread::spawn(move || {
+            let mut worker = Worker::join();
+            while let Some(seen) = worker.work(Some(Duration::from_millis(1))) {
+                count.fetch_add(1, SeqCst);
+                while epoch().load(SeqCst) == seen {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for round in 1..=5 {
+            while absences.load(SeqCst) < round {
+                std::thread::yield_now();
+            }
+            let helped = AtomicBool::new(false);
+            for_each_task(2, 2, &|task| {
+                if task.thread > 0 {
+                    helped.store(true, SeqCst);
+                }
+                // Only the worker that came back can take the other task.
+                while !helped.load(SeqCst) {
+                    std::thread::yield_now();
+                }
+            });
+        }
+        dismiss();
+        worker.join().unwrap();
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The CPU engine and its own exports: threads, and synchronous copies of values.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
+use vit_msn_cpu::Worker;
 pub use vit_msn_cpu::{Cpu as Device, PackedLinear as LinearWeights};
 pub use vit_msn_tensor::Tensor;
 use vit_msn_tensor::{Dtype, Error, Result, try_vec};
@@ -33,10 +35,24 @@ pub fn simd_level() -> String {
     if is_relaxed { "relaxed" } else { "simd128" }.to_string()
 }
 
-/// Lends the calling thread to the engine until it is dismissed. It is a Worker with an instance on the same memory.
+thread_local! {
+    /// This thread's membership, if it is a worker.
+    static WORKER: RefCell<Option<Worker>> = RefCell::default();
+}
+
+/// Lends the calling thread to the engine. It is a Worker with an instance on the same memory. Returns nothing once
+/// the workers are dismissed. If `patience` is given and nothing is to be done for that number of milliseconds, it
+/// returns the value at `epoch_address`; the Worker then waits for another value there and calls this again.
 #[wasm_bindgen]
-pub fn work() {
-    vit_msn_cpu::work();
+pub fn work(patience: Option<u32>) -> Option<u32> {
+    let patience = patience.map(|time| Duration::from_millis(time.into()));
+    WORKER.with_borrow_mut(|worker| worker.get_or_insert_with(Worker::join).work(patience))
+}
+
+/// Where the value is that changes with each job of the workers.
+#[wasm_bindgen]
+pub fn epoch_address() -> usize {
+    vit_msn_cpu::epoch().as_ptr() as usize
 }
 
 /// Sets whether each thread has its own core and may therefore spin longer before it sleeps.
