@@ -18,7 +18,7 @@ Usage: ./build.sh [COMMAND]
   studio      build, then serve the studio, a page that shows what the model sees (PORT, default 8000)
   docs        build, then make the documentation site in docs/site/
   demo        build, then classify sample images with the default model
-  test        build, then run every check and test: Rust, Node, Chromium, the packed package
+  test        build, then run every check and test: Rust, Node, browsers, the packed package
   -h, --help  show this
 
 Requires cargo (https://rustup.rs), Node 20 or newer and npm. Missing tools are installed into .tools/;
@@ -89,6 +89,8 @@ run_checks() {
   need_typos
   need_nextest
   need_chromium
+  need_browser firefox Firefox firefox-esr
+  need_browser webkit WebKitGTK webkit2gtk-driver xvfb libgl1-mesa-dri
   need_newest_node
   need_vulkan
   # Where there is a driver, a test that finds no adapter has failed.
@@ -113,7 +115,7 @@ run_checks() {
   check "Package types (attw)" npm_bin attw --pack . --profile esm-only --no-color
   check_aloud "Rust tests" cargo nextest run --workspace --locked --status-level fail
   check_aloud "Fuzzing of the parsers of untrusted bytes, 60 s each" node test/fuzz/run.mjs --seconds 60
-  check_aloud "TypeScript tests, in Node and Chromium" node scripts/run_vitest.mjs
+  check_aloud "TypeScript tests, in Node and in browsers" node scripts/run_vitest.mjs
 }
 
 main() {

@@ -1,9 +1,11 @@
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
-import { defineConfig } from "vitest/config";
-import { find_chromium, find_swiftshader, launch_args } from "./scripts/chromium.mjs";
+import { defineConfig, type TestUserConfig } from "vitest/config";
+import { find_browser } from "./scripts/browsers.mjs";
+import { find_swiftshader } from "./scripts/chromium.mjs";
+import { CHROMIUM, FIREFOX } from "./test/support/browsers/launch_options.ts";
+import { webkit_provider } from "./test/support/browsers/webkit_provider.ts";
 
-const executablePath = find_chromium();
 const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 /** The package's entries; the longer name first, since a name also stands for what begins with it. */
@@ -27,6 +29,42 @@ const require_gpu = process.env.VIT_MSN_REQUIRE_GPU === "1" && swiftshader !== u
 /** Ends only what hangs: a slow or busy machine takes minutes for what usually takes seconds. */
 const TIMEOUT_MS = 180_000;
 
+type Engine = Parameters<typeof find_browser>[0];
+
+/** Of the same tests in each browser: those of every runtime, and those of pages. */
+const in_browser = (name: Engine, browser: TestUserConfig["browser"], options: TestUserConfig = {}) => ({
+  resolve: { alias: aliases("web") },
+  optimizeDeps: { noDiscovery: true, include: ["fast-check"] },
+  test: {
+    name,
+    include: ["test/suite/**/*.test.ts", "test/browser/**/*.test.ts"],
+    testTimeout: TIMEOUT_MS,
+    hookTimeout: TIMEOUT_MS,
+    provide: { require_gpu: require_gpu && name === "chromium" },
+    browser: { enabled: true, screenshotFailures: false, ui: false, ...browser },
+    ...options,
+  },
+});
+
+const browsers = {
+  chromium: in_browser("chromium", {
+    headless: true,
+    provider: playwright({ launchOptions: CHROMIUM }),
+    instances: [{ browser: "chromium" }],
+  }),
+  firefox: in_browser("firefox", {
+    headless: true,
+    provider: playwright({ launchOptions: FIREFOX }),
+    instances: [{ browser: "firefox" }],
+  }),
+  webkit: in_browser(
+    "webkit",
+    { headless: false, provider: webkit_provider(), instances: [{ browser: "webkit" }] },
+    { setupFiles: ["test/support/browsers/memory_opfs.ts"] },
+  ),
+};
+const installed = (Object.keys(browsers) as Engine[]).filter((engine) => find_browser(engine) !== undefined);
+
 export default defineConfig({
   test: {
     projects: [
@@ -43,26 +81,7 @@ export default defineConfig({
           hookTimeout: TIMEOUT_MS,
         },
       },
-      {
-        resolve: { alias: aliases("web") },
-        optimizeDeps: { noDiscovery: true, include: ["fast-check"] },
-        test: {
-          name: "chromium",
-          include: ["test/suite/**/*.test.ts", "test/browser/**/*.test.ts"],
-          testTimeout: TIMEOUT_MS,
-          hookTimeout: TIMEOUT_MS,
-          provide: { require_gpu },
-          browser: {
-            enabled: true,
-            headless: true,
-            screenshotFailures: false,
-            provider: playwright({
-              launchOptions: { executablePath, args: launch_args },
-            }),
-            instances: [{ browser: "chromium" }],
-          },
-        },
-      },
+      ...installed.map((engine) => browsers[engine]),
     ],
   },
 });

@@ -149,6 +149,17 @@ need_chromium() {
   step "Chromium, by apt-get" apt_install chromium
 }
 
+# The other browsers of the tests. Usage: need_browser ENGINE NAME PACKAGE...
+need_browser() {
+  local engine=$1 name=$2
+  shift 2
+  node scripts/browsers.mjs "$engine" >/dev/null && return
+  if may_apt && quiet_step "$name, by apt-get" apt_install "$@" && node scripts/browsers.mjs "$engine" >/dev/null; then
+    return
+  fi
+  echo "  Tests in $name: skipped, it isn't installed (Debian: apt-get install $*)"
+}
+
 # The newest Node in addition to this one, for the tests of runtimes; npm has it as a package for each platform.
 newest_node=26.10.0
 need_newest_node() {

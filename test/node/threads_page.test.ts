@@ -2,11 +2,18 @@ import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname } from "node:path";
-import { type Browser, chromium, type Page } from "playwright";
+import { chromium, type Page } from "playwright";
 import type { EngineInfo, PretrainedOptions } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
 import { config_json, make_checkpoint } from "../real_size/weights.ts";
+import {
+  ENGINES,
+  start_browser,
+  type TestBrowser,
+  type TestPage,
+  with_page as use_page,
+} from "../support/browsers/browsers.ts";
+import { CHROMIUM } from "../support/browsers/launch_options.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
 // Threads and Workers in a browser: pages of their own, because they depend on the headers they are served with.
@@ -40,6 +47,32 @@ export async function run({ options, fixture, pixel_values = noise, dims = [1, 3
 if (typeof document === "undefined") onmessage = async ({ data }) => postMessage(await run(data));
 `;
 
+/** A service worker as many apps have it: it claims the page, and stays "activating" until that is done. */
+const CLAIMING = `
+addEventListener("install", () => skipWaiting());
+addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+addEventListener("fetch", (event) => event.respondWith(fetch(event.request)));
+`;
+
+/** The body of a page's function: a model on two threads is idle while the service worker claims the page. */
+const CLAIMED_WHILE_IDLE = `
+const { Tensor, ViTMSNForImageClassification } = await import("/dist/index.web.js");
+const config = { hidden_size: 192, num_hidden_layers: 2, num_attention_heads: 3, intermediate_size: 768 };
+const model = await ViTMSNForImageClassification.from_config(config, { num_threads: 2 });
+const pixel_values = new Tensor("float32", new Float32Array(3 * 224 * 224).fill(0.5), [1, 3, 224, 224]);
+const forward = async () => [...(await model.forward({ pixel_values })).logits.data].join();
+const before = await forward();
+const claimed = new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve));
+const registration = await navigator.serviceWorker.register("/claiming.js");
+await claimed;
+await fetch("/program.js", { signal: AbortSignal.timeout(60_000) });
+const same = (await forward()) === before;
+const { threads } = model.engine_info;
+await model.dispose();
+await registration.unregister();
+return "answered after the claim, and " + threads + " threads computed " + (same ? "the same" : "something else");
+`;
+
 /** The browser's only adapter, if it has one, is software. */
 const NO_GPU = expect.stringContaining("Not on WebGPU");
 
@@ -63,7 +96,6 @@ const PAGES: Record<string, Record<string, string>> = {
 };
 
 let server: Server;
-let browser: Browser;
 let host: string;
 let small: Record<string, Uint8Array>;
 
@@ -79,136 +111,165 @@ beforeAll(async () => {
       ? "<!doctype html>"
       : path === "program.js"
         ? PROGRAM
-        : path === "small.js"
-          ? SMALL
-          : path.startsWith("small/")
-            ? small[path.slice(6)]
-            : await readFile(new URL(path, root)).catch(() => undefined);
+        : path === "claiming.js"
+          ? CLAIMING
+          : path === "small.js"
+            ? SMALL
+            : path.startsWith("small/")
+              ? small[path.slice(6)]
+              : await readFile(new URL(path, root)).catch(() => undefined);
     const type = own ? "text/html" : (CONTENT_TYPES[extname(path)] ?? "application/octet-stream");
     response.writeHead(body === undefined ? 404 : 200, { "content-type": type, ...(own ?? ISOLATION) });
     response.end(body);
   }).listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   host = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  browser = await chromium.launch({ executablePath: find_chromium(), args: launch_args });
 });
-afterAll(async () => {
-  await browser.close();
-  server.close();
-});
+afterAll(() => void server.close());
 
-async function with_page<T>(path: string, body: (page: Page) => Promise<T>): Promise<T> {
-  const page = await browser.newPage();
-  try {
-    await page.goto(`${host}/${path}`);
-    return await body(page);
-  } finally {
-    await page.close();
-  }
-}
-
-/** Runs the program on the page's main thread. As text: the test runner rewrites imports in code. */
-const on_page = (page: Page, job: Job) =>
-  page.evaluate(`import("/program.js").then(({ run }) => run(${JSON.stringify(job)}))`) as Promise<Outcome>;
+/** Runs the program on the page's main thread. */
+const on_page = (page: TestPage, job: Job) =>
+  page.run<Outcome>('return (await import("/program.js")).run(arg)', job);
 
 /** Runs it in a Worker of the page. */
-const in_worker = (page: Page, job: Job) =>
-  page.evaluate(`new Promise((resolve, reject) => {
-    const worker = new Worker("/program.js", { type: "module" });
-    worker.onmessage = ({ data }) => resolve(data);
-    worker.onerror = ({ message }) => reject(new Error(message));
-    worker.postMessage(${JSON.stringify(job)});
-  })`) as Promise<Outcome>;
-
-describe("a cross-origin isolated page", () => {
-  test("computes on several threads, in the engine's Worker or in the page's, and gets the same bits", async () => {
-    await with_page("isolated", async (page) => {
-      const alone = await on_page(page, { options: {} });
-      expect(alone).toMatchObject({ level: "relaxed", threads: 1, worker: false });
-      const own = await on_page(page, { options: { num_threads: 3 } });
-      expect(own).toMatchObject({
-        level: "relaxed+threads",
-        threads: 3,
-        worker: true,
-        reasons: [NO_GPU],
-        warnings: [],
-      });
-      const inside = await in_worker(page, { options: { num_threads: 3 } });
-      expect(inside).toMatchObject({
-        level: "relaxed+threads",
-        threads: 3,
-        worker: false,
-        reasons: [NO_GPU],
-      });
-      const nested = await in_worker(page, { options: { num_threads: 2, worker: true } });
-      expect(nested).toMatchObject({ level: "relaxed+threads", threads: 2, worker: true, reasons: [NO_GPU] });
-      for (const { output } of [own, inside, nested]) expect(output).toEqual(alone.output);
-    });
-  });
-
-  test("runs on one thread where `worker` is false, and reports why", async () => {
-    const job = { options: { num_threads: 2, worker: false } };
-    const outcome = await with_page("isolated", (page) => on_page(page, job));
-    expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
-    expect(outcome.reasons.join(" ")).toContain("main thread");
-    expect(outcome.warnings).toHaveLength(1);
-  });
-
-  test.each(["float32", "float16", "bfloat16", "int8"] as const)(
-    "gives the reference's outputs on 2 and 3 threads: %s",
-    async (dtype) => {
-      await with_page("isolated", async (page) => {
-        for (const fixture of FIXTURES) {
-          const expected = await read_tensors(`test/fixtures/${fixture}/expected.safetensors`);
-          const { data, dims } = expected.get("in.pixel_values") as FixtureTensor;
-          for (const num_threads of [2, 3]) {
-            const outcome = await on_page(page, {
-              options: { num_threads, dtype },
-              fixture,
-              pixel_values: Array.from(data as Float32Array),
-              dims,
-              interpolate_pos_encoding: fixture === "interpolate",
-            });
-            expect(outcome).toMatchObject({ level: "relaxed+threads", threads: num_threads, worker: true });
-            const logits = expected.get("out.logits")?.data as Float32Array;
-            expect(max_difference(outcome.output, logits), fixture).toBeLessThan(TOLERANCES[dtype]);
-          }
-        }
-      });
-    },
+const in_worker = (page: TestPage, job: Job) =>
+  page.run<Outcome>(
+    `return new Promise((resolve, reject) => {
+      // Firefox ends a Worker that nothing refers to, whatever it waits for.
+      const worker = globalThis.worker = new Worker("/program.js", { type: "module" });
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+      worker.postMessage(arg);
+    })`,
+    job,
   );
-});
+
+/** The best level for one thread: not every browser has relaxed SIMD. */
+const simd_level = (page: TestPage) =>
+  page.run<string>(
+    `const binary = await (await fetch("/dist/vit_msn_relaxed.wasm")).arrayBuffer();
+    return WebAssembly.validate(binary) ? "relaxed" : "simd128";`,
+  );
 
 /** Of test/suite/parity.test.ts, which runs all of them here on one thread and in Node on several. */
 const FIXTURES = ["tiny", "tiny_rect", "tiny_nobias", "odd_heads", "interpolate", "multi_label"];
 const TOLERANCES = { float32: 1e-4, float16: 5.4e-3, bfloat16: 4e-2, int8: 8e-2 } as const;
 
-describe("a page that is not isolated", () => {
-  test.each([
-    ["its main thread", on_page],
-    ["its Worker", in_worker],
-  ])("runs on one thread and reports why: %s", async (_, run) => {
-    const outcome = await with_page("plain", (page) => run(page, { options: { num_threads: 2 } }));
-    expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
-    expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
-    expect(outcome.warnings).toHaveLength(1);
+describe.each(ENGINES)("%s", (engine) => {
+  let browser: TestBrowser;
+  let level: string;
+  beforeAll(async () => {
+    browser = await start_browser(engine);
+    level = await with_page("plain", simd_level);
+  });
+  afterAll(() => browser.close());
+  const with_page = <T>(path: string, body: (page: TestPage) => Promise<T>) =>
+    use_page(browser, `${host}/${path}`, body);
+  /** Why it isn't on WebGPU, and why it isn't on relaxed SIMD where it isn't. */
+  const reasons = () => (level === "relaxed" ? [NO_GPU] : [NO_GPU, expect.stringContaining("Relaxed SIMD")]);
+
+  describe("a cross-origin isolated page", () => {
+    test("computes on several threads, in the engine's Worker or in the page's, and gets the same bits", async () => {
+      await with_page("isolated", async (page) => {
+        const alone = await on_page(page, { options: {} });
+        expect(alone).toMatchObject({ level, threads: 1, worker: false });
+        const own = await on_page(page, { options: { num_threads: 3 } });
+        expect(own).toMatchObject({
+          level: `${level}+threads`,
+          threads: 3,
+          worker: true,
+          reasons: reasons(),
+          warnings: [],
+        });
+        const inside = await in_worker(page, { options: { num_threads: 3 } });
+        expect(inside).toMatchObject({
+          level: `${level}+threads`,
+          threads: 3,
+          worker: false,
+          reasons: reasons(),
+        });
+        const nested = await in_worker(page, { options: { num_threads: 2, worker: true } });
+        expect(nested).toMatchObject({
+          level: `${level}+threads`,
+          threads: 2,
+          worker: true,
+          reasons: reasons(),
+        });
+        for (const { output } of [own, inside, nested]) expect(output).toEqual(alone.output);
+      });
+    });
+
+    test("runs on one thread where `worker` is false, and reports why", async () => {
+      const job = { options: { num_threads: 2, worker: false } };
+      const outcome = await with_page("isolated", (page) => on_page(page, job));
+      expect(outcome).toMatchObject({ level, threads: 1, worker: false });
+      expect(outcome.reasons.join(" ")).toContain("main thread");
+      expect(outcome.warnings).toHaveLength(1);
+    });
+
+    test.each(["float32", "float16", "bfloat16", "int8"] as const)(
+      "gives the reference's outputs on 2 and 3 threads: %s",
+      async (dtype) => {
+        await with_page("isolated", async (page) => {
+          for (const fixture of FIXTURES) {
+            const expected = await read_tensors(`test/fixtures/${fixture}/expected.safetensors`);
+            const { data, dims } = expected.get("in.pixel_values") as FixtureTensor;
+            for (const num_threads of [2, 3]) {
+              const outcome = await on_page(page, {
+                options: { num_threads, dtype },
+                fixture,
+                pixel_values: Array.from(data as Float32Array),
+                dims,
+                interpolate_pos_encoding: fixture === "interpolate",
+              });
+              expect(outcome).toMatchObject({
+                level: `${level}+threads`,
+                threads: num_threads,
+                worker: true,
+              });
+              const logits = expected.get("out.logits")?.data as Float32Array;
+              expect(max_difference(outcome.output, logits), fixture).toBeLessThan(TOLERANCES[dtype]);
+            }
+          }
+        });
+      },
+    );
   });
 
-  test("can have the engine in a Worker all the same", async () => {
+  test("idle threads don't hold up an app's service worker that claims the page", async () => {
+    await with_page("isolated", async (page) => {
+      const answer = await page.run<string>(CLAIMED_WHILE_IDLE);
+      expect(answer).toBe("answered after the claim, and 2 threads computed the same");
+    });
+  });
+
+  describe("a page that is not isolated", () => {
+    test.each([
+      ["its main thread", on_page],
+      ["its Worker", in_worker],
+    ])("runs on one thread and reports why: %s", async (_, run) => {
+      const outcome = await with_page("plain", (page) => run(page, { options: { num_threads: 2 } }));
+      expect(outcome).toMatchObject({ level, threads: 1, worker: false });
+      expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
+      expect(outcome.warnings).toHaveLength(1);
+    });
+
+    test("can have the engine in a Worker all the same", async () => {
+      const job = { options: { num_threads: 2, worker: true } };
+      const outcome = await with_page("plain", (page) => on_page(page, job));
+      expect(outcome).toMatchObject({ level, threads: 1, worker: true });
+      expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
+      expect(outcome.warnings).toHaveLength(1);
+    });
+  });
+
+  test("where the page's policy forbids Workers, the model runs on the page's thread and reports why", async () => {
     const job = { options: { num_threads: 2, worker: true } };
-    const outcome = await with_page("plain", (page) => on_page(page, job));
-    expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: true });
-    expect(outcome.reasons.join(" ")).toContain("crossOriginIsolated");
-    expect(outcome.warnings).toHaveLength(1);
+    const outcome = await with_page("no_workers", (page) => on_page(page, job));
+    expect(outcome).toMatchObject({ level, threads: 1, worker: false });
+    expect(outcome.reasons[0]).toContain("can't run in a Worker here");
+    expect(outcome.warnings[0]).toContain("worker is true");
   });
-});
-
-test("where the page's policy forbids Workers, the model runs on the page's thread and reports why", async () => {
-  const job = { options: { num_threads: 2, worker: true } };
-  const outcome = await with_page("no_workers", (page) => on_page(page, job));
-  expect(outcome).toMatchObject({ level: "relaxed", threads: 1, worker: false });
-  expect(outcome.reasons[0]).toContain("can't run in a Worker here");
-  expect(outcome.warnings[0]).toContain("worker is true");
 });
 
 /** Loads a model of small's size and runs it. */
@@ -227,28 +288,34 @@ export async function run(options) {
 `;
 
 /** What the model's engine was, and for how many seconds the page's main thread was busy. */
-async function watch(options: PretrainedOptions) {
-  return with_page("isolated", async (page) => {
-    const session = await page.context().newCDPSession(page);
-    await session.send("Performance.enable");
-    const busy_seconds = async () => {
-      const { metrics } = await session.send("Performance.getMetrics");
-      return metrics.find(({ name }) => name === "TaskDuration")?.value as number;
-    };
-    const before = await busy_seconds();
-    const engine = (await page.evaluate(
-      `import("/small.js").then(({ run }) => run(${JSON.stringify(options)}))`,
-    )) as { worker: boolean; threads: number };
-    return { ...engine, busy: (await busy_seconds()) - before };
-  });
+async function watch(page: Page, options: PretrainedOptions) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Performance.enable");
+  const busy_seconds = async () => {
+    const { metrics } = await session.send("Performance.getMetrics");
+    return metrics.find(({ name }) => name === "TaskDuration")?.value as number;
+  };
+  await page.goto(`${host}/isolated`);
+  const before = await busy_seconds();
+  const engine = (await page.evaluate(
+    `import("/small.js").then(({ run }) => run(${JSON.stringify(options)}))`,
+  )) as { worker: boolean; threads: number };
+  return { ...engine, busy: (await busy_seconds()) - before };
 }
 
+// Only Chromium's protocol reports how long a page was busy.
 test("a page stays free while the engine's Worker loads a model of small's size and runs it", async () => {
-  const here = await watch({});
-  const there = await watch({ num_threads: 2 });
-  console.log(
-    `The page was busy for ${here.busy.toFixed(2)} s, with a Worker for ${there.busy.toFixed(2)} s`,
-  );
-  expect([here.worker, there.worker, there.threads]).toEqual([false, true, 2]);
-  expect(there.busy).toBeLessThan(here.busy / 4);
+  const browser = await chromium.launch(CHROMIUM);
+  try {
+    const page = await browser.newPage();
+    const here = await watch(page, {});
+    const there = await watch(page, { num_threads: 2 });
+    console.log(
+      `The page was busy for ${here.busy.toFixed(2)} s, with a Worker for ${there.busy.toFixed(2)} s`,
+    );
+    expect([here.worker, there.worker, there.threads]).toEqual([false, true, 2]);
+    expect(there.busy).toBeLessThan(here.busy / 4);
+  } finally {
+    await browser.close();
+  }
 });

@@ -4,6 +4,7 @@ import { load_wasm_module } from "../../ts/engine/wasm/load_wasm.ts";
 import { create_wasm_engine, type WasmEngine } from "../../ts/engine/wasm/wasm_engine.ts";
 import type { VitMsnError } from "../../ts/errors.ts";
 import { read_file } from "../support/files.ts";
+import { runnable_levels } from "../support/levels.ts";
 
 /** Values in -1..1 that look random and are the same on every run. */
 function values(count: number, seed: number): Float32Array<ArrayBuffer> {
@@ -16,7 +17,9 @@ function values(count: number, seed: number): Float32Array<ArrayBuffer> {
 
 const size_of = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
 
-describe.each(["simd128", "relaxed", "simd128_threads", "relaxed_threads"])("learning on %s", (level) => {
+const LEVELS = await runnable_levels("simd128", "relaxed", "simd128_threads", "relaxed_threads");
+
+describe.each(LEVELS)("learning on %s", (level) => {
   let engine: WasmEngine;
   beforeAll(async () => {
     const bytes = new Uint8Array(await read_file(`dist/vit_msn_${level}.wasm`));

@@ -1,0 +1,72 @@
+// Finds the browsers of the tests. As a program: prints the path of the one named, or exits with 1 where there is none.
+// Usage: browsers.mjs chromium|firefox|webkit
+import { accessSync, constants, readdirSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { find_chromium } from "./chromium.mjs";
+
+/** @typedef {"chromium" | "firefox" | "webkit"} Engine */
+
+/** @type {Readonly<Record<Engine, () => string | undefined>>} */
+const FINDERS = { chromium: find_chromium, firefox: find_firefox, webkit: find_webkit };
+
+/** The path of an engine's browser; undefined where it isn't installed. @param {Engine} engine */
+export function find_browser(engine) {
+  return FINDERS[engine]();
+}
+
+/** FIREFOX_PATH, or the system's stock Firefox, which Playwright drives over WebDriver BiDi. */
+function find_firefox() {
+  if (process.env.FIREFOX_PATH) return process.env.FIREFOX_PATH;
+  return first_executable([
+    ...in_path("firefox-esr", "firefox"),
+    "/Applications/Firefox.app/Contents/MacOS/firefox",
+    "C:\\Program Files\\Mozilla Firefox\\firefox.exe",
+  ]);
+}
+
+/**
+ * WebKitGTK's smallest browser, next to the driver that starts it. Debian puts it into the library's folder.
+ */
+function find_webkit() {
+  if (first_executable(in_path("WebKitWebDriver")) === undefined) return undefined;
+  const folders = ["/usr/lib", "/usr/libexec", ...subfolders("/usr/lib")];
+  return first_executable(folders.map((folder) => join(folder, "webkit2gtk-4.1/MiniBrowser")));
+}
+
+/** @param {string} folder */
+function subfolders(folder) {
+  try {
+    return readdirSync(folder).map((name) => join(folder, name));
+  } catch {
+    return [];
+  }
+}
+
+/** @param {string[]} names */
+function in_path(...names) {
+  const folders = (process.env.PATH ?? "").split(delimiter);
+  return folders.flatMap((folder) => names.map((name) => join(folder, name)));
+}
+
+/** @param {readonly string[]} paths */
+export function first_executable(paths) {
+  return paths.find((path) => {
+    try {
+      accessSync(path, constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+// A bundle that holds this file isn't this program.
+if (
+  import.meta.url.endsWith("/browsers.mjs") &&
+  import.meta.url === pathToFileURL(process.argv[1] ?? "").href
+) {
+  const path = find_browser(/** @type {Engine} */ (process.argv[2]));
+  if (path === undefined || first_executable([path]) === undefined) process.exitCode = 1;
+  else console.log(path);
+}
