@@ -13,6 +13,8 @@ import { no_webgpu } from "../support/webgpu.ts";
 const in_page = typeof document !== "undefined";
 const original = { ...env };
 
+const TILES = ["128x128/8x8", "32x32/4x4", "64x64/4x4", "64x64/8x8"];
+
 /** A choice as it is in a file. */
 interface Kept {
   origin: string;
@@ -85,11 +87,11 @@ describe("choices", () => {
     inputs: 384,
     outputs: 1152,
     dtype: "float32",
-    tile: 64,
-    default_tile: 128,
-    ms: { 32: 3, 64: 1.5, 128: 2 },
+    tile: "64x64/8x8",
+    default_tile: "128x128/8x8",
+    ms: { "32x32/4x4": 3, "64x64/8x8": 1.5, "128x128/8x8": 2 },
   };
-  const OTHER: TileChoice = { ...CHOICE, dtype: "int8", rows: 788, tile: 32, ms: { 32: 1, 64: 1.5, 128: 2 } };
+  const OTHER: TileChoice = { ...CHOICE, dtype: "int8", rows: 788, tile: "32x32/4x4" };
 
   /** What a program on an adapter finds that has chosen nothing itself. */
   async function found(adapter = ADAPTER, binary = "abc"): Promise<TileChoice[]> {
@@ -112,7 +114,7 @@ describe("choices", () => {
     await keep(OTHER);
     expect((await files()).size).toBe(1);
     expect(new Set(await found())).toEqual(new Set([CHOICE, OTHER]));
-    const newer = { ...CHOICE, tile: 128, ms: { 32: 3, 64: 1.5, 128: 1 } };
+    const newer = { ...CHOICE, tile: "128x128/8x8" };
     await keep(newer);
     expect(new Set(await found())).toEqual(new Set([newer, OTHER]));
     expect(warnings).toEqual([]);
@@ -143,10 +145,10 @@ describe("choices", () => {
     ["a choice that is none", (kept) => ({ ...kept, choices: [CHOICE, null] })],
     ["a size that is none", with_choice({ rows: "all" })],
     ["no tile", with_choice({ tile: undefined })],
-    ["a fraction of a tile", with_choice({ tile: 1.5 })],
+    ["the side of a tile", with_choice({ tile: 64 })],
     ["an unknown dtype", with_choice({ dtype: "float12" })],
     ["no times", with_choice({ ms: null })],
-    ["times that are none", with_choice({ ms: { 32: "short" } })],
+    ["times that are none", with_choice({ ms: { "32x32/4x4": "short" } })],
   ])("are none where the file has %s, and it is written again", async (_, damage) => {
     await keep(CHOICE);
     await rewrite(damage);
@@ -203,24 +205,28 @@ async function tune_in_frame(program: TuningProgram): Promise<Tuned> {
 
 test.skipIf(no_webgpu !== undefined)(
   "a model is tuned once, for later programs too, unless it is asked for again",
-  { timeout: 240_000 },
+  { timeout: 480_000 },
   async () => {
     const first = await tune();
     expect(first.choices.length).toBeGreaterThanOrEqual(5);
     // Times that nothing takes: they tell choices that were read. Two of them don't hold on this device.
     const told: TileChoice[] = first.choices.map((choice) => ({
       ...choice,
-      tile: 128,
-      ms: { 32: 3e3, 64: 2e3, 128: 1e3 },
+      tile: "128x128/8x8",
+      ms: Object.fromEntries(TILES.map((tile) => [tile, 1e3])),
     }));
     const [no_such_tile, no_such_time, ...holding] = told as [TileChoice, TileChoice, ...TileChoice[]];
-    const changed = [{ ...no_such_tile, tile: 7 }, { ...no_such_time, ms: { 128: 1e3 } }, ...holding];
+    const changed = [
+      { ...no_such_tile, tile: "7x7/1x1" },
+      { ...no_such_time, ms: { "128x128/8x8": 1e3 } },
+      ...holding,
+    ];
     await rewrite(({ origin }) => ({ origin, choices: changed }));
 
     const second = await tune({ by_option: !in_page });
     expect(second.choices.slice(2)).toEqual(holding);
     for (const { tile, ms } of second.choices.slice(0, 2)) {
-      expect(Object.keys(ms)).toEqual(["32", "64", "128"]);
+      expect(Object.keys(ms).sort()).toEqual(TILES);
       expect(ms[tile]).toBe(Math.min(...Object.values(ms)));
       expect(ms[tile]).toBeLessThan(1e3);
     }

@@ -1,4 +1,4 @@
-import { Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
+import { RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { open_device, type Pretence, type Seen, watched } from "../support/gpu_devices.ts";
 import { error_of } from "../support/rejections.ts";
@@ -84,6 +84,24 @@ describe.skipIf(no_webgpu !== undefined)("forwards on WebGPU", () => {
     await model.dispose();
     view.destroy();
   });
+
+  test.each([true, false])(
+    "await one answer of the device for each image, as a GPU: %s",
+    async (is_hardware) => {
+      const { seen, view } = watched(await open_device(), { is_hardware });
+      const model = await load(view);
+      const processor = new ViTImageProcessor({ size: { height: 32, width: 32 } });
+      const image = new RawImage(new Uint8ClampedArray(40 * 40 * 3).fill(99), 40, 40, 3);
+      for (let i = 0; i < 3; i++) {
+        seen.answers = 0;
+        const { pixel_values } = await processor(image, { device: model });
+        await model.forward({ pixel_values });
+        expect(seen.answers).toBe(1);
+      }
+      await model.dispose();
+      view.destroy();
+    },
+  );
 
   test("are submitted before the device has reported whether it accepted their calls", async () => {
     const pretence: Pretence = { is_hardware: true };

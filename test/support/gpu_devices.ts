@@ -59,6 +59,8 @@ export interface Seen {
   command_buffers: number;
   scopes: number;
   bind_groups: number;
+  /** Results or ends of work that were awaited. */
+  answers: number;
 }
 
 export interface Pretence {
@@ -99,10 +101,12 @@ export function watched(device: GPUDevice, pretence: Pretence = {}): { seen: See
     command_buffers: 0,
     scopes: 0,
     bind_groups: 0,
+    answers: 0,
   };
   const { binds, is_hardware, name, refuses_ahead, polls_on_submission } = pretence;
   const submitted = new Occasion();
   const noticed = async (done: Promise<unknown>) => {
+    seen.answers += 1;
     await done;
     if (polls_on_submission) await submitted.next();
     await pretence.finished?.();
@@ -151,7 +155,8 @@ export function watched(device: GPUDevice, pretence: Pretence = {}): { seen: See
   return { seen, view: view_of(device, own) };
 }
 
-function view_of<T extends object>(target: T, own: Record<string, unknown>): T {
+/** The object with some members replaced. */
+export function view_of<T extends object>(target: T, own: Record<string, unknown>): T {
   return new Proxy(target, {
     get(_, name) {
       if (Object.hasOwn(own, name)) return own[name as string];

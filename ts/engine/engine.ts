@@ -272,20 +272,20 @@ export interface LayerShape {
 
 /** The tile chosen for layers of a shape. */
 export interface TileChoice extends LayerShape {
-  /** Rows and columns of the results that a workgroup computes. */
-  readonly tile: number;
+  /** For example "64x64/4x4": a workgroup computes 64×64 results, each of its invocations 4×4 of them. */
+  readonly tile: string;
   /** The tile that is used without a measurement. */
-  readonly default_tile: number;
-  /** The milliseconds of each tile for one layer, by the tile's side. */
-  readonly ms: Readonly<Record<number, number>>;
+  readonly default_tile: string;
+  /** The milliseconds of each tile for one layer. */
+  readonly ms: Readonly<Record<string, number>>;
 }
 
 /** An engine that has more than one tile for a linear layer. */
 export interface TiledEngine {
   layer_shape(weights: LinearHandle, rows: number): LayerShape;
-  /** The sides of the tiles that can compute such a layer, the default one first. */
-  tiles(shape: LayerShape): number[];
-  choose_tile(shape: LayerShape, side: number): void;
+  /** The tiles that can compute such a layer, the default one first. */
+  tiles(shape: LayerShape): string[];
+  choose_tile(shape: LayerShape, tile: string): void;
   /** Whether a choice still applies: this device can run its tile, and all tiles were measured. */
   still_holds(choice: TileChoice): boolean;
   /** The choice made on this adapter, by this program or an earlier one. */

@@ -1,6 +1,7 @@
 //! The device: how it is opened, and how its faults become errors.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -33,6 +34,12 @@ pub struct ContextOptions {
     /// Default: WebGPU's.
     pub limits: RequestedLimits,
 }
+
+/// PCI vendors whose GPUs have few registers per invocation: Intel, Qualcomm and ARM.
+const FEW_REGISTERS: [u32; 3] = [0x8086, 0x5143, 0x13b5];
+
+/// The name of the variants of kernels with subgroups.
+pub(crate) const SUBGROUPS: &str = "subgroups";
 
 type ErrorFuture = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
@@ -69,6 +76,8 @@ impl Scopes {
 /// Calls whose errors the device hasn't reported yet. Several callers may await the same one.
 struct Unsettled {
     what: String,
+    /// The label of the pipeline that the calls create.
+    pipeline: Option<String>,
     outcome: RefCell<Outcome>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -113,6 +122,11 @@ pub struct Context {
     is_software: bool,
     has_subgroups: bool,
     has_packed_dot: bool,
+    has_few_registers: bool,
+    /// Variants of kernels that failed the self-test, by name.
+    disabled: RefCell<Vec<String>>,
+    /// Labels of pipelines that the driver refused.
+    refused: RefCell<Vec<String>>,
     unsettled: RefCell<Vec<Rc<Unsettled>>>,
     /// The op being computed, for error messages.
     op: Cell<&'static str>,
@@ -197,12 +211,15 @@ impl Context {
         Self {
             limits: device.limits(),
             is_software: is_software(&adapter),
+            has_few_registers: FEW_REGISTERS.contains(&adapter.vendor),
             has_subgroups: device.features().contains(wgpu::Features::SUBGROUP),
             has_packed_dot: false,
             device,
             queue,
             adapter,
             fault,
+            disabled: RefCell::default(),
+            refused: RefCell::default(),
             unsettled: RefCell::default(),
             op: Cell::default(),
             shortages: Cell::default(),
@@ -213,9 +230,11 @@ impl Context {
         self.shortages.get()
     }
 
-    fn note(&self, error: &Error) {
-        if matches!(error, Error::OutOfMemory(_)) {
-            self.shortages.set(self.shortages.get() + 1);
+    fn note(&self, error: &Error, pipeline: Option<&str>) {
+        match (error, pipeline) {
+            (Error::OutOfMemory(_), _) => self.shortages.set(self.shortages.get() + 1),
+            (Error::Unsupported(_), Some(label)) => self.refuse(label),
+            _ => {}
         }
     }
 
@@ -239,6 +258,13 @@ impl Context {
         self
     }
 
+    /// Lets kernels use few registers per invocation. In browsers wgpu doesn't know an adapter's vendor; the code that
+    /// opened it may.
+    pub fn with_few_registers(mut self) -> Self {
+        self.has_few_registers = true;
+        self
+    }
+
     /// Uses the GPU kernels even on software adapters, where they are slow. For tests.
     pub fn as_a_gpu(mut self) -> Self {
         self.is_software = false;
@@ -257,12 +283,37 @@ impl Context {
 
     /// Whether kernels may use subgroups.
     pub(crate) fn has_subgroups(&self) -> bool {
-        self.has_subgroups
+        self.has_subgroups && self.uses(SUBGROUPS)
+    }
+
+    /// Whether registers of an invocation that computes many results overflow to memory.
+    pub(crate) fn has_few_registers(&self) -> bool {
+        self.has_few_registers
     }
 
     /// Whether kernels may use dot products of four bytes.
     pub(crate) fn has_packed_dot(&self) -> bool {
         self.has_packed_dot
+    }
+
+    /// From now on, kernels don't use the variant of this name: see [`crate::self_test`].
+    pub fn disable(&self, variant: &str) {
+        self.disabled.borrow_mut().push(variant.to_string());
+    }
+
+    /// Whether kernels may use the variant of this name.
+    pub(crate) fn uses(&self, variant: impl fmt::Display) -> bool {
+        let disabled = self.disabled.borrow();
+        disabled.is_empty() || !disabled.contains(&variant.to_string())
+    }
+
+    /// Notes that the driver refuses the pipeline with this label. Ops then use another one, where they have one.
+    pub fn refuse(&self, label: &str) {
+        self.refused.borrow_mut().push(label.to_string());
+    }
+
+    pub(crate) fn refuses(&self, label: &str) -> bool {
+        self.refused.borrow().iter().any(|other| other == label)
     }
 
     /// The device's limits, which are those requested.
@@ -317,6 +368,28 @@ impl Context {
     /// # Errors
     /// OUT_OF_MEMORY, UNSUPPORTED if the device refuses the calls, ENGINE_DEAD if it is lost.
     pub(crate) fn checked<T>(&self, what: &str, calls: impl FnOnce() -> T) -> Result<T> {
+        self.checked_for(None, what, calls)
+    }
+
+    /// [`Context::checked`] for calls that create the pipeline with this label, which is noted if it is refused.
+    ///
+    /// # Errors
+    /// As [`Context::checked`].
+    pub(crate) fn checked_pipeline<T>(
+        &self,
+        label: &str,
+        what: &str,
+        calls: impl FnOnce() -> T,
+    ) -> Result<T> {
+        self.checked_for(Some(label), what, calls)
+    }
+
+    fn checked_for<T>(
+        &self,
+        pipeline: Option<&str>,
+        what: &str,
+        calls: impl FnOnce() -> T,
+    ) -> Result<T> {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         self.check_alive()?;
         let scopes = [OutOfMemory, Internal, Validation].map(|f| self.device.push_error_scope(f));
@@ -331,11 +404,12 @@ impl Context {
             Poll::Ready(None) => {}
             Poll::Ready(Some(error)) => {
                 let error = refusal(what, error);
-                self.note(&error);
+                self.note(&error, pipeline);
                 return Err(error);
             }
             Poll::Pending => self.unsettled.borrow_mut().push(Rc::new(Unsettled {
                 what: what.to_string(),
+                pipeline: pipeline.map(str::to_string),
                 outcome: RefCell::new(Outcome::Pending(scopes)),
                 waiting: RefCell::default(),
             })),
@@ -352,7 +426,8 @@ impl Context {
         let mut first = None;
         for calls in &unsettled {
             let error = poll_fn(|context| calls.poll(context)).await;
-            error.iter().for_each(|error| self.note(error));
+            let pipeline = calls.pipeline.as_deref();
+            error.iter().for_each(|error| self.note(error, pipeline));
             first = first.or(error);
         }
         self.unsettled
@@ -481,7 +556,10 @@ mod tests {
     }
 
     /// A call whose error arrives later, when the test sends it.
-    fn reported_later(context: &Context) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
+    fn reported_later(
+        context: &Context,
+        pipeline: Option<&str>,
+    ) -> futures_channel::oneshot::Sender<Option<wgpu::Error>> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         let error: ErrorFuture = Box::pin(async { receiver.await.unwrap() });
         let scopes = Scopes {
@@ -490,6 +568,7 @@ mod tests {
         };
         context.unsettled.borrow_mut().push(Rc::new(Unsettled {
             what: "a tensor".to_string(),
+            pipeline: pipeline.map(str::to_string),
             outcome: RefCell::new(Outcome::Pending(scopes)),
             waiting: RefCell::default(),
         }));
@@ -499,7 +578,7 @@ mod tests {
     #[test]
     fn all_who_wait_hear_of_an_error_and_none_who_comes_later() {
         let Some(context) = context() else { return };
-        let sender = reported_later(&context);
+        let sender = reported_later(&context, None);
         let (mut first, mut second) = (Box::pin(context.settle()), Box::pin(context.settle()));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
@@ -550,6 +629,21 @@ mod tests {
                 Poll::Ready(Some(wgpu::Error::OutOfMemory { .. }))
             ));
         }
+    }
+
+    #[test]
+    fn a_pipeline_that_is_refused_later_is_known_from_then_on() {
+        let Some(context) = context() else { return };
+        let sender = reported_later(&context, Some("linear 1"));
+        let error = wgpu::Error::Internal {
+            source: Box::<dyn std::error::Error + Send + Sync>::from("registers"),
+            description: "too many registers".to_string(),
+        };
+        sender.send(Some(error)).unwrap();
+        assert!(!context.refuses("linear 1"));
+        let code = pollster::block_on(context.settle()).unwrap_err().code();
+        assert_eq!(code, "UNSUPPORTED");
+        assert!(context.refuses("linear 1") && !context.refuses("linear 2"));
     }
 
     #[derive(Default)]

@@ -13,6 +13,7 @@ mod context;
 mod kernels;
 mod pipelines;
 mod profile;
+mod self_test;
 mod stream;
 #[cfg(test)]
 mod test_support;
@@ -60,6 +61,7 @@ pub use kernels::tokens_backward::{
     take_tokens_backward,
 };
 pub use profile::OpProfile;
+pub use self_test::{plan_self_test, self_test};
 pub use stream::Stream;
 pub use tiles::LayerShape;
 pub use vit_msn_tensor::Pooling;

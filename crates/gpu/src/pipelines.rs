@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use vit_msn_tensor::Result;
+use vit_msn_tensor::{Error, Result};
 
 use crate::context::Context;
 
@@ -40,7 +40,12 @@ pub(crate) struct Arity {
 #[derive(Default)]
 pub(crate) struct PipelineCache {
     layouts: HashMap<Arity, wgpu::BindGroupLayout>,
-    pipelines: HashMap<(Kernel, Vec<u32>), wgpu::ComputePipeline>,
+    pipelines: HashMap<(Kernel, Vec<u32>), Compiled>,
+}
+
+struct Compiled {
+    pipeline: wgpu::ComputePipeline,
+    label: String,
 }
 
 impl PipelineCache {
@@ -64,14 +69,27 @@ impl PipelineCache {
         values: &[u32],
     ) -> Result<wgpu::ComputePipeline> {
         let key = (kernel, values.to_vec());
-        if let Some(pipeline) = self.pipelines.get(&key) {
-            return Ok(pipeline.clone());
+        if let Some(compiled) = self.pipelines.get(&key) {
+            check_accepted(context, kernel, &compiled.label)?;
+            return Ok(compiled.pipeline.clone());
         }
         let source = with_constants(kernel.sources, names, values);
+        let label = label(kernel, arity, &source);
+        check_accepted(context, kernel, &label)?;
         let layout = self.layout(context, arity).clone();
-        let pipeline = compile(context, kernel, &layout, &source)?;
-        self.pipelines.insert(key, pipeline.clone());
+        let pipeline = compile(context, kernel, &label, &layout, &source)?;
+        let compiled = Compiled {
+            pipeline: pipeline.clone(),
+            label,
+        };
+        self.pipelines.insert(key, compiled);
         Ok(pipeline)
+    }
+
+    #[cfg(test)]
+    pub fn labels(&self) -> Vec<String> {
+        let compiled = self.pipelines.values();
+        compiled.map(|compiled| compiled.label.clone()).collect()
     }
 
     /// The number of compiled pipelines.
@@ -119,14 +137,41 @@ fn with_constants(sources: &[&str], names: Constants, values: &[u32]) -> String 
     text
 }
 
+/// Names a pipeline by its op, bindings and text (FNV-1a), so that code that compiles it elsewhere can report a refusal.
+fn label(kernel: Kernel, arity: Arity, source: &str) -> String {
+    let hash = source
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let Arity { reads, writes } = arity;
+    format!(
+        "{} {} {reads} {writes} {hash:016x}",
+        kernel.name, kernel.entry_point
+    )
+}
+
+/// # Errors
+/// UNSUPPORTED if the driver refused the pipeline before.
+fn check_accepted(context: &Context, kernel: Kernel, label: &str) -> Result<()> {
+    if !context.refuses(label) {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "The GPU's driver refuses the kernel of {}: update the driver, or use device \"wasm\".",
+        kernel.name
+    )))
+}
+
 fn compile(
     context: &Context,
     kernel: Kernel,
+    label: &str,
     layout: &wgpu::BindGroupLayout,
     source: &str,
 ) -> Result<wgpu::ComputePipeline> {
     let device = context.device();
-    context.checked(kernel.name, || {
+    context.checked_pipeline(label, kernel.name, || {
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(source.into()),
@@ -137,7 +182,7 @@ fn compile(
             immediate_size: 0,
         });
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
+            label: Some(label),
             layout: Some(&layout),
             module: &module,
             entry_point: Some(kernel.entry_point),

@@ -243,6 +243,12 @@ impl Stream {
         self.plans
     }
 
+    /// The labels of all pipelines.
+    #[cfg(test)]
+    pub(crate) fn pipeline_labels(&self) -> Vec<String> {
+        self.pipelines.labels()
+    }
+
     /// The device.
     pub fn context(&self) -> &Rc<Context> {
         &self.context

@@ -20,18 +20,18 @@ pub struct LayerShape {
     pub dtype: Dtype,
 }
 
-/// The tiles that were measured to be the fastest, by side.
+/// The tiles that were measured to be the fastest, by id.
 #[derive(Default)]
-pub(crate) struct ChosenTiles(HashMap<LayerShape, usize>);
+pub(crate) struct ChosenTiles(HashMap<LayerShape, &'static str>);
 
 impl ChosenTiles {
-    /// The side of the tile chosen for layers of this shape.
-    pub fn side(&self, shape: LayerShape) -> Option<usize> {
+    /// The tile chosen for layers of this shape.
+    pub fn of(&self, shape: LayerShape) -> Option<&'static str> {
         self.0.get(&shape).copied()
     }
 
     /// Chooses a tile for layers of this shape.
-    pub fn choose(&mut self, shape: LayerShape, side: usize) {
-        self.0.insert(shape, side);
+    pub fn choose(&mut self, shape: LayerShape, id: &'static str) {
+        self.0.insert(shape, id);
     }
 }

@@ -27,7 +27,7 @@ export async function start_webgpu(
     const module = await load_wasm_module(given, "webgpu");
     if (!is_for_webgpu(module)) throw wrong_binary();
     const engine = await create_webgpu_engine(module, opened, cache_dir);
-    return { engine, device: "webgpu", engine_info: describe(opened, device) };
+    return { engine, device: "webgpu", engine_info: describe(opened, device, engine.findings) };
   } catch (error) {
     if (opened.is_own) opened.device.destroy();
     throw error;
@@ -41,7 +41,11 @@ function wrong_binary(): VitMsnError {
   );
 }
 
-function describe({ adapter }: OpenedDevice, device: "webgpu" | "auto" | GPUDevice): EngineInfo {
+function describe(
+  { adapter }: OpenedDevice,
+  device: "webgpu" | "auto" | GPUDevice,
+  findings: readonly string[],
+): EngineInfo {
   const kind = adapter.is_software ? "a software renderer on the CPU" : "a GPU";
   const why =
     typeof device === "object"
@@ -49,6 +53,6 @@ function describe({ adapter }: OpenedDevice, device: "webgpu" | "auto" | GPUDevi
       : device === "auto"
         ? "the best one available"
         : 'as device "webgpu" asks for';
-  const reasons = Object.freeze([`On WebGPU: ${adapter.name}, ${kind}, ${why}.`]);
+  const reasons = Object.freeze([`On WebGPU: ${adapter.name}, ${kind}, ${why}.`, ...findings]);
   return Object.freeze({ level: "webgpu", threads: 1, worker: false, reasons, adapter });
 }

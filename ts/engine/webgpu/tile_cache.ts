@@ -71,9 +71,9 @@ function parse(text: string, origin: string): TileChoice[] {
 function is_choice(value: TileChoice | null): value is TileChoice {
   if (typeof value?.ms !== "object" || value.ms === null) return false;
   const { rows, inputs, outputs, tile, default_tile, dtype, ms } = value;
-  const sizes = [rows, inputs, outputs, tile, default_tile];
   return (
-    sizes.every((size) => Number.isInteger(size) && size > 0) &&
+    [rows, inputs, outputs].every((size) => Number.isInteger(size) && size > 0) &&
+    [tile, default_tile].every((id) => typeof id === "string") &&
     WEIGHT_DTYPES.includes(dtype) &&
     Object.values(ms).every((time) => time >= 0)
   );

@@ -84,15 +84,15 @@ async function fastest_of(
   weights: LinearHandle,
 ): Promise<TileChoice> {
   const tiles = engine.tiles(shape);
-  const default_tile = tiles[0] as number;
-  const ms: Record<number, number> = {};
+  const default_tile = tiles[0] as string;
+  const ms: Record<string, number> = {};
   if (tiles.length > 1) {
     for (const tile of tiles) {
       engine.choose_tile(shape, tile);
       ms[tile] = await time_of(engine, weights, shape.rows);
     }
   }
-  const time = (tile: number) => ms[tile] ?? 0;
+  const time = (tile: string) => ms[tile] ?? 0;
   const tile = tiles.reduce((best, other) => (time(other) < time(best) ? other : best), default_tile);
   return Object.freeze({ ...shape, tile, default_tile, ms: Object.freeze(ms) });
 }

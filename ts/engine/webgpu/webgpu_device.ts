@@ -86,6 +86,14 @@ async function takes_subgroups(device: GPUDevice): Promise<boolean> {
   return (await device.popErrorScope()) === null;
 }
 
+/** Intel's, Qualcomm's and ARM's GPUs, by the vendor that browsers report or the name that drivers do. */
+const FEW_REGISTERS = /\b(?:intel|qualcomm|adreno|arm|mali|immortalis)\b/i;
+
+/** Whether the registers of an invocation that computes many results overflow to memory. */
+export function has_few_registers({ vendor, name }: AdapterInfo): boolean {
+  return FEW_REGISTERS.test(`${vendor} ${name}`);
+}
+
 async function request_adapter(gpu: GPU): Promise<GPUAdapter> {
   let cause: unknown;
   try {

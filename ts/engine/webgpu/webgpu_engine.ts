@@ -16,7 +16,7 @@ import type { Glue } from "../wasm/glue_ops.ts";
 import { WasmEngine } from "../wasm/wasm_engine.ts";
 import { Nudger, SubmissionClock, SubmissionLimit } from "./submissions.ts";
 import { shape_key, TileCache } from "./tile_cache.ts";
-import type { OpenedDevice } from "./webgpu_device.ts";
+import { has_few_registers, type OpenedDevice } from "./webgpu_device.ts";
 import { CompiledAhead, scope_of } from "./webgpu_scope.ts";
 
 type GpuGlue = ReturnType<typeof import("../generated/webgpu/glue.js").default>;
@@ -53,6 +53,8 @@ export async function create_webgpu_engine(
 export class WebGpuEngine extends WasmEngine {
   #glue: GpuGlue | undefined;
   readonly #opened: OpenedDevice;
+  /** What the self-test found, one sentence for each variant of kernels that isn't used because of it. */
+  readonly findings: string[] = [];
   readonly #ahead: CompiledAhead;
   readonly #tile_cache: TileCache;
   /** Whether ops only request their pipelines: see compile_ahead. */
@@ -112,9 +114,12 @@ export class WebGpuEngine extends WasmEngine {
     } catch {
       // A forward pass that fails here reports its error when it is really called.
     }
-    const compiled = this.#ahead.end();
+    const ended = this.#ahead.end();
     this.#plans = false;
     this.call(() => this.#glue?.end_plan());
+    const compiled = ended.then((refused) => {
+      for (const label of refused) this.#glue?.refuse_pipeline(label);
+    });
     return { compiled };
   }
 
@@ -204,8 +209,8 @@ export class WebGpuEngine extends WasmEngine {
     tiles: ({ rows, inputs, outputs, dtype }) => [
       ...this.#ask((glue) => glue.linear_tiles(rows, inputs, outputs, dtype)),
     ],
-    choose_tile: ({ rows, inputs, outputs, dtype }, side) =>
-      this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, side)),
+    choose_tile: ({ rows, inputs, outputs, dtype }, tile) =>
+      this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, tile)),
     still_holds: (choice) => {
       const tiles = this.tiled.tiles(choice);
       const is_offered = tiles[0] === choice.default_tile && tiles.includes(choice.tile);
@@ -231,10 +236,16 @@ export class WebGpuEngine extends WasmEngine {
     return this.call(() => question(this.#glue as GpuGlue));
   }
 
-  /** Opens the device and applies the tiles chosen on its adapter. @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY. */
+  /**
+   * Opens the device, tests it, and applies the tiles chosen on its adapter.
+   * @throws VitMsnError UNSUPPORTED or OUT_OF_MEMORY.
+   */
   async open(): Promise<void> {
     try {
-      await Promise.all([this.copy(() => this.#glue?.open(this.#opened.subgroups)), this.#tile_cache.read()]);
+      const { adapter, subgroups } = this.#opened;
+      const opening = this.copy(() => this.#glue?.open(subgroups, has_few_registers(adapter)));
+      await Promise.all([opening, this.#tile_cache.read()]);
+      await this.#test();
       for (const choice of this.#tile_cache.choices.values()) {
         if (this.tiled.still_holds(choice)) this.tiled.choose_tile(choice, choice.tile);
       }
@@ -243,6 +254,18 @@ export class WebGpuEngine extends WasmEngine {
       await this.dispose();
       throw error;
     }
+  }
+
+  /** Tests the kernels on this device; those that it computes wrong or refuses aren't used. */
+  async #test(): Promise<void> {
+    let found: string[];
+    do {
+      const { compiled } = await this.compile_ahead(async () => this.#ask((glue) => glue.plan_self_test()));
+      await compiled;
+      found = await this.copy(() => (this.#glue as GpuGlue).self_test());
+      this.findings.push(...found);
+      // Another pass tests what replaces the kernels that failed.
+    } while (found.length > 0);
   }
 
   /** Waits until the device has accepted all buffers and uploads. */

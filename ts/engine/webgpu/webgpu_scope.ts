@@ -32,17 +32,22 @@ export function scope_of(opened: OpenedDevice, ahead: CompiledAhead): GlueScope 
 /** Pipelines that are compiled before they are used. */
 export class CompiledAhead {
   #started: Promise<void>[] | undefined;
+  #refused: string[] = [];
 
   /** From now on, requested pipelines compile at the same time, and callers get a stand-in. */
   begin(): void {
     this.#started = [];
   }
 
-  /** Callers get real pipelines again; resolves when those requested since `begin` are compiled. */
-  async end(): Promise<void> {
+  /**
+   * Callers get real pipelines again; resolves when those requested since `begin` are compiled, with the labels of those
+   * that the driver refused.
+   */
+  async end(): Promise<string[]> {
     const started = this.#started;
     this.#started = undefined;
     await Promise.all(started ?? []);
+    return this.#refused.splice(0);
   }
 
   /** The pipeline, or a stand-in while pipelines are compiled ahead. */
@@ -51,12 +56,23 @@ export class CompiledAhead {
     if (this.#started === undefined)
       return made.get(entry_point, () => device.createComputePipeline(descriptor));
     if (!made.has(entry_point)) {
+      const store = (pipeline: GPUComputePipeline) => void made.get(entry_point, () => pipeline);
       const compiled = device.createComputePipelineAsync(descriptor);
-      // A refused pipeline is refused again on use, where the error names the op.
-      const nothing = () => {};
-      this.#started.push(compiled.then((pipeline) => void made.get(entry_point, () => pipeline), nothing));
+      this.#started.push(compiled.catch(() => this.#compile_now(device, descriptor)).then(store, () => {}));
     }
     return {} as GPUComputePipeline;
+  }
+
+  /** A pipeline that wasn't compiled ahead. @throws Error if the driver refuses it. */
+  async #compile_now(device: GPUDevice, descriptor: GPUComputePipelineDescriptor) {
+    device.pushErrorScope("internal");
+    device.pushErrorScope("validation");
+    const pipeline = device.createComputePipeline(descriptor);
+    const errors = await Promise.all([device.popErrorScope(), device.popErrorScope()]);
+    const error = errors.find((each) => each !== null);
+    if (error === undefined) return pipeline;
+    if (descriptor.label) this.#refused.push(descriptor.label);
+    throw new Error(error?.message);
   }
 }
 

@@ -102,6 +102,21 @@ impl Engine {
         Ok(self.backend.settle())
     }
 
+    /// Compiles the pipelines of the self-test.
+    pub fn plan_self_test(&mut self) -> Result<()> {
+        gpu::plan_self_test(&mut self.backend)
+    }
+
+    /// Disables the variants of kernels that fail on this device; resolves to a sentence about each.
+    pub fn self_test(&mut self) -> Result<impl Future<Output = Result<Vec<String>>> + use<>> {
+        gpu::self_test(&mut self.backend)
+    }
+
+    /// The driver refuses the pipeline with this label.
+    pub fn refuse_pipeline(&self, label: &str) {
+        self.backend.context().refuse(label);
+    }
+
     /// Limits the floating-point operations of one submission.
     pub fn limit_submissions(&mut self, flop: f64) {
         self.backend.limit_submissions(flop as u64);
@@ -146,15 +161,15 @@ impl Engine {
         Ok(self.handles.linear(weights)?.dtype().name().to_string())
     }
 
-    /// The tiles that can compute a layer, the default one first.
-    pub fn linear_tiles(&self, shape: LayerShape) -> Vec<u32> {
-        let sides = gpu::linear_tiles(&self.backend, shape);
-        sides.into_iter().map(|side| side as u32).collect()
+    /// The ids of the tiles that can compute a layer, the default one first.
+    pub fn linear_tiles(&self, shape: LayerShape) -> Vec<String> {
+        let ids = gpu::linear_tiles(&self.backend, shape);
+        ids.into_iter().map(str::to_string).collect()
     }
 
     /// Uses this tile for layers of this shape from now on.
-    pub fn choose_linear_tile(&mut self, shape: LayerShape, side: usize) -> Result<()> {
-        gpu::choose_linear_tile(&mut self.backend, shape, side)
+    pub fn choose_linear_tile(&mut self, shape: LayerShape, id: &str) -> Result<()> {
+        gpu::choose_linear_tile(&mut self.backend, shape, id)
     }
 
     /// Runs a layer to time it.

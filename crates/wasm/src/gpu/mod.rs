@@ -4,8 +4,9 @@ mod engine;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::pin::Pin;
 
-use js_sys::{Float32Array, Float64Array, Promise, Uint8Array};
+use js_sys::{Array, Float32Array, Float64Array, Promise, Uint8Array};
 use vit_msn_gpu::{Axis, Context, ContextOptions, ImagePlan, LayerShape, RequestedLimits};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor, Stream as Device};
 use vit_msn_tensor::{Dtype, Error, Result};
@@ -26,23 +27,33 @@ pub fn with_engine<T>(
     name: &'static str,
     op: impl FnOnce(&mut Engine) -> Result<T>,
 ) -> JsResult<T> {
-    ENGINE
-        .with_borrow_mut(|engine| {
-            let engine = engine.as_mut().ok_or_else(not_open)?;
+    let (mut op, mut result) = (Some(op), Err(not_open()));
+    // Through a pointer, so that only this closure is compiled once for each export.
+    on_engine(name, &mut |engine| {
+        if let Some(op) = op.take() {
+            result = op(engine);
+        }
+    });
+    result.map_err(to_js)
+}
+
+fn on_engine(name: &'static str, op: &mut dyn FnMut(&mut Engine)) {
+    ENGINE.with_borrow_mut(|engine| {
+        if let Some(engine) = engine {
             engine.begin_op(name);
-            op(engine)
-        })
-        .map_err(to_js)
+            op(engine);
+        }
+    });
 }
 
 fn not_open() -> Error {
     Error::InvalidArgument("This engine has no device yet: call open() first.".to_string())
 }
 
-/// Opens the device that TypeScript chose and offers to this instance as its `navigator.gpu`. `subgroups` says whether
-/// kernels can use subgroups, which can't be detected here.
+/// Opens the device that TypeScript chose and offers to this instance as its `navigator.gpu`. Whether kernels can use
+/// subgroups, and whether the GPU has few registers per invocation, can't be detected here.
 #[wasm_bindgen]
-pub async fn open(subgroups: bool) -> JsResult<()> {
+pub async fn open(subgroups: bool, few_registers: bool) -> JsResult<()> {
     let options = ContextOptions {
         allow_software: true,
         limits: RequestedLimits::Adapter,
@@ -50,6 +61,9 @@ pub async fn open(subgroups: bool) -> JsResult<()> {
     let mut context = Context::new(options).await.map_err(to_js)?;
     if subgroups {
         context = context.with_subgroups();
+    }
+    if few_registers {
+        context = context.with_few_registers();
     }
     let engine = Engine::new(context).map_err(to_js)?;
     ENGINE.set(Some(engine));
@@ -168,6 +182,32 @@ pub fn settle() -> JsResult<Promise> {
     promise("settle", Engine::settle, |()| Ok(JsValue::UNDEFINED))
 }
 
+/// Compiles the pipelines of the self-test.
+#[wasm_bindgen]
+pub fn plan_self_test() -> JsResult<()> {
+    with_engine("plan_self_test", Engine::plan_self_test)
+}
+
+/// Disables the variants of kernels that fail on this device; resolves to a sentence about each.
+#[wasm_bindgen(unchecked_return_type = "Promise<string[]>")]
+pub fn self_test() -> JsResult<Promise> {
+    promise("self_test", Engine::self_test, |findings| {
+        let sentences = findings
+            .iter()
+            .map(|sentence| JsValue::from(sentence.as_str()));
+        Ok(sentences.collect::<Array>().into())
+    })
+}
+
+/// Notes that the driver refuses the pipeline with this label.
+#[wasm_bindgen]
+pub fn refuse_pipeline(label: &str) -> JsResult<()> {
+    with_engine("refuse_pipeline", |engine| {
+        engine.refuse_pipeline(label);
+        Ok(())
+    })
+}
+
 /// From now on, what is recorded is submitted once it holds this many floating-point operations.
 #[wasm_bindgen]
 pub fn limit_submissions(flop: f64) -> JsResult<()> {
@@ -198,25 +238,30 @@ pub fn linear_dtype(weights: u32) -> JsResult<String> {
     with_engine("linear_dtype", |engine| engine.linear_dtype(weights))
 }
 
-/// The sides of the tiles that can compute such a layer, the default one first.
+/// The ids of the tiles that can compute such a layer, the default one first.
 #[wasm_bindgen]
-pub fn linear_tiles(rows: usize, inputs: usize, outputs: usize, dtype: &str) -> JsResult<Vec<u32>> {
+pub fn linear_tiles(
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    dtype: &str,
+) -> JsResult<Vec<String>> {
     with_engine("linear_tiles", |engine| {
         Ok(engine.linear_tiles(shape(rows, inputs, outputs, dtype)?))
     })
 }
 
-/// Uses the tile of this side for such layers from now on.
+/// Uses the tile of this id for such layers from now on.
 #[wasm_bindgen]
 pub fn choose_linear_tile(
     rows: usize,
     inputs: usize,
     outputs: usize,
     dtype: &str,
-    side: usize,
+    id: &str,
 ) -> JsResult<()> {
     with_engine("choose_linear_tile", |engine| {
-        engine.choose_linear_tile(shape(rows, inputs, outputs, dtype)?, side)
+        engine.choose_linear_tile(shape(rows, inputs, outputs, dtype)?, id)
     })
 }
 
@@ -338,9 +383,10 @@ where
     F: Future<Output = Result<T>> + 'static,
 {
     let pending = with_engine(name, start)?;
-    Ok(future_to_promise(async move {
-        pending.await.and_then(to_value).map_err(to_js)
-    }))
+    // Boxed, so that the promise's code is compiled once.
+    let value: Pin<Box<dyn Future<Output = JsResult<JsValue>>>> =
+        Box::pin(async move { pending.await.and_then(to_value).map_err(to_js) });
+    Ok(future_to_promise(value))
 }
 
 fn bytes(values: &[u8]) -> Result<JsValue> {

@@ -4,7 +4,7 @@ use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
 use crate::buffers::{Binding, GpuTensor, Stored};
-use crate::context::Context;
+use crate::context::{Context, SUBGROUPS};
 use crate::kernels::columns::copy_columns;
 use crate::kernels::dropout::{DROPOUT, Mask};
 use crate::kernels::linear::reads_halves;
@@ -39,16 +39,51 @@ enum Tile {
     Quads,
 }
 
+/// The name of the attention through workgroup memory without subgroups.
+pub(crate) const STAGED_ATTENTION: &str = "staged attention";
+
 impl Tile {
-    fn choose(context: &Context, head_dim: usize) -> Self {
-        if context.is_software() || head_dim > MAX_STAGED {
-            Self::Direct
-        } else if context.has_subgroups() {
-            Self::Quads
-        } else {
-            Self::Staged
+    /// In the order in which they are tried.
+    fn preferred(context: &Context, head_dim: usize) -> Vec<Self> {
+        let mut tiles = Vec::new();
+        if !context.is_software() && head_dim <= MAX_STAGED {
+            if context.has_subgroups() {
+                tiles.push(Self::Quads);
+            }
+            if context.uses(STAGED_ATTENTION) {
+                tiles.push(Self::Staged);
+            }
+        }
+        tiles.push(Self::Direct);
+        tiles
+    }
+}
+
+/// The name of the variant that computes attention first of all, if another can replace it.
+pub(crate) fn attention_variant(context: &Context) -> Option<&'static str> {
+    match Tile::preferred(context, 1)[0] {
+        Tile::Quads => Some(SUBGROUPS),
+        Tile::Staged => Some(STAGED_ATTENTION),
+        Tile::Direct => None,
+    }
+}
+
+/// Computes attention with the first tile that the driver accepts.
+fn by_an_accepted_tile<T>(
+    stream: &mut Stream,
+    head_dim: usize,
+    mut compute: impl FnMut(&mut Stream, Tile) -> Result<T>,
+) -> Result<T> {
+    let mut tiles = Tile::preferred(stream.context(), head_dim)
+        .into_iter()
+        .peekable();
+    while let Some(tile) = tiles.next() {
+        match compute(stream, tile) {
+            Err(Error::Unsupported(_)) if tiles.peek().is_some() => {}
+            result => return result,
         }
     }
+    unreachable!("the last tile's result is returned")
 }
 
 /// The widest head whose staged tile fits into WebGPU's 16 KiB of workgroup memory.
@@ -246,8 +281,9 @@ pub fn scaled_dot_product_attention(
     heads: usize,
 ) -> Result<GpuTensor> {
     let shape = AttentionShape::of(qkv, heads)?;
-    let tile = Tile::choose(stream.context(), shape.head_dim);
-    attention_with(stream, tile, qkv, &shape)
+    by_an_accepted_tile(stream, shape.head_dim, |stream, tile| {
+        attention_with(stream, tile, qkv, &shape)
+    })
 }
 
 /// [`scaled_dot_product_attention`], with the result in the format that suits its only reader.
@@ -261,14 +297,15 @@ pub fn scaled_dot_product_attention_for(
     reader: Option<&GpuLinear>,
 ) -> Result<Stored> {
     let shape = AttentionShape::of(qkv, heads)?;
-    let tile = Tile::choose(stream.context(), shape.head_dim);
     let halves = reader.is_some_and(|layer| reads_halves(stream, layer));
-    if tile == Tile::Direct || qkv.parts().len() > 1 || !halves {
-        return attention_with(stream, tile, qkv, &shape).map(Stored::Wide);
-    }
-    let y = stream.uninit_for(&shape.result_dims(), true)?;
-    shape.record_staged(stream, tile == Tile::Quads, qkv, (y.raw(), true))?;
-    Ok(y)
+    by_an_accepted_tile(stream, shape.head_dim, |stream, tile| {
+        if tile == Tile::Direct || qkv.parts().len() > 1 || !halves {
+            return attention_with(stream, tile, qkv, &shape).map(Stored::Wide);
+        }
+        let y = stream.uninit_for(&shape.result_dims(), true)?;
+        shape.record_staged(stream, tile == Tile::Quads, qkv, (y.raw(), true))?;
+        Ok(y)
+    })
 }
 
 fn attention_with(

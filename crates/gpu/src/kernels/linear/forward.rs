@@ -1,11 +1,12 @@
 //! Linear layers: a tiled GEMM whose epilogue applies bias, activation and residual.
 
+use std::fmt;
+
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Activation, Dtype, Error, Result, format_dims};
 
 use crate::buffers::{Activations, GpuTensor, Stored, row_windows};
 use crate::context::Context;
-use crate::kernels::ENOUGH_WORKGROUPS;
 use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
@@ -66,7 +67,7 @@ macro_rules! packed {
 
 /// How x and the weight are multiplied. The final sums are float32. The last two require staged tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arithmetic {
+pub(crate) enum Arithmetic {
     /// As float32; weights are widened.
     Wide,
     /// As float16: for float16 weights, if the device supports float16 arithmetic.
@@ -82,18 +83,67 @@ impl Arithmetic {
     fn choose(context: &Context, dtype: Dtype) -> Self {
         match dtype {
             _ if context.is_software() => Self::Wide,
-            Dtype::F16 if context.has(wgpu::Features::SHADER_F16) => Self::Half,
-            Dtype::I8 if context.has_packed_dot() => Self::Packed,
+            Dtype::F16 if context.has(wgpu::Features::SHADER_F16) => Self::Half.or_wide(context),
+            Dtype::I8 if context.has_packed_dot() => Self::Packed.or_wide(context),
             _ => Self::Wide,
         }
+    }
+
+    /// This one if the device computes it right with any tile.
+    fn or_wide(self, context: &Context) -> Self {
+        match Tile::candidates(context, self).is_empty() {
+            true => Self::Wide,
+            false => self,
+        }
+    }
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Wide => "float32",
+            Self::Half => "float16",
+            Self::Packed => "int8",
+        })
     }
 }
 
 /// How a layer is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Strategy {
+pub(crate) struct Strategy {
     tile: Tile,
     arithmetic: Arithmetic,
+}
+
+impl Strategy {
+    /// Those that this device uses, each with a storage type of weights for which it does.
+    pub fn in_use(context: &Context) -> Vec<(Dtype, Self)> {
+        let mut found = Vec::new();
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
+            let arithmetic = Arithmetic::choose(context, dtype);
+            if dtype == Dtype::F32 || arithmetic != Arithmetic::Wide {
+                let tiles = Tile::candidates(context, arithmetic).into_iter();
+                found.extend(tiles.map(|tile| (dtype, tile.by(arithmetic))));
+            }
+        }
+        found
+    }
+
+    /// x · weightᵀ + bias by this strategy alone.
+    pub fn compute(
+        self,
+        stream: &mut Stream,
+        x: &GpuTensor,
+        weights: &GpuLinear,
+    ) -> Result<GpuTensor> {
+        linear_with(stream, self, x, weights, Activation::Identity, None)
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tile {}", self.arithmetic, self.tile.id())
+    }
 }
 
 /// The formats of a layer's input and result.
@@ -142,22 +192,23 @@ const CONSTANTS: Constants = &["ACTIVATION", "RESIDUAL", "THREADS", "EACH"];
 
 /// How the results are divided into workgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tile {
+pub(crate) enum Tile {
     /// Directly from storage, 32×32 results per workgroup of 16.
     Direct,
     /// Through workgroup memory: THREADS² invocations of EACH² results.
     Staged { threads: usize, each: usize },
 }
 
-/// From largest to smallest. Larger tiles read less memory (x and weight once per side of a tile); the next smaller
-/// gives four times as many workgroups.
+/// From largest to smallest. Larger tiles read less memory (x and weight once per side of a tile), and more results per
+/// invocation read less workgroup memory; the others give more invocations.
 ///
-/// | results | invocations | workgroup memory | in float16 | FLOP per byte read | registers of sums and weights |
-/// |---|---:|---:|---:|---:|---:|
-/// | 128×128 | 256 | 8,256 | 4,128 | 32 | 96 |
-/// | 64×64 | 64 | 8,320 | 4,160 | 16 | 96 |
-/// | 32×32 | 64 | 4,224 | 2,112 | 8 | 32 |
-const STAGED: [Tile; 3] = [
+/// | results | invocations | results of each | workgroup memory | in float16 | FLOP per byte read | registers of sums and weights |
+/// |---|---:|---:|---:|---:|---:|---:|
+/// | 128×128 | 256 | 8×8 | 8,256 | 4,128 | 32 | 96 |
+/// | 64×64 | 64 | 8×8 | 8,320 | 4,160 | 16 | 96 |
+/// | 64×64 | 256 | 4×4 | 8,320 | 4,160 | 16 | 32 |
+/// | 32×32 | 64 | 4×4 | 4,224 | 2,112 | 8 | 32 |
+const STAGED: [Tile; 4] = [
     Tile::Staged {
         threads: 16,
         each: 8,
@@ -167,10 +218,20 @@ const STAGED: [Tile; 3] = [
         each: 8,
     },
     Tile::Staged {
+        threads: 16,
+        each: 4,
+    },
+    Tile::Staged {
         threads: 8,
         each: 4,
     },
 ];
+
+/// Invocations that occupy a large GPU: 500 schedulers with two warps each. A smaller GPU gains nothing from more.
+const ENOUGH_INVOCATIONS: usize = 32_768;
+
+/// Maximum side of an invocation's results on GPUs with few registers per invocation, where 8×8 results spill.
+const FEW_REGISTERS_EACH: usize = 4;
 
 /// [`STAGED`] for bytes.
 ///
@@ -202,41 +263,87 @@ const fn fit_parts(tiles: &[Tile]) -> bool {
 const _: () = assert!(fit_parts(&STAGED) && fit_parts(&PACKED) && fit_parts(&[Tile::Direct]));
 
 impl Tile {
-    /// The tiles that support this arithmetic, from largest to smallest.
-    fn candidates(context: &Context, arithmetic: Arithmetic) -> &'static [Self] {
-        match arithmetic {
+    /// The tiles that support this arithmetic and that the device computes right, from largest to smallest.
+    fn candidates(context: &Context, arithmetic: Arithmetic) -> Vec<Self> {
+        let all: &[Self] = match arithmetic {
             Arithmetic::Packed => &PACKED,
             _ if context.is_software() => &[Self::Direct],
             _ => &STAGED,
-        }
-    }
-
-    /// The tile of a layer: the chosen one, or else the one suggested by its size.
-    fn of(stream: &Stream, shape: LayerShape, arithmetic: Arithmetic) -> Self {
-        let candidates = Self::candidates(stream.context(), arithmetic);
-        let chosen = stream.tiles.side(shape);
-        let chosen = candidates.iter().find(|tile| Some(tile.side()) == chosen);
-        chosen
-            .copied()
-            .unwrap_or_else(|| Self::choose(candidates, shape.rows, shape.outputs))
-    }
-
-    /// The largest that doesn't leave a large GPU idle, or else the smallest.
-    fn choose(candidates: &[Self], rows: usize, outputs: usize) -> Self {
-        let is_busy = |tile: &&Tile| {
-            rows.div_ceil(tile.side()) * outputs.div_ceil(tile.side()) >= ENOUGH_WORKGROUPS
         };
-        let smallest = candidates.len() - 1;
-        *candidates
-            .iter()
-            .find(is_busy)
-            .unwrap_or(&candidates[smallest])
+        let most = match context.has_few_registers() {
+            true => FEW_REGISTERS_EACH,
+            false => usize::MAX,
+        };
+        let fits = |tile: &&Self| tile.each() <= most && context.uses(tile.by(arithmetic));
+        all.iter().filter(fits).copied().collect()
+    }
+
+    /// The tiles for a layer in the order in which they are tried: the chosen one, or else the one suggested by the
+    /// layer's size, the smaller ones and then the larger ones.
+    fn preferred(stream: &Stream, shape: LayerShape, arithmetic: Arithmetic) -> Vec<Self> {
+        let mut tiles = Self::candidates(stream.context(), arithmetic);
+        let chosen = stream.tiles.of(shape);
+        let chosen = tiles.iter().position(|tile| Some(tile.id()) == chosen);
+        let first = chosen.unwrap_or_else(|| Self::choose(&tiles, shape.rows, shape.outputs));
+        let larger = tiles.drain(..first).rev().collect::<Vec<_>>();
+        tiles.extend(larger);
+        tiles
+    }
+
+    /// The index of the largest that doesn't leave a large GPU idle, or else of the smallest.
+    fn choose(candidates: &[Self], rows: usize, outputs: usize) -> usize {
+        let is_busy = |tile: &Self| {
+            let workgroups = rows.div_ceil(tile.side()) * outputs.div_ceil(tile.side());
+            workgroups * tile.invocations() >= ENOUGH_INVOCATIONS
+        };
+        let smallest = candidates.len().saturating_sub(1);
+        candidates.iter().position(is_busy).unwrap_or(smallest)
     }
 
     const fn by(self, arithmetic: Arithmetic) -> Strategy {
         Strategy {
             tile: self,
             arithmetic,
+        }
+    }
+
+    /// Names the tile in choices, reports and caches: its results, then those of each invocation.
+    const fn id(self) -> &'static str {
+        match self {
+            Tile::Direct => "direct",
+            Tile::Staged {
+                threads: 16,
+                each: 8,
+            } => "128x128/8x8",
+            Tile::Staged {
+                threads: 8,
+                each: 8,
+            } => "64x64/8x8",
+            Tile::Staged {
+                threads: 16,
+                each: 4,
+            } => "64x64/4x4",
+            Tile::Staged {
+                threads: 8,
+                each: 4,
+            } => "32x32/4x4",
+            Tile::Staged { .. } => panic!("a tile without a name"),
+        }
+    }
+
+    /// Rows and columns of an invocation's results; 0 where they don't use up registers.
+    const fn each(self) -> usize {
+        match self {
+            Tile::Direct => 0,
+            Tile::Staged { each, .. } => each,
+        }
+    }
+
+    /// Invocations per workgroup.
+    const fn invocations(self) -> usize {
+        match self {
+            Tile::Direct => 16,
+            Tile::Staged { threads, .. } => threads * threads,
         }
     }
 
@@ -266,29 +373,28 @@ impl Tile {
     }
 }
 
-/// The sides of the tiles that can compute a layer. The first is the default.
-pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<usize> {
+/// The ids of the tiles that can compute a layer. The first is the default.
+pub fn linear_tiles(stream: &Stream, shape: LayerShape) -> Vec<&'static str> {
     let arithmetic = Arithmetic::choose(stream.context(), shape.dtype);
-    let candidates = Tile::candidates(stream.context(), arithmetic);
-    let first = Tile::choose(candidates, shape.rows, shape.outputs).side();
-    let sides = candidates.iter().map(|tile| tile.side());
-    let others = sides.filter(|&side| side != first);
-    [first].into_iter().chain(others).collect()
+    let mut tiles = Tile::candidates(stream.context(), arithmetic);
+    let default = tiles.remove(Tile::choose(&tiles, shape.rows, shape.outputs));
+    tiles.insert(0, default);
+    tiles.into_iter().map(Tile::id).collect()
 }
 
-/// From now on, computes layers of this shape with the tile of this side.
+/// From now on, computes layers of this shape with the tile of this id.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a tile that doesn't exist.
-pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, side: usize) -> Result<()> {
-    let sides = linear_tiles(stream, shape);
-    if !sides.contains(&side) {
+pub fn choose_linear_tile(stream: &mut Stream, shape: LayerShape, id: &str) -> Result<()> {
+    let ids = linear_tiles(stream, shape);
+    let Some(&id) = ids.iter().find(|&&tile| tile == id) else {
         return Err(Error::InvalidArgument(format!(
-            "There is no tile {side}×{side} for {} layers here, only {sides:?}.",
+            "There is no tile {id} for {} layers here, only {ids:?}.",
             shape.dtype.name()
         )));
-    }
-    stream.tiles.choose(shape, side);
+    };
+    stream.tiles.choose(shape, id);
     Ok(())
 }
 
@@ -342,8 +448,10 @@ pub fn linear(
     activation: Activation,
     residual: Option<&GpuTensor>,
 ) -> Result<GpuTensor> {
-    let by = fastest(stream, x, weights);
-    linear_with(stream, by, x, weights, activation, residual)
+    let rows = x.rows().0;
+    by_an_accepted_tile(stream, rows, weights, |stream, by| {
+        linear_with(stream, by, x, weights, activation, residual)
+    })
 }
 
 /// [`linear`] for any tensor or a result stored for this layer. The result is in the format that suits its only
@@ -359,11 +467,13 @@ pub fn linear_for(
     residual: Option<&GpuTensor>,
     reader: Option<&GpuLinear>,
 ) -> Result<Stored> {
-    let by = fastest(stream, x.raw(), weights);
-    // The same arithmetic reads and writes that format.
-    let halves =
-        by.arithmetic == Arithmetic::Half && reader.is_some_and(|next| reads_halves(stream, next));
-    linear_into(stream, by, x, weights, activation, residual, halves)
+    let rows = x.raw().rows().0;
+    by_an_accepted_tile(stream, rows, weights, |stream, by| {
+        // The same arithmetic reads and writes that format.
+        let halves = by.arithmetic == Arithmetic::Half
+            && reader.is_some_and(|next| reads_halves(stream, next));
+        linear_into(stream, by, x, weights, activation, residual, halves)
+    })
 }
 
 /// Whether a layer multiplies in float16 and reads whole vectors. Results that only it reads are then stored in its
@@ -373,10 +483,23 @@ pub(crate) fn reads_halves(stream: &Stream, weights: &GpuLinear) -> bool {
     arithmetic == Arithmetic::Half && weights.in_features().is_multiple_of(4)
 }
 
-fn fastest(stream: &Stream, x: &GpuTensor, weights: &GpuLinear) -> Strategy {
+/// Computes a layer with the first tile that the driver accepts.
+fn by_an_accepted_tile<T>(
+    stream: &mut Stream,
+    rows: usize,
+    weights: &GpuLinear,
+    mut compute: impl FnMut(&mut Stream, Strategy) -> Result<T>,
+) -> Result<T> {
     let arithmetic = Arithmetic::choose(stream.context(), weights.dtype());
-    let tile = Tile::of(stream, weights.layer_shape(x.rows().0), arithmetic);
-    tile.by(arithmetic)
+    let mut refusal = None;
+    for tile in Tile::preferred(stream, weights.layer_shape(rows), arithmetic) {
+        match compute(stream, tile.by(arithmetic)) {
+            Err(error @ Error::Unsupported(_)) => refusal = refusal.or(Some(error)),
+            result => return result,
+        }
+    }
+    Err(refusal
+        .unwrap_or_else(|| Error::Unsupported(format!("This GPU computes no {NAME} layers."))))
 }
 
 fn linear_with(
@@ -570,7 +693,7 @@ mod tests {
         }
     }
 
-    const WIDE: Strategy = STAGED[2].by(Arithmetic::Wide);
+    const WIDE: Strategy = STAGED[3].by(Arithmetic::Wide);
 
     const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8];
 
@@ -610,7 +733,7 @@ mod tests {
         for (value, &residual) in expected.iter_mut().zip(&x) {
             *value += f64::from(residual);
         }
-        for tile in [Tile::Direct, STAGED[2]].map(|tile| tile.by(Arithmetic::Wide)) {
+        for tile in [Tile::Direct, STAGED[3]].map(|tile| tile.by(Arithmetic::Wide)) {
             let gelu = Activation::Gelu;
             let y = linear_with(&mut stream, tile, &x_gpu, &up, gelu, None).unwrap();
             assert_eq!((y.dims(), y.parts().len()), (&[rows, outputs][..], 4));
@@ -663,7 +786,7 @@ mod tests {
             let weights = layer_of(&mut stream, &values(41 * inputs, 2), &[0.5; 41], dtype);
             let arithmetic = Arithmetic::choose(stream.context(), dtype);
             let mut results = Vec::new();
-            for &tile in Tile::candidates(stream.context(), arithmetic) {
+            for tile in Tile::candidates(stream.context(), arithmetic) {
                 let by = tile.by(arithmetic);
                 let y = linear_with(&mut stream, by, &x, &weights, Activation::Identity, None);
                 results.push(read(&mut stream, &y.unwrap()));
@@ -680,21 +803,24 @@ mod tests {
         };
         let weights = layer_of(&mut stream, &[0.5; 40 * 8], &[0.0; 40], Dtype::F32);
         let shape = weights.layer_shape(50);
-        assert_eq!(linear_tiles(&stream, shape), [32, 128, 64]);
-        for side in linear_tiles(&stream, shape) {
-            choose_linear_tile(&mut stream, shape, side).unwrap();
-            assert_eq!(Tile::of(&stream, shape, Arithmetic::Wide).side(), side);
+        let ids = ["32x32/4x4", "128x128/8x8", "64x64/8x8", "64x64/4x4"];
+        assert_eq!(linear_tiles(&stream, shape), ids);
+        let first =
+            |stream: &Stream, shape| Tile::preferred(stream, shape, Arithmetic::Wide)[0].id();
+        for id in ids {
+            choose_linear_tile(&mut stream, shape, id).unwrap();
+            assert_eq!(first(&stream, shape), id);
             run_linear(&mut stream, &weights, 50, 2).unwrap();
         }
         let other = LayerShape { rows: 51, ..shape };
-        assert_eq!(Tile::of(&stream, other, Arithmetic::Wide).side(), 32);
-        let refused = choose_linear_tile(&mut stream, shape, 48);
+        assert_eq!(first(&stream, other), "32x32/4x4");
+        let refused = choose_linear_tile(&mut stream, shape, "48x48/4x4");
         assert_eq!(code(refused), "INVALID_ARGUMENT");
         // Software adapters have a single tile.
         let Some(stream) = stream_of_software() else {
             return;
         };
-        assert_eq!(linear_tiles(&stream, shape), [32]);
+        assert_eq!(linear_tiles(&stream, shape), ["direct"]);
     }
 
     /// A stream with the kernels of a software adapter, if the adapter is one.
@@ -745,7 +871,7 @@ mod tests {
         let Some(mut stream) = full_stream() else {
             return;
         };
-        let by = STAGED[2].by(Arithmetic::Half);
+        let by = STAGED[3].by(Arithmetic::Half);
         if !ways(stream.context(), Dtype::F16).contains(&by) {
             return;
         }
@@ -841,17 +967,67 @@ mod tests {
 
     #[test]
     fn large_products_take_large_tiles() {
-        assert_eq!(Tile::choose(&STAGED, 8 * 197, 3072), STAGED[0]);
-        assert_eq!(Tile::choose(&STAGED, 197, 2304), STAGED[1]);
-        assert_eq!(Tile::choose(&STAGED, 1, 1000), STAGED[2]);
-        assert_eq!(Tile::choose(&PACKED, 197, 2304), PACKED[0]);
-        assert_eq!(Tile::choose(&PACKED, 197, 384), PACKED[1]);
+        let staged = |rows, outputs| STAGED[Tile::choose(&STAGED, rows, outputs)].id();
+        assert_eq!(staged(16 * 197, 3072), "128x128/8x8");
+        assert_eq!(staged(2 * 197, 3072), "64x64/4x4");
+        assert_eq!(staged(197, 2304), "64x64/4x4");
+        assert_eq!(staged(197, 384), "32x32/4x4");
+        assert_eq!(staged(1, 1000), "32x32/4x4");
+        assert_eq!(Tile::choose(&PACKED, 197, 2304), 0);
+        assert_eq!(Tile::choose(&PACKED, 197, 384), 1);
         let Some(stream) = full_stream() else { return };
         let arithmetic = |dtype| Arithmetic::choose(stream.context(), dtype);
         assert_eq!(arithmetic(Dtype::F32), Arithmetic::Wide);
         assert_eq!(arithmetic(Dtype::I8), Arithmetic::Packed);
         let has_halves = stream.context().has(wgpu::Features::SHADER_F16);
         assert_eq!(arithmetic(Dtype::F16) == Arithmetic::Half, has_halves);
+    }
+
+    #[test]
+    fn gpus_with_few_registers_compute_few_results_per_invocation() {
+        let Some(context) = context_with(RequestedLimits::Adapter) else {
+            return;
+        };
+        let stream = stream_on(context.as_a_gpu().with_few_registers());
+        for (_, by) in Strategy::in_use(stream.context()) {
+            assert!(by.tile.each() <= 4, "{by}");
+        }
+        let shape = LayerShape {
+            rows: 16 * 197,
+            inputs: 768,
+            outputs: 3072,
+            dtype: Dtype::F32,
+        };
+        assert_eq!(linear_tiles(&stream, shape), ["64x64/4x4", "32x32/4x4"]);
+    }
+
+    #[test]
+    fn a_refused_tile_is_replaced_by_the_next() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        let shape = LayerShape {
+            rows: 40,
+            inputs: 8,
+            outputs: 70,
+            dtype: Dtype::F32,
+        };
+        let (_, x) = random(&mut stream, &[shape.rows, shape.inputs], 1);
+        let weights = layer(&mut stream, &values(8 * 70, 2), &values(70, 3));
+        let y = |stream: &mut Stream| {
+            let y = linear(stream, &x, &weights, Activation::Gelu, None).unwrap();
+            read(stream, &y)
+        };
+        let expected = y(&mut stream);
+        let ids = linear_tiles(&stream, shape);
+        assert_eq!(ids[0], "32x32/4x4");
+        for label in stream.pipeline_labels() {
+            stream.context().refuse(&label);
+        }
+        // The smallest was refused, so it is the next larger one.
+        let before = stream.pipeline_labels().len();
+        assert_eq!(y(&mut stream), expected);
+        assert_eq!(stream.pipeline_labels().len(), before + 1);
     }
 
     #[test]

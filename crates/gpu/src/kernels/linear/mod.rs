@@ -4,5 +4,5 @@ pub mod backward;
 mod forward;
 pub mod parameters;
 
-pub(crate) use forward::reads_halves;
+pub(crate) use forward::{Strategy, reads_halves};
 pub use forward::{choose_linear_tile, linear, linear_for, linear_tiles, run_linear};
