@@ -158,6 +158,33 @@ describe("labels are read as Python reads them", () => {
     expect(again.to_dict()).toEqual(config.to_dict());
   });
 
+  // As transformers: the number of classes is that of the entries, and a class without an entry has no name of its own.
+  test.each([
+    ['{"0": "a", "2": "b"}', ["a", "LABEL_1"], "b (2)"],
+    ['{"1": "a", "2": "b", "3": "c"}', ["LABEL_0", "a", "b"], "c (3)"],
+    ['{"-1": "a", "0": "b"}', ["b", "LABEL_1"], "a (-1)"],
+    ['{"5": 1.0}', ["LABEL_0"], "1.0 (5)"],
+  ])("id2label %s has gaps, which are filled, with a warning", async (id2label, labels, unused) => {
+    const { result: config, warnings } = await with_warnings(() =>
+      config_of(`"id2label": ${id2label}, "label2id": {"b": 2, "a": 0}`),
+    );
+    expect(config.id2label).toEqual({ ...labels });
+    expect(config.num_labels).toBe(labels.length);
+    expect(warnings[0]).toContain(`"id2label" doesn't number its ${labels.length} classes from 0`);
+    expect(warnings[0]).toContain(`unused: ${unused}`);
+  });
+
+  test.each(['{"a": "b"}', '{"0": "a", "x": "b"}', '{"0.0": "a"}'])(
+    "id2label %s is refused",
+    async (id2label) => {
+      const error = await config_of(`"id2label": ${id2label}`).catch((error: unknown) => error);
+      expect(error).toMatchObject({
+        code: "INVALID_CONFIG",
+        message: expect.stringContaining("indices 0, 1"),
+      });
+    },
+  );
+
   test.each([
     ['{"a": "0", "b": "1"}', { a: 0, b: 1 }],
     ['{"a": 0.0, "b": " 01 "}', { a: 0, b: 1 }],

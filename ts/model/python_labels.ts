@@ -1,3 +1,4 @@
+import { env } from "../env.ts";
 import { type Dialect, read_json } from "../loading/json.ts";
 import type { ModelSource } from "../loading/types.ts";
 
@@ -14,7 +15,25 @@ const LABELS: Dialect = {
  */
 export async function read_python_labels(files: ModelSource, file: string) {
   const { id2label, label2id, ...fields } = (await read_json(files, file, LABELS)) ?? {};
-  return { ...fields, id2label: mapped(id2label, python_text), label2id: mapped(label2id, python_id) };
+  const names = without_gaps(mapped(id2label, python_text), `${files.name}: ${file}`);
+  return { ...fields, id2label: names, label2id: mapped(label2id, python_id) };
+}
+
+/**
+ * Names for the ids 0, 1, …: transformers makes one class per entry, whatever its id, so ids beyond them are never
+ * predicted and others have no name.
+ */
+function without_gaps(labels: unknown, where: string): unknown {
+  if (typeof labels !== "object" || labels === null) return labels;
+  const names = labels as Record<string, unknown>;
+  const ids = Object.keys(names);
+  const unused = ids.filter((id) => !(Number(id) >= 0 && Number(id) < ids.length));
+  if (unused.length === 0 || !ids.every((id) => /^-?\d+$/.test(id))) return labels;
+  const some = unused.slice(0, 5).map((id) => `${names[id]} (${id})`);
+  env.warn(
+    `${where}: "id2label" doesn't number its ${ids.length} classes from 0; unused: ${some.join(", ").slice(0, 200)}.`,
+  );
+  return Object.fromEntries(ids.map((_, i) => [i, names[i] ?? `LABEL_${i}`]));
 }
 
 function mapped(labels: unknown, change: (value: unknown) => unknown): unknown {

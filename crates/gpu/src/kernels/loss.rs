@@ -307,7 +307,7 @@ mod tests {
             );
         }
         let error = cross_entropy(&mut stream, &x, &[-100, -100]).err().unwrap();
-        assert!(error.to_string().contains("aren't ignored"), "{error}");
+        assert!(error.to_string().contains("isn't ignored"), "{error}");
         assert_eq!(
             code(cross_entropy(&mut stream, &x, &[0])),
             "INVALID_ARGUMENT"
