@@ -34,7 +34,7 @@ const budgets = [
     what: "all of it but training in one file, for service workers",
     budget: 302_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 240_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 241_000 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 108_000 },
 ];
 /** How far a document's figure may deviate from the measured size. */

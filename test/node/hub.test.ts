@@ -11,6 +11,7 @@ import { open_checkpoint } from "../../ts/loading/checkpoint.ts";
 import { read_json } from "../../ts/loading/json.ts";
 import { open_source } from "../../ts/loading/source.ts";
 import type { LoadOptions, ProgressInfo } from "../../ts/loading/types.ts";
+import { ViTMSNConfig } from "../../ts/model/configuration_vit_msn.ts";
 import { expect_error } from "../support/errors.ts";
 
 type Handler = (request: IncomingMessage, response: ServerResponse, count: number) => void;
@@ -678,6 +679,31 @@ describe("without the network", () => {
     env.allow_remote_models = false;
     expect((await load("config.json"))?.toString()).toBe(JSON_TEXT);
     expect(hub.requests.length).toBe(before);
+  });
+
+  test("a model that was missing is an error that says so, and how to ask again", async () => {
+    const open = (options: LoadOptions = {}) =>
+      ViTMSNConfig.from_pretrained("org/gone", { cache_dir, ...options });
+    const gone = /^org\/gone has no config\.json\. Is it a ViT-MSN model, and is the path right\?$/;
+    await expect_error(open(), "NOT_FOUND", gone);
+    const hint = "a server's earlier answer that there is no such file. Load the model once while online.";
+    const local = await expect_error(
+      open({ local_files_only: true }),
+      "NOT_FOUND",
+      /since local_files_only is set/,
+    );
+    expect(local.message).toContain(hint);
+    env.allow_remote_models = false;
+    const offline = await expect_error(open(), "NOT_FOUND", /since env\.allow_remote_models is false/);
+    expect(offline.message).toContain(hint);
+    const folder = ViTMSNConfig.from_pretrained(cache_dir, { local_files_only: true });
+    await expect_error(
+      folder,
+      "NOT_FOUND",
+      /has no config\.json\. Is it a ViT-MSN model, and is the path right\?$/,
+    );
+    const files = ViTMSNConfig.from_pretrained({}, { local_files_only: true });
+    await expect_error(files, "NOT_FOUND", /right\?$/);
   });
 
   test("what isn't cached is an error that names where it was looked for", async () => {

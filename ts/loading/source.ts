@@ -95,6 +95,7 @@ function make_source(
 ): ModelSource {
   return {
     name,
+    options,
     async open(file, max_bytes) {
       throw_if_aborted(options.signal, `Loading ${name}`);
       const segments = [...subfolder, ...path_segments(file, "file name", "INVALID_CHECKPOINT")];

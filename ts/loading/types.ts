@@ -91,6 +91,8 @@ export interface RandomAccessFile {
 export interface ModelSource {
   /** For messages: the folder, repo id or URL. */
   readonly name: string;
+  /** The options that it was opened with. */
+  readonly options?: LoadOptions;
   /**
    * The file, or undefined if the source certainly lacks it (404, no such path). Other failures throw.
    * @param max_bytes longer downloads are refused.
