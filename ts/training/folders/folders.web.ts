@@ -1,17 +1,43 @@
-import { VitMsnError } from "../../errors.ts";
+import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { by_code_points, is_ignored, is_special_folder, SPECIAL_FOLDER } from "../../files/file_names.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
 import { is_a } from "../../is_a.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
-/** There is no lock here: a page must not train into one folder twice at the same time. */
-export function hold_output_folder<T>(
-  _directory: SaveDirectory,
-  _signal: AbortSignal | undefined,
+/**
+ * Locks the folder of checkpoints while `action` runs, against runs of this page, its Workers and other tabs of its
+ * origin. Folders that the browser can't identify, and browsers without locks, run unlocked.
+ * @throws VitMsnError IO if another run holds it.
+ */
+export async function hold_output_folder<T>(
+  directory: SaveDirectory,
+  signal: AbortSignal | undefined,
   action: () => Promise<T>,
 ): Promise<T> {
-  return action();
+  const folder = handle_of(directory);
+  const id = await identity_of(folder);
+  throw_if_aborted(signal, `Opening ${folder.name}`);
+  if (id === undefined || navigator.locks === undefined) return action();
+  // Awaited inside, since the lock is held until the callback's promise settles.
+  return navigator.locks.request(`vit-msn: ${id}`, { ifAvailable: true }, async (lock) => {
+    if (lock !== null) return await action();
+    throw new VitMsnError(
+      "IO",
+      `${folder.name || "The folder"} is already being written by another run in this page or in another tab. Wait for it, or end it.`,
+      { details: { folder: folder.name } },
+    );
+  });
+}
+
+/** What is the same for all handles of a folder: its path in the origin's file system, or the browser's own identifier. */
+async function identity_of(
+  folder: FileSystemDirectoryHandle & { getUniqueId?: () => Promise<string> },
+): Promise<string | undefined> {
+  const root = await navigator.storage.getDirectory().catch(() => undefined);
+  const path = await root?.resolve(folder).catch(() => null);
+  if (path) return JSON.stringify(path);
+  return folder.getUniqueId?.().catch(() => undefined);
 }
 
 /**
