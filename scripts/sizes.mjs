@@ -35,7 +35,7 @@ const budgets = [
     budget: 302_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 241_000 },
-  { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 108_000 },
+  { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 116_000 },
 ];
 /** How far a document's figure may deviate from the measured size. */
 const TOLERANCE = 0.03;

@@ -363,6 +363,59 @@ describe("a run", () => {
     expect(await run(as_is, { rand_views: 0 })).toEqual(await run(alone, { rand_views: 0 }));
   });
 
+  test.each([true, false])(
+    "continues from the original's checkpoint that it wrote, distributed: %s",
+    async (distributed) => {
+      const directory = await temporary_directory();
+      const events: number[] = [];
+      const callbacks = [{ on_step_end: ({ loss }: MSNStepEvent) => void events.push(loss) }];
+      // Four epochs of three steps; the second run sees the last two.
+      const args = { max_steps: -1, num_train_epochs: 4, warmup_epochs: 1 };
+      const whole = await new_pretrainer({ args, options: { callbacks } });
+      await whole.train();
+      const expected = events.splice(0);
+      await whole.save_original_checkpoint(directory.target, { file_name: "end.pth.tar" });
+      const end = (await directory.read_files())["end.pth.tar"] as Uint8Array;
+      const ended = await OriginalMSNCheckpoint.open(end, { num_attention_heads: 2 });
+      expect(ended.epoch).toBe(4);
+      await ended.dispose();
+      const halved = await new_pretrainer({
+        args,
+        options: {
+          callbacks: [
+            {
+              on_epoch_end: ({ control, state }) => {
+                control.should_training_stop = state.epochs_done === 2;
+              },
+            },
+          ],
+        },
+      });
+      expect((await error_of(halved.save_original_checkpoint(directory.target))).message).toMatch(
+        /call train/,
+      );
+      await halved.train();
+      await halved.save_original_checkpoint(directory.target, { distributed });
+      const file = (await directory.read_files())["msn-latest.pth.tar"] as Uint8Array;
+      const initial_checkpoint = await OriginalMSNCheckpoint.open(file, { num_attention_heads: 2 });
+      expect(initial_checkpoint.epoch).toBe(2);
+      expect(initial_checkpoint.config.to_dict()).toMatchObject({
+        hidden_size: 16,
+        image_size: 16,
+        patch_size: 4,
+      });
+      const model = await msn_encoder(CONFIG, { seed: 77 });
+      const rest = await new_pretrainer({
+        args: { ...args, ...initial_checkpoint.options },
+        options: { model, initial_checkpoint, continue_schedule: true, callbacks },
+      });
+      await rest.train();
+      expect(events).toEqual(expected.slice(6));
+      await Promise.all([whole.model.dispose(), halved.model.dispose(), model.dispose(), directory.remove()]);
+      await initial_checkpoint.dispose();
+    },
+  );
+
   test("a run that can't fit is refused before it starts, with what would help", async () => {
     const train_dataset = vi.fn();
     const pretrainer = await new_pretrainer({

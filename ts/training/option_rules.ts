@@ -17,7 +17,7 @@ import type { ColorJitterOptions } from "./data/color_transforms.ts";
 import type { ImageFolderOptions } from "./data/image_folder.ts";
 import type { RandomResizedCropOptions } from "./data/transforms.ts";
 import type { UnlabelledImageFolderOptions } from "./data/unlabelled_image_folder.ts";
-import type { MSNPretrainerOptions, MSNSaveOptions } from "./msn/msn_pretrainer.ts";
+import type { MSNPretrainerOptions, MSNSaveOptions, OriginalSaveOptions } from "./msn/msn_pretrainer.ts";
 import type { EvaluateOptions, TrainerOptions } from "./trainer.ts";
 import type { TrainCallOptions } from "./training_loop.ts";
 
@@ -91,6 +91,7 @@ export const JITTER_RULES: Of<ColorJitterOptions> = {
   hue: number,
 };
 export const CROP_RULES: Of<RandomResizedCropOptions> = { scale: range, ratio: range, resample: any };
+export const ORIGINAL_RULES: Of<OriginalSaveOptions> = { file_name: text, distributed: flag };
 export const BRANCH_RULES: Of<MSNSaveOptions> = { branch: ["target", "online"] };
 
 /** Options of transformers' Trainer that have another name here. */

@@ -1,3 +1,4 @@
+import { save_files } from "#save";
 import { env } from "../../env.ts";
 import { invalid_argument, VitMsnError } from "../../errors.ts";
 import { ViTImageProcessor } from "../../image/image_processing_vit.ts";
@@ -7,7 +8,7 @@ import type { ViTMSNModel } from "../../model/modeling_vit_msn.ts";
 import { check_options } from "../../options.ts";
 import { CallbackList } from "../callback_list.ts";
 import type { TrainingData } from "../data/dataset.ts";
-import { BRANCH_RULES, check_trainer, PRETRAINER_RULES } from "../option_rules.ts";
+import { BRANCH_RULES, check_trainer, ORIGINAL_RULES, PRETRAINER_RULES } from "../option_rules.ts";
 import type { Plan } from "../plan.ts";
 import { output_dir_of } from "../resuming.ts";
 import {
@@ -40,6 +41,7 @@ import {
 } from "./msn_state.ts";
 import { type MSNViews, msn_view_collator, type ViewCollator } from "./msn_views.ts";
 import type { OriginalMSNCheckpoint } from "./original_checkpoint.ts";
+import { write_original_checkpoint } from "./write_original.ts";
 
 export interface MSNPretrainerOptions {
   /** The online encoder, float32: fresh from `msn_encoder`, or already trained. It is trained in place. */
@@ -74,6 +76,13 @@ export type MSNTrainOutput = TrainOutput;
 export interface MSNSaveOptions {
   /** "target" (default), the average that the paper evaluates, or "online". */
   branch?: "target" | "online";
+}
+
+export interface OriginalSaveOptions {
+  /** Default "msn-latest.pth.tar", which the original reads with `write_tag: msn`. */
+  file_name?: string;
+  /** Whether the original will run on several GPUs, where keys begin with "module."; default true. */
+  distributed?: boolean;
 }
 
 /** One step and its statistics. */
@@ -167,6 +176,31 @@ export class MSNPretrainer {
     const encoder = branch === "online" ? this.model : (this.target ?? this.model);
     await encoder.save_pretrained(folder);
     await this.image_processor.save_pretrained(folder);
+  }
+
+  /**
+   * Writes the run as a checkpoint of the original code (facebookresearch/msn), by default into output_dir: it continues
+   * there by `load_checkpoint: true`, for example on a cluster of GPUs, and `initial_checkpoint` continues here.
+   * @throws VitMsnError INVALID_ARGUMENT before train(), UNSUPPORTED from 4 GiB on, IO.
+   */
+  async save_original_checkpoint(
+    directory: SaveDirectory | undefined = this.args.output_dir,
+    options: OriginalSaveOptions = {},
+  ): Promise<void> {
+    check_options("save_original_checkpoint", options, ORIGINAL_RULES);
+    const { file_name = "msn-latest.pth.tar", distributed = true } = options;
+    const folder = output_dir_of(directory, "MSNPretrainer");
+    if (this.#learner === undefined) {
+      throw invalid_argument("save_original_checkpoint() needs a run: call train() first.");
+    }
+    const content = write_original_checkpoint({
+      learner: this.#learner,
+      args: this.args,
+      epoch: Math.floor(this.state.epoch),
+      loss: this.state.total_loss / Math.max(1, this.state.global_step),
+      distributed,
+    });
+    await save_files(folder, { [file_name]: content });
   }
 
   /** Writes trainer_state.json into output_dir. */
