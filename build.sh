@@ -14,7 +14,8 @@ Usage: ./build.sh [COMMAND]
 
   (none)      install missing tools and build what is stale of the package into dist/
   engine [LEVEL]
-              build one engine and bundle it: simd128, relaxed, simd128_threads, relaxed_threads (default) or webgpu
+              build one engine and bundle it: simd128, relaxed, simd128_threads, relaxed_threads (default),
+              relaxed_wide, relaxed_wide_threads or webgpu
   studio      build, then serve the studio, a page that shows what the model sees (PORT, default 8000)
   docs        build, then make the documentation site in docs/site/
   demo        build, then classify sample images with the default model

@@ -1,5 +1,6 @@
 // Writes dist/, all but the type declarations: the bundles for Node and for browsers, the command line, the engine's
 // WebAssembly, the default model, and the licences of what is bundled.
+import { existsSync } from "node:fs";
 import { chmod, cp, mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { basename, isAbsolute, join } from "node:path";
 import { build } from "esbuild";
@@ -128,8 +129,18 @@ await chmod("dist/cli.js", 0o755);
 refuse_second_copy(Object.keys(metafile.inputs));
 await writeFile("dist/THIRD_PARTY_LICENSES.txt", await third_party_licences(Object.keys(metafile.inputs)));
 
-for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads", "webgpu"]) {
-  await cp(`ts/engine/vit_msn_${level}.wasm`, `dist/vit_msn_${level}.wasm`);
+for (const level of [
+  "simd128",
+  "relaxed",
+  "simd128_threads",
+  "relaxed_threads",
+  "relaxed_wide",
+  "relaxed_wide_threads",
+  "webgpu",
+]) {
+  const engine = `ts/engine/vit_msn_${level}.wasm`;
+  if (existsSync(engine)) await cp(engine, `dist/vit_msn_${level}.wasm`);
+  else console.warn(`dist/ lacks an engine: build it with "./build.sh engine ${level}".`);
 }
 // The default model was trained here; its images are those of the model that it replaced.
 await cp("models/fashion_msn/classifier", "dist/models/fashion", { recursive: true });

@@ -14,6 +14,13 @@ const budgets = [
     what: "the same, relaxed SIMD and threads",
     budget: 310_000,
   },
+  {
+    name: "wide",
+    files: ["dist/vit_msn_relaxed_wide.wasm"],
+    what: "the same, 256-bit vectors in Node",
+    budget: 320_000,
+  },
+  { files: ["dist/vit_msn_relaxed_wide_threads.wasm"], what: "the same, threads", budget: 320_000 },
   { name: "webgpu", files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 640_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 38_500 },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 15_000 },

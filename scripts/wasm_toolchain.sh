@@ -2,13 +2,13 @@
 
 # One binary for each feature level of the CPU, and one for WebGPU; a user's browser downloads the one it runs.
 # First the one whose glue the CPU's others share.
-wasm_levels="relaxed_threads simd128 relaxed simd128_threads webgpu"
+wasm_levels="relaxed_threads simd128 relaxed simd128_threads relaxed_wide relaxed_wide_threads webgpu"
 
 wasm_rustflags() {
   case $1 in
     simd128 | webgpu) echo "-C target-feature=+simd128" ;;
-    relaxed) echo "-C target-feature=+simd128,+relaxed-simd" ;;
-    simd128_threads | relaxed_threads) echo "$(wasm_rustflags "${1%_threads}"),$thread_features $(shared_memory)" ;;
+    relaxed | relaxed_wide) echo "-C target-feature=+simd128,+relaxed-simd" ;;
+    *_threads) echo "$(wasm_rustflags "${1%_threads}"),$thread_features $(shared_memory)" ;;
     *) fail "There is no feature level \"$1\"." ;;
   esac
 }
@@ -97,6 +97,7 @@ build_wasm() {
     # What wgpu takes for the page that it runs in: ts/engine/webgpu/webgpu_scope.ts.
     own=(self,GPUOutOfMemoryError,GPUValidationError "ts/engine/vit_msn_$level.wasm")
   fi
+  case $level in relaxed_wide*) options=(--features wide) ;; esac
   # wasm-bindgen of the right version is on PATH, so wasm-pack must not download another.
   in_wasm_toolchain "$level" wasm-pack build crates/wasm --release --target web --mode no-install --no-opt --no-pack \
     --out-dir "$pkg" --out-name vit_msn_wasm -- --locked "${options[@]}" || return 1
@@ -117,7 +118,12 @@ exports_of() { sed -n 's/^export function \([a-z_]*\)(.*/\1/p' "$1" | sort; }
 # wasm-opt takes seconds, so it is skipped where the compiler's output is unchanged.
 optimise_wasm() {
   local last=$1.last-optimised passes=-O3
-  [ "${CARGO_PROFILE_RELEASE_OPT_LEVEL-}" != s ] || passes=-Os
+  case $2 in
+    *_webgpu.wasm) passes=-Os ;;
+    # V8 joins vectors whose addresses differ by their constant offsets only. That additions of constants may become
+    # offsets needs the first kilobyte of memory to be unused: it is the deepest end of the main stack.
+    *_relaxed_wide*.wasm) passes+=" --low-memory-unused --optimize-added-constants-propagate" ;;
+  esac
   [ -e "$2" ] && cmp -s "$1" "$last" && return
   npm_bin wasm-opt $passes --strip-debug --strip-producers "$1" -o "$2" && cp "$1" "$last"
 }

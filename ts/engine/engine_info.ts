@@ -1,5 +1,8 @@
-/** The engine's binaries: with plain or relaxed SIMD, for one thread or for several with shared memory. */
-export type Level = "simd128" | "relaxed" | "simd128+threads" | "relaxed+threads";
+/**
+ * The engine's binaries: with plain or relaxed SIMD, or relaxed SIMD that V8 joins into vectors of 256 bits; for one
+ * thread or for several with shared memory.
+ */
+export type Level = `${"simd128" | "relaxed" | "relaxed-wide"}${"" | "+threads"}`;
 
 /** Which engine runs a model, and why not a faster one. */
 export interface EngineInfo {

@@ -5,7 +5,7 @@ use std::array::from_fn;
 use vit_msn_tensor::{Result, check_len, check_momentum};
 
 use crate::runtime::parallel::{DisjointSliceMut, for_each_task, threads_for};
-use crate::runtime::simd::{F32x4, LANES};
+use crate::runtime::simd::{F32x4, LANES, WIDE, loads_before_stores};
 
 /// Elements per task. Fixed, so that sums don't depend on the number of threads.
 pub(crate) const BLOCK: usize = 1 << 14;
@@ -116,7 +116,28 @@ pub(crate) fn update_block<const W: usize, const R: usize>(
         written.each_mut().map(|slice| slice.as_mut_ptr()),
         read.map(<[f32]>::as_ptr),
     );
-    for index in (0..whole).step_by(LANES) {
+    let mut index = 0;
+    if WIDE {
+        while index + 2 * LANES <= whole {
+            // SAFETY: as below.
+            unsafe {
+                let mut compute = |index: usize| {
+                    op(
+                        targets.map(|target| F32x4::load(target.add(index))),
+                        sources.map(|source| F32x4::load(source.add(index))),
+                    )
+                };
+                let results = [compute(index), compute(index + LANES)];
+                loads_before_stores();
+                for (w, target) in targets.into_iter().enumerate() {
+                    results[0][w].store(target.add(index));
+                    results[1][w].store(target.add(index + LANES));
+                }
+            }
+            index += 2 * LANES;
+        }
+    }
+    while index < whole {
         // SAFETY: every slice has `len` floats, at least four of them starting at `index`.
         unsafe {
             let results = op(
@@ -127,6 +148,7 @@ pub(crate) fn update_block<const W: usize, const R: usize>(
                 result.store(target.add(index));
             }
         }
+        index += LANES;
     }
     if whole < len {
         let results = op(

@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::{Error, Result};
 
-use crate::runtime::simd::{Exp, F32x4, LANES, map_in_place};
+use crate::runtime::simd::{Exp, F32x4, LANES, loads_before_stores, map_in_place};
 
 /// Replaces each row of `columns` values by its softmax. The row's largest value is subtracted first, so that
 /// no exponential overflows.
@@ -54,13 +54,17 @@ pub(crate) fn exp_of_difference(exp: &Exp, row: &mut [f32], shift: f32) -> f32 {
     let (turns, rest) = row.as_chunks_mut::<{ UNROLLED * LANES }>();
     let mut sums = [F32x4::splat(0.0); UNROLLED];
     for turn in turns {
-        for (v, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the chunk is UNROLLED vectors.
-            unsafe {
-                let at = turn.as_mut_ptr().add(v * LANES);
-                let value = exp.of_nonpositive(F32x4::load(at).sub(shift));
-                value.store(at);
-                *sum = sum.add(value);
+        let at = turn.as_mut_ptr();
+        // SAFETY: the chunk is UNROLLED vectors.
+        unsafe {
+            for pair in [0, 2] {
+                let values = [pair, pair + 1]
+                    .map(|v| exp.of_nonpositive(F32x4::load(at.add(v * LANES)).sub(shift)));
+                loads_before_stores();
+                for (v, value) in (pair..).zip(values) {
+                    value.store(at.add(v * LANES));
+                    sums[v] = sums[v].add(value);
+                }
             }
         }
     }

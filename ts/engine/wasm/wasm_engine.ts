@@ -28,7 +28,7 @@ export function has_threads(module: WebAssembly.Module): boolean {
 }
 
 function level_of(glue: Glue, module: WebAssembly.Module): Level {
-  return `${glue.simd_level() as "simd128" | "relaxed"}${has_threads(module) ? "+threads" : ""}`;
+  return `${glue.simd_level() as "simd128" | "relaxed" | "relaxed-wide"}${has_threads(module) ? "+threads" : ""}`;
 }
 
 const NO_DROPOUT: Dropout = { probability: 0, seed: 0 };

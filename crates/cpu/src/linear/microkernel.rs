@@ -2,7 +2,10 @@
 //! registers.
 //!
 //! A tile keeps MR × NR accumulators in registers: 6 × 8 where multiply-add is one instruction, 2 × 16 where
-//! the product also needs a register. The latter fits only thanks to the exits in [`multiply_panels`].
+//! the product also needs a register. The latter fits only thanks to the exits in [`add_products`].
+//!
+//! The wide engine multiplies each tile of rows by two panels at once, 6 × 16. Its 24 accumulators fit only where
+//! V8 joins the vectors of a panel's row into one of 256 bits ([`WIDE`]).
 //!
 //! Blocking: a wide tile keeps one panel block (KC × NR floats, 24 kB) in L1 while the rows of a block of x (MC
 //! × KC floats) stream past it from L2. A tall tile reads more of x than of the panel, so MR rows are copied
@@ -12,12 +15,14 @@
 use std::ptr;
 
 use crate::runtime::parallel::Rows;
-use crate::runtime::simd::{F32x4, FUSED, LANES};
+use crate::runtime::simd::{F32x4, FUSED, LANES, WIDE, loads_before_stores};
 
 /// Rows and columns of a tile; a panel has the same number of columns.
 const TILE: (usize, usize) = if FUSED { (6, 8) } else { (2, 16) };
 pub(crate) const MR: usize = TILE.0;
 pub(crate) const NR: usize = TILE.1;
+/// Panels that a tile of rows is multiplied by at once.
+const GROUP: usize = if WIDE { 2 } else { 1 };
 /// Maximum number of inputs of a block.
 pub(crate) const KC: usize = if FUSED { 512 } else { 384 };
 /// Maximum number of rows of x multiplied by one stripe before moving to the next.
@@ -226,34 +231,59 @@ impl Inits {
     }
 }
 
-type Sums = [[F32x4; NR / LANES]; MR];
+/// The accumulators of MR rows by P panels.
+type Sums<const P: usize> = [[[F32x4; NR / LANES]; P]; MR];
 
-/// Multiplies a tile of rows by each panel in turn, with MR × NR accumulators in registers.
+/// Calls `multiply` for each group of panels, with the index of its first, and `multiply_last` for those left over.
+#[inline(always)]
+fn for_each_group(count: usize, multiply: impl Fn(usize), multiply_last: impl Fn(usize)) {
+    let grouped = count / GROUP * GROUP;
+    for index in (0..grouped).step_by(GROUP) {
+        multiply(index);
+    }
+    for index in grouped..count {
+        multiply_last(index);
+    }
+}
+
+/// Multiplies a tile of rows by each panel in turn, with the accumulators in registers.
 ///
 /// # Safety
 /// The job's pointers must be valid for the lengths documented on its fields.
 #[inline(never)]
 unsafe fn multiply_panels(job: &Job) {
     let mask = std::hint::black_box(usize::MAX);
-    let (depth, a) = (job.depth, job.a);
-    for index in 0..job.count {
-        // SAFETY: the caller's guarantee covers every pointer below: the steps end with input `depth - 1`.
-        unsafe {
-            let targets = job.targets.map(|target| target.add(index * NR));
-            let mut sums: Sums = match job.starts {
-                Inits::Shared { values, step } => {
-                    let values = values.add(index * step);
-                    [std::array::from_fn(|v| F32x4::load(values.add(v * LANES))); MR]
-                }
-                Inits::Targets => targets
-                    .map(|target| std::array::from_fn(|v| F32x4::load(target.add(v * LANES)))),
-            };
-            let panel = job.panels.add(index * job.stride);
-            add_products(&mut sums, a, panel, depth, mask);
-            for (target, row) in targets.into_iter().zip(sums) {
-                for (v, sum) in row.into_iter().enumerate() {
-                    sum.store(target.add(v * LANES));
-                }
+    // SAFETY: guaranteed by the caller; each group's panels are among the `count` panels.
+    for_each_group(
+        job.count,
+        |index| unsafe { multiply_group::<GROUP>(job, index, mask) },
+        |index| unsafe { multiply_group::<1>(job, index, mask) },
+    );
+}
+
+/// Multiplies a tile of rows by P neighbouring panels.
+///
+/// # Safety
+/// As for [`multiply_panels`], and `first + P` must be at most `count`.
+#[inline(always)]
+unsafe fn multiply_group<const P: usize>(job: &Job, first: usize, mask: usize) {
+    // SAFETY: the caller's guarantee covers every pointer below: the steps end with input `depth - 1`.
+    unsafe {
+        let targets = job.targets.map(|target| target.add(first * NR));
+        let mut sums: Sums<P> = match job.starts {
+            Inits::Shared { values, step } => {
+                let values = values.add(first * step);
+                [std::array::from_fn(|p| load_row(values.add(p * step))); MR]
+            }
+            Inits::Targets => {
+                targets.map(|target| std::array::from_fn(|p| load_row(target.add(p * NR))))
+            }
+        };
+        let panels = std::array::from_fn(|p| job.panels.add((first + p) * job.stride));
+        add_products(&mut sums, job.a, panels, job.depth, mask);
+        for (target, row) in targets.iter().zip(&sums) {
+            for (p, panel) in row.iter().enumerate() {
+                store_row(panel, target.add(p * NR));
             }
         }
     }
@@ -280,35 +310,74 @@ struct ScatterJob<'a> {
 #[inline(never)]
 unsafe fn multiply_scatter_panels(job: &ScatterJob) {
     let mask = std::hint::black_box(usize::MAX);
-    let (depth, a) = (job.depth, job.a);
-    for index in 0..job.count {
-        let mut sums: Sums = [[F32x4::splat(0.0); NR / LANES]; MR];
-        // SAFETY: guaranteed by the caller; see `# Safety` above.
-        unsafe {
-            add_products(
-                &mut sums,
-                a,
-                job.panels.add(index * job.stride),
-                depth,
-                mask,
-            )
-        };
-        for (rows, sign) in job.targets {
-            let sign = F32x4::splat(*sign);
-            for (row, sums) in rows.iter().zip(&sums) {
-                for (v, sum) in sums.iter().enumerate() {
-                    // SAFETY: guaranteed by the caller; see `# Safety` above.
-                    unsafe {
-                        let target = row.add(2 * index * NR + v * LANES);
-                        sum.mul_add(sign, F32x4::load(target)).store(target);
-                    }
-                }
+    // Opaque, so that a panel's targets have one base: LLVM would add a constant to a neighbour's address for each.
+    let step = std::hint::black_box(2 * NR);
+    // SAFETY: guaranteed by the caller; each group's panels are among the `count` panels.
+    for_each_group(
+        job.count,
+        |index| unsafe { multiply_scatter_group::<GROUP>(job, index, step, mask) },
+        |index| unsafe { multiply_scatter_group::<1>(job, index, step, mask) },
+    );
+}
+
+/// Multiplies a tile of rows by P panels, and adds the products in several places; `step` is `2 * NR`.
+///
+/// # Safety
+/// As for [`multiply_scatter_panels`], and `first + P` must be at most `count`.
+#[inline(always)]
+unsafe fn multiply_scatter_group<const P: usize>(
+    job: &ScatterJob,
+    first: usize,
+    step: usize,
+    mask: usize,
+) {
+    let mut sums: Sums<P> = [[[F32x4::splat(0.0); NR / LANES]; P]; MR];
+    // SAFETY: guaranteed by the caller; see `# Safety` above.
+    unsafe {
+        let panels = std::array::from_fn(|p| job.panels.add((first + p) * job.stride));
+        add_products(&mut sums, job.a, panels, job.depth, mask);
+    }
+    for (rows, sign) in job.targets {
+        let sign = F32x4::splat(*sign);
+        for (row, sums) in rows.iter().zip(&sums) {
+            // SAFETY: guaranteed by the caller; see `# Safety` above.
+            let targets: [_; P] =
+                std::array::from_fn(|p| unsafe { row.add(first * step + p * step) });
+            let added: [[F32x4; NR / LANES]; P] = std::array::from_fn(|p| {
+                // SAFETY: likewise.
+                let values = unsafe { load_row(targets[p]) };
+                std::array::from_fn(|v| sums[p][v].mul_add(sign, values[v]))
+            });
+            loads_before_stores();
+            for (target, added) in targets.into_iter().zip(&added) {
+                // SAFETY: likewise.
+                unsafe { store_row(added, target) };
             }
         }
     }
 }
 
-/// Adds the products of a tile's rows with a panel, over `depth` inputs. The mask is `usize::MAX`, but opaque
+/// NR floats.
+///
+/// # Safety
+/// `source` must be readable for NR floats.
+#[inline(always)]
+unsafe fn load_row(source: *const f32) -> [F32x4; NR / LANES] {
+    // SAFETY: guaranteed by the caller.
+    std::array::from_fn(|v| unsafe { F32x4::load(source.add(v * LANES)) })
+}
+
+/// # Safety
+/// `target` must be writable for NR floats.
+#[inline(always)]
+unsafe fn store_row(row: &[F32x4; NR / LANES], target: *mut f32) {
+    for (v, values) in row.iter().enumerate() {
+        // SAFETY: guaranteed by the caller.
+        unsafe { values.store(target.add(v * LANES)) };
+    }
+}
+
+/// Adds the products of a tile's rows with P panels, over `depth` inputs. The mask is `usize::MAX`, but opaque
 /// to LLVM.
 ///
 /// Because of the opaque mask, LLVM can't predict k and leaves the addresses as written; V8 then folds the
@@ -316,13 +385,18 @@ unsafe fn multiply_scatter_panels(job: &ScatterJob) {
 /// over all four inputs, which needs more live vectors than there are registers. Measured in V8 on a 59 GFLOP/s
 /// core with 2 × 16: 33 GFLOP/s with neither, 40 with the exits, 43 with both.
 ///
+/// V8 joins vectors only if their loads have the same base and constant offsets 16 bytes apart, and keeps one
+/// register for itself: 6 × 16 needs the other fifteen, twelve accumulators, two vectors of weights and a splat,
+/// so both products with a splat must follow it at once. `test/node/wide_module.test.ts` checks the
+/// compiled loop.
+///
 /// # Safety
-/// Each of `a` must be readable for `depth` floats, `panel` for `depth * NR`; `depth` is at least 1.
+/// Each of `a` must be readable for `depth` floats, each of `panels` for `depth * NR`; `depth` is at least 1.
 #[inline(always)]
-unsafe fn add_products(
-    sums: &mut Sums,
+unsafe fn add_products<const P: usize>(
+    sums: &mut Sums<P>,
     a: [*const f32; MR],
-    panel: *const f32,
+    panels: [*const f32; P],
     depth: usize,
     mask: usize,
 ) {
@@ -330,11 +404,15 @@ unsafe fn add_products(
     loop {
         // SAFETY: guaranteed by the caller: the steps end with input `depth - 1`.
         unsafe {
-            let (rows, weights, left) = (a.map(|row| row.add(k)), panel.add(k * NR), depth - k);
-            if step::<0>(sums, rows, weights, left)
-                || step::<1>(sums, rows, weights, left)
-                || step::<2>(sums, rows, weights, left)
-                || step::<3>(sums, rows, weights, left)
+            let (rows, weights) = (
+                a.map(|row| row.add(k)),
+                panels.map(|panel| panel.add(k * NR)),
+            );
+            let left = depth - k;
+            if step::<0, P>(sums, rows, weights, left)
+                || step::<1, P>(sums, rows, weights, left)
+                || step::<2, P>(sums, rows, weights, left)
+                || step::<3, P>(sums, rows, weights, left)
             {
                 break;
             }
@@ -343,26 +421,27 @@ unsafe fn add_products(
     }
 }
 
-/// Adds the products of input `I` of an iteration: values of A with a row of the panel. Returns true if it was
+/// Adds the products of input `I` of an iteration: values of A with a row of each panel. Returns true if it was
 /// the last input.
 ///
 /// # Safety
-/// Each of `a` must be readable for `I + 1` floats, `panel` for `(I + 1) * NR`.
+/// Each of `a` must be readable for `I + 1` floats, each of `panels` for `(I + 1) * NR`.
 #[inline(always)]
-unsafe fn step<const I: usize>(
-    sums: &mut Sums,
+unsafe fn step<const I: usize, const P: usize>(
+    sums: &mut Sums<P>,
     a: [*const f32; MR],
-    panel: *const f32,
+    panels: [*const f32; P],
     left: usize,
 ) -> bool {
     // SAFETY: guaranteed by the caller; see `# Safety` above.
     unsafe {
-        let weights: [F32x4; NR / LANES] =
-            std::array::from_fn(|v| F32x4::load(panel.add(I * NR + v * LANES)));
+        let weights = panels.map(|panel| load_row(panel.add(I * NR)));
         for (r, (row, value)) in sums.iter_mut().zip(a).enumerate() {
             let value = F32x4::load_splat(value.add(I));
-            for (sum, weight) in row.iter_mut().zip(weights) {
-                *sum = value.mul_add(weight, *sum);
+            for (sums, weights) in row.iter_mut().zip(weights) {
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum = value.mul_add(weight, *sum);
+                }
             }
             // Keeps V8 from loading all values of A before the first product. The condition is never true; each
             // is different, or they would be merged.

@@ -20,7 +20,7 @@ use crate::runtime::blocks::{block_size, blocks};
 use crate::runtime::parallel::{
     DisjointSliceMut, Task, for_each_task_in_turn, tasks_for, threads_for,
 };
-use crate::runtime::simd::{F32x4, LANES};
+use crate::runtime::simd::{F32x4, LANES, WIDE, loads_before_stores};
 
 /// Rows and columns of the result computed together: two tiles, two panels.
 const ROWS: usize = 2 * MR;
@@ -232,27 +232,62 @@ fn add_row(top: &[f32], bottom: &[f32], out: &mut [MaybeUninit<f32>], step: usiz
     assert!(depth.is_multiple_of(LANES) && bottom.len() == top.len());
     let out = &mut out[..(TERMS.len() - 1) * step + depth];
     let mut squares = [F32x4::splat(0.0); 2];
-    for k in (0..depth).step_by(LANES) {
-        // SAFETY: `depth` is a multiple of LANES; both rows have `2 * depth` values, and the target has `depth`
-        // values from the start of each operand.
+    let mut k = 0;
+    if WIDE {
+        while k + 2 * LANES <= depth {
+            // SAFETY: both rows have `2 * depth` values, and the target has `depth` values from the start of each operand.
+            unsafe {
+                let blocks = [0, LANES].map(|v| row_blocks(top, bottom, depth, k + v));
+                for blocks in &blocks {
+                    add_squares(&mut squares, blocks);
+                }
+                loads_before_stores();
+                for (index, operand) in ROW_OPERANDS.into_iter().enumerate() {
+                    let target = out.as_mut_ptr().cast::<f32>().add(index * step + k);
+                    combine(operand, &blocks[0]).store(target);
+                    combine(operand, &blocks[1]).store(target.add(LANES));
+                }
+            }
+            k += 2 * LANES;
+        }
+    }
+    while k < depth {
+        // SAFETY: `depth` is a multiple of LANES, and the rest as above.
         unsafe {
-            let half = |row: &[f32], half: usize| F32x4::load(row.as_ptr().add(half * depth + k));
-            let (a11, a12) = (half(top, 0), half(top, 1));
-            let (a21, a22) = (half(bottom, 0), half(bottom, 1));
-            squares[0] = a12.mul_add(a12, a11.mul_add(a11, squares[0]));
-            squares[1] = a22.mul_add(a22, a21.mul_add(a21, squares[1]));
-            let operands = ROW_OPERANDS.map(|operand| combine(operand, [a11, a12, a21, a22]));
-            for (index, operand) in operands.into_iter().enumerate() {
-                operand.store(out.as_mut_ptr().cast::<f32>().add(index * step + k));
+            let blocks = row_blocks(top, bottom, depth, k);
+            add_squares(&mut squares, &blocks);
+            for (index, operand) in ROW_OPERANDS.into_iter().enumerate() {
+                combine(operand, &blocks)
+                    .store(out.as_mut_ptr().cast::<f32>().add(index * step + k));
             }
         }
+        k += LANES;
     }
     squares.map(F32x4::sum)
 }
 
+/// Vectors of the four blocks of two rows, at input `k` of each half.
+///
+/// # Safety
+/// Both rows must have `2 * depth` values, and `k + LANES` be at most `depth`.
+#[inline(always)]
+unsafe fn row_blocks(top: &[f32], bottom: &[f32], depth: usize, k: usize) -> [F32x4; 4] {
+    // SAFETY: guaranteed by the caller.
+    let half =
+        |row: &[f32], half: usize| unsafe { F32x4::load(row.as_ptr().add(half * depth + k)) };
+    [half(top, 0), half(top, 1), half(bottom, 0), half(bottom, 1)]
+}
+
+/// Adds the squares of vectors of the four blocks to those of both rows.
+#[inline(always)]
+fn add_squares(squares: &mut [F32x4; 2], [a11, a12, a21, a22]: &[F32x4; 4]) {
+    squares[0] = a12.mul_add(*a12, a11.mul_add(*a11, squares[0]));
+    squares[1] = a22.mul_add(*a22, a21.mul_add(*a21, squares[1]));
+}
+
 /// Computes an operand from vectors of the four blocks.
 #[inline(always)]
-fn combine(operand: Operand, blocks: [F32x4; 4]) -> F32x4 {
+fn combine(operand: Operand, blocks: &[F32x4; 4]) -> F32x4 {
     match operand {
         Operand::Block(index) => blocks[index],
         Operand::Sum(a, b) => blocks[a].add(blocks[b]),
@@ -270,17 +305,28 @@ fn add_weights(weights: &Panels, pairs: usize, out: &mut [f32]) {
         let right = &weights.values[(2 * pair + 1) * weights.stride..][..2 * size];
         let target = &mut out[pair * size..];
         assert!(target.len() >= (WEIGHT_SUMS - 1) * pairs * size + size);
-        for k in (0..size).step_by(LANES) {
-            // SAFETY: NR, and so `size`, is a multiple of LANES; both slices have `2 * size` values, and the
-            // target has `size` values from the start of each sum.
+        for k in (0..size).step_by(NR) {
+            // SAFETY: `size` is a multiple of NR; both slices have `2 * size` values, and the target has `size` values
+            // from the start of each sum.
             unsafe {
-                let half =
-                    |panel: &[f32], half: usize| F32x4::load(panel.as_ptr().add(half * size + k));
-                let (b11, b12) = (half(left, 0), half(right, 0));
-                let (b21, b22) = (half(left, 1), half(right, 1));
-                let sums = WEIGHT_OPERANDS.map(|operand| combine(operand, [b11, b12, b21, b22]));
-                for (index, sum) in sums.into_iter().enumerate() {
-                    sum.store(target.as_mut_ptr().add(index * pairs * size + k));
+                let half = |panel: &[f32], half: usize, k: usize| {
+                    F32x4::load(panel.as_ptr().add(half * size + k))
+                };
+                let blocks: [_; NR / LANES] = std::array::from_fn(|v| {
+                    let k = k + v * LANES;
+                    [
+                        half(left, 0, k),
+                        half(right, 0, k),
+                        half(left, 1, k),
+                        half(right, 1, k),
+                    ]
+                });
+                loads_before_stores();
+                for (index, operand) in WEIGHT_OPERANDS.into_iter().enumerate() {
+                    for (v, blocks) in blocks.iter().enumerate() {
+                        let at = index * pairs * size + k + v * LANES;
+                        combine(operand, blocks).store(target.as_mut_ptr().add(at));
+                    }
                 }
             }
         }

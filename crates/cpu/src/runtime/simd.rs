@@ -9,6 +9,21 @@ pub const LANES: usize = 4;
 /// Whether [`F32x4::mul_add`] is a single instruction.
 pub(crate) const FUSED: bool = cfg!(target_feature = "relaxed-simd");
 
+/// Whether this is the wide engine, for runtimes that join two vectors into one of 256 bits: V8 with
+/// `--experimental-wasm-revectorize`. It looks for pairs of vectors that are stored next to each other and
+/// computed by the same operations from pairs loaded next to each other.
+pub(crate) const WIDE: bool = cfg!(feature = "wide");
+
+/// Keeps LLVM from loading a vector after it has stored the vector's neighbour: V8 joins two stores only if nothing is
+/// loaded between them. Call it between the loads and the stores of neighbours.
+#[inline(always)]
+pub(crate) fn loads_before_stores() {
+    if WIDE {
+        // Compiles to no instruction. (For wasm32 without atomics, LLVM drops `compiler_fence`.)
+        std::hint::black_box(());
+    }
+}
+
 pub use imp::F32x4;
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -352,6 +367,22 @@ impl F32x4 {
 /// Applies `op` to every element, four at a time; the remainder goes through a padded vector.
 #[inline(always)]
 pub fn map_in_place(values: &mut [f32], op: impl Fn(F32x4) -> F32x4) {
+    let values = if WIDE {
+        let (pairs, rest) = values.as_chunks_mut::<{ 2 * LANES }>();
+        for pair in pairs {
+            let pointer = pair.as_mut_ptr();
+            // SAFETY: the pair is eight floats.
+            unsafe {
+                let pair = [0, LANES].map(|v| op(F32x4::load(pointer.add(v))));
+                loads_before_stores();
+                pair[0].store(pointer);
+                pair[1].store(pointer.add(LANES));
+            }
+        }
+        rest
+    } else {
+        values
+    };
     let (chunks, rest) = values.as_chunks_mut::<LANES>();
     for chunk in chunks {
         let pointer = chunk.as_mut_ptr();

@@ -28,11 +28,17 @@ pub fn with_engine<T>(_: &str, op: impl FnOnce(&mut Engine) -> Result<T>) -> JsR
     ENGINE.with_borrow_mut(op).map_err(to_js)
 }
 
-/// The SIMD level that this binary was built for: "simd128" or "relaxed".
+/// The SIMD level that this binary was built for: "simd128", "relaxed" or "relaxed-wide".
 #[wasm_bindgen]
 pub fn simd_level() -> String {
-    let is_relaxed = cfg!(target_feature = "relaxed-simd");
-    if is_relaxed { "relaxed" } else { "simd128" }.to_string()
+    if cfg!(feature = "wide") {
+        "relaxed-wide"
+    } else if cfg!(target_feature = "relaxed-simd") {
+        "relaxed"
+    } else {
+        "simd128"
+    }
+    .to_string()
 }
 
 thread_local! {
