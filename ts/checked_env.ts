@@ -29,6 +29,7 @@ const RULES: Readonly<Record<keyof Env, Rule>> = {
   allow_token_over_http: flag,
   warn: callable,
   wasm: wasm_input,
+  wide_vectors: flag,
   decode: callable,
   webgpu: record,
 };

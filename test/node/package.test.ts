@@ -138,8 +138,8 @@ describe("the packed package, installed in an empty project", () => {
 
   it("contains what the package needs and nothing else", async () => {
     const files = await readdir(join(project, "node_modules/vit-msn"), { recursive: true });
-    for (const level of ["simd128", "relaxed", "simd128_threads", "relaxed_threads"])
-      expect(files).toContain(`dist/vit_msn_${level}.wasm`);
+    for (const level of ["simd128", "relaxed", "relaxed_wide"])
+      for (const threads of ["", "_threads"]) expect(files).toContain(`dist/vit_msn_${level}${threads}.wasm`);
     expect(files).toContain("dist/models/fashion/model.safetensors");
     expect(files).toContain("LICENSE");
     expect(files.filter((name) => /test1000|\.test\.|^ts\b|^crates\b/.test(name))).toEqual([]);

@@ -10,6 +10,8 @@ const levels = (names: readonly string[], counts: readonly number[], worker = fa
   names.flatMap((level) => counts.map((num_threads) => ({ level, num_threads, worker })));
 /** Pages are served without what threads need: theirs are in test/node/threads_page.test.ts. */
 const THREADED = levels(["simd128+threads", "relaxed+threads"], [1, 2, 3]);
+/** The engine for V8's 256-bit vectors, which gives the same results without them; only Node chooses it. */
+const WIDE = [...levels(["relaxed-wide"], [1]), ...levels(["relaxed-wide+threads"], [2])];
 /** Without optional features and with all that there are, subgroups among them; with software's kernels and with GPUs'. */
 const WEBGPU = DEVICE_KINDS.map((limits) => ({
   level: "webgpu",
@@ -21,7 +23,9 @@ const WEBGPU = DEVICE_KINDS.map((limits) => ({
 const ENGINES: readonly (ReturnType<typeof levels>[number] & { limits?: DeviceKind })[] = [
   ...levels(["simd128", "relaxed"], [1]),
   ...levels(["relaxed"], [1], true),
-  ...(typeof document === "undefined" ? [...THREADED, ...levels(["relaxed+threads"], [2], true)] : []),
+  ...(typeof document === "undefined"
+    ? [...THREADED, ...WIDE, ...levels(["relaxed+threads"], [2], true)]
+    : []),
   ...(no_webgpu === undefined ? WEBGPU : []),
 ];
 
@@ -34,7 +38,7 @@ describe.each(ENGINES.filter(({ level }) => runnable.includes(level)))(
     const engine: PretrainedOptions = { device: "wasm", num_threads, worker };
     beforeAll(async () => {
       if (limits) engine.device = await open_device(limits);
-      const file = `dist/vit_msn_${level.replace("+", "_")}.wasm`;
+      const file = `dist/vit_msn_${level.replaceAll(/[-+]/g, "_")}.wasm`;
       engine.wasm = await WebAssembly.compile((await read_file(file)) as Uint8Array<ArrayBuffer>);
     });
 

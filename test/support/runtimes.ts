@@ -19,6 +19,13 @@ export interface Runtime {
     variables?: NodeJS.ProcessEnv,
     timeout?: number,
   ): Promise<string>;
+  /** The same with options of the runtime itself before the program. */
+  run_with(
+    options: readonly string[],
+    program: string,
+    args: readonly string[],
+    cwd: string,
+  ): Promise<string>;
 }
 
 /** Deno with only the permissions that models and images need, and the options given. */
@@ -67,6 +74,8 @@ async function runtime(name: Runtime["name"], path: string, options: readonly st
       const env = { ...process.env, ...variables };
       return (await execute(path, [...options, program, ...args], { cwd, env, timeout })).stdout;
     },
+    run_with: async (more, program, args, cwd) =>
+      (await execute(path, [...options, ...more, program, ...args], { cwd, timeout: 180_000 })).stdout,
   };
 }
 

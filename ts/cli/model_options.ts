@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import { type PretrainedOptions, show_url, WEIGHT_DTYPES, type WeightDtype } from "../index.ts";
+import { env, type PretrainedOptions, show_url, WEIGHT_DTYPES, type WeightDtype } from "../index.ts";
 import { positive_integer } from "./batch/options.ts";
 import { DownloadBars } from "./progress_bars.ts";
 
@@ -11,6 +11,8 @@ export const ATTENTIONS = [
 /** Types that weights are trained in. */
 export const FLOAT_DTYPES = WEIGHT_DTYPES.filter((dtype) => dtype !== "int8");
 
+export const WIDE_HELP = "use V8's experimental vectors of 256 bits where they work and are faster";
+
 /** The values of the options below, as commander parses them. */
 export interface ModelFlags {
   model?: string;
@@ -21,6 +23,7 @@ export interface ModelFlags {
   attn: (typeof ATTENTIONS)[number];
   device: (typeof DEVICES)[number];
   numThreads: number;
+  wide: boolean;
   quiet?: boolean;
   /** Not an option: whether the engine runs in a separate thread. */
   worker?: boolean;
@@ -47,12 +50,15 @@ export function with_model_options(command: Command): Command {
     )
     .addOption(new Option("--device <name>", "run on this device").choices(DEVICES).default("wasm"))
     .option("-t, --num-threads <n>", "use n threads of the CPU", positive_integer, 1)
+    .option("--wide", WIDE_HELP, true)
+    .option("--no-wide", "never use V8's vectors of 256 bits")
     .optionsGroup("General options:")
     .option("-q, --quiet", "print no progress and no summary");
 }
 
 /** The options of from_pretrained for these flags. */
 export function load_options(flags: ModelFlags, signal: AbortSignal): PretrainedOptions {
+  env.wide_vectors = flags.wide;
   return {
     revision: flags.revision,
     cache_dir: flags.cacheDir,

@@ -1,5 +1,6 @@
 import { find_gpu, HOW_TO_GET_WEBGPU } from "#gpu";
 import { load_webgpu } from "#webgpu";
+import { find_wide } from "#wide";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { is_error } from "../is_a.ts";
@@ -8,6 +9,7 @@ import type { EngineOptions, StartedEngine } from "./engine_options.ts";
 import { is_for_webgpu, load_wasm_module, type WasmInput } from "./wasm/load_wasm.ts";
 import { choose_level, obstacle_to_threads } from "./wasm/simd_level.ts";
 import { create_wasm_engine, has_threads, type WasmEngine } from "./wasm/wasm_engine.ts";
+import type { WideChoice } from "./wasm/wide_types.ts";
 import type { StartedWebGpu } from "./webgpu/start_webgpu.ts";
 
 /** The engine has no use for more. */
@@ -68,9 +70,12 @@ async function start_on_cpu(
 ): Promise<StartedEngine> {
   const num_threads = Math.min(wanted, MAX_THREADS);
   const choice = choose_level(num_threads);
-  const module = await load_wasm_module(given, choice.level);
-  if (is_for_webgpu(module)) throw not_for_cpu();
-  const reasons = given === undefined ? choice.reasons : reasons_of_given(module, num_threads);
+  const ordinary = await load_wasm_module(given, choice.level);
+  if (is_for_webgpu(ordinary)) throw not_for_cpu();
+  const reasons = given === undefined ? choice.reasons : reasons_of_given(ordinary, num_threads);
+  const { module = ordinary, not_wide = [] }: WideChoice = given
+    ? {}
+    : await find_wide(choice.level, ordinary);
   const engine = create_wasm_engine(module);
   const may_share = obstacle_to_threads(num_threads) === undefined && has_threads(module);
   if (num_threads < wanted) reasons.push(`The engine uses up to ${MAX_THREADS} threads.`);
@@ -79,7 +84,7 @@ async function start_on_cpu(
     level: engine.level,
     threads,
     worker: false,
-    reasons: Object.freeze([...not_on_webgpu, ...reasons]),
+    reasons: Object.freeze([...not_on_webgpu, ...reasons, ...not_wide]),
   });
   if (threads < wanted) {
     env.warn(`vit-msn: num_threads is ${wanted}, but the model runs on ${threads}. ${reasons.join(" ")}`);

@@ -1,6 +1,6 @@
-import type { PretrainedOptions } from "../../index.ts";
+import { env, type PretrainedOptions } from "../../index.ts";
 import type { OptionRule } from "../../training/index.ts";
-import { ATTENTIONS } from "../model_options.ts";
+import { ATTENTIONS, WIDE_HELP } from "../model_options.ts";
 import { data, general, model, type OptionHelp, optimiser, output, training } from "./option_help.ts";
 
 /** An option of a training command: the rule for its value, and its help. */
@@ -24,6 +24,7 @@ export interface SharedFlags {
   token?: string;
   attn_implementation?: "sdpa" | "eager";
   num_threads?: number;
+  wide?: boolean;
   quiet?: boolean;
 }
 
@@ -53,11 +54,13 @@ export const SHARED_FLAGS: Readonly<Record<keyof SharedFlags, DescribedOption>> 
     ...model("attention implementation; default: sdpa", "name"),
   },
   num_threads: { rule: positive_integer, ...model("threads of the CPU engine; default: 1") },
+  wide: { rule: flag, ...model(`${WIDE_HELP}; default: true`) },
   quiet: { rule: flag, ...general("print no progress; default: false") },
 };
 
 /** The options of from_pretrained for these flags. */
 export function shared_pretrained_options(flags: SharedFlags, signal: AbortSignal): PretrainedOptions {
+  env.wide_vectors = flags.wide ?? true;
   return {
     revision: flags.model_revision,
     cache_dir: flags.cache_dir,

@@ -6,7 +6,7 @@ import type { Level } from "../engine_info.ts";
 
 /** The engine's WebAssembly for a level, from next to this file. */
 export async function default_wasm(level: Level | "webgpu"): Promise<BufferSource> {
-  const file = `vit_msn_${level.replace("+", "_")}.wasm`;
+  const file = `vit_msn_${level.replaceAll(/[-+]/g, "_")}.wasm`;
   try {
     // Some bundlers replace import.meta.url by nothing, and URL by their own.
     return await readFile(fileURLToPath(String(new URL(`./${file}`, import.meta.url))));

@@ -11,7 +11,7 @@ export async function default_wasm(level: Level | "webgpu"): Promise<URL> {
       return new URL("./vit_msn_simd128_threads.wasm", import.meta.url);
     case "webgpu":
       return new URL("./vit_msn_webgpu.wasm", import.meta.url);
-    case "relaxed+threads":
+    default: // relaxed+threads; the wide engine isn't chosen here (wide.web.ts)
       return new URL("./vit_msn_relaxed_threads.wasm", import.meta.url);
   }
 }

@@ -16,7 +16,7 @@ export type EngineCall =
   | { op: "free"; handle: number };
 
 /** The settings of `env` that apply in the Worker, too. */
-export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key"> {
+export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "cache_key" | "wide_vectors"> {
   allow_software: boolean | undefined;
 }
 

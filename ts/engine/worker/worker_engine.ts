@@ -142,8 +142,14 @@ class WorkerLink {
   async start(options: EngineOptions): Promise<StartReport> {
     try {
       const answer = this.#expect(0);
-      const { use_cache, cache_dir, cache_key, webgpu } = env;
-      const settings = { use_cache, cache_dir, cache_key, allow_software: webgpu.allow_software };
+      const { use_cache, cache_dir, cache_key, wide_vectors, webgpu } = env;
+      const settings = {
+        use_cache,
+        cache_dir,
+        cache_key,
+        wide_vectors,
+        allow_software: webgpu.allow_software,
+      };
       this.#worker.post({ start: options, settings });
       return (await answer) as StartReport;
     } catch (error) {
