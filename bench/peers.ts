@@ -2,8 +2,10 @@
  * ViT-MSN end to end compared with another runtime: float32, 224×224, both in this process and in turn.
  */
 import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { WEIGHT_DTYPES, type WeightDtype } from "../ts/dtypes.ts";
+import { env } from "../ts/env.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
 import { open_onnxruntime_web } from "./peers/onnxruntime_web.ts";
@@ -23,6 +25,8 @@ const HELP = `Usage: node bench/run.mjs peers [OPTIONS]
   --threads N         threads of each runtime; default 1
   --dtype NAME        type of our weights, such as int8; default float32. The peer's are float32, or what --onnx has
   --rounds N          measured rounds; default 15
+  --wide              V8's 256-bit vectors for us, turned on when the peer is warm; to give the peer the same, start
+                      node with --experimental-wasm-revectorize instead
   --processor-time    measure this process's processor time, for a busy machine; one thread only
   --model DIR         a checkpoint's folder, with --onnx: the same model as ONNX (bench/export_onnx.py writes it).
   --onnx FILE         Default: random weights, and ONNX written from them (bench/onnx/vit_msn.ts).
@@ -47,6 +51,7 @@ const { values: options } = parseArgs({
     threads: { type: "string", default: "1" },
     dtype: { type: "string", default: "float32" },
     rounds: { type: "string", default: "15" },
+    wide: { type: "boolean", default: false },
     "processor-time": { type: "boolean", default: false },
     model: { type: "string" },
     onnx: { type: "string" },
@@ -64,38 +69,41 @@ interface Pair {
   /** The same in float32, for the peer: the model itself, if that is its dtype. */
   exact: ViTMSNForImageClassification;
   onnx: () => Promise<Uint8Array<ArrayBuffer>>;
+  /** The same model as `model`, on a new engine. */
+  reopen: () => Promise<ViTMSNForImageClassification>;
 }
 
 async function open_pair(size: Size): Promise<Pair> {
   const exact = await ViTMSNForImageClassification.from_config(SIZES[size], { device: "wasm", num_threads });
   const onnx = () => to_onnx(exact);
-  if (dtype === "float32") return { name: size, model: exact, exact, onnx };
   const options = { device: "wasm", num_threads, dtype } as const;
-  return {
-    name: size,
-    model: await ViTMSNForImageClassification.from_config(SIZES[size], options),
-    exact,
-    onnx,
-  };
+  const reopen = () => ViTMSNForImageClassification.from_config(SIZES[size], options);
+  return { name: size, model: dtype === "float32" ? exact : await reopen(), exact, onnx, reopen };
 }
 
 async function open_files(folder: string, onnx: string): Promise<Pair> {
   const options = { device: "wasm", num_threads, local_files_only: true } as const;
   const exact = await ViTMSNForImageClassification.from_pretrained(folder, options);
-  const model =
-    dtype === "float32"
-      ? exact
-      : await ViTMSNForImageClassification.from_pretrained(folder, { ...options, dtype });
-  return { name: folder, model, exact, onnx: async () => new Uint8Array(readFileSync(onnx)) };
+  const reopen = () => ViTMSNForImageClassification.from_pretrained(folder, { ...options, dtype });
+  const model = dtype === "float32" ? exact : await reopen();
+  return { name: folder, model, exact, onnx: async () => new Uint8Array(readFileSync(onnx)), reopen };
 }
 
-async function compare({ name, model, exact, onnx }: Pair, batch: number, rounds: number): Promise<Row> {
+async function compare(pair: Pair, batch: number, rounds: number): Promise<Row> {
+  const { name, exact, onnx, reopen } = pair;
+  let { model } = pair;
   const peer = await chosen_peer()({ model: exact, onnx, folder: options["peers-dir"], num_threads });
   if (exact !== model) await exact.dispose();
   const { height, width } = model.config.image_grid;
   const pixel_values = images(batch, height, width);
-  const ours = async () => (await model.forward({ pixel_values })).logits;
   const theirs = () => peer.run(pixel_values);
+  if (options.wide) {
+    await warm(theirs);
+    await model.dispose();
+    env.wide_vectors = true;
+    model = await reopen();
+  }
+  const ours = async () => (await model.forward({ pixel_values })).logits;
   const difference = largest_difference((await ours()).data, await theirs());
   if (!(difference <= (dtype === "float32" ? TOLERANCE : ROUNDED_TOLERANCE)))
     throw new Error(`${name}: the logits differ by ${difference}.`);
@@ -114,6 +122,12 @@ async function compare({ name, model, exact, onnx }: Pair, batch: number, rounds
     "best of each, ms": `${round(Math.min(...a))} / ${round(Math.min(...b))}`,
     "logits differ by": difference.toExponential(1),
   };
+}
+
+/** Runs a peer until V8 has compiled its code for good: V8's flag, which is for the process, would apply to it, too. */
+async function warm(theirs: () => Promise<unknown>): Promise<void> {
+  for (let round = 0; round < 10; round++) await theirs();
+  await sleep(1000);
 }
 
 function largest_difference(a: Float32Array, b: Float32Array): number {

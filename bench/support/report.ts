@@ -1,3 +1,4 @@
+import { existsSync, readFileSync } from "node:fs";
 import os from "node:os";
 
 export type Cell = string | number;
@@ -7,6 +8,8 @@ export type Row = Readonly<Record<string, Cell>>;
 export interface Machine {
   cpu: string;
   cores: number;
+  /** What the processor has of the instructions that decide about speed; empty where the system doesn't report it. */
+  features: readonly string[];
   memory_gib: number;
   node: string;
   v8: string;
@@ -20,12 +23,22 @@ export function machine(): Machine {
   return {
     cpu: cpus[0]?.model.trim() ?? os.arch(),
     cores: cpus.length,
+    features: features(),
     memory_gib: Math.round(os.totalmem() / 2 ** 30),
     node: process.version,
     v8: process.versions.v8,
     load: round(os.loadavg()[0] as number, 2),
     date: new Date().toISOString().slice(0, 10),
   };
+}
+
+const FEATURES = ["fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "asimddp", "i8mm"];
+
+function features(): string[] {
+  const info = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
+  const [, flags = ""] = /^(?:flags|Features)\s*:(.*)$/m.exec(info) ?? [];
+  const words = new Set(flags.split(" "));
+  return FEATURES.filter((feature) => words.has(feature));
 }
 
 /** Prints rows as a Markdown table with the machine above it, or everything as JSON. */
@@ -37,8 +50,9 @@ export function print(title: string, where: Machine, rows: readonly Row[], as_js
   console.log(`\n${title}\n${describe(where)}\n\n${table(rows)}`);
 }
 
-function describe({ cpu, cores, memory_gib, node, v8, load, date }: Machine): string {
-  return `${cores} × ${cpu}, ${memory_gib} GiB; Node ${node}, V8 ${v8}; load ${load} at the start; ${date}`;
+function describe({ cpu, cores, features, memory_gib, node, v8, load, date }: Machine): string {
+  const with_features = features.length > 0 ? ` (${features.join(", ")})` : "";
+  return `${cores} × ${cpu}${with_features}, ${memory_gib} GiB; Node ${node}, V8 ${v8}; load ${load} at the start; ${date}`;
 }
 
 /** A Markdown table, a column for each of the first row's keys. */

@@ -71,8 +71,8 @@ async function start_on_cpu(
   const num_threads = Math.min(wanted, MAX_THREADS);
   const choice = choose_level(num_threads);
   const ordinary = await load_wasm_module(given, choice.level);
-  if (is_for_webgpu(ordinary)) throw not_for_cpu();
-  const reasons = given === undefined ? choice.reasons : reasons_of_given(ordinary, num_threads);
+  const on_given = given && (await import("./wasm/given_wasm.ts")).reasons_of_given(ordinary, num_threads);
+  const reasons = on_given ?? choice.reasons;
   const { module = ordinary, not_wide = [] }: WideChoice = given
     ? {}
     : await find_wide(choice.level, ordinary);
@@ -90,22 +90,6 @@ async function start_on_cpu(
     env.warn(`vit-msn: num_threads is ${wanted}, but the model runs on ${threads}. ${reasons.join(" ")}`);
   }
   return { engine, device: "wasm", engine_info };
-}
-
-function not_for_cpu(): VitMsnError {
-  return new VitMsnError(
-    "INVALID_ARGUMENT",
-    'The passed WebAssembly is the WebGPU engine\'s, which needs device "webgpu" or a GPU for "auto".',
-  );
-}
-
-/** Why an engine from the caller's WebAssembly isn't faster. */
-function reasons_of_given(module: WebAssembly.Module, num_threads: number): string[] {
-  const obstacle = obstacle_to_threads(num_threads);
-  const passed = "The engine's WebAssembly was passed (env.wasm)";
-  if (obstacle !== undefined) return [`${passed}.`, obstacle];
-  if (has_threads(module)) return [`${passed}.`];
-  return [`${passed} and has no threads: pass vit_msn_relaxed_threads.wasm.`];
 }
 
 /** Starts the threads and returns their number: 1 if workers can't start. */
