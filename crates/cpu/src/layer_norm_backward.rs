@@ -157,7 +157,7 @@ mod tests {
     fn naive(grad: &[f32], x: &[f32], weight: &[f32], eps: f64) -> Naive {
         let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
         let parameters = [wide(x), wide(weight), vec![0.5; weight.len()]];
-        let slopes = |which: usize| -> Vec<f64> {
+        let gradient = |which: usize| -> Vec<f64> {
             let step = 1e-5;
             (0..parameters[which].len())
                 .map(|index| {
@@ -171,9 +171,9 @@ mod tests {
                 .collect()
         };
         Naive {
-            x: slopes(0),
-            weight: slopes(1),
-            bias: slopes(2),
+            x: gradient(0),
+            weight: gradient(1),
+            bias: gradient(2),
         }
     }
 

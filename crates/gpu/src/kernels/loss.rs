@@ -242,7 +242,7 @@ mod tests {
             };
             let labels: Vec<i32> = (0..batch).map(label_of).collect();
             let counted = labels.iter().filter(|&&label| label >= 0).count() as f64;
-            let (mut loss, mut slopes) = (0.0, vec![0.0; logits.len()]);
+            let (mut loss, mut d_logits) = (0.0, vec![0.0; logits.len()]);
             for (row, &label) in labels.iter().enumerate().filter(|&(_, &label)| label >= 0) {
                 let first = row * classes;
                 let exp = |i: usize| f64::from(logits[first + i]).exp();
@@ -256,13 +256,13 @@ mod tests {
                     let target = one_hot + smoothing / classes as f64;
                     let prob = exp(i) / total;
                     loss -= target * prob.ln() / counted;
-                    slopes[first + i] = (prob - target) / counted;
+                    d_logits[first + i] = (prob - target) / counted;
                 }
             }
             let y = cross_entropy_smoothed(stream, &logits_gpu, &labels, smoothing).unwrap();
             assert_close(&read(stream, &y), &[loss], 3e-6);
             let y = cross_entropy_backward(stream, &logits_gpu, &labels, smoothing).unwrap();
-            assert_close(&read(stream, &y), &slopes, 2e-6);
+            assert_close(&read(stream, &y), &d_logits, 2e-6);
         });
     }
 

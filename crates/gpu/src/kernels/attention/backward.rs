@@ -193,15 +193,15 @@ mod tests {
                 let exps: Vec<f64> = scores.iter().map(|v| (v - largest).exp()).collect();
                 let total: f64 = exps.iter().sum();
                 let probs: Vec<f64> = exps.iter().map(|v| v / total).collect();
-                let slopes: Vec<f64> = (0..tokens)
+                let d_probs: Vec<f64> = (0..tokens)
                     .map(|j| mask(j) * product(grad, row(j, 2)))
                     .collect();
-                let mean = product(&probs, &slopes);
+                let mean = product(&probs, &d_probs);
                 for j in 0..tokens {
-                    let slope = scale * probs[j] * (slopes[j] - mean);
+                    let d_score = scale * probs[j] * (d_probs[j] - mean);
                     for c in 0..dim {
-                        out[at(i, 0) + c] += slope * row(j, 1)[c];
-                        out[at(j, 1) + c] += slope * row(i, 0)[c];
+                        out[at(i, 0) + c] += d_score * row(j, 1)[c];
+                        out[at(j, 1) + c] += d_score * row(i, 0)[c];
                         out[at(j, 2) + c] += mask(j) * probs[j] * grad[c];
                         context[token + c] += mask(j) * probs[j] * row(j, 2)[c];
                     }

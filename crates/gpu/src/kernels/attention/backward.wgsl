@@ -31,8 +31,8 @@ const GRAD: u32 = 3u;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<storage, read_write> new_statistics: array<vec4<f32>>;
 
-// [other, quad]: gradients of the scores of the quad's four rows.
-var<workgroup> slopes: array<vec4<f32>, OTHERS * QUADS>;
+// [other, quad]: gradients of the scores of the quad's four rows; also the scratch memory of reductions.
+var<workgroup> d_scores: array<vec4<f32>, OTHERS * QUADS>;
 var<workgroup> weights: array<vec4<f32>, OTHERS * QUADS>;
 
 fn load_any(head: u32, token: u32, kind: u32, part: u32) -> vec4<f32> {
@@ -209,10 +209,10 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         ));
         // All reads of the previous round are done.
         workgroupBarrier();
-        slopes[place] = ds[0];
-        slopes[place + QUADS] = ds[1];
-        slopes[place + 2u * QUADS] = ds[2];
-        slopes[place + 3u * QUADS] = ds[3];
+        d_scores[place] = ds[0];
+        d_scores[place + QUADS] = ds[1];
+        d_scores[place + 2u * QUADS] = ds[2];
+        d_scores[place + 3u * QUADS] = ds[3];
         if BY_KEYS == 1u {
             let shares = transpose(used);
             weights[place] = shares[0];
@@ -223,9 +223,9 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         workgroupBarrier();
         if 4u * part < params.head_dim {
             for (var other = 0u; other < min(OTHERS, params.tokens - first); other++) {
-                let slope = slopes[other * QUADS + quad];
+                let d_score = d_scores[other * QUADS + quad];
                 let v = load(head, first + other, select(KEY, QUERY, BY_KEYS == 1u), part);
-                by_first += mat4x4<f32>(slope.x * v, slope.y * v, slope.z * v, slope.w * v);
+                by_first += mat4x4<f32>(d_score.x * v, d_score.y * v, d_score.z * v, d_score.w * v);
                 if BY_KEYS == 1u {
                     let weight = weights[other * QUADS + quad];
                     let g = load_grad(head, first + other, part);
@@ -268,11 +268,11 @@ fn sum(m: mat4x4<f32>) -> vec4<f32> {
 // The sum of a vector over the quad's lanes.
 fn sum_of_lanes(value: vec4<f32>, index: u32) -> vec4<f32> {
     workgroupBarrier();
-    slopes[index] = value;
+    d_scores[index] = value;
     workgroupBarrier();
     var total: vec4<f32>;
     for (var other = 0u; other < LANES; other++) {
-        total += slopes[index / LANES * LANES + other];
+        total += d_scores[index / LANES * LANES + other];
     }
     return total;
 }
@@ -327,11 +327,11 @@ fn statistics_of_queries(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     if EAGER == 1u {
         total = sum_of_lanes(total, index);
     } else {
-        slopes[index] = highest;
+        d_scores[index] = highest;
         workgroupBarrier();
         var now = highest;
         for (var other = 0u; other < LANES; other++) {
-            now = max(now, slopes[index / LANES * LANES + other]);
+            now = max(now, d_scores[index / LANES * LANES + other]);
         }
         share = 1.0 / sum_of_lanes(total * exp(highest - now), index);
         highest = now;
