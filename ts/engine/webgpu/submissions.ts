@@ -91,6 +91,11 @@ export class SubmissionClock {
     this.#finished = now;
   }
 
+  /** Excludes what was submitted so far from the times. */
+  skip(submitted: number): void {
+    this.#submitted = submitted;
+  }
+
   /** Whether nothing was submitted since the last call of `time`. */
   is_idle(submitted: number): boolean {
     return submitted === this.#submitted;

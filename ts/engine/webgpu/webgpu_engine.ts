@@ -249,6 +249,7 @@ export class WebGpuEngine extends WasmEngine {
       for (const choice of this.#tile_cache.choices.values()) {
         if (this.tiled.still_holds(choice)) this.tiled.choose_tile(choice, choice.tile);
       }
+      this.#clock.skip(this.#ask((glue) => glue.submitted_work()));
       this.#limit_submissions();
     } catch (error) {
       await this.dispose();
