@@ -57,7 +57,17 @@ export {
   type LossInputs,
   type LossOfLogits,
 } from "./losses.ts";
-export { argmax_rows, type ComputeMetrics, confusion_matrix, type EvalPrediction } from "./metrics.ts";
+export {
+  argmax_rows,
+  type ClassMetrics,
+  type ComputeMetrics,
+  class_metrics,
+  classification_metrics,
+  confusion_matrix,
+  type EvalPrediction,
+  multi_label_metrics,
+  regression_metrics,
+} from "./metrics.ts";
 export {
   MSN_PRETRAINING_OPTIONS,
   MSNPretrainingArguments,

@@ -60,7 +60,8 @@ export interface TrainerOptions {
   /** Makes the batches instead; the options above are then unused. */
   data_collator?: DataCollator;
   /**
-   * Metrics from all logits and labels of an evaluation; default: the accuracy, if each image has one class.
+   * Metrics from all logits and labels of an evaluation, for example classification_metrics. Default: the accuracy if
+   * each image has one class, multi_label_metrics if it has several, regression_metrics for numbers.
    */
   compute_metrics?: ComputeMetrics;
   /**
