@@ -39,7 +39,7 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 302_000,
+    budget: 306_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 241_000 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 116_000 },
