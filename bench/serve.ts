@@ -47,9 +47,21 @@ interface Served {
 }
 
 async function serve(model: readonly string[], max_batch: number, variant: string): Promise<Served> {
-  const limits = ["--max-batch", String(max_batch), "--max-queue", "256", "--num-threads", options.threads];
+  const limits = ["--max-batch", String(max_batch), "--max-queue", "256", "--timeout", "600"];
+  const threads = ["--num-threads", options.threads];
   const further = variant === "" ? [] : variant.split(" ");
-  const args = ["dist/cli.js", "serve", "--port", "0", "--only", "embed", ...limits, ...model, ...further];
+  const args = [
+    "dist/cli.js",
+    "serve",
+    "--port",
+    "0",
+    "--only",
+    "embed",
+    ...limits,
+    ...threads,
+    ...model,
+    ...further,
+  ];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "pipe"] });
   const url = await new Promise<string>((resolve, reject) => {
     let printed = "";

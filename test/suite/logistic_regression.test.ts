@@ -1,6 +1,8 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { ViTMSNModel } from "vit-msn";
+import { describe, expect, test, vi } from "vitest";
 import { Pacer } from "../../ts/engine/pacer.ts";
+import type { TrainingEngine } from "../../ts/engine/training_engine.ts";
 import { VitMsnError } from "../../ts/errors.ts";
 import { cross_validate, probabilities } from "../../ts/learning/cross_validation.ts";
 import { center_and_normalize } from "../../ts/learning/features.ts";
@@ -10,11 +12,13 @@ import {
   cholesky_solve,
   dot,
   gram,
+  inverse_of,
   orthonormal_basis,
   times_transposed,
   transposed_times,
 } from "../../ts/learning/linear_algebra.ts";
 import { fit_logistic_regression, make_design, to_features } from "../../ts/learning/logistic_regression.ts";
+import { abort_at_look } from "../support/signals.ts";
 import { max_difference, read_tensors } from "../support/tensors.ts";
 
 const WIDTH = 128;
@@ -188,6 +192,82 @@ describe("logistic regression", () => {
   });
 });
 
+describe("on an engine", () => {
+  const NUM_CLASSES = 30;
+
+  /** Enough for the engine's products: 30 classes of 12 noisy images with 512 features. */
+  function large_problem() {
+    const size = 512;
+    const count = 12 * NUM_CLASSES;
+    const classes = Int32Array.from({ length: count }, (_, i) => i % NUM_CLASSES);
+    const values = Float64Array.from({ length: count * size }, (_, at) => {
+      const [i, k] = [Math.floor(at / size), at % size];
+      return (noise(at, 1) + noise(k, 10 + (i % NUM_CLASSES))) / Math.sqrt(size);
+    });
+    return { rows: { values, count, size }, classes };
+  }
+
+  test.each([false, true])(
+    "finds the same optimum, and leaves nothing behind: intercept %o",
+    async (intercept) => {
+      const { rows, classes } = large_problem();
+      const model = await ViTMSNModel.from_config({
+        hidden_size: 16,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+      });
+      const engine = model.engine as TrainingEngine;
+      const used = vi.spyOn(engine, "linear_backward_weights");
+      const { handles, bytes } = model.memory();
+      const given = { ...options(0.01, intercept), tolerance: 1e-8 };
+      const alone = await fit_logistic_regression(rows, classes, NUM_CLASSES, given);
+      expect(used).not.toHaveBeenCalled();
+      const fitted = await fit_logistic_regression(rows, classes, NUM_CLASSES, { ...given, engine });
+      expect(used.mock.calls.length).toBeGreaterThan(5);
+      expect([alone.converged, fitted.converged]).toEqual([true, true]);
+      expect(Math.abs(fitted.loss - alone.loss)).toBeLessThan(1e-10);
+      expect(max_difference(fitted.weights, alone.weights)).toBeLessThan(1e-5);
+      expect(max_difference(fitted.bias, alone.bias)).toBeLessThan(1e-5);
+      expect(model.memory()).toMatchObject({ handles, bytes });
+      await model.dispose();
+    },
+  );
+
+  test("an abort frees what it holds", async () => {
+    const { rows, classes } = large_problem();
+    const model = await ViTMSNModel.from_config({
+      hidden_size: 16,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+    });
+    const { handles } = model.memory();
+    const pacer = new Pacer(abort_at_look(6).signal, "Test");
+    const given = { ...options(0.01, false), pacer, engine: model.engine as TrainingEngine };
+    await expect(fit_logistic_regression(rows, classes, NUM_CLASSES, given)).rejects.toMatchObject({
+      code: "ABORTED",
+    });
+    expect(model.memory().handles).toBe(handles);
+    await model.dispose();
+  });
+
+  test("the inverse of a factorised matrix is its inverse", () => {
+    for (const size of [1, 3, 4, 9]) {
+      const x = Float64Array.from({ length: (size + 3 - ((size + 3) % 4) + 4) * size }, (_, i) =>
+        noise(i, 3),
+      );
+      const matrix = gram(x, size);
+      const inverse = inverse_of(cholesky(matrix, size), size);
+      for (let i = 0; i < size; i++)
+        for (let j = 0; j < size; j++) {
+          let sum = 0;
+          for (let k = 0; k < size; k++)
+            sum += (matrix[i * size + k] as number) * (inverse[k * size + j] as number);
+          expect(sum).toBeCloseTo(i === j ? 1 : 0, 8);
+        }
+    }
+  });
+});
+
 describe("cross-validation", () => {
   test("judges every penalty on every image, in as many folds as the smallest class allows", async () => {
     const { rows, classes } = await first_of_each(4, 3);
@@ -198,8 +278,10 @@ describe("cross-validation", () => {
       classes,
       labels,
       plan_fit({ penalty: "auto", penalties: [1, 0.01, 0.1], folds: 10 }) as LogisticPlan,
-      new Pacer(undefined, "Test"),
-      ({ done, total }) => progress.push(done / total),
+      {
+        pacer: new Pacer(undefined, "Test"),
+        progress_callback: ({ done, total }) => progress.push(done / total),
+      },
     );
     expect(scores.map(({ penalty }) => penalty)).toEqual([0.01, 0.1, 1]);
     expect(progress).toEqual(Array.from({ length: 12 }, (_, i) => (i + 1) / 12));

@@ -1,5 +1,6 @@
 import type { Pacer } from "../engine/pacer.ts";
 import { VitMsnError } from "../errors.ts";
+import type { ProductEngine } from "./engine_products.ts";
 import type { LearningProgressCallback, LogisticPlan } from "./fit_options.ts";
 import { argmax, softmax } from "./heads.ts";
 import { type Design, fit_logistic_regression, type Rows, type Solution } from "./logistic_regression.ts";
@@ -11,6 +12,13 @@ export interface PenaltyScore {
   accuracy: number;
   /** Their mean cross-entropy. */
   loss: number;
+}
+
+export interface CrossValidationOptions {
+  pacer: Pacer;
+  /** Computes the products of large problems. */
+  engine?: ProductEngine | undefined;
+  progress_callback?: LearningProgressCallback | undefined;
 }
 
 /** Comparing penalties doesn't need a precise optimum. */
@@ -27,8 +35,7 @@ export async function cross_validate(
   classes: Int32Array,
   labels: readonly string[],
   plan: LogisticPlan,
-  pacer: Pacer,
-  progress_callback: LearningProgressCallback | undefined,
+  { pacer, engine, progress_callback }: CrossValidationOptions,
 ): Promise<PenaltyScore[]> {
   const { fold_of, folds } = stratify(classes, labels, plan.folds);
   const penalties = [...new Set(plan.penalties)].sort((a, b) => b - a);
@@ -45,6 +52,7 @@ export async function cross_validate(
         tolerance: Math.max(plan.tolerance, TOLERANCE),
         start,
         pacer,
+        engine,
       });
       const { right, loss } = judge(start, held_out.rows, held_out.classes);
       score.right += right;

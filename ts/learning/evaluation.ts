@@ -1,8 +1,9 @@
 import { Pacer } from "../engine/pacer.ts";
 import { select } from "./cross_validation.ts";
+import type { ProductEngine } from "./engine_products.ts";
 import type { Example } from "./features.ts";
-import { fit_plan, linear_head, make_problem } from "./fit.ts";
-import type { FitOptions, FitPlan, LogisticPlan } from "./fit_options.ts";
+import { fit_plan, linear_head, make_problem, type RunOptions } from "./fit.ts";
+import type { FitPlan, LogisticPlan } from "./fit_options.ts";
 import { type Head, predict } from "./heads.ts";
 import { fit_logistic_regression, make_design } from "./logistic_regression.ts";
 
@@ -46,12 +47,14 @@ export function summarise(
 export async function leave_one_out(
   examples: readonly Example[],
   plan: FitPlan,
-  { signal, progress_callback }: Pick<FitOptions, "signal" | "progress_callback">,
+  { signal, progress_callback, engine }: RunOptions,
 ): Promise<Evaluation> {
   const pacer = new Pacer(signal, "Leave-one-out");
   const problem = make_problem(examples);
   const refit =
-    plan.method === "logistic_regression" ? await logistic_refits(examples, plan, pacer) : undefined;
+    plan.method === "logistic_regression"
+      ? await logistic_refits(examples, plan, { pacer, engine })
+      : undefined;
   const neighbors = plan.method === "knn" ? (await fit_plan(problem, plan, { signal })).head : undefined;
   const of_label = problem.labels.map((_, c) => problem.classes.filter((other) => other === c).length);
   const pairs: { label: string; predicted: string }[] = [];
@@ -80,10 +83,14 @@ async function fit_rest(
 }
 
 /** Logistic regressions of all examples but one, each starting from the optimum for all. */
-async function logistic_refits(examples: readonly Example[], plan: LogisticPlan, pacer: Pacer) {
+async function logistic_refits(
+  examples: readonly Example[],
+  plan: LogisticPlan,
+  run: { pacer: Pacer; engine: ProductEngine | undefined },
+) {
   const { labels, classes, features } = make_problem(examples);
   const design = make_design(features);
-  const options = { ...plan, penalty: plan.penalty as number, pacer };
+  const options = { ...plan, ...run, penalty: plan.penalty as number };
   const start = await fit_logistic_regression(design.rows, classes, labels.length, options);
   return async (held_out: number): Promise<Head> => {
     const rest = select(design.rows, classes, (i) => i !== held_out);

@@ -2,6 +2,7 @@ import { Pacer } from "../engine/pacer.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import { cross_validate, type PenaltyScore } from "./cross_validation.ts";
+import type { ProductEngine } from "./engine_products.ts";
 import { type Example, labels_of } from "./features.ts";
 import {
   type CentroidPlan,
@@ -69,6 +70,11 @@ export function make_problem(examples: readonly Example[]): Problem {
   };
 }
 
+export interface RunOptions extends Pick<FitOptions, "signal" | "progress_callback"> {
+  /** The model's, for the products of large problems. */
+  engine?: ProductEngine | undefined;
+}
+
 export interface Fitted {
   head: Head;
   report: FitReport;
@@ -81,7 +87,7 @@ export interface Fitted {
 export async function fit_head(
   examples: readonly Example[],
   plan: FitPlan,
-  options: Pick<FitOptions, "signal" | "progress_callback">,
+  options: RunOptions,
 ): Promise<Fitted> {
   const problem = make_problem(examples);
   check_labels(problem.labels);
@@ -125,7 +131,7 @@ export function check_labels(labels: readonly string[]): void {
 export async function fit_plan(
   problem: Problem,
   plan: FitPlan,
-  options: Pick<FitOptions, "signal" | "progress_callback">,
+  options: RunOptions,
 ): Promise<{ head: Head; details: Partial<FitReport> }> {
   switch (plan.method) {
     case "logistic_regression":
@@ -147,7 +153,7 @@ export async function fit_plan(
 async function fit_logistic(
   problem: Problem,
   plan: LogisticPlan,
-  { signal, progress_callback }: Pick<FitOptions, "signal" | "progress_callback">,
+  { signal, progress_callback, engine }: RunOptions,
 ): Promise<{ head: LinearHead; details: Partial<FitReport> }> {
   const { labels, classes, features } = problem;
   const pacer = new Pacer(signal, "Fitting");
@@ -155,7 +161,7 @@ async function fit_logistic(
   const wanted = plan.penalty ?? default_penalty(labels, classes);
   const cross_validation =
     wanted === "auto"
-      ? await cross_validate(design, classes, labels, plan, pacer, progress_callback)
+      ? await cross_validate(design, classes, labels, plan, { pacer, engine, progress_callback })
       : undefined;
   const penalty = cross_validation ? best_penalty(cross_validation) : (wanted as number);
   const { intercept, max_iterations: total } = plan;
@@ -163,6 +169,7 @@ async function fit_logistic(
     ...plan,
     penalty,
     pacer,
+    engine,
     on_iteration: (done) => progress_callback?.({ status: "fit", done, total }),
   });
   if (!solution.converged) warn_of(solution, plan);

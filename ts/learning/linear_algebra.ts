@@ -148,6 +148,24 @@ export function cholesky_solve(l: Float64Array, size: number, rows: Float64Array
   }
 }
 
+/** (L · Lᵀ)⁻¹ = L⁻ᵀ · L⁻¹ [size, size]. */
+export function inverse_of(l: Float64Array, size: number): Float64Array {
+  const inverse = new Float64Array(round_up(size, ROW_BLOCK) * size);
+  for (let i = 0; i < size; i++) {
+    const row = inverse.subarray(i * size, i * size + i + 1);
+    row[i] = 1;
+    for (let k = 0; k < i; k++)
+      add_scaled(
+        row.subarray(0, k + 1),
+        -(l[i * size + k] as number),
+        inverse.subarray(k * size, k * size + k + 1),
+      );
+    const diagonal = l[i * size + i] as number;
+    for (let k = 0; k <= i; k++) row[k] = (row[k] as number) / diagonal;
+  }
+  return gram(inverse, size);
+}
+
 export function dot(a: Float64Array, b: Float64Array): number {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);

@@ -1,4 +1,5 @@
 import type { Pacer } from "../engine/pacer.ts";
+import { EngineProducts, is_worthwhile, type ProductEngine } from "./engine_products.ts";
 import {
   add_scaled,
   CLASS_BLOCK,
@@ -6,6 +7,7 @@ import {
   cholesky_solve,
   dot,
   gram,
+  inverse_of,
   orthonormal_basis,
   ROW_BLOCK,
   round_up,
@@ -74,6 +76,8 @@ export interface LogisticOptions {
   /** Where to start; default zeros. */
   start?: Solution | undefined;
   pacer: Pacer;
+  /** Computes the products of large problems. */
+  engine?: ProductEngine | undefined;
   on_iteration?: ((iteration: number, gradient: number) => void) | undefined;
 }
 
@@ -96,6 +100,8 @@ export interface Solution {
  */
 const FORCING = 0.2;
 const MAX_CG_STEPS = 500;
+/** The relative gradient down to which float32 is precise enough for it: some ten times its rounding errors. */
+const COARSE = 1e-5;
 /** The preconditioner is computed again once the curvature has changed by this factor. */
 const STALE = 2;
 /** Armijo's share of the predicted descent. */
@@ -119,7 +125,22 @@ export async function fit_logistic_regression(
   num_classes: number,
   options: LogisticOptions,
 ): Promise<Solution> {
-  return new Solver(rows, classes, num_classes, options).run();
+  const solver = new Solver(rows, classes, num_classes, options);
+  try {
+    return await solver.run();
+  } finally {
+    solver.dispose();
+  }
+}
+
+/** A point on the way to the optimum. */
+interface Point {
+  logits: Float64Array;
+  loss: number;
+  probs: Float64Array;
+  gradient: Float64Array;
+  /** The gradient's. */
+  norm: number;
 }
 
 /** All sums are over images: the objective and gradient are divided by n only in the results. */
@@ -136,6 +157,7 @@ class Solver {
   readonly #gram: Float64Array;
   #factor: Float64Array | undefined;
   #factor_curvature = 0;
+  readonly #products: EngineProducts | undefined;
 
   constructor(rows: Rows, classes: Int32Array, num_classes: number, options: LogisticOptions) {
     this.#count = rows.count;
@@ -153,37 +175,93 @@ class Solver {
       this.#targets[i * this.#padded_classes + (classes[i] as number)] = 1;
     }
     this.#gram = gram(this.#x, this.#columns);
+    const sizes = { rows: rows.count, columns: this.#columns, classes: num_classes };
+    if (options.engine !== undefined && is_worthwhile(sizes))
+      this.#products = new EngineProducts(
+        options.engine,
+        this.#x.subarray(0, rows.count * this.#columns),
+        sizes,
+      );
+  }
+
+  dispose(): void {
+    this.#products?.dispose();
   }
 
   async run(): Promise<Solution> {
     const { tolerance, max_iterations, pacer, on_iteration } = this.#options;
     const zero = new Float64Array(this.#padded_classes * this.#columns);
-    const at_zero = this.#norm_of_gradient(zero);
+    const weights = zero;
+    let point = this.#at(weights, new Float64Array(this.#targets.length));
     // The features of every class have the same sum (one class, or all features zero): zero is the optimum.
-    const scale = at_zero === 0 ? 1 : at_zero;
-    const weights = this.#start() ?? zero;
-    let logits = this.#logits(weights);
-    let state = this.#evaluate(weights, logits);
-    let gradient = this.#gradient(weights, state.probs);
-    let norm = Math.sqrt(dot(gradient, gradient));
+    const scale = point.norm === 0 ? 1 : point.norm;
+    const start = this.#start();
+    if (start !== undefined) {
+      weights.set(start);
+      point = this.#at(weights, this.#logits(weights));
+    }
+    let is_coarse = this.#products !== undefined;
     let iterations = 0;
-    while (norm > tolerance * scale && iterations < max_iterations) {
+    while (point.norm > tolerance * scale && iterations < max_iterations) {
+      if (is_coarse && point.norm <= COARSE * scale) {
+        is_coarse = false;
+        point = this.#at(weights, this.#logits(weights));
+        continue;
+      }
       iterations++;
-      const step = await this.#newton_step(gradient, norm, state.probs);
-      const logit_step = this.#logits(step);
-      const moved = this.#line_search(weights, logits, step, logit_step, state.loss, dot(gradient, step));
-      if (moved === undefined) break; // no descent beyond rounding
+      const step = await this.#newton_step(point.gradient, point.norm, point.probs);
+      const logit_step = is_coarse ? await this.#coarse_logits(step) : this.#logits(step);
+      const slope = dot(point.gradient, step);
+      const moved = this.#line_search(weights, point.logits, step, logit_step, point.loss, slope);
+      if (moved === undefined) {
+        if (!is_coarse) break; // no descent beyond rounding
+        is_coarse = false;
+        point = this.#at(weights, this.#logits(weights));
+        continue;
+      }
       add_scaled(weights, moved, step);
-      add_scaled(logits, moved, logit_step);
+      add_scaled(point.logits, moved, logit_step);
       // Sums of steps drift, so every tenth product is computed afresh.
-      if (iterations % 10 === 0) logits = this.#logits(weights);
-      state = this.#evaluate(weights, logits);
-      gradient = this.#gradient(weights, state.probs);
-      norm = Math.sqrt(dot(gradient, gradient));
-      on_iteration?.(iterations, norm / scale);
+      const logits = iterations % 10 === 0 ? this.#logits(weights) : point.logits;
+      point = is_coarse ? await this.#coarsely_at(weights, logits) : this.#at(weights, logits);
+      on_iteration?.(iterations, point.norm / scale);
       await pacer.step();
     }
-    return this.#solution(weights, iterations, state.loss, norm / scale);
+    const { loss, norm } = point;
+    return this.#solution(weights, iterations, loss, norm / scale);
+  }
+
+  #at(weights: Float64Array, logits: Float64Array): Point {
+    const { loss, probs } = this.#evaluate(weights, logits);
+    const gradient = this.#gradient(weights, probs);
+    return { logits, loss, probs, gradient, norm: Math.sqrt(dot(gradient, gradient)) };
+  }
+
+  /** The same with a gradient in float32. */
+  async #coarsely_at(weights: Float64Array, logits: Float64Array): Promise<Point> {
+    const { loss, probs } = this.#evaluate(weights, logits);
+    const errors = new Float32Array(this.#count * this.#num_classes);
+    const stride = this.#padded_classes;
+    for (let i = 0; i < this.#count; i++)
+      for (let c = 0; c < this.#num_classes; c++) {
+        const at = i * stride + c;
+        errors[i * this.#num_classes + c] = (probs[at] as number) - (this.#targets[at] as number);
+      }
+    const gradient = new Float64Array(weights.length);
+    gradient.set(await (this.#products as EngineProducts).transposed_times(errors));
+    this.#add_penalty(gradient, weights);
+    return { logits, loss, probs, gradient, norm: Math.sqrt(dot(gradient, gradient)) };
+  }
+
+  /** The logits in float32, with the padding of classes and rows. */
+  async #coarse_logits(weights: Float64Array): Promise<Float64Array> {
+    const products = this.#products as EngineProducts;
+    const values = await products.times_transposed(this.#without_padding(weights));
+    const out = new Float64Array(this.#targets.length);
+    const classes = this.#num_classes;
+    for (let i = 0; i < this.#count; i++)
+      out.set(values.subarray(i * classes, (i + 1) * classes), i * this.#padded_classes);
+    return out;
   }
 
   #start(): Float64Array | undefined {
@@ -207,11 +285,6 @@ class Solver {
     }
     const converged = gradient <= this.#options.tolerance;
     return { weights, bias, iterations, loss: loss / this.#count, gradient, converged };
-  }
-
-  #norm_of_gradient(weights: Float64Array): number {
-    const gradient = this.#gradient(weights, this.#evaluate(weights, this.#logits(weights)).probs);
-    return Math.sqrt(dot(gradient, gradient));
   }
 
   #logits(weights: Float64Array): Float64Array {
@@ -271,21 +344,37 @@ class Solver {
   }
 
   /** The Hessian times `v`: Xᵀ(P ∘ (Xv - Σ P ∘ Xv)) + λv. */
-  #hessian_times(v: Float64Array, probs: Float64Array): Float64Array {
-    const moved = this.#logits(v);
-    const stride = this.#padded_classes;
-    for (let start = 0; start < moved.length; start += stride) {
-      let mean = 0;
-      for (let c = 0; c < stride; c++) mean += (probs[start + c] as number) * (moved[start + c] as number);
-      for (let c = 0; c < stride; c++) {
-        const at = start + c;
-        moved[at] = (probs[at] as number) * ((moved[at] as number) - mean);
-      }
-    }
+  async #hessian_times(v: Float64Array, probs: Float64Array): Promise<Float64Array> {
     const out = new Float64Array(v.length);
-    transposed_times(moved, this.#x, this.#columns, out);
+    if (this.#products === undefined) {
+      const moved = this.#logits(v);
+      this.#weigh(moved, this.#padded_classes, probs);
+      transposed_times(moved, this.#x, this.#columns, out);
+    } else {
+      const moved = await this.#products.times_transposed(this.#without_padding(v));
+      this.#weigh(moved, this.#num_classes, probs);
+      out.set(await this.#products.transposed_times(moved));
+    }
     this.#add_penalty(out, v);
     return out;
+  }
+
+  /** Changes `moved` [rows, stride] to P ∘ (moved - Σ P ∘ moved). */
+  #weigh(moved: Float64Array | Float32Array, stride: number, probs: Float64Array): void {
+    const skip = this.#padded_classes;
+    for (let start = 0, from = 0; start < moved.length; start += stride, from += skip) {
+      let mean = 0;
+      for (let c = 0; c < stride; c++) mean += (probs[from + c] as number) * (moved[start + c] as number);
+      for (let c = 0; c < stride; c++) {
+        const at = start + c;
+        moved[at] = (probs[from + c] as number) * ((moved[at] as number) - mean);
+      }
+    }
+  }
+
+  /** The rows of the classes that there are, in float32. */
+  #without_padding(v: Float64Array): Float32Array {
+    return Float32Array.from(v.subarray(0, this.#num_classes * this.#columns));
   }
 
   /** Preconditioned conjugate gradients on H·s = -g. */
@@ -293,16 +382,16 @@ class Solver {
     const step = new Float64Array(gradient.length);
     const residual = gradient.map((value) => -value);
     const factor = this.#factor_for(this.#mean_curvature(probs));
-    let preconditioned = this.#precondition(factor, residual);
+    let preconditioned = await this.#precondition(factor, residual);
     const direction = preconditioned.slice();
     let energy = dot(residual, preconditioned);
     for (let k = 0; k < MAX_CG_STEPS && Math.sqrt(dot(residual, residual)) > FORCING * norm; k++) {
-      const product = this.#hessian_times(direction, probs);
+      const product = await this.#hessian_times(direction, probs);
       const curvature = dot(direction, product);
       if (!(curvature > 0)) break; // rounding
       add_scaled(step, energy / curvature, direction);
       add_scaled(residual, -energy / curvature, product);
-      preconditioned = this.#precondition(factor, residual);
+      preconditioned = await this.#precondition(factor, residual);
       const next = dot(residual, preconditioned);
       for (let i = 0; i < direction.length; i++)
         direction[i] = (preconditioned[i] as number) + (next / energy) * (direction[i] as number);
@@ -312,9 +401,10 @@ class Solver {
     return step;
   }
 
-  #precondition(factor: Float64Array, residual: Float64Array): Float64Array {
+  async #precondition(factor: Float64Array, residual: Float64Array): Promise<Float64Array> {
     const out = residual.slice();
-    cholesky_solve(factor, this.#columns, out);
+    if (this.#products === undefined) cholesky_solve(factor, this.#columns, out);
+    else out.set(await this.#products.precondition(this.#without_padding(residual)));
     return out;
   }
 
@@ -322,6 +412,7 @@ class Solver {
     const change = curvature / this.#factor_curvature;
     if (this.#factor === undefined || change > STALE || change < 1 / STALE) {
       this.#factor = this.#factorise(curvature);
+      this.#products?.set_inverse(inverse_of(this.#factor, this.#columns));
       this.#factor_curvature = curvature;
     }
     return this.#factor;

@@ -1,8 +1,10 @@
 import { save_files } from "#save";
+import type { TrainingEngine } from "../engine/training_engine.ts";
 import { invalid_argument as invalid, show, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
 import { type ImageInput, RawImage } from "../image/raw_image.ts";
 import { is_a } from "../is_a.ts";
+import type { ProductEngine } from "../learning/engine_products.ts";
 import { type Evaluation, leave_one_out, summarise } from "../learning/evaluation.ts";
 import { export_model } from "../learning/export_model.ts";
 import {
@@ -186,6 +188,11 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     return removed;
   }
 
+  /** The CPU engine, whose products are faster than JavaScript's. A GPU's results take long to arrive. */
+  get #engine(): ProductEngine | undefined {
+    return this.model.device === "wasm" ? (this.model.engine as TrainingEngine) : undefined;
+  }
+
   /**
    * Fits a head to the added images. The previous head stays in use until the new one is done.
    * @throws VitMsnError INVALID_ARGUMENT for wrong options, fewer than two labels, or `penalty: "auto"` if
@@ -195,7 +202,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     this.#check_alive();
     const plan = plan_fit(options);
     const examples = [...this.#examples];
-    const { head, report } = await fit_head(examples, plan, options);
+    const { head, report } = await fit_head(examples, plan, { ...options, engine: this.#engine });
     this.#check_alive();
     const chosen = plan.method === "logistic_regression" ? { ...plan, penalty: report.penalty } : plan;
     this.#fitted = { head, plan: chosen };
@@ -261,7 +268,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     const { plan } = this.#ready();
     check_options("leave_one_out", options, SAVE_RULES);
     check_labels(this.labels);
-    return leave_one_out([...this.#examples], plan, options);
+    return leave_one_out([...this.#examples], plan, { ...options, engine: this.#engine });
   }
 
   /**
