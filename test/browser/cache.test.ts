@@ -6,7 +6,9 @@ import { write_safetensors } from "../../ts/loading/formats/write_safetensors.ts
 import { read_json } from "../../ts/loading/json.ts";
 import { open_source } from "../../ts/loading/source.ts";
 import type { LoadOptions } from "../../ts/loading/types.ts";
+import { hold_output_folder } from "../../ts/training/folders/folders.web.ts";
 import { expect_error } from "../support/errors.ts";
+import { skipped } from "../support/skips.ts";
 
 const MIB = 1024 * 1024;
 /** A whole part and a bit. */
@@ -208,7 +210,7 @@ describe("addresses", () => {
   });
 });
 
-describe("saving", () => {
+describe("saving", async () => {
   test("writes into a directory handle", async () => {
     const root = await navigator.storage.getDirectory();
     const directory = await root.getDirectoryHandle(`test-${crypto.randomUUID()}`, { create: true });
@@ -224,6 +226,43 @@ describe("saving", () => {
     expect(await (await (await directory.getFileHandle("config.json")).getFile()).text()).toBe("{}");
     await expect_error(save_files(directory, { "../x": "" }), "INVALID_ARGUMENT", /plain relative path/);
     await root.removeEntry(directory.name, { recursive: true });
+  });
+
+  const root = Object.prototype.toString.call(await navigator.storage.getDirectory());
+  const no_files = skipped(
+    root !== "[object FileSystemDirectoryHandle]",
+    "there is no private file system here",
+  );
+
+  test.skipIf(no_files)("in a Worker of a browser without createWritable, as Safari before 26", async () => {
+    const name = `test-${crypto.randomUUID()}`;
+    const worker = new Worker(new URL("../support/save_worker.ts", import.meta.url), { type: "module" });
+    const outcome = await new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+      worker.postMessage(name);
+    });
+    worker.terminate();
+    expect(outcome).toEqual({
+      code: "ABORTED",
+      files: { "config.json": '{"a":2}', "weights.bin": "new weights" },
+    });
+  });
+
+  test.skipIf(no_files)("is refused in a page of such a browser, before any work", async () => {
+    const root = await navigator.storage.getDirectory();
+    const { prototype } = FileSystemFileHandle;
+    const method = Object.getOwnPropertyDescriptor(prototype, "createWritable") as PropertyDescriptor;
+    Reflect.deleteProperty(prototype, "createWritable");
+    const work = vi.fn(async () => {});
+    try {
+      await expect_error(save_files(root, { "config.json": "{}" }), "UNSUPPORTED", /in a Web Worker/);
+      await expect_error(hold_output_folder(root, undefined, work), "UNSUPPORTED", /in a Web Worker/);
+    } finally {
+      Object.defineProperty(prototype, "createWritable", method);
+    }
+    expect(work).not.toHaveBeenCalled();
+    await expect(root.getFileHandle("config.json")).rejects.toMatchObject({ name: "NotFoundError" });
   });
 
   test("into a path is an error that names what to pass instead", async () => {

@@ -1,5 +1,6 @@
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
 import { is_a } from "../is_a.ts";
+import { check_can_write, type FileWriter, open_writer } from "./file_writer.web.ts";
 import { path_segments } from "./path_segments.ts";
 import { Progress } from "./progress.ts";
 import type { FilesToSave, SaveDirectory, SaveOptions } from "./storage_types.ts";
@@ -25,25 +26,25 @@ export async function save_files(
       "Local folders aren't available here: pass a FileSystemDirectoryHandle, from showDirectoryPicker() or navigator.storage.getDirectory().",
     );
   }
+  check_can_write(directory);
   const written: WrittenFile[] = [];
   try {
     for (const [file, content] of Object.entries(files)) {
       const progress = new Progress(options.progress_callback, directory.name, file);
       await naming(file, () => write_file(directory, file, content, progress, options.signal, written));
     }
-    for (const { file, stream } of written) await naming(file, () => stream.close());
+    for (const { file, writer } of written) await naming(file, () => writer.close());
   } catch (error) {
-    await Promise.all(written.map((file) => discard(directory, file)));
+    await Promise.all(written.map(({ writer }) => writer.abort()));
     throw error;
   }
   if (old !== undefined) await remove_old(directory, old);
 }
 
-/** A file whose content is written, but not visible before its stream is closed. */
+/** A file whose content is written, but not visible before its writer is closed. */
 interface WrittenFile {
   file: string;
-  stream: FileSystemWritableFileStream;
-  is_new: boolean;
+  writer: FileWriter;
 }
 
 /** Names the file in errors of the browser. */
@@ -69,38 +70,21 @@ async function write_file(
 ): Promise<void> {
   path_segments(file, "file name", "INVALID_ARGUMENT");
   throw_if_aborted(signal, `Saving ${file}`);
-  const is_new = !(await has_file(directory, file));
-  const stream = await (await directory.getFileHandle(file, { create: true })).createWritable();
-  written.push({ file, stream, is_new });
+  const writer = await open_writer(directory, file);
+  written.push({ file, writer });
   let size = 0;
   progress.initiate();
   for await (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
     throw_if_aborted(signal, `Saving ${file}`);
-    await stream.write(piece as Uint8Array<ArrayBuffer>);
+    await writer.write(piece as Uint8Array<ArrayBuffer>);
     size += piece.byteLength;
     progress.update(size, 0);
   }
   progress.done(size);
 }
 
-async function discard(
-  directory: FileSystemDirectoryHandle,
-  { file, stream, is_new }: WrittenFile,
-): Promise<void> {
-  await stream.abort().catch(() => {});
-  // Getting the handle created an empty file; an existing file still has its content.
-  if (is_new) await directory.removeEntry(file).catch(() => {});
-}
-
 async function remove_old(directory: FileSystemDirectoryHandle, old: RegExp): Promise<void> {
   const names: string[] = [];
   for await (const name of directory.keys()) if (old.test(name)) names.push(name);
   for (const name of names) await directory.removeEntry(name);
-}
-
-async function has_file(directory: FileSystemDirectoryHandle, file: string): Promise<boolean> {
-  return directory.getFileHandle(file).then(
-    () => true,
-    () => false,
-  );
 }

@@ -56,6 +56,15 @@ class MemoryDirectory {
     return this.#get(name, "directory", create);
   }
 
+  async resolve(other: unknown): Promise<string[] | null> {
+    if (other === this) return [];
+    for (const [name, entry] of this.#entries) {
+      const below = entry === other ? [] : entry instanceof MemoryDirectory ? await entry.resolve(other) : null;
+      if (below !== null) return [name, ...below];
+    }
+    return null;
+  }
+
   async removeEntry(name: string): Promise<void> {
     if (!this.#entries.delete(name)) throw new DOMException(`There is no ${name}.`, "NotFoundError");
   }

@@ -2,13 +2,14 @@ import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { by_code_points, is_ignored, is_special_folder, SPECIAL_FOLDER } from "../../files/file_names.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
 import { is_a } from "../../is_a.ts";
+import { check_can_write } from "../../loading/file_writer.web.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
 /**
  * Locks the folder of checkpoints while `action` runs, against runs of this page, its Workers and other tabs of its
  * origin. Folders that the browser can't identify, and browsers without locks, run unlocked.
- * @throws VitMsnError IO if another run holds it.
+ * @throws VitMsnError IO if another run holds it, UNSUPPORTED where files can't be written.
  */
 export async function hold_output_folder<T>(
   directory: SaveDirectory,
@@ -16,6 +17,7 @@ export async function hold_output_folder<T>(
   action: () => Promise<T>,
 ): Promise<T> {
   const folder = handle_of(directory);
+  check_can_write(folder);
   const id = await identity_of(folder);
   throw_if_aborted(signal, `Opening ${folder.name}`);
   if (id === undefined || navigator.locks === undefined) return action();
@@ -34,7 +36,7 @@ export async function hold_output_folder<T>(
 async function identity_of(
   folder: FileSystemDirectoryHandle & { getUniqueId?: () => Promise<string> },
 ): Promise<string | undefined> {
-  const root = await navigator.storage.getDirectory().catch(() => undefined);
+  const root = await navigator.storage?.getDirectory().catch(() => undefined);
   const path = await root?.resolve(folder).catch(() => null);
   if (path) return JSON.stringify(path);
   return folder.getUniqueId?.().catch(() => undefined);
