@@ -19,7 +19,7 @@ export async function decode_image(bytes: Uint8Array, options: DecodeOptions): P
     const decode = (unturned: Uint8Array) => decode_bitmap(unturned, header, options.name);
     const may_be_transparent = header.channels === 4 || header.format === "AVIF";
     if (!may_be_transparent) return turn_upright(await decode(file.bytes), file.orientation);
-    const what = "reader of transparent images";
+    const what = "image reader";
     const { decode_transparent } = await on_demand(what, () => import("./transparent.ts"));
     return decode_transparent(file, header, options, decode);
   });
@@ -31,8 +31,7 @@ async function decode_bitmap(bytes: Uint8Array, header: ImageHeader, name: strin
   try {
     bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   } catch (cause) {
-    const what = "list of image errors";
-    const { decode_error } = await on_demand(what, () => import("./decode_error.ts"));
+    const { decode_error } = await on_demand("image errors", () => import("./decode_error.ts"));
     throw decode_error(header.format, name, cause);
   }
   try {

@@ -59,7 +59,8 @@ class MemoryDirectory {
   async resolve(other: unknown): Promise<string[] | null> {
     if (other === this) return [];
     for (const [name, entry] of this.#entries) {
-      const below = entry === other ? [] : entry instanceof MemoryDirectory ? await entry.resolve(other) : null;
+      const below =
+        entry === other ? [] : entry instanceof MemoryDirectory ? await entry.resolve(other) : null;
       if (below !== null) return [name, ...below];
     }
     return null;

@@ -19,7 +19,7 @@ const RELAXED_SIMD = Uint8Array.of(
 );
 
 const NO_RELAXED_SIMD =
-  "Relaxed SIMD, with its fused multiply-add, is missing in this runtime (Node 21, Chrome 114 and Deno have it).";
+  "Relaxed SIMD, with its fused multiply-add, is missing in this runtime (Node 21, Chrome 114, Deno, Firefox have it).";
 const NOT_FUSED =
   "Relaxed SIMD's multiply-add isn't fused in this runtime (as in Bun on x86), which makes plain SIMD faster.";
 
@@ -49,6 +49,7 @@ function flaw_of_relaxed_simd(): string | undefined {
 export function obstacle_to_threads(num_threads: number): string | undefined {
   if (num_threads === 1) return "One thread, as num_threads is 1.";
   if (!has_shared_memory()) {
+    if (globalThis.crossOriginIsolated) return "This browser lacks SharedArrayBuffer, which threads need.";
     return (
       "Threads need a page that is crossOriginIsolated: serve it with the headers " +
       "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp."
