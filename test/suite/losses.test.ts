@@ -5,6 +5,7 @@ import {
   type DataCollator,
   distillation_loss,
   type Example,
+  erasing_collator,
   mixing_collator,
   Random,
   Trainer,
@@ -179,6 +180,14 @@ describe("in the Trainer", () => {
     );
   });
 
+  test("an option erases parts of training images", async () => {
+    const [plain, erased] = [
+      await run({ max_steps: 1 }),
+      await run({ max_steps: 1, random_erasing_prob: 1 }),
+    ];
+    expect(erased[0]).not.toBe(plain[0]);
+  });
+
   test("Mixup and CutMix train, and evaluation is unmixed", async () => {
     const plain = await run({ max_steps: 1 });
     const mixed = await run({ max_steps: 1, mixup_alpha: 0.8, cutmix_alpha: 1 });
@@ -234,5 +243,42 @@ describe("mixing", () => {
     const variance = shares.reduce((sum, x) => sum + (x - mean) ** 2, 0) / 400;
     expect(Math.abs(mean - 0.5)).toBeLessThan(0.06);
     expect(Math.abs(variance - 1 / (4 * (2 * 0.4 + 1)))).toBeLessThan(0.02);
+  });
+});
+
+describe("random erasing", () => {
+  const batch = { pixel_values: new Tensor("float32", new Float32Array(64 * 3 * 16 * 16), [64, 3, 16, 16]) };
+  const erase = async (random_erasing_prob: number, is_training = true) => {
+    const collate = erasing_collator(async () => batch, { random_erasing_prob });
+    return (await collate([], { is_training, random: new Random(7) })) as typeof batch;
+  };
+  /** The places of an image's channel that changed. */
+  const changed = (data: Float32Array, row: number, channel: number) => {
+    const start = (3 * row + channel) * 256;
+    return Array.from({ length: 256 }, (_, i) => i).filter((i) => data[start + i] !== 0);
+  };
+
+  test("a box of the wanted area becomes normal noise, the same box in each channel", async () => {
+    const { data } = (await erase(1)).pixel_values;
+    for (let row = 0; row < 64; row++) {
+      const places = changed(data, row, 0);
+      expect(changed(data, row, 2)).toEqual(places);
+      const [ys, xs] = [places.map((i) => Math.floor(i / 16)), places.map((i) => i % 16)];
+      const side = (values: number[]) => Math.max(...values) - Math.min(...values) + 1;
+      expect(places).toHaveLength(side(ys) * side(xs));
+      expect(places.length).toBeGreaterThan(0.01 * 256);
+      expect(places.length).toBeLessThan(0.45 * 256);
+    }
+    const noise = data.filter((x) => x !== 0);
+    const mean = noise.reduce((a, b) => a + b, 0) / noise.length;
+    expect(Math.abs(mean)).toBeLessThan(0.05);
+    expect(Math.abs(noise.reduce((sum, x) => sum + x * x, 0) / noise.length - 1)).toBeLessThan(0.1);
+  });
+
+  test("happens with its probability, in training alone", async () => {
+    const { data } = (await erase(0.5)).pixel_values;
+    const erased = Array.from({ length: 64 }, (_, row) => changed(data, row, 0).length > 0).filter(Boolean);
+    expect(Math.abs(erased.length - 32)).toBeLessThan(14);
+    expect(await erase(1, false)).toBe(batch);
   });
 });

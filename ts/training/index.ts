@@ -31,6 +31,7 @@ export type {
   TensorData,
   TrainingData,
 } from "./data/dataset.ts";
+export { type ErasingOptions, erasing_collator } from "./data/erasing.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
 export { type MixingOptions, mixing_collator } from "./data/mixing.ts";

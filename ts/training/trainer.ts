@@ -19,6 +19,7 @@ import {
 import { type Batch, type DataCollator, image_collator } from "./data/collate.ts";
 import { DataLoader } from "./data/data_loader.ts";
 import type { TrainingData } from "./data/dataset.ts";
+import { erasing_collator } from "./data/erasing.ts";
 import { mixing_collator } from "./data/mixing.ts";
 import type { ImageTransform } from "./data/transforms.ts";
 import type { OutputFolder } from "./folders/folder_types.ts";
@@ -136,9 +137,7 @@ export class Trainer {
         eval_transform: options.eval_transform,
         unreadable_images: options.unreadable_images,
       });
-    const { mixup_alpha, cutmix_alpha } = this.args;
-    const is_mixed = mixup_alpha > 0 || cutmix_alpha > 0;
-    this.#collate = is_mixed ? mixing_collator(collate, model.config, this.args) : collate;
+    this.#collate = augmented(collate, model, this.args);
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
     this.#event = { args: this.args, state: this.state, control: this.control };
     this.#loop = this.#make_loop();
@@ -404,6 +403,17 @@ export class Trainer {
       return { logits: values, loss: (await engine.read(loss))[0] as number };
     });
   }
+}
+
+/** A collator whose training batches are erased and mixed as the arguments say. */
+function augmented(
+  collate: DataCollator,
+  { config }: ViTMSNForImageClassification,
+  args: TrainingArguments,
+): DataCollator {
+  const erased = args.random_erasing_prob > 0 ? erasing_collator(collate, args) : collate;
+  const is_mixed = args.mixup_alpha > 0 || args.cutmix_alpha > 0;
+  return is_mixed ? mixing_collator(erased, config, args) : erased;
 }
 
 /** Logits, labels and losses of all batches. */

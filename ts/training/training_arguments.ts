@@ -71,6 +71,8 @@ export interface TrainingOptions {
   mixup_prob?: number;
   /** The probability of CutMix instead of Mixup, if both are on; default 0.5. */
   mixup_switch_prob?: number;
+  /** The probability that a box of a training image becomes noise; default 0 (timm's --reprob). */
+  random_erasing_prob?: number;
 
   /** Train only the classifier; default false. */
   freeze_backbone?: boolean;
@@ -171,6 +173,7 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   cutmix_alpha: positive,
   mixup_prob: share,
   mixup_switch_prob: share,
+  random_erasing_prob: share,
   freeze_backbone: flag,
   freeze_layers: count(),
   freeze_keys: { kind: "texts" },
@@ -221,6 +224,7 @@ const DEFAULTS = {
   cutmix_alpha: 0,
   mixup_prob: 1,
   mixup_switch_prob: 0.5,
+  random_erasing_prob: 0,
   freeze_backbone: false,
   freeze_layers: 0,
   freeze_keys: [],

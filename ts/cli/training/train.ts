@@ -82,6 +82,7 @@ const TRAINING_HELP: Readonly<Record<keyof TrainingOptions, OptionHelp>> = {
   cutmix_alpha: training("paste a box of one image into another, as mixup_alpha; default: 0"),
   mixup_prob: training("probability that a batch is mixed; default: 1"),
   mixup_switch_prob: training("probability of CutMix where Mixup is on, too; default: 0.5"),
+  random_erasing_prob: training("probability that a box of an image becomes noise; default: 0"),
   freeze_backbone: training("train the classifier only; default: false"),
   freeze_layers: training("freeze the embeddings and the first n layers; default: 0"),
   freeze_keys: training("freeze parameters whose keys begin with one of these; default: none", "prefix..."),
