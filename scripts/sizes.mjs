@@ -39,9 +39,9 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 306_000,
+    budget: 309_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 244_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 247_000 },
   { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 116_000 },
 ];
 /** How far a document's figure may deviate from the measured size. */
