@@ -55,6 +55,13 @@ const common = (output_dir: string) => [
 ];
 
 describe("vit-msn train", () => {
+  test("trains on the device that --device names", async () => {
+    const steps = ["--max_steps", "1", "--device"];
+    expect((await run([...common(output_folder()), ...steps, "wasm"])).code).toBe(0);
+    const refused = await run([...common(output_folder()), ...steps, "tpu"]);
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringMatching(/device.*wasm, webgpu, auto/)]);
+  });
+
   test("learns from folders, evaluates, and writes the model and the report", async () => {
     const output_dir = output_folder();
     const args = [

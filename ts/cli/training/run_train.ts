@@ -38,6 +38,7 @@ export interface TrainFlags extends SharedFlags {
   image_processor_name?: string;
   ignore_mismatched_sizes?: boolean;
   dtype?: "float32" | "float16" | "bfloat16";
+  device?: "wasm" | "webgpu" | "auto";
   do_train?: boolean;
   do_eval?: boolean;
   early_stopping_patience?: number;
@@ -181,6 +182,7 @@ async function load_model(flags: TrainFlags, classes: readonly string[], seed: n
   const options: PretrainedOptions = {
     ...shared_pretrained_options(flags, signal),
     dtype: flags.dtype,
+    device: flags.device,
     ignore_mismatched_sizes: flags.ignore_mismatched_sizes,
     progress_callback: bars.callback,
     seed,

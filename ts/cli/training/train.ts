@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { TRAINING_OPTIONS, type TrainingOptions } from "../../training/index.ts";
-import { FLOAT_DTYPES } from "../model_options.ts";
+import { DEVICES, FLOAT_DTYPES } from "../model_options.ts";
 import { add_training_command, type DescribedOptions, described, pick } from "./option_file.ts";
 import {
   data,
@@ -55,6 +55,7 @@ const FLAGS: Readonly<Record<keyof TrainFlags, DescribedOption>> = {
     ...model("replace a classifier that has other classes by a new one; default: false"),
   },
   dtype: { rule: choice(...FLOAT_DTYPES), ...model("type of the weights; default: float32") },
+  device: { rule: choice(...DEVICES), ...model("run on this device; default: auto") },
   do_train: { rule: flag, ...training("train, rather than only evaluate; default: true") },
   do_eval: { rule: flag, ...evaluation("evaluate after training; default: true") },
   early_stopping_patience: {
