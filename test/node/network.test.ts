@@ -513,7 +513,7 @@ describe("how much a server may send", () => {
       const source = await fresh.open_source("org/name", { cache_dir: folder });
       await expect(source.open("model.safetensors")).rejects.toMatchObject({
         code: "IO",
-        message: expect.stringMatching(/no room .* 16106127360 more bytes, and 1000000 are free/),
+        message: expect.stringMatching(/no room .* 16106127360 more bytes, but 1000000 are free/),
       });
     } finally {
       vi.doUnmock("node:fs/promises");
