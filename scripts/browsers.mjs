@@ -26,9 +26,12 @@ function find_firefox() {
 }
 
 /**
- * WebKitGTK's smallest browser, next to the driver that starts it. Debian puts it into the library's folder.
+ * WebKitGTK's smallest browser, next to the driver that starts it. Debian puts it into the library's folder. On macOS the driver of
+ * Safari, where it may be used ("sudo safaridriver --enable").
  */
 function find_webkit() {
+  if (process.platform === "darwin")
+    return process.env.VIT_MSN_SAFARI === "1" ? "/usr/bin/safaridriver" : undefined;
   if (first_executable(in_path("WebKitWebDriver")) === undefined) return undefined;
   const folders = ["/usr/lib", "/usr/libexec", ...subfolders("/usr/lib")];
   return first_executable(folders.map((folder) => join(folder, "webkit2gtk-4.1/MiniBrowser")));

@@ -5,7 +5,7 @@ import { setTimeout } from "node:timers/promises";
 import { find_browser } from "../../../scripts/browsers.mjs";
 import { open_display } from "./display.ts";
 
-/** A session of WebKitGTK, driven by plain WebDriver requests: Playwright drives only its own WebKit. */
+/** A session of WebKitGTK, or of Safari on macOS, driven by plain WebDriver requests: Playwright drives only its own WebKit. */
 export interface WebKitSession {
   version: string;
   /** A WebDriver command of the session. */
@@ -13,13 +13,15 @@ export interface WebKitSession {
   close(): Promise<void>;
 }
 
+const IS_SAFARI = process.platform === "darwin";
+
 /** Milliseconds that a page may take to load, and a script to answer. */
 const TIMEOUTS = { pageLoad: 300_000, script: 900_000 };
 
 export async function open_webkit(): Promise<WebKitSession> {
   const display = await open_display();
   const port = await free_port();
-  const driver = spawn("WebKitWebDriver", [`--port=${port}`], {
+  const driver = spawn(IS_SAFARI ? "/usr/bin/safaridriver" : "WebKitWebDriver", ["-p", String(port)], {
     stdio: "ignore",
     detached: true, // a group of processes, which close() ends as a whole
     // Safari lets isolated pages share memory; WebKitGTK asks for this variable.
@@ -39,7 +41,8 @@ export async function open_webkit(): Promise<WebKitSession> {
   try {
     await until_ready(() => ask("GET", "/status"));
     const options = { binary: find_browser("webkit"), args: ["--automation"] };
-    const capabilities = { alwaysMatch: { "webkitgtk:browserOptions": options, timeouts: TIMEOUTS } };
+    const browser = IS_SAFARI ? { browserName: "safari" } : { "webkitgtk:browserOptions": options };
+    const capabilities = { alwaysMatch: { ...browser, timeouts: TIMEOUTS } };
     const session = (await ask("POST", "/session", { capabilities })) as {
       sessionId: string;
       capabilities: { browserVersion: string };
