@@ -15,6 +15,7 @@ mod pipelines;
 mod profile;
 mod self_test;
 mod stream;
+mod template;
 #[cfg(test)]
 mod test_support;
 mod tiles;
@@ -60,6 +61,7 @@ pub use kernels::tokens_backward::{
     EmbeddingGradients, embed_tokens_backward, interpolate_positions_backward, pool_backward,
     take_tokens_backward,
 };
+pub use pipelines::Module;
 pub use profile::OpProfile;
 pub use self_test::{plan_self_test, self_test};
 pub use stream::Stream;

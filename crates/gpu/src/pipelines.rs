@@ -6,6 +6,7 @@ use std::fmt::Write;
 use vit_msn_tensor::{Error, Result};
 
 use crate::context::Context;
+use crate::template::expand;
 
 /// A WGSL module and its entry point. Binding 0 is the uniforms, followed by the buffers that are read, then those
 /// that are written.
@@ -46,6 +47,15 @@ pub(crate) struct PipelineCache {
 struct Compiled {
     pipeline: wgpu::ComputePipeline,
     label: String,
+    names: Constants,
+}
+
+/// The WGSL of a compiled kernel.
+pub struct Module {
+    /// The op, its source files and constants.
+    pub name: String,
+    /// The text that the device got.
+    pub source: String,
 }
 
 impl PipelineCache {
@@ -81,6 +91,7 @@ impl PipelineCache {
         let compiled = Compiled {
             pipeline: pipeline.clone(),
             label,
+            names,
         };
         self.pipelines.insert(key, compiled);
         Ok(pipeline)
@@ -92,11 +103,38 @@ impl PipelineCache {
         compiled.map(|compiled| compiled.label.clone()).collect()
     }
 
+    /// All kernels compiled so far.
+    pub fn modules(&self) -> Vec<Module> {
+        let module = |((kernel, values), compiled): (&(Kernel, Vec<u32>), &Compiled)| Module {
+            name: describe(*kernel, compiled.names, values),
+            source: with_constants(kernel.sources, compiled.names, values),
+        };
+        self.pipelines.iter().map(module).collect()
+    }
+
     /// The number of compiled pipelines.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.pipelines.len()
     }
+}
+
+/// A kernel's op, the names with which its source files begin, and its constants.
+fn describe(kernel: Kernel, names: Constants, values: &[u32]) -> String {
+    let name_of = |source: &&str| {
+        source
+            .strip_prefix("// ")?
+            .split(':')
+            .next()
+            .map(str::to_string)
+    };
+    let sources: Vec<_> = kernel.sources.iter().filter_map(name_of).collect();
+    let mut text = format!("{} {}", kernel.name, sources.join("+"));
+    for (name, value) in names.iter().zip(values) {
+        // Writing to a string can't fail.
+        let _ = write!(text, " {name}={value}");
+    }
+    text
 }
 
 fn layout_of(context: &Context, arity: Arity) -> wgpu::BindGroupLayout {
@@ -134,7 +172,8 @@ fn with_constants(sources: &[&str], names: Constants, values: &[u32]) -> String 
         let _ = writeln!(text, "const {name}: u32 = {value}u;");
     }
     text.extend(sources.iter().filter(|part| !is_directive(part)).copied());
-    text
+    let constants: Vec<_> = names.iter().copied().zip(values.iter().copied()).collect();
+    expand(&text, &constants)
 }
 
 /// Names a pipeline by its op, bindings and text (FNV-1a), so that code that compiles it elsewhere can report a refusal.

@@ -15,7 +15,7 @@ use crate::buffers::{
     Stored, size_class,
 };
 use crate::context::Context;
-use crate::pipelines::{Arity, Constants, Kernel, PipelineCache};
+use crate::pipelines::{Arity, Constants, Kernel, Module, PipelineCache};
 use crate::profile::{Cost, OpProfile, ProfiledBatch, Timer, min_bytes, set_times};
 use crate::tiles::ChosenTiles;
 
@@ -236,6 +236,11 @@ impl Stream {
         stream.plans = true;
         stream.pool = Rc::new(RefCell::new(BufferPool::pretending()));
         Ok(stream)
+    }
+
+    /// The WGSL of every kernel compiled so far.
+    pub fn modules(&self) -> Vec<Module> {
+        self.pipelines.modules()
     }
 
     /// Whether nothing runs here.

@@ -1,3 +1,5 @@
+// columns: copies a range of columns of rows
+
 struct Params {
     rows: u32,
     columns: u32,

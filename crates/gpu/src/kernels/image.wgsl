@@ -1,6 +1,6 @@
-// One pass of Pillow's resampling. Each result is a sum of source pixels along one axis, weighted in fixed point with
-// 22 fractional bits and rounded to 8 bits. The code that compiles this module defines CHANNELS (the bytes per source
-// pixel), VERTICAL and LAST. The last pass crops, looks its bytes up and writes float32 planes; the others write
+// image: one pass of Pillow's resampling. Each result is a sum of source pixels along one axis, weighted in fixed point
+// with 22 fractional bits and rounded to 8 bits. The code that compiles this module defines CHANNELS (the bytes per
+// source pixel), VERTICAL and LAST. The last pass crops, looks its bytes up and writes float32 planes; the others write
 // packed RGBA.
 
 struct Params {

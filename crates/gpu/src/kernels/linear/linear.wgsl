@@ -1,5 +1,5 @@
 // linear: y = activation(x · weightᵀ + bias) + residual. This file has the code that all tiles share; the product
-// itself is in staged.wgsl, direct.wgsl or, for bytes, packed.wgsl.
+// itself is in staged.wgsl, direct.wgsl or, for bytes, packed.wgsl, and store_*.wgsl has the rest.
 //
 // Layout         x [rows, inputs], bias [outputs], residual and y [rows, outputs]; row-major float32, except for x
 //                with parts/x_halves.wgsl and y with parts/stored_f16.wgsl. One part of the weight [part, inputs],
@@ -21,19 +21,3 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> scales: array<f32>;
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<Stored>;
-
-// Applies the epilogue to a sum of products and stores the result, unless it is out of bounds.
-fn store(sum: f32, row: u32, part_column: u32) {
-    if row < params.rows && part_column < params.part {
-        let column = params.first + part_column;
-        let index = row * params.outputs + column;
-        var value = activate(scaled(sum, column) + bias[column]);
-        if RESIDUAL == 1u {
-            value += residual[index];
-        }
-        y[index] = stored(value);
-    }
-}

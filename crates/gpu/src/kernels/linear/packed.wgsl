@@ -1,72 +1,32 @@
 // linear_packed: the product as dot products of four packed bytes, through workgroup memory, for GPUs
 //
-// Constants      THREADS  side of the square workgroup: 16 or 8
-//                EACH     results per invocation in each direction: 4
-// Precision      x is quantised while it is staged, in blocks of 32 values of a row whose largest magnitude maps to
-//                127. Sums of 32 products are exact; they are multiplied by their scale and accumulated in float32.
-// Tile           As in staged.wgsl, with DEPTH values per step and 16 bytes per load: 2 loads of each line's bytes
-//                feed 8 dot products with each of EACH weights. forward.rs lists the tiles.
+// Layout         words: x as quantise.wgsl writes it. bytes_*.wgsl load the weight.
+// Constants      THREADS     side of the square workgroup: 16 or 8
+//                EACH        results per invocation in each direction: 4
+//                DEPTH_VECS  vectors of sixteen bytes per step: 4, or two blocks that share a scale of x
+// Precision      Sums of 32 products are exact; they are multiplied by their scale and accumulated in float32.
+// Tile           As in staged.wgsl, with four bytes in place of a value: for 32 depths, 4 · EACH vectors from workgroup
+//                memory feed 8 · EACH² dot products. forward.rs lists the tiles.
 
 const TILE: u32 = EACH * THREADS;
-// The values that share a scale, in loads of four and of sixteen.
-const QUARTERS: u32 = 8u;
-const HALVES: u32 = 2u;
 const STRIDE: u32 = TILE + 1u;
+const LINES: u32 = THREADS * THREADS / DEPTH_VECS;
+const GROUPS: u32 = LINES / 4u;
 
-// [half, row] and [half, column]
-var<workgroup> x_tile: array<vec4<u32>, HALVES * STRIDE>;
-var<workgroup> weight_tile: array<vec4<u32>, HALVES * STRIDE>;
-var<workgroup> x_scales: array<f32, TILE>;
+@group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
 
-// Rows and columns past the end repeat the last one; their results are never stored. Depths past the end are zero in
-// both operands.
-fn stage_x(line: u32, row: u32, depth: u32, width: u32) {
-    var values: array<vec4<f32>, QUARTERS>;
-    var sizes = vec4<f32>();
-    for (var i = 0u; i < QUARTERS; i++) {
-        if depth + i < width {
-            values[i] = load_x(row, depth + i);
-            sizes = max(sizes, abs(values[i]));
-        }
-    }
-    let size = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
-    // Magnitudes this small may count as zero and have no finite inverse.
-    let steps = select(0.0, 127.0 / size, size > 1e-30);
-    x_scales[line] = size / 127.0;
-    for (var half = 0u; half < HALVES; half++) {
-        var words: vec4<u32>;
-        for (var i = 0u; i < 4u; i++) {
-            words[i] = pack4xI8(vec4<i32>(round(steps * values[4u * half + i])));
-        }
-        x_tile[half * STRIDE + line] = words;
-    }
-}
-
-fn stage_weight(line: u32, row: u32, depth: u32, width: u32) {
-    for (var half = 0u; half < HALVES; half++) {
-        var words: vec4<u32>;
-        for (var i = 0u; i < 4u; i++) {
-            let part = depth + 4u * half + i;
-            if part < width {
-                words[i] = weight[row * width + part];
-            }
-        }
-        weight_tile[half * STRIDE + line] = words;
-    }
-}
-
-fn stage(corner: vec2<u32>, depth: u32, width: u32, lane: u32) {
-    for (var i = lane; i < 2u * TILE; i += THREADS * THREADS) {
-        if i < TILE {
-            stage_x(i, min(corner.y + i, params.rows - 1u), depth, width);
-        } else {
-            stage_weight(i - TILE, min(corner.x + i - TILE, params.part - 1u), depth, width);
-        }
-    }
-}
+// [depth, row], and [depth, column % 4, column / 4], so that adjacent invocations read adjacent vectors.
+var<workgroup> x_tile: array<vec4<u32>, DEPTH_VECS * STRIDE>;
+var<workgroup> weight_tile: array<vec4<u32>, DEPTH_VECS * STRIDE>;
+// [block, row]
+var<workgroup> scale_tile: array<f32, 2u * TILE>;
 
 fn dot_of_16(a: vec4<u32>, b: vec4<u32>) -> i32 {
     return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+}
+
+fn dot_of_32(a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>) -> f32 {
+    return f32(dot_of_16(a, b) + dot_of_16(c, d));
 }
 
 @compute @workgroup_size(THREADS, THREADS)
@@ -76,31 +36,57 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let corner = group.xy * TILE;
-    let width = (params.inputs + 3u) / 4u;
-    var sums: array<f32, EACH * EACH>;
-    for (var depth = 0u; depth < width; depth += QUARTERS) {
-        stage(corner, depth, width, lane);
-        workgroupBarrier();
-        var first: array<vec4<u32>, EACH>;
-        var second: array<vec4<u32>, EACH>;
-        for (var j = 0u; j < EACH; j++) {
-            let column = thread.x + j * THREADS;
-            first[j] = weight_tile[column];
-            second[j] = weight_tile[STRIDE + column];
+    // Vectors of a row of x, a multiple of DEPTH_VECS.
+    let width = (params.inputs + 63u) / 64u * DEPTH_VECS;
+    let stride = width + (width + 7u) / 8u;
+    let line = lane / DEPTH_VECS;
+    let part = lane % DEPTH_VECS;
+    let x_place = part * STRIDE + line;
+    let weight_place = part * STRIDE + line % 4u * (TILE / 4u) + line / 4u;
+    // Rows and columns past the end repeat the last one; their results are never stored.
+#for p in EACH * DEPTH_VECS / THREADS
+    let x_row$p = min(corner.y + line + $pu * LINES, params.rows - 1u) * stride;
+    let weight_row$p = min(corner.x + line + $pu * LINES, params.part - 1u);
+#end
+    let scale_row = min(corner.y + lane % TILE, params.rows - 1u) * stride + width;
+#for i in EACH
+    var sums$i: vec4<f32>;
+#end
+    for (var depth = 0u; depth < width; depth += DEPTH_VECS) {
+#for p in EACH * DEPTH_VECS / THREADS
+        x_tile[x_place + $pu * LINES] = words[x_row$p + depth + part];
+        weight_tile[weight_place + $pu * GROUPS] = load_bytes(weight_row$p, depth + part);
+#end
+        if lane < 2u * TILE {
+            let four = words[scale_row + depth / 8u];
+            let two = select(four.xy, four.zw, depth % 8u == 4u);
+            scale_tile[lane] = bitcast<f32>(select(two.x, two.y, lane >= TILE));
         }
-        for (var i = 0u; i < EACH; i++) {
-            let row = thread.y + i * THREADS;
-            let scale = x_scales[row];
-            let a = x_tile[row];
-            let b = x_tile[STRIDE + row];
-            for (var j = 0u; j < EACH; j++) {
-                sums[i * EACH + j] += scale * f32(dot_of_16(a, first[j]) + dot_of_16(b, second[j]));
-            }
+        workgroupBarrier();
+        for (var block = 0u; block < 2u; block++) {
+            let x_at = 2u * block * STRIDE + thread.y;
+            let weight_at = 2u * block * STRIDE + thread.x;
+#for k in 4
+            let a$k = weight_tile[weight_at + $ku * (TILE / 4u)];
+            let b$k = weight_tile[weight_at + STRIDE + $ku * (TILE / 4u)];
+#end
+#for i in EACH
+            let v$i = x_tile[x_at + $iu * THREADS];
+            let w$i = x_tile[x_at + STRIDE + $iu * THREADS];
+            let products$i = vec4<f32>(
+                dot_of_32(v$i, a0, w$i, b0),
+                dot_of_32(v$i, a1, w$i, b1),
+                dot_of_32(v$i, a2, w$i, b2),
+                dot_of_32(v$i, a3, w$i, b3),
+            );
+            sums$i = fma(vec4<f32>(scale_tile[block * TILE + thread.y + $iu * THREADS]), products$i, sums$i);
+#end
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < EACH * EACH; i++) {
-        let row = corner.y + thread.y + i / EACH * THREADS;
-        store(sums[i], row, corner.x + thread.x + i % EACH * THREADS);
-    }
+    let column = corner.x + 4u * thread.x;
+    let biases = bias_of(column);
+#for i in EACH
+    store_four(sums$i, biases, corner.y + thread.y + $iu * THREADS, column);
+#end
 }

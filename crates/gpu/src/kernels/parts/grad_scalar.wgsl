@@ -1,4 +1,4 @@
-// grad: the gradient of attention's result, heads of any size, zero past the end
+// grad_scalar: the gradient of attention's result, heads of any size, zero past the end
 
 @group(0) @binding(2) var<storage, read> grad: array<f32>;
 

@@ -1,4 +1,4 @@
-// grad: the gradient of attention's result, for head sizes that are multiples of four
+// grad_vec4: the gradient of attention's result, for head sizes that are multiples of four
 
 @group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>;
 

@@ -1,4 +1,4 @@
-// weight: bfloat16, the upper half of float32, two values per word, lower half first
+// weight_bf16: bfloat16, the upper half of float32, two values per word, lower half first
 
 @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
 
@@ -9,4 +9,8 @@ fn load_weight(index: u32) -> vec4<f32> {
 
 fn scaled(sum: f32, column: u32) -> f32 {
     return sum;
+}
+
+fn scaled_four(sums: vec4<f32>, column: u32) -> vec4<f32> {
+    return sums;
 }

@@ -1,4 +1,4 @@
-// weight: float32, four values per vector
+// weight_f32: float32, four values per vector
 
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
 
@@ -8,4 +8,8 @@ fn load_weight(index: u32) -> vec4<f32> {
 
 fn scaled(sum: f32, column: u32) -> f32 {
     return sum;
+}
+
+fn scaled_four(sums: vec4<f32>, column: u32) -> vec4<f32> {
+    return sums;
 }

@@ -1,4 +1,4 @@
-// weight: float32 rows of any length, without padding; zero past the end
+// weight_scalar: float32 rows of any length, without padding; zero past the end
 
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 

@@ -1,4 +1,4 @@
-// x: rows written by stored_f16.wgsl, whose length is a multiple of four
+// x_halves: rows written by stored_f16.wgsl, whose length is a multiple of four
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f16>>;
 

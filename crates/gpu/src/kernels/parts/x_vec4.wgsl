@@ -1,4 +1,4 @@
-// x: float32 rows whose length is a multiple of four
+// x_vec4: float32 rows whose length is a multiple of four
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 
