@@ -9,7 +9,7 @@ use crate::kernels::columns::copy_columns;
 use crate::kernels::dropout::{DROPOUT, Mask};
 use crate::kernels::linear::reads_halves;
 use crate::kernels::{ENOUGH_WORKGROUPS, cost};
-use crate::pipelines::{Constants, ENABLE_SUBGROUPS, Kernel};
+use crate::pipelines::{Constants, Kernel};
 use crate::profile::Cost;
 use crate::stream::{Op, Stream};
 use crate::weights::GpuLinear;
@@ -20,61 +20,93 @@ pub(crate) const SCALAR: &str = include_str!("../parts/qkv_scalar.wgsl");
 const ENABLE_F16: &str = include_str!("../parts/enable_f16.wgsl");
 const STORED_F32: &str = include_str!("../parts/stored_f32.wgsl");
 const STORED_F16: &str = include_str!("../parts/stored_f16.wgsl");
-const STAGED: &str = include_str!("staged.wgsl");
-const QUADS: &str = include_str!("quads.wgsl");
+const TILED: &str = include_str!("tiled.wgsl");
+const CONTEXT_VEC4: &str = include_str!("context_vec4.wgsl");
+const CONTEXT_SCALAR: &str = include_str!("context_scalar.wgsl");
 const TILE: &str = include_str!("tile.wgsl");
 const DIRECT: &str = include_str!("direct.wgsl");
 const EAGER: &str = include_str!("eager.wgsl");
 
-const CONSTANTS: Constants = &["ROWS", "HEAD_VECS"];
+const CONSTANTS: Constants = &[
+    "DOWN",
+    "ACROSS",
+    "EACH",
+    "HEAD_VECS",
+    "QUERY_LOADS",
+    "KEY_LOADS",
+    "CHUNKS",
+    "UNROLLED",
+];
 
 /// The kernels of fused attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tile {
     /// Directly from storage.
     Direct,
-    /// Through workgroup memory, one invocation per query.
-    Staged,
-    /// Through workgroup memory, four invocations of a subgroup per query.
-    Quads,
+    /// Through workgroup memory.
+    Staged(Staged),
 }
 
-/// The name of the attention through workgroup memory without subgroups.
+/// The invocations of a workgroup: `down` groups of four queries by `across` groups of `each` keys per step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Staged {
+    down: usize,
+    across: usize,
+    each: usize,
+}
+
+/// From most queries to fewest: more queries read keys and values less often, fewer give more workgroups. Steps have
+/// equally many keys, so results have the same bits.
+///
+/// | queries | keys per step | invocations | workgroup memory for heads of 64 |
+/// |---|---:|---:|---:|
+/// | 32 | 16 | 64 | 15,872 |
+/// | 16 | 16 | 64 | 10,752 |
+const STAGED: [Staged; 2] = [
+    Staged {
+        down: 8,
+        across: 8,
+        each: 2,
+    },
+    Staged {
+        down: 4,
+        across: 16,
+        each: 1,
+    },
+];
+
+/// The widest heads that fit into WebGPU's 16 KiB of workgroup memory.
+const MAX_STAGED: usize = 64;
+
+/// The name of the attention through workgroup memory.
 pub(crate) const STAGED_ATTENTION: &str = "staged attention";
 
 impl Tile {
     /// In the order in which they are tried.
-    fn preferred(context: &Context, head_dim: usize) -> Vec<Self> {
+    fn preferred(context: &Context, shape: &AttentionShape) -> Vec<Self> {
         let mut tiles = Vec::new();
-        if !context.is_software() && head_dim <= MAX_STAGED {
-            if context.has_subgroups() {
-                tiles.push(Self::Quads);
-            }
-            if context.uses(STAGED_ATTENTION) {
-                tiles.push(Self::Staged);
-            }
+        if shape.head_dim <= MAX_STAGED && attention_variant(context).is_some() {
+            let first = Staged::choose(shape.all_heads(), shape.tokens);
+            let others = STAGED.into_iter().filter(|&tile| tile != first);
+            tiles.extend([first].into_iter().chain(others).map(Self::Staged));
         }
         tiles.push(Self::Direct);
         tiles
     }
 }
 
-/// The name of the variant that computes attention first of all, if another can replace it.
+/// The name of the variant that computes attention, if another can replace it.
 pub(crate) fn attention_variant(context: &Context) -> Option<&'static str> {
-    match Tile::preferred(context, 1)[0] {
-        Tile::Quads => Some(SUBGROUPS),
-        Tile::Staged => Some(STAGED_ATTENTION),
-        Tile::Direct => None,
-    }
+    (!context.is_software() && context.uses(STAGED_ATTENTION)).then_some(STAGED_ATTENTION)
 }
 
 /// Computes attention with the first tile that the driver accepts.
 fn by_an_accepted_tile<T>(
     stream: &mut Stream,
-    head_dim: usize,
+    shape: &AttentionShape,
     mut compute: impl FnMut(&mut Stream, Tile) -> Result<T>,
 ) -> Result<T> {
-    let mut tiles = Tile::preferred(stream.context(), head_dim)
+    let mut tiles = Tile::preferred(stream.context(), shape)
         .into_iter()
         .peekable();
     while let Some(tile) = tiles.next() {
@@ -86,8 +118,36 @@ fn by_an_accepted_tile<T>(
     unreachable!("the last tile's result is returned")
 }
 
-/// The widest head whose staged tile fits into WebGPU's 16 KiB of workgroup memory.
-const MAX_STAGED: usize = 256;
+impl Staged {
+    /// The tile with most queries that doesn't leave a large GPU idle, or else the one with fewest.
+    fn choose(heads: usize, tokens: usize) -> Self {
+        let is_busy = |tile: &Self| heads * tokens.div_ceil(tile.rows()) >= ENOUGH_WORKGROUPS;
+        STAGED.into_iter().find(is_busy).unwrap_or(STAGED[1])
+    }
+
+    /// Queries per workgroup.
+    const fn rows(self) -> usize {
+        4 * self.down
+    }
+
+    /// The values of [`CONSTANTS`].
+    fn constants(self, head_dim: usize) -> [u32; 8] {
+        let head_vecs = head_dim.div_ceil(4);
+        let threads = self.down * self.across;
+        let keys = self.each * self.across;
+        [
+            self.down,
+            self.across,
+            self.each,
+            head_vecs,
+            (self.rows() * head_vecs).div_ceil(threads),
+            (keys * head_vecs).div_ceil(threads),
+            head_vecs.div_ceil(self.across),
+            if head_vecs.is_multiple_of(4) { 4 } else { 1 },
+        ]
+        .map(|value| value as u32)
+    }
+}
 
 /// Queries and channels per workgroup of the direct kernels.
 const DIRECT_QUERIES: usize = 16;
@@ -212,30 +272,19 @@ impl AttentionShape {
         })
     }
 
-    fn staged_kernel(&self, quads: bool, halves: bool) -> Kernel {
+    fn staged_kernel(&self, halves: bool) -> Kernel {
         let vectors = self.head_dim.is_multiple_of(4);
-        let sources: &'static [&'static str] = match (quads, vectors, halves) {
-            (false, true, false) => &[PARAMS, VEC4, STORED_F32, STAGED],
-            (false, false, false) => &[PARAMS, SCALAR, STORED_F32, STAGED],
-            (true, true, false) => &[ENABLE_SUBGROUPS, PARAMS, VEC4, STORED_F32, QUADS],
-            (true, false, false) => &[ENABLE_SUBGROUPS, PARAMS, SCALAR, STORED_F32, QUADS],
-            (false, true, true) => &[ENABLE_F16, PARAMS, VEC4, STORED_F16, STAGED],
-            (false, false, true) => &[ENABLE_F16, PARAMS, SCALAR, STORED_F16, STAGED],
-            (true, true, true) => &[
-                ENABLE_SUBGROUPS,
-                ENABLE_F16,
-                PARAMS,
-                VEC4,
-                STORED_F16,
-                QUADS,
-            ],
-            (true, false, true) => &[
-                ENABLE_SUBGROUPS,
+        let sources: &'static [&'static str] = match (vectors, halves) {
+            (true, false) => &[PARAMS, VEC4, STORED_F32, CONTEXT_VEC4, TILED],
+            (false, false) => &[PARAMS, SCALAR, STORED_F32, CONTEXT_SCALAR, TILED],
+            (true, true) => &[ENABLE_F16, PARAMS, VEC4, STORED_F16, CONTEXT_VEC4, TILED],
+            (false, true) => &[
                 ENABLE_F16,
                 PARAMS,
                 SCALAR,
                 STORED_F16,
-                QUADS,
+                CONTEXT_SCALAR,
+                TILED,
             ],
         };
         Kernel {
@@ -248,19 +297,16 @@ impl AttentionShape {
     fn record_staged(
         &self,
         stream: &mut Stream,
-        quads: bool,
+        tile: Staged,
         qkv: &GpuTensor,
         (y, halves): (&GpuTensor, bool),
     ) -> Result<()> {
-        // With one invocation per query, a workgroup of 16 queries would be half a subgroup.
-        let least = if quads { 16 } else { 32 };
-        let rows = rows(self.all_heads(), self.tokens, least);
-        let workgroups = [self.tokens.div_ceil(rows), self.all_heads(), 1];
+        let workgroups = [self.tokens.div_ceil(tile.rows()), self.all_heads(), 1];
         let mut cost = self.cost(self.all_heads(), workgroups, false);
         cost.bytes -= (4 * y.len() - y.byte_size()) as u64;
         stream.record(Op {
-            kernel: self.staged_kernel(quads, halves),
-            constants: (CONSTANTS, &[rows as u32, self.head_dim.div_ceil(4) as u32]),
+            kernel: self.staged_kernel(halves),
+            constants: (CONSTANTS, &tile.constants(self.head_dim)),
             uniforms: self.params(0, Mask::NONE),
             reads: &[qkv.binding()],
             writes: &[y.binding()],
@@ -281,7 +327,7 @@ pub fn scaled_dot_product_attention(
     heads: usize,
 ) -> Result<GpuTensor> {
     let shape = AttentionShape::of(qkv, heads)?;
-    by_an_accepted_tile(stream, shape.head_dim, |stream, tile| {
+    by_an_accepted_tile(stream, &shape, |stream, tile| {
         attention_with(stream, tile, qkv, &shape)
     })
 }
@@ -298,13 +344,13 @@ pub fn scaled_dot_product_attention_for(
 ) -> Result<Stored> {
     let shape = AttentionShape::of(qkv, heads)?;
     let halves = reader.is_some_and(|layer| reads_halves(stream, layer));
-    by_an_accepted_tile(stream, shape.head_dim, |stream, tile| {
-        if tile == Tile::Direct || qkv.parts().len() > 1 || !halves {
-            return attention_with(stream, tile, qkv, &shape).map(Stored::Wide);
+    by_an_accepted_tile(stream, &shape, |stream, tile| match tile {
+        Tile::Staged(tile) if halves && qkv.parts().len() == 1 => {
+            let y = stream.uninit_for(&shape.result_dims(), true)?;
+            shape.record_staged(stream, tile, qkv, (y.raw(), true))?;
+            Ok(y)
         }
-        let y = stream.uninit_for(&shape.result_dims(), true)?;
-        shape.record_staged(stream, tile == Tile::Quads, qkv, (y.raw(), true))?;
-        Ok(y)
+        _ => attention_with(stream, tile, qkv, &shape).map(Stored::Wide),
     })
 }
 
@@ -318,11 +364,12 @@ fn attention_with(
         return attention_by_heads(stream, tile, qkv, shape);
     }
     let y = stream.uninit(&shape.result_dims())?;
-    if tile == Tile::Direct {
-        let all = (0, shape.all_heads());
-        shape.record_direct(stream, all, qkv, &[y.binding()], None)?;
-    } else {
-        shape.record_staged(stream, tile == Tile::Quads, qkv, (&y, false))?;
+    match tile {
+        Tile::Direct => {
+            let all = (0, shape.all_heads());
+            shape.record_direct(stream, all, qkv, &[y.binding()], None)?;
+        }
+        Tile::Staged(tile) => shape.record_staged(stream, tile, qkv, (&y, false))?,
     }
     Ok(y)
 }
@@ -406,13 +453,6 @@ fn eager_with(
     Ok((y, probs))
 }
 
-/// Queries per workgroup: more of them read keys and values less often, fewer give more workgroups.
-fn rows(heads: usize, tokens: usize, least: usize) -> usize {
-    let busy = |rows: &usize| heads * tokens.div_ceil(*rows) >= ENOUGH_WORKGROUPS;
-    let larger = [64, 32].into_iter().filter(|&rows| rows > least);
-    larger.into_iter().find(busy).unwrap_or(least)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,6 +498,13 @@ mod tests {
         (y, probs)
     }
 
+    /// All that support heads of this size.
+    fn tiles(head_dim: usize) -> Vec<Tile> {
+        let fits = |_: &Staged| head_dim <= MAX_STAGED;
+        let staged = STAGED.into_iter().filter(fits).map(Tile::Staged);
+        [Tile::Direct].into_iter().chain(staged).collect()
+    }
+
     fn check(stream: &mut Stream, [batch, tokens, heads, head_dim]: [usize; 4], size: f32) {
         let dims = [batch, tokens, 3 * heads * head_dim];
         let data = values(dims.iter().product(), 1);
@@ -465,13 +512,10 @@ mod tests {
         let qkv_gpu = stream.upload(&qkv, &dims).unwrap();
         let (expected, expected_probs) = naive(&qkv, tokens, heads, head_dim);
         let shape = AttentionShape::of(&qkv_gpu, heads).unwrap();
-        for tile in [Tile::Direct, Tile::Staged, Tile::Quads] {
-            let fits = tile == Tile::Direct || head_dim <= MAX_STAGED;
-            if fits && (tile != Tile::Quads || stream.context().has_subgroups()) {
-                let y = attention_with(stream, tile, &qkv_gpu, &shape).unwrap();
-                assert_eq!(y.dims(), [batch, tokens, heads * head_dim]);
-                assert_close(&read(stream, &y), &expected, 1e-5);
-            }
+        for tile in tiles(head_dim) {
+            let y = attention_with(stream, tile, &qkv_gpu, &shape).unwrap();
+            assert_eq!(y.dims(), [batch, tokens, heads * head_dim]);
+            assert_close(&read(stream, &y), &expected, 1e-5);
         }
         let (y, probs) = eager_attention(stream, &qkv_gpu, heads).unwrap();
         assert_eq!(probs.dims(), [batch, heads, tokens, tokens]);
@@ -517,7 +561,7 @@ mod tests {
         assert_eq!(qkv.dims(), dims);
         assert_eq!(qkv.parts().len(), 4);
         let shape = AttentionShape::of(&qkv, heads).unwrap();
-        for tile in [Tile::Direct, Tile::Staged] {
+        for tile in tiles(head_dim) {
             let y = attention_with(&mut stream, tile, &qkv, &shape).unwrap();
             assert_close(&read(&mut stream, &y), &expected, 1e-5);
         }
@@ -555,7 +599,9 @@ mod tests {
         let Some(mut stream) = full_stream() else {
             return;
         };
-        check(&mut stream, [1, 33, 1, MAX_STAGED], 1.0);
+        for head_dim in [MAX_STAGED - 1, MAX_STAGED] {
+            check(&mut stream, [1, 33, 1, head_dim], 1.0);
+        }
     }
 
     #[test]
@@ -565,14 +611,27 @@ mod tests {
     }
 
     #[test]
-    fn large_workgroups_match_the_definition() {
+    fn many_heads_take_more_queries_per_workgroup() {
+        assert_eq!(Staged::choose(2 * 22, 150), STAGED[0]);
+        assert_eq!(Staged::choose(20, 197), STAGED[0]);
+        assert_eq!(Staged::choose(6, 197), STAGED[1]);
+    }
+
+    /// A query's scores, weights and sums are computed in the same order.
+    #[test]
+    fn tiles_give_the_same_bits() {
         let Some(mut stream) = full_stream() else {
             return;
         };
-        assert_eq!(rows(2 * 22, 150, 16), 64);
-        assert_eq!(rows(20, 197, 16), 32);
-        assert_eq!((rows(6, 197, 16), rows(6, 197, 32)), (16, 32));
-        check(&mut stream, [2, 150, 22, 4], 1.0);
+        for (tokens, head_dim) in [(50, 64), (33, 10)] {
+            let (_, qkv) = random(&mut stream, &[1, tokens, 6 * head_dim], 1);
+            let shape = AttentionShape::of(&qkv, 2).unwrap();
+            let results = STAGED.map(|tile| {
+                let y = attention_with(&mut stream, Tile::Staged(tile), &qkv, &shape);
+                read(&mut stream, &y.unwrap())
+            });
+            assert_eq!(results[0], results[1]);
+        }
     }
 
     #[test]
