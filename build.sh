@@ -115,6 +115,7 @@ run_checks() {
   check "Documentation site" build_docs
   check "Package manifest (publint)" npm_bin publint --strict
   check "Package types (attw)" npm_bin attw --pack . --profile esm-only --no-color
+  check_aloud "Machine code of the GPU kernels" node scripts/machine_code/main.mjs
   check_aloud "Rust tests" cargo nextest run --workspace --locked --status-level fail
   check_aloud "Fuzzing of the parsers of untrusted bytes, 60 s each" node test/fuzz/run.mjs --seconds 60
   check_aloud "TypeScript tests, in Node and in browsers" node scripts/run_vitest.mjs

@@ -197,10 +197,10 @@ install_node() {
 has_vulkan() { compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null || compgen -G "/etc/vulkan/icd.d/*.json" >/dev/null; }
 need_vulkan() {
   [ "$(uname)" = Linux ] || return 0
-  has_vulkan && return
+  has_vulkan && has spirv-as && return
   if may_apt; then
-    step "Software Vulkan, by apt-get" apt_install mesa-vulkan-drivers libvulkan1
+    step "Vulkan drivers and SPIR-V tools, by apt-get" apt_install mesa-vulkan-drivers libvulkan1 spirv-tools
   else
-    echo "  Tests of the GPU kernels: skipped, there is no Vulkan driver (Debian: apt-get install mesa-vulkan-drivers)"
+    echo "  Tests of the GPU kernels: skipped, without Vulkan drivers or SPIR-V tools (Debian: apt-get install mesa-vulkan-drivers spirv-tools)"
   fi
 }

@@ -4,7 +4,7 @@ use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
 use crate::buffers::{Binding, GpuTensor, Stored};
-use crate::context::{Context, SUBGROUPS};
+use crate::context::Context;
 use crate::kernels::columns::copy_columns;
 use crate::kernels::dropout::{DROPOUT, Mask};
 use crate::kernels::linear::reads_halves;
