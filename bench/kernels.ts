@@ -13,6 +13,7 @@ import {
   Scope,
   type TensorHandle,
 } from "../ts/engine/engine.ts";
+import type { StartedEngine } from "../ts/engine/engine_options.ts";
 import type { TrainingEngine } from "../ts/engine/training_engine.ts";
 import { ViTMSNConfig } from "../ts/model/configuration_vit_msn.ts";
 import { measure_peak, type Peak } from "./support/peak.ts";
@@ -39,8 +40,8 @@ const { values: options } = parseArgs({
   },
 });
 
-/** What a call does: floating-point operations, or bytes read and written (each once). */
-type Work = { flops: number } | { bytes: number };
+/** What a call does: operations on floats or on int8 weights, or bytes read and written (each once). */
+type Work = { flops: number } | { int8_ops: number } | { bytes: number };
 type Prepare = (scope: Scope) => () => TensorHandle | undefined;
 
 const FLOAT_BYTES = 4;
@@ -50,10 +51,12 @@ class Bench {
   readonly engine: Engine & TrainingEngine;
   readonly rows: Row[] = [];
   readonly #peak: Peak;
+  readonly #uses_byte_dot: boolean;
 
-  constructor(engine: Engine, peak: Peak) {
+  constructor({ engine, engine_info }: StartedEngine, peak: Peak) {
     this.engine = engine as TrainingEngine; // the CPU's is one
     this.#peak = peak;
+    this.#uses_byte_dot = ["unsigned", "signed"].includes(engine_info.byte_dot ?? "");
   }
 
   /** Measures one op; `prepare` makes its operands, and what it returns is timed and its result freed. */
@@ -105,11 +108,18 @@ class Bench {
     return ms;
   }
 
+  /** What is counted, the peak of it in billions a second, and their unit. */
+  #measured(work: Work): [count: number, most: number, unit: string] {
+    if ("flops" in work) return [work.flops, this.#peak.gflops, "GFLOP/s"];
+    if ("bytes" in work) return [work.bytes, this.#peak.gb_per_s, "GB/s"];
+    const { int16_gops, byte_gops } = this.#peak;
+    const most = this.#uses_byte_dot ? (byte_gops as number) : int16_gops;
+    return [work.int8_ops, most, "Gop/s"];
+  }
+
   #report(op: string, shape: string, work: Work, ms: number): void {
-    const is_compute = "flops" in work;
-    const rate = (is_compute ? work.flops : work.bytes) / ms / 1e6;
-    const most = is_compute ? this.#peak.gflops : this.#peak.gb_per_s;
-    const unit = is_compute ? "GFLOP/s" : "GB/s";
+    const [count, most, unit] = this.#measured(work);
+    const rate = count / ms / 1e6;
     this.rows.push({
       op,
       shape,
@@ -142,7 +152,9 @@ async function linear_layers(
   for (const { name, inputs, outputs, activation, has_residual } of layers) {
     const op = `linear ${name}, ${dtype}`;
     const shape = `${tokens}×${inputs} → ${outputs}`;
-    await bench.add(op, shape, { flops: 2 * tokens * inputs * outputs }, (scope) => {
+    const operations = 2 * tokens * inputs * outputs;
+    const work = dtype === "int8" ? { int8_ops: operations } : { flops: operations };
+    await bench.add(op, shape, work, (scope) => {
       const x = bench.random(scope, [tokens, inputs]);
       const weights = bench.linear(scope, outputs, inputs, dtype);
       const residual = has_residual ? bench.random(scope, [tokens, outputs]) : undefined;
@@ -496,14 +508,19 @@ async function main(): Promise<void> {
   const peak = await measure_peak();
   const rows: Row[] = [];
   for (const size of sizes) {
-    const { engine } = await create_engine({ device: "wasm" });
-    const bench = new Bench(engine, peak);
+    const started = await create_engine({ device: "wasm" });
+    const bench = new Bench(started, peak);
     await measure_size(bench, size, batches);
-    engine.dispose();
+    await started.engine.dispose();
     rows.push(...bench.rows.map((row) => ({ model: size, ...row })));
   }
-  const title = `Engine ops, one thread; peak ${round(peak.gflops)} GFLOP/s and ${round(peak.gb_per_s)} GB/s (plain SIMD128, measured)`;
-  print(title, where, rows, options.json);
+  print(`Engine ops, one thread; ${describe_peak(peak)}`, where, rows, options.json);
+}
+
+function describe_peak({ gflops, int16_gops, byte_gops, gb_per_s }: Peak): string {
+  const dots = `${round(int16_gops)} Gop/s with int16's dot product`;
+  const byte_dots = byte_gops === undefined ? "" : ` and ${round(byte_gops)} with bytes'`;
+  return `peak ${round(gflops)} GFLOP/s (plain SIMD128), ${dots}${byte_dots}, ${round(gb_per_s)} GB/s (measured)`;
 }
 
 await main();
