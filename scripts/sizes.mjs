@@ -5,14 +5,14 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 const budgets = [
-  { files: ["dist/vit_msn_simd128.wasm"], what: "engine, CPU", budget: 310_000 },
-  { files: ["dist/vit_msn_relaxed.wasm"], what: "the same, relaxed SIMD", budget: 310_000 },
-  { files: ["dist/vit_msn_simd128_threads.wasm"], what: "the same, threads", budget: 310_000 },
+  { files: ["dist/vit_msn_simd128.wasm"], what: "engine, CPU", budget: 320_000 },
+  { files: ["dist/vit_msn_relaxed.wasm"], what: "the same, relaxed SIMD", budget: 320_000 },
+  { files: ["dist/vit_msn_simd128_threads.wasm"], what: "the same, threads", budget: 320_000 },
   {
     name: "engine",
     files: ["dist/vit_msn_relaxed_threads.wasm"],
     what: "the same, relaxed SIMD and threads",
-    budget: 310_000,
+    budget: 320_000,
   },
   {
     name: "wide",

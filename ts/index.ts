@@ -1,5 +1,5 @@
 export type { LayerShape, TileChoice } from "./engine/engine.ts";
-export type { AdapterInfo, EngineInfo, Level } from "./engine/engine_info.ts";
+export type { AdapterInfo, ByteDot, EngineInfo, Level } from "./engine/engine_info.ts";
 export type { Device, DeviceOptions } from "./engine/engine_options.ts";
 
 /**

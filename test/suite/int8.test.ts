@@ -17,16 +17,15 @@ const SCALE = `${QUERY}_scale`;
 
 type Files = Record<string, Uint8Array>;
 
-function pixels(dims: readonly number[]): Tensor<"float32"> {
-  const count = dims.reduce((a, b) => a * b, 1);
-  return new Tensor(
-    "float32",
-    Float32Array.from({ length: count }, (_, i) => Math.sin(i * 1.7) + Math.sin(i * 0.013)),
-    dims,
-  );
+function waves(length: number, n = 1): Float32Array {
+  return Float32Array.from({ length }, (_, i) => Math.sin(i * 1.7 + n - 1) + Math.sin(i * 0.013 * n));
 }
 
-const PIXELS = pixels([2, 3, 32, 32]);
+function concatenated(parts: readonly Float32Array[]): Float32Array {
+  return Float32Array.from(parts.flatMap((part) => [...part]));
+}
+
+const PIXELS = new Tensor("float32", waves(2 * 3 * 32 * 32), [2, 3, 32, 32]);
 
 async function error_of(action: Promise<unknown>): Promise<VitMsnError> {
   const error = await action.then(
@@ -122,7 +121,9 @@ function cosine(a: Float32Array, b: Float32Array): number {
 
 describe("at the size of vit-msn-small", () => {
   const batch = 2;
-  const pixel_values = pixels([batch, 3, 224, 224]);
+  // What the tokens of the second have in common is small: attention's average over them is near 0.
+  const both = [1, 2].map((n) => waves(3 * 224 * 224, n));
+  const pixel_values = new Tensor("float32", concatenated(both), [batch, 3, 224, 224]);
 
   async function cls_and_memory(dtype: "float32" | "int8") {
     const model = await ViTMSNModel.from_config(SMALL, { dtype, seed: 5 });
@@ -141,9 +142,10 @@ describe("at the size of vit-msn-small", () => {
   test("CLS embeddings stay in place, in a quarter of the memory", async () => {
     const [full, small] = [await cls_and_memory("float32"), await cls_and_memory("int8")];
     for (const [i, embedding] of small.embeddings.entries()) {
-      // Measured: 0.9997. Random layers amplify a rounding more than trained ones do.
+      // Measured: 0.9995 and 0.9996; the weights' rounding alone gives 0.9998. Random layers amplify a rounding more than
+      // trained ones do.
       const similarity = cosine(embedding, full.embeddings[i] as Float32Array);
-      expect(similarity).toBeGreaterThan(0.999);
+      expect(similarity).toBeGreaterThan(0.9993);
     }
     // A quarter, and what stays float32: patch projection, positions, layer norms, biases, and the scales.
     expect(small.held / full.held).toBeLessThan(0.28);

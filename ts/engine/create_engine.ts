@@ -84,6 +84,7 @@ async function start_on_cpu(
     level: engine.level,
     threads,
     worker: false,
+    byte_dot: engine.byte_dot(),
     reasons: Object.freeze([...not_on_webgpu, ...reasons, ...not_wide]),
   });
   if (threads < wanted) {

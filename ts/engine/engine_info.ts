@@ -4,6 +4,13 @@
  */
 export type Level = `${"simd128" | "relaxed" | "relaxed-wide"}${"" | "+threads"}`;
 
+/**
+ * How the processor's dot product of bytes takes its second operand. int8 layers use it where its sums are exact:
+ * "unsigned" (x86 with AVX-VNNI) and "signed" (arm64). Where they aren't ("saturating", other x86) or the engine has no
+ * relaxed SIMD ("none"), they use the dot product of int16, and give the same bits.
+ */
+export type ByteDot = "unsigned" | "signed" | "saturating" | "none";
+
 /** Which engine runs a model, and why not a faster one. */
 export interface EngineInfo {
   /** What the engine's WebAssembly was built for. */
@@ -12,6 +19,8 @@ export interface EngineInfo {
   readonly threads: number;
   /** Whether it runs in a Worker. */
   readonly worker: boolean;
+  /** On the CPU, which dot product int8 layers have. */
+  readonly byte_dot?: ByteDot;
   /** Why it isn't faster, one sentence for each reason: no GPU, no better level, no more threads. May be empty. */
   readonly reasons: readonly string[];
   /** On WebGPU, the adapter that computes. */

@@ -213,6 +213,33 @@ impl Gelu {
     }
 }
 
+/// Minimax polynomial of (Φ(x) − ½) / x in x² on |x| ≤ 4.25, exactly ½ / 4.25 at the end. It makes an error of at most
+/// 1e-4 in x·Φ(x).
+const ROUGH_GELU: [f32; 8] = [
+    3.984_2e-1,
+    -6.545_345e-2,
+    9.257_796e-3,
+    -9.404_415e-4,
+    6.552_635e-5,
+    -2.938_753e-6,
+    7.570_663e-8,
+    -8.460_173e-10,
+];
+
+/// [`activate_rows`] with gelu, within 1e-4: for sums whose own error is larger. It takes less than half the
+/// instructions, without an exponential or a division.
+pub(crate) fn activate_rows_with_rough_gelu(rows: &mut Rows<f32>, count: usize, columns: usize) {
+    let [lowest, highest, half] = [-4.25, 4.25, 0.5].map(constant);
+    let series = ROUGH_GELU.map(constant);
+    map_rows(rows.each(count, columns), |x| {
+        // Below −4.25, x·Φ(x) is 0 within the error; above, Φ(x) is 1.
+        let x = x.max(lowest);
+        let inner = x.min(highest);
+        let odd = polynomial8(inner.mul(inner), series);
+        x.mul(inner.mul_add(odd, half))
+    });
+}
+
 /// The tanh form is x·σ(2u), since ½(1 + tanh u) = σ(2u).
 struct GeluTanh {
     linear: F32x4,
@@ -485,6 +512,24 @@ fn normal(z: F32x4) -> (F32x4, F32x4) {
 mod tests {
     use super::*;
     use crate::test_support::{same_with_workers, values};
+
+    #[test]
+    fn rough_gelu_is_near_gelu() {
+        let x: Vec<f32> = (-100_000..=100_000)
+            .map(|step| step as f32 * 1e-4)
+            .collect();
+        let (mut rough, mut exact) = (x.clone(), x);
+        let columns = rough.len();
+        activate_rows_with_rough_gelu(&mut Rows::new(&mut rough, columns), 1, columns);
+        activate_in_place(Activation::Gelu, &mut exact);
+        for (rough, exact) in rough.iter().zip(&exact) {
+            assert!((rough - exact).abs() <= 1e-4, "{rough} {exact}");
+        }
+        let mut limits = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0];
+        activate_rows_with_rough_gelu(&mut Rows::new(&mut limits, 4), 1, 4);
+        assert!(limits[0].is_nan() && limits[1] == f32::INFINITY);
+        assert!(limits[2].abs() <= 1e-4 && limits[3] == 0.0);
+    }
 
     #[test]
     fn every_activation_is_within_2e_7() {

@@ -48,7 +48,9 @@ pub use embed_tokens::{
 pub use interpolate::{interpolate_positions, interpolate_positions_backward};
 pub use layer_norm::layer_norm;
 pub use layer_norm_backward::{LayerNormGradients, layer_norm_backward};
-pub use linear::{PackedLinear, linear, linear_backward_input, linear_backward_weights};
+pub use linear::{
+    ByteDot, PackedLinear, byte_dot, linear, linear_backward_input, linear_backward_weights,
+};
 pub use loss::{IGNORE_INDEX, bce_with_logits, cross_entropy, cross_entropy_smoothed, mse_loss};
 pub use loss_backward::{bce_with_logits_backward, cross_entropy_backward, mse_loss_backward};
 pub use msn::{msn_loss, msn_loss_backward, msn_targets};

@@ -4,7 +4,7 @@ import { is_error } from "../../is_a.ts";
 import { bytes_of } from "../../options.ts";
 import type { EngineMemory, Handle, LinearHandle, TensorHandle } from "../engine.ts";
 import { engine_dead, engine_disposed, engine_not_started } from "../engine_errors.ts";
-import type { Level } from "../engine_info.ts";
+import type { ByteDot, Level } from "../engine_info.ts";
 import { ForwardQueue } from "../forward_queue.ts";
 import create_glue from "../generated/glue.js";
 import type { Dropout, TrainingEngine } from "../training_engine.ts";
@@ -49,7 +49,10 @@ export function create_wasm_engine(module: WebAssembly.Module): WasmEngine {
 }
 
 /** The ops that need no code here. */
-export interface WasmEngine extends GlueOps {}
+export interface WasmEngine extends GlueOps {
+  /** How the processor multiplies bytes; only the CPU's binaries export it. */
+  byte_dot(): ByteDot;
+}
 
 /**
  * The CPU engine, and what the WebGPU engine shares with it: every call goes straight to WebAssembly, and every failure

@@ -2,7 +2,7 @@
 
 use vit_msn_tensor::Activation;
 
-use crate::activation::activate_rows;
+use crate::activation::{activate_rows, activate_rows_with_rough_gelu};
 use crate::runtime::parallel::Rows;
 
 /// What a layer applies to its sums, which already include the bias.
@@ -10,6 +10,8 @@ use crate::runtime::parallel::Rows;
 pub(crate) struct Epilogue<'a> {
     pub outputs: usize,
     pub act: Activation,
+    /// Whether the sums are of int8 products, for whose error a rough GELU is exact enough.
+    pub is_rough: bool,
     /// `[rows, outputs]`
     pub residual: Option<&'a [f32]>,
 }
@@ -19,7 +21,12 @@ impl Epilogue<'_> {
     /// first value in the layer's output.
     #[inline(never)]
     pub fn apply(&self, first: usize, rows: usize, columns: usize, target: &mut Rows<f32>) {
-        activate_rows(self.act, target, rows, columns);
+        match self.act {
+            Activation::Gelu if self.is_rough => {
+                activate_rows_with_rough_gelu(target, rows, columns);
+            }
+            act => activate_rows(act, target, rows, columns),
+        }
         if let Some(residual) = self.residual {
             let rows = target.each(rows, columns);
             add_rows(rows, &residual[first..], self.outputs);

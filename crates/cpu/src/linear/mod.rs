@@ -6,9 +6,7 @@
 pub(crate) mod backward;
 mod epilogue;
 mod float;
-mod int8;
-mod int8_microkernel;
-mod int8_panels;
+pub(crate) mod int8;
 pub(crate) mod microkernel;
 pub(crate) mod packed;
 mod strassen;
@@ -18,6 +16,7 @@ pub(crate) mod transpose;
 use vit_msn_tensor::{Activation, Error, Result, check_len};
 
 pub use backward::{linear_backward_input, linear_backward_weights};
+pub use int8::{ByteDot, byte_dot};
 pub use packed::PackedLinear;
 
 use epilogue::Epilogue;
@@ -55,6 +54,7 @@ pub fn linear(
     let epilogue = Epilogue {
         outputs,
         act,
+        is_rough: w.quantised().is_some(),
         residual,
     };
     let product = Product { x, w, epilogue };

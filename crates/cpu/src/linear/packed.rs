@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use vit_msn_tensor::{Dtype, Error, LinearParameters, Result, check_scale, try_vec};
 
-use crate::linear::int8_panels::QuantisedPanels;
+use crate::linear::int8::{PADDED_OUTPUTS, QuantisedPanels};
 use crate::linear::microkernel::{NR, Panels as PanelBlocks};
 use crate::runtime::simd::{F32x4, LANES};
 
@@ -42,7 +42,7 @@ pub struct PackedLinear {
     parameters: LinearParameters,
     dtype: Dtype,
     panels: Panels,
-    /// Padded to whole panels. Rounded to `dtype`, but stored as float32: it is small and initialises every
+    /// Padded to whole panels of any kernel. Rounded to `dtype`, but stored as float32: it is small and initialises every
     /// accumulator.
     bias: Vec<f32>,
 }
@@ -72,8 +72,21 @@ impl PackedLinear {
             parameters,
             dtype,
             panels,
-            bias: try_vec(panel_count * NR)?,
+            bias: try_vec((panel_count * NR).next_multiple_of(PADDED_OUTPUTS))?,
         })
+    }
+
+    /// An int8 weight with a bias for a processor with such a dot product of bytes.
+    #[cfg(test)]
+    pub(crate) fn quantised_for(
+        dot: crate::ByteDot,
+        out_features: usize,
+        in_features: usize,
+    ) -> Self {
+        let mut weight = Self::new(out_features, in_features, Dtype::I8, true).unwrap();
+        weight.panels =
+            Panels::Quantised(QuantisedPanels::with_dot(out_features, in_features, dot).unwrap());
+        weight
     }
 
     /// A float32 right operand of a single product, without a bias. The caller fills it through
@@ -271,7 +284,7 @@ impl PackedLinear {
         &self.bias[panels.start * NR..panels.end * NR]
     }
 
-    /// The bias, padded with zeros to whole panels.
+    /// The bias, padded with zeros to whole panels of any kernel.
     pub(crate) fn padded_bias(&self) -> &[f32] {
         &self.bias
     }
@@ -554,7 +567,7 @@ mod tests {
     #[test]
     fn int8_takes_a_quarter() {
         let w = PackedLinear::new(64, 128, Dtype::I8, false).unwrap();
-        assert_eq!(w.byte_size(), 64 * 128 + 2 * 64 * 4);
+        assert_eq!(w.byte_size(), 64 * 128 + 3 * 64 * 4);
     }
 
     #[test]

@@ -41,6 +41,12 @@ pub fn simd_level() -> String {
     .to_string()
 }
 
+/// How this processor's dot product takes bytes: "unsigned", "signed", "saturating", or "none" without relaxed SIMD.
+#[wasm_bindgen]
+pub fn byte_dot() -> String {
+    vit_msn_cpu::byte_dot().name().to_string()
+}
+
 thread_local! {
     /// This thread's membership, if it is a worker.
     static WORKER: RefCell<Option<Worker>> = RefCell::default();

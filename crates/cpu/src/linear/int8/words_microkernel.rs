@@ -1,17 +1,7 @@
-//! Dot products of quantised activations and signed bytes, summed exactly in int32.
+//! Dot products of quantised activations and signed bytes, both widened to int16, summed exactly in int32.
 //!
-//! Weights are widened to int16 before the kernel's loop, which can then use SIMD128's own int16 dot product.
-//! That leaves room for activations of more than 8 bits: 12 and a sign wherever sums still fit int32, so that
-//! nearly all of the error comes from the weights. It also leaves room for sums of two weights or activations,
-//! so that products can be divided as in Strassen's algorithm. That is exact here, since int32 wraps and the
-//! results fit.
-//!
-//! Relaxed SIMD's dot product of bytes gives the same result everywhere only if one operand has 7 bits, and
-//! that loses too much accuracy: the cosine similarity of the embeddings to float32's falls below 0.999. On x86
-//! processors without an instruction for it, it is emulated by two multiplications, the same number as needed
-//! here.
-
-use crate::runtime::simd::{F32x4, LANES};
+//! int16 leaves room for sums of two weights or activations, so that products can be divided as in Strassen's
+//! algorithm. That is exact here, since int32 wraps and the results fit.
 
 /// Rows of a tile: rows of the activations.
 pub(crate) const MR: usize = 4;
@@ -23,8 +13,6 @@ pub(crate) const TILE: usize = MR * NR;
 pub(crate) const PAIR: usize = 2;
 /// Number of inputs per iteration of the kernel's loop.
 pub(crate) const UNROLL: usize = 8;
-/// The maximum number of inputs whose sum is guaranteed to fit int32 with activations of 8 bits.
-pub(crate) const MAX_DEPTH: usize = i32::MAX as usize / (127 * 128);
 
 pub(crate) use imp::interleave;
 
@@ -77,53 +65,6 @@ struct Job<'a> {
     /// `count` times TILE sums, `step` apart, and whether to subtract from them.
     targets: &'a [(*mut i32, bool)],
     step: usize,
-}
-
-/// `sum · row_scale · scale + bias` for a panel's outputs. Rounded twice on every level, so that all give the
-/// same bits.
-#[inline(always)]
-pub(crate) fn scaled(
-    sums: &[i32],
-    row_scale: f32,
-    scales: &[f32; NR],
-    bias: &[f32; NR],
-) -> [f32; NR] {
-    let mut out = [0.0; NR];
-    let vectors = out.as_chunks_mut::<LANES>().0.iter_mut();
-    let scales = scales.as_chunks::<LANES>().0;
-    let bias = bias.as_chunks::<LANES>().0;
-    let sums = sums.as_chunks::<LANES>().0;
-    for (((out, sums), scales), bias) in vectors.zip(sums).zip(scales).zip(bias) {
-        // SAFETY: each is as many floats as a vector has lanes.
-        unsafe {
-            let scale = F32x4::load(scales.as_ptr()).mul(F32x4::splat(row_scale));
-            let sums = imp::to_float(sums).mul(scale);
-            sums.add(F32x4::load(bias.as_ptr())).store(out.as_mut_ptr());
-        }
-    }
-    out
-}
-
-/// The largest quantised activation: 12 bits, or fewer if the sum of `depth` products would otherwise overflow
-/// int32.
-fn activation_limit(depth: usize) -> usize {
-    (i32::MAX as usize / (128 * depth.max(1))).min(4095)
-}
-
-/// Quantises a row of activations symmetrically into `out`, whose length is a multiple of 8 and at least the
-/// row's; the rest is set to zero. Returns the row's scale. For a row with values that aren't finite the scale
-/// is NaN, which makes all its results NaN.
-pub(crate) fn quantise_row(x: &[f32], out: &mut [i16]) -> f32 {
-    let largest = imp::largest(x);
-    if !largest.is_finite() {
-        out.fill(0);
-        return f32::NAN;
-    }
-    // Rows of almost zero norm are quantised to zeros: the factor must be finite.
-    let largest = largest.max(1e-30);
-    let limit = activation_limit(out.len()) as f32;
-    imp::quantise(x, limit / largest, out);
-    largest / limit
 }
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -205,14 +146,6 @@ mod imp {
         left == (I + 1) * PAIR
     }
 
-    #[inline(always)]
-    pub fn to_float(sums: &[i32; LANES]) -> F32x4 {
-        // SAFETY: the slice has as many integers as a vector has lanes.
-        F32x4(f32x4_convert_i32x4(unsafe {
-            v128_load(sums.as_ptr().cast())
-        }))
-    }
-
     /// Interleaves MR rows: for each pair of inputs in turn, the values of all rows. The rows have the same
     /// length, a multiple of UNROLL.
     pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
@@ -241,59 +174,6 @@ mod imp {
                 v128_store(out.add(3), i32x4_shuffle::<2, 6, 3, 7>(ac1, bd1));
             }
         }
-    }
-
-    /// Rounds `x · factor` into `out` and pads it with zeros.
-    pub fn quantise(x: &[f32], factor: f32, out: &mut [i16]) {
-        let (chunks, rest) = x.as_chunks::<8>();
-        let (targets, _) = out.as_chunks_mut::<8>();
-        for (chunk, target) in chunks.iter().zip(&mut *targets) {
-            quantise_8(chunk, factor, target);
-        }
-        if let Some(([target, spare @ ..], [_, ..])) =
-            targets.get_mut(chunks.len()..).zip(Some(rest))
-        {
-            let mut padded = [0.0; 8];
-            padded[..rest.len()].copy_from_slice(rest);
-            quantise_8(&padded, factor, target);
-            spare.as_flattened_mut().fill(0);
-        }
-    }
-
-    /// 1.5 · 2²³: added to a small float, it leaves the rounded integer in the low bits.
-    const ROUNDER: f32 = 12_582_912.0;
-
-    /// Eight rounded integers.
-    #[inline(always)]
-    fn quantise_8(values: &[f32; 8], factor: f32, out: &mut [i16; 8]) {
-        let [low, high] = [0, 4].map(|first| {
-            // SAFETY: `values` has four floats starting at 0 and at 4.
-            let values = unsafe { v128_load(values.as_ptr().add(first).cast()) };
-            let shifted = f32x4_add(f32x4_mul(values, f32x4_splat(factor)), f32x4_splat(ROUNDER));
-            i32x4_sub(shifted, i32x4_splat(ROUNDER.to_bits() as i32))
-        });
-        // SAFETY: `out` is eight values.
-        unsafe { v128_store(out.as_mut_ptr().cast(), i16x8_narrow_i32x4(low, high)) }
-    }
-
-    /// The largest magnitude, found by comparing bits as integers: NaN and infinities compare larger than any
-    /// number.
-    pub fn largest(x: &[f32]) -> f32 {
-        let (chunks, rest) = x.as_chunks::<4>();
-        let mut most = i32x4_splat(0);
-        for chunk in chunks {
-            // SAFETY: a chunk is four floats.
-            let bits = f32x4_abs(unsafe { v128_load(chunk.as_ptr().cast()) });
-            most = i32x4_max(most, bits);
-        }
-        let lanes = [
-            i32x4_extract_lane::<0>(most),
-            i32x4_extract_lane::<1>(most),
-            i32x4_extract_lane::<2>(most),
-            i32x4_extract_lane::<3>(most),
-        ];
-        let rest = rest.iter().map(|value| value.abs().to_bits() as i32);
-        f32::from_bits(lanes.into_iter().chain(rest).max().unwrap_or(0) as u32)
     }
 }
 
@@ -336,12 +216,6 @@ mod imp {
         }
     }
 
-    pub fn to_float(sums: &[i32; LANES]) -> F32x4 {
-        let sums = sums.map(|sum| sum as f32);
-        // SAFETY: the array is four floats.
-        unsafe { F32x4::load(sums.as_ptr()) }
-    }
-
     /// Interleaves MR rows: for each pair of inputs in turn, the values of all rows. The rows have the same
     /// length, a multiple of UNROLL.
     pub fn interleave(rows: [&[i16]; MR], out: &mut [i16]) {
@@ -350,63 +224,5 @@ mod imp {
                 out.copy_from_slice(&row[k * PAIR..][..PAIR]);
             }
         }
-    }
-
-    /// The largest magnitude; NaN compares larger than any number.
-    pub fn largest(x: &[f32]) -> f32 {
-        let bits = x.iter().map(|value| value.abs().to_bits()).max();
-        f32::from_bits(bits.unwrap_or(0))
-    }
-
-    /// Rounds `x · factor` into `out` and pads it with zeros.
-    pub fn quantise(x: &[f32], factor: f32, out: &mut [i16]) {
-        out.fill(0);
-        for (target, value) in out.iter_mut().zip(x) {
-            *target = (value * factor).round_ties_even() as i16;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_support::values;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_largest_sums_fit() {
-        for depth in [8, 768, 4096, 4104, 40_000, MAX_DEPTH] {
-            let limit = activation_limit(depth);
-            assert!((127..=4095).contains(&limit));
-            assert!(depth * limit * 128 <= i32::MAX as usize);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn rows_are_within_half_a_step(len in 0usize..70, seed in any::<u64>(), power in -20i32..20) {
-            let x: Vec<f32> = values(len, seed).iter().map(|v| v * 2f32.powi(power)).collect();
-            let mut out = vec![1; len.next_multiple_of(8) + 8];
-            let scale = quantise_row(&x, &mut out);
-            for (value, quantised) in x.iter().zip(&out) {
-                prop_assert!((value - f32::from(*quantised) * scale).abs() <= scale * 0.501);
-            }
-            prop_assert!(out[len..].iter().all(|&value| value == 0));
-        }
-    }
-
-    #[test]
-    fn rows_without_a_scale() {
-        let mut out = [1; 8];
-        for x in [[0.0; 3], [1e-40; 3]] {
-            let scale = quantise_row(&x, &mut out);
-            assert!(scale > 0.0 && scale < 1e-30 && out == [0; 8]);
-        }
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(quantise_row(&[1.0, bad, 2.0], &mut out).is_nan());
-            assert_eq!(out, [0; 8]);
-        }
-        let scale = quantise_row(&[f32::MAX, -f32::MAX], &mut out);
-        assert_eq!((scale, out[0], out[1]), (f32::MAX / 4095.0, 4095, -4095));
     }
 }

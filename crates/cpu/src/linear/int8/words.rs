@@ -1,5 +1,4 @@
-//! The linear layer with int8 weights: quantises each row of its input by the row's largest magnitude,
-//! multiplies integers, and scales the sums back to float32.
+//! int8 products on SIMD128's dot product of int16.
 //!
 //! Large products are divided into two by two blocks as in [`crate::linear::strassen_terms`]: consecutive tiles
 //! of rows, the halves of a block of inputs, consecutive panels. The operands of all terms are computed first:
@@ -12,32 +11,37 @@ use vit_msn_tensor::{Result, try_vec};
 
 use crate::linear::epilogue::Epilogue;
 use crate::linear::float::Product;
-use crate::linear::int8_microkernel::{
-    MR, NR, TILE, TileProduct, UNROLL, interleave, quantise_row, scaled,
-};
-use crate::linear::int8_panels::QuantisedPanels;
+use crate::linear::int8::panels::QuantisedPanels;
+use crate::linear::int8::quantise::Steps;
+use crate::linear::int8::words_microkernel::{MR, NR, TILE, TileProduct, UNROLL, interleave};
+use crate::linear::int8::{Part, scaled, to_float};
 use crate::linear::strassen_terms::{Operand, TERMS, Term, WHOLE};
 use crate::runtime::blocks::{block_size, blocks};
 use crate::runtime::parallel::{
     DisjointSliceMut, Rows, Task, for_each_task_in_turn, tasks_for, threads_for,
 };
+use crate::runtime::simd::{F32x4, LANES};
 
 /// Maximum number of rows whose operands are computed at a time.
 const MAX_ROWS: usize = 320;
 /// Maximum number of inputs of a term, so that a tile's rows and a panel fit in the L1 cache.
-const MAX_TERM_DEPTH: usize = 512;
+pub(super) const MAX_TERM_DEPTH: usize = 512;
 /// Maximum size of a stripe in bytes.
 const STRIPE_BYTES: usize = 400 << 10;
 /// Minimum number of rows for which the sums of weights pay off.
-const MIN_ROWS: usize = 48;
+pub(super) const MIN_ROWS: usize = 48;
 
-/// [`crate::linear()`] for int8 weights, after all lengths have been checked; `w` are the panels of the
-/// product's weights.
-pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) -> Result<()> {
+/// Computes some outputs where the dot product of bytes isn't exact.
+pub(super) fn multiply(
+    product: &Product,
+    w: &QuantisedPanels,
+    part: &Part,
+    out: &mut [f32],
+) -> Result<()> {
     let Product { x, epilogue, .. } = *product;
     let (in_features, outputs) = (product.w.in_features(), product.w.out_features());
     let rows = x.len() / in_features;
-    let plan = Plan::new(w, rows, outputs);
+    let plan = Plan::new(w, rows, part);
     // Blocks of about equal size, in whole units.
     let capacity = block_size(rows, MAX_ROWS, plan.rows());
     let mut operands = try_vec(capacity / plan.rows() * plan.row_operands())?;
@@ -87,7 +91,7 @@ pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) 
                 (
                     operands.read(0, units * plan.row_operands()),
                     row_scales.read(0, units * unit),
-                    out.rows(stripe.start * plan.columns(), outputs),
+                    out.rows(part.columns.start + stripe.start * plan.columns(), outputs),
                 )
             };
             let block = Block {
@@ -116,7 +120,7 @@ pub(crate) fn multiply(product: &Product, w: &QuantisedPanels, out: &mut [f32]) 
 /// How a product is divided.
 struct Plan<'a> {
     w: &'a QuantisedPanels,
-    outputs: usize,
+    part: &'a Part,
     threads: usize,
     /// Number of blocks of a matrix in each direction.
     halves: usize,
@@ -128,8 +132,8 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(w: &'a QuantisedPanels, rows: usize, outputs: usize) -> Self {
-        let depth = w.depth();
+    fn new(w: &'a QuantisedPanels, rows: usize, part: &'a Part) -> Self {
+        let (depth, outputs) = (w.depth(), part.columns.len());
         let threads = threads_for(rows.saturating_mul(depth).saturating_mul(outputs));
         let panels = outputs.div_ceil(NR);
         let cut = rows >= MIN_ROWS && depth.is_multiple_of(2 * UNROLL) && panels.is_multiple_of(2);
@@ -141,7 +145,7 @@ impl<'a> Plan<'a> {
         let stripe_units = block_size(group, (STRIPE_BYTES / bytes).max(1), 1);
         Self {
             w,
-            outputs,
+            part,
             threads,
             halves,
             terms,
@@ -183,7 +187,7 @@ impl<'a> Plan<'a> {
 
     /// Number of units of columns; the last may be partial.
     fn units(&self) -> usize {
-        self.outputs.div_ceil(self.columns())
+        self.part.columns.len().div_ceil(self.columns())
     }
 
     /// The units of a stripe.
@@ -205,7 +209,11 @@ impl<'a> Plan<'a> {
         let rows = quantised.chunks_exact_mut(depth);
         for (row, scale) in rows.zip(scales) {
             match x.next() {
-                Some(x) => *scale = quantise_row(x, row),
+                Some(x) => {
+                    let steps = Steps::of(x, depth, self.part.precision);
+                    steps.write_words(x, row);
+                    *scale = steps.scale;
+                }
                 None => row.fill(0),
             }
         }
@@ -243,7 +251,9 @@ impl<'a> Plan<'a> {
             for term in self.terms {
                 for unit in units.clone() {
                     let block = |index| {
-                        let panel = self.w.panel(unit * self.halves + index % self.halves);
+                        let first = self.part.columns.start / NR;
+                        let panel = first + unit * self.halves + index % self.halves;
+                        let panel = self.w.panels(panel..panel + 1);
                         let first = range.start + index / self.halves * inputs;
                         &panel[first * NR..][..size]
                     };
@@ -294,9 +304,10 @@ struct Block<'a> {
 impl Block<'_> {
     /// Computes a stripe of columns; `out` starts at its first column.
     fn multiply(&self, units: Range<usize>, weights: &[i16], sums: &mut [i32], mut out: Rows<f32>) {
-        let (plan, outputs) = (self.plan, self.plan.outputs);
-        let column0 = units.start * plan.columns();
-        let columns = outputs.min(units.end * plan.columns()) - column0;
+        let (plan, outputs) = (self.plan, self.epilogue.outputs);
+        let range = &plan.part.columns;
+        let column0 = range.start + units.start * plan.columns();
+        let columns = range.end.min(range.start + units.end * plan.columns()) - column0;
         let operands = self.operands.chunks_exact(plan.row_operands());
         for (operands, row) in operands.zip((0..self.rows).step_by(plan.rows())) {
             sums.fill(0);
@@ -333,18 +344,12 @@ impl Block<'_> {
     /// Sets a row of the output from its sums: `sum · row_scale · scale + bias`.
     fn scale(&self, row: usize, column0: usize, sums: &[i32], out: &mut [f32]) {
         let halves = self.plan.halves;
-        let scales = self.plan.w.scales(column0, out.len().next_multiple_of(NR));
-        let (scales, _) = scales.as_chunks();
+        let (scales, _) = self.plan.w.scales_from(column0).as_chunks();
         let (bias, _) = self.bias[column0..].as_chunks();
-        let first = row / MR % halves * halves * TILE + row % MR * NR;
-        let mut at = first;
+        let row_scale = F32x4::splat(self.row_scales[row]);
+        let mut at = row / MR % halves * halves * TILE + row % MR * NR;
         let mut values = |panel: usize| {
-            let values = scaled(
-                &sums[at..][..NR],
-                self.row_scales[row],
-                &scales[panel],
-                &bias[panel],
-            );
+            let values = scaled_panel(&sums[at..], row_scale, &scales[panel], &bias[panel]);
             // Advances to the next panel of this unit, or to the first of the next unit.
             at += match (panel + 1) & (halves - 1) {
                 0 => (halves * halves - halves + 1) * TILE,
@@ -363,134 +368,19 @@ impl Block<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use vit_msn_tensor::{Activation, Dtype};
-
-    use super::*;
-    use crate::activation::activate_in_place;
-    use crate::test_support::values;
-    use crate::{PackedLinear, linear};
-
-    fn packed(n: usize, k: usize) -> PackedLinear {
-        let mut w = PackedLinear::new(n, k, Dtype::I8, true).unwrap();
-        let encode = |values: &[f32]| Dtype::F32.encode(values).unwrap();
-        w.set_rows(0, Dtype::F32, &encode(&values(n * k, 5)))
-            .unwrap();
-        w.set_bias(0, Dtype::F32, &encode(&values(n, 6))).unwrap();
-        w
-    }
-
-    fn floats(bytes: &[u8]) -> Vec<f32> {
-        let mut values = vec![0.0; bytes.len() / 4];
-        Dtype::F32.decode(bytes, &mut values).unwrap();
-        values
-    }
-
-    /// The definition, with the kernel's rounding.
-    fn naive(x: &[f32], w: &PackedLinear) -> Vec<f32> {
-        let (n, k) = (w.out_features(), w.in_features());
-        let weight = w.get_rows(0, n).unwrap();
-        let scales = floats(&w.get_scales(0, n).unwrap());
-        let bias = floats(&w.get_bias().unwrap().unwrap());
-        let mut out = Vec::new();
-        for x in x.chunks_exact(k) {
-            let mut row = vec![0; k.next_multiple_of(8)];
-            let row_scale = quantise_row(x, &mut row);
-            for (column, weights) in weight.chunks_exact(k).enumerate() {
-                let products = row
-                    .iter()
-                    .zip(weights)
-                    .map(|(&a, &b)| i32::from(a) * i32::from(b as i8));
-                let sum = products.sum::<i32>() as f32;
-                out.push(sum * (scales[column] * row_scale) + bias[column]);
-            }
-        }
-        out
-    }
-
-    fn check(m: usize, k: usize, n: usize) {
-        let (x, w) = (values(m * k, 3), packed(n, k));
-        let mut out = vec![f32::NAN; m * n];
-        linear(&x, &w, Activation::Identity, None, &mut out).unwrap();
-        assert_eq!(out, naive(&x, &w), "{m}×{k}×{n}");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(150))]
-
-        #[test]
-        fn every_bit_is_the_definitions(m in 0usize..20, k in 1usize..70, n in 1usize..70) {
-            check(m, k, n);
+/// The scaled sums of a panel's outputs, from the start of `sums`.
+#[inline(always)]
+fn scaled_panel(sums: &[i32], row_scale: F32x4, scales: &[f32; NR], bias: &[f32; NR]) -> [f32; NR] {
+    let sums = &sums[..NR];
+    let mut out = [0.0; NR];
+    for v in (0..NR).step_by(LANES) {
+        // SAFETY: each slice has NR values, a multiple of LANES.
+        unsafe {
+            let scale = F32x4::load(scales.as_ptr().add(v));
+            let bias = F32x4::load(bias.as_ptr().add(v));
+            let sums = to_float(sums.as_ptr().add(v));
+            scaled(sums, row_scale, scale, bias).store(out.as_mut_ptr().add(v));
         }
     }
-
-    #[test]
-    fn every_bit_is_the_definitions_across_blocks() {
-        for (m, k, n) in [
-            (1, 1, 1),
-            (90, 8000, 17),
-            (333, 1000, 5),
-            (2, 30_000, 3),
-            (MIN_ROWS - 1, 32, 32),
-            (MIN_ROWS, 2 * MAX_TERM_DEPTH + 16, 32),
-            (MIN_ROWS + 5, 64, 27),
-            (MAX_ROWS + 9, 96, 80),
-            (197, 384, 1152),
-        ] {
-            check(m, k, n);
-        }
-    }
-
-    #[test]
-    fn activation_comes_before_the_residual() {
-        let (m, k, n) = (7, 40, 21);
-        let (x, residual, w) = (values(m * k, 1), values(m * n, 2), packed(n, k));
-        for act in [Activation::Identity, Activation::Gelu, Activation::Relu] {
-            let mut expected = naive(&x, &w);
-            activate_in_place(act, &mut expected);
-            for (value, residual) in expected.iter_mut().zip(&residual) {
-                *value += residual;
-            }
-            let mut out = vec![0.0; m * n];
-            linear(&x, &w, act, Some(&residual), &mut out).unwrap();
-            assert_eq!(out, expected);
-        }
-    }
-
-    #[test]
-    fn results_are_near_those_of_float32() {
-        let (m, k, n) = (9, 384, 33);
-        let x = values(m * k, 1);
-        let (full, ..) = crate::test_support::packed(n, k, Dtype::F32, 5);
-        let (mut exact, mut quantised) = (vec![0.0; m * n], vec![0.0; m * n]);
-        linear(&x, &full, Activation::Identity, None, &mut exact).unwrap();
-        linear(
-            &x,
-            &packed(n, k),
-            Activation::Identity,
-            None,
-            &mut quantised,
-        )
-        .unwrap();
-        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
-        let error = square(&mut exact.iter().zip(&quantised).map(|(a, b)| a - b));
-        // The weights are rounded to 1/127 of the row's largest value: half a per cent of the signal.
-        assert!(error.sqrt() <= 0.01 * square(&mut exact.iter().copied()).sqrt());
-    }
-
-    #[test]
-    fn what_is_not_finite_reaches_only_its_own_row() {
-        let w = packed(17, 4);
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut x = values(12, 1);
-            x[5] = bad;
-            let mut out = vec![0.0; 3 * 17];
-            linear(&x, &w, Activation::Gelu, None, &mut out).unwrap();
-            for (index, value) in out.iter().enumerate() {
-                assert_eq!(value.is_nan(), index / 17 == 1);
-            }
-        }
-    }
+    out
 }

@@ -1,8 +1,12 @@
 //! int8 weights: one scale per output, packed into the panels that the integer tile reads.
 
+use std::ops::Range;
+
 use vit_msn_tensor::{Error, Result, check_scale, quantise_row, try_vec};
 
-use crate::linear::int8_microkernel::{MAX_DEPTH, NR, PAIR};
+use crate::linear::int8::byte_dot::{ByteDot, byte_dot};
+use crate::linear::int8::quantise::{GROUP, MAX_DEPTH};
+use crate::linear::int8::{PADDED_OUTPUTS, bytes_microkernel, words_microkernel};
 
 /// The bytes of a cache line, so that no load straddles two.
 #[derive(Clone, Copy, Default)]
@@ -11,15 +15,23 @@ struct Line([[i8; 32]; 2]);
 
 /// The weight `[out_features, in_features]` of a linear layer as signed bytes, with a scale for each output.
 ///
-/// The outputs are divided into panels of 8. For each pair of inputs in turn, a panel holds the weights of its
-/// outputs, with the two weights of an output adjacent.
+/// The outputs are divided into panels of a few neighbours. For each group of inputs in turn, a panel holds the
+/// weights of its outputs, with the weights of an output adjacent. The sizes of panels and groups are those of the
+/// kernel that will multiply here.
 pub(crate) struct QuantisedPanels {
-    /// Number of inputs, padded to whole cache lines of a panel.
+    /// The dot product of bytes, if that kernel will multiply.
+    dot: Option<ByteDot>,
+    /// Number of inputs, padded.
     depth: usize,
     lines: Vec<Line>,
-    /// Padded to whole panels.
+    /// Padded, as is `sums`.
     scales: Vec<f32>,
+    /// The sum of each output's weights.
+    sums: Vec<i32>,
 }
+
+/// Number of inputs that a panel's depth is padded to a multiple of: whole iterations of either kernel's loop.
+const PADDED_INPUTS: usize = 16;
 
 impl QuantisedPanels {
     /// A weight of zeros.
@@ -27,27 +39,46 @@ impl QuantisedPanels {
     /// # Errors
     /// UNSUPPORTED if sums could overflow int32, OUT_OF_MEMORY.
     pub fn new(out_features: usize, in_features: usize) -> Result<Self> {
+        Self::with_dot(out_features, in_features, byte_dot())
+    }
+
+    /// A weight of zeros for a processor with such a dot product.
+    ///
+    /// # Errors
+    /// Same as [`QuantisedPanels::new`].
+    pub fn with_dot(out_features: usize, in_features: usize, dot: ByteDot) -> Result<Self> {
         if in_features > MAX_DEPTH {
             return Err(Error::Unsupported(format!(
                 "A linear layer of {in_features} inputs can't have int8 weights, at most {MAX_DEPTH} inputs can: use dtype \"float16\"."
             )));
         }
-        let depth = in_features.next_multiple_of(size_of::<Line>() / NR);
-        let panels = out_features.div_ceil(NR);
-        let lines = panels
-            .checked_mul(depth * NR / size_of::<Line>())
-            .ok_or(Error::out_of_memory(panels, depth * NR))?;
+        let depth = in_features.next_multiple_of(PADDED_INPUTS);
+        let padded = out_features
+            .checked_next_multiple_of(PADDED_OUTPUTS)
+            .ok_or(Error::out_of_memory(out_features, depth))?;
+        let lines = padded
+            .checked_mul(depth)
+            .ok_or(Error::out_of_memory(padded, depth))?
+            / size_of::<Line>();
         Ok(Self {
+            dot: dot.is_exact().then_some(dot),
             depth,
             lines: try_vec(lines)?,
-            // The epilogue processes two panels at a time.
-            scales: try_vec(out_features.next_multiple_of(2 * NR))?,
+            scales: try_vec(padded)?,
+            sums: try_vec(padded)?,
         })
     }
 
-    /// Size of the weights and scales in bytes.
+    /// The dot product of bytes, if the kernel that uses it must multiply.
+    pub fn dot(&self) -> Option<ByteDot> {
+        self.dot
+    }
+
+    /// Size of the weights, scales and sums in bytes.
     pub fn byte_size(&self) -> usize {
-        size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice())
+        size_of_val(self.lines.as_slice())
+            + size_of_val(self.scales.as_slice())
+            + size_of_val(self.sums.as_slice())
     }
 
     /// Number of inputs, including padding.
@@ -55,14 +86,41 @@ impl QuantisedPanels {
         self.depth
     }
 
-    /// The weights of a panel.
-    pub fn panel(&self, panel: usize) -> &[i8] {
-        &self.bytes()[panel * NR * self.depth..][..NR * self.depth]
+    /// The weights of some panels.
+    pub fn panels(&self, panels: Range<usize>) -> &[i8] {
+        let size = self.columns() * self.depth;
+        &self.bytes()[panels.start * size..panels.end * size]
     }
 
     /// The scales of `count` outputs, starting at `output`; zero beyond the last output.
     pub fn scales(&self, output: usize, count: usize) -> &[f32] {
         &self.scales[output..output + count]
+    }
+
+    /// The scales of all outputs from `output` on; zero beyond the last.
+    pub fn scales_from(&self, output: usize) -> &[f32] {
+        &self.scales[output..]
+    }
+
+    /// The sums of the weights of all outputs from `output` on; zero beyond the last.
+    pub fn sums_from(&self, output: usize) -> &[i32] {
+        &self.sums[output..]
+    }
+
+    /// Number of outputs of a panel.
+    fn columns(&self) -> usize {
+        match self.dot {
+            Some(_) => bytes_microkernel::NR,
+            None => words_microkernel::NR,
+        }
+    }
+
+    /// Number of inputs whose weights are adjacent.
+    fn group(&self) -> usize {
+        match self.dot {
+            Some(_) => GROUP,
+            None => words_microkernel::PAIR,
+        }
     }
 
     /// Quantises a row of finite values: its largest magnitude becomes 127.
@@ -85,18 +143,41 @@ impl QuantisedPanels {
 
     /// A row's weights as signed bytes.
     pub fn get_row(&self, row: usize, out: &mut [u8]) {
-        let panel = self.panel(row / NR);
-        for (k, byte) in out.iter_mut().enumerate() {
-            *byte = panel[place(row, k)] as u8;
+        let (panel, row) = (row / self.columns(), row % self.columns());
+        let panel = self.panels(panel..panel + 1);
+        let step = self.columns() * self.group();
+        let starts = (row * self.group()..).step_by(step);
+        for (out, start) in out.chunks_mut(self.group()).zip(starts) {
+            for (byte, &weight) in out.iter_mut().zip(&panel[start..]) {
+                *byte = weight as u8;
+            }
         }
     }
 
     fn fill_row(&mut self, row: usize, values: impl Iterator<Item = i8>) {
-        let size = NR * self.depth;
-        let panel = &mut self.bytes_mut()[row / NR * size..][..size];
+        // Constants, which make division a shift.
+        self.sums[row] = match self.dot {
+            Some(_) => self.scatter::<{ bytes_microkernel::NR }, GROUP>(row, values),
+            None => {
+                self.scatter::<{ words_microkernel::NR }, { words_microkernel::PAIR }>(row, values)
+            }
+        };
+    }
+
+    /// Writes a row's weights and returns their sum.
+    fn scatter<const COLUMNS: usize, const GROUP: usize>(
+        &mut self,
+        row: usize,
+        values: impl Iterator<Item = i8>,
+    ) -> i32 {
+        let size = COLUMNS * self.depth;
+        let panel = &mut self.bytes_mut()[row / COLUMNS * size..][..size];
+        let mut sum = 0;
         for (k, value) in values.enumerate() {
-            panel[place(row, k)] = value;
+            panel[(k / GROUP * COLUMNS + row % COLUMNS) * GROUP + k % GROUP] = value;
+            sum += i32::from(value);
         }
+        sum
     }
 
     fn bytes(&self) -> &[i8] {
@@ -112,12 +193,6 @@ impl QuantisedPanels {
     }
 }
 
-/// Index of a row's weight for input k in its panel.
-#[inline(always)]
-fn place(row: usize, k: usize) -> usize {
-    (k / PAIR * NR + row % NR) * PAIR + k % PAIR
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,10 +201,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_are_within_half_a_step_and_come_back(n in 1usize..40, k in 1usize..70, seed in any::<u64>()) {
+        fn rows_are_within_half_a_step_and_come_back(
+            n in 1usize..40, k in 1usize..70, seed in any::<u64>(), with_bytes in any::<bool>()
+        ) {
             let weight = values(n * k, seed);
-            let mut panels = QuantisedPanels::new(n, k).unwrap();
-            let mut copy = QuantisedPanels::new(n, k).unwrap();
+            let dot = if with_bytes { ByteDot::Signed } else { ByteDot::Missing };
+            let mut panels = QuantisedPanels::with_dot(n, k, dot).unwrap();
+            let mut copy = QuantisedPanels::with_dot(n, k, dot).unwrap();
             let mut bytes = vec![0; k];
             for (row, values) in weight.chunks_exact(k).enumerate() {
                 panels.quantise_row(row, values);
@@ -137,6 +215,8 @@ mod tests {
             for (row, values) in weight.chunks_exact(k).enumerate() {
                 panels.get_row(row, &mut bytes);
                 let scale = panels.scales(row, 1)[0];
+                let sum: i32 = bytes.iter().map(|&byte| i32::from(byte as i8)).sum();
+                prop_assert_eq!(panels.sums_from(row)[0], sum);
                 for (value, &byte) in values.iter().zip(&bytes) {
                     prop_assert!((value - f32::from(byte as i8) * scale).abs() <= scale * 0.501);
                     prop_assert!(byte as i8 != i8::MIN);
