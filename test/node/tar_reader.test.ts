@@ -278,6 +278,14 @@ test("a global pax header of megabytes is read once, not for each member", async
   expect(calls).toBeLessThan(300_000);
 });
 
+test.each([1, 20, 100, 100_000])("what follows gzip data is ignored, in pieces of %d bytes", async (size) => {
+  // Tapes and some file systems pad archives with zeros.
+  const packed = Buffer.concat([gzipSync(text("data")), Buffer.alloc(1500)]);
+  const parts: Uint8Array[] = [];
+  for await (const part of gunzip(in_pieces(packed, size))) parts.push(part);
+  expect(Buffer.concat(parts).toString()).toBe("data");
+});
+
 test("gunzip gives all that precedes a truncation, each time, and then the error", async () => {
   const noise = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * i * 31 + (i >> 3)) % 251));
   const packed = gzipSync(noise);

@@ -379,7 +379,8 @@ export async function* gunzip(source: AsyncIterable<Uint8Array>): AsyncGenerator
   };
   try {
     for await (const bytes of source) yield* output_of((done) => stream.write(bytes, done));
-    yield* output_of((done) => stream.on("end", done).end());
+    // Where zeros or other bytes follow the compressed data, the stream has ended before its input.
+    yield* output_of((done) => (stream.readableEnded ? done() : stream.on("end", done).end()));
   } finally {
     stream.destroy();
   }
