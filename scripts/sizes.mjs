@@ -16,11 +16,12 @@ const budgets = [
   },
   {
     name: "wide",
+    // Loops for two vectors at a time, next to byte dot products. It is read from disk: nobody downloads it alone.
     files: ["dist/vit_msn_relaxed_wide.wasm"],
     what: "the same, 256-bit vectors in Node",
-    budget: 320_000,
+    budget: 335_000,
   },
-  { files: ["dist/vit_msn_relaxed_wide_threads.wasm"], what: "the same, threads", budget: 320_000 },
+  { files: ["dist/vit_msn_relaxed_wide_threads.wasm"], what: "the same, threads", budget: 335_000 },
   { name: "webgpu", files: ["dist/vit_msn_webgpu.wasm"], what: "engine, WebGPU", budget: 640_000 },
   { files: ["dist/vit_msn_webgpu.js"], what: "its glue", budget: 38_500 },
   { files: ["dist/thread.web.js"], what: "a thread's program, browsers", budget: 15_000 },
