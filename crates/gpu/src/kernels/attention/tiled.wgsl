@@ -84,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
         workgroupBarrier();
 #for j in EACH
-        var score$j: vec4<f32>;
+        var score$j = vec4<f32>();
 #end
         for (var turn = 0u; turn < HEAD_VECS / UNROLLED; turn++) {
 #for u in UNROLLED
