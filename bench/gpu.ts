@@ -257,10 +257,10 @@ async function sdpa_beside_eager(measure: Measure, each: Case): Promise<Row> {
 
 /** What each tile took: the default one compared with the fastest. */
 function tile_table(tiles: readonly TileChoice[]): string {
-  const rows = tiles.map(({ rows, inputs, outputs, dtype, tile, default_tile, ms }) => {
+  const rows = tiles.map(({ op, rows, inputs, outputs, dtype, tile, default_tile, ms }) => {
     const times = Object.entries(ms).map(([side, time]) => `${side}: ${time.toFixed(3)}`);
     return {
-      layer: `${inputs} → ${outputs}`,
+      layer: op === "attention" ? `attention, ${outputs} heads of ${inputs}` : `${inputs} → ${outputs}`,
       rows,
       dtype,
       "by size": default_tile,

@@ -83,6 +83,7 @@ describe("choices", () => {
     features: ["subgroups"],
   };
   const CHOICE: TileChoice = {
+    op: "linear",
     rows: 197,
     inputs: 384,
     outputs: 1152,
@@ -146,6 +147,7 @@ describe("choices", () => {
     ["a size that is none", with_choice({ rows: "all" })],
     ["no tile", with_choice({ tile: undefined })],
     ["the side of a tile", with_choice({ tile: 64 })],
+    ["an unknown op", with_choice({ op: "pool" })],
     ["an unknown dtype", with_choice({ dtype: "float12" })],
     ["no times", with_choice({ ms: null })],
     ["times that are none", with_choice({ ms: { "32x32/4x4": "short" } })],
@@ -212,8 +214,8 @@ test.skipIf(no_webgpu !== undefined)(
     // Times that nothing takes: they tell choices that were read. Two of them don't hold on this device.
     const told: TileChoice[] = first.choices.map((choice) => ({
       ...choice,
-      tile: "128x128/8x8",
-      ms: Object.fromEntries(TILES.map((tile) => [tile, 1e3])),
+      tile: Object.keys(choice.ms)[0] as string,
+      ms: Object.fromEntries(Object.keys(choice.ms).map((tile) => [tile, 1e3])),
     }));
     const [no_such_tile, no_such_time, ...holding] = told as [TileChoice, TileChoice, ...TileChoice[]];
     const changed = [

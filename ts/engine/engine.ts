@@ -262,28 +262,35 @@ export interface Timing {
   stop(): Promise<Float64Array>;
 }
 
-/** The sizes and dtype that determine which tile computes a linear layer fastest. */
+/** The op, sizes and dtype that determine which tile is fastest. */
 export interface LayerShape {
+  readonly op: "linear" | "attention";
+  /** Rows of x; for attention, the tokens of an image. */
   readonly rows: number;
+  /** Features of x; for attention, the channels of a head. */
   readonly inputs: number;
+  /** Features of the result; for attention, the heads of all images. */
   readonly outputs: number;
   readonly dtype: WeightDtype;
 }
 
-/** The tile chosen for layers of a shape. */
+/** The tile chosen for layers or attention of a shape. */
 export interface TileChoice extends LayerShape {
-  /** For example "64x64/4x4": a workgroup computes 64×64 results, each of its invocations 4×4 of them. */
+  /**
+   * For example "64x64/4x4": a workgroup computes 64×64 results, each of its invocations 4×4 of them. For attention
+   * "32x16": 32 queries by 16 keys at a time.
+   */
   readonly tile: string;
   /** The tile that is used without a measurement. */
   readonly default_tile: string;
-  /** The milliseconds of each tile for one layer. */
+  /** The milliseconds of each tile for one layer or attention. */
   readonly ms: Readonly<Record<string, number>>;
 }
 
-/** An engine that has more than one tile for a linear layer. */
+/** An engine that has more than one tile for a linear layer or attention. */
 export interface TiledEngine {
   layer_shape(weights: LinearHandle, rows: number): LayerShape;
-  /** The tiles that can compute such a layer, the default one first. */
+  /** The tiles that can compute this, the default one first. */
   tiles(shape: LayerShape): string[];
   choose_tile(shape: LayerShape, tile: string): void;
   /** Whether a choice still applies: this device can run its tile, and all tiles were measured. */
@@ -292,6 +299,6 @@ export interface TiledEngine {
   chosen(shape: LayerShape): TileChoice | undefined;
   /** Caches choices for later models and other programs. */
   remember(choices: readonly TileChoice[]): Promise<void>;
-  /** The milliseconds that the device takes to compute a layer `times` times. */
-  time_layer(weights: LinearHandle, rows: number, times: number): Promise<number>;
+  /** The milliseconds that the device takes to compute this `times` times; `weights` are a linear layer's. */
+  time(shape: LayerShape, weights: LinearHandle | undefined, times: number): Promise<number>;
 }

@@ -253,8 +253,8 @@ export abstract class PreTrainedModel<Inputs extends ForwardInputs, Output> exte
   }
 
   /**
-   * Measures which tile computes each of the model's linear layers fastest on this GPU, for inputs of these shapes.
-   * This model and models loaded later on the same adapter then use it. Choices are cached with downloads
+   * Measures which tile computes each of the model's linear layers, and attention, fastest on this GPU, for inputs of
+   * these shapes. This model and models loaded later on the same adapter then use it. Choices are cached with downloads
    * (env.use_cache, env.cache_dir, env.cache_key) for this version of the engine on this adapter. Other programs use
    * them, too, so that each shape is measured once. Results don't depend on the tile. Measuring takes a second or so on
    * a GPU; without it, tiles are chosen by size.

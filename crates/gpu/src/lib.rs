@@ -27,7 +27,8 @@ pub use kernels::attention::backward::{
     eager_attention_backward, scaled_dot_product_attention_backward,
 };
 pub use kernels::attention::{
-    eager_attention, eager_attention_dropout, scaled_dot_product_attention,
+    AttentionShape, attention_tiles, choose_attention_tile, eager_attention,
+    eager_attention_dropout, run_attention, scaled_dot_product_attention,
     scaled_dot_product_attention_for,
 };
 pub use kernels::batch_norm::{

@@ -9,11 +9,11 @@ use vit_msn_tensor::{Dtype, Error, Result};
 
 use crate::buffers::GpuTensor;
 use crate::context::{Context, SUBGROUPS};
-use crate::kernels::attention::attention_variant;
+use crate::kernels::attention::Tile;
 use crate::kernels::linear::Strategy;
+use crate::layer_norm;
 use crate::stream::Stream;
 use crate::weights::GpuLinear;
-use crate::{layer_norm, scaled_dot_product_attention};
 
 /// Rows, inputs and outputs of the layer: inputs that aren't a multiple of a tile's depth, and more outputs than the
 /// side of most tiles.
@@ -136,7 +136,9 @@ fn record(stream: &mut Stream, sign: f32) -> Result<Vec<Case>> {
     for (dtype, strategy) in Strategy::in_use(stream.context()) {
         cases.push(linear_case(stream, dtype, strategy, sign)?);
     }
-    cases.push(attention_case(stream, sign)?);
+    for tile in Tile::in_use(stream.context(), HEAD_DIM) {
+        cases.push(attention_case(stream, tile, sign)?);
+    }
     cases.push(layer_norm_case(stream, sign)?);
     Ok(cases)
 }
@@ -176,7 +178,7 @@ fn linear_case(stream: &mut Stream, dtype: Dtype, strategy: Strategy, sign: f32)
     })
 }
 
-fn attention_case(stream: &mut Stream, sign: f32) -> Result<Case> {
+fn attention_case(stream: &mut Stream, tile: Tile, sign: f32) -> Result<Case> {
     let width = HEADS * HEAD_DIM;
     let qkv: Vec<f32> = integers(TOKENS * 3 * width, sign)
         .iter()
@@ -201,12 +203,11 @@ fn attention_case(stream: &mut Stream, sign: f32) -> Result<Case> {
         };
         expected.extend((0..HEAD_DIM).map(channel));
     }
-    let variant = attention_variant(stream.context()).map(str::to_string);
     let qkv_gpu = stream.upload(&qkv, &[1, TOKENS, 3 * width])?;
     Ok(Case {
-        variant,
+        variant: (tile != Tile::Direct).then(|| tile.to_string()),
         op: "attention",
-        result: scaled_dot_product_attention(stream, &qkv_gpu, HEADS),
+        result: tile.compute(stream, &qkv_gpu, HEADS),
         expected,
         tolerance: TOLERANCE,
     })

@@ -53,8 +53,8 @@ export class TileCache {
 }
 
 /** A layer shape as a key. */
-export function shape_key({ rows, inputs, outputs, dtype }: LayerShape): string {
-  return [rows, inputs, outputs, dtype].join();
+export function shape_key({ op, rows, inputs, outputs, dtype }: LayerShape): string {
+  return [op, rows, inputs, outputs, dtype].join();
 }
 
 /** An entry's choices; none if it is damaged or of another origin. */
@@ -70,10 +70,11 @@ function parse(text: string, origin: string): TileChoice[] {
 
 function is_choice(value: TileChoice | null): value is TileChoice {
   if (typeof value?.ms !== "object" || value.ms === null) return false;
-  const { rows, inputs, outputs, tile, default_tile, dtype, ms } = value;
+  const { op, rows, inputs, outputs, tile, default_tile, dtype, ms } = value;
   return (
     [rows, inputs, outputs].every((size) => Number.isInteger(size) && size > 0) &&
     [tile, default_tile].every((id) => typeof id === "string") &&
+    ["linear", "attention"].includes(op) &&
     WEIGHT_DTYPES.includes(dtype) &&
     Object.values(ms).every((time) => time >= 0)
   );

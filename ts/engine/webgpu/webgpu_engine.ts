@@ -6,6 +6,7 @@ import type {
   ImageBytes,
   ImageEngine,
   ImagePlan,
+  LayerShape,
   TensorHandle,
   TiledEngine,
   Timing,
@@ -196,7 +197,7 @@ export class WebGpuEngine extends WasmEngine {
     stop: () => this.copy(() => (this.#glue as GpuGlue).finish_profile()),
   };
 
-  /** The tiles of its linear layers. */
+  /** The tiles of its linear layers and attention. */
   readonly tiled: TiledEngine = {
     layer_shape: (weights, rows) => {
       const [outputs, inputs] = this.#ask((glue) => glue.linear_sizes(weights)) as unknown as [
@@ -204,13 +205,18 @@ export class WebGpuEngine extends WasmEngine {
         number,
       ];
       const dtype = this.#ask((glue) => glue.linear_dtype(weights)) as WeightDtype;
-      return { rows, inputs, outputs, dtype };
+      return { op: "linear", rows, inputs, outputs, dtype };
     },
-    tiles: ({ rows, inputs, outputs, dtype }) => [
-      ...this.#ask((glue) => glue.linear_tiles(rows, inputs, outputs, dtype)),
-    ],
-    choose_tile: ({ rows, inputs, outputs, dtype }, tile) =>
-      this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, tile)),
+    tiles: (shape) => {
+      const { op, rows, inputs, outputs, dtype } = shape;
+      if (op === "attention") return this.#ask((glue) => glue.attention_tiles(attention_sizes(shape)));
+      return this.#ask((glue) => glue.linear_tiles(rows, inputs, outputs, dtype));
+    },
+    choose_tile: (shape, tile) => {
+      const { op, rows, inputs, outputs, dtype } = shape;
+      if (op === "attention") this.#ask((glue) => glue.choose_attention_tile(attention_sizes(shape), tile));
+      else this.#ask((glue) => glue.choose_linear_tile(rows, inputs, outputs, dtype, tile));
+    },
     still_holds: (choice) => {
       const tiles = this.tiled.tiles(choice);
       const is_offered = tiles[0] === choice.default_tile && tiles.includes(choice.tile);
@@ -221,8 +227,12 @@ export class WebGpuEngine extends WasmEngine {
       for (const choice of choices) this.#tile_cache.choices.set(shape_key(choice), choice);
       await this.#tile_cache.write();
     },
-    time_layer: async (weights, rows, times) => {
-      this.#ask((glue) => glue.run_linear(weights, rows, times));
+    time: async (shape, weights, times) => {
+      this.#ask((glue) =>
+        weights === undefined
+          ? glue.run_attention(attention_sizes(shape), times)
+          : glue.run_linear(weights, shape.rows, times),
+      );
       const start = performance.now();
       this.#ask((glue) => glue.submit());
       await this.#opened.device.queue.onSubmittedWorkDone();
@@ -316,6 +326,11 @@ export class WebGpuEngine extends WasmEngine {
 }
 
 const LARGE_IMAGE = 1 << 20;
+
+/** Attention's sizes as the binary takes them. How heads are divided into images doesn't change a tile's time. */
+function attention_sizes({ rows, inputs, outputs }: LayerShape): Uint32Array {
+  return Uint32Array.of(1, rows, outputs, inputs);
+}
 
 /** GPUTextureUsage's COPY_SRC, COPY_DST and RENDER_ATTACHMENT, which drawing needs; Node has no such global. */
 const DRAWN = 1 | 2 | 16;

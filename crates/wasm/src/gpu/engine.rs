@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use vit_msn_gpu as gpu;
-use vit_msn_gpu::{Context, GpuImage, ImagePlan, LayerShape, Stream};
+use vit_msn_gpu::{AttentionShape, Context, GpuImage, ImagePlan, LayerShape, Stream};
 #[cfg(not(target_arch = "wasm32"))]
 use vit_msn_tensor::Error;
 use vit_msn_tensor::{Result, check_len};
@@ -170,6 +170,22 @@ impl Engine {
     /// Uses this tile for layers of this shape from now on.
     pub fn choose_linear_tile(&mut self, shape: LayerShape, id: &str) -> Result<()> {
         gpu::choose_linear_tile(&mut self.backend, shape, id)
+    }
+
+    /// The ids of the tiles that can compute attention, the default one first.
+    pub fn attention_tiles(&self, shape: AttentionShape) -> Vec<String> {
+        let ids = gpu::attention_tiles(&self.backend, &shape);
+        ids.into_iter().map(str::to_string).collect()
+    }
+
+    /// Uses this tile for attention of this shape from now on.
+    pub fn choose_attention_tile(&mut self, shape: AttentionShape, id: &str) -> Result<()> {
+        gpu::choose_attention_tile(&mut self.backend, shape, id)
+    }
+
+    /// Runs attention to time it.
+    pub fn run_attention(&mut self, shape: AttentionShape, times: usize) -> Result<()> {
+        gpu::run_attention(&mut self.backend, &shape, times)
     }
 
     /// Runs a layer to time it.

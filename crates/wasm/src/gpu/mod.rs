@@ -7,7 +7,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use js_sys::{Array, Float32Array, Float64Array, Promise, Uint8Array};
-use vit_msn_gpu::{Axis, Context, ContextOptions, ImagePlan, LayerShape, RequestedLimits};
+use vit_msn_gpu::{
+    AttentionShape, Axis, Context, ContextOptions, ImagePlan, LayerShape, RequestedLimits,
+};
 pub use vit_msn_gpu::{GpuLinear as LinearWeights, GpuTensor as Tensor, Stream as Device};
 use vit_msn_tensor::{Dtype, Error, Result};
 use wasm_bindgen::prelude::*;
@@ -262,6 +264,45 @@ pub fn choose_linear_tile(
 ) -> JsResult<()> {
     with_engine("choose_linear_tile", |engine| {
         engine.choose_linear_tile(shape(rows, inputs, outputs, dtype)?, id)
+    })
+}
+
+/// The ids of the tiles that can compute attention of this shape (batch, tokens, heads, channels per head), the default
+/// one first.
+#[wasm_bindgen]
+pub fn attention_tiles(shape: &[u32]) -> JsResult<Vec<String>> {
+    with_engine("attention_tiles", |engine| {
+        Ok(engine.attention_tiles(attention_shape(shape)?))
+    })
+}
+
+/// Uses the tile of this id for attention of this shape from now on.
+#[wasm_bindgen]
+pub fn choose_attention_tile(shape: &[u32], id: &str) -> JsResult<()> {
+    with_engine("choose_attention_tile", |engine| {
+        engine.choose_attention_tile(attention_shape(shape)?, id)
+    })
+}
+
+/// Runs attention to time it.
+#[wasm_bindgen]
+pub fn run_attention(shape: &[u32], times: usize) -> JsResult<()> {
+    with_engine("run_attention", |engine| {
+        engine.run_attention(attention_shape(shape)?, times)
+    })
+}
+
+fn attention_shape(shape: &[u32]) -> Result<AttentionShape> {
+    let &[batch, tokens, heads, head_dim] = shape else {
+        return Err(Error::InvalidArgument(
+            "Attention's shape is its batch, tokens, heads and channels per head.".to_string(),
+        ));
+    };
+    Ok(AttentionShape {
+        batch: batch as usize,
+        tokens: tokens as usize,
+        heads: heads as usize,
+        head_dim: head_dim as usize,
     })
 }
 

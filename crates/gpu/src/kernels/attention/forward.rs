@@ -1,5 +1,7 @@
 //! Scaled dot-product attention, fused: all heads and queries in one dispatch.
 
+use std::fmt;
+
 use bytemuck::NoUninit;
 use vit_msn_tensor::{Dropout, Error, Result};
 
@@ -40,7 +42,7 @@ const CONSTANTS: Constants = &[
 
 /// The kernels of fused attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tile {
+pub(crate) enum Tile {
     /// Directly from storage.
     Direct,
     /// Through workgroup memory.
@@ -49,7 +51,7 @@ enum Tile {
 
 /// The invocations of a workgroup: `down` groups of four queries by `across` groups of `each` keys per step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Staged {
+pub(crate) struct Staged {
     down: usize,
     across: usize,
     each: usize,
@@ -78,26 +80,102 @@ const STAGED: [Staged; 2] = [
 /// The widest heads that fit into WebGPU's 16 KiB of workgroup memory.
 const MAX_STAGED: usize = 64;
 
-/// The name of the attention through workgroup memory.
-pub(crate) const STAGED_ATTENTION: &str = "staged attention";
-
 impl Tile {
-    /// In the order in which they are tried.
-    fn preferred(context: &Context, shape: &AttentionShape) -> Vec<Self> {
-        let mut tiles = Vec::new();
-        if shape.head_dim <= MAX_STAGED && attention_variant(context).is_some() {
-            let first = Staged::choose(shape.all_heads(), shape.tokens);
-            let others = STAGED.into_iter().filter(|&tile| tile != first);
-            tiles.extend([first].into_iter().chain(others).map(Self::Staged));
-        }
-        tiles.push(Self::Direct);
+    /// Those that the device computes right, from most queries to fewest. Every device can read from storage directly.
+    pub(crate) fn in_use(context: &Context, head_dim: usize) -> Vec<Self> {
+        let staged = STAGED.map(Self::Staged).into_iter();
+        let fits =
+            |tile: &Self| !context.is_software() && head_dim <= MAX_STAGED && context.uses(tile);
+        staged.filter(fits).chain([Self::Direct]).collect()
+    }
+
+    /// In the order in which they are tried: the chosen one, or else the one suggested by the shape, comes first.
+    fn preferred(stream: &Stream, shape: &AttentionShape) -> Vec<Self> {
+        let mut tiles = Self::in_use(stream.context(), shape.head_dim);
+        let chosen = stream.tiles.of_attention(shape);
+        let chosen = tiles.iter().position(|tile| Some(tile.id()) == chosen);
+        let first = tiles.remove(chosen.unwrap_or_else(|| Self::choose(&tiles, shape)));
+        tiles.insert(0, first);
         tiles
+    }
+
+    /// The index of the tile with most queries that doesn't leave a large GPU idle, or else of the one with fewest.
+    fn choose(tiles: &[Self], shape: &AttentionShape) -> usize {
+        let is_busy = |tile: &Self| match tile {
+            Self::Direct => false,
+            Self::Staged(tile) => {
+                shape.all_heads() * shape.tokens.div_ceil(tile.rows()) >= ENOUGH_WORKGROUPS
+            }
+        };
+        // The last one reads from storage.
+        let fewest = tiles.len().saturating_sub(2);
+        tiles.iter().position(is_busy).unwrap_or(fewest)
+    }
+
+    /// Names the tile in choices, reports and caches: its queries, then the keys of each step.
+    const fn id(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Staged(Staged { down: 8, .. }) => "32x16",
+            Self::Staged(Staged { down: 4, .. }) => "16x16",
+            Self::Staged(_) => panic!("a tile without a name"),
+        }
+    }
+
+    /// Attention by this tile alone.
+    pub(crate) fn compute(
+        self,
+        stream: &mut Stream,
+        qkv: &GpuTensor,
+        heads: usize,
+    ) -> Result<GpuTensor> {
+        attention_with(stream, self, qkv, &AttentionShape::of(qkv, heads)?)
     }
 }
 
-/// The name of the variant that computes attention, if another can replace it.
-pub(crate) fn attention_variant(context: &Context) -> Option<&'static str> {
-    (!context.is_software() && context.uses(STAGED_ATTENTION)).then_some(STAGED_ATTENTION)
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attention tile {}", self.id())
+    }
+}
+
+/// The ids of the tiles that can compute attention of this shape with the same bits. The first is the default.
+pub fn attention_tiles(stream: &Stream, shape: &AttentionShape) -> Vec<&'static str> {
+    let mut tiles = Tile::in_use(stream.context(), shape.head_dim);
+    let default = tiles.remove(Tile::choose(&tiles, shape));
+    if default != Tile::Direct {
+        tiles.pop();
+    }
+    tiles.insert(0, default);
+    tiles.into_iter().map(Tile::id).collect()
+}
+
+/// From now on, computes attention of this shape with the tile of this id.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a tile that doesn't exist.
+pub fn choose_attention_tile(stream: &mut Stream, shape: AttentionShape, id: &str) -> Result<()> {
+    let ids = attention_tiles(stream, &shape);
+    let Some(&id) = ids.iter().find(|&&tile| tile == id) else {
+        return Err(Error::InvalidArgument(format!(
+            "There is no tile {id} for attention here, only {ids:?}."
+        )));
+    };
+    stream.tiles.choose_attention(shape, id);
+    Ok(())
+}
+
+/// Computes attention of arbitrary data `times` times, for timing.
+///
+/// # Errors
+/// As [`scaled_dot_product_attention`].
+pub fn run_attention(stream: &mut Stream, shape: &AttentionShape, times: usize) -> Result<()> {
+    let width = 3 * shape.heads * shape.head_dim;
+    let qkv = stream.uninit(&[shape.batch, shape.tokens, width])?;
+    for _ in 0..times {
+        scaled_dot_product_attention(stream, &qkv, shape.heads)?;
+    }
+    Ok(())
 }
 
 /// Computes attention with the first tile that the driver accepts.
@@ -106,25 +184,18 @@ fn by_an_accepted_tile<T>(
     shape: &AttentionShape,
     mut compute: impl FnMut(&mut Stream, Tile) -> Result<T>,
 ) -> Result<T> {
-    let mut tiles = Tile::preferred(stream.context(), shape)
-        .into_iter()
-        .peekable();
-    while let Some(tile) = tiles.next() {
+    let mut refusal = None;
+    for tile in Tile::preferred(stream, shape) {
         match compute(stream, tile) {
-            Err(Error::Unsupported(_)) if tiles.peek().is_some() => {}
+            Err(error @ Error::Unsupported(_)) => refusal = refusal.or(Some(error)),
             result => return result,
         }
     }
-    unreachable!("the last tile's result is returned")
+    Err(refusal
+        .unwrap_or_else(|| Error::Unsupported("This GPU computes no attention.".to_string())))
 }
 
 impl Staged {
-    /// The tile with most queries that doesn't leave a large GPU idle, or else the one with fewest.
-    fn choose(heads: usize, tokens: usize) -> Self {
-        let is_busy = |tile: &Self| heads * tokens.div_ceil(tile.rows()) >= ENOUGH_WORKGROUPS;
-        STAGED.into_iter().find(is_busy).unwrap_or(STAGED[1])
-    }
-
     /// Queries per workgroup.
     const fn rows(self) -> usize {
         4 * self.down
@@ -166,16 +237,20 @@ pub(crate) struct Params {
 }
 
 /// The dimensions of an attention op.
-#[derive(Clone, Copy)]
-pub(crate) struct AttentionShape {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AttentionShape {
+    /// Images.
     pub batch: usize,
+    /// Tokens of each image.
     pub tokens: usize,
+    /// Heads of each image.
     pub heads: usize,
+    /// Channels of each head.
     pub head_dim: usize,
 }
 
 impl AttentionShape {
-    pub fn of(qkv: &GpuTensor, heads: usize) -> Result<Self> {
+    pub(crate) fn of(qkv: &GpuTensor, heads: usize) -> Result<Self> {
         let [batch, tokens, width] = qkv.shape("qkv", ["batch", "tokens", "3·width"])?;
         let channels = heads
             .checked_mul(3)
@@ -195,11 +270,11 @@ impl AttentionShape {
     }
 
     /// The number of heads in the whole batch.
-    pub fn all_heads(&self) -> usize {
+    pub(crate) fn all_heads(&self) -> usize {
         self.batch * self.heads
     }
 
-    pub fn result_dims(&self) -> [usize; 3] {
+    pub(crate) fn result_dims(&self) -> [usize; 3] {
         [self.batch, self.tokens, self.heads * self.head_dim]
     }
 
@@ -216,7 +291,7 @@ impl AttentionShape {
         )
     }
 
-    pub fn params(&self, first_head: usize, mask: Mask) -> Params {
+    pub(in crate::kernels) fn params(&self, first_head: usize, mask: Mask) -> Params {
         Params {
             tokens: self.tokens as u32,
             width: (self.heads * self.head_dim) as u32,
@@ -610,11 +685,66 @@ mod tests {
         check(&mut stream, [1, 18, 1, MAX_STAGED + 3], 1.0);
     }
 
+    /// The tile that the shape suggests on GPUs.
+    fn chosen(heads: usize, tokens: usize) -> &'static str {
+        let [many, few] = STAGED.map(Tile::Staged);
+        let tiles = [many, few, Tile::Direct];
+        let shape = AttentionShape {
+            batch: 1,
+            tokens,
+            heads,
+            head_dim: 64,
+        };
+        tiles[Tile::choose(&tiles, &shape)].id()
+    }
+
+    #[test]
+    fn a_chosen_tile_is_taken() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        let shape = AttentionShape {
+            batch: 1,
+            tokens: 20,
+            heads: 2,
+            head_dim: 8,
+        };
+        assert_eq!(attention_tiles(&stream, &shape), ["16x16", "32x16"]);
+        for id in ["32x16", "16x16"] {
+            choose_attention_tile(&mut stream, shape, id).unwrap();
+            assert_eq!(Tile::preferred(&stream, &shape)[0].id(), id);
+            run_attention(&mut stream, &shape, 2).unwrap();
+        }
+        let refused = choose_attention_tile(&mut stream, shape, "direct");
+        assert_eq!(code(refused), "INVALID_ARGUMENT");
+        let wide = AttentionShape {
+            head_dim: MAX_STAGED + 1,
+            ..shape
+        };
+        assert_eq!(attention_tiles(&stream, &wide), ["direct"]);
+    }
+
+    #[test]
+    fn a_refused_tile_is_replaced_by_the_next() {
+        let Some(mut stream) = full_stream() else {
+            return;
+        };
+        let (_, qkv) = random(&mut stream, &[1, 20, 48], 1);
+        let before = scaled_dot_product_attention(&mut stream, &qkv, 2).unwrap();
+        let expected = read(&mut stream, &before);
+        for label in stream.pipeline_labels() {
+            stream.context().refuse(&label);
+        }
+        let after = scaled_dot_product_attention(&mut stream, &qkv, 2).unwrap();
+        assert_eq!(read(&mut stream, &after), expected);
+        assert_eq!(stream.pipeline_labels().len(), 2);
+    }
+
     #[test]
     fn many_heads_take_more_queries_per_workgroup() {
-        assert_eq!(Staged::choose(2 * 22, 150), STAGED[0]);
-        assert_eq!(Staged::choose(20, 197), STAGED[0]);
-        assert_eq!(Staged::choose(6, 197), STAGED[1]);
+        assert_eq!(chosen(2 * 22, 150), "32x16");
+        assert_eq!(chosen(20, 197), "32x16");
+        assert_eq!(chosen(6, 197), "16x16");
     }
 
     /// A query's scores, weights and sums are computed in the same order.

@@ -3,8 +3,9 @@
 pub mod backward;
 mod forward;
 
-pub(crate) use forward::attention_variant;
+pub(crate) use forward::Tile;
 pub use forward::{
-    eager_attention, eager_attention_dropout, scaled_dot_product_attention,
+    AttentionShape, attention_tiles, choose_attention_tile, eager_attention,
+    eager_attention_dropout, run_attention, scaled_dot_product_attention,
     scaled_dot_product_attention_for,
 };
