@@ -179,8 +179,8 @@ function with_access_options(command: Command): Command {
     )
     .option(
       "--allow-host <name>",
-      "answer requests for this host name, too; repeatable; default: on a loopback address only localhost, else" +
-        " every name",
+      "answer requests for this host name, too; repeatable; default: on a loopback address localhost and names" +
+        " without a dot, else every name",
       collect,
     )
     .option(

@@ -6,7 +6,8 @@ import { quoted } from "./json_body.ts";
  * The host names that the server answers to.
  *
  * A malicious page may let its own domain resolve to 127.0.0.1 (DNS rebinding), which gives it the same origin as a server
- * there. It can't change the Host header, so servers on loopback addresses check it.
+ * there. It can't change the Host header, so servers on loopback addresses check it. A name without a dot
+ * can't be anyone's domain.
  */
 export class AllowedHosts {
   readonly #named: ReadonlySet<string>;
@@ -31,7 +32,7 @@ export class AllowedHosts {
   }
 
   #allows(name: string): boolean {
-    return this.#named.has(name) || is_loopback(name) || name === "";
+    return this.#named.has(name) || is_loopback(name) || !/[.:]/.test(name);
   }
 }
 
