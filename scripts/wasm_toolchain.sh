@@ -117,7 +117,8 @@ exports_of() { sed -n 's/^export function \([a-z_]*\)(.*/\1/p' "$1" | sort; }
 
 # wasm-opt takes seconds, so it is skipped where the compiler's output is unchanged.
 optimise_wasm() {
-  local last=$1.last-optimised passes=-O3
+  # The compiler has inlined what is worth it; functions that are called often get short indices.
+  local last=$1.last-optimised passes="-O3 --flexible-inline-max-function-size=2 --reorder-functions"
   case $2 in
     *_webgpu.wasm) passes=-Os ;;
     # V8 joins vectors whose addresses differ by their constant offsets only. That additions of constants may become

@@ -267,7 +267,7 @@ mod tests {
         let (m, k, n) = (197, 768, 270);
         let (x, w) = (values(m * k, 1), DOTS.map(|dot| packed(n, k, dot)));
         for w in &w {
-            assert_eq!(same_with_workers(|| run(&x, w)), run(&x, &w));
+            assert_eq!(same_with_workers(|| run(&x, w)), run(&x, w));
         }
     }
 
