@@ -296,7 +296,7 @@ impl Context {
         self.has_packed_dot
     }
 
-    /// From now on, kernels don't use the variant of this name: see [`crate::self_test`].
+    /// From now on, kernels don't use the variant of this name: see [`mod@crate::self_test`].
     pub fn disable(&self, variant: &str) {
         self.disabled.borrow_mut().push(variant.to_string());
     }

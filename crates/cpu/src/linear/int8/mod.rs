@@ -21,7 +21,7 @@ pub(crate) use panels::QuantisedPanels;
 use quantise::Precision;
 
 use crate::linear::float::Product;
-use crate::runtime::simd::{F32x4, LANES};
+use crate::runtime::simd::F32x4;
 
 /// Scales, biases and sums of weights are padded to whole multiples of this number of outputs, which each
 /// kernel's panels divide.
@@ -90,7 +90,7 @@ unsafe fn to_float(sums: *const i32) -> F32x4 {
     // SAFETY: guaranteed by the caller; the array is four floats.
     unsafe {
         let floats = sums
-            .cast::<[i32; LANES]>()
+            .cast::<[i32; crate::runtime::simd::LANES]>()
             .read_unaligned()
             .map(|sum| sum as f32);
         F32x4::load(floats.as_ptr())

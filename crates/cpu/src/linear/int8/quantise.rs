@@ -242,7 +242,7 @@ mod imp {
     pub fn write_words(steps: &Steps, x: &[f32], out: &mut [i16]) {
         let factor = f32x4_splat(steps.factor);
         let most = i16x8_splat((steps.largest() - steps.zero) as i16);
-        let mut write = |values: &[f32], out: &mut [i16]| {
+        let write = |values: &[f32], out: &mut [i16]| {
             let words = i16x8_min(narrow(values, factor, 0), most);
             let out = &mut out[..8];
             // SAFETY: `out` is one vector.
