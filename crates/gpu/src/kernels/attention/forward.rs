@@ -257,7 +257,7 @@ impl AttentionShape {
             .filter(|&parts| parts > 0 && width.is_multiple_of(parts))
             .ok_or_else(|| {
                 Error::InvalidArgument(format!(
-                    "qkv of width {width} can't be cut into queries, keys and values of {heads} heads."
+                    "qkv has width {width}, which isn't a multiple of 3 times {heads} heads."
                 ))
             })?;
         let head_dim = width / channels;
