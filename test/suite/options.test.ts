@@ -310,7 +310,7 @@ describe("training", () => {
     ["use train_dataset", () => trainer({ train_datset: [] })],
     ["use eval_dataset", () => trainer({ eval_datset: [] })],
     ["use train_transform", () => trainer({ train_transforms: () => image })],
-    ["use the config's problem_type", () => trainer({ compute_loss_func: () => 0 })],
+    ["use compute_loss", () => trainer({ compute_loss_func: () => 0 })],
     ["use args.optim", () => trainer({ optimizers: [] })],
     ["use image_processor", () => trainer({ tokenizer: {} })],
     ["use learning_rate", () => trainer({ args: { learning_rat: 1 } })],

@@ -317,12 +317,13 @@ describe("a run", () => {
     };
     const whole = await run({ encoder_batch_size: 1000 });
     const divided = await run({});
-    expect(max_difference(divided.first, whole.first)).toBeLessThan(1e-5);
+    // Sums are in another order; without fused multiply-add they differ by up to 1.2e-5.
+    expect(max_difference(divided.first, whole.first)).toBeLessThan(3e-5);
     for (const [key, { data }] of whole.weights) {
       // Their gradients are rounding alone, which Adam scales up (test/fixtures/pretraining/README.md).
       if (/attention\.key\.bias$|^layernorm\.bias$/.test(key)) continue;
       const other = divided.weights.get(key)?.data as Float32Array;
-      expect(max_difference(other, data as Float32Array), key).toBeLessThan(1e-5);
+      expect(max_difference(other, data as Float32Array), key).toBeLessThan(3e-5);
     }
   });
 

@@ -9,7 +9,7 @@ import {
   type TrainingOptions,
 } from "vit-msn/training";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { temporary_directory } from "../support/directories.ts";
+import { type TemporaryDirectory, temporary_directory } from "../support/directories.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference, parse_tensors } from "../support/tensors.ts";
 
@@ -493,8 +493,11 @@ describe("data", () => {
       image: new RawImage(new Uint8Array(3 * 8 * 8).fill(100 + label), 8, 8, 3),
       label,
     }));
-    const directory = await temporary_directory();
-    const drawn = async (num_train_epochs: number, resume_from_checkpoint: boolean) => {
+    const drawn = async (
+      { target }: TemporaryDirectory,
+      num_train_epochs: number,
+      resume_from_checkpoint: boolean,
+    ) => {
       const model = await new_model();
       const numbers: string[] = [];
       const trainer = new Trainer({
@@ -505,19 +508,19 @@ describe("data", () => {
           numbers.push(`image ${image.data[0]}: ${random.bits()}`);
           return image;
         },
-        args: { ...ARGS, num_train_epochs, output_dir: directory.target, save_strategy: "epoch" },
+        args: { ...ARGS, num_train_epochs, output_dir: target, save_strategy: "epoch" },
       });
       await trainer.train({ resume_from_checkpoint });
       await model.dispose();
       return numbers;
     };
-    const whole = await drawn(3, false);
+    const [one, two] = [await temporary_directory(), await temporary_directory()];
+    const whole = await drawn(one, 3, false);
     expect(new Set(whole).size).toBe(6);
-    await directory.remove();
-    const first = await drawn(2, false);
+    const first = await drawn(two, 2, false);
     expect(first).toEqual(whole.slice(0, 4));
-    expect(await drawn(3, true)).toEqual(whole.slice(4));
-    await directory.remove();
+    expect(await drawn(two, 3, true)).toEqual(whole.slice(4));
+    await Promise.all([one.remove(), two.remove()]);
   });
 
   test("an image that can't be read stops it by name, or is skipped with a warning", async () => {
