@@ -18,7 +18,7 @@ const BUDGET = "crates/gpu/machine_code.txt";
 const HEAD = `# What RADV makes of each kernel: registers of a lane, bytes of shared memory, instructions that a wave issues for a
 # tile (K = 384, 197 tokens), and the percentage of multiply-adds among them. Nothing spills or uses scratch memory.
 # scripts/machine_code/main.mjs compares and writes it.`;
-/** Other versions of Mesa schedule differently: then instructions may exceed the budget by this factor. */
+/** Other versions of Mesa schedule differently: then instructions may exceed the budget by this factor, and spills are only printed. */
 const OTHER_VERSION = 1.25;
 const ICDS = process.env.VIT_MSN_VULKAN_DRIVERS ?? "/usr/share/vulkan/icd.d";
 
@@ -251,7 +251,8 @@ if (rows.length > 0)
     ["| kernel | compiler, GPU | budget | now | worse |", "|---|---|---|---|---|", ...rows].join("\n"),
   );
 for (const fault of faults) console.log(`Registers don't suffice: ${fault}`);
-if (faults.length > 0) process.exitCode = 1;
+// Other versions assign registers in other ways: Mesa 22.3 spills four of a float16 kernel that 25.0 doesn't spill.
+if (faults.length > 0 && recorded.version === version) process.exitCode = 1;
 if (process.exitCode === 1)
   console.log("If this is what you want: node scripts/machine_code/main.mjs --write");
 if (writes) {
