@@ -13,6 +13,9 @@ export function memory_directory(files: WrittenFiles): FileSystemDirectoryHandle
       if (!create && !files.has(name)) throw new DOMException(`There is no file ${name}.`, "NotFoundError");
       return { createWritable: async () => writable(name, files) };
     },
+    async *keys() {
+      yield* [...files.keys()];
+    },
     async removeEntry(name: string) {
       files.delete(name);
     },
