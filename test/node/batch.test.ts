@@ -518,7 +518,7 @@ describe("outputs", () => {
     const command = ["embed", data, "--output", join(folder, "fixed.jsonl"), ...TINY];
     const stopped = await vit_msn([...command, "--on-error", "stop"]);
     expect(stopped.code).toBe(1);
-    expect(stopped.stderr).toMatch(/stopped after 3 images; the same command again resumes/);
+    expect(stopped.stderr).toMatch(/stopped after 3 images; run the same command again to resume/);
     expect(stopped.stderr).toMatch(/3\.png.*\[INVALID_IMAGE\]/);
     await writeFile(join(data, "3.png"), sample(3));
     const finished = await vit_msn([...command, "--on-error", "stop"]);
