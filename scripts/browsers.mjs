@@ -1,9 +1,9 @@
 // Finds the browsers of the tests. As a program: prints the path of the one named, or exits with 1 where there is none.
 // Usage: browsers.mjs chromium|firefox|webkit
-import { accessSync, constants, readdirSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { find_chromium } from "./chromium.mjs";
+import { find_chromium, first_executable, in_path } from "./chromium.mjs";
 
 /** @typedef {"chromium" | "firefox" | "webkit"} Engine */
 
@@ -44,24 +44,6 @@ function subfolders(folder) {
   } catch {
     return [];
   }
-}
-
-/** @param {string[]} names */
-function in_path(...names) {
-  const folders = (process.env.PATH ?? "").split(delimiter);
-  return folders.flatMap((folder) => names.map((name) => join(folder, name)));
-}
-
-/** @param {readonly string[]} paths */
-export function first_executable(paths) {
-  return paths.find((path) => {
-    try {
-      accessSync(path, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
 }
 
 // A bundle that holds this file isn't this program.

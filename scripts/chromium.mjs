@@ -1,7 +1,6 @@
-// Finds the browser of the tests. As a program: prints its path, or exits with 1 where there is none.
+// Finds Chromium, and the software GPU that comes with it.
 import { accessSync, constants, existsSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
-import { pathToFileURL } from "node:url";
 import { chromium } from "playwright";
 
 /** The tests need no network beyond the test server, and a browser that asks for updates is slower to start. */
@@ -23,10 +22,11 @@ export const launch_args = [
 export function find_chromium() {
   if (process.env.CHROME_PATH) return process.env.CHROME_PATH;
   const names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-  const folders = (process.env.PATH ?? "").split(delimiter);
-  const candidates = folders.flatMap((folder) => names.map((name) => join(folder, name)));
-  candidates.push("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", chromium.executablePath());
-  return candidates.find(is_executable);
+  return first_executable([
+    ...in_path(...names),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    chromium.executablePath(),
+  ]);
 }
 
 /** The Vulkan driver of the software GPU that a Chromium carries, which Node's WebGPU can use too; else undefined. */
@@ -35,22 +35,20 @@ export function find_swiftshader() {
   return folders.map((folder) => join(folder, "vk_swiftshader_icd.json")).find((path) => existsSync(path));
 }
 
-/** @param {string} path */
-function is_executable(path) {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
+/** @param {string[]} names */
+export function in_path(...names) {
+  const folders = (process.env.PATH ?? "").split(delimiter);
+  return folders.flatMap((folder) => names.map((name) => join(folder, name)));
 }
 
-// A bundle that holds this file isn't this program.
-if (
-  import.meta.url.endsWith("/chromium.mjs") &&
-  import.meta.url === pathToFileURL(process.argv[1] ?? "").href
-) {
-  const path = find_chromium();
-  if (path === undefined || !is_executable(path)) process.exitCode = 1;
-  else console.log(path);
+/** @param {readonly string[]} paths */
+export function first_executable(paths) {
+  return paths.find((path) => {
+    try {
+      accessSync(path, constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
 }

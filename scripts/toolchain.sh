@@ -143,7 +143,7 @@ need_rust_lints() {
 }
 
 need_chromium() {
-  node scripts/chromium.mjs >/dev/null && return
+  node scripts/browsers.mjs chromium >/dev/null && return
   quiet_step "Chromium, by playwright" npm_bin playwright install chromium && return
   may_apt || fail "No Chromium was found or could be installed; install one, or set CHROME_PATH to it."
   step "Chromium, by apt-get" apt_install chromium
