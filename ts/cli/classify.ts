@@ -11,7 +11,7 @@ import {
 import { preparation } from "./batch/prepare.ts";
 import { source_name } from "./batch/remote.ts";
 import { json_line, type Row } from "./batch/rows.ts";
-import { PrintSink, print } from "./batch/stdout.ts";
+import { print, RowSink } from "./batch/stdout.ts";
 import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
 import { json_for_stdout, visible } from "./terminal.ts";
 
@@ -61,7 +61,8 @@ async function classify(
   const task = await load_classifier(flags, flags, signal);
   try {
     if (!flags.json) await print(table_heading(images));
-    const sink = new PrintSink(flags.json ? (row) => json_for_stdout(json_line(row)) : table_rows(images));
+    const text_of = flags.json ? (row: Row) => json_for_stdout(json_line(row)) : table_rows(images);
+    const sink = new RowSink((row) => print(text_of(row)));
     await run_to_sink(task, sink, options);
     return sink.failures === 0 ? 0 : 1;
   } finally {

@@ -4,7 +4,7 @@ import { run_to_file, run_to_sink, type Task } from "./batch/job.ts";
 import { type BatchFlags, job_options, output_options, with_batch_options } from "./batch/options.ts";
 import { preparation } from "./batch/prepare.ts";
 import { json_line } from "./batch/rows.ts";
-import { PrintSink } from "./batch/stdout.ts";
+import { print, RowSink } from "./batch/stdout.ts";
 import { is_alive, load, type ModelFlags, model_identity, with_model_options } from "./model_options.ts";
 import { json_for_stdout } from "./terminal.ts";
 
@@ -42,7 +42,7 @@ async function embed(
   if (output !== undefined) return run_to_file(() => load_extractor(flags, flags, signal), options, output);
   const task = await load_extractor(flags, flags, signal);
   try {
-    const sink = new PrintSink((row) => json_for_stdout(json_line(row)));
+    const sink = new RowSink((row) => print(json_for_stdout(json_line(row))));
     await run_to_sink(task, sink, options);
     return sink.failures === 0 ? 0 : 1;
   } finally {

@@ -9,11 +9,10 @@ import {
   with_input_options,
 } from "./batch/options.ts";
 import type { Row } from "./batch/rows.ts";
-import type { Outcome, Sink } from "./batch/run_batches.ts";
-import { print } from "./batch/stdout.ts";
+import { print, RowSink } from "./batch/stdout.ts";
 import { load_extractor, pool_option } from "./embed.ts";
 import { type ModelFlags, with_model_options } from "./model_options.ts";
-import { json_for_stdout, notify, visible } from "./terminal.ts";
+import { json_for_stdout, visible } from "./terminal.ts";
 
 interface SimilarFlags extends ModelFlags, BatchFlags {
   query?: string[];
@@ -79,7 +78,7 @@ async function answer_queries(
 ): Promise<number> {
   if (query.length === 0) return 0;
   const queries: Row[] = [];
-  const sink = new RowSink((row) => queries.push(row));
+  const sink = new RowSink((row) => void queries.push(row));
   const sources = { ...options.sources, paths: query, lists: [] };
   await run_to_sink(task, sink, { ...options, sources, shard: { index: 0, count: 1 } });
   for (const { image, values } of queries) {
@@ -107,25 +106,5 @@ async function print_duplicates(
       ? json_for_stdout(JSON.stringify({ images: names, score }))
       : `${score.toFixed(4)}\t${names.map(visible).join("\t")}`;
     await print(`${line}\n`);
-  }
-}
-
-/** Passes rows on, and reports images that fail. */
-class RowSink implements Sink {
-  readonly #take: (row: Row) => void;
-  failures = 0;
-
-  constructor(take: (row: Row) => void) {
-    this.#take = take;
-  }
-
-  async write(outcomes: readonly Outcome[]): Promise<void> {
-    for (const outcome of outcomes) {
-      if ("row" in outcome) this.#take(outcome.row);
-      else if ("error" in outcome) {
-        this.failures++;
-        notify(`${outcome.error.message} [${outcome.error.code}]`);
-      }
-    }
   }
 }

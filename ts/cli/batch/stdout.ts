@@ -4,18 +4,18 @@ import { notify } from "../terminal.ts";
 import type { Row } from "./rows.ts";
 import type { Outcome, Sink } from "./run_batches.ts";
 
-/** Prints rows as they are computed. Images that fail are reported on standard error. */
-export class PrintSink implements Sink {
-  readonly #format: (row: Row) => string;
+/** Passes rows on as they are computed. Images that fail are reported on standard error. */
+export class RowSink implements Sink {
+  readonly #take: (row: Row) => void | Promise<void>;
   failures = 0;
 
-  constructor(format: (row: Row) => string) {
-    this.#format = format;
+  constructor(take: (row: Row) => void | Promise<void>) {
+    this.#take = take;
   }
 
   async write(outcomes: readonly Outcome[]): Promise<void> {
     for (const outcome of outcomes) {
-      if ("row" in outcome) await print(this.#format(outcome.row));
+      if ("row" in outcome) await this.#take(outcome.row);
       else if ("error" in outcome) this.#fail(outcome.error);
     }
   }
