@@ -1,4 +1,5 @@
 import { invalid_argument, show } from "./errors.ts";
+import { type_name } from "./is_a.ts";
 
 /** Valid values: a description with a test, or a list. Rules are plain data, so that bundlers drop unused tables. */
 export type Rule = readonly [expected: string, is_met: Test] | readonly (string | boolean)[];
@@ -26,7 +27,7 @@ export const abort_signal: Rule = [
 /** The engine's WebAssembly, or its address. */
 export const wasm_input: Rule = [
   "a WebAssembly.Module, its bytes, a URL or a Response",
-  (value) => /(Module|URL|Response|Buffer|\dArray|View)]$/.test(Object.prototype.toString.call(value)),
+  (value) => /(Module|URL|Response|Buffer|\dArray|View)$/.test(type_name(value)),
 ];
 
 /** Names in transformers and transformers.js, with their counterparts here. */

@@ -35,10 +35,6 @@ export class Blocks {
     this.#dtype = dtype;
   }
 
-  get rows(): number {
-    return this.#blocks.length * BLOCK_ROWS + this.#waiting_rows;
-  }
-
   add(row: Float32Array): void {
     if (this.#last) this.#replaced.push(this.#last);
     this.#last = undefined;
