@@ -23,7 +23,7 @@ const CHAINS = 12;
 const OPERATIONS_PER_ITERATION = CHAINS * 4 * 2;
 const BYTES_PER_COPY = 2 << 20;
 
-/** Products of 8 pairs of int16, and one more instruction to add them. Of its own sum, or V8 would compute it once. */
+/** Products of 8 pairs of int16, and one more instruction to add them. Added to a separate sum, or V8 would compute it once. */
 const INT16_DOT = (sum: string) =>
   `(i32x4.add (i32x4.dot_i16x8_s (local.get ${sum}) (local.get $b)) (local.get ${sum}))`;
 /** Products of 16 pairs of bytes, and their sums. */

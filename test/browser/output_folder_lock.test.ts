@@ -11,7 +11,7 @@ describe("the folder of checkpoints is locked while a run writes into it", () =>
   });
   afterEach(() => root.removeEntry(name, { recursive: true }));
 
-  /** A handle of its own, as each run gets. */
+  /** A new handle, as each run gets one. */
   const handle = (below = name) => root.getDirectoryHandle(below, { create: true });
 
   test("a second run is refused until the first has ended, however it ends", async () => {

@@ -7,7 +7,7 @@ import { read_file } from "../support/files.ts";
 import { fixture_files } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
 
-// Jest, vm pools of vitest and edge runtimes run code in a realm of its own: its arrays, maps and errors aren't instances
+// Jest, vm pools of vitest and edge runtimes run code in a separate realm: its arrays, maps and errors aren't instances
 // of the classes that Node's own code and its Workers use.
 
 interface Realm {

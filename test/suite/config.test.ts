@@ -158,7 +158,7 @@ describe("labels are read as Python reads them", () => {
     expect(again.to_dict()).toEqual(config.to_dict());
   });
 
-  // As transformers: the number of classes is that of the entries, and a class without an entry has no name of its own.
+  // As transformers: the number of classes is that of the entries, and a class without an entry has a default name.
   test.each([
     ['{"0": "a", "2": "b"}', ["a", "LABEL_1"], "b (2)"],
     ['{"1": "a", "2": "b", "3": "c"}', ["LABEL_0", "a", "b"], "c (3)"],

@@ -251,7 +251,7 @@ function* resample_columns(source: Pixels, height: number, filter: Filter): Step
   return { data, width, height, channels };
 }
 
-/** In a function of its own, since loops of generators are slow. */
+/** A separate function, since loops inside generators are slow. */
 function add_row(sums: Int32Array, input: Bytes, row: number, weight: number): void {
   for (let i = 0; i < sums.length; i++) {
     sums[i] = (sums[i] as number) + Math.imul(input[row + i] as number, weight);

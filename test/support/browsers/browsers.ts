@@ -21,7 +21,7 @@ export interface TestPage {
 export interface TestBrowser {
   engine: Engine;
   version: string;
-  /** A page, in a profile of its own where the browser has several. */
+  /** A page, in a separate profile where the browser has several. */
   open(): Promise<TestPage>;
   close(): Promise<void>;
 }

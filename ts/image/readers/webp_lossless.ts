@@ -436,7 +436,7 @@ function predict(pixels: Uint32Array, width: number, element: (at: number) => nu
               left,
               above,
               pixels[at - width - 1] as number,
-              // The last of a row takes the first of its own.
+              // At the end of a row, this is the first pixel of the same row.
               pixels[at - width + 1] as number,
             );
     pixels[at] = add(pixels[at] as number, prediction);

@@ -36,7 +36,7 @@ impl ByteDot {
         matches!(self, Self::Unsigned | Self::Signed)
     }
 
-    /// What must be subtracted from an unsigned activation, so that the instruction takes it as it is meant.
+    /// What to subtract from an unsigned activation, so that it is in the range of the instruction's operand.
     pub(super) fn offset(self) -> u8 {
         if self == Self::Signed { 128 } else { 0 }
     }
