@@ -1,11 +1,11 @@
 import { execFile } from "node:child_process";
-import { cp, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { access, cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { rolldown } from "rolldown";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 
 // The package as npm hands it to a user: packed, installed in an empty project, nothing else from this repository.
 
@@ -145,6 +145,37 @@ describe("the packed package, installed in an empty project", () => {
     expect(files.filter((name) => /test1000|\.test\.|^ts\b|^crates\b/.test(name))).toEqual([]);
   });
 });
+
+describe("the package as the release workflow publishes it", () => {
+  it("names its home, and its README has no link that the registry's page can't follow", async () => {
+    const copy = await mkdtemp(join(tmpdir(), "vit-msn-published-"));
+    onTestFinished(() => rm(copy, { recursive: true, force: true }));
+    for (const file of ["package.json", "README.md"]) await cp(join(root, file), join(copy, file));
+    const home = "https://git.example/vit-msn/vit-msn";
+    await run(process.execPath, [join(root, "scripts/publish_metadata.mjs"), home, "v0.1.0"], { cwd: copy });
+    const [packed] = JSON.parse((await run("npm", ["pack", "--json"], { cwd: copy })).stdout);
+    await run("tar", ["-xzf", packed.filename], { cwd: copy });
+    const { repository, homepage, bugs } = JSON.parse(await text(join(copy, "package/package.json")));
+    expect({ repository, homepage, bugs }).toEqual({
+      repository: { type: "git", url: `git+${home}.git` },
+      homepage: `${home}#readme`,
+      bugs: { url: `${home}/issues` },
+    });
+    const readme = await text(join(copy, "package/README.md"));
+    const targets = [...readme.matchAll(/\]\(([^)\s]+)\)/g)].map(([, target]) => target as string);
+    expect(targets.filter((target) => !target.startsWith("https://"))).toEqual([]);
+    const own = targets.filter((target) => target.startsWith(home));
+    expect(own).toContain(`${home}/raw/v0.1.0/examples/studio/screenshots/attention.webp`);
+    for (const target of own) {
+      const path = target.replace(`${home}/`, "").replace(/^(raw|blob)\/v0\.1\.0\//, "");
+      await expect(access(join(root, path.replace(/#.*/, "")))).resolves.toBeUndefined();
+    }
+  });
+});
+
+function text(path: string): Promise<string> {
+  return readFile(path, "utf8");
+}
 
 const consumer = `
 import { env, pipeline, RawImage, Tensor, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
