@@ -378,7 +378,7 @@ describe.skipIf(no_webgpu !== undefined)("a model on an adapter that is taken fo
       device: "",
       isFallbackAdapter: false,
     };
-    Object.defineProperty(device, "adapterInfo", { value });
+    Object.defineProperty(device, "adapterInfo", { value, configurable: true });
     const model = await ViTMSNForImageClassification.from_config(TINY, { device });
     const choices = await model.tune({ pixel_values: TINY_PIXELS });
     for (const { ms } of choices.filter(({ op }) => op === "linear"))

@@ -41,7 +41,7 @@ export function describe_as_gpu(device: GPUDevice): void {
     description: "In disguise",
     isFallbackAdapter: false,
   };
-  Object.defineProperty(device, "adapterInfo", { value });
+  Object.defineProperty(device, "adapterInfo", { value, configurable: true });
 }
 
 function all_limits(limits: GPUSupportedLimits): Record<string, number> {
