@@ -40,6 +40,9 @@ async function on_disk(): Promise<TemporaryDirectory> {
   };
 }
 
+/** Chromium's own file behind a stream that writes. It is removed some time after the stream was aborted. */
+const IN_PROGRESS = /\.crswap$/;
+
 async function in_browser(): Promise<TemporaryDirectory> {
   const root = await navigator.storage.getDirectory();
   const name = `vit-msn-test-${crypto.randomUUID()}`;
@@ -49,7 +52,7 @@ async function in_browser(): Promise<TemporaryDirectory> {
     read_files: async () => {
       const files: Record<string, Uint8Array> = {};
       for await (const [file, handle] of target.entries()) {
-        if (handle.kind !== "file") continue;
+        if (handle.kind !== "file" || IN_PROGRESS.test(file)) continue;
         const blob = await (handle as FileSystemFileHandle).getFile();
         files[file] = new Uint8Array(await blob.arrayBuffer());
       }
@@ -57,7 +60,7 @@ async function in_browser(): Promise<TemporaryDirectory> {
     },
     list: async () => {
       const names: string[] = [];
-      for await (const entry of target.keys()) names.push(entry);
+      for await (const entry of target.keys()) if (!IN_PROGRESS.test(entry)) names.push(entry);
       return names;
     },
     write: async (path, bytes) => {
