@@ -154,9 +154,17 @@ describe.each(ENGINES)("%s", (engine) => {
       if (max > (largest.get(kind) ?? -1)) largest.set(kind, max);
     }
     console.log(engine, Object.fromEntries(largest));
-    expect(Object.fromEntries(largest)).toEqual(await stated(engine));
+    for (const [kind, difference] of Object.entries(await stated(engine))) {
+      const found = largest.get(kind);
+      if (difference <= SMALL) expect(found, kind).toBe(difference);
+      else expect(Math.abs((found as number) - difference), kind).toBeLessThanOrEqual(ROUNDING);
+    }
   });
 });
+
+/** A difference above it is an approximation of the browser's, which its vector code rounds differently on other CPUs. */
+const SMALL = 2;
+const ROUNDING = 2;
 
 /** The column of a browser in the guide's table. */
 async function stated(engine: string): Promise<Record<string, number>> {
@@ -173,6 +181,9 @@ async function stated(engine: string): Promise<Record<string, number>> {
   const header = rows.find(([first]) => first === "largest difference") ?? [];
   const column = header.findIndex((cell) => cell.toLowerCase().startsWith(engine));
   return Object.fromEntries(
-    KINDS.map(([kind]) => [kind, Number(rows.find(([first]) => first === kind)?.[column])]),
+    KINDS.map(([kind]) => [
+      kind,
+      Number.parseInt(rows.find(([first]) => first === kind)?.[column] ?? "", 10),
+    ]),
   );
 }
