@@ -1,6 +1,6 @@
 import { save_files } from "#save";
 import { numel } from "../dims.ts";
-import { Scope, type TensorHandle } from "../engine/engine.ts";
+import type { TensorHandle } from "../engine/engine.ts";
 import type { TrainingEngine } from "../engine/training_engine.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
@@ -19,6 +19,7 @@ import type { OutputFolder } from "./folders/folder_types.ts";
 import type { Learner } from "./learner.ts";
 import type { Optimizer } from "./optimizers.ts";
 import type { Learnable, Parameter } from "./parameters.ts";
+import { set_values } from "./tensor_values.ts";
 import { fresh_sums, type TrainerState } from "./trainer_state.ts";
 import type { TrainingArguments } from "./training_arguments.ts";
 
@@ -26,8 +27,10 @@ export const STATE_FILE = "trainer_state.json";
 const ARGUMENTS_FILE = "training_args.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
 const CHECKPOINT = /^checkpoint-(\d+)$/;
-/** The key prefix of the float32 values of a half-width model, which its model file lacks. */
+/** The key prefix of the values that learn, where the model file has others: rounded or averaged ones. */
 const MASTER = "master";
+/** The key prefix of the moving averages of weights. */
+const AVERAGE = "average";
 
 /** The folder name of a step's checkpoint. */
 export function checkpoint_name(step: number): string {
@@ -50,12 +53,12 @@ export interface CheckpointContent {
 }
 
 /**
- * Writes a checkpoint: the model as save_pretrained does, the optimiser's state (and a half-width model's
- * float32 values), the options, and last the trainer state, which marks it as complete.
+ * Writes a checkpoint: the model as save_pretrained does, the optimiser's state (and the values that learn, if the model
+ * has others), the options, and last the trainer state, which marks it as complete.
  */
 export async function write_checkpoint(directory: SaveDirectory, content: CheckpointContent): Promise<void> {
   const { model, learner, state, args, processor } = content;
-  await model.save_pretrained(directory);
+  await learner.with_result(() => model.save_pretrained(directory));
   await processor?.save_pretrained(directory);
   await save_files(directory, {
     [OPTIMIZER_FILE]: write_safetensors(optimizer_tensors(model, learner), { format: "pt" }),
@@ -69,9 +72,11 @@ export function json(value: unknown): string {
 }
 
 function* optimizer_tensors(model: ViTMSNForImageClassification, learner: Learner): Generator<TensorToWrite> {
-  const { engine, optimizer, parameters } = learner;
+  const { engine, optimizer, parameters, average } = learner;
   yield* optimizer_state_tensors(engine, optimizer);
-  if (model.dtype === "float32") return;
+  for (const [{ name }, value] of average?.entries() ?? [])
+    yield tensor_to_write(engine, `${AVERAGE}.${name}`, value);
+  if (model.dtype === "float32" && average === undefined) return;
   for (const parameter of parameters.trained) {
     yield tensor_to_write(engine, `${MASTER}.${parameter.name}`, parameter.value);
   }
@@ -251,14 +256,14 @@ export async function load_weights(model: Learnable, files: ModelSource): Promis
 }
 
 /**
- * Restores a learner's optimiser and float32 values from a checkpoint. @throws VitMsnError
+ * Restores a learner's optimiser, the values that learn and their averages from a checkpoint. @throws VitMsnError
  * CHECKPOINT_MISMATCH.
  */
 export function restore_learner(
   learner: Learner,
   { name, tensors, optimizer_steps }: LoadedCheckpoint,
 ): void {
-  const { engine, optimizer, parameters } = learner;
+  const { engine, optimizer, parameters, average } = learner;
   const find = (key: string, parameter: Parameter) => {
     const tensor = tensors.get(key);
     if (tensor === undefined || tensor.data.length === parameter.size) return tensor?.data;
@@ -274,6 +279,10 @@ export function restore_learner(
     }
     const master = find(`${MASTER}.${parameter.name}`, parameter);
     if (master !== undefined) set_values(engine, parameter.value, master);
+  }
+  for (const [parameter, value] of average?.entries() ?? []) {
+    const averaged = find(`${AVERAGE}.${parameter.name}`, parameter);
+    if (averaged !== undefined) set_values(engine, value, averaged);
   }
   optimizer.steps = optimizer_steps;
   parameters.write_back();
@@ -310,20 +319,6 @@ export async function remove_old_checkpoints(
   const spare = names.filter((name) => !retained.includes(name));
   const surplus = Math.min(spare.length, names.length - limit);
   for (const name of spare.slice(0, Math.max(0, surplus))) await folder.remove(name);
-}
-
-/** Overwrites a tensor's values: subtracts it from itself, since adding to 0 doesn't round. */
-export function set_values(engine: TrainingEngine, value: TensorHandle, data: Float32Array): void {
-  const scope = new Scope(engine);
-  try {
-    const dims = engine.dims(value);
-    const negative = scope.use(engine.tensor(new Float32Array(data.length), dims));
-    engine.accumulate(negative, value, -1);
-    engine.accumulate(value, negative, 1);
-    engine.accumulate(value, scope.use(engine.tensor(data, dims)), 1);
-  } finally {
-    scope.close();
-  }
 }
 
 export function mismatch(message: string): VitMsnError {

@@ -16,6 +16,7 @@ import { type Parameter, Parameters, training_engine } from "./parameters.ts";
 import { learning_rate_factor, type ScheduleSteps } from "./schedules.ts";
 import { Tape } from "./tape.ts";
 import type { TrainingArguments } from "./training_arguments.ts";
+import { WeightAverage } from "./weight_average.ts";
 
 /** The results of one optimiser step. */
 export interface StepResult {
@@ -38,10 +39,16 @@ export class Learner {
   readonly parameters: Parameters;
   readonly optimizer: Optimizer;
   readonly engine: TrainingEngine;
+  /** Of the weights, if args.ema_decay is set. */
+  readonly average: WeightAverage | undefined;
   readonly #model: ViTMSNForImageClassification;
   readonly #args: TrainingArguments;
   readonly #compute_loss: ComputeLoss | undefined;
   readonly #schedule: ScheduleSteps;
+  readonly #drop_path_rates: readonly number[];
+  /** How many callers use the run's result. */
+  #users = 0;
+  #is_disposed = false;
 
   /** @throws VitMsnError UNSUPPORTED, INVALID_ARGUMENT. */
   constructor(
@@ -63,6 +70,11 @@ export class Learner {
     const top = num_hidden_layers + 1;
     const share = ({ depth }: Parameter) => args.layer_decay ** (top - depth);
     this.optimizer = new Optimizer(this.engine, args, share);
+    this.average =
+      args.ema_decay > 0
+        ? new WeightAverage(this.engine, this.parameters.trained, args.ema_decay)
+        : undefined;
+    this.#drop_path_rates = drop_path_rates(args.drop_path_rate, num_hidden_layers);
   }
 
   /**
@@ -103,16 +115,37 @@ export class Learner {
     }
   }
 
-  /** Frees gradients and optimiser; the model keeps its trained weights. */
+  /** Runs `body` while the model has the weights that training results in: the averaged ones, if there are any. */
+  async with_result<T>(body: () => Promise<T>): Promise<T> {
+    if (this.#users++ === 0) this.#swap();
+    try {
+      return await body();
+    } finally {
+      if (--this.#users === 0) this.#swap();
+    }
+  }
+
+  /** Frees gradients and optimiser; the model keeps its trained weights, or their averages. */
   async dispose(): Promise<void> {
+    if (this.#is_disposed) return;
+    this.#is_disposed = true;
     this.optimizer.dispose();
+    this.#swap();
+    this.average?.dispose();
     await this.parameters.dispose();
+  }
+
+  #swap(): void {
+    if (this.average === undefined) return;
+    this.average.swap();
+    this.parameters.write_back();
   }
 
   #update(learning_rate: number, grad_norm: number): void {
     const gradient_scale = clip_scale(grad_norm, this.#args.max_grad_norm);
     this.optimizer.step(this.parameters.trained, { learning_rate, gradient_scale });
     this.parameters.write_back();
+    this.average?.update();
   }
 
   /** Adds a batch's gradients, scaled by `share`, and returns its loss. */
@@ -124,6 +157,7 @@ export class Learner {
         : 0,
       hidden_dropout_prob: config.hidden_dropout_prob,
       attention_probs_dropout_prob: config.attention_probs_dropout_prob,
+      drop_path_rates: this.#drop_path_rates,
       seed,
       signal,
     });
@@ -214,6 +248,11 @@ export class Learner {
       return counted;
     return total_weight(labels, class_weights);
   }
+}
+
+/** Stochastic depth's rate for each layer, which grows linearly from 0 to `rate` in the last one, as in timm. */
+export function drop_path_rates(rate: number, layers: number): number[] {
+  return Array.from({ length: layers }, (_, layer) => (layer * rate) / Math.max(1, layers - 1));
 }
 
 /** A batch as the model's forward pass takes it. */

@@ -20,6 +20,7 @@ import type {
 import { VitMsnError } from "../errors.ts";
 import type { Recorder } from "../model/modeling_vit_msn.ts";
 import { mix } from "../model/random.ts";
+import { Random } from "./random.ts";
 
 /** Receives the gradients of parameters, and takes ownership of them. */
 export interface GradientSink {
@@ -36,7 +37,9 @@ export interface TapeOptions {
   hidden_dropout_prob?: number;
   /** Dropout of attention's probabilities, which are then computed eagerly; default 0. */
   attention_probs_dropout_prob?: number;
-  /** The seed of dropout; default 0. */
+  /** For each layer, the probability that an image skips its attention, and that it skips its MLP; default 0. */
+  drop_path_rates?: readonly number[];
+  /** The seed of dropout and skipped branches; default 0. */
   seed?: number;
   signal?: AbortSignal | undefined;
 }
@@ -73,6 +76,7 @@ export class Tape implements Recorder, PretrainingOps {
   readonly #sink: GradientSink;
   readonly #dropout_prob: number;
   readonly #attention_dropout_prob: number;
+  readonly #drop_path_rates: readonly number[];
   readonly #seed: number;
   readonly #pacer: Pacer;
   /** Gradients that are in flight. */
@@ -86,6 +90,8 @@ export class Tape implements Recorder, PretrainingOps {
   #recording = true;
   /** The number of dropouts so far, from which each derives its seed. */
   #dropouts = 0;
+  /** The number of branches with a residual so far: two a layer. */
+  #branches = 0;
   #loss_scale = 1;
 
   constructor(engine: TrainingEngine, sink: GradientSink, options: TapeOptions = {}) {
@@ -95,6 +101,7 @@ export class Tape implements Recorder, PretrainingOps {
     this.layers_per_checkpoint = options.layers_per_checkpoint ?? 0;
     this.#dropout_prob = options.hidden_dropout_prob ?? 0;
     this.#attention_dropout_prob = options.attention_probs_dropout_prob ?? 0;
+    this.#drop_path_rates = options.drop_path_rates ?? [];
     this.#seed = options.seed ?? 0;
     this.#pacer = new Pacer(options.signal, "training");
   }
@@ -140,8 +147,12 @@ export class Tape implements Recorder, PretrainingOps {
     activation: Activation,
     residual?: TensorHandle,
   ): TensorHandle {
-    if (residual !== undefined && (activation !== "identity" || this.#dropout_prob > 0)) {
-      const branch = this.#dropped(this.linear(x, weights, activation));
+    const drop_path_rate = residual === undefined ? 0 : (this.#drop_path_rates[this.#branches++ >> 1] ?? 0);
+    if (
+      residual !== undefined &&
+      (activation !== "identity" || this.#dropout_prob > 0 || drop_path_rate > 0)
+    ) {
+      const branch = this.#dropped_path(this.#dropped(this.linear(x, weights, activation)), drop_path_rate);
       const sum = this.#add(branch, residual);
       this.free(branch);
       return sum;
@@ -358,7 +369,7 @@ export class Tape implements Recorder, PretrainingOps {
     layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
   ): Promise<TensorHandle> {
     const input = this.#value(hidden);
-    const dropouts = this.#dropouts;
+    const [dropouts, branches] = [this.#dropouts, this.#branches];
     // The layers free their input, but the second run needs it.
     this.#hold(hidden);
     this.#recording = false;
@@ -366,7 +377,7 @@ export class Tape implements Recorder, PretrainingOps {
       const output = await layers(hidden);
       this.#recording = true;
       return this.#note(output, this.#value(output).wants_gradient, [hidden], (gradient) =>
-        this.#again(hidden, layers, input, dropouts, gradient),
+        this.#again(hidden, layers, input, { dropouts, branches }, gradient),
       );
     } finally {
       this.#recording = true;
@@ -479,6 +490,24 @@ export class Tape implements Recorder, PretrainingOps {
     });
   }
 
+  /** x [B, …] after stochastic depth: each image's values are 0 with probability `rate`, else divided by 1 − rate. Frees x. */
+  #dropped_path(x: TensorHandle, rate: number): TensorHandle {
+    const dropout = this.#next_dropout(rate);
+    if (dropout === undefined) return x;
+    const input = this.#value(x);
+    const dims = this.#engine.dims(x);
+    const factors = Float32Array.from({ length: dims[0] as number }, (_, image) =>
+      new Random(dropout.seed, image).uniform() < rate ? 0 : 1 / (1 - rate),
+    );
+    const output = scaled_images(this.#engine, x, dims, factors);
+    this.free(x);
+    return this.#note(output, input.wants_gradient, [], (gradient) => {
+      const backward = scaled_images(this.#engine, gradient, dims, factors);
+      this.#made.free(gradient);
+      this.#give(input, backward);
+    });
+  }
+
   /** The seed of the next dropout. */
   #next_dropout(probability: number): Dropout | undefined {
     if (probability === 0) return undefined;
@@ -577,15 +606,16 @@ export class Tape implements Recorder, PretrainingOps {
     hidden: TensorHandle,
     layers: (hidden: TensorHandle, scope?: Scope) => Promise<TensorHandle>,
     input: Value,
-    dropouts: number,
+    before: { dropouts: number; branches: number },
     gradient: TensorHandle,
   ): Promise<void> {
-    const [steps, dropouts_so_far] = [this.#steps, this.#dropouts];
+    const [steps, dropouts, branches] = [this.#steps, this.#dropouts, this.#branches];
     const scope = new Scope(this);
     const start: Value = { wants_gradient: input.wants_gradient, gradient: undefined };
     this.#values.set(hidden, start);
     this.#steps = [];
-    this.#dropouts = dropouts;
+    this.#dropouts = before.dropouts;
+    this.#branches = before.branches;
     try {
       const output = await layers(hidden, scope);
       (this.#values.get(output) as Value).gradient = gradient;
@@ -595,7 +625,8 @@ export class Tape implements Recorder, PretrainingOps {
       this.#drop_steps();
       scope.close();
       this.#steps = steps;
-      this.#dropouts = dropouts_so_far;
+      this.#dropouts = dropouts;
+      this.#branches = branches;
     }
     if (start.gradient !== undefined) this.#pass(input, start.gradient);
   }
@@ -614,6 +645,38 @@ export class Tape implements Recorder, PretrainingOps {
       this.#engine.accumulate(value.gradient, gradient, 1);
       this.#made.free(gradient);
     }
+  }
+}
+
+/** Each image's values of x [B, D] or [B, N, D] times its factor of 0 or more, by ops that every engine has. */
+function scaled_images(
+  engine: TrainingEngine,
+  x: TensorHandle,
+  dims: readonly number[],
+  factors: Float32Array,
+): TensorHandle {
+  const [width, tokens] = [dims.at(-1) as number, dims.length > 2 ? (dims[1] as number) : 1];
+  const scope = new Scope(engine);
+  // The derivative of relu(x)² is 2·x.
+  const rows = (scale: number) =>
+    scope.use(
+      engine.tensor(
+        Float32Array.from(
+          { length: factors.length * width },
+          (_, i) => (scale * (factors[Math.floor(i / width)] as number)) / 2,
+        ),
+        [factors.length, width],
+      ),
+    );
+  try {
+    if (dims.length === 2) return engine.activate_backward(x, rows(1), "relu2");
+    const halves = scope.use(engine.pool_backward(rows(1), "cls", tokens));
+    // The mean's gradient is spread over the patches.
+    if (tokens > 1)
+      engine.accumulate(halves, scope.use(engine.pool_backward(rows(tokens - 1), "mean", tokens)), 1);
+    return engine.activate_backward(x, halves, "relu2");
+  } finally {
+    scope.close();
   }
 }
 

@@ -109,6 +109,8 @@ export class Trainer {
   readonly #collate: DataCollator;
   readonly #compute_metrics: ComputeMetrics;
   readonly #event: TrainerEvent;
+  /** While train() runs. */
+  #learner: Learner | undefined;
   readonly #loop: TrainingLoop<Learner, Batch, LoadedCheckpoint, StepResult, TrainerEvent>;
 
   /** @throws VitMsnError INVALID_ARGUMENT; UNSUPPORTED for an int8 model. */
@@ -167,7 +169,7 @@ export class Trainer {
     check_options("evaluate", options, EVALUATE_RULES);
     const { metric_key_prefix = "eval", signal } = options;
     const data = required_data(dataset ?? this.#options.eval_dataset, "eval_dataset", "evaluate()");
-    const { metrics } = await this.#predict(data, metric_key_prefix, signal);
+    const { metrics } = await this.#with_result(() => this.#predict(data, metric_key_prefix, signal));
     const epoch = this.state.epoch;
     await this.#loop.log({ ...metrics, epoch });
     await this.#callbacks.emit("on_evaluate", { ...this.#event, metrics });
@@ -177,17 +179,15 @@ export class Trainer {
   /** The logits of a dataset and, if it has labels, loss and metrics under "test_…". */
   async predict(dataset: TrainingData, options: EvaluateOptions = {}): Promise<PredictionOutput> {
     check_options("predict", options, EVALUATE_RULES);
-    return this.#predict(
-      required_data(dataset, "dataset", "predict()"),
-      options.metric_key_prefix ?? "test",
-      options.signal,
-    );
+    const data = required_data(dataset, "dataset", "predict()");
+    const { metric_key_prefix = "test", signal } = options;
+    return this.#with_result(() => this.#predict(data, metric_key_prefix, signal));
   }
 
   /** Writes the model and the image processor; by default into output_dir. */
   async save_model(directory: SaveDirectory | undefined = this.args.output_dir): Promise<void> {
     const folder = output_dir_of(directory, "Trainer");
-    await this.model.save_pretrained(folder);
+    await this.#with_result(() => this.model.save_pretrained(folder));
     await this.#options.image_processor?.save_pretrained(folder);
   }
 
@@ -224,9 +224,17 @@ export class Trainer {
         save: (learner, directory, name) => this.#save(learner, directory, name),
         best_checkpoint: () => this.state.best_model_checkpoint,
         end: (learner, folder) => this.#load_best(learner, folder),
-        close: (learner) => learner.dispose(),
+        close: (learner) => {
+          this.#learner = undefined;
+          return learner.dispose();
+        },
       },
     });
+  }
+
+  /** Runs `body` while the model has the weights that training results in. */
+  #with_result<T>(body: () => Promise<T>): Promise<T> {
+    return this.#learner?.with_result(body) ?? body();
   }
 
   #data(): TrainingData {
@@ -248,6 +256,7 @@ export class Trainer {
       await learner.dispose();
       throw error;
     }
+    this.#learner = learner;
     return { learner, state: { ...fresh_state(), ...found?.state } };
   }
 

@@ -73,6 +73,16 @@ export interface TrainingOptions {
   mixup_switch_prob?: number;
   /** The probability that a box of a training image becomes noise; default 0 (timm's --reprob). */
   random_erasing_prob?: number;
+  /**
+   * Stochastic depth: the probability that an image skips the last layer's attention, and that it skips its MLP. It falls
+   * linearly to 0 in the first layer. Default 0 (timm's --drop-path).
+   */
+  drop_path_rate?: number;
+  /**
+   * The decay of a moving average of the weights, such as 0.9999, which evaluations, saved models and the trained model
+   * have instead of the last step's; 0: none. Default 0 (timm's --model-ema-decay).
+   */
+  ema_decay?: number;
 
   /** Train only the classifier; default false. */
   freeze_backbone?: boolean;
@@ -174,6 +184,8 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   mixup_prob: share,
   mixup_switch_prob: share,
   random_erasing_prob: share,
+  drop_path_rate: share,
+  ema_decay: share,
   freeze_backbone: flag,
   freeze_layers: count(),
   freeze_keys: { kind: "texts" },
@@ -225,6 +237,8 @@ const DEFAULTS = {
   mixup_prob: 1,
   mixup_switch_prob: 0.5,
   random_erasing_prob: 0,
+  drop_path_rate: 0,
+  ema_decay: 0,
   freeze_backbone: false,
   freeze_layers: 0,
   freeze_keys: [],
@@ -280,6 +294,8 @@ export class TrainingArguments {
 
   #check_together(): void {
     check_output_dir(this);
+    for (const name of ["drop_path_rate", "ema_decay"] as const)
+      if (this[name] === 1) throw invalid_option(`${name} must be below 1.`, name);
     if (this.nesterov && this.momentum === 0)
       throw invalid_option("nesterov needs a momentum above 0.", "nesterov");
     if (this.lr_scheduler_type === "polynomial" && this.learning_rate <= POLYNOMIAL_END)

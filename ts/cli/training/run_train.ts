@@ -1,9 +1,11 @@
 import { with_locked_folder } from "../../files/index.ts";
 import { env, type PretrainedOptions, ViTImageProcessor, ViTMSNForImageClassification } from "../../index.ts";
 import {
+  compose,
   confusion_matrix,
   EarlyStoppingCallback,
   ImageFolder,
+  rand_augment,
   reference_transforms,
   Trainer,
   type TrainerCallback,
@@ -39,6 +41,7 @@ export interface TrainFlags extends SharedFlags {
   ignore_mismatched_sizes?: boolean;
   dtype?: "float32" | "float16" | "bfloat16";
   device?: "wasm" | "webgpu" | "auto";
+  rand_augment?: number;
   do_train?: boolean;
   do_eval?: boolean;
   early_stopping_patience?: number;
@@ -80,13 +83,16 @@ async function train_into(output_dir: string, run: TrainRun, signal: AbortSignal
   const bars = new TrainingBars(flags.quiet === true);
   try {
     const transforms = reference_transforms(processor);
+    const { rand_augment: magnitude = 0 } = flags;
+    const fill = [processor.image_mean].flat().map((mean) => Math.round(255 * mean));
     const trainer = new Trainer({
       model,
       args,
       train_dataset,
       eval_dataset,
       image_processor: processor,
-      train_transform: transforms.train,
+      train_transform:
+        magnitude > 0 ? compose(transforms.train, rand_augment({ magnitude, fill })) : transforms.train,
       eval_transform: transforms.eval,
       unreadable_images: flags.unreadable_images,
       callbacks: [...early_stopping(flags), bars, stop.callback],

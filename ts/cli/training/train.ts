@@ -56,6 +56,10 @@ const FLAGS: Readonly<Record<keyof TrainFlags, DescribedOption>> = {
   },
   dtype: { rule: choice(...FLOAT_DTYPES), ...model("type of the weights; default: float32") },
   device: { rule: choice(...DEVICES), ...model("run on this device; default: auto") },
+  rand_augment: {
+    rule: { kind: "number", min: 0, max: 10 },
+    ...training("change images by RandAugment of this magnitude, usually 9; default: 0, never"),
+  },
   do_train: { rule: flag, ...training("train, rather than only evaluate; default: true") },
   do_eval: { rule: flag, ...evaluation("evaluate after training; default: true") },
   early_stopping_patience: {
@@ -84,6 +88,8 @@ const TRAINING_HELP: Readonly<Record<keyof TrainingOptions, OptionHelp>> = {
   mixup_prob: training("probability that a batch is mixed; default: 1"),
   mixup_switch_prob: training("probability of CutMix where Mixup is on, too; default: 0.5"),
   random_erasing_prob: training("probability that a box of an image becomes noise; default: 0"),
+  drop_path_rate: training("probability that an image skips the last layer's branches; default: 0"),
+  ema_decay: training("decay of a moving average of the weights, which is the result; default: 0, none"),
   freeze_backbone: training("train the classifier only; default: false"),
   freeze_layers: training("freeze the embeddings and the first n layers; default: 0"),
   freeze_keys: training("freeze parameters whose keys begin with one of these; default: none", "prefix..."),

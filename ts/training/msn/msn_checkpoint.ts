@@ -16,11 +16,11 @@ import {
   read_checkpoint_json,
   read_float_tensors,
   STATE_FILE,
-  set_values,
   tensor_to_write,
 } from "../checkpoint.ts";
 import type { Optimizer } from "../optimizers.ts";
 import type { Parameter } from "../parameters.ts";
+import { set_values } from "../tensor_values.ts";
 import type { MSNPretrainingArguments } from "./msn_arguments.ts";
 import type { MSNLearner } from "./msn_learner.ts";
 import { MSN_MEANS, type MSNPretrainerState } from "./msn_state.ts";
