@@ -6,8 +6,12 @@ import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import type { ViTMSNConfigInit } from "../ts/model/configuration_vit_msn.ts";
 import type { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
+import type { DataCollator } from "../ts/training/data/collate.ts";
+import { rand_augment } from "../ts/training/data/rand_augment.ts";
 import { Trainer } from "../ts/training/trainer.ts";
+import type { Strategy, TrainingOptions } from "../ts/training/training_arguments.ts";
 import {
+  augmented_batches,
   classifier_on,
   fresh_fashion_model,
   mirrored_batches,
@@ -22,6 +26,10 @@ const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
 
   --backbone DIR  start from this folder's encoder, as fashion_pretraining writes it, instead of random weights
   --epochs N      default 3
+  --recipe NAME   plain (default), the bundled model's, or paper: MSN's fine-tuning recipe (appendix A.4), whose rate of
+                  0.002 for a batch of 1,024 is scaled to the batch of 128
+  --learning-rate N  default the recipe's
+  --evaluate WHEN epoch (default), or no: only after training
   --per-class N   images of each class to train on; default all 6,500
   --threads N     default 1
   --seed N        default 0
@@ -32,6 +40,9 @@ const { values: options } = parseArgs({
   options: {
     backbone: { type: "string" },
     epochs: { type: "string", default: "3" },
+    recipe: { type: "string", default: "plain" },
+    "learning-rate": { type: "string" },
+    evaluate: { type: "string", default: "epoch" },
     "per-class": { type: "string", default: "6500" },
     threads: { type: "string", default: "1" },
     seed: { type: "string", default: "0" },
@@ -40,6 +51,29 @@ const { values: options } = parseArgs({
     help: { type: "boolean", default: false },
   },
 });
+
+const BATCH = 128;
+
+const RECIPES: Readonly<Record<string, { args: TrainingOptions; collate: DataCollator }>> = {
+  plain: {
+    args: { learning_rate: 1e-3, weight_decay: 0.05, lr_scheduler_type: "one_cycle", warmup_ratio: 0.1 },
+    collate: mirrored_batches,
+  },
+  paper: {
+    args: {
+      learning_rate: (0.002 * BATCH) / 1024,
+      weight_decay: 0.05,
+      lr_scheduler_type: "cosine",
+      warmup_ratio: 0.05,
+      layer_decay: 0.65,
+      label_smoothing_factor: 0.1,
+      mixup_alpha: 0.8,
+      cutmix_alpha: 1,
+      drop_path_rate: 0.2,
+    },
+    collate: augmented_batches(rand_augment()),
+  },
+};
 
 async function make_model(seed: number): Promise<ViTMSNForImageClassification> {
   const device = { num_threads: Number(options.threads) };
@@ -50,6 +84,8 @@ async function make_model(seed: number): Promise<ViTMSNForImageClassification> {
 
 async function main(): Promise<void> {
   const seed = Number(options.seed);
+  const recipe = RECIPES[options.recipe];
+  if (recipe === undefined) throw new Error(`--recipe must be one of ${Object.keys(RECIPES).join(", ")}.`);
   const { train, test } = read_fashion(Number(options["per-class"]));
   const model = await make_model(seed);
   console.log(machine());
@@ -59,18 +95,16 @@ async function main(): Promise<void> {
     model,
     train_dataset: train,
     eval_dataset: test,
-    data_collator: mirrored_batches,
+    data_collator: recipe.collate,
     args: {
       output_dir: options.output,
       num_train_epochs: Number(options.epochs),
-      per_device_train_batch_size: 128,
-      per_device_eval_batch_size: 128,
-      learning_rate: 1e-3,
-      weight_decay: 0.05,
-      lr_scheduler_type: "one_cycle",
-      warmup_ratio: 0.1,
+      per_device_train_batch_size: BATCH,
+      per_device_eval_batch_size: BATCH,
+      ...recipe.args,
+      ...(options["learning-rate"] !== undefined && { learning_rate: Number(options["learning-rate"]) }),
       max_grad_norm: 1,
-      eval_strategy: "epoch",
+      eval_strategy: options.evaluate as Strategy,
       save_strategy: "steps",
       save_steps: 100,
       save_total_limit: 2,

@@ -43,7 +43,13 @@ const budgets = [
     budget: 309_000,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 247_000 },
-  { name: "training", files: ["dist/training.web.js"], what: "training besides, browsers", budget: 116_000 },
+  {
+    name: "training",
+    // With RandAugment and LoRA: a transform is called synchronously, so it can't be fetched on demand.
+    files: ["dist/training.web.js"],
+    what: "training besides, browsers",
+    budget: 126_000,
+  },
 ];
 /** How far a document's figure may deviate from the measured size. */
 const TOLERANCE = 0.03;

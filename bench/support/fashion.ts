@@ -1,12 +1,13 @@
 import { readFile } from "node:fs/promises";
 import type { DeviceOptions } from "../../ts/engine/engine_options.ts";
-import type { RawImage } from "../../ts/image/raw_image.ts";
+import { RawImage } from "../../ts/image/raw_image.ts";
 import { ViTMSNConfig, type ViTMSNConfigInit } from "../../ts/model/configuration_vit_msn.ts";
 import { ViTMSNForImageClassification, ViTMSNModel } from "../../ts/model/modeling_vit_msn.ts";
 import { normal_values } from "../../ts/model/random.ts";
 import { Tensor } from "../../ts/tensor.ts";
 import type { Batch, DataCollator } from "../../ts/training/data/collate.ts";
 import type { Dataset, Example } from "../../ts/training/data/dataset.ts";
+import { compose, type ImageTransform, random_horizontal_flip } from "../../ts/training/data/transforms.ts";
 import { read_fashion_images } from "./fashion_images.ts";
 
 /** models/fashion/README.md: the reference's accuracy on the images that were held out. */
@@ -28,7 +29,7 @@ export function labelled(kinds: readonly (readonly RawImage[])[]): Dataset {
     length: examples.length,
     get: (index): Example => {
       const { data, label } = examples[index] as (typeof examples)[number];
-      return { pixel_values: normalised(data), label };
+      return { image: new RawImage(data, SIDE, SIDE, 1), pixel_values: normalised(data), label };
     },
   };
 }
@@ -60,6 +61,27 @@ export const mirrored_batches: DataCollator = async (drawn, { is_training, rando
     ),
   };
 };
+
+/** Batches of images that are mirrored with probability 0.5 and then changed by `augment`. */
+export function augmented_batches(augment: ImageTransform): DataCollator {
+  const transform = compose(random_horizontal_flip(), augment);
+  return async (drawn, { is_training }) => {
+    const size = 3 * SIDE * SIDE;
+    const values = new Float32Array(drawn.length * size);
+    for (const [i, { example, random }] of drawn.entries()) {
+      const image = example.image as RawImage;
+      values.set(
+        normalised((is_training ? transform(image, random) : image).data).data as Float32Array,
+        i * size,
+      );
+    }
+    const labels = drawn.map(({ example }) => example.label as number);
+    return {
+      pixel_values: new Tensor("float32", values, [drawn.length, 3, SIDE, SIDE]),
+      labels: new Tensor("int32", labels, [drawn.length]),
+    };
+  };
+}
 
 /** The bundled model's architecture with fresh parameters; positions and CLS from N(0, 0.02), too. */
 export async function fresh_fashion_model(

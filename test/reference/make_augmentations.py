@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What Pillow and torchvision make of small images: colours changed, grey, and blurred.
+"""What Pillow and torchvision make of small images: colours changed, grey, blurred, and RandAugment's changes.
 
 Usage: python test/reference/make_augmentations.py   (pillow, numpy, and torchvision where there is one)
 Writes test/fixtures/augmentations.json: each image's bytes in base64, and under each change the bytes that it gives.
@@ -10,12 +10,24 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTORS = [0, 0.2, 0.61, 1, 1.4, 1.7999]
 HUES = [-0.5, -0.1, -0.013, 0, 0.05, 0.2, 0.5]
 RADII = [0, 0.1, 0.35, 0.8, 1.2345, 2, 4.7, 11]
+
+ANGLES = [-30, -11.3, 0, 7, 29.99]
+# Shears, shifts, and a bit of everything.
+MAPS = [
+    [1, 0.27, 0, 0, 1, 0],
+    [1, 0, 0, -0.3, 1, 0],
+    [1, 0, 3.27, 0, 1, 0],
+    [1, 0, 0, 0, 1, -2.5],
+    [0.9, -0.2, 1.3, 0.1, 1.1, -1.7],
+]
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILL = (124, 116, 104)
 
 
 def adjust_hue(image: Image.Image, turn: float) -> Image.Image:
@@ -46,8 +58,22 @@ def changes(image: Image.Image) -> dict[str, list]:
         "contrast": [(f, ImageEnhance.Contrast(image).enhance(f)) for f in FACTORS],
         "saturation": [(f, ImageEnhance.Color(image).enhance(f)) for f in FACTORS],
         "hue": [(f, adjust_hue(image, f)) for f in HUES],
+        "sharpness": [(f, ImageEnhance.Sharpness(image).enhance(f)) for f in FACTORS],
+        "auto_contrast": [(0, ImageOps.autocontrast(image))],
+        "equalize": [(0, ImageOps.equalize(image))],
+        "posterize": [(bits, ImageOps.posterize(image, bits)) for bits in (1, 3, 4, 8)],
+        "solarize": [(threshold, ImageOps.solarize(image, threshold)) for threshold in (0, 26, 128, 256)],
+        **{f"rotate_{name}": [(a, image.rotate(a, resample, fillcolor=fill(image))) for a in ANGLES] for name, resample in FILTERS.items()},
+        **{
+            f"affine_{name}": [(m, image.transform(image.size, Image.Transform.AFFINE, m, resample, fillcolor=fill(image))) for m in MAPS]
+            for name, resample in FILTERS.items()
+        },
         "blur": [(f, image.filter(ImageFilter.GaussianBlur(f))) for f in RADII],
     }
+
+
+def fill(image: Image.Image):
+    return FILL if image.mode == "RGB" else FILL[0]
 
 
 def encode(image: Image.Image) -> str:

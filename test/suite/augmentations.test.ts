@@ -7,15 +7,33 @@ import {
   color_jitter,
   gaussian_blur,
   Random,
+  rand_augment,
   random_apply,
   random_gaussian_blur,
   random_grayscale,
 } from "vit-msn/training";
 import { describe, expect, test } from "vitest";
+import {
+  type AffineMap,
+  adjust_sharpness,
+  affine,
+  auto_contrast,
+  equalize,
+  type Filter,
+  posterize,
+  rotate,
+  solarize,
+} from "../../ts/training/data/rand_augment.ts";
 import { read_file } from "../support/files.ts";
 
+const FILTERS = ["bilinear", "bicubic"] as const satisfies Filter[];
+const FILL = [124, 116, 104];
+
 interface Recorded
-  extends Record<"brightness" | "contrast" | "saturation" | "hue" | "blur", [number, string][]> {
+  extends Record<`affine_${Filter}`, [AffineMap, string][]>,
+    Record<`rotate_${Filter}` | "sharpness" | "posterize" | "solarize", [number, string][]>,
+    Record<"auto_contrast" | "equalize", [number, string][]>,
+    Record<"brightness" | "contrast" | "saturation" | "hue" | "blur", [number, string][]> {
   size: [number, number];
   channels: 1 | 3;
   data: string;
@@ -36,8 +54,21 @@ describe.each(Object.keys(recorded))("as Pillow and torchvision, bit for bit: %s
     ["saturation", adjust_saturation],
     ["hue", adjust_hue],
     ["blur", gaussian_blur],
-  ] as const)("%s", (change, apply) => {
-    for (const [value, expected] of one[change]) {
+    ["sharpness", adjust_sharpness],
+    ["auto_contrast", auto_contrast],
+    ["equalize", equalize],
+    ["posterize", posterize],
+    ["solarize", solarize],
+    ...FILTERS.map((filter) => [
+      `rotate_${filter}`,
+      (image: RawImage, degrees: number) => rotate(image, degrees, filter, FILL),
+    ]),
+    ...FILTERS.map((filter) => [
+      `affine_${filter}`,
+      (image: RawImage, map: AffineMap) => affine(image, map, filter, FILL),
+    ]),
+  ] as [keyof Recorded, (image: RawImage, value: unknown) => RawImage][])("%s", (change, apply) => {
+    for (const [value, expected] of one[change] as [unknown, string][]) {
       const image = apply(image_of(one), value);
       expect(image.data, `${change} by ${value}`).toEqual(bytes_of(expected));
       expect([image.width, image.height, image.channels]).toEqual([...one.size, one.channels]);
@@ -70,6 +101,21 @@ describe("at random", () => {
     expect(new Set(images).size).toBe(40);
     const blur = random_gaussian_blur(1, [0.1, 2]);
     expect(new Set(times(40, (random) => blur(noise, random).data.join())).size).toBeGreaterThan(30);
+  });
+
+  test("RandAugment changes most images, within their size, the same way for the same numbers", () => {
+    const augment = rand_augment({ fill: FILL });
+    const images = times(60, (random) => augment(noise, random));
+    expect(times(60, (random) => augment(noise, random))).toEqual(images);
+    for (const { width, height, channels } of images)
+      expect([width, height, channels]).toEqual([noise.width, noise.height, noise.channels]);
+    // Two changes, each made with probability 1/2.
+    const changed = images.filter((image) => image !== noise).length;
+    expect(changed).toBeGreaterThan(30);
+    expect(changed).toBeLessThan(58);
+    expect(new Set(images.map(({ data }) => data.join())).size).toBeGreaterThan(25);
+    expect(rand_augment({ prob: 0 })(noise, new Random(1))).toBe(noise);
+    expect(() => rand_augment({ magnitud: 9 } as never)).toThrow(/no option "magnitud".*magnitude/);
   });
 
   test("jitter of nothing changes nothing", () => {

@@ -35,6 +35,7 @@ export { type ErasingOptions, erasing_collator } from "./data/erasing.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
 export { type MixingOptions, mixing_collator } from "./data/mixing.ts";
+export { type RandAugmentOptions, rand_augment } from "./data/rand_augment.ts";
 export type { Split } from "./data/splits.ts";
 export {
   compose,

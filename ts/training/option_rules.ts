@@ -15,6 +15,7 @@ import {
 import type { ImageCollatorOptions } from "./data/collate.ts";
 import type { ColorJitterOptions } from "./data/color_transforms.ts";
 import type { ImageFolderOptions } from "./data/image_folder.ts";
+import type { RandAugmentOptions } from "./data/rand_augment.ts";
 import type { RandomResizedCropOptions } from "./data/transforms.ts";
 import type { UnlabelledImageFolderOptions } from "./data/unlabelled_image_folder.ts";
 import type { MSNPretrainerOptions, MSNSaveOptions, OriginalSaveOptions } from "./msn/msn_pretrainer.ts";
@@ -89,6 +90,13 @@ export const JITTER_RULES: Of<ColorJitterOptions> = {
   contrast: number,
   saturation: number,
   hue: number,
+};
+export const RAND_AUGMENT_RULES: Of<RandAugmentOptions> = {
+  magnitude: number,
+  magnitude_std: number,
+  num_layers: number,
+  prob: number,
+  fill: ["a number or three numbers", (value) => [value].flat().every(Number.isFinite)],
 };
 export const CROP_RULES: Of<RandomResizedCropOptions> = { scale: range, ratio: range, resample: any };
 export const ORIGINAL_RULES: Of<OriginalSaveOptions> = { file_name: text, distributed: flag };

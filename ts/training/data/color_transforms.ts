@@ -137,12 +137,33 @@ function blend_table(other: number, factor: number): Uint8Array {
 }
 
 /** PIL's Image.blend of two values: from `from` at 0 to `to` at 1, and beyond. */
-function blend(from: number, to: number, alpha: number): number {
+export function blend(from: number, to: number, alpha: number): number {
   const mixed = Math.fround(from + Math.fround(alpha * (to - from)));
   return mixed <= 0 ? 0 : mixed >= 255 ? 255 : Math.trunc(mixed);
 }
 
-function by_table(image: RawImage, table: Uint8Array): RawImage {
+/** Maps each channel's values by a table that depends on its histogram; undefined leaves the channel as it is. */
+export function by_channel_tables(
+  image: RawImage,
+  table_for: (histogram: number[]) => ((value: number) => number) | undefined,
+): RawImage {
+  const { channels } = image;
+  const data = Uint8Array.from(image.data);
+  for (let channel = 0; channel < channels; channel++) {
+    const histogram = new Array<number>(256).fill(0);
+    for (let i = channel; i < data.length; i += channels) {
+      const value = data[i] as number;
+      histogram[value] = (histogram[value] as number) + 1;
+    }
+    const map = table_for(histogram);
+    if (map === undefined) continue;
+    const table = Uint8Array.from({ length: 256 }, (_, value) => map(value));
+    for (let i = channel; i < data.length; i += channels) data[i] = table[data[i] as number] as number;
+  }
+  return with_data(image, data);
+}
+
+export function by_table(image: RawImage, table: Uint8Array): RawImage {
   const data = new Uint8Array(image.data.length);
   for (let i = 0; i < data.length; i++) data[i] = table[image.data[i] as number] as number;
   return with_data(image, data);
