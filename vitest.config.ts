@@ -1,9 +1,9 @@
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig, type TestUserConfig } from "vitest/config";
-import { find_browser } from "./scripts/browsers.mjs";
+import { find_browser, find_lavapipe } from "./scripts/browsers.mjs";
 import { find_swiftshader } from "./scripts/chromium.mjs";
-import { CHROMIUM, FIREFOX } from "./test/support/browsers/launch_options.ts";
+import { CHROMIUM, FIREFOX, firefox_on_vulkan } from "./test/support/browsers/launch_options.ts";
 import { webkit_provider } from "./test/support/browsers/webkit_provider.ts";
 
 const from_root = (path: string) => fileURLToPath(new URL(path, import.meta.url));
@@ -32,7 +32,7 @@ const TIMEOUT_MS = 180_000;
 type Engine = Parameters<typeof find_browser>[0];
 
 /** Of the same tests in each browser: those of every runtime, and those of pages. */
-const in_browser = (name: Engine, browser: TestUserConfig["browser"], options: TestUserConfig = {}) => ({
+const in_browser = (name: string, browser: TestUserConfig["browser"], options: TestUserConfig = {}) => ({
   resolve: { alias: aliases("web") },
   optimizeDeps: { noDiscovery: true, include: ["fast-check"] },
   test: {
@@ -65,6 +65,24 @@ const browsers = {
 };
 const installed = (Object.keys(browsers) as Engine[]).filter((engine) => find_browser(engine) !== undefined);
 
+/** Firefox's WebGPU answers only every 100 ms, too slow for all tests: the reference's outputs have to do. */
+const lavapipe = find_lavapipe();
+if (lavapipe === undefined) console.log("Skipped in Firefox: WebGPU, as Mesa's lavapipe isn't installed.");
+const firefox_webgpu =
+  lavapipe !== undefined && installed.includes("firefox")
+    ? [
+        in_browser(
+          "firefox-webgpu",
+          {
+            headless: true,
+            provider: playwright({ launchOptions: firefox_on_vulkan(lavapipe) }),
+            instances: [{ browser: "firefox" }],
+          },
+          { include: ["test/suite/parity_webgpu.test.ts"], provide: { require_gpu: true } },
+        ),
+      ]
+    : [];
+
 export default defineConfig({
   test: {
     projects: [
@@ -82,6 +100,7 @@ export default defineConfig({
         },
       },
       ...installed.map((engine) => browsers[engine]),
+      ...firefox_webgpu,
     ],
   },
 });

@@ -9,8 +9,9 @@ import type { AddressInfo } from "node:net";
 import { extname, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { chromium } from "playwright";
+import { find_lavapipe } from "../scripts/browsers.mjs";
 import { find_chromium, find_swiftshader, launch_args } from "../scripts/chromium.mjs";
-import { deno, find_lavapipe, own_node } from "../test/support/runtimes.ts";
+import { deno, own_node } from "../test/support/runtimes.ts";
 import { WEIGHT_DTYPES, type WeightDtype } from "../ts/dtypes.ts";
 import type { TileChoice } from "../ts/engine/engine.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
@@ -125,7 +126,7 @@ async function in_chromium(): Promise<Place> {
 
 async function in_process(name: "deno" | "node"): Promise<Place> {
   const runtime = name === "deno" ? await deno("--unstable-webgpu") : await own_node();
-  const driver = name === "deno" ? await find_lavapipe() : find_swiftshader();
+  const driver = name === "deno" ? find_lavapipe() : find_swiftshader();
   if (options.software && driver === undefined) {
     const missing =
       name === "deno" ? "Mesa's lavapipe isn't installed" : "there is no Chromium with SwiftShader";

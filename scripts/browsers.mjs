@@ -33,12 +33,17 @@ function find_webkit() {
   if (process.platform === "darwin")
     return process.env.VIT_MSN_SAFARI === "1" ? "/usr/bin/safaridriver" : undefined;
   if (first_executable(in_path("WebKitWebDriver")) === undefined) return undefined;
-  const folders = ["/usr/lib", "/usr/libexec", ...subfolders("/usr/lib")];
+  const folders = ["/usr/lib", "/usr/libexec", ...paths_in("/usr/lib")];
   return first_executable(folders.map((folder) => join(folder, "webkit2gtk-4.1/MiniBrowser")));
 }
 
+/** The manifest of Mesa's software Vulkan, lavapipe; undefined where it isn't installed. */
+export function find_lavapipe() {
+  return paths_in("/usr/share/vulkan/icd.d").find((path) => /lvp_icd[^/]*\.json$/.test(path));
+}
+
 /** @param {string} folder */
-function subfolders(folder) {
+function paths_in(folder) {
   try {
     return readdirSync(folder).map((name) => join(folder, name));
   } catch {

@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { EngineInfo, PretrainedOptions } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { find_lavapipe } from "../../scripts/browsers.mjs";
 import { DEVICE_KINDS } from "../support/gpu_devices.ts";
 import { type CaseOutcome, FIXTURES, TOLERANCES, WAYS, type Way } from "../support/parity.ts";
-import { bun, deno, find_lavapipe, newest_node, type Runtime } from "../support/runtimes.ts";
+import { bun, deno, newest_node, type Runtime } from "../support/runtimes.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
 // The built package in other runtimes than this one, found by its exports as a project's dependency.
@@ -53,7 +54,7 @@ async function classify_in(
   return JSON.parse(await runtime.run("program.mjs", [file], project)) as Outcome;
 }
 
-const lavapipe = await find_lavapipe();
+const lavapipe = find_lavapipe();
 if (lavapipe === undefined) console.log("Deno's WebGPU is not tested: Mesa's lavapipe isn't installed.");
 
 /** A device that is taken for a GPU runs GPUs' kernels: float16 in float16, int8 in bytes. */

@@ -79,14 +79,6 @@ async function runtime(name: Runtime["name"], path: string, options: readonly st
   };
 }
 
-/** The manifest of Mesa's software Vulkan, lavapipe; undefined where it isn't installed. */
-export async function find_lavapipe(): Promise<string | undefined> {
-  const folder = "/usr/share/vulkan/icd.d";
-  const files = existsSync(folder) ? await readdir(folder) : [];
-  const file = files.find((name) => /^lvp_icd.*\.json$/.test(name));
-  return file && `${folder}/${file}`;
-}
-
 /** The binary in the scope's platform package: npm runs no install script, which would put it elsewhere. */
 async function binary(scope: string, names: readonly string[]): Promise<string> {
   const folder = new URL(`${scope}/`, modules);

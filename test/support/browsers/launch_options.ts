@@ -10,3 +10,12 @@ export const FIREFOX: LaunchOptions = {
   channel: "moz-firefox",
   executablePath: find_browser("firefox"),
 };
+
+/** With WebGPU, which stock Firefox on Linux has behind preferences, on one Vulkan driver. @param driver its ICD file. */
+export function firefox_on_vulkan(driver: string): LaunchOptions {
+  return {
+    ...FIREFOX,
+    firefoxUserPrefs: { "dom.webgpu.enabled": true, "gfx.webgpu.ignore-blocklist": true },
+    env: { ...process.env, VK_ICD_FILENAMES: driver },
+  };
+}
