@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { config_json, make_checkpoint } from "../real_size/weights.ts";
 import {
   ENGINES,
+  simd_level,
   start_browser,
   type TestBrowser,
   type TestPage,
@@ -142,13 +143,6 @@ const in_worker = (page: TestPage, job: Job) =>
       worker.postMessage(arg);
     })`,
     job,
-  );
-
-/** The best level for one thread: not every browser has relaxed SIMD. */
-const simd_level = (page: TestPage) =>
-  page.run<string>(
-    `const binary = await (await fetch("/dist/vit_msn_relaxed.wasm")).arrayBuffer();
-    return WebAssembly.validate(binary) ? "relaxed" : "simd128";`,
   );
 
 /** Of test/suite/parity.test.ts, which runs all of them here on one thread and in Node on several. */

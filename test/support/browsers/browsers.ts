@@ -59,6 +59,19 @@ export async function with_page<T>(
   }
 }
 
+/** What an element shows; nothing where there is no such element. */
+export function text_of(page: TestPage, selector: string): Promise<string> {
+  return page.run("return document.querySelector(arg)?.innerText ?? ''", selector);
+}
+
+/** The best level for one thread, in a page of a server that has dist/: not every browser has relaxed SIMD. */
+export function simd_level(page: TestPage): Promise<string> {
+  return page.run(
+    `const binary = await (await fetch("/dist/vit_msn_relaxed.wasm")).arrayBuffer();
+    return WebAssembly.validate(binary) ? "relaxed" : "simd128";`,
+  );
+}
+
 /** The function whose body it is, called with its argument. As text: the test runner rewrites imports in code. */
 const call_of = (body: string, arg: unknown) =>
   `(async (arg) => { ${body} })(${JSON.stringify(arg ?? null)})`;
