@@ -17,6 +17,7 @@ import type { ViTMSNForImageClassification } from "../model/modeling_vit_msn.ts"
 import { create_weights } from "../model/weights.ts";
 import type { OutputFolder } from "./folders/folder_types.ts";
 import type { Learner } from "./learner.ts";
+import type { AdaptedLayer } from "./lora.ts";
 import type { Optimizer } from "./optimizers.ts";
 import type { Learnable, Parameter } from "./parameters.ts";
 import { set_values } from "./tensor_values.ts";
@@ -29,6 +30,8 @@ const OPTIMIZER_FILE = "optimizer.safetensors";
 const CHECKPOINT = /^checkpoint-(\d+)$/;
 /** The key prefix of the values that learn, where the model file has others: rounded or averaged ones. */
 const MASTER = "master";
+/** The key prefix of the weights that adapters are merged into in the model file. */
+const BASE = "base";
 /** The key prefix of the moving averages of weights. */
 const AVERAGE = "average";
 
@@ -61,7 +64,7 @@ export async function write_checkpoint(directory: SaveDirectory, content: Checkp
   await learner.with_result(() => model.save_pretrained(directory));
   await processor?.save_pretrained(directory);
   await save_files(directory, {
-    [OPTIMIZER_FILE]: write_safetensors(optimizer_tensors(model, learner), { format: "pt" }),
+    [OPTIMIZER_FILE]: write_safetensors(optimizer_tensors(learner), { format: "pt" }),
     [ARGUMENTS_FILE]: json(args.to_dict()),
   });
   await save_files(directory, { [STATE_FILE]: json({ ...state, optimizer_steps: learner.optimizer.steps }) });
@@ -71,12 +74,13 @@ export function json(value: unknown): string {
   return `${JSON.stringify(value, null, 2)}\n`;
 }
 
-function* optimizer_tensors(model: ViTMSNForImageClassification, learner: Learner): Generator<TensorToWrite> {
+function* optimizer_tensors(learner: Learner): Generator<TensorToWrite> {
   const { engine, optimizer, parameters, average } = learner;
   yield* optimizer_state_tensors(engine, optimizer);
   for (const [{ name }, value] of average?.entries() ?? [])
     yield tensor_to_write(engine, `${AVERAGE}.${name}`, value);
-  if (model.dtype === "float32" && average === undefined) return;
+  if (!learner.has_own_values) return;
+  for (const layer of parameters.adapters?.layers ?? []) yield base_to_write(engine, layer);
   for (const parameter of parameters.trained) {
     yield tensor_to_write(engine, `${MASTER}.${parameter.name}`, parameter.value);
   }
@@ -106,6 +110,26 @@ export function tensor_to_write(engine: TrainingEngine, key: string, handle: Ten
     bytes: (async function* () {
       const { buffer, byteOffset, byteLength } = await engine.read(handle);
       yield new Uint8Array(buffer, byteOffset, byteLength);
+    })(),
+  };
+}
+
+/** An adapted layer's own weight, to write; it is read lazily. */
+function base_to_write(engine: TrainingEngine, { module, handle }: AdaptedLayer): TensorToWrite {
+  const { name, in_features, out_features } = module;
+  return {
+    key: `${BASE}.${name}`,
+    dtype: "float32",
+    dims: [out_features, in_features],
+    byte_length: 4 * out_features * in_features,
+    bytes: (async function* () {
+      const weight = engine.linear_weight(handle);
+      try {
+        const { buffer, byteOffset, byteLength } = await engine.read(weight);
+        yield new Uint8Array(buffer, byteOffset, byteLength);
+      } finally {
+        engine.free(weight);
+      }
     })(),
   };
 }
@@ -284,8 +308,27 @@ export function restore_learner(
     const averaged = find(`${AVERAGE}.${parameter.name}`, parameter);
     if (averaged !== undefined) set_values(engine, value, averaged);
   }
+  restore_base(learner, name, tensors);
   optimizer.steps = optimizer_steps;
   parameters.write_back();
+}
+
+/** Gives adapted layers back their own weights: the model file has them with the adapters merged in. */
+function restore_base(
+  { engine, parameters }: Learner,
+  name: string,
+  tensors: ReadonlyMap<string, LoadedTensor>,
+): void {
+  const { adapters } = parameters;
+  for (const layer of adapters?.layers ?? []) {
+    const { out_features, in_features, name: key } = layer.module;
+    const own = tensors.get(`${BASE}.${key}`);
+    if (own?.data.length !== out_features * in_features)
+      throw mismatch(`${name} has no weights of ${key} for its adapters; resume with the same LoRA options.`);
+    const weight = engine.tensor(own.data, [out_features, in_features]);
+    adapters?.set_weight(layer, weight);
+    engine.free(weight);
+  }
 }
 
 /** The newest checkpoint that can be read; others are skipped with a warning. */

@@ -64,7 +64,7 @@ export class Learner {
     this.#compute_loss = compute_loss;
     const { learning_rate } = args;
     this.#schedule = { total: max_steps, warmup: args.get_warmup_steps(max_steps), learning_rate };
-    this.parameters = new Parameters(model, args);
+    this.parameters = new Parameters(model, { ...args, lora: args.lora_r > 0 ? args : undefined });
     if (this.parameters.trained.length === 0)
       throw new VitMsnError("INVALID_ARGUMENT", "Every parameter is frozen, so there is nothing to train.");
     const top = num_hidden_layers + 1;
@@ -115,27 +115,45 @@ export class Learner {
     }
   }
 
-  /** Runs `body` while the model has the weights that training results in: the averaged ones, if there are any. */
+  /** Whether the model's weights, as with_result shows them, differ from the values that learn. */
+  get has_own_values(): boolean {
+    return (
+      this.#model.dtype !== "float32" || this.average !== undefined || this.parameters.adapters !== undefined
+    );
+  }
+
+  /** Runs `body` while the model has the weights that training results in: averaged and with its adapters merged. */
   async with_result<T>(body: () => Promise<T>): Promise<T> {
-    if (this.#users++ === 0) this.#swap();
+    if (this.#is_disposed) return body();
+    if (this.#users++ === 0) this.#use_result();
     try {
       return await body();
     } finally {
-      if (--this.#users === 0) this.#swap();
+      if (--this.#users === 0 && !this.#is_disposed) this.#use_learning();
     }
   }
 
-  /** Frees gradients and optimiser; the model keeps its trained weights, or their averages. */
+  /** Frees gradients and optimiser; the model keeps the weights that training results in. */
   async dispose(): Promise<void> {
     if (this.#is_disposed) return;
     this.#is_disposed = true;
     this.optimizer.dispose();
-    this.#swap();
+    if (this.#users === 0) this.#use_result();
     this.average?.dispose();
     await this.parameters.dispose();
   }
 
-  #swap(): void {
+  #use_result(): void {
+    this.#swap_average();
+    this.parameters.merge_adapters(true);
+  }
+
+  #use_learning(): void {
+    this.parameters.merge_adapters(false);
+    this.#swap_average();
+  }
+
+  #swap_average(): void {
     if (this.average === undefined) return;
     this.average.swap();
     this.parameters.write_back();

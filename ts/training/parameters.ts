@@ -6,6 +6,7 @@ import { VitMsnError } from "../errors.ts";
 import type { LinearSpec, ParameterSpec } from "../model/architecture.ts";
 import type { ViTMSNConfig } from "../model/configuration_vit_msn.ts";
 import type { Weights } from "../model/weights.ts";
+import { type AdaptedLayer, LoraAdapters, type LoraOptions } from "./lora.ts";
 import type { GradientSink } from "./tape.ts";
 
 /** A trainable tensor, as the engine stores it: query, key and value are fused. */
@@ -49,6 +50,11 @@ export interface Freezing {
   freeze_keys?: readonly string[];
 }
 
+/** Which parameters learn. With `lora`, adapters and the classifier do, and everything else is frozen. */
+export interface LearningOptions extends Freezing {
+  lora?: LoraOptions | undefined;
+}
+
 /** Anything with trainable parameters: a model, or an encoder with another head. */
 export interface Learnable {
   readonly config: ViTMSNConfig;
@@ -67,13 +73,16 @@ export class Parameters implements GradientSink {
   readonly #weights: Weights;
   readonly #linears = new Map<LinearHandle, TrainedLinear>();
   readonly #tensors = new Map<TensorHandle, Parameter>();
+  readonly #masks = new Map<LinearHandle, TensorHandle>();
+  /** The adapters of LoRA, if there are any. */
+  readonly adapters: LoraAdapters | undefined;
 
   /** @throws VitMsnError UNSUPPORTED for an int8 model or an engine that can't train; INVALID_ARGUMENT. */
-  constructor(model: Learnable, freezing: Freezing = {}) {
+  constructor(model: Learnable, { lora, ...freezing }: LearningOptions = {}) {
     this.#model = model;
     this.#engine = training_engine(model);
     this.#weights = model.weights;
-    const is_frozen = frozen_keys(model, freezing);
+    const is_frozen = frozen_keys(model, lora === undefined ? freezing : { freeze_backbone: true });
     const depth = (name: string) => depth_of(name, model.config.num_hidden_layers);
     const all: Parameter[] = [];
     for (const module of model.weights.modules) {
@@ -95,6 +104,9 @@ export class Parameters implements GradientSink {
         if (is_trained) this.#tensors.set(value, parameter);
       }
     }
+    this.adapters = lora && new LoraAdapters(this.#engine, model.weights, lora);
+    for (const layer of this.adapters?.layers ?? [])
+      all.push(...this.#add_adapter(layer, depth(layer.module.name)));
     this.all = all;
   }
 
@@ -111,9 +123,13 @@ export class Parameters implements GradientSink {
     add_gradient(this.#engine, this.#tensors.get(tensor), gradient);
   }
 
+  adapter(handle: LinearHandle): AdaptedLayer | undefined {
+    return this.adapters?.of(handle);
+  }
+
   add_linear(handle: LinearHandle, { weight, bias }: LinearGradients): void {
     const linear = this.#linears.get(handle);
-    add_gradient(this.#engine, linear?.weight, weight);
+    add_gradient(this.#engine, linear?.weight, this.#masked(handle, weight));
     add_gradient(this.#engine, linear?.bias, bias);
   }
 
@@ -140,6 +156,24 @@ export class Parameters implements GradientSink {
     }
   }
 
+  /** A gradient that is 0 where a fused adapter must stay 0. */
+  #masked(handle: LinearHandle, gradient: TensorHandle): TensorHandle {
+    const mask = this.#masks.get(handle);
+    if (mask === undefined) return gradient;
+    // The derivative of relu is 1 above 0, else 0.
+    const masked = this.#engine.activate_backward(gradient, mask, "relu");
+    this.#engine.free(gradient);
+    return masked;
+  }
+
+  /** Merges the adapters into their layers, or takes them out again. */
+  merge_adapters(are_merged: boolean): void {
+    if (this.adapters === undefined) return;
+    this.#model.weights_changed();
+    if (are_merged) this.adapters.merge();
+    else this.adapters.unmerge();
+  }
+
   /** Copies the updated values into the model's linear layers. */
   write_back(): void {
     this.#model.weights_changed();
@@ -155,6 +189,7 @@ export class Parameters implements GradientSink {
       this.#engine.free(weight.value);
       if (bias) this.#engine.free(bias.value);
     }
+    if (this.#linears.size > 0) this.adapters?.dispose();
     await this.#round_tensors();
     this.#linears.clear();
     this.#tensors.clear();
@@ -199,6 +234,23 @@ export class Parameters implements GradientSink {
         : undefined;
     this.#linears.set(handle, { handle, weight, bias });
     return bias ? [weight, bias] : [weight];
+  }
+
+  #add_adapter({ module, down, up, mask }: AdaptedLayer, depth: number): Parameter[] {
+    if (mask !== undefined) this.#masks.set(up, mask);
+    return (
+      [
+        ["lora_A", down],
+        ["lora_B", up],
+      ] as const
+    ).map(([name, handle]) => {
+      const value = this.#engine.linear_weight(handle);
+      const key = `${module.name}.${name}.weight`;
+      const spec: ParameterSpec = { key, dims: this.#engine.dims(value), init: "zeros" };
+      const weight = this.#parameter(key, [spec], value, depth, true, true);
+      this.#linears.set(handle, { handle, weight, bias: undefined });
+      return weight;
+    });
   }
 
   #parameter(

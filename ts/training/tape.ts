@@ -28,6 +28,16 @@ export interface GradientSink {
   wants(parameter: Handle): boolean;
   add(parameter: TensorHandle, gradient: TensorHandle): void;
   add_linear(layer: LinearHandle, gradients: LinearGradients): void;
+  /** The adapter of a linear layer, if it has one. */
+  adapter?(layer: LinearHandle): Adapter | undefined;
+}
+
+/** What a layer's result grows by: scale · up(down(dropout(x))). */
+export interface Adapter {
+  readonly down: LinearHandle;
+  readonly up: LinearHandle;
+  readonly scale: number;
+  readonly dropout: number;
 }
 
 export interface TapeOptions {
@@ -147,28 +157,45 @@ export class Tape implements Recorder, PretrainingOps {
     activation: Activation,
     residual?: TensorHandle,
   ): TensorHandle {
+    const adapter = this.#sink.adapter?.(weights);
     const drop_path_rate = residual === undefined ? 0 : (this.#drop_path_rates[this.#branches++ >> 1] ?? 0);
     if (
       residual !== undefined &&
-      (activation !== "identity" || this.#dropout_prob > 0 || drop_path_rate > 0)
+      (activation !== "identity" || this.#dropout_prob > 0 || drop_path_rate > 0 || adapter !== undefined)
     ) {
       const branch = this.#dropped_path(this.#dropped(this.linear(x, weights, activation)), drop_path_rate);
       const sum = this.#add(branch, residual);
       this.free(branch);
       return sum;
     }
-    const input = this.#value(x);
-    const is_trained = this.#sink.wants(weights);
-    const is_constant = !input.wants_gradient && !is_trained;
-    if (activation !== "identity" && !is_constant) {
+    const wants_gradient =
+      this.#value(x).wants_gradient || this.#sink.wants(weights) || adapter !== undefined;
+    if (activation !== "identity" && wants_gradient) {
       const before = this.linear(x, weights, "identity");
       const output = this.activate(before, activation);
       this.free(before);
       return output;
     }
+    if (adapter === undefined) return this.#linear(x, weights, activation, residual);
+    const plain = this.#linear(x, weights, "identity");
+    const branch = this.#adapted(x, adapter);
+    const sum = this.#add(plain, branch);
+    for (const handle of [plain, branch]) this.free(handle);
+    return sum;
+  }
+
+  /** A linear layer as it is; with an activation only if nothing wants its gradient. */
+  #linear(
+    x: TensorHandle,
+    weights: LinearHandle,
+    activation: Activation,
+    residual?: TensorHandle,
+  ): TensorHandle {
+    const input = this.#value(x);
+    const is_trained = this.#sink.wants(weights);
     const skipped = residual === undefined ? CONSTANT : this.#value(residual);
     const output = this.#engine.linear(x, weights, activation, residual);
-    const wants_gradient = !is_constant || skipped.wants_gradient;
+    const wants_gradient = input.wants_gradient || is_trained || skipped.wants_gradient;
     return this.#note(output, wants_gradient, is_trained ? [x] : [], (gradient) => {
       if (input.wants_gradient) this.#give(input, this.#engine.linear_backward_input(gradient, weights));
       if (is_trained) this.#sink.add_linear(weights, this.#engine.linear_backward_weights(gradient, x));
@@ -477,12 +504,40 @@ export class Tape implements Recorder, PretrainingOps {
 
   /** x after dropout; frees x if the result is another tensor. */
   #dropped(x: TensorHandle): TensorHandle {
-    const dropout = this.#next_dropout(this.#dropout_prob);
+    const output = this.#with_dropout(x, this.#dropout_prob);
+    if (output !== x) this.free(x);
+    return output;
+  }
+
+  /** What an adapter adds to its layer's result. */
+  #adapted(x: TensorHandle, { down, up, scale, dropout }: Adapter): TensorHandle {
+    const dropped = this.#with_dropout(x, dropout);
+    const low = this.linear(dropped, down, "identity");
+    if (dropped !== x) this.free(dropped);
+    const scaled = this.#scaled(low, scale);
+    this.free(low);
+    const output = this.linear(scaled, up, "identity");
+    this.free(scaled);
+    return output;
+  }
+
+  #scaled(x: TensorHandle, scale: number): TensorHandle {
+    const input = this.#value(x);
+    const output = this.#made.release(this.#copy(x, scale));
+    return this.#note(output, input.wants_gradient, [], (gradient) => {
+      const backward = this.#copy(gradient, scale);
+      this.#made.free(gradient);
+      this.#pass(input, backward);
+    });
+  }
+
+  /** x after dropout: x itself without one. */
+  #with_dropout(x: TensorHandle, by: number): TensorHandle {
+    const dropout = this.#next_dropout(by);
     if (dropout === undefined) return x;
     const { probability, seed } = dropout;
     const input = this.#value(x);
     const output = this.#engine.dropout(x, probability, seed);
-    this.free(x);
     return this.#note(output, input.wants_gradient, [], (gradient) => {
       const backward = this.#engine.dropout(gradient, probability, seed);
       this.#made.free(gradient);

@@ -84,6 +84,21 @@ export interface TrainingOptions {
    */
   ema_decay?: number;
 
+  /**
+   * The rank of low-rank adapters (LoRA), which learn with the classifier while all else is frozen; evaluations and saved
+   * models have them merged. 0: none. Default 0.
+   */
+  lora_r?: number;
+  /** Adapters are multiplied by lora_alpha / lora_r; default 8. */
+  lora_alpha?: number;
+  /** Dropout before the adapters; query, key and value share it. Default 0. */
+  lora_dropout?: number;
+  /**
+   * The layers with adapters, by the ends of their names, as in peft: "query", "key", "value", "attention.output.dense",
+   * "intermediate.dense", "output.dense" (of attention and MLP), "dense" (all three). Default ["query", "value"].
+   */
+  lora_target_modules?: readonly string[];
+
   /** Train only the classifier; default false. */
   freeze_backbone?: boolean;
   /** Freeze the embeddings and this many layers from the bottom; default 0: nothing. */
@@ -186,6 +201,10 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   random_erasing_prob: share,
   drop_path_rate: share,
   ema_decay: share,
+  lora_r: count(),
+  lora_alpha: positive,
+  lora_dropout: share,
+  lora_target_modules: { kind: "texts" },
   freeze_backbone: flag,
   freeze_layers: count(),
   freeze_keys: { kind: "texts" },
@@ -239,6 +258,10 @@ const DEFAULTS = {
   random_erasing_prob: 0,
   drop_path_rate: 0,
   ema_decay: 0,
+  lora_r: 0,
+  lora_alpha: 8,
+  lora_dropout: 0,
+  lora_target_modules: ["query", "value"],
   freeze_backbone: false,
   freeze_layers: 0,
   freeze_keys: [],
@@ -294,7 +317,12 @@ export class TrainingArguments {
 
   #check_together(): void {
     check_output_dir(this);
-    for (const name of ["drop_path_rate", "ema_decay"] as const)
+    if (this.lora_r > 0 && (this.freeze_backbone || this.freeze_layers > 0 || this.freeze_keys.length > 0))
+      throw invalid_option(
+        "lora_r freezes everything but adapters and classifier: use it without freeze_… options.",
+        "lora_r",
+      );
+    for (const name of ["drop_path_rate", "ema_decay", "lora_dropout"] as const)
       if (this[name] === 1) throw invalid_option(`${name} must be below 1.`, name);
     if (this.nesterov && this.momentum === 0)
       throw invalid_option("nesterov needs a momentum above 0.", "nesterov");
