@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
+import { ENGINES, start_browser, text_of } from "../support/browsers/browsers.ts";
 import { type PackedProject, packed_project, root, run } from "../support/packed.ts";
 import { type StaticServer, serve } from "../support/static_server.ts";
 import { start_workerd } from "../support/workerd.ts";
@@ -120,28 +121,37 @@ test("page.html: a plain page next to the package's files", async () => {
   }
 });
 
-test("service-worker: a page that works without a network", async () => {
-  const folder = example("service-worker");
-  await cp(join(project.folder, "package/dist"), join(folder, "vit-msn"), { recursive: true });
-  const server = await serve(folder);
-  const context = await browser.newContext();
-  try {
-    const page = await context.newPage();
-    await page.goto(server.url);
-    await page.locator("input:enabled").waitFor();
-    expect(await classify(page, "8-bag.png")).toMatch(/^Bag \d/);
-    // What isn't asked for here comes out of the worker.
-    const scripts = new Set(server.asked.filter((path) => path.endsWith(".js")));
-    expect([...scripts]).toEqual(["sw.js", "vit-msn/static.web.js"]);
-    await server.close();
-    await context.setOffline(true);
-    await page.reload();
-    await page.locator("input:enabled").waitFor();
-    expect(await classify(page, "9-ankle-boot.png")).toMatch(/^Ankle boot \d/);
-  } finally {
-    await context.close();
-    await server.close();
-  }
+describe("service-worker: a page that works without a network", () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = example("service-worker");
+    await cp(join(project.folder, "package/dist"), join(folder, "vit-msn"), { recursive: true });
+  });
+
+  test.each(ENGINES)("%s", async (engine) => {
+    const server = await serve(folder);
+    const started = await start_browser(engine);
+    try {
+      const page = await started.open();
+      const output = () => text_of(page, "output");
+      const open_and_classify = async (name: string) => {
+        await page.goto(server.url);
+        await expect.poll(output, { timeout: 120_000 }).toMatch(/^Ready/);
+        await page.choose_files("input", image(name));
+        await expect.poll(output, { timeout: 120_000 }).not.toMatch(/^Ready/);
+        return output();
+      };
+      expect(await open_and_classify("8-bag.png")).toMatch(/^Bag \d/);
+      // What isn't asked for here comes out of the worker.
+      const scripts = new Set(server.asked.filter((path) => path.endsWith(".js")));
+      expect([...scripts]).toEqual(["sw.js", "vit-msn/static.web.js"]);
+      await server.close();
+      expect(await open_and_classify("9-ankle-boot.png")).toMatch(/^Ankle boot \d/);
+    } finally {
+      await started.close();
+      await server.close();
+    }
+  });
 });
 
 test("edge-worker: classifies posted images in workerd", async () => {
