@@ -2,7 +2,6 @@ import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname } from "node:path";
-import { chromium, type Page } from "playwright";
 import type { EngineInfo, PretrainedOptions } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { config_json, make_checkpoint } from "../real_size/weights.ts";
@@ -14,7 +13,6 @@ import {
   type TestPage,
   with_page as use_page,
 } from "../support/browsers/browsers.ts";
-import { CHROMIUM } from "../support/browsers/launch_options.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 
 // Threads and Workers in a browser: pages of their own, because they depend on the headers they are served with.
@@ -257,6 +255,28 @@ describe.each(ENGINES)("%s", (engine) => {
     });
   });
 
+  test("a page stays free while the engine's Worker loads a model of small's size and runs it", async ({
+    skip,
+  }) => {
+    await with_page("isolated", async (page) => {
+      if (page.processor_time === undefined)
+        return skip("this browser doesn't report the processor time of a page's main thread");
+      const used = async (options: PretrainedOptions) => {
+        const before = await page.processor_time?.();
+        const engine = await page.run<Pick<EngineInfo, "worker" | "threads">>(
+          'return (await import("/small.js")).run(arg)',
+          options,
+        );
+        return { ...engine, seconds: ((await page.processor_time?.()) as number) - (before as number) };
+      };
+      const here = await used({});
+      const there = await used({ num_threads: 2 });
+      console.log(`The page's thread: ${here.seconds} s, with a Worker ${there.seconds} s`);
+      expect([here.worker, there.worker, there.threads]).toEqual([false, true, 2]);
+      expect(there.seconds).toBeLessThan(here.seconds / 4);
+    });
+  });
+
   test("where the page's policy forbids Workers, the model runs on the page's thread and reports why", async () => {
     const job = { options: { num_threads: 2, worker: true } };
     const outcome = await with_page("no_workers", (page) => on_page(page, job));
@@ -280,36 +300,3 @@ export async function run(options) {
   return { worker, threads };
 }
 `;
-
-/** What the model's engine was, and for how many seconds the page's main thread was busy. */
-async function watch(page: Page, options: PretrainedOptions) {
-  const session = await page.context().newCDPSession(page);
-  await session.send("Performance.enable");
-  const busy_seconds = async () => {
-    const { metrics } = await session.send("Performance.getMetrics");
-    return metrics.find(({ name }) => name === "TaskDuration")?.value as number;
-  };
-  await page.goto(`${host}/isolated`);
-  const before = await busy_seconds();
-  const engine = (await page.evaluate(
-    `import("/small.js").then(({ run }) => run(${JSON.stringify(options)}))`,
-  )) as { worker: boolean; threads: number };
-  return { ...engine, busy: (await busy_seconds()) - before };
-}
-
-// Only Chromium's protocol reports how long a page was busy.
-test("a page stays free while the engine's Worker loads a model of small's size and runs it", async () => {
-  const browser = await chromium.launch(CHROMIUM);
-  try {
-    const page = await browser.newPage();
-    const here = await watch(page, {});
-    const there = await watch(page, { num_threads: 2 });
-    console.log(
-      `The page was busy for ${here.busy.toFixed(2)} s, with a Worker for ${there.busy.toFixed(2)} s`,
-    );
-    expect([here.worker, there.worker, there.threads]).toEqual([false, true, 2]);
-    expect(there.busy).toBeLessThan(here.busy / 4);
-  } finally {
-    await browser.close();
-  }
-});

@@ -1,5 +1,5 @@
 import { writeFile } from "node:fs/promises";
-import { type Browser, chromium, firefox, type LaunchOptions } from "playwright";
+import { type Browser, chromium, firefox, type LaunchOptions, type Page } from "playwright";
 import { type Engine, find_browser } from "../../../scripts/browsers.mjs";
 import { CHROMIUM, FIREFOX } from "./launch_options.ts";
 import { open_webkit, type WebKitSession } from "./webkit.ts";
@@ -15,6 +15,8 @@ export interface TestPage {
   choose_files(selector: string, ...paths: string[]): Promise<void>;
   click(selector: string): Promise<void>;
   screenshot(path: string): Promise<void>;
+  /** Seconds of processor time that the page's main thread has used; missing where the browser doesn't report it. */
+  processor_time?(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -89,10 +91,21 @@ function by_playwright(engine: Engine, browser: Browser): TestBrowser {
         choose_files: (selector, ...paths) => page.locator(selector).setInputFiles(paths),
         click: (selector) => page.locator(selector).click(),
         screenshot: async (path) => void (await page.screenshot({ path, fullPage: true })),
+        ...(engine === "chromium" && { processor_time: await processor_time(page) }),
         close: () => context.close(),
       };
     },
     close: () => browser.close(),
+  };
+}
+
+/** By the protocol of Chromium's developer tools. */
+async function processor_time(page: Page): Promise<() => Promise<number>> {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Performance.enable");
+  return async () => {
+    const { metrics } = await session.send("Performance.getMetrics");
+    return metrics.find(({ name }) => name === "ThreadTime")?.value as number;
   };
 }
 
