@@ -1,5 +1,6 @@
-// Functions of files and waiting that the command line shares with the package; the package doesn't export them.
+// Functions of files, waiting and checks that the command line shares with the package; the package doesn't export them.
 
+export { is_count } from "../is_count.ts";
 export { sleep } from "../sleep.ts";
 export { lstat, open, readdir, readFile, readlink, rm, stat } from "./disk.ts";
 export {

@@ -1,5 +1,6 @@
 import { numel } from "../dims.ts";
 import { VitMsnError } from "../errors.ts";
+import { is_count } from "../is_count.ts";
 import { type FileTensors, read_safetensors } from "../loading/checkpoint.ts";
 import {
   float32_tensor,
@@ -224,8 +225,4 @@ class FewShotReader {
       details: { source: this.#name },
     });
   }
-}
-
-function is_count(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

@@ -1,5 +1,6 @@
 import { numel } from "../dims.ts";
 import { VitMsnError } from "../errors.ts";
+import { is_count } from "../is_count.ts";
 import { decode_utf8 } from "../loading/bytes.ts";
 import { read_safetensors } from "../loading/checkpoint.ts";
 import { type TensorToWrite, write_safetensors } from "../loading/formats/write_safetensors.ts";
@@ -149,8 +150,4 @@ class IndexReader {
       details: { source: this.#name },
     });
   }
-}
-
-function is_count(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

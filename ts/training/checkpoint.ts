@@ -5,6 +5,7 @@ import type { TrainingEngine } from "../engine/training_engine.ts";
 import { env } from "../env.ts";
 import { VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
+import { is_count } from "../is_count.ts";
 import { open_checkpoint } from "../loading/checkpoint.ts";
 import { read_safetensors_header } from "../loading/formats/safetensors.ts";
 import { type TensorToWrite, write_safetensors } from "../loading/formats/write_safetensors.ts";
@@ -180,7 +181,6 @@ export async function read_checked_state(
   const state = await read_checkpoint_json(files, STATE_FILE);
   if (state === undefined)
     throw invalid_checkpoint(files, `has no ${STATE_FILE}, so training can't resume from it`);
-  const is_count = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   const counts = ["global_step", "epochs_done", "batches_done", "optimizer_steps"];
   const running = is_object(state.running) ? state.running : {};
   const is_valid =

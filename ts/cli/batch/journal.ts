@@ -1,4 +1,4 @@
-import { type Digest, is_code, readFile } from "../../files/index.ts";
+import { type Digest, is_code, is_count, readFile } from "../../files/index.ts";
 import { VitMsnError } from "../../index.ts";
 import { file_error } from "./errors.ts";
 import type { RowShape } from "./rows.ts";
@@ -118,10 +118,6 @@ function have(
 
 function is_object(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function is_count(value: unknown): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
 function is_sha256(value: unknown): boolean {
