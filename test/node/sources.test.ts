@@ -17,7 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { list_images } from "../../ts/cli/batch/sources.ts";
 import { json_for_stdout } from "../../ts/cli/terminal.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
@@ -395,6 +395,49 @@ describe("tar shards", () => {
     expect(stderr).toMatch(
       /has a name of 3900004 characters, more than the limit of 4096\. \[INVALID_IMAGE\]/,
     );
+  });
+});
+
+describe("images that aren't wanted", () => {
+  const images = async (tar: string, is_wanted: () => boolean) => {
+    const [download, { signal }] = [{ retries: 0, timeout_ms: 1 }, new AbortController()];
+    const sizes: (number | undefined)[] = [];
+    for await (const image of list_images({ paths: [tar], lists: [], download }, signal, { is_wanted }))
+      sizes.push(
+        await image.read({ signal, admit: async () => {} }).then(
+          ({ width }) => width,
+          () => undefined,
+        ),
+      );
+    return sizes;
+  };
+
+  test("of a shard are skipped without reading them, links too", async () => {
+    const data = await new_folder();
+    // Behind an image, the decoder ignores zeros.
+    const large = Buffer.concat([boot, Buffer.alloc(2_000_000)]);
+    const tar = join(data, "shard.tar");
+    const names = ["a.png", "b.png", "c.png", "d.png"];
+    await writeFile(
+      tar,
+      tar_of(...names.map((name) => tar_member(name, large)), tar_link("e.png", "a.png", "2")),
+    );
+    const handle = await open(tar);
+    const read = vi.spyOn(Object.getPrototypeOf(handle), "read");
+    await handle.close();
+    try {
+      let asked = 0;
+      const found = await images(tar, () => asked++ % 4 === 1);
+      expect(found).toEqual([undefined, 28, undefined, undefined, undefined]);
+      const pieces = (await Promise.all(read.mock.results.map(({ value }) => value))) as {
+        bytesRead: number;
+      }[];
+      const bytes = pieces.reduce((sum, { bytesRead }) => sum + bytesRead, 0);
+      // One member of five, and the shard's first pieces twice: the second time for the link.
+      expect(bytes).toBeLessThan(large.length + 1_000_000);
+    } finally {
+      read.mockRestore();
+    }
   });
 });
 

@@ -121,6 +121,48 @@ describe("the forms of archives", () => {
   });
 });
 
+test("members that aren't read are skipped, where the source can, without reading them", async () => {
+  const large = Buffer.alloc(1_000_000, "x");
+  const tar = tar_of(tar_member("a", large), tar_member("b", text("wanted")), tar_member("c", large));
+  let [at, read] = [0, 0];
+  const source = {
+    next: async () => {
+      const value = tar.subarray(at, at + 512);
+      at += value.length;
+      read += value.length;
+      return value.length === 0 ? { done: true as const, value: undefined } : { value };
+    },
+    skip: async (count: number) => {
+      const skipped = Math.min(count, tar.length - at);
+      at += skipped;
+      return skipped;
+    },
+  };
+  const names: string[] = [];
+  for await (const member of tar_members(source)) {
+    names.push(member.name);
+    if (member.name === "b") expect(Buffer.from(await member.read()).toString()).toBe("wanted");
+  }
+  expect(names).toEqual(["a", "b", "c"]);
+  expect(read).toBeLessThan(10 * 512);
+});
+
+test("an archive cut off within a member that is skipped is damaged", async () => {
+  const tar = tar_member("a", Buffer.alloc(10_000)).subarray(0, 5000);
+  const parts = [tar];
+  const source = {
+    next: async () => {
+      const value = parts.pop();
+      return value === undefined ? { done: true as const, value: undefined } : { value };
+    },
+    skip: async () => 0,
+  };
+  const all = async () => {
+    for await (const _ of tar_members(source));
+  };
+  await expect(all()).rejects.toMatchObject({ is_cut: true });
+});
+
 describe("what follows the end marker", () => {
   const first = tar_member("a", text("one"));
   const second = tar_member("b", text("two"));

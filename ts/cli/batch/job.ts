@@ -55,10 +55,18 @@ export interface OutputOptions {
   identity: Identity;
 }
 
+function select(
+  { sources, signal, shard }: JobOptions,
+  { skipped, earlier }: { skipped?: SkippedFiles; earlier?: Reached },
+): Selection {
+  const list = (is_wanted: () => boolean) => list_images(sources, signal, { skipped, is_wanted });
+  return new Selection(list, shard, earlier);
+}
+
 /** Computes everything and passes results to `sink` as they are computed. */
 export async function run_to_sink(task: Task, sink: Sink, options: JobOptions): Promise<void> {
   const skipped = new SkippedFiles();
-  const selection = new Selection(list_images(options.sources, options.signal, skipped), options.shard);
+  const selection = select(options, { skipped });
   await run_batches(selection.images(), task, sink, options);
   report_skipped(skipped);
 }
@@ -142,7 +150,7 @@ function shortened(sources: readonly string[]): unknown {
 async function finish_again(found: Output, output: string, options: JobOptions): Promise<void> {
   const { journal } = found;
   // Otherwise the output would seem to cover the sources as they are now.
-  const selection = new Selection(list_images(options.sources, options.signal), options.shard, journal);
+  const selection = select(options, { earlier: journal });
   for await (const { reached } of selection.images()) if (reached.position > journal.position) break;
   if (selection.reached.position > journal.position)
     throw refusal(output, `the sources now have more than the ${journal.position} images that they had`);
@@ -211,8 +219,7 @@ async function compute_to_file(
   try {
     await file.open();
     const sink = new FileSink(file, progress, save_every * 1000);
-    const all = list_images(options.sources, options.signal, skipped);
-    const selection = new Selection(all, options.shard, started);
+    const selection = select(options, { skipped, earlier: started });
     const counting = progress.wants_total ? count_ahead(options, progress) : undefined;
     const { max_text = Number.POSITIVE_INFINITY }: Format = FORMATS[format];
     const selected = with_short_names(selection.images(), max_text);
@@ -272,7 +279,7 @@ function count_ahead({ sources, shard, signal }: JobOptions, progress: RunProgre
     if (!can_be_counted(sources)) return;
     const all = AbortSignal.any([signal, stopped.signal]);
     let position = 0;
-    for await (const _ of list_images(sources, all)) {
+    for await (const _ of list_images(sources, all, { is_wanted: () => false })) {
       if (all.aborted) return;
       // A walk rarely waits: let other work run.
       if (++position % 1000 === 0) await new Promise((resolve) => setImmediate(resolve));

@@ -15,14 +15,19 @@ export interface Selected extends ListedImage {
  * stopped, the hash shows whether the sources are still the same.
  */
 export class Selection {
-  readonly #images: AsyncIterable<ListedImage>;
+  readonly #list: (is_wanted: () => boolean) => AsyncIterable<ListedImage>;
   readonly #shard: Shard;
   readonly #earlier: Reached | undefined;
   readonly #names = createHash("sha256");
   #position = 0;
 
-  constructor(images: AsyncIterable<ListedImage>, shard: Shard, earlier?: Reached) {
-    this.#images = images;
+  /** @param list lists all images, and asks before each whether it will be read. */
+  constructor(
+    list: (is_wanted: () => boolean) => AsyncIterable<ListedImage>,
+    shard: Shard,
+    earlier?: Reached,
+  ) {
+    this.#list = list;
     this.#shard = shard;
     this.#earlier = earlier;
   }
@@ -36,9 +41,10 @@ export class Selection {
   async *images(): AsyncGenerator<Selected> {
     const { index, count } = this.#shard;
     const first = this.#earlier?.position ?? 0;
-    for await (const image of this.#images) {
+    const is_wanted = () => this.#position >= first && this.#position % count === index;
+    for await (const image of this.#list(is_wanted)) {
       if (this.#position === first) this.#check();
-      const is_selected = this.#position >= first && this.#position % count === index;
+      const is_selected = is_wanted();
       this.#position++;
       this.#names.update(image.name).update("\n");
       if (!is_selected) continue;

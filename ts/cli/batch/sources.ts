@@ -9,7 +9,7 @@ import { read_lines } from "./list.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
 import { type DownloadSettings, read_remote, source_name } from "./remote.ts";
 import { from_stream, interruptible } from "./streams.ts";
-import { remote_tar_images, tar_images } from "./tar.ts";
+import { remote_tar_images, type TarReading, tar_images } from "./tar.ts";
 import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
 
 export interface Sources {
@@ -21,14 +21,13 @@ export interface Sources {
 }
 
 /** The settings that all reading from sources shares. */
-interface Reading {
+interface Reading extends TarReading {
   download: DownloadSettings;
-  signal: AbortSignal;
-  /** Counts what is skipped. */
-  skipped: SkippedFiles;
   /** Whether the source is a command-line argument rather than a line of a list. */
   is_argument: boolean;
 }
+
+export type ListOptions = Partial<Pick<TarReading, "skipped" | "is_wanted">>;
 
 /**
  * The images of all sources, in the given order and always in the same one. Only the folder being listed and the member being
@@ -37,9 +36,9 @@ interface Reading {
 export async function* list_images(
   { paths, lists, download }: Sources,
   signal: AbortSignal,
-  skipped = new SkippedFiles(),
+  { skipped = new SkippedFiles(), is_wanted = () => true }: ListOptions = {},
 ): AsyncGenerator<ListedImage> {
-  const reading = { download, signal, skipped };
+  const reading = { download, signal, skipped, is_wanted };
   for (const path of paths) yield* expand(path, { ...reading, is_argument: true });
   for (const list of lists) yield* listed(list, { ...reading, is_argument: false });
 }
@@ -55,23 +54,20 @@ async function* expand(source: string, reading: Reading): AsyncGenerator<ListedI
   else yield* local(source, reading);
 }
 
-async function* remote(url: string, { download, signal, skipped }: Reading): AsyncGenerator<ListedImage> {
+async function* remote(url: string, reading: Reading): AsyncGenerator<ListedImage> {
+  const { download } = reading;
   const name = source_name(url);
   const archive = unsupported_archive(path_of_url(name));
   if (archive !== undefined) yield unreadable(name, archive);
-  else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, signal, skipped);
-  else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, download, signal, skipped));
+  else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, reading);
+  else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, download, reading));
   else yield { name, read: (options) => read_remote(url, download, options) };
 }
 
-async function* shard_of_file_url(
-  url: string,
-  signal: AbortSignal,
-  skipped: SkippedFiles,
-): AsyncGenerator<ListedImage> {
+async function* shard_of_file_url(url: string, reading: Reading): AsyncGenerator<ListedImage> {
   try {
     const path = fileURLToPath(url);
-    yield* until_damaged(url, tar_images(path, signal, skipped));
+    yield* until_damaged(url, tar_images(path, reading));
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
     yield unreadable(url, file_error(error, url));
@@ -106,12 +102,11 @@ async function* each(
   if (is_empty) yield empty(folder, "images (by file extension) or tar shards");
 }
 
-async function* file(path: string, { signal, skipped }: Reading): AsyncGenerator<ListedImage> {
+async function* file(path: string, reading: Reading): AsyncGenerator<ListedImage> {
   const name = source_name(path);
   const archive = unsupported_archive(name);
   if (archive !== undefined) yield unreadable(name, archive);
-  else if (is_tar_name(path) && !has_scheme(path))
-    yield* until_damaged(path, tar_images(path, signal, skipped));
+  else if (is_tar_name(path) && !has_scheme(path)) yield* until_damaged(path, tar_images(path, reading));
   else yield { name, read: (options) => RawImage.read(path, options) };
 }
 

@@ -1,7 +1,6 @@
 import { constants, type Stats } from "node:fs";
-import { open, stat } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { dirname, join, normalize } from "node:path/posix";
-import { Readable } from "node:stream";
 import type { ReadableStream } from "node:stream/web";
 import { encode_name, SkippedFiles } from "../../files/index.ts";
 import { status_error } from "../../image/index.ts";
@@ -10,7 +9,7 @@ import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
 import { type DownloadSettings, is_transient, network_error, with_retries } from "./remote.ts";
-import { DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
+import { type ByteSource, DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
 /** The largest image in bytes, as for the library's files. Larger members are refused without reading them. */
 const MAX_BYTES = 256 * 1024 * 1024;
@@ -18,15 +17,30 @@ const MAX_BYTES = 256 * 1024 * 1024;
 const MAX_NAME = 4096;
 /** The bytes needed to recognise a format. */
 const MAGIC_BYTES = 8;
+/** Bytes read from a file at a time: few after a jump to a header, more as reading goes on. */
+const MIN_PIECE = 4096;
+const MAX_PIECE = 256 * 1024;
 
-/** The images in a tar shard, which is read as a stream: one image is in memory at a time. */
-export async function* tar_images(
-  path: string,
-  signal: AbortSignal,
-  skipped: SkippedFiles,
-): AsyncGenerator<ListedImage> {
+/** What is read of a shard. */
+export interface TarReading {
+  signal: AbortSignal;
+  /** Counts what is skipped. */
+  skipped: SkippedFiles;
+  /** Whether the next image will be read; if not, its bytes are skipped. */
+  is_wanted(): boolean;
+}
+
+/** An archive that is open. */
+interface OpenShard {
+  source: ByteSource;
+  close(): Promise<void>;
+}
+
+/** The images in a tar shard, member by member: one image is in memory at a time. */
+export async function* tar_images(path: string, reading: TarReading): AsyncGenerator<ListedImage> {
+  const { signal } = reading;
   try {
-    yield* members(path, () => open_regular(path, signal), skipped);
+    yield* members(path, () => open_regular(path, signal), reading);
   } catch (error) {
     if (signal.aborted) throw aborted(signal);
     if (error instanceof VitMsnError) throw error;
@@ -35,10 +49,10 @@ export async function* tar_images(
   }
 }
 
-/** A file as a stream. Only regular files are allowed: others might never end, or wait forever. */
-async function open_regular(path: string, signal: AbortSignal): Promise<Readable> {
+/** A file. Only regular files are allowed: others might never end, or wait forever. */
+async function open_regular(path: string, signal: AbortSignal): Promise<OpenShard> {
   const check = (found: Stats) => {
-    if (found.isFile()) return;
+    if (found.isFile()) return found;
     const message = `${path} can't be read as a tar shard: it is a device, pipe or socket, not a file.`;
     throw new VitMsnError("IO", message, { details: { file: path } });
   };
@@ -46,12 +60,47 @@ async function open_regular(path: string, signal: AbortSignal): Promise<Readable
   check(await stat(file));
   const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   try {
-    check(await handle.stat());
+    const { size } = check(await handle.stat());
+    return { source: new FileBytes(handle, size, signal), close: () => handle.close() };
   } catch (error) {
     await handle.close();
     throw error;
   }
-  return handle.createReadStream({ signal, highWaterMark: 256 * 1024 });
+}
+
+/** A file's bytes, from its start. */
+class FileBytes implements ByteSource {
+  readonly #file: FileHandle;
+  readonly #size: number;
+  readonly #signal: AbortSignal;
+  #position = 0;
+  #piece = MAX_PIECE;
+
+  constructor(file: FileHandle, size: number, signal: AbortSignal) {
+    this.#file = file;
+    this.#size = size;
+    this.#signal = signal;
+  }
+
+  async next(): Promise<IteratorResult<Uint8Array>> {
+    this.#signal.throwIfAborted();
+    const { bytesRead, buffer } = await this.#file.read(
+      Buffer.allocUnsafe(this.#piece),
+      0,
+      this.#piece,
+      this.#position,
+    );
+    this.#position += bytesRead;
+    this.#piece = Math.min(2 * this.#piece, MAX_PIECE);
+    return bytesRead === 0 ? { done: true, value: undefined } : { value: buffer.subarray(0, bytesRead) };
+  }
+
+  async skip(count: number): Promise<number> {
+    const skipped = Math.min(count, Math.max(this.#size - this.#position, 0));
+    this.#position += skipped;
+    if (skipped > 0) this.#piece = MIN_PIECE;
+    return skipped;
+  }
 }
 
 /**
@@ -62,8 +111,7 @@ async function open_regular(path: string, signal: AbortSignal): Promise<Readable
 export async function* remote_tar_images(
   url: string,
   download: DownloadSettings,
-  signal: AbortSignal,
-  skipped: SkippedFiles,
+  { signal, skipped, is_wanted }: TarReading,
 ): AsyncGenerator<ListedImage> {
   const name = show_url(url);
   let done = 0;
@@ -73,7 +121,12 @@ export async function* remote_tar_images(
       const open = () => with_retries(download, signal, () => open_remote(url, name, download, signal));
       let position = 0;
       const skipped_now = new SkippedFiles();
-      for await (const image of members(name, open, skipped_now)) {
+      const reading = {
+        signal,
+        skipped: skipped_now,
+        is_wanted: () => position >= done && is_wanted(),
+      };
+      for await (const image of members(name, open, reading)) {
         if (position++ < done) continue;
         yield image;
         done = position;
@@ -95,7 +148,7 @@ async function open_remote(
   name: string,
   { timeout_ms, headers }: DownloadSettings,
   signal: AbortSignal,
-): Promise<Readable> {
+): Promise<OpenShard> {
   const silence = new AbortController();
   const give_up = () => silence.abort(silent_for(timeout_ms));
   const timer = setTimeout(give_up, timeout_ms);
@@ -105,7 +158,11 @@ async function open_remote(
       await response.body?.cancel();
       throw status_error(name, response);
     }
-    return Readable.from(until_silent(response.body, silence, timeout_ms), { objectMode: false });
+    const source = until_silent(response.body, silence, timeout_ms);
+    return {
+      source,
+      close: () => source.return().then(() => {}),
+    };
   } catch (cause) {
     if (cause instanceof VitMsnError) throw cause;
     throw network_error(name, (cause as Error).message, cause);
@@ -123,7 +180,7 @@ async function* until_silent(
   body: ReadableStream<Uint8Array> | globalThis.ReadableStream<Uint8Array>,
   silence: AbortController,
   timeout_ms: number,
-): AsyncGenerator<Uint8Array> {
+): AsyncGenerator<Uint8Array, void, void> {
   const give_up = () => silence.abort(silent_for(timeout_ms));
   let timer = setTimeout(give_up, timeout_ms);
   try {
@@ -149,8 +206,8 @@ interface Link {
  */
 async function* members(
   shard: string,
-  open: () => Promise<Readable>,
-  skipped: SkippedFiles,
+  open: () => Promise<OpenShard>,
+  { skipped, is_wanted }: TarReading,
 ): AsyncGenerator<ListedImage> {
   const links: Link[] = [];
   for await (const member of opened(shard, open)) {
@@ -159,20 +216,21 @@ async function* members(
     const is_link = (kind === "hard link" || kind === "symbolic link") && target !== "";
     if (!is_image_name(name)) skipped.add(name);
     else if (kind !== "file" && !is_link) skipped.count("members of shards that aren't files");
-    else if (kind === "file") yield await read_member(`${shard}/${short_member(name)}`, member);
+    else if (kind === "file") yield await image_of(`${shard}/${short_member(name)}`, member, is_wanted);
     else
       links.push({
         name,
         target: kind === "hard link" ? normalize(target) : normalize(join(dirname(name), target)),
       });
   }
-  if (links.length > 0) yield* linked(shard, links, open);
+  if (links.length > 0) yield* linked(shard, links, open, is_wanted);
 }
 
 async function* linked(
   shard: string,
   links: readonly Link[],
-  open: () => Promise<Readable>,
+  open: () => Promise<OpenShard>,
+  is_wanted: () => boolean,
 ): AsyncGenerator<ListedImage> {
   const targets = new Map(links.map(({ name, target }) => [normalize(name), target]));
   const wanted = new Map<string, string[]>();
@@ -184,8 +242,11 @@ async function* linked(
     const names = member.kind === "file" ? wanted.get(normalize(member.name)) : undefined;
     if (names === undefined) continue;
     wanted.delete(normalize(member.name));
-    const { read } = await read_member(`${shard}/${short_member(member.name)}`, member);
-    for (const name of names) yield { name: `${shard}/${short_member(name)}`, read };
+    let image: ListedImage | undefined;
+    for (const name of names) {
+      if (is_wanted()) image ??= await read_member(`${shard}/${short_member(member.name)}`, member);
+      yield { name: `${shard}/${short_member(name)}`, read: image?.read ?? not_read };
+    }
   }
   for (const [target, names] of wanted) {
     for (const name of names) {
@@ -214,35 +275,46 @@ function short_member(name: string): string {
   return name.length > MAX_NAME ? `${name.slice(0, 100)}…` : name;
 }
 
-async function* opened(shard: string, open: () => Promise<Readable>): AsyncGenerator<TarMember> {
-  const source = await open();
+async function* opened(shard: string, open: () => Promise<OpenShard>): AsyncGenerator<TarMember> {
+  const { source, close } = await open();
   try {
-    yield* tar_members(unpacked(shard, source));
+    yield* tar_members(await unpacked(shard, source));
   } finally {
-    source.destroy();
+    await close();
   }
 }
 
 /** A shard's decompressed bytes; its first bytes show whether it is compressed, whatever its name. */
-async function* unpacked(shard: string, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const rest = source[Symbol.asyncIterator]();
+async function unpacked(shard: string, source: ByteSource): Promise<ByteSource> {
   let start: Uint8Array = new Uint8Array();
   while (start.length < MAGIC_BYTES) {
-    const { done, value } = await rest.next();
+    const { done, value } = await source.next();
     if (done) break;
-    start = Buffer.concat([start, value]);
+    start = Buffer.concat([start, value as Uint8Array]);
   }
   const other = unsupported_content(shard, start);
   if (other !== undefined) throw other;
-  const all = (async function* () {
-    yield start;
-    yield* { [Symbol.asyncIterator]: () => rest };
-  })();
-  if (start[0] === 0x1f && start[1] === 0x8b) yield* gunzip(all);
-  else yield* all;
+  const first = [start];
+  const next = async () => {
+    const value = first.pop();
+    return value === undefined ? source.next() : { value };
+  };
+  if (start[0] === 0x1f && start[1] === 0x8b)
+    return gunzip({ [Symbol.asyncIterator]: () => ({ next }) as AsyncIterator<Uint8Array> });
+  // A reader skips only once it has taken the first bytes.
+  return source.skip ? { next, skip: source.skip.bind(source) } : { next };
 }
 
-/** An image of a shard. Its bytes are read now, since the stream can't go back. */
+/** An image of a shard, read if it is wanted. */
+async function image_of(name: string, member: TarMember, is_wanted: () => boolean): Promise<ListedImage> {
+  return is_wanted() ? read_member(name, member) : { name, read: not_read };
+}
+
+async function not_read(): Promise<never> {
+  throw new TypeError("An image that wasn't wanted has no bytes.");
+}
+
+/** An image of a shard. Its bytes are read now, since the archive isn't read backwards. */
 async function read_member(name: string, member: TarMember): Promise<ListedImage> {
   const fail = (message: string) =>
     unreadable(name, new VitMsnError("INVALID_IMAGE", `${name} ${message}.`, { details: { file: name } }));

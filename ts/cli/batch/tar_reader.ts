@@ -60,8 +60,18 @@ const KEYS = [
   "GNU.sparse.map",
 ] as const;
 
-/** The members of an archive in order. */
-export async function* tar_members(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarMember> {
+/** An archive's bytes in order. */
+export interface ByteSource {
+  next(): Promise<IteratorResult<Uint8Array, unknown>>;
+  /**
+   * Moves on by up to `count` bytes without reading them, and returns their number, which is smaller only at the end.
+   * Absent if the source can only be read.
+   */
+  skip?(count: number): Promise<number>;
+}
+
+/** The members of an archive in order. What isn't read of a member is skipped. */
+export async function* tar_members(source: ByteSource): AsyncGenerator<TarMember> {
   const bytes = new ByteReader(source);
   let global: Attributes = {};
   let own: Attributes = {};
@@ -297,15 +307,15 @@ function expand(content: Uint8Array, pieces: readonly number[], size: number): U
   return whole;
 }
 
-/** Reads a given number of bytes at a time from a stream. */
+/** Reads a given number of bytes at a time from a source. */
 class ByteReader {
-  readonly #source: AsyncIterator<Uint8Array>;
+  readonly #source: ByteSource;
   #left: Uint8Array = new Uint8Array();
   /** Bytes taken so far. */
   position = 0;
 
-  constructor(source: AsyncIterable<Uint8Array>) {
-    this.#source = source[Symbol.asyncIterator]();
+  constructor(source: ByteSource) {
+    this.#source = source;
   }
 
   /** @throws DamagedArchive if fewer than `count` are left. */
@@ -323,7 +333,12 @@ class ByteReader {
   }
 
   async skip(count: number): Promise<void> {
-    const skipped = await this.#each(count, () => {});
+    let skipped = await this.#each(this.#source.skip ? Math.min(count, this.#left.length) : count, () => {});
+    if (skipped < count && this.#source.skip) {
+      const moved = await this.#source.skip(count - skipped);
+      this.position += moved;
+      skipped += moved;
+    }
     if (skipped < count) throw new DamagedArchive("it ends within a member", true);
   }
 
