@@ -229,16 +229,31 @@ describe("sources", () => {
     expect(images_of(away.stdout)).toHaveLength(1);
   });
 
-  test("a folder's names are sorted with only some of them in memory", async () => {
-    const names = Array.from({ length: 57 }, (_, i) => `n${(i * 31) % 57}`);
+  test("a folder's names are sorted, packed from any number of them", async () => {
+    const names = Array.from({ length: 55 }, (_, i) => `n${(i * 31) % 55}`);
     const many = join(folder, "many");
-    await mkdir(many);
+    await mkdir(join(many, "n7 folder"), { recursive: true });
+    await symlink("n7", join(many, "ü link"));
     await Promise.all(names.map((name) => writeFile(join(many, name), "")));
     for (const held of [1, 7, 56, 57, 58, 1000]) {
-      const sorted: string[] = [];
-      for await (const { name } of sorted_entries(many, held)) sorted.push(name);
-      expect(sorted).toEqual([...names].sort());
+      const sorted: [string, boolean | undefined][] = [];
+      for await (const { name, is_folder } of sorted_entries(many, held)) sorted.push([name, is_folder]);
+      const all = [...names, "n7 folder", "ü link"].sort();
+      expect(sorted.map(([name]) => name)).toEqual(all);
+      for (const [name, is_folder] of sorted)
+        expect(is_folder).toBe(name === "ü link" ? undefined : name === "n7 folder");
     }
+  });
+
+  test("a name that isn't UTF-8 survives the packing", async () => {
+    if (process.platform !== "linux") return;
+    const odd = join(folder, "odd names");
+    await mkdir(odd);
+    for (const name of ["a", "c"]) await writeFile(join(odd, name), "");
+    await writeFile(Buffer.concat([Buffer.from(`${odd}/b`), Buffer.of(0xff)]), "");
+    const sorted: string[] = [];
+    for await (const { name } of sorted_entries(odd, 1)) sorted.push(name);
+    expect(sorted).toEqual(["a", "b\udcff", "c"]);
   });
 
   test("globs", async () => {

@@ -15,7 +15,7 @@ import {
 import type { SkippedFiles } from "./skipped_files.ts";
 import { unsupported_scheme } from "./url_scheme.ts";
 
-/** The number of a folder's names in memory at a time: larger folders are listed several times. */
+/** The number of a folder's names that are strings at a time; those of larger folders wait as bytes. */
 const MAX_NAMES = 100_000;
 
 /** The direct content of a folder. Links count as what they lead to, broken ones as files that can't be read. */
@@ -103,31 +103,68 @@ interface Entry {
   is_folder: boolean | undefined;
 }
 
-/** A folder's names in order. The folder is listed once for each `max_names`, so that no more of them are in memory. */
+/**
+ * A folder's names in order. The folder is listed once: each `max_names` names are sorted and packed into bytes, and the packs
+ * are merged at the end.
+ */
 export async function* sorted_entries(folder: string, max_names = MAX_NAMES): AsyncGenerator<Entry> {
-  for (let after = ""; ; ) {
-    const found = await smallest_entries(folder, after, max_names);
-    yield* found;
-    if (found.length < max_names) return;
-    after = (found.at(-1) as Entry).name;
+  const packs: Buffer[] = [];
+  let found: Entry[] = [];
+  const sort = () => found.sort((a, b) => by_code_points(a.name, b.name));
+  // Latin-1 preserves the bytes of any name.
+  for await (const entry of await opendir(encode_name(folder), { encoding: "latin1" as BufferEncoding })) {
+    if (found.length >= max_names) {
+      packs.push(pack(sort()));
+      found = [];
+    }
+    const name = decode_name(Buffer.from(entry.name, "latin1"));
+    const is_known = entry.isDirectory() || entry.isFile();
+    found.push({ name, is_folder: is_known ? entry.isDirectory() : undefined });
+  }
+  yield* merge([...packs.map(unpack), sort().values()]);
+}
+
+/** The kinds of entries, each before a name and a slash, which no name contains. */
+const [FOLDER, FILE, UNKNOWN, SLASH] = [..."df?/"].map((letter) => letter.charCodeAt(0));
+
+function pack(entries: readonly Entry[]): Buffer {
+  const kind = ({ is_folder }: Entry) => (is_folder === undefined ? UNKNOWN : is_folder ? FOLDER : FILE);
+  const parts = entries.flatMap((entry) => [
+    Uint8Array.of(kind(entry) as number),
+    Buffer.from(encode_name(entry.name) as string),
+    Uint8Array.of(SLASH as number),
+  ]);
+  return Buffer.concat(parts);
+}
+
+function* unpack(bytes: Buffer): Generator<Entry> {
+  for (let at = 0; at < bytes.length; ) {
+    const end = bytes.indexOf(SLASH as number, at);
+    const is_folder = bytes[at] === UNKNOWN ? undefined : bytes[at] === FOLDER;
+    yield { name: decode_name(bytes.subarray(at + 1, end)), is_folder };
+    at = end + 1;
   }
 }
 
-async function smallest_entries(folder: string, after: string, count: number): Promise<Entry[]> {
-  let found: Entry[] = [];
-  const keep_smallest = () => {
-    found = found.sort((a, b) => by_code_points(a.name, b.name)).slice(0, count);
-  };
-  // Latin-1 preserves the bytes of any name.
-  for await (const entry of await opendir(encode_name(folder), { encoding: "latin1" as BufferEncoding })) {
-    const name = decode_name(Buffer.from(entry.name, "latin1"));
-    if (after !== "" && by_code_points(name, after) <= 0) continue;
-    const is_known = entry.isDirectory() || entry.isFile();
-    found.push({ name, is_folder: is_known ? entry.isDirectory() : undefined });
-    if (found.length >= 2 * count) keep_smallest();
+/** Sorted lists as one: pairs of pairs, so that a name is compared with few others. */
+function merge(lists: Iterator<Entry>[]): Iterable<Entry> {
+  if (lists.length === 1) return { [Symbol.iterator]: () => lists[0] as Iterator<Entry> };
+  const half = lists.length >> 1;
+  return merge_two(merge(lists.slice(0, half)), merge(lists.slice(half)));
+}
+
+function* merge_two(left: Iterable<Entry>, right: Iterable<Entry>): Generator<Entry> {
+  const [lefts, rights] = [left[Symbol.iterator](), right[Symbol.iterator]()];
+  let [a, b] = [lefts.next(), rights.next()];
+  while (!a.done || !b.done) {
+    if (!a.done && (b.done || by_code_points(a.value.name, b.value.name) <= 0)) {
+      yield a.value;
+      a = lefts.next();
+    } else if (!b.done) {
+      yield b.value;
+      b = rights.next();
+    }
   }
-  keep_smallest();
-  return found;
 }
 
 async function check_folder(path: string): Promise<void> {
