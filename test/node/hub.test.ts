@@ -598,6 +598,57 @@ describe("a server's refusal", () => {
     );
   });
 
+  /** A server of shards with one tensor each. */
+  function shards(count: number, answer: (name: string, response: ServerResponse, content: Buffer) => void) {
+    const names = Array.from({ length: count }, (_, i) => `model-${i}.safetensors`);
+    const weight_map = Object.fromEntries(names.map((name, i) => [`t${i}`, name]));
+    hub.handler = (request, response) => {
+      const name = request.url?.split("/").pop() as string;
+      if (name === "model.safetensors.index.json") response.end(JSON.stringify({ weight_map }));
+      else if (!names.includes(name)) response.writeHead(404).end();
+      else {
+        const key = `t${names.indexOf(name)}`;
+        const header = Buffer.from(
+          JSON.stringify({ [key]: { dtype: "F32", shape: [1], data_offsets: [0, 4] } }),
+        );
+        const length = Buffer.alloc(8);
+        length.writeUInt32LE(header.length);
+        answer(name, response, Buffer.concat([length, header, Buffer.alloc(4)]));
+      }
+    };
+  }
+
+  test("shards download four at a time", async () => {
+    const waiting: (() => void)[] = [];
+    let [open, most, has_begun] = [0, 0, false];
+    shards(6, (_, response, content) => {
+      most = Math.max(most, ++open);
+      waiting.push(() => {
+        open--;
+        response.end(content);
+      });
+      // None is answered before four have been requested.
+      has_begun ||= waiting.length === 4;
+      if (has_begun) for (const reply of waiting.splice(0)) reply();
+    });
+    const checkpoint = await open_checkpoint(await open_source("org/name", { cache_dir }));
+    expect([...checkpoint.tensors.keys()]).toEqual(["t0", "t1", "t2", "t3", "t4", "t5"]);
+    expect(most).toBe(4);
+    await checkpoint.close();
+  });
+
+  test("a missing shard ends the requests for others", async () => {
+    const requested: string[] = [];
+    shards(20, (name, response, content) => {
+      requested.push(name);
+      if (name === "model-1.safetensors") response.writeHead(404).end();
+      else response.end(content);
+    });
+    const opening = open_checkpoint(await open_source("org/name", { cache_dir }));
+    await expect_error(opening, "NOT_FOUND", /lacks the shard model-1\.safetensors/);
+    expect(requested.length).toBeLessThan(20);
+  });
+
   test("redirects without end", async () => {
     hub.handler = (_, response) => void response.writeHead(302, { location: "/again" }).end();
     await expect_error(load(), "NETWORK", /redirects more than 10 times/);

@@ -3,8 +3,13 @@ import type { FileTensors, ReadFile } from "./checkpoint.ts";
 import type { Checkpoint, ModelSource, RandomAccessFile } from "./types.ts";
 
 const MAX_SHARDS = 1000;
+/** Shards that download at a time. */
+const MAX_OPENING = 4;
 
-/** Opens the files that an index names. */
+/**
+ * Opens the files that an index names, and reads the header of each as soon as it has arrived. If one fails, those on their
+ * way still reach the cache, but no other is requested.
+ */
 export async function open_shards(
   source: ModelSource,
   index: string,
@@ -15,19 +20,32 @@ export async function open_shards(
   const shard_of = parse_weight_map(content, index, source.name);
   const names = [...new Set(shard_of.values())];
   const files: RandomAccessFile[] = [];
-  try {
-    for (const name of names) {
+  const contents = new Map<string, FileTensors>();
+  const waiting = [...names];
+  let has_failed = false;
+  const open_some = async () => {
+    for (let name = waiting.shift(); name !== undefined && !has_failed; name = waiting.shift()) {
       throw_if_aborted(signal, `Loading ${source.name}`);
       const file = await source.open(name);
       if (!file) throw invalid(source.name, `lacks the shard ${name}, which ${index} lists`, "NOT_FOUND");
+      if (has_failed) return file.close();
       files.push(file);
+      contents.set(name, await read(file));
     }
+  };
+  try {
+    await Promise.all(Array.from({ length: MAX_OPENING }, open_some));
+    const { tensors, unreadable } = pick(contents, `${source.name}: ${index}`, shard_of);
+    return {
+      tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])),
+      unreadable,
+      close: () => close_all(files),
+    };
   } catch (error) {
+    has_failed = true;
     await close_all(files);
     throw error;
   }
-  const file_of = new Map(names.map((name, i) => [name, files[i] as RandomAccessFile]));
-  return read_shards(files, read, { index: `${source.name}: ${index}`, shard_of, file_of });
 }
 
 function parse_weight_map(
@@ -49,46 +67,21 @@ function parse_weight_map(
   return new Map(entries);
 }
 
-interface Sharding {
-  index: string;
-  shard_of: ReadonlyMap<string, string>;
-  file_of: ReadonlyMap<string, RandomAccessFile>;
-}
-
-async function read_shards(
-  files: RandomAccessFile[],
-  read: ReadFile,
-  sharding: Sharding,
-): Promise<Checkpoint> {
-  try {
-    const contents = new Map<RandomAccessFile, FileTensors>();
-    for (const file of files) contents.set(file, await read(file));
-    const { tensors, unreadable } = pick(contents, sharding);
-    return {
-      tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])),
-      unreadable,
-      close: () => close_all(files),
-    };
-  } catch (error) {
-    await close_all(files);
-    throw error;
-  }
-}
-
 /** Takes every key from the shard that the index names for it. */
 function pick(
-  contents: ReadonlyMap<RandomAccessFile, FileTensors>,
-  { index, shard_of, file_of }: Sharding,
+  contents: ReadonlyMap<string, FileTensors>,
+  index: string,
+  shard_of: ReadonlyMap<string, string>,
 ): FileTensors {
   const keyed = new Map(
-    [...contents].map(([file, { tensors, unreadable }]) => [
-      file,
+    [...contents].map(([shard, { tensors, unreadable }]) => [
+      shard,
       { tensors: new Map(tensors.map((tensor) => [tensor.key, tensor])), unreadable },
     ]),
   );
   const picked: FileTensors = { tensors: [], unreadable: new Map() };
   for (const [key, shard] of shard_of) {
-    const content = keyed.get(file_of.get(shard) as RandomAccessFile);
+    const content = keyed.get(shard);
     const tensor = content?.tensors.get(key);
     const dtype = content?.unreadable.get(key);
     if (tensor) picked.tensors.push(tensor);
