@@ -40,7 +40,7 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 309_000,
+    budget: 310_500,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 247_000 },
   {

@@ -60,12 +60,12 @@ function has_type(config: object): boolean {
   return "image_processor_type" in config || "feature_extractor_type" in config;
 }
 
+/** For messages. */
+const CALL = "The image processor's call";
+
 const DEVICE_RULES: Rules = {
   device: ["a model", (value) => typeof (value as HasEngine | null)?.engine?.tensor === "function"],
 };
-
-/** Where transformers v5 may store the settings instead, under "image_processor". */
-const COMBINED_FILE = "processor_config.json";
 
 export interface ViTImageProcessor extends ImageProcessorSettings {
   /** The same as preprocess. */
@@ -135,7 +135,7 @@ export class ViTImageProcessor extends Callable<
    * @throws VitMsnError INVALID_ARGUMENT, INVALID_IMAGE and others of RawImage.read, OUT_OF_MEMORY, ABORTED.
    */
   async preprocess(images: ImageInputs, options: PreprocessOptions = {}): Promise<ImageProcessorOutput> {
-    check_options("The image processor's call", options, READ_RULES, DEVICE_RULES, SETTINGS);
+    check_options(CALL, options, READ_RULES, DEVICE_RULES, SETTINGS);
     const { signal, max_pixels, headers, admit, device, ...overrides } = options;
     const reading = { signal, max_pixels, headers, admit };
     const settings = this.#override(overrides);
@@ -158,7 +158,8 @@ export class ViTImageProcessor extends Callable<
   /** The fields of preprocessor_config.json, unknown ones included. */
   to_dict(): Record<string, unknown> {
     const type = has_type(this.#other_fields) ? {} : { image_processor_type: "ViTImageProcessor" };
-    return { ...type, ...this.#other_fields, ...this.#settings() };
+    // A processor of transformers has its backend by its class, and refuses it as a setting.
+    return { ...type, ...this.#other_fields, ...this.#settings(), backend: undefined };
   }
 
   to_json_string(): string {
@@ -177,7 +178,7 @@ export class ViTImageProcessor extends Callable<
   #override(overrides: ImageProcessorOptions): ImageProcessorSettings {
     const given = Object.entries(overrides).filter(([, value]) => value !== undefined && value !== null);
     const merged = { ...this.#settings(), ...Object.fromEntries(given) };
-    return parse_settings(merged, "The image processor's call", "INVALID_ARGUMENT");
+    return parse_settings(merged, CALL, "INVALID_ARGUMENT");
   }
 
   #settings(): ImageProcessorSettings {
@@ -203,15 +204,11 @@ async function read_settings(
 async function read_config(source: ModelSource): Promise<{ config: Record<string, unknown>; where: string }> {
   const config = await read_json(source, PROCESSOR_FILE);
   if (config !== undefined) return { config, where: `${source.name}: ${PROCESSOR_FILE}` };
-  const combined = (await read_json(source, COMBINED_FILE))?.image_processor;
-  if (typeof combined === "object" && combined !== null) {
-    return { config: combined as Record<string, unknown>, where: `${source.name}: ${COMBINED_FILE}` };
-  }
-  const { no_processor } = await on_demand(
-    "check of a model's files",
-    () => import("../loading/missing_files.ts"),
+  const { read_combined_processor } = await on_demand(
+    "reader of settings",
+    () => import("./combined_processor.ts"),
   );
-  throw await no_processor(source, PROCESSOR_FILE);
+  return read_combined_processor(source, PROCESSOR_FILE);
 }
 
 /** preprocess_on_device, loaded where the engine has such a device. */
@@ -219,7 +216,8 @@ async function preprocess_on(
   engine: Engine,
   ...rest: [readonly ImageInput[], ImageProcessorSettings, ReadOptions]
 ) {
-  if (engine.images === undefined) return undefined;
+  const [, { backend }] = rest;
+  if (engine.images === undefined || backend !== "pil") return undefined;
   const { preprocess_on_device } = await on_demand(
     "image processor for WebGPU",
     () => import("./preprocess_on_device.ts"),
@@ -292,7 +290,13 @@ export async function transform(
   let result = settings.do_convert_rgb ? image.rgb() : image;
   if (settings.do_resize) {
     const { width, height } = processed_size(result, settings, index);
-    const steps = resize_steps(result, width, height, settings.resample);
+    const { backend, resample } = settings;
+    let steps_of = resize_steps;
+    if (backend !== "pil") {
+      const torchvision = await on_demand("torchvision's resize", () => import("./torchvision_resize.ts"));
+      steps_of = torchvision.steps_of(backend);
+    }
+    const steps = steps_of(result, width, height, resample);
     let step = steps.next();
     for (; !step.done; step = steps.next()) await pacer.step();
     result = from_pixels(step.value);

@@ -4,6 +4,8 @@ import { MAX_SIDE } from "./limits.ts";
 import type { ProcessorSize } from "./output_size.ts";
 import { RESAMPLE, type ResampleCode, type ResampleName, resample_code } from "./resize.ts";
 
+export type ResizeBackend = "pil" | "torchvision";
+
 /** What an image processor does to an image, with every default filled in. */
 export interface ImageProcessorSettings {
   /** Default true. */
@@ -12,6 +14,11 @@ export interface ImageProcessorSettings {
   size: ProcessorSize;
   /** Pillow's code of the resampling filter; default 2, bilinear. */
   resample: ResampleCode;
+  /**
+   * Whose resize to compute, "pil" or "torchvision": those of transformers' ViTImageProcessorPil and of its ViTImageProcessor, a
+   * level or two apart in some pixels; default "pil". torchvision has bilinear, bicubic and nearest only.
+   */
+  backend: ResizeBackend;
   /** Default false. */
   do_center_crop: boolean;
   /** Default { height: 224, width: 224 }. */
@@ -45,6 +52,7 @@ export const SETTINGS: Readonly<Record<keyof ImageProcessorSettings, Rule>> = {
   do_resize: any,
   size: any,
   resample: any,
+  backend: ["pil", "torchvision"],
   do_center_crop: any,
   crop_size: any,
   do_rescale: any,
@@ -81,6 +89,8 @@ export function parse_settings(
     do_resize,
     size: reader.size("size"),
     resample: used(do_resize, () => reader.resample("resample"), RESAMPLE.bilinear),
+    // Where it is none of the two, the resize reports it.
+    backend: (values.backend ?? "pil") as ResizeBackend,
     do_center_crop: reader.flag("do_center_crop", false),
     crop_size: reader.crop_size("crop_size"),
     do_rescale,
@@ -137,8 +147,8 @@ class SettingsReader {
   }
 
   resample(key: string): ResampleCode {
-    const names = Object.entries(RESAMPLE).map(([name, code]) => `${code} (${name})`);
-    return resample_code(this.#get(key) ?? RESAMPLE.bilinear) ?? this.fail(key, `one of ${names.join(", ")}`);
+    const names = Object.keys(RESAMPLE).join(", ");
+    return resample_code(this.#get(key) ?? RESAMPLE.bilinear) ?? this.fail(key, `0 to 5 or one of ${names}`);
   }
 
   channel_numbers(key: string): number | number[] {
@@ -184,7 +194,7 @@ class SettingsReader {
     }
     return this.fail(
       key,
-      "a number, [height, width], { height, width }, { shortest_edge }, { shortest_edge, longest_edge } or { max_height, max_width }",
+      "a number, [height, width], { height, width }, { shortest_edge, longest_edge? } or { max_height, max_width }",
     );
   }
 

@@ -44,8 +44,8 @@ export function check_same_shape(first: readonly number[], shape: readonly numbe
   const show = ([channels, height, width]: readonly number[]) =>
     `${width}×${height} pixels and ${channels} channels`;
   throw invalid(
-    `Images of one batch must have one size and one number of channels after processing: image 0 has ${show(first)}, image ${index} has ${show(shape)}. ` +
-      "Set size to { height, width }, or pass them one by one.",
+    `Images of one batch must have one shape after processing: image 0 has ${show(first)}, image ${index} ${show(shape)}. ` +
+      "Set size, or pass them one by one.",
   );
 }
 

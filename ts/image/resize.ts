@@ -14,7 +14,7 @@ export function resample_code(resample: unknown): ResampleCode | undefined {
   return Object.values(RESAMPLE).find((code) => code === resample);
 }
 
-interface Filter {
+export interface Filter {
   /** Half the width, in source pixels at scale 1. */
   support: number;
   weight(x: number): number;
@@ -72,7 +72,7 @@ export function* resize_steps(
   return has_alpha ? unpremultiply(resized) : resized;
 }
 
-type Steps<T> = Generator<undefined, T, undefined>;
+export type Steps<T> = Generator<undefined, T, undefined>;
 
 /** Bytes of the source between pauses: about 2 ms. */
 const BYTES_PER_STEP = 1 << 20;
@@ -98,10 +98,15 @@ function* resample_both_ways(source: Pixels, width: number, height: number, filt
   return yield* resample_columns(yield* resample_rows(source, width, filter), height, filter);
 }
 
-function resize_nearest(source: Pixels, width: number, height: number): Pixels {
+export function resize_nearest(
+  source: Pixels,
+  width: number,
+  height: number,
+  positions_of = nearest_positions,
+): Pixels {
   const { channels } = source;
-  const columns = nearest_positions(source.width, width);
-  const rows = nearest_positions(source.height, height);
+  const columns = positions_of(source.width, width);
+  const rows = positions_of(source.height, height);
   const data = allocate(width, height, channels);
   let to = 0;
   for (const row of rows) {
@@ -125,10 +130,11 @@ export function nearest_positions(source_size: number, size: number): Int32Array
 }
 
 export const PRECISION_BITS = 32 - 8 - 2;
-const HALF = 1 << (PRECISION_BITS - 1);
 
 /** Which source pixels make each target pixel, and with what weights in fixed point. */
-interface Coefficients {
+export interface Coefficients {
+  /** Fractional bits of the weights. */
+  bits: number;
   /** Weights reserved for each target pixel. */
   stride: number;
   first: Int32Array;
@@ -136,7 +142,12 @@ interface Coefficients {
   weights: Int32Array;
 }
 
-export function coefficients(source_size: number, size: number, filter: Filter): Coefficients {
+export function coefficients(
+  source_size: number,
+  size: number,
+  filter: Filter,
+  bits = PRECISION_BITS,
+): Coefficients {
   const scale = source_size / size;
   const filter_scale = Math.max(scale, 1);
   const support = filter.support * filter_scale;
@@ -158,24 +169,26 @@ export function coefficients(source_size: number, size: number, filter: Filter):
     first[i] = start;
     count[i] = taps;
     for (let k = 0; k < taps; k++) {
-      weights[i * stride + k] = to_fixed_point(sum === 0 ? (exact[k] as number) : (exact[k] as number) / sum);
+      const weight = (exact[k] as number) / (sum || 1);
+      weights[i * stride + k] = Math.trunc((weight < 0 ? -0.5 : 0.5) + weight * (1 << bits));
     }
   }
-  return { stride, first, count, weights };
+  return { bits, stride, first, count, weights };
 }
 
-function to_fixed_point(weight: number): number {
-  return Math.trunc((weight < 0 ? -0.5 : 0.5) + weight * (1 << PRECISION_BITS));
+function clip_8(sum: number, bits: number): number {
+  return Math.min(Math.max(sum >> bits, 0), 255);
 }
 
-function clip_8(sum: number): number {
-  return Math.min(Math.max(sum >> PRECISION_BITS, 0), 255);
-}
-
-function* resample_rows(source: Pixels, width: number, filter: Filter): Steps<Pixels> {
+export function* resample_rows(
+  source: Pixels,
+  width: number,
+  filter: Filter,
+  plan_of = coefficients,
+): Steps<Pixels> {
   if (source.width === width) return source;
   const { channels, height } = source;
-  const plan = coefficients(source.width, width, filter);
+  const plan = plan_of(source.width, width, filter);
   const data = allocate(width, height, channels);
   const resample_row = channels === 3 ? resample_rgb_row : resample_any_row;
   const row_length = source.width * channels;
@@ -195,47 +208,53 @@ type Bytes = Uint8Array | Uint8ClampedArray;
 
 /** The common case: three sums in one pass over the weights take two thirds of the time. */
 function resample_rgb_row(input: Bytes, output: Bytes, _channels: Channels, plan: Coefficients): void {
-  const { stride, first, count, weights } = plan;
+  const { bits, stride, first, count, weights } = plan;
+  const half = 1 << (bits - 1);
   for (let x = 0, to = 0; x < first.length; x++, to += 3) {
     const begin = x * stride;
     const end = begin + (count[x] as number);
-    let [red, green, blue] = [HALF, HALF, HALF];
+    let [red, green, blue] = [half, half, half];
     for (let k = begin, at = (first[x] as number) * 3; k < end; k++, at += 3) {
       const weight = weights[k] as number;
       red = (red + Math.imul(input[at] as number, weight)) | 0;
       green = (green + Math.imul(input[at + 1] as number, weight)) | 0;
       blue = (blue + Math.imul(input[at + 2] as number, weight)) | 0;
     }
-    output[to] = clip_8(red);
-    output[to + 1] = clip_8(green);
-    output[to + 2] = clip_8(blue);
+    output[to] = clip_8(red, bits);
+    output[to + 1] = clip_8(green, bits);
+    output[to + 2] = clip_8(blue, bits);
   }
 }
 
 function resample_any_row(input: Bytes, output: Bytes, channels: Channels, plan: Coefficients): void {
-  const { stride, first, count, weights } = plan;
+  const { bits, stride, first, count, weights } = plan;
   for (let x = 0, to = 0; x < first.length; x++) {
     const begin = x * stride;
     const end = begin + (count[x] as number);
     for (let c = 0; c < channels; c++) {
-      let sum = HALF;
+      let sum = 1 << (bits - 1);
       for (let k = begin, at = (first[x] as number) * channels + c; k < end; k++, at += channels) {
         sum = (sum + Math.imul(input[at] as number, weights[k] as number)) | 0;
       }
-      output[to++] = clip_8(sum);
+      output[to++] = clip_8(sum, bits);
     }
   }
 }
 
-function* resample_columns(source: Pixels, height: number, filter: Filter): Steps<Pixels> {
+export function* resample_columns(
+  source: Pixels,
+  height: number,
+  filter: Filter,
+  plan_of = coefficients,
+): Steps<Pixels> {
   if (source.height === height) return source;
   const { channels, width, data: input } = source;
-  const { stride, first, count, weights } = coefficients(source.height, height, filter);
+  const { bits, stride, first, count, weights } = plan_of(source.height, height, filter);
   const row_length = width * channels;
   const data = allocate(width, height, channels);
   const sums = new Int32Array(row_length);
   for (let y = 0, read = 0; y < height; y++) {
-    sums.fill(HALF);
+    sums.fill(1 << (bits - 1));
     for (let k = 0; k < (count[y] as number); k++) {
       const weight = weights[y * stride + k] as number;
       add_row(sums, input, ((first[y] as number) + k) * row_length, weight);
@@ -246,7 +265,7 @@ function* resample_columns(source: Pixels, height: number, filter: Filter): Step
       }
     }
     const to = y * row_length;
-    for (let i = 0; i < row_length; i++) data[to + i] = clip_8(sums[i] as number);
+    for (let i = 0; i < row_length; i++) data[to + i] = clip_8(sums[i] as number, bits);
   }
   return { data, width, height, channels };
 }
