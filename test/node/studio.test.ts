@@ -392,7 +392,7 @@ test.each(["light", "dark"] as const)("no rule of axe is broken in any panel, %s
   await page.addScriptTag({ path: in_repository("node_modules/axe-core/axe.min.js") });
   for (const tab of await tabs(page)) {
     await show(page, tab);
-    await page.waitForTimeout(300);
+    await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
     const violations = await page.evaluate(async () => {
       const { axe } = window as unknown as { axe: { run: () => Promise<{ violations: Violation[] }> } };
       return (await axe.run()).violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]);

@@ -66,11 +66,12 @@ export function text_of(page: TestPage, selector: string): Promise<string> {
   return page.run("return document.querySelector(arg)?.innerText ?? ''", selector);
 }
 
-/** The best level for one thread, in a page of a server that has dist/: not every browser has relaxed SIMD. */
-export function simd_level(page: TestPage): Promise<string> {
+/** The best level for one thread: not every browser has relaxed SIMD. @param dist where the page's server has the engines. */
+export function simd_level(page: TestPage, dist = "/dist/"): Promise<string> {
   return page.run(
-    `const binary = await (await fetch("/dist/vit_msn_relaxed.wasm")).arrayBuffer();
+    `const binary = await (await fetch(arg + "vit_msn_relaxed.wasm")).arrayBuffer();
     return WebAssembly.validate(binary) ? "relaxed" : "simd128";`,
+    dist,
   );
 }
 

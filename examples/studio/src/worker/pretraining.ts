@@ -35,16 +35,23 @@ export class Pretraining {
     await this.#forget();
     const { model, image_processor } = await start_model(settings, signal);
     const batch = Math.min(settings.batch_size, images.length);
+    const folder = await checkpoints();
+    if (folder === undefined) {
+      const message = "This browser stores no files for this page: the run can be stopped, but not resumed.";
+      progress({ kind: "warning", message } satisfies PretrainingProgress);
+    }
     const pretrainer = new MSNPretrainer({
       model,
       ...(image_processor && { image_processor }),
       train_dataset: images.map((image) => ({ image })),
       unreadable_images: "skip",
       args: {
-        output_dir: await checkpoints(),
-        save_strategy: "steps",
-        save_steps: settings.save_steps,
-        save_total_limit: 1,
+        ...(folder && {
+          output_dir: folder,
+          save_strategy: "steps",
+          save_steps: settings.save_steps,
+          save_total_limit: 1,
+        }),
         num_train_epochs: settings.epochs,
         per_device_train_batch_size: batch,
         focal_views: settings.focal_views,
@@ -70,11 +77,12 @@ export class Pretraining {
     }
   }
 
-  /** Ends the run after this step, with a checkpoint to resume from. */
+  /** Ends the run after this step, with a checkpoint to resume from where files can be stored. */
   stop(): void {
     if (this.#pretrainer === undefined || !this.#is_running) return;
-    this.#pretrainer.control.should_save = true;
-    this.#pretrainer.control.should_training_stop = true;
+    const { args, control } = this.#pretrainer;
+    control.should_save = args.output_dir !== undefined;
+    control.should_training_stop = true;
   }
 
   /** The target encoder's files, as from_pretrained and transformers open them. */
@@ -89,7 +97,7 @@ export class Pretraining {
   /** The step of the checkpoint that is stored on this device; undefined where there is none. */
   async stored_step(): Promise<number | undefined> {
     const steps: number[] = [];
-    for await (const name of (await checkpoints()).keys()) {
+    for await (const name of (await checkpoints())?.keys() ?? []) {
       const step = /^checkpoint-(\d+)$/.exec(name)?.[1];
       if (step !== undefined) steps.push(Number(step));
     }
@@ -97,8 +105,8 @@ export class Pretraining {
   }
 
   async discard(): Promise<void> {
-    const root = await navigator.storage.getDirectory();
-    await root.removeEntry(FOLDER, { recursive: true }).catch((error: unknown) => {
+    const root = await private_files();
+    await root?.removeEntry(FOLDER, { recursive: true }).catch((error: unknown) => {
       if (!(error instanceof DOMException) || error.name !== "NotFoundError") throw error;
     });
   }
@@ -112,9 +120,13 @@ export class Pretraining {
   }
 }
 
-async function checkpoints(): Promise<FileSystemDirectoryHandle> {
-  const root = await navigator.storage.getDirectory();
-  return root.getDirectoryHandle(FOLDER, { create: true });
+/** The origin's private file system: pages that aren't served by https have none, nor have some private windows. */
+async function private_files(): Promise<FileSystemDirectoryHandle | undefined> {
+  return navigator.storage?.getDirectory().catch(() => undefined);
+}
+
+async function checkpoints(): Promise<FileSystemDirectoryHandle | undefined> {
+  return (await private_files())?.getDirectoryHandle(FOLDER, { create: true });
 }
 
 /** A fresh encoder, or the backbone of a model that has learned before. */
