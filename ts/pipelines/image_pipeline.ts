@@ -4,6 +4,7 @@ import { fixed_size } from "../image/processed_size.ts";
 import type { ImageInput } from "../image/raw_image.ts";
 import { check_size, type ForwardInputs } from "../model/inputs.ts";
 import type { PreTrainedModel } from "../model/pretrained.ts";
+import { on_demand } from "../on_demand.ts";
 import { abort_signal, count, type Rules } from "../options.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -38,8 +39,8 @@ export abstract class ImagePipeline<
   }
 
   /**
-   * The inputs of each forward pass for one image or a list, batch by batch, so that only one batch is decoded at
-   * a time.
+   * The inputs of each forward pass for one image or a list, batch by batch. One batch is decoded at a time, while the one
+   * before it is computed.
    */
   protected async *batches(
     images: ImageInput | readonly ImageInput[],
@@ -48,10 +49,12 @@ export abstract class ImagePipeline<
     // Before any image is decoded and resized.
     const size = fixed_size(this.processor);
     if (size) check_size(size.height, size.width, this.model.config, false);
-    const list: readonly ImageInput[] = Array.isArray(images) ? images : [images as ImageInput];
-    for (let i = 0; i < list.length; i += batch_size) {
-      const batch = list.slice(i, i + batch_size);
-      const { pixel_values } = await this.processor(batch, { signal, device: this.model });
+    const prepare = (batch: ImageInput | readonly ImageInput[]) =>
+      this.processor(batch as ImageInput, { signal, device: this.model });
+    const outputs = Array.isArray(images)
+      ? (await on_demand("batching", () => import("./ahead.ts"))).read_ahead(images, batch_size, prepare)
+      : [await prepare(images)];
+    for await (const { pixel_values } of outputs) {
       try {
         yield { pixel_values, signal };
       } finally {
