@@ -2,7 +2,7 @@
 // WebAssembly, the default model, and the licences of what is bundled.
 import { existsSync } from "node:fs";
 import { chmod, cp, mkdir, readdir, rm, writeFile } from "node:fs/promises";
-import { basename, isAbsolute, join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import { build } from "esbuild";
 import { rolldown } from "rolldown";
 import { third_party_licences } from "./licences.mjs";
@@ -77,11 +77,15 @@ const package_is_external = {
   },
 };
 
-/** Edge workers import the engine as a compiled module: this is how they spell it. @type {import("rolldown").Plugin} */
-const wasm_is_a_module = {
+/**
+ * Edge workers import the engine, of one level, as a compiled module: this is how they spell it.
+ * @param {"relaxed" | "simd128"} level @returns {import("rolldown").Plugin}
+ */
+const wasm_is_a_module = (level) => ({
   name: "wasm-is-a-module",
-  resolveId: (id) => (id.endsWith(".wasm") ? { id: `./${basename(id)}?module`, external: true } : undefined),
-};
+  resolveId: (id) =>
+    id.endsWith(".wasm") ? { id: `./vit_msn_${level}.wasm?module`, external: true } : undefined,
+});
 
 // Leftovers of an earlier build must not be packed; the type declarations come from tsc.
 await mkdir("dist", { recursive: true });
@@ -93,13 +97,19 @@ await build_entries("node", node);
 await build_entries("web", browser);
 // Service workers and edge workers can't import dynamically: one file each, with everything inside.
 await build_one_file("static.web", "ts/static.ts", { ...browser, plugins: [] });
-await build_one_file("index.edge", "ts/static.ts", {
-  ...browser,
-  resolve: { conditionNames: ["workerd", "browser", "import", "default"] },
-  plugins: [wasm_is_a_module],
-  // Some edge workers have no address; nothing can be found next to this file there.
-  transform: { define: { "import.meta.url": '"file:///vit-msn/"' } },
-});
+for (const [name, level] of /** @type {const} */ ([
+  ["index.edge", "relaxed"],
+  // "edge-light" also runs in Node on developers' machines, and Node 20 has no relaxed SIMD.
+  ["index.edge_light", "simd128"],
+])) {
+  await build_one_file(name, "ts/static.ts", {
+    ...browser,
+    resolve: { conditionNames: ["workerd", "browser", "import", "default"] },
+    plugins: [wasm_is_a_module(level)],
+    // Some edge workers have no address; nothing can be found next to this file there.
+    transform: { define: { "import.meta.url": '"file:///vit-msn/"' } },
+  });
+}
 // The programs of the engine's threads and of its Worker.
 for (const [folder, program] of [
   ["wasm", "thread"],

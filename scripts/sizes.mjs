@@ -43,6 +43,7 @@ const budgets = [
     budget: 310_500,
   },
   { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 247_000 },
+  { files: ["dist/index.edge_light.js"], what: "the same with plain SIMD", budget: 247_000 },
   {
     name: "training",
     // With RandAugment and LoRA: a transform is called synchronously, so it can't be fetched on demand.

@@ -1,10 +1,10 @@
 import type { Level } from "../engine_info.ts";
-import relaxed from "../vit_msn_relaxed.wasm";
+import engine from "../vit_msn_relaxed.wasm";
 
 /**
  * The engine's module for edge workers, which may not compile bytes: it is imported, and so compiled when the worker is
- * deployed. One level is enough, since all edge runtimes have relaxed SIMD and none has threads.
+ * deployed. Each edge bundle has one level (scripts/bundle.mjs) and no threads, which no edge runtime has.
  */
 export async function default_wasm(_level: Level | "webgpu"): Promise<WebAssembly.Module> {
-  return relaxed;
+  return engine;
 }
