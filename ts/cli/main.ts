@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { version } from "../../package.json";
 import { env, VitMsnError } from "../index.ts";
 import { add_classify } from "./classify.ts";
+import { add_completion } from "./completion.ts";
 import { add_embed } from "./embed.ts";
 import { add_few_shot } from "./few_shot.ts";
 import { add_serve } from "./serve/command.ts";
@@ -49,6 +50,7 @@ Results go to standard output, everything else to standard error. Exit codes:
   add_train(program, signal);
   add_pretrain(program, signal);
   add_serve(program, signal);
+  add_completion(program);
   return program;
 }
 
