@@ -65,7 +65,7 @@ const browsers = {
 };
 const installed = (Object.keys(browsers) as Engine[]).filter((engine) => find_browser(engine) !== undefined);
 
-/** Firefox's WebGPU answers only every 100 ms, too slow for all tests: the reference's outputs have to do. */
+/** Firefox's WebGPU, on software that compiles kernels for seconds: of all tests only the reference's outputs run there. */
 const lavapipe = find_lavapipe();
 if (lavapipe === undefined) console.log("Skipped in Firefox: WebGPU, as Mesa's lavapipe isn't installed.");
 const firefox_webgpu =

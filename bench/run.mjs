@@ -1,7 +1,7 @@
 // Runs a benchmark: bundles its TypeScript (Node 20 can't read it) and imports the result into this process, so that
 // node's own flags, as --cpu-prof, work.
 //
-// Usage: node [NODE_FLAGS] bench/run.mjs peers|runtimes|gpu|attention|masked|kernels|models|profile|training|pretraining|tiles|image|fashion|fashion_pretraining|few_shot|low_shot|similar|serve [OPTIONS]
+// Usage: node [NODE_FLAGS] bench/run.mjs peers|runtimes|pages|gpu|attention|masked|kernels|models|profile|training|pretraining|tiles|image|fashion|fashion_pretraining|few_shot|low_shot|similar|serve [OPTIONS]
 import { copyFileSync, existsSync, readdirSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
@@ -12,7 +12,7 @@ const source = `${root}bench/${name}.ts`;
 
 if (!/^[a-z_]+$/.test(name) || !existsSync(source)) {
   console.error(
-    "Usage: node bench/run.mjs peers|runtimes|gpu|attention|masked|kernels|models|profile|training|pretraining|tiles|image|fashion|fashion_pretraining|few_shot|low_shot|similar|serve [OPTIONS]; --help after a name shows its options.",
+    "Usage: node bench/run.mjs peers|runtimes|pages|gpu|attention|masked|kernels|models|profile|training|pretraining|tiles|image|fashion|fashion_pretraining|few_shot|low_shot|similar|serve [OPTIONS]; --help after a name shows its options.",
   );
   process.exit(2);
 }
