@@ -64,7 +64,7 @@ const before = await forward();
 const claimed = new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve));
 const registration = await navigator.serviceWorker.register("/claiming.js");
 await claimed;
-await fetch("/program.js", { signal: AbortSignal.timeout(60_000) });
+await fetch("/program.js");
 const same = (await forward()) === before;
 const { threads } = model.engine_info;
 await model.dispose();

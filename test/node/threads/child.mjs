@@ -67,7 +67,7 @@ const scenarios = {
     }
     setFlagsFromString("--expose-gc");
     const collect_garbage = runInNewContext("gc");
-    for (let i = 0; i < 1000 && ended < started.length; i++) {
+    while (ended < started.length) {
       collect_garbage();
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -85,8 +85,7 @@ const scenarios = {
       await other.forward({ pixel_values });
       await other.dispose();
     }
-    for (let i = 0; i < 1000 && threads() > before; i++)
-      await new Promise((resolve) => setTimeout(resolve, 20));
+    while (threads() > before) await new Promise((resolve) => setTimeout(resolve, 20));
     return { before, after: threads() };
   },
 
