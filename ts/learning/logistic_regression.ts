@@ -107,6 +107,8 @@ const STALE = 2;
 /** Armijo's share of the predicted descent. */
 const DESCENT = 1e-4;
 const MAX_HALVINGS = 40;
+/** After this many steps, logits are computed afresh. */
+const MAX_AGE = 10;
 
 /**
  * Multinomial logistic regression with an L2 penalty: minimises (1/n) Σ cross-entropy + (λ/2n) ‖W‖² over W
@@ -133,11 +135,16 @@ export async function fit_logistic_regression(
   }
 }
 
-/** A point on the way to the optimum. */
-interface Point {
+/** The objective at some weights. */
+interface Evaluated {
+  weights: Float64Array;
   logits: Float64Array;
   loss: number;
   probs: Float64Array;
+}
+
+/** A point on the way to the optimum. */
+interface Point extends Evaluated {
   gradient: Float64Array;
   /** The gradient's. */
   norm: number;
@@ -191,55 +198,58 @@ class Solver {
   async run(): Promise<Solution> {
     const { tolerance, max_iterations, pacer, on_iteration } = this.#options;
     const zero = new Float64Array(this.#padded_classes * this.#columns);
-    const weights = zero;
-    let point = this.#at(weights, new Float64Array(this.#targets.length));
+    let is_coarse = this.#products !== undefined;
+    let point = await this.#at(zero, new Float64Array(this.#targets.length), is_coarse);
     // The features of every class have the same sum (one class, or all features zero): zero is the optimum.
     const scale = point.norm === 0 ? 1 : point.norm;
     const start = this.#start();
-    if (start !== undefined) {
-      weights.set(start);
-      point = this.#at(weights, this.#logits(weights));
-    }
-    let is_coarse = this.#products !== undefined;
+    if (start !== undefined) point = await this.#at(start, this.#logits(start), is_coarse);
     let iterations = 0;
+    /** Iterations since the logits were computed from the weights: sums of steps drift. */
+    let age = 0;
     while (point.norm > tolerance * scale && iterations < max_iterations) {
       if (is_coarse && point.norm <= COARSE * scale) {
         is_coarse = false;
-        point = this.#at(weights, this.#logits(weights));
+        age = 0;
+        point = await this.#at(point.weights, this.#logits(point.weights), is_coarse);
         continue;
       }
       iterations++;
       const step = await this.#newton_step(point.gradient, point.norm, point.probs);
-      const logit_step = is_coarse ? await this.#coarse_logits(step) : this.#logits(step);
-      const slope = dot(point.gradient, step);
-      const moved = this.#line_search(weights, point.logits, step, logit_step, point.loss, slope);
+      // A step's rounding errors are as small as the step.
+      const logit_step = this.#products === undefined ? this.#logits(step) : await this.#coarse_logits(step);
+      const moved = this.#line_search(point, step, logit_step, dot(point.gradient, step));
       if (moved === undefined) {
         if (!is_coarse) break; // no descent beyond rounding
         is_coarse = false;
-        point = this.#at(weights, this.#logits(weights));
+        age = 0;
+        point = await this.#at(point.weights, this.#logits(point.weights), is_coarse);
         continue;
       }
-      add_scaled(weights, moved, step);
-      add_scaled(point.logits, moved, logit_step);
-      // Sums of steps drift, so every tenth product is computed afresh.
-      const logits = iterations % 10 === 0 ? this.#logits(weights) : point.logits;
-      point = is_coarse ? await this.#coarsely_at(weights, logits) : this.#at(weights, logits);
+      age = (age + 1) % MAX_AGE;
+      point =
+        age === 0 && !is_coarse
+          ? await this.#at(moved.weights, this.#logits(moved.weights), is_coarse)
+          : await this.#with_gradient(moved, is_coarse);
       on_iteration?.(iterations, point.norm / scale);
       await pacer.step();
     }
-    const { loss, norm } = point;
+    const { weights, loss, norm } = point;
     return this.#solution(weights, iterations, loss, norm / scale);
   }
 
-  #at(weights: Float64Array, logits: Float64Array): Point {
-    const { loss, probs } = this.#evaluate(weights, logits);
-    const gradient = this.#gradient(weights, probs);
-    return { logits, loss, probs, gradient, norm: Math.sqrt(dot(gradient, gradient)) };
+  #at(weights: Float64Array, logits: Float64Array, is_coarse: boolean): Promise<Point> {
+    return this.#with_gradient(this.#evaluate(weights, logits), is_coarse);
   }
 
-  /** The same with a gradient in float32. */
-  async #coarsely_at(weights: Float64Array, logits: Float64Array): Promise<Point> {
-    const { loss, probs } = this.#evaluate(weights, logits);
+  /** @param is_coarse whether the gradient is computed in float32. */
+  async #with_gradient(evaluated: Evaluated, is_coarse: boolean): Promise<Point> {
+    const { weights, probs } = evaluated;
+    const gradient = is_coarse ? await this.#coarse_gradient(weights, probs) : this.#gradient(weights, probs);
+    return { ...evaluated, gradient, norm: Math.sqrt(dot(gradient, gradient)) };
+  }
+
+  async #coarse_gradient(weights: Float64Array, probs: Float64Array): Promise<Float64Array> {
     const errors = new Float32Array(this.#count * this.#num_classes);
     const stride = this.#padded_classes;
     for (let i = 0; i < this.#count; i++)
@@ -250,7 +260,7 @@ class Solver {
     const gradient = new Float64Array(weights.length);
     gradient.set(await (this.#products as EngineProducts).transposed_times(errors));
     this.#add_penalty(gradient, weights);
-    return { logits, loss, probs, gradient, norm: Math.sqrt(dot(gradient, gradient)) };
+    return gradient;
   }
 
   /** The logits in float32, with the padding of classes and rows. */
@@ -294,7 +304,7 @@ class Solver {
   }
 
   /** The objective times n, and the probabilities; those of padded rows and classes are 0. */
-  #evaluate(weights: Float64Array, logits: Float64Array): { loss: number; probs: Float64Array } {
+  #evaluate(weights: Float64Array, logits: Float64Array): Evaluated {
     const stride = this.#padded_classes;
     const probs = new Float64Array(logits.length);
     let loss = 0.5 * this.#options.penalty * this.#penalised_square(weights);
@@ -314,7 +324,7 @@ class Solver {
       for (let c = 0; c < this.#num_classes; c++) probs[start + c] = (probs[start + c] as number) / sum;
       loss += Math.log(sum) - target;
     }
-    return { loss, probs };
+    return { weights, logits, loss, probs };
   }
 
   #penalised_square(weights: Float64Array): number {
@@ -436,15 +446,13 @@ class Solver {
     return cholesky(matrix, size);
   }
 
-  /** The share of the step to take, or undefined if rounding hides any descent. */
+  /** The point to move to along a step, or undefined if rounding hides any descent. */
   #line_search(
-    weights: Float64Array,
-    logits: Float64Array,
+    { weights, logits, loss }: Point,
     step: Float64Array,
     logit_step: Float64Array,
-    loss: number,
     slope: number,
-  ): number | undefined {
+  ): Evaluated | undefined {
     if (!(slope < 0)) return undefined;
     // Near the optimum a true descent is smaller than the objective's rounding, and the whole step is right.
     const rounding = 1e-13 * Math.abs(loss);
@@ -453,8 +461,8 @@ class Solver {
       add_scaled(moved, share, step);
       const moved_logits = logits.slice();
       add_scaled(moved_logits, share, logit_step);
-      const next = this.#evaluate(moved, moved_logits).loss;
-      if (next <= loss + DESCENT * share * slope + rounding) return share;
+      const next = this.#evaluate(moved, moved_logits);
+      if (next.loss <= loss + DESCENT * share * slope + rounding) return next;
     }
     return undefined;
   }
