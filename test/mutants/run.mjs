@@ -2,7 +2,8 @@
 //
 // Tests the tests: changes the code in one place at a time and runs the tests that answer for it (areas.mjs). A mutant
 // that no test notices survives; either a test is missing or the change makes no difference. Stryker's instrumenter puts
-// all mutants of an area into a copy of the repository, which is bundled once; an environment variable chooses one.
+// all mutants of an area into a copy of the repository, which is bundled once; an environment variable chooses one. Each
+// test file runs once without a mutant, to record which mutants' code it runs: only those can it notice.
 // Results: .out/mutants/report.json, with the place of each survivor. For Rust, see CONTRIBUTING.md (cargo-mutants).
 import { spawn, spawnSync } from "node:child_process";
 import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -14,6 +15,7 @@ import { AREAS } from "./areas.mjs";
 /** @typedef {import("./areas.mjs").Area} Area */
 /** @typedef {{ id: string, file: string, line: number, kind: string, replacement: string }} Mutant */
 /** @typedef {"killed" | "timed out" | "survived"} Verdict */
+/** @typedef {{ path: string, ms: number, reached: Set<string> }} TestFile */
 
 const out = resolve(".out/mutants");
 /** The texts of messages and lists of names aren't behaviour that each test should repeat. */
@@ -55,25 +57,60 @@ async function test_area(area) {
   await copy_repository(folder);
   const mutants = await instrument(folder, area.code);
   run_or_throw(process.execPath, ["scripts/bundle.mjs"], folder);
-  const start = performance.now();
-  if ((await run_tests(folder, area, undefined, Number.POSITIVE_INFINITY)) !== "survived")
-    throw new Error(`The tests of ${area.name} fail without a mutant; see ${folder}.`);
-  const limit_ms = PATIENCE * (performance.now() - start) + 30_000;
+  const files = await measure_tests(folder, area);
   /** @type {{ mutant: Mutant, verdict: Verdict }[]} */
   const tested = [];
-  const waiting = choose(mutants, sample, seed);
+  await in_lanes(choose(mutants, sample, seed), async (mutant) => {
+    // The quickest first: most mutants are killed by them.
+    const answering = files.filter(({ reached }) => reached.has(mutant.id)).sort((a, b) => a.ms - b.ms);
+    /** @type {Verdict} */
+    let verdict = "survived";
+    for (const { path, ms } of answering) {
+      verdict = await run_test(
+        folder,
+        path,
+        { __STRYKER_ACTIVE_MUTANT__: mutant.id },
+        PATIENCE * ms + 30_000,
+      );
+      if (verdict !== "survived") break;
+    }
+    tested.push({ mutant, verdict });
+    const place = `${mutant.file}:${mutant.line} ${mutant.kind} → ${shorten(mutant.replacement)}`;
+    console.log(`  ${verdict}${answering.length === 0 ? " (no test runs it)" : ""}: ${place}`);
+  });
+  return { all: mutants.length, tested };
+}
+
+/** Runs each test file without a mutant. @param {string} folder @param {Area} area @returns {Promise<TestFile[]>} */
+async function measure_tests(folder, area) {
+  const prefixes = area.tests.map((test) => `test/${test}`);
+  const paths = run_or_throw("git", ["ls-files", "test"], ".")
+    .split("\n")
+    .filter((path) => path.endsWith(".test.ts") && prefixes.some((prefix) => path.startsWith(prefix)));
+  const preload = join(folder, "test/mutants/coverage.cjs");
+  /** @type {TestFile[]} */
+  const files = [];
+  await in_lanes(paths, async (path) => {
+    const record = join(folder, `coverage-${files.length}-${path.replaceAll("/", "-")}.txt`);
+    await writeFile(record, "");
+    const start = performance.now();
+    const env = { NODE_OPTIONS: `--require ${preload}`, MUTANT_COVERAGE: record };
+    if ((await run_test(folder, path, env, Number.POSITIVE_INFINITY)) !== "survived")
+      throw new Error(`${path} fails without a mutant; see ${folder}.`);
+    const reached = new Set((await readFile(record, "utf8")).split("\n"));
+    files.push({ path, ms: performance.now() - start, reached });
+  });
+  return files;
+}
+
+/** @template T @param {T[]} items @param {(item: T) => Promise<void>} work */
+async function in_lanes(items, work) {
+  const waiting = [...items];
   await Promise.all(
     Array.from({ length: lanes }, async () => {
-      for (let mutant = waiting.shift(); mutant !== undefined; mutant = waiting.shift()) {
-        const verdict = await run_tests(folder, area, mutant.id, limit_ms);
-        tested.push({ mutant, verdict });
-        console.log(
-          `  ${verdict}: ${mutant.file}:${mutant.line} ${mutant.kind} → ${shorten(mutant.replacement)}`,
-        );
-      }
+      for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) await work(item);
     }),
   );
-  return { all: mutants.length, tested };
 }
 
 /** What git knows, with what is built; modules are linked. @param {string} folder */
@@ -118,25 +155,16 @@ async function instrument(folder, code) {
     }));
 }
 
-/** @param {string} folder @param {Area} area @param {string | undefined} mutant @param {number} limit_ms */
-async function run_tests(folder, area, mutant, limit_ms) {
+/** @param {string} folder @param {string} path @param {Record<string, string>} env @param {number} limit_ms */
+async function run_test(folder, path, env, limit_ms) {
   const child = spawn(
     process.execPath,
-    [
-      "node_modules/vitest/vitest.mjs",
-      "run",
-      "--project",
-      "node",
-      "--bail",
-      "1",
-      "--reporter=dot",
-      ...area.tests.map((test) => `test/${test}`),
-    ],
+    ["node_modules/vitest/vitest.mjs", "run", "--project", "node", "--bail", "1", "--reporter=dot", path],
     {
       cwd: folder,
       detached: true,
       stdio: "ignore",
-      env: { ...process.env, ...(mutant !== undefined && { __STRYKER_ACTIVE_MUTANT__: mutant }) },
+      env: { ...process.env, ...env },
     },
   );
   let timed_out = false;
