@@ -64,6 +64,36 @@ test("teaches from a folder, evaluates twice, and classifies", async () => {
   expect(stdout).toMatch(/ankle-boot\.png +\d\.\d{4} +boot$/m);
 });
 
+test("evaluates draws of a few images, on the others", async () => {
+  const args = ["--teach", "others", "--shots", "1,3", "--seeds", "4"];
+  const { code, stdout } = await few_shot(...args);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^1 image of each label: \d+\.\d % ± \d+\.\d % over 4 draws$/m);
+  expect(stdout).toMatch(/^3 images of each label: \d+\.\d % ± \d+\.\d % over 4 draws$/m);
+
+  const json = await few_shot(...args, "--json");
+  const [, one, three] = json.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line).low_shot);
+  for (const { accuracies, mean, std } of [one, three]) {
+    expect(accuracies).toHaveLength(4);
+    const average = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    expect(mean).toBeCloseTo(average(accuracies), 12);
+    const squares = accuracies.map((accuracy: number) => (accuracy - mean) ** 2);
+    expect(std).toBeCloseTo(Math.sqrt((average(squares) * 4) / 3), 12);
+    expect(mean).toBeGreaterThan(0.6);
+  }
+  // The same seeds draw the same images.
+  expect((await few_shot(...args, "--json")).stdout).toBe(json.stdout);
+
+  const few = await few_shot("--teach", "clothes", "--shots", "4");
+  expect(few.code).toBe(1);
+  expect(few.stderr).toContain(
+    '"bag" has 4 images; drawing 4 and evaluating on others takes more. [INVALID_ARGUMENT]',
+  );
+});
+
 test("saves a head, extends it, and exports a model that classify opens", async () => {
   const first = await few_shot("--teach", "clothes", "--save", "head", "--json");
   expect(first.code).toBe(0);

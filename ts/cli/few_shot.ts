@@ -28,6 +28,8 @@ interface FewShotFlags extends ModelFlags {
   head?: string;
   eval?: string;
   leaveOneOut?: boolean;
+  shots?: number[];
+  seeds: number;
   save?: string;
   export?: string;
   method?: FewShotMethod;
@@ -39,6 +41,14 @@ interface FewShotFlags extends ModelFlags {
   batchSize: number;
   topK: number;
   json?: boolean;
+}
+
+/** Accuracies with `shots` images of each label, one for each draw; `std` is the sample's. */
+interface LowShot {
+  shots: number;
+  accuracies: number[];
+  mean: number;
+  std: number;
 }
 
 const METHODS = ["logistic_regression", "nearest_centroid", "knn"] as const satisfies FewShotMethod[];
@@ -54,6 +64,8 @@ const EXAMPLES = `
 Examples:
   # evaluate on the images in pets/cat, pets/dog, ...
   vit-msn few-shot --teach pets --leave-one-out
+  # how many images does a label need?
+  vit-msn few-shot --teach pets --shots 1,2,5 --seeds 10
   # learn from one folder, evaluate on another, and save the head
   vit-msn few-shot --teach pets --eval others --save head
   # classify with a saved head
@@ -84,6 +96,12 @@ function with_action_options(command: Command): Command {
     .option("--head <dir>", "load a head that --save wrote; --teach then adds images to it")
     .option("--eval <dir>", "evaluate on the images in this folder, which has a folder for each label")
     .option("--leave-one-out", "evaluate on each image with a head fitted to all others")
+    .option(
+      "--shots <n,...>",
+      "evaluate heads fitted to n images of each label, drawn at random, on all other images",
+      counts,
+    )
+    .option("--seeds <n>", "repeat --shots with n draws", positive_integer, 5)
     .option("--save <dir>", "save the head: few_shot.json and few_shot.safetensors")
     .option("--export <dir>", "write a complete model with the labels as its classes");
 }
@@ -121,6 +139,11 @@ function with_learning_options(command: Command): Command {
     .option("--json", "print JSON lines instead of text");
 }
 
+/** Positive integers, with commas between them. */
+function counts(text: string): number[] {
+  return text.split(",").map(positive_integer);
+}
+
 /** A number, "auto" or a name, which fit() checks. */
 function penalty(text: string): FitOptions["penalty"] {
   const value = Number(text);
@@ -133,11 +156,11 @@ function check_flags(images: readonly string[], flags: FewShotFlags, command: Co
     command.error(
       "error: few-shot requires --teach <dir>, with a folder for each label, or --head <dir>, written by --save",
     );
-  const { eval: evaluated, leaveOneOut, save, export: exported } = flags;
-  const has_action = [evaluated, leaveOneOut, save, exported].some((flag) => flag !== undefined);
+  const { eval: evaluated, leaveOneOut, shots, save, export: exported } = flags;
+  const has_action = [evaluated, leaveOneOut, shots, save, exported].some((flag) => flag !== undefined);
   if (images.length === 0 && !has_action)
     command.error(
-      "error: few-shot requires images to classify, or --eval, --leave-one-out, --save or --export",
+      "error: few-shot requires images to classify, or --eval, --leave-one-out, --shots, --save or --export",
     );
 }
 
@@ -180,7 +203,7 @@ class Session {
   }
 
   async run(images: string[]): Promise<number> {
-    const { head, teach, eval: evaluated, leaveOneOut, save, export: exported } = this.#flags;
+    const { head, teach, eval: evaluated, leaveOneOut, shots = [], save, export: exported } = this.#flags;
     const signal = this.#signal;
     if (head !== undefined) await this.#teach.load(head, { signal });
     if (teach !== undefined) {
@@ -191,6 +214,7 @@ class Session {
       this.#report({
         leave_one_out: await this.#teach.leave_one_out({ signal, progress_callback: this.#progress }),
       });
+    for (const n of shots) this.#report({ low_shot: await this.#low_shot(n) });
     if (evaluated !== undefined) this.#report({ evaluation: await this.#evaluate(evaluated) });
     if (save !== undefined) await this.#teach.save(save, { signal });
     if (exported !== undefined) await this.#teach.export_model(exported, { signal });
@@ -217,6 +241,22 @@ class Session {
       signal: this.#signal,
       progress_callback: this.#progress,
     });
+  }
+
+  async #low_shot(shots: number): Promise<LowShot> {
+    const { method, penalty, intercept, seeds } = this.#flags;
+    const draws = await this.#teach.low_shot({
+      shots,
+      seeds,
+      method,
+      penalty,
+      intercept,
+      signal: this.#signal,
+    });
+    const accuracies = draws.map(({ accuracy }) => accuracy);
+    const mean = accuracies.reduce((a, b) => a + b, 0) / seeds;
+    const squares = accuracies.reduce((sum, accuracy) => sum + (accuracy - mean) ** 2, 0);
+    return { shots, accuracies, mean, std: Math.sqrt(squares / Math.max(1, seeds - 1)) };
   }
 
   async #evaluate(folder: string): Promise<Evaluation> {
@@ -269,12 +309,18 @@ class Session {
     this.#bar?.update(done);
   };
 
-  #report(what: { fit?: FitReport; leave_one_out?: Evaluation; evaluation?: Evaluation }): void {
+  #report(what: {
+    fit?: FitReport;
+    leave_one_out?: Evaluation;
+    low_shot?: LowShot;
+    evaluation?: Evaluation;
+  }): void {
     this.stop();
     if (this.#flags.json) process.stdout.write(json_for_stdout(`${JSON.stringify(what)}\n`));
     else if (what.fit) notify(describe_fit(what.fit));
     if (this.#flags.json) return;
     if (what.leave_one_out) process.stdout.write(describe("leave-one-out", what.leave_one_out));
+    if (what.low_shot) process.stdout.write(describe_low_shot(what.low_shot));
     if (what.evaluation) process.stdout.write(describe("evaluation", what.evaluation));
   }
 
@@ -338,6 +384,11 @@ function describe_fit(report: FitReport): string {
     `${method} on ${report.images} images with ${labels.length} labels${lambda}; ` +
     `training accuracy ${percent(train_accuracy)}.`
   );
+}
+
+function describe_low_shot({ shots, accuracies, mean, std }: LowShot): string {
+  const images = shots === 1 ? "image" : "images";
+  return `${shots} ${images} of each label: ${percent(mean)} ± ${percent(std)} over ${accuracies.length} draws\n`;
 }
 
 function describe(what: string, { accuracy, correct, total, labels: raw, confusion }: Evaluation): string {

@@ -195,7 +195,7 @@ async function read_settings(
   const is_own = /^ViT(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?$/.test(String(type));
   if (is_own && !config.do_pad) return { config, where };
   const { as_vit_settings } = await on_demand(
-    "reader of other image processors",
+    "other image processors",
     () => import("./processor_families.ts"),
   );
   return { config: as_vit_settings(config, where), where };

@@ -33,7 +33,7 @@ export function check_output(height: number, width: number, image: Area, index: 
   throw new VitMsnError(
     "INVALID_IMAGE",
     `Image ${index} of ${image.width}×${image.height} pixels would become ${width}×${height}; ` +
-      `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or set size to { height, width }.`,
+      `it must have 1 to ${MAX_OUTPUT_PIXELS} pixels. Crop it, or set size.`,
     { details: { index, width, height } },
   );
 }
@@ -44,7 +44,7 @@ export function check_same_shape(first: readonly number[], shape: readonly numbe
   const show = ([channels, height, width]: readonly number[]) =>
     `${width}×${height} pixels and ${channels} channels`;
   throw invalid(
-    `Images of one batch must have one shape after processing: image 0 has ${show(first)}, image ${index} ${show(shape)}. ` +
+    `Processed images of a batch must have one shape: image 0 has ${show(first)}, image ${index} ${show(shape)}. ` +
       "Set size, or pass them one by one.",
   );
 }

@@ -32,12 +32,13 @@ import {
   write_few_shot,
 } from "../learning/head_file.ts";
 import { type Head, predict } from "../learning/heads.ts";
+import { low_shot } from "../learning/low_shot.ts";
 import { LOAD_RULES, SAVE_RULES } from "../loading/option_rules.ts";
 import { open_source } from "../loading/source.ts";
 import type { SaveDirectory } from "../loading/storage_types.ts";
 import type { LoadOptions, PretrainedSource } from "../loading/types.ts";
 import type { ViTMSNModel } from "../model/modeling_vit_msn.ts";
-import { callable, check_options, count_or_null, flag, type Rules } from "../options.ts";
+import { callable, check_options, count, count_or_null, flag, type Rules } from "../options.ts";
 import { best, type ClassificationResult, DEFAULT_TOP_K } from "./image_classification.ts";
 import { CALL_RULES, ImagePipeline, type ImagePipelineCallOptions } from "./image_pipeline.ts";
 
@@ -66,6 +67,14 @@ export interface FewShotImageOptions extends ImagePipelineCallOptions {
 export interface FewShotSaveOptions extends Pick<LoadOptions, "signal" | "progress_callback"> {
   /** Also write the images' features, so that more images can be added after load(); default true. */
   keep_features?: boolean;
+}
+
+/** The options of low_shot(), besides those of fit(). */
+export interface LowShotOptions extends FitOptions {
+  /** The number of images of each label to learn from. */
+  shots: number;
+  /** The number of draws; default 5. */
+  seeds?: number;
 }
 
 /** Images by label. */
@@ -269,6 +278,20 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
     check_options("leave_one_out", options, SAVE_RULES);
     check_labels(this.labels);
     return leave_one_out([...this.#examples], plan, { ...options, engine: this.#engine });
+  }
+
+  /**
+   * Measures how well a few images of each label suffice: for each seed, draws `shots` added images of each label, fits a
+   * head to them and classifies all other added images. No forward is run, and the fitted head stays as it is.
+   * @param options `shots`: images of each label; `seeds`: the number of draws, default 5; others as for fit().
+   * @returns an evaluation for each draw; the same seeds draw the same images.
+   * @throws VitMsnError INVALID_ARGUMENT unless every label has more than `shots` images; what fit() throws.
+   */
+  async low_shot({ shots, seeds = 5, ...options }: LowShotOptions): Promise<Evaluation[]> {
+    this.#check_alive();
+    check_options("low_shot", { shots, seeds }, { shots: count, seeds: count });
+    const run = { ...options, engine: this.#engine };
+    return low_shot([...this.#examples], shots, seeds, plan_fit(options), run);
   }
 
   /**
