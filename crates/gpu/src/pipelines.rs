@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
 
 use vit_msn_tensor::{Error, Result};
 
@@ -10,13 +11,39 @@ use crate::template::expand;
 
 /// A WGSL module and its entry point. Binding 0 is the uniforms, followed by the buffers that are read, then those
 /// that are written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy)]
 pub(crate) struct Kernel {
     /// The op's name, for errors and GPU debuggers.
     pub name: &'static str,
     /// The module's source in parts: shared code, then the kernel.
     pub sources: &'static [&'static str],
     pub entry_point: &'static str,
+}
+
+impl Kernel {
+    /// Identifies it at every dispatch without reading its text.
+    fn address(&self) -> (*const &'static str, usize, *const u8) {
+        let Self {
+            sources,
+            entry_point,
+            ..
+        } = self;
+        (sources.as_ptr(), sources.len(), entry_point.as_ptr())
+    }
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.address() == other.address()
+    }
+}
+
+impl Eq for Kernel {}
+
+impl Hash for Kernel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
 }
 
 /// Constants      that the module uses but doesn't define. They are prepended to the source rather than set as
