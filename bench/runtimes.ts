@@ -19,8 +19,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, extname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { chromium } from "playwright";
-import { find_chromium, launch_args } from "../scripts/chromium.mjs";
+import { ENGINES, type Engine, start_browser, with_page } from "../test/support/browsers/browsers.ts";
 import { bun, deno, newest_node, own_node, type Runtime } from "../test/support/runtimes.ts";
 import { ViTMSNForImageClassification } from "../ts/model/modeling_vit_msn.ts";
 import { to_onnx } from "./onnx/vit_msn.ts";
@@ -31,7 +30,7 @@ const HELP = `Usage: node bench/run.mjs runtimes [OPTIONS]
 
   --peers-dir DIR     the folder whose node_modules has @huggingface/transformers; default this one
   --size small|base   default small
-  --only NAME         one runtime: node, newest, deno, bun or chromium
+  --only NAME         one runtime: node, newest, deno, bun, chromium, firefox or webkit
   --rounds N          runs of each, of which the fastest by its first answer counts; default 2
   --no-peer           leave transformers.js out
   --json              print JSON`;
@@ -111,7 +110,7 @@ function in_process(runtime: Pick<Runtime, "run">, folder: string): Run {
   return async (program) => JSON.parse(await runtime.run(`${program}.mjs`, args, folder)) as Measured;
 }
 
-function in_chromium(folder: string): Run {
+function in_browser(engine: Engine, folder: string): Run {
   return async (program) => {
     let code_bytes = 0;
     const peer = resolve(options["peers-dir"], "node_modules");
@@ -137,12 +136,13 @@ function in_chromium(folder: string): Run {
       response.end(body);
     }).listen(0, "127.0.0.1");
     await new Promise((resolve) => server.once("listening", resolve));
-    const browser = await chromium.launch({ executablePath: find_chromium(), args: launch_args });
+    const browser = await start_browser(engine);
     try {
-      const page = await browser.newPage();
-      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
-      const call = `import("/page.js").then((m) => m.${program}(${JSON.stringify(options.size)}))`;
-      return { ...((await page.evaluate(call)) as Measured), code_bytes };
+      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+      const measured = await with_page(browser, url, (page) =>
+        page.run<Measured>(`return (await import("/page.js")).${program}(arg)`, options.size),
+      );
+      return { ...measured, code_bytes };
     } finally {
       await browser.close();
       server.closeAllConnections();
@@ -174,7 +174,7 @@ async function runs(folder: string): Promise<[string, string, Run][]> {
     ["node", `Node ${node.version}`, in_process(node, folder)],
     ["deno", `Deno ${in_deno.version}`, in_process(in_deno, folder)],
     ["bun", `Bun ${in_bun.version}`, in_process(in_bun, folder)],
-    ["chromium", "Chromium", in_chromium(folder)],
+    ...ENGINES.map((engine): [string, string, Run] => [engine, engine, in_browser(engine, folder)]),
   ];
   if (newest) all.splice(1, 0, ["newest", `Node ${newest.version}`, in_process(newest, folder)]);
   return all.filter(([name]) => options.only === undefined || name === options.only);
@@ -238,7 +238,7 @@ async function main(): Promise<void> {
     await rm(folder, { recursive: true, force: true });
   }
   const title =
-    `vit-msn-${options.size} (random weights), float32, one thread: package installed (in Chromium: code downloaded), ` +
+    `vit-msn-${options.size} (random weights), float32, one thread: package installed (in browsers: code downloaded), ` +
     "model ready and first image classified, from the program's start";
   print(title, where, rows, options.json);
 }
