@@ -1,9 +1,9 @@
 import { readdir, readFile } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { RawImage } from "vit-msn";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ENGINES, start_browser, type TestBrowser, with_page } from "../support/browsers/browsers.ts";
+import { stated_column } from "../support/guide_tables.ts";
 import { difference } from "../support/images.ts";
 import { type StaticServer, serve } from "../support/static_server.ts";
 import { type FixtureTensor, read_tensors } from "../support/tensors.ts";
@@ -168,22 +168,6 @@ const ROUNDING = 2;
 
 /** The column of a browser in the guide's table. */
 async function stated(engine: string): Promise<Record<string, number>> {
-  const guide = await readFile(fileURLToPath(new URL("docs/guides/support.md", root)), "utf8");
-  const rows = guide
-    .split("\n")
-    .filter((line) => line.startsWith("|"))
-    .map((line) =>
-      line
-        .split("|")
-        .slice(1, -1)
-        .map((cell) => cell.trim()),
-    );
-  const header = rows.find(([first]) => first === "largest difference") ?? [];
-  const column = header.findIndex((cell) => cell.toLowerCase().startsWith(engine));
-  return Object.fromEntries(
-    KINDS.map(([kind]) => [
-      kind,
-      Number.parseInt(rows.find(([first]) => first === kind)?.[column] ?? "", 10),
-    ]),
-  );
+  const column = await stated_column("largest difference", engine);
+  return Object.fromEntries(KINDS.map(([kind]) => [kind, Number.parseInt(column.get(kind) ?? "", 10)]));
 }
