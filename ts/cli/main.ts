@@ -22,12 +22,15 @@ const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const;
 // so the library leaves it to the programs that use it.
 process.env.VIPS_BLOCK_UNTRUSTED ??= "1";
 
+const OTHER = "Other commands:";
+
 function build_program(signal: AbortSignal): Command {
   const program = new Command("vit-msn")
     .description("Run and train ViT-MSN on images: classify, embed, learn your own labels, serve over HTTP.")
     .optionsGroup("General options:")
     .version(version, "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help")
+    .commandsGroup(OTHER)
     .helpCommand("help [command]", "print the help of a command")
     .exitOverride()
     .configureOutput({ writeErr: (text) => process.stderr.write(visible_lines(text)) })
@@ -43,13 +46,16 @@ Results go to standard output, everything else to standard error. Exit codes:
   130, 143  interrupted
 "vit-msn <command> --help" lists the options of a command.`,
     );
+  program.commandsGroup("Use a model:");
   add_classify(program, signal);
   add_embed(program, signal);
-  add_few_shot(program, signal);
   add_similar(program, signal);
+  add_serve(program, signal);
+  program.commandsGroup("Make a model:");
+  add_few_shot(program, signal);
   add_train(program, signal);
   add_pretrain(program, signal);
-  add_serve(program, signal);
+  program.commandsGroup(OTHER);
   add_completion(program);
   return program;
 }
