@@ -99,8 +99,10 @@ export * from "./trainer.ts";
 export type { LogEntry, RunningSums, TrainerState } from "./trainer_state.ts";
 export {
   type OptionRule,
+  type SamplingStrategy,
   STRATEGIES,
   type Strategy,
+  type TestTimeAugmentation,
   TRAINING_OPTIONS,
   TrainingArguments,
   type TrainingOptions,

@@ -1,4 +1,4 @@
-import type { Scope } from "../engine/engine.ts";
+import { Scope } from "../engine/engine.ts";
 import { env } from "../env.ts";
 import { invalid_argument, VitMsnError } from "../errors.ts";
 import type { ViTImageProcessor } from "../image/image_processing_vit.ts";
@@ -386,10 +386,14 @@ export class Trainer {
     return { predictions, label_ids, metrics };
   }
 
-  #forward(batch: Batch, signal: AbortSignal | undefined) {
+  async #forward(
+    batch: Batch,
+    signal: AbortSignal | undefined,
+  ): Promise<{ logits: Float32Array; loss: number }> {
     const { model, args } = this;
     const { labels } = batch;
-    const engine = training_engine(model);
+    const logits = await this.#logits(batch, signal);
+    if (labels === undefined) return { logits: logits.data, loss: 0 };
     const own_loss = loss_in_javascript(
       {
         config: model.config,
@@ -399,19 +403,46 @@ export class Trainer {
       },
       labels,
     );
-    return model.with_logits(inputs_of(batch, signal), async (handle, scope: Scope) => {
-      const values = await engine.read(handle);
-      if (labels === undefined) return { logits: values, loss: 0 };
-      if (own_loss !== undefined) {
-        const logits = new Tensor("float32", values, engine.dims(handle));
-        const { loss } = await call_loss(own_loss, { logits, labels, batch, signal });
-        return { logits: values, loss };
-      }
-      const smoothing = args.label_smoothing_factor;
-      const loss = training_loss(engine, scope, handle, labels, model.config, smoothing);
-      return { logits: values, loss: (await engine.read(loss))[0] as number };
-    });
+    if (own_loss !== undefined) {
+      const { loss } = await call_loss(own_loss, { logits, labels, batch, signal });
+      return { logits: logits.data, loss };
+    }
+    const engine = training_engine(model);
+    const scope = new Scope(engine);
+    try {
+      const handle = scope.use(engine.tensor(logits.data, logits.dims));
+      const loss = training_loss(engine, scope, handle, labels, model.config, args.label_smoothing_factor);
+      return { logits: logits.data, loss: (await engine.read(loss))[0] as number };
+    } finally {
+      scope.close();
+    }
   }
+
+  /** The logits of a batch, or with test_time_augmentation their mean over the views of each image. */
+  async #logits(batch: Batch, signal: AbortSignal | undefined): Promise<Tensor<"float32">> {
+    const engine = training_engine(this.model);
+    const read = (batch: Batch) =>
+      this.model.with_logits(
+        inputs_of(batch, signal),
+        async (handle) => new Tensor("float32", await engine.read(handle), engine.dims(handle)),
+      );
+    const logits = await read(batch);
+    if (this.args.test_time_augmentation === "none") return logits;
+    const mirrored = await read({ ...batch, pixel_values: mirrored_pixels(batch.pixel_values) });
+    return new Tensor(
+      "float32",
+      logits.data.map((x, i) => (x + (mirrored.data[i] as number)) / 2),
+      logits.dims,
+    );
+  }
+}
+
+/** [batch, channels, height, width] with left and right exchanged. */
+function mirrored_pixels({ data, dims }: Tensor): Tensor<"float32"> {
+  const mirrored = Float32Array.from(data as ArrayLike<number>);
+  const width = dims[3] as number;
+  for (let row = 0; row < mirrored.length; row += width) mirrored.subarray(row, row + width).reverse();
+  return new Tensor("float32", mirrored, dims);
 }
 
 /** A collator whose training batches are erased and mixed as the arguments say. */

@@ -9,6 +9,13 @@ import { POLYNOMIAL_END, SCHEDULES, type Schedule } from "./schedules.ts";
 export const STRATEGIES = ["no", "steps", "epoch"] as const;
 export type Strategy = (typeof STRATEGIES)[number];
 
+/** How training images are drawn: each once an epoch, or with replacement so that classes are equally frequent. */
+export const SAMPLING_STRATEGIES = ["random", "class_balanced"] as const;
+export type SamplingStrategy = (typeof SAMPLING_STRATEGIES)[number];
+/** How evaluations see an image: as it is, or also mirrored, with the mean of the logits. */
+export const TEST_TIME_AUGMENTATIONS = ["none", "flip"] as const;
+export type TestTimeAugmentation = (typeof TEST_TIME_AUGMENTATIONS)[number];
+
 /** The options of a training run, with the names and defaults of transformers' TrainingArguments. */
 export interface TrainingOptions {
   /**
@@ -29,6 +36,11 @@ export interface TrainingOptions {
   gradient_accumulation_steps?: number;
   /** Skip an epoch's last batch if it is smaller; default false. */
   dataloader_drop_last?: boolean;
+  /**
+   * "random" (default): every image once an epoch; "class_balanced": as many draws, with replacement, in which all classes
+   * are equally frequent.
+   */
+  train_sampling_strategy?: SamplingStrategy;
 
   /** The maximum learning rate; default 5e-5. */
   learning_rate?: number;
@@ -117,6 +129,10 @@ export interface TrainingOptions {
   eval_strategy?: Strategy;
   /** Optimiser steps between evaluations; default logging_steps. */
   eval_steps?: number;
+  /**
+   * "flip": evaluations and predictions average the logits of each image and its mirror image; "none" (default).
+   */
+  test_time_augmentation?: TestTimeAugmentation;
   /** Also evaluate before the first step; default false. */
   eval_on_start?: boolean;
   /** Default "steps" with an output_dir, else "no". */
@@ -178,6 +194,7 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   per_device_eval_batch_size: count(1),
   gradient_accumulation_steps: count(1),
   dataloader_drop_last: flag,
+  train_sampling_strategy: { kind: "choice", choices: SAMPLING_STRATEGIES },
   learning_rate: positive,
   lr_scheduler_type: { kind: "choice", choices: SCHEDULES },
   warmup_steps: { kind: "number", min: 0, max: Number.MAX_SAFE_INTEGER },
@@ -211,6 +228,7 @@ export const TRAINING_OPTIONS: Readonly<Record<keyof TrainingOptions, OptionRule
   gradient_checkpointing: flag,
   eval_strategy: { kind: "choice", choices: STRATEGIES },
   eval_steps: count(1),
+  test_time_augmentation: { kind: "choice", choices: TEST_TIME_AUGMENTATIONS },
   eval_on_start: flag,
   save_strategy: { kind: "choice", choices: STRATEGIES },
   save_steps: count(1),
@@ -236,6 +254,7 @@ const DEFAULTS = {
   per_device_eval_batch_size: 8,
   gradient_accumulation_steps: 1,
   dataloader_drop_last: false,
+  train_sampling_strategy: "random",
   learning_rate: 5e-5,
   lr_scheduler_type: "linear",
   warmup_steps: 0,
@@ -267,6 +286,7 @@ const DEFAULTS = {
   freeze_keys: [],
   gradient_checkpointing: false,
   eval_strategy: "no",
+  test_time_augmentation: "none",
   eval_on_start: false,
   save_steps: 500,
   logging_strategy: "steps",

@@ -19,7 +19,7 @@ import {
   report_changes,
 } from "./resuming.ts";
 import type { LogEntry, LoopState } from "./trainer_state.ts";
-import type { Strategy } from "./training_arguments.ts";
+import type { SamplingStrategy, Strategy } from "./training_arguments.ts";
 
 /** The arguments that every kind of training has. */
 interface LoopArguments {
@@ -30,6 +30,8 @@ interface LoopArguments {
   /** Default 1. */
   readonly gradient_accumulation_steps?: number;
   readonly dataloader_drop_last: boolean;
+  /** Default "random". */
+  readonly train_sampling_strategy?: SamplingStrategy;
   readonly data_seed: number;
   /** Default "steps". */
   readonly logging_strategy?: Strategy;
@@ -258,6 +260,7 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
       is_training: true,
       seed: args.data_seed,
       drop_last: args.dataloader_drop_last,
+      is_balanced: args.train_sampling_strategy === "class_balanced",
       signal,
     });
   }

@@ -34,6 +34,7 @@ export interface TrainFlags extends SharedFlags {
   train_dir?: string;
   validation_dir?: string;
   train_val_split?: number;
+  stratified?: boolean;
   max_eval_samples?: number;
   empty_classes?: "error" | "skip";
   model_name_or_path?: string;
@@ -149,7 +150,7 @@ async function open_folders(flags: TrainFlags, trains: boolean, seed: number) {
   const [rest, validation] =
     validation_dir !== undefined || split === 0 || all === undefined
       ? [all, await open_validation(validation_dir, all)]
-      : all.split(split, seed);
+      : all.split(split, seed, { stratified: flags.stratified ?? false });
   check_classes((rest ?? validation)?.classes ?? [], folder ?? String(validation_dir));
   return {
     train_dataset: rest && limit(rest, flags.max_train_samples, seed),

@@ -37,6 +37,10 @@ const FLAGS: Readonly<Record<keyof TrainFlags, DescribedOption>> = {
     rule: { kind: "number", min: 0, max: 1 },
     ...data("without validation_dir: evaluate on this share of train_dir, 0 for none; default: 0.15"),
   },
+  stratified: {
+    rule: flag,
+    ...data("without validation_dir: evaluate on the same share of each class; default: false"),
+  },
   max_eval_samples: { rule: positive_integer, ...data("evaluate on up to n images; default: all") },
   empty_classes: {
     rule: choice("error", "skip"),
@@ -80,6 +84,10 @@ const TRAINING_HELP: Readonly<Record<keyof TrainingOptions, OptionHelp>> = {
   num_train_epochs: training("passes over the data; default: 3"),
   per_device_train_batch_size: training("images per batch; default: 8"),
   gradient_accumulation_steps: training("batches per optimiser step; default: 1"),
+  train_sampling_strategy: training(
+    "random, or class_balanced: draw all classes equally often; default: random",
+    "how",
+  ),
   dataloader_drop_last: training("skip an epoch's last batch if it is smaller; default: false"),
   label_smoothing_factor: training("label smoothing of the cross-entropy; default: 0"),
   class_weights: training("weight of each class in the cross-entropy; default: 1 for all"),
@@ -112,6 +120,7 @@ const TRAINING_HELP: Readonly<Record<keyof TrainingOptions, OptionHelp>> = {
   per_device_eval_batch_size: evaluation("images per batch; default: 8"),
   eval_strategy: evaluation("when to evaluate; default: no, which means once after training", "when"),
   eval_steps: evaluation("steps between evaluations; default: logging_steps"),
+  test_time_augmentation: evaluation("none, or flip: average over mirror images; default: none", "how"),
   eval_on_start: evaluation("also evaluate before the first step; default: false"),
   ...SHARED_TRAINING_HELP,
 };

@@ -1,16 +1,24 @@
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { permutation, Random } from "../random.ts";
 import type { Collator, DrawnExample } from "./collate.ts";
-import { type OpenedData, open_data, type TrainingData } from "./dataset.ts";
+import { type Dataset, type OpenedData, open_data, type TrainingData } from "./dataset.ts";
+import { balanced_order } from "./sampling.ts";
 
 export interface DataLoaderOptions<Batch> {
   batch_size: number;
   collate: Collator<Batch>;
   /** Whether to shuffle, by the seed, and augment. */
   is_training: boolean;
+  /** Draw images of every class equally often, instead of every image once; default false. */
+  is_balanced?: boolean;
   seed: number;
   drop_last?: boolean;
   signal?: AbortSignal | undefined;
+}
+
+/** An example in an epoch's order; `repeat` distinguishes draws of the same one. */
+interface OrderedExample extends Pick<DrawnExample, "example" | "index"> {
+  repeat?: number;
 }
 
 /** Separate the random streams of orders, images and batches. */
@@ -22,11 +30,19 @@ export class DataLoader<Batch> {
   readonly length: number | undefined;
   readonly #data: OpenedData;
   readonly #options: DataLoaderOptions<Batch>;
+  /** Of all examples, once they were read. */
+  #labels: readonly (string | number)[] | undefined;
 
   constructor(data: TrainingData, what: string, options: DataLoaderOptions<Batch>) {
     this.#data = open_data(data, what);
     this.#options = options;
     this.length = this.#data.dataset?.length;
+    if (options.is_balanced && this.length === undefined)
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        `train_sampling_strategy "class_balanced" needs data with a length; ${what} is a stream.`,
+        { details: { argument: "train_sampling_strategy" } },
+      );
     if (this.length === 0)
       throw new VitMsnError("INVALID_ARGUMENT", `${what} is empty.`, { details: { argument: what } });
   }
@@ -69,7 +85,9 @@ export class DataLoader<Batch> {
     let number = 0;
     let drawn: DrawnExample[] = [];
     for await (const one of this.#examples(epoch, skip * batch_size)) {
-      drawn.push({ ...one, random: new Random(seed, IMAGE, epoch, one.index) });
+      const { example, index, repeat } = one;
+      const keys = repeat === undefined ? [index] : [index, repeat];
+      drawn.push({ example, index, random: new Random(seed, IMAGE, epoch, ...keys) });
       if (drawn.length < batch_size) continue;
       yield { drawn, number: skip + number++ };
       drawn = [];
@@ -78,8 +96,8 @@ export class DataLoader<Batch> {
     if (drawn.length > 0 && (!drop_last || is_only)) yield { drawn, number: skip + number };
   }
 
-  async *#examples(epoch: number, skip: number): AsyncGenerator<Pick<DrawnExample, "example" | "index">> {
-    const { is_training, seed } = this.#options;
+  async *#examples(epoch: number, skip: number): AsyncGenerator<OrderedExample> {
+    const { is_training, is_balanced = false, seed } = this.#options;
     const { dataset, stream } = this.#data;
     if (dataset === undefined) {
       let index = 0;
@@ -89,10 +107,32 @@ export class DataLoader<Batch> {
       }
       return;
     }
-    const order = is_training ? permutation(dataset.length, new Random(seed, ORDER, epoch)) : undefined;
+    const random = new Random(seed, ORDER, epoch);
+    const order = is_balanced
+      ? balanced_order(await this.#all_labels(dataset), random)
+      : is_training
+        ? permutation(dataset.length, random)
+        : undefined;
     for (let i = skip; i < dataset.length; i++) {
       const index = order?.[i] ?? i;
-      yield { example: await dataset.get(index), index };
+      yield { example: await dataset.get(index), index, ...(is_balanced && { repeat: i }) };
     }
+  }
+
+  async #all_labels(dataset: Dataset): Promise<readonly (string | number)[]> {
+    if (this.#labels !== undefined) return this.#labels;
+    const labels: (string | number)[] = [];
+    for (let i = 0; i < dataset.length; i++) {
+      const { label } = await dataset.get(i);
+      if (typeof label !== "string" && typeof label !== "number")
+        throw new VitMsnError(
+          "INVALID_ARGUMENT",
+          `train_sampling_strategy "class_balanced" needs one class for each image; example ${i} has ${label === undefined ? "no label" : "several numbers"}.`,
+          { details: { argument: "train_sampling_strategy", index: i } },
+        );
+      labels.push(label);
+    }
+    this.#labels = labels;
+    return labels;
   }
 }

@@ -5,10 +5,11 @@ import { is_special_folder } from "../../files/file_names.ts";
 import { SkippedFiles } from "../../files/skipped_files.ts";
 import { IMAGE_EXTENSIONS, is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-import { check_options } from "../../options.ts";
+import { check_options, flag } from "../../options.ts";
 import { FOLDER_RULES } from "../option_rules.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
+import { split_stratified } from "./sampling.ts";
 import { enter_split, find_splits, name_of_folder, type Split } from "./splits.ts";
 
 export interface ImageFolderOptions {
@@ -78,19 +79,24 @@ export class ImageFolder implements Dataset {
   }
 
   /**
-   * Splits the images at random into two folders with the same classes; `share` of them are in the second.
+   * Splits the images at random into two folders with the same classes; `share` of them are in the second, of each class
+   * alike if the split is `stratified`, as scikit-learn's train_test_split does.
    */
-  split(share: number, seed = 42): [ImageFolder, ImageFolder] {
+  split(share: number, seed = 42, options: { stratified?: boolean } = {}): [ImageFolder, ImageFolder] {
+    check_options("split", options, { stratified: flag });
     if (!(share > 0 && share < 1))
       throw invalid(`The share to split off must be above 0 and below 1, got ${share}.`);
     const order = permutation(this.length, new Random(seed));
     const second = Math.min(Math.max(1, Math.ceil(this.length * share)), this.length - 1);
+    const [first_indices, second_indices] = options.stratified
+      ? split_stratified(order, (i) => this.get(i).label, second)
+      : [order.subarray(second), order.subarray(0, second)];
     const pick = (indices: Uint32Array) =>
       new ImageFolder(
         this.classes,
         Array.from(indices, (i) => this.get(i)),
       );
-    return [pick(order.subarray(second)), pick(order.subarray(0, second))];
+    return [pick(first_indices), pick(second_indices)];
   }
 
   /** Up to `count` images, chosen at random. */
