@@ -173,12 +173,14 @@ need_newest_node() {
   [ -x "$folder/bin/node" ] && return
   step "Node $newest_node, for tests" install_node "$folder" "node-$platform@$newest_node"
 }
+qemu_arm64_packages="qemu-user-static libstdc++6-arm64-cross libatomic1-arm64-cross"
+has_qemu_arm64() { [ -x /usr/bin/qemu-aarch64-static ] && [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ] && [ -e /usr/aarch64-linux-gnu/lib/libatomic.so.1 ]; }
 # Node for arm64, which QEMU runs on other machines.
 need_arm64() {
   [ "$(uname)" = Linux ] || { echo "  Tests on arm64: skipped, they need Linux"; return; }
-  if [ "$(uname -m)" != aarch64 ] && { [ ! -x /usr/bin/qemu-aarch64-static ] || [ ! -d /usr/aarch64-linux-gnu ]; }; then
-    if ! may_apt || ! quiet_step "QEMU and arm64's C library, by apt-get" apt_install qemu-user-static libstdc++6-arm64-cross; then
-      echo "  Tests on arm64: skipped, QEMU isn't installed (Debian: apt-get install qemu-user-static libstdc++6-arm64-cross)"
+  if [ "$(uname -m)" != aarch64 ] && ! has_qemu_arm64; then
+    if ! may_apt || ! quiet_step "QEMU and arm64's libraries, by apt-get" apt_install $qemu_arm64_packages; then
+      echo "  Tests on arm64: skipped, QEMU isn't installed (Debian: apt-get install $qemu_arm64_packages)"
       return
     fi
   fi
