@@ -1,4 +1,4 @@
-import { start_worker, thread } from "#workers";
+import { start_worker } from "#workers";
 import type { ThreadMessage, ThreadStart } from "./thread.ts";
 
 /** An engine's worker threads: each has an instance on the engine's memory, and waits for tasks there. */
@@ -61,7 +61,7 @@ export class ThreadPool {
 
 /** One worker. */
 class Member {
-  readonly #worker = start_worker<ThreadStart, ThreadMessage>(thread, (message) => this.#hear(message));
+  readonly #worker = start_worker<ThreadStart, ThreadMessage>("thread", (message) => this.#hear(message));
   #lost: string | undefined;
   #listener: ((message: ThreadMessage) => void) | undefined;
 

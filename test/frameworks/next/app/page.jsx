@@ -1,5 +1,0 @@
-import Classifier from "./classifier.jsx";
-
-export default function Page() {
-  return <Classifier />;
-}
