@@ -8,7 +8,7 @@ import { set_values } from "../../ts/training/tensor_values.ts";
 import { raw_tensors, values_of } from "../support/checkpoints.ts";
 import { type TemporaryDirectory, temporary_directory } from "../support/directories.ts";
 import { open_device } from "../support/gpu_devices.ts";
-import { fixture_files } from "../support/models.ts";
+import { fixture_files, saved_weights, TRAINABLE_CONFIG } from "../support/models.ts";
 import { type FixtureTensor, max_difference, read_tensors } from "../support/tensors.ts";
 import { no_webgpu } from "../support/webgpu.ts";
 
@@ -23,12 +23,7 @@ const LORA = {
 };
 
 const CONFIG = {
-  hidden_size: 16,
-  num_hidden_layers: 2,
-  num_attention_heads: 2,
-  intermediate_size: 32,
-  image_size: 8,
-  patch_size: 4,
+  ...TRAINABLE_CONFIG,
   num_labels: 2,
 };
 const images = Array.from({ length: 8 }, (_, i) => {
@@ -39,17 +34,8 @@ const ARGS = { max_steps: 6, learning_rate: 0.02, per_device_train_batch_size: 4
 
 type Values = Map<string, Float32Array>;
 
-/** As save_pretrained writes them. */
-async function model_file(model: ViTMSNForImageClassification): Promise<Uint8Array> {
-  const directory = await temporary_directory();
-  await model.save_pretrained(directory.target);
-  const { "model.safetensors": file } = await directory.read_files();
-  await directory.remove();
-  return file as Uint8Array;
-}
-
 async function weights_of(model: ViTMSNForImageClassification): Promise<Values> {
-  const tensors = raw_tensors(await model_file(model));
+  const tensors = raw_tensors(await saved_weights(model));
   return new Map([...tensors].map(([key, tensor]) => [key.replace(/^vit\./, ""), values_of(tensor)]));
 }
 
@@ -150,7 +136,7 @@ async function run(
     ],
   });
   await trainer.train({ resume_from_checkpoint: args.output_dir !== undefined });
-  const file = await model_file(model);
+  const file = await saved_weights(model);
   const after = await weights_of(model);
   expect(model.memory()).toMatchObject({ handles: memory.handles, bytes: memory.bytes });
   const metrics = await trainer.evaluate();

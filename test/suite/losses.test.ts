@@ -13,16 +13,12 @@ import {
 } from "vit-msn/training";
 import { beforeAll, describe, expect, test } from "vitest";
 import { read_file } from "../support/files.ts";
+import { TRAINABLE_CONFIG } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference } from "../support/tensors.ts";
 
 const CONFIG = {
-  hidden_size: 16,
-  num_hidden_layers: 2,
-  num_attention_heads: 2,
-  intermediate_size: 32,
-  image_size: 8,
-  patch_size: 4,
+  ...TRAINABLE_CONFIG,
   num_labels: 4,
   problem_type: "single_label_classification",
 } as const;

@@ -2,14 +2,11 @@ import { env, Tensor, ViTMSNForImageClassification } from "vit-msn";
 import { type Example, ImageFolder, Trainer, type TrainingOptions } from "vit-msn/training";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DataLoader } from "../../ts/training/data/data_loader.ts";
+import { TRAINABLE_CONFIG } from "../support/models.ts";
 
 const CONFIG = {
-  hidden_size: 16,
+  ...TRAINABLE_CONFIG,
   num_hidden_layers: 1,
-  num_attention_heads: 2,
-  intermediate_size: 32,
-  image_size: 8,
-  patch_size: 4,
   num_labels: 2,
 };
 

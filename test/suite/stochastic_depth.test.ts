@@ -10,17 +10,13 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { raw_tensors, safetensors_of, values_of } from "../support/checkpoints.ts";
 import { temporary_directory } from "../support/directories.ts";
 import { open_device } from "../support/gpu_devices.ts";
+import { TRAINABLE_CONFIG } from "../support/models.ts";
 import { max_difference } from "../support/tensors.ts";
 import { no_webgpu } from "../support/webgpu.ts";
 
 /** Two layers: the first has a rate of 0, the last the whole rate. */
 const CONFIG = {
-  hidden_size: 16,
-  num_hidden_layers: 2,
-  num_attention_heads: 2,
-  intermediate_size: 32,
-  image_size: 8,
-  patch_size: 4,
+  ...TRAINABLE_CONFIG,
   num_labels: 3,
   initializer_range: 0.3,
 };

@@ -10,16 +10,12 @@ import {
 } from "vit-msn/training";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type TemporaryDirectory, temporary_directory } from "../support/directories.ts";
+import { saved_weights, TRAINABLE_CONFIG } from "../support/models.ts";
 import { error_of } from "../support/rejections.ts";
 import { max_difference, parse_tensors } from "../support/tensors.ts";
 
 const CONFIG = {
-  hidden_size: 16,
-  num_hidden_layers: 2,
-  num_attention_heads: 2,
-  intermediate_size: 32,
-  image_size: 8,
-  patch_size: 4,
+  ...TRAINABLE_CONFIG,
   num_labels: 3,
 };
 const PIXELS = 3 * 8 * 8;
@@ -48,15 +44,6 @@ type ModelOptions = Parameters<typeof ViTMSNForImageClassification.from_config>[
 
 function new_model(config: Record<string, unknown> = {}, options: ModelOptions = {}) {
   return ViTMSNForImageClassification.from_config({ ...CONFIG, ...config }, { seed: 3, ...options });
-}
-
-/** The parameters as save_pretrained writes them. */
-async function weights_of(model: ViTMSNForImageClassification): Promise<Uint8Array> {
-  const directory = await temporary_directory();
-  await model.save_pretrained(directory.target);
-  const files = await directory.read_files();
-  await directory.remove();
-  return files["model.safetensors"] as Uint8Array;
 }
 
 const losses = ({ state }: Trainer) => state.log_history.flatMap(({ loss }) => loss ?? []);
@@ -190,7 +177,7 @@ describe("learning", () => {
     const directory = await temporary_directory();
     for (let step = 1; step <= 3; step++) {
       const { gradients } = await compute_gradients(model, inputs);
-      const now = parse_tensors(await weights_of(model));
+      const now = parse_tensors(await saved_weights(model));
       for (const [key, { data }] of gradients) {
         const name = key.startsWith("classifier.") ? key : `vit.${key}`;
         const value = wanted.get(key) ?? Float64Array.from(now.get(name)?.data as Float32Array);
@@ -226,7 +213,7 @@ describe("learning", () => {
       });
       await trainer.train({ resume_from_checkpoint: true });
     }
-    const found = parse_tensors(await weights_of(model));
+    const found = parse_tensors(await saved_weights(model));
     for (const [key, values] of wanted) {
       // The gradient by keys' biases is rounding alone, which AdamW takes at its full rate.
       if (key.endsWith("key.bias")) continue;
@@ -245,7 +232,7 @@ describe("learning", () => {
         args: { ...ARGS, max_steps: 6, ...args },
       });
       await trainer.train();
-      const weights = await weights_of(model);
+      const weights = await saved_weights(model);
       await model.dispose();
       return { losses: losses(trainer), weights };
     };
@@ -292,7 +279,7 @@ describe("learning", () => {
       const model = await new_model();
       const trainer = new Trainer({ model, train_dataset, args: { ...ARGS, max_steps: 4, ...args } });
       await trainer.train();
-      const weights = parse_tensors(await weights_of(model));
+      const weights = parse_tensors(await saved_weights(model));
       await model.dispose();
       return { losses: losses(trainer), weights };
     };
@@ -350,10 +337,10 @@ describe("learning", () => {
 
   test("frozen parameters keep their bits", async () => {
     const model = await new_model();
-    const before = await weights_of(model);
+    const before = await saved_weights(model);
     const args = { ...ARGS, max_steps: 3, freeze_layers: 1, weight_decay: 0.1 };
     await new Trainer({ model, train_dataset: images(8), args }).train();
-    const after = await weights_of(model);
+    const after = await saved_weights(model);
     const length = new DataView(before.buffer, before.byteOffset).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(before.subarray(8, 8 + length)));
     for (const [key, { data_offsets }] of Object.entries<{ data_offsets: [number, number] }>(header)) {
@@ -377,9 +364,9 @@ describe("learning", () => {
       await trainer.train();
     };
     await moved(0); // only what is above the layers learns at a decay of 0
-    const keys = await weights_of(model);
+    const keys = await saved_weights(model);
     await moved(0);
-    expect(await weights_of(model)).not.toEqual(keys);
+    expect(await saved_weights(model)).not.toEqual(keys);
     await model.dispose();
   });
 
@@ -698,7 +685,7 @@ describe("evaluation and callbacks", () => {
     let best: Uint8Array | undefined;
     trainer.add_callback({
       on_save: async ({ checkpoint }) => {
-        if (checkpoint === "checkpoint-4") best = await weights_of(model);
+        if (checkpoint === "checkpoint-4") best = await saved_weights(model);
       },
     });
     const { global_step } = await trainer.train();
@@ -708,7 +695,7 @@ describe("evaluation and callbacks", () => {
       best_global_step: 4,
       best_model_checkpoint: "checkpoint-4",
     });
-    expect(await weights_of(model)).toEqual(best);
+    expect(await saved_weights(model)).toEqual(best);
     expect((await directory.list()).sort()).toEqual(["checkpoint-4", "checkpoint-8"]);
     await Promise.all([model.dispose(), directory.remove()]);
   });
@@ -814,7 +801,7 @@ describe("checkpoints", () => {
         step,
         epoch,
       }));
-      const weights = await weights_of(model);
+      const weights = await saved_weights(model);
       await model.dispose();
       return { kept, weights };
     };
@@ -938,7 +925,7 @@ describe("checkpoints", () => {
         / was written by a run with other options or data: learning_rate was 0\.01 and is 0\.02; weight_decay was 0 and is 0\.5\./,
       ),
     );
-    const before = await weights_of(model);
+    const before = await saved_weights(model);
     const refused = await error_of(resume({ warmup_steps: 1 }, "error"));
     expect([refused.code, refused.message]).toEqual([
       "INVALID_ARGUMENT",
@@ -947,7 +934,7 @@ describe("checkpoints", () => {
     expect((await error_of(resume({}, "error", 9))).message).toMatch(
       /train_dataset had 8 examples and has 9/,
     );
-    expect(await weights_of(model)).toEqual(before);
+    expect(await saved_weights(model)).toEqual(before);
     await Promise.all([model.dispose(), directory.remove()]);
   });
 
@@ -957,10 +944,10 @@ describe("checkpoints", () => {
     const model = await new_model();
     await new Trainer({ model, train_dataset: images(8), args }).train();
     const other = await new_model({ num_hidden_layers: 3 });
-    const before = await weights_of(other);
+    const before = await saved_weights(other);
     const wrong = new Trainer({ model: other, train_dataset: images(8), args });
     expect((await error_of(wrong.train({ resume_from_checkpoint: true }))).code).toBe("CHECKPOINT_MISMATCH");
-    expect(await weights_of(other)).toEqual(before);
+    expect(await saved_weights(other)).toEqual(before);
     const sgd = new Trainer({
       model,
       train_dataset: images(8),

@@ -3,15 +3,12 @@ import { type Example, Trainer } from "vit-msn/training";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { raw_tensors, values_of } from "../support/checkpoints.ts";
 import { type TemporaryDirectory, temporary_directory } from "../support/directories.ts";
+import { saved_weights, TRAINABLE_CONFIG } from "../support/models.ts";
 import { max_difference } from "../support/tensors.ts";
 
 const CONFIG = {
-  hidden_size: 16,
+  ...TRAINABLE_CONFIG,
   num_hidden_layers: 1,
-  num_attention_heads: 2,
-  intermediate_size: 32,
-  image_size: 8,
-  patch_size: 4,
   num_labels: 2,
 };
 const DECAY = 0.8;
@@ -22,17 +19,10 @@ const images: Example[] = Array.from({ length: 8 }, (_, i) => {
 });
 const ARGS = { max_steps: 6, learning_rate: 0.01, per_device_train_batch_size: 4, logging_steps: 1 } as const;
 
-/** As save_pretrained writes them. */
-async function model_file(model: ViTMSNForImageClassification): Promise<Uint8Array> {
-  const directory = await temporary_directory();
-  await model.save_pretrained(directory.target);
-  const { "model.safetensors": file } = await directory.read_files();
-  await directory.remove();
-  return file as Uint8Array;
-}
-
 async function weights_of(model: ViTMSNForImageClassification): Promise<Map<string, Float32Array>> {
-  return new Map([...raw_tensors(await model_file(model))].map(([key, tensor]) => [key, values_of(tensor)]));
+  return new Map(
+    [...raw_tensors(await saved_weights(model))].map(([key, tensor]) => [key, values_of(tensor)]),
+  );
 }
 
 const warn = env.warn;
@@ -106,7 +96,7 @@ describe.each(["float32", "bfloat16"] as const)("%s", (dtype) => {
         ],
       });
       await trainer.train({ resume_from_checkpoint: true });
-      const file = await model_file(model);
+      const file = await saved_weights(model);
       await model.dispose();
       return file;
     };

@@ -1,4 +1,25 @@
+import type { ViTMSNForImageClassification } from "vit-msn";
+import { temporary_directory } from "./directories.ts";
 import { read_file } from "./files.ts";
+
+/** Of a model that trains in milliseconds. */
+export const TRAINABLE_CONFIG = {
+  hidden_size: 16,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  intermediate_size: 32,
+  image_size: 8,
+  patch_size: 4,
+} as const;
+
+/** The file of weights that save_pretrained writes. */
+export async function saved_weights(model: ViTMSNForImageClassification): Promise<Uint8Array> {
+  const directory = await temporary_directory();
+  await model.save_pretrained(directory.target);
+  const { "model.safetensors": file } = await directory.read_files();
+  await directory.remove();
+  return file as Uint8Array;
+}
 
 /** A model's files by name, as a page that has them would pass them. */
 export async function model_files(
