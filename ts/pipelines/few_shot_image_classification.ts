@@ -282,7 +282,7 @@ export class FewShotImageClassificationPipeline extends ImagePipeline<
 
   /**
    * Measures how well a few images of each label suffice: for each seed, draws `shots` added images of each label, fits a
-   * head to them and classifies all other added images. No forward is run, and the fitted head stays as it is.
+   * head to them and classifies all other added images. It runs no forward pass and doesn't change the fitted head.
    * @param options `shots`: images of each label; `seeds`: the number of draws, default 5; others as for fit().
    * @returns an evaluation for each draw; the same seeds draw the same images.
    * @throws VitMsnError INVALID_ARGUMENT unless every label has more than `shots` images; what fit() throws.

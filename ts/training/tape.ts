@@ -184,7 +184,7 @@ export class Tape implements Recorder, PretrainingOps {
     return sum;
   }
 
-  /** A linear layer as it is; with an activation only if nothing wants its gradient. */
+  /** A linear layer without its adapter; with an activation only if nothing wants its gradient. */
   #linear(
     x: TensorHandle,
     weights: LinearHandle,

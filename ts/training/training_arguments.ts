@@ -12,7 +12,7 @@ export type Strategy = (typeof STRATEGIES)[number];
 /** How training images are drawn: each once an epoch, or with replacement so that classes are equally frequent. */
 export const SAMPLING_STRATEGIES = ["random", "class_balanced"] as const;
 export type SamplingStrategy = (typeof SAMPLING_STRATEGIES)[number];
-/** How evaluations see an image: as it is, or also mirrored, with the mean of the logits. */
+/** The views of an image in evaluations: only the image, or also its mirror image, with the mean of the logits. */
 export const TEST_TIME_AUGMENTATIONS = ["none", "flip"] as const;
 export type TestTimeAugmentation = (typeof TEST_TIME_AUGMENTATIONS)[number];
 

@@ -17,7 +17,7 @@ const MAX_BYTES = 256 * 1024 * 1024;
 const MAX_NAME = 4096;
 /** The bytes needed to recognise a format. */
 const MAGIC_BYTES = 8;
-/** Bytes read from a file at a time: few after a jump to a header, more as reading goes on. */
+/** Bytes per read of a file: the minimum after a seek to a header, then twice as many each time. */
 const MIN_PIECE = 4096;
 const MAX_PIECE = 256 * 1024;
 

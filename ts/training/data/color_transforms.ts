@@ -142,7 +142,7 @@ export function blend(from: number, to: number, alpha: number): number {
   return mixed <= 0 ? 0 : mixed >= 255 ? 255 : Math.trunc(mixed);
 }
 
-/** Maps each channel's values by a table that depends on its histogram; undefined leaves the channel as it is. */
+/** Maps each channel's values by a table that depends on its histogram; a channel without one is copied. */
 export function by_channel_tables(
   image: RawImage,
   table_for: (histogram: number[]) => ((value: number) => number) | undefined,
