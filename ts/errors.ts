@@ -49,8 +49,8 @@ export function invalid_argument(message: string, argument?: string): VitMsnErro
 export function show(value: unknown): string {
   if (typeof value === "function") return "a function";
   if (typeof value !== "string" && Object(value) !== value) return String(value);
-  const { constructor: kind } = Object(value);
-  if (![String, Array, Object, undefined].includes(kind)) return `an object of class ${kind.name}`;
+  const kind = Object(value).constructor?.name; // of any realm
+  if (!["String", "Array", "Object", undefined].includes(kind)) return `an object of class ${kind}`;
   try {
     const json = is_numbers(value) ? `[${value}]` : JSON.stringify(value);
     return json.length > 100 ? `${json.slice(0, 100)}…` : json;

@@ -57,7 +57,7 @@ export class Tensor<T extends TensorType = TensorType> {
     const array = Array.isArray(data) ? from_numbers(type, data) : (data as TensorData[T]);
     if (type_name(array) !== ArrayOfType.name) {
       throw invalid(
-        `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${ArrayBuffer.isView(data) ? data.constructor.name : show(data)}.`,
+        `Tensor of type "${type}" takes a ${ArrayOfType.name} or an array of numbers, got ${ArrayBuffer.isView(data) ? type_name(data) : show(data)}.`,
       );
     }
     if (array.length !== size) {

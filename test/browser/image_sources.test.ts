@@ -30,6 +30,7 @@ describe("RawImage.read takes what a page has", () => {
   test.each<[string, () => Parameters<typeof RawImage.read>[0] | Promise<HTMLImageElement | ImageBitmap>]>([
     ["an <img>", () => load_element(`/${FOLDER}/rgb.png`)],
     ["a <canvas>", canvas_of_pixels],
+    ["a <canvas> of a frame", canvas_of_a_frame],
     ["a canvas's ImageBitmap", () => createImageBitmap(canvas_of_pixels())],
     ["a VideoFrame", () => new VideoFrame(canvas_of_pixels(), { timestamp: 0 })],
     [
@@ -62,6 +63,15 @@ describe("RawImage.read takes what a page has", () => {
     worker.terminate();
   });
 });
+
+/** Of another realm: it isn't an instance of this page's HTMLCanvasElement. */
+function canvas_of_a_frame(): HTMLCanvasElement {
+  const frame = document.body.appendChild(document.createElement("iframe"));
+  const canvas = (frame.contentDocument as Document).createElement("canvas");
+  Object.assign(canvas, { width: pixels.width, height: pixels.height });
+  (canvas.getContext("2d") as CanvasRenderingContext2D).drawImage(canvas_of_pixels(), 0, 0);
+  return canvas;
+}
 
 function offscreen(): OffscreenCanvas {
   const canvas = new OffscreenCanvas(pixels.width, pixels.height);

@@ -1,3 +1,6 @@
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { runInNewContext } from "node:vm";
 import { env, RawImage, Tensor, ViTMSNForImageClassification, ViTMSNModel } from "vit-msn";
 import { afterEach, describe, expect, test, vi } from "vitest";
@@ -35,6 +38,10 @@ describe("values of another realm", () => {
     const tensor = new Tensor("float32", floats as Float32Array, [1, 3, 32, 32]);
     expect(tensor.data).toBe(floats);
     const wrong = new realm.Uint8Array(4) as never;
+    const plain = runInNewContext('({ a: ["b"] })') as never;
+    expect((await error_of((async () => new Tensor("float32", plain, [1]))())).message).toMatch(
+      /got {"a":\["b"\]}/,
+    );
     expect((await error_of((async () => new Tensor("float32", wrong, [4]))())).message).toMatch(
       /got Uint8Array/,
     );
@@ -56,6 +63,19 @@ describe("values of another realm", () => {
       await forward(Float32Array.from(values)),
     );
     await model.dispose();
+  });
+
+  test("are what Workers send, where the package itself is in another realm", async () => {
+    const program = fileURLToPath(new URL("./realms/context.mjs", import.meta.url));
+    const run = promisify(execFile)(process.execPath, ["--experimental-vm-modules", program]);
+    const [here, in_worker, with_threads, message] = (await run).stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(here).toEqual({ logits: [expect.any(Array)], worker: false });
+    expect(in_worker).toEqual({ logits: here.logits, worker: true });
+    expect(with_threads).toEqual(in_worker);
+    expect(message).toMatch(/got {"a":\[1\]}\.$/);
   });
 
   test("are the engine's module and its bytes", async () => {

@@ -1,4 +1,5 @@
 import { VitMsnError } from "../errors.ts";
+import { type_name } from "../is_a.ts";
 import type { Pixels } from "./pixels.ts";
 
 /** What a browser can draw, apart from image files. */
@@ -20,10 +21,7 @@ const DRAWABLES = [
 ];
 
 export function is_drawable(input: unknown): input is Drawable {
-  return DRAWABLES.some((name) => {
-    const type = (globalThis as Record<string, unknown>)[name];
-    return typeof type === "function" && input instanceof type;
-  });
+  return DRAWABLES.includes(type_name(input)); // of any frame
 }
 
 /** RGBA pixels of anything drawable, at its own size. A canvas is premultiplied: under low alpha, colour is coarse. */

@@ -1,6 +1,7 @@
 import { DeviceTensor } from "../device_tensor.ts";
 import type { DrawnImage, Engine, ImageEngine, ImagePlan, TensorHandle } from "../engine/engine.ts";
 import { throw_if_aborted, VitMsnError } from "../errors.ts";
+import { type_name } from "../is_a.ts";
 import { type Drawable, drawn_size, is_drawable } from "./drawable.ts";
 import type { ImageProcessorSettings } from "./image_processor_config.ts";
 import { type Area, check_output, check_same_shape, processed_size, value_tables } from "./processed_size.ts";
@@ -85,7 +86,7 @@ async function source_of(
   options: ReadOptions,
 ): Promise<RawImage | DrawnImage> {
   if (!is_drawable(input)) return RawImage.read(input, options);
-  const { width, height } = drawn_size(input, `The ${input.constructor.name}`);
+  const { width, height } = drawn_size(input, `The ${type_name(input)}`);
   return Math.max(width, height) <= max_side ? { source: input, width, height } : RawImage.fromCanvas(input);
 }
 

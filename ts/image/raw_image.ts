@@ -1,7 +1,7 @@
 import { decode_image, read_image_file } from "#decode";
 import { env } from "../env.ts";
 import { invalid_argument as invalid, show } from "../errors.ts";
-import { is_a } from "../is_a.ts";
+import { is_a, type_name } from "../is_a.ts";
 import type { HeaderRecord } from "../network/fetch_url.ts";
 import { on_demand } from "../on_demand.ts";
 import { abort_signal, any, bytes_of, check_options, count, type Rules, record } from "../options.ts";
@@ -141,7 +141,7 @@ export class RawImage implements Pixels {
       throw invalid(
         `fromCanvas takes a canvas, image, video, ImageBitmap or VideoFrame, got ${show(canvas)}.`,
       );
-    return from_pixels(read_drawable(canvas, `The ${canvas.constructor.name}`));
+    return from_pixels(read_drawable(canvas, `The ${type_name(canvas)}`));
   }
 
   /** [width, height] in pixels. */

@@ -52,7 +52,7 @@ async function naming(file: string, action: () => Promise<void>): Promise<void> 
   try {
     await action();
   } catch (cause) {
-    if (!(cause instanceof DOMException)) throw cause;
+    if (!is_a(cause, "DOMException")) throw cause;
     throw new VitMsnError("IO", `${file} can't be written into the directory: ${cause.message}`, {
       cause,
       details: { file },

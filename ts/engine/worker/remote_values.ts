@@ -1,4 +1,4 @@
-import { is_a } from "../../is_a.ts";
+import { is_a, type_name } from "../../is_a.ts";
 import { bytes_of } from "../../options.ts";
 
 /**
@@ -24,8 +24,7 @@ export function pack(value: unknown, buffers: ArrayBuffer[], is_ours: boolean): 
   if (ArrayBuffer.isView(value)) {
     const buffer = is_ours && is_whole(value) ? value.buffer : copy_of(value);
     buffers.push(buffer);
-    const view = is_a(value, "Uint8Array") ? "Uint8Array" : value.constructor.name; // Node's Buffer is one, too
-    return { view, buffer };
+    return { view: type_name(value), buffer };
   }
   return is_record(value) ? map_values(value, (field) => pack(field, buffers, is_ours)) : value;
 }
@@ -42,7 +41,7 @@ export function map_values<T, U>(record: Record<string, T>, map: (value: T) => U
 }
 
 function is_record(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+  return type_name(value) === "Object"; // a message's objects are of Node's realm, which isn't Jest's
 }
 
 function is_whole(view: ArrayBufferView): view is View & { buffer: ArrayBuffer } {

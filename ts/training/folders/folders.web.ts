@@ -49,7 +49,7 @@ export async function open_output_folder(directory: SaveDirectory): Promise<Outp
   const root = handle_of(directory);
   const remove = (name: string) =>
     root.removeEntry(name, { recursive: true }).catch((error: unknown) => {
-      if (!(error instanceof DOMException) || error.name !== "NotFoundError") throw error;
+      if (!is_a(error, "DOMException") || error.name !== "NotFoundError") throw error;
     });
   return {
     name: root.name,
@@ -144,7 +144,7 @@ async function guard<T>(name: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (error) {
-    if (!(error instanceof DOMException)) throw error;
+    if (!is_a(error, "DOMException")) throw error;
     throw new VitMsnError(error.name === "NotFoundError" ? "NOT_FOUND" : "IO", `${name}: ${error.message}`, {
       cause: error,
       details: { code: error.name },
