@@ -292,6 +292,9 @@ describe("a run", () => {
       prototypes_used: expect.any(Number),
       ema_momentum: expect.any(Number),
     });
+    const rank = pretrainer.state.log_history[0]?.effective_rank as number;
+    expect(rank).toBeGreaterThan(1);
+    expect(rank).toBeLessThan(pretrainer.args.per_device_train_batch_size);
     expect(pretrainer.target).toBeInstanceOf(ViTMSNModel);
     await pretrainer.dispose();
     expect(model.memory().handles).toBe(before);

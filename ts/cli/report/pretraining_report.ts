@@ -14,7 +14,14 @@ export interface PretrainingFacts {
 }
 
 /** Columns of the card's table of log entries. */
-const COLUMNS = ["loss", "cross_entropy", "mean_entropy", "target_similarity", "prototypes_used"] as const;
+const COLUMNS = [
+  "loss",
+  "cross_entropy",
+  "mean_entropy",
+  "target_similarity",
+  "prototypes_used",
+  "effective_rank",
+] as const;
 /** The largest number of rows in that table. */
 const MAX_ROWS = 20;
 

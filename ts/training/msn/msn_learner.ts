@@ -47,6 +47,8 @@ export interface MSNStepResult extends MSNStepRates {
   targets: Float32Array;
   /** The target branch's projections, float32 [B, output_dim]. */
   projections: Float32Array;
+  /** The target branch's CLS tokens, float32 [B, hidden_size]. */
+  features: Float32Array;
   times: MSNStepTimes;
 }
 
@@ -126,6 +128,7 @@ export class MSNLearner {
       const read = {
         targets: await this.engine.read(targets.targets),
         projections: await this.engine.read(targets.projections),
+        features: await this.engine.read(targets.features),
       };
       this.#update(rates, grad_norm);
       clock.note("update");
@@ -157,13 +160,13 @@ export class MSNLearner {
     const { engine } = this;
     const { target } = this;
     const size = batches.size(this.#tokens(views.target));
-    const cls = await cls_in_batches(target.encoder, inputs_of(views.target, signal), size);
-    const projections = scope.use(target.project_cls(scope.use(cls)));
+    const features = scope.use(await cls_in_batches(target.encoder, inputs_of(views.target, signal), size));
+    const projections = scope.use(target.project_cls(features));
     const logits = scope.use(engine.prototype_logits(projections, this.prototypes.value, temperature));
     const iterations = use_sinkhorn ? sinkhorn_iterations : 0;
     const targets = scope.use(engine.msn_targets(logits, sharpen, iterations));
     scope.free(logits);
-    return { projections, targets };
+    return { features, projections, targets };
   }
 
   async #learn_from(

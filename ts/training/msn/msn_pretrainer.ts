@@ -20,6 +20,7 @@ import {
   type TrainOutput,
 } from "../training_loop.ts";
 import { collapse_message, signs_of_collapse, type TargetStatistics, target_statistics } from "./collapse.ts";
+import { effective_rank } from "./effective_rank.ts";
 import { MSNPretrainingArguments, type MSNPretrainingOptions } from "./msn_arguments.ts";
 import type { MSNPretrainerCallback, MSNPretrainerControl, MSNPretrainerEvent } from "./msn_callbacks.ts";
 import {
@@ -303,12 +304,14 @@ export class MSNPretrainer {
     await this.#watch(step);
   }
 
-  #take_logs({ result: { learning_rate, weight_decay, ema_momentum } }: MSNStep): Record<string, number> {
+  #take_logs({ result }: MSNStep): Record<string, number> {
+    const { learning_rate, weight_decay, ema_momentum, features } = result;
     const { running } = this.state;
     const means = MSN_MEANS.map((name) => [name, running[name] / running.steps] as const);
     const logs: MSNLogs = {
       ...(Object.fromEntries(means) as Record<MSNMean, number>),
       prototypes_used: this.#prototypes_used(),
+      effective_rank: effective_rank(features, this.model.config.hidden_size),
       learning_rate,
       weight_decay,
       ema_momentum,

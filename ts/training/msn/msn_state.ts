@@ -35,6 +35,11 @@ export interface MSNLogs extends Record<MSNMean, number> {
   ema_momentum: number;
   /** Prototypes that were some image's first target within the last usage_window steps. */
   prototypes_used: number;
+  /**
+   * Of the last step's features, the target's CLS tokens: exp of the entropy of their normalised singular values (Roy &
+   * Vetterli, 2007). At most B − 1; it falls towards 1 as features collapse onto a line, and is 0 if all are equal.
+   */
+  effective_rank: number;
 }
 
 export function fresh_msn_sums(): MSNRunningSums {
