@@ -33,7 +33,6 @@ install_for_build() {
   need_rust
   need_npm_packages . "npm packages"
   need_wasm_target
-  need_wasm_pack
   need_wasm_bindgen
 }
 
@@ -63,7 +62,7 @@ engine() {
     *" $1 "*) ;;
     *) usage >&2; fail "There is no engine \"$1\"; choose from $wasm_levels." ;;
   esac
-  has wasm-pack && [ -d node_modules ] || fail "Run ./build.sh once first: it installs the tools."
+  has wasm-bindgen && [ -d node_modules ] || fail "Run ./build.sh once first: it installs the tools."
   build_engine "$1"
   step "Package: bundles, command line, default model" node scripts/bundle.mjs
   finish "Done in $SECONDS s."

@@ -11,7 +11,7 @@ import { build } from "esbuild";
 
 const [from, to, names, wasm] = process.argv.slice(2);
 if (from === undefined || to === undefined)
-  throw new Error("glue.mjs needs two folders: wasm-pack's and its own.");
+  throw new Error("glue.mjs needs two folders: wasm-bindgen's and its own.");
 await mkdir(to, { recursive: true });
 const binary =
   wasm &&

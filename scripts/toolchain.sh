@@ -52,11 +52,6 @@ cargo_install() {
     CARGO_TARGET_DIR=$tools/build cargo install --root "$tools" "$@"
 }
 
-need_wasm_pack() {
-  has wasm-pack && return
-  step "wasm-pack, compiled once (minutes)" cargo_install wasm-pack
-}
-
 need_wasm_bindgen() {
   local version
   version=$(awk '$0 == "name = \"wasm-bindgen\"" { getline; gsub(/[^0-9.]/, ""); print }' Cargo.lock)

@@ -43,7 +43,7 @@ in_wasm_toolchain() {
   shift
   sysroot=$(sysroot_of "$level")
   env PATH="${sysroot:+$sysroot/bin:}$PATH" SYSROOT="${sysroot:-$(rustc --print sysroot)}" \
-    CARGO_BUILD_TARGET=wasm32-unknown-unknown CARGO_TARGET_DIR="$root/target/wasm-$level" \
+    CARGO_BUILD_TARGET=wasm32-unknown-unknown CARGO_TARGET_DIR="$root/target/wasm" \
     CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="$(wasm_rustflags "$level") $(without_machine_paths)" \
     "$@"
 }
@@ -56,8 +56,8 @@ sysroot_of() {
   esac
 }
 
-# std for wasm32 from its source, in a folder laid out as a toolchain, so that wasm-pack and plain cargo commands find
-# it as they would find rustup's. Usage: build_sysroot FOLDER RUSTC CARGO RUSTFLAGS
+# std for wasm32 from its source, in a folder laid out as a toolchain, so that cargo commands find it as they
+# would find rustup's. Usage: build_sysroot FOLDER RUSTC CARGO RUSTFLAGS
 build_sysroot() {
   local sysroot=$1 rustc=$2 cargo=$3 flags=$4 work=$1-build host
   host=$("$rustc" -vV | sed -n 's/^host: //p')
@@ -88,7 +88,7 @@ build_sysroot() {
 # ts/engine gets what it imports: the binary of this level, and the glue that wasm-bindgen wrote for it. The glue of
 # relaxed_threads serves every level of the CPU (the others ignore its extra arguments); WebGPU's is its own.
 build_wasm() {
-  local level=$1 pkg=$root/target/wasm-$1/pkg generated=ts/engine/generated options=() own=()
+  local level=$1 pkg=$root/target/wasm/pkg-$1 generated=ts/engine/generated options=() own=()
   if [ "$level" = webgpu ]; then
     # Its kernels run on the GPU, so this binary is optimised for size.
     local -x CARGO_PROFILE_RELEASE_OPT_LEVEL=s
@@ -98,9 +98,10 @@ build_wasm() {
     own=(self,GPUOutOfMemoryError,GPUValidationError "ts/engine/vit_msn_$level.wasm")
   fi
   case $level in relaxed_wide*) options=(--features wide) ;; esac
-  # wasm-bindgen of the right version is on PATH, so wasm-pack must not download another.
-  in_wasm_toolchain "$level" wasm-pack build crates/wasm --release --target web --mode no-install --no-opt --no-pack \
-    --out-dir "$pkg" --out-name vit_msn_wasm -- --locked "${options[@]}" || return 1
+  in_wasm_toolchain "$level" cargo build -p vit-msn-wasm --lib --release --locked "${options[@]}" || return 1
+  # The package serves the binary by its own address, so the glue needs no default for it.
+  wasm-bindgen "$root/target/wasm/wasm32-unknown-unknown/release/vit_msn_wasm.wasm" --target web \
+    --omit-default-module-path --out-dir "$pkg" || return 1
   optimise_wasm "$pkg/vit_msn_wasm_bg.wasm" "$root/ts/engine/vit_msn_$level.wasm" || return 1
   case $level in
     relaxed_threads | webgpu) node scripts/glue.mjs "$pkg" "$generated" "${own[@]}" ;;
