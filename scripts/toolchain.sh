@@ -70,7 +70,14 @@ need_nextest() {
 typos_version=1.52.0
 need_typos() {
   [ "$(typos --version 2>/dev/null)" = "typos-cli $typos_version" ] && return
+  if python3 -m pip --version >/dev/null 2>&1 && quiet_step "typos, by pip" pip_install_typos; then return; fi
   step "typos, compiled once (minutes)" cargo_install --locked typos-cli --version "$typos_version"
+}
+# Its authors publish the compiled program for Python, too.
+pip_install_typos() {
+  python3 -m pip install -q --only-binary :all: --no-deps --upgrade --target "$tools/typos" "typos==$typos_version" &&
+    mkdir -p "$tools/bin" && ln -sf "$tools/typos/bin/typos" "$tools/bin/typos" &&
+    [ "$(typos --version)" = "typos-cli $typos_version" ]
 }
 
 wasm_sysroot=$tools/wasm-sysroot
