@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig, type TestUserConfig } from "vitest/config";
@@ -85,6 +86,8 @@ const firefox_webgpu =
 
 export default defineConfig({
   test: {
+    // Half of the tests in Node wait for processes or software GPUs: one worker would leave two cores idle.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       {
         // Tests use the package as its users get it: the bundles in dist/.
