@@ -46,7 +46,7 @@ export const AREAS = [
   },
   {
     name: "batch",
-    code: /^ts\/cli\/batch\//,
+    code: /^ts\/(?:cli\/batch|files)\//,
     tests: ["node/batch", "node/sources", "node/durability", "node/tar_reader", "node/cli"],
   },
   { name: "serve", code: /^ts\/cli\/serve\//, tests: ["node/serve"] },

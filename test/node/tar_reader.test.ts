@@ -1,6 +1,7 @@
 import { constants, gunzipSync, gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
-import { DamagedArchive, gunzip, tar_members } from "../../ts/cli/batch/tar_reader.ts";
+import { gunzip } from "../../ts/cli/batch/gunzip.ts";
+import { DamagedArchive, tar_members } from "../../ts/files/tar_reader.ts";
 import { padded, pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
 
 const text = (value: string) => Buffer.from(value);

@@ -20,4 +20,6 @@ export { is_code } from "./errors.ts";
 export { decode_name, encode_name } from "./file_names.ts";
 export { type Lock, with_lock, with_locked_folder } from "./lock.ts";
 export { SkippedFiles } from "./skipped_files.ts";
+export { type ByteSource, DamagedArchive, type TarMember, tar_members } from "./tar_reader.ts";
+export { as_utf8 } from "./text_encoding.ts";
 export { walk } from "./walk.ts";

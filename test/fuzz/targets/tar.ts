@@ -1,4 +1,5 @@
-import { DamagedArchive, gunzip, tar_members } from "../../../ts/cli/batch/tar_reader.ts";
+import { gunzip } from "../../../ts/cli/batch/gunzip.ts";
+import { DamagedArchive, tar_members } from "../../../ts/files/tar_reader.ts";
 
 export const dictionary = [
   "ustar\x0000",

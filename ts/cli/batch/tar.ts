@@ -2,14 +2,21 @@ import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { dirname, join, normalize } from "node:path/posix";
 import type { ReadableStream } from "node:stream/web";
-import { encode_name, SkippedFiles } from "../../files/index.ts";
+import {
+  type ByteSource,
+  DamagedArchive,
+  encode_name,
+  SkippedFiles,
+  type TarMember,
+  tar_members,
+} from "../../files/index.ts";
 import { status_error } from "../../image/index.ts";
 import { fetch_url, is_image_name, RawImage, show_url, VitMsnError } from "../../index.ts";
 import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
+import { gunzip } from "./gunzip.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
 import { type DownloadSettings, is_transient, network_error, with_retries } from "./remote.ts";
-import { type ByteSource, DamagedArchive, gunzip, type TarMember, tar_members } from "./tar_reader.ts";
 
 /** The largest image in bytes, as for the library's files. Larger members are refused without reading them. */
 const MAX_BYTES = 256 * 1024 * 1024;

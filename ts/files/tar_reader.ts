@@ -1,5 +1,5 @@
-import { createGunzip } from "node:zlib";
-import { decode_name } from "../../files/index.ts";
+import { concat_bytes } from "./concat_bytes.ts";
+import { decode_name } from "./file_names.ts";
 
 /**
  * Reads tar archives as streams: v7, ustar, pax and GNU, with sparse members in all of GNU's formats. As in Python's tarfile,
@@ -7,6 +7,7 @@ import { decode_name } from "../../files/index.ts";
  */
 
 const BLOCK = 512;
+const SLASH = 47;
 /** The largest pax header or GNU long name. */
 const MAX_HEADER_BYTES = 16 * 1024 * 1024;
 /** The most pieces of a sparse member. */
@@ -46,7 +47,7 @@ const KINDS: Readonly<Record<string, TarMember["kind"]>> = {
 const WITHOUT_CONTENT = "123456V";
 
 /** Attributes of a member, or of all following members, from pax headers and GNU's long names. */
-type Attributes = Partial<Record<(typeof KEYS)[number], Buffer>> & { pieces?: number[] };
+type Attributes = Partial<Record<(typeof KEYS)[number], Uint8Array>> & { pieces?: number[] };
 
 const KEYS = [
   "path",
@@ -97,7 +98,7 @@ export async function* tar_members(source: ByteSource): AsyncGenerator<TarMember
  * The next header; undefined at the end. Two blocks of zeros mark the end: behind them another archive may follow, and
  * anything else is ignored, as by GNU tar.
  */
-async function next_header(bytes: ByteReader): Promise<Buffer | undefined> {
+async function next_header(bytes: ByteReader): Promise<Uint8Array | undefined> {
   for (let zeros = 0; ; zeros++) {
     const at = bytes.position;
     const block = await bytes.take_some(BLOCK);
@@ -113,14 +114,14 @@ async function next_header(bytes: ByteReader): Promise<Buffer | undefined> {
 }
 
 /** Whether a header holds the sum of its other bytes; old archives treat the bytes as signed. */
-function has_its_sum(block: Buffer): boolean {
+function has_its_sum(block: Uint8Array): boolean {
   let [unsigned, signed] = [8 * 32, 8 * 32];
   for (let i = 0; i < BLOCK; i++) {
     if (i >= 148 && i < 156) continue;
     unsigned += block[i] as number;
-    signed += block.readInt8(i);
+    signed += ((block[i] as number) << 24) >> 24;
   }
-  const claimed = Number.parseInt(until_nul(block.subarray(148, 156)).toString("latin1").trim(), 8);
+  const claimed = Number.parseInt(latin1(until_nul(block.subarray(148, 156))).trim(), 8);
   return claimed === unsigned || claimed === signed;
 }
 
@@ -128,7 +129,7 @@ function no_header(at: number): DamagedArchive {
   return new DamagedArchive(at === 0 ? "it isn't a tar archive" : `there is no valid header at byte ${at}`);
 }
 
-async function read_header_body(bytes: ByteReader, header: Buffer): Promise<Buffer> {
+async function read_header_body(bytes: ByteReader, header: Uint8Array): Promise<Uint8Array> {
   const size = size_of(header, {});
   if (size > MAX_HEADER_BYTES)
     throw new DamagedArchive(`a header of ${size} bytes is more than the limit of ${MAX_HEADER_BYTES}`);
@@ -138,11 +139,11 @@ async function read_header_body(bytes: ByteReader, header: Buffer): Promise<Buff
 }
 
 /** Records of the form "length key=value\n"; only the keys in KEYS are returned. */
-function parse_pax(body: Buffer): Attributes {
+function parse_pax(body: Uint8Array): Attributes {
   const found: Attributes = {};
   for (let at = 0; at < body.length && body[at] !== 0; ) {
     const space = body.indexOf(32, at);
-    const length = Number(body.toString("latin1", at, Math.min(space, at + 12)));
+    const length = Number(latin1(body.subarray(at, Math.min(space, at + 12))));
     const end = at + length;
     const equals = body.indexOf(61, space);
     if (
@@ -154,25 +155,25 @@ function parse_pax(body: Buffer): Attributes {
       body[end - 1] !== 10
     )
       throw new DamagedArchive("a pax header is damaged");
-    add_attribute(found, body.toString("latin1", space + 1, equals), body.subarray(equals + 1, end - 1));
+    add_attribute(found, latin1(body.subarray(space + 1, equals)), body.subarray(equals + 1, end - 1));
     at = end;
   }
   return found;
 }
 
-function add_attribute(found: Attributes, key: string, value: Buffer): void {
+function add_attribute(found: Attributes, key: string, value: Uint8Array): void {
   // Sparse format 0.0 has one record for each number.
   if (key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes") {
     found.pieces ??= [];
-    found.pieces.push(whole_number(value.toString("latin1")));
+    found.pieces.push(whole_number(latin1(value)));
   } else if ((KEYS as readonly string[]).includes(key)) found[key as (typeof KEYS)[number]] = value;
 }
 
-function size_of(header: Buffer, { size }: Attributes): number {
-  return size === undefined ? number_at(header, 124, 12) : whole_number(size.toString("latin1"));
+function size_of(header: Uint8Array, { size }: Attributes): number {
+  return size === undefined ? number_at(header, 124, 12) : whole_number(latin1(size));
 }
 
-async function open_content(bytes: ByteReader, header: Buffer, type: string, attributes: Attributes) {
+async function open_content(bytes: ByteReader, header: Uint8Array, type: string, attributes: Attributes) {
   const name = decode_name(attributes["GNU.sparse.name"] ?? attributes.path ?? name_in(header));
   const target = decode_name(attributes.linkpath ?? text_at(header, 157, 100));
   // In old archives a folder is a file whose name ends with a slash.
@@ -194,33 +195,31 @@ function padding(size: number): number {
   return (BLOCK - (size % BLOCK)) % BLOCK;
 }
 
-function name_in(header: Buffer): Buffer {
+function name_in(header: Uint8Array): Uint8Array {
   const name = text_at(header, 0, 100);
-  const has_prefix = header.toString("latin1", 257, 263) === "ustar\0";
-  const prefix = has_prefix ? text_at(header, 345, 155) : Buffer.alloc(0);
-  return prefix.length === 0 ? name : Buffer.concat([prefix, Buffer.from("/"), name]);
+  const has_prefix = latin1(header.subarray(257, 263)) === "ustar\0";
+  const prefix = has_prefix ? text_at(header, 345, 155) : new Uint8Array();
+  return prefix.length === 0 ? name : concat_bytes([prefix, Uint8Array.of(SLASH), name]);
 }
 
-function text_at(header: Buffer, at: number, length: number): Buffer {
+function text_at(header: Uint8Array, at: number, length: number): Uint8Array {
   return until_nul(header.subarray(at, at + length));
 }
 
-function until_nul(bytes: Buffer): Buffer {
+function until_nul(bytes: Uint8Array): Uint8Array {
   const end = bytes.indexOf(0);
   return end < 0 ? bytes : bytes.subarray(0, end);
 }
 
 /** Octal digits, or GNU's binary form for larger numbers. */
-function number_at(header: Buffer, at: number, length: number): number {
+function number_at(header: Uint8Array, at: number, length: number): number {
   const first = header[at] as number;
   if (first === 0x80) {
     let value = 0;
     for (let i = 1; i < length; i++) value = value * 256 + (header[at + i] as number);
     return safe(value);
   }
-  const digits = until_nul(header.subarray(at, at + length))
-    .toString("latin1")
-    .trim();
+  const digits = latin1(until_nul(header.subarray(at, at + length))).trim();
   return /^[0-7]*$/.test(digits) ? safe(Number.parseInt(digits || "0", 8)) : fail_number(digits);
 }
 
@@ -244,9 +243,9 @@ interface Sparse {
 }
 
 /** Old GNU format: a map in the header and in the blocks after it. */
-async function old_sparse(bytes: ByteReader, header: Buffer): Promise<Sparse> {
+async function old_sparse(bytes: ByteReader, header: Uint8Array): Promise<Sparse> {
   const pieces: number[] = [];
-  const add = (block: Buffer, at: number, count: number) => {
+  const add = (block: Uint8Array, at: number, count: number) => {
     for (let i = 0; i < count; i++, at += 24) {
       if (block[at] === 0 || block[at + 12] === 0) break;
       pieces.push(number_at(block, at, 12), number_at(block, at + 12, 12));
@@ -266,10 +265,11 @@ async function old_sparse(bytes: ByteReader, header: Buffer): Promise<Sparse> {
 function pax_sparse(attributes: Attributes): Sparse | undefined {
   const size = attributes["GNU.sparse.realsize"] ?? attributes["GNU.sparse.size"];
   if (size === undefined) return undefined;
-  const text = attributes["GNU.sparse.map"]?.toString("latin1");
+  const map = attributes["GNU.sparse.map"];
+  const text = map && latin1(map);
   const pieces = text === undefined ? attributes.pieces : text.split(",").filter(Boolean).map(whole_number);
-  const is_inside = attributes["GNU.sparse.major"]?.toString("latin1") === "1";
-  return { size: whole_number(size.toString("latin1")), pieces: is_inside ? undefined : (pieces ?? []) };
+  const is_inside = latin1(attributes["GNU.sparse.major"] ?? new Uint8Array()) === "1";
+  return { size: whole_number(latin1(size)), pieces: is_inside ? undefined : (pieces ?? []) };
 }
 
 /** Format 1.0: one number a line, the count of pieces first, padded to whole blocks. */
@@ -319,17 +319,17 @@ class ByteReader {
   }
 
   /** @throws DamagedArchive if fewer than `count` are left. */
-  async take(count: number): Promise<Buffer> {
+  async take(count: number): Promise<Uint8Array> {
     const bytes = await this.take_some(count);
     if (bytes.length < count) throw new DamagedArchive("it ends within a member", true);
     return bytes;
   }
 
   /** Up to `count` bytes, fewer only at the end. */
-  async take_some(count: number): Promise<Buffer> {
+  async take_some(count: number): Promise<Uint8Array> {
     const parts: Uint8Array[] = [];
     await this.#each(count, (part) => parts.push(part));
-    return Buffer.concat(parts);
+    return concat_bytes(parts);
   }
 
   async skip(count: number): Promise<void> {
@@ -361,42 +361,7 @@ class ByteReader {
   }
 }
 
-/**
- * Decompresses gzip data. Everything before a truncation or damage is yielded before the error is thrown, which a stream's
- * own pipe() doesn't guarantee.
- */
-export async function* gunzip(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const stream = createGunzip();
-  let failure: Error | undefined;
-  let wake = () => {};
-  stream.on("error", (error) => {
-    failure = error;
-    wake();
-  });
-  stream.on("readable", () => wake());
-  /** The output until `work` has processed its input. */
-  const output_of = async function* (work: (done: () => void) => void): AsyncGenerator<Uint8Array> {
-    let is_done = false;
-    work(() => {
-      is_done = true;
-      wake();
-    });
-    for (;;) {
-      const woken = new Promise<void>((resolve) => {
-        wake = resolve;
-      });
-      const piece: Uint8Array | null = stream.read();
-      if (piece !== null) yield piece;
-      else if (failure !== undefined || is_done) break;
-      else await woken;
-    }
-    if (failure !== undefined) throw failure;
-  };
-  try {
-    for await (const bytes of source) yield* output_of((done) => stream.write(bytes, done));
-    // Where zeros or other bytes follow the compressed data, the stream has ended before its input.
-    yield* output_of((done) => (stream.readableEnded ? done() : stream.on("end", done).end()));
-  } finally {
-    stream.destroy();
-  }
+/** For digits and keys, which are ASCII. */
+function latin1(bytes: Uint8Array): string {
+  return new TextDecoder("latin1").decode(bytes);
 }
