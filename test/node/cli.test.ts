@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -157,11 +157,36 @@ describe("usage", () => {
     expect(stderr).toContain(word);
   });
 
-  test("--num-threads 2 gives the same result as one thread", async () => {
-    const [alone, shared] = [
-      await vit_msn(["classify", BOOT, "--json"]),
-      await vit_msn(["classify", BOOT, "--json", "--num-threads", "2"]),
-    ];
-    expect(shared).toEqual({ ...alone, code: 0, stderr: "" });
+  describe("threads", () => {
+    // Reports how many Workers the process has started.
+    const program = `
+      import threads from "node:worker_threads";
+      import { syncBuiltinESMExports } from "node:module";
+      let started = 0;
+      threads.Worker = class extends threads.Worker {
+        constructor(...given) { super(...given); started++; }
+      };
+      syncBuiltinESMExports();
+      process.on("exit", () => console.error("Workers: " + started));`;
+    const node = ["--import", `data:text/javascript,${encodeURIComponent(program)}`];
+    const cores = Math.min(availableParallelism(), 16);
+
+    test.each([
+      ["one for each core by default", [], cores],
+      ["as --num-threads says", ["--num-threads", "3"], 3],
+    ])("are %s, with the same result as one", async (_, options, threads) => {
+      const alone = await vit_msn(["classify", BOOT, "--json", "--num-threads", "1"]);
+      const shared = await vit_msn(["classify", BOOT, "--json", ...options], { node });
+      // The calling thread is one, too.
+      expect(shared).toEqual({ ...alone, code: 0, stderr: `Workers: ${threads - 1}\n` });
+    });
+
+    test.skipIf(skipped(process.platform !== "linux", "only Linux has taskset"))(
+      "are no more than the cores that the process may use",
+      async () => {
+        const shell = ["taskset", "--cpu-list", "0"];
+        expect((await vit_msn(["classify", BOOT, "--json"], { node, shell })).stderr).toBe("Workers: 0\n");
+      },
+    );
   });
 });

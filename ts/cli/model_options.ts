@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 import { env, type PretrainedOptions, show_url, WEIGHT_DTYPES, type WeightDtype } from "../index.ts";
 import { positive_integer } from "./batch/options.ts";
+import { default_threads, THREADS_HELP } from "./default_threads.ts";
 import { DownloadBars } from "./progress_bars.ts";
 
 export const DEVICES = ["wasm", "webgpu", "auto"] as const satisfies readonly PretrainedOptions["device"][];
@@ -22,7 +23,7 @@ export interface ModelFlags {
   dtype: WeightDtype;
   attn: (typeof ATTENTIONS)[number];
   device: (typeof DEVICES)[number];
-  numThreads: number;
+  numThreads?: number;
   wide: boolean;
   quiet?: boolean;
   /** Not an option: whether the engine runs in a separate thread. */
@@ -49,7 +50,7 @@ export function with_model_options(command: Command): Command {
       new Option("--attn <name>", "use this attention implementation").choices(ATTENTIONS).default("sdpa"),
     )
     .addOption(new Option("--device <name>", "run on this device").choices(DEVICES).default("wasm"))
-    .option("-t, --num-threads <n>", "use n threads of the CPU", positive_integer, 1)
+    .option("-t, --num-threads <n>", `use n ${THREADS_HELP}`, positive_integer)
     .option("--wide", WIDE_HELP, true)
     .option("--no-wide", "never use V8's vectors of 256 bits")
     .optionsGroup("General options:")
@@ -66,7 +67,7 @@ export function load_options(flags: ModelFlags, signal: AbortSignal): Pretrained
     dtype: flags.dtype,
     attn_implementation: flags.attn,
     device: flags.device,
-    num_threads: flags.numThreads,
+    num_threads: flags.numThreads ?? default_threads(),
     worker: flags.worker,
     signal,
   };

@@ -10,6 +10,7 @@ import {
 } from "./batch/options.ts";
 import type { Row } from "./batch/rows.ts";
 import { print, RowSink } from "./batch/stdout.ts";
+import { default_threads } from "./default_threads.ts";
 import { load_extractor, pool_option } from "./embed.ts";
 import { type ModelFlags, with_model_options } from "./model_options.ts";
 import { json_for_stdout, visible } from "./terminal.ts";
@@ -57,7 +58,7 @@ function cosine(text: string): number {
 async function similar(flags: SimilarFlags, options: JobOptions): Promise<number> {
   const { signal } = options;
   const task = await load_extractor(flags, flags, signal);
-  const index = await ImageIndex.create({ num_threads: flags.numThreads });
+  const index = await ImageIndex.create({ num_threads: flags.numThreads ?? default_threads() });
   try {
     const added = new RowSink(({ image, values }) => index.add(image, values));
     await run_to_sink(task, added, options);

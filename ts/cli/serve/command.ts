@@ -6,6 +6,7 @@ import { type FunctionToApply, ViTMSNConfig, VitMsnError } from "../../index.ts"
 import type { Task } from "../batch/job.ts";
 import { collect, positive_integer, seconds } from "../batch/options.ts";
 import { function_to_apply_option, load_classifier } from "../classify.ts";
+import { default_threads } from "../default_threads.ts";
 import { load_extractor, pool_option } from "../embed.ts";
 import { image_memory } from "../memory_budget.ts";
 import { load_options, type ModelFlags, model_identity, with_model_options } from "../model_options.ts";
@@ -106,7 +107,8 @@ function with_server_options(command: Command): Command {
     )
     .option(
       "--engines <n>",
-      "load the model n times, to compute n batches at a time; each takes its memory and --num-threads",
+      "load the model n times, to compute n batches at a time; each takes its memory and --num-threads, which is by" +
+        " default its share of the cores",
       positive_integer,
       1,
     )
@@ -300,7 +302,8 @@ async function load_tasks(
 ): Promise<Loaded> {
   const only = flags.only ?? (await default_task(flags, signal));
   // The engine runs in a separate thread, so that the server stays responsive.
-  const model = { ...flags, worker: true };
+  const numThreads = flags.numThreads ?? default_threads(flags.engines);
+  const model = { ...flags, numThreads, worker: true };
   const loaders: Partial<Record<keyof Tasks, () => Promise<Task>>> = {};
   if (only !== "embed") {
     // Every class, best first: each request chooses how many it gets.

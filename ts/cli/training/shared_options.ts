@@ -1,5 +1,6 @@
 import { env, type PretrainedOptions } from "../../index.ts";
 import type { OptionRule } from "../../training/index.ts";
+import { default_threads, THREADS_HELP } from "../default_threads.ts";
 import { ATTENTIONS, WIDE_HELP } from "../model_options.ts";
 import { data, general, model, type OptionHelp, optimiser, output, training } from "./option_help.ts";
 
@@ -53,7 +54,7 @@ export const SHARED_FLAGS: Readonly<Record<keyof SharedFlags, DescribedOption>> 
     rule: choice(...ATTENTIONS),
     ...model("attention implementation; default: sdpa", "name"),
   },
-  num_threads: { rule: positive_integer, ...model("threads of the CPU engine; default: 1") },
+  num_threads: { rule: positive_integer, ...model(THREADS_HELP) },
   wide: { rule: flag, ...model(`${WIDE_HELP}; default: true`) },
   quiet: { rule: flag, ...general("print no progress; default: false") },
 };
@@ -67,7 +68,7 @@ export function shared_pretrained_options(flags: SharedFlags, signal: AbortSigna
     local_files_only: flags.local_files_only,
     token: flags.token,
     attn_implementation: flags.attn_implementation,
-    num_threads: flags.num_threads,
+    num_threads: flags.num_threads ?? default_threads(),
     signal,
   };
 }
