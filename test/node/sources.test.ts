@@ -23,6 +23,7 @@ import { json_for_stdout } from "../../ts/cli/terminal.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 import { skipped } from "../support/skips.ts";
 import { pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
+import { zip } from "../support/torch_archive.ts";
 
 // What `embed` and `classify` are given: folders, lists and archives as they are found in the field.
 
@@ -292,7 +293,6 @@ describe("schemes and archives that can't be read are named", () => {
   );
 
   test.each([
-    ["x.zip", "PK\x03\x04", /ZIP.*unpack it/],
     ["x.tar.bz2", "BZh9", /bzip2.*bunzip2/],
     ["x.tar.xz", "\xfd7zXZ\0", /xz.*unxz/],
     ["x.tzst", "\x28\xb5\x2f\xfd", /Zstandard.*unzstd/],
@@ -311,6 +311,15 @@ describe("schemes and archives that can't be read are named", () => {
       expect(error).toMatch(/\[UNSUPPORTED\]$/);
     }
   });
+});
+
+test("a zip archive at a URL, or by the name of a tar shard, is named", async () => {
+  const misnamed = join(await new_folder(), "x.tar");
+  await writeFile(misnamed, zip([{ name: "a.png", data: boot }]));
+  const { code, stderr } = await embed([misnamed, "http://127.0.0.1:9/x.zip"]);
+  expect(code).toBe(1);
+  for (const error of stderr.trim().split("\n"))
+    expect(error).toMatch(/ZIP archive.*pass it as a file whose name ends in \.zip\. \[UNSUPPORTED\]$/);
 });
 
 describe("tar shards", () => {

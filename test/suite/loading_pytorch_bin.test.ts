@@ -504,7 +504,7 @@ describe("an archive that is broken or a bomb is refused", () => {
       "a deflated entry of 4 GB",
       [pickle_member, { ...storage, method: 8, claimed_size: 0xfffffff0 }],
       {},
-      /compressed entry/,
+      /overlaps|past the file/,
     ],
     [
       "a stored entry of 4 GB",

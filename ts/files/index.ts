@@ -1,5 +1,6 @@
 // Functions of files, waiting and checks that the command line shares with the package; the package doesn't export them.
 
+export { crc32 } from "#crc32";
 export { is_count } from "../is_count.ts";
 export { sleep } from "../sleep.ts";
 export { lstat, open, readdir, readFile, readlink, rm, stat } from "./disk.ts";
@@ -23,3 +24,4 @@ export { SkippedFiles } from "./skipped_files.ts";
 export { type ByteSource, DamagedArchive, type TarMember, tar_members } from "./tar_reader.ts";
 export { as_utf8 } from "./text_encoding.ts";
 export { walk } from "./walk.ts";
+export { locate_data, read_directory, type ZipEntry, type ZipFile } from "./zip_directory.ts";

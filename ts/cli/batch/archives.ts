@@ -6,6 +6,8 @@ interface Archive {
   extension: RegExp;
   /** The first bytes, in Latin-1. */
   magic: string;
+  /** Whether it can be read from a file of its extension. */
+  is_readable?: boolean;
 }
 
 const unpack = "unpack it and pass the folder of its images";
@@ -13,7 +15,13 @@ const decompress = "decompress it and pass the .tar file";
 
 /** Formats that may hold images but aren't supported. */
 const ARCHIVES: readonly Archive[] = [
-  { what: "a ZIP archive", advice: unpack, extension: /\.zip$/i, magic: "PK\x03\x04" },
+  {
+    what: "a ZIP archive",
+    advice: "pass it as a file whose name ends in .zip",
+    extension: /\.zip$/i,
+    magic: "PK\x03\x04",
+    is_readable: true,
+  },
   { what: "a 7-Zip archive", advice: unpack, extension: /\.7z$/i, magic: "7z\xbc\xaf\x27\x1c" },
   { what: "a RAR archive", advice: unpack, extension: /\.rar$/i, magic: "Rar!\x1a\x07" },
   {
@@ -48,10 +56,10 @@ const ARCHIVES: readonly Archive[] = [
   },
 ];
 
-/** The error for a file whose name is that of an unsupported archive; undefined for other names. */
-export function unsupported_archive(path: string): VitMsnError | undefined {
+/** The error for a name that is that of an unsupported archive; undefined for other names. @param is_file whether it is a file's. */
+export function unsupported_archive(path: string, is_file: boolean): VitMsnError | undefined {
   const archive = ARCHIVES.find(({ extension }) => extension.test(path));
-  return archive && unsupported(path, archive);
+  return archive === undefined || (is_file && archive.is_readable) ? undefined : unsupported(path, archive);
 }
 
 /** The same, judged by the file's first bytes. */
@@ -62,7 +70,7 @@ export function unsupported_content(name: string, bytes: Uint8Array): VitMsnErro
 }
 
 function unsupported(name: string, { what, advice }: Archive): VitMsnError {
-  return new VitMsnError("UNSUPPORTED", `${name} is ${what}, which isn't supported; ${advice}.`, {
+  return new VitMsnError("UNSUPPORTED", `${name} is ${what}, which isn't supported here; ${advice}.`, {
     details: { file: name, found: what },
   });
 }

@@ -7,13 +7,15 @@ import { unsupported_archive } from "./archives.ts";
 import { file_error, is_image_error } from "./errors.ts";
 import { read_lines } from "./list.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
+import type { ArchiveReading } from "./members.ts";
 import { type DownloadSettings, read_remote, source_name } from "./remote.ts";
 import { from_stream, interruptible } from "./streams.ts";
-import { remote_tar_images, type TarReading, tar_images } from "./tar.ts";
-import { is_glob, is_tar_name, walk, walk_glob } from "./walk.ts";
+import { remote_tar_images, tar_images } from "./tar.ts";
+import { is_glob, is_tar_name, is_zip_name, walk, walk_glob } from "./walk.ts";
+import { zip_images } from "./zip.ts";
 
 export interface Sources {
-  /** Files, folders, globs, tar shards and URLs; "-" is one image from standard input. */
+  /** Files, folders, globs, tar shards, zip archives and URLs; "-" is one image from standard input. */
   paths: readonly string[];
   /** Text files with a path or URL on each line; "-" is standard input. */
   lists: readonly string[];
@@ -21,13 +23,13 @@ export interface Sources {
 }
 
 /** The settings that all reading from sources shares. */
-interface Reading extends TarReading {
+interface Reading extends ArchiveReading {
   download: DownloadSettings;
   /** Whether the source is a command-line argument rather than a line of a list. */
   is_argument: boolean;
 }
 
-export type ListOptions = Partial<Pick<TarReading, "skipped" | "is_wanted">>;
+export type ListOptions = Partial<Pick<ArchiveReading, "skipped" | "is_wanted">>;
 
 /**
  * The images of all sources, in the given order and always in the same one. Only the folder being listed and the member being
@@ -57,17 +59,17 @@ async function* expand(source: string, reading: Reading): AsyncGenerator<ListedI
 async function* remote(url: string, reading: Reading): AsyncGenerator<ListedImage> {
   const { download } = reading;
   const name = source_name(url);
-  const archive = unsupported_archive(path_of_url(name));
+  const archive = unsupported_archive(path_of_url(name), is_file_url(url));
   if (archive !== undefined) yield unreadable(name, archive);
-  else if (is_tar(url) && /^file:/i.test(url)) yield* shard_of_file_url(url, reading);
+  else if (is_file_url(url) && (is_tar(url) || is_zip(url))) yield* archive_of_file_url(url, reading);
   else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, download, reading));
   else yield { name, read: (options) => read_remote(url, download, options) };
 }
 
-async function* shard_of_file_url(url: string, reading: Reading): AsyncGenerator<ListedImage> {
+async function* archive_of_file_url(url: string, reading: Reading): AsyncGenerator<ListedImage> {
   try {
     const path = fileURLToPath(url);
-    yield* until_damaged(url, tar_images(path, reading));
+    yield* until_damaged(url, is_zip(url) ? zip_images(path, reading) : tar_images(path, reading));
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
     yield unreadable(url, file_error(error, url));
@@ -99,18 +101,20 @@ async function* each(
   } catch (error) {
     throw error instanceof VitMsnError ? error : file_error(error, folder);
   }
-  if (is_empty) yield empty(folder, "images (by file extension) or tar shards");
+  if (is_empty) yield empty(folder, "images (by file extension), tar shards or zip archives");
 }
 
 async function* file(path: string, reading: Reading): AsyncGenerator<ListedImage> {
   const name = source_name(path);
-  const archive = unsupported_archive(name);
+  const is_file = !has_scheme(path);
+  const archive = unsupported_archive(name, is_file);
   if (archive !== undefined) yield unreadable(name, archive);
-  else if (is_tar_name(path) && !has_scheme(path)) yield* until_damaged(path, tar_images(path, reading));
+  else if (is_file && is_tar_name(path)) yield* until_damaged(path, tar_images(path, reading));
+  else if (is_file && is_zip_name(path)) yield* until_damaged(path, zip_images(path, reading));
   else yield { name, read: (options) => RawImage.read(path, options) };
 }
 
-/** A damaged shard counts as an image that fails, after the images before the damage. A lost connection ends the run. */
+/** A damaged archive counts as an image that fails, after the images before the damage. A lost connection ends the run. */
 async function* until_damaged(name: string, shard: AsyncGenerator<ListedImage>): AsyncGenerator<ListedImage> {
   let is_empty = true;
   try {
@@ -185,6 +189,14 @@ function has_scheme(source: string): boolean {
 /** Judged by the path of a URL, without its query. */
 function is_tar(source: string): boolean {
   return is_tar_name(path_of_url(source));
+}
+
+function is_zip(source: string): boolean {
+  return is_zip_name(path_of_url(source));
+}
+
+function is_file_url(url: string): boolean {
+  return /^file:/i.test(url);
 }
 
 function path_of_url(url: string): string {

@@ -1,41 +1,28 @@
-import { constants, type Stats } from "node:fs";
-import { type FileHandle, open, stat } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { dirname, join, normalize } from "node:path/posix";
 import type { ReadableStream } from "node:stream/web";
 import {
   type ByteSource,
   DamagedArchive,
-  encode_name,
   SkippedFiles,
   type TarMember,
   tar_members,
 } from "../../files/index.ts";
 import { status_error } from "../../image/index.ts";
-import { fetch_url, is_image_name, RawImage, show_url, VitMsnError } from "../../index.ts";
+import { fetch_url, is_image_name, show_url, VitMsnError } from "../../index.ts";
 import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { gunzip } from "./gunzip.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
+import { type ArchiveReading, image_of, is_hidden, not_read, read_member, short_member } from "./members.ts";
+import { open_regular } from "./regular_file.ts";
 import { type DownloadSettings, is_transient, network_error, with_retries } from "./remote.ts";
 
-/** The largest image in bytes, as for the library's files. Larger members are refused without reading them. */
-const MAX_BYTES = 256 * 1024 * 1024;
-/** The longest name of a member, as for paths. */
-const MAX_NAME = 4096;
 /** The bytes needed to recognise a format. */
 const MAGIC_BYTES = 8;
 /** Bytes per read of a file: the minimum after a seek to a header, then twice as many each time. */
 const MIN_PIECE = 4096;
 const MAX_PIECE = 256 * 1024;
-
-/** What is read of a shard. */
-export interface TarReading {
-  signal: AbortSignal;
-  /** Counts what is skipped. */
-  skipped: SkippedFiles;
-  /** Whether the next image will be read; if not, its bytes are skipped. */
-  is_wanted(): boolean;
-}
 
 /** An archive that is open. */
 interface OpenShard {
@@ -44,10 +31,10 @@ interface OpenShard {
 }
 
 /** The images in a tar shard, member by member: one image is in memory at a time. */
-export async function* tar_images(path: string, reading: TarReading): AsyncGenerator<ListedImage> {
+export async function* tar_images(path: string, reading: ArchiveReading): AsyncGenerator<ListedImage> {
   const { signal } = reading;
   try {
-    yield* members(path, () => open_regular(path, signal), reading);
+    yield* members(path, () => open_file(path, signal), reading);
   } catch (error) {
     if (signal.aborted) throw aborted(signal);
     if (error instanceof VitMsnError) throw error;
@@ -56,23 +43,9 @@ export async function* tar_images(path: string, reading: TarReading): AsyncGener
   }
 }
 
-/** A file. Only regular files are allowed: others might never end, or wait forever. */
-async function open_regular(path: string, signal: AbortSignal): Promise<OpenShard> {
-  const check = (found: Stats) => {
-    if (found.isFile()) return found;
-    const message = `${path} can't be read as a tar shard: it is a device, pipe or socket, not a file.`;
-    throw new VitMsnError("IO", message, { details: { file: path } });
-  };
-  const file = encode_name(path);
-  check(await stat(file));
-  const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-  try {
-    const { size } = check(await handle.stat());
-    return { source: new FileBytes(handle, size, signal), close: () => handle.close() };
-  } catch (error) {
-    await handle.close();
-    throw error;
-  }
+async function open_file(path: string, signal: AbortSignal): Promise<OpenShard> {
+  const { handle, size } = await open_regular(path, "a tar shard");
+  return { source: new FileBytes(handle, size, signal), close: () => handle.close() };
 }
 
 /** A file's bytes, from its start. */
@@ -118,7 +91,7 @@ class FileBytes implements ByteSource {
 export async function* remote_tar_images(
   url: string,
   download: DownloadSettings,
-  { signal, skipped, is_wanted }: TarReading,
+  { signal, skipped, is_wanted }: ArchiveReading,
 ): AsyncGenerator<ListedImage> {
   const name = show_url(url);
   let done = 0;
@@ -214,7 +187,7 @@ interface Link {
 async function* members(
   shard: string,
   open: () => Promise<OpenShard>,
-  { skipped, is_wanted }: TarReading,
+  { skipped, is_wanted }: ArchiveReading,
 ): AsyncGenerator<ListedImage> {
   const links: Link[] = [];
   for await (const member of opened(shard, open)) {
@@ -273,15 +246,6 @@ function end_of_chain(target: string, targets: ReadonlyMap<string, string>): str
   return end;
 }
 
-/** Hidden members, such as those that macOS adds for each file. */
-function is_hidden(name: string): boolean {
-  return /(?:^|\/)(?:__MACOSX\/|\.[^/]*$)/.test(name);
-}
-
-function short_member(name: string): string {
-  return name.length > MAX_NAME ? `${name.slice(0, 100)}…` : name;
-}
-
 async function* opened(shard: string, open: () => Promise<OpenShard>): AsyncGenerator<TarMember> {
   const { source, close } = await open();
   try {
@@ -310,27 +274,6 @@ async function unpacked(shard: string, source: ByteSource): Promise<ByteSource> 
     return gunzip({ [Symbol.asyncIterator]: () => ({ next }) as AsyncIterator<Uint8Array> });
   // A reader skips only once it has taken the first bytes.
   return source.skip ? { next, skip: source.skip.bind(source) } : { next };
-}
-
-/** An image of a shard, read if it is wanted. */
-async function image_of(name: string, member: TarMember, is_wanted: () => boolean): Promise<ListedImage> {
-  return is_wanted() ? read_member(name, member) : { name, read: not_read };
-}
-
-async function not_read(): Promise<never> {
-  throw new TypeError("An image that wasn't wanted has no bytes.");
-}
-
-/** An image of a shard. Its bytes are read now, since the archive isn't read backwards. */
-async function read_member(name: string, member: TarMember): Promise<ListedImage> {
-  const fail = (message: string) =>
-    unreadable(name, new VitMsnError("INVALID_IMAGE", `${name} ${message}.`, { details: { file: name } }));
-  const { size } = member;
-  if (size > MAX_BYTES) return fail(`has ${size} bytes, more than the limit of ${MAX_BYTES} for one image`);
-  if (member.name.length > MAX_NAME)
-    return fail(`has a name of ${member.name.length} characters, more than the limit of ${MAX_NAME}`);
-  const bytes = (await member.read()) as Uint8Array<ArrayBuffer>;
-  return { name, read: (options) => RawImage.read(new File([bytes], name), options) };
 }
 
 /** Whether the bytes aren't a valid archive, as opposed to a stream that ends too early. */

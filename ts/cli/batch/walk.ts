@@ -10,6 +10,10 @@ export function is_tar_name(path: string): boolean {
   return TAR.test(path);
 }
 
+export function is_zip_name(path: string): boolean {
+  return /\.zip$/i.test(path);
+}
+
 export interface WalkLimits {
   /** Levels of folders to enter, 1 being the folder itself; default: all. */
   max_depth?: number;
@@ -17,7 +21,7 @@ export interface WalkLimits {
   is_wanted?(path: string): boolean;
 }
 
-/** The images and tar shards below a folder, in order; other files are counted in `skipped`. */
+/** The images, tar shards and zip archives below a folder, in order; other files are counted in `skipped`. */
 export async function* walk(
   folder: string,
   skipped: SkippedFiles,
@@ -27,7 +31,7 @@ export async function* walk(
   for await (const found of walk_files(folder, limits)) {
     if (!is_wanted(found.file)) continue;
     const name = found.path.at(-1) as string;
-    if (is_image_name(name) || is_tar_name(name)) yield found.file;
+    if (is_image_name(name) || is_tar_name(name) || is_zip_name(name)) yield found.file;
     else skipped.add_file(found);
   }
 }
@@ -36,7 +40,7 @@ export function is_glob(text: string): boolean {
   return picomatch.scan(text).isGlob === true;
 }
 
-/** The images and shards that a glob matches, in the order of walk(). */
+/** The images and archives that a glob matches, in the order of walk(). */
 export async function* walk_glob(glob: string, skipped: SkippedFiles): AsyncGenerator<string> {
   const { base, glob: pattern, prefix } = picomatch.scan(glob);
   const folder = prefix + base || ".";

@@ -6,7 +6,7 @@ import type { CheckpointTensor, RandomAccessFile } from "../types.ts";
 import { as_float32 } from "./other_floats.ts";
 import { PickleDict, PickleGlobal, PickleTuple, refuse_pickle, unpickle } from "./pickle.ts";
 import { element_count } from "./safetensors.ts";
-import { locate_entry, read_zip, type ZipEntry } from "./zip.ts";
+import { locate_entry, read_zip, type StoredEntry } from "./zip.ts";
 
 /** A dtype of torch. */
 interface Dtype {
@@ -83,13 +83,13 @@ function new_float(name: string, converted: string): Dtype {
 class Storage {
   /** undefined if each tensor names its dtype. */
   readonly dtype: Dtype | undefined;
-  readonly entry: ZipEntry;
+  readonly entry: StoredEntry;
   /** Where the data starts in the file; known once the entry's local header was read. */
   start = -1;
   #checked = 0;
   #crc32 = 0;
 
-  constructor(dtype: Dtype | undefined, entry: ZipEntry) {
+  constructor(dtype: Dtype | undefined, entry: StoredEntry) {
     this.dtype = dtype;
     this.entry = entry;
   }
@@ -107,11 +107,11 @@ class Storage {
   }
 }
 
-function check_crc32(file: RandomAccessFile, entry: ZipEntry, found: number): void {
+function check_crc32(file: RandomAccessFile, entry: StoredEntry, found: number): void {
   if (entry.crc32 === 0 || entry.crc32 === found) return;
   throw broken(
     file.name,
-    `is damaged: the CRC-32 of ${entry.name} doesn't match the archive's; download the file again`,
+    `is damaged: the CRC-32 of ${entry.text} doesn't match the archive's; download the file again`,
   );
 }
 
@@ -176,14 +176,14 @@ async function refuse_other_formats(file: RandomAccessFile): Promise<void> {
 }
 
 /** The archive's folder: "archive/", "pytorch_model/" or any other. */
-function find_prefix(entries: ReadonlyMap<string, ZipEntry>, name: string): string {
+function find_prefix(entries: ReadonlyMap<string, StoredEntry>, name: string): string {
   const pickles = [...entries.keys()].filter((entry) => /^(?:[^/]*\/)?data\.pkl$/.test(entry));
   if (pickles.length !== 1)
     throw broken(name, `contains ${pickles.length} files named data.pkl, but torch.save writes one`);
   return (pickles[0] as string).slice(0, -"data.pkl".length);
 }
 
-async function check_byte_order(file: RandomAccessFile, entry: ZipEntry | undefined): Promise<void> {
+async function check_byte_order(file: RandomAccessFile, entry: StoredEntry | undefined): Promise<void> {
   if (!entry) return;
   if (entry.size > 16) throw broken(file.name, "has a byteorder that is neither little nor big");
   const start = await locate_entry(file, entry);
@@ -200,11 +200,11 @@ async function check_byte_order(file: RandomAccessFile, entry: ZipEntry | undefi
 
 async function read_pickle(
   file: RandomAccessFile,
-  entries: ReadonlyMap<string, ZipEntry>,
+  entries: ReadonlyMap<string, StoredEntry>,
   prefix: string,
   storages: Map<string, Storage>,
 ): Promise<unknown> {
-  const entry = entries.get(`${prefix}data.pkl`) as ZipEntry;
+  const entry = entries.get(`${prefix}data.pkl`) as StoredEntry;
   if (entry.size > MAX_PICKLE_BYTES)
     throw broken(file.name, `has a data.pkl of ${entry.size} bytes, more than ${MAX_PICKLE_BYTES}`);
   const bytes = await file.read(await locate_entry(file, entry), entry.size);
@@ -220,7 +220,7 @@ async function read_pickle(
 /** ("storage", storage type, key, location, element count) */
 function load_storage(
   id: unknown,
-  find: (key: string) => ZipEntry | undefined,
+  find: (key: string) => StoredEntry | undefined,
   storages: Map<string, Storage>,
   file: string,
 ): Storage {
@@ -241,7 +241,7 @@ function load_storage(
   if (count * item_bytes !== entry.size) {
     throw broken(
       file,
-      `claims ${count} elements of ${item_bytes} bytes in ${entry.name}, which has ${entry.size} bytes`,
+      `claims ${count} elements of ${item_bytes} bytes in ${entry.text}, which has ${entry.size} bytes`,
     );
   }
   const known = storages.get(key);
@@ -314,7 +314,7 @@ function check_view({ storage, dtype, offset, dims, strides }: TensorView, file:
   if (!Number.isSafeInteger(count) || !inside) {
     throw broken(
       file,
-      `has a tensor of shape [${dims}] that doesn't fit its storage ${storage.entry.name} of ${held} elements`,
+      `has a tensor of shape [${dims}] that doesn't fit its storage ${storage.entry.text} of ${held} elements`,
     );
   }
 }
