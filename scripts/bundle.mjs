@@ -57,10 +57,10 @@ const webgpu_glue_stays_outside = {
     id.endsWith("/webgpu/glue.js") ? { id: "./vit_msn_webgpu.js", external: true } : undefined,
 };
 
-/** Packages are its users' own. @type {RolldownOptions} */
+/** Packages are its users' own, except for the reader of Parquet files. @type {RolldownOptions} */
 const node = {
   platform: "node",
-  external: (id) => !/^[./#\0]/.test(id) && !isAbsolute(id),
+  external: (id) => !/^(?:[./#\0]|hyparquet)/.test(id) && !isAbsolute(id),
   plugins: [webgpu_glue_stays_outside],
 };
 /** @type {RolldownOptions} */

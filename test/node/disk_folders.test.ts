@@ -61,7 +61,7 @@ describe("ImageFolder", () => {
       "data/cat/2.heic",
       "data/cat/deep/3.HEIC",
       "data/dog/1.png",
-      "data/metadata.csv",
+      "data/notes.csv",
       "data/x.png",
     );
     await fill(

@@ -12,7 +12,13 @@ import {
   RawImage,
   VitMsnError,
 } from "../index.ts";
-import { ImageFolder, type Split } from "../training/index.ts";
+import {
+  type Example,
+  image_splits,
+  open_labelled_images,
+  read_image,
+  type Split,
+} from "../training/index.ts";
 import { positive_integer } from "./batch/options.ts";
 import { json_line, type Row } from "./batch/rows.ts";
 import { print } from "./batch/stdout.ts";
@@ -92,9 +98,12 @@ export function add_few_shot(program: Command, signal: AbortSignal): void {
 function with_action_options(command: Command): Command {
   return command
     .optionsGroup("Actions:")
-    .option("--teach <dir>", "learn from the images in this folder, which has a folder for each label")
+    .option(
+      "--teach <dir>",
+      "learn from the images in this folder, which has a folder for each label, or in this list (.csv, .jsonl, .parquet, .tar)",
+    )
     .option("--head <dir>", "load a head that --save wrote; --teach then adds images to it")
-    .option("--eval <dir>", "evaluate on the images in this folder, which has a folder for each label")
+    .option("--eval <dir>", "evaluate on the images in this folder or list")
     .option("--leave-one-out", "evaluate on each image with a head fitted to all others")
     .option(
       "--shots <n,...>",
@@ -261,7 +270,7 @@ class Session {
 
   async #evaluate(folder: string): Promise<Evaluation> {
     let sum: Evaluation | undefined;
-    const splits = await ImageFolder.splits(folder);
+    const splits = await image_splits(folder);
     const split = splits.includes("test") ? "test" : "validation";
     for await (const { label, sound } of this.#batches_of(folder, split)) {
       const options = { batch_size: sound.length, signal: this.#signal };
@@ -273,15 +282,21 @@ class Session {
   }
 
   /** The readable images of a folder with a folder for each label, batch by batch. */
-  async *#batches_of(folder: string, split: Split): AsyncGenerator<{ label: string; sound: RawImage[] }> {
-    const { classes, examples } = await ImageFolder.open(folder, { empty_classes: "skip", split });
+  async *#batches_of(source: string, split: Split): AsyncGenerator<{ label: string; sound: RawImage[] }> {
+    const { classes = [], examples } = await open_labelled_images(source, {
+      empty_classes: "skip",
+      split,
+      problem_type: "single_label_classification",
+      missing_images: "skip",
+      signal: this.#signal,
+    });
     // A loaded head has other classes, too, and evaluation may be on a single class.
-    if (split === "train" && this.#flags.head === undefined) check_classes(classes, folder);
+    if (split === "train" && this.#flags.head === undefined) check_classes(classes, source);
     this.#counted = { done: 0, total: examples.length };
     for (const label of classes) {
-      const files = examples.filter((example) => example.label === label).map(({ image }) => image as string);
-      for (let i = 0; i < files.length; i += this.#flags.batchSize) {
-        const sound = await this.#read(files.slice(i, i + this.#flags.batchSize));
+      const images = examples.flatMap((example) => (example.label === label ? (example.image ?? []) : []));
+      for (let i = 0; i < images.length; i += this.#flags.batchSize) {
+        const sound = await this.#read(images.slice(i, i + this.#flags.batchSize));
         if (sound.length > 0) yield { label, sound };
       }
     }
@@ -289,14 +304,15 @@ class Session {
 
   #counted = { done: 0, total: 0 };
 
-  /** Reads image files; those that can't be read are reported and skipped. */
-  async #read(names: readonly string[]): Promise<RawImage[]> {
+  /** Reads images; those that can't be read are reported and skipped. */
+  async #read(listed: readonly NonNullable<Example["image"]>[]): Promise<RawImage[]> {
     const images: RawImage[] = [];
-    const code = await for_each_image(names, this.#signal, async (_, image) => {
+    const read = (image: NonNullable<Example["image"]>) => read_image(image, { signal: this.#signal });
+    const code = await for_each_image(listed, read, async (_, image) => {
       images.push(image);
     });
     this.#exit_code = Math.max(this.#exit_code, code);
-    this.#counted.done += names.length;
+    this.#counted.done += listed.length;
     this.#progress({ status: "features", ...this.#counted });
     return images;
   }
@@ -329,7 +345,8 @@ class Session {
     const { json, topK: top_k } = this.#flags;
     if (!json) await print(table_heading(images));
     const format = json ? (row: Row) => json_for_stdout(json_line(row)) : table_rows(images);
-    return for_each_image(images, this.#signal, async (name, image) => {
+    const read = (name: string) => read_named(name, this.#signal);
+    return for_each_image(images, read, async (name, image) => {
       const results = await this.#teach(image, { top_k, signal: this.#signal });
       const labels = results.map(({ label }) => label);
       await print(format({ image: name, labels, values: results.map(({ score }) => score) }));
@@ -338,15 +355,15 @@ class Session {
 }
 
 /** Runs `body` for every image; those that fail are reported and don't stop the others. @returns the exit code. */
-async function for_each_image(
-  images: readonly string[],
-  signal: AbortSignal,
-  body: (name: string, image: RawImage) => Promise<void>,
+async function for_each_image<Listed>(
+  images: readonly Listed[],
+  read: (listed: Listed) => Promise<RawImage>,
+  body: (listed: Listed, image: RawImage) => Promise<void>,
 ): Promise<number> {
   let exit_code = 0;
-  for (const name of images) {
+  for (const listed of images) {
     try {
-      await body(name, await read_image(name, signal));
+      await body(listed, await read(listed));
     } catch (error) {
       if (!(error instanceof VitMsnError) || error.code === "ABORTED" || error.code === "ENGINE_DEAD")
         throw error;
@@ -357,7 +374,7 @@ async function for_each_image(
   return exit_code;
 }
 
-async function read_image(name: string, signal: AbortSignal): Promise<RawImage> {
+async function read_named(name: string, signal: AbortSignal): Promise<RawImage> {
   if (name !== "-") return RawImage.read(name, { signal });
   return from_stream("-", () => process.stdin).read({ signal });
 }

@@ -30,6 +30,8 @@ export interface TarMember {
   target: string;
   /** Bytes of its content, holes included. */
   size: number;
+  /** Where its content begins in the archive; undefined for a sparse member, whose content isn't in one piece. */
+  offset: number | undefined;
   /** Reads its content, which must happen before the next member is requested. */
   read(): Promise<Uint8Array>;
 }
@@ -187,7 +189,8 @@ async function open_content(bytes: ByteReader, header: Uint8Array, type: string,
     const pieces = sparse.pieces ?? (await read_map(bytes));
     return expand(await bytes.take(end - bytes.position), pieces, sparse.size);
   };
-  const member: TarMember = { name, kind, target, size: Math.max(stored, sparse?.size ?? 0), read };
+  const offset = sparse === undefined ? bytes.position : undefined;
+  const member: TarMember = { name, kind, target, size: Math.max(stored, sparse?.size ?? 0), offset, read };
   return { member, finish: () => bytes.skip(end - bytes.position + padding(stored)) };
 }
 

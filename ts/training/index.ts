@@ -28,15 +28,24 @@ export type {
   Example,
   ExampleLabel,
   ExampleStream,
+  LazyImage,
   TensorData,
   TrainingData,
 } from "./data/dataset.ts";
+export { read_image } from "./data/dataset.ts";
 export { type ErasingOptions, erasing_collator } from "./data/erasing.ts";
 export { gaussian_blur, random_gaussian_blur } from "./data/gaussian_blur.ts";
 export { ImageFolder, type ImageFolderOptions } from "./data/image_folder.ts";
+export { LabelledImages } from "./data/labelled_images.ts";
 export { type MixingOptions, mixing_collator } from "./data/mixing.ts";
+export {
+  image_splits,
+  type LabelledImagesOptions,
+  type LabelledImagesSource,
+  open_labelled_images,
+} from "./data/open_labelled_images.ts";
 export { type RandAugmentOptions, rand_augment } from "./data/rand_augment.ts";
-export type { Split } from "./data/splits.ts";
+export type { Split } from "./data/split_names.ts";
 export {
   compose,
   type ImageTransform,

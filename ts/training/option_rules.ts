@@ -15,10 +15,12 @@ import {
 import type { ImageCollatorOptions } from "./data/collate.ts";
 import type { ColorJitterOptions } from "./data/color_transforms.ts";
 import type { ImageFolderOptions } from "./data/image_folder.ts";
+import type { LabelledImagesOptions } from "./data/open_labelled_images.ts";
 import type { RandAugmentOptions } from "./data/rand_augment.ts";
 import type { RandomResizedCropOptions } from "./data/transforms.ts";
 import type { UnlabelledImageFolderOptions } from "./data/unlabelled_image_folder.ts";
 import type { MSNPretrainerOptions, MSNSaveOptions, OriginalSaveOptions } from "./msn/msn_pretrainer.ts";
+import type { TableOptions } from "./tables/image_table.ts";
 import type { EvaluateOptions, TrainerOptions } from "./trainer.ts";
 import type { TrainCallOptions } from "./training_loop.ts";
 
@@ -80,11 +82,22 @@ export const TRAIN_RULES: Of<TrainCallOptions> = {
 };
 export const EVALUATE_RULES: Of<EvaluateOptions> = { metric_key_prefix: text, signal: abort_signal };
 export const SPLIT_RULES: Of<UnlabelledImageFolderOptions> = { split: ["train", "validation", "test"] };
+/** TableOptions. */
+const TABLE_RULES: Of<TableOptions> = {
+  image_column_name: text,
+  label_column_name: text,
+  label_separator: ["text of at least one character", (value) => typeof value === "string" && value !== ""],
+  problem_type: ["single_label_classification", "multi_label_classification", "regression"],
+  classes: list,
+  missing_images: error_or_skip,
+  signal: abort_signal,
+};
 export const FOLDER_RULES: Of<ImageFolderOptions> = {
   ...SPLIT_RULES,
+  ...TABLE_RULES,
   empty_classes: error_or_skip,
-  classes: list,
 };
+export const LABELLED_RULES: Of<LabelledImagesOptions> = { ...FOLDER_RULES, image_dir: any };
 export const JITTER_RULES: Of<ColorJitterOptions> = {
   brightness: number,
   contrast: number,

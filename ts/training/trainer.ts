@@ -18,7 +18,7 @@ import {
 } from "./checkpoint.ts";
 import { type Batch, type DataCollator, image_collator } from "./data/collate.ts";
 import { DataLoader } from "./data/data_loader.ts";
-import type { TrainingData } from "./data/dataset.ts";
+import type { Dataset, TrainingData } from "./data/dataset.ts";
 import { erasing_collator } from "./data/erasing.ts";
 import { mixing_collator } from "./data/mixing.ts";
 import type { ImageTransform } from "./data/transforms.ts";
@@ -143,8 +143,11 @@ export class Trainer {
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
     this.#event = { args: this.args, state: this.state, control: this.control };
     this.#loop = this.#make_loop();
-    check_classes(options.train_dataset, model, "train_dataset");
-    check_classes(options.eval_dataset, model, "eval_dataset");
+    for (const argument of ["train_dataset", "eval_dataset"] as const) {
+      check_classes(options[argument], model, argument);
+      if (!options.compute_loss && !options.data_collator)
+        check_problem_type(options[argument], model, argument);
+    }
   }
 
   add_callback(callback: TrainerCallback): void {
@@ -510,6 +513,26 @@ function check_classes(
     `${argument} has classes that the model doesn't have: ${unknown.slice(0, 20).join(", ")}. Load the model with ` +
       "config: { id2label } for the data's classes and ignore_mismatched_sizes: true, which gives it a new classifier.",
     { details: { argument, classes: unknown } },
+  );
+}
+
+/**
+ * Checks that the model is for the data's kind of labels; a config without a problem type gets theirs.
+ * @throws VitMsnError INVALID_ARGUMENT.
+ */
+function check_problem_type(
+  data: TrainingData | undefined,
+  { config }: ViTMSNForImageClassification,
+  argument: string,
+): void {
+  const { problem_type } = (data ?? {}) as Partial<Dataset>;
+  if (problem_type === undefined) return;
+  config.problem_type ??= problem_type;
+  if (config.problem_type === problem_type) return;
+  throw invalid_argument(
+    `${argument} has labels for ${problem_type}, but the model's problem_type is ${config.problem_type}. Load the model with ` +
+      `config: { problem_type: "${problem_type}" }, or open the data with problem_type: "${config.problem_type}".`,
+    argument,
   );
 }
 

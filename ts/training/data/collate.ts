@@ -1,13 +1,12 @@
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
 import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
-import { RawImage } from "../../image/raw_image.ts";
 import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
 import { check_options } from "../../options.ts";
 import { Tensor } from "../../tensor.ts";
 import { COLLATOR_RULES } from "../option_rules.ts";
 import type { Random } from "../random.ts";
-import { type Example, type ExampleLabel, name_of } from "./dataset.ts";
+import { type Example, type ExampleLabel, name_of, read_image } from "./dataset.ts";
 import type { ImageTransform } from "./transforms.ts";
 
 /** The inputs of one forward pass. */
@@ -97,7 +96,7 @@ async function pixel_values_of(
       index,
     );
   }
-  const image = await RawImage.read(example.image, { signal });
+  const image = await read_image(example.image, { signal });
   const transform = is_training ? options.train_transform : options.eval_transform;
   const { pixel_values } = await options.processor.preprocess(transform?.(image, random) ?? image, {
     signal,

@@ -121,6 +121,13 @@ export class DataLoader<Batch> {
 
   async #all_labels(dataset: Dataset): Promise<readonly (string | number)[]> {
     if (this.#labels !== undefined) return this.#labels;
+    const { problem_type = "single_label_classification" } = dataset;
+    if (problem_type !== "single_label_classification")
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        `train_sampling_strategy "class_balanced" needs one class for each image, but the labels are for ${problem_type}.`,
+        { details: { argument: "train_sampling_strategy" } },
+      );
     const labels: (string | number)[] = [];
     for (let i = 0; i < dataset.length; i++) {
       const { label } = await dataset.get(i);

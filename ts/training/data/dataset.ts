@@ -1,6 +1,7 @@
 import { VitMsnError } from "../../errors.ts";
-import { type ImageInput, RawImage } from "../../image/raw_image.ts";
+import { type ImageInput, RawImage, type ReadOptions } from "../../image/raw_image.ts";
 import { is_a } from "../../is_a.ts";
+import type { ProblemType } from "../../model/configuration_vit_msn.ts";
 import { Tensor } from "../../tensor.ts";
 
 /**
@@ -9,9 +10,16 @@ import { Tensor } from "../../tensor.ts";
  */
 export type ExampleLabel = string | number | readonly number[];
 
+/** An image that is read when it is needed, such as a member of an archive. */
+export interface LazyImage {
+  /** For messages. */
+  readonly name: string;
+  read(): Promise<ImageInput>;
+}
+
 /** One labelled image, in any form that RawImage.read accepts, or as the processor's output. */
 export interface Example {
-  image?: ImageInput;
+  image?: ImageInput | LazyImage;
   /** float32 [channels, height, width], instead of `image`. */
   pixel_values?: Tensor;
   /** Optional for predictions. */
@@ -23,7 +31,9 @@ export interface Dataset {
   readonly length: number;
   get(index: number): Example | Promise<Example>;
   /** The names of all classes that labels use, if known. */
-  readonly classes?: readonly string[];
+  readonly classes?: readonly string[] | undefined;
+  /** What the labels are, if known: one class for each image, several, or numbers. */
+  readonly problem_type?: ProblemType | undefined;
 }
 
 /**
@@ -120,6 +130,18 @@ function label_reader(
   const width = length === 0 ? 1 : labels.size / length;
   if (labels.dims.length === 1) return (index) => Number(labels.data[index]);
   return (index) => Array.from(labels.data.slice(index * width, (index + 1) * width), Number);
+}
+
+/** Reads an example's image. */
+export async function read_image(
+  image: NonNullable<Example["image"]>,
+  options: ReadOptions,
+): Promise<RawImage> {
+  return RawImage.read(is_lazy(image) ? await image.read() : image, options);
+}
+
+function is_lazy(image: NonNullable<Example["image"]>): image is LazyImage {
+  return typeof (image as Partial<LazyImage>).read === "function";
 }
 
 /** An image's name, for messages. */

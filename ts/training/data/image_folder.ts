@@ -5,14 +5,19 @@ import { is_special_folder } from "../../files/file_names.ts";
 import { SkippedFiles } from "../../files/skipped_files.ts";
 import { IMAGE_EXTENSIONS, is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-import { check_options, flag } from "../../options.ts";
+import { on_demand } from "../../on_demand.ts";
+import { check_options } from "../../options.ts";
+import type { FoundFile } from "../folders/folder_types.ts";
 import { FOLDER_RULES } from "../option_rules.ts";
-import { permutation, Random } from "../random.ts";
-import type { Dataset, Example } from "./dataset.ts";
-import { split_stratified } from "./sampling.ts";
-import { enter_split, find_splits, name_of_folder, type Split } from "./splits.ts";
+import type { TableOptions } from "../tables/image_table.ts";
+import type { Example } from "./dataset.ts";
+import { is_metadata } from "./image_lists.ts";
+import { LabelledImages } from "./labelled_images.ts";
+import { name_of_folder, type Split } from "./split_names.ts";
+import { enter_split, find_splits } from "./splits.ts";
 
-export interface ImageFolderOptions {
+/** The options from image_column_name on are for folders with metadata. */
+export interface ImageFolderOptions extends TableOptions {
   /**
    * What to do with a class whose folder holds no image: throw an "error" (default), or "skip" it with a
    * warning. The same applies to a class that `classes` names but that has no folder.
@@ -24,89 +29,94 @@ export interface ImageFolderOptions {
   split?: Split;
 }
 
-/** Images sorted into folders by class: root/class/…/image, at any depth below the class. */
-export class ImageFolder implements Dataset {
+/**
+ * The images of a folder: sorted into folders by class, root/class/…/image, at any depth below the class; or described by
+ * metadata.csv, metadata.jsonl or metadata.parquet, as in Hugging Face datasets.
+ */
+export class ImageFolder extends LabelledImages {
   /** Set explicitly, since minifiers rename classes. */
-  static readonly name: string = "ImageFolder";
-  /** Class names by index. */
-  readonly classes: readonly string[];
-  readonly examples: readonly Example[];
-
-  constructor(classes: readonly string[], examples: readonly Example[]) {
-    this.classes = classes;
-    this.examples = examples;
-  }
+  static override readonly name: string = "ImageFolder";
 
   /**
    * Lists a folder's images, which are read on demand. Links are followed. A warning counts the files that
    * are skipped because they aren't images. Class names are in Unicode form NFC.
+   *
+   * If the folder holds files of metadata, they say which images there are, by the column file_name, and what their labels
+   * are, by the column label; names of folders mean nothing then. Paths are relative to the metadata.
    * @param directory a path; in browsers a FileSystemDirectoryHandle.
-   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there are no classes or one has no image.
+   * @throws VitMsnError NOT_FOUND, IO, or INVALID_ARGUMENT if there are no classes, one has no image, or a row of metadata
+   *   is wrong.
    */
   static async open(directory: SaveDirectory, options: ImageFolderOptions = {}): Promise<ImageFolder> {
     check_options("ImageFolder.open", options, FOLDER_RULES);
-    const root = await enter_split(directory, options.split ?? "train", true);
-    const where = name_of_folder(root);
-    const skipped = new SkippedFiles();
-    const found = await list_classes(root, skipped);
-    const names = options.classes ?? [...found.keys()];
-    check_names(names, found, where);
-    const classes = names.map((name) => ({ name, ...(found.get(name.normalize("NFC")) ?? NO_IMAGES) }));
-    const summary = skipped.summary();
-    if (summary !== undefined) env.warn(`${where}: ${summary}.`);
-    const empty = classes.filter(({ images }) => images.length === 0);
-    if (empty.length > 0) report_empty(empty, where, options);
-    const examples = classes.flatMap(({ name, images }) => images.map((image) => ({ image, label: name })));
-    if (examples.length === 0) throw invalid(`${where} holds no image in any of its folders.`, where);
-    // A class without validation images still has its index; a class without training images can't be learned.
-    return new ImageFolder(
-      options.classes ?? names.filter((name) => !empty.some((one) => one.name === name)),
-      examples,
-    );
+    return open_entered(await enter_split(directory, options.split ?? "train", true), options);
   }
 
   /** The splits that a folder holds (train/cat, test/cat); none if its folders are classes. */
   static async splits(directory: SaveDirectory): Promise<Split[]> {
     return [...(await find_splits(directory, true)).keys()];
   }
+}
 
-  get length(): number {
-    return this.examples.length;
-  }
+/** ImageFolder.open for the folder of one split. */
+export async function open_entered(root: SaveDirectory, options: ImageFolderOptions): Promise<ImageFolder> {
+  const where = name_of_folder(root);
+  const content = await read_folder(root);
+  const { metadata, skipped } = content;
+  const result =
+    metadata.length > 0
+      ? await described(content, where, options)
+      : await sorted_by_class(root, content, where, options);
+  const summary = skipped.summary();
+  if (summary !== undefined) env.warn(`${where}: ${summary}.`);
+  return result;
+}
 
-  get(index: number): Example {
-    return this.examples[index] as Example;
-  }
+/** What is below a folder. */
+interface Content {
+  images: FoundFile[];
+  metadata: FoundFile[];
+  others: FoundFile[];
+  /** Counts what isn't used. */
+  skipped: SkippedFiles;
+}
 
-  /**
-   * Splits the images at random into two folders with the same classes; `share` of them are in the second, of each class
-   * alike if the split is `stratified`, as scikit-learn's train_test_split does.
-   */
-  split(share: number, seed = 42, options: { stratified?: boolean } = {}): [ImageFolder, ImageFolder] {
-    check_options("split", options, { stratified: flag });
-    if (!(share > 0 && share < 1))
-      throw invalid(`The share to split off must be above 0 and below 1, got ${share}.`);
-    const order = permutation(this.length, new Random(seed));
-    const second = Math.min(Math.max(1, Math.ceil(this.length * share)), this.length - 1);
-    const [first_indices, second_indices] = options.stratified
-      ? split_stratified(order, (i) => this.get(i).label, second)
-      : [order.subarray(second), order.subarray(0, second)];
-    const pick = (indices: Uint32Array) =>
-      new ImageFolder(
-        this.classes,
-        Array.from(indices, (i) => this.get(i)),
-      );
-    return [pick(first_indices), pick(second_indices)];
+async function read_folder(root: SaveDirectory): Promise<Content> {
+  const content: Content = { images: [], metadata: [], others: [], skipped: new SkippedFiles() };
+  for await (const found of walk_files(root, content.skipped)) {
+    const name = found.path.at(-1) as string;
+    const kind = is_image_name(name) ? "images" : is_metadata(name) ? "metadata" : "others";
+    content[kind].push(found);
+    if (kind === "others") content.skipped.add_file(found);
   }
+  return content;
+}
 
-  /** Up to `count` images, chosen at random. */
-  take(count: number, seed = 42): ImageFolder {
-    const chosen = permutation(this.length, new Random(seed)).subarray(0, count);
-    return new ImageFolder(
-      this.classes,
-      Array.from(chosen, (i) => this.get(i)),
-    );
-  }
+async function described(content: Content, where: string, options: ImageFolderOptions): Promise<ImageFolder> {
+  const { open_metadata } = await on_demand("reader of metadata", () => import("../tables/metadata.ts"));
+  const { classes, examples, problem_type } = await open_metadata(content, where, options);
+  return new ImageFolder(classes, examples, problem_type);
+}
+
+async function sorted_by_class(
+  root: SaveDirectory,
+  content: Content,
+  where: string,
+  options: ImageFolderOptions,
+): Promise<ImageFolder> {
+  const found = await list_classes(root, content);
+  const names = options.classes ?? [...found.keys()];
+  check_names(names, found, where);
+  const classes = names.map((name) => ({ name, ...(found.get(name.normalize("NFC")) ?? NO_IMAGES) }));
+  const empty = classes.filter(({ images }) => images.length === 0);
+  if (empty.length > 0) report_empty(empty, where, options);
+  const examples = classes.flatMap(({ name, images }) => images.map((image) => ({ image, label: name })));
+  if (examples.length === 0) throw invalid(`${where} holds no image in any of its folders.`, where);
+  // A class without validation images still has its index; a class without training images can't be learned.
+  return new ImageFolder(
+    options.classes ?? names.filter((name) => !empty.some((one) => one.name === name)),
+    examples,
+  );
 }
 
 /** A class's images, and the other files of its folder. */
@@ -118,18 +128,21 @@ interface FoundClass {
 const NO_IMAGES: FoundClass = { images: [], skipped: new SkippedFiles() };
 
 /** The classes of a folder by their names in NFC, in order. */
-async function list_classes(root: SaveDirectory, skipped: SkippedFiles): Promise<Map<string, FoundClass>> {
+async function list_classes(
+  root: SaveDirectory,
+  { images, others, skipped }: Content,
+): Promise<Map<string, FoundClass>> {
   const { folders } = await list_folder(root);
   const labels = folders.filter((name) => !is_special_folder(name)).map((name) => name.normalize("NFC"));
   const classes = new Map(
     labels.map((label) => [label, { images: [], skipped: new SkippedFiles() } as FoundClass]),
   );
-  for await (const found_file of walk_files(root, skipped)) {
-    const { path, file } = found_file;
-    const name = path.at(-1) as string;
-    const found = path.length > 1 ? classes.get((path[0] as string).normalize("NFC")) : undefined;
-    if (!is_image_name(name)) for (const tally of [skipped, found?.skipped]) tally?.add_file(found_file);
-    else if (found !== undefined) found.images.push(file);
+  const class_of = ({ path }: FoundFile) =>
+    path.length > 1 ? classes.get((path[0] as string).normalize("NFC")) : undefined;
+  for (const found of others) class_of(found)?.skipped.add_file(found);
+  for (const found of images) {
+    const label = class_of(found);
+    if (label !== undefined) label.images.push(found.file);
     else skipped.count("images outside the folders of classes");
   }
   return classes;

@@ -4,20 +4,8 @@ import { VitMsnError } from "../../errors.ts";
 import { is_special_folder } from "../../files/file_names.ts";
 import { is_image_name } from "../../image/formats.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
-
-/** A part of a data set, by its name in Hugging Face datasets. */
-export type Split = "train" | "validation" | "test";
-
-/** The words in folder names that datasets recognises as splits. */
-const WORDS: Readonly<Record<Split, RegExp>> = {
-  train: word("train|training"),
-  validation: word("validation|valid|val|dev"),
-  test: word("test|testing|eval|evaluation"),
-};
-
-function word(alternatives: string): RegExp {
-  return new RegExp(`(?:^|[-._ \\d])(?:${alternatives})(?:$|[-._ \\d])`, "i");
-}
+import { is_metadata, lists_in } from "./image_lists.ts";
+import { name_of_folder, type Split, split_of } from "./split_names.ts";
 
 /** The folder of each split. */
 export type SplitFolders = ReadonlyMap<Split, string>;
@@ -41,7 +29,7 @@ export async function find_splits(directory: SaveDirectory, has_classes: boolean
   const is_certain = splits.size > 1;
   if (!is_certain && (splits.size === 0 || others.length > 0 || !has_classes)) return new Map();
   for (const name of has_classes ? splits.values() : []) {
-    if (await holds_classes(directory, name)) continue;
+    if (await holds_labels(directory, name)) continue;
     if (!is_certain || others.some((other) => split_of(other) === undefined)) return new Map();
     throw invalid(
       `${name_of_folder(directory)} holds the splits ${[...splits.values()].join(", ")}, but ${name} has no folders of ` +
@@ -58,19 +46,18 @@ export async function find_splits(directory: SaveDirectory, has_classes: boolean
   );
 }
 
-function split_of(name: string): Split | undefined {
-  return (Object.keys(WORDS) as Split[]).find((split) => WORDS[split].test(name));
-}
-
-async function holds_classes(directory: SaveDirectory, name: string): Promise<boolean> {
-  const { folders, files } = await list_folder(await child_folder(directory, name));
-  return folders.length > 0 && !files.some(is_image_name);
+/** Whether a folder holds labelled images: class folders, metadata of its images, or lists of images. */
+async function holds_labels(directory: SaveDirectory, name: string): Promise<boolean> {
+  const folder = await child_folder(directory, name);
+  const { folders, files } = await list_folder(folder);
+  if (files.some(is_metadata)) return true;
+  return (folders.length > 0 && !files.some(is_image_name)) || (await lists_in(folder)).length > 0;
 }
 
 /** One folder by the name of a split may be a class, but is unlikely to be one if it holds folders alone. */
 async function warn_of_classes_like_splits(directory: SaveDirectory): Promise<void> {
   for (const name of (await list_folder(directory)).folders) {
-    if (split_of(name) === undefined || !(await holds_classes(directory, name))) continue;
+    if (split_of(name) === undefined || !(await holds_labels(directory, name))) continue;
     env.warn(
       `${name_of_folder(directory)}: ${name} is read as a class, because the folder also contains folders that aren't splits; ` +
         `if it is a split, pass ${name} itself.`,
@@ -99,11 +86,6 @@ export async function enter_split(
     );
   env.warn(`${where} holds the splits ${all}; using ${name}.`);
   return child_folder(directory, name);
-}
-
-/** A folder's name, for messages. */
-export function name_of_folder(directory: SaveDirectory): string {
-  return typeof directory === "object" && "name" in directory ? directory.name : String(directory);
 }
 
 function invalid(message: string, directory: SaveDirectory): VitMsnError {

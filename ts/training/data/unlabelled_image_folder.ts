@@ -8,7 +8,8 @@ import { check_options } from "../../options.ts";
 import { SPLIT_RULES } from "../option_rules.ts";
 import { permutation, Random } from "../random.ts";
 import type { Dataset, Example } from "./dataset.ts";
-import { enter_split, name_of_folder, type Split } from "./splits.ts";
+import { name_of_folder, type Split } from "./split_names.ts";
+import { enter_split } from "./splits.ts";
 
 export interface UnlabelledImageFolderOptions {
   /** Which split to read if the folder holds splits (train, test); default "train". */

@@ -1,15 +1,22 @@
 import { randomUUID } from "node:crypto";
-import { join } from "node:path";
+import type { FileHandle } from "node:fs/promises";
+import { dirname, isAbsolute, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { VitMsnError } from "../../errors.ts";
-import { mkdir, readdir, rename, rm } from "../../files/disk.ts";
+import { mkdir, open, readdir, rename, rm, stat } from "../../files/disk.ts";
 import { make_folder, rename_durably, sync_folder } from "../../files/durable.ts";
 import { is_code } from "../../files/errors.ts";
+import { encode_name } from "../../files/file_names.ts";
 import { with_locked_folder } from "../../files/lock.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
+import { unsupported_scheme } from "../../files/url_scheme.ts";
 import { read_folder, walk } from "../../files/walk.ts";
+import type { ImageInput } from "../../image/raw_image.ts";
 import { is_a, is_error } from "../../is_a.ts";
+import { check_range } from "../../loading/bytes.ts";
+import { type FileSource, open_file } from "../../loading/open_file.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
+import type { RandomAccessFile } from "../../loading/types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
 /** The suffix of a folder's name while it is being written or removed. */
@@ -100,6 +107,72 @@ export async function child_folder(directory: SaveDirectory, name: string): Prom
 /** The files below a folder, sorted. */
 export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): AsyncGenerator<FoundFile> {
   return walk(folder_path(directory), { skipped });
+}
+
+/** Whether a source is a folder rather than a file. */
+export async function is_folder(source: unknown): Promise<boolean> {
+  if (!is_a(source, "URL") && typeof source !== "string") return false;
+  const is_remote = /^(?:https?|data|blob):/i.test(String(source));
+  if (is_remote) return false;
+  return (await stat(encode_name(folder_path(source))).catch(() => undefined))?.isDirectory() ?? false;
+}
+
+/** The folder that holds a file; undefined for a file at a URL or in memory. */
+export function parent_folder(source: unknown): SaveDirectory | undefined {
+  if (!is_a(source, "URL") && typeof source !== "string") return undefined;
+  return /^(?:https?|data|blob):/i.test(String(source)) ? undefined : dirname(folder_path(source));
+}
+
+/** Opens a list or shard: a local file, or what open_file accepts. */
+export async function open_data_file(source: FileSource, signal?: AbortSignal): Promise<RandomAccessFile> {
+  if (parent_folder(source) === undefined) return open_file(source, signal && { signal });
+  const path = folder_path(source as string | URL);
+  const unsupported = unsupported_scheme(path);
+  if (unsupported !== undefined) throw unsupported;
+  return guard(path, async () => {
+    const handle = await open(encode_name(path));
+    try {
+      return new LocalFile(path, handle, (await handle.stat()).size);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  });
+}
+
+class LocalFile implements RandomAccessFile {
+  readonly name: string;
+  readonly size: number;
+  readonly #handle: FileHandle;
+
+  constructor(name: string, handle: FileHandle, size: number) {
+    this.name = name;
+    this.size = size;
+    this.#handle = handle;
+  }
+
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    check_range(this.name, this.size, offset, length);
+    const bytes = new Uint8Array(length);
+    return guard(this.name, async () => {
+      for (let done = 0; done < length; ) {
+        const { bytesRead } = await this.#handle.read(bytes, done, length - done, offset + done);
+        if (bytesRead === 0) check_range(this.name, offset + done, offset, length);
+        done += bytesRead;
+      }
+      return bytes;
+    });
+  }
+
+  close(): Promise<void> {
+    return this.#handle.close();
+  }
+}
+
+/** A file by its path below a folder, or by an absolute one; undefined if there is none. */
+export async function find_file(directory: SaveDirectory, path: string): Promise<ImageInput | undefined> {
+  const file = isAbsolute(path) ? path : join(folder_path(directory), path);
+  return (await stat(encode_name(file)).catch(() => undefined))?.isFile() ? file : undefined;
 }
 
 function folder_path(directory: SaveDirectory): string {

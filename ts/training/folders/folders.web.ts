@@ -1,9 +1,12 @@
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
 import { by_code_points, is_ignored, is_special_folder, SPECIAL_FOLDER } from "../../files/file_names.ts";
 import type { SkippedFiles } from "../../files/skipped_files.ts";
+import type { ImageInput } from "../../image/raw_image.ts";
 import { is_a } from "../../is_a.ts";
 import { check_can_write } from "../../loading/file_writer.web.ts";
+import { type FileSource, open_file } from "../../loading/open_file.ts";
 import type { SaveDirectory } from "../../loading/storage_types.ts";
+import type { RandomAccessFile } from "../../loading/types.ts";
 import type { FolderContent, FoundFile, OutputFolder } from "./folder_types.ts";
 
 /**
@@ -103,6 +106,38 @@ export async function child_folder(directory: SaveDirectory, name: string): Prom
 /** The files below a folder, sorted by the code points of their names. */
 export function walk_files(directory: SaveDirectory, skipped: SkippedFiles): AsyncGenerator<FoundFile> {
   return walk_below(handle_of(directory), [], skipped);
+}
+
+/** Whether a source is a folder rather than a file. */
+export async function is_folder(source: unknown): Promise<boolean> {
+  return typeof (source as Partial<FileSystemDirectoryHandle> | null)?.getDirectoryHandle === "function";
+}
+
+/** A file doesn't know its folder here. */
+export function parent_folder(_source: unknown): SaveDirectory | undefined {
+  return undefined;
+}
+
+/** Opens a list or shard. */
+export function open_data_file(source: FileSource, signal?: AbortSignal): Promise<RandomAccessFile> {
+  return open_file(source, signal && { signal });
+}
+
+/** A file by its path below a folder; undefined if there is none. */
+export async function find_file(directory: SaveDirectory, path: string): Promise<ImageInput | undefined> {
+  const names = path.split("/").filter((name) => name !== "" && name !== ".");
+  const name = names.pop();
+  if (name === undefined) return undefined;
+  try {
+    let folder = handle_of(directory);
+    for (const part of names) folder = await folder.getDirectoryHandle(part);
+    return await (await folder.getFileHandle(name)).getFile();
+  } catch (error) {
+    // TypeMismatchError: a folder of that name. TypeError: "..", which can't be opened.
+    const is_missing = is_a(error, "DOMException") && /^(NotFound|TypeMismatch)/.test(error.name);
+    if (is_missing || error instanceof TypeError) return undefined;
+    throw error;
+  }
 }
 
 async function* walk_below(

@@ -1,7 +1,7 @@
 import { VitMsnError } from "../../errors.ts";
 import type { ViTImageProcessor } from "../../image/image_processing_vit.ts";
 import { value_tables } from "../../image/processed_size.ts";
-import { RawImage } from "../../image/raw_image.ts";
+import type { RawImage } from "../../image/raw_image.ts";
 import type { ViTMSNConfig } from "../../model/configuration_vit_msn.ts";
 import { Tensor } from "../../tensor.ts";
 import {
@@ -11,7 +11,7 @@ import {
   skip_or_throw,
 } from "../data/collate.ts";
 import { color_jitter, random_apply, random_grayscale } from "../data/color_transforms.ts";
-import { name_of } from "../data/dataset.ts";
+import { name_of, read_image } from "../data/dataset.ts";
 import { random_gaussian_blur } from "../data/gaussian_blur.ts";
 import {
   compose,
@@ -133,7 +133,7 @@ async function image_of(
       { details: { argument: "train_dataset", index } },
     );
   }
-  const image = await RawImage.read(example.image, { signal });
+  const image = await read_image(example.image, { signal });
   return image.convert(config.num_channels === 1 || image.channels <= 2 ? 1 : 3);
 }
 
