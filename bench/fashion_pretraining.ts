@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { write_pretraining_report } from "../ts/cli/report/pretraining_report.ts";
 import { ViTImageProcessor } from "../ts/image/image_processing_vit.ts";
 import type { ViTMSNConfigInit } from "../ts/model/configuration_vit_msn.ts";
+import { ViTMSNModel } from "../ts/model/modeling_vit_msn.ts";
 import type { MSNPretrainingOptions } from "../ts/training/msn/msn_arguments.ts";
 import { msn_encoder } from "../ts/training/msn/msn_encoder.ts";
 import { MSNPretrainer } from "../ts/training/msn/msn_pretrainer.ts";
@@ -16,6 +17,7 @@ import { machine } from "./support/report.ts";
 const HELP = `Usage: node bench/run.mjs fashion_pretraining [OPTIONS]
 
   --recipe FILE   the model's config and MSNPretrainer's options; default bench/fashion_pretraining.json
+  --backbone DIR  start from this folder's encoder instead of random weights, with a fresh head and prototypes
   --max-steps N   in place of the recipe's
   --threads N     default 1
   --output DIR    checkpoints, trainer_state.json, curves and the backbone; default .out/fashion_pretraining
@@ -24,6 +26,7 @@ const HELP = `Usage: node bench/run.mjs fashion_pretraining [OPTIONS]
 const { values: options } = parseArgs({
   options: {
     recipe: { type: "string", default: "bench/fashion_pretraining.json" },
+    backbone: { type: "string" },
     "max-steps": { type: "string" },
     threads: { type: "string", default: "1" },
     output: { type: "string", default: ".out/fashion_pretraining" },
@@ -37,17 +40,19 @@ interface Recipe {
   options: MSNPretrainingOptions;
 }
 
+async function make_encoder({ config, options: { seed = 42 } }: Recipe): Promise<ViTMSNModel> {
+  const device = { device: "wasm", num_threads: Number(options.threads) } as const;
+  if (options.backbone === undefined) return msn_encoder(config, { ...device, seed });
+  return ViTMSNModel.from_pretrained(options.backbone, device);
+}
+
 async function main(): Promise<void> {
   if (options.help) return console.log(HELP);
   const { output } = options;
   const recipe = JSON.parse(await readFile(options.recipe, "utf8")) as Recipe;
   const max_steps = options["max-steps"];
   const images = read_fashion_images().train.flat();
-  const model = await msn_encoder(recipe.config, {
-    device: "wasm",
-    num_threads: Number(options.threads),
-    seed: recipe.options.seed ?? 42,
-  });
+  const model = await make_encoder(recipe);
   console.log(machine());
   console.log(`engine ${model.engine_info.level}, ${images.length} images`);
   const started = performance.now();

