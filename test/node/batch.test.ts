@@ -24,6 +24,7 @@ import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } from "h
 import { parse as parse_npy } from "npyjs";
 import { pack } from "tar-stream";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type ArrowColumn, arrow_schema } from "../../ts/cli/batch/arrow_schema.ts";
 import { prefetch } from "../../ts/cli/batch/prefetch.ts";
 import { type Computation, run_batches, type Sink } from "../../ts/cli/batch/run_batches.ts";
 import type { Selected } from "../../ts/cli/batch/selection.ts";
@@ -451,9 +452,18 @@ describe("outputs", () => {
     const file = await asyncBufferFromFile(parquet);
     expect(await parquetReadObjects({ file })).toEqual(rows);
     const { key_value_metadata = [], created_by } = await parquetMetadataAsync(file);
-    const about = Object.fromEntries(
-      key_value_metadata.map(({ key, value }) => [key, JSON.parse(value ?? "")]),
+    const { "ARROW:schema": arrow, ...described } = Object.fromEntries(
+      key_value_metadata.map(({ key, value = "" }) => [key, value]),
     );
+    const about = Object.fromEntries(
+      Object.entries(described).map(([key, value]) => [key, JSON.parse(value)]),
+    );
+    const metadata = Object.entries(described).map(([key, value]) => ({ key, value }));
+    const columns: ArrowColumn[] = [
+      { name: "image", type: "utf8" },
+      { name: "embedding", type: "float32", list_size: 48 },
+    ];
+    expect(arrow).toBe(arrow_schema(columns, metadata));
     expect(about).toEqual({
       "vit_msn.command": "embed",
       "vit_msn.model": TINY[1],

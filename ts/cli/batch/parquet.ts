@@ -1,6 +1,7 @@
 import type { SchemaElement } from "hyparquet";
 import { ByteWriter, ParquetWriter } from "hyparquet-writer";
 import { type Digest, write_file } from "../../files/index.ts";
+import { type ArrowColumn, arrow_schema } from "./arrow_schema.ts";
 import type { Row, RowFile } from "./rows.ts";
 
 /** Limits of a row group, whose rows are all in memory at once. */
@@ -11,7 +12,8 @@ const MAX_ROWS_IN_GROUP = 10_000;
 const DESCRIBED = ["command", "model", "revision", "dtype", "attn", "pool", "top_k"];
 
 /**
- * Columns: `image`, and `embedding` (list of float), or `labels` (list of string) and `scores` (list of float).
+ * Columns: `image`, and `embedding` (list of float), or `labels` (list of string) and `scores` (list of float); to readers
+ * that know Arrow's schema, lists of a fixed size.
  * The file's metadata says what made it: a key `vit_msn.model` and so on, with JSON as values.
  * The size of row groups doesn't depend on when rows were computed, so the same rows give the same bytes.
  */
@@ -21,14 +23,17 @@ export async function write_parquet(path: string, file: RowFile): Promise<Digest
 
 async function* parquet({ rows, width, has_labels, about }: RowFile): AsyncGenerator<Uint8Array> {
   const buffer = new ByteWriter();
-  const kvMetadata = DESCRIBED.filter((name) => about[name] !== undefined).map((name) => ({
+  const metadata = DESCRIBED.filter((name) => about[name] !== undefined).map((name) => ({
     key: `vit_msn.${name}`,
     value: JSON.stringify(about[name]),
   }));
   const writer = new ParquetWriter({
     writer: buffer,
     schema: schema(has_labels),
-    kvMetadata,
+    kvMetadata: [
+      ...metadata,
+      { key: "ARROW:schema", value: arrow_schema(arrow_columns(width, has_labels), metadata) },
+    ],
     createdBy: `vit-msn ${about.version}`,
   });
   const group_size = Math.max(
@@ -49,6 +54,16 @@ async function* parquet({ rows, width, has_labels, about }: RowFile): AsyncGener
   if (group.length > 0) yield encode(group);
   writer.finish();
   yield take_written(buffer);
+}
+
+function arrow_columns(list_size: number, has_labels: boolean): ArrowColumn[] {
+  const lists: ArrowColumn[] = has_labels
+    ? [
+        { name: "labels", type: "utf8", list_size },
+        { name: "scores", type: "float32", list_size },
+      ]
+    : [{ name: "embedding", type: "float32", list_size }];
+  return [{ name: "image", type: "utf8" }, ...lists];
 }
 
 /** Takes the bytes written since the last call; the writer's offset continues. */
