@@ -347,6 +347,117 @@ describe("vit-msn train", () => {
   });
 });
 
+describe("lists of images", () => {
+  const lines = (label_of: (name: string, i: number) => unknown) =>
+    Object.keys(CLOTHES).flatMap((name) =>
+      Array.from({ length: 8 }, (_, i) => ({ image: `images/${name}/${i}.png`, label: label_of(name, i) })),
+    );
+  const csv = (rows: readonly { image: string; label: unknown }[]) =>
+    `image,label\n${rows.map(({ image, label }) => `${image},${label}\n`).join("")}`;
+  const jsonl = (rows: readonly object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+  const write = async (name: string, content: string) => {
+    await writeFile(join(folder, name), content);
+    return join(folder, name);
+  };
+  const options = (output_dir: string) => [
+    ...["--output_dir", output_dir, "--model_name_or_path", model, "--ignore_mismatched_sizes"],
+    ...["--learning_rate", "0.003", "--num_train_epochs", "2", "--save_strategy", "no"],
+  ];
+
+  test("train a classifier, with classes that the validation list must share", async () => {
+    const train = await write("train.csv", csv(lines((name) => name)));
+    const valid = await write(
+      "valid.csv",
+      "path,kind\nheld_out/bag/90.png,bag\nheld_out/sandal/91.png,sandal\n",
+    );
+    const output_dir = output_folder();
+    const { code, stdout, stderr } = await run(["--train_file", train, ...options(output_dir)]);
+    expect([code, stderr]).toEqual([0, expect.not.stringContaining("--problem-type")]);
+    expect(stdout).toMatch(/eval_accuracy/);
+    expect(Object.values((await read_json(output_dir, "config.json")).id2label)).toEqual(
+      Object.keys(CLOTHES).sort(),
+    );
+    const columns = ["--image_column_name", "path", "--label_column_name", "kind"];
+    const alone = await run([
+      ...["--do_train", "false", "--validation_file", valid, ...columns],
+      ...["--output_dir", output_folder(), "--model_name_or_path", model, "--ignore_mismatched_sizes"],
+    ]);
+    expect([alone.code, alone.stdout]).toEqual([0, expect.stringContaining("eval_accuracy")]);
+    const unknown = await write(
+      "unknown.csv",
+      "image,label\nheld_out/bag/90.png,bag\nheld_out/bag/91.png,hat\n",
+    );
+    const args = ["--train_file", train, "--validation_file", unknown, ...options(output_folder())];
+    expect(await run(args)).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/unknown\.csv, line 3, column "label": .*"hat"/),
+    });
+  });
+
+  test("train for several classes, with their metrics and card", async () => {
+    const train = await write(
+      "several.jsonl",
+      jsonl(lines((name) => (name === "trouser" ? [name] : [name, "accessory"]))),
+    );
+    const output_dir = output_folder();
+    const { code, stdout, stderr } = await run([
+      ...["--train_file", train, "--eval_strategy", "epoch", "--metric_for_best_model", "f1_micro"],
+      ...options(output_dir),
+    ]);
+    expect([code, stderr]).toEqual([
+      0,
+      expect.stringMatching(/labels are for multi_label_classification; .*--problem-type/),
+    ]);
+    expect(stdout).toMatch(/eval_f1_micro[\s\S]*eval_mean_average_precision/);
+    expect(await read_json(output_dir, "config.json")).toMatchObject({
+      problem_type: "multi_label_classification",
+      label2id: { accessory: 0, bag: 1, sandal: 2, trouser: 3 },
+    });
+    const card = await readFile(join(output_dir, "README.md"), "utf8");
+    expect(card).toMatch(/4 classes, several for each image: accessory, bag/);
+    expect(card).toMatch(/validation loss \| F1 \|/);
+    expect(await readdir(output_dir)).not.toContain("confusion_matrix.svg");
+  });
+
+  test("train for regression, of integers if --problem-type says so", async () => {
+    const train = await write("numbers.csv", csv(lines((name) => Object.keys(CLOTHES).indexOf(name))));
+    const output_dir = output_folder();
+    const { code, stdout } = await run([
+      ...["--train_file", train, "--problem_type", "regression", ...options(output_dir)],
+    ]);
+    expect([code, stdout]).toEqual([0, expect.stringMatching(/eval_mae[\s\S]*eval_r2/)]);
+    expect(await read_json(output_dir, "config.json")).toMatchObject({
+      problem_type: "regression",
+      id2label: { 0: "LABEL_0" },
+    });
+    expect(await readFile(join(output_dir, "README.md"), "utf8")).toMatch(
+      /# Image regression[\s\S]*for a number\. Trained/,
+    );
+  });
+
+  test("with a missing image stop, or skip its row", async () => {
+    const rows = [...lines((name) => name), { image: "images/bag/no.png", label: "bag" }];
+    const train = await write("missing.csv", csv(rows));
+    const stopped = await run(["--train_file", train, ...options(output_folder())]);
+    expect(stopped).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/line 26 \(images\/bag\/no\.png\)/),
+    });
+    const skipped = await run([
+      ...["--train_file", train, "--unreadable_images", "skip", ...options(output_folder())],
+    ]);
+    expect(skipped).toMatchObject({ code: 0, stderr: expect.stringMatching(/Skipped 1 of 25 rows/) });
+  });
+
+  test("and a folder can't both be given", async () => {
+    const args = ["--train_file", "a.csv", "--train_dir", images, ...options(output_folder())];
+    expect(await run(args)).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/--train-dir or --train-file, not both/),
+    });
+  });
+});
+
 describe("wrong inputs", () => {
   test("a class without images and an image that can't be read are named, or skipped", async () => {
     const flawed = join(folder, "flawed");
@@ -419,7 +530,7 @@ describe("wrong inputs", () => {
 
   test.each([
     [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
-    [["--output_dir", "x"], 1, /requires --train-dir/],
+    [["--output_dir", "x"], 1, /requires --train-dir or --train-file/],
     [["--train_dir", "models"], 1, /requires --output-dir/],
     [["--learning-rate", "fast"], 2, /expected a number/],
     [["--optim", "adam"], 2, /adamw_torch, sgd, lars/],
@@ -456,7 +567,7 @@ describe("the options of transformers' script", () => {
     const { code, stdout, stderr } = await run([...folders(), "--model_name_or_path", model, file]);
     expect([code, stdout]).toEqual([0, expect.stringContaining("eval_accuracy = ")]);
     expect(stderr).toMatch(
-      /ignored these options, which have no effect here: .*image_column_name.*report_to.*push_to_hub/,
+      /ignored these options, which have no effect here: .*label_names.*report_to.*push_to_hub/,
     );
   });
 

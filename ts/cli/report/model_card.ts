@@ -1,9 +1,11 @@
 import { existsSync } from "node:fs";
+import type { ProblemType } from "../../index.ts";
 import type { LogEntry, TrainingArguments } from "../../training/index.ts";
 
 export interface ModelCardFacts {
   /** The model that training started from: a repo id or a folder. */
   base_model: string;
+  problem_type: ProblemType | null;
   classes: readonly string[];
   train_examples: number;
   eval_examples: number | undefined;
@@ -27,15 +29,14 @@ const OMITTED = ["output_dir"];
 
 /** README.md of a trained model, with the hub's front matter. */
 export function model_card(facts: ModelCardFacts): string {
-  const { classes, train_examples, eval_examples, results } = facts;
+  const { train_examples, eval_examples, results } = facts;
   const base = repo_id(facts.base_model);
   const held_out = eval_examples === undefined ? "" : `, evaluated on ${eval_examples}`;
   return [
     front_matter("image-classification", base, results.eval_accuracy === undefined ? [] : ["accuracy"]),
-    "# Image classifier",
+    facts.problem_type === "regression" ? "# Image regression" : "# Image classifier",
     "",
-    `ViT-MSN${base ? `, fine-tuned from [${base}](https://huggingface.co/${base})` : ""}, for ${classes.length} classes: ` +
-      `${classes.map(escape_markdown).join(", ")}. Trained on ${train_examples} images${held_out}.`,
+    `ViT-MSN${base ? `, fine-tuned from [${base}](https://huggingface.co/${base})` : ""}, for ${task_of(facts)}. Trained on ${train_examples} images${held_out}.`,
     "",
     "## Results",
     "",
@@ -60,6 +61,12 @@ export function model_card(facts: ModelCardFacts): string {
     options_table(facts.args),
     "",
   ].join("\n");
+}
+
+function task_of({ problem_type, classes }: ModelCardFacts): string {
+  if (problem_type === "regression") return classes.length === 1 ? "a number" : `${classes.length} numbers`;
+  const several = problem_type === "multi_label_classification" ? ", several for each image" : "";
+  return `${classes.length} classes${several}: ${classes.map(escape_markdown).join(", ")}`;
 }
 
 /** A table of a run's options. */
@@ -99,23 +106,25 @@ export function front_matter(
   ].join("\n");
 }
 
+/** The metric in the table of evaluations, by kind of labels: the first that there is. */
+const SHOWN_METRICS = [
+  ["eval_accuracy", "accuracy"],
+  ["eval_f1_micro", "F1"],
+  ["eval_r2", "R²"],
+] as const;
+
 /** A table of all evaluations, each with the last training loss before it. */
 function training_log(log: readonly LogEntry[]): string[] {
+  const [key, name] = SHOWN_METRICS.find(([key]) => log.some((entry) => key in entry)) ?? SHOWN_METRICS[0];
   let training = "";
   const rows: string[][] = [];
   for (const entry of log) {
     if (entry.loss !== undefined) training = show(entry.loss);
     if (entry.eval_loss === undefined) continue;
-    rows.push([
-      show(entry.epoch),
-      `${entry.step}`,
-      training,
-      show(entry.eval_loss),
-      show(entry.eval_accuracy),
-    ]);
+    rows.push([show(entry.epoch), `${entry.step}`, training, show(entry.eval_loss), show(entry[key])]);
   }
   if (rows.length === 0) return [];
-  return [table(["epoch", "step", "training loss", "validation loss", "accuracy"], rows), ""];
+  return [table(["epoch", "step", "training loss", "validation loss", name], rows), ""];
 }
 
 export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {

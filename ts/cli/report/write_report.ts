@@ -38,6 +38,7 @@ export async function write_report(trainer: Trainer, facts: ReportFacts): Promis
     const { base_model } = facts;
     const card = {
       base_model,
+      problem_type: model.config.problem_type,
       classes,
       train_examples,
       eval_examples,

@@ -1,10 +1,20 @@
 import { with_locked_folder } from "../../files/index.ts";
-import { env, type PretrainedOptions, ViTImageProcessor, ViTMSNForImageClassification } from "../../index.ts";
+import {
+  env,
+  type PretrainedOptions,
+  type ProblemType,
+  ViTImageProcessor,
+  ViTMSNForImageClassification,
+  VitMsnError,
+} from "../../index.ts";
 import {
   compose,
   confusion_matrix,
   EarlyStoppingCallback,
-  ImageFolder,
+  image_splits,
+  type LabelledImages,
+  type LabelledImagesOptions,
+  open_labelled_images,
   rand_augment,
   reference_transforms,
   Trainer,
@@ -14,6 +24,7 @@ import {
 } from "../../training/index.ts";
 import { DownloadBars } from "../progress_bars.ts";
 import { write_report } from "../report/write_report.ts";
+import { notify } from "../terminal.ts";
 import { check_classes } from "./classes.ts";
 import {
   checkpoint_to_resume,
@@ -32,7 +43,14 @@ const DEFAULT_SEED = 42;
 /** The options of `vit-msn train` in addition to those of the library, named as in run_image_classification.py. */
 export interface TrainFlags extends SharedFlags {
   train_dir?: string;
+  train_file?: string[];
   validation_dir?: string;
+  validation_file?: string[];
+  image_dir?: string;
+  image_column_name?: string;
+  label_column_name?: string;
+  label_separator?: string;
+  problem_type?: ProblemType;
   train_val_split?: number;
   stratified?: boolean;
   max_eval_samples?: number;
@@ -48,7 +66,7 @@ export interface TrainFlags extends SharedFlags {
   early_stopping_patience?: number;
 }
 
-/** `vit-msn train`: fine-tunes on folders of images; writes the model, metrics, figures and a model card. @returns the exit code. */
+/** `vit-msn train`: fine-tunes on folders or lists of images; writes the model, metrics, figures and a model card. @returns the exit code. */
 export async function train(
   flags: TrainFlags,
   options: TrainingOptions,
@@ -57,7 +75,7 @@ export async function train(
   const { do_train: trains = true } = flags;
   const output_dir = required(options.output_dir as string | undefined, "output_dir", "train");
   const seed = options.seed ?? DEFAULT_SEED;
-  const { train_dataset, eval_dataset } = await open_folders(flags, trains, seed);
+  const { train_dataset, eval_dataset } = await open_data(flags, trains, seed, signal);
   const args = new TrainingArguments(options);
   return with_locked_folder(output_dir, signal, () =>
     train_into(output_dir, { flags, trains, args, seed, train_dataset, eval_dataset }, signal),
@@ -70,16 +88,16 @@ interface TrainRun {
   trains: boolean;
   args: TrainingArguments;
   seed: number;
-  train_dataset: ImageFolder | undefined;
-  eval_dataset: ImageFolder | undefined;
+  train_dataset: LabelledImages | undefined;
+  eval_dataset: LabelledImages | undefined;
 }
 
 /** Runs while the output folder is locked. */
 async function train_into(output_dir: string, run: TrainRun, signal: AbortSignal): Promise<number> {
   const { flags, args, seed, train_dataset, eval_dataset } = run;
   const resume = run.trains ? await checkpoint_to_resume(output_dir, flags) : undefined;
-  const classes = (train_dataset ?? eval_dataset)?.classes ?? [];
-  const { model, processor } = await load_model(flags, classes, seed, signal);
+  const data = (train_dataset ?? eval_dataset) as LabelledImages;
+  const { model, processor } = await load_model(flags, data, seed, signal);
   const stop = stop_on_signal(signal);
   const bars = new TrainingBars(flags.quiet === true);
   try {
@@ -131,59 +149,109 @@ async function evaluate_and_report(
     eval_examples: evaluation?.predictions.dims[0],
     eval_metrics: evaluation?.metrics,
     confusion:
-      evaluation?.label_ids &&
-      confusion_matrix({ predictions: evaluation.predictions, label_ids: evaluation.label_ids }),
+      evaluation?.label_ids && trainer.model.config.problem_type === "single_label_classification"
+        ? confusion_matrix({ predictions: evaluation.predictions, label_ids: evaluation.label_ids })
+        : undefined,
   });
   print_metrics(results);
 }
 
-/** The images to train and to evaluate on; the latter are split off if they have no separate folder. */
-async function open_folders(flags: TrainFlags, trains: boolean, seed: number) {
-  const { empty_classes } = flags;
-  const folder =
-    trains || flags.validation_dir === undefined
-      ? required(flags.train_dir, "train_dir", "train")
-      : undefined;
-  const all = folder === undefined ? undefined : await ImageFolder.open(folder, { empty_classes });
-  const validation_dir = flags.validation_dir ?? (await folder_with_validation(folder));
+/** The images to train and to evaluate on; the latter are split off if they aren't given separately. */
+async function open_data(flags: TrainFlags, trains: boolean, seed: number, signal: AbortSignal) {
+  const { problem_type, empty_classes } = flags;
+  const given_validation = source_of(flags, "validation");
+  const source = trains || given_validation === undefined ? training_source(flags) : undefined;
+  const options = list_options(flags, signal);
+  const all =
+    source === undefined
+      ? undefined
+      : await open_labelled_images(source, { ...options, problem_type, empty_classes });
+  const validation_source = given_validation ?? (await source_with_validation(source));
   const split = flags.train_val_split ?? DEFAULT_SPLIT;
   const [rest, validation] =
-    validation_dir !== undefined || split === 0 || all === undefined
-      ? [all, await open_validation(validation_dir, all)]
+    validation_source !== undefined || split === 0 || all === undefined
+      ? [all, await open_validation(validation_source, all, { ...options, problem_type })]
       : all.split(split, seed, { stratified: flags.stratified ?? false });
-  check_classes((rest ?? validation)?.classes ?? [], folder ?? String(validation_dir));
+  check_labels((rest ?? validation) as LabelledImages, String(source ?? validation_source), flags);
   return {
     train_dataset: rest && limit(rest, flags.max_train_samples, seed),
     eval_dataset: validation && limit(validation, flags.max_eval_samples, seed),
   };
 }
 
-/** The folder to evaluate on if train_dir has a validation split, as in datasets. */
-async function folder_with_validation(train_dir: string | undefined): Promise<string | undefined> {
-  const splits = train_dir === undefined ? [] : await ImageFolder.splits(train_dir);
-  if (splits.includes("validation")) return train_dir;
+type Source = string | readonly string[];
+
+function training_source(flags: TrainFlags): Source {
+  const source = source_of(flags, "train");
+  if (source !== undefined) return source;
+  throw new VitMsnError("INVALID_ARGUMENT", "vit-msn train requires --train-dir or --train-file.", {
+    details: { argument: "train_dir" },
+  });
+}
+
+/** The folder or the lists of a part of the data. @throws VitMsnError INVALID_ARGUMENT if both are given. */
+function source_of(flags: TrainFlags, part: "train" | "validation"): Source | undefined {
+  const { [`${part}_dir` as const]: folder, [`${part}_file` as const]: files } = flags;
+  if (folder === undefined || files === undefined) return folder ?? files;
+  throw new VitMsnError("INVALID_ARGUMENT", `Pass --${part}-dir or --${part}-file, not both.`, {
+    details: { argument: `${part}_file` },
+  });
+}
+
+function list_options(flags: TrainFlags, signal: AbortSignal): LabelledImagesOptions {
+  const { image_dir, image_column_name, label_column_name, label_separator, unreadable_images } = flags;
+  return {
+    image_dir,
+    image_column_name,
+    label_column_name,
+    label_separator,
+    missing_images: unreadable_images,
+    signal,
+  };
+}
+
+/** Reports what the labels are taken for, if that may not be what is meant. */
+function check_labels(
+  { problem_type, classes = [] }: LabelledImages,
+  source: string,
+  flags: TrainFlags,
+): void {
+  if (problem_type === "single_label_classification") check_classes(classes, source);
+  else if (flags.problem_type === undefined)
+    notify(`the labels are for ${problem_type}; if they aren't, set --problem-type.`);
+}
+
+/** What to evaluate on if the training data has a validation split, as in datasets. */
+async function source_with_validation(source: Source | undefined): Promise<Source | undefined> {
+  const splits = source === undefined ? [] : await image_splits(source);
+  if (splits.includes("validation")) return source;
   if (splits.includes("test")) {
     env.warn(
-      `${train_dir}: the test split isn't used, since it is for the final model; to evaluate on it, pass it as --validation-dir.`,
+      `${source}: the test split isn't used, since it is for the final model; to evaluate on it, pass it as --validation-dir.`,
     );
   }
   return undefined;
 }
 
 /** Its classes get the indices of the training data's; those without images are reported, not refused. */
-async function open_validation(validation_dir: string | undefined, all: ImageFolder | undefined) {
-  if (validation_dir === undefined) return undefined;
-  const splits = await ImageFolder.splits(validation_dir);
+async function open_validation(
+  source: Source | undefined,
+  all: LabelledImages | undefined,
+  options: LabelledImagesOptions,
+) {
+  if (source === undefined) return undefined;
+  const splits = await image_splits(source);
   const split = splits.includes("test") && !splits.includes("validation") ? "test" : "validation";
-  const classes = all ? ({ classes: all.classes, empty_classes: "skip" } as const) : {};
-  return ImageFolder.open(validation_dir, { ...classes, split });
+  const { classes, problem_type = options.problem_type } = all ?? {};
+  const known = all ? ({ classes, empty_classes: "skip" } as const) : {};
+  return open_labelled_images(source, { ...options, ...known, problem_type, split });
 }
 
-function limit(folder: ImageFolder, count: number | undefined, seed: number): ImageFolder {
-  return count === undefined ? folder : folder.take(count, seed);
+function limit(data: LabelledImages, count: number | undefined, seed: number): LabelledImages {
+  return count === undefined ? data : data.take(count, seed);
 }
 
-async function load_model(flags: TrainFlags, classes: readonly string[], seed: number, signal: AbortSignal) {
+async function load_model(flags: TrainFlags, data: LabelledImages, seed: number, signal: AbortSignal) {
   const source = flags.model_name_or_path ?? DEFAULT_MODEL;
   const bars = new DownloadBars(flags.quiet === true);
   const options: PretrainedOptions = {
@@ -196,9 +264,11 @@ async function load_model(flags: TrainFlags, classes: readonly string[], seed: n
   };
   try {
     const processor = await ViTImageProcessor.from_pretrained(flags.image_processor_name ?? source, options);
+    const { problem_type, num_labels } = data;
+    const classes = data.classes ?? Array.from({ length: num_labels }, (_, i) => `LABEL_${i}`);
     const id2label = Object.fromEntries(classes.map((name, i) => [i, name]));
     const label2id = Object.fromEntries(classes.map((name, i) => [name, i]));
-    const config = { id2label, label2id, problem_type: "single_label_classification" } as const;
+    const config = { id2label, label2id, problem_type };
     const model = await ViTMSNForImageClassification.from_pretrained(source, { ...options, config });
     return { model, processor };
   } finally {

@@ -9,6 +9,7 @@ export type DescribedOption = OptionHelp & { rule: OptionRule };
 
 /** Rules that the commands' own options have. */
 export const text: OptionRule = { kind: "text" };
+export const texts: OptionRule = { kind: "texts" };
 export const flag: OptionRule = { kind: "flag" };
 export const positive_integer: OptionRule = { kind: "integer", min: 1, max: Number.MAX_SAFE_INTEGER };
 export const choice = (...choices: readonly string[]): OptionRule => ({ kind: "choice", choices });
@@ -33,7 +34,7 @@ export const SHARED_FLAGS: Readonly<Record<keyof SharedFlags, DescribedOption>> 
   max_train_samples: { rule: positive_integer, ...data("train on up to n images; default: all") },
   unreadable_images: {
     rule: choice("error", "skip"),
-    ...data("stop at an image that can't be read, or skip it; default: error", "action"),
+    ...data("stop at an image that can't be read or doesn't exist, or skip it; default: error", "action"),
   },
   resume_from_checkpoint: {
     rule: text,

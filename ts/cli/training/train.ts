@@ -21,25 +21,53 @@ import {
   SHARED_FLAGS,
   SHARED_TRAINING_HELP,
   text,
+  texts,
 } from "./shared_options.ts";
 import { translate } from "./transformers_options.ts";
 
 const FLAGS: Readonly<Record<keyof TrainFlags, DescribedOption>> = {
   train_dir: {
     rule: text,
-    ...data("train on the images in this folder, which has a folder for each class", "dir"),
+    ...data("train on the images in this folder: a folder for each class, metadata.csv, or lists", "dir"),
+  },
+  train_file: {
+    rule: texts,
+    ...data("train on the images that these list: .csv, .tsv, .jsonl, .parquet, or shards: .tar", "file..."),
   },
   validation_dir: {
     rule: text,
     ...data("evaluate on the images in this folder, with the same classes", "dir"),
   },
+  validation_file: { rule: texts, ...data("evaluate on the images that these list", "file...") },
+  image_dir: {
+    rule: text,
+    ...data("paths in lists are relative to this folder; default: each list's own", "dir"),
+  },
+  image_column_name: {
+    rule: text,
+    ...data("column of images in lists, or ending of their names in shards; default: image", "name"),
+  },
+  label_column_name: {
+    rule: text,
+    ...data("column of labels in lists, or ending of their names in shards; default: label, or cls", "name"),
+  },
+  label_separator: {
+    rule: text,
+    ...data("what separates several labels in one cell; default: a cell is one label", "text"),
+  },
+  problem_type: {
+    rule: choice("single_label_classification", "multi_label_classification", "regression"),
+    ...data("what labels in lists are; default: by their values", "name"),
+  },
   train_val_split: {
     rule: { kind: "number", min: 0, max: 1 },
-    ...data("without validation_dir: evaluate on this share of train_dir, 0 for none; default: 0.15"),
+    ...data(
+      "without validation data: evaluate on this share of the training data, 0 for none; default: 0.15",
+    ),
   },
   stratified: {
     rule: flag,
-    ...data("without validation_dir: evaluate on the same share of each class; default: false"),
+    ...data("without validation data: evaluate on the same share of each class; default: false"),
   },
   max_eval_samples: { rule: positive_integer, ...data("evaluate on up to n images; default: all") },
   empty_classes: {
@@ -132,11 +160,12 @@ const OPTIONS: DescribedOptions = new Map([
 ]);
 
 const HELP = `
---train-dir and --output-dir are required; to evaluate only (--do-train false),
---validation-dir suffices.${VALUES_HELP}
+--train-dir or --train-file, and --output-dir are required; to evaluate only
+(--do-train false), --validation-dir or --validation-file suffices. Splits are
+recognised in names: train/, validation/, test-00000-of-00002.parquet.${VALUES_HELP}
 The command writes to output_dir: the model, train_results.json,
 eval_results.json, all_results.json, trainer_state.json, loss_curve.svg,
-confusion_matrix.svg and README.md. If output_dir contains a checkpoint,
+confusion_matrix.svg (for one class for each image) and README.md. If output_dir contains a checkpoint,
 training resumes from it. Ctrl-C saves a checkpoint after the current step and
 stops.`;
 
@@ -145,7 +174,7 @@ export function add_train(program: Command, signal: AbortSignal): void {
   add_training_command(program, {
     name: "train",
     description:
-      "fine-tune a classifier on folders of images, like transformers' run_image_classification.py",
+      "fine-tune a classifier on folders or lists of images, like transformers' run_image_classification.py",
     help: HELP,
     options: OPTIONS,
     translate,

@@ -22,8 +22,7 @@ const SAME_VALUES: Readonly<Record<string, Readonly<Record<string, string>>>> = 
 
 /** Options without effect here, by the reason. */
 const WITHOUT_EFFECT: Readonly<Record<string, string>> = by_name({
-  "the data is folders of images, which have no columns":
-    "remove_unused_columns image_column_name label_column_name label_names length_column_name",
+  "only the columns of images and labels are read": "remove_unused_columns label_names length_column_name",
   "images are read while the previous step is computed":
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor",
   "training runs in one process, on the CPU":
@@ -59,7 +58,10 @@ interface Only {
 const only = (allowed: readonly unknown[], why: string): Only => ({ allowed, why });
 const HALF = only([false], "half precision is chosen by --dtype float16 or bfloat16");
 const NO_METRICS = only([false], "compute_metrics is an option of the Trainer in JavaScript");
-const NO_HUB_DATA = only([], "the data must be local: pass --train_dir, with a folder for each class");
+const NO_HUB_DATA = only(
+  [],
+  "the data must be local: pass --train_dir or --train_file, such as the data set's Parquet files",
+);
 
 /** Options that only some values are allowed for. */
 const ONLY: Readonly<Record<string, Only>> = {
