@@ -48,6 +48,7 @@ const cli_imports = {
   "../training/index.ts": "./training.node.js",
   "../files/index.ts": "./files.node.js",
   "../image/index.ts": "./images.node.js",
+  "../training/tables/parquet.ts": "./parquet.node.js",
 };
 
 /** The glue of the WebGPU engine is a file of its own, which only its users download. @type {import("rolldown").Plugin} */
@@ -70,7 +71,7 @@ const browser = { platform: "browser", plugins: [webgpu_glue_stays_outside] };
 const package_is_external = {
   name: "package-is-external",
   setup({ onResolve }) {
-    onResolve({ filter: /\/(?:index|few_shot|similar)\.ts$/ }, ({ path, importer }) => {
+    onResolve({ filter: /\/(?:index|few_shot|similar|tables\/parquet)\.ts$/ }, ({ path, importer }) => {
       const entry = /\bcli\b/.test(importer) ? cli_imports[path.replace(/^(\.\.\/)+/, "../")] : undefined;
       return entry === undefined ? undefined : { path: entry, external: true };
     });
@@ -174,6 +175,7 @@ async function build_entries(runtime, options) {
       "static.node": "ts/static.ts",
       "files.node": "ts/files/index.ts",
       "images.node": "ts/image/index.ts",
+      "parquet.node": "ts/training/tables/parquet.ts",
     }),
   };
   const core = await static_imports(await rolldown({ ...options, input: "ts/index.ts" }));

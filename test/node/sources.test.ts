@@ -23,7 +23,6 @@ import { json_for_stdout } from "../../ts/cli/terminal.ts";
 import { root, start, vit_msn } from "../support/cli.ts";
 import { skipped } from "../support/skips.ts";
 import { pax_header, tar_header, tar_link, tar_member, tar_of } from "../support/tar.ts";
-import { zip } from "../support/torch_archive.ts";
 
 // What `embed` and `classify` are given: folders, lists and archives as they are found in the field.
 
@@ -296,7 +295,6 @@ describe("schemes and archives that can't be read are named", () => {
     ["x.tar.bz2", "BZh9", /bzip2.*bunzip2/],
     ["x.tar.xz", "\xfd7zXZ\0", /xz.*unxz/],
     ["x.tzst", "\x28\xb5\x2f\xfd", /Zstandard.*unzstd/],
-    ["x.parquet", "PAR1", /Parquet/],
   ])("%s", async (name, magic, message) => {
     const path = join(folder, name);
     await writeFile(path, Buffer.from(magic.padEnd(600, "x"), "latin1"));
@@ -313,13 +311,15 @@ describe("schemes and archives that can't be read are named", () => {
   });
 });
 
-test("a zip archive at a URL, or by the name of a tar shard, is named", async () => {
+test.each([
+  ["x.zip", "PK\x03\x04", /ZIP archive.*pass it as a file whose name ends in \.zip\. \[UNSUPPORTED\]$/],
+  ["x.parquet", "PAR1", /Parquet.*pass it as a file whose name ends in \.parquet\. \[UNSUPPORTED\]$/],
+])("%s at a URL, or by the name of a tar shard, is named", async (name, magic, message) => {
   const misnamed = join(await new_folder(), "x.tar");
-  await writeFile(misnamed, zip([{ name: "a.png", data: boot }]));
-  const { code, stderr } = await embed([misnamed, "http://127.0.0.1:9/x.zip"]);
+  await writeFile(misnamed, magic.padEnd(600, "x"));
+  const { code, stderr } = await embed([misnamed, `http://127.0.0.1:9/${name}`]);
   expect(code).toBe(1);
-  for (const error of stderr.trim().split("\n"))
-    expect(error).toMatch(/ZIP archive.*pass it as a file whose name ends in \.zip\. \[UNSUPPORTED\]$/);
+  for (const error of stderr.trim().split("\n")) expect(error).toMatch(message);
 });
 
 describe("tar shards", () => {

@@ -50,9 +50,10 @@ const ARCHIVES: readonly Archive[] = [
   },
   {
     what: "a Parquet table",
-    advice: "write its images to files in a folder and pass that folder",
+    advice: "pass it as a file whose name ends in .parquet",
     extension: /\.parquet$/i,
     magic: "PAR1",
+    is_readable: true,
   },
 ];
 

@@ -57,8 +57,8 @@ export function with_input_options(command: Command): Command {
   return command
     .argument(
       "[images...]",
-      "image files, folders, globs, tar shards (.tar, .tar.gz, .tgz), zip archives, or http(s) URLs of images and " +
-        "shards; " +
+      "image files, folders, globs, tar shards (.tar, .tar.gz, .tgz), zip archives, Parquet files that hold images, or " +
+        "http(s) URLs of images and shards; " +
         '"-" reads one image from standard input',
     )
     .optionsGroup("Input:")

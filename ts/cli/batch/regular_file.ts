@@ -1,6 +1,6 @@
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
-import { encode_name } from "../../files/index.ts";
+import { DamagedArchive, encode_name } from "../../files/index.ts";
 import { VitMsnError } from "../../index.ts";
 
 /** Opens a file. Only regular files are allowed: others might never end, or wait forever. @param what as in "a tar shard". */
@@ -22,4 +22,15 @@ export async function open_regular(
     await handle.close();
     throw error;
   }
+}
+
+/** @throws DamagedArchive if the file ends before. */
+export async function read_exactly(handle: FileHandle, offset: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(length);
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await handle.read(bytes, done, length - done, offset + done);
+    if (bytesRead === 0) throw new DamagedArchive("ends too early");
+    done += bytesRead;
+  }
+  return bytes;
 }

@@ -8,14 +8,15 @@ import { file_error, is_image_error } from "./errors.ts";
 import { read_lines } from "./list.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
 import type { ArchiveReading } from "./members.ts";
+import { parquet_images } from "./parquet_images.ts";
 import { type DownloadSettings, read_remote, source_name } from "./remote.ts";
 import { from_stream, interruptible } from "./streams.ts";
 import { remote_tar_images, tar_images } from "./tar.ts";
-import { is_glob, is_tar_name, is_zip_name, walk, walk_glob } from "./walk.ts";
+import { is_glob, is_parquet_name, is_tar_name, is_zip_name, walk, walk_glob } from "./walk.ts";
 import { zip_images } from "./zip.ts";
 
 export interface Sources {
-  /** Files, folders, globs, tar shards, zip archives and URLs; "-" is one image from standard input. */
+  /** Files, folders, globs, tar shards, zip archives, Parquet files and URLs; "-" is one image from standard input. */
   paths: readonly string[];
   /** Text files with a path or URL on each line; "-" is standard input. */
   lists: readonly string[];
@@ -61,7 +62,7 @@ async function* remote(url: string, reading: Reading): AsyncGenerator<ListedImag
   const name = source_name(url);
   const archive = unsupported_archive(path_of_url(name), is_file_url(url));
   if (archive !== undefined) yield unreadable(name, archive);
-  else if (is_file_url(url) && (is_tar(url) || is_zip(url))) yield* archive_of_file_url(url, reading);
+  else if (is_file_url(url) && is_archive_name(path_of_url(url))) yield* archive_of_file_url(url, reading);
   else if (is_tar(url)) yield* until_damaged(name, remote_tar_images(url, download, reading));
   else yield { name, read: (options) => read_remote(url, download, options) };
 }
@@ -69,7 +70,7 @@ async function* remote(url: string, reading: Reading): AsyncGenerator<ListedImag
 async function* archive_of_file_url(url: string, reading: Reading): AsyncGenerator<ListedImage> {
   try {
     const path = fileURLToPath(url);
-    yield* until_damaged(url, is_zip(url) ? zip_images(path, reading) : tar_images(path, reading));
+    yield* until_damaged(url, archive_images(path, reading));
   } catch (error) {
     if (error instanceof VitMsnError) throw error;
     yield unreadable(url, file_error(error, url));
@@ -109,9 +110,17 @@ async function* file(path: string, reading: Reading): AsyncGenerator<ListedImage
   const is_file = !has_scheme(path);
   const archive = unsupported_archive(name, is_file);
   if (archive !== undefined) yield unreadable(name, archive);
-  else if (is_file && is_tar_name(path)) yield* until_damaged(path, tar_images(path, reading));
-  else if (is_file && is_zip_name(path)) yield* until_damaged(path, zip_images(path, reading));
+  else if (is_file && is_archive_name(path)) yield* until_damaged(path, archive_images(path, reading));
   else yield { name, read: (options) => RawImage.read(path, options) };
+}
+
+function is_archive_name(path: string): boolean {
+  return is_tar_name(path) || is_zip_name(path) || is_parquet_name(path);
+}
+
+function archive_images(path: string, reading: Reading): AsyncGenerator<ListedImage> {
+  if (is_zip_name(path)) return zip_images(path, reading);
+  return is_parquet_name(path) ? parquet_images(path, reading) : tar_images(path, reading);
 }
 
 /** A damaged archive counts as an image that fails, after the images before the damage. A lost connection ends the run. */
@@ -189,10 +198,6 @@ function has_scheme(source: string): boolean {
 /** Judged by the path of a URL, without its query. */
 function is_tar(source: string): boolean {
   return is_tar_name(path_of_url(source));
-}
-
-function is_zip(source: string): boolean {
-  return is_zip_name(path_of_url(source));
 }
 
 function is_file_url(url: string): boolean {

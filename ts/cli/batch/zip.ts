@@ -14,7 +14,7 @@ import { is_image_name, VitMsnError } from "../../index.ts";
 import { aborted, file_error } from "./errors.ts";
 import type { ListedImage } from "./listed_image.ts";
 import { type ArchiveReading, image_of, is_hidden, MAX_BYTES, type Member, short_member } from "./members.ts";
-import { open_regular } from "./regular_file.ts";
+import { open_regular, read_exactly } from "./regular_file.ts";
 
 /** For about half a million members. */
 const MAX_DIRECTORY_BYTES = 64 * 1024 * 1024;
@@ -64,15 +64,9 @@ export async function* zip_images(
 function zip_file(handle: FileHandle, size: number, signal: AbortSignal): ZipFile {
   return {
     size,
-    read: async (offset, length) => {
+    read: (offset, length) => {
       signal.throwIfAborted();
-      const bytes = Buffer.allocUnsafe(length);
-      for (let done = 0; done < length; ) {
-        const { bytesRead } = await handle.read(bytes, done, length - done, offset + done);
-        if (bytesRead === 0) throw new DamagedArchive("ends too early");
-        done += bytesRead;
-      }
-      return bytes;
+      return read_exactly(handle, offset, length);
     },
     damaged: (what) => new DamagedArchive(what),
   };
