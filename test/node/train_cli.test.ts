@@ -6,7 +6,7 @@ import { Trainer } from "vit-msn/training";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { repo_id } from "../../ts/cli/report/model_card.ts";
 import { CLOTHES, write_image_folders } from "../support/image_folders.ts";
-import { max_difference } from "../support/tensors.ts";
+import { max_difference, parse_tensors } from "../support/tensors.ts";
 import {
   checkpoints,
   root,
@@ -344,6 +344,83 @@ describe("vit-msn train", () => {
       "confusion_matrix.svg",
       "eval_results.json",
     ]);
+  });
+});
+
+describe("an option that changes training or evaluation", () => {
+  interface Result {
+    losses: number[];
+    eval_loss: number;
+    weights: ReturnType<typeof parse_tensors>;
+  }
+  const weights_of = async (path: string) =>
+    parse_tensors(new Uint8Array(await readFile(join(path, "model.safetensors"))));
+  const steps = ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "no"];
+  const train = async (...options: string[]): Promise<Result> => {
+    const output_dir = output_folder();
+    expect((await run([...common(output_dir), ...steps, ...options])).code).toBe(0);
+    const { log_history } = await read_json(output_dir, "trainer_state.json");
+    return {
+      losses: log_history.flatMap(({ loss }: { loss?: number }) => loss ?? []),
+      eval_loss: (await read_json(output_dir, "eval_results.json")).eval_loss,
+      weights: await weights_of(output_dir),
+    };
+  };
+  const changed = (a: Result["weights"], b: Result["weights"]) =>
+    [...a.keys()].filter((key) => String(a.get(key)?.data) !== String(b.get(key)?.data));
+
+  let plain: Result;
+  beforeAll(async () => {
+    plain = await train();
+  });
+
+  test.each([
+    ["--drop_path_rate", "0.5"],
+    ["--rand_augment", "9"],
+    ["--train_sampling_strategy", "class_balanced"],
+  ])("%s %s takes effect from the first step", async (...options) => {
+    const { losses } = await train(...options);
+    expect(losses).toHaveLength(3);
+    expect(losses[0]).not.toBe(plain.losses[0]);
+  });
+
+  test("--ema_decay saves averaged weights, and learns the same", async () => {
+    const { losses, weights, eval_loss } = await train("--ema_decay", "0.9");
+    expect(losses).toEqual(plain.losses);
+    expect(changed(weights, plain.weights)).toContain("classifier.weight");
+    expect(eval_loss).not.toBe(plain.eval_loss);
+  });
+
+  test("--lora_r changes the layers with adapters and the classifier alone", async () => {
+    const start = await weights_of(model);
+    const all = changed(start, plain.weights);
+    expect(all.some((key) => key.includes("attention.key"))).toBe(true);
+    const adapted = changed(start, (await train("--lora_r", "2")).weights);
+    expect(adapted.length).toBeGreaterThan(0);
+    for (const key of adapted) expect(key).toMatch(/attention\.(?:query|value)\.weight$|^classifier\./);
+    const keys = changed(start, (await train("--lora_r", "2", "--lora_target_modules", "key")).weights);
+    expect(keys.some((key) => key.includes("attention.key.weight"))).toBe(true);
+    expect(keys.some((key) => key.includes("attention.query"))).toBe(false);
+  });
+
+  test("--test_time_augmentation flip changes evaluations alone", async () => {
+    const { losses, weights, eval_loss } = await train("--test_time_augmentation", "flip");
+    expect([losses, changed(weights, plain.weights)]).toEqual([plain.losses, []]);
+    expect(eval_loss).not.toBe(plain.eval_loss);
+  });
+
+  test("--stratified holds out the same share of each class", async () => {
+    const held_out_classes = async (...options: string[]) => {
+      const output_dir = output_folder();
+      const split = ["--train_dir", images, "--train_val_split", "0.125", "--seed", "1", ...options];
+      const args = ["--model_name_or_path", model, "--ignore_mismatched_sizes", "--output_dir", output_dir];
+      expect((await run([...split, ...args, ...steps])).code).toBe(0);
+      const matrix = await readFile(join(output_dir, "confusion_matrix.svg"), "utf8");
+      // The rows of the cells with a number.
+      return new Set([...matrix.matchAll(/y="([\d.]+)"[^>]*>[1-9]\d*<\/text>/g)].map(([, y]) => y)).size;
+    };
+    expect(await held_out_classes()).toBeLessThan(3);
+    expect(await held_out_classes("--stratified")).toBe(3);
   });
 });
 
