@@ -54,13 +54,16 @@ const common = (output: string, options: Record<string, unknown> = {}) =>
 describe("vit-msn pretrain", () => {
   test("learns from folders without labels, and writes the encoder and the report", async () => {
     const output = output_folder();
-    const { code, stdout, stderr } = await run(common(output, { num_train_epochs: 3, logging_steps: 2 }));
+    const { code, stdout, stderr } = await run(
+      common(output, { num_train_epochs: 3, logging_steps: 2, report_to: "jsonl" }),
+    );
     expect([code, stderr]).toEqual([0, expect.stringMatching(/step 8\/9: .*prototypes_used/)]);
     expect(stdout).toMatch(/^train_loss = [\d.]+$/m);
     expect((await readdir(output)).sort()).toEqual([
       "README.md",
       "checkpoint-9",
       "config.json",
+      "log.jsonl",
       "loss_curve.svg",
       "model.safetensors",
       "preprocessor_config.json",

@@ -277,6 +277,80 @@ describe("vit-msn train", () => {
     },
   );
 
+  test("--report_to writes the log as the run logs it, and a resumed run continues it", async () => {
+    const output_dir = output_folder();
+    const logging_dir = join(folder, "logs");
+    const args = [
+      ...common(output_dir),
+      "--save_steps",
+      "2",
+      "--logging_steps",
+      "1",
+      "--eval_strategy",
+      "steps",
+    ];
+    const csv = ["--report_to", "csv", "--logging_dir", logging_dir];
+    expect((await run([...args, ...csv, "--max_steps", "3", "--save_total_limit", "1"])).code).toBe(0);
+    const { log_history: before } = await read_json(output_dir, "trainer_state.json");
+    const written = async () => {
+      const [header, ...lines] = (await readFile(join(logging_dir, "log.csv"), "utf8")).trimEnd().split("\n");
+      expect(header).toBe("step,epoch,name,value");
+      return lines.map((line) => line.split(","));
+    };
+    const rows = (log_history: Record<string, number>[]) =>
+      log_history.flatMap(({ step, epoch, ...values }) =>
+        Object.entries(values).map(([name, value]) => [`${step}`, `${epoch}`, name, `${value}`]),
+      );
+    expect(await written()).toEqual(rows(before));
+    expect(before.map((entry: object) => Object.keys(entry))).toContainEqual(
+      expect.arrayContaining(["eval_loss", "step"]),
+    );
+    const longer = [...args, ...csv, "--max_steps", "4", "--resume_from_checkpoint", "checkpoint-3"];
+    expect((await run(longer)).code).toBe(0);
+    const { log_history: after } = await read_json(output_dir, "trainer_state.json");
+    expect(after.at(-1).step).toBe(4);
+    expect(await written()).toEqual(rows(after));
+
+    const other = [...common(output_folder()), ...csv, "--max_steps", "1"];
+    expect(await run(other)).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        /log\.csv is the log of another run; choose another logging_dir.*\[INVALID_ARGUMENT\]/,
+      ),
+    });
+    expect(await written()).toEqual(rows(after));
+  });
+
+  test("--report_to jsonl writes to output_dir; a run that was killed early starts again there", async () => {
+    const output_dir = output_folder();
+    await mkdir(output_dir);
+    await writeFile(join(output_dir, "log.jsonl"), '{"loss":1,"step":1,"epoch":1}\n');
+    const args = [...common(output_dir), "--max_steps", "2", "--logging_steps", "1", "--report_to", "jsonl"];
+    expect((await run(args)).code).toBe(0);
+    const { log_history } = await read_json(output_dir, "trainer_state.json");
+    const lines = (await readFile(join(output_dir, "log.jsonl"), "utf8")).trimEnd().split("\n");
+    expect(lines.map((line) => JSON.parse(line))).toEqual(log_history);
+  });
+
+  test("a log that can't be written is an error that names it", async () => {
+    const blocked = join(folder, "blocked");
+    await mkdir(join(blocked, "log.csv"), { recursive: true });
+    const args = [
+      "--max_steps",
+      "1",
+      "--report_to",
+      "csv",
+      "--logging_dir",
+      blocked,
+      "--overwrite_output_dir",
+    ];
+    const { code, stderr } = await run([...common(output_folder()), ...args]);
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringMatching(/blocked\/log\.csv can't be written.*\[IO\]\n$/),
+    ]);
+  });
+
   test("a full disk is an error that keeps the earlier checkpoints", async () => {
     const output_dir = output_folder();
     const args = [...common(output_dir), "--save_steps", "2"];

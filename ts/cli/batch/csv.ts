@@ -35,4 +35,5 @@ function fields({ image, values, labels }: Row): string[] {
 /** Nine digits distinguish all float32 numbers. */
 const shortest = (value: number): string => String(Number(value.toPrecision(9)));
 
-const quoted = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+export const quoted = (text: string): string =>
+  /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;

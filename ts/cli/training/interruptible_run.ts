@@ -3,6 +3,7 @@ import { readdir, stat } from "../../files/index.ts";
 import { env, VitMsnError } from "../../index.ts";
 import type { TrainCallOptions } from "../../training/index.ts";
 import { notify } from "../terminal.ts";
+import { LOG_FILES } from "./log_file.ts";
 
 /** Exit codes by the name of the signal. */
 const INTERRUPTED = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -28,7 +29,9 @@ export async function checkpoint_to_resume(
     return { resume_from_checkpoint };
   }
   if (flags.overwrite_output_dir) return {};
-  const names = (await readdir(output_dir)).filter((name) => !name.startsWith("."));
+  const names = (await readdir(output_dir)).filter(
+    (name) => !name.startsWith(".") && !LOG_FILES.includes(name),
+  );
   if (names.some((name) => /^checkpoint-\d+$/.test(name))) {
     env.warn(
       `${output_dir} contains a checkpoint: training resumes from it. To start again, add --overwrite-output-dir.`,

@@ -23,6 +23,7 @@ import {
   required,
   stop_on_signal,
 } from "./interruptible_run.ts";
+import { log_files } from "./log_file.ts";
 import { PretrainingBars } from "./progress_bars.ts";
 import { type SharedFlags, shared_pretrained_options } from "./shared_options.ts";
 
@@ -92,6 +93,7 @@ async function pretrain_into(
   signal: AbortSignal,
 ): Promise<number> {
   const resume = await checkpoint_to_resume(output_dir, flags);
+  const logs = await log_files(output_dir, flags);
   const { model, image_processor, original } = await load_start(flags, encoder, options.seed ?? 0, signal);
   const stop = stop_on_signal(signal);
   const bars = new PretrainingBars(flags.quiet === true);
@@ -104,7 +106,7 @@ async function pretrain_into(
       ...(original && { initial_checkpoint: original }),
       ...(flags.continue_schedule !== undefined && { continue_schedule: flags.continue_schedule }),
       ...(flags.unreadable_images && { unreadable_images: flags.unreadable_images }),
-      callbacks: [bars, stop.callback],
+      callbacks: [...logs, bars, stop.callback],
     });
     const { metrics } = await pretrainer.train(resume);
     bars.stop();

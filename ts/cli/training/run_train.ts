@@ -33,6 +33,7 @@ import {
   required,
   stop_on_signal,
 } from "./interruptible_run.ts";
+import { log_files } from "./log_file.ts";
 import { TrainingBars } from "./progress_bars.ts";
 import { type SharedFlags, shared_pretrained_options } from "./shared_options.ts";
 
@@ -96,6 +97,7 @@ interface TrainRun {
 async function train_into(output_dir: string, run: TrainRun, signal: AbortSignal): Promise<number> {
   const { flags, args, seed, train_dataset, eval_dataset } = run;
   const resume = run.trains ? await checkpoint_to_resume(output_dir, flags) : undefined;
+  const logs = await log_files(output_dir, flags);
   const data = (train_dataset ?? eval_dataset) as LabelledImages;
   const { model, processor } = await load_model(flags, data, seed, signal);
   const stop = stop_on_signal(signal);
@@ -114,7 +116,7 @@ async function train_into(output_dir: string, run: TrainRun, signal: AbortSignal
         magnitude > 0 ? compose(transforms.train, rand_augment({ magnitude, fill })) : transforms.train,
       eval_transform: transforms.eval,
       unreadable_images: flags.unreadable_images,
-      callbacks: [...early_stopping(flags), bars, stop.callback],
+      callbacks: [...early_stopping(flags), ...logs, bars, stop.callback],
     });
     if (resume !== undefined) {
       const { metrics } = await trainer.train(resume);

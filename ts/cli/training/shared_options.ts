@@ -2,6 +2,7 @@ import { env, type PretrainedOptions } from "../../index.ts";
 import type { OptionRule } from "../../training/index.ts";
 import { default_threads, THREADS_HELP } from "../default_threads.ts";
 import { ATTENTIONS, WIDE_HELP } from "../model_options.ts";
+import { type LogFlags, REPORT_TO } from "./log_file.ts";
 import { data, general, model, type OptionHelp, optimiser, output, training } from "./option_help.ts";
 
 /** An option of a training command: the rule for its value, and its help. */
@@ -20,6 +21,8 @@ export interface SharedFlags {
   unreadable_images?: "error" | "skip";
   resume_from_checkpoint?: string;
   overwrite_output_dir?: boolean;
+  report_to?: LogFlags["report_to"];
+  logging_dir?: string;
   model_revision?: string;
   cache_dir?: string;
   local_files_only?: boolean;
@@ -43,6 +46,14 @@ export const SHARED_FLAGS: Readonly<Record<keyof SharedFlags, DescribedOption>> 
   overwrite_output_dir: {
     rule: flag,
     ...output("start again even if output_dir isn't empty; default: false"),
+  },
+  report_to: {
+    rule: choice(...REPORT_TO),
+    ...output("also write the log to log.csv or log.jsonl, entry by entry; default: none", "format"),
+  },
+  logging_dir: {
+    rule: text,
+    ...output("write the log that report_to asks for to this folder; default: output_dir", "dir"),
   },
   model_revision: { rule: text, ...model("branch, tag or commit of a hub repo; default: main", "name") },
   cache_dir: {

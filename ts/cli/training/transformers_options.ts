@@ -13,11 +13,12 @@ const SAME_AS: Readonly<Record<string, string>> = {
   disable_tqdm: "quiet",
 };
 
-/** Values of options that exist here under another name. */
+/** Values of options that exist here, maybe under another name. */
 const SAME_VALUES: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   optim: { adamw_torch_fused: "adamw_torch", adamw_hf: "adamw_torch" },
   // With one cycle, which is the default.
   lr_scheduler_type: { cosine_with_restarts: "cosine" },
+  report_to: { csv: "csv", jsonl: "jsonl" },
 };
 
 /** Options without effect here, by the reason. */
@@ -35,7 +36,7 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = by_name({
     "hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision push_to_hub_model_id " +
     "push_to_hub_organization push_to_hub_token",
   "curves and logs are in loss_curve.svg and trainer_state.json":
-    "logging_dir run_name project trackio_space_id log_level logging_nan_inf_filter",
+    "run_name project trackio_space_id log_level logging_nan_inf_filter",
   "it only selects how half precision is implemented": "fp16_opt_level half_precision_backend fp16_backend",
   "no code of a model repository is ever run": "trust_remote_code",
   "the same seed always gives identical results": "full_determinism",
@@ -78,7 +79,10 @@ const ONLY: Readonly<Record<string, Only>> = {
   bf16_full_eval: HALF,
   tf32: only([false], "arithmetic is float32"),
   push_to_hub: only([false], "upload output_dir with huggingface-cli upload"),
-  report_to: only(["none", ["none"], []], "integrations aren't supported; logs are in trainer_state.json"),
+  report_to: only(
+    ["none", ["none"], []],
+    "integrations aren't supported; choose csv or jsonl, or read trainer_state.json",
+  ),
   deepspeed: only([], "training runs in one process, on the CPU"),
   fsdp: only(["", false, []], "training runs in one process, on the CPU"),
   sharded_ddp: only(["", false, []], "training runs in one process, on the CPU"),
