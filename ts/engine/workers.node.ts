@@ -18,7 +18,7 @@ export function start_worker<Request, Reply>(
   worker.on("error", (error) => listener({ status: "lost", reason: String(error) }));
   worker.on("exit", () => listener({ status: "lost", reason: "it was ended" }));
   return {
-    post: (request, transfer) => worker.postMessage(request, transfer),
+    post: (request, transfer) => worker.postMessage(request, transfer as ArrayBuffer[]),
     ref: () => worker.ref(),
     unref: () => worker.unref(),
     terminate: async () => {

@@ -9,7 +9,7 @@ export interface Lost {
 
 /** A Worker, as seen by the code that started it. */
 export interface StartedWorker<Request> {
-  post(request: Request, transfer?: ArrayBuffer[]): void;
+  post(request: Request, transfer?: (ArrayBuffer | MessagePort)[]): void;
   /** Keeps the process alive as long as the worker runs; the initial state. */
   ref(): void;
   /** Lets the process end while the worker runs. */

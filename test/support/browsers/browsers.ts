@@ -23,6 +23,8 @@ export interface TestPage {
 export interface TestBrowser {
   engine: Engine;
   version: string;
+  /** Whether a Worker may start others: in Firefox that may hang while a driver listens to Workers. */
+  has_nested_workers: boolean;
   /** A page, in a separate profile where the browser has several. */
   open(): Promise<TestPage>;
   close(): Promise<void>;
@@ -83,6 +85,7 @@ function by_playwright(engine: Engine, browser: Browser): TestBrowser {
   return {
     engine,
     version: browser.version(),
+    has_nested_workers: engine !== "firefox", // Playwright's session of WebDriver BiDi is such a driver
     open: async () => {
       const context = await browser.newContext();
       const page = await context.newPage();
@@ -116,6 +119,7 @@ async function start_webkit(): Promise<TestBrowser> {
   return {
     engine: "webkit",
     version: session.version,
+    has_nested_workers: true,
     open: async () => page_of(session),
     close: () => session.close(),
   };

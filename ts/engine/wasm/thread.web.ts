@@ -2,7 +2,7 @@
 import { run_thread, type ThreadMessage, type ThreadStart } from "./thread.ts";
 
 const scope = globalThis as unknown as {
-  onmessage: ((event: MessageEvent<ThreadStart>) => void) | null;
+  onmessage: ((event: MessageEvent<ThreadStart | MessagePort>) => void) | null;
   postMessage(message: ThreadMessage): void;
 };
 /**
@@ -11,4 +11,11 @@ const scope = globalThis as unknown as {
  */
 const PATIENCE = 100;
 
-scope.onmessage = ({ data }) => run_thread(data, (message) => scope.postMessage(message), PATIENCE);
+const run = (start: ThreadStart) => run_thread(start, (message) => scope.postMessage(message), PATIENCE);
+
+scope.onmessage = ({ data }) => {
+  if (!(data instanceof MessagePort)) return run(data);
+  data.onmessage = ({ data }) => run(data);
+  data.onmessageerror = () =>
+    scope.postMessage({ status: "lost", reason: "it can't share the engine's memory" });
+};

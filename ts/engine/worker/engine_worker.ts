@@ -3,6 +3,7 @@ import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
 import { create_engine } from "../create_engine.ts";
 import type { Engine, EngineMemory, Handle } from "../engine.ts";
+import type { ThreadMessage } from "../wasm/thread.ts";
 import type {
   EngineCall,
   EngineReply,
@@ -17,13 +18,20 @@ import { pack, unpack } from "./remote_values.ts";
 type Post = (reply: EngineReply, transfer: ArrayBuffer[]) => void;
 type Callable = Record<string, (...args: unknown[]) => unknown>;
 
-/** Answers requests through `post`. */
-export function serve_engine(post: Post): (request: EngineRequest) => void {
+/**
+ * Answers requests through `post`.
+ * @param hear_of_threads is called with messages about threads that the caller starts.
+ */
+export function serve_engine(
+  post: Post,
+  hear_of_threads: (message: ThreadMessage) => void = () => {},
+): (request: EngineRequest) => void {
   let host: EngineHost | undefined;
   env.warn = (warning) => post({ warning }, []);
   return (request) => {
     if (request === "end") void end(host, post);
     else if ("calls" in request) host?.run(request.calls);
+    else if ("threads" in request) hear_of_threads(request.threads);
     else {
       const { allow_software, ...settings } = request.settings;
       Object.assign(env, settings);

@@ -4,6 +4,7 @@ import type { ErrorCode } from "../../errors.ts";
 import type { EngineMemory } from "../engine.ts";
 import type { EngineInfo } from "../engine_info.ts";
 import type { Device, EngineOptions } from "../engine_options.ts";
+import type { ThreadMessage } from "../wasm/thread.ts";
 import type { OpName, Question } from "./remote_ops.ts";
 
 /** The handles of a record of results. */
@@ -23,6 +24,8 @@ export interface WorkerSettings extends Pick<Env, "use_cache" | "cache_dir" | "c
 export type EngineRequest =
   | { start: EngineOptions; settings: WorkerSettings }
   | { calls: EngineCall[] }
+  /** That all threads work, or why they can't; later the loss of one. */
+  | { threads: ThreadMessage }
   | "end";
 
 export interface RemoteError {
@@ -36,6 +39,8 @@ export type EngineReply =
   | { question: number; error: RemoteError; memory: EngineMemory }
   | { memory: EngineMemory }
   | { warning: string }
+  /** The caller is to start as many threads, which get the rest at these ports. */
+  | { threads: MessagePort[] }
   | "ended";
 
 export interface StartReport {

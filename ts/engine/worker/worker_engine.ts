@@ -6,6 +6,7 @@ import { engine_dead, engine_disposed } from "../engine_errors.ts";
 import type { EngineOptions, StartedEngine } from "../engine_options.ts";
 import { ForwardQueue } from "../forward_queue.ts";
 import type { TrainingEngine } from "../training_engine.ts";
+import { start_threads } from "../wasm/threads.ts";
 import type { Lost } from "../workers_types.ts";
 import type { EngineCall, EngineReply, EngineRequest, Numbers, StartReport } from "./protocol.ts";
 import { type Dims, map_handles, OPS, type OpName, QUESTIONS, type Question } from "./remote_ops.ts";
@@ -126,6 +127,7 @@ class WorkerLink {
   memory: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
   readonly #worker = start_worker<EngineRequest, EngineReply>("engine_worker", (reply) => this.#hear(reply));
   readonly #questions = new Map<number, Answer>();
+  #end_threads: (() => Promise<void>) | undefined;
   #calls: EngineCall[] = [];
   #buffers: ArrayBuffer[] = [];
   #asked = 0;
@@ -187,7 +189,7 @@ class WorkerLink {
       await this.#gone;
       clearTimeout(patience);
     }
-    await this.#worker.terminate();
+    await Promise.all([this.#worker.terminate(), this.#end_threads?.()]);
   }
 
   #flush(): void {
@@ -208,6 +210,8 @@ class WorkerLink {
       this.#lost ??= reply.reason;
       this.#finish(engine_dead(`its Worker was lost: ${reply.reason}.`));
     } else if ("warning" in reply) env.warn(reply.warning);
+    else if ("threads" in reply)
+      this.#end_threads = start_threads(reply.threads, (threads) => this.#worker.post({ threads }));
     else {
       this.memory = reply.memory;
       if ("question" in reply) this.#answer(reply);
