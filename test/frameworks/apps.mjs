@@ -52,6 +52,16 @@ export const apps = {
     build: [["rspack", "build"]],
     site: "dist",
   },
+  next: {
+    folder: "next",
+    images: "public",
+    packages: { next: "16.4.6", react: "19.3.1", "react-dom": "19.3.1" },
+    build: [["next", "build"]],
+    server: ["next", "start"],
+    pages: ["/"],
+    routes: ["/api/node"],
+    has_threads: true,
+  },
   sveltekit: {
     folder: "sveltekit",
     images: "static",

@@ -29,6 +29,8 @@ const worker = vi.hoisted(() => {
 });
 
 vi.mock("#workers", () => ({
+  engine_worker: undefined,
+  thread: undefined,
   start_worker: (_: string, listener: (reply: unknown) => void) => worker.start(listener),
 }));
 

@@ -144,6 +144,15 @@ describe("the packed package, installed in an empty project", () => {
     expect(files).toContain("LICENSE");
     expect(files.filter((name) => /test1000|\.test\.|^ts\b|^crates\b/.test(name))).toEqual([]);
   });
+
+  it("has no program that starts itself in a Worker, which Turbopack would bundle without end", async () => {
+    const dist = join(project, "node_modules/vit-msn/dist");
+    const programs = (await readdir(dist)).filter((name) => name.endsWith(".js"));
+    const starts_itself = async (name: string) =>
+      new RegExp(`new URL\\([\`"']\\./${name}`).test(await readFile(join(dist, name), "utf8"));
+    const found = await Promise.all(programs.map(async (name) => [name, await starts_itself(name)] as const));
+    expect(found.filter(([, is_found]) => is_found).map(([name]) => name)).toEqual([]);
+  });
 });
 
 describe("the package as the release workflow publishes it", () => {

@@ -2,3 +2,5 @@
 export function start_worker(): never {
   throw new Error("edge workers can't start others");
 }
+
+export { start_worker as engine_worker, start_worker as thread };

@@ -1,19 +1,22 @@
 import { Worker } from "node:worker_threads";
-import type { Lost, StartedWorker, WorkerProgram } from "./workers_types.ts";
+import type { Lost, StartedWorker } from "./workers_types.ts";
 
-/** In full, since bundlers look for exactly this expression. Names differ, since webpack merges chunks of one name. */
-const PROGRAMS: Readonly<Record<WorkerProgram, () => Worker>> = {
-  thread: () => new Worker(new URL("./thread.node.js", import.meta.url), { name: "vit-msn-thread" }),
-  engine_worker: () =>
-    new Worker(new URL("./engine_worker.node.js", import.meta.url), { name: "vit-msn-engine" }),
-};
+// As in workers.web.ts.
+
+/** A thread of the CPU engine. */
+export const thread = () =>
+  new Worker(new URL("./thread.node.js", import.meta.url), { name: "vit-msn-thread" });
+
+/** A whole engine. */
+export const engine_worker = () =>
+  new Worker(new URL("./engine_worker.node.js", import.meta.url), { name: "vit-msn-engine" });
 
 /** Starts a program in a Worker; `listener` gets its messages, and the reason if it ends by itself. */
 export function start_worker<Request, Reply>(
-  program: WorkerProgram,
+  program: () => Worker,
   listener: (message: Reply | Lost) => void,
 ): StartedWorker<Request> {
-  const worker = PROGRAMS[program]();
+  const worker = program();
   worker.on("message", listener);
   worker.on("error", (error) => listener({ status: "lost", reason: String(error) }));
   worker.on("exit", () => listener({ status: "lost", reason: "it was ended" }));

@@ -1,6 +1,3 @@
-/** The scripts of dist/ that run in Workers: a thread of the CPU engine, and a whole engine. */
-export type WorkerProgram = "thread" | "engine_worker";
-
 /** The unexpected end of a Worker. */
 export interface Lost {
   status: "lost";

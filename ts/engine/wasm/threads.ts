@@ -1,4 +1,4 @@
-import { start_worker } from "#workers";
+import { start_worker, thread } from "#workers";
 import type { Lost } from "../workers_types.ts";
 import type { ThreadMessage, ThreadStart } from "./thread.ts";
 
@@ -38,7 +38,7 @@ export const start_threads: StartThreads = (starts, report) => {
 
 /** One worker. */
 class Member {
-  readonly #worker = start_worker<ThreadStart | MessagePort, ThreadMessage>("thread", (message) =>
+  readonly #worker = start_worker<ThreadStart | MessagePort, ThreadMessage>(thread, (message) =>
     this.#hear(message),
   );
   #lost: Lost | undefined;

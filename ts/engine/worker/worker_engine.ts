@@ -1,4 +1,4 @@
-import { start_worker } from "#workers";
+import { engine_worker, start_worker } from "#workers";
 import { env } from "../../env.ts";
 import { VitMsnError } from "../../errors.ts";
 import type { Engine, EngineMemory, Handle, TensorHandle } from "../engine.ts";
@@ -125,7 +125,7 @@ const GRACE_MS = 200;
 /** The messages between an engine and its Worker. It doesn't reference the engine, which can be garbage-collected. */
 class WorkerLink {
   memory: EngineMemory = { handles: 0, bytes: 0, reserved: 0 };
-  readonly #worker = start_worker<EngineRequest, EngineReply>("engine_worker", (reply) => this.#hear(reply));
+  readonly #worker = start_worker<EngineRequest, EngineReply>(engine_worker, (reply) => this.#hear(reply));
   readonly #questions = new Map<number, Answer>();
   #end_threads: (() => Promise<void>) | undefined;
   #calls: EngineCall[] = [];
