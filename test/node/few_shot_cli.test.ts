@@ -64,6 +64,25 @@ test("teaches from a folder, evaluates twice, and classifies", async () => {
   expect(stdout).toMatch(/ankle-boot\.png +\d\.\d{4} +boot$/m);
 });
 
+test("teaches from a list, of one class for each image alone", async () => {
+  const lines = Object.values(KINDS).flatMap((name) =>
+    [0, 1, 2, 3].map((n) => [`clothes/${name}/${n}.png`, name]),
+  );
+  await writeFile(
+    join(folder, "list.csv"),
+    `image,label\n${lines.map((line) => `${line.join(",")}\n`).join("")}`,
+  );
+  const { code, stdout, stderr } = await few_shot("--teach", "list.csv", "--eval", "others");
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/on 12 images with 3 labels/)]);
+  expect(stdout).toMatch(/^evaluation: \d+\.\d % \(\d+ of 24\)$/m);
+  const numbers = lines.map(([image], i) => `${image},${i + 0.5}\n`).join("");
+  await writeFile(join(folder, "numbers.csv"), `image,label\n${numbers}`);
+  expect(await few_shot("--teach", "numbers.csv", "--leave-one-out")).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/numbers\.csv has labels for regression; .*one class for each image/),
+  });
+});
+
 test("evaluates draws of a few images, on the others", async () => {
   const args = ["--teach", "others", "--shots", "1,3", "--seeds", "4"];
   const { code, stdout } = await few_shot(...args);

@@ -643,6 +643,7 @@ describe("wrong inputs", () => {
     expect(both.code).toBe(0);
     expect(both.stderr).toMatch(/umbrella \(skipped 1 file that is not an image: \.txt 1\); skipped/);
     expect(both.stderr).toMatch(/Skipped \S*broken\.png/);
+    expect(both.stderr).toMatch(/skipped 1 images that can't be read: \S*broken\.png\.\n$/);
     expect(Object.values((await read_json(output_dir, "config.json")).id2label)).toEqual([
       "bag",
       "sandal",

@@ -1,4 +1,4 @@
-import { RawImage, ViTImageProcessor, ViTMSNForImageClassification } from "vit-msn";
+import { RawImage, ViTImageProcessor, ViTMSNForImageClassification, VitMsnError } from "vit-msn";
 import {
   type Example,
   image_splits,
@@ -336,6 +336,24 @@ describe("Parquet files of Hugging Face datasets", () => {
         /^cut\.parquet can't be read as a Parquet file: /,
       );
   });
+});
+
+test("a Parquet file that is damaged anywhere is read or refused, never trusted with its counts", async () => {
+  const whole = await read_file("test/fixtures/lists/paths.parquet");
+  let refusals = 0;
+  for (let at = 0; at < whole.length; at++)
+    for (const byte of [0x7f, 0xff]) {
+      const damaged = whole.slice();
+      damaged[at] = byte;
+      try {
+        const data = await open("train.parquet", damaged);
+        await read_image(data.get(0).image as NonNullable<Example["image"]>, {});
+      } catch (error) {
+        expect(error, `byte ${at} is ${byte}`).toBeInstanceOf(VitMsnError);
+        refusals++;
+      }
+    }
+  expect(refusals).toBeGreaterThan(whole.length);
 });
 
 describe("folders", () => {

@@ -283,13 +283,18 @@ class Session {
 
   /** The readable images of a folder with a folder for each label, batch by batch. */
   async *#batches_of(source: string, split: Split): AsyncGenerator<{ label: string; sound: RawImage[] }> {
-    const { classes = [], examples } = await open_labelled_images(source, {
+    const data = await open_labelled_images(source, {
       empty_classes: "skip",
       split,
-      problem_type: "single_label_classification",
       missing_images: "skip",
       signal: this.#signal,
     });
+    if (data.problem_type !== "single_label_classification")
+      throw new VitMsnError(
+        "INVALID_ARGUMENT",
+        `${source} has labels for ${data.problem_type}; few-shot learning needs one class for each image.`,
+      );
+    const { classes = [], examples } = data;
     // A loaded head has other classes, too, and evaluation may be on a single class.
     if (split === "train" && this.#flags.head === undefined) check_classes(classes, source);
     this.#counted = { done: 0, total: examples.length };

@@ -109,6 +109,7 @@ export class Trainer {
   readonly #collate: DataCollator;
   readonly #compute_metrics: ComputeMetrics;
   readonly #event: TrainerEvent;
+  readonly #skipped = new Set<string>();
   /** While train() runs. */
   #learner: Learner | undefined;
   readonly #loop: TrainingLoop<Learner, Batch, LoadedCheckpoint, StepResult, TrainerEvent>;
@@ -132,13 +133,16 @@ export class Trainer {
     this.#callbacks = new CallbackList(callbacks);
     const collate =
       options.data_collator ??
-      image_collator({
-        config: model.config,
-        processor: image_processor,
-        train_transform: options.train_transform,
-        eval_transform: options.eval_transform,
-        unreadable_images: options.unreadable_images,
-      });
+      image_collator(
+        {
+          config: model.config,
+          processor: image_processor,
+          train_transform: options.train_transform,
+          eval_transform: options.eval_transform,
+          unreadable_images: options.unreadable_images,
+        },
+        this.#skipped,
+      );
     this.#collate = augmented(collate, model, this.args);
     this.#compute_metrics = options.compute_metrics ?? default_metrics(model.config);
     this.#event = { args: this.args, state: this.state, control: this.control };
@@ -148,6 +152,11 @@ export class Trainer {
       if (!options.compute_loss && !options.data_collator)
         check_problem_type(options[argument], model, argument);
     }
+  }
+
+  /** The names of the images that were skipped so far because they can't be read. */
+  get skipped_images(): string[] {
+    return [...this.#skipped];
   }
 
   add_callback(callback: TrainerCallback): void {

@@ -40,6 +40,8 @@ import { type SharedFlags, shared_pretrained_options } from "./shared_options.ts
 const DEFAULT_MODEL = "facebook/vit-msn-small";
 const DEFAULT_SPLIT = 0.15;
 const DEFAULT_SEED = 42;
+/** Skipped images that are named at the end. */
+const MAX_NAMED = 10;
 
 /** The options of `vit-msn train` in addition to those of the library, named as in run_image_classification.py. */
 export interface TrainFlags extends SharedFlags {
@@ -156,6 +158,12 @@ async function evaluate_and_report(
         : undefined,
   });
   print_metrics(results);
+  const { skipped_images: skipped } = trainer;
+  if (skipped.length === 0) return;
+  const more = skipped.length > MAX_NAMED ? ` and ${skipped.length - MAX_NAMED} more` : "";
+  notify(
+    `skipped ${skipped.length} images that can't be read: ${skipped.slice(0, MAX_NAMED).join(", ")}${more}.`,
+  );
 }
 
 /** The images to train and to evaluate on; the latter are split off if they aren't given separately. */

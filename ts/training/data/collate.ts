@@ -60,10 +60,10 @@ export interface ImageCollatorOptions {
 
 /**
  * Reads and transforms images; the processor turns them into pixel_values, the config maps labels to indices.
+ * @param warned collects the names of skipped images.
  */
-export function image_collator(options: ImageCollatorOptions): DataCollator {
+export function image_collator(options: ImageCollatorOptions, warned = new Set<string>()): DataCollator {
   check_options("image_collator", options, COLLATOR_RULES);
-  const warned = new Set<string>();
   return async (drawn, context) => {
     const pixels: Tensor[] = [];
     const labels: (ExampleLabel | undefined)[] = [];

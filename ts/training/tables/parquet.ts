@@ -6,10 +6,12 @@ import {
   parquetSchema,
   type SchemaTree,
 } from "hyparquet";
+import { getTreePath } from "hyparquet/src/schema.js";
 import { VitMsnError } from "../../errors.ts";
 import type { RandomAccessFile } from "../../loading/types.ts";
 import { is_record } from "../../options.ts";
 import { LeastRecent } from "./least_recent.ts";
+import { check_pages } from "./parquet_pages.ts";
 import { bad_file } from "./table_errors.ts";
 
 /** A file of more rows is damaged or hostile: their metadata alone would fill the memory. */
@@ -97,8 +99,9 @@ export class ParquetFile {
   async #read_group(index: number, columns: readonly string[]): Promise<Readonly<Record<string, unknown>>[]> {
     const { first, rows } = this.#groups[index] as { first: number; rows: number };
     this.#check_chunks(index, columns);
-    const found = await guarded(this.name, this.#open, (file) =>
-      parquetReadObjects({
+    const found = await guarded(this.name, this.#open, async (file) => {
+      await this.#check_pages(file, index, columns);
+      return parquetReadObjects({
         file: buffer_of(file),
         metadata: this.#metadata,
         columns: [...columns],
@@ -106,17 +109,33 @@ export class ParquetFile {
         rowEnd: first + rows,
         utf8: false,
         geoparquet: false,
-      }),
-    );
+      });
+    });
     if (found.length === rows) return found;
     throw bad_file(this.name, `is damaged: row group ${index} has ${found.length} of ${rows} rows`);
   }
 
+  #chunks(index: number, columns: readonly string[]): ColumnMetaData[] {
+    const chunks = this.#metadata.row_groups[index]?.columns.map(({ meta_data }) => meta_data) ?? [];
+    return chunks.filter(
+      (chunk) => chunk !== undefined && columns.includes(chunk.path_in_schema[0] as string),
+    ) as ColumnMetaData[];
+  }
+
+  /** Checks the pages that will be read. @throws Error. */
+  async #check_pages(file: RandomAccessFile, index: number, columns: readonly string[]): Promise<void> {
+    const { rows } = this.#groups[index] as { rows: number };
+    const schema = parquetSchema(this.#metadata);
+    for (const chunk of this.#chunks(index, columns)) {
+      const start = Number(chunk.dictionary_page_offset || chunk.data_page_offset);
+      const bytes = await file.read(start, Number(chunk.total_compressed_size));
+      check_pages(bytes as Uint8Array<ArrayBuffer>, chunk, getTreePath(schema, chunk.path_in_schema), rows);
+    }
+  }
+
   /** @throws VitMsnError UNSUPPORTED for compression that can't be read, or row groups that are too large. */
   #check_chunks(index: number, columns: readonly string[]): void {
-    const chunks = this.#metadata.row_groups[index]?.columns.map(({ meta_data }) => meta_data) ?? [];
-    for (const chunk of chunks) {
-      if (chunk === undefined || !columns.includes(chunk.path_in_schema[0] as string)) continue;
+    for (const chunk of this.#chunks(index, columns)) {
       const problem = problem_of(chunk);
       if (problem === undefined) continue;
       const message = `${this.name}, row group ${index}, column ${chunk.path_in_schema.join(".")}: ${problem}.`;
