@@ -1,4 +1,5 @@
 // The apps: what each installs, how it is built, and where its answers are.
+import { readFile } from "node:fs/promises";
 
 /**
  * @typedef {object} App
@@ -7,7 +8,7 @@
  * @property {string[][]} build commands, run by npx.
  * @property {string} images where the app's public files are, relative to it.
  * @property {string} [site] the folder that a static server serves, on an isolated page.
- * @property {string[]} [server] the command that starts the app's own server; PORT is set.
+ * @property {string[]} [server] the command that starts the app's own server; PORT is set, and $PORT is replaced.
  * @property {string[]} pages whose title is an answer.
  * @property {string[]} [routes] whose JSON is an answer.
  * @property {boolean} [has_threads] whether pages must have threads in a Worker.
@@ -61,6 +62,33 @@ export const apps = {
     pages: ["/"],
     routes: ["/api/node"],
     has_threads: true,
+  },
+  parcel: {
+    ...page,
+    packages: { parcel: "2.16.4" },
+    files: {
+      "package.json": JSON.stringify({
+        name: "app",
+        private: true,
+        "@parcel/resolver-default": { packageExports: true },
+      }),
+      "main.js": (await readFile(new URL("page/main.js", import.meta.url), "utf8")).replace(
+        "undefined",
+        '"/model"',
+      ),
+    },
+    build: [["parcel", "build", "index.html"]],
+    site: "dist",
+  },
+  wrangler: {
+    folder: "wrangler",
+    images: "public",
+    // Newer ones need Node 22.
+    packages: { wrangler: "4.86.0" },
+    build: [["wrangler", "deploy", "--dry-run", "--outdir", "built"]],
+    server: ["wrangler", "dev", "--ip", "127.0.0.1", "--port", "$PORT"],
+    pages: [],
+    routes: ["/api/classify"],
   },
   sveltekit: {
     folder: "sveltekit",

@@ -58,8 +58,10 @@ async function try_app(name, app) {
   let output = "";
   for (const command of app.build) output += await npx(folder, command);
   // A static server serves the build alone.
-  if (app.site) await cp(join(folder, app.images, "boot.png"), join(folder, app.site, "boot.png"));
-  if (app.pages.length === 0) return [check(/ANSWER (.*)/.exec(output)?.[1] ?? output, "the test", false)];
+  for (const name of app.site ? ["boot.png", "model"] : [])
+    await cp(join(folder, app.images, name), join(folder, app.site ?? "", name), { recursive: true });
+  if (app.pages.length === 0 && app.routes === undefined)
+    return [check(/ANSWER (.*)/.exec(output)?.[1] ?? output, "the test", false)];
   const { origin, stop } = app.server
     ? await start(folder, app.server)
     : await serve(join(folder, app.site ?? "."));
@@ -143,12 +145,10 @@ async function title_of(url) {
 /** Starts an app's own server. @param {string} folder @param {readonly string[]} command */
 async function start(folder, command) {
   const port = await free_port();
-  const [program, args] =
-    command[0] === "node"
-      ? [process.execPath, command.slice(1)]
-      : [process.execPath, [join(folder, "node_modules/.bin", command[0] ?? ""), ...command.slice(1)]];
+  const [program = "", ...words] = command.map((word) => word.replace("$PORT", String(port)));
+  const args = program === "node" ? words : [join(folder, "node_modules/.bin", program), ...words];
   const env = { ...process.env, PORT: String(port), NODE_ENV: "production" };
-  const server = spawn(program, args, { cwd: folder, env, stdio: "inherit" });
+  const server = spawn(process.execPath, args, { cwd: folder, env, stdio: "inherit" });
   const origin = `http://127.0.0.1:${port}`;
   const until = Date.now() + PATIENCE_MS;
   while (
