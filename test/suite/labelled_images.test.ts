@@ -68,7 +68,7 @@ describe("lists as CSV", () => {
     ],
     ["a byte order mark and CRLF", "\ufeffimage,label\r\na.png,cat\r\nb.png,dog\r\n", {}],
     ["old line endings and no last one", "image,label\ra.png,cat\rb.png,dog", {}],
-    ["blank lines, and spaces around names of columns", "image , label\n\na.png,cat\n\n\nb.png,dog\n\n", {}],
+    ["blank lines, and spaces around cells", "image , label\n\na.png,cat\n\n\nb.png , dog\n\n", {}],
     ["semicolons", "image;label\na.png;cat\nb.png;dog\n", {}],
     ["tabs", "image\tlabel\na.png\tcat\nb.png\tdog\n", {}],
     [

@@ -133,7 +133,7 @@ function finder(list: FileSource, image_dir: SaveDirectory | undefined): Pick<Ta
     if (/^(?:https?|data|blob|file):/i.test(path)) return path;
     const unsupported = unsupported_scheme(path);
     if (unsupported !== undefined) throw unsupported;
-    if (folder !== undefined) return find_file(folder, text);
+    if (folder !== undefined) return (await find_file(folder, text)) ?? find_file(folder, path);
     return base === undefined ? undefined : new URL(path, base).href;
   };
   const where = folder !== undefined ? name_of_folder(folder) : (base ?? "image_dir, which isn't set");
