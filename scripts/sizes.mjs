@@ -40,10 +40,10 @@ const budgets = [
   {
     files: ["dist/static.web.js"],
     what: "all of it but training in one file, for service workers",
-    budget: 311_000,
+    budget: 312_000,
   },
-  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 248_000 },
-  { files: ["dist/index.edge_light.js"], what: "the same with plain SIMD", budget: 248_000 },
+  { files: ["dist/index.edge.js"], what: "the same for edge workers, without WebGPU", budget: 243_000 },
+  { files: ["dist/index.edge_light.js"], what: "the same with plain SIMD", budget: 243_000 },
   {
     name: "training",
     // With RandAugment and LoRA: a transform is called synchronously, so it can't be fetched on demand.

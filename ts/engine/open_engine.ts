@@ -23,7 +23,7 @@ export async function open_engine(options: EngineOptions): Promise<StartedEngine
   }
   const wasm = options.wasm ?? env.wasm;
   try {
-    const { start_worker_engine } = await import("./worker/worker_engine.ts");
+    const { start_worker_engine } = await import("#worker_engine");
     const { device = "auto", num_threads, cache_dir } = options;
     const stays_on_cpu = device === "auto" && "Deno" in globalThis;
     const started = await start_worker_engine({

@@ -3,4 +3,4 @@ export function start_worker(): never {
   throw new Error("edge workers can't start others");
 }
 
-export { start_worker as engine_worker, start_worker as thread };
+export { start_worker as thread };
