@@ -968,3 +968,27 @@ describe("checkpoints", () => {
     await Promise.all([model.dispose(), directory.remove()]);
   });
 });
+
+test("where the clock doesn't advance, as browsers round it, metrics have no rates, and all are finite", async () => {
+  const now = vi.spyOn(performance, "now").mockReturnValue(0);
+  try {
+    const model = await new_model();
+    const train_dataset = images(4);
+    const trainer = new Trainer({
+      model,
+      args: { ...ARGS, max_steps: 1, save_strategy: "no" },
+      train_dataset,
+    });
+    const { metrics } = await trainer.train();
+    const evaluated = await trainer.evaluate(train_dataset);
+    expect([metrics.train_runtime, evaluated.eval_runtime]).toEqual([0, 0]);
+    expect(Object.keys({ ...metrics, ...evaluated }).filter((name) => name.includes("per_second"))).toEqual(
+      [],
+    );
+    for (const entry of trainer.state.log_history)
+      for (const [name, value] of Object.entries(entry)) expect(value, name).toSatisfy(Number.isFinite);
+    await model.dispose();
+  } finally {
+    now.mockRestore();
+  }
+});

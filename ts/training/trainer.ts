@@ -31,6 +31,7 @@ import { check_trainer, EVALUATE_RULES, TRAINER_RULES } from "./option_rules.ts"
 import { training_engine } from "./parameters.ts";
 import type { Plan } from "./plan.ts";
 import { output_dir_of } from "./resuming.ts";
+import { speed_metrics } from "./speed_metrics.ts";
 import { fresh_state, fresh_sums, type TrainerState } from "./trainer_state.ts";
 import { TrainingArguments, type TrainingOptions } from "./training_arguments.ts";
 import {
@@ -392,9 +393,7 @@ export class Trainer {
       for (const [name, value] of Object.entries(computed)) metrics[with_prefix(name, prefix)] = value;
     }
     const seconds = (now() - started) / 1000;
-    metrics[`${prefix}_runtime`] = seconds;
-    metrics[`${prefix}_samples_per_second`] = (predictions.dims[0] as number) / seconds;
-    metrics[`${prefix}_steps_per_second`] = batches_done / seconds;
+    Object.assign(metrics, speed_metrics(prefix, seconds, predictions.dims[0] as number, batches_done));
     return { predictions, label_ids, metrics };
   }
 

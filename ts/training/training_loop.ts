@@ -18,6 +18,7 @@ import {
   type RunOrigin,
   report_changes,
 } from "./resuming.ts";
+import { speed_metrics } from "./speed_metrics.ts";
 import type { LogEntry, LoopState } from "./trainer_state.ts";
 import type { SamplingStrategy, Strategy } from "./training_arguments.ts";
 
@@ -403,9 +404,7 @@ export class TrainingLoop<Learner, Batch, Checkpoint extends RunOrigin, Result, 
     const examples = steps * args.per_device_train_batch_size * (args.gradient_accumulation_steps ?? 1);
     const training_loss = state.total_loss / Math.max(1, state.global_step);
     const metrics = {
-      train_runtime: seconds,
-      train_samples_per_second: examples / seconds,
-      train_steps_per_second: steps / seconds,
+      ...speed_metrics("train", seconds, examples, steps),
       train_loss: training_loss,
       epoch: state.epoch,
     };
