@@ -683,6 +683,8 @@ describe("wrong inputs", () => {
   test.each([
     [["--train_dir", "nowhere", "--output_dir", "x"], 1, /nowhere.*\[NOT_FOUND\]/],
     [["--output_dir", "x"], 1, /requires --train-dir or --train-file/],
+    [["--train_file", "no.csv", "--output_dir", "x"], 1, /There is no file no\.csv; .*\[NOT_FOUND\]/],
+    [["--train_file", "models", "--output_dir", "x"], 1, /models isn't a list of images.*\.parquet/],
     [["--train_dir", "models"], 1, /requires --output-dir/],
     [["--learning-rate", "fast"], 2, /expected a number/],
     [["--optim", "adam"], 2, /adamw_torch, sgd, lars/],

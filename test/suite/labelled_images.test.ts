@@ -415,6 +415,16 @@ describe("folders", () => {
     expect(labels(result)).toEqual(["dev"]);
   });
 
+  test("lists of several splits are used together, with a warning", async () => {
+    const bytes = await read_file("test/fixtures/lists/class_label.parquet");
+    const lists = ["train-0", "test-0"].map((name) => new File([bytes as BlobPart], `${name}.parquet`));
+    const { result, warnings } = await with_warnings(() => open_labelled_images(lists));
+    expect([result.length, warnings]).toEqual([
+      8,
+      [expect.stringMatching(/splits train, test; all are used/)],
+    ]);
+  });
+
   test("may hold shards, whose names say which split they belong to", async () => {
     const bytes = await read_file("test/fixtures/lists/class_label.parquet");
     for (const name of ["train-00000-of-00002", "train-00001-of-00002", "eval-00000-of-00001"])
@@ -434,7 +444,7 @@ describe("folders", () => {
 
 test("a file of another kind, or a Blob without a name, is refused", async () => {
   expect((await refused("train.txt", "a.png cat"))[1]).toMatch(
-    /train\.txt isn't a folder or a list.*\.csv, .*\.parquet/,
+    /train\.txt isn't a list of images.*\.csv, .*\.parquet/,
   );
   expect((await error_of(open_labelled_images(new Blob(["x"])))).message).toMatch(
     /Pass bytes and Blobs as a File/,

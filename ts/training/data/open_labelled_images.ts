@@ -1,4 +1,5 @@
 import { find_file, is_folder, open_data_file, parent_folder } from "#folders";
+import { env } from "../../env.ts";
 import { invalid_argument } from "../../errors.ts";
 import { unsupported_scheme } from "../../files/url_scheme.ts";
 import type { ImageInput } from "../../image/raw_image.ts";
@@ -88,6 +89,9 @@ async function open_lists(
       "Shards (.tar) and lists can't be mixed; open them one after the other.",
       "source",
     );
+  const splits = splits_of_lists(files.map(name_of_file));
+  if (splits.length > 1)
+    env.warn(`The lists belong to the splits ${splits.join(", ")}; all are used together.`);
   const open = (file: FileSource) => () => open_data_file(file, options.signal);
   const { images_of_shards, images_of_tables, open_table } = await on_demand(
     "reader of lists",
@@ -112,7 +116,7 @@ function kind_of(file: FileSource): ListKind {
   const kind = list_kind(name.split(/[?#]/, 1)[0] as string);
   if (kind !== undefined) return kind;
   throw invalid_argument(
-    `${name} isn't a folder or a list of images: expected a file whose name ends in .${LIST_EXTENSIONS.join(", .")}. ` +
+    `${name} isn't a list of images: expected a file whose name ends in .${LIST_EXTENSIONS.join(", .")}. ` +
       "Pass bytes and Blobs as a File with such a name.",
     "source",
   );

@@ -130,13 +130,14 @@ export async function open_data_file(source: FileSource, signal?: AbortSignal): 
   const unsupported = unsupported_scheme(path);
   if (unsupported !== undefined) throw unsupported;
   return guard(path, async () => {
+    const found = await stat(encode_name(path)).catch((error: unknown) => {
+      if (!is_code(error, "ENOENT", "ENOTDIR")) throw error;
+      throw new VitMsnError("NOT_FOUND", `There is no file ${path}; check the path.`, { cause: error });
+    });
+    // Others might never end, or wait forever.
+    if (!found.isFile()) throw new VitMsnError("IO", `${path} can't be read: it isn't a file.`);
     const handle = await open(encode_name(path));
-    try {
-      return new LocalFile(path, handle, (await handle.stat()).size);
-    } catch (error) {
-      await handle.close();
-      throw error;
-    }
+    return new LocalFile(path, handle, found.size);
   });
 }
 
