@@ -301,6 +301,19 @@ describe("Parquet files of Hugging Face datasets", () => {
     }
   });
 
+  test("whose integers stand for other classes aren't mixed", async () => {
+    const bytes = await read_file("test/fixtures/lists/class_label.parquet");
+    const other = bytes.slice();
+    // The features in the metadata, with two names exchanged for others of their lengths.
+    const text = new TextDecoder("latin1").decode(bytes);
+    for (let at = text.indexOf('"shoe"'); at >= 0; at = text.indexOf('"shoe"', at + 1))
+      other.set(encode("sock"), at + 1);
+    const files = [bytes, other].map((content, i) => new File([content as BlobPart], `${i}.parquet`));
+    expect((await error_of(open_labelled_images(files))).message).toMatch(
+      /^1\.parquet has labels of the classes trouser, sock, bag, but 0\.parquet of trouser, shoe, bag/,
+    );
+  });
+
   test("may have several classes for each image", async () => {
     const data = await fixture("sequence.parquet");
     expect(data).toMatchObject({

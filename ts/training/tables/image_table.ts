@@ -124,18 +124,32 @@ function column_of(
   );
 }
 
-/** What Parquet files know of their labels' columns. */
+/**
+ * What Parquet files know of their labels' columns.
+ * @throws VitMsnError INVALID_ARGUMENT if integers stand for other classes in some of them.
+ */
 function facts_of(tables: readonly { source: TableSource; label: string }[]) {
   const columns = tables.map(({ source: { table }, label }) => ({
-    is_text: table.is_text,
+    table,
     ...table.parquet?.columns.find(({ name }) => name === label),
   }));
   const [first] = columns;
+  const class_names = first?.class_names;
+  for (const column of columns)
+    if (column.class_names?.join("\n") !== class_names?.join("\n"))
+      throw bad_file(
+        column.table.name,
+        `has labels of the classes ${class_list(column.class_names)}, but ${first?.table.name} of ${class_list(class_names)}; open them separately`,
+      );
   return {
-    class_names: first?.class_names,
-    is_text: columns.some(({ is_text }) => is_text),
+    class_names,
+    is_text: columns.some(({ table }) => table.is_text),
     is_float: columns.some(({ is_float = false }) => is_float),
   };
+}
+
+function class_list(names: readonly string[] | undefined): string {
+  return names === undefined ? "that it doesn't name" : names.slice(0, 20).join(", ").slice(0, 300);
 }
 
 // Rows.
