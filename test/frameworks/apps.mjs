@@ -108,7 +108,7 @@ export const apps = {
   jest: {
     folder: "jest",
     images: ".",
-    packages: { jest: "30.5.2" },
+    packages: { jest: "30.5.2", "libheif-js": "1.23.2" },
     build: [["--node-options=--experimental-vm-modules", "jest"]],
     pages: [],
   },

@@ -57,6 +57,16 @@ describe("RawImage.read takes files", () => {
   });
 });
 
+test("a HEIC file names the optional package that decodes it, which isn't installed here", async () => {
+  const { code, stderr } = await start(["classify", "test/frameworks/jest/photo.heic"]).finished;
+  expect([code, stderr]).toEqual([
+    1,
+    expect.stringMatching(
+      /photo\.heic is a HEIC image, which needs .*`npm install libheif-js`.*\[UNSUPPORTED\]\n$/,
+    ),
+  ]);
+});
+
 describe("where sharp can't be loaded, the command line reports why and what to do", () => {
   const reason =
     'Could not load the "sharp" module using the linux-x64 runtime\nPossible solutions:\n- npm install --os=linux --cpu=x64 sharp';

@@ -14,6 +14,7 @@ import { type DecodeOptions, decode_file, read_own } from "./decoding.ts";
 import { name_of } from "./fetch_image.ts";
 import type { ImageFormat } from "./formats.ts";
 import type { ImageHeader } from "./header.ts";
+import { decode_heic, is_heic } from "./heic.node.ts";
 import { check_byte_count, invalid_image, MAX_PIXELS } from "./limits.ts";
 import { turn_upright, type UnturnedFile } from "./orientation.ts";
 import { type Channels, multiply_255, type Pixels } from "./pixels.ts";
@@ -40,13 +41,14 @@ const READ_BYTES = 8 * 1024 * 1024;
 
 /**
  * Decodes an image file: upright by EXIF or XMP, 8 bits a channel, the first frame of an animation, stored values without
- * color management, as Pillow reads them. GIF, BMP, PNM and damaged PNG files are read by this package, others by sharp (libvips).
+ * color management, as Pillow reads them. GIF, BMP, PNM and damaged PNG files are read by this package, HEIC by libheif-js, others by sharp (libvips).
  *
  * @throws VitMsnError INVALID_IMAGE, or UNSUPPORTED where sharp isn't installed or can't read the format.
  */
 export async function decode_image(bytes: Uint8Array, options: DecodeOptions): Promise<Pixels> {
   // Node would report a leak where one signal serves many images at once.
   if (options.signal !== undefined) setMaxListeners(0, options.signal);
+  if (is_heic(bytes)) return decode_heic(bytes, options);
   return decode_file(bytes, options, ["GIF", "BMP", "PNM"], (file, header) => {
     const { name, signal } = options;
     const run = (limit: ConcurrencyLimit, work: () => Promise<Pixels>) =>

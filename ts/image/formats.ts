@@ -10,7 +10,8 @@ export const EXTENSIONS = {
   TIFF: ["tif", "tiff"],
 } as const;
 
-export type ImageFormat = keyof typeof EXTENSIONS;
+/** HEIC is only read in Node, where libheif-js is installed. */
+export type ImageFormat = keyof typeof EXTENSIONS | "HEIC";
 
 /** The formats that this package reads itself, alike in every runtime. */
 export const OWN_FORMATS: readonly ImageFormat[] = ["PNG", "GIF", "BMP", "PNM"];
