@@ -15,7 +15,7 @@ export async function third_party_licences(inputs) {
   const packages = await Promise.all([...new Set(names)].sort().map(package_of));
   const crates = await Promise.all(compiled_crates().map(crate_of));
   const sections = [
-    "dist/cli.js, and for hyparquet dist/table.*.js, contain these npm packages:",
+    "dist/cli.js contains these npm packages; the readers of lists (dist/parquet*.js, dist/table.web.js) contain hyparquet:",
     ...by_text(packages),
     "The engine (dist/*.wasm) contains Rust's standard library (MIT OR Apache-2.0) and these crates:",
     ...by_text(crates),
