@@ -5,15 +5,23 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { transform } from "esbuild";
-import { type Browser, chromium, type Page } from "playwright";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
+import {
+  ENGINES,
+  type Engine,
+  start_browser,
+  type TestBrowser,
+  type TestPage,
+  text_of,
+  with_page,
+} from "../support/browsers/browsers.ts";
 import { bun, deno } from "../support/runtimes.ts";
 import { skipped } from "../support/skips.ts";
 import { SnippetProject } from "../support/snippet_project.ts";
 import { read_snippets, type Snippet } from "../support/snippets.ts";
 
-// All code of README and the guides runs, in the runtime that its block names: Node, or what stands behind the language.
+// All code of README and the guides runs, in the runtime that its block names: Node, or what stands behind the language. Code for
+// browsers runs in each of them.
 // Blocks of shell commands that begin with ./build.sh are for a clone of the repository, and don't run here.
 
 const execute = promisify(execFile);
@@ -30,11 +38,11 @@ const snippets = new Map(
 );
 const with_code = files.filter((file) => snippets.get(file)?.length);
 
-let browser: Browser;
-beforeAll(async () => {
-  browser = await chromium.launch({ executablePath: find_chromium(), args: launch_args });
+/** Each is started for the first test that needs it. */
+const browsers = new Map<Engine, Promise<TestBrowser>>();
+afterAll(async () => {
+  for (const browser of browsers.values()) await (await browser).close();
 });
-afterAll(() => browser.close());
 
 describe.each(with_code)("%s", (file) => {
   let project: SnippetProject;
@@ -45,6 +53,12 @@ describe.each(with_code)("%s", (file) => {
 
   for (const snippet of snippets.get(file) ?? []) {
     const { line, language, where } = snippet;
+    if (language === "html" || where === "browser") {
+      const open = language === "html" ? open_page : run_in_page;
+      for (const engine of ENGINES)
+        test(`line ${line}: ${language} in ${engine}`, ({ skip }) => open(engine, snippet, project, skip));
+      continue;
+    }
     const needs_gpu = where === "webgpu" && !inject("require_gpu");
     test.skipIf(skipped(needs_gpu, "no software GPU was installed for the examples on WebGPU"))(
       `line ${line}: ${language} ${where}`,
@@ -89,9 +103,7 @@ async function run(snippet: Snippet, project: SnippetProject): Promise<void> {
   // An example has a test of its own; here it only has to be the same.
   if (where.startsWith("examples/")) return expect(text).toBe(await readFile(join(root, where), "utf8"));
   if (language === "sh") return run_commands(snippet, project);
-  if (language === "html") return open_page(snippet, project);
   expect(["ts", "js"], "a language that the tests can run").toContain(language);
-  if (where === "browser") return run_in_page(snippet, project);
   await run_program(snippet, project);
 }
 
@@ -132,7 +144,19 @@ async function run_commands({ text }: Snippet, project: SnippetProject): Promise
   await execute("bash", ["-euo", "pipefail", "-c", others], { cwd: folder, env: variables });
 }
 
-async function run_in_page(snippet: Snippet, project: SnippetProject): Promise<void> {
+/** The first script of a page: what it collects, nobody caught. */
+const COLLECT_FAULTS = `<script>
+globalThis.faults = [];
+addEventListener("error", ({ message }) => faults.push(message));
+addEventListener("unhandledrejection", ({ reason }) => faults.push(String(reason)));
+</script>`;
+
+async function run_in_page(
+  engine: Engine,
+  snippet: Snippet,
+  project: SnippetProject,
+  skip: (why: string) => void,
+): Promise<void> {
   const file = `snippet-${snippet.line}.js`;
   await writeFile(join(project.folder, file), await module_of(snippet));
   const dist = "/node_modules/vit-msn/dist";
@@ -140,36 +164,35 @@ async function run_in_page(snippet: Snippet, project: SnippetProject): Promise<v
     imports: { "vit-msn": `${dist}/index.web.js`, "vit-msn/training": `${dist}/training.web.js` },
   };
   const html = `<!doctype html><script type="importmap">${JSON.stringify(map)}</script>`;
-  await writeFile(join(project.folder, "snippet.html"), html);
-  await with_page(project, "snippet.html", async (page) => {
-    // As text: the test runner rewrites imports of functions.
-    await page.evaluate(`import("/${file}")`);
+  await in_page(engine, html, project, async (page) => {
+    const stores_files = await page.run<boolean>("return Boolean(navigator.storage?.getDirectory)");
+    if (!stores_files && snippet.text.includes("storage.getDirectory"))
+      return skip("this browser's pages have no private file system");
+    await page.run("await import(arg)", `/${file}`);
   });
 }
 
 /** A page that takes an image and tells what it is. */
-async function open_page({ text }: Snippet, project: SnippetProject): Promise<void> {
-  await writeFile(join(project.folder, "page.html"), text);
-  await with_page(project, "page.html", async (page) => {
-    await page.waitForFunction(() => document.querySelector("input")?.onchange !== null);
-    await page.locator("input").setInputFiles(join(project.folder, "boot.png"));
-    await expect.poll(() => page.locator("output").innerText(), { timeout: 120_000 }).toBe("Ankle boot");
+async function open_page(engine: Engine, { text }: Snippet, project: SnippetProject): Promise<void> {
+  await in_page(engine, text, project, async (page) => {
+    const takes_images = () => page.run("return Boolean(document.querySelector('input')?.onchange)");
+    await expect.poll(takes_images, { timeout: 120_000 }).toBe(true);
+    await page.choose_files("input", join(project.folder, "boot.png"));
+    await expect.poll(() => text_of(page, "output"), { timeout: 120_000 }).toBe("Ankle boot");
   });
 }
 
-async function with_page(
+async function in_page(
+  engine: Engine,
+  html: string,
   project: SnippetProject,
-  path: string,
-  use: (page: Page) => Promise<void>,
+  use: (page: TestPage) => Promise<void>,
 ): Promise<void> {
-  const page = await browser.newPage();
-  const errors: Error[] = [];
-  page.on("pageerror", (error) => errors.push(error));
-  try {
-    await page.goto(`${project.origin}/${path}`);
+  await writeFile(join(project.folder, "page.html"), html.replace("<!doctype html>", `$&${COLLECT_FAULTS}`));
+  if (!browsers.has(engine)) browsers.set(engine, start_browser(engine));
+  const browser = (await browsers.get(engine)) as TestBrowser;
+  await with_page(browser, `${project.origin}/page.html`, async (page) => {
     await use(page);
-    expect(errors).toEqual([]);
-  } finally {
-    await page.close();
-  }
+    expect(await page.run("return faults")).toEqual([]);
+  });
 }

@@ -1,26 +1,31 @@
 import { cp, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Browser, chromium, type Page } from "playwright";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
-import { ENGINES, start_browser, text_of } from "../support/browsers/browsers.ts";
+import {
+  ENGINES,
+  start_browser,
+  type TestBrowser,
+  type TestPage,
+  text_of,
+  with_page,
+} from "../support/browsers/browsers.ts";
 import { type PackedProject, packed_project, root, run } from "../support/packed.ts";
-import { type StaticServer, serve } from "../support/static_server.ts";
+import { serve } from "../support/static_server.ts";
 import { start_workerd } from "../support/workerd.ts";
 
-// Every example, built from the packed package and used.
+// Every example, built from the packed package and used. Pages are built once and used in each browser.
 
 const image = (name: string) => join(root, "models/fashion/pictures", name);
 let project: PackedProject;
-let browser: Browser;
+let browsers: TestBrowser[] = [];
 
 beforeAll(async () => {
   const packages = ["sharp", "vite", "webpack", "webpack-cli", "esbuild", "@jsquash"];
   project = await packed_project(packages);
-  browser = await chromium.launch({ executablePath: find_chromium(), args: launch_args });
+  browsers = await Promise.all(ENGINES.map((engine) => start_browser(engine)));
 });
 afterAll(async () => {
-  await browser?.close();
+  await Promise.all(browsers.map((browser) => browser.close()));
   await project?.remove();
 });
 
@@ -29,33 +34,36 @@ const node = (folder: string, ...args: string[]) => run(process.execPath, args, 
 const bin = (path: string) => join(project.folder, "node_modules", path);
 
 /** Chooses an image in an example's page. */
-async function classify(page: Page, name: string): Promise<string> {
-  const output = page.locator("output");
-  const before = await output.innerText();
-  await page.locator("input:enabled").setInputFiles(image(name));
-  await expect.poll(() => output.innerText(), { timeout: 120_000 }).not.toBe(before);
-  return output.innerText();
+async function classify(page: TestPage, name: string, answer: string): Promise<string> {
+  const output = () => text_of(page, answer);
+  const before = await output();
+  await page.choose_files("input", image(name));
+  await expect.poll(output, { timeout: 120_000 }).not.toBe(before);
+  return output();
 }
 
-/** Opens a built page and classifies with it; gives what it downloaded. */
-async function use_page(folder: string): Promise<string[]> {
-  let server: StaticServer | undefined;
-  const context = await browser.newContext();
-  try {
-    server = await serve(folder);
-    const page = await context.newPage();
-    const faults: string[] = [];
-    page.on("pageerror", (error) => faults.push(String(error)));
-    await page.goto(server.url);
-    await page.locator("input:enabled").waitFor();
-    expect(await classify(page, "8-bag.png")).toMatch(/^Bag \d/);
-    expect(await classify(page, "9-ankle-boot.png")).toMatch(/^Ankle boot \d/);
-    expect(faults).toEqual([]);
-    return server.asked;
-  } finally {
-    await context.close();
-    await server?.close();
+/**
+ * Opens a built page in each browser and classifies with it; gives what the last one downloaded.
+ * @param answer selects what shows the best class.
+ */
+async function use_page(folder: string, path = "", answer = "output"): Promise<string[]> {
+  let asked: string[] = [];
+  for (const browser of browsers) {
+    const server = await serve(folder); // of another origin for each: nothing is cached
+    try {
+      await with_page(browser, `${server.url}${path}`, async (page) => {
+        const takes_images = () => page.run("return document.querySelector('input')?.disabled === false");
+        await expect.poll(takes_images, { timeout: 120_000, message: browser.engine }).toBe(true);
+        expect(await classify(page, "8-bag.png", answer), browser.engine).toMatch(/^Bag\s*\d/);
+        expect(await classify(page, "9-ankle-boot.png", answer), browser.engine).toMatch(/^Ankle boot\s*\d/);
+        expect(page.faults?.() ?? [], browser.engine).toEqual([]);
+      });
+      asked = server.asked;
+    } finally {
+      await server.close();
+    }
   }
+  return asked;
 }
 
 test("node: a script", async () => {
@@ -109,16 +117,7 @@ test("page.html: a plain page next to the package's files", async () => {
   const folder = join(project.folder, "site");
   await cp(join(project.folder, "package/dist"), join(folder, "dist"), { recursive: true });
   await cp(example("page.html"), join(folder, "examples/index.html"));
-  const server = await serve(folder);
-  const page = await browser.newPage();
-  try {
-    await page.goto(`${server.url}examples/`);
-    await page.locator("input:enabled").setInputFiles(image("8-bag.png"));
-    await page.getByText("Bag").waitFor();
-  } finally {
-    await page.close();
-    await server.close();
-  }
+  await use_page(folder, "examples/", "ol li");
 });
 
 describe("service-worker: a page that works without a network", () => {
@@ -130,9 +129,9 @@ describe("service-worker: a page that works without a network", () => {
 
   test.each(ENGINES)("%s", async (engine) => {
     const server = await serve(folder);
-    const started = await start_browser(engine);
+    const browser = browsers.find((browser) => browser.engine === engine) as TestBrowser;
+    const page = await browser.open();
     try {
-      const page = await started.open();
       const output = () => text_of(page, "output");
       const open_and_classify = async (name: string) => {
         await page.goto(server.url);
@@ -148,7 +147,7 @@ describe("service-worker: a page that works without a network", () => {
       await server.close();
       expect(await open_and_classify("9-ankle-boot.png")).toMatch(/^Ankle boot \d/);
     } finally {
-      await started.close();
+      await page.close();
       await server.close();
     }
   });

@@ -17,6 +17,8 @@ export interface TestPage {
   screenshot(path: string): Promise<void>;
   /** Seconds of processor time that the page's main thread has used; missing where the browser doesn't report it. */
   processor_time?(): Promise<number>;
+  /** Exceptions that nobody caught; missing where the browser's driver doesn't report them. */
+  faults?(): readonly string[];
   close(): Promise<void>;
 }
 
@@ -89,12 +91,15 @@ function by_playwright(engine: Engine, browser: Browser): TestBrowser {
     open: async () => {
       const context = await browser.newContext();
       const page = await context.newPage();
+      const faults: string[] = [];
+      page.on("pageerror", (error) => faults.push(String(error)));
       return {
         goto: async (url) => void (await page.goto(url)),
         run: (body, arg) => page.evaluate(call_of(body, arg)),
         choose_files: (selector, ...paths) => page.locator(selector).setInputFiles(paths),
         click: (selector) => page.locator(selector).click(),
         screenshot: async (path) => void (await page.screenshot({ path, fullPage: true })),
+        faults: () => faults,
         ...(engine === "chromium" && { processor_time: await processor_time(page) }),
         close: () => context.close(),
       };
