@@ -11,7 +11,8 @@ import { build_studio } from "../../examples/studio/build.mjs";
 import { serve_studio } from "../../examples/studio/serve.mjs";
 import { find_chromium, launch_args } from "../../scripts/chromium.mjs";
 
-// The studio as its users have it: built, served, and driven in Chromium. Screenshots: test/screenshots/studio-*.png.
+// The studio as its users have it: built, served, and driven in Chromium, whose driver has a camera, the clipboard, downloads, keys
+// and a switch for the network. What differs by browser is in studio_journey.test.ts. Screenshots: test/screenshots/studio-*.png.
 
 const root = new URL("../../", import.meta.url);
 const DESKTOP = { width: 1280, height: 860 };

@@ -15,7 +15,8 @@ import {
 } from "../support/browsers/browsers.ts";
 
 // A first visit to the studio in every browser: its service worker claims the page while threads are idle, and what the page fetches
-// and imports afterwards comes through that worker. All that the studio does is tested in Chromium, by studio.test.ts.
+// and imports afterwards comes through that worker. Every panel's first
+// result is read in each browser; what needs a camera, a clipboard, downloads, keys or an accessibility checker, by studio.test.ts.
 
 const in_repository = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const image = (name: string) => in_repository(`models/fashion/pictures/${name}.png`);
@@ -87,6 +88,33 @@ describe.each(ENGINES)("%s", (engine) => {
         return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((v) => v > 0);`,
       ),
     ).toBe(true);
+  });
+
+  test("a file that isn't an image is an error with advice, and the page still works", async () => {
+    await show("recognise");
+    await page.choose_files("#choose-pictures", in_repository("LICENSE"));
+    const alert = () => text_of(page, "#panel-recognise [role=alert]");
+    await eventually(alert).toMatch(/LICENSE[\s\S]*Choose another picture/);
+    await page.click('[aria-label="Remove LICENSE"]');
+    await page.choose_files("#choose-pictures", image("1-trouser"));
+    await eventually(best).toBe("Trouser");
+    const is_shown =
+      "return Boolean(document.querySelector('#panel-recognise [role=alert]')?.checkVisibility())";
+    await eventually(() => page.run(is_shown)).toBe(false);
+  });
+
+  test("features are drawn, and near images are those of its kind", async () => {
+    await show("features");
+    await eventually(() => count(".neighbours button")).toBe(8);
+    const name = () =>
+      page.run('return document.querySelector(".neighbours button").getAttribute("aria-label")');
+    await eventually(name).toMatch(/^Trouser/);
+  });
+
+  test("fewer patches are visible, and the page shows what is still recognised", async () => {
+    await show("masking");
+    await eventually(() => text_of(page, ".verdict")).toContain("from 25 of 49 patches");
+    await eventually(() => count(".curve circle")).toBe(10);
   });
 
   test("two classes are taught and judged", async () => {
