@@ -1,3 +1,4 @@
+import { env } from "../../ts/env.ts";
 import { VitMsnError } from "../../ts/errors.ts";
 
 /** A parser of untrusted bytes, as the fuzzer calls it. */
@@ -15,6 +16,8 @@ export interface LoadedTarget {
 }
 
 const MAX_MESSAGE = 4000;
+
+env.warn = () => {}; // thousands of inputs are worth a warning
 
 /** Runs a target on one input. @throws what the target threw, if that is no proper refusal. */
 export async function run_target({ fuzz }: FuzzTarget, bytes: Uint8Array): Promise<void> {
