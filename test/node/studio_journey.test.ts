@@ -28,6 +28,12 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
+/**
+ * The studio's Worker starts its engine's threads, one for each core, and in Firefox a Worker that starts others may hang
+ * while a driver listens: has_nested_workers.
+ */
+const ONE_CORE = { "dom.maxHardwareConcurrency": 1 };
+
 /** Until what is read is as expected; the machine may be busy. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 120_000 });
 
@@ -37,7 +43,7 @@ describe.each(ENGINES)("%s", (engine) => {
   let page: TestPage;
   beforeAll(async () => {
     server = await serve_studio(folder, 0);
-    browser = await start_browser(engine);
+    browser = await start_browser(engine, { firefoxUserPrefs: ONE_CORE });
     page = await browser.open();
     await page.goto(server.url);
   });
@@ -132,10 +138,11 @@ describe.each(ENGINES)("%s", (engine) => {
     await eventually(() => text_of(page, ".accuracy")).toContain("6 of 6 pictures");
   });
 
-  test("the engine computes on threads, and its kernels are profiled", async () => {
+  test("the engine computes on threads where they may start, and its kernels are profiled", async () => {
     await show("engine");
-    const level = await simd_level(page, "/vit-msn/");
-    expect(await text_of(page, ".facts")).toContain(`${level}+threads`);
+    const facts = await text_of(page, ".facts");
+    expect(facts).toContain(await simd_level(page, "/vit-msn/"));
+    expect(facts.includes("+threads")).toBe(browser.has_nested_workers);
     await press("Profile the kernels");
     await eventually(() => text_of(page, "#panel-engine table")).toContain("scaled_dot_product_attention");
   });
