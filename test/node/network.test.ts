@@ -330,7 +330,8 @@ describe("environment variables of the hub", () => {
     const hub = await listen(serve_model);
     Object.assign(env, { remote_host: hub.origin });
     vi.stubEnv("HUGGING_FACE_HUB_TOKEN", "hf_old\n");
-    await (await open_source("org/name", { cache_dir: folder })).open("config.json");
+    const source = await open_source("org/name", { cache_dir: folder });
+    await (await source.open("config.json"))?.close();
     expect(hub.requests[0]?.headers.authorization).toBe("Bearer hf_old");
   });
 
