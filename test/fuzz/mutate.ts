@@ -1,3 +1,4 @@
+import { concat_bytes } from "../../ts/files/concat_bytes.ts";
 import { MAX_INPUT_BYTES } from "./limits.mjs";
 
 /** The random numbers of mutations: a small generator with a seed, so that every run can be replayed. */
@@ -56,7 +57,7 @@ const MUTATORS: readonly Mutator[] = [
   },
   function delete_range(bytes, random) {
     const { from, to } = range(bytes, random);
-    return joined(bytes.subarray(0, from), bytes.subarray(to));
+    return concat_bytes([bytes.subarray(0, from), bytes.subarray(to)]);
   },
   function cut(bytes, random) {
     return bytes.slice(0, 1 + random.below(bytes.length));
@@ -64,7 +65,7 @@ const MUTATORS: readonly Mutator[] = [
   function duplicate_range(bytes, random) {
     const { from, to } = range(bytes, random);
     const at = random.below(bytes.length + 1);
-    return joined(bytes.subarray(0, at), bytes.subarray(from, to), bytes.subarray(at));
+    return concat_bytes([bytes.subarray(0, at), bytes.subarray(from, to), bytes.subarray(at)]);
   },
   function overwrite_range(bytes, random) {
     const { from, to } = range(bytes, random);
@@ -74,20 +75,20 @@ const MUTATORS: readonly Mutator[] = [
   function insert_noise(bytes, random) {
     const at = random.below(bytes.length + 1);
     const noise = Uint8Array.from({ length: 1 + random.below(16) }, () => random.below(256));
-    return joined(bytes.subarray(0, at), noise, bytes.subarray(at));
+    return concat_bytes([bytes.subarray(0, at), noise, bytes.subarray(at)]);
   },
   function splice(bytes, random, others) {
     const other = random.pick(others);
     const { from, to } = range(other, random);
     const at = random.below(bytes.length + 1);
-    return joined(bytes.subarray(0, at), other.subarray(from, to), bytes.subarray(at));
+    return concat_bytes([bytes.subarray(0, at), other.subarray(from, to), bytes.subarray(at)]);
   },
   function cross_over(bytes, random, others) {
     const other = random.pick(others);
-    return joined(
+    return concat_bytes([
       bytes.subarray(0, random.below(bytes.length + 1)),
       other.subarray(random.below(other.length + 1)),
-    );
+    ]);
   },
 ];
 
@@ -113,20 +114,10 @@ function with_token(bytes: Uint8Array, random: Random, dictionary: readonly Uint
   const token = random.pick(dictionary);
   const at = random.below(bytes.length + 1);
   const replaced = random.below(2) === 0 ? token.length : 0;
-  return joined(bytes.subarray(0, at), token, bytes.subarray(at + replaced));
+  return concat_bytes([bytes.subarray(0, at), token, bytes.subarray(at + replaced)]);
 }
 
 function range(bytes: Uint8Array, random: Random): { from: number; to: number } {
   const from = random.below(bytes.length + 1);
   return { from, to: Math.min(bytes.length, from + 1 + random.below(random.pick([4, 32, 512]))) };
-}
-
-function joined(...parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
 }

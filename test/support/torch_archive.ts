@@ -1,14 +1,7 @@
 /** Builds torch.save files and pickles byte by byte, sound ones and hostile ones. */
+import { concat_bytes } from "../../ts/files/concat_bytes.ts";
 
-export const concat = (...parts: Uint8Array[]): Uint8Array<ArrayBuffer> => {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.byteLength;
-  }
-  return bytes;
-};
+export const concat = (...parts: Uint8Array[]): Uint8Array<ArrayBuffer> => concat_bytes(parts);
 export const ascii = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
 export const bytes = (...values: number[]): Uint8Array<ArrayBuffer> => new Uint8Array(values);
 export const uint16 = (value: number): Uint8Array => bytes(value & 255, (value >>> 8) & 255);

@@ -1,4 +1,4 @@
-export function concat_bytes(parts: readonly Uint8Array[]): Uint8Array {
+export function concat_bytes(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {

@@ -72,3 +72,8 @@ export const SPECIAL_FOLDER = 'folders whose names begin with "__"';
 export function is_special_folder(name: string): boolean {
   return name.startsWith("__");
 }
+
+/** Whether an archive's member is hidden, such as those that macOS adds for each file. */
+export function is_hidden_member(name: string): boolean {
+  return /(?:^|\/)(?:__MACOSX\/|\.[^/]*$)/.test(name);
+}

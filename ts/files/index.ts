@@ -18,7 +18,7 @@ export {
   write_file,
 } from "./durable.ts";
 export { is_code } from "./errors.ts";
-export { decode_name, encode_name } from "./file_names.ts";
+export { decode_name, encode_name, is_hidden_member } from "./file_names.ts";
 export { type Lock, with_lock, with_locked_folder } from "./lock.ts";
 export { SkippedFiles } from "./skipped_files.ts";
 export { type ByteSource, DamagedArchive, type TarMember, tar_members } from "./tar_reader.ts";

@@ -25,11 +25,6 @@ export interface Member {
   read(): Promise<Uint8Array>;
 }
 
-/** Hidden members, such as those that macOS adds for each file. */
-export function is_hidden(name: string): boolean {
-  return /(?:^|\/)(?:__MACOSX\/|\.[^/]*$)/.test(name);
-}
-
 export function short_member(name: string): string {
   return name.length > MAX_NAME ? `${name.slice(0, 100)}…` : name;
 }

@@ -4,6 +4,7 @@ import type { ReadableStream } from "node:stream/web";
 import {
   type ByteSource,
   DamagedArchive,
+  is_hidden_member,
   SkippedFiles,
   type TarMember,
   tar_members,
@@ -14,7 +15,7 @@ import { unsupported_content } from "./archives.ts";
 import { aborted, file_error } from "./errors.ts";
 import { gunzip } from "./gunzip.ts";
 import { type ListedImage, unreadable } from "./listed_image.ts";
-import { type ArchiveReading, image_of, is_hidden, not_read, read_member, short_member } from "./members.ts";
+import { type ArchiveReading, image_of, not_read, read_member, short_member } from "./members.ts";
 import { open_regular } from "./regular_file.ts";
 import { type DownloadSettings, is_transient, network_error, with_retries } from "./remote.ts";
 
@@ -192,7 +193,7 @@ async function* members(
   const links: Link[] = [];
   for await (const member of opened(shard, open)) {
     const { name, kind, target } = member;
-    if (kind === "folder" || is_hidden(name)) continue;
+    if (kind === "folder" || is_hidden_member(name)) continue;
     const is_link = (kind === "hard link" || kind === "symbolic link") && target !== "";
     if (!is_image_name(name)) skipped.add(name);
     else if (kind !== "file" && !is_link) skipped.count("members of shards that aren't files");

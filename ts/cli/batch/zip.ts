@@ -5,6 +5,7 @@ import {
   crc32,
   DamagedArchive,
   decode_name,
+  is_hidden_member,
   locate_data,
   read_directory,
   type ZipEntry,
@@ -13,7 +14,7 @@ import {
 import { is_image_name, VitMsnError } from "../../index.ts";
 import { aborted, file_error } from "./errors.ts";
 import type { ListedImage } from "./listed_image.ts";
-import { type ArchiveReading, image_of, is_hidden, MAX_BYTES, type Member, short_member } from "./members.ts";
+import { type ArchiveReading, image_of, MAX_BYTES, type Member, short_member } from "./members.ts";
 import { open_regular, read_exactly } from "./regular_file.ts";
 
 /** For about half a million members. */
@@ -43,7 +44,7 @@ export async function* zip_images(
     const file = zip_file(handle, opened.size, signal);
     for (const entry of await read_directory(file, MAX_DIRECTORY_BYTES)) {
       const name = decode_name(entry.name);
-      if (name.endsWith("/") || is_hidden(name)) continue;
+      if (name.endsWith("/") || is_hidden_member(name)) continue;
       if (!is_image_name(name)) skipped.add(name);
       else if (entry.unix_kind !== 0 && entry.unix_kind !== REGULAR)
         skipped.count("members of archives that aren't files");

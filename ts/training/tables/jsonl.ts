@@ -1,5 +1,6 @@
 import { concat_bytes } from "../../files/concat_bytes.ts";
 import { as_utf8 } from "../../files/text_encoding.ts";
+import { decode_utf8 } from "../../loading/bytes.ts";
 import { is_record } from "../../options.ts";
 import { bad_row, MAX_CELL } from "./table_errors.ts";
 
@@ -45,11 +46,9 @@ async function* read_lines(chunks: AsyncIterable<Uint8Array>, file: string) {
 }
 
 function decode(bytes: Uint8Array, file: string, line: number): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    throw bad_row(file, `line ${line}`, "isn't UTF-8; save the file as UTF-8");
-  }
+  const text = decode_utf8(bytes);
+  if (text === undefined) throw bad_row(file, `line ${line}`, "isn't UTF-8; save the file as UTF-8");
+  return text;
 }
 
 function parse(text: string, file: string, line: number): Readonly<Record<string, unknown>> {
@@ -60,7 +59,7 @@ function parse(text: string, file: string, line: number): Readonly<Record<string
     throw bad_row(
       file,
       `line ${line}`,
-      `isn't valid JSON (${(cause as Error).message}); each line must be an object of its own`,
+      `isn't valid JSON (${(cause as Error).message}); each line must be a separate object`,
     );
   }
   if (is_record(value)) return value;

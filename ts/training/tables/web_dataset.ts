@@ -1,8 +1,10 @@
 import { env } from "../../env.ts";
 import { throw_if_aborted, VitMsnError } from "../../errors.ts";
+import { is_hidden_member } from "../../files/file_names.ts";
 import { SkippedFiles } from "../../files/skipped_files.ts";
 import { type ByteSource, DamagedArchive, type TarMember, tar_members } from "../../files/tar_reader.ts";
 import { is_image_name } from "../../image/formats.ts";
+import { decode_utf8 } from "../../loading/bytes.ts";
 import type { RandomAccessFile } from "../../loading/types.ts";
 import { is_record } from "../../options.ts";
 import type { Example, LazyImage } from "../data/dataset.ts";
@@ -81,7 +83,7 @@ async function* samples_of(shard: Shard, options: TableOptions): AsyncGenerator<
     let sample: Sample | undefined;
     for await (const member of tar_members(new FileBytes(file))) {
       throw_if_aborted(options.signal, `Reading ${shard.name}`);
-      if (member.kind === "folder" || is_hidden(member.name)) continue;
+      if (member.kind === "folder" || is_hidden_member(member.name)) continue;
       if (member.kind !== "file") {
         skipped.add_named("members that aren't files", member.name);
         continue;
@@ -143,10 +145,6 @@ class FileBytes implements ByteSource {
     this.#piece = MIN_PIECE;
     return skipped;
   }
-}
-
-function is_hidden(name: string): boolean {
-  return /(?:^|\/)(?:__MACOSX\/|\.[^/]*$)/.test(name);
 }
 
 /** As in webdataset: the key ends at the first dot of the file's name. */
@@ -238,11 +236,9 @@ function json_of(sample: Sample): Readonly<Record<string, unknown>> {
 }
 
 function decode(sample: Sample, bytes: Uint8Array): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trim();
-  } catch {
-    throw bad(sample, "the label isn't UTF-8");
-  }
+  const text = decode_utf8(bytes);
+  if (text === undefined) throw bad(sample, "the label isn't UTF-8");
+  return text.trim();
 }
 
 function bad({ shard, key }: Sample, message: string): VitMsnError {
